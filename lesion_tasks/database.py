@@ -1,0 +1,123 @@
+"""The database door: engines, sessions, migrations and bulk rows."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Engine, create_engine, make_url, text
+from sqlalchemy.exc import OperationalError
+from sqlalchemy.orm import Session
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.settings import Settings, read_settings
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def database_url(settings: Settings | None = None) -> str:
+    """Return the database's URL, starting the embedded Postgres where the settings name none."""
+    settings = settings or read_settings()
+    if settings.database_url is not None:
+        return settings.database_url
+    from lesion_tasks.local.postgres import ensure_running
+
+    return make_url(ensure_running(settings.home)).set(database="lesions").render_as_string(hide_password=False)
+
+
+@lru_cache(maxsize=8)
+def engine_for(url: str) -> Engine:
+    """One engine for each URL; the first connection tells whether anything is there."""
+    engine = create_engine(
+        make_url(url).set(drivername="postgresql+psycopg2"),
+        pool_pre_ping=True,
+        connect_args={"connect_timeout": 5},
+    )
+    try:
+        engine.connect().close()
+    except OperationalError as error:
+        shown = make_url(url).render_as_string(hide_password=True)
+        raise UnusableInputError(f"database {shown} cannot be reached: {error.orig}") from error
+    return engine
+
+
+@contextmanager
+def open_session(settings: Settings | None = None) -> Iterator[Session]:
+    """A session in one transaction: committed at the end, rolled back on any error."""
+    with Session(engine_for(database_url(settings))) as session, session.begin():
+        yield session
+
+
+def migrate(url: str | None = None) -> None:
+    """Bring the tables to the newest migration; does nothing where they are there already."""
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["engine"] = engine_for(url or database_url())
+    command.upgrade(config, "head")
+
+
+def copy_rows(
+    connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
+) -> int:
+    """Append rows by COPY and return how many. Values: str, numbers, bool, None, dict, or list for arrays."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    n_rows = 0
+    for row in rows:
+        writer.writerow([_copy_value(value) for value in row])
+        n_rows += 1
+    buffer.seek(0)
+    names = ", ".join(f'"{column}"' for column in columns)
+    cursor = connection.connection.cursor()
+    cursor.copy_expert(f'COPY "{table}" ({names}) FROM STDIN WITH (FORMAT csv, NULL \'\\N\')', buffer)
+    cursor.close()
+    return n_rows
+
+
+def _copy_value(value: Any) -> Any:
+    if value is None:
+        return "\\N"
+    if isinstance(value, dict):
+        return json.dumps(value)
+    if isinstance(value, list | tuple):
+        return "{" + ",".join(_array_item(item) for item in value) + "}"
+    return value
+
+
+def _array_item(item: Any) -> str:
+    if isinstance(item, str):
+        escaped = item.replace("\\", "\\\\").replace('"', '\\"')
+        return f'"{escaped}"'
+    return repr(item)
+
+
+def upsert_rows(
+    connection: Connection,
+    table: str,
+    columns: Sequence[str],
+    key: Sequence[str],
+    rows: Iterable[Sequence[Any]],
+) -> int:
+    """Insert rows, or update those whose key is there already, through a temporary table; return how many."""
+    names = ", ".join(f'"{column}"' for column in columns)
+    connection.execute(
+        text(f'CREATE TEMP TABLE upsert_rows ON COMMIT DROP AS SELECT {names} FROM "{table}" WITH NO DATA')  # noqa: S608 - names from our own code
+    )
+    n_rows = copy_rows(connection, "upsert_rows", columns, rows)
+    changes = ", ".join(f'"{column}" = excluded."{column}"' for column in columns if column not in key)
+    action = f"UPDATE SET {changes}" if changes else "NOTHING"
+    connection.execute(
+        text(
+            f'INSERT INTO "{table}" ({names}) SELECT {names} FROM upsert_rows '  # noqa: S608
+            f"ON CONFLICT ({', '.join(key)}) DO {action}"
+        )
+    )
+    connection.execute(text("DROP TABLE upsert_rows"))
+    return n_rows

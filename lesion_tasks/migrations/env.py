@@ -1,0 +1,16 @@
+"""Alembic's entry: migrations run against the engine that `lesion_tasks.database.migrate` hands over."""
+
+from alembic import context
+
+from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.schema import Base
+
+engine = context.config.attributes.get("engine") or engine_for(database_url())
+with engine.connect() as connection:
+    # One migrator at a time: two starters wait for each other instead of colliding.
+    connection.exec_driver_sql("SELECT pg_advisory_lock(20260101)")
+    context.configure(connection=connection, target_metadata=Base.metadata)
+    with context.begin_transaction():
+        context.run_migrations()
+    connection.commit()
+    connection.exec_driver_sql("SELECT pg_advisory_unlock(20260101)")

@@ -1,0 +1,448 @@
+"""Every table, in the order the data takes. A rule that can be a key or a constraint is one.
+
+    scope -> record -> record_version -> stored_file -> lesion, image | reject
+      -> group_subset -> split_member -> manifest -> pixel_shard, pixel_row
+      -> training -> training_epoch, prediction -> evaluation -> promotion
+
+Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
+"""
+
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Computed,
+    DateTime,
+    Double,
+    ForeignKey,
+    ForeignKeyConstraint,
+    Index,
+    Integer,
+    MetaData,
+    Text,
+    UniqueConstraint,
+    func,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """Types by annotation, and names for every constraint, so that migrations can speak of them."""
+
+    metadata = MetaData(
+        naming_convention={
+            "ix": "ix_%(table_name)s_%(column_0_N_name)s",
+            "uq": "uq_%(table_name)s_%(column_0_N_name)s",
+            "ck": "ck_%(table_name)s_%(constraint_name)s",
+            "fk": "fk_%(table_name)s_%(column_0_N_name)s_%(referred_table_name)s",
+            "pk": "pk_%(table_name)s",
+        }
+    )
+    type_annotation_map = {  # noqa: RUF012 - SQLAlchemy's own protocol
+        str: Text,
+        float: Double,
+        datetime: DateTime(timezone=True),
+        dict[str, Any]: JSONB,
+        list[Any]: JSONB,
+        list[str]: ARRAY(Text),
+        list[float]: ARRAY(Double),
+    }
+
+
+class Scope(Base):
+    """A part of an archive that is kept up to date, and how far the reading of it has come."""
+
+    __tablename__ = "scope"
+
+    scope_id: Mapped[str] = mapped_column(primary_key=True, comment="16 hex digits of source, query, collections")
+    source: Mapped[str] = mapped_column(comment="base URL of the API, or a folder")
+    query: Mapped[str] = mapped_column(comment="search DSL; empty: everything")
+    collections: Mapped[str] = mapped_column(server_default="", comment="collection ids, comma-separated")
+    watermark_at: Mapped[datetime | None] = mapped_column(
+        comment="`created` up to which the append pass is complete"
+    )
+    next_watermark_at: Mapped[datetime | None] = mapped_column(
+        comment="newest `created` when the running append pass began"
+    )
+    next_url: Mapped[str | None] = mapped_column(
+        comment="where a killed append pass goes on; committed with the rows of the page before it"
+    )
+    sweep_prefix: Mapped[str | None] = mapped_column(comment="id prefix the rolling sweep reads next")
+    probe: Mapped[dict[str, Any] | None] = mapped_column(comment="what the last probe answered")
+    probed_at: Mapped[datetime | None] = mapped_column(comment="when the last probe was made")
+
+
+class Record(Base):
+    """What is known of one archive id: its current version, and when it was seen or missed."""
+
+    __tablename__ = "record"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["isic_id", "version"],
+            ["record_version.isic_id", "record_version.version"],
+            deferrable=True,
+            initially="DEFERRED",
+        ),
+        CheckConstraint("isic_id ~ '^ISIC_[0-9]{7}$'", name="isic_id_form"),
+        Index(None, "changed_at"),
+    )
+
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    version: Mapped[int] = mapped_column(comment="the current version of the record")
+    first_seen_at: Mapped[datetime] = mapped_column(comment="first time we read it")
+    last_seen_at: Mapped[datetime] = mapped_column(comment="last time a read returned it")
+    changed_at: Mapped[datetime] = mapped_column(comment="when the current version was first read")
+    missing_since: Mapped[datetime | None] = mapped_column(
+        comment="first complete read in which it was not listed"
+    )
+    withdrawn_at: Mapped[datetime | None] = mapped_column(
+        comment="when a repeated 404 confirmed that it is gone"
+    )
+
+
+class RecordVersion(Base):
+    """One state of a record as the archive sent it, untouched. Versions are added, never changed."""
+
+    __tablename__ = "record_version"
+    __table_args__ = (CheckConstraint("version >= 1", name="version_counts_from_one"),)
+
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    version: Mapped[int] = mapped_column(primary_key=True, comment="1, 2, 3 ... per id")
+    record_hash: Mapped[str] = mapped_column(comment="SHA-256 of the canonical record")
+    document: Mapped[dict[str, Any]] = mapped_column(comment="the record as sent")
+    seen_at: Mapped[datetime] = mapped_column(comment="when this version was first read")
+
+
+class ScopeRecord(Base):
+    """Which scopes a record was listed in. Two scopes can share one catalogue."""
+
+    __tablename__ = "scope_record"
+
+    scope_id: Mapped[str] = mapped_column(ForeignKey("scope.scope_id"), primary_key=True, comment="the scope")
+    isic_id: Mapped[str] = mapped_column(
+        ForeignKey("record.isic_id"), primary_key=True, comment="listed in that scope"
+    )
+
+
+class RefusedRecord(Base):
+    """Something an archive sent that cannot be a record, with the reason."""
+
+    __tablename__ = "refused_record"
+
+    refusal_id: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 of scope and what was sent")
+    scope_id: Mapped[str] = mapped_column(ForeignKey("scope.scope_id"), comment="where it came from")
+    reason: Mapped[str] = mapped_column(comment="a reason word")
+    detail: Mapped[str] = mapped_column(comment="what was found and what was expected")
+    document: Mapped[str] = mapped_column(comment="what was sent, cut at 10,000 characters")
+    seen_at: Mapped[datetime] = mapped_column(comment="when it was last read")
+
+
+class StoredFile(Base):
+    """The file of a record: verified and in the bucket, or the reason why not."""
+
+    __tablename__ = "stored_file"
+    __table_args__ = (
+        CheckConstraint("rendition in ('thumbnail_256', 'full')", name="known_rendition"),
+        CheckConstraint(
+            "(reason is null) = (object_key is not null and sha256 is not null)", name="stored_or_refused"
+        ),
+        Index(None, "sha256"),
+    )
+
+    isic_id: Mapped[str] = mapped_column(
+        ForeignKey("record.isic_id"), primary_key=True, comment="whose picture"
+    )
+    rendition: Mapped[str] = mapped_column(primary_key=True, comment="thumbnail_256 or full")
+    url: Mapped[str] = mapped_column(comment="where it was fetched from, without query string")
+    object_key: Mapped[str | None] = mapped_column(comment="key in the bucket; null when refused")
+    size_bytes: Mapped[int | None] = mapped_column(BigInteger, comment="length of the stored object")
+    sha256: Mapped[str | None] = mapped_column(comment="of the stored bytes")
+    perceptual_hash: Mapped[int | None] = mapped_column(
+        BigInteger, comment="64-bit DCT hash of the picture as a signed integer"
+    )
+    width_px: Mapped[int | None] = mapped_column(comment="of the decoded picture")
+    height_px: Mapped[int | None] = mapped_column(comment="of the decoded picture")
+    reason: Mapped[str | None] = mapped_column(comment="why there is no usable file; null when stored")
+    detail: Mapped[str | None] = mapped_column(comment="what was found and what was expected")
+    n_attempts: Mapped[int] = mapped_column(server_default="1", comment="times a fetch was tried")
+    fetched_at: Mapped[datetime] = mapped_column(comment="when the last try ended")
+
+
+class Lesion(Base):
+    """A lesion belongs to one patient. The key makes a second patient impossible."""
+
+    __tablename__ = "lesion"
+    __table_args__ = (UniqueConstraint("lesion_id", "patient_key"),)
+
+    lesion_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, IL_ and 7 digits")
+    patient_key: Mapped[str] = mapped_column(comment="patient_id, or empty where the archive gives none")
+
+
+class Image(Base):
+    """A curated image: one verified object, typed metadata, one group."""
+
+    __tablename__ = "image"
+    __table_args__ = (
+        ForeignKeyConstraint(["lesion_id", "patient_key"], ["lesion.lesion_id", "lesion.patient_key"]),
+        ForeignKeyConstraint(
+            ["isic_id", "record_version"], ["record_version.isic_id", "record_version.version"]
+        ),
+        ForeignKeyConstraint(["isic_id", "rendition"], ["stored_file.isic_id", "stored_file.rendition"]),
+        CheckConstraint("sex in ('female', 'male')", name="known_sex"),
+        CheckConstraint("age_years between 0 and 120", name="age_in_range"),
+        CheckConstraint("size_mm > 0 and size_mm < 1000", name="size_in_range"),
+        Index(None, "group_id"),
+    )
+
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    record_version: Mapped[int] = mapped_column(comment="the version it was curated from")
+    rendition: Mapped[str] = mapped_column(comment="the stored file it stands for")
+    rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
+    sha256: Mapped[str] = mapped_column(comment="of the picture's bytes")
+    patient_id: Mapped[str | None] = mapped_column(comment="IP_ and 7 digits; null where unknown")
+    patient_key: Mapped[str] = mapped_column(
+        Computed("coalesce(patient_id, '')", persisted=True), comment="patient_id or empty, for the lesion's key"
+    )
+    lesion_id: Mapped[str | None] = mapped_column(comment="IL_ and 7 digits; null where unknown")
+    group_id: Mapped[str] = mapped_column(
+        comment="connected component over patient, lesion, identical bytes and near-duplicates"
+    )
+    atom_id: Mapped[str] = mapped_column(
+        comment="patient_id, else lesion_id, else isic_id: what the subset hash is taken of"
+    )
+    diagnosis: Mapped[list[str]] = mapped_column(comment="diagnosis path, level 1 first; empty: undiagnosed")
+    diagnosis_confirm_type: Mapped[str | None] = mapped_column(comment="how the diagnosis was confirmed")
+    image_type: Mapped[str | None] = mapped_column(comment="as the archive says")
+    image_manipulation: Mapped[str | None] = mapped_column(comment="as the archive says")
+    sex: Mapped[str | None] = mapped_column(comment="female or male; null where unknown")
+    age_years: Mapped[float | None] = mapped_column(comment="age_approx: five-year steps, 85 means 85 or more")
+    size_mm: Mapped[float | None] = mapped_column(comment="clin_size_long_diam_mm, the longest diameter")
+    anatom_site: Mapped[str | None] = mapped_column(comment="anatom_site_1, or the older vocabulary mapped to it")
+    skin_type: Mapped[str | None] = mapped_column(comment="Fitzpatrick I to VI")
+    copyright_license: Mapped[str | None] = mapped_column(comment="as the archive says")
+    attribution: Mapped[str | None] = mapped_column(comment="as the archive says")
+    curated_at: Mapped[datetime] = mapped_column(comment="when this row was last changed")
+
+
+class Reject(Base):
+    """A record that cannot become an image, with the reason."""
+
+    __tablename__ = "reject"
+    __table_args__ = (Index(None, "reason"),)
+
+    isic_id: Mapped[str] = mapped_column(
+        ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
+    )
+    reason: Mapped[str] = mapped_column(comment="a reason word")
+    detail: Mapped[str] = mapped_column(comment="what was found and what was expected")
+    rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
+    curated_at: Mapped[datetime] = mapped_column(comment="when this row was last changed")
+
+
+class GroupSubset(Base):
+    """The one subset of a group under a task. The key makes a second one impossible."""
+
+    __tablename__ = "group_subset"
+    __table_args__ = (
+        UniqueConstraint("task", "group_id", "subset"),
+        CheckConstraint("subset in ('train', 'val', 'test', 'quarantine')", name="known_subset"),
+    )
+
+    task: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    group_id: Mapped[str] = mapped_column(primary_key=True, comment="as in image")
+    subset: Mapped[str] = mapped_column(
+        comment="train, val or test; quarantine when the group's parts hash to different subsets"
+    )
+
+
+class SplitMember(Base):
+    """Where one image stands in one split: in a subset with a label, or left out with a reason."""
+
+    __tablename__ = "split_member"
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["task", "group_id", "subset"],
+            ["group_subset.task", "group_subset.group_id", "group_subset.subset"],
+            deferrable=True,
+            initially="DEFERRED",
+        ),
+        CheckConstraint("(reason is null) = (label is not null and subset is not null)", name="in_or_out"),
+    )
+
+    split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    isic_id: Mapped[str] = mapped_column(
+        ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
+    )
+    task: Mapped[str] = mapped_column(comment="the split's task")
+    group_id: Mapped[str | None] = mapped_column(comment="as in image")
+    subset: Mapped[str | None] = mapped_column(comment="train, val or test")
+    label: Mapped[str | None] = mapped_column(comment="a class of the task")
+    reason: Mapped[str | None] = mapped_column(comment="why it is left out; null when it is in")
+
+
+class Manifest(Base):
+    """An immutable list of images with subset and label, named by its digest; the rows are in the bucket."""
+
+    __tablename__ = "manifest"
+    __table_args__ = (Index(None, "split", "created_at"),)
+
+    digest: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 over the canonical rows")
+    split: Mapped[str] = mapped_column(comment="name in the catalogue")
+    task: Mapped[str] = mapped_column(comment="name in the catalogue")
+    recipe: Mapped[dict[str, Any]] = mapped_column(comment="the split and task recipes it was made by")
+    object_key: Mapped[str] = mapped_column(comment="the parquet file in the bucket")
+    n_images: Mapped[int] = mapped_column(comment="rows in all subsets")
+    class_counts: Mapped[dict[str, Any]] = mapped_column(comment="images by subset and class")
+    funnel: Mapped[list[Any]] = mapped_column(comment="records to members: what was left out, why, how many")
+    created_at: Mapped[datetime] = mapped_column(comment="when it was first made")
+
+
+class PixelShard(Base):
+    """A stored array of decoded pictures, uint8 (n, side, side, 3)."""
+
+    __tablename__ = "pixel_shard"
+
+    object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
+    n_images: Mapped[int] = mapped_column(comment="rows of the array")
+    sha256: Mapped[str] = mapped_column(comment="of the object's bytes")
+    created_at: Mapped[datetime] = mapped_column(comment="when it was written")
+
+
+class PixelRow(Base):
+    """Where the pixels of one picture lie, at one size and one way of fitting."""
+
+    __tablename__ = "pixel_row"
+
+    fit: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
+    sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
+    object_key: Mapped[str] = mapped_column(ForeignKey("pixel_shard.object_key"), comment="the shard")
+    row_index: Mapped[int] = mapped_column(comment="row in the shard, from 0")
+
+
+class Training(Base):
+    """One execution of a variant on one manifest."""
+
+    __tablename__ = "training"
+    __table_args__ = (
+        CheckConstraint("status in ('running', 'finished', 'failed')", name="known_status"),
+        CheckConstraint(
+            "status <> 'finished' or (model_key is not null and model_sha256 is not null)",
+            name="finished_has_model",
+        ),
+        Index(None, "fingerprint"),
+        Index(None, "variant", "started_at"),
+    )
+
+    training_id: Mapped[str] = mapped_column(primary_key=True, comment="variant and fingerprint digits")
+    variant: Mapped[str] = mapped_column(comment="name in the catalogue")
+    task: Mapped[str] = mapped_column(comment="name in the catalogue")
+    fingerprint: Mapped[str] = mapped_column(comment="SHA-256 of variant, manifest, weights, code and seed")
+    recipe: Mapped[dict[str, Any]] = mapped_column(comment="the variant's fields")
+    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifest.digest"), comment="what it learned from")
+    weights: Mapped[str | None] = mapped_column(comment="name or place of the pretrained weights")
+    weights_sha256: Mapped[str | None] = mapped_column(comment="of the weights file")
+    seed: Mapped[int] = mapped_column(comment="of weights, order and augmentation")
+    code_version: Mapped[str] = mapped_column(comment="git commit, or the package's version")
+    versions: Mapped[dict[str, Any]] = mapped_column(comment="of the libraries that computed it")
+    status: Mapped[str] = mapped_column(comment="running, finished or failed")
+    reason: Mapped[str | None] = mapped_column(comment="why it failed")
+    classes: Mapped[list[str]] = mapped_column(comment="the order of the model's outputs")
+    threshold: Mapped[float | None] = mapped_column(comment="chosen on val; null for more than two classes")
+    trainer_figures: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="AUC and loss by subset as the trainer computed them, by position"
+    )
+    model_key: Mapped[str | None] = mapped_column(comment="the .keras object in the bucket")
+    model_sha256: Mapped[str | None] = mapped_column(comment="of the .keras object")
+    started_at: Mapped[datetime] = mapped_column(comment="when it first began")
+    finished_at: Mapped[datetime | None] = mapped_column(comment="when its manifest was written")
+
+
+class TrainingEpoch(Base):
+    """The figures of one epoch, written while the training runs."""
+
+    __tablename__ = "training_epoch"
+
+    training_id: Mapped[str] = mapped_column(
+        ForeignKey("training.training_id", ondelete="CASCADE"), primary_key=True, comment="the training"
+    )
+    epoch: Mapped[int] = mapped_column(primary_key=True, comment="from 1")
+    figures: Mapped[dict[str, Any]] = mapped_column(comment="loss, val_loss, auc, val_auc ...")
+    duration_s: Mapped[float] = mapped_column(comment="wall time of the epoch")
+    ended_at: Mapped[datetime] = mapped_column(comment="when it ended")
+
+
+class Prediction(Base):
+    """What one training says of one image. The key makes a second opinion, or a row by position, impossible."""
+
+    __tablename__ = "prediction"
+
+    training_id: Mapped[str] = mapped_column(
+        ForeignKey("training.training_id", ondelete="CASCADE"), primary_key=True, comment="whose prediction"
+    )
+    manifest_digest: Mapped[str] = mapped_column(
+        ForeignKey("manifest.digest"), primary_key=True, comment="on which manifest"
+    )
+    subset: Mapped[str] = mapped_column(primary_key=True, comment="val or test")
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="of which image")
+    probabilities: Mapped[list[float]] = mapped_column(comment="by class, in the training's order; sum to 1")
+
+
+class Evaluation(Base):
+    """Everything computed from one training's predictions on one manifest."""
+
+    __tablename__ = "evaluation"
+    __table_args__ = (UniqueConstraint("training_id", "manifest_digest"),)
+
+    evaluation_id: Mapped[str] = mapped_column(primary_key=True, comment="training and manifest digits")
+    training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"), comment="what was evaluated")
+    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifest.digest"), comment="on which manifest")
+    is_sound: Mapped[bool] = mapped_column(comment="no blocking integrity check failed")
+    failed_checks: Mapped[list[str]] = mapped_column(comment="names of the blocking checks that failed")
+    verdict: Mapped[str] = mapped_column(comment="one sentence")
+    document: Mapped[dict[str, Any]] = mapped_column(comment="metrics.json")
+    report_key: Mapped[str] = mapped_column(comment="report.html in the bucket")
+    evaluated_at: Mapped[datetime] = mapped_column(comment="when it was last computed")
+
+
+class TestOpening(Base):
+    """One look at a test set. Every look is counted and shown."""
+
+    __tablename__ = "test_opening"
+
+    opening_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, comment="1, 2, 3 ...")
+    training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"), comment="who looked")
+    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifest.digest"), comment="at which test set")
+    why: Mapped[str] = mapped_column(comment="evaluation, or comparison with a candidate")
+    opened_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
+
+
+class Promotion(Base):
+    """One decision about the champion of a task. The champion is the latest one that put a training in place."""
+
+    __tablename__ = "promotion"
+    __table_args__ = (
+        UniqueConstraint("task", "sequence"),
+        CheckConstraint("action in ('promoted', 'refused', 'rolled_back')", name="known_action"),
+        CheckConstraint("reason <> ''", name="has_reason"),
+    )
+
+    promotion_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, comment="1, 2, 3 ...")
+    task: Mapped[str] = mapped_column(comment="name in the catalogue")
+    sequence: Mapped[int] = mapped_column(
+        Integer, comment="1, 2, 3 ... per task: of two decisions at once, one fails on this key"
+    )
+    action: Mapped[str] = mapped_column(comment="promoted, refused or rolled_back")
+    training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"), comment="candidate, or champion again")
+    previous_training_id: Mapped[str | None] = mapped_column(
+        ForeignKey("training.training_id"), comment="the champion before; null for the first"
+    )
+    manifest_digest: Mapped[str | None] = mapped_column(
+        ForeignKey("manifest.digest"), comment="on which both were compared"
+    )
+    reason: Mapped[str] = mapped_column(comment="in words")
+    figures: Mapped[dict[str, Any]] = mapped_column(comment="what was compared, and every objection")
+    decided_by: Mapped[str] = mapped_column(comment="rule, or who asked for it")
+    decided_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")

@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Write every lock anew from pyproject.toml: name==version with hashes, and no index host. Needs `uv` on the PATH.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+lock() {  # lock NAME EXTRA...
+  local name=$1 extras=()
+  shift
+  for extra in "$@"; do extras+=(--extra "$extra"); done
+  uv pip compile --quiet pyproject.toml "${extras[@]}" --python-version 3.11 --generate-hashes \
+    --no-emit-index-url --no-header --no-annotate --output-file "requirements/$name.lock"
+}
+lock dev airflow train local dev
+lock laptop airflow train local
+lock airflow airflow cluster
+lock worker-cpu airflow cluster train
+lock worker-gpu airflow cluster train-gpu
