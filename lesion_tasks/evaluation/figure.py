@@ -1,0 +1,64 @@
+"""One figure of a report: a value, its interval, and the counts it rests on; or the reason why there is none."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Interval:
+    """A confidence interval and the method that gave it."""
+
+    low: float
+    high: float
+    method: str
+
+    def contains(self, value: float) -> bool:
+        return self.low <= value <= self.high
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"method": self.method, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A measure on one set of images.
+
+    `value` is None when the measure is undefined, and then `reason` says why. `interval` is the one to quote;
+    `other_intervals` are by other methods. `n_positives` is None where no class is the positive one.
+    """
+
+    value: float | None
+    interval: Interval | None = None
+    other_intervals: tuple[Interval, ...] = ()
+    n_images: int
+    n_groups: int
+    n_positives: int | None = None
+    reason: str | None = None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if (self.value is None) != (self.reason is not None):
+            raise ValueError(
+                f"a figure has a value or a reason: value {self.value!r}, reason {self.reason!r}"
+            )
+        if self.value is not None and not math.isfinite(self.value):
+            raise ValueError(
+                f"a figure's value is {self.value!r}, expected a finite number or None with a reason"
+            )
+
+    def as_dict(self) -> dict[str, Any]:
+        """The shape `figure` of metrics.schema.json."""
+        shown: dict[str, Any] = {"value": self.value}
+        if self.reason is not None:
+            shown["reason"] = self.reason
+        shown["low"] = self.interval.low if self.interval else None
+        shown["high"] = self.interval.high if self.interval else None
+        shown["method"] = self.interval.method if self.interval else None
+        if self.other_intervals:
+            shown["other_intervals"] = [interval.as_dict() for interval in self.other_intervals]
+        shown |= {"n_images": self.n_images, "n_groups": self.n_groups, "n_positives": self.n_positives}
+        return shown | dict(self.extra)

@@ -1,0 +1,49 @@
+"""Scores on the validation subset -> the operating point that is stored with the model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from sklearn.metrics import roc_curve
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.evaluation.scored import Scored
+
+
+@dataclass(frozen=True, kw_only=True)
+class Threshold:
+    """A score at or above `value` is called positive. `rule` and `chosen_on` say where the number comes from."""
+
+    value: float
+    rule: str
+    chosen_on: str
+
+    def as_dict(self) -> dict[str, float | str]:
+        return {"value": self.value, "rule": self.rule, "chosen_on": self.chosen_on}
+
+
+def choose_threshold(
+    scored: Scored, *, chosen_on: str = "val", min_sensitivity: float | None = None
+) -> Threshold:
+    """Choose the operating point of a binary task.
+
+    Without `min_sensitivity`, the threshold with the highest balanced accuracy (Youden 1950); with it, the highest
+    threshold that reaches this sensitivity. Raises UnusableInputError when only one class is there.
+    """
+    n_positives = scored.n_positives or 0
+    if not 0 < n_positives < scored.n_images:
+        raise UnusableInputError(
+            f"a threshold needs both classes on {chosen_on}, found {n_positives} positives in {scored.n_images} images"
+        )
+    # The curve starts at an infinite threshold, which no JSON can hold and no score reaches.
+    false_positive_rate, sensitivity, thresholds = (
+        values[1:] for values in roc_curve(scored.is_positive, scored.scores, drop_intermediate=False)
+    )
+    if min_sensitivity is None:
+        best = int(np.argmax(sensitivity - false_positive_rate))
+        rule = "highest balanced accuracy"
+    else:
+        best = int(np.argmax(sensitivity >= min_sensitivity))
+        rule = f"highest threshold with sensitivity of at least {min_sensitivity:g}"
+    return Threshold(value=float(thresholds[best]), rule=rule, chosen_on=chosen_on)
