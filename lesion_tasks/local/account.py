@@ -67,7 +67,7 @@ def _check_reachable(data: Path, binary: Path, owner: int) -> None:
         found = subprocess.run(walk, user=owner, group=owner, extra_groups=[], cwd="/", check=False)
         if found.returncode != 0:
             raise UnusableInputError(
-                f"{path}: user {owner}, who has to run Postgres because root may not, cannot reach it; expected "
-                "a checkout and a LESION_HOME that everybody may enter, or an ordinary user, or a "
+                f"{path}: user {owner}, who has to run Postgres because root may not, cannot reach it; "
+                "expected a checkout and a LESION_HOME that everybody may enter, or an ordinary user, or a "
                 "LESION_DATABASE_URL"
             )

@@ -81,8 +81,13 @@ def ensure_running(home: Path) -> str:
     `UnusableInputError` where that cannot be done, with the reason and what to do about it.
     """
     cluster = _cluster(home)
-    if (url := _url_if_ready(cluster)) is not None:
-        return url
+    with _system_errors_named(home):
+        if (url := _url_if_ready(cluster)) is not None:
+            return url
+        return _start(cluster)
+
+
+def _start(cluster: _Cluster) -> str:
     with _exclusive(cluster):
         if (url := _url_if_ready(cluster)) is None:
             if not cluster.data.exists():
@@ -138,18 +143,24 @@ def _cluster(home: Path) -> _Cluster:
 
 
 @contextmanager
-def _exclusive(cluster: _Cluster) -> Iterator[None]:
-    """Hold the cluster's lock file; the system lets go of it when we die."""
+def _system_errors_named(home: Path) -> Iterator[None]:
+    """Say which folder it was when the system refuses: read-only, a file in the way, no space left."""
     try:
-        cluster.folder.mkdir(parents=True, exist_ok=True)
-        with (cluster.folder / "lock").open("w") as lock:
-            fcntl.flock(lock, fcntl.LOCK_EX)
-            yield
-    except OSError as error:  # read-only, a file in the way, no space left
+        yield
+    except OSError as error:
         raise UnusableInputError(
-            f"home folder {cluster.folder.parent}: cannot be used ({error.strerror}: {error.filename}); "
+            f"home folder {home}: cannot be used ({error.strerror}: {error.filename}); "
             "expected a folder that can be written and has room, or another one in LESION_HOME"
         ) from error
+
+
+@contextmanager
+def _exclusive(cluster: _Cluster) -> Iterator[None]:
+    """Hold the cluster's lock file; the system lets go of it when we die."""
+    cluster.folder.mkdir(parents=True, exist_ok=True)
+    with (cluster.folder / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
 
 
 def _create_cluster(cluster: _Cluster) -> None:
