@@ -26,7 +26,9 @@ def database_url(settings: Settings | None = None) -> str:
         return settings.database_url
     from lesion_tasks.local.postgres import ensure_running
 
-    return make_url(ensure_running(settings.home)).set(database="lesions").render_as_string(hide_password=False)
+    return (
+        make_url(ensure_running(settings.home)).set(database="lesions").render_as_string(hide_password=False)
+    )
 
 
 @lru_cache(maxsize=8)
@@ -76,7 +78,7 @@ def copy_rows(
     buffer.seek(0)
     names = ", ".join(f'"{column}"' for column in columns)
     cursor = connection.connection.cursor()
-    cursor.copy_expert(f'COPY "{table}" ({names}) FROM STDIN WITH (FORMAT csv, NULL \'\\N\')', buffer)
+    cursor.copy_expert(f"COPY \"{table}\" ({names}) FROM STDIN WITH (FORMAT csv, NULL '\\N')", buffer)
     cursor.close()
     return n_rows
 

@@ -57,7 +57,9 @@ class Scope(Base):
 
     __tablename__ = "scope"
 
-    scope_id: Mapped[str] = mapped_column(primary_key=True, comment="16 hex digits of source, query, collections")
+    scope_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="16 hex digits of source, query, collections"
+    )
     source: Mapped[str] = mapped_column(comment="base URL of the API, or a folder")
     query: Mapped[str] = mapped_column(comment="search DSL; empty: everything")
     collections: Mapped[str] = mapped_column(server_default="", comment="collection ids, comma-separated")
@@ -204,7 +206,8 @@ class Image(Base):
     sha256: Mapped[str] = mapped_column(comment="of the picture's bytes")
     patient_id: Mapped[str | None] = mapped_column(comment="IP_ and 7 digits; null where unknown")
     patient_key: Mapped[str] = mapped_column(
-        Computed("coalesce(patient_id, '')", persisted=True), comment="patient_id or empty, for the lesion's key"
+        Computed("coalesce(patient_id, '')", persisted=True),
+        comment="patient_id or empty, for the lesion's key",
     )
     lesion_id: Mapped[str | None] = mapped_column(comment="IL_ and 7 digits; null where unknown")
     group_id: Mapped[str] = mapped_column(
@@ -218,9 +221,13 @@ class Image(Base):
     image_type: Mapped[str | None] = mapped_column(comment="as the archive says")
     image_manipulation: Mapped[str | None] = mapped_column(comment="as the archive says")
     sex: Mapped[str | None] = mapped_column(comment="female or male; null where unknown")
-    age_years: Mapped[float | None] = mapped_column(comment="age_approx: five-year steps, 85 means 85 or more")
+    age_years: Mapped[float | None] = mapped_column(
+        comment="age_approx: five-year steps, 85 means 85 or more"
+    )
     size_mm: Mapped[float | None] = mapped_column(comment="clin_size_long_diam_mm, the longest diameter")
-    anatom_site: Mapped[str | None] = mapped_column(comment="anatom_site_1, or the older vocabulary mapped to it")
+    anatom_site: Mapped[str | None] = mapped_column(
+        comment="anatom_site_1, or the older vocabulary mapped to it"
+    )
     skin_type: Mapped[str | None] = mapped_column(comment="Fitzpatrick I to VI")
     copyright_license: Mapped[str | None] = mapped_column(comment="as the archive says")
     attribution: Mapped[str | None] = mapped_column(comment="as the archive says")
@@ -341,7 +348,9 @@ class Training(Base):
     task: Mapped[str] = mapped_column(comment="name in the catalogue")
     fingerprint: Mapped[str] = mapped_column(comment="SHA-256 of variant, manifest, weights, code and seed")
     recipe: Mapped[dict[str, Any]] = mapped_column(comment="the variant's fields")
-    manifest_digest: Mapped[str] = mapped_column(ForeignKey("manifest.digest"), comment="what it learned from")
+    manifest_digest: Mapped[str] = mapped_column(
+        ForeignKey("manifest.digest"), comment="what it learned from"
+    )
     weights: Mapped[str | None] = mapped_column(comment="name or place of the pretrained weights")
     weights_sha256: Mapped[str | None] = mapped_column(comment="of the weights file")
     seed: Mapped[int] = mapped_column(comment="of weights, order and augmentation")
@@ -435,7 +444,9 @@ class Promotion(Base):
         Integer, comment="1, 2, 3 ... per task: of two decisions at once, one fails on this key"
     )
     action: Mapped[str] = mapped_column(comment="promoted, refused or rolled_back")
-    training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"), comment="candidate, or champion again")
+    training_id: Mapped[str] = mapped_column(
+        ForeignKey("training.training_id"), comment="candidate, or champion again"
+    )
     previous_training_id: Mapped[str | None] = mapped_column(
         ForeignKey("training.training_id"), comment="the champion before; null for the first"
     )

@@ -1,0 +1,129 @@
+"""One contract for both back ends: what a directory promises, S3 promises too."""
+
+import os
+import threading
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import boto3
+import pytest
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.store import DirectoryStore, MissingObjectError, S3Store, Store
+
+
+@pytest.fixture(scope="module")
+def s3_endpoint() -> Iterator[None]:
+    """The S3 server that AWS_ENDPOINT_URL names, or an emulation of one on a free port."""
+    if os.environ.get("AWS_ENDPOINT_URL"):
+        yield
+        return
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("AWS_ENDPOINT_URL", f"http://{host}:{port}")
+        environment.setenv("AWS_ACCESS_KEY_ID", "test")
+        environment.setenv("AWS_SECRET_ACCESS_KEY", "test-secret")
+        environment.setenv("AWS_DEFAULT_REGION", "us-east-1")
+        yield
+    server.stop()
+
+
+@pytest.fixture(params=["directory", "s3", "s3-with-prefix"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "directory":
+        return DirectoryStore(tmp_path / "bucket")
+    request.getfixturevalue("s3_endpoint")
+    bucket = f"lesion-test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    prefix = "/some/prefix" if request.param == "s3-with-prefix" else ""
+    return S3Store(f"s3://{bucket}{prefix}", cache=tmp_path / "cache")
+
+
+def test_what_was_put_is_read_back(store: Store) -> None:
+    store.put("images/ISIC_0000001.jpg", b"first")
+    store.put("images/ISIC_0000001.jpg", b"second")
+    assert store.get("images/ISIC_0000001.jpg") == b"second"
+    assert store.exists("images/ISIC_0000001.jpg")
+
+
+def test_a_missing_object_is_named(store: Store) -> None:
+    assert not store.exists("images/none.jpg")
+    for read in (store.get, store.local_path):
+        with pytest.raises(MissingObjectError, match=r"images/none\.jpg"):
+            read("images/none.jpg")
+
+
+def test_keys_are_listed_sorted_and_by_prefix(store: Store) -> None:
+    for key in ("b/2", "a/10", "a/1", "ab/1", "a/sub/3"):
+        store.put(key, b"")
+    assert list(store.list_keys("a/")) == ["a/1", "a/10", "a/sub/3"]
+    assert list(store.list_keys("a")) == ["a/1", "a/10", "a/sub/3", "ab/1"]
+    assert len(list(store.list_keys())) == 5
+    assert list(store.list_keys("nothing/")) == []
+
+
+def test_deleting_twice_is_no_error(store: Store) -> None:
+    store.put("a", b"1")
+    store.delete("a")
+    store.delete("a")
+    assert not store.exists("a")
+
+
+def test_a_file_is_stored_and_comes_back_as_a_file(store: Store, tmp_path: Path) -> None:
+    source = tmp_path / "source.npy"
+    source.write_bytes(b"0123456789" * 1000)
+    store.put_file("pixels/a.npy", source)
+    assert store.local_path("pixels/a.npy").read_bytes() == source.read_bytes()
+    assert store.get("pixels/a.npy") == source.read_bytes()
+
+
+@pytest.mark.parametrize(
+    "key", ["", "/etc/passwd", "../a", "a/../b", "a//b", ".hidden", "a/.part", "a\x00b", "a b"]
+)
+def test_a_key_that_could_leave_the_bucket_is_refused(store: Store, key: str) -> None:
+    with pytest.raises(ValueError, match="no object key"):
+        store.put(key, b"")
+
+
+def test_concurrent_writers_leave_one_whole_object(store: Store) -> None:
+    contents = [bytes([i]) * 200_000 for i in range(8)]
+    writers = [threading.Thread(target=store.put, args=("contested", data)) for data in contents]
+    for writer in writers:
+        writer.start()
+    for writer in writers:
+        writer.join()
+    assert store.get("contested") in contents
+    assert list(store.list_keys()) == ["contested"]
+
+
+def test_a_write_that_fails_leaves_the_old_object(tmp_path: Path) -> None:
+    store = DirectoryStore(tmp_path)
+    store.put("key", b"old")
+    with pytest.raises(FileNotFoundError):
+        store.put_file("key", tmp_path / "nowhere")
+    assert store.get("key") == b"old"
+    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+
+
+def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "bucket").write_text("")
+    with pytest.raises(UnusableInputError, match="bucket .*bucket"):
+        DirectoryStore(tmp_path / "bucket")
+
+
+def test_a_bucket_that_does_not_exist_is_refused_by_name(s3_endpoint: None, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInputError, match=r"s3://lesion-no-such-bucket: no such bucket"):
+        S3Store("s3://lesion-no-such-bucket", cache=tmp_path)
+
+
+def test_an_unreachable_server_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    with pytest.raises(UnusableInputError, match=r"s3://anything cannot be reached.*127\.0\.0\.1:9"):
+        S3Store("s3://anything", cache=tmp_path)
