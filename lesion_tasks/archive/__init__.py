@@ -1,0 +1,1 @@
+"""The outer door: where records and image files come from."""
