@@ -1,0 +1,240 @@
+"""A binary `Scored` and its threshold -> every figure, with intervals."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from sklearn.metrics import brier_score_loss, log_loss
+
+from lesion_tasks.evaluation import calibration, ranking
+from lesion_tasks.evaluation.auc import measure_auc
+from lesion_tasks.evaluation.figure import Figure, Interval
+from lesion_tasks.evaluation.proportion import proportion_interval
+from lesion_tasks.evaluation.resample import Resampling, resampled
+from lesion_tasks.evaluation.scored import Scored
+
+# Where PPV and NPV are stated beside the subset's own prevalence: screening, and a specialist's referrals.
+PREVALENCES = (0.02, 0.10)
+RANKING_NAMES = ("auc", "average_precision", *ranking.CURVE_MEASURES)
+
+FigureOf = Callable[..., Figure]
+
+
+def binary_figures(
+    scored: Scored,
+    *,
+    threshold: float | None,
+    resampling: Resampling,
+    prevalences: Sequence[float] = PREVALENCES,
+) -> dict[str, Figure]:
+    """Every figure of a binary task by name, in the order of `names.BINARY_FIGURES`."""
+    found = ranking_figures(scored, RANKING_NAMES, resampling)
+    found |= threshold_figures(scored, threshold, resampling)
+    found |= stated_prevalence_figures(scored, threshold, resampling, prevalences)
+    found |= probability_figures(scored, resampling)
+    return found
+
+
+def figure_of(scored: Scored) -> FigureOf:
+    """`Figure` with the counts of `scored` filled in."""
+
+    def build(
+        value: float | None,
+        interval: Interval | None = None,
+        reason: str | None = None,
+        other_intervals: tuple[Interval, ...] = (),
+    ) -> Figure:
+        return Figure(
+            value=None if value is None else float(value),
+            interval=interval,
+            other_intervals=other_intervals,
+            n_images=scored.n_images,
+            n_groups=scored.n_groups,
+            n_positives=scored.n_positives,
+            reason=reason,
+        )
+
+    return build
+
+
+def missing_class(scored: Scored) -> str | None:
+    """Why a measure that needs both classes is undefined, or None."""
+    if scored.n_images == 0:
+        return "no images"
+    if scored.n_positives == 0:
+        return f"no positives among {scored.n_images} images"
+    if scored.n_positives == scored.n_images:
+        return f"no negatives among {scored.n_images} images"
+    return None
+
+
+def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampling) -> dict[str, Figure]:
+    """AUC and what is read from the ROC and precision-recall curves; names from `RANKING_NAMES`."""
+    figure = figure_of(scored)
+    if reason := missing_class(scored):
+        return {name: figure(None, reason=reason) for name in names}
+    data = scored.is_positive, scored.scores, scored.groups
+    values = ranking.ranking_values(*data[:2])
+    samples = resampled(*data, resampling, ranking.resampled_measures(names))
+    intervals = {name: resampling.interval(row) for name, row in zip(names, samples, strict=True)}
+    found = {name: figure(values[name], intervals[name]) for name in names}
+    auc = measure_auc(*data)
+    if "auc" in names and auc is not None:
+        bootstrap = intervals["auc"]
+        found["auc"] = figure(
+            auc.value, auc.interval(resampling.level), other_intervals=(bootstrap,) if bootstrap else ()
+        )
+    return found
+
+
+def threshold_figures(scored: Scored, threshold: float | None, resampling: Resampling) -> dict[str, Figure]:
+    """The 2x2 table at a threshold as shares; without a threshold, at a score of one half."""
+    figure = figure_of(scored)
+    positive, called = scored.is_positive, called_positive(scored, threshold)
+    everyone = np.ones(scored.n_images, dtype=bool)
+
+    def share(hits: np.ndarray, trials: np.ndarray, nobody: str) -> Figure:
+        if not trials.any():
+            return figure(None, reason=nobody)
+        interval = proportion_interval(hits & trials, trials, scored.groups, resampling.level)
+        return figure((hits & trials).sum() / trials.sum(), interval)
+
+    no_positives, no_negatives = (
+        f"no {name} among {scored.n_images} images" for name in ("positives", "negatives")
+    )
+    found = {
+        "sensitivity": share(called, positive, no_positives),
+        "specificity": share(~called, ~positive, no_negatives),
+        "balanced_accuracy": figure(None, reason=missing_class(scored) or "undefined"),
+        "accuracy": share(called == positive, everyone, "no images"),
+        "ppv": share(positive, called, "no image was called positive"),
+        "npv": share(~positive, ~called, "no image was called negative"),
+    }
+    sensitivity, specificity = found["sensitivity"].value, found["specificity"].value
+    if sensitivity is not None and specificity is not None:
+        rates = _resampled_rates(scored, called, resampling)
+        found["balanced_accuracy"] = figure(
+            (sensitivity + specificity) / 2, resampling.interval(rates.mean(axis=0))
+        )
+    return found
+
+
+def called_positive(scored: Scored, threshold: float | None) -> np.ndarray:
+    """(n,) bool: a score at or above the threshold; one half where there is none."""
+    return scored.scores >= (0.5 if threshold is None else threshold)
+
+
+def _resampled_rates(scored: Scored, called: np.ndarray, resampling: Resampling) -> np.ndarray:
+    """(2, n_resamples): sensitivity and specificity at the threshold."""
+    table = calibration.by_bin(
+        2 * scored.is_positive + called, scored.groups, np.ones(scored.n_images), 4
+    )  # rows: TN, FP, FN, TP
+    rates = []
+    for weights in resampling.weights(scored.n_groups):
+        true_negative, false_positive, false_negative, true_positive = table @ weights
+        with np.errstate(invalid="ignore"):
+            sensitivity = true_positive / (true_positive + false_negative)
+            specificity = true_negative / (true_negative + false_positive)
+        rates.append(np.stack([sensitivity, specificity]))
+    return np.concatenate(rates, axis=1)
+
+
+def stated_prevalence_figures(
+    scored: Scored, threshold: float | None, resampling: Resampling, prevalences: Sequence[float]
+) -> dict[str, Figure]:
+    """PPV and NPV by Bayes' rule from sensitivity and specificity, as if the prevalence were another."""
+    figure, names = figure_of(scored), ("ppv", "npv")
+    if reason := missing_class(scored):
+        return {
+            f"{name}_at_prevalence_{share:g}": figure(None, reason=reason)
+            for share in prevalences
+            for name in names
+        }
+    called = called_positive(scored, threshold)
+    point = np.array([called[scored.is_positive].mean(), (~called[~scored.is_positive]).mean()])
+    samples = _resampled_rates(scored, called, resampling)
+    found = {}
+    for prevalence in prevalences:
+        values = predictive_values(point[:, None], prevalence)[:, 0]
+        sampled = predictive_values(samples, prevalence)
+        for name, value, row in zip(names, values, sampled, strict=True):
+            is_defined = bool(np.isfinite(value))
+            found[f"{name}_at_prevalence_{prevalence:g}"] = figure(
+                value if is_defined else None,
+                resampling.interval(row) if is_defined else None,
+                reason=None
+                if is_defined
+                else f"no image was called {'positive' if name == 'ppv' else 'negative'}",
+            )
+    return found
+
+
+def predictive_values(rates: np.ndarray, prevalence: float) -> np.ndarray:
+    """Sensitivity and specificity (2, r) -> PPV and NPV (2, r) at a prevalence; NaN where undefined."""
+    sensitivity, specificity = rates
+    true_positive, false_positive = sensitivity * prevalence, (1 - specificity) * (1 - prevalence)
+    true_negative, false_negative = specificity * (1 - prevalence), (1 - sensitivity) * prevalence
+    with np.errstate(invalid="ignore"):
+        return np.stack(
+            [
+                true_positive / (true_positive + false_positive),
+                true_negative / (true_negative + false_negative),
+            ]
+        )
+
+
+def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
+    """Brier score and skill, log loss, calibration slope and intercept, expected calibration error."""
+    figure, groups, scores = figure_of(scored), scored.groups, scored.scores
+    names = ("brier_score", "brier_skill", "log_loss")
+    if scored.n_images == 0:
+        fits = ("calibration_slope", "calibration_intercept", "expected_calibration_error")
+        return {name: figure(None, reason="no images") for name in (*names, *fits)}
+    outcome = scored.is_positive.astype(np.float64)
+    brier = float(brier_score_loss(outcome, scores, pos_label=1, labels=[0, 1]))
+    baseline = outcome.mean() * (1 - outcome.mean())
+    values = (
+        brier,
+        1 - brier / baseline if baseline else None,
+        float(log_loss(outcome, scores, labels=[0, 1])),
+    )
+    samples = _resampled_losses(outcome, scores, groups, resampling)
+    found = {
+        name: figure(None, reason=missing_class(scored))
+        if value is None
+        else figure(value, resampling.interval(row))
+        for name, value, row in zip(names, values, samples, strict=True)
+    }
+    for name, fit in (
+        ("calibration_slope", calibration.calibration_slope(scored.is_positive, scores, groups)),
+        ("calibration_intercept", calibration.calibration_intercept(scored.is_positive, scores, groups)),
+    ):
+        if fit is None:
+            reason = missing_class(scored) or "the scores separate the classes perfectly, or are all the same"
+            found[name] = figure(None, reason=reason)
+        else:
+            found[name] = figure(fit.value, fit.interval)
+    error_samples = calibration.resampled_calibration_error(outcome, scores, groups, resampling)
+    found["expected_calibration_error"] = figure(
+        calibration.expected_calibration_error(outcome, scores), resampling.interval(error_samples)
+    )
+    return found
+
+
+def _resampled_losses(
+    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
+) -> np.ndarray:
+    """(3, n_resamples): Brier score, Brier skill, log loss."""
+    epsilon = np.finfo(np.float64).eps
+    right = np.clip(np.where(outcome == 1, scores, 1 - scores), epsilon, 1 - epsilon)
+    columns = (np.ones_like(scores), outcome, (scores - outcome) ** 2, -np.log(right))
+    by_group = np.stack([np.bincount(groups, column) for column in columns])
+    rows = []
+    for weights in resampling.weights(by_group.shape[1]):
+        n_images, n_positives, squares, logs = by_group @ weights
+        share = n_positives / n_images
+        with np.errstate(invalid="ignore", divide="ignore"):
+            brier = squares / n_images
+            rows.append(np.stack([brier, 1 - brier / (share * (1 - share)), logs / n_images]))
+    return np.concatenate(rows, axis=1)

@@ -1,0 +1,192 @@
+"""Scores and outcomes -> how far the scores can be read as probabilities.
+
+Van Calster et al. 2019, doi:10.1186/s12916-019-1466-7: calibration in the large, slope, curve. Net benefit:
+Vickers & Elkin 2006, doi:10.1177/0272989X06295361. Expected calibration error: Naeini et al. 2015, ten bins of
+equal width.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.sparse import csr_array
+from scipy.stats import norm
+
+from lesion_tasks.evaluation.figure import Interval
+from lesion_tasks.evaluation.resample import Resampling
+
+N_BINS = 10
+# Beyond these the logit of a float32 score is noise.
+CLIP = 1e-6
+# A slope this large comes from scores that separate the classes (nearly) perfectly: there is no slope.
+MAX_SLOPE = 100.0
+NET_BENEFIT_THRESHOLDS = np.round(np.arange(0.01, 0.51, 0.01), 2)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Estimate:
+    value: float
+    interval: Interval
+
+
+def calibration_slope(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Estimate | None:
+    """Slope of the logistic regression of the outcome on the logit of the score; None when it does not exist.
+
+    The interval is Wald's with the sandwich variance by group (Liang & Zeger 1986).
+    """
+    logit = logits(scores)
+    if np.ptp(logit) == 0:
+        return None
+    return _logistic_fit(
+        np.column_stack([logit, np.ones_like(logit)]), np.zeros_like(logit), is_positive, groups
+    )
+
+
+def calibration_intercept(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Estimate | None:
+    """Calibration in the large: the intercept that the scores' logits miss, with the slope held at 1."""
+    return _logistic_fit(np.ones((len(scores), 1)), logits(scores), is_positive, groups)
+
+
+def logits(scores: np.ndarray) -> np.ndarray:
+    clipped = np.clip(scores, CLIP, 1 - CLIP)
+    return np.log(clipped) - np.log1p(-clipped)
+
+
+def _logistic_fit(
+    design: np.ndarray, offset: np.ndarray, is_positive: np.ndarray, groups: np.ndarray, level: float = 0.95
+) -> Estimate | None:
+    """First coefficient of an unpenalised logistic regression, by Newton's method."""
+    if is_positive.all() or not is_positive.any():
+        return None
+    outcome = is_positive.astype(np.float64)
+    beta = np.zeros(design.shape[1])
+    for _ in range(100):
+        expected = 1 / (1 + np.exp(-np.clip(design @ beta + offset, -500, 500)))
+        information = (design * (expected * (1 - expected))[:, None]).T @ design
+        if not np.isfinite(np.linalg.cond(information)) or np.linalg.cond(information) > 1e12:
+            return None
+        step = np.linalg.solve(information, design.T @ (outcome - expected))
+        # Half-way back from a step that would overshoot far beyond any slope worth reporting.
+        beta += np.clip(step, -5, 5)
+        if np.abs(beta).max() > MAX_SLOPE:
+            return None
+        if np.abs(step).max() < 1e-10:
+            break
+    else:
+        return None
+    n_groups = int(groups.max()) + 1
+    residual = outcome - expected
+    scores_by_group = np.column_stack(
+        [np.bincount(groups, column * residual, n_groups) for column in design.T]
+    )
+    bread = np.linalg.inv(information)
+    variance = bread @ (scores_by_group.T @ scores_by_group) @ bread * n_groups / max(n_groups - 1, 1)
+    half = float(norm.isf((1 - level) / 2)) * math.sqrt(max(variance[0, 0], 0.0))
+    value = float(beta[0])
+    method = "Wald with the sandwich variance by group"
+    return Estimate(value=value, interval=Interval(low=value - half, high=value + half, method=method))
+
+
+def expected_calibration_error(outcome: np.ndarray, scores: np.ndarray, n_bins: int = N_BINS) -> float:
+    """Mean over images of |mean score - share of hits| in its bin of equal width; `outcome` (n,) 0 or 1."""
+    return float(_error_of_sums(_equal_width_sums(outcome, scores, n_bins))[0])
+
+
+def resampled_calibration_error(
+    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling, n_bins: int = N_BINS
+) -> np.ndarray:
+    """(n_resamples,) expected calibration error."""
+    bins = equal_width_bins(scores, n_bins)
+    tables = [by_bin(bins, groups, value, n_bins) for value in (np.ones_like(scores), scores, outcome)]
+    chunks = [
+        _error_of_sums(np.stack([table @ weights for table in tables]))
+        for weights in resampling.weights(tables[0].shape[1])
+    ]
+    return np.concatenate(chunks)
+
+
+def _equal_width_sums(outcome: np.ndarray, scores: np.ndarray, n_bins: int) -> np.ndarray:
+    bins = equal_width_bins(scores, n_bins)
+    columns = [np.bincount(bins, value, n_bins) for value in (np.ones_like(scores), scores, outcome)]
+    return np.stack(columns)[:, :, None]
+
+
+def _error_of_sums(sums: np.ndarray) -> np.ndarray:
+    """Count, score and outcome (3, bins, r) -> (r,)."""
+    n_images, score, outcome = sums
+    return np.abs(score - outcome).sum(axis=0) / n_images.sum(axis=0)
+
+
+def equal_width_bins(scores: np.ndarray, n_bins: int) -> np.ndarray:
+    return np.minimum((scores * n_bins).astype(np.intp), n_bins - 1)
+
+
+def by_bin(bins: np.ndarray, groups: np.ndarray, values: np.ndarray, n_bins: int) -> csr_array:
+    """(n_bins, G) sums of `values`: times weights of groups (G, r), the sums of every resample."""
+    shape = (n_bins, int(groups.max()) + 1)
+    return csr_array((np.asarray(values, dtype=np.float64), (bins, groups)), shape=shape)
+
+
+def calibration_curve(
+    is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
+) -> dict[str, list[float]]:
+    """Ten bins of equally many images: mean score, observed share with its interval, number of images."""
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, N_BINS + 1)[1:-1]))
+    bins = np.searchsorted(edges, scores, side="left")
+    bins = np.unique(bins, return_inverse=True)[1]  # tied scores can leave a bin without an image
+    n_bins = int(bins.max()) + 1
+    n_images = np.bincount(bins, minlength=n_bins)
+    trials = by_bin(bins, groups, np.ones(len(scores)), n_bins)
+    hits = by_bin(bins, groups, is_positive, n_bins)
+    with np.errstate(invalid="ignore"):
+        shares = [(hits @ w) / (trials @ w) for w in resampling.weights(trials.shape[1])]
+    tail = (1 - resampling.level) / 2
+    low, high = np.nanquantile(np.concatenate(shares, axis=1), [tail, 1 - tail], axis=1)
+    return {
+        "mean_score": (np.bincount(bins, scores, n_bins) / n_images).tolist(),
+        "observed_share": (np.bincount(bins, is_positive, n_bins) / n_images).tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "n_images": n_images.tolist(),
+    }
+
+
+def net_benefit_curve(
+    is_positive: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    resampling: Resampling,
+    thresholds: np.ndarray = NET_BENEFIT_THRESHOLDS,
+) -> dict[str, list[float]]:
+    """Net benefit = TP / n - FP / n x t / (1 - t), at each threshold t (0 < t < 1), with treat-all and treat-none.
+
+    The range is one where the harm of a missed cancer is 1 to 99 times that of a needless excision.
+    """
+    n_cells = len(thresholds) + 1
+    cells = np.searchsorted(thresholds, scores, side="right")  # called positive at every threshold before it
+    odds = (thresholds / (1 - thresholds))[:, None]
+    positives = by_bin(cells, groups, is_positive, n_cells)
+    negatives = by_bin(cells, groups, ~is_positive, n_cells)
+
+    def benefit(weights: np.ndarray) -> np.ndarray:
+        true, false = (table @ weights for table in (positives, negatives))
+        total = true.sum(axis=0) + false.sum(axis=0)
+        called = [np.cumsum(side[::-1], axis=0)[::-1][1:] for side in (true, false)]
+        return (called[0] - odds * called[1]) / total
+
+    n_groups = positives.shape[1]
+    model = benefit(np.ones((n_groups, 1)))[:, 0]
+    sampled = np.concatenate([benefit(weights) for weights in resampling.weights(n_groups)], axis=1)
+    tail = (1 - resampling.level) / 2
+    low, high = np.quantile(sampled, [tail, 1 - tail], axis=1)
+    prevalence = float(is_positive.mean())
+    return {
+        "threshold": thresholds.tolist(),
+        "model": model.tolist(),
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "treat_all": (prevalence - (1 - prevalence) * odds[:, 0]).tolist(),
+        "treat_none": np.zeros(len(thresholds)).tolist(),
+    }

@@ -1,0 +1,165 @@
+"""A `Scored`, its threshold and its verdicts -> `metrics.json`, the one document that reports are made from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
+
+from lesion_tasks.evaluation.binary import PREVALENCES, binary_figures
+from lesion_tasks.evaluation.calibration import calibration_curve, net_benefit_curve
+from lesion_tasks.evaluation.multiclass import class_figures, multiclass_figures
+from lesion_tasks.evaluation.resample import Resampling
+from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.evaluation.slices import slice_figures
+from lesion_tasks.evaluation.threshold import Threshold
+from lesion_tasks.evaluation.verdict import Verdict
+
+SCHEMA_VERSION = 1
+# More points than a screen has pixels only make the page heavy.
+MAX_CURVE_POINTS = 500
+
+
+def evaluation_document(
+    scored: Scored,
+    *,
+    threshold: Threshold | None,
+    subset: str,
+    training_id: str | int | None = None,
+    verdicts: Iterable[Verdict] = (),
+    lineage: Mapping[str, Any] | None = None,
+    prevalences: Sequence[float] = PREVALENCES,
+    resampling: Resampling | None = None,
+) -> dict[str, Any]:
+    """Measure everything and return the document that `metrics.schema.json` describes.
+
+    `threshold` is the one stored with the model; None takes the likeliest class (a score of one half in a
+    binary task). `subset` is its name, `lineage` is kept as it is and must be JSON-able. Undefined measures are
+    null with a reason; no number is NaN or infinite.
+    """
+    resampling = resampling or Resampling()
+    cut = threshold.value if threshold and scored.is_binary else None
+    if scored.is_binary:
+        figures = binary_figures(scored, threshold=cut, resampling=resampling, prevalences=prevalences)
+    else:
+        figures = multiclass_figures(scored, resampling)
+    n_positives = scored.n_positives
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "training_id": training_id,
+        "task": "binary" if scored.is_binary else "multiclass",
+        "class_names": list(scored.class_names),
+        "positive_class": scored.positive_class,
+        "subset": {
+            "name": subset,
+            "n_images": scored.n_images,
+            "n_groups": scored.n_groups,
+            "n_positives": n_positives,
+            "class_counts": scored.class_counts,
+            "prevalence": n_positives / scored.n_images
+            if n_positives is not None and scored.n_images
+            else None,
+        },
+        "threshold": threshold.as_dict() if threshold else None,
+        "resampling": {
+            "unit": "group",
+            "n_resamples": resampling.n_resamples,
+            "seed": resampling.seed,
+            "level": resampling.level,
+        },
+        "figures": {name: figure.as_dict() for name, figure in figures.items()},
+        "by_class": {
+            name: {key: figure.as_dict() for key, figure in by_name.items()}
+            for name, by_name in class_figures(scored, resampling, cut).items()
+        },
+        "confusion": {
+            "class_names": list(scored.class_names),
+            "counts": confusion_counts(scored, cut).tolist(),
+        },
+        "curves": _curves(scored, resampling),
+        "slices": [s.as_dict() for s in slice_figures(scored, threshold=cut, resampling=resampling)],
+        "integrity": [verdict.as_dict() for verdict in verdicts],
+        "lineage": dict(lineage or {}),
+    }
+
+
+@cache
+def metrics_schema() -> dict[str, Any]:
+    """The published JSON Schema of the document."""
+    text = files("lesion_tasks.evaluation").joinpath("metrics.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    return schema
+
+
+def confusion_counts(scored: Scored, threshold: float | None = None) -> np.ndarray:
+    """(K, K) images of class i that were called class j, in the order of the class names."""
+    if scored.n_images == 0:
+        return np.zeros((len(scored.class_names),) * 2, dtype=int)
+    everything = np.arange(len(scored.class_names))
+    predicted = scored.predicted(threshold) if scored.is_binary else scored.predicted()
+    return np.asarray(confusion_matrix(scored.labels, predicted, labels=everything))
+
+
+def _curves(scored: Scored, resampling: Resampling) -> dict[str, Any]:
+    names = scored.class_names if scored.positive_class is None else (scored.positive_class,)
+    sides = {name: scored if scored.is_binary else scored.against(name) for name in names}
+    found: dict[str, Any] = {
+        "roc": {name: roc_points(side) for name, side in sides.items()},
+        "precision_recall": {name: precision_recall_points(side) for name, side in sides.items()},
+        "calibration": None,
+        "net_benefit": None,
+    }
+    if scored.is_binary and scored.n_images:
+        data = scored.is_positive, scored.scores, scored.groups
+        found["calibration"] = calibration_curve(*data, resampling)
+        found["net_benefit"] = net_benefit_curve(*data, resampling)
+    return found
+
+
+def roc_points(scored: Scored) -> dict[str, list[float | None]] | None:
+    """The ROC curve in at most `MAX_CURVE_POINTS` points; None without both classes."""
+    if not 0 < int(scored.is_positive.sum()) < scored.n_images:
+        return None
+    false_positive_rate, true_positive_rate, thresholds = roc_curve(scored.is_positive, scored.scores)
+    kept = _evenly(false_positive_rate + true_positive_rate)
+    return {
+        "false_positive_rate": false_positive_rate[kept].tolist(),
+        "true_positive_rate": true_positive_rate[kept].tolist(),
+        "threshold": [None if np.isinf(value) else value for value in thresholds[kept].tolist()],
+    }
+
+
+def precision_recall_points(scored: Scored) -> dict[str, list[float | None]] | None:
+    """The precision-recall curve, recall rising, in at most `MAX_CURVE_POINTS` points; None without positives."""
+    if not scored.is_positive.any():
+        return None
+    precision, recall, thresholds = (
+        values[::-1]
+        for values in precision_recall_curve(scored.is_positive, scored.scores, drop_intermediate=True)
+    )
+    kept = _evenly(recall + np.linspace(0, 1, len(recall)))
+    return {
+        "recall": recall[kept].tolist(),
+        "precision": precision[kept].tolist(),
+        "threshold": [None, *thresholds.tolist()] if len(kept) == len(recall) else _thinned(thresholds, kept),
+    }
+
+
+def _thinned(thresholds: np.ndarray, kept: np.ndarray) -> list[float | None]:
+    """Point 0 of the curve stands before every threshold and has none of its own."""
+    return [None if index == 0 else float(thresholds[index - 1]) for index in kept]
+
+
+def _evenly(position: np.ndarray) -> np.ndarray:
+    """Indices of points about evenly spaced along a rising `position`, both ends among them."""
+    if len(position) <= MAX_CURVE_POINTS:
+        return np.arange(len(position))
+    wanted = np.linspace(position[0], position[-1], MAX_CURVE_POINTS)
+    return np.unique(
+        np.r_[0, np.searchsorted(position, wanted).clip(0, len(position) - 1), len(position) - 1]
+    )[::1]

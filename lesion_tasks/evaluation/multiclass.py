@@ -1,0 +1,142 @@
+"""A `Scored` of more than two classes -> every figure, overall and by class, with intervals."""
+
+from __future__ import annotations
+
+import numpy as np
+from sklearn.metrics import log_loss
+
+from lesion_tasks.evaluation import calibration
+from lesion_tasks.evaluation.auc import Auc, mean_interval, measure_auc
+from lesion_tasks.evaluation.binary import figure_of, missing_class, ranking_figures
+from lesion_tasks.evaluation.figure import Figure
+from lesion_tasks.evaluation.proportion import proportion_interval
+from lesion_tasks.evaluation.ranking import ranking_values, resampled_measures
+from lesion_tasks.evaluation.resample import Resampling, resampled
+from lesion_tasks.evaluation.scored import Scored
+
+AUC_METHOD = "mean over classes, DeLong by group, logit scale"
+
+
+def multiclass_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
+    """The figures of `names.MULTICLASS_FIGURES`. The likeliest class is the prediction; of ties, the first."""
+    found = macro_figures(scored, resampling)
+    found |= hit_figures(scored, resampling)
+    found |= _probability_figures(scored, resampling)
+    return found
+
+
+def macro_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
+    """Mean over classes of AUC and of average precision, one class against the rest; all classes must be there."""
+    figure, names = figure_of(scored), ("auc", "average_precision")
+    if reason := absent_classes(scored):
+        return {f"macro_{name}": figure(None, reason=reason) for name in names}
+    sides = [scored.against(name) for name in scored.class_names]
+    values = [ranking_values(side.is_positive, side.scores) for side in sides]
+    measure = resampled_measures(names)
+    samples = np.mean(
+        [resampled(side.is_positive, side.scores, scored.groups, resampling, measure) for side in sides],
+        axis=0,
+    )
+    intervals = [resampling.interval(row) for row in samples]
+    found = {
+        f"macro_{name}": figure(np.mean([value[name] for value in values]), interval)
+        for name, interval in zip(names, intervals, strict=True)
+    }
+    macro = macro_auc(scored)
+    if macro is not None:
+        interval = mean_interval(macro, [1 / len(macro)] * len(macro), resampling.level, method=AUC_METHOD)
+        other = (intervals[0],) if intervals[0] else ()
+        found["macro_auc"] = figure(found["macro_auc"].value, interval, other_intervals=other)
+    return found
+
+
+def macro_auc(scored: Scored) -> list[Auc] | None:
+    """The AUC of each class against the rest; None where a class has no image."""
+    aucs = []
+    for index in range(len(scored.class_names)):
+        auc = measure_auc(scored.labels == index, scored.probabilities[:, index], scored.groups)
+        if auc is None:
+            return None
+        aucs.append(auc)
+    return aucs
+
+
+def absent_classes(scored: Scored) -> str | None:
+    """Why a mean over classes is undefined, or None."""
+    absent = [name for name, count in scored.class_counts.items() if count == 0]
+    return f"no images of class {', '.join(absent)}" if absent else None
+
+
+def hit_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
+    """Balanced accuracy and accuracy of the likeliest class."""
+    figure = figure_of(scored)
+    if scored.n_images == 0:
+        return {name: figure(None, reason="no images") for name in ("balanced_accuracy", "accuracy")}
+    is_hit = scored.predicted() == scored.labels
+    everyone = np.ones(scored.n_images, dtype=bool)
+    accuracy = figure(is_hit.mean(), proportion_interval(is_hit, everyone, scored.groups, resampling.level))
+    if reason := absent_classes(scored):
+        return {"balanced_accuracy": figure(None, reason=reason), "accuracy": accuracy}
+    n_classes = len(scored.class_names)
+    hits = calibration.by_bin(scored.labels, scored.groups, is_hit, n_classes)
+    trials = calibration.by_bin(scored.labels, scored.groups, everyone, n_classes)
+    with np.errstate(invalid="ignore"):
+        samples = [((hits @ w) / (trials @ w)).mean(axis=0) for w in resampling.weights(scored.n_groups)]
+    value = (hits.sum(axis=1) / trials.sum(axis=1)).mean()
+    return {
+        "balanced_accuracy": figure(value, resampling.interval(np.concatenate(samples))),
+        "accuracy": accuracy,
+    }
+
+
+def _probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
+    figure = figure_of(scored)
+    if scored.n_images == 0:
+        names = ("brier_score", "log_loss", "expected_calibration_error")
+        return {name: figure(None, reason="no images") for name in names}
+    n_classes = len(scored.class_names)
+    squares = ((scored.probabilities - np.eye(n_classes)[scored.labels]) ** 2).sum(axis=1)
+    epsilon = np.finfo(np.float64).eps
+    likelihood = scored.probabilities[np.arange(scored.n_images), scored.labels]
+    losses = -np.log(np.clip(likelihood, epsilon, 1 - epsilon))
+    by_group = np.stack(
+        [np.bincount(scored.groups, column) for column in (np.ones_like(squares), squares, losses)]
+    )
+    sums = np.concatenate([by_group @ w for w in resampling.weights(scored.n_groups)], axis=1)
+    is_hit = (scored.predicted() == scored.labels).astype(np.float64)
+    top = scored.probabilities.max(axis=1)
+    errors = calibration.resampled_calibration_error(is_hit, top, scored.groups, resampling)
+    log_value = log_loss(scored.labels, scored.probabilities, labels=np.arange(n_classes))
+    return {
+        "brier_score": figure(squares.mean(), resampling.interval(sums[1] / sums[0])),
+        "log_loss": figure(log_value, resampling.interval(sums[2] / sums[0])),
+        "expected_calibration_error": figure(
+            calibration.expected_calibration_error(is_hit, top), resampling.interval(errors)
+        ),
+    }
+
+
+def class_figures(
+    scored: Scored, resampling: Resampling, threshold: float | None = None
+) -> dict[str, dict[str, Figure]]:
+    """Class name -> `names.CLASS_FIGURES` of that class against the rest."""
+    predicted = scored.predicted(threshold)
+    found = {}
+    for index, name in enumerate(scored.class_names):
+        side = scored.against(name)
+        figure, is_called = figure_of(side), predicted == index
+        ranked = ranking_figures(side, ("auc", "average_precision"), resampling)
+
+        def share(trials: np.ndarray, reason: str, hits: np.ndarray, figure=figure) -> Figure:  # type: ignore[no-untyped-def]
+            if not trials.any():
+                return figure(None, reason=reason)
+            interval = proportion_interval(hits, trials, scored.groups, resampling.level)
+            return figure(hits.sum() / trials.sum(), interval)
+
+        hits = is_called & side.is_positive
+        found[name] = {
+            "recall": share(side.is_positive, missing_class(side) or "undefined", hits),
+            "precision": share(is_called, f"no image was called {name}", hits),
+            **ranked,
+        }
+    return found
