@@ -127,6 +127,28 @@ class ScopeRecord(Base):
     isic_id: Mapped[str] = mapped_column(
         ForeignKey("record.isic_id"), primary_key=True, comment="listed in that scope"
     )
+    # Two sources may describe one id differently. Only what a scope itself said before tells whether it changed
+    # its mind, so that reading A, B and A again gives two versions and not three.
+    record_hash: Mapped[str] = mapped_column(comment="of the record as this scope last sent it")
+    missing_since: Mapped[datetime | None] = mapped_column(
+        comment="first complete read in which this scope did not list it; null while it is listed"
+    )
+
+
+class Withdrawal(Base):
+    """One absence of a record from its archive: when it was confirmed, and when it ended."""
+
+    __tablename__ = "withdrawal"
+
+    isic_id: Mapped[str] = mapped_column(
+        ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
+    )
+    withdrawn_at: Mapped[datetime] = mapped_column(
+        primary_key=True, comment="when a repeated 404 confirmed it"
+    )
+    returned_at: Mapped[datetime | None] = mapped_column(
+        comment="when a read returned the record again; null while it is gone"
+    )
 
 
 class RefusedRecord(Base):
@@ -136,6 +158,9 @@ class RefusedRecord(Base):
 
     refusal_id: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 of scope and what was sent")
     scope_id: Mapped[str] = mapped_column(ForeignKey("scope.scope_id"), comment="where it came from")
+    isic_id: Mapped[str | None] = mapped_column(
+        comment="its id where that is well formed, for counting shards"
+    )
     reason: Mapped[str] = mapped_column(comment="a reason word")
     detail: Mapped[str] = mapped_column(comment="what was found and what was expected")
     document: Mapped[str] = mapped_column(comment="what was sent, cut at 10,000 characters")
@@ -165,6 +190,11 @@ class StoredFile(Base):
     perceptual_hash: Mapped[int | None] = mapped_column(
         BigInteger, comment="64-bit DCT hash of the picture as a signed integer"
     )
+    etag: Mapped[str | None] = mapped_column(comment="the server's word for this state of the object")
+    record_size_bytes: Mapped[int | None] = mapped_column(
+        BigInteger,
+        comment="size in the record when it was fetched; not the object's length, but it changes with it",
+    )
     width_px: Mapped[int | None] = mapped_column(comment="of the decoded picture")
     height_px: Mapped[int | None] = mapped_column(comment="of the decoded picture")
     reason: Mapped[str | None] = mapped_column(comment="why there is no usable file; null when stored")
@@ -181,6 +211,9 @@ class Lesion(Base):
 
     lesion_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, IL_ and 7 digits")
     patient_key: Mapped[str] = mapped_column(comment="patient_id, or empty where the archive gives none")
+    is_contested: Mapped[bool] = mapped_column(
+        server_default="false", comment="records name two patients: no image of it is used"
+    )
 
 
 class Image(Base):
@@ -188,7 +221,12 @@ class Image(Base):
 
     __tablename__ = "image"
     __table_args__ = (
-        ForeignKeyConstraint(["lesion_id", "patient_key"], ["lesion.lesion_id", "lesion.patient_key"]),
+        ForeignKeyConstraint(
+            ["lesion_id", "patient_key"],
+            ["lesion.lesion_id", "lesion.patient_key"],
+            deferrable=True,
+            initially="DEFERRED",
+        ),
         ForeignKeyConstraint(
             ["isic_id", "record_version"], ["record_version.isic_id", "record_version.version"]
         ),
@@ -228,7 +266,7 @@ class Image(Base):
     anatom_site: Mapped[str | None] = mapped_column(
         comment="anatom_site_1, or the older vocabulary mapped to it"
     )
-    skin_type: Mapped[str | None] = mapped_column(comment="Fitzpatrick I to VI")
+    fitzpatrick_skin_type: Mapped[str | None] = mapped_column(comment="Fitzpatrick I to VI")
     copyright_license: Mapped[str | None] = mapped_column(comment="as the archive says")
     attribution: Mapped[str | None] = mapped_column(comment="as the archive says")
     curated_at: Mapped[datetime] = mapped_column(comment="when this row was last changed")
@@ -245,20 +283,21 @@ class Reject(Base):
     )
     reason: Mapped[str] = mapped_column(comment="a reason word")
     detail: Mapped[str] = mapped_column(comment="what was found and what was expected")
+    record_version: Mapped[int] = mapped_column(comment="the version it was judged from")
     rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
     curated_at: Mapped[datetime] = mapped_column(comment="when this row was last changed")
 
 
 class GroupSubset(Base):
-    """The one subset of a group under a task. The key makes a second one impossible."""
+    """The one subset of a group under a split. The key makes a second one impossible."""
 
     __tablename__ = "group_subset"
     __table_args__ = (
-        UniqueConstraint("task", "group_id", "subset"),
+        UniqueConstraint("split", "group_id", "subset"),
         CheckConstraint("subset in ('train', 'val', 'test', 'quarantine')", name="known_subset"),
     )
 
-    task: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
     group_id: Mapped[str] = mapped_column(primary_key=True, comment="as in image")
     subset: Mapped[str] = mapped_column(
         comment="train, val or test; quarantine when the group's parts hash to different subsets"
@@ -271,10 +310,8 @@ class SplitMember(Base):
     __tablename__ = "split_member"
     __table_args__ = (
         ForeignKeyConstraint(
-            ["task", "group_id", "subset"],
-            ["group_subset.task", "group_subset.group_id", "group_subset.subset"],
-            deferrable=True,
-            initially="DEFERRED",
+            ["split", "group_id", "subset"],
+            ["group_subset.split", "group_subset.group_id", "group_subset.subset"],
         ),
         CheckConstraint("(reason is null) = (label is not null and subset is not null)", name="in_or_out"),
     )
@@ -283,7 +320,6 @@ class SplitMember(Base):
     isic_id: Mapped[str] = mapped_column(
         ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
     )
-    task: Mapped[str] = mapped_column(comment="the split's task")
     group_id: Mapped[str | None] = mapped_column(comment="as in image")
     subset: Mapped[str | None] = mapped_column(comment="train, val or test")
     label: Mapped[str | None] = mapped_column(comment="a class of the task")

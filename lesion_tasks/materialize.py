@@ -1,0 +1,107 @@
+"""Manifest -> shards of decoded pixels, uint8 (n, side, side, 3), that a training maps into memory.
+
+A picture is decoded and resized once for each size, whatever manifest asks for it: only pictures that no shard
+holds yet are touched. Each shard is written under the digest of its members and then named in Postgres, one
+transaction each, so a killed run goes on at the next shard.
+"""
+
+import hashlib
+import io
+import tempfile
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from os import cpu_count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.database import copy_rows, database_url, engine_for
+from lesion_tasks.manifest import read_manifest
+from lesion_tasks.progress import progress
+from lesion_tasks.store import Store, open_store
+
+SHARD_IMAGES = 1_024
+
+
+def fit_name(side_px: int) -> str:
+    """The name of a size and an aspect-ratio policy. The paper squashes 4:3 pictures to a square."""
+    return f"{side_px}-squash"
+
+
+def materialize_manifest(digest: str, side_px: int) -> dict[str, int]:
+    """Make sure every picture of a manifest stands in a shard at one size; returns counts."""
+    store = open_store()
+    engine = engine_for(database_url())
+    fit = fit_name(side_px)
+    with engine.connect() as connection:
+        key = connection.execute(
+            text("SELECT object_key FROM manifest WHERE digest = :digest"), {"digest": digest}
+        ).scalar_one_or_none()
+        if key is None:
+            raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
+        done = set(
+            connection.execute(text("SELECT sha256 FROM pixel_row WHERE fit = :fit"), {"fit": fit}).scalars()
+        )
+    rows = read_manifest(store, key).drop_duplicates("sha256")
+    missing = rows[~rows["sha256"].isin(done)]
+    sources = list(zip(missing["sha256"], missing["object_key"], strict=True))
+    with progress(f"materialize {fit}", len(sources)) as advance, ThreadPoolExecutor(cpu_count()) as pool:
+        for start in range(0, len(sources), SHARD_IMAGES):
+            batch = sources[start : start + SHARD_IMAGES]
+            pixels = np.stack(list(pool.map(lambda source: _decode(store, source[1], side_px), batch)))
+            _store_shard(store, engine, fit, [sha256 for sha256, _ in batch], pixels)
+            advance(len(batch))
+    return {"images": len(rows), "decoded": len(sources), "side_px": side_px}
+
+
+def decode_picture(data: bytes, side_px: int) -> np.ndarray:
+    """Decode a picture and squash it to a square: uint8 (side, side, 3), RGB 0..255.
+
+    Antialiased bilinear resampling (Pillow's filter widens with the scale), so that no detail is aliased.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as picture:
+        square = picture.convert("RGB").resize((side_px, side_px), Image.Resampling.BILINEAR)
+    return np.asarray(square, dtype=np.uint8)
+
+
+def _decode(store: Store, key: str, side_px: int) -> np.ndarray:
+    return decode_picture(store.get(key), side_px)
+
+
+def _store_shard(store: Store, engine: Any, fit: str, members: Sequence[str], pixels: np.ndarray) -> None:
+    name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
+    key = f"pixels/{fit}/{name}.npy"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.npy"
+        np.save(path, pixels, allow_pickle=False)
+        store.put_file(key, path)
+        with path.open("rb") as file:
+            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+    with engine.begin() as connection:
+        # Two materializations of one size at once write the same picture twice; the first row stands.
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:fit))"), {"fit": f"pixels {fit}"})
+        taken = set(
+            connection.execute(
+                text("SELECT sha256 FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:members)"),
+                {"fit": fit, "members": list(members)},
+            ).scalars()
+        )
+        connection.execute(
+            text("""
+                INSERT INTO pixel_shard (object_key, n_images, sha256, created_at) VALUES (:key, :n, :sha256, :now)
+                ON CONFLICT (object_key) DO NOTHING
+            """),
+            {"key": key, "n": len(members), "sha256": sha256, "now": datetime.now(UTC)},
+        )
+        copy_rows(
+            connection,
+            "pixel_row",
+            ("fit", "sha256", "object_key", "row_index"),
+            ((fit, member, key, i) for i, member in enumerate(members) if member not in taken),
+        )

@@ -1,0 +1,67 @@
+"""What tests share: one embedded Postgres, a fresh database for each test that asks, and its own bucket."""
+
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+import psycopg2
+import pytest
+from sqlalchemy import make_url
+
+from lesion_tasks.database import engine_for, migrate
+from lesion_tasks.local import postgres
+from lesion_tasks.settings import Settings, read_settings
+
+
+@pytest.fixture(scope="session")
+def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The base URL of a Postgres server that lives as long as the test session."""
+    home = tmp_path_factory.mktemp("postgres-home")
+    yield postgres.ensure_running(home)
+    postgres.stop(home)
+
+
+@pytest.fixture(scope="session")
+def migrated_template(postgres_url: str) -> str:
+    """The name of a database with all tables and no rows, for copying."""
+    name = "template_lesions"
+    _administer(postgres_url, f'CREATE DATABASE "{name}"')
+    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    migrate(url)
+    engine_for(url).dispose()
+    return name
+
+
+@pytest.fixture
+def database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    _administer(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}"')
+    url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
+    yield url
+    engine_for(url).dispose()
+    engine_for.cache_clear()
+    _administer(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """Settings of a fresh catalogue, in force for every step that the test calls."""
+    monkeypatch.setenv("LESION_HOME", str(tmp_path))
+    monkeypatch.setenv("LESION_DATABASE_URL", database_url)
+    monkeypatch.setenv("LESION_BUCKET_URL", str(tmp_path / "bucket"))
+    # Nothing in a test talks to the public archive.
+    monkeypatch.setenv("LESION_ARCHIVE_URL", "http://127.0.0.1:9/api/v2/")
+    monkeypatch.delenv("LESION_VARIANTS", raising=False)
+    monkeypatch.delenv("LESION_WEIGHTS", raising=False)
+    return read_settings()
+
+
+def _administer(server_url: str, statement: str) -> None:
+    connection = psycopg2.connect(
+        make_url(server_url).set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+    )
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
