@@ -127,8 +127,8 @@ class ScopeRecord(Base):
     isic_id: Mapped[str] = mapped_column(
         ForeignKey("record.isic_id"), primary_key=True, comment="listed in that scope"
     )
-    # Two sources may describe one id differently. Only what a scope itself said before tells whether it changed
-    # its mind, so that reading A, B and A again gives two versions and not three.
+    # Two sources may describe one id differently. Only what a scope itself said before tells whether it
+    # changed its mind, so that reading A, B and A again gives two versions and not three.
     record_hash: Mapped[str] = mapped_column(comment="of the record as this scope last sent it")
     missing_since: Mapped[datetime | None] = mapped_column(
         comment="first complete read in which this scope did not list it; null while it is listed"
