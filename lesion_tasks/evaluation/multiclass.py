@@ -6,15 +6,13 @@ import numpy as np
 from sklearn.metrics import log_loss
 
 from lesion_tasks.evaluation import calibration
-from lesion_tasks.evaluation.auc import Auc, mean_interval, measure_auc
+from lesion_tasks.evaluation.headline import macro_auc
 from lesion_tasks.evaluation.binary import figure_of, missing_class, ranking_figures
 from lesion_tasks.evaluation.figure import Figure
 from lesion_tasks.evaluation.proportion import proportion_interval
 from lesion_tasks.evaluation.ranking import ranking_values, resampled_measures
 from lesion_tasks.evaluation.resample import Resampling, resampled
 from lesion_tasks.evaluation.scored import Scored
-
-AUC_METHOD = "mean over classes, DeLong by group, logit scale"
 
 
 def multiclass_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
@@ -44,21 +42,9 @@ def macro_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
     }
     macro = macro_auc(scored)
     if macro is not None:
-        interval = mean_interval(macro, [1 / len(macro)] * len(macro), resampling.level, method=AUC_METHOD)
         other = (intervals[0],) if intervals[0] else ()
-        found["macro_auc"] = figure(found["macro_auc"].value, interval, other_intervals=other)
+        found["macro_auc"] = figure(macro.value, macro.interval(resampling.level), other_intervals=other)
     return found
-
-
-def macro_auc(scored: Scored) -> list[Auc] | None:
-    """The AUC of each class against the rest; None where a class has no image."""
-    aucs = []
-    for index in range(len(scored.class_names)):
-        auc = measure_auc(scored.labels == index, scored.probabilities[:, index], scored.groups)
-        if auc is None:
-            return None
-        aucs.append(auc)
-    return aucs
 
 
 def absent_classes(scored: Scored) -> str | None:

@@ -1,0 +1,232 @@
+"""Two models on the same images -> the difference of every measure, pair by pair, resampling groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy.stats import norm
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.evaluation.auc import weighted_sum
+from lesion_tasks.evaluation.figure import Interval
+from lesion_tasks.evaluation.headline import headline_auc
+from lesion_tasks.evaluation.ranking import CURVE_MEASURES, ranking_values, resampled_measures
+from lesion_tasks.evaluation.resample import Resampling, resampled
+from lesion_tasks.evaluation.scored import Scored
+
+PAIRED_METHOD = "paired DeLong by group"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Difference:
+    """`candidate` minus `champion` on one measure; positive is better for the candidate.
+
+    `p_value` is two-sided for no difference, None for measures without a test of their own.
+    """
+
+    measure: str
+    candidate: float
+    champion: float
+    value: float
+    interval: Interval | None
+    p_value: float | None = None
+    other_intervals: tuple[Interval, ...] = ()
+
+    def is_not_inferior(self, margin: float) -> bool:
+        """Whether a loss larger than `margin` (0 or more) is excluded by the interval."""
+        return self.interval is not None and self.interval.low >= -margin
+
+    def is_superior(self) -> bool:
+        """Whether no gain is excluded by the interval."""
+        return self.interval is not None and self.interval.low > 0
+
+    def as_dict(self) -> dict[str, Any]:
+        return {
+            "measure": self.measure,
+            "candidate": self.candidate,
+            "champion": self.champion,
+            "value": self.value,
+            "low": self.interval.low if self.interval else None,
+            "high": self.interval.high if self.interval else None,
+            "method": self.interval.method if self.interval else None,
+            "p_value": self.p_value,
+            "other_intervals": [interval.as_dict() for interval in self.other_intervals],
+        }
+
+
+def check_paired(first: Scored, second: Scored) -> None:
+    """Raise UnusableInputError unless both hold the same images, labels, groups and classes, in the same order."""
+    if first.class_names != second.class_names or first.positive_class != second.positive_class:
+        raise UnusableInputError(
+            f"models name classes {first.class_names} and {second.class_names}, expected the same"
+        )
+    if not np.array_equal(first.isic_ids, second.isic_ids):
+        n_shared = len(np.intersect1d(first.isic_ids.astype(str), second.isic_ids.astype(str)))
+        raise UnusableInputError(
+            f"predictions are of {first.n_images} and {second.n_images} images with {n_shared} in common, "
+            "expected the same images"
+        )
+    if not np.array_equal(first.labels, second.labels) or not np.array_equal(
+        first.group_ids, second.group_ids
+    ):
+        raise UnusableInputError("the same images have other labels or groups, expected one manifest")
+
+
+def auc_difference(candidate: Scored, champion: Scored, level: float = 0.95) -> Difference | None:
+    """Paired difference of (macro) AUC with DeLong's test, by group; None where the AUC is undefined."""
+    check_paired(candidate, champion)
+    first, second = headline_auc(candidate), headline_auc(champion)
+    if first is None or second is None:
+        return None
+    difference = weighted_sum([first, second], [1, -1])
+    error, value = difference.standard_error, difference.value
+    # The same ranking twice: no difference, and no doubt about it.
+    p_value = 1.0 if error == 0 else float(2 * norm.sf(abs(value) / error))
+    half = float(norm.isf((1 - level) / 2)) * error
+    return Difference(
+        measure="auc" if candidate.is_binary else "macro_auc",
+        candidate=first.value,
+        champion=second.value,
+        value=value,
+        interval=Interval(low=max(value - half, -1.0), high=min(value + half, 1.0), method=PAIRED_METHOD),
+        p_value=p_value,
+    )
+
+
+def compare(
+    candidate: Scored,
+    champion: Scored,
+    *,
+    threshold: float | None = None,
+    champion_threshold: float | None = None,
+    resampling: Resampling | None = None,
+) -> dict[str, Difference]:
+    """Every ranking measure, and sensitivity, specificity and (balanced) accuracy at each model's own threshold.
+
+    Both models are measured on the same draws of groups. A measure that is undefined on these images is left out.
+    """
+    check_paired(candidate, champion)
+    resampling = resampling or Resampling()
+    first, second = (
+        _values(candidate, threshold, resampling),
+        _values(champion, champion_threshold, resampling),
+    )
+    found = {}
+    for name in first:
+        (value, samples), (other, other_samples) = first[name], second[name]
+        found[name] = Difference(
+            measure=name,
+            candidate=value,
+            champion=other,
+            value=value - other,
+            interval=resampling.interval(samples - other_samples),
+        )
+    test = auc_difference(candidate, champion, resampling.level)
+    if test is not None:
+        bootstrap = found[test.measure].interval
+        found[test.measure] = Difference(
+            measure=test.measure,
+            candidate=test.candidate,
+            champion=test.champion,
+            value=test.value,
+            interval=test.interval,
+            p_value=test.p_value,
+            other_intervals=(bootstrap,) if bootstrap else (),
+        )
+    return found
+
+
+Sampled = tuple[float, np.ndarray]
+
+
+def _values(scored: Scored, threshold: float | None, resampling: Resampling) -> dict[str, Sampled]:
+    """Measure -> its value and its (n_resamples,) resamples."""
+    if scored.n_images == 0 or min(scored.class_counts.values()) == 0:
+        return {}
+    found: dict[str, Sampled] = {}
+    if scored.is_binary:
+        names = ("auc", "average_precision", *CURVE_MEASURES)
+        values = ranking_values(scored.is_positive, scored.scores)
+        samples = resampled(
+            scored.is_positive, scored.scores, scored.groups, resampling, resampled_measures(names)
+        )
+        found = {name: (values[name], row) for name, row in zip(names, samples, strict=True)}
+    else:
+        names = ("auc", "average_precision")
+        sides = [scored.against(name) for name in scored.class_names]
+        each = [ranking_values(side.is_positive, side.scores) for side in sides]
+        measure = resampled_measures(names)
+        rows = np.mean(
+            [resampled(side.is_positive, side.scores, scored.groups, resampling, measure) for side in sides],
+            axis=0,
+        )
+        for name, row in zip(names, rows, strict=True):
+            found[f"macro_{name}"] = (float(np.mean([value[name] for value in each])), row)
+    return found | _hit_values(scored, threshold, resampling)
+
+
+def _hit_values(scored: Scored, threshold: float | None, resampling: Resampling) -> dict[str, Sampled]:
+    n_classes = len(scored.class_names)
+    cut = (0.5 if threshold is None else threshold) if scored.is_binary else None
+    is_hit = scored.predicted(cut) == scored.labels
+    counts = np.zeros((2 * n_classes, scored.n_groups))
+    np.add.at(counts, (scored.labels, scored.groups), 1.0)
+    np.add.at(counts, (n_classes + scored.labels[is_hit], scored.groups[is_hit]), 1.0)
+    weights = [np.ones((scored.n_groups, 1)), *resampling.weights(scored.n_groups)]
+    totals = np.concatenate([counts @ w for w in weights], axis=1)  # first column: the images as they are
+    trials, hits = totals[:n_classes], totals[n_classes:]
+    with np.errstate(invalid="ignore"):
+        recall = hits / trials
+    rows = {
+        "balanced_accuracy": recall.mean(axis=0),
+        "accuracy": hits.sum(axis=0) / trials.sum(axis=0),
+    }
+    if scored.positive_class is not None:
+        positive = scored.class_names.index(scored.positive_class)
+        rows |= {"sensitivity": recall[positive], "specificity": recall[1 - positive]}
+    else:
+        rows |= {f"recall_{name}": row for name, row in zip(scored.class_names, recall, strict=True)}
+    return {name: (float(row[0]), row[1:]) for name, row in rows.items()}
+
+
+def two_by_two(
+    *,
+    old_model_old_data: Scored,
+    old_model_new_data: Scored,
+    new_model_old_data: Scored,
+    new_model_new_data: Scored,
+    measure: Callable[[Scored], float | None] | None = None,
+) -> Mapping[str, float | None]:
+    """Why a figure moved: both models on both data sets, and the split of the move.
+
+    `measure` is the (macro) AUC unless given. The move from old on old to new on new is `model_effect` +
+    `data_effect`, each the mean over both orders of changing one thing at a time (Shapley 1953); None where a
+    figure is undefined.
+    """
+    check_paired(old_model_old_data, new_model_old_data)
+    check_paired(old_model_new_data, new_model_new_data)
+    cells = {
+        "old_model_old_data": old_model_old_data,
+        "old_model_new_data": old_model_new_data,
+        "new_model_old_data": new_model_old_data,
+        "new_model_new_data": new_model_new_data,
+    }
+    value = {name: (measure or _headline_value)(scored) for name, scored in cells.items()}
+    effects: dict[str, float | None] = {"move": None, "model_effect": None, "data_effect": None}
+    known = {name: number for name, number in value.items() if number is not None}
+    if len(known) == len(cells):
+        old_old, old_new, new_old, new_new = (known[name] for name in cells)
+        effects = {
+            "move": new_new - old_old,
+            "model_effect": ((new_old - old_old) + (new_new - old_new)) / 2,
+            "data_effect": ((old_new - old_old) + (new_new - new_old)) / 2,
+        }
+    return value | effects
+
+
+def _headline_value(scored: Scored) -> float | None:
+    auc = headline_auc(scored)
+    return None if auc is None else auc.value
