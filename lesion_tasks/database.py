@@ -54,6 +54,17 @@ def open_session(settings: Settings | None = None) -> Iterator[Session]:
         yield session
 
 
+@contextmanager
+def advisory_lock(engine: Engine, name: str) -> Iterator[None]:
+    """Hold a lock on a name, waiting for it first. It ends with the connection, so a killed holder frees it."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
+        try:
+            yield
+        finally:
+            connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
+
+
 def migrate(url: str | None = None) -> None:
     """Bring the tables to the newest migration; does nothing where they are there already."""
     from alembic import command

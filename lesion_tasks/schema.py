@@ -330,7 +330,7 @@ class Manifest(Base):
     """An immutable list of images with subset and label, named by its digest; the rows are in the bucket."""
 
     __tablename__ = "manifest"
-    __table_args__ = (Index(None, "split", "created_at"),)
+    __table_args__ = (Index(None, "split", "built_at"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 over the canonical rows")
     split: Mapped[str] = mapped_column(comment="name in the catalogue")
@@ -341,6 +341,9 @@ class Manifest(Base):
     class_counts: Mapped[dict[str, Any]] = mapped_column(comment="images by subset and class")
     funnel: Mapped[list[Any]] = mapped_column(comment="records to members: what was left out, why, how many")
     created_at: Mapped[datetime] = mapped_column(comment="when it was first made")
+    built_at: Mapped[datetime] = mapped_column(
+        comment="when the recipe last gave this digest: the newest is in force"
+    )
 
 
 class PixelShard(Base):

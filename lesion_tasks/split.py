@@ -54,9 +54,10 @@ def build_split(name: str) -> str:
         _store_members(connection, name, members)
         connection.execute(
             text("""
-                INSERT INTO manifest (digest, split, task, recipe, object_key, n_images, class_counts, funnel, created_at)
-                VALUES (:digest, :split, :task, :recipe, :key, :n, :counts, :funnel, :now)
-                ON CONFLICT (digest) DO NOTHING
+                INSERT INTO manifest (digest, split, task, recipe, object_key, n_images, class_counts, funnel,
+                                      created_at, built_at)
+                VALUES (:digest, :split, :task, :recipe, :key, :n, :counts, :funnel, :now, :now)
+                ON CONFLICT (digest) DO UPDATE SET built_at = excluded.built_at, funnel = excluded.funnel
             """),
             {
                 "digest": digest,

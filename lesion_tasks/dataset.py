@@ -1,0 +1,147 @@
+"""Manifest rows and pixel shards -> arrays, and batches for Keras in a stated order.
+
+Pixels stay in memory-mapped shards; only the batch in hand is copied, so memory does not grow with the
+archive. Rows always carry their image id, and nothing here hands out pixels without the ids they belong to.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import keras
+import numpy as np
+from sqlalchemy import Connection, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True, kw_only=True)
+class PixelSource:
+    """Pictures by SHA-256, lying in memory-mapped shards."""
+
+    shards: tuple[np.ndarray, ...]  # each uint8 (n, side, side, 3)
+    shard_of_row: np.ndarray  # (n_images,) int
+    row_in_shard: np.ndarray  # (n_images,) int
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        """Copy the pictures of some image rows, in the order asked for: uint8 (len(rows), side, side, 3)."""
+        out = np.empty((len(rows), *self.shards[0].shape[1:]), dtype=np.uint8)
+        shards = self.shard_of_row[rows]
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            out[here] = self.shards[shard][self.row_in_shard[rows[here]]]
+        return out
+
+
+def open_pixels(connection: Connection, store: Store, fit: str, sha256s: Sequence[str]) -> PixelSource:
+    """Map the shards that hold these pictures, or raise `UnusableInputError` naming how many are missing."""
+    found = {
+        row.sha256: (row.object_key, row.row_index)
+        for row in connection.execute(
+            text(
+                "SELECT sha256, object_key, row_index FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:ids)"
+            ),
+            {"fit": fit, "ids": list(set(sha256s))},
+        )
+    }
+    if missing := [sha256 for sha256 in sha256s if sha256 not in found]:
+        raise UnusableInputError(
+            f"{len(missing):,} of {len(sha256s):,} pictures have no pixels at {fit}: materialize the manifest first"
+        )
+    keys = sorted({key for key, _ in found.values()})
+    number = {key: i for i, key in enumerate(keys)}
+    return PixelSource(
+        shards=tuple(np.load(store.local_path(key), mmap_mode="r") for key in keys),
+        shard_of_row=np.array([number[found[sha256][0]] for sha256 in sha256s]),
+        row_in_shard=np.array([found[sha256][1] for sha256 in sha256s]),
+    )
+
+
+def metadata_matrix(rows: "pd.DataFrame", fields: Sequence[str]) -> np.ndarray:
+    """Numbers a model may look at: float32 (n, len(fields)), NaN where missing.
+
+    `is_male` is 1 for male and 0 for female; every other field is a numeric column of the manifest.
+    """
+    columns = []
+    for field in fields:
+        if field == "is_male":
+            values = rows["sex"].map({"male": 1.0, "female": 0.0})
+        elif field in {"age_years", "size_mm"}:
+            values = rows[field]
+        else:
+            raise UnusableInputError(f"metadata field {field!r}: expected age_years, is_male or size_mm")
+        columns.append(values.to_numpy(dtype=np.float32, na_value=np.nan))
+    return np.column_stack(columns) if columns else np.empty((len(rows), 0), dtype=np.float32)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Examples:
+    """The rows of one subset with everything a model takes in, every row under its image id."""
+
+    isic_ids: np.ndarray  # (n,) str
+    labels: np.ndarray  # (n,) int, index into the task's classes
+    pixels: PixelSource | None
+    metadata: np.ndarray | None  # float32 (n, fields)
+
+    def __len__(self) -> int:
+        return len(self.isic_ids)
+
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The model's inputs for some rows: pixels uint8 (b, side, side, 3), metadata float32 (b, fields)."""
+        inputs: dict[str, np.ndarray] = {}
+        if self.pixels is not None:
+            inputs["pixels"] = self.pixels.take(rows)
+        if self.metadata is not None:
+            inputs["metadata"] = self.metadata[rows]
+        return inputs
+
+
+def load_examples(
+    connection: Connection,
+    store: Store,
+    rows: "pd.DataFrame",
+    *,
+    classes: Sequence[str],
+    fit: str | None,
+    metadata_fields: Sequence[str],
+) -> Examples:
+    """Open the rows of a manifest as examples. `fit` None: no pixels."""
+    number = {label: i for i, label in enumerate(classes)}
+    return Examples(
+        isic_ids=rows["isic_id"].to_numpy(dtype=object),
+        labels=np.array([number[label] for label in rows["label"]], dtype=np.int64),
+        pixels=None if fit is None else open_pixels(connection, store, fit, rows["sha256"].tolist()),
+        metadata=metadata_matrix(rows, metadata_fields) if metadata_fields else None,
+    )
+
+
+class Batches(keras.utils.PyDataset):
+    """Examples in batches. Shuffled anew for each epoch, in an order that seed and epoch alone decide."""
+
+    def __init__(
+        self, examples: Examples, batch_size: int, *, n_classes: int, seed: int | None = None, epoch: int = 0
+    ) -> None:
+        super().__init__()
+        self.examples = examples
+        self.batch_size = batch_size
+        self.n_classes = n_classes
+        order = np.arange(len(examples))
+        # A training that resumes at epoch 7 sees the rows in the order it would have seen them anyway.
+        self.order = order if seed is None else np.random.default_rng((seed, epoch)).permutation(order)
+
+    def __len__(self) -> int:
+        return math.ceil(len(self.order) / self.batch_size)
+
+    def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        labels: Any = self.examples.labels[rows]
+        if self.n_classes == 2:
+            targets = labels[:, None].astype(np.float32)  # (b, 1), 1 is the positive class
+        else:
+            targets = np.eye(self.n_classes, dtype=np.float32)[labels]  # (b, K)
+        return self.examples.inputs(rows), targets

@@ -1,0 +1,34 @@
+"""A model and examples -> predictions, every row under its image id."""
+
+from collections.abc import Sequence
+
+import keras
+import numpy as np
+import pandas as pd
+
+from lesion_tasks.dataset import Examples
+
+BATCH_IMAGES = 256
+
+
+def predict_examples(
+    model: keras.Model,
+    examples: Examples,
+    *,
+    classes: Sequence[str],
+    order: np.ndarray | None = None,
+    batch_images: int = BATCH_IMAGES,
+) -> pd.DataFrame:
+    """Score examples: a frame indexed by `isic_id` with one float64 column of probabilities for each class.
+
+    `order` (row numbers) chooses which examples are scored, and in which order; the result is keyed either way.
+    """
+    rows = np.arange(len(examples)) if order is None else order
+    parts = []
+    for start in range(0, len(rows), batch_images):
+        batch = rows[start : start + batch_images]
+        raw = np.asarray(model.predict_on_batch(examples.inputs(batch)), dtype=np.float64)
+        parts.append(np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(classes) == 2 else raw)
+    index = pd.Index(examples.isic_ids[rows], name="isic_id")
+    probabilities = np.concatenate(parts) if parts else np.empty((0, len(classes)))
+    return pd.DataFrame(probabilities, index=index, columns=list(classes))

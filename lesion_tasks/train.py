@@ -1,0 +1,419 @@
+"""A variant and the manifest in force -> a stored model and keyed predictions.
+
+Reads one manifest by digest, never the live tables. Writes the model, then its manifest, then one transaction
+with the predictions and the finished row: a training that has no finished row can simply be run again and goes
+on after its last complete epoch. A training whose fingerprint is finished already is found, not run.
+"""
+
+import hashlib
+import io
+import json
+import logging
+import zipfile
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
+from lesion_tasks.database import advisory_lock, copy_rows, database_url, engine_for
+from lesion_tasks.manifest import read_manifest
+from lesion_tasks.materialize import fit_name
+from lesion_tasks.progress import progress
+from lesion_tasks.settings import read_settings
+from lesion_tasks.store import Store, open_store
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from lesion_tasks.dataset import Examples
+    from lesion_tasks.model import Weights
+
+log = logging.getLogger(__name__)
+
+# What decides the numbers of a training beside variant, data and weights: these sources, by content.
+CODE_FILES = ("dataset.py", "model.py", "training_loop.py", "prediction.py")
+
+
+def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "when_grown") -> list[str]:
+    """Return which variants to train: the named ones, or those of the settings.
+
+    `policy` "always" keeps all of them; "when_grown" keeps those never trained, and those whose manifest has new,
+    changed or lost rows amounting to `RETRAIN_SHARE` since their last training.
+    """
+    names = list(variants or read_settings().variants or DEFAULT_VARIANTS)
+    for name in names:
+        find_variant(name)
+    if policy == "always":
+        return names
+    if policy != "when_grown":
+        raise UnusableInputError(f"retrain policy {policy!r}: expected always or when_grown")
+    store = open_store()
+    engine = engine_for(database_url())
+    return [name for name in names if _has_grown(engine, store, VARIANTS[name])]
+
+
+def _has_grown(engine: Engine, store: Store, variant: Variant) -> bool:
+    digest, key = manifest_in_force(engine, variant.split)
+    with engine.connect() as connection:
+        last = connection.execute(
+            text("""
+                SELECT m.digest, m.object_key FROM training t JOIN manifest m ON m.digest = t.manifest_digest
+                WHERE t.variant = :variant AND t.status = 'finished' ORDER BY t.started_at DESC LIMIT 1
+            """),
+            {"variant": variant.name},
+        ).one_or_none()
+    if last is None:
+        return True
+    if last.digest == digest:
+        log.info("%s: its manifest has not changed since the last training", variant.name)
+        return False
+    columns = ["isic_id", "subset", "label", "sha256"]
+    before, now = (
+        set(read_manifest(store, k)[columns].itertuples(index=False, name=None))
+        for k in (last.object_key, key)
+    )
+    share = len(before ^ now) / len(now)
+    log.info("%s: %.1f %% of its manifest changed since the last training", variant.name, 100 * share)
+    return share >= RETRAIN_SHARE
+
+
+def find_variant(name: str) -> Variant:
+    """Return a catalogue entry, or raise `UnusableInputError` listing what there is."""
+    if name not in VARIANTS:
+        raise UnusableInputError(f"unknown variant {name!r}, expected one of {', '.join(sorted(VARIANTS))}")
+    return VARIANTS[name]
+
+
+def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
+    """Return digest and object key of the manifest that a split gave last."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            text(
+                "SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
+            ),
+            {"split": split},
+        ).one_or_none()
+    if row is None:
+        raise UnusableInputError(f"split {split!r} has no manifest yet, expected one: build the split first")
+    return row.digest, row.object_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Job:
+    """Everything that identifies a training."""
+
+    variant: Variant
+    digest: str
+    manifest_key: str
+    weights: "Weights | None"
+
+    @property
+    def fingerprint(self) -> str:
+        parts = {
+            "variant": asdict(self.variant),
+            "manifest": self.digest,
+            "weights": self.weights.sha256 if self.weights else None,
+            "code": code_digest(),
+        }
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+
+def code_digest() -> str:
+    """SHA-256 over the sources that decide a training's numbers."""
+    folder = Path(__file__).parent
+    return hashlib.sha256(b"\0".join((folder / name).read_bytes() for name in CODE_FILES)).hexdigest()
+
+
+def train_variant(variant: str, *, again: bool = False) -> str:
+    """Train a variant on the manifest in force of its split; returns the training id.
+
+    `again` runs a training anew whose fingerprint is finished already.
+    """
+    from lesion_tasks.model import find_weights
+
+    recipe = find_variant(variant)
+    engine = engine_for(database_url())
+    store = open_store()
+    digest, manifest_key = manifest_in_force(engine, recipe.split)
+    job = _Job(
+        variant=recipe,
+        digest=digest,
+        manifest_key=manifest_key,
+        weights=find_weights(recipe, read_settings().weights),
+    )
+    # Held until the end: a second worker with the same training waits, and then finds it finished.
+    with engine.connect() as lock:
+        lock.execute(
+            text("SELECT pg_advisory_lock(hashtext(:fingerprint))"), {"fingerprint": job.fingerprint}
+        )
+        training_id, is_finished = _begin(engine, job, again)
+        if is_finished:
+            log.info("training %s is finished already, nothing to run (use `again` to force)", training_id)
+            return training_id
+        with _Outcome(engine, training_id):
+            _run(engine, store, job, training_id)
+    return training_id
+
+
+def _begin(engine: Engine, job: _Job, again: bool) -> tuple[str, bool]:
+    """Find or insert the row of a training; returns its id and whether it is finished."""
+    import keras
+
+    with engine.begin() as connection:
+        past = connection.execute(
+            text("SELECT training_id, status FROM training WHERE fingerprint = :f ORDER BY started_at DESC"),
+            {"f": job.fingerprint},
+        ).all()
+        if past and past[0].status == "finished" and not again:
+            return past[0].training_id, True
+        if past and past[0].status != "finished":
+            connection.execute(
+                text("UPDATE training SET status = 'running', reason = NULL WHERE training_id = :id"),
+                {"id": past[0].training_id},
+            )
+            return past[0].training_id, False
+        number = f"-{len(past) + 1}" if past else ""
+        training_id = f"{job.variant.name}-{job.fingerprint[:10]}{number}"
+        task = job.variant.task
+        copy_rows(
+            connection,
+            "training",
+            (
+                "training_id", "variant", "task", "fingerprint", "recipe", "manifest_digest", "weights",
+                "weights_sha256", "seed", "code_version", "versions", "status", "classes", "started_at",
+            ),
+            [(
+                training_id, job.variant.name, task.name, job.fingerprint, asdict(job.variant), job.digest,
+                job.weights.origin if job.weights else None, job.weights.sha256 if job.weights else None,
+                job.variant.seed, read_settings().code_version,
+                {"keras": keras.__version__, keras.backend.backend(): _backend_version()}, "running",
+                list(task.classes), datetime.now(UTC).isoformat(),
+            )],
+        )  # fmt: skip
+        return training_id, False
+
+
+def _backend_version() -> str:
+    from importlib.metadata import PackageNotFoundError, version
+
+    for package in ("tensorflow-cpu", "tensorflow"):
+        try:
+            return version(package)
+        except PackageNotFoundError:
+            continue
+    return "unknown"
+
+
+class _Outcome(AbstractContextManager[None]):
+    """Writes the reason on a training's row when it ends in any error, and lets the error rise."""
+
+    def __init__(self, engine: Engine, training_id: str) -> None:
+        self.engine = engine
+        self.training_id = training_id
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with self.engine.begin() as connection:
+                connection.execute(
+                    text("UPDATE training SET status = 'failed', reason = :reason WHERE training_id = :id"),
+                    {"id": self.training_id, "reason": f"{type(error).__name__}: {error}"[:2_000]},
+                )
+
+
+def _run(engine: Engine, store: Store, job: _Job, training_id: str) -> None:
+    from lesion_tasks.model import adapt_metadata, build_model
+    from lesion_tasks.prediction import predict_examples
+    from lesion_tasks.training_loop import fit, fit_logistic
+
+    variant = job.variant
+    rows = read_manifest(store, job.manifest_key)
+    subsets = _load_subsets(engine, store, variant, rows)
+    model = build_model(variant, job.weights)
+    if variant.metadata:
+        adapt_metadata(model, subsets["train"].metadata)
+    with progress(f"train {variant.name}", variant.max_epochs) as advance:
+
+        def on_epoch(epoch: int, figures: dict[str, float], duration_s: float) -> None:
+            _record_epoch(engine, training_id, epoch, figures, duration_s)
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
+            log.info("epoch %d: %s (%.1f s)", epoch, shown, duration_s)
+            advance(1, shown)
+
+        if variant.architecture == "metadata_logistic":
+            on_epoch(1, fit_logistic(model, variant, subsets["train"]), 0.0)
+        else:
+            model = fit(
+                model,
+                variant,
+                subsets["train"],
+                subsets["val_drawn"],
+                store=store,
+                folder=f"trainings/{training_id}",
+                on_epoch=on_epoch,
+            )
+    predictions = {
+        subset: predict_examples(model, subsets[subset], classes=variant.task.classes)
+        for subset in ("val", "test")
+    }
+    figures = {subset: _trainer_figures(subsets[subset], predictions[subset]) for subset in predictions}
+    threshold = _choose_threshold(subsets["val"], predictions["val"])
+    _finish(engine, store, job, training_id, model, predictions, figures, threshold)
+
+
+def _load_subsets(
+    engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame"
+) -> "dict[str, Examples]":
+    """Examples by subset. `val_drawn` is val as the split draws it: what early stopping looks at."""
+    from lesion_tasks.catalog import SPLITS
+    from lesion_tasks.dataset import load_examples
+
+    wanted = {subset: rows[rows["subset"] == subset] for subset in ("train", "val", "test")}
+    is_drawn = SPLITS[variant.split].max_per_class is not None
+    wanted["val_drawn"] = wanted["val"][wanted["val"]["is_balanced"]] if is_drawn else wanted["val"]
+    if len(wanted["train"]) < variant.batch_size:
+        raise UnusableInputError(
+            f"variant {variant.name!r}: {len(wanted['train']):,} train images, expected at least one batch of "
+            f"{variant.batch_size}"
+        )
+    with engine.connect() as connection:
+        return {
+            subset: load_examples(
+                connection,
+                store,
+                part,
+                classes=variant.task.classes,
+                fit=None if variant.side_px is None else fit_name(variant.side_px),
+                metadata_fields=variant.metadata,
+            )
+            for subset, part in wanted.items()
+        }
+
+
+def _record_epoch(
+    engine: Engine, training_id: str, epoch: int, figures: dict[str, float], duration_s: float
+) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO training_epoch (training_id, epoch, figures, duration_s, ended_at)
+                VALUES (:id, :epoch, :figures, :duration_s, :now)
+                ON CONFLICT (training_id, epoch) DO UPDATE SET figures = excluded.figures
+            """),
+            {
+                "id": training_id,
+                "epoch": epoch,
+                "figures": json.dumps(figures),
+                "duration_s": duration_s,
+                "now": datetime.now(UTC),
+            },
+        )
+
+
+def _trainer_figures(examples: "Examples", predictions: "pd.DataFrame") -> dict[str, float | None]:
+    """AUC as the trainer sees it: labels and scores by position, straight from the arrays it trained with.
+
+    The evaluator computes the same from keyed rows; where the two differ, rows were mixed up.
+    """
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    if len(np.unique(examples.labels)) < predictions.shape[1]:
+        return {"auc": None}
+    scores = predictions.to_numpy()
+    if scores.shape[1] == 2:
+        return {"auc": float(roc_auc_score(examples.labels, scores[:, 1]))}
+    return {"auc": float(roc_auc_score(examples.labels, scores, multi_class="ovr", average="macro"))}
+
+
+def _choose_threshold(val: "Examples", predictions: "pd.DataFrame") -> float | None:
+    """The probability that maximizes sensitivity + specificity on val (Youden 1950); None for several classes."""
+    import numpy as np
+    from sklearn.metrics import roc_curve
+
+    if predictions.shape[1] != 2:
+        return None
+    false_positive_rate, true_positive_rate, thresholds = roc_curve(val.labels, predictions.to_numpy()[:, 1])
+    best = int(np.argmax(true_positive_rate - false_positive_rate))
+    return float(min(thresholds[best], 1.0))  # the first one is infinite: "nobody is positive"
+
+
+def _finish(
+    engine: Engine,
+    store: Store,
+    job: _Job,
+    training_id: str,
+    model: "keras.Model",
+    predictions: "dict[str, pd.DataFrame]",
+    figures: dict[str, Any],
+    threshold: float | None,
+) -> None:
+    from lesion_tasks.training_loop import model_bytes
+
+    said = {
+        "training_id": training_id,
+        "variant": asdict(job.variant),
+        "task": asdict(TASKS[job.variant.task.name]),
+        "classes": list(job.variant.task.classes),
+        "threshold": threshold,
+        "manifest_digest": job.digest,
+        "weights_sha256": job.weights.sha256 if job.weights else None,
+        "code_digest": code_digest(),
+        "trainer_figures": figures,
+    }
+    data = _with_manifest(model_bytes(model), said)
+    model_key = f"models/{training_id}/model.keras"
+    sha256 = hashlib.sha256(data).hexdigest()
+    store.put(model_key, data)
+    # Last: no manifest means the training did not finish.
+    store.put(
+        f"models/{training_id}/manifest.json",
+        json.dumps({**said, "model_sha256": sha256}, indent=2).encode(),
+        content_type="application/json",
+    )
+    with engine.begin() as connection:
+        connection.execute(text("DELETE FROM prediction WHERE training_id = :id"), {"id": training_id})
+        for subset, frame in predictions.items():
+            copy_rows(
+                connection,
+                "prediction",
+                ("training_id", "manifest_digest", "subset", "isic_id", "probabilities"),
+                (
+                    (training_id, job.digest, subset, isic_id, [float(p) for p in row])
+                    for isic_id, row in zip(frame.index, frame.to_numpy(), strict=True)
+                ),
+            )
+        connection.execute(
+            text("""
+                UPDATE training SET status = 'finished', reason = NULL, model_key = :key, model_sha256 = :sha256,
+                    threshold = :threshold, trainer_figures = :figures, finished_at = :now
+                WHERE training_id = :id
+            """),
+            {
+                "id": training_id,
+                "key": model_key,
+                "sha256": sha256,
+                "threshold": threshold,
+                "figures": json.dumps(figures),
+                "now": datetime.now(UTC),
+            },
+        )
+    for key in list(store.list_keys(f"trainings/{training_id}/")):
+        store.delete(key)
+
+
+def _with_manifest(model_file: bytes, said: dict[str, Any]) -> bytes:
+    """Add `lesion.json` to a `.keras` archive: classes, threshold and lineage travel with the weights."""
+    buffer = io.BytesIO(model_file)
+    with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("lesion.json", json.dumps(said, indent=2))
+    return buffer.getvalue()
