@@ -93,22 +93,20 @@ def independent_of_labels(
     rates = ""
     if scored.is_binary:
         rates = f" A share of {numbers['tpr']:.4f} of positives and {numbers['fpr']:.4f} of negatives is called positive."
-    if trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance:
-        return _verdict(
-            name,
-            "failed",
-            f"The stored predictions do not belong to these labels: the trainer measured an AUC of {trainer_auc:.4f} on "
-            f"this subset, joined by image id it is {measured}.{rates}",
-            numbers,
+    contradicts = trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance
+    is_independent = interval.contains(0.5)
+    if is_independent:
+        sentence = (
+            f"The predictions are independent of the labels, as far as this subset can tell: the AUC is {measured}, "
+            f"whose interval contains 0.5.{rates}{_cause(trainer_auc, contradicts)}"
         )
-    if interval.contains(0.5):
-        return _verdict(
-            name,
-            "failed",
-            f"The predictions are independent of the labels as far as this subset can tell: the AUC is {measured}, "
-            f"and the interval contains 0.5.{rates}{_cause(trainer_auc)}",
-            numbers,
+    else:
+        sentence = (
+            f"The predictions do not belong to these labels: the trainer measured an AUC of {trainer_auc} on this "
+            f"subset, joined by image id it is {measured}.{rates}"
         )
+    if is_independent or contradicts:
+        return _verdict(name, "failed", sentence, numbers)
     agreed = "" if trainer_auc is None else f"; the trainer measured {trainer_auc:.4f}"
     return _verdict(
         name, "passed", f"The predictions depend on the labels: the AUC is {measured}{agreed}.", numbers
@@ -340,7 +338,11 @@ def _auc_words(scored: Scored, auc: Auc) -> str:
     )
 
 
-def _cause(trainer_auc: float | None) -> str:
+def _cause(trainer_auc: float | None, contradicts: bool) -> str:
     if trainer_auc is None:
         return " They may be paired with the wrong rows."
-    return f" The trainer measured {trainer_auc:.4f} too, so the pairing is right: the model knows nothing, or there are too few images."
+    if contradicts:
+        return f" The trainer measured {trainer_auc:.4f}, so they are paired with the wrong rows."
+    return (
+        f" The trainer measured {trainer_auc:.4f} too: the model knows nothing, or there are too few images."
+    )

@@ -1,0 +1,121 @@
+"""Identities of each subset's images -> the verdict `leaks`: does anyone stand on two sides?"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from lesion_tasks.evaluation.verdict import Verdict
+
+IDENTITIES = ("patient_id", "lesion_id", "sha256")
+HASH = "perceptual_hash"
+HASH_BITS = 64
+# Pairs of hashes compared at once, 16 bytes each.
+CHUNK_PAIRS = 2**21
+
+
+def leaks(subsets: Mapping[str, pd.DataFrame], *, max_hash_distance: int = 0) -> Verdict:
+    """Fails when two subsets share a patient, a lesion, the same bytes, or a perceptual hash.
+
+    `subsets`: name -> frame with the columns `patient_id`, `lesion_id`, `sha256` and `perceptual_hash` (64 bits, as
+    an integer or 16 hexadecimal digits); a missing value or column identifies nobody. Hashes that differ in at most
+    `max_hash_distance` bits are the same picture: give the distance that the split was grouped by.
+    """
+    overlaps: dict[str, dict[str, int]] = {}
+    for first, second in combinations(subsets, 2):
+        left, right = subsets[first], subsets[second]
+        counts = {column: _n_shared(left, right, column) for column in IDENTITIES}
+        counts[HASH] = _n_near(_hashes(left), _hashes(right), max_hash_distance)
+        overlaps[f"{first} and {second}"] = counts
+    known = {
+        column: sum(int(frame[column].notna().sum()) for frame in subsets.values() if column in frame)
+        for column in (*IDENTITIES, HASH)
+    }
+    numbers: dict[str, Any] = {
+        "overlaps": overlaps,
+        "n_known": known,
+        "n_images": {name: len(frame) for name, frame in subsets.items()},
+        "max_hash_distance": max_hash_distance,
+    }
+    if len(subsets) < 2 or not any(known.values()):
+        sentence = "There are not two subsets with identities to compare."
+        return Verdict(name="leaks", status="not_applicable", sentence=sentence, numbers=numbers)
+    found = [
+        f"{pair} share {count:,} {_WORDS[column]}"
+        for pair, counts in overlaps.items()
+        for column, count in counts.items()
+        if count
+    ]
+    if found:
+        sentence = f"The subsets are not apart: {'; '.join(found)}."
+        return Verdict(name="leaks", status="failed", sentence=sentence, numbers=numbers)
+    compared = ", ".join(f"{count:,} {_WORDS[column]}" for column, count in known.items())
+    sentence = (
+        f"No patient, lesion, file or picture stands in two of {', '.join(subsets)} ({compared} compared)."
+    )
+    return Verdict(name="leaks", status="passed", sentence=sentence, numbers=numbers)
+
+
+_WORDS = {
+    "patient_id": "patients",
+    "lesion_id": "lesions",
+    "sha256": "identical files",
+    HASH: "near-duplicate pictures",
+}
+
+
+def _n_shared(left: pd.DataFrame, right: pd.DataFrame, column: str) -> int:
+    if column not in left or column not in right:
+        return 0
+    return len(set(left[column].dropna()) & set(right[column].dropna()))
+
+
+def _hashes(frame: pd.DataFrame) -> np.ndarray:
+    """The different hashes of a subset, (n,) uint64."""
+    if HASH not in frame:
+        return np.zeros(0, dtype=np.uint64)
+    numbers = [
+        int(value, 16) if isinstance(value, str) else int(value) % 2**HASH_BITS
+        for value in frame[HASH].dropna()
+    ]
+    return np.unique(np.array(numbers, dtype=np.uint64))
+
+
+def _n_near(left: np.ndarray, right: np.ndarray, max_distance: int) -> int:
+    """Hashes of `left` with one in `right` at most `max_distance` bits away.
+
+    Cut into max_distance + 1 bands, two such hashes agree in at least one band (pigeonhole), so only those that do
+    are compared.
+    """
+    if max_distance == 0 or not len(left) or not len(right):
+        return len(np.intersect1d(left, right))
+    is_near = np.zeros(len(left), dtype=bool)
+    edges = np.linspace(0, HASH_BITS, max_distance + 2).astype(int)
+    for low, high in zip(edges[:-1], edges[1:], strict=True):
+        mask = np.uint64((1 << int(high - low)) - 1)
+        left_band, right_band = ((side >> np.uint64(low)) & mask for side in (left, right))
+        order = np.argsort(right_band)
+        start = np.searchsorted(right_band[order], left_band, side="left")
+        stop = np.searchsorted(right_band[order], left_band, side="right")
+        is_near |= _near_in_runs(left, right[order], start, stop, max_distance)
+    return int(is_near.sum())
+
+
+def _near_in_runs(
+    left: np.ndarray, right: np.ndarray, start: np.ndarray, stop: np.ndarray, max_distance: int
+) -> np.ndarray:
+    """(n,) whether left[i] is near any of right[start[i]:stop[i]], a bounded number of pairs at a time."""
+    is_near = np.zeros(len(left), dtype=bool)
+    # One row of every run at a time would be slow, all at once too large: walk the pairs in chunks.
+    ends = np.cumsum(stop - start)
+    for first in range(0, int(ends[-1]), CHUNK_PAIRS):
+        pair = np.arange(first, min(first + CHUNK_PAIRS, int(ends[-1])))
+        owner = np.searchsorted(ends, pair, side="right")
+        offset = pair - (ends[owner] - (stop - start)[owner])
+        distance = np.bitwise_count(left[owner] ^ right[start[owner] + offset])
+        is_near[owner[distance <= max_distance]] = True
+    return is_near
