@@ -1,0 +1,91 @@
+"""Records and files -> images -> splits -> arrays. Whenever `images` change, and by hand.
+
+Curation gives every image one label and one group, or a reject with a reason. Each split then becomes an
+immutable manifest, named by its digest, and the pixels it names are decoded once for each size that a
+variant asks for. Images that are there already are not touched again.
+
+Every task is safe to clear. A split that cannot be built does not keep the others from being announced,
+but the run stays red.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, TriggerRule, dag, task, task_group
+
+from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, stay_red
+from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS
+from lesion_tasks.catalog import SPLITS as RECIPES
+
+NAMES = sorted(RECIPES)
+
+
+@dag(
+    schedule=[IMAGES],
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "splits": Param(
+            [],
+            type="array",
+            items={"enum": NAMES},
+            examples=NAMES,
+            title="Splits",
+            description="Which splits to build. Empty: those that the scheduled variants need.",
+        ),
+    },
+    description="Records and files -> curated images, split manifests and decoded pixels",
+    doc_md=__doc__,
+    tags=TAGS,
+)
+def build_splits() -> None:
+    @task(execution_timeout=timedelta(hours=4))
+    def curate() -> dict[str, int]:
+        """Turn records and files into images, or rejects with a reason."""
+        from lesion_tasks.curate import curate_images
+
+        return curate_images()
+
+    @task
+    def choose(params: dict[str, Any]) -> list[str]:
+        """Name the splits to build."""
+        from lesion_tasks.settings import read_settings
+
+        variants = read_settings().variants or DEFAULT_VARIANTS
+        return params["splits"] or sorted({VARIANTS[name].split for name in variants if name in VARIANTS})
+
+    @task(map_index_template="{{ task.op_kwargs['name'] }}")
+    def split(name: str) -> str:
+        """Assign groups to train, val and test, and write the manifest."""
+        from lesion_tasks.split import build_split
+
+        return build_split(name)
+
+    @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
+    def materialize(name: str, digest: str) -> dict[str, str]:
+        """Decode the manifest's pixels once for each size that a variant of this split looks at."""
+        from lesion_tasks.materialize import materialize_manifest
+
+        for side_px in sorted({v.side_px for v in VARIANTS.values() if v.split == name and v.side_px}):
+            materialize_manifest(digest, side_px)
+        return {"split": name, "digest": digest}
+
+    @task_group
+    def each(name: str) -> Any:
+        return materialize(name=name, digest=split(name=name))
+
+    @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+    def announce(built: Any, outlet_events: Any) -> dict[str, str]:
+        """Name the manifest of each split. Once, after all."""
+        digests = {one["split"]: one["digest"] for one in built}
+        outlet_events[SPLITS].extra = digests
+        return digests
+
+    names = choose()
+    curate() >> names
+    built = each.expand(name=names)
+    announce(built)
+    built >> stay_red()
+
+
+build_splits()

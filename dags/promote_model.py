@@ -1,0 +1,104 @@
+"""Evaluations -> a decision, and perhaps a new champion. When there are new `evaluations`, and by hand.
+
+The best candidate of each task is compared with the champion on the same images. It is promoted when it
+passes every gate; the reasons are written down either way. An evaluation that failed its integrity checks
+can be read, but never promoted.
+
+Safe to clear: deciding twice on the same evaluations gives the same answer and changes nothing.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.providers.standard.operators.hitl import ApprovalOperator
+from airflow.sdk import Param, TriggerRule, dag, task
+
+from lesion_airflow import CHAMPION, DEFAULT_ARGS, EVALUATIONS, TAGS, skip_unless
+from lesion_tasks.catalog import TASKS
+
+NAMES = sorted(TASKS)
+
+
+@dag(
+    schedule=[EVALUATIONS],
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "tasks": Param(
+            NAMES,
+            type="array",
+            items={"enum": NAMES},
+            examples=NAMES,
+            values_display={name: entry.title for name, entry in TASKS.items()},
+            title="Tasks",
+            description="For which tasks to look for a better model.",
+        ),
+        "is_asked": Param(
+            False,
+            type="boolean",
+            title="Ask a person",
+            description="Wait for an approval under Required Actions before anything is published.",
+        ),
+        "is_forced": Param(
+            False,
+            type="boolean",
+            title="Despite the gates",
+            description="Promote the best candidate even if it misses a gate; never despite a failed "
+            "integrity check.",
+        ),
+    },
+    description="Evaluations -> the champion, with reasons",
+    doc_md=__doc__,
+    tags=TAGS,
+)
+def promote_model() -> None:
+    @task
+    def standings() -> str:
+        """Describe what there is to decide on: the leaderboard, as a table."""
+        from lesion_tasks.promote import leaderboard
+
+        rows = leaderboard()
+        columns = list(rows[0]) if rows else ["nothing to compare"]
+        lines = [columns, ["---"] * len(columns), *([str(row[name]) for name in columns] for row in rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+    @task.short_circuit(ignore_downstream_trigger_rules=False)
+    def is_person_asked(params: dict[str, Any]) -> bool:
+        """Skip the approval unless it was asked for."""
+        return bool(params["is_asked"])
+
+    approve = ApprovalOperator(
+        task_id="approve",
+        subject="May the best evaluated model become champion?",
+        body="{{ ti.xcom_pull(task_ids='standings') }}",
+        response_timeout=timedelta(days=7),
+        execution_timeout=None,  # the wait has its own limit
+        ignore_downstream_trigger_rules=True,  # a refusal ends the run: nothing is promoted
+    )
+
+    @task(trigger_rule=TriggerRule.NONE_FAILED)
+    def name_tasks(params: dict[str, Any]) -> list[str]:
+        """Name the tasks to decide on."""
+        return list(params["tasks"])
+
+    @task(map_index_template="{{ task.op_kwargs['task_name'] }}")
+    def promote(task_name: str, params: dict[str, Any]) -> dict[str, Any]:
+        """Compare, decide, write the reasons down, and publish."""
+        from lesion_tasks.promote import promote_model as promote_best
+
+        return promote_best(task=task_name, is_forced=params["is_forced"])
+
+    @task(outlets=[CHAMPION])
+    def announce(decisions: Any, outlet_events: Any) -> int:
+        """Name the new champions, if there are any."""
+        promoted = [decision for decision in decisions if decision.get("is_promoted")]
+        skip_unless(bool(promoted), "every champion stays")
+        outlet_events[CHAMPION].extra = {"promoted": promoted}
+        return len(promoted)
+
+    names = name_tasks()
+    standings() >> is_person_asked() >> approve >> names
+    announce(promote.expand(task_name=names))
+
+
+promote_model()

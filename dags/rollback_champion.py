@@ -1,0 +1,49 @@
+"""An earlier champion -> champion again, with a reason. By hand only.
+
+The history is kept: a rollback is one more row, not the removal of one. Safe to clear: putting back the
+model that is champion already changes nothing.
+"""
+
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS
+
+
+@dag(
+    schedule=None,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "training_id": Param(
+            None,
+            type=["null", "string"],
+            title="Training",
+            description="The training to put back. Empty: the champion before the current one.",
+        ),
+        "reason": Param(
+            type="string",
+            minLength=10,
+            title="Reason",
+            description="Why; kept in the history and shown in the report.",
+        ),
+    },
+    description="Put an earlier champion back",
+    doc_md=__doc__,
+    tags=TAGS,
+)
+def rollback_champion() -> None:
+    @task(outlets=[CHAMPION])
+    def roll_back(params: dict[str, Any], outlet_events: Any) -> dict[str, Any]:
+        """Publish the earlier model, and write down why."""
+        from lesion_tasks.promote import rollback_champion as put_back
+
+        result = put_back(training_id=params["training_id"], reason=params["reason"])
+        outlet_events[CHAMPION].extra = result
+        return result
+
+    roll_back()
+
+
+rollback_champion()

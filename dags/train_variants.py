@@ -1,0 +1,119 @@
+"""Manifests -> trainings -> evaluations. When `splits` change, weekly, and by hand.
+
+By itself it trains the variants whose data changed enough since their last training, and skips the rest.
+By hand, choose any variants. A training that exists already (same variant, manifest, code and seed) is
+found and not run again, unless asked.
+
+Safe to clear: a training goes on from its last complete epoch. One failed variant does not keep the others
+from being evaluated and announced, but the run stays red.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import (
+    AssetOrTimeSchedule,
+    CronTriggerTimetable,
+    Param,
+    TriggerRule,
+    dag,
+    task,
+    task_group,
+)
+
+from lesion_airflow import DEFAULT_ARGS, EVALUATIONS, GPU_POOL, GPU_QUEUE, SPLITS, TAGS, stay_red
+from lesion_tasks.catalog import VARIANTS
+
+SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC")
+NAMES = sorted(VARIANTS)
+POLICIES = {
+    "changed": "Where enough of the data changed since the last training",
+    "always": "Every one of them",
+}
+
+
+@dag(
+    schedule=AssetOrTimeSchedule(
+        timetable=CronTriggerTimetable("0 3 * * 0", timezone="UTC"), assets=[SPLITS]
+    ),
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "variants": Param(
+            [],
+            type="array",
+            items={"enum": NAMES},
+            examples=NAMES,
+            values_display={name: f"{name} ({variant.title})" for name, variant in VARIANTS.items()},
+            title="Variants",
+            description="Which variants to train. Empty: those of the setting LESION_VARIANTS.",
+        ),
+        "policy": Param(
+            "changed",
+            type="string",
+            enum=list(POLICIES),
+            values_display=POLICIES,
+            title="Which of them",
+            description="Whether a variant is left out while its data is nearly what it was trained on.",
+        ),
+        "again": Param(
+            False,
+            type="boolean",
+            title="Train again",
+            description="Run a training anew even if the same one exists already.",
+        ),
+    },
+    description="Split manifests -> trained and evaluated models",
+    doc_md=__doc__,
+    tags=TAGS,
+)
+def train_variants() -> None:
+    @task
+    def choose(params: dict[str, Any]) -> list[str]:
+        """Name the variants to train; none means that there is nothing to do."""
+        from lesion_tasks.train import choose_variants
+
+        return choose_variants(variants=params["variants"] or None, policy=params["policy"])
+
+    @task(
+        queue=GPU_QUEUE,
+        pool=GPU_POOL,
+        execution_timeout=timedelta(hours=12),
+        map_index_template="{{ task.op_kwargs['variant'] }}",
+    )
+    def train(variant: str, params: dict[str, Any]) -> str:
+        """Train one variant on the newest manifest of its split."""
+        from lesion_tasks.train import train_variant
+
+        return train_variant(variant, again=params["again"])
+
+    @task(
+        queue=GPU_QUEUE,
+        pool=GPU_POOL,
+        execution_timeout=timedelta(hours=2),
+        map_index_template="{{ task.op_kwargs['training_id'] }}",
+    )
+    def evaluate(training_id: str) -> str:
+        """Check one training's predictions, compute everything from them, and write its report."""
+        from lesion_tasks.evaluate import evaluate_training
+
+        return evaluate_training(training_id)
+
+    @task_group
+    def each(variant: str) -> Any:
+        return evaluate(training_id=train(variant=variant))
+
+    @task(outlets=[EVALUATIONS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+    def announce(evaluated: Any, outlet_events: Any) -> int:
+        """Name the evaluations that were made. Once, after all."""
+        ids = list(evaluated)
+        outlet_events[EVALUATIONS].extra = {"evaluations": ids}
+        return len(ids)
+
+    evaluated = each.expand(variant=choose())
+    announce(evaluated)
+    evaluated >> stay_red()
+
+
+train_variants()

@@ -1,0 +1,286 @@
+"""The checkout -> Airflow's four processes, on the embedded Postgres and on 127.0.0.1 only.
+
+Airflow is configured by environment variables alone; no airflow.cfg is written or read from elsewhere.
+
+    <home>/airflow/secrets.json     generated keys        } readable by
+    <home>/airflow/passwords.json   the user's password   } their owner alone
+    <home>/airflow/logs             of tasks
+    <home>/airflow/run              process ids and output of the four processes
+"""
+
+import base64
+import json
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+
+import psutil
+import psycopg2
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.local import postgres
+from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.local.processes import (
+    Service,
+    ensure_started,
+    inherited_environment,
+    leader,
+    stop,
+    wait_for,
+)
+
+CHECKOUT = Path(__file__).parents[2]
+USERNAME = "admin"
+START_TIMEOUT_S = 180.0
+# How many tasks may run at once. One training uses all cores by itself.
+PARALLEL_TASKS = max(2, min(4, os.cpu_count() or 2))
+POOLS = {
+    "gpu": (1, "Trainings: one at a time, they use the whole device."),
+    "archive": (2, "Tasks that talk to the archive: a limit out of politeness."),
+}
+API_SERVER = "api-server"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Paths:
+    """Where Airflow keeps what, below the home folder."""
+
+    home: Path
+
+    @property
+    def airflow_home(self) -> Path:
+        return self.home.resolve() / "airflow"
+
+    @property
+    def run(self) -> Path:
+        return self.airflow_home / "run"
+
+    @property
+    def passwords(self) -> Path:
+        return self.airflow_home / "passwords.json"
+
+    @property
+    def secrets(self) -> Path:
+        return self.airflow_home / "secrets.json"
+
+    @property
+    def port(self) -> Path:
+        return self.airflow_home / "port"
+
+    @property
+    def migrated(self) -> Path:
+        return self.airflow_home / "migrated"
+
+
+def start(
+    home: Path,
+    settings: Mapping[str, str],
+    *,
+    port: int | None = None,
+    dags_folder: Path = CHECKOUT / "dags",
+    say: Callable[[str], None] = print,
+) -> AirflowApi:
+    """Bring up Airflow below `home` with `settings` (the `LESION_*` variables of tasks); return its API.
+
+    What runs already with these settings is left alone. Raises `UnusableInputError` when `port` is taken
+    by somebody else, `RuntimeError` with the end of the log when a process does not come up.
+    """
+    paths = Paths(home=home)
+    paths.run.mkdir(parents=True, exist_ok=True)
+    database = postgres.database_url(home, "airflow")
+    chosen_port = _choose_port(paths, port)
+    environment = {**_configuration(paths, database, chosen_port, dags_folder), **settings}
+    _migrate(paths, database, environment, say)
+    command = str(Path(sys.executable).with_name("airflow"))
+    plugins = "".join(path.read_text() for path in sorted((CHECKOUT / "plugins").glob("*.py")))
+    for name, arguments in (
+        (API_SERVER, ("api-server",)),
+        ("scheduler", ("scheduler", "--skip-serve-logs")),
+        ("dag-processor", ("dag-processor",)),
+        ("triggerer", ("triggerer", "--skip-serve-logs")),
+    ):
+        service = Service(name=name, command=(command, *arguments), settings=environment, depends_on=plugins)
+        if ensure_started(paths.run, service):
+            say(f"airflow {name} starts")
+    api = connect(home)
+    wait_for(paths.run, API_SERVER, lambda: api.health()["metadatabase"] == "healthy", START_TIMEOUT_S)
+    for name, (slots, description) in POOLS.items():
+        api.ensure_pool(name, slots, description)
+    for component in ("scheduler", "dag-processor", "triggerer"):
+        key = component.replace("-", "_")
+        wait_for(paths.run, component, lambda key=key: api.health()[key] == "healthy", START_TIMEOUT_S)
+    return api
+
+
+def connect(home: Path) -> AirflowApi:
+    """Return the API of the Airflow that was started below `home`."""
+    paths = Paths(home=home)
+    try:
+        password = json.loads(paths.passwords.read_text())[USERNAME]
+        port = paths.port.read_text()
+    except FileNotFoundError as error:
+        raise UnusableInputError(
+            f"Airflow below {home}: never started, {error.filename} is missing"
+        ) from error
+    return AirflowApi(url=f"http://127.0.0.1:{port}", username=USERNAME, password=password)
+
+
+def stop_all(home: Path) -> list[str]:
+    """Stop Airflow's processes below `home` and the tasks they run; return the names of those that ran."""
+    return stop(Paths(home=home).run)
+
+
+# ------------------------------------------------------------------------------------------ configuration
+
+
+def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) -> dict[str, str]:
+    """Return Airflow's whole configuration as environment variables."""
+    keys = _keys(paths)
+    _write_password_once(paths)
+    options = {
+        "core": {
+            "executor": "LocalExecutor",
+            "parallelism": str(PARALLEL_TASKS),
+            "dags_folder": str(dags_folder.resolve()),
+            "plugins_folder": str(CHECKOUT / "plugins"),
+            "load_examples": "False",
+            "fernet_key": keys["fernet"],
+            "simple_auth_manager_users": f"{USERNAME}:admin",
+            "simple_auth_manager_passwords_file": str(paths.passwords),
+            "execution_api_server_url": f"http://127.0.0.1:{port}/execution/",
+        },
+        "database": {"sql_alchemy_conn": database},
+        "api": {
+            "host": "127.0.0.1",
+            "port": str(port),
+            "base_url": f"http://127.0.0.1:{port}",
+            "workers": "1",
+            "secret_key": keys["api"],
+            "instance_name": "Lesion workflow",
+            # The page polls; a laptop with two cores has better things to do than to answer every second.
+            "auto_refresh_interval": "3",
+        },
+        "api_auth": {"jwt_secret": keys["jwt"], "jwt_issuer": "lesion-workflow"},
+        "logging": {
+            "base_log_folder": str(paths.airflow_home / "logs"),
+            "dag_processor_child_process_log_directory": str(paths.airflow_home / "logs" / "dag_processor"),
+        },
+        "scheduler": {
+            # From one task's end to the next one's start passes up to this long. A turn costs about 20 ms.
+            "scheduler_idle_sleep_time": "0.3",
+            "task_instance_heartbeat_sec": "10",
+        },
+        "dag_processor": {
+            "parsing_processes": "1",
+            # A DAG file that was edited is seen after this long; unchanged ones cost a second each time.
+            "min_file_process_interval": "60",
+            "refresh_interval": "30",
+            "print_stats_interval": "0",
+        },
+        "triggerer": {"capacity": "20"},
+    }
+    environment = {
+        f"AIRFLOW__{section.upper()}__{name.upper()}": value
+        for section, entries in options.items()
+        for name, value in entries.items()
+    }
+    not_proxied = ",".join(filter(None, [os.environ.get("NO_PROXY", ""), "127.0.0.1", "localhost"]))
+    return environment | {
+        "AIRFLOW_HOME": str(paths.airflow_home),
+        "PYTHONPATH": str(CHECKOUT),
+        "PYTHONUNBUFFERED": "1",
+        "NO_PROXY": not_proxied,
+        "no_proxy": not_proxied,
+    }
+
+
+def _keys(paths: Paths) -> dict[str, str]:
+    """Return the generated keys, made at the first call."""
+    if not paths.secrets.exists():
+        fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
+        keys = {"fernet": fernet, "api": secrets.token_hex(32), "jwt": secrets.token_hex(64)}
+        _write_private(paths.secrets, json.dumps(keys))
+    found: dict[str, str] = json.loads(paths.secrets.read_text())
+    return found
+
+
+def _write_password_once(paths: Paths) -> None:
+    if not paths.passwords.exists():
+        _write_private(paths.passwords, json.dumps({USERNAME: secrets.token_urlsafe(12)}))
+
+
+def _write_private(path: Path, text: str) -> None:
+    unfinished = path.with_suffix(".new")
+    with os.fdopen(os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        file.write(text)
+    unfinished.rename(path)
+
+
+def _choose_port(paths: Paths, wanted: int | None) -> int:
+    """Return the port for the API server: as asked, else as the last time, else any that is free."""
+    remembered = int(paths.port.read_text()) if paths.port.exists() else 0
+    if leader(paths.run, API_SERVER) is not None and wanted in (None, remembered):
+        return remembered
+    candidates = [wanted] if wanted is not None else [remembered, 0]
+    for candidate in candidates:
+        with socket.socket() as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind(("127.0.0.1", candidate))
+            except (OSError, OverflowError):
+                continue
+            port: int = probe.getsockname()[1]
+            paths.port.write_text(str(port))
+            return port
+    raise UnusableInputError(
+        f"port {wanted} on 127.0.0.1: {_holder(wanted or 0)}; expected a free port (PORT=<number>, or none)"
+    )
+
+
+def _holder(port: int) -> str:
+    """Say who listens on a port, as far as the system tells us."""
+    try:
+        for connection in psutil.net_connections(kind="tcp"):
+            is_listening = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
+            if is_listening and connection.pid is not None:
+                return f"in use by {psutil.Process(connection.pid).name()} (process {connection.pid})"
+    except psutil.Error:
+        pass
+    return "in use by another process, or not permitted"
+
+
+def _migrate(paths: Paths, database: str, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
+    """Bring Airflow's own tables to its version, unless they are: the command takes seconds to find out."""
+    if paths.migrated.exists() and paths.migrated.read_text() == version("apache-airflow"):
+        with_tables = _has_tables(database)
+        if with_tables:
+            return
+    say("airflow prepares its database")
+    result = subprocess.run(
+        [str(Path(sys.executable).with_name("airflow")), "db", "migrate"],
+        env={**inherited_environment(), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        check=False,
+    )
+    if result.returncode != 0:
+        raise RuntimeError(f"airflow db migrate ended with {result.returncode}:\n{result.stdout[-3000:]}")
+    paths.migrated.write_text(version("apache-airflow"))
+
+
+def _has_tables(database: str) -> bool:
+    connection = psycopg2.connect(database.replace("+psycopg2", ""))
+    try:
+        with connection.cursor() as cursor:
+            cursor.execute("select to_regclass('dag_run') is not null")
+            row = cursor.fetchone()
+            return row is not None and bool(row[0])
+    finally:
+        connection.close()

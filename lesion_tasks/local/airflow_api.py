@@ -1,0 +1,137 @@
+"""Airflow's REST API v2 -> what runs, and how it goes. Nothing but the standard library."""
+
+import json
+import time
+from dataclasses import dataclass, field
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote, urlencode
+from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
+
+COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
+TOKEN_LIFETIME_S = 3600.0
+
+
+class AirflowUnreachableError(Exception):
+    """The API server does not answer, or not as an API server does."""
+
+
+@dataclass(kw_only=True)
+class AirflowApi:
+    """One user's session with an API server on this machine."""
+
+    url: str  # with no slash at its end
+    username: str
+    password: str
+    _token: str = field(default="", init=False, repr=False)
+    _token_at: float = field(default=0.0, init=False, repr=False)
+    # Never through a proxy: the server is on this machine.
+    _opener: OpenerDirector = field(
+        default_factory=lambda: build_opener(ProxyHandler({})), init=False, repr=False
+    )
+
+    def get(self, path: str, **query: Any) -> Any:
+        """Return the JSON at `/api/v2/<path>`."""
+        asked = f"?{urlencode(query, doseq=True)}" if query else ""
+        return self._call("GET", f"/api/v2/{path}{asked}")
+
+    def post(self, path: str, body: Any) -> Any:
+        """Create something; return what the server made of it."""
+        return self._call("POST", f"/api/v2/{path}", body)
+
+    def patch(self, path: str, body: Any) -> Any:
+        """Change something; return it as it is now."""
+        return self._call("PATCH", f"/api/v2/{path}", body)
+
+    def health(self) -> dict[str, str]:
+        """Return the state of each component: "healthy", "unhealthy", or "absent" when it never reported."""
+        try:
+            found = self._send("GET", "/api/v2/monitor/health", None, {})
+        except (AirflowUnreachableError, HTTPError):
+            return dict.fromkeys(COMPONENTS, "absent")
+        return {name: (found.get(name) or {}).get("status") or "absent" for name in COMPONENTS}
+
+    def is_healthy(self) -> bool:
+        """Tell whether all components are."""
+        return set(self.health().values()) == {"healthy"}
+
+    def ensure_pool(self, name: str, slots: int, description: str) -> None:
+        """Create a pool unless there is one of this name; its size may have been changed by hand."""
+        try:
+            self.get(f"pools/{quote(name)}")
+        except HTTPError as error:
+            if error.code != 404:
+                raise
+            self.post(
+                "pools",
+                {"name": name, "slots": slots, "description": description, "include_deferred": True},
+            )
+
+    def dag_ids(self) -> set[str]:
+        """Return the DAGs that have been parsed."""
+        return {dag["dag_id"] for dag in self.get("dags", limit=100, exclude_stale=True)["dags"]}
+
+    def import_errors(self) -> dict[str, str]:
+        """Return the traceback of each DAG file that could not be read, by file name."""
+        found = self.get("importErrors", limit=100)["import_errors"]
+        return {error["filename"]: error["stack_trace"] for error in found}
+
+    def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
+        """Start a run by hand and return its id."""
+        run = self.post(f"dags/{quote(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
+        return str(run["dag_run_id"])
+
+    def runs(self, dag_id: str, limit: int = 20) -> list[dict[str, Any]]:
+        """Return the newest runs of a DAG, newest first."""
+        found: list[dict[str, Any]] = self.get(
+            f"dags/{quote(dag_id)}/dagRuns", limit=limit, order_by="-run_after"
+        )["dag_runs"]
+        return found
+
+    def task_instances(self, dag_id: str, dag_run_id: str) -> list[dict[str, Any]]:
+        """Return every task instance of a run, mapped ones included."""
+        found: list[dict[str, Any]] = self.get(
+            f"dags/{quote(dag_id)}/dagRuns/{quote(dag_run_id)}/taskInstances", limit=100
+        )["task_instances"]
+        return found
+
+    def log(self, task: dict[str, Any], n_lines: int = 15) -> list[str]:
+        """Return the last lines of a task instance's newest log."""
+        path = (
+            f"dags/{quote(task['dag_id'])}/dagRuns/{quote(task['dag_run_id'])}/taskInstances/"
+            f"{quote(task['task_id'])}/logs/{max(task['try_number'], 1)}"
+        )
+        lines = []
+        for entry in self.get(path, map_index=task["map_index"], full_content=True).get("content") or []:
+            lines += _log_lines(entry)
+        return lines[-n_lines:]
+
+    def _call(self, method: str, path: str, body: Any = None) -> Any:
+        if time.monotonic() - self._token_at > TOKEN_LIFETIME_S or not self._token:
+            login = {"username": self.username, "password": self.password}
+            self._token = self._send("POST", "/auth/token", login, {})["access_token"]
+            self._token_at = time.monotonic()
+        return self._send(method, path, body, {"Authorization": f"Bearer {self._token}"})
+
+    def _send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        headers = {"Content-Type": "application/json", "Accept": "application/json", **headers}
+        request = Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310 - ours, http
+        try:
+            with self._opener.open(request, timeout=30) as answer:
+                content = answer.read()
+        except HTTPError:
+            raise
+        except (URLError, OSError) as error:
+            raise AirflowUnreachableError(f"{self.url}: {error}") from error
+        return json.loads(content) if content else None
+
+
+def _log_lines(entry: Any) -> list[str]:
+    """A structured log entry -> the lines that a person wants to read."""
+    if isinstance(entry, str):
+        return entry.splitlines()
+    lines = str(entry.get("event", "")).splitlines()
+    for error in entry.get("error_detail") or []:
+        lines += f"{error.get('exc_type')}: {error.get('exc_value')}".splitlines()
+    return [line for line in lines if not line.startswith("::")]

@@ -1,0 +1,66 @@
+"""What the DAG files share: assets, default arguments, the retry policy, queue and pools.
+
+Airflow loads this once per process, so nothing that changes often goes here, and nothing heavy.
+"""
+
+from collections.abc import Iterable
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, TriggerRule, task
+from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+# Declared once: a DAG scheduled on a mistyped asset never runs, and nothing says so.
+IMAGES = Asset("images", uri="lesion://images", group="lesion")
+SPLITS = Asset("splits", uri="lesion://splits", group="lesion")
+EVALUATIONS = Asset("evaluations", uri="lesion://evaluations", group="lesion")
+CHAMPION = Asset("champion", uri="lesion://champion", group="lesion")
+
+GPU_QUEUE = "gpu"  # the workers that train; one task at a time
+GPU_POOL = "gpu"  # the same limit where all queues share one machine
+ARCHIVE_POOL = "archive"  # tasks that talk to the archive, which asks for politeness
+
+# Input that is wrong stays wrong. Everything else may be the network, and is tried again, later each time.
+RETRY_POLICY = ExceptionRetryPolicy(
+    rules=[
+        RetryRule(
+            exception="lesion_tasks.UnusableInputError",
+            action=RetryAction.FAIL,
+            reason="The input or a setting is wrong: trying again cannot help.",
+        )
+    ]
+)
+
+DEFAULT_ARGS: dict[str, Any] = {
+    "owner": "lesion",
+    "retries": 2,
+    "retry_delay": timedelta(seconds=20),
+    "retry_exponential_backoff": True,
+    "max_retry_delay": timedelta(minutes=10),
+    "retry_policy": RETRY_POLICY,
+    "execution_timeout": timedelta(hours=1),
+}
+
+TAGS = ["lesion"]
+
+
+def skip_unless(is_wanted: bool, reason: str) -> None:
+    """End the running task as skipped, with a reason in its log."""
+    if not is_wanted:
+        raise AirflowSkipException(reason)
+
+
+def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:
+    """Add up the whole numbers of several results; tasks that were skipped have none."""
+    summed: dict[str, int] = {}
+    for result in counts:
+        for name, value in (result or {}).items():
+            if isinstance(value, int) and not isinstance(value, bool):
+                summed[name] = summed.get(name, 0) + value
+    return summed
+
+
+@task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, doc_md="Red when anything before it is red.")
+def stay_red() -> None:
+    """Keep the run red when one of several failed: a run's colour is that of its last tasks alone."""
+    raise AirflowFailException("at least one task before this one failed; the others were announced")
