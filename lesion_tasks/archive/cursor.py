@@ -1,0 +1,49 @@
+"""A position in time <-> the archive's paging cursor.
+
+A cursor is base64(urlencode({o?, r?, p?})): `p` is the `created` of an item, `o` an offset behind it, `r` = 1 walks
+backwards. Nothing promises this form, so every reader here answers None for what it does not understand.
+"""
+
+import base64
+import binascii
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from urllib.parse import parse_qs, urlencode, urlsplit
+
+# Answered with the newest item, the total, and a `previous` link whose position is that item's `created`.
+NEWEST = base64.b64encode(b"r=1").decode()
+
+
+@dataclass(frozen=True, order=True)
+class Position:
+    """Everything created up to `created_at`, and `offset` items more, has been read."""
+
+    created_at: datetime
+    offset: int = 0
+
+
+def encode_cursor(position: Position) -> str:
+    """Return the cursor of the page that starts behind a position."""
+    tokens: dict[str, str | int] = {"o": position.offset} if position.offset else {}
+    tokens["p"] = str(position.created_at.astimezone(UTC))
+    return base64.b64encode(urlencode(tokens).encode()).decode()
+
+
+def decode_cursor(cursor: str | None) -> Position | None:
+    """Return where a cursor points; None where it has no position or another form."""
+    if not cursor:
+        return None
+    try:
+        tokens = parse_qs(base64.b64decode(cursor, validate=True).decode())
+        created_at = datetime.fromisoformat(tokens["p"][0])
+        offset = int(tokens.get("o", ["0"])[0])
+    except (binascii.Error, ValueError, KeyError):
+        return None
+    return Position(created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC), offset)
+
+
+def cursor_of(url: str | None) -> str | None:
+    """Return the cursor in a `next` or `previous` link; None where there is no link or no cursor in it."""
+    if not url:
+        return None
+    return parse_qs(urlsplit(url).query).get("cursor", [None])[0]

@@ -1,0 +1,65 @@
+"""What every source of records offers, whether it is an API or a folder: a scope of it that can be listed.
+
+A listing is a part of an archive (a query, perhaps collections). It is read by pages, or by shards: all ids that
+start with a prefix.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, Protocol
+
+from lesion_tasks.archive.client import Body
+
+
+@dataclass(frozen=True, kw_only=True)
+class Probe:
+    """What one cheap question tells."""
+
+    n_records: int | None  # None: the archive did not say
+    newest_created_at: datetime | None  # None: the source has no such time
+    newest_isic_id: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Page:
+    """Some items of a listing, as sent, and where to go on."""
+
+    items: list[Any]
+    n_records: int | None  # all items of the listing; only first pages tell
+    next_cursor: str | None  # None: this was the last page
+    previous_cursor: str | None = None
+
+
+class RefusedCursorError(Exception):
+    """The archive does not take this cursor."""
+
+
+class Listing(Protocol):
+    """One scope of one source."""
+
+    source: str  # the base URL without credentials, or the folder's absolute path
+    query: str
+    collections: str
+    has_shards: bool  # False: only the empty prefix can be asked for
+
+    async def probe(self) -> Probe:
+        """Return size and newest record."""
+
+    async def page(self, cursor: str | None, prefix: str = "") -> Page:
+        """Return the page at a cursor (None: the first) of all ids that start with `prefix`.
+
+        Raises RefusedCursorError.
+        """
+
+    async def count(self, prefix: str) -> int | None:
+        """Return how many ids start with `prefix`; None where the archive does not say."""
+
+    async def items_among(self, isic_ids: Sequence[str]) -> list[Any]:
+        """Return what the listing has of up to 100 ids."""
+
+    async def item(self, isic_id: str) -> Any | None:
+        """Return one item whether or not it is in this scope; None where the source says it has none."""
+
+    async def file(self, url: str, *, max_bytes: int) -> Body:
+        """Return the body behind a record's file URL."""

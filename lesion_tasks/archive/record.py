@@ -1,0 +1,128 @@
+"""What an archive sent -> a checked record with its canonical hash, or the refusal that says why there is none.
+
+Unknown keys and values are data: only what could not be stored, named or compared is refused.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from lesion_tasks.vocabulary import DECIMAL_FIELDS, ISIC_ID
+
+# The largest record seen has 2 kB. Postgres would take more; a page of such records should not.
+MAX_RECORD_BYTES = 65_536
+KEPT_CHARACTERS = 10_000  # of a refused record
+# The escape of U+0000, which Postgres cannot hold, and not an escaped backslash before "u0000".
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckedRecord:
+    """A record that can be stored."""
+
+    isic_id: str
+    record_hash: str  # SHA-256 of the canonical record, 64 hexadecimal digits
+    document: str  # the record as sent, as JSON text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Refusal:
+    """A record that cannot be stored, and why."""
+
+    isic_id: str | None  # where it is well formed
+    reason: str  # not_an_object, bad_id, wrong_shape, not_storable or too_large
+    detail: str
+    document: str  # what was sent, cut
+
+
+def check_record(value: Any) -> CheckedRecord | Refusal:
+    """Check one item of a page: its id before it becomes a key, its shape, and that Postgres can hold it."""
+    if not isinstance(value, dict):
+        return _refuse(value, "not_an_object", f"{type(value).__name__} found, expected an object")
+    isic_id = value.get("isic_id")
+    if not isinstance(isic_id, str) or not ISIC_ID.fullmatch(isic_id) or not isic_id.isascii():
+        return _refuse(value, "bad_id", f"isic_id is {str(isic_id)[:80]!r}, expected ISIC_ and 7 digits")
+    if problem := _shape_problem(value):
+        return _refuse(value, "wrong_shape", problem, isic_id)
+    try:
+        document = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        size_bytes = len(document.encode())
+        record_hash = canonical_hash(value)
+    except (ValueError, RecursionError) as error:  # NaN, infinity, lone surrogates
+        return _refuse(value, "not_storable", str(error)[:200], isic_id)
+    if _NUL.search(document):
+        return _refuse(value, "not_storable", "holds the character U+0000", isic_id)
+    if size_bytes > MAX_RECORD_BYTES:
+        return _refuse(
+            value, "too_large", f"{size_bytes} bytes, expected at most {MAX_RECORD_BYTES}", isic_id
+        )
+    return CheckedRecord(isic_id=isic_id, record_hash=record_hash, document=document)
+
+
+def _shape_problem(record: dict[str, Any]) -> str | None:
+    metadata = record.get("metadata")
+    if not isinstance(metadata, dict):
+        return f"metadata is {type(metadata).__name__}, expected an object"
+    for group in ("acquisition", "clinical"):
+        if not isinstance(metadata.get(group, {}), dict):
+            return f"metadata.{group} is {type(metadata[group]).__name__}, expected an object"
+    files = record.get("files", {})
+    if not isinstance(files, dict):
+        return f"files is {type(files).__name__}, expected an object"
+    for rendition, file in files.items():
+        if not isinstance(file, dict) or not isinstance(file.get("url"), str):
+            return f"files.{rendition} has no url, expected an object with a url"
+    return None
+
+
+def _refuse(value: Any, reason: str, detail: str, isic_id: str | None = None) -> Refusal:
+    try:
+        text = json.dumps(value)[:KEPT_CHARACTERS]  # ASCII only, so that anything can be kept
+    except (ValueError, RecursionError):
+        text = f"a {type(value).__name__} that is no JSON"
+    printable = detail.encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
+    return Refusal(isic_id=isic_id, reason=reason, detail=printable, document=text)
+
+
+def canonical_hash(record: Mapping[str, Any]) -> str:
+    """Return the SHA-256 of a record with sorted keys, URLs without query string, and decimals normalized.
+
+    "3.50", 3.5 and 3.500 are one value where the vocabulary has a decimal; an absent key and null are one too.
+    """
+    canonical = json.dumps(
+        _canonical(record), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
+    )
+    return hashlib.sha256(canonical.encode()).hexdigest()
+
+
+def _canonical(value: Any, key: str = "") -> Any:
+    if isinstance(value, str):
+        if key == "url":
+            # Links of private images are signed anew each day; the signature is in the query string.
+            return value.partition("?")[0]
+        return _plain_number(value) if key in DECIMAL_FIELDS else value
+    if isinstance(value, Mapping):
+        return {name: _canonical(item, name) for name, item in value.items() if item is not None}
+    if isinstance(value, bool | int):
+        return _plain_number(str(value)) if key in DECIMAL_FIELDS else value
+    if isinstance(value, float):
+        if key in DECIMAL_FIELDS:
+            return _plain_number(repr(value))
+        return int(value) if value.is_integer() else value
+    if isinstance(value, list):
+        return [_canonical(item, key) for item in value]
+    return value
+
+
+def _plain_number(text: str) -> str:
+    try:
+        number = Decimal(text)
+    except InvalidOperation:
+        return text
+    if not number.is_finite():
+        return text
+    return str(number.normalize() + 0)  # + 0: no negative zero
