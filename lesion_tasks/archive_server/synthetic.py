@@ -89,7 +89,9 @@ class Population:
     lesion_identity: np.ndarray  # whose lesion_id it carries: another one's for a copy under a foreign id
     patient_identity: np.ndarray
     drawn: np.ndarray  # the image that this one is a copy of, else itself
-    is_identical: np.ndarray  # bool: the very bytes of `drawn`; a copy that is not is cropped and encoded anew
+    is_identical: (
+        np.ndarray
+    )  # bool: the very bytes of `drawn`; a copy that is not is cropped and encoded anew
     image_type: np.ndarray  # DERMOSCOPIC, CLINICAL or TBP
     is_malignant: np.ndarray  # bool, also where the record does not say
     label: np.ndarray  # BENIGN, INDETERMINATE, MALIGNANT or MISSING, as the record says
@@ -175,9 +177,7 @@ def build_table(seed: int, population: Population) -> Table:
     add("acquisition", "pixels_y", *_distinct(size[:, 1]))
     add("acquisition", "image_type", IMAGE_TYPE_NAMES, population.image_type)
     dermoscopic_types = ("contact polarized", "contact non-polarized", "non-contact polarized")
-    kind = unless(
-        "dermoscopic type", 0.4, index, _pick(uniform(seed, "optics", patient), [0.5, 0.3, 0.2])
-    )
+    kind = unless("dermoscopic type", 0.4, index, _pick(uniform(seed, "optics", patient), [0.5, 0.3, 0.2]))
     add(
         "acquisition",
         "dermoscopic_type",

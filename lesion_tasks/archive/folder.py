@@ -1,0 +1,169 @@
+"""A download folder -> API-shaped records, and the file of each.
+
+Two layouts are read: the archive's snapshot (`metadata.csv` beside `images/`) and what `isic image download` leaves
+(`metadata.csv` with the files flat beside it). A single CSV export without files is read too.
+"""
+
+import csv
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal, InvalidOperation
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.vocabulary import (
+    ACQUISITION_FIELDS,
+    BOOLEAN_FIELDS,
+    DECIMAL_FIELDS,
+    INTEGER_FIELDS,
+    ISIC_ID,
+)
+
+RECORD_FIELDS = ("isic_id", "copyright_license", "attribution")
+_FIRST_ROW_AT = datetime(2015, 1, 1, tzinfo=UTC)
+_BOOLEANS = {"true": True, "false": False}
+
+
+@dataclass(frozen=True, kw_only=True)
+class DownloadFolder:
+    """An opened download: where its table is, and the file of each id that has one."""
+
+    root: Path
+    metadata_path: Path
+    layout: str  # snapshot, isic-cli or export (a table alone)
+    path_by_isic_id: Mapping[str, Path]
+
+    def path_of(self, isic_id: str) -> Path | None:
+        """Return the file of an image; None when there is none, or the id has not the form of one."""
+        return self.path_by_isic_id.get(isic_id)
+
+
+def open_folder(path: str | Path) -> DownloadFolder:
+    """Find the table and the files of a download; nothing but file names is read yet.
+
+    Raises UnusableInputError when the folder or its table is absent, or the table has no `isic_id` column.
+    """
+    root = Path(path)
+    if root.is_file() and root.suffix == ".csv":
+        folder = DownloadFolder(root=root.parent, metadata_path=root, layout="export", path_by_isic_id={})
+        _header(root)
+        return folder
+    if not root.is_dir():
+        found = "a file" if root.exists() else "nothing"
+        raise UnusableInputError(
+            f"download folder {root}: found {found}, expected a folder with metadata.csv"
+        )
+    metadata_path = root / "metadata.csv"
+    if not metadata_path.is_file():
+        names = sorted(entry.name for entry in root.iterdir())
+        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        raise UnusableInputError(
+            f"download folder {root}: found {shown or 'nothing in it'}, expected metadata.csv "
+            "(with images/ or the image files beside it)"
+        )
+    _header(metadata_path)
+    images = root / "images"
+    is_snapshot = images.is_dir()
+    return DownloadFolder(
+        root=root,
+        metadata_path=metadata_path,
+        layout="snapshot" if is_snapshot else "isic-cli",
+        path_by_isic_id=_image_files(images if is_snapshot else root),
+    )
+
+
+def read_records(folder: DownloadFolder) -> Iterator[dict[str, Any]]:
+    """Yield one API-shaped record per row, in row order; `files` is left out, a folder has no URLs.
+
+    Absent values are omitted. A value that does not fit its field's type is kept as text. An id is given as found,
+    also a malformed or empty one: judging it is ingestion's work.
+    Raises UnusableInputError when the table cannot be read as CSV in UTF-8.
+    """
+    path = folder.metadata_path
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as stream:
+            for row in csv.DictReader(stream):
+                yield record_from_row(row)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UnusableInputError(f"{path}: {error}; expected a CSV table in UTF-8") from error
+
+
+def record_from_row(row: Mapping[str | None, Any]) -> dict[str, Any]:
+    """Turn one flat CSV row into the nested shape of an API record."""
+    record: dict[str, Any] = {field: _text(row.get(field)) for field in RECORD_FIELDS}
+    acquisition: dict[str, Any] = {}
+    clinical: dict[str, Any] = {}
+    for field, cell in row.items():
+        # A row longer than the header has its surplus under None.
+        if field is None or field in RECORD_FIELDS or field == "public":
+            continue
+        text = _text(cell)
+        if text:
+            group = acquisition if field in ACQUISITION_FIELDS else clinical
+            group[field] = typed_value(field, text)
+    return {
+        **{field: value for field, value in record.items() if value or field == "isic_id"},
+        "metadata": {"acquisition": acquisition, "clinical": clinical},
+        "public": True,
+    }
+
+
+def typed_value(field: str, text: str) -> Any:
+    """Give a cell the JSON type that the API gives the field; text that does not fit stays text."""
+    if field in BOOLEAN_FIELDS:
+        return _BOOLEANS.get(text.lower(), text)
+    if field in INTEGER_FIELDS or field in DECIMAL_FIELDS:
+        try:
+            number = Decimal(text)
+            if field in DECIMAL_FIELDS:
+                return str(number.quantize(Decimal("0.01")))
+            return int(number) if number == int(number) else text
+        except (InvalidOperation, OverflowError, ValueError):
+            return text
+    return text
+
+
+def row_instant(row_index: int) -> datetime:
+    """Return the made-up `created` of a row: one minute after the row before, with microseconds."""
+    return _FIRST_ROW_AT + timedelta(minutes=row_index, microseconds=row_index * 7919 % 1_000_000)
+
+
+def size_px(path: Path) -> tuple[int, int] | None:
+    """Return (width, height) from the file's header; None when it is no image that can be read."""
+    try:
+        with Image.open(path) as image:
+            return image.size
+    except (OSError, ValueError, Image.DecompressionBombError):
+        return None
+
+
+def _text(cell: Any) -> str:
+    """Strip a cell; the snapshot's writer puts a tab before values that a spreadsheet would run."""
+    return cell.strip() if isinstance(cell, str) else ""
+
+
+def _header(metadata_path: Path) -> None:
+    try:
+        with metadata_path.open(encoding="utf-8-sig", newline="") as stream:
+            header = next(csv.reader(stream), [])
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UnusableInputError(f"{metadata_path}: {error}; expected a CSV table in UTF-8") from error
+    if "isic_id" not in header:
+        shown = ", ".join(header[:5]) or "no header"
+        raise UnusableInputError(f"{metadata_path}: found columns {shown}; expected a column isic_id")
+
+
+def _image_files(folder: Path) -> dict[str, Path]:
+    with os.scandir(folder) as entries:
+        return {
+            stem: Path(entry.path)
+            for entry in entries
+            if ISIC_ID.fullmatch(stem := os.path.splitext(entry.name)[0])
+            and not entry.name.endswith(".csv")
+            and entry.is_file()
+        }

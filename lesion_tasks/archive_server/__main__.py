@@ -1,0 +1,69 @@
+"""Serve a local archive: `python -m lesion_tasks.archive_server --source synthetic:1000`."""
+
+import asyncio
+import signal
+import sys
+from pathlib import Path
+
+import click
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive_server.catalogue import Catalogue
+from lesion_tasks.archive_server.faults import FaultPlan, parse_faults
+from lesion_tasks.archive_server.server import API, build_app, start
+from lesion_tasks.archive_server.sources import FolderSource, source_from_text
+from lesion_tasks.archive_server.state import load_state
+
+
+@click.command()
+@click.option("--port", default=0, show_default=True, help="Port of 127.0.0.1; 0 takes a free one.")
+@click.option("--source", required=True, help="synthetic:IMAGES[:SEED], or a download folder.")
+@click.option("--state", "state_path", type=click.Path(path_type=Path), help="File that keeps changes.")
+@click.option("--latency-ms", default=0.0, show_default=True, help="Delay added to every answer.")
+@click.option("--faults", "faults_text", default="", help="KIND=PROBABILITY,... and seed=N; see faults.py.")
+@click.option("--ties", default=1, show_default=True, help="Synthetic images that share one `created`.")
+@click.option("--unstable-ties", is_flag=True, help="Order equal `created` anew for each page.")
+@click.option("--keep-files", default=512, show_default=True, help="Drawn files kept in memory.")
+def main(
+    port: int,
+    source: str,
+    state_path: Path | None,
+    latency_ms: float,
+    faults_text: str,
+    ties: int,
+    unstable_ties: bool,
+    keep_files: int,
+) -> None:
+    """Speak the ISIC Archive API over a synthetic archive or a download folder, on 127.0.0.1."""
+    try:
+        plan = parse_faults(faults_text)
+        opened = source_from_text(source, tie_length=max(1, ties), n_kept_files=keep_files)
+        catalogue = Catalogue(opened, load_state(state_path, opened.name))
+        if isinstance(opened, FolderSource):
+            for reason in opened.skipped[:5]:
+                click.echo(f"not listed: {reason}", err=True)
+            if len(opened.skipped) > 5:
+                click.echo(f"not listed: {len(opened.skipped) - 5} more rows", err=True)
+        asyncio.run(_serve(catalogue, port, plan, latency_ms, has_unstable_ties=unstable_ties))
+    except UnusableInputError as error:
+        click.echo(f"Error: {error}", err=True)
+        sys.exit(1)
+
+
+async def _serve(
+    catalogue: Catalogue, port: int, plan: FaultPlan, latency_ms: float, *, has_unstable_ties: bool
+) -> None:
+    app = build_app(catalogue, fault_plan=plan, latency_ms=latency_ms, has_unstable_ties=has_unstable_ties)
+    asked_to_stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
+    runner, origin = await start(app, port)
+    try:
+        print(f"serving {len(catalogue.visible):,} images at {origin}{API}", flush=True)
+        await asked_to_stop.wait()
+    finally:
+        await runner.cleanup()
+
+
+if __name__ == "__main__":
+    main()

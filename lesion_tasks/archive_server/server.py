@@ -1,0 +1,427 @@
+"""HTTP requests -> the answers of the ISIC Archive API, version 2, from a catalogue.
+
+Everything is on one origin: the API under `/api/v2/`, files under `/images/` and `/thumbnails/`, and what only a
+local archive has under `/admin/`.
+"""
+
+import asyncio
+import errno
+import hashlib
+import json
+import re
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
+from email.utils import format_datetime
+from typing import Any
+from urllib.parse import parse_qs, urlencode
+
+import numpy as np
+from aiohttp import web
+from aiohttp.web_response import ContentCoding
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive_server import admin, faults
+from lesion_tasks.archive_server.catalogue import Catalogue, Collection
+from lesion_tasks.archive_server.cursor import (
+    BY_NAME,
+    CREATED,
+    NEWEST_FIRST,
+    Cursor,
+    InvalidCursorError,
+    InvalidPositionError,
+    Page,
+    decode_cursor,
+    paginate,
+)
+from lesion_tasks.archive_server.facets import count_facets
+from lesion_tasks.archive_server.query import QueryCrashError, QueryError
+from lesion_tasks.vocabulary import LICENCES
+
+HOST = "127.0.0.1"
+API = "/api/v2/"
+_INTEGER = re.compile(r"\s*[+-]?\d+\s*")
+_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
+_FILE_NAMES = {
+    "/images/": re.compile(r"(?P<isic_id>ISIC_[0-9]{7})\.[a-z]{3,4}"),
+    "/thumbnails/": re.compile(r"(?P<isic_id>ISIC_[0-9]{7})_thumbnail\.jpg"),
+}
+_NO_SUCH_KEY = (
+    '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchKey</Code>'
+    "<Message>The specified key does not exist.</Message></Error>"
+)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class _InvalidError(Exception):
+    """A parameter is wrong; carries the parts of the 422 body."""
+
+    def __init__(self, *details: dict[str, Any]) -> None:
+        self.details = list(details)
+
+
+def build_app(
+    catalogue: Catalogue,
+    *,
+    fault_plan: faults.FaultPlan | None = None,
+    latency_ms: float = 0,
+    has_unstable_ties: bool = False,
+) -> web.Application:
+    """Return the application that serves a catalogue.
+
+    `latency_ms` is added to every answer. With `has_unstable_ties`, the order among equal `created` differs from
+    request to request, as it may in the real archive.
+    """
+    plan = fault_plan or faults.FaultPlan()
+
+    @web.middleware
+    async def disturbed(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if request.path.startswith("/admin/"):
+            return await handler(request)
+        if latency_ms:
+            await asyncio.sleep(latency_ms / 1000)
+        return await faults.answer(request, handler, plan)
+
+    app = web.Application(middlewares=[disturbed, _worded])
+    routes = _Routes(catalogue, has_unstable_ties=has_unstable_ties)
+    for path, handler in (
+        ("images/", routes.images),
+        ("images/search/", routes.search),
+        ("images/search/size/", routes.search_size),
+        ("images/facets/", routes.facets),
+        ("images/{isic_id}/", routes.image),
+        ("images/{isic_id}/similar/", routes.login_required),
+        ("collections/", routes.list_collections),
+        (r"collections/{id:\d+}/", routes.collection),
+        ("stats/", routes.stats),
+        ("users/me/", routes.login_required),
+        ("zip-download/license-file/{licence}/", routes.licence),
+    ):
+        app.router.add_get(API + path, handler, allow_head=False)
+    for prefix in _FILE_NAMES:
+        app.router.add_get(prefix + "{name}", routes.file)
+    admin.add_routes(app, catalogue, plan)
+    return app
+
+
+@web.middleware
+async def _worded(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Give errors the archive's own bodies."""
+    is_api = request.path.startswith(API)
+    if is_api and not request.path.endswith("/"):
+        query = f"?{request.query_string}" if request.query_string else ""
+        return web.Response(status=301, headers={"Location": request.path + "/" + query})
+    try:
+        return await handler(request)
+    except _InvalidError as error:
+        return _json(request, {"detail": error.details}, status=422)
+    except QueryError:
+        return _json(request, {"message": "Could not parse search query."}, status=400)
+    except QueryCrashError:
+        return faults.error_page(500)
+    except web.HTTPMethodNotAllowed as error:
+        allowed = ", ".join(sorted(error.allowed_methods))
+        return web.Response(status=405, text="Method not allowed", headers={"Allow": allowed})
+    except web.HTTPNotFound:
+        return faults.error_page(404)
+
+
+class _Routes:
+    def __init__(self, catalogue: Catalogue, *, has_unstable_ties: bool) -> None:
+        self.catalogue = catalogue
+        self.has_unstable_ties = has_unstable_ties
+
+    async def images(self, request: web.Request) -> web.Response:
+        cursor, limit = _paging(request)
+        return self._image_page(request, *self.catalogue.select(), cursor, limit)
+
+    async def search(self, request: web.Request) -> web.Response:
+        cursor, limit = _paging(request)
+        return self._image_page(request, *self._selected(request), cursor, limit)
+
+    async def search_size(self, request: web.Request) -> web.Response:
+        positions, _ = self._selected(request)
+        return _json(request, {"size": self.catalogue.source.total_bytes(positions)})
+
+    async def facets(self, request: web.Request) -> web.Response:
+        positions, _ = self._selected(request)
+        return _json(request, count_facets(self.catalogue, positions))
+
+    async def image(self, request: web.Request) -> web.Response:
+        position = self.catalogue.position_of(request.match_info["isic_id"])
+        if position is None:
+            return _not_found(request)
+        return _json(request, self.catalogue.record(position, _origin(request)))
+
+    async def list_collections(self, request: web.Request) -> web.Response:
+        cursor, limit = _paging(request)
+        chosen = list(self.catalogue.source.collections)
+        if (pinned := _last(request, "pinned")) is not None:
+            chosen = [entry for entry in chosen if entry.is_pinned == (pinned.lower() in ("true", "1"))]
+        sort = _last(request, "sort")
+        if sort not in (None, "name", "created"):
+            expected = "'name' or 'created'"
+            raise _InvalidError(
+                {
+                    "type": "literal_error",
+                    "loc": ["query", "sort"],
+                    "msg": f"Input should be {expected}",
+                    "ctx": {"expected": expected},
+                }
+            )
+        if sort == "name":
+            order, key = BY_NAME, _collection_name
+        elif sort == "created":
+            order, key = CREATED, _collection_age
+        else:
+            order, key = NEWEST_FIRST, _collection_newness
+        chosen.sort(key=key)
+        page = _page([key(entry) for entry in chosen], cursor, limit, order)
+        return _page_json(request, page, [_collection_json(chosen[index]) for index in page.indices])
+
+    async def collection(self, request: web.Request) -> web.Response:
+        for entry in self.catalogue.source.collections:
+            if entry.id == int(request.match_info["id"]):
+                return _json(request, _collection_json(entry))
+        return _not_found(request)
+
+    async def stats(self, request: web.Request) -> web.Response:
+        catalogue = self.catalogue
+        n_collections = len(catalogue.source.collections)
+        n_dois = sum(entry.doi is not None for entry in catalogue.source.collections)
+        image = {
+            "images_count": int(catalogue.table.n_records),
+            "public_images_count": len(catalogue.visible),
+            "annotated_images_count": 0,
+        }
+        counts = {
+            "image": image,
+            "collection": {"collections_count": n_collections, "public_collections_count": n_collections},
+            "doi": {"dois_count": n_dois},
+            "study": {"studies_count": 0, "public_studies_count": 0},
+            "user": {"users_count": 0},
+            "engagement": {"30_day_sessions_count": 0},
+        }
+        return _json(request, counts)
+
+    async def licence(self, request: web.Request) -> web.Response:
+        name = request.match_info["licence"]
+        if name not in LICENCES:
+            return _not_found(request)
+        return web.Response(
+            text=f"{name}\n\nThe text of this licence is at https://creativecommons.org/licenses/\n"
+        )
+
+    async def login_required(self, request: web.Request) -> web.Response:
+        return _json(request, {"detail": "Unauthorized"}, status=401)
+
+    async def file(self, request: web.Request) -> web.Response:
+        name = request.match_info["name"]
+        prefix = request.path[: -len(name)]
+        found = _FILE_NAMES[prefix].fullmatch(name)
+        stored = None
+        if found:
+            rendition = "full" if prefix == "/images/" else "thumbnail_256"
+            # Drawing and resizing take milliseconds: off the event loop.
+            stored = await asyncio.to_thread(self.catalogue.file, found["isic_id"], rendition)
+        if stored is None:
+            return web.Response(status=404, text=_NO_SUCH_KEY, content_type="application/xml")
+        digest = hashlib.md5(stored.content, usedforsecurity=False).hexdigest()
+        etag = f'"{digest}"'
+        headers = {
+            "ETag": etag,
+            "Last-Modified": format_datetime(stored.modified_at, usegmt=True),
+            "Content-Disposition": "attachment",
+            "Accept-Ranges": "bytes",
+        }
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers=headers)
+        content, status = stored.content, 200
+        if asked := _RANGE.fullmatch(request.headers.get("Range", "")):
+            first = int(asked[1])
+            last = min(int(asked[2]) if asked[2] else len(content), len(content) - 1)
+            if first > last:
+                return web.Response(status=416, headers={"Content-Range": f"bytes */{len(content)}"})
+            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
+            content, status = content[first : last + 1], 206
+        return web.Response(status=status, body=content, content_type=stored.media_type, headers=headers)
+
+    def _selected(self, request: web.Request) -> tuple[np.ndarray, np.ndarray]:
+        text = ",".join(filter(None, request.query.getall("collections", [])))
+        try:
+            collections = tuple(int(part) for part in text.split(",")) if text else ()
+        except ValueError as error:
+            detail = {
+                "type": "value_error",
+                "loc": ["query", "collections"],
+                "msg": f"Value error, {error}",
+                "ctx": {"error": str(error)},
+            }
+            raise _InvalidError(detail) from error
+        return self.catalogue.select(_last(request, "query") or "", collections)
+
+    def _image_page(
+        self,
+        request: web.Request,
+        positions: np.ndarray,
+        created_us: np.ndarray,
+        cursor: Cursor,
+        limit: int | None,
+    ) -> web.Response:
+        page = _page(created_us, cursor, limit, CREATED)
+        indices = _with_unstable_ties(page.indices, created_us) if self.has_unstable_ties else page.indices
+        origin = _origin(request)
+        records = [self.catalogue.record(int(positions[index]), origin) for index in indices]
+        return _page_json(request, page, records)
+
+
+def _with_unstable_ties(indices: range, created_us: np.ndarray) -> list[int]:
+    """Reorder equal `created` in an order of this page's own: records move between pages, as upstream."""
+    reordered = []
+    for index in indices:
+        first = int(np.searchsorted(created_us, created_us[index], "left"))
+        last = int(np.searchsorted(created_us, created_us[index], "right"))
+        order = np.random.default_rng((indices[0], first)).permutation(last - first)
+        reordered.append(first + int(order[index - first]))
+    return reordered
+
+
+def _collection_name(entry: Collection) -> Any:
+    return entry.name
+
+
+def _collection_age(entry: Collection) -> Any:
+    return entry.created_us
+
+
+def _collection_newness(entry: Collection) -> Any:
+    return -entry.created_us
+
+
+def _collection_json(entry: Collection) -> dict[str, Any]:
+    return {
+        "doi": entry.doi,
+        "doi_url": f"https://doi.org/{entry.doi}" if entry.doi else None,
+        "id": entry.id,
+        "name": entry.name,
+        "description": entry.description,
+        "public": True,
+        "pinned": entry.is_pinned,
+        "locked": entry.is_locked,
+    }
+
+
+def _origin(request: web.Request) -> str:
+    return f"{request.scheme}://{request.host}"
+
+
+def _last(request: web.Request, name: str) -> str | None:
+    """Return a parameter; the last of several wins."""
+    values = request.query.getall(name, [])
+    return values[-1] if values else None
+
+
+def _paging(request: web.Request) -> tuple[Cursor, int | None]:
+    """Read `cursor` and `limit`; raises _InvalidError naming every one that is wrong."""
+    details = []
+    text = _last(request, "limit")
+    if text is not None and not _INTEGER.fullmatch(text):
+        details.append(
+            {
+                "type": "int_parsing",
+                "loc": ["query", "limit"],
+                "msg": "Input should be a valid integer, unable to parse string as an integer",
+            }
+        )
+    cursor = Cursor()
+    try:
+        cursor = decode_cursor(_last(request, "cursor") or "")
+    except InvalidCursorError as error:
+        details.append(
+            {
+                "type": "value_error",
+                "loc": ["query", "cursor"],
+                "msg": f"Value error, {error}",
+                "ctx": {"error": str(error)},
+            }
+        )
+    if details:
+        raise _InvalidError(*details)
+    return cursor, None if text is None else int(text)
+
+
+def _page(keys: Any, cursor: Cursor, limit: int | None, order: Any) -> Page:
+    try:
+        return paginate(keys, cursor, limit, order)
+    except InvalidPositionError as error:
+        raise _InvalidError({"loc": ["query", "cursor"], "msg": f"Value error, {error}"}) from error
+
+
+def _page_json(request: web.Request, page: Page, results: list[dict[str, Any]]) -> web.Response:
+    envelope = {
+        "results": results,
+        "count": page.count,
+        "next": _link(request, page.next),
+        "previous": _link(request, page.previous),
+    }
+    return _json(request, envelope)
+
+
+def _link(request: web.Request, cursor: Cursor | None) -> str | None:
+    """Return this request's URL with another cursor, parameters sorted by name."""
+    if cursor is None:
+        return None
+    query = parse_qs(request.query_string, keep_blank_values=True) | {"cursor": [cursor.encode()]}
+    return f"{_origin(request)}{request.path}?{urlencode(sorted(query.items()), doseq=True)}"
+
+
+def _json(request: web.Request, body: Any, status: int = 200) -> web.Response:
+    response = web.json_response(body, status=status)
+    response.headers["Access-Control-Allow-Origin"] = "*"
+    if "gzip" in request.headers.get("Accept-Encoding", ""):
+        response.enable_compression(ContentCoding.gzip)
+    return response
+
+
+def _not_found(request: web.Request) -> web.Response:
+    return _json(request, {"detail": "Not Found"}, status=404)
+
+
+async def start(app: web.Application, port: int) -> tuple[web.AppRunner, str]:
+    """Serve an app on 127.0.0.1 -> (what to clean up, its origin). Port 0 takes a free one.
+
+    Raises UnusableInputError when the port is taken.
+    """
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
+    await runner.setup()
+    site = web.TCPSite(runner, HOST, port)
+    try:
+        await site.start()
+    except OSError as error:
+        await runner.cleanup()
+        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
+            raise
+        found = "in use by another program" if error.errno == errno.EADDRINUSE else "not permitted"
+        raise UnusableInputError(
+            f"port {port} of {HOST}: {found}; expected a free one, or 0 for any"
+        ) from error
+    return runner, f"http://{HOST}:{runner.addresses[0][1]}"
+
+
+@contextmanager
+def running(app: web.Application, port: int = 0) -> Iterator[str]:
+    """Serve an app from a thread of this process while the block runs; gives its origin."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever, name="archive server", daemon=True)
+    thread.start()
+    try:
+        runner, origin = asyncio.run_coroutine_threadsafe(start(app, port), loop).result()
+        try:
+            yield origin
+        finally:
+            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
+    finally:
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()
