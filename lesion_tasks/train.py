@@ -22,9 +22,10 @@ from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
-from lesion_tasks.database import advisory_lock, copy_rows, database_url, engine_for
+from lesion_tasks.database import copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.materialize import fit_name
+from lesion_tasks.predictions import join_to_manifest, store_predictions
 from lesion_tasks.progress import progress
 from lesion_tasks.settings import read_settings
 from lesion_tasks.store import Store, open_store
@@ -231,6 +232,7 @@ class _Outcome(AbstractContextManager[None]):
 
 
 def _run(engine: Engine, store: Store, job: _Job, training_id: str) -> None:
+    from lesion_tasks.evaluation.threshold import choose_threshold
     from lesion_tasks.model import adapt_metadata, build_model
     from lesion_tasks.prediction import predict_examples
     from lesion_tasks.training_loop import fit, fit_logistic
@@ -266,7 +268,10 @@ def _run(engine: Engine, store: Store, job: _Job, training_id: str) -> None:
         for subset in ("val", "test")
     }
     figures = {subset: _trainer_figures(subsets[subset], predictions[subset]) for subset in predictions}
-    threshold = _choose_threshold(subsets["val"], predictions["val"])
+    threshold = None
+    if variant.task.positive is not None:
+        val_rows = rows[rows["subset"] == "val"]
+        threshold = choose_threshold(join_to_manifest(predictions["val"], val_rows, variant.task)).value
     _finish(engine, store, job, training_id, model, predictions, figures, threshold)
 
 
@@ -335,18 +340,6 @@ def _trainer_figures(examples: "Examples", predictions: "pd.DataFrame") -> dict[
     return {"auc": float(roc_auc_score(examples.labels, scores, multi_class="ovr", average="macro"))}
 
 
-def _choose_threshold(val: "Examples", predictions: "pd.DataFrame") -> float | None:
-    """The probability that maximizes sensitivity + specificity on val (Youden 1950); None for several classes."""
-    import numpy as np
-    from sklearn.metrics import roc_curve
-
-    if predictions.shape[1] != 2:
-        return None
-    false_positive_rate, true_positive_rate, thresholds = roc_curve(val.labels, predictions.to_numpy()[:, 1])
-    best = int(np.argmax(true_positive_rate - false_positive_rate))
-    return float(min(thresholds[best], 1.0))  # the first one is infinite: "nobody is positive"
-
-
 def _finish(
     engine: Engine,
     store: Store,
@@ -381,17 +374,8 @@ def _finish(
         content_type="application/json",
     )
     with engine.begin() as connection:
-        connection.execute(text("DELETE FROM prediction WHERE training_id = :id"), {"id": training_id})
         for subset, frame in predictions.items():
-            copy_rows(
-                connection,
-                "prediction",
-                ("training_id", "manifest_digest", "subset", "isic_id", "probabilities"),
-                (
-                    (training_id, job.digest, subset, isic_id, [float(p) for p in row])
-                    for isic_id, row in zip(frame.index, frame.to_numpy(), strict=True)
-                ),
-            )
+            store_predictions(connection, training_id, job.digest, subset, frame)
         connection.execute(
             text("""
                 UPDATE training SET status = 'finished', reason = NULL, model_key = :key, model_sha256 = :sha256,
