@@ -1,6 +1,6 @@
 """The checkout -> Airflow's four processes, on the embedded Postgres and on 127.0.0.1 only.
 
-Airflow is configured by environment variables alone; no airflow.cfg is written or read from elsewhere.
+Airflow is configured by environment variables alone; the airflow.cfg that it writes holds only defaults.
 
     <home>/airflow/secrets.json     generated keys        } readable by
     <home>/airflow/passwords.json   the user's password   } their owner alone
@@ -110,6 +110,7 @@ def start(
             say(f"airflow {name} starts")
     api = connect(home)
     wait_for(paths.run, API_SERVER, lambda: api.health()["metadatabase"] == "healthy", START_TIMEOUT_S)
+    api.warm_up()
     for name, (slots, description) in POOLS.items():
         api.ensure_pool(name, slots, description)
     for component in ("scheduler", "dag-processor", "triggerer"):
@@ -163,8 +164,6 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
             "workers": "1",
             "secret_key": keys["api"],
             "instance_name": "Lesion workflow",
-            # The page polls; a laptop with two cores has better things to do than to answer every second.
-            "auto_refresh_interval": "3",
         },
         "api_auth": {"jwt_secret": keys["jwt"], "jwt_issuer": "lesion-workflow"},
         "logging": {
@@ -175,6 +174,12 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
             # From one task's end to the next one's start passes up to this long. A turn costs about 20 ms.
             "scheduler_idle_sleep_time": "0.3",
             "task_instance_heartbeat_sec": "10",
+        },
+        "workers": {
+            # A task that ends just before its supervisor looks is only seen at the next heartbeat. At the
+            # usual 5 s that doubled the time of the whole path.
+            "min_heartbeat_interval": "1",
+            "max_failed_heartbeats": "30",
         },
         "dag_processor": {
             "parsing_processes": "1",

@@ -55,6 +55,10 @@ class AirflowApi:
         """Tell whether all components are."""
         return set(self.health().values()) == {"healthy"}
 
+    def warm_up(self) -> None:
+        """Have the server build the routes that tasks use: it does so at their first request, for 3 s."""
+        self._send("GET", "/execution/health", None, {})
+
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Create a pool unless there is one of this name; its size may have been changed by hand."""
         try:
