@@ -69,8 +69,8 @@ class Scope(Base):
     next_watermark_at: Mapped[datetime | None] = mapped_column(
         comment="newest `created` when the running append pass began"
     )
-    next_url: Mapped[str | None] = mapped_column(
-        comment="where a killed append pass goes on; committed with the rows of the page before it"
+    next_cursor: Mapped[str | None] = mapped_column(
+        comment="where a killed append pass goes on, empty for the first page; committed with the rows before it"
     )
     sweep_prefix: Mapped[str | None] = mapped_column(comment="id prefix the rolling sweep reads next")
     probe: Mapped[dict[str, Any] | None] = mapped_column(comment="what the last probe answered")
