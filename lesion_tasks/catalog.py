@@ -317,6 +317,11 @@ VARIANTS = by_name(
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic", "cnn_scratch")
 
 
+def sides_of(split: str) -> list[int]:
+    """The sides in px at which the variants of a split look at pictures, smallest first."""
+    return sorted({v.side_px for v in VARIANTS.values() if v.split == split and v.side_px is not None})
+
+
 # --- Promotion: floors and margins, each with its reason --------------------------------------------------------
 
 

@@ -95,6 +95,21 @@ def evaluate_training(training_id: str, *, manifest_digest: str | None = None) -
     return case.evaluation_id
 
 
+def list_unevaluated() -> list[str]:
+    """Finished trainings without an evaluation on their own manifest, oldest first."""
+    with engine_for(database_url()).connect() as connection:
+        return list(
+            connection.execute(
+                text("""
+                    SELECT training_id FROM training t WHERE status = 'finished' AND NOT EXISTS (
+                        SELECT FROM evaluation e
+                        WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
+                    ORDER BY finished_at
+                """)
+            ).scalars()
+        )
+
+
 def _find_case(engine: Engine, store: Store, training_id: str, manifest_digest: str | None) -> _Case:
     with engine.connect() as connection:
         training = connection.execute(

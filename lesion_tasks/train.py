@@ -43,10 +43,10 @@ log = logging.getLogger(__name__)
 CODE_FILES = ("dataset.py", "model.py", "training_loop.py", "prediction.py")
 
 
-def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "when_grown") -> list[str]:
+def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "changed") -> list[str]:
     """Return which variants to train: the named ones, or those of the settings.
 
-    `policy` "always" keeps all of them; "when_grown" keeps those never trained, and those whose manifest has new,
+    `policy` "always" keeps all of them; "changed" keeps those never trained, and those whose manifest has new,
     changed or lost rows amounting to `RETRAIN_SHARE` since their last training.
     """
     names = list(variants or read_settings().variants or DEFAULT_VARIANTS)
@@ -54,8 +54,8 @@ def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "whe
         find_variant(name)
     if policy == "always":
         return names
-    if policy != "when_grown":
-        raise UnusableInputError(f"retrain policy {policy!r}: expected always or when_grown")
+    if policy != "changed":
+        raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
     store = open_store()
     engine = engine_for(database_url())
     return [name for name in names if _has_grown(engine, store, VARIANTS[name])]
@@ -241,7 +241,7 @@ def _run(engine: Engine, store: Store, job: _Job, training_id: str) -> None:
     rows = read_manifest(store, job.manifest_key)
     subsets = _load_subsets(engine, store, variant, rows)
     model = build_model(variant, job.weights)
-    if variant.metadata:
+    if subsets["train"].metadata is not None:
         adapt_metadata(model, subsets["train"].metadata)
     with progress(f"train {variant.name}", variant.max_epochs) as advance:
 

@@ -1,0 +1,214 @@
+"""`lesion`: every step without Airflow, in the order the data takes. Also `python -m lesion_tasks`."""
+
+import json
+import logging
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS
+
+INGEST_LAYERS = ("append", "reconcile", "sweep", "fetch")
+
+
+class _Path(click.Group):
+    """A group that lists its commands in the order they were added: the order of the path."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Path, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def lesion() -> None:
+    """Retrain skin-lesion classifiers from the ISIC Archive, with numbers that can be trusted.
+
+    Each command is one step of the path and can be run again or killed at any moment. Settings are LESION_*
+    environment variables; without any, an embedded Postgres and a directory under ./var are used.
+    """
+
+
+@lesion.command()
+def setup() -> None:
+    """Create the database's tables, or bring them to the newest version."""
+    from lesion_tasks.database import migrate
+
+    migrate()
+    _show({"database": "up to date"})
+
+
+@lesion.command()
+@click.option("--source", help="API base URL or a download folder. Default: LESION_ARCHIVE_URL.")
+@click.option("--query", help="Search DSL that limits the scope. Default: LESION_QUERY.")
+@click.option("--collections", default="", help="Collection ids, comma-separated.")
+@click.option(
+    "--layer",
+    "layers",
+    multiple=True,
+    type=click.Choice(INGEST_LAYERS),
+    help="Only these layers, in path order. Default: all.",
+)
+def ingest(source: str | None, query: str | None, collections: str, layers: Sequence[str]) -> None:
+    """Archive -> records and verified files."""
+    from lesion_tasks.ingest import ingest as run
+
+    _show(run(source=source, query=query, collections=collections, layers=tuple(layers) or INGEST_LAYERS))
+
+
+@lesion.command()
+def curate() -> None:
+    """Records and files -> images, or rejects with a reason."""
+    from lesion_tasks.curate import curate_images
+
+    _show(curate_images())
+
+
+@lesion.command()
+@click.argument("names", nargs=-1, metavar="[SPLIT]...")
+def split(names: Sequence[str]) -> None:
+    """Images -> one immutable manifest for each split (default: those of the default variants)."""
+    from lesion_tasks.split import build_split
+
+    _show({name: build_split(name) for name in names or _default_splits()})
+
+
+@lesion.command()
+@click.argument("names", nargs=-1, metavar="[SPLIT]...")
+def materialize(names: Sequence[str]) -> None:
+    """Manifest -> shards of decoded pixels, at the sizes the variants of the split ask for."""
+    from lesion_tasks.catalog import sides_of
+    from lesion_tasks.database import database_url, engine_for
+    from lesion_tasks.materialize import materialize_manifest
+    from lesion_tasks.train import manifest_in_force
+
+    engine = engine_for(database_url())
+    done = {}
+    for name in names or _default_splits():
+        digest, _ = manifest_in_force(engine, name)
+        done[name] = [materialize_manifest(digest, side) for side in sides_of(name)]
+    _show(done)
+
+
+@lesion.command()
+@click.argument("variants", nargs=-1, metavar="[VARIANT]...")
+@click.option("--again", is_flag=True, help="Run a training anew although the same one is finished.")
+def train(variants: Sequence[str], again: bool) -> None:
+    """Variant and manifest -> a stored model and keyed predictions."""
+    from lesion_tasks.train import choose_variants, train_variant
+
+    for name in choose_variants(variants=variants, policy="always"):
+        _show({name: train_variant(name, again=again)})
+
+
+@lesion.command()
+@click.argument("training_ids", nargs=-1, metavar="[TRAINING]...")
+@click.option("--manifest", help="Digest of another manifest of the same task to score and evaluate on.")
+def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
+    """Training -> a report bundle and a verdict (default: every finished training without one)."""
+    from lesion_tasks.evaluate import evaluate_training, list_unevaluated
+
+    for training_id in training_ids or list_unevaluated():
+        _show({training_id: evaluate_training(training_id, manifest_digest=manifest)})
+
+
+@lesion.command()
+@click.option("--task", "tasks", multiple=True, type=click.Choice(sorted(TASKS)), help="Default: every task.")
+@click.option("--despite-gates", is_flag=True, help="Promote the best candidate although it misses a gate.")
+def promote(tasks: Sequence[str], despite_gates: bool) -> None:
+    """Evaluations -> a decision with its reason, and perhaps a new champion."""
+    from lesion_tasks.promote import plan_promotion, promote_model
+
+    for task in tasks or TASKS:
+        plan = plan_promotion(task=task)
+        for training_id in plan["rescore"]:
+            from lesion_tasks.evaluate import evaluate_training
+
+            evaluate_training(training_id, manifest_digest=plan["manifest_digest"])
+        _show({task: promote_model(task=task, is_forced=despite_gates)})
+
+
+@lesion.command()
+@click.option("--to", "training_id", help="An earlier champion. Default: the one before the present.")
+@click.option("--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True)
+@click.option("--reason", required=True, help="Why, in words.")
+def rollback(training_id: str | None, task: str, reason: str) -> None:
+    """Put an earlier champion back."""
+    from lesion_tasks.promote import rollback_champion
+
+    _show(rollback_champion(training_id=training_id, reason=reason, task=task))
+
+
+@lesion.command()
+def leaderboard() -> None:
+    """Show every evaluated training, best first, and the champions."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from lesion_tasks.promote import leaderboard as read
+
+    rows = read()
+    if not rows:
+        click.echo("nothing has been evaluated yet")
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row.get(name, "")) for name in columns))
+    Console().print(table)
+
+
+@lesion.command()
+def publish() -> None:
+    """Write champion.json and reports/index.html anew from the database."""
+    from lesion_tasks.database import database_url, engine_for
+    from lesion_tasks.leaderboard import publish as write
+    from lesion_tasks.store import open_store
+
+    with engine_for(database_url()).connect() as connection:
+        write(open_store(), connection)
+    _show({"published": ["reports/index.html", "champion.json"]})
+
+
+@lesion.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
+def variants(as_json: bool) -> None:
+    """List the variants, and the system that each reproduces."""
+    rows = [
+        {"name": v.name, "reproduces": v.reproduces or "", "split": v.split, "title": v.title}
+        for v in VARIANTS.values()
+    ]
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+        return
+    width = {key: max(len(row[key]) for row in rows) for key in rows[0]}
+    for row in rows:
+        click.echo("  ".join(value.ljust(width[key]) for key, value in row.items()).rstrip())
+
+
+def _default_splits() -> list[str]:
+    from lesion_tasks.train import choose_variants
+
+    chosen = {VARIANTS[name].split for name in choose_variants(policy="always")}
+    return [name for name in SPLITS if name in chosen]
+
+
+def _show(result: Any) -> None:
+    click.echo(json.dumps(result, indent=2, default=str))
+
+
+def main() -> None:
+    """Run the command line; bad input ends with one line on standard error and exit status 1."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    try:
+        lesion(prog_name="lesion")
+    except UnusableInputError as error:
+        click.echo(f"lesion: {error}", err=True)
+        sys.exit(1)
+
+
+if __name__ == "__main__":
+    main()
