@@ -47,12 +47,15 @@ def build_splits() -> None:
         return curate_images()
 
     @task
-    def choose(params: dict[str, Any]) -> list[str]:
-        """Name the splits to build."""
+    def choose(params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Name the splits to build, and the picture sizes that variants look at them in."""
         from lesion_tasks.settings import read_settings
 
-        variants = read_settings().variants or DEFAULT_VARIANTS
-        return params["splits"] or sorted({VARIANTS[name].split for name in variants if name in VARIANTS})
+        scheduled = read_settings().variants or DEFAULT_VARIANTS
+        asked = set(params["splits"])
+        wanted = [v for v in VARIANTS.values() if v.split in asked or (not asked and v.name in scheduled)]
+        sides = {v.split: {w.side_px for w in wanted if w.split == v.split} - {None} for v in wanted}
+        return [{"name": name, "sides_px": sorted(sides[name])} for name in sorted(sides)]
 
     @task(map_index_template="{{ task.op_kwargs['name'] }}")
     def split(name: str) -> str:
@@ -62,17 +65,17 @@ def build_splits() -> None:
         return build_split(name)
 
     @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
-    def materialize(name: str, digest: str) -> dict[str, str]:
-        """Decode the manifest's pixels once for each size that a variant of this split looks at."""
+    def materialize(name: str, digest: str, sides_px: list[int]) -> dict[str, str]:
+        """Decode the manifest's pixels once for each size."""
         from lesion_tasks.materialize import materialize_manifest
 
-        for side_px in sorted({v.side_px for v in VARIANTS.values() if v.split == name and v.side_px}):
+        for side_px in sides_px:
             materialize_manifest(digest, side_px)
         return {"split": name, "digest": digest}
 
     @task_group
-    def each(name: str) -> Any:
-        return materialize(name=name, digest=split(name=name))
+    def each(name: str, sides_px: list[int]) -> Any:
+        return materialize(name=name, digest=split(name=name), sides_px=sides_px)
 
     @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(built: Any, outlet_events: Any) -> dict[str, str]:
@@ -83,7 +86,7 @@ def build_splits() -> None:
 
     names = choose()
     curate() >> names
-    built = each.expand(name=names)
+    built = each.expand_kwargs(names)
     announce(built)
     built >> stay_red()
 

@@ -1,7 +1,7 @@
 """Evaluations -> a decision, and perhaps a new champion. When there are new `evaluations`, and by hand.
 
-The best candidate of each task is compared with the champion on the same images. It is promoted when it
-passes every gate; the reasons are written down either way. An evaluation that failed its integrity checks
+The best candidate of each task is compared with the champion on the same images; a champion that was not
+yet scored on them is scored first. The candidate is promoted when it passes every gate; the reasons are written down either way. An evaluation that failed its integrity checks
 can be read, but never promoted.
 
 Safe to clear: deciding twice on the same evaluations gives the same answer and changes nothing.
@@ -13,7 +13,15 @@ from typing import Any
 from airflow.providers.standard.operators.hitl import ApprovalOperator
 from airflow.sdk import Param, TriggerRule, dag, task
 
-from lesion_airflow import CHAMPION, DEFAULT_ARGS, EVALUATIONS, TAGS, skip_unless
+from lesion_airflow import (
+    CHAMPION,
+    DEFAULT_ARGS,
+    EVALUATIONS,
+    GPU_POOL,
+    GPU_QUEUE,
+    TAGS,
+    skip_unless,
+)
 from lesion_tasks.catalog import TASKS
 
 NAMES = sorted(TASKS)
@@ -77,16 +85,42 @@ def promote_model() -> None:
     )
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def name_tasks(params: dict[str, Any]) -> list[str]:
-        """Name the tasks to decide on."""
-        return list(params["tasks"])
+    def plan(params: dict[str, Any]) -> list[dict[str, str]]:
+        """Name the champions that were not yet scored on their candidate's images."""
+        from lesion_tasks.promote import plan_promotion
+
+        plans = [plan_promotion(task=name) for name in params["tasks"]]
+        return [
+            {"training_id": training_id, "manifest_digest": one["manifest_digest"]}
+            for one in plans
+            for training_id in one["rescore"]
+        ]
+
+    @task(
+        queue=GPU_QUEUE,
+        pool=GPU_POOL,
+        execution_timeout=timedelta(hours=2),
+        map_index_template="{{ task.op_kwargs['training_id'] }}",
+    )
+    def score_again(training_id: str, manifest_digest: str) -> str:
+        """Evaluate a champion on the images that its candidate was evaluated on."""
+        from lesion_tasks.evaluate import evaluate_training
+
+        return evaluate_training(training_id, manifest_digest=manifest_digest)
+
+    @task(trigger_rule=TriggerRule.NONE_FAILED)
+    def name_tasks(params: dict[str, Any], ti: Any) -> list[dict[str, str]]:
+        """Name the tasks to decide on, and who answers for it."""
+        answer = ti.xcom_pull(task_ids="approve")
+        decided_by = answer["responded_by_user"]["name"] if answer else "rule"
+        return [{"task_name": name, "decided_by": decided_by} for name in params["tasks"]]
 
     @task(map_index_template="{{ task.op_kwargs['task_name'] }}")
-    def promote(task_name: str, params: dict[str, Any]) -> dict[str, Any]:
+    def promote(task_name: str, decided_by: str, params: dict[str, Any]) -> dict[str, Any]:
         """Compare, decide, write the reasons down, and publish."""
         from lesion_tasks.promote import promote_model as promote_best
 
-        return promote_best(task=task_name, is_forced=params["is_forced"])
+        return promote_best(task=task_name, is_forced=params["is_forced"], decided_by=decided_by)
 
     @task(outlets=[CHAMPION])
     def announce(decisions: Any, outlet_events: Any) -> int:
@@ -96,9 +130,11 @@ def promote_model() -> None:
         outlet_events[CHAMPION].extra = {"promoted": promoted}
         return len(promoted)
 
+    missing = plan()
     names = name_tasks()
-    standings() >> is_person_asked() >> approve >> names
-    announce(promote.expand(task_name=names))
+    standings() >> is_person_asked() >> approve >> missing
+    score_again.expand_kwargs(missing) >> names
+    announce(promote.expand_kwargs(names))
 
 
 promote_model()

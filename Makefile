@@ -1,0 +1,70 @@
+# The front door. `make` alone says what there is.
+PYTHON ?= python3.11
+BIN := .venv/bin
+CODE := lesion_tasks dags plugins tests benchmarks
+
+# make demo ARCHIVE=<folder, address or "isic"> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>
+# Passed by the environment, so that no value is ever read by a shell.
+export LESION_DEMO_ARCHIVE = $(ARCHIVE)
+export LESION_DEMO_IMAGES = $(IMAGES)
+export LESION_DEMO_VARIANTS = $(VARIANTS)
+export LESION_DEMO_WEIGHTS = $(WEIGHTS)
+export LESION_DEMO_PORT = $(PORT)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo stop clean test lint format migration docs locks archive-server
+.DELETE_ON_ERROR:
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+	@echo
+	@echo '  make demo takes ARCHIVE=<folder, address or isic> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n>'
+
+setup: .venv/laptop.stamp ## the environment in .venv, from the lock
+
+demo: .venv/laptop.stamp ## from nothing to a champion, followed live; again: go on where it stopped
+	@$(BIN)/python -m lesion_tasks.local.demo
+
+stop: ## stop everything the demo started, and nothing else
+	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.local.demo --stop
+
+clean: ## stop, and forget everything the demo made
+	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.local.demo --clean
+
+test: .venv/dev.stamp ## every test, with a real Postgres and a real scheduler
+	$(BIN)/python -m pytest
+
+lint: .venv/dev.stamp ## rules, format and types
+	$(BIN)/ruff check $(CODE)
+	$(BIN)/ruff format --check $(CODE)
+	$(BIN)/mypy
+
+format: .venv/dev.stamp ## rewrite the code in the house format
+	$(BIN)/ruff check --fix $(CODE)
+	$(BIN)/ruff format $(CODE)
+
+migration: .venv/dev.stamp ## a migration from the difference between models and tables: name="add lesion size"
+	@test -n "$(name)" || { echo 'name is missing, such as: make migration name="add lesion size"' >&2; exit 1; }
+	$(BIN)/python -m lesion_tasks.local.migration "$(name)"
+
+docs: .venv/dev.stamp ## write the generated parts of the documents anew
+	$(BIN)/python -m lesion_tasks docs
+
+locks: ## resolve all dependencies anew, into requirements/*.lock (needs uv)
+	requirements/compile.sh
+
+bench-%: .venv/dev.stamp ## one benchmark of benchmarks/, such as make bench-ingest
+	$(BIN)/python benchmarks/$*.py
+
+archive-server: .venv/laptop.stamp ## serve a synthetic archive, or a folder: ARCHIVE=<folder> IMAGES=<n>
+	$(BIN)/python -m lesion_tasks.archive_server --port 0 --source "$(or $(ARCHIVE),synthetic:$(or $(IMAGES),1000))"
+
+# The environment for development holds everything of the laptop's, so having it is enough.
+.venv/laptop.stamp: requirements/laptop.lock requirements/uv.lock pyproject.toml
+	@if [ .venv/dev.stamp -nt requirements/dev.lock ] && [ .venv/dev.stamp -nt pyproject.toml ]; then :; \
+	else requirements/install.sh laptop "$(PYTHON)"; fi
+	@touch $@
+
+.venv/dev.stamp: requirements/dev.lock requirements/uv.lock pyproject.toml
+	@requirements/install.sh dev "$(PYTHON)"
+	@touch $@ .venv/laptop.stamp
