@@ -103,7 +103,7 @@ def populate(seed: int, n_images: int) -> Population:
     """Draw who is who. Each link points to an earlier image, so growth changes nothing that exists."""
     index = np.arange(n_images)
     copy_draw = uniform(seed, "copy", index)
-    is_copy = copy_draw < 0.024
+    is_copy = copy_draw < 0.026
     is_foreign = is_copy & (uniform(seed, "foreign copy", index) < 0.5)
     is_follow_up = ~is_copy & (uniform(seed, "follow-up", index) < 0.25)
     is_same_patient = ~is_copy & ~is_follow_up & (uniform(seed, "same patient", index) < 0.45)
@@ -133,7 +133,7 @@ def populate(seed: int, n_images: int) -> Population:
         lesion_identity=_roots(np.where(is_foreign, index, lesion_link)),
         patient_identity=_roots(np.where(is_foreign, index, patient_link)),
         drawn=drawn,
-        is_identical=(drawn != index) & (copy_draw < 0.004),
+        is_identical=(drawn != index) & (copy_draw < 0.006),
         image_type=image_type,
         is_malignant=is_malignant & ~is_indeterminate,
         label=np.select(
