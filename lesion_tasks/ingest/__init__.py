@@ -1,0 +1,21 @@
+"""The archive -> versioned records and verified files.
+
+    probe      one question: how large, how new
+    append     what is newer than last time
+    reconcile  counts by id prefix: what became public late, what is gone
+    sweep      a part of everything, read again: what was edited
+    fetch      the files of all of them
+
+Each layer is a function that can be killed at any moment and repeated: it goes on from what it committed.
+"""
+
+from lesion_tasks.ingest.append import append_records, probe_archive
+from lesion_tasks.ingest.fetch import fetch_files, fetch_shards, wanted_rendition
+
+__all__ = [
+    "append_records",
+    "fetch_files",
+    "fetch_shards",
+    "probe_archive",
+    "wanted_rendition",
+]

@@ -1,0 +1,304 @@
+"""An archive -> its newest records: the probe and the append pass.
+
+The archive lists by `created`, oldest first, and takes a hand-made cursor that starts at any time. A pass starts one
+hour before the time up to which the last one was complete, and commits the cursor together with the rows before it.
+It finds nothing that became public behind it, and no edits: reconciling and sweeping do.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import update
+
+from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.archive.cursor import Position, decode_cursor, encode_cursor
+from lesion_tasks.archive.identifiers import IdSet
+from lesion_tasks.archive.listing import Listing, Page, Probe, RefusedCursorError
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest.scope import (
+    ScopeKey,
+    n_listed,
+    open_listing,
+    probed_scope,
+    read_scope,
+    save_scope,
+    scope_key,
+    scope_lock,
+)
+from lesion_tasks.ingest.writing import check_items, write_records
+from lesion_tasks.progress import Advance, progress
+from lesion_tasks.schema import Scope
+
+log = logging.getLogger(__name__)
+
+# Publishing holds an exclusive lock, so records become visible in the order of `created`; an hour is ample.
+OVERLAP = timedelta(hours=1)
+RECORDS_PER_COMMIT = 2_000
+PAGES_AHEAD = 10  # read while the batch before is being written
+BEFORE_EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def probe_archive(
+    *, query: str | None = None, source: str | None = None, collections: str = "", retry: Retry = RETRY
+) -> dict[str, Any]:
+    """Ask a source for its size and newest record, and note the answer in the scope's row.
+
+    Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query it does not take.
+    """
+    key = scope_key(source, query, collections)
+    known = read_scope(key)
+
+    async def ask() -> Probe:
+        # An address that worked before is not wrong now, only down.
+        async with open_listing(key, retry=retry, is_first_contact=known is None) as listing:
+            return await listing.probe()
+
+    probe = asyncio.run(ask())
+    newest_at = probe.newest_created_at
+    answer = {
+        "n_records": probe.n_records,
+        "newest_created_at": newest_at.isoformat() if newest_at else None,
+        "newest_isic_id": probe.newest_isic_id,
+    }
+    save_scope(key, probe=answer, probed_at=datetime.now(UTC))
+    return {"scope_id": key.scope_id, "source": key.stored_source, "query": key.query, **answer}
+
+
+def append_records(
+    *,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+    n_connections: int = N_CONNECTIONS,
+    retry: Retry = RETRY,
+) -> dict[str, Any]:
+    """Read what is newer than the scope's watermark and return counts.
+
+    Reads and writes the scope's row; writes records, versions and refusals. A killed pass goes on where its last
+    commit left it; one that is complete moves the watermark, and repeating it changes nothing.
+    """
+    key = scope_key(source, query, collections)
+    if read_scope(key) is None:
+        probe_archive(source=source, query=query, collections=collections, retry=retry)
+    with scope_lock(key, "append"):
+        return asyncio.run(_append(key, n_connections, retry))
+
+
+@dataclass(kw_only=True)
+class _Pass:
+    """Where a running append pass stands."""
+
+    n_expected: int | None
+    is_full: bool
+    is_resumed: bool
+    ids: IdSet = field(default_factory=IdSet)
+    counts: Counter[str] = field(default_factory=Counter)
+    stopped_early: str = ""
+
+
+async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, Any]:
+    async with open_listing(key, n_connections=n_connections, retry=retry) as listing:
+        scope = probed_scope(key)
+        start = scope.next_cursor
+        watermark_at = scope.next_watermark_at
+        if start is None:
+            probe = await listing.probe()
+            if _nothing_new(key, scope, probe):
+                return {"read": 0, "new": 0, "changed": 0, "returned": 0, "refused": 0, "is_complete": True}
+            watermark_at = probe.newest_created_at
+            since = scope.watermark_at
+            start = encode_cursor(Position(since - OVERLAP)) if since else ""
+            save_scope(key, next_cursor=start, next_watermark_at=watermark_at)
+        pass_ = _Pass(
+            n_expected=(scope.probe or {}).get("n_records"),
+            is_full=scope.watermark_at is None,
+            is_resumed=scope.next_cursor is not None,
+        )
+        with progress(f"reading records of {key.title}", _expected(key, pass_)) as advance:
+            try:
+                await _read_all(key, listing, start or None, pass_, advance)
+            except RefusedCursorError as error:
+                log.warning("%s: %s; reading everything from the first page", key.title, error)
+                pass_.is_full = True
+                save_scope(key, next_cursor="")
+                await _read_all(key, listing, None, pass_, advance)
+        save_scope(key, next_cursor=None, next_watermark_at=None, watermark_at=watermark_at)
+        return _report(key, pass_)
+
+
+def _nothing_new(key: ScopeKey, scope: Scope, probe: Probe) -> bool:
+    """Tell whether one probe is proof enough: nothing newer, and as many records as we list."""
+    if scope.watermark_at is None or probe.newest_created_at != scope.watermark_at:
+        return False
+    return probe.n_records is not None and probe.n_records == n_listed(key)
+
+
+def _expected(key: ScopeKey, pass_: _Pass) -> int | None:
+    if pass_.n_expected is None:
+        return None
+    return pass_.n_expected if pass_.is_full and not pass_.is_resumed else None
+
+
+async def _read_all(
+    key: ScopeKey, listing: Listing, start: str | None, pass_: _Pass, advance: Advance
+) -> None:
+    """Read pages ahead while the batch before is written in a thread."""
+    batch: list[Any] = []
+    writing: asyncio.Task[Counter[str]] | None = None
+    try:
+        async with (
+            aclosing(pages_from(listing, start, pass_)) as pages,
+            aclosing(_read_ahead(pages)) as ahead,
+        ):
+            async for page in ahead:
+                batch += page.items
+                if len(batch) < RECORDS_PER_COMMIT and page.next_cursor is not None:
+                    continue
+                if writing is not None:
+                    _count(await writing, pass_, advance)
+                writing = asyncio.create_task(
+                    asyncio.to_thread(_commit, key, batch, page.next_cursor, pass_.ids)
+                )
+                batch = []
+    finally:
+        if writing is not None:
+            _count(await writing, pass_, advance)
+
+
+def _count(counts: Counter[str], pass_: _Pass, advance: Advance) -> None:
+    pass_.counts.update(counts)
+    advance(counts["read"], note=f"{pass_.counts['new']:,} new, {pass_.counts['changed']:,} changed")
+
+
+def _commit(key: ScopeKey, items: list[Any], next_cursor: str | None, ids: IdSet) -> Counter[str]:
+    """Write a batch and the cursor behind it in one transaction."""
+    records, refusals = check_items(items)
+    for isic_id in records:
+        ids.add(isic_id)
+    with open_session(key.settings) as session:
+        counts = write_records(session.connection(), key.scope_id, list(records.values()), refusals)
+        if next_cursor is not None:
+            session.execute(
+                update(Scope).where(Scope.scope_id == key.scope_id).values(next_cursor=next_cursor)
+            )
+    return counts
+
+
+async def _read_ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page, None]:
+    """Yield pages while the next ones are already being read."""
+    queue: asyncio.Queue[Page | None] = asyncio.Queue(PAGES_AHEAD)
+
+    async def fill() -> None:
+        async for page in pages:
+            await queue.put(page)
+        await queue.put(None)
+
+    filling = asyncio.create_task(fill())
+    try:
+        while True:
+            taking = asyncio.create_task(queue.get())
+            await asyncio.wait({taking, filling}, return_when=asyncio.FIRST_COMPLETED)
+            if filling.done() and filling.exception():
+                taking.cancel()
+                await filling
+            page = await taking
+            if page is None:
+                return
+            yield page
+    finally:
+        filling.cancel()
+        await asyncio.gather(filling, return_exceptions=True)
+
+
+async def pages_from(
+    listing: Listing, cursor: str | None, pass_: "_Pass | None" = None, prefix: str = ""
+) -> AsyncGenerator[Page, None]:
+    """Yield the pages of a listing from a cursor on, and end, whatever the archive's paging does.
+
+    A cursor that is ignored or leads back raises RefusedCursorError; a run of more than 100 records with one
+    `created`, which the archive repeats without end, is jumped over.
+    """
+    guard = _LoopGuard()
+    while True:
+        page = await listing.page(cursor, prefix)
+        position = decode_cursor(cursor)
+        if position is not None and page.n_records is not None:
+            # Only a first page tells the total: the archive read another cursor than the one we sent.
+            raise RefusedCursorError(f"cursor {cursor!r} was answered with the first page")
+        yield page
+        if page.next_cursor is None:
+            return
+        if guard.repeats(page.next_cursor):
+            jump = await _beyond_tie(listing, position, prefix)
+            if jump is None or guard.repeats(jump):
+                log.warning("%s: its pages repeat; reading of them ends here", listing.source)
+                if pass_ is not None:
+                    pass_.stopped_early = "the archive's pages repeat"
+                return
+            cursor = jump
+        else:
+            cursor = page.next_cursor
+
+
+async def _beyond_tie(listing: Listing, position: Position | None, prefix: str) -> str | None:
+    """Return a cursor behind the run of equal `created` that follows a position; None where there is no telling.
+
+    The `previous` link of the page behind a position names the `created` of the page's first item.
+    """
+    before = position.created_at if position else BEFORE_EVERYTHING
+    page = await listing.page(encode_cursor(Position(before)), prefix)
+    tie = decode_cursor(page.previous_cursor)
+    if tie is None or tie.created_at <= before:
+        return None
+    log.info("%s: over 100 records created at %s; reading on behind them", listing.source, tie.created_at)
+    return encode_cursor(Position(tie.created_at))
+
+
+class _LoopGuard:
+    """Notices pages that lead back, in constant memory."""
+
+    def __init__(self) -> None:
+        self._last: Position | None = None
+        # For cursors without position: Brent's cycle detection keeps one cursor, at growing distances.
+        self._kept: str | None = None
+        self._n_since = 0
+        self._n_until = 1
+
+    def repeats(self, cursor: str) -> bool:
+        """Tell whether a cursor does not lead forward from the one before; it is noted if it does."""
+        position = decode_cursor(cursor)
+        if position is not None:
+            if self._last is not None and position <= self._last:
+                return True
+            self._last = position
+            return False
+        if cursor == self._kept:
+            return True
+        self._n_since += 1
+        if self._n_since >= self._n_until:
+            self._kept, self._n_since, self._n_until = cursor, 0, 2 * self._n_until
+        return False
+
+
+def _report(key: ScopeKey, pass_: _Pass) -> dict[str, Any]:
+    """Return the counts, and whether a full pass saw as many ids as the archive said it has."""
+    is_complete = not pass_.stopped_early
+    n_seen = n_listed(key) if pass_.is_resumed else len(pass_.ids) + pass_.counts["refused"]
+    if pass_.is_full and pass_.n_expected is not None:
+        n_missed = pass_.n_expected - n_seen
+        is_complete = is_complete and n_missed <= 0
+        if n_missed > 0:
+            log.warning(
+                "%s: %d ids read of %d announced; reconciling finds the others",
+                key.title,
+                n_seen,
+                pass_.n_expected,
+            )
+    named = ("read", "new", "changed", "returned", "refused")
+    return {name: pass_.counts[name] for name in named} | {"is_complete": is_complete}
