@@ -322,6 +322,11 @@ def sides_of(split: str) -> list[int]:
     return sorted({v.side_px for v in VARIANTS.values() if v.split == split and v.side_px is not None})
 
 
+def fit_name(side_px: int) -> str:
+    """The name of a size and an aspect-ratio policy. The paper squashes 4:3 pictures to a square."""
+    return f"{side_px}-squash"
+
+
 # --- Promotion: floors and margins, each with its reason --------------------------------------------------------
 
 

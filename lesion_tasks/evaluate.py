@@ -18,11 +18,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import TASKS, Task
+from lesion_tasks.catalog import TASKS, Task, fit_name
 from lesion_tasks.database import database_url, engine_for
 from lesion_tasks.leaderboard import champion_of, publish
 from lesion_tasks.manifest import read_manifest
-from lesion_tasks.materialize import fit_name
 from lesion_tasks.predictions import join_to_manifest, read_predictions, store_predictions
 from lesion_tasks.progress import progress
 from lesion_tasks.store import Store, open_store
@@ -253,9 +252,7 @@ def _rescore(case: _Case, model: "keras.Model", examples: "dict[str, Examples]")
     shuffled = np.random.default_rng(_SEED).permutation(len(test))
     ways = {
         "in batches": predict_examples(model, test, classes=case.task.classes),
-        "permuted": predict_examples(
-            model, test, classes=case.task.classes, order=shuffled[:N_PERMUTED], batch_images=61
-        ),
+        "permuted": predict_examples(model, test, classes=case.task.classes, order=shuffled[:N_PERMUTED]),
         "alone": predict_examples(
             model, test, classes=case.task.classes, order=shuffled[:N_ALONE], batch_images=1
         ),

@@ -19,17 +19,13 @@ import numpy as np
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import fit_name
 from lesion_tasks.database import copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.store import Store, open_store
 
 SHARD_IMAGES = 1_024
-
-
-def fit_name(side_px: int) -> str:
-    """The name of a size and an aspect-ratio policy. The paper squashes 4:3 pictures to a square."""
-    return f"{side_px}-squash"
 
 
 def materialize_manifest(digest: str, side_px: int) -> dict[str, int]:

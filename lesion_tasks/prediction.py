@@ -27,7 +27,9 @@ def predict_examples(
     parts = []
     for start in range(0, len(rows), batch_images):
         batch = rows[start : start + batch_images]
-        raw = np.asarray(model.predict_on_batch(examples.inputs(batch)), dtype=np.float64)
+        # A last batch of another length would be compiled anew: fill it up, and cut the answers.
+        full = np.resize(batch, batch_images) if len(batch) < batch_images < len(rows) else batch
+        raw = np.asarray(model.predict_on_batch(examples.inputs(full)), dtype=np.float64)[: len(batch)]
         parts.append(np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(classes) == 2 else raw)
     index = pd.Index(examples.isic_ids[rows], name="isic_id")
     probabilities = np.concatenate(parts) if parts else np.empty((0, len(classes)))

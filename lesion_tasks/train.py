@@ -21,10 +21,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
+from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant, fit_name
 from lesion_tasks.database import copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
-from lesion_tasks.materialize import fit_name
 from lesion_tasks.predictions import join_to_manifest, store_predictions
 from lesion_tasks.progress import progress
 from lesion_tasks.settings import read_settings

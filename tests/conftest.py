@@ -59,7 +59,9 @@ def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 def _administer(server_url: str, statement: str) -> None:
     connection = psycopg2.connect(
-        make_url(server_url).set(drivername="postgresql", database="postgres").render_as_string(hide_password=False)
+        make_url(server_url)
+        .set(drivername="postgresql", database="postgres")
+        .render_as_string(hide_password=False)
     )
     connection.autocommit = True
     with connection.cursor() as cursor:

@@ -112,7 +112,7 @@ def test_a_write_that_fails_leaves_the_old_object(tmp_path: Path) -> None:
 
 def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "bucket").write_text("")
-    with pytest.raises(UnusableInputError, match="bucket .*bucket"):
+    with pytest.raises(UnusableInputError, match=r"bucket .*bucket"):
         DirectoryStore(tmp_path / "bucket")
 
 

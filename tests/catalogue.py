@@ -1,0 +1,131 @@
+"""Fills a catalogue with drawn pictures and records, as ingestion would leave it."""
+
+import hashlib
+import io
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image as Pillow
+from sqlalchemy import text
+
+from lesion_tasks.database import copy_rows, engine_for
+from lesion_tasks.settings import Settings
+from lesion_tasks.store import open_store
+
+NOW = "2026-01-01T00:00:00+00:00"
+NEVUS = {"diagnosis_1": "Benign", "diagnosis_2": "Benign melanocytic proliferations", "diagnosis_3": "Nevus"}
+MELANOMA = {
+    "diagnosis_1": "Malignant",
+    "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)",
+    "diagnosis_3": "Melanoma, NOS",
+}
+
+
+def archive_record(isic_id: str = "ISIC_0000001", **known: Any) -> dict[str, Any]:
+    """A record as the API sends it. Keywords: clinical fields, and image_type or image_manipulation."""
+    acquisition = {"pixels_x": 48, "pixels_y": 36, "image_type": "dermoscopic"}
+    for field in ("image_type", "image_manipulation"):
+        if field in known:
+            acquisition[field] = known.pop(field)
+    return {
+        "isic_id": isic_id,
+        "copyright_license": "CC-0",
+        "attribution": "Test <b>Hospital</b>",
+        "files": {},
+        "metadata": {"acquisition": acquisition, "clinical": known},
+        "public": True,
+    }
+
+
+def draw(seed: int, *, is_malignant: bool, side: int = 48) -> bytes:
+    """A noisy picture with a disc in its middle: dark for malignant, light for benign."""
+    generator = np.random.default_rng(seed)
+    pixels = generator.integers(90, 160, (side * 3 // 4, side, 3))
+    y, x = np.mgrid[: pixels.shape[0], : pixels.shape[1]]
+    disc = (x - side / 2) ** 2 + (y - side * 3 / 8) ** 2 < (side / 4) ** 2
+    pixels[disc] = pixels[disc] // 3 if is_malignant else pixels[disc] + 90
+    buffer = io.BytesIO()
+    Pillow.fromarray(pixels.astype(np.uint8)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def add_records(
+    settings: Settings,
+    records: Iterable[Mapping[str, Any]],
+    *,
+    picture_by_id: Mapping[str, bytes] | None = None,
+    version: int = 1,
+) -> None:
+    """Insert records with their pictures (drawn from label and id unless given; b"" leaves the file out)."""
+    store = open_store(settings)
+    versions, current, files = [], [], []
+    for record in records:
+        isic_id = record["isic_id"]
+        is_malignant = record["metadata"]["clinical"].get("diagnosis_1") == "Malignant"
+        data = (picture_by_id or {}).get(isic_id)
+        if data is None:
+            data = draw(int(isic_id[5:]), is_malignant=is_malignant)
+        digest = hashlib.sha256(data).hexdigest()
+        versions.append((isic_id, version, digest, dict(record), NOW))
+        current.append((isic_id, version, NOW, NOW, NOW))
+        if data:
+            key = f"images/{isic_id}.png"
+            store.put(key, data)
+            hash_64 = int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
+            files.append(
+                (isic_id, "thumbnail_256", "http://x/", key, len(data), digest, hash_64, 48, 36, NOW)
+            )
+    with engine_for(settings.database_url or "").begin() as connection:
+        copy_rows(
+            connection,
+            "record_version",
+            ("isic_id", "version", "record_hash", "document", "seen_at"),
+            versions,
+        )
+        if version > 1:
+            for isic_id, *_ in current:
+                connection.execute(
+                    text("UPDATE record SET version = :v WHERE isic_id = :id"), {"v": version, "id": isic_id}
+                )
+            return
+        copy_rows(
+            connection,
+            "record",
+            ("isic_id", "version", "first_seen_at", "last_seen_at", "changed_at"),
+            current,
+        )
+        copy_rows(
+            connection,
+            "stored_file",
+            (
+                "isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash",
+                "width_px", "height_px", "fetched_at",
+            ),
+            files,
+        )  # fmt: skip
+
+
+def labelled_records(n: int, *, first: int = 1) -> list[dict[str, Any]]:
+    """n dermoscopic records, a third of them malignant, two images for each lesion, ages by class."""
+    generator = np.random.default_rng(first)
+    records = []
+    for i in range(first, first + n):
+        is_malignant = (i // 2) % 3 == 0
+        age = int(np.clip(generator.normal(60 if is_malignant else 45, 15) // 5 * 5, 0, 85))
+        clinical = {
+            **(MELANOMA if is_malignant else NEVUS),
+            "sex": "male" if i % 2 else "female",
+            "age_approx": age,
+            "lesion_id": f"IL_{i // 2:07d}",
+        }
+        if i % 3:
+            clinical["clin_size_long_diam_mm"] = f"{6 + 3 * is_malignant + generator.normal():.2f}"
+        records.append(archive_record(f"ISIC_{i:07d}", **clinical))
+    return records
+
+
+def rows_of(settings: Settings, query: str) -> list[Any]:
+    """Run a query on the catalogue of the settings."""
+    with engine_for(settings.database_url or "").connect() as connection:
+        return list(connection.execute(text(query)).all())

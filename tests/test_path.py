@@ -1,0 +1,196 @@
+"""The steps after ingestion, one after the other on a small catalogue: what each leaves for the next."""
+
+import hashlib
+import json
+
+import pytest
+from catalogue import add_records, labelled_records, rows_of
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.curate import curate_images
+from lesion_tasks.database import engine_for
+from lesion_tasks.evaluate import evaluate_training
+from lesion_tasks.manifest import read_manifest
+from lesion_tasks.materialize import materialize_manifest
+from lesion_tasks.promote import plan_promotion, promote_model, rollback_champion
+from lesion_tasks.settings import Settings
+from lesion_tasks.split import build_split
+from lesion_tasks.store import open_store
+from lesion_tasks.train import choose_variants, train_variant
+
+SPLITS = ("malignancy_balanced_5000", "malignancy_natural")
+
+
+def prepare(settings: Settings, n: int = 400) -> dict[str, str]:
+    """Curate, split and materialize what the catalogue holds; returns the digests by split."""
+    add_records(settings, labelled_records(n))
+    curate_images()
+    digests = {name: build_split(name) for name in SPLITS}
+    materialize_manifest(digests["malignancy_balanced_5000"], 32)
+    return digests
+
+
+def shuffle_predictions(settings: Settings, training_id: str) -> None:
+    """Give every test image of a training the prediction of another one: the mistake this project is about."""
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(
+            text("""
+                WITH numbered AS (
+                    SELECT isic_id, probabilities, row_number() OVER (ORDER BY isic_id) AS n,
+                           row_number() OVER (ORDER BY md5(isic_id)) AS shuffled
+                    FROM prediction WHERE training_id = :id AND subset = 'test'
+                )
+                UPDATE prediction p SET probabilities = b.probabilities
+                FROM numbered a JOIN numbered b ON a.n = b.shuffled
+                WHERE p.training_id = :id AND p.subset = 'test' AND p.isic_id = a.isic_id
+            """),
+            {"id": training_id},
+        )
+
+
+def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings: Settings) -> None:
+    digests = prepare(settings)
+    trainings = {name: train_variant(name) for name in ("smoke", "metadata_logistic")}
+    for training_id in trainings.values():
+        evaluate_training(training_id)
+    decision = promote_model(task="malignancy")
+    assert decision["action"] == "promoted"
+    assert decision["training_id"] == trainings["smoke"]  # the pictures carry the signal
+
+    store = open_store(settings)
+    champion = json.loads(store.get("champion.json"))["malignancy"]
+    assert champion["training_id"] == trainings["smoke"]
+    assert hashlib.sha256(store.get(champion["model_key"])).hexdigest() == champion["model_sha256"]
+    for name in ("report.html", "metrics.json", "roc.png", "confusion.png", "predictions.parquet"):
+        assert store.exists(f"reports/{trainings['smoke']}/{name}")
+    assert trainings["smoke"] in store.get("reports/index.html").decode()
+
+    before = rows_of(settings, "SELECT task, sequence, action, training_id FROM promotion ORDER BY sequence")
+    assert {name: build_split(name) for name in SPLITS} == digests
+    assert materialize_manifest(digests["malignancy_balanced_5000"], 32)["decoded"] == 0
+    assert {name: train_variant(name) for name in trainings} == trainings
+    assert choose_variants(variants=list(trainings)) == []
+    evaluate_training(trainings["smoke"])
+    assert promote_model(task="malignancy")["action"] == "none"
+    assert (
+        rows_of(settings, "SELECT task, sequence, action, training_id FROM promotion ORDER BY sequence")
+        == before
+    )
+
+
+def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
+    prepare(settings)
+    training_id = train_variant("smoke")
+    shuffle_predictions(settings, training_id)
+    evaluate_training(training_id)
+    decision = promote_model(task="malignancy", is_forced=True)
+    assert not decision["is_promoted"]
+    ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
+    assert "independent_of_labels" in failed
+    assert "serving_differs" in failed
+    assert "do not belong to these labels" in verdict
+    ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
+    assert "independent_of_labels" in reason
+    assert not json.loads(open_store(settings).get("champion.json"))
+
+
+def test_a_missing_prediction_is_refused_by_name(settings: Settings) -> None:
+    prepare(settings)
+    training_id = train_variant("metadata_logistic")
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(
+            text("""DELETE FROM prediction WHERE subset = 'test' AND isic_id =
+                    (SELECT min(isic_id) FROM prediction WHERE subset = 'test')""")
+        )
+    evaluate_training(training_id)
+    assert rows_of(settings, "SELECT is_sound, failed_checks FROM evaluation") == [(False, ["ids_differ"])]
+    assert promote_model(task="malignancy")["action"] == "refused"
+
+
+def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settings: Settings) -> None:
+    prepare(settings)
+    first = train_variant("metadata_logistic")
+    evaluate_training(first)
+    assert promote_model(task="malignancy", is_forced=True)["training_id"] == first
+    second = train_variant("smoke")
+    evaluate_training(second)
+
+    with pytest.raises(UnusableInputError, match="has not scored manifest"):
+        promote_model(task="malignancy")
+    plan = plan_promotion(task="malignancy")
+    assert (plan["candidate"], plan["champion"], plan["rescore"]) == (second, first, [first])
+    evaluate_training(first, manifest_digest=plan["manifest_digest"])
+    assert plan_promotion(task="malignancy")["rescore"] == []
+    decision = promote_model(task="malignancy")
+    assert decision["action"] == "promoted"
+    assert "difference +" in decision["reason"]
+
+    assert rollback_champion(reason="too eager")["training_id"] == first
+    assert json.loads(open_store(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
+    with pytest.raises(UnusableInputError, match="reason is empty"):
+        rollback_champion(reason=" ")
+    with pytest.raises(UnusableInputError, match="never champion"):
+        rollback_champion(training_id="smoke-none", reason="x")
+
+
+def test_growth_decodes_only_new_pictures_and_moves_nobody(settings: Settings) -> None:
+    digests = prepare(settings, 300)
+    store = open_store(settings)
+    name = "malignancy_balanced_5000"
+
+    def subsets(digest: str) -> dict[str, str]:
+        rows = read_manifest(store, f"splits/{name}-{digest}.parquet")
+        return dict(zip(rows["isic_id"], rows["subset"], strict=True))
+
+    before = subsets(digests[name])
+    add_records(settings, labelled_records(60, first=301))
+    counts = curate_images()
+    assert counts["images"] == 60
+    grown = build_split(name)
+    after = subsets(grown)
+    assert grown != digests[name]
+    assert {isic_id: after[isic_id] for isic_id in before if isic_id in after} == {
+        isic_id: subset for isic_id, subset in before.items() if isic_id in after
+    }
+    n_before = len({row for (row,) in rows_of(settings, "SELECT sha256 FROM pixel_row")})
+    done = materialize_manifest(grown, 32)
+    assert done["decoded"] == len(set(after) - set(before))
+    assert rows_of(settings, "SELECT count(*) FROM pixel_row") == [(n_before + done["decoded"],)]
+
+
+def test_an_unknown_name_is_refused_with_the_choices(settings: Settings) -> None:
+    with pytest.raises(UnusableInputError, match="unknown variant 'nope', expected one of cnn_scratch"):
+        train_variant("nope")
+    with pytest.raises(UnusableInputError, match="unknown split 'nope', expected one of five_classes"):
+        build_split("nope")
+    with pytest.raises(UnusableInputError, match="has no manifest yet"):
+        train_variant("smoke")
+    with pytest.raises(UnusableInputError, match="no curated image"):
+        build_split("malignancy_natural")
+    with pytest.raises(UnusableInputError, match="no such training"):
+        evaluate_training("smoke-none")
+    with pytest.raises(UnusableInputError, match="unknown task 'nope'"):
+        promote_model(task="nope")
+
+
+def test_weights_that_are_not_there_are_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(settings, 200)
+    monkeypatch.setenv("LESION_WEIGHTS", "/nowhere/weights")
+    with pytest.raises(UnusableInputError, match=r"weights /nowhere/weights: found no such file or folder"):
+        train_variant("mobilenet_v2_frozen_augmented")
+    assert rows_of(settings, "SELECT count(*) FROM training") == [(0,)]
+
+
+def test_one_class_alone_cannot_be_split(settings: Settings) -> None:
+    benign = [r for r in labelled_records(60) if r["metadata"]["clinical"]["diagnosis_1"] == "Benign"]
+    add_records(settings, benign)
+    curate_images()
+    with pytest.raises(UnusableInputError, match=r"subset train has .* 0 malignant"):
+        build_split("malignancy_natural")
+
+
+def test_every_class_of_a_task_has_a_rule() -> None:
+    for task in TASKS.values():
+        assert {rule.label for rule in task.rules} == set(task.classes)

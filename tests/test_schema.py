@@ -1,0 +1,83 @@
+"""The tables: what the migrations make is what the models say, and what must not be stored cannot be."""
+
+import pytest
+from alembic import command
+from alembic.config import Config
+from catalogue import NOW, add_records, archive_record, labelled_records
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from lesion_tasks.curate import curate_images
+from lesion_tasks.database import MIGRATIONS, engine_for
+from lesion_tasks.schema import Base
+from lesion_tasks.settings import Settings
+
+
+def test_models_and_migrations_agree(database_url: str) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.attributes["engine"] = engine_for(database_url)
+    command.check(config)
+
+
+def test_every_column_says_what_it_holds() -> None:
+    silent = [f"{t.name}.{c.name}" for t in Base.metadata.sorted_tables for c in t.columns if not c.comment]
+    assert silent == []
+
+
+def refused(settings: Settings, statement: str) -> str:
+    """Run a statement that the database must refuse; returns the name of the rule."""
+    with (
+        pytest.raises(IntegrityError) as caught,
+        engine_for(settings.database_url or "").begin() as connection,
+    ):
+        connection.execute(text(statement))
+    return str(caught.value.orig)
+
+
+def test_a_group_cannot_stand_in_two_subsets_of_a_split(settings: Settings) -> None:
+    add_records(settings, labelled_records(2))
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(text("INSERT INTO group_subset VALUES ('s', 'g', 'train')"))
+    assert "pk_group_subset" in refused(settings, "INSERT INTO group_subset VALUES ('s', 'g', 'test')")
+    assert "fk_split_member" in refused(
+        settings,
+        "INSERT INTO split_member (split, isic_id, group_id, subset, label) "
+        "VALUES ('s', 'ISIC_0000001', 'g', 'test', 'benign')",
+    )
+
+
+def test_a_lesion_cannot_have_two_patients(settings: Settings) -> None:
+    records = [
+        archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", patient_id="IP_0000001") for i in (1, 2)
+    ]
+    add_records(settings, records)
+    curate_images()
+    assert "fk_image_lesion_id_patient_key" in refused(
+        settings, "UPDATE image SET patient_id = 'IP_0000002' WHERE isic_id = 'ISIC_0000002'"
+    )
+
+
+def test_a_prediction_is_stored_once_for_an_image(settings: Settings) -> None:
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO manifest VALUES ('d', 's', 'malignancy', '{}', 'k', 1, '{}', '[]', now(), now());
+                INSERT INTO training (training_id, variant, task, fingerprint, recipe, manifest_digest, seed,
+                    code_version, versions, status, classes, started_at)
+                VALUES ('t', 'smoke', 'malignancy', 'f', '{}', 'd', 1, 'c', '{}', 'running', '{a,b}', now());
+                INSERT INTO prediction VALUES ('t', 'd', 'test', 'ISIC_0000001', '{0.5,0.5}')
+            """)
+        )
+    assert "pk_prediction" in refused(
+        settings, "INSERT INTO prediction VALUES ('t', 'd', 'test', 'ISIC_0000001', '{0.1,0.9}')"
+    )
+    assert "finished_has_model" in refused(settings, "UPDATE training SET status = 'finished'")
+
+
+def test_an_id_of_another_form_is_not_stored(settings: Settings) -> None:
+    assert "isic_id_form" in refused(
+        settings,
+        f"INSERT INTO record (isic_id, version, first_seen_at, last_seen_at, changed_at) "  # noqa: S608
+        f"VALUES ('../../etc/passwd', 1, '{NOW}', '{NOW}', '{NOW}')",
+    )
