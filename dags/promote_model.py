@@ -1,8 +1,8 @@
 """Evaluations -> a decision, and perhaps a new champion. When there are new `evaluations`, and by hand.
 
 The best candidate of each task is compared with the champion on the same images; a champion that was not
-yet scored on them is scored first. The candidate is promoted when it passes every gate; the reasons are written down either way. An evaluation that failed its integrity checks
-can be read, but never promoted.
+yet scored on them is scored first. The candidate is promoted when it passes every gate; the reasons are
+written down either way. An evaluation that failed its integrity checks can be read, but never promoted.
 
 Safe to clear: deciding twice on the same evaluations gives the same answer and changes nothing.
 """

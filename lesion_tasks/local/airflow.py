@@ -12,20 +12,20 @@ import base64
 import json
 import os
 import secrets
-import socket
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
-import psutil
 import psycopg2
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.local import postgres
 from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.local.ports import free_port, holder, is_free
 from lesion_tasks.local.processes import (
     Service,
     ensure_started,
@@ -114,9 +114,13 @@ def start(
     for name, (slots, description) in POOLS.items():
         api.ensure_pool(name, slots, description)
     for component in ("scheduler", "dag-processor", "triggerer"):
-        key = component.replace("-", "_")
-        wait_for(paths.run, component, lambda key=key: api.health()[key] == "healthy", START_TIMEOUT_S)
+        is_ready = partial(_is_component_healthy, api, component)
+        wait_for(paths.run, component, is_ready, START_TIMEOUT_S)
     return api
+
+
+def _is_component_healthy(api: AirflowApi, component: str) -> bool:
+    return api.health()[component.replace("-", "_")] == "healthy"
 
 
 def connect(home: Path) -> AirflowApi:
@@ -229,43 +233,25 @@ def _write_private(path: Path, text: str) -> None:
 
 def _choose_port(paths: Paths, wanted: int | None) -> int:
     """Return the port for the API server: as asked, else as the last time, else any that is free."""
-    remembered = int(paths.port.read_text()) if paths.port.exists() else 0
-    if leader(paths.run, API_SERVER) is not None and wanted in (None, remembered):
-        return remembered
-    candidates = [wanted] if wanted is not None else [remembered, 0]
-    for candidate in candidates:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", candidate))
-            except (OSError, OverflowError):
-                continue
-            port: int = probe.getsockname()[1]
-            paths.port.write_text(str(port))
-            return port
-    raise UnusableInputError(
-        f"port {wanted} on 127.0.0.1: {_holder(wanted or 0)}; expected a free port (PORT=<number>, or none)"
-    )
-
-
-def _holder(port: int) -> str:
-    """Say who listens on a port, as far as the system tells us."""
-    try:
-        for connection in psutil.net_connections(kind="tcp"):
-            is_listening = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
-            if is_listening and connection.pid is not None:
-                return f"in use by {psutil.Process(connection.pid).name()} (process {connection.pid})"
-    except psutil.Error:
-        pass
-    return "in use by another process, or not permitted"
+    if leader(paths.run, API_SERVER) is not None:
+        present = int(paths.port.read_text())
+        if wanted in (None, present):
+            return present
+    if wanted is None:
+        return free_port(paths.port)
+    if not is_free(wanted):
+        raise UnusableInputError(
+            f"port {wanted} on 127.0.0.1: {holder(wanted)}; expected a free port (PORT=<number>, or none)"
+        )
+    paths.port.write_text(str(wanted))
+    return wanted
 
 
 def _migrate(paths: Paths, database: str, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
     """Bring Airflow's own tables to its version, unless they are: the command takes seconds to find out."""
-    if paths.migrated.exists() and paths.migrated.read_text() == version("apache-airflow"):
-        with_tables = _has_tables(database)
-        if with_tables:
-            return
+    is_newest = paths.migrated.exists() and paths.migrated.read_text() == version("apache-airflow")
+    if is_newest and _has_tables(database):
+        return
     say("airflow prepares its database")
     result = subprocess.run(
         [str(Path(sys.executable).with_name("airflow")), "db", "migrate"],

@@ -15,7 +15,6 @@ import os
 import secrets
 import shutil
 import signal
-import socket
 import subprocess
 import time
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from psycopg2 import sql
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.local.account import account_for
+from lesion_tasks.local.ports import free_port
 
 ROLE = "lesion"
 DATABASES = ("lesions", "airflow")
@@ -226,7 +226,13 @@ def _start_server(cluster: _Cluster) -> None:
     account = account_for(cluster.data, Path(_binary("postgres")), may_chown=False)
     deadline = time.monotonic() + STOP_TIMEOUT_S
     while True:
-        command = [_binary("postgres"), "-D", str(cluster.data), "-p", str(_free_port(cluster))]
+        command = [
+            _binary("postgres"),
+            "-D",
+            str(cluster.data),
+            "-p",
+            str(free_port(cluster.folder / "port")),
+        ]
         for name, value in SERVER_SETTINGS.items():
             command += ["-c", f"{name}={value}"]
         with cluster.log.open("wb") as log:
@@ -323,22 +329,6 @@ def _port(cluster: _Cluster) -> int | None:
     """Return the port that the server wrote down: the fourth line of `postmaster.pid`."""
     lines = _read(cluster.pid_file).splitlines()
     return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
-
-
-def _free_port(cluster: _Cluster) -> int:
-    """Return the port of the last start if it is free, so that URLs stay valid, else any free one."""
-    remembered = cluster.folder / "port"
-    for wanted in (int(_read(remembered) or 0), 0):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", wanted))
-            except OSError:
-                continue
-            port: int = probe.getsockname()[1]
-            remembered.write_text(str(port))
-            return port
-    raise UnusableInputError("127.0.0.1: no free port for Postgres")
 
 
 # ----------------------------------------------------------------------------------------------- details

@@ -1,0 +1,194 @@
+"""Wishes -> running services: Postgres, the archive server where one is needed, and Airflow.
+
+What was asked for is kept in `<home>/demo.json`, so that asking for nothing means the same as last time.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
+from urllib.request import ProxyHandler, Request, build_opener
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.database import migrate
+from lesion_tasks.local import airflow, postgres
+from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.local.ports import free_port
+from lesion_tasks.local.processes import Service, ensure_started, leader, log_path, stop, wait_for
+from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings
+
+SYNTHETIC = "synthetic"
+SYNTHETIC_IMAGES = 1_500
+PUBLIC = "isic"
+ARCHIVE_SERVER = "archive-server"
+ARCHIVE_TIMEOUT_S = 120.0  # a large folder is listed first
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wishes:
+    """What a demo is to run on."""
+
+    archive: str = SYNTHETIC  # or "isic", an address, a download folder
+    images: int | None = None  # how many the synthetic archive holds
+    variants: str = ""  # names with commas between; empty: the catalogue's default
+    weights: str = ""  # a folder or file of pretrained weights; empty: what the settings say
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(filter(None, self.variants.split(","))) - set(VARIANTS))
+        if unknown:
+            raise UnusableInputError(
+                f"VARIANTS: unknown {', '.join(unknown)}; expected names out of {', '.join(sorted(VARIANTS))}"
+            )
+        if self.weights and self.weights != "imagenet" and not Path(self.weights).exists():
+            raise UnusableInputError(
+                f"WEIGHTS {self.weights}: there is no such file or folder; expected pretrained weights"
+            )
+        if self.images is not None and self.archive != SYNTHETIC:
+            raise UnusableInputError(
+                f"IMAGES={self.images}: only the synthetic archive is made to a size; ARCHIVE={self.archive} "
+                "has its own. Expected one of the two"
+            )
+        if self.images is not None and self.images < 1:
+            raise UnusableInputError(f"IMAGES={self.images}: expected at least 1")
+        if self.is_folder and not Path(self.archive).is_dir():
+            raise UnusableInputError(
+                f"ARCHIVE {self.archive}: there is no such folder; expected a download folder, an address that "
+                f"begins with http, {PUBLIC} or nothing"
+            )
+
+    @property
+    def is_served_here(self) -> bool:
+        """Whether a server of ours stands in for the archive."""
+        return self.archive != PUBLIC and not re.match(r"https?://", self.archive)
+
+    @property
+    def is_folder(self) -> bool:
+        """Whether the archive is a folder on this machine."""
+        return self.is_served_here and self.archive != SYNTHETIC
+
+    @property
+    def described(self) -> str:
+        """The archive in words."""
+        if self.archive == SYNTHETIC:
+            return f"the synthetic archive, {self.images or SYNTHETIC_IMAGES:,} images"
+        return "the ISIC Archive itself" if self.archive == PUBLIC else self.archive
+
+
+def remembered(home: Path) -> Wishes:
+    """Return the wishes of the last time, or the defaults."""
+    try:
+        return Wishes(**json.loads((home / "demo.json").read_text()))
+    except FileNotFoundError:
+        return Wishes()
+
+
+def bring_up(
+    settings: Settings, wishes: Wishes, *, port: int | None, say: Callable[[str], None]
+) -> AirflowApi:
+    """Start what does not run yet, restart what runs with other settings; return Airflow's API."""
+    home = settings.home
+    server_url = postgres.ensure_running(home)
+    say("Postgres runs")
+    database = settings.database_url or f"{server_url}/lesions"
+    migrate(database)
+    archive_url = _archive_url(home, wishes, say)
+    (home / "demo.json").write_text(json.dumps(asdict(wishes)))
+    chosen = replace(
+        settings,
+        database_url=database,
+        archive_url=archive_url,
+        variants=tuple(filter(None, wishes.variants.split(","))) or settings.variants,
+        weights=wishes.weights or settings.weights,
+    )
+    return airflow.start(home, _environment(chosen), port=port, say=say)
+
+
+def take_down(home: Path) -> list[str]:
+    """Stop everything that `bring_up` started below `home`, and nothing else; return what ran."""
+    stopped = airflow.stop_all(home) + stop(_run_folder(home))
+    return [*stopped, "postgres"] if postgres.stop(home) else stopped
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """Settings -> the environment variables that say the same, for tasks in other folders."""
+    bucket = settings.bucket_url
+    return {
+        "LESION_HOME": str(settings.home),
+        "LESION_DATABASE_URL": settings.database_url or "",
+        "LESION_BUCKET_URL": bucket if "://" in bucket else str(Path(bucket).absolute()),
+        "LESION_ARCHIVE_URL": settings.archive_url,
+        "LESION_ARCHIVE_HOSTS": ",".join(sorted(settings.archive_hosts)),
+        "LESION_QUERY": settings.query,
+        "LESION_VARIANTS": ",".join(settings.variants),
+        "LESION_WEIGHTS": settings.weights,
+    }
+
+
+def _run_folder(home: Path) -> Path:
+    return home.resolve() / "run"
+
+
+def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
+    """Return the archive's address, after starting a server for it where it has none."""
+    if not wishes.is_served_here:
+        stop(_run_folder(home), [ARCHIVE_SERVER])
+        return PUBLIC_ARCHIVE_URL if wishes.archive == PUBLIC else wishes.archive
+    folder = _run_folder(home)
+    folder.mkdir(parents=True, exist_ok=True)
+    if wishes.archive == SYNTHETIC:
+        # The source keeps the size of the first time, growth is part of the state: the name is the identity.
+        source = f"{SYNTHETIC}:{_first_size(home, wishes)}"
+        state = home.resolve() / "archive-state.json"
+    else:
+        source, state = str(Path(wishes.archive).resolve()), home.resolve() / "archive-folder-state.json"
+    # The archive's address is part of what ingestion remembers, so it stays as long as it can.
+    is_running = leader(folder, ARCHIVE_SERVER) is not None
+    port = int((folder / "port").read_text()) if is_running else free_port(folder / "port")
+    service = Service(
+        name=ARCHIVE_SERVER,
+        command=(
+            *(sys.executable, "-m", "lesion_tasks.archive_server", "--port", str(port)),
+            *("--source", source, "--state", str(state)),
+        ),
+        settings={"PYTHONPATH": str(airflow.CHECKOUT), "PYTHONUNBUFFERED": "1"},
+    )
+    if ensure_started(folder, service):
+        say(f"archive server starts on {source}")
+    log = log_path(folder, ARCHIVE_SERVER)
+    wait_for(folder, ARCHIVE_SERVER, lambda: _address(log) != "", ARCHIVE_TIMEOUT_S)
+    url = _address(log)
+    if wishes.archive == SYNTHETIC and wishes.images is not None:
+        _grow(url, wishes.images, say)
+    return url
+
+
+def _address(log: Path) -> str:
+    """Return the address that the server printed once it was ready, or nothing."""
+    found = re.search(r"^serving .* at (\S+)", log.read_text(errors="replace"), flags=re.MULTILINE)
+    return found[1] if found else ""
+
+
+def _first_size(home: Path, wishes: Wishes) -> int:
+    path = home / "archive-size"
+    if not path.exists():
+        path.write_text(str(wishes.images or SYNTHETIC_IMAGES))
+    return int(path.read_text())
+
+
+def _grow(url: str, wanted: int, say: Callable[[str], None]) -> None:
+    parts = urlsplit(url)
+    admin = urlunsplit((parts.scheme, parts.netloc, "/admin/", "", ""))
+    opener = build_opener(ProxyHandler({}))
+    with opener.open(admin + "state", timeout=60) as answer:
+        present = int(json.load(answer)["images"])
+    if wanted > present:
+        with opener.open(Request(f"{admin}grow?images={wanted - present}", method="POST"), timeout=120):  # noqa: S310
+            say(f"the synthetic archive grows from {present:,} to {wanted:,} images")
+    elif wanted < present:
+        say(
+            f"the synthetic archive holds {present:,} images already; it does not shrink (make clean forgets it)"
+        )
