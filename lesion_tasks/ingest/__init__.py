@@ -10,12 +10,23 @@ Each layer is a function that can be killed at any moment and repeated: it goes 
 """
 
 from lesion_tasks.ingest.append import append_records, probe_archive
+from lesion_tasks.ingest.changes import Change, changed_fields, list_changes
 from lesion_tasks.ingest.fetch import fetch_files, fetch_shards, wanted_rendition
+from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.ingest.whole import LAYERS, ingest
 
 __all__ = [
+    "LAYERS",
+    "Change",
     "append_records",
+    "changed_fields",
     "fetch_files",
     "fetch_shards",
+    "ingest",
+    "list_changes",
     "probe_archive",
+    "reconcile_records",
+    "sweep_records",
     "wanted_rendition",
 ]

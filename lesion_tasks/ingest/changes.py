@@ -1,0 +1,93 @@
+"""Versions, withdrawals and returns since a time -> what changed, in words.
+
+The times are our own observations: when an edit was made upstream cannot be known.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from lesion_tasks.database import open_session
+
+KINDS = ("new", "edited", "relabelled", "relicensed", "missing", "withdrawn", "returned")
+_LABEL = tuple(f"metadata.clinical.diagnosis_{level}" for level in range(1, 6))
+_LICENCE = ("copyright_license", "attribution")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Change:
+    """One observed change of one record."""
+
+    isic_id: str
+    kind: str  # one of KINDS
+    seen_at: datetime
+    fields: tuple[str, ...] = ()  # for edits: the fields that differ, as paths
+
+
+def list_changes(since: datetime) -> list[Change]:
+    """Return everything that changed at or after `since` (with time zone), by time and id."""
+    return sorted(read_changes(since), key=lambda change: (change.seen_at, change.isic_id, change.kind))
+
+
+def read_changes(since: datetime) -> Iterator[Change]:
+    """Yield the same, unsorted and without holding it all in memory."""
+    with open_session() as session:
+        rows = session.execute(
+            text("""
+                SELECT now.isic_id, now.version, now.seen_at,
+                       CASE WHEN now.version > 1 THEN before.document END AS before,
+                       CASE WHEN now.version > 1 THEN now.document END AS after
+                FROM record_version AS now
+                LEFT JOIN record_version AS before
+                    ON before.isic_id = now.isic_id AND before.version = now.version - 1
+                WHERE now.seen_at >= :since
+            """),
+            {"since": since},
+            execution_options={"yield_per": 1_000},
+        )
+        for row in rows:
+            if row.version == 1:
+                yield Change(isic_id=row.isic_id, kind="new", seen_at=row.seen_at)
+            else:
+                fields = changed_fields(row.before, row.after)
+                yield Change(
+                    isic_id=row.isic_id, kind=_kind_of_edit(fields), seen_at=row.seen_at, fields=fields
+                )
+        rows = session.execute(
+            text("""
+                SELECT isic_id, 'withdrawn' AS kind, withdrawn_at AS seen_at FROM withdrawal
+                WHERE withdrawn_at >= :since
+                UNION ALL SELECT isic_id, 'returned', returned_at FROM withdrawal WHERE returned_at >= :since
+                UNION ALL SELECT isic_id, 'missing', missing_since FROM record
+                WHERE missing_since >= :since AND withdrawn_at IS NULL
+            """),
+            {"since": since},
+            execution_options={"yield_per": 1_000},
+        )
+        for row in rows:
+            yield Change(isic_id=row.isic_id, kind=row.kind, seen_at=row.seen_at)
+
+
+def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
+    """Return the paths of the values that differ between two documents, sorted."""
+    old, new = dict(_leaves(before)), dict(_leaves(after))
+    return tuple(sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)))
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict):
+        for name, item in value.items():
+            yield from _leaves(item, f"{path}.{name}" if path else name)
+    else:
+        yield path, value
+
+
+def _kind_of_edit(fields: tuple[str, ...]) -> str:
+    if any(field in _LABEL for field in fields):
+        return "relabelled"
+    if any(field in _LICENCE for field in fields):
+        return "relicensed"
+    return "edited"

@@ -1,0 +1,140 @@
+"""Id prefixes -> complete reads of them, and the ids that a complete read did not return.
+
+A shard is all ids that start with a prefix. Shards of at most 100 ids are one page, which none of the archive's
+paging defects can touch, so a shard whose read does not add up is split until it does.
+"""
+
+import asyncio
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import aclosing
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from lesion_tasks.archive.api import PAGE_LENGTH
+from lesion_tasks.archive.identifiers import IdSet
+from lesion_tasks.archive.listing import Listing
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest.append import RECORDS_PER_COMMIT, pages_from
+from lesion_tasks.ingest.scope import ScopeKey
+from lesion_tasks.ingest.writing import check_items, write_records
+
+log = logging.getLogger(__name__)
+
+MAX_DIGITS = 7
+
+
+@dataclass(kw_only=True)
+class ShardReads:
+    """What reading shards came to."""
+
+    counts: Counter[str] = field(default_factory=Counter)
+    n_shards: int = 0
+    n_incomplete: int = 0  # could not be made to add up: nothing is concluded from them
+    missing: list[str] = field(default_factory=list)  # listed by us, not returned by a complete read
+
+
+def prefixes(n_digits: int, stem: str = "ISIC_") -> list[str]:
+    """Return every prefix with `n_digits` digits more than `stem`, in order."""
+    return [f"{stem}{number:0{n_digits}d}" for number in range(10**n_digits)] if n_digits else [stem]
+
+
+def digits_for(n_records: int | None) -> int:
+    """Return how many digits make shards of some thousand ids at most: 1 up to 5,000 records, then 2."""
+    return 1 if n_records is not None and n_records <= 5_000 else 2
+
+
+def split(prefix: str) -> list[str]:
+    """Return the ten shards of a shard."""
+    return [f"{prefix}{digit}" for digit in range(10)]
+
+
+async def read_shard(key: ScopeKey, listing: Listing, prefix: str, reads: ShardReads) -> None:
+    """Read one shard completely, write what it has, and note what it does not have.
+
+    Where the unique ids and the archive's own count differ, the shard is split, down to single pages.
+    """
+    before = datetime.now(UTC)
+    ids = IdSet()
+    n_expected, n_refused = await _read_pages(key, listing, prefix, reads, ids)
+    reads.n_shards += 1
+    if n_expected is not None and len(ids) + n_refused == n_expected:
+        reads.missing += await asyncio.to_thread(_not_returned, key, prefix, ids, before)
+        return
+    # A single page cannot be wrong about itself: it changed under us, and the next run sees to it.
+    can_split = listing.has_shards and len(prefix) < len("ISIC_") + MAX_DIGITS
+    if can_split and n_expected is not None and max(n_expected, len(ids)) > PAGE_LENGTH:
+        for part in split(prefix):
+            await read_shard(key, listing, part, reads)
+        return
+    reads.n_incomplete += 1
+    log.warning(
+        "%s: shard %s* has %d ids, %s announced; nothing in it counts as missing",
+        key.title,
+        prefix,
+        len(ids),
+        n_expected,
+    )
+
+
+async def _read_pages(
+    key: ScopeKey, listing: Listing, prefix: str, reads: ShardReads, ids: IdSet
+) -> tuple[int | None, int]:
+    """Read and write all pages of a shard -> (the count on the first page, records that were refused)."""
+    n_expected: int | None = None
+    n_refused = 0
+    batch: list[Any] = []
+
+    async def write() -> None:
+        nonlocal n_refused
+        counts, n_bad = await asyncio.to_thread(_write, key, batch, ids)
+        n_refused += n_bad
+        reads.counts.update(counts)
+        batch.clear()
+
+    api_prefix = prefix if listing.has_shards else ""
+    is_first = True
+    async with aclosing(pages_from(listing, None, prefix=api_prefix)) as pages:
+        async for page in pages:
+            if is_first:
+                n_expected, is_first = page.n_records, False
+            batch += page.items
+            if len(batch) >= RECORDS_PER_COMMIT:
+                await write()
+    await write()
+    if n_expected is None and not listing.has_shards:
+        n_expected = await listing.count("")
+    return n_expected, n_refused
+
+
+def _write(key: ScopeKey, items: list[Any], ids: IdSet) -> tuple[Counter[str], int]:
+    records, refusals = check_items(items)
+    for isic_id in records:
+        ids.add(isic_id)
+    n_refused = len({refusal.isic_id or refusal.document for refusal in refusals})
+    with open_session(key.settings) as session:
+        return write_records(session.connection(), key.scope_id, list(records.values()), refusals), n_refused
+
+
+def _not_returned(key: ScopeKey, prefix: str, ids: IdSet, before: datetime) -> list[str]:
+    """Return the ids that the scope listed before the read began and that the read did not return."""
+    statement = text("""
+        SELECT isic_id FROM scope_record JOIN record USING (isic_id)
+        WHERE scope_id = :scope_id AND isic_id LIKE :pattern AND scope_record.missing_since IS NULL
+            AND last_seen_at < :before
+        ORDER BY isic_id
+    """)
+    values = {"scope_id": key.scope_id, "pattern": f"{prefix}%", "before": before}
+    with open_session(key.settings) as session:
+        rows = session.execute(statement, values, execution_options={"yield_per": 5_000})
+        return [isic_id for (isic_id,) in rows if isic_id not in ids]
+
+
+def pieces(isic_ids: list[str], length: int) -> Iterator[list[str]]:
+    """Cut a list."""
+    for start in range(0, len(isic_ids), length):
+        yield isic_ids[start : start + length]

@@ -1,0 +1,53 @@
+"""All layers, in order, in one process."""
+
+import logging
+from typing import Any
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.ingest.append import append_records, probe_archive
+from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
+from lesion_tasks.ingest.scope import read_scope, scope_key
+from lesion_tasks.ingest.sweep import SHARD_SHARE, sweep_records
+
+log = logging.getLogger(__name__)
+
+LAYERS = ("append", "reconcile", "sweep", "fetch")
+
+
+def ingest(
+    *,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+    layers: tuple[str, ...] = LAYERS,
+    shard_share: float = SHARD_SHARE,
+    max_vanished_share: float = MAX_VANISHED_SHARE,
+    n_connections: int = N_CONNECTIONS,
+    retry: Retry = RETRY,
+) -> dict[str, Any]:
+    """Probe, then run the named layers in their order; return the counts of each.
+
+    Repeating it changes nothing where nothing changed. A scope that was read completely just now is not swept.
+    """
+    if unknown := set(layers) - set(LAYERS):
+        raise UnusableInputError(f"layers {sorted(unknown)}: expected some of {', '.join(LAYERS)}")
+    scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
+    door: dict[str, Any] = {"n_connections": n_connections, "retry": retry}
+    known = read_scope(scope_key(source, query, collections))
+    is_first_read = known is None or known.watermark_at is None
+    done: dict[str, Any] = {"probe": probe_archive(**scope, retry=retry)}
+    if "append" in layers:
+        done["append"] = append_records(**scope, **door)
+    if "reconcile" in layers:
+        done["reconcile"] = reconcile_records(**scope, **door, max_vanished_share=max_vanished_share)
+    if "sweep" in layers and not ("append" in layers and is_first_read):
+        done["sweep"] = sweep_records(
+            **scope, **door, shard_share=shard_share, max_vanished_share=max_vanished_share
+        )
+    if "fetch" in layers:
+        done["fetch"] = fetch_files(**scope, **door)
+    for layer, counts in done.items():
+        log.info("%s: %s", layer, ", ".join(f"{name} {value}" for name, value in counts.items()))
+    return done
