@@ -18,7 +18,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive_server.catalogue import Catalogue
 from lesion_tasks.archive_server.cursor import Cursor, decode_cursor, paginate
 from lesion_tasks.archive_server.faults import FaultPlan, parse_faults, scripted
-from lesion_tasks.archive_server.server import build_app, running
+from lesion_tasks.archive_server.hosting import running
+from lesion_tasks.archive_server.server import build_app
 from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource, source_from_text
 from lesion_tasks.archive_server.state import State, load_state
 
@@ -586,7 +587,7 @@ def test_scripted_faults_happen_in_order_and_then_end():
         status, headers, _ = client.ask(url)
         assert (status, headers["Retry-After"]) == (429, "3")
         assert [client.ask(url)[0] for _ in range(2)] == [503, 502]
-        status, headers, content = client.ask(url)
+        status, headers, _ = client.ask(url)
         assert (status, headers["Content-Type"].partition(";")[0]) == (200, "text/html")
         damaged, whole = client.ask(url), client.ask(url)
         assert damaged[0] == 200

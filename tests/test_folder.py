@@ -99,7 +99,7 @@ def test_an_export_without_files_is_read_from_the_table_itself(tmp_path):
 
 def test_a_folder_that_is_not_there_is_refused_by_name(tmp_path):
     with pytest.raises(
-        UnusableInputError, match="nowhere: found nothing, expected a folder with metadata.csv"
+        UnusableInputError, match=r"nowhere: found nothing, expected a folder with metadata\.csv"
     ):
         open_folder(tmp_path / "nowhere")
 

@@ -163,7 +163,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
         return {
             stem: Path(entry.path)
             for entry in entries
-            if ISIC_ID.fullmatch(stem := os.path.splitext(entry.name)[0])
+            if ISIC_ID.fullmatch(stem := entry.name.partition(".")[0])
             and not entry.name.endswith(".csv")
             and entry.is_file()
         }

@@ -10,7 +10,8 @@ import click
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive_server.catalogue import Catalogue
 from lesion_tasks.archive_server.faults import FaultPlan, parse_faults
-from lesion_tasks.archive_server.server import API, build_app, start
+from lesion_tasks.archive_server.hosting import start
+from lesion_tasks.archive_server.server import API, build_app
 from lesion_tasks.archive_server.sources import FolderSource, source_from_text
 from lesion_tasks.archive_server.state import load_state
 
@@ -59,7 +60,8 @@ async def _serve(
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     runner, origin = await start(app, port)
     try:
-        print(f"serving {len(catalogue.visible):,} images at {origin}{API}", flush=True)
+        # click.echo flushes: whoever started this waits for the line.
+        click.echo(f"serving {len(catalogue.visible):,} images at {origin}{API}")
         await asked_to_stop.wait()
     finally:
         await runner.cleanup()

@@ -146,20 +146,24 @@ class _Admin:
         if request.query.get("ids"):
             return request.query["ids"].split(",")
         n_chosen = min(_count(request, "images"), len(isic_ids))
-        picks = self._random().choice(len(isic_ids), n_chosen, replace=False) if n_chosen else []
+        if n_chosen == 0:
+            return []
+        picks = self._random().choice(len(isic_ids), n_chosen, replace=False)
         return sorted(isic_ids[int(pick)] for pick in picks)
 
     def _check_ids(self, isic_ids: list[str]) -> None:
         for isic_id in isic_ids:
-            if self.catalogue.position_of(isic_id) is None:
-                raise UnusableInputError(
-                    f"image {isic_id!r}: not visible; expected the id of a visible image"
-                )
+            self._position(isic_id)
+
+    def _position(self, isic_id: str) -> int:
+        position = self.catalogue.position_of(isic_id)
+        if position is None:
+            raise UnusableInputError(f"image {isic_id!r}: not visible; expected the id of a visible one")
+        return position
 
     def _edit(self, isic_id: str, kind: str) -> dict[str, Any]:
         """Return one plausible change of a kind."""
-        position = self.catalogue.position_of(isic_id)
-        assert position is not None
+        position = self._position(isic_id)
 
         def current(field: str) -> Any:
             return self.catalogue.table.column(field_key(field))[position]

@@ -63,7 +63,7 @@ def decode_cursor(text: str) -> Cursor:
         reverse = bool(int(tokens.get("r", ["0"])[0]))
     except ValueError as error:
         raise InvalidCursorError("Invalid cursor.") from error
-    return Cursor(max(0, min(offset, MAX_OFFSET)), reverse, tokens.get("p", [None])[0])  # type: ignore[list-item]
+    return Cursor(max(0, min(offset, MAX_OFFSET)), reverse, tokens["p"][0] if "p" in tokens else None)
 
 
 def instant_us(text: str) -> int:
@@ -79,7 +79,7 @@ def instant_us(text: str) -> int:
             raise InvalidPositionError("Invalid cursor.") from None
         parts = {name: int(value) for name, value in loose.groupdict().items() if value is not None}
         try:
-            instant = datetime(**parts)  # type: ignore[arg-type]
+            instant = datetime(**parts, tzinfo=UTC)
         except ValueError:
             raise InvalidPositionError("Invalid cursor.") from None
     if instant.tzinfo is None:

@@ -151,7 +151,6 @@ def _dotted(lesion: Image.Image, look: str, rng: np.random.Generator) -> Image.I
 
 def _skin(size: tuple[int, int], tone: int, rng: np.random.Generator) -> Image.Image:
     """Return a patch of skin with coarse mottling."""
-    width, height = size
     mottle = Image.fromarray((128 + 40 * rng.standard_normal((9, 12))).clip(0, 255).astype(np.uint8))
     field = np.asarray(mottle.resize(size, Image.Resampling.BICUBIC), np.float32) / 128 - 1
     base = np.array(_SKINS[tone], np.float32) + rng.normal(0, 5, 3).astype(np.float32)

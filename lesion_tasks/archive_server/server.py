@@ -5,14 +5,8 @@ local archive has under `/admin/`.
 """
 
 import asyncio
-import errno
-import hashlib
-import json
 import re
-import threading
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
-from email.utils import format_datetime
+from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode
 
@@ -20,8 +14,7 @@ import numpy as np
 from aiohttp import web
 from aiohttp.web_response import ContentCoding
 
-from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server import admin, faults
+from lesion_tasks.archive_server import admin, faults, files
 from lesion_tasks.archive_server.catalogue import Catalogue, Collection
 from lesion_tasks.archive_server.cursor import (
     BY_NAME,
@@ -38,18 +31,8 @@ from lesion_tasks.archive_server.facets import count_facets
 from lesion_tasks.archive_server.query import QueryCrashError, QueryError
 from lesion_tasks.vocabulary import LICENCES
 
-HOST = "127.0.0.1"
 API = "/api/v2/"
-_INTEGER = re.compile(r"\s*[+-]?\d+\s*")
-_RANGE = re.compile(r"bytes=(\d+)-(\d*)")
-_FILE_NAMES = {
-    "/images/": re.compile(r"(?P<isic_id>ISIC_[0-9]{7})\.[a-z]{3,4}"),
-    "/thumbnails/": re.compile(r"(?P<isic_id>ISIC_[0-9]{7})_thumbnail\.jpg"),
-}
-_NO_SUCH_KEY = (
-    '<?xml version="1.0" encoding="UTF-8"?>\n<Error><Code>NoSuchKey</Code>'
-    "<Message>The specified key does not exist.</Message></Error>"
-)
+_INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*")
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -99,8 +82,7 @@ def build_app(
         ("zip-download/license-file/{licence}/", routes.licence),
     ):
         app.router.add_get(API + path, handler, allow_head=False)
-    for prefix in _FILE_NAMES:
-        app.router.add_get(prefix + "{name}", routes.file)
+    files.add_routes(app, catalogue)
     admin.add_routes(app, catalogue, plan)
     return app
 
@@ -216,43 +198,12 @@ class _Routes:
     async def login_required(self, request: web.Request) -> web.Response:
         return _json(request, {"detail": "Unauthorized"}, status=401)
 
-    async def file(self, request: web.Request) -> web.Response:
-        name = request.match_info["name"]
-        prefix = request.path[: -len(name)]
-        found = _FILE_NAMES[prefix].fullmatch(name)
-        stored = None
-        if found:
-            rendition = "full" if prefix == "/images/" else "thumbnail_256"
-            # Drawing and resizing take milliseconds: off the event loop.
-            stored = await asyncio.to_thread(self.catalogue.file, found["isic_id"], rendition)
-        if stored is None:
-            return web.Response(status=404, text=_NO_SUCH_KEY, content_type="application/xml")
-        digest = hashlib.md5(stored.content, usedforsecurity=False).hexdigest()
-        etag = f'"{digest}"'
-        headers = {
-            "ETag": etag,
-            "Last-Modified": format_datetime(stored.modified_at, usegmt=True),
-            "Content-Disposition": "attachment",
-            "Accept-Ranges": "bytes",
-        }
-        if request.headers.get("If-None-Match") == etag:
-            return web.Response(status=304, headers=headers)
-        content, status = stored.content, 200
-        if asked := _RANGE.fullmatch(request.headers.get("Range", "")):
-            first = int(asked[1])
-            last = min(int(asked[2]) if asked[2] else len(content), len(content) - 1)
-            if first > last:
-                return web.Response(status=416, headers={"Content-Range": f"bytes */{len(content)}"})
-            headers["Content-Range"] = f"bytes {first}-{last}/{len(content)}"
-            content, status = content[first : last + 1], 206
-        return web.Response(status=status, body=content, content_type=stored.media_type, headers=headers)
-
     def _selected(self, request: web.Request) -> tuple[np.ndarray, np.ndarray]:
         text = ",".join(filter(None, request.query.getall("collections", [])))
         try:
             collections = tuple(int(part) for part in text.split(",")) if text else ()
         except ValueError as error:
-            detail = {
+            detail: dict[str, Any] = {
                 "type": "value_error",
                 "loc": ["query", "collections"],
                 "msg": f"Value error, {error}",
@@ -324,7 +275,7 @@ def _last(request: web.Request, name: str) -> str | None:
 
 def _paging(request: web.Request) -> tuple[Cursor, int | None]:
     """Read `cursor` and `limit`; raises _InvalidError naming every one that is wrong."""
-    details = []
+    details: list[dict[str, Any]] = []
     text = _last(request, "limit")
     if text is not None and not _INTEGER.fullmatch(text):
         details.append(
@@ -372,7 +323,8 @@ def _link(request: web.Request, cursor: Cursor | None) -> str | None:
     """Return this request's URL with another cursor, parameters sorted by name."""
     if cursor is None:
         return None
-    query = parse_qs(request.query_string, keep_blank_values=True) | {"cursor": [cursor.encode()]}
+    query = parse_qs(request.query_string, keep_blank_values=True)
+    query["cursor"] = [cursor.encode()]
     return f"{_origin(request)}{request.path}?{urlencode(sorted(query.items()), doseq=True)}"
 
 
@@ -386,42 +338,3 @@ def _json(request: web.Request, body: Any, status: int = 200) -> web.Response:
 
 def _not_found(request: web.Request) -> web.Response:
     return _json(request, {"detail": "Not Found"}, status=404)
-
-
-async def start(app: web.Application, port: int) -> tuple[web.AppRunner, str]:
-    """Serve an app on 127.0.0.1 -> (what to clean up, its origin). Port 0 takes a free one.
-
-    Raises UnusableInputError when the port is taken.
-    """
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
-    await runner.setup()
-    site = web.TCPSite(runner, HOST, port)
-    try:
-        await site.start()
-    except OSError as error:
-        await runner.cleanup()
-        if error.errno not in (errno.EADDRINUSE, errno.EACCES):
-            raise
-        found = "in use by another program" if error.errno == errno.EADDRINUSE else "not permitted"
-        raise UnusableInputError(
-            f"port {port} of {HOST}: {found}; expected a free one, or 0 for any"
-        ) from error
-    return runner, f"http://{HOST}:{runner.addresses[0][1]}"
-
-
-@contextmanager
-def running(app: web.Application, port: int = 0) -> Iterator[str]:
-    """Serve an app from a thread of this process while the block runs; gives its origin."""
-    loop = asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, name="archive server", daemon=True)
-    thread.start()
-    try:
-        runner, origin = asyncio.run_coroutine_threadsafe(start(app, port), loop).result()
-        try:
-            yield origin
-        finally:
-            asyncio.run_coroutine_threadsafe(runner.cleanup(), loop).result()
-    finally:
-        loop.call_soon_threadsafe(loop.stop)
-        thread.join()
-        loop.close()

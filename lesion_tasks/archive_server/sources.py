@@ -54,7 +54,7 @@ class SyntheticSource:
     """Drawn lesions; `n_images` of them to begin with, and as many more as one asks for."""
 
     can_grow = True
-    collections = (
+    collections: tuple[Collection, ...] = (
         Collection(
             id=1,
             name="Synthetic challenge: dermoscopy",

@@ -224,8 +224,8 @@ def build_table(seed: int, population: Population) -> Table:
         ("patient_id", "IP_", population.patient_identity, 0.15),
         ("lesion_id", "IL_", population.lesion_identity, 0.08),
     ):
-        values, codes = _numbered(prefix, permuted(seed, field, owner))
-        add("clinical", field, values, unless(field, share, owner, codes))
+        identities, codes = _numbered(prefix, permuted(seed, field, owner))
+        add("clinical", field, identities, unless(field, share, owner, codes))
     add("record", "public", [True], 0 * index)
     return Table(columns, n_images)
 
