@@ -111,7 +111,8 @@ def class_figures(
     for index, name in enumerate(scored.class_names):
         side = scored.against(name)
         figure, is_called = figure_of(side), predicted == index
-        ranked = ranking_figures(side, ("auc", "average_precision"), resampling)
+        # Of two classes the AUC is the same, and stands with the figures of the positive one.
+        ranked = {} if scored.is_binary else ranking_figures(side, ("auc", "average_precision"), resampling)
 
         def share(trials: np.ndarray, reason: str, hits: np.ndarray, figure=figure) -> Figure:  # type: ignore[no-untyped-def]
             if not trials.any():

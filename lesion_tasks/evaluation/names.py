@@ -38,7 +38,7 @@ MULTICLASS_FIGURES: dict[str, str] = {
     "expected_calibration_error": "Mean distance of top probability and hit rate over ten bins; lower is better.",
 }
 
-# What one entry of `by_class` carries.
+# What one entry of `by_class` carries; in a binary task recall and precision alone.
 CLASS_FIGURES: dict[str, str] = {
     "recall": "Share of the class's images called that class.",
     "precision": "Share of the images called that class that are of it.",

@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from lesion_tasks.evaluation.resample import auc_of
+from lesion_tasks.evaluation.resample import auc_of, cumulate
 
 Bins = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
@@ -68,8 +68,8 @@ def ranking_values(is_positive: np.ndarray, scores: np.ndarray) -> dict[str, flo
 
 
 def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
-    true = np.cumsum(positives, axis=0)
-    called = true + np.cumsum(negatives, axis=0)
+    true = cumulate(positives)
+    called = true + cumulate(negatives)
     # A bin that a resample left empty at the top has called nothing yet, and adds nothing.
     np.maximum(called, 1.0, out=called)
     total = true[-1].copy()
@@ -81,30 +81,34 @@ def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarr
 def _rates(counts: np.ndarray) -> np.ndarray:
     """(B + 1, r) cumulated rates from (B, r) counts, starting at 0."""
     rates = np.zeros((counts.shape[0] + 1, counts.shape[1]))
-    np.cumsum(counts, axis=0, out=rates[1:])
+    rates[1:] = cumulate(counts)
     rates /= rates[-1]
     return rates
 
 
 def _area_above(sensitivity: np.ndarray, false_positive_rate: np.ndarray, floor: float) -> np.ndarray:
-    """Area between each column's ROC curve and `floor`; a segment that crosses it counts from the crossing."""
-    height = sensitivity - floor
-    low, high = height[:-1], height[1:]
+    """(r,) area between each column's ROC curve and `floor`, by trapezoids."""
+    height = np.maximum(sensitivity - floor, 0.0)
     width = np.diff(false_positive_rate, axis=0)
-    crosses = (low < 0) & (high > 0)
-    above = np.where(low >= 0, (low + high) / 2, 0.0)
-    above[crosses] = high[crosses] ** 2 / (2 * (high - low)[crosses])
-    return np.einsum("br,br->r", above, width)
+    area = (np.einsum("br,br->r", height[:-1], width) + np.einsum("br,br->r", height[1:], width)) / 2
+    # The segment that crosses the floor counts from the crossing only.
+    point, columns, share = _crossing(sensitivity, floor)
+    return area - height[point, columns] * width[point - 1, columns] * share / 2
 
 
 def _full_area(sensitivity: np.ndarray, false_positive_rate: np.ndarray, floor: float) -> np.ndarray:
-    columns = np.arange(sensitivity.shape[1])
-    last = np.argmax(sensitivity >= floor, axis=0)  # first point at or above the floor; never the origin
-    before = sensitivity[last - 1, columns]
-    share = (floor - before) / (sensitivity[last, columns] - before)
-    left = false_positive_rate[last - 1, columns]
-    start = left + share * (false_positive_rate[last, columns] - left)
+    point, columns, share = _crossing(sensitivity, floor)
+    left = false_positive_rate[point - 1, columns]
+    start = left + share * (false_positive_rate[point, columns] - left)
     return _area_above(sensitivity, false_positive_rate, floor) + floor * (1 - start)
+
+
+def _crossing(sensitivity: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """First point at or above the floor in each column, and where on the segment before it the floor lies, 0 to 1."""
+    columns = np.arange(sensitivity.shape[1])
+    point = (sensitivity < floor).sum(axis=0)  # sensitivity only rises; the origin is below every floor
+    before = sensitivity[point - 1, columns]
+    return point, columns, (floor - before) / (sensitivity[point, columns] - before)
 
 
 def _resampled_curve(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -21,8 +21,8 @@ from lesion_tasks.evaluation.figure import Interval
 
 N_RESAMPLES = 2_000
 SEED = 20_260
-# Weights of one chunk of resamples: stays in a processor's cache rather than in memory.
-CHUNK_BYTES = 8 * 2**20
+# One table of a chunk of resamples: small enough for caches, wide enough that rows are worth adding.
+CHUNK_BYTES = 16 * 2**20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,14 +38,16 @@ class Resampling:
 
         `n_rows` is the number of rows of the largest table the caller makes per resample.
         """
-        generator = np.random.Generator(np.random.SFC64(self.seed))
+        raw = np.random.SFC64(self.seed).random_raw
         chunk = max(1, min(self.n_resamples, CHUNK_BYTES // (8 * max(n_groups, n_rows, 1))))
         for start in range(0, self.n_resamples, chunk):
             size = min(chunk, self.n_resamples - start)
             counts = np.empty((size, n_groups), dtype=np.float64)
             for row in range(size):
-                drawn = generator.integers(0, n_groups, size=n_groups)
-                counts[row] = np.bincount(drawn, minlength=n_groups)
+                # A 32-bit number times n_groups, without its last 32 bits: uniform to within n_groups / 2^32.
+                bits = raw(-(-n_groups // 2)).view(np.uint32)[:n_groups]
+                drawn = (bits * np.uint64(n_groups)) >> np.uint64(32)
+                counts[row] = np.bincount(drawn.view(np.int64), minlength=n_groups)
             yield np.ascontiguousarray(counts.T)
 
     def interval(self, values: np.ndarray) -> Interval | None:
@@ -99,8 +101,37 @@ def rank(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Ran
 def resampled_auc(
     is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
 ) -> np.ndarray:
-    """(n_resamples,) AUC of every resample; NaN where a resample lacks a class."""
-    return resampled(is_positive, scores, groups, resampling, auc_of)
+    """(n_resamples,) AUC of every resample; NaN where a resample lacks a class.
+
+    One row per distinct score of a positive, falling: its positives, and the negatives from there down to the next. AUC =
+    sum over rows of positives so far x negatives, less half of the pairs that are tied, over all pairs.
+    """
+    if is_positive.all() or not is_positive.any():
+        return np.full(resampling.n_resamples, np.nan)
+    n_groups = int(groups.max()) + 1
+    falling = -scores
+    steps = np.unique(falling[is_positive])
+    row = np.searchsorted(steps, falling, side="right") - 1  # -1: above every positive
+    is_tied = ~is_positive & (row >= 0) & (steps[row] == falling)
+
+    def matrix(mask: np.ndarray) -> csr_array:
+        shape = (len(steps), n_groups)
+        return csr_array((np.ones(int(mask.sum())), (row[mask], groups[mask])), shape=shape)
+
+    positives, negatives = matrix(is_positive), matrix(~is_positive & (row >= 0))
+    tied_rows = np.unique(row[is_tied])
+    tied = matrix(is_tied)[tied_rows]
+    n_negatives_of_group = np.bincount(groups[~is_positive], minlength=n_groups).astype(np.float64)
+    chunks = []
+    for weights in resampling.weights(n_groups, len(steps)):
+        weight = positives @ weights
+        above = cumulate(weight)
+        pairs = np.einsum("br,br->r", above, negatives @ weights)
+        pairs -= 0.5 * np.einsum("br,br->r", weight[tied_rows], tied @ weights)
+        n_pairs = above[-1] * (n_negatives_of_group @ weights)
+        with np.errstate(invalid="ignore"):
+            chunks.append(pairs / n_pairs)
+    return np.concatenate(chunks)
 
 
 def resampled(
@@ -124,7 +155,22 @@ def resampled(
 
 def auc_of(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     """(r,) AUC from class weights (B, r) by bin; NaN where a class is missing."""
-    above = np.cumsum(positives, axis=0)
+    above = cumulate(positives)
     above -= 0.5 * positives  # images in the same bin have the same score: ties count half
     with np.errstate(invalid="ignore"):
         return np.einsum("br,br->r", above, negatives) / (positives.sum(axis=0) * negatives.sum(axis=0))
+
+
+def cumulate(counts: np.ndarray, block: int = 128) -> np.ndarray:
+    """Cumulative sums down the columns of (B, r).
+
+    The same as numpy's cumsum, which takes three times as long down columns: whole rows are added, in blocks.
+    """
+    n_bins, width = counts.shape
+    n_blocks = -(-n_bins // block)
+    sums = np.zeros((n_blocks, block, width))
+    sums.reshape(-1, width)[:n_bins] = counts
+    for row in range(1, block):
+        sums[:, row] += sums[:, row - 1]
+    sums[1:] += np.cumsum(sums[:-1, -1], axis=0)[:, None]
+    return sums.reshape(-1, width)[:n_bins]

@@ -1,0 +1,267 @@
+"""Simulated evaluations -> false alarms of the verdicts, coverage of the intervals, level and power of the test.
+
+Every evaluation here is honest: a model of known true AUC, images in groups whose members resemble each other,
+predictions joined rightly. Run it with `.venv/bin/python benchmarks/simulate_evaluation.py [n_evaluations]`; a few
+minutes on one core. The last line is a JSON object.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import numpy as np
+import pandas as pd
+from scipy.stats import norm
+
+from lesion_tasks.evaluation import integrity
+from lesion_tasks.evaluation.auc import measure_auc
+from lesion_tasks.evaluation.compare import auc_difference
+from lesion_tasks.evaluation.document import confusion_counts
+from lesion_tasks.evaluation.leaks import leaks
+from lesion_tasks.evaluation.probes import fit_probes
+from lesion_tasks.evaluation.resample import Resampling, resampled_auc
+from lesion_tasks.evaluation.scored import Scored, join
+from lesion_tasks.evaluation.shortcut import shortcut
+from lesion_tasks.evaluation.threshold import choose_threshold
+from lesion_tasks.evaluation.verdict import Verdict, blocking
+
+CLASSES = {"class_names": ("benign", "malignant"), "positive_class": "malignant"}
+SEED = 7
+
+
+class World:
+    """One simulated task: prevalence, how alike a group's images are, how much the metadata tell."""
+
+    def __init__(self, rng: np.random.Generator) -> None:
+        self.rng = rng
+        self.prevalence = float(np.exp(rng.uniform(np.log(0.05), np.log(0.5))))
+        self.images_per_group = float(rng.uniform(1, 3))
+        self.likeness = float(rng.uniform(0, 0.8))
+        self.age_effect = float(rng.uniform(0, 0.8))
+        self.n_image_types = int(rng.integers(1, 3))
+
+    def images(self, n_images: int, prefix: str) -> pd.DataFrame:
+        """Manifest rows; the images of a group share its label, as those of a lesion do."""
+        rng = self.rng
+        group = np.sort(rng.integers(0, max(int(n_images / self.images_per_group), 20), n_images))
+        malignant = (rng.random(group.max() + 1) < self.prevalence)[group]
+        age = 50 + 15 * self.age_effect * malignant + 15 * rng.normal(size=n_images)
+        return pd.DataFrame(
+            {
+                "isic_id": [f"{prefix}{index:06d}" for index in range(n_images)],
+                "label": np.where(malignant, "malignant", "benign"),
+                "group_id": [f"{prefix}{index}" for index in group],
+                "lesion_id": [f"{prefix}{index}" for index in group],
+                "perceptual_hash": rng.integers(0, 2**63, n_images).astype(np.uint64),
+                "age_years": np.where(rng.random(n_images) < 0.1, np.nan, np.clip(age, 0, 85) // 5 * 5),
+                "sex": rng.choice(["male", "female"], n_images),
+                "size_mm": np.where(
+                    rng.random(n_images) < 0.6 - 0.1 * malignant, np.nan, rng.gamma(4, 2, n_images)
+                ),
+                "image_type": np.array(["dermoscopic", "clinical"])[
+                    rng.integers(0, self.n_image_types, n_images)
+                ],
+                "width_px": rng.choice([600, 1024, 1872], n_images),
+                "size_bytes": rng.integers(10_000, 200_000, n_images),
+            }
+        )
+
+    def latent(self, rows: pd.DataFrame) -> np.ndarray:
+        """(n,) standard normal noise, correlated within groups."""
+        group = rows["group_id"].factorize()[0]
+        shared = self.rng.normal(size=group.max() + 1)[group]
+        own = self.rng.normal(size=len(rows))
+        return np.sqrt(self.likeness) * shared + np.sqrt(1 - self.likeness) * own
+
+    def predictions(self, rows: pd.DataFrame, auc: float, noise: np.ndarray) -> Scored:
+        """Scores whose true AUC is `auc`: two normal distributions sqrt(2) x quantile(AUC) apart."""
+        distance = np.sqrt(2) * norm.ppf(auc)
+        latent = distance * (rows["label"] == "malignant").to_numpy() + noise
+        odds = self.prevalence / (1 - self.prevalence) * np.exp(distance * latent - distance**2 / 2)
+        return join(dict(zip(rows["isic_id"], odds / (1 + odds), strict=True)), rows, **CLASSES)
+
+
+def honest_verdicts(rng: np.random.Generator) -> list[Verdict]:
+    """Every verdict on one honest evaluation."""
+    n_images = int(np.exp(rng.uniform(np.log(300), np.log(5_000))))
+    auc = float(rng.uniform(0.75, 0.95))
+    world = World(rng)
+    train, val, test = (
+        world.images(n, prefix) for n, prefix in ((2_000, "A"), (n_images, "B"), (n_images, "C"))
+    )
+    if min(rows["label"].nunique() for rows in (train, val, test)) < 2:
+        return honest_verdicts(rng)
+    # The stored epoch is the luckiest of five on validation.
+    base = world.latent(val)
+    epochs = [world.predictions(val, auc, 0.9**0.5 * base + 0.1**0.5 * world.latent(val)) for _ in range(5)]
+    validation = max(
+        epochs, key=lambda scored: measure_auc(scored.is_positive, scored.scores, scored.groups).value
+    )
+    noise = world.latent(test)
+    model = world.predictions(test, auc, noise)
+    baseline = None
+    if rng.random() < 0.3:  # the random-weight sibling was trained too, and is clearly worse
+        sibling = 0.6**0.5 * noise + 0.4**0.5 * world.latent(test)
+        baseline = world.predictions(test, auc - rng.uniform(0.05, 0.2), sibling)
+    cut = choose_threshold(validation).value
+    own = measure_auc(model.is_positive, model.scores, model.groups)
+    stored = dict(zip(model.isic_ids, model.scores, strict=True))
+    again = {key: value + rng.normal() * 1e-6 for key, value in list(stored.items())[:64]}
+    return [
+        integrity.ids_differ(stored, test["isic_id"]),
+        integrity.independent_of_labels(model, threshold=cut, trainer_auc=own.value + rng.normal() * 0.001),
+        integrity.inverted(model),
+        integrity.marginals_differ(
+            confusion_counts(model, cut), model.class_names, test["label"].value_counts().to_dict()
+        ),
+        integrity.degenerate(model, threshold=cut),
+        integrity.serving_differs(stored, {"batch": again}),
+        leaks({"train": train, "val": val, "test": test}),
+        shortcut(model, fit_probes(train, test, **CLASSES)),
+        integrity.no_better_than_random_weights(model, baseline),
+        integrity.gap(validation, model),
+    ]
+
+
+def false_alarms(n_evaluations: int, seed: int = SEED) -> tuple[float, Counter[str]]:
+    """Share of honest evaluations with a blocking verdict, and how often each name stood there."""
+    names: Counter[str] = Counter()
+    n_blocked = 0
+    for child in np.random.SeedSequence(seed).spawn(n_evaluations):
+        found = blocking(honest_verdicts(np.random.default_rng(child)))
+        names.update(verdict.name for verdict in found)
+        n_blocked += bool(found)
+    return n_blocked / n_evaluations, names
+
+
+def clustered(
+    rng: np.random.Generator, *, n_images: int, auc: float, prevalence: float, likeness: float
+) -> Iterator[np.ndarray]:
+    """Labels, groups and endless scores: groups of about 2.5 images, half of them with images of both classes."""
+    groups = np.unique(rng.integers(0, int(n_images / 2.5), n_images), return_inverse=True)[1]
+    of_group = (rng.random(groups.max() + 1) < prevalence)[groups]
+    is_positive = np.where(
+        rng.random(groups.max() + 1)[groups] < 0.5, of_group, rng.random(n_images) < prevalence
+    )
+    yield is_positive
+    yield groups
+    while True:
+        noise = np.sqrt(likeness) * rng.normal(size=groups.max() + 1)[groups]
+        noise += np.sqrt(1 - likeness) * rng.normal(size=n_images)
+        yield np.sqrt(2) * norm.ppf(auc) * is_positive + noise
+
+
+def coverage(
+    n_repeats: int,
+    *,
+    n_images: int,
+    auc: float,
+    prevalence: float,
+    likeness: float,
+    n_resamples: int = 500,
+    seed: int = SEED,
+) -> dict[str, float]:
+    """Share of 95 % intervals that contain the true AUC, by method."""
+    hits: Counter[str] = Counter()
+    resampling = Resampling(n_resamples=n_resamples)
+    for child in np.random.SeedSequence(seed).spawn(n_repeats):
+        drawn = clustered(
+            np.random.default_rng(child), n_images=n_images, auc=auc, prevalence=prevalence, likeness=likeness
+        )
+        is_positive, groups, scores = next(drawn), next(drawn), next(drawn)
+        by_group = measure_auc(is_positive, scores, groups)
+        by_image = measure_auc(is_positive, scores, np.arange(n_images))
+        hits["delong_by_group"] += by_group.interval().contains(auc)
+        hits["delong_ignoring_groups"] += by_image.interval().contains(auc)
+        if n_resamples:
+            interval = resampling.interval(resampled_auc(is_positive, scores, groups, resampling))
+            hits["bootstrap_by_group"] += interval is not None and interval.contains(auc)
+    return {name: count / n_repeats for name, count in hits.items()}
+
+
+def rejections(
+    n_repeats: int,
+    *,
+    gain: float,
+    n_images: int = 1_000,
+    auc: float = 0.85,
+    shared: float = 0.7,
+    seed: int = SEED,
+) -> float:
+    """Share of pairs of models, `gain` apart in true AUC, that the paired test tells apart at 5 %."""
+    n_rejected = 0
+    for child in np.random.SeedSequence(seed).spawn(n_repeats):
+        drawn = clustered(
+            np.random.default_rng(child), n_images=n_images, auc=0.5, prevalence=0.2, likeness=0.5
+        )
+        is_positive, groups, common, first, second = (next(drawn) for _ in range(5))
+        models = [
+            _scored(is_positive, groups, np.sqrt(2) * norm.ppf(true) * is_positive + noise)
+            for true, noise in (
+                (auc + gain, np.sqrt(shared) * common + np.sqrt(1 - shared) * first),
+                (auc, np.sqrt(shared) * common + np.sqrt(1 - shared) * second),
+            )
+        ]
+        difference = auc_difference(*models)
+        n_rejected += difference is not None and difference.p_value < 0.05
+    return n_rejected / n_repeats
+
+
+def _scored(is_positive: np.ndarray, groups: np.ndarray, latent: np.ndarray) -> Scored:
+    rows = pd.DataFrame(
+        {
+            "isic_id": np.arange(len(groups)).astype(str),
+            "label": np.where(is_positive, "malignant", "benign"),
+            "group_id": groups.astype(str),
+        }
+    )
+    return join(dict(zip(rows["isic_id"], norm.cdf(latent), strict=True)), rows, **CLASSES)
+
+
+def main() -> None:
+    n_evaluations = int(sys.argv[1]) if len(sys.argv) > 1 else 1_000
+    rate, names = false_alarms(n_evaluations)
+    print(f"{n_evaluations} honest evaluations: {rate:.4f} blocked, {dict(names)}")
+    covered = {}
+    for n_images, auc, prevalence, likeness in (
+        (400, 0.75, 0.2, 0.5),
+        (400, 0.90, 0.2, 0.5),
+        (400, 0.85, 0.1, 0.8),
+        (1_000, 0.85, 0.2, 0.8),
+        (1_000, 0.95, 0.1, 0.5),
+        (3_000, 0.90, 0.04, 0.5),
+    ):
+        name = f"n {n_images}, AUC {auc}, prevalence {prevalence}, likeness {likeness}"
+        covered[name] = coverage(2_000, n_images=n_images, auc=auc, prevalence=prevalence, likeness=likeness)
+        print(f"coverage, {name}: {covered[name]}")
+    tested = {f"{gain:g}": rejections(2_000, gain=gain) for gain in (0.0, 0.01, 0.02, 0.03, 0.05)}
+    print(f"paired test at 5 %, share told apart by true gain: {tested}")
+    quoted = [values["delong_by_group"] for values in covered.values()]
+    passed = (
+        rate <= 0.01 and all(0.93 <= value <= 0.97 for value in quoted) and abs(tested["0"] - 0.05) <= 0.015
+    )
+    print(
+        json.dumps(
+            {
+                "name": "simulate_evaluation",
+                "n_evaluations": n_evaluations,
+                "false_alarm_share": rate,
+                "blocked_by": dict(names),
+                "coverage": covered,
+                "paired_test": tested,
+                "target": "false alarms <= 0.01, coverage 0.93 to 0.97, level 0.05",
+                "passed": passed,
+            }
+        )
+    )
+    sys.exit(0 if passed else 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,362 @@
+"""A bundle -> what the run itself can say to an item of a reporting guideline; None where it holds nothing on it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lesion_tasks.evaluation.report.words import (
+    check_title,
+    class_label,
+    count,
+    figure_words,
+    label,
+    number,
+    percent,
+    plain,
+    plural,
+    short_digest,
+    signed,
+    span,
+    subset_title,
+)
+
+Bundle = Mapping[str, Any]
+
+
+def question(bundle: Bundle) -> str | None:
+    training = bundle["training"]
+    classes = ", ".join(class_label(name) for name in training["classes"])
+    return f"{training.get('task_title') or training['task']}: {classes}."
+
+
+def design(bundle: Bundle) -> str | None:
+    return (
+        "Retrospective: images and diagnoses of an archive, gathered before the model was trained. "
+        "Development with an internal test set that shares no group with training."
+    )
+
+
+def sources(bundle: Bundle) -> str | None:
+    parts = []
+    for name in ("attributions", "licences"):
+        if known := bundle["data"].get(name):
+            parts.append(f"{label(name)}: {_counts(known)}.")
+    return " ".join(parts) or None
+
+
+def dates(bundle: Bundle) -> str | None:
+    made = bundle["manifest"].get("created_at")
+    return f"The list of images was fixed {made}; when they were taken is not recorded." if made else None
+
+
+def funnel(bundle: Bundle) -> str | None:
+    steps = [
+        f"{step['step']}{' (' + str(step['reason']).replace('_', ' ') + ')' if step.get('reason') else ''} {count(step['n'])}"
+        for step in bundle["manifest"]["funnel"]
+    ]
+    return f"{'; '.join(steps)}." if steps else None
+
+
+def image_types(bundle: Bundle) -> str | None:
+    known = bundle["data"].get("image_types")
+    return f"{_counts(known)}." if known else None
+
+
+def artefacts(bundle: Bundle) -> str | None:
+    excluded = bundle["manifest"].get("recipe", {}).get("task", {}).get("excluded_manipulations")
+    return f"Pictures that the archive marks as {' or '.join(excluded)} are left out." if excluded else None
+
+
+def preprocessing(bundle: Bundle) -> str | None:
+    recipe = bundle["training"]["recipe"]
+    if "side_px" not in recipe:
+        return None
+    if recipe["side_px"] is None:
+        return "The model sees no pixels."
+    return (
+        f"Resized to {recipe['side_px']} x {recipe['side_px']} px; scaling of pixels is part of the stored model, "
+        "so that training and use cannot differ."
+    )
+
+
+def metadata(bundle: Bundle) -> str | None:
+    fields = bundle["training"]["recipe"].get("metadata")
+    if fields is None:
+        return None
+    used = f"The model uses {', '.join(fields)}." if fields else "The model uses none."
+    known = bundle["data"].get("missing")
+    return f"{used} Known of images: {', '.join(known)}." if known else used
+
+
+def skin_types(bundle: Bundle) -> str | None:
+    return _slice_sizes(bundle, "fitzpatrick_skin_type")
+
+
+def missing(bundle: Bundle) -> str | None:
+    known = bundle["data"].get("missing")
+    if not known:
+        return None
+    shares = "; ".join(
+        f"{label(field)} {', '.join(f'{subset} {percent(share)}' for subset, share in by_subset.items())}"
+        for field, by_subset in known.items()
+    )
+    return f"Share missing: {shares}. Imputation is fitted on training images and stored in the model."
+
+
+def label_source(bundle: Bundle) -> str | None:
+    version = bundle["manifest"].get("recipe", {}).get("task", {}).get("mapping_version")
+    if version is None:
+        return None
+    return (
+        f"Diagnosis paths of the archive, mapped to classes by rules of version {version}; indeterminate and missing "
+        "diagnoses are left out, not taken as benign."
+    )
+
+
+def histopathology(bundle: Bundle) -> str | None:
+    document = _test(bundle)
+    if document is None:
+        return None
+    for part in document["slices"]:
+        if part["attribute"] == "diagnosis_confirm_type" and part["value"] == "histopathology":
+            n = document["subset"]["n_images"]
+            return (
+                f"{count(part['n_images'])} of {plural(n, 'test image')} ({percent(part['n_images'] / n)})."
+            )
+    return None
+
+
+def partitions(bundle: Bundle) -> str | None:
+    task = bundle["manifest"].get("recipe", {}).get("task", {})
+    if "val_share" not in task:
+        return None
+    return (
+        f"By a hash of patient, else lesion, else image: {percent(task['val_share'], 0)} validation, "
+        f"{percent(task['test_share'], 0)} test, the rest training. A group's subset never changes."
+    )
+
+
+def overlap(bundle: Bundle) -> str | None:
+    found = _verdict(bundle, "leaks")
+    if found is None or found["status"] == "not_applicable":
+        return None
+    return f"Groups of patient, lesion, identical file and near-duplicate. {found['sentence']}"
+
+
+def sizes(bundle: Bundle) -> str | None:
+    parts = [
+        f"{subset_title(subset)}: {_counts(counts)}"
+        for subset, counts in bundle["manifest"]["class_counts"].items()
+    ]
+    return f"{'; '.join(parts)}." if parts else None
+
+
+def precision(bundle: Bundle) -> str | None:
+    document, figure = _test(bundle), _leading(bundle)
+    if document is None or figure is None or figure["low"] is None:
+        return None
+    return (
+        f"No sample size was set in advance; the interval it gave is {span(figure['low'], figure['high'])}."
+    )
+
+
+def characteristics(bundle: Bundle) -> str | None:
+    document = _test(bundle)
+    if document is None:
+        return None
+    parts = [
+        f"{label(attribute)}: {sizes}"
+        for attribute in ("sex", "age_years", "anatom_site")
+        if (sizes := _slice_sizes(bundle, attribute))
+    ]
+    groups = f"Test: {plural(document['subset']['n_groups'], 'patient or lesion group')}."
+    return " ".join([groups, *parts])
+
+
+def architecture(bundle: Bundle) -> str | None:
+    recipe = bundle["training"]["recipe"]
+    names = ("architecture", "backbone", "conv_filters", "dense_units", "dropout_rate", "is_backbone_frozen")
+    known = [
+        f"{label(name).lower()} {plain(recipe[name])}"
+        for name in names
+        if recipe.get(name) not in (None, [], ())
+    ]
+    return f"{'; '.join(known)}." if known else None
+
+
+def weights(bundle: Bundle) -> str | None:
+    training = bundle["training"]
+    if training.get("weights"):
+        return f"{training['weights']}, SHA-256 {short_digest(training.get('weights_sha256'))}."
+    return f"Random, seed {training['seed']}."
+
+
+def training(bundle: Bundle) -> str | None:
+    recipe = bundle["training"]["recipe"]
+    names = ("optimizer", "learning_rate", "batch_size", "max_epochs", "patience", "is_augmented", "seed")
+    known = [
+        f"{name.replace('_', ' ').removeprefix('is ')} {plain(recipe[name])}"
+        for name in names
+        if name in recipe
+    ]
+    if not known:
+        return None
+    return f"{'; '.join(known)}; {plural(len(bundle['epochs']), 'epoch')} run."
+
+
+def selection(bundle: Bundle) -> str | None:
+    return "The epoch with the lowest loss on validation; the test set takes no part in it."
+
+
+def versions(bundle: Bundle) -> str | None:
+    known = bundle["training"].get("versions")
+    code = f"Code {bundle['training']['code_version']}"
+    return f"{code}; {plain(known)}." if known else f"{code}."
+
+
+def imbalance(bundle: Bundle) -> str | None:
+    split = bundle["manifest"].get("recipe", {}).get("split", {})
+    if "max_per_class" not in split:
+        return None
+    if split["max_per_class"] is None:
+        return "Training keeps the natural share of classes."
+    return (
+        f"Training takes equally many images of each class, at most {count(split['max_per_class'])}; "
+        "the natural test set keeps the archive's share."
+    )
+
+
+def threshold(bundle: Bundle) -> str | None:
+    document = _test(bundle)
+    if document is None:
+        return None
+    stored = document["threshold"]
+    if stored is None:
+        return "None: the likeliest class is taken." if document["task"] == "multiclass" else None
+    return f"{number(stored['value'])}, chosen on {subset_title(stored['chosen_on']).lower()} for the {stored['rule']}."
+
+
+def performance(bundle: Bundle) -> str | None:
+    document, figure = _test(bundle), _leading(bundle)
+    if document is None or figure is None:
+        return None
+    name = label(_leading_name(document))
+    return (
+        f"{name} {figure_words(figure)} by {figure['method'] or 'no method'}; all others in report.html. "
+        f"Resampling by {document['resampling']['unit']}, {count(document['resampling']['n_resamples'])} times."
+    )
+
+
+def confusion(bundle: Bundle) -> str | None:
+    document = _test(bundle)
+    if document is None:
+        return None
+    names = [class_label(name) for name in document["confusion"]["class_names"]]
+    rows = [
+        f"{name} called {', '.join(f'{called} {count(n)}' for called, n in zip(names, row, strict=True))}"
+        for name, row in zip(names, document["confusion"]["counts"], strict=True)
+    ]
+    return f"{'; '.join(rows)}."
+
+
+def calibration(bundle: Bundle) -> str | None:
+    document = _test(bundle)
+    names = ("calibration_slope", "calibration_intercept", "brier_score", "expected_calibration_error")
+    known = [
+        f"{label(name).lower()} {figure_words(document['figures'][name])}"
+        for name in names
+        if document is not None and name in document["figures"]
+    ]
+    return f"{'; '.join(known)}." if known else None
+
+
+def subgroups(bundle: Bundle) -> str | None:
+    document = _test(bundle)
+    if document is None or not document["slices"]:
+        return None
+    n_scored = sum(part["is_scored"] for part in document["slices"])
+    attributes = dict.fromkeys(label(part["attribute"]).lower() for part in document["slices"])
+    return (
+        f"{n_scored} of {len(document['slices'])} slices by {', '.join(attributes)} are measured; "
+        "the others are too small and named."
+    )
+
+
+def robustness(bundle: Bundle) -> str | None:
+    verdicts = bundle["integrity"]
+    if not verdicts:
+        return None
+    return "; ".join(f"{check_title(v['name'])}: {v['status'].replace('_', ' ')}" for v in verdicts) + "."
+
+
+def comparison(bundle: Bundle) -> str | None:
+    document, found = _test(bundle), bundle["comparison"]
+    if document is None or found is None:
+        return None
+    difference = found["differences"].get(_leading_name(document))
+    if difference is None:
+        return None
+    return (
+        f"Paired with {found['champion']}: {label(difference['measure'])} {signed(difference['value'])} "
+        f"({span(difference['low'], difference['high'])}). No comparison with clinicians."
+    )
+
+
+def explanations(bundle: Bundle) -> str | None:
+    n = sum(bool(example.get("heatmap")) for example in bundle["examples"])
+    return f"Grad-CAM on {plural(n, 'confident mistake and hit')} in report.html." if n else None
+
+
+def failures(bundle: Bundle) -> str | None:
+    n = sum("mistake" in example["kind"] for example in bundle["examples"])
+    return f"{plural(n, 'confident mistake')} shown in report.html." if n else None
+
+
+def openings(bundle: Bundle) -> str | None:
+    return f"{plural(bundle['n_test_openings'], 'time')}, this one among them."
+
+
+def availability(bundle: Bundle) -> str | None:
+    trained = bundle["training"]
+    return (
+        f"Code {trained['code_version']}; list of images {short_digest(bundle['manifest']['digest'])}; "
+        f"model SHA-256 {short_digest(trained['model_sha256'])}."
+    )
+
+
+def _test(bundle: Bundle) -> Mapping[str, Any] | None:
+    found: Mapping[str, Any] | None = bundle["subsets"].get("test_natural")
+    return found
+
+
+def _leading_name(document: Mapping[str, Any]) -> str:
+    return "auc" if document["task"] == "binary" else "macro_auc"
+
+
+def _leading(bundle: Bundle) -> Mapping[str, Any] | None:
+    document = _test(bundle)
+    if document is None:
+        return None
+    figure: Mapping[str, Any] | None = document["figures"].get(_leading_name(document))
+    return figure
+
+
+def _verdict(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
+    return next((verdict for verdict in bundle["integrity"] if verdict["name"] == name), None)
+
+
+def _slice_sizes(bundle: Bundle, attribute: str) -> str | None:
+    document = _test(bundle)
+    if document is None:
+        return None
+    sizes = [
+        f"{part['value']} {count(part['n_images'])}"
+        for part in document["slices"]
+        if part["attribute"] == attribute
+    ]
+    return f"{', '.join(sizes)}." if sizes else None
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{class_label(name)} {count(n)}" for name, n in counts.items())

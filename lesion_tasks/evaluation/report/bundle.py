@@ -1,0 +1,37 @@
+"""The bundle as a file: `metrics.json`, and the JSON Schema that describes it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from lesion_tasks.evaluation.document import metrics_schema
+
+PICTURES = ("picture", "heatmap")
+
+
+@cache
+def bundle_schema() -> dict[str, Any]:
+    """The published JSON Schema of metrics.json, with the schema of one subset's document inside."""
+    text = files("lesion_tasks.evaluation").joinpath("bundle.schema.json").read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
+    # With an $id of its own, "#/$defs/..." inside the document's schema stays inside it.
+    schema["$defs"]["document"] = {"$id": "document.schema.json", **metrics_schema()}
+    return schema
+
+
+def metrics_json(bundle: Mapping[str, Any]) -> bytes:
+    """The bundle without the pixels of its examples: those are in the page. ValueError on NaN or infinity."""
+    lean = dict(bundle)
+    lean["examples"] = [
+        {name: value for name, value in example.items() if name not in PICTURES}
+        for example in bundle["examples"]
+    ]
+    return json.dumps(lean, indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def schema_json() -> bytes:
+    return json.dumps(bundle_schema(), indent=1).encode()

@@ -1,0 +1,47 @@
+"""The one Jinja environment: autoescape always on, unknown names are errors."""
+
+from __future__ import annotations
+
+import re
+from functools import cache
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from lesion_tasks.evaluation.report import words
+
+# Only an inline picture: an address would make the page ask the network.
+_PICTURE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
+# Only a page beside this one: no scheme, no host, no way up the tree.
+_BESIDE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+
+
+@cache
+def environment() -> Environment:
+    env = Environment(
+        loader=PackageLoader("lesion_tasks.evaluation.report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        words.label, words.explanation, words.class_label, words.subset_title, words.check_title, words.number,
+        words.signed, words.count, words.percent, words.p_value, words.span, words.figure_words,
+        words.counts_words, words.plural, words.moment, words.duration, words.short_digest, words.plain,
+        words.flattened,
+    ):  # fmt: skip
+        env.filters[function.__name__] = function
+    env.tests["inline_picture"] = is_inline_picture
+    env.tests["path_beside"] = is_path_beside
+    return env
+
+
+def is_inline_picture(source: Any) -> bool:
+    """Whether `source` is a picture that carries its own bytes."""
+    return isinstance(source, str) and _PICTURE.fullmatch(source) is not None
+
+
+def is_path_beside(path: Any) -> bool:
+    """Whether `path` is a plain relative path, fit for a link between pages of one folder tree."""
+    return isinstance(path, str) and _BESIDE.fullmatch(path) is not None

@@ -1,0 +1,157 @@
+"""A bundle -> a model card in Markdown, in the sections of Mitchell et al. 2019, doi:10.1145/3287560.3287596."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from lesion_tasks.evaluation.report import answers, views
+from lesion_tasks.evaluation.report.markdown import escape, table
+from lesion_tasks.evaluation.report.words import (
+    check_title,
+    class_label,
+    count,
+    counts_words,
+    figure_words,
+    label,
+    moment,
+    plain,
+    subset_title,
+)
+
+_BY_A_PERSON = "To be written by a person."
+
+
+def model_card(bundle: Mapping[str, Any]) -> str:
+    """Render the card. What the run cannot know is marked as needing a person."""
+    training = bundle["training"]
+    sections = [
+        f"# {escape(training['title'])}",
+        "**For research. Not for diagnosis.**",
+        escape(bundle["verdict"]),
+        "## Model details",
+        table(("", ""), _details(bundle)),
+        "## Intended use",
+        "Research on automated classification of skin-lesion images. Not intended for the diagnosis or care of any "
+        f"person. Other uses: {_BY_A_PERSON.lower()}",
+        "## Factors",
+        _factors(bundle),
+        "## Metrics",
+        "Value with its 95 % interval. Intervals take images of one patient or lesion together.",
+        _figures(bundle),
+        "## Evaluation data",
+        _evaluation_data(bundle),
+        "## Training data",
+        _training_data(bundle),
+        "## Quantitative analyses",
+        _slices(bundle),
+        "## Integrity checks",
+        _checks(bundle),
+        "## Ethical considerations",
+        _BY_A_PERSON,
+        "## Caveats and recommendations",
+        _caveats(bundle),
+    ]
+    return "\n\n".join(sections) + "\n"
+
+
+def _details(bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
+    training = bundle["training"]
+    return [
+        ("Training", training["training_id"]),
+        ("Variant", training["variant"]),
+        ("Reproduces", training.get("reproduces") or "no published system"),
+        ("Task", answers.question(bundle) or training["task"]),
+        ("Architecture", answers.architecture(bundle) or "not recorded"),
+        ("Weights at the start", answers.weights(bundle) or "not recorded"),
+        ("Threshold", answers.threshold(bundle) or "none"),
+        ("Code", training["code_version"]),
+        ("Libraries", plain(training.get("versions"))),
+        ("Seed", str(training["seed"])),
+        ("Model SHA-256", training["model_sha256"] or "none"),
+        ("Manifest", training["manifest_digest"]),
+        ("Trained", f"{moment(training.get('started_at'))} to {moment(training.get('finished_at'))}"),
+        ("Evaluated", moment(bundle["evaluated_at"])),
+    ]
+
+
+def _factors(bundle: Mapping[str, Any]) -> str:
+    document = views.leading_document(bundle)
+    attributes = dict.fromkeys(part["attribute"] for part in document["slices"]) if document else {}
+    if not attributes:
+        return "No attribute of the images is known, so nothing is sliced."
+    return f"Measured by {', '.join(escape(label(name).lower()) for name in attributes)}."
+
+
+def _figures(bundle: Mapping[str, Any]) -> str:
+    documents = {name: bundle["subsets"][name] for name in views.SUBSET_ORDER if name in bundle["subsets"]}
+    if not documents:
+        return "Nothing was measured: the predictions could not be joined to the manifest."
+    rows = [
+        (label(row["name"]), *(figure_words(figure) for figure in row["figures"]))
+        for group in views.figure_groups(documents)
+        for row in group["rows"]
+    ]
+    sizes = ("Images", *(counts_words(document["subset"]) for document in documents.values()))
+    return table(("Measure", *(subset_title(name) for name in documents)), [sizes, *rows])
+
+
+def _evaluation_data(bundle: Mapping[str, Any]) -> str:
+    words = [
+        answers.partitions(bundle),
+        answers.overlap(bundle),
+        f"The test set has been looked at {answers.openings(bundle)}",
+    ]
+    return " ".join(escape(sentence) for sentence in words if sentence)
+
+
+def _training_data(bundle: Mapping[str, Any]) -> str:
+    counts = bundle["manifest"]["class_counts"]
+    classes = list(dict.fromkeys(name for by_class in counts.values() for name in by_class))
+    rows = [
+        (subset_title(subset), *(count(by_class.get(name)) for name in classes))
+        for subset, by_class in counts.items()
+    ]
+    words = [answers.label_source(bundle), answers.imbalance(bundle), answers.sources(bundle)]
+    prose = " ".join(escape(sentence) for sentence in words if sentence)
+    header = ("Images", *(escape(class_label(name)) for name in classes))
+    return f"{table(header, rows)}\n\n{prose}".rstrip()
+
+
+def _slices(bundle: Mapping[str, Any]) -> str:
+    document = views.leading_document(bundle)
+    if document is None or not document["slices"]:
+        return "There are no slices."
+    leading = views.leading_measure(document)
+    rows = [
+        (
+            label(part["attribute"]),
+            part["value"],
+            counts_words(part),
+            figure_words(part["figures"].get(leading))
+            if part["is_scored"]
+            else f"not scored: {part['reason']}",
+        )
+        for part in document["slices"]
+    ]
+    return table(("Attribute", "Slice", "Size", label(leading)), rows)
+
+
+def _checks(bundle: Mapping[str, Any]) -> str:
+    rows = [
+        (check_title(check["name"]), check["word"], check["sentence"])
+        for check in views.checks(bundle["integrity"])
+    ]
+    return table(("Check", "Outcome", "What was found"), rows)
+
+
+def _caveats(bundle: Mapping[str, Any]) -> str:
+    lines = []
+    if not bundle["is_sound"]:
+        failed = ", ".join(check_title(name) for name in bundle["failed_checks"])
+        lines.append(f"- The figures are not to be relied on. Failed: {escape(failed)}.")
+    lines.append(
+        "- Measured on archive images; how it does on another clinic's images is unknown until it is measured there."
+    )
+    lines.append(f"- {_BY_A_PERSON}")
+    return "\n".join(lines)

@@ -1,0 +1,207 @@
+"""Names and numbers of a bundle -> the words that people read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Any
+
+from lesion_tasks.evaluation.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
+
+SUBSET_TITLES = {
+    "test_natural": "Test, natural",
+    "test_balanced": "Test, balanced",
+    "val": "Validation",
+    "val_balanced": "Validation, balanced",
+    "train": "Training",
+    "test": "Test",
+}
+
+# What each integrity check makes sure of; the name in the data is that of the fault.
+CHECK_TITLES = {
+    "ids_differ": "The predictions are of the right images",
+    "independent_of_labels": "The predictions belong to these labels",
+    "inverted": "The classes are the right way round",
+    "marginals_differ": "The class counts are the manifest's",
+    "serving_differs": "The stored model gives the same predictions",
+    "degenerate": "The model gives more than one answer",
+    "leaks": "Nobody stands on two sides of the split",
+    "shortcut": "The model knows more than the camera does",
+    "no_better_than_random_weights": "Pretraining helps",
+    "gap": "Validation and test tell the same story",
+}
+
+_LABELS = {
+    "auc": "AUC",
+    "macro_auc": "Macro AUC",
+    "partial_auc_above_80_sensitivity": "Partial AUC above 80 % sensitivity",
+    "auc_above_80_sensitivity": "AUC above 80 % sensitivity",
+    "sensitivity_at_90_specificity": "Sensitivity at 90 % specificity",
+    "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity",
+    "specificity_at_90_sensitivity": "Specificity at 90 % sensitivity",
+    "specificity_at_95_sensitivity": "Specificity at 95 % sensitivity",
+    "ppv": "Positive predictive value",
+    "npv": "Negative predictive value",
+    "brier_score": "Brier score",
+    "brier_skill": "Brier skill",
+    "age_years": "Age, years",
+    "anatom_site": "Site",
+    "fitzpatrick_skin_type": "Skin type (Fitzpatrick)",
+    "size_mm": "Lesion size, mm",
+    "image_type": "Image type",
+    "diagnosis_confirm_type": "Diagnosis confirmed by",
+}
+
+EXPLANATIONS = {**CLASS_FIGURES, **MULTICLASS_FIGURES, **BINARY_FIGURES}
+
+
+def label(name: str) -> str:
+    """A key of the document as a person would write it."""
+    if name in _LABELS:
+        return _LABELS[name]
+    for short in ("ppv", "npv"):
+        prefix = f"{short}_at_prevalence_"
+        if name.startswith(prefix):
+            return f"{short.upper()} where {_percent_of(name.removeprefix(prefix))} are positive"
+    words = name.replace("_", " ").replace("auc", "AUC")
+    return words[:1].upper() + words[1:]
+
+
+def explanation(name: str) -> str:
+    """One sentence on what a measure is, or nothing."""
+    if name.startswith(("ppv_at_prevalence_", "npv_at_prevalence_")):
+        return "By Bayes' rule from sensitivity and specificity, as if the prevalence were this."
+    return EXPLANATIONS.get(name, "")
+
+
+def class_label(name: str) -> str:
+    """`basal_cell_carcinoma` -> `basal cell carcinoma`."""
+    return name.replace("_", " ")
+
+
+def subset_title(name: str) -> str:
+    return SUBSET_TITLES.get(name, label(name))
+
+
+def check_title(name: str) -> str:
+    return CHECK_TITLES.get(name, label(name))
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """A measure with a fixed number of digits; a true minus sign; a dash where there is none."""
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("-", "−")
+
+
+def signed(value: float | None, digits: int = 3) -> str:
+    """A difference: always with its sign, except for zero."""
+    text = number(value, digits)
+    return text if value is None or text.startswith("−") or float(text) == 0 else f"+{text}"
+
+
+def count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}".replace("-", "−")
+
+
+def percent(share: float | None, digits: int = 1) -> str:
+    return "–" if share is None else f"{number(share * 100, digits)} %"
+
+
+def p_value(value: float | None) -> str:
+    if value is None:
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def span(low: float | None, high: float | None, digits: int = 3) -> str:
+    """An interval in words, or that there is none."""
+    if low is None or high is None:
+        return "no interval"
+    return f"{number(low, digits)} to {number(high, digits)}"
+
+
+def figure_words(figure: Mapping[str, Any] | None) -> str:
+    """A figure in one line: value and interval, or the reason why there is none."""
+    if figure is None:
+        return "not measured"
+    if figure["value"] is None:
+        return f"undefined: {figure['reason']}"
+    return f"{number(figure['value'])} ({span(figure['low'], figure['high'])})"
+
+
+def counts_words(holder: Mapping[str, Any]) -> str:
+    """`n_images`, `n_groups`, `n_positives` of a figure, slice or subset in words."""
+    words = f"{plural(holder['n_images'], 'image')}, {plural(holder['n_groups'], 'group')}"
+    if holder.get("n_positives") is not None:
+        words += f", {count(holder['n_positives'])} positive"
+    return words
+
+
+def plural(n: int, noun: str) -> str:
+    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
+
+
+def moment(text: str | None) -> str:
+    """An ISO time -> `2026-03-01 14:05 UTC`; anything else stays as it is."""
+    if not text:
+        return "–"
+    try:
+        parsed = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    zone = parsed.tzname()
+    return f"{parsed:%Y-%m-%d %H:%M}{f' {zone}' if zone else ''}"
+
+
+def duration(seconds: float | None) -> str:
+    if seconds is None:
+        return "–"
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s"
+
+
+def short_digest(digest: str | None) -> str:
+    return "–" if not digest else digest[:12]
+
+
+def plain(value: Any) -> str:
+    """Any JSON value of a recipe or a verdict's numbers in one line."""
+    if value is None:
+        return "none"
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return str(value)
+    if isinstance(value, float):
+        return f"{value:.6g}".replace("-", "−")
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}: {plain(inner)}" for name, inner in value.items()) or "none"
+    if isinstance(value, list | tuple):
+        return ", ".join(plain(inner) for inner in value) or "none"
+    return str(value)
+
+
+def flattened(numbers: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
+    """Nested numbers as (path, value) lines: `{"probes": {"metadata": {"auc": 0.6}}}` -> `probes, metadata, auc`."""
+    lines: list[tuple[str, str]] = []
+    for name, value in numbers.items():
+        path = f"{above}, {name}" if above else str(name)
+        if isinstance(value, Mapping) and value:
+            lines += flattened(value, path)
+        else:
+            lines.append((path.replace("_", " "), plain(value)))
+    return lines
+
+
+def _percent_of(text: str) -> str:
+    try:
+        return f"{float(text) * 100:g} %"
+    except ValueError:
+        return text
