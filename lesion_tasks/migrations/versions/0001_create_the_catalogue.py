@@ -457,6 +457,12 @@ def upgrade() -> None:
             nullable=True,
             comment="64-bit DCT hash of the picture as a signed integer",
         ),
+        sa.Column(
+            "thumbprint",
+            sa.LargeBinary(),
+            nullable=True,
+            comment="16 x 16 grey levels of the picture, row by row: tells look-alikes from copies",
+        ),
         sa.Column("etag", sa.Text(), nullable=True, comment="the server's word for this state of the object"),
         sa.Column(
             "record_size_bytes",
