@@ -10,6 +10,7 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 TOKEN_LIFETIME_S = 3600.0
+MAX_ERROR_LINES, MAX_LINE_LENGTH = 6, 400  # of one error's text
 
 
 class AirflowUnreachableError(Exception):
@@ -137,5 +138,7 @@ def _log_lines(entry: Any) -> list[str]:
         return entry.splitlines()
     lines = str(entry.get("event", "")).splitlines()
     for error in entry.get("error_detail") or []:
-        lines += f"{error.get('exc_type')}: {error.get('exc_value')}".splitlines()
-    return [line for line in lines if not line.startswith("::")]
+        said = f"{error.get('exc_type')}: {error.get('exc_value')}".splitlines()
+        # An error of the database repeats the whole statement and its values.
+        lines += [line[:MAX_LINE_LENGTH] for line in said[:MAX_ERROR_LINES]]
+    return [line for line in lines if line.strip() and not line.startswith("::")]

@@ -149,7 +149,10 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
         console.print("no champion: no candidate passed every gate; the report says why")
     console.print(f"report:   {_report_path(settings)}", markup=False, soft_wrap=True)
     console.print(f"Airflow:  {api.url}  user {api.username}  password {api.password}", markup=False)
-    console.print("It goes on by its schedule. `make stop` stops it, `make demo IMAGES=<more>` adds images.")
+    console.print(
+        "It goes on by its schedule. `make stop` stops it, `make demo IMAGES=<more>` adds images.",
+        soft_wrap=True,
+    )
 
 
 def _leaderboard() -> list[dict[str, Any]]:
