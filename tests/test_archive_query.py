@@ -1,4 +1,6 @@
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lesion_tasks.archive_server.catalogue import Catalogue
 from lesion_tasks.archive_server.query import QueryCrashError, QueryError, parse, satisfies
@@ -125,6 +127,23 @@ def test_what_the_archive_cannot_parse_is_refused(query):
 def test_what_breaks_the_archive_breaks_here(query):
     with pytest.raises(QueryCrashError):
         parse(query)
+
+
+TOKENS = [*("sex", "age_approx", "melanocytic", "5", "male", "true"), *':-()[]{}*" ', "AND", "OR", "TO"]
+
+
+@given(st.one_of(st.text(max_size=60), st.lists(st.sampled_from(TOKENS)).map("".join)))
+def test_any_text_is_an_expression_or_refused(query):
+    try:
+        expression = parse(query)
+    except (QueryError, QueryCrashError):
+        return
+    assert satisfies(record(sex="male", age_approx=5), expression) in (True, False)
+
+
+def test_a_query_nested_too_deeply_is_refused():
+    with pytest.raises(QueryError):
+        parse("(" * 4000 + "sex:male" + ")" * 4000)
 
 
 @pytest.mark.parametrize(

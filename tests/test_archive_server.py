@@ -8,15 +8,24 @@ import signal
 import socket
 import subprocess
 import sys
+from base64 import b64encode
 from contextlib import closing, contextmanager
 from urllib.parse import parse_qs, quote, urlsplit
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from PIL import Image
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.cursor import Cursor, decode_cursor, paginate
+from lesion_tasks.archive_server.cursor import (
+    Cursor,
+    InvalidCursorError,
+    InvalidPositionError,
+    decode_cursor,
+    paginate,
+)
 from lesion_tasks.archive_server.faults import FaultPlan, parse_faults, scripted
 from lesion_tasks.archive_server.hosting import running
 from lesion_tasks.archive_server.server import build_app
@@ -148,6 +157,15 @@ def test_an_offset_is_clamped_to_a_hundred():
 def test_a_cursor_made_by_hand_starts_after_any_date(position):
     keys = [1_590_969_600 * SECOND_US + step * SECOND_US for step in range(-5, 5)]  # around 2020-06-01
     assert paginate(keys, Cursor(position=position), 100).indices == range(6, 10)
+
+
+@given(st.one_of(st.text(max_size=40), st.binary(max_size=40).map(lambda data: b64encode(data).decode())))
+def test_any_text_is_a_cursor_or_refused(text):
+    try:
+        page = paginate([0, SECOND_US], decode_cursor(text), 100)
+    except (InvalidCursorError, InvalidPositionError):
+        return
+    assert len(page.indices) <= 2
 
 
 # Listing.

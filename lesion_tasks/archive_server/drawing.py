@@ -6,12 +6,13 @@ malignancy: it shifts size, border irregularity, asymmetry and the number of col
 that no single feature gives the score away and all together nearly do.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-FRAME_PX = 224  # side of the lesion's own frame, which spans 3.2 lesion units
+FRAME_PX = 192  # side of the lesion's own frame, which spans 3.2 lesion units
 FRAME_UNITS = 3.2
 N_ANGLES = 512
 FEATURE_NOISE = 0.5  # standard deviation added to the latent score before it becomes a feature
@@ -68,12 +69,12 @@ def _lesion(scene: Scene) -> Image.Image:
     """Draw the lesion in its own frame, RGBA, transparent outside."""
     rng = np.random.default_rng((scene.lesion_seed, 0))
     noise = rng.standard_normal(4) * FEATURE_NOISE
-    size, irregularity, asymmetry, colours = 1 / (
-        1 + np.exp(-(scene.latent + noise - FEATURE_MIDDLE) / FEATURE_WIDTH)
-    )  # each 0 to 1
+    expressed = 1 / (1 + np.exp(-(scene.latent + noise - FEATURE_MIDDLE) / FEATURE_WIDTH))  # (4,), 0 to 1
+    # As Python floats, so that pictures stay float32: a NumPy float64 would widen them, at twice the time.
+    size, irregularity, asymmetry, colours = expressed.tolist()
     axis = np.linspace(-FRAME_UNITS / 2, FRAME_UNITS / 2, FRAME_PX, dtype=np.float32)
     x, y = axis[None, :], axis[:, None]
-    squeeze = np.float32(1 - 0.35 * asymmetry)
+    squeeze = 1 - 0.35 * asymmetry
     radius = np.hypot(x, y / squeeze)
     angle = ((np.arctan2(y, x) + np.pi) * ((N_ANGLES - 1) / (2 * np.pi))).astype(np.int32)
     outline = _outline(0.34 + 0.56 * size, irregularity, rng)[angle]
@@ -82,15 +83,15 @@ def _lesion(scene: Scene) -> Image.Image:
 
     coarse, fine, *patches = _textures(rng, (6, 28, 5, 6, 7, 7))
     light, dark = (np.array(colour, np.float32) for colour in _RED_OF_LOOK[scene.look])
-    towards = rng.uniform(0, 2 * np.pi)
+    towards_x, towards_y = _direction(rng)
     eccentric = asymmetry * 0.5 * outline
-    core = np.hypot(x - eccentric * np.cos(towards), y - eccentric * np.sin(towards))
+    core = np.hypot(x - eccentric * towards_x, y - eccentric * towards_y)
     depth = np.clip(0.9 - 0.8 * core / outline + 0.22 * coarse, 0, 1)[..., None]
     tint = rng.normal(0, 7, 3).astype(np.float32)
     pixels = light + tint + (dark - light) * depth
     pixels *= 1 + 0.05 * fine[..., None]
     for strength, patch, colour in zip(
-        np.clip(colours * 4 - np.arange(4), 0, 1), patches, _PATCH_COLOURS, strict=True
+        np.clip(colours * 4 - np.arange(4), 0, 1).tolist(), patches, _PATCH_COLOURS, strict=True
     ):
         if strength > 0:
             cover = (0.8 * strength) * _sigmoid((patch - 0.25) / 0.2)[..., None]
@@ -98,6 +99,11 @@ def _lesion(scene: Scene) -> Image.Image:
     _structures(pixels, scene.look, coarse, x, y, rng)
     rgba = np.dstack([np.clip(pixels, 0, 255), inside * 255]).astype(np.uint8)
     return _dotted(Image.fromarray(rgba), scene.look, rng)
+
+
+def _direction(rng: np.random.Generator) -> tuple[float, float]:
+    turn = rng.uniform(0, 2 * np.pi)
+    return math.cos(turn), math.sin(turn)
 
 
 def _outline(radius: float, irregularity: float, rng: np.random.Generator) -> np.ndarray:
@@ -138,11 +144,11 @@ def _dotted(lesion: Image.Image, look: str, rng: np.random.Generator) -> Image.I
     middle = FRAME_PX / 2
     if look == "pink":
         for _ in range(rng.integers(3, 9)):
-            points = middle + np.cumsum(rng.normal(0, 9, (7, 2)), axis=0) + rng.normal(0, 16, 2)
+            points = middle + np.cumsum(rng.normal(0, 0.04 * FRAME_PX, (7, 2)), axis=0) + rng.normal(0, 14, 2)
             canvas.line([tuple(point) for point in points], fill=(158, 40, 44, 255), width=1)
     else:
         colour = (70, 42, 30, 255) if look == "pigmented" else (236, 220, 184, 255)
-        for px, py in middle + rng.normal(0, 22, (rng.integers(0, 26), 2)):
+        for px, py in middle + rng.normal(0, 0.1 * FRAME_PX, (rng.integers(0, 26), 2)):
             r = rng.uniform(0.8, 2.4)
             canvas.ellipse((px - r, py - r, px + r, py + r), fill=colour)
     lesion.putalpha(alpha)
@@ -214,14 +220,16 @@ def _exposed(picture: Image.Image, rng: np.random.Generator, *, has_vignette: bo
     pixels = np.asarray(picture, np.float32)
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
-    tilt_x, tilt_y = rng.normal(0, 0.05, 2)
-    light = np.float32(rng.uniform(0.9, 1.06)) * (1 + tilt_x * x + tilt_y * y).astype(np.float32)
+    tilt_x, tilt_y = rng.normal(0, 0.05, 2).tolist()
+    light = rng.uniform(0.9, 1.06) * (1 + tilt_x * x + tilt_y * y)
     if has_vignette:
         edge = rng.uniform(1.05, 1.3)
-        light *= _sigmoid((edge - np.hypot(x * width / height, y).astype(np.float32)) / 0.06)
+        light *= _sigmoid((edge - np.hypot(x * (width / height), y)) / 0.06)
     balance = rng.normal(1, 0.02, 3).astype(np.float32)
-    grain = rng.standard_normal((height, width), np.float32) * np.float32(rng.uniform(1, 4))
-    pixels = pixels * light[..., None] * balance + grain[..., None]
+    grain = rng.standard_normal((height, width), np.float32) * rng.uniform(1, 4)
+    pixels = pixels * light[..., None]
+    pixels *= balance
+    pixels += grain[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
