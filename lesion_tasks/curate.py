@@ -21,6 +21,8 @@ from lesion_tasks.progress import progress
 RULES_VERSION = 1
 BATCH_ROWS = 5_000
 
+_NO_PRINT = bytes(256)
+
 # The archive's older body-site vocabulary (removed in May 2026) in terms of today's first level.
 SITE_BY_GENERAL_SITE = {
     "head/neck": "Head and neck",
@@ -335,7 +337,7 @@ def _regroup(connection: Connection) -> int:
 
     rows = connection.execute(
         text("""
-            SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, f.perceptual_hash, i.group_id
+            SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, f.perceptual_hash, f.thumbprint, i.group_id
             FROM image i JOIN stored_file f USING (isic_id, rendition) ORDER BY i.isic_id
         """)
     ).all()
@@ -346,7 +348,10 @@ def _regroup(connection: Connection) -> int:
         lesions=[row.lesion_id for row in rows],
         sha256s=[row.sha256 for row in rows],
         perceptual_hashes=np.array([row.perceptual_hash or 0 for row in rows], dtype=np.int64),
-        has_hash=np.array([row.perceptual_hash is not None for row in rows]),
+        thumbprints=np.frombuffer(
+            b"".join(bytes(row.thumbprint or _NO_PRINT) for row in rows), dtype=np.uint8
+        ).reshape(len(rows), -1),
+        has_hash=np.array([row.perceptual_hash is not None and row.thumbprint is not None for row in rows]),
     )
     moved = [(row.isic_id, group) for row, group in zip(rows, groups, strict=True) if row.group_id != group]
     if moved:

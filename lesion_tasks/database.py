@@ -79,7 +79,7 @@ def migrate(url: str | None = None) -> None:
 def copy_rows(
     connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> int:
-    """Append rows by COPY and return how many. Values: str, numbers, bool, None, dict, or list for arrays."""
+    """Append rows by COPY and return how many. Values: str, bytes, numbers, bool, None, dict, or list for arrays."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     n_rows = 0
@@ -97,6 +97,8 @@ def copy_rows(
 def _copy_value(value: Any) -> Any:
     if value is None:
         return "\\N"
+    if isinstance(value, bytes):
+        return "\\x" + value.hex()
     if isinstance(value, dict):
         return json.dumps(value)
     if isinstance(value, list | tuple):

@@ -190,6 +190,9 @@ class StoredFile(Base):
     perceptual_hash: Mapped[int | None] = mapped_column(
         BigInteger, comment="64-bit DCT hash of the picture as a signed integer"
     )
+    thumbprint: Mapped[bytes | None] = mapped_column(
+        comment="16 x 16 grey levels of the picture, row by row: tells look-alikes from copies"
+    )
     etag: Mapped[str | None] = mapped_column(comment="the server's word for this state of the object")
     record_size_bytes: Mapped[int | None] = mapped_column(
         BigInteger,

@@ -11,6 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
@@ -99,23 +100,28 @@ def assign_members(images: "pd.DataFrame", split: Split, task: Task) -> "pd.Data
     Returns the columns isic_id, group_id, group_subset (train, val, test or quarantine), label, reason (None
     for members), is_balanced (val and test: part of the balanced draw; train: True), in the order of `images`.
     """
-    members = images[["isic_id", "group_id"]].copy()
-    labels = {path: task.label_of(path) for path in set(map(tuple, images["diagnosis"]))}
-    members["label"] = [labels[tuple(path)] for path in images["diagnosis"]]
-    members["group_subset"] = _group_subsets(images, task)
-    members["reason"] = [
+    label_by_path = {path: task.label_of(path) for path in set(map(tuple, images["diagnosis"]))}
+    labels = [label_by_path[tuple(path)] for path in images["diagnosis"]]
+    subsets = _group_subsets(images, task)
+    reasons = [
         _reason_to_leave_out(task, *row)
         for row in zip(
             images["image_type"],
             images["image_manipulation"],
             images["diagnosis"],
-            members["label"],
+            labels,
             images["sex"],
-            members["group_subset"],
+            subsets,
             strict=True,
         )
     ]
-    members["is_balanced"] = False
+    # Objects, so that what is missing stays None: pandas' own text columns would make it NaN.
+    members = images[["isic_id", "group_id"]].assign(
+        label=np.array(labels, dtype=object),
+        group_subset=np.array(subsets, dtype=object),
+        reason=np.array(reasons, dtype=object),
+        is_balanced=False,
+    )
     draw = [unit_interval(f"{task.salt}:draw", isic_id) for isic_id in members["isic_id"]]
     is_in = members["reason"].isna()
     for subset in SUBSETS:
@@ -124,7 +130,6 @@ def assign_members(images: "pd.DataFrame", split: Split, task: Task) -> "pd.Data
         if subset == "train" and split.max_per_class is not None:
             members.loc[eligible.index.difference(chosen), "reason"] = "beyond_balance"
         members.loc[eligible.index if subset == "train" else chosen, "is_balanced"] = True
-    members["reason"] = members["reason"].astype(object).where(members["reason"].notna(), None)
     return members
 
 

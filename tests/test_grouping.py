@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesion_tasks.grouping import SUBSETS, group_ids, near_duplicate_pairs, subset_of
+from lesion_tasks.grouping import SUBSETS, group_ids, is_copy, near_duplicate_pairs, subset_of
 
 HASHES = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60)
 
@@ -45,13 +45,33 @@ def test_near_duplicates_are_those_of_brute_force(
         assert found == brute_force_components(array, max_bits)
 
 
-def test_a_thousand_copies_give_a_chain_and_not_all_pairs() -> None:
-    assert len(near_duplicate_pairs(np.zeros(1_000, dtype=np.int64))) == 999
+def test_a_copy_is_found_among_look_alikes_of_one_hash() -> None:
+    prints = np.array([PRINTS[0], PRINTS[1], PRINTS[0] // 2 + 40]).astype(np.uint8)
+    groups = group_ids(
+        atoms=["a", "b", "c"],
+        lesions=[None] * 3,
+        sha256s=["1", "2", "3"],
+        perceptual_hashes=np.full(3, 5),
+        thumbprints=prints,
+        has_hash=np.ones(3, dtype=bool),
+    )
+    assert groups == ["a", "b", "a"]
+
+
+def test_look_alikes_of_one_hash_are_no_copies() -> None:
+    one, other = PRINTS[:1], PRINTS[1:]
+    assert is_copy(one, (one // 2 + 40).astype(np.uint8)).all()  # darker, less contrast
+    assert not is_copy(one, other).any()
+    flat = np.full((1, 256), 7, dtype=np.uint8)
+    assert not is_copy(flat, flat).any()
 
 
 def test_more_bits_than_the_bands_can_promise_are_refused() -> None:
     with pytest.raises(ValueError, match="max_bits is 4, expected 0 to 3"):
         near_duplicate_pairs(np.zeros(2, dtype=np.int64), 4)
+
+
+PRINTS = np.random.default_rng(0).integers(0, 256, (2, 256)).astype(np.uint8)
 
 
 def group(images: list[tuple[str, str | None, str, int]]) -> list[str]:
@@ -60,6 +80,7 @@ def group(images: list[tuple[str, str | None, str, int]]) -> list[str]:
         lesions=[image[1] for image in images],
         sha256s=[image[2] for image in images],
         perceptual_hashes=np.array([image[3] for image in images], dtype=np.int64),
+        thumbprints=np.array([PRINTS[image[3] % 2] for image in images]),
         has_hash=np.ones(len(images), dtype=bool),
     )
 

@@ -18,6 +18,7 @@ FORMATS = {"JPEG": ("jpg", "image/jpeg"), "PNG": ("png", "image/png"), "TIFF": (
 # The archive refuses colour pictures above 100 megapixels; what is above it is a mosaic that nothing here trains on.
 MAX_PIXELS = 100_000_000
 HASH_SIDE_PX = 32  # the picture is reduced to this before the cosine transform
+THUMBPRINT_SIDE_PX = 16
 HASH_FREQUENCIES = 8  # per axis: 8 x 8 = 64 bits
 
 # What Pillow's decoders raise on damaged input, from its own fuzzing notes and ours.
@@ -45,6 +46,7 @@ class Picture:
     content_type: str
     sha256: str  # of the bytes, 64 hexadecimal digits
     perceptual_hash: int  # signed 64 bits; similar pictures differ in few bits
+    thumbprint: bytes  # 16 x 16 grey levels, row by row; tells look-alikes from copies
     width_px: int
     height_px: int
 
@@ -94,6 +96,7 @@ def _decode(image: Image.Image, data: bytes, max_pixels: int) -> Picture | Unusa
         content_type=content_type,
         sha256=hashlib.sha256(data).hexdigest(),
         perceptual_hash=perceptual_hash(np.asarray(grey, np.float32)),
+        thumbprint=grey.resize((THUMBPRINT_SIDE_PX, THUMBPRINT_SIDE_PX), Image.Resampling.BOX).tobytes(),
         width_px=width_px,
         height_px=height_px,
     )

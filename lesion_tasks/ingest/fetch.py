@@ -394,8 +394,8 @@ class _Fetching:
 
 
 _COLUMNS = (
-    *("isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash", "etag"),
-    *("record_size_bytes", "width_px", "height_px", "reason", "detail", "n_attempts", "fetched_at"),
+    *("isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash", "thumbprint"),
+    *("etag", "record_size_bytes", "width_px", "height_px", "reason", "detail", "n_attempts", "fetched_at"),
 )
 
 
@@ -409,6 +409,7 @@ def _row(outcome: _Outcome, rendition: str, now: datetime) -> tuple[Any, ...]:
         outcome.size_bytes,
         picture.sha256 if picture else None,
         picture.perceptual_hash if picture else None,
+        picture.thumbprint if picture else None,
         outcome.etag,
         wanted.record_size_bytes,
         picture.width_px if picture else None,
@@ -437,7 +438,7 @@ def _fit_thumbnail(data: bytes, picture: Picture) -> tuple[bytes, Picture | Unus
     fitted = read_picture(data)
     if isinstance(fitted, Picture):
         # The hash of the original: two copies of one picture stay alike whatever size they came in.
-        fitted = replace(fitted, perceptual_hash=picture.perceptual_hash)
+        fitted = replace(fitted, perceptual_hash=picture.perceptual_hash, thumbprint=picture.thumbprint)
     return data, fitted
 
 
