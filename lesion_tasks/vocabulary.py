@@ -10,17 +10,6 @@ ISIC_ID = re.compile(r"ISIC_[0-9]{7}")  # the only form an image id has; use ful
 
 LICENCES = ("CC-0", "CC-BY", "CC-BY-NC")
 
-IMAGE_TYPES = (
-    "dermoscopic",
-    "clinical: overview",
-    "clinical: close-up",
-    "TBP tile: close-up",
-    "TBP tile: overview",
-    "RCM: macroscopic",
-    "RCM: tile",
-    "RCM: mosaic",
-)
-
 # A record's metadata has two groups. These keys are `acquisition`; every other key is `clinical`, unknown ones too.
 ACQUISITION_FIELDS = ("pixels_x", "pixels_y", "image_type", "dermoscopic_type", "image_manipulation")
 
