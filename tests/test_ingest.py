@@ -1,0 +1,396 @@
+"""Every layer of ingestion against a local archive that grows, changes and loses images."""
+
+import json
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from urllib.request import Request, urlopen
+
+import pytest
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.client import Retry
+from lesion_tasks.archive_server.catalogue import Catalogue
+from lesion_tasks.archive_server.hosting import running
+from lesion_tasks.archive_server.server import API, build_app
+from lesion_tasks.archive_server.sources import SyntheticSource
+from lesion_tasks.archive_server.state import load_state
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest import (
+    append_records,
+    fetch_files,
+    fetch_shards,
+    ingest,
+    list_changes,
+    probe_archive,
+    reconcile_records,
+    sweep_records,
+)
+from lesion_tasks.store import open_store
+
+AT_ONCE = timedelta(0)
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+FAST = Retry(n_attempts=6, first_delay_s=0.01, max_delay_s=0.05, read_timeout_s=5)
+NOTHING = {"new": 0, "changed": 0, "returned": 0, "refused": 0}
+
+
+class Archive:
+    """A running local archive."""
+
+    def __init__(self, origin, catalogue):
+        self.origin = origin
+        self.url = origin + API
+        self.catalogue = catalogue
+
+    def admin(self, what, body=None, **parameters):
+        words = "&".join(f"{name}={value}" for name, value in parameters.items())
+        data = json.dumps(body).encode() if body is not None else b""
+        request = Request(f"{self.origin}/admin/{what}?{words}", method="POST", data=data or None)
+        if body is not None:
+            request.add_header("Content-Type", "application/json")
+        with urlopen(request) as answer:
+            return json.load(answer)
+
+    def ids(self):
+        return {self.catalogue.visible_id(int(position)) for position in self.catalogue.visible}
+
+
+@contextmanager
+def serving(source, monkeypatch, **options):
+    catalogue = Catalogue(source, load_state(None, source.name))
+    with running(build_app(catalogue, **options)) as origin:
+        archive = Archive(origin, catalogue)
+        monkeypatch.setenv("LESION_ARCHIVE_URL", archive.url)
+        monkeypatch.setenv("LESION_QUERY", "")
+        yield archive
+
+
+@pytest.fixture
+def archive(settings, monkeypatch):
+    with serving(SyntheticSource(300, seed=1), monkeypatch) as archive:
+        yield archive
+
+
+def rows(statement, **values):
+    with open_session() as session:
+        return session.execute(text(statement), values).all()
+
+
+def scalar(statement, **values):
+    with open_session() as session:
+        return session.scalar(text(statement), values)
+
+
+def listed_ids():
+    return {row.isic_id for row in rows("SELECT isic_id FROM scope_record WHERE missing_since IS NULL")}
+
+
+def changes_since(moment):
+    return [(change.kind, change.isic_id) for change in list_changes(moment)]
+
+
+def test_the_probe_tells_size_and_newest_image(archive):
+    answer = probe_archive()
+
+    assert answer["n_records"] == 300
+    assert answer["newest_isic_id"] in archive.ids()
+    assert scalar("SELECT probe ->> 'n_records' FROM scope") == "300"
+
+
+def test_the_append_pass_stores_every_record_as_it_was_sent(archive):
+    counts = append_records()
+
+    assert counts == NOTHING | {"read": 300, "new": 300, "is_complete": True}
+    assert listed_ids() == archive.ids()
+    isic_id = min(archive.ids())
+    with urlopen(f"{archive.url}images/{isic_id}/") as answer:
+        sent = json.load(answer)
+    assert scalar("SELECT document FROM record_version WHERE isic_id = :id", id=isic_id) == sent
+
+
+def test_a_second_append_pass_reads_nothing_and_changes_nothing(archive):
+    append_records()
+    before = rows("SELECT * FROM record ORDER BY 1"), rows("SELECT * FROM record_version ORDER BY 1")
+
+    assert append_records()["read"] == 0
+    assert (
+        rows("SELECT * FROM record ORDER BY 1"),
+        rows("SELECT * FROM record_version ORDER BY 1"),
+    ) == before
+
+
+def test_growth_costs_only_what_is_new(archive):
+    append_records()
+    added = archive.admin("grow", images=150)["added"]
+
+    counts = append_records()
+
+    assert counts["new"] == 150
+    assert counts["read"] < 300
+    assert listed_ids() == archive.ids() >= set(added)
+
+
+def test_a_record_read_again_unchanged_gets_no_new_version(archive):
+    append_records()
+
+    counts = sweep_records(shard_share=1.0)
+
+    assert counts["read"] == 300
+    assert counts["changed"] == 0
+    assert scalar("SELECT max(version) FROM record_version") == 1
+
+
+@pytest.mark.parametrize(
+    ("kind", "word"),
+    [
+        ("metadata", "edited"),
+        ("relabel", "relabelled"),
+        ("relicense", "relicensed"),
+        ("attribution", "relicensed"),
+    ],
+)
+def test_a_sweep_finds_edits_and_says_what_kind(archive, kind, word):
+    append_records()
+    moment = datetime.now(UTC)
+    edited = archive.admin("edit", images=5, kind=kind)["edited"]
+
+    assert append_records()["changed"] == 0
+    assert reconcile_records()["changed"] == 0
+    counts = sweep_records(shard_share=1.0)
+
+    assert counts["changed"] == 5
+    assert sorted(changes_since(moment)) == sorted((word, isic_id) for isic_id in edited)
+    assert all(change.fields for change in list_changes(moment))
+    assert scalar("SELECT count(*) FROM record_version WHERE version = 1") == 300
+    assert sweep_records(shard_share=1.0)["changed"] == 0
+
+
+def test_sweeps_go_round_all_shards(archive):
+    append_records()
+    n_read = sum(sweep_records(shard_share=0.3)["read"] for _ in range(4))
+
+    assert n_read >= 300
+    assert scalar("SELECT count(*) FROM record WHERE last_seen_at = first_seen_at") == 0
+
+
+def test_an_embargoed_image_published_behind_the_watermark_is_found_by_counting(archive):
+    archive.admin("grow", images=20, embargoed=5)
+    append_records()
+    archive.admin("grow", images=10)
+    append_records()
+    released = archive.admin("release", images=5)["released"]
+
+    assert len(released) == 5
+    assert append_records()["new"] == 0
+    counts = reconcile_records()
+
+    assert counts["new"] == 5
+    assert counts["shards_incomplete"] == 0
+    assert listed_ids() == archive.ids()
+    assert reconcile_records()["shards_read"] == 0
+
+
+def test_withdrawal_needs_two_observations_in_two_runs(archive):
+    append_records()
+    gone = archive.admin("withdraw", images=3)["withdrawn"]
+
+    first = reconcile_records(confirm_after=AT_ONCE)
+    assert (first["missing"], first["withdrawn"]) == (3, 0)
+    assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 0
+
+    second = reconcile_records(confirm_after=AT_ONCE)
+    assert (second["missing"], second["withdrawn"]) == (0, 3)
+    withdrawn = {row.isic_id for row in rows("SELECT isic_id FROM record WHERE withdrawn_at IS NOT NULL")}
+    assert withdrawn == set(gone)
+    assert scalar("SELECT count(*) FROM record_version") == 300
+
+
+def test_a_retry_of_the_same_run_confirms_nothing(archive):
+    append_records()
+    archive.admin("withdraw", images=3)
+    reconcile_records()
+
+    assert reconcile_records()["withdrawn"] == 0
+
+
+def test_a_withdrawn_image_can_come_back(archive):
+    append_records()
+    gone = archive.admin("withdraw", images=3)["withdrawn"]
+    reconcile_records(confirm_after=AT_ONCE)
+    reconcile_records(confirm_after=AT_ONCE)
+    moment = datetime.now(UTC)
+    archive.admin("return", ids=gone[0])
+
+    counts = reconcile_records(confirm_after=AT_ONCE)
+
+    assert counts["returned"] == 1
+    assert changes_since(moment) == [("returned", gone[0])]
+    assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 2
+    assert scalar("SELECT count(*) FROM withdrawal WHERE returned_at IS NOT NULL") == 1
+
+
+def test_an_image_that_returns_before_it_is_confirmed_was_never_withdrawn(archive):
+    append_records()
+    gone = archive.admin("withdraw", images=2)["withdrawn"]
+    reconcile_records(confirm_after=AT_ONCE)
+    archive.admin("return", ids=",".join(gone))
+
+    assert reconcile_records(confirm_after=AT_ONCE)["withdrawn"] == 0
+    assert scalar("SELECT count(*) FROM record WHERE missing_since IS NOT NULL") == 0
+    assert listed_ids() == archive.ids()
+
+
+def test_mass_disappearance_marks_nothing_and_is_red(archive):
+    append_records()
+    archive.admin("withdraw", images=60)
+
+    for layer in (reconcile_records, lambda: sweep_records(shard_share=1.0)):
+        with pytest.raises(UnusableInputError, match=r"60 of 300 records are gone"):
+            layer()
+    assert scalar("SELECT count(*) FROM record WHERE missing_since IS NOT NULL") == 0
+    assert len(listed_ids()) == 300
+
+    assert reconcile_records(max_vanished_share=1.0)["missing"] == 60
+
+
+def test_an_image_that_leaves_the_query_is_kept_with_its_new_version(archive, monkeypatch):
+    monkeypatch.setenv("LESION_QUERY", "image_type:dermoscopic")
+    append_records()
+    n_before = len(listed_ids())
+    isic_id = min(listed_ids())
+    archive.admin("edit", body={"isic_id": isic_id, "changes": {"image_type": "clinical: close-up"}})
+
+    counts = reconcile_records(confirm_after=AT_ONCE)
+
+    assert (counts["left_scope"], counts["missing"], counts["changed"]) == (1, 0, 1)
+    assert len(listed_ids()) == n_before - 1
+    newest = scalar(
+        "SELECT document -> 'metadata' -> 'acquisition' ->> 'image_type' FROM record_version "
+        "JOIN record USING (isic_id, version) WHERE isic_id = :id",
+        id=isic_id,
+    )
+    assert newest == "clinical: close-up"
+    assert reconcile_records(confirm_after=AT_ONCE)["withdrawn"] == 0
+
+
+def test_files_are_verified_and_stored_under_id_and_digest(archive):
+    append_records()
+
+    counts = fetch_files()
+
+    assert (counts["stored"], counts["refused"]) == (300, 0)
+    store = open_store()
+    stored = rows("SELECT * FROM stored_file")
+    assert {row.isic_id for row in stored} == archive.ids()
+    assert {row.object_key for row in stored} == set(store.list_keys("images/"))
+    row = stored[0]
+    assert row.object_key.startswith(f"images/thumbnail_256/{row.isic_id[5:7]}/{row.isic_id}-")
+    assert len(store.get(row.object_key)) == row.size_bytes
+    assert max(row.width_px, row.height_px) <= 256
+
+
+def test_files_that_are_there_are_not_asked_for_again(archive):
+    ingest()
+
+    assert fetch_shards(shards=4) == []
+    assert fetch_files()["stored"] == 0
+
+
+def test_shards_of_files_cover_all_and_overlap_nowhere(archive):
+    append_records()
+
+    shards = fetch_shards(shards=4)
+
+    bounds = [shard.split(":") for shard in shards]
+    assert len(shards) == 4
+    assert sorted(bounds) == bounds
+    assert all(end < start for (_, end), (start, _) in zip(bounds, bounds[1:], strict=False))
+    assert [fetch_files(shard)["stored"] for shard in shards] == [75, 75, 75, 75]
+
+
+def test_a_file_whose_record_says_another_size_is_fetched_again(archive):
+    ingest()
+    isic_id = min(archive.ids())
+    before = scalar("SELECT sha256 FROM stored_file WHERE isic_id = :id", id=isic_id)
+    archive.catalogue.state.file_revisions[isic_id] = 1
+    with open_session() as session:
+        session.execute(
+            text("UPDATE stored_file SET record_size_bytes = 1 WHERE isic_id = :id"), {"id": isic_id}
+        )
+
+    assert fetch_files()["stored"] == 1
+    assert scalar("SELECT sha256 FROM stored_file WHERE isic_id = :id", id=isic_id) != before
+    assert len(list(open_store().list_keys("images/"))) == 301
+
+
+def test_everything_at_once_and_again(archive):
+    first = ingest()
+    second = ingest()
+
+    assert first["append"]["new"] == first["fetch"]["stored"] == 300
+    assert second["append"]["new"] == second["fetch"]["stored"] == second["sweep"]["changed"] == 0
+    assert {kind for kind, _ in changes_since(LONG_AGO)} == {"new"}
+
+
+def test_two_scopes_share_one_catalogue(archive):
+    ingest(query="image_type:dermoscopic", layers=("append", "fetch"))
+    n_dermoscopic = scalar("SELECT count(*) FROM record")
+
+    counts = ingest(query="", layers=("append", "fetch"))
+
+    assert 0 < n_dermoscopic < 300
+    assert counts["append"]["new"] == counts["fetch"]["stored"] == 300 - n_dermoscopic
+    assert scalar("SELECT count(*) FROM scope") == 2
+    assert scalar("SELECT max(version) FROM record_version") == 1
+
+
+def test_collections_limit_a_scope(archive):
+    counts = ingest(collections="2", layers=("append",))
+
+    assert 0 < counts["append"]["new"] < 300
+
+
+@pytest.mark.parametrize(
+    ("wrong", "words"),
+    [
+        ({"query": "created:[2020 TO *]"}, "query 'created:"),
+        ({"query": "diagnosis:melanoma"}, "Could not parse search query"),
+        ({"collections": "1,two"}, "'two' found, expected numbers"),
+        ({"layers": ("append", "everything")}, "everything"),
+    ],
+)
+def test_wrong_input_is_named_at_once(archive, wrong, words):
+    with pytest.raises(UnusableInputError, match=r".*") as refused:
+        ingest(**wrong)
+    assert words in str(refused.value)
+    assert scalar("SELECT count(*) FROM record") == 0
+
+
+def test_a_wrong_address_is_named_at_once(settings):
+    with pytest.raises(
+        UnusableInputError, match=r"http://127\.0\.0\.1:9/api/v2/images/search/ cannot be reached"
+    ):
+        ingest()
+
+
+def test_a_layer_before_any_probe_says_so(archive):
+    with pytest.raises(UnusableInputError, match="never read so far"):
+        fetch_files()
+
+
+def test_faults_lose_nothing(settings, monkeypatch):
+    with serving(SyntheticSource(300, seed=1), monkeypatch) as archive:
+        spec = "429=0.01,500=0.01,reset=0.01,truncate=0.02,wrong=0.02,html200=0.01,html502=0.01,seed=5,retry_after=0"
+        archive.admin("faults", spec=spec)
+
+        counts = ingest(retry=FAST)
+
+        assert counts["append"]["new"] == counts["fetch"]["stored"] == 300
+        assert counts["fetch"]["refused"] == 0
+        assert listed_ids() == archive.ids()
+        archive.admin("faults")
+        digests = rows("SELECT isic_id, sha256 FROM stored_file ORDER BY 1")
+        with open_session() as session:
+            session.execute(text("DELETE FROM stored_file"))
+        fetch_files()
+        assert rows("SELECT isic_id, sha256 FROM stored_file ORDER BY 1") == digests
