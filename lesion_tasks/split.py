@@ -11,7 +11,6 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
@@ -100,6 +99,8 @@ def assign_members(images: "pd.DataFrame", split: Split, task: Task) -> "pd.Data
     Returns the columns isic_id, group_id, group_subset (train, val, test or quarantine), label, reason (None
     for members), is_balanced (val and test: part of the balanced draw; train: True), in the order of `images`.
     """
+    import pandas as pd
+
     label_by_path = {path: task.label_of(path) for path in set(map(tuple, images["diagnosis"]))}
     labels = [label_by_path[tuple(path)] for path in images["diagnosis"]]
     subsets = _group_subsets(images, task)
@@ -117,9 +118,9 @@ def assign_members(images: "pd.DataFrame", split: Split, task: Task) -> "pd.Data
     ]
     # Objects, so that what is missing stays None: pandas' own text columns would make it NaN.
     members = images[["isic_id", "group_id"]].assign(
-        label=np.array(labels, dtype=object),
-        group_subset=np.array(subsets, dtype=object),
-        reason=np.array(reasons, dtype=object),
+        label=pd.Series(labels, index=images.index, dtype=object),
+        group_subset=pd.Series(subsets, index=images.index, dtype=object),
+        reason=pd.Series(reasons, index=images.index, dtype=object),
         is_balanced=False,
     )
     draw = [unit_interval(f"{task.salt}:draw", isic_id) for isic_id in members["isic_id"]]
@@ -162,7 +163,7 @@ def _reason_to_leave_out(
         return "image_manipulation"
     if label is None:
         return _reason_without_label(diagnosis)
-    if task.requires_sex and sex is None:
+    if task.requires_sex and sex not in {"female", "male"}:
         return "no_sex"
     return "quarantined" if subset == QUARANTINE else None
 
