@@ -20,14 +20,26 @@ GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 GPU_POOL = "gpu"  # the same limit where all queues share one machine
 ARCHIVE_POOL = "archive"  # tasks that talk to the archive, which asks for politeness
 
-# Input that is wrong stays wrong. Everything else may be the network, and is tried again, later each time.
+# Input that is wrong stays wrong, and so does our own code. Everything else may be the network or a machine,
+# and is tried again, later each time.
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
             exception="lesion_tasks.UnusableInputError",
             action=RetryAction.FAIL,
             reason="The input or a setting is wrong: trying again cannot help.",
-        )
+        ),
+        RetryRule(
+            exception=[
+                "builtins.TypeError",
+                "builtins.AttributeError",
+                "builtins.NameError",
+                "sqlalchemy.exc.ProgrammingError",
+                "sqlalchemy.exc.DataError",
+            ],
+            action=RetryAction.FAIL,
+            reason="A mistake in the code: trying again cannot help.",
+        ),
     ]
 )
 
