@@ -206,6 +206,8 @@ def training(bundle: Bundle) -> str | None:
 
 
 def selection(bundle: Bundle) -> str | None:
+    if not any("val_loss" in epoch["figures"] for epoch in bundle["epochs"]):
+        return "There was one fit and nothing to choose; the test set takes no part in it."
     return "The epoch with the lowest loss on validation; the test set takes no part in it."
 
 

@@ -122,6 +122,14 @@ def totals(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return rows
 
 
+def by_section(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Items under the title of their section, in the order of `ITEMS`."""
+    return [
+        {"title": section, "entries": [item for item in items if item["section"] == section]}
+        for section in dict.fromkeys(item["section"] for item in items)
+    ]
+
+
 def checklist_json(bundle: Mapping[str, Any]) -> bytes:
     items = fill_checklist(bundle)
     document = {"evaluation_id": bundle["evaluation_id"], "totals": totals(items), "items": items}
@@ -144,11 +152,10 @@ def checklist_markdown(bundle: Mapping[str, Any]) -> str:
             ],
         ),
     ]
-    for section in dict.fromkeys(item["section"] for item in items):
-        inside = [item for item in items if item["section"] == section]
+    for section in by_section(items):
         rows = [
             (item["asks"], ", ".join(item["guidelines"]), item["status"], item["answer"] or "")
-            for item in inside
+            for item in section["entries"]
         ]
-        lines += ["", f"## {section}", "", table(("Item", "Asked by", "Status", "Answer"), rows)]
+        lines += ["", f"## {section['title']}", "", table(("Item", "Asked by", "Status", "Answer"), rows)]
     return "\n".join(lines) + "\n"

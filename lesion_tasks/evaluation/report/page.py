@@ -8,6 +8,7 @@ from typing import Any
 from lesion_tasks.evaluation.report import charts, views
 from lesion_tasks.evaluation.report.bundle import metrics_json, schema_json
 from lesion_tasks.evaluation.report.checklist import (
+    by_section,
     checklist_json,
     checklist_markdown,
     fill_checklist,
@@ -63,9 +64,8 @@ def render_page(bundle: Mapping[str, Any]) -> str:
             best_epoch=charts.best_epoch(bundle["epochs"]),
             funnel=views.funnel_rows(bundle["manifest"]["funnel"]),
             data_tables=views.data_tables(bundle["data"]),
-            checklist=items,
+            checklist_sections=by_section(items),
             checklist_totals=totals(items),
-            n_example_curve_rows=views.CURVE_TABLE_ROWS,
         )
     )
 
