@@ -2,9 +2,10 @@
 
 Placement values ("structural components") by midranks: Sun & Xu 2014, doi:10.1109/LSP.2014.2337313.
 Variance: DeLong, DeLong & Clarke-Pearson 1988, doi:10.2307/2531595; for images that come in groups
-Obuchowski 1997, doi:10.2307/2533958, which is DeLong's when every group is a single image. Her term between the
-classes has the factor I / (I - 1) of all groups, ours the root of the product of both classes' factors, so that
-the variance is a plain sum of squares over groups; they differ by less than one part in the number of groups.
+Obuchowski 1997, doi:10.2307/2533958, which is DeLong's when every group is a single image. Where she multiplies with
+I / (I - 1), I the number of groups, we divide each group's part by the root of 1 - its share of the class (the leverage
+correction CR2, Bell & McCaffrey 2002): the same for groups of one size, and nearer the truth when one patient
+has many images.
 """
 
 from __future__ import annotations
@@ -14,7 +15,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.stats import norm, rankdata
+from scipy.stats import rankdata
+from scipy.stats import t as student
 
 from lesion_tasks.evaluation.figure import Interval
 
@@ -42,8 +44,17 @@ class Auc:
             return math.inf
         return math.sqrt(float(self.influence @ self.influence))
 
+    def quantile(self, tail: float) -> float:
+        """Student's quantile with the rarer class's number of groups: with few groups the error is itself uncertain."""
+        return float(student.isf(tail, max(min(self.n_groups_by_class) - 1, 1)))
+
+    def p_value(self) -> float:
+        """Two-sided, for a true value of 0: meant for a difference."""
+        degrees = max(min(self.n_groups_by_class) - 1, 1)
+        return float(2 * student.sf(abs(self.value) / self.standard_error, degrees))
+
     def interval(self, level: float = LEVEL) -> Interval:
-        """logit(AUC) +- z SE / (AUC (1 - AUC)), transformed back (Pepe 2003, section 5.2.4).
+        """logit(AUC) +- t SE / (AUC (1 - AUC)), transformed back (Pepe 2003, section 5.2.4).
 
         At an AUC of exactly 1 the standard error is 0 and says nothing. Then the limit comes from m pairs of one
         positive and one negative group, m the smaller number of groups: all were ranked rightly, which has
@@ -57,7 +68,7 @@ class Auc:
         if math.isinf(self.standard_error):
             return Interval(low=0.0, high=1.0, method="none: one group of a class has no variance")
         logit = math.log(self.value / (1 - self.value))
-        half = float(norm.isf(tail)) * self.standard_error / (self.value * (1 - self.value))
+        half = self.quantile(tail) * self.standard_error / (self.value * (1 - self.value))
         return Interval(low=_expit(logit - half), high=_expit(logit + half), method=METHOD)
 
 
@@ -85,10 +96,10 @@ def measure_auc(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray)
     n_groups_by_class = []
     for mask in (is_positive, ~is_positive):
         deviations = np.bincount(groups[mask], values[mask] - auc, len(influence))
-        n_with_class = len(np.unique(groups[mask]))
-        # The small-sample factor I / (I - 1) of the variance, on each class's own number of groups.
-        influence += deviations / mask.sum() * math.sqrt(n_with_class / max(n_with_class - 1, 1))
-        n_groups_by_class.append(n_with_class)
+        share = np.bincount(groups[mask], minlength=len(influence)) / mask.sum()
+        # A group pulls the mean towards itself by its share, and its deviation is that much too small.
+        influence += deviations / mask.sum() / np.sqrt(1 - np.minimum(share, 0.99))
+        n_groups_by_class.append(int((share > 0).sum()))
     return Auc(value=auc, influence=influence, n_groups_by_class=(n_groups_by_class[0], n_groups_by_class[1]))
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.evaluation.auc import weighted_sum
@@ -84,8 +83,8 @@ def auc_difference(candidate: Scored, champion: Scored, level: float = 0.95) -> 
     difference = weighted_sum([first, second], [1, -1])
     error, value = difference.standard_error, difference.value
     # The same ranking twice: no difference, and no doubt about it.
-    p_value = 1.0 if error == 0 else float(2 * norm.sf(abs(value) / error))
-    half = float(norm.isf((1 - level) / 2)) * error
+    p_value = 1.0 if error == 0 else difference.p_value()
+    half = difference.quantile((1 - level) / 2) * error
     return Difference(
         measure="auc" if candidate.is_binary else "macro_auc",
         candidate=first.value,

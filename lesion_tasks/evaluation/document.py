@@ -146,13 +146,9 @@ def precision_recall_points(scored: Scored) -> dict[str, list[float | None]] | N
     return {
         "recall": recall[kept].tolist(),
         "precision": precision[kept].tolist(),
-        "threshold": [None, *thresholds.tolist()] if len(kept) == len(recall) else _thinned(thresholds, kept),
+        # Point 0 stands before every threshold and has none of its own.
+        "threshold": [None if index == 0 else float(thresholds[index - 1]) for index in kept],
     }
-
-
-def _thinned(thresholds: np.ndarray, kept: np.ndarray) -> list[float | None]:
-    """Point 0 of the curve stands before every threshold and has none of its own."""
-    return [None if index == 0 else float(thresholds[index - 1]) for index in kept]
 
 
 def _evenly(position: np.ndarray) -> np.ndarray:
@@ -160,6 +156,5 @@ def _evenly(position: np.ndarray) -> np.ndarray:
     if len(position) <= MAX_CURVE_POINTS:
         return np.arange(len(position))
     wanted = np.linspace(position[0], position[-1], MAX_CURVE_POINTS)
-    return np.unique(
-        np.r_[0, np.searchsorted(position, wanted).clip(0, len(position) - 1), len(position) - 1]
-    )[::1]
+    inner = np.searchsorted(position, wanted).clip(0, len(position) - 1)
+    return np.unique(np.r_[0, inner, len(position) - 1])

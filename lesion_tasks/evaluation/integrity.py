@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
-from scipy.stats import norm
 
 from lesion_tasks.evaluation.auc import Auc
 from lesion_tasks.evaluation.compare import auc_difference
@@ -181,8 +180,8 @@ def marginals_differ(
 def degenerate(scored: Scored, *, threshold: float | None = None) -> Verdict:
     """Fails when more than 99 % of images are called the same class, or all have the same score.
 
-    Where a class really is that common, the limit is higher: an honest model of a rare class calls few images positive.
-    It fails when the other classes are called less than half as often as they occur.
+    Where a class really is that common, the limit is higher: an honest model of a rare class calls few images
+    positive. It fails when the other classes are called less than half as often as they occur.
     """
     if scored.n_images == 0:
         return _verdict("degenerate", "not_applicable", "There are no images.", {})
@@ -292,7 +291,7 @@ def gap(validation: Scored | None, test: Scored | None) -> Verdict:
         return _verdict("gap", "not_applicable", "There are not two subsets with an AUC.", {})
     difference = first.value - second.value
     error = math.hypot(first.standard_error, second.standard_error)
-    half = float(norm.isf((1 - GAP_LEVEL) / 2)) * error
+    half = max(auc.quantile((1 - GAP_LEVEL) / 2) for auc in (first, second)) * error
     numbers = {
         "validation_auc": first.value,
         "test_auc": second.value,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from itertools import combinations
+from itertools import combinations, pairwise
 from typing import Any
 
 import numpy as np
@@ -95,7 +95,7 @@ def _n_near(left: np.ndarray, right: np.ndarray, max_distance: int) -> int:
         return len(np.intersect1d(left, right))
     is_near = np.zeros(len(left), dtype=bool)
     edges = np.linspace(0, HASH_BITS, max_distance + 2).astype(int)
-    for low, high in zip(edges[:-1], edges[1:], strict=True):
+    for low, high in pairwise(edges):
         mask = np.uint64((1 << int(high - low)) - 1)
         left_band, right_band = ((side >> np.uint64(low)) & mask for side in (left, right))
         order = np.argsort(right_band)

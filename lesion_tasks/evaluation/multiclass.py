@@ -6,9 +6,9 @@ import numpy as np
 from sklearn.metrics import log_loss
 
 from lesion_tasks.evaluation import calibration
-from lesion_tasks.evaluation.headline import macro_auc
-from lesion_tasks.evaluation.binary import figure_of, missing_class, ranking_figures
+from lesion_tasks.evaluation.binary import figure_of, ranking_figures
 from lesion_tasks.evaluation.figure import Figure
+from lesion_tasks.evaluation.headline import macro_auc
 from lesion_tasks.evaluation.proportion import proportion_interval
 from lesion_tasks.evaluation.ranking import ranking_values, resampled_measures
 from lesion_tasks.evaluation.resample import Resampling, resampled
@@ -109,21 +109,22 @@ def class_figures(
     predicted = scored.predicted(threshold)
     found = {}
     for index, name in enumerate(scored.class_names):
-        side = scored.against(name)
-        figure, is_called = figure_of(side), predicted == index
-        # Of two classes the AUC is the same, and stands with the figures of the positive one.
-        ranked = {} if scored.is_binary else ranking_figures(side, ("auc", "average_precision"), resampling)
-
-        def share(trials: np.ndarray, reason: str, hits: np.ndarray, figure=figure) -> Figure:  # type: ignore[no-untyped-def]
-            if not trials.any():
-                return figure(None, reason=reason)
-            interval = proportion_interval(hits, trials, scored.groups, resampling.level)
-            return figure(hits.sum() / trials.sum(), interval)
-
-        hits = is_called & side.is_positive
+        side, is_called = scored.against(name), predicted == index
+        no_images, no_calls = f"no images of class {name}", f"no image was called {name}"
         found[name] = {
-            "recall": share(side.is_positive, missing_class(side) or "undefined", hits),
-            "precision": share(is_called, f"no image was called {name}", hits),
-            **ranked,
+            "recall": _share(side, is_called, side.is_positive, no_images, resampling.level),
+            "precision": _share(side, side.is_positive, is_called, no_calls, resampling.level),
         }
+        # Of two classes the AUC is the same, and stands with the figures of the positive one.
+        if not scored.is_binary:
+            found[name] |= ranking_figures(side, ("auc", "average_precision"), resampling)
     return found
+
+
+def _share(side: Scored, hits: np.ndarray, trials: np.ndarray, nobody: str, level: float) -> Figure:
+    """Share of `trials` (n,) that are `hits`."""
+    figure = figure_of(side)
+    if not trials.any():
+        return figure(None, reason=nobody)
+    interval = proportion_interval(hits & trials, trials, side.groups, level)
+    return figure((hits & trials).sum() / trials.sum(), interval)

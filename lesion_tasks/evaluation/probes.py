@@ -78,9 +78,13 @@ def _numbers(train: pd.DataFrame, evaluated: pd.DataFrame) -> tuple[np.ndarray, 
             columns.append((train[name].to_numpy(np.float64), evaluated[name].to_numpy(np.float64)))
             continue
         for value in train[name].value_counts().index[:MAX_VALUES]:
-            columns.append(tuple((side[name] == value).to_numpy(np.float64) for side in (train, evaluated)))  # type: ignore[arg-type]
-        columns.append(tuple(side[name].isna().to_numpy(np.float64) for side in (train, evaluated)))  # type: ignore[arg-type]
+            columns.append(_flags(train[name] == value, evaluated[name] == value))
+        columns.append(_flags(train[name].isna(), evaluated[name].isna()))
     varying = [pair for pair in columns if len(np.unique(pair[0])) > 1]
     if not varying:
         return np.zeros((len(train), 0)), np.zeros((len(evaluated), 0))
     return np.column_stack([known for known, _ in varying]), np.column_stack([asked for _, asked in varying])
+
+
+def _flags(train: pd.Series, evaluated: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    return train.to_numpy(np.float64), evaluated.to_numpy(np.float64)

@@ -103,8 +103,8 @@ def resampled_auc(
 ) -> np.ndarray:
     """(n_resamples,) AUC of every resample; NaN where a resample lacks a class.
 
-    One row per distinct score of a positive, falling: its positives, and the negatives from there down to the next. AUC =
-    sum over rows of positives so far x negatives, less half of the pairs that are tied, over all pairs.
+    One row per distinct score of a positive, falling: its positives, and the negatives from there down to the
+    next. AUC = sum over rows of positives so far x negatives, less half of the tied pairs, over all pairs.
     """
     if is_positive.all() or not is_positive.any():
         return np.full(resampling.n_resamples, np.nan)

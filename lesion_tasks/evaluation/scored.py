@@ -155,7 +155,7 @@ def join(
     order = np.argsort(ids)
     ids, probabilities = ids[order], probabilities[order]
     rows = rows.loc[ids]
-    labels = pd.Index(classes).get_indexer(rows["label"])
+    labels = pd.Index(classes).get_indexer(pd.Index(rows["label"]))
     if (labels < 0).any():
         unknown = sorted({str(label) for label in rows["label"][labels < 0]})
         raise UnusableInputError(
@@ -215,8 +215,14 @@ def _prediction_arrays(
         _check_unique("predictions", predictions.index)
         return predictions.index.to_numpy(dtype=object), predictions[list(classes)].to_numpy(dtype=np.float64)
     ids = np.array(list(predictions), dtype=object)
-    values = np.array(list(predictions.values()), dtype=np.float64)
-    values = values.reshape(len(ids), -1) if len(ids) else values.reshape(0, len(classes))
+    lengths = {np.size(value) for value in predictions.values()}
+    if len(lengths) > 1:
+        raise UnusableInputError(
+            f"predictions have {sorted(lengths)} numbers each, not all of the same length"
+        )
+    values = np.array(
+        [np.ravel(value) for value in predictions.values()] or np.zeros((0, len(classes))), np.float64
+    )
     if values.shape[1] == 1 and positive_class is not None:
         positive = values[:, 0]
         pair = [1 - positive, positive] if classes[1] == positive_class else [positive, 1 - positive]

@@ -19,8 +19,8 @@ MAX_STRATA = 10
 def shortcut(model: Scored, probes: Mapping[str, Scored], *, own_inputs: Collection[str] = ()) -> Verdict:
     """Fails when the model knows no more than a probe, or nothing within one image type.
 
-    `probes`: name -> the probe's predictions on the same images (`probes.fit_probes`). `own_inputs`: probes whose columns
-    the model is meant to use (`metadata` for a model of metadata alone); they are shown and not judged.
+    `probes`: name -> the probe's predictions on the same images (`probes.fit_probes`). `own_inputs`: probes whose
+    columns the model is meant to use (`metadata` for a model of metadata alone); shown and not judged.
 
     A probe convicts only when its own AUC is above 0.5 beyond its interval: a probe that knows nothing is no
     explanation of anything. It then convicts on either of two grounds:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,7 @@ def _banded(attribute: str, column: pd.Series) -> tuple[np.ndarray, list[str]]:
         values = column.astype(object).where(column.notna(), MISSING).astype(str)
         order = [str(value) for value in values.value_counts().index if value != MISSING]
     else:
-        names = [_band_name(low, high) for low, high in zip(bands[:-1], bands[1:], strict=True)]
+        names = [_band_name(low, high) for low, high in pairwise(bands)]
         cut = pd.cut(column.astype(float), list(bands), right=False, labels=names)
         values = cut.astype(object).where(cut.notna(), MISSING).astype(str)
         order = [name for name in names if (values == name).any()]

@@ -1,0 +1,291 @@
+import numpy as np
+import pandas as pd
+import pytest
+from evaluation_data import binary, drawn, drawn_multiclass, multiclass
+
+from lesion_tasks.evaluation import integrity
+from lesion_tasks.evaluation.document import confusion_counts
+from lesion_tasks.evaluation.leaks import leaks
+from lesion_tasks.evaluation.probes import fit_probes
+from lesion_tasks.evaluation.shortcut import shortcut
+from lesion_tasks.evaluation.verdict import blocking
+
+N_POSITIVES, N_NEGATIVES = 1_826, 46_940
+
+
+@pytest.fixture(scope="module")
+def paper():
+    """The paper's test set, with scores of a model of AUC 0.92: what 84 % validation accuracy amounts to."""
+    labels = np.repeat([1, 0], [N_POSITIVES, N_NEGATIVES])
+    noise = np.random.default_rng(11).normal(size=len(labels))
+    return labels, 1 / (1 + np.exp(-(2 * labels - 1 + noise)))
+
+
+def test_the_papers_numbers_with_predictions_permuted_are_independent_of_the_labels(paper):
+    labels, scores = paper
+    permuted = binary(labels, np.random.default_rng(12).permutation(scores))
+    verdict = integrity.independent_of_labels(permuted, threshold=0.5)
+    assert verdict.blocks
+    assert verdict.sentence.startswith("The predictions are independent of the labels")
+    assert "48,766 images, 1,826 positives" in verdict.sentence
+    assert verdict.numbers["low"] < 0.5 < verdict.numbers["high"]
+    assert abs(verdict.numbers["tpr"] - verdict.numbers["fpr"]) < 0.04
+
+
+def test_the_same_predictions_rightly_joined_depend_on_the_labels(paper):
+    labels, scores = paper
+    verdict = integrity.independent_of_labels(binary(labels, scores), threshold=0.5, trainer_auc=0.92)
+    assert verdict.status == "passed"
+    assert verdict.numbers["low"] > 0.9
+
+
+def test_a_trainer_that_measured_another_auc_convicts_even_when_the_auc_is_not_one_half(paper):
+    labels, scores = paper
+    mixed = scores.copy()
+    mixed[: N_POSITIVES // 2] = np.random.default_rng(13).permutation(scores)[: N_POSITIVES // 2]
+    verdict = integrity.independent_of_labels(binary(labels, mixed), trainer_auc=0.92)
+    assert verdict.blocks
+    assert "trainer measured an AUC of 0.92" in verdict.sentence
+
+
+def test_a_weak_model_that_the_trainer_agrees_with_is_not_said_to_be_mispaired():
+    scored = drawn(60, distance=0.2)
+    own = integrity.headline_auc(scored).value
+    verdict = integrity.independent_of_labels(scored, trainer_auc=own)
+    assert verdict.blocks  # nothing shows that it knows anything
+    assert "wrong rows" not in verdict.sentence
+    assert "too few images" in verdict.sentence
+
+
+def test_without_positives_independence_cannot_be_asked():
+    assert integrity.independent_of_labels(binary([0, 0], [0.1, 0.2])).status == "not_applicable"
+
+
+def test_metadata_shifted_by_one_row_is_independent_of_the_labels():
+    scored = drawn(3_000)
+    assert integrity.independent_of_labels(binary(scored.labels, np.roll(scored.scores, 1))).blocks
+
+
+def test_swapped_classes_are_inverted():
+    scored = drawn(300)
+    assert integrity.inverted(scored).status == "passed"
+    verdict = integrity.inverted(binary(scored.labels, 1 - scored.scores))
+    assert verdict.blocks
+    assert "classes are swapped" in verdict.sentence
+
+
+def test_one_swapped_pair_of_many_classes_is_inverted_and_named():
+    scored = drawn_multiclass(800)
+    assert integrity.inverted(scored).status == "passed"
+    swapped = multiclass(scored.labels, scored.probabilities[:, [1, 0, 2, 3]])
+    verdict = integrity.inverted(swapped)
+    assert verdict.blocks
+    assert verdict.numbers["inverted_classes"] == ["a", "b"]
+
+
+def test_ids_of_another_subset_differ():
+    assert integrity.ids_differ(["a", "b"], ["b", "a"]).status == "passed"
+    verdict = integrity.ids_differ(["a", "b", "x"], ["a", "b", "c", "d"])
+    assert verdict.blocks
+    assert "1 have no manifest row, 2 manifest rows have no prediction" in verdict.sentence
+    assert integrity.ids_differ(["a", "a"], ["a"]).blocks
+
+
+def test_marginals_of_another_evaluation_set_differ():
+    scored = drawn(200)
+    confusion = confusion_counts(scored, 0.5)
+    counts = scored.class_counts
+    assert integrity.marginals_differ(confusion, scored.class_names, counts).status == "passed"
+    verdict = integrity.marginals_differ(confusion, scored.class_names, counts | {"benign": 100})
+    assert verdict.blocks
+    assert f"benign {counts['benign']} instead of 100" in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    ("n_called", "n_positives", "status"),
+    [
+        (1, 200, "failed"),  # 0.999 called benign
+        (15, 200, "passed"),  # 0.985
+        (6, 6, "passed"),  # 0.994 called benign, as many as are
+        (2, 6, "failed"),  # 0.998 called benign where 0.994 are
+    ],
+)
+def test_one_class_for_nearly_everyone_is_degenerate_unless_nearly_everyone_is_of_it(
+    n_called, n_positives, status
+):
+    labels = np.arange(1_000) < n_positives
+    scores = np.where(np.arange(1_000) < n_called, 0.9, 0.1) + np.linspace(0, 0.01, 1_000)
+    assert integrity.degenerate(binary(labels, scores), threshold=0.5).status == status
+
+
+def test_a_constant_score_is_degenerate_at_any_threshold():
+    verdict = integrity.degenerate(binary([0, 1, 0, 1], [0.3] * 4), threshold=0.3)
+    assert verdict.blocks
+    assert "Every image has the same scores" in verdict.sentence
+
+
+STORED = {"a": 0.25, "b": 0.5, "c": [0.75]}
+
+
+@pytest.mark.parametrize(
+    ("rescored", "status"),
+    [
+        ({"alone": {"a": 0.25}, "permuted": {"c": 0.75, "a": 0.250001}}, "passed"),
+        ({"alone": {"a": 0.25}, "batch": {"a": 0.25, "b": 0.51}}, "failed"),
+        ({"alone": {"a": float("nan")}}, "failed"),
+        ({"alone": {"x": 0.25}}, "failed"),
+        ({"alone": {}}, "not_applicable"),
+        ({}, "not_applicable"),
+    ],
+)
+def test_serving_differs_when_a_fresh_model_gives_another_probability(rescored, status):
+    assert integrity.serving_differs(STORED, rescored).status == status
+
+
+def test_serving_names_the_way_that_differs():
+    verdict = integrity.serving_differs(STORED, {"alone": {"a": 0.25}, "batch": {"b": 0.51}})
+    assert "batch by up to 0.01" in verdict.sentence
+    assert "alone" not in verdict.sentence
+
+
+def identities(name, **changes):
+    columns = {
+        "patient_id": [f"{name}P1", None, None],
+        "lesion_id": [f"{name}L1", f"{name}L2", None],
+        "sha256": [f"{name}1", f"{name}2", f"{name}3"],
+        "perceptual_hash": [hash_of(name, 1), hash_of(name, 2), None],
+    }
+    return pd.DataFrame(columns | changes)
+
+
+def hash_of(name, number):
+    return f"{int.from_bytes((name * 8)[:8].encode()) ^ (number << 40):016x}"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"patient_id": ["aP1", None, None]}, "1 patients"),
+        ({"lesion_id": ["aL2", "aL1", None]}, "2 lesions"),
+        ({"sha256": ["a1", "x", "y"]}, "1 identical files"),
+        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 near-duplicate pictures"),
+    ],
+)
+def test_an_identity_on_two_sides_leaks(changes, words):
+    assert leaks({"train": identities("a"), "test": identities("b")}).status == "passed"
+    verdict = leaks({"train": identities("a"), "val": identities("c"), "test": identities("b", **changes)})
+    assert verdict.blocks
+    assert f"train and test share {words}" in verdict.sentence
+
+
+@pytest.mark.parametrize(("distance", "n_found"), [(0, 0), (2, 0), (3, 1), (4, 1)])
+def test_near_duplicates_are_found_up_to_the_stated_distance(distance, n_found):
+    rng = np.random.default_rng(0)
+    hashes = rng.integers(0, 2**64, 500, dtype=np.uint64)
+    others = rng.integers(0, 2**64, 500, dtype=np.uint64)
+    others[7] = hashes[3] ^ np.uint64(1 << 63 | 1 << 20 | 1)  # three bits, far apart
+    frames = {
+        "train": pd.DataFrame({"perceptual_hash": hashes}),
+        "test": pd.DataFrame({"perceptual_hash": others}),
+    }
+    verdict = leaks(frames, max_hash_distance=distance)
+    assert verdict.numbers["overlaps"]["train and test"]["perceptual_hash"] == n_found
+
+
+def test_without_identities_leaks_cannot_be_asked():
+    frames = {"train": pd.DataFrame({"sha256": [None]}), "test": pd.DataFrame({"sha256": ["a"]})}
+    assert leaks({"train": frames["train"]}).status == "not_applicable"
+
+
+def camera_rows(n_images, seed):
+    """Rows where the camera tells the label with AUC 0.8 or so."""
+    rng = np.random.default_rng(seed)
+    labels = rng.random(n_images) < 0.3
+    is_dermoscopic = rng.random(n_images) < np.where(labels, 0.85, 0.25)
+    return pd.DataFrame(
+        {
+            "isic_id": [f"ISIC_{index:07d}" for index in range(n_images)],
+            "label": np.where(labels, "malignant", "benign"),
+            "group_id": [f"G{index}" for index in range(n_images)],
+            "image_type": np.where(is_dermoscopic, "dermoscopic", "clinical: overview"),
+            "size_bytes": rng.integers(10_000, 90_000, n_images),
+            "age_years": rng.choice([30.0, 50.0, np.nan], n_images),
+        }
+    )
+
+
+@pytest.fixture(scope="module")
+def camera():
+    rows = camera_rows(2_000, 1)
+    probes = fit_probes(
+        camera_rows(3_000, 2), rows, class_names=("benign", "malignant"), positive_class="malignant"
+    )
+    return rows, probes
+
+
+def model_of(rows, latent):
+    scores = 1 / (1 + np.exp(-latent))
+    return binary(rows["label"] == "malignant", scores, image_type=rows["image_type"].to_numpy())
+
+
+def test_a_probe_sees_the_camera_and_nothing_in_file_sizes(camera):
+    _, probes = camera
+    assert integrity.headline_auc(probes["image_type_and_size"]).value > 0.75
+    assert integrity.headline_auc(probes["file_size"]).interval().contains(0.5)
+
+
+def test_a_model_that_knows_the_lesion_is_no_shortcut(camera):
+    rows, probes = camera
+    noise = np.random.default_rng(3).normal(size=len(rows))
+    model = model_of(rows, 2 * (rows["label"] == "malignant") + noise)
+    verdict = shortcut(model, probes)
+    assert verdict.status == "passed"
+    assert "image_type_and_size 0." in verdict.sentence
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])
+def test_a_model_that_knows_only_the_camera_is_a_shortcut(camera, noise):
+    rows, probes = camera
+    latent = 2 * (rows["image_type"] == "dermoscopic") + noise * np.random.default_rng(4).normal(
+        size=len(rows)
+    )
+    verdict = shortcut(model_of(rows, latent), probes)
+    assert verdict.blocks
+    assert "within one image type" in verdict.sentence
+
+
+def test_a_probe_of_the_models_own_inputs_is_shown_and_not_judged(camera):
+    rows, probes = camera
+    same = binary(rows["label"] == "malignant", probes["image_type_and_size"].scores)
+    assert shortcut(same, {"metadata": probes["image_type_and_size"]}).blocks
+    verdict = shortcut(same, {"metadata": probes["image_type_and_size"]}, own_inputs=("metadata",))
+    assert verdict.status == "passed"
+    assert verdict.numbers["probes"]["metadata"]["is_judged"] is False
+
+
+def test_pretraining_that_does_nothing_is_no_better_than_random_weights():
+    model, noise = drawn(600), np.random.default_rng(5).normal(size=600)
+    worse = binary(model.labels, 1 / (1 + np.exp(-(0.3 * model.labels + noise))))
+    assert integrity.no_better_than_random_weights(model, worse).status == "passed"
+    assert integrity.no_better_than_random_weights(model, model).blocks
+    assert integrity.no_better_than_random_weights(worse, model).blocks
+    assert integrity.no_better_than_random_weights(model, None).status == "not_applicable"
+
+
+def test_a_gain_within_its_interval_is_told_and_does_not_block():
+    model = drawn(60)
+    slightly_worse = model.scores.copy()
+    slightly_worse[[int(np.argmax(np.where(model.is_positive, model.scores, 0)))]] = 0.5
+    verdict = integrity.no_better_than_random_weights(model, binary(model.labels, slightly_worse))
+    assert verdict.status == "failed"
+    assert not verdict.blocks
+
+
+def test_validation_and_test_that_tell_different_stories_have_a_gap():
+    good, weak = drawn(1_500, distance=2.5, seed=1), drawn(1_500, distance=0.8, seed=2)
+    verdict = integrity.gap(good, weak)
+    assert verdict.blocks
+    assert "different stories" in verdict.sentence
+    assert integrity.gap(good, drawn(1_500, distance=2.5, seed=3)).status == "passed"
+    assert integrity.gap(None, good).status == "not_applicable"
+    assert [found.name for found in blocking([verdict, integrity.gap(None, good)])] == ["gap"]
