@@ -239,7 +239,7 @@ def test_a_body_over_the_cap_is_refused_at_once():
 
     with answering(answer) as (origin, asked):
         for path in ("/announced", "/chunked"):
-            with pytest.raises(OversizedError, match="at most 1000|more than 1000 bytes"):
+            with pytest.raises(OversizedError, match=r"at most 1000|more than 1000 bytes"):
                 bytes_of(origin + path, max_bytes=1_000)
             assert asked[path] == 1
 

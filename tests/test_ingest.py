@@ -1,21 +1,16 @@
 """Every layer of ingestion against a local archive that grows, changes and loses images."""
 
 import json
-from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from urllib.request import Request, urlopen
+from itertools import pairwise
+from urllib.request import urlopen
 
+import numpy as np
 import pytest
-from sqlalchemy import text
+from archives import FAST, execute, listed_ids, rows, scalar, serving, write_folder, write_picture
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.client import Retry
-from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.hosting import running
-from lesion_tasks.archive_server.server import API, build_app
-from lesion_tasks.archive_server.sources import SyntheticSource
-from lesion_tasks.archive_server.state import load_state
-from lesion_tasks.database import open_session
+from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks.ingest import (
     append_records,
     fetch_files,
@@ -30,39 +25,7 @@ from lesion_tasks.store import open_store
 
 AT_ONCE = timedelta(0)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
-FAST = Retry(n_attempts=6, first_delay_s=0.01, max_delay_s=0.05, read_timeout_s=5)
 NOTHING = {"new": 0, "changed": 0, "returned": 0, "refused": 0}
-
-
-class Archive:
-    """A running local archive."""
-
-    def __init__(self, origin, catalogue):
-        self.origin = origin
-        self.url = origin + API
-        self.catalogue = catalogue
-
-    def admin(self, what, body=None, **parameters):
-        words = "&".join(f"{name}={value}" for name, value in parameters.items())
-        data = json.dumps(body).encode() if body is not None else b""
-        request = Request(f"{self.origin}/admin/{what}?{words}", method="POST", data=data or None)
-        if body is not None:
-            request.add_header("Content-Type", "application/json")
-        with urlopen(request) as answer:
-            return json.load(answer)
-
-    def ids(self):
-        return {self.catalogue.visible_id(int(position)) for position in self.catalogue.visible}
-
-
-@contextmanager
-def serving(source, monkeypatch, **options):
-    catalogue = Catalogue(source, load_state(None, source.name))
-    with running(build_app(catalogue, **options)) as origin:
-        archive = Archive(origin, catalogue)
-        monkeypatch.setenv("LESION_ARCHIVE_URL", archive.url)
-        monkeypatch.setenv("LESION_QUERY", "")
-        yield archive
 
 
 @pytest.fixture
@@ -71,18 +34,18 @@ def archive(settings, monkeypatch):
         yield archive
 
 
-def rows(statement, **values):
-    with open_session() as session:
-        return session.execute(text(statement), values).all()
+@pytest.fixture(scope="module")
+def picture_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("download") / "folder"
+    write_folder(folder, 120)
+    return folder
 
 
-def scalar(statement, **values):
-    with open_session() as session:
-        return session.scalar(text(statement), values)
-
-
-def listed_ids():
-    return {row.isic_id for row in rows("SELECT isic_id FROM scope_record WHERE missing_since IS NULL")}
+@pytest.fixture
+def pictures(settings, monkeypatch, picture_folder):
+    """An archive whose files cost nothing to make."""
+    with serving(FolderSource(picture_folder), monkeypatch) as archive:
+        yield archive
 
 
 def changes_since(moment):
@@ -103,7 +66,7 @@ def test_the_append_pass_stores_every_record_as_it_was_sent(archive):
     assert counts == NOTHING | {"read": 300, "new": 300, "is_complete": True}
     assert listed_ids() == archive.ids()
     isic_id = min(archive.ids())
-    with urlopen(f"{archive.url}images/{isic_id}/") as answer:
+    with urlopen(f"{archive.url}images/{isic_id}/") as answer:  # noqa: S310 - our own server
         sent = json.load(answer)
     assert scalar("SELECT document FROM record_version WHERE isic_id = :id", id=isic_id) == sent
 
@@ -273,15 +236,15 @@ def test_an_image_that_leaves_the_query_is_kept_with_its_new_version(archive, mo
     assert reconcile_records(confirm_after=AT_ONCE)["withdrawn"] == 0
 
 
-def test_files_are_verified_and_stored_under_id_and_digest(archive):
+def test_files_are_verified_and_stored_under_id_and_digest(pictures):
     append_records()
 
     counts = fetch_files()
 
-    assert (counts["stored"], counts["refused"]) == (300, 0)
+    assert (counts["stored"], counts["refused"]) == (120, 0)
     store = open_store()
     stored = rows("SELECT * FROM stored_file")
-    assert {row.isic_id for row in stored} == archive.ids()
+    assert {row.isic_id for row in stored} == pictures.ids()
     assert {row.object_key for row in stored} == set(store.list_keys("images/"))
     row = stored[0]
     assert row.object_key.startswith(f"images/thumbnail_256/{row.isic_id[5:7]}/{row.isic_id}-")
@@ -289,14 +252,14 @@ def test_files_are_verified_and_stored_under_id_and_digest(archive):
     assert max(row.width_px, row.height_px) <= 256
 
 
-def test_files_that_are_there_are_not_asked_for_again(archive):
+def test_files_that_are_there_are_not_asked_for_again(pictures):
     ingest()
 
     assert fetch_shards(shards=4) == []
     assert fetch_files()["stored"] == 0
 
 
-def test_shards_of_files_cover_all_and_overlap_nowhere(archive):
+def test_shards_of_files_cover_all_and_overlap_nowhere(pictures):
     append_records()
 
     shards = fetch_shards(shards=4)
@@ -304,42 +267,39 @@ def test_shards_of_files_cover_all_and_overlap_nowhere(archive):
     bounds = [shard.split(":") for shard in shards]
     assert len(shards) == 4
     assert sorted(bounds) == bounds
-    assert all(end < start for (_, end), (start, _) in zip(bounds, bounds[1:], strict=False))
-    assert [fetch_files(shard)["stored"] for shard in shards] == [75, 75, 75, 75]
+    assert all(end < start for (_, end), (start, _) in pairwise(bounds))
+    assert [fetch_files(shard)["stored"] for shard in shards] == [30, 30, 30, 30]
 
 
-def test_a_file_whose_record_says_another_size_is_fetched_again(archive):
+def test_a_file_whose_record_says_another_size_is_fetched_again(pictures, picture_folder):
     ingest()
-    isic_id = min(archive.ids())
+    isic_id = min(pictures.ids())
     before = scalar("SELECT sha256 FROM stored_file WHERE isic_id = :id", id=isic_id)
-    archive.catalogue.state.file_revisions[isic_id] = 1
-    with open_session() as session:
-        session.execute(
-            text("UPDATE stored_file SET record_size_bytes = 1 WHERE isic_id = :id"), {"id": isic_id}
-        )
+    write_picture(picture_folder / "images" / f"{isic_id}.jpg", np.random.default_rng(99))
+    execute("UPDATE stored_file SET record_size_bytes = 1 WHERE isic_id = :id", id=isic_id)
 
     assert fetch_files()["stored"] == 1
     assert scalar("SELECT sha256 FROM stored_file WHERE isic_id = :id", id=isic_id) != before
-    assert len(list(open_store().list_keys("images/"))) == 301
+    assert len(list(open_store().list_keys("images/"))) == 121
 
 
-def test_everything_at_once_and_again(archive):
+def test_everything_at_once_and_again(pictures):
     first = ingest()
     second = ingest()
 
-    assert first["append"]["new"] == first["fetch"]["stored"] == 300
+    assert first["append"]["new"] == first["fetch"]["stored"] == 120
     assert second["append"]["new"] == second["fetch"]["stored"] == second["sweep"]["changed"] == 0
     assert {kind for kind, _ in changes_since(LONG_AGO)} == {"new"}
 
 
 def test_two_scopes_share_one_catalogue(archive):
-    ingest(query="image_type:dermoscopic", layers=("append", "fetch"))
+    ingest(query="image_type:dermoscopic", layers=("append",))
     n_dermoscopic = scalar("SELECT count(*) FROM record")
 
-    counts = ingest(query="", layers=("append", "fetch"))
+    counts = ingest(query="", layers=("append",))
 
     assert 0 < n_dermoscopic < 300
-    assert counts["append"]["new"] == counts["fetch"]["stored"] == 300 - n_dermoscopic
+    assert counts["append"]["new"] == 300 - n_dermoscopic
     assert scalar("SELECT count(*) FROM scope") == 2
     assert scalar("SELECT max(version) FROM record_version") == 1
 
@@ -378,19 +338,16 @@ def test_a_layer_before_any_probe_says_so(archive):
         fetch_files()
 
 
-def test_faults_lose_nothing(settings, monkeypatch):
-    with serving(SyntheticSource(300, seed=1), monkeypatch) as archive:
-        spec = "429=0.01,500=0.01,reset=0.01,truncate=0.02,wrong=0.02,html200=0.01,html502=0.01,seed=5,retry_after=0"
-        archive.admin("faults", spec=spec)
+def test_faults_lose_nothing(pictures):
+    spec = "429=0.01,500=0.01,reset=0.01,truncate=0.02,wrong=0.02,html200=0.01,html502=0.01,retry_after=0"
+    pictures.admin("faults", spec=spec + ",seed=5")
 
-        counts = ingest(retry=FAST)
+    counts = ingest(retry=FAST)
 
-        assert counts["append"]["new"] == counts["fetch"]["stored"] == 300
-        assert counts["fetch"]["refused"] == 0
-        assert listed_ids() == archive.ids()
-        archive.admin("faults")
-        digests = rows("SELECT isic_id, sha256 FROM stored_file ORDER BY 1")
-        with open_session() as session:
-            session.execute(text("DELETE FROM stored_file"))
-        fetch_files()
-        assert rows("SELECT isic_id, sha256 FROM stored_file ORDER BY 1") == digests
+    assert counts["append"]["new"] == counts["fetch"]["stored"] == 120
+    assert listed_ids() == pictures.ids()
+    pictures.admin("faults")
+    disturbed = rows("SELECT isic_id, sha256, object_key FROM stored_file ORDER BY 1")
+    execute("DELETE FROM stored_file")
+    fetch_files()
+    assert rows("SELECT isic_id, sha256, object_key FROM stored_file ORDER BY 1") == disturbed

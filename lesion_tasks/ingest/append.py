@@ -99,7 +99,7 @@ class _Pass:
     is_resumed: bool
     ids: IdSet = field(default_factory=IdSet)
     counts: Counter[str] = field(default_factory=Counter)
-    stopped_early: str = ""
+    stopped_early: bool = False
 
 
 async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, Any]:
@@ -225,25 +225,38 @@ async def pages_from(
     `created`, which the archive repeats without end, is jumped over.
     """
     guard = _LoopGuard()
+    seen_before_jump: frozenset[str] = frozenset()
     while True:
         page = await listing.page(cursor, prefix)
         position = decode_cursor(cursor)
         if position is not None and page.n_records is not None:
             # Only a first page tells the total: the archive read another cursor than the one we sent.
             raise RefusedCursorError(f"cursor {cursor!r} was answered with the first page")
+        if not seen_before_jump.isdisjoint(_ids(page)):
+            _give_up(
+                listing, pass_
+            )  # the jump led over one record and not over a tie: `next` itself is broken
+            return
         yield page
         if page.next_cursor is None:
             return
-        if guard.repeats(page.next_cursor):
-            jump = await _beyond_tie(listing, position, prefix)
-            if jump is None or guard.repeats(jump):
-                log.warning("%s: its pages repeat; reading of them ends here", listing.source)
-                if pass_ is not None:
-                    pass_.stopped_early = "the archive's pages repeat"
+        cursor, seen_before_jump = page.next_cursor, frozenset()
+        if guard.repeats(cursor):
+            cursor = await _beyond_tie(listing, position, prefix)
+            if cursor is None or guard.repeats(cursor):
+                _give_up(listing, pass_)
                 return
-            cursor = jump
-        else:
-            cursor = page.next_cursor
+            seen_before_jump = _ids(page)
+
+
+def _ids(page: Page) -> frozenset[str]:
+    return frozenset(str(item.get("isic_id")) for item in page.items if isinstance(item, dict))
+
+
+def _give_up(listing: Listing, pass_: "_Pass | None") -> None:
+    log.warning("%s: its pages repeat; reading of them ends here", listing.source)
+    if pass_ is not None:
+        pass_.stopped_early = True
 
 
 async def _beyond_tie(listing: Listing, position: Position | None, prefix: str) -> str | None:
