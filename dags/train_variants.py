@@ -27,7 +27,7 @@ from lesion_tasks.catalog import VARIANTS
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC")
 NAMES = sorted(VARIANTS)
 POLICIES = {
-    "when_grown": "Where enough of the data changed since the last training",
+    "changed": "Where enough of the data changed since the last training",
     "always": "Every one of them",
 }
 
@@ -50,7 +50,7 @@ POLICIES = {
             description="Which variants to train. Empty: those of the setting LESION_VARIANTS.",
         ),
         "policy": Param(
-            "when_grown",
+            "changed",
             type="string",
             enum=list(POLICIES),
             values_display=POLICIES,

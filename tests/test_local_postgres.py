@@ -165,7 +165,7 @@ def test_a_first_start_that_was_killed_is_done_anew(new_home: Path) -> None:
 
 def test_a_home_that_is_a_file_is_named(tmp_path: Path) -> None:
     (tmp_path / "home").write_text("")
-    with pytest.raises(UnusableInputError, match="home folder .*home.*LESION_HOME"):
+    with pytest.raises(UnusableInputError, match=r"home folder .*home.*LESION_HOME"):
         postgres.ensure_running(tmp_path / "home")
 
 
@@ -173,7 +173,7 @@ def test_a_cluster_of_another_version_is_named(home: Path) -> None:
     postgres.ensure_running(home)
     postgres.stop(home)
     (home / "postgres" / "data" / "PG_VERSION").write_text("12\n")
-    with pytest.raises(UnusableInputError, match="made by version 12, expected 18"):
+    with pytest.raises(UnusableInputError, match=r"made by version 12, expected 18"):
         postgres.ensure_running(home)
 
 
@@ -205,5 +205,5 @@ def test_root_without_namespaces_is_told_of_a_closed_folder(
 ) -> None:
     monkeypatch.setattr(account, "_namespace_prefix", tuple)
     tmp_path.chmod(0o700)
-    with pytest.raises(UnusableInputError, match="user 65534.*cannot reach it; expected"):
+    with pytest.raises(UnusableInputError, match=r"user 65534.*cannot reach it; expected"):
         postgres.ensure_running(tmp_path / "home")

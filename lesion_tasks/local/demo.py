@@ -170,7 +170,7 @@ def _report_path(settings: Settings) -> str:
 
 def _stop(console: Console, settings: Settings, is_clean: bool) -> None:
     stopped = stack.take_down(settings.home)
-    console.print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running")
+    console.print(f"stopped {', '.join(stopped)}" if stopped else "nothing was running", soft_wrap=True)
     if is_clean and settings.home.exists():
         ours = ("airflow", "postgres", "run", "cache", "archive-size", "archive-state.json", "demo.json")
         _forget(console, settings, ours)

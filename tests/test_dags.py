@@ -1,0 +1,220 @@
+"""DAG files: read without errors, light, documented, and with the structure that the path needs."""
+
+import ast
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lesion_tasks import UnusableInputError
+
+ROOT = Path(__file__).parents[1]
+DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
+HEAVY = ("tensorflow", "keras", "sklearn", "matplotlib", "pyarrow", "aiohttp.web")
+# What runs after what, by task id; groups are expanded.
+ORDER = {
+    "ingest_isic": {
+        "probe": {"append"},
+        "append": {"reconcile", "announce"},
+        "reconcile": {"sweep", "announce"},
+        "sweep": {"divide", "announce"},
+        "divide": {"fetch"},
+        "fetch": {"announce"},
+        "announce": set(),
+    },
+    "build_splits": {
+        "curate": {"choose"},
+        "choose": {"each.split", "each.materialize"},
+        "each.split": {"each.materialize"},
+        "each.materialize": {"announce", "stay_red"},
+        "announce": set(),
+        "stay_red": set(),
+    },
+    "train_variants": {
+        "choose": {"each.train"},
+        "each.train": {"each.evaluate"},
+        "each.evaluate": {"announce", "stay_red"},
+        "announce": set(),
+        "stay_red": set(),
+    },
+    "promote_model": {
+        "standings": {"is_person_asked"},
+        "is_person_asked": {"approve"},
+        "approve": {"plan"},
+        "plan": {"score_again"},
+        "score_again": {"name_tasks"},
+        "name_tasks": {"promote"},
+        "promote": {"announce"},
+        "announce": set(),
+    },
+    "rollback_champion": {"roll_back": set()},
+}
+EMITS = {
+    "ingest_isic": "images",
+    "build_splits": "splits",
+    "train_variants": "evaluations",
+    "promote_model": "champion",
+    "rollback_champion": "champion",
+}
+
+
+@pytest.fixture(scope="module")
+def dags(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+    """Every DAG, as Airflow reads it, by id."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AIRFLOW_HOME", str(tmp_path_factory.mktemp("airflow")))
+        patch.setenv("AIRFLOW__CORE__LOAD_EXAMPLES", "False")
+        patch.setenv("AIRFLOW__CORE__UNIT_TEST_MODE", "False")
+        from airflow.dag_processing.dagbag import DagBag
+
+        bag = DagBag(ROOT / "dags")
+        assert bag.import_errors == {}
+        yield dict(bag.dags)
+
+
+def each_task(dags: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for dag in dags.values():
+        for task in dag.tasks:
+            yield f"{dag.dag_id}.{task.task_id}", task
+
+
+def test_a_dag_is_named_after_its_file(dags: dict[str, Any]) -> None:
+    assert sorted(dags) == [path.stem for path in DAG_FILES] == sorted(ORDER)
+
+
+def test_tasks_run_in_the_order_of_the_path(dags: dict[str, Any]) -> None:
+    found = {name: {t.task_id: t.downstream_task_ids for t in dag.tasks} for name, dag in dags.items()}
+    assert found == ORDER
+
+
+def test_each_dag_announces_one_asset_from_one_task(dags: dict[str, Any]) -> None:
+    found = {name: [asset.name for task in dag.tasks for asset in task.outlets] for name, dag in dags.items()}
+    assert found == {name: [asset] for name, asset in EMITS.items()}
+
+
+def test_no_mapped_task_announces(dags: dict[str, Any]) -> None:
+    assert [
+        name for name, task in each_task(dags) if task.outlets and task.get_closest_mapped_task_group()
+    ] == []
+
+
+def test_every_asset_that_starts_a_dag_is_announced_by_another(dags: dict[str, Any]) -> None:
+    awaited = {
+        name: {asset.name for asset in dag.timetable.asset_condition.objects}
+        for name, dag in dags.items()
+        if hasattr(dag.timetable, "asset_condition") and dag.timetable.asset_condition
+    }
+    assert awaited == {
+        "build_splits": {"images"},
+        "train_variants": {"splits"},
+        "promote_model": {"evaluations"},
+    }
+
+
+def test_every_dag_has_help_a_description_tags_and_one_run_at_a_time(dags: dict[str, Any]) -> None:
+    for name, dag in dags.items():
+        assert "safe to clear" in dag.doc_md.replace("\n", " ").lower(), name
+        assert dag.description, name
+        assert "lesion" in dag.tags, name
+        assert dag.max_active_runs == 1, name
+        assert not dag.catchup, name
+
+
+def test_every_parameter_has_a_title_a_description_and_a_type(dags: dict[str, Any]) -> None:
+    for name, dag in dags.items():
+        for key, param in dag.params.items():
+            schema = dag.params.get_param(key).schema
+            assert dag.params.get_param(key).description, f"{name}.{key}"
+            assert schema.get("title"), f"{name}.{key}"
+            assert schema.get("type"), f"{name}.{key}"
+            assert param is None or name
+
+
+def test_every_task_has_a_limit_a_retry_policy_and_help(dags: dict[str, Any]) -> None:
+    for name, task in each_task(dags):
+        assert task.retry_policy is not None, name
+        if name == "promote_model.approve":  # a person may take days
+            assert task.response_timeout == timedelta(days=7)
+            continue
+        assert task.execution_timeout is not None, name
+        assert task.doc_md or task.python_callable.__doc__, name
+
+
+def test_every_mapped_task_shows_a_name_instead_of_a_number(dags: dict[str, Any]) -> None:
+    for name, task in each_task(dags):
+        if task.is_mapped or task.get_closest_mapped_task_group():
+            assert task.map_index_template, name
+
+
+def test_models_are_used_on_the_gpu_queue_and_nowhere_else(dags: dict[str, Any]) -> None:
+    on_gpu = {name for name, task in each_task(dags) if task.queue == "gpu"}
+    assert on_gpu == {
+        "train_variants.each.train",
+        "train_variants.each.evaluate",
+        "promote_model.score_again",
+    }
+    assert on_gpu == {name for name, task in each_task(dags) if task.pool == "gpu"}
+
+
+def test_pools_are_those_that_are_created(dags: dict[str, Any]) -> None:
+    from lesion_tasks.local.airflow import POOLS
+
+    assert {task.pool for _, task in each_task(dags)} - {"default_pool"} == set(POOLS)
+
+
+def test_unusable_input_is_not_retried_and_a_lost_connection_is(dags: dict[str, Any]) -> None:
+    policy = dags["train_variants"].get_task("choose").retry_policy
+    decisions = {
+        type(error).__name__: policy.evaluate(error, 1, 2).action.value
+        for error in (UnusableInputError("x"), TypeError("x"), ConnectionError("x"), OSError("x"))
+    }
+    assert decisions == {
+        "UnusableInputError": "fail",
+        "TypeError": "fail",
+        "ConnectionError": "default",
+        "OSError": "default",
+    }
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
+def test_parsing_a_dag_loads_nothing_heavy(path: Path, tmp_path: Path) -> None:
+    # Airflow itself loads pandas and numpy where they are installed, so what it loads is not counted.
+    code = (
+        "import sys, airflow.sdk, airflow.providers.standard.operators.hitl; before = set(sys.modules); "
+        f"import runpy; runpy.run_path({str(path)!r}); new = set(sys.modules) - before; "
+        f"print(sorted(new & {{*{HEAVY!r}, 'pandas', 'numpy', 'PIL', 'boto3'}}), "
+        "sorted(name for name in new if name.startswith('lesion_tasks.')))"
+    )
+    environment = {
+        **os.environ,
+        "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}",
+        "AIRFLOW_HOME": str(tmp_path),
+        "AIRFLOW__CORE__LOAD_EXAMPLES": "False",
+    }
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment
+    )
+    loaded = result.stdout.splitlines()[-1]
+    assert loaded in ("[] []", "[] ['lesion_tasks.catalog']")
+
+
+@pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
+def test_a_dag_file_imports_only_airflow_and_words_at_its_top(path: Path) -> None:
+    allowed = (
+        "airflow.sdk",
+        "airflow.providers.standard",
+        "lesion_airflow",
+        "lesion_tasks.catalog",
+        "datetime",
+        "typing",
+    )
+    tops = [
+        node for node in ast.parse(path.read_text()).body if isinstance(node, ast.Import | ast.ImportFrom)
+    ]
+    modules = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in tops]
+    assert [name for name in modules if name and not name.startswith(allowed)] == []
