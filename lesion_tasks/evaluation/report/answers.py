@@ -18,6 +18,7 @@ from lesion_tasks.evaluation.report.words import (
     short_digest,
     signed,
     span,
+    subset_phrase,
     subset_title,
 )
 
@@ -236,7 +237,7 @@ def threshold(bundle: Bundle) -> str | None:
     stored = document["threshold"]
     if stored is None:
         return "None: the likeliest class is taken." if document["task"] == "multiclass" else None
-    return f"{number(stored['value'])}, chosen on {subset_title(stored['chosen_on']).lower()} for the {stored['rule']}."
+    return f"{number(stored['value'])}, chosen on {subset_phrase(stored['chosen_on'])} for the {stored['rule']}."
 
 
 def performance(bundle: Bundle) -> str | None:

@@ -8,6 +8,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lesion_tasks.evaluation.report.plot import Axis, Plot, nice_marks, series
+from lesion_tasks.evaluation.report.views import class_figure
 from lesion_tasks.evaluation.report.words import class_label, figure_words, label, number
 
 Document = Mapping[str, Any]
@@ -38,7 +39,7 @@ def roc_chart(document: Document) -> Markup | None:
 
 def _roc_description(document: Document, curves: Mapping[str, Any]) -> str:
     parts = [
-        f"{class_label(name)}: AUC {figure_words(document['by_class'].get(name, {}).get('auc'))}"
+        f"{class_label(name)}: AUC {figure_words(class_figure(document, name, 'auc'))}"
         for name in curves
     ]
     return f"{'; '.join(parts)}. The dashed diagonal is chance."
@@ -69,7 +70,7 @@ def precision_recall_chart(document: Document) -> Markup | None:
     if not curves:
         return None
     words = "; ".join(
-        f"{class_label(name)}: average precision {figure_words(document['by_class'].get(name, {}).get('average_precision'))}"
+        f"{class_label(name)}: average precision {figure_words(class_figure(document, name, 'average_precision'))}"
         for name in curves
     )
     plot = Plot(

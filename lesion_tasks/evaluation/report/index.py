@@ -6,9 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lesion_tasks.evaluation.report.environment import environment
-from lesion_tasks.evaluation.report.plot import whisker
-
-SCALE = (0.4, 1.0)
+from lesion_tasks.evaluation.report.plot import share_scale, whisker
 
 
 def render_index(leaderboard: Mapping[str, Any]) -> bytes:
@@ -21,7 +19,8 @@ def render_index(leaderboard: Mapping[str, Any]) -> bytes:
 def _task(task: Mapping[str, Any]) -> dict[str, Any]:
     is_binary = len(task["classes"]) == 2
     measure = task.get("leading_measure") or ("auc" if is_binary else "macro_auc")
-    rows = sorted((_row(row, measure) for row in task["rows"]), key=lambda row: row["order"])
+    scale = share_scale(row["figures"].get(measure) for row in task["rows"])
+    rows = sorted((_row(row, measure, scale) for row in task["rows"]), key=lambda row: row["order"])
     sound = [row for row in rows if row["is_sound"]]
     for rank, row in enumerate(sound, start=1):
         row["rank"] = rank if row["leading"] and row["leading"]["value"] is not None else None
@@ -33,13 +32,13 @@ def _task(task: Mapping[str, Any]) -> dict[str, Any]:
         **task,
         "measure": measure,
         "columns": ("sensitivity_at_90_specificity",) if is_binary else ("balanced_accuracy",),
-        "scale": SCALE,
+        "scale": scale,
         "groups": groups,
         "n_manifests": len({row["manifest_digest"] for row in rows}),
     }
 
 
-def _row(row: Mapping[str, Any], measure: str) -> dict[str, Any]:
+def _row(row: Mapping[str, Any], measure: str, scale: tuple[float, float]) -> dict[str, Any]:
     leading = row["figures"].get(measure)
     value = leading["value"] if leading else None
     return {
@@ -48,7 +47,7 @@ def _row(row: Mapping[str, Any], measure: str) -> dict[str, Any]:
         "leading": leading,
         "whisker": None
         if value is None
-        else whisker(value, leading["low"], leading["high"], scale=SCALE, reference=0.5),
+        else whisker(value, leading["low"], leading["high"], scale=scale, reference=0.5),
         # Undefined ones last; ties by name, so that the page does not change by itself.
         "order": (value is None, -(value or 0.0), row["training_id"]),
     }

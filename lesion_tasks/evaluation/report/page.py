@@ -55,6 +55,7 @@ def render_page(bundle: Mapping[str, Any]) -> str:
             documents=documents,
             performance=None if document is None else _performance(document),
             checks=views.checks(bundle["integrity"]),
+            is_apart=views.is_apart(bundle["integrity"]),
             check_summary=views.check_summary(bundle["integrity"]),
             figure_groups=views.figure_groups(documents),
             comparison=bundle["comparison"],
@@ -63,6 +64,7 @@ def render_page(bundle: Mapping[str, Any]) -> str:
             training_charts=charts.training_charts(bundle["epochs"]),
             best_epoch=charts.best_epoch(bundle["epochs"]),
             funnel=views.funnel_rows(bundle["manifest"]["funnel"]),
+            changes=views.change_tables(bundle["data_changes"]),
             data_tables=views.data_tables(bundle["data"]),
             checklist_sections=by_section(items),
             checklist_totals=totals(items),
@@ -80,6 +82,8 @@ def _performance(document: Mapping[str, Any]) -> dict[str, Any]:
         "precision_recall": charts.precision_recall_chart(document),
         "calibration": charts.calibration_chart(document),
         "net_benefit": charts.net_benefit_chart(document),
+        "roc_keys": views.curve_keys(document, "roc", "auc"),
+        "precision_keys": views.curve_keys(document, "precision_recall", "average_precision"),
         "tables": {
             "roc": {name: views.curve_table(curve) for name, curve in curves["roc"].items() if curve},
             "precision_recall": {
@@ -93,5 +97,5 @@ def _performance(document: Mapping[str, Any]) -> dict[str, Any]:
         "classes": views.class_rows(document),
         "slices": views.slice_groups(document),
         "slice_columns": views.slice_columns(document),
-        "slice_scale": views.SLICE_SCALE,
+        "slice_scale": views.slice_scale(document),
     }

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lesion_tasks.evaluation.report.views import leading_document
+from lesion_tasks.evaluation.report.views import class_figure, leading_document
 from lesion_tasks.evaluation.report.words import class_label, counts_words, figure_words, number, subset_title
 
 # The palette of the page, in the same order.
@@ -85,7 +85,7 @@ def _curves(document: Document, kind: str, measure: str) -> list[tuple[str, Mapp
     """Legend words and points of every curve that is defined."""
     return [
         (
-            _safe(f"{class_label(name)}: {figure_words(document['by_class'].get(name, {}).get(measure))}"),
+            _safe(f"{class_label(name)}: {figure_words(class_figure(document, name, measure))}"),
             curve,
         )
         for name, curve in document["curves"][kind].items()

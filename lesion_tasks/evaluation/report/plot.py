@@ -6,8 +6,9 @@ say what it shows, and the page has the table behind it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from markupsafe import Markup
 
@@ -167,6 +168,16 @@ def _floor_log10(value: float) -> int:
     from math import floor, log10
 
     return floor(log10(value))
+
+
+def share_scale(figures: Iterable[Mapping[str, Any] | None]) -> tuple[float, float]:
+    """A scale for shares that ends at 1 and starts at the tenth below the lowest interval."""
+    lows = [
+        figure["value"] if figure["low"] is None else figure["low"]
+        for figure in figures
+        if figure and figure["value"] is not None
+    ]
+    return min(max(_floor(min(lows, default=0.5) * 10) / 10, 0.0), 0.9), 1.0
 
 
 def whisker(

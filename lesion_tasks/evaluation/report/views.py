@@ -9,8 +9,8 @@ from typing import Any
 from markupsafe import Markup
 
 from lesion_tasks.evaluation.report.environment import is_inline_picture
-from lesion_tasks.evaluation.report.plot import whisker
-from lesion_tasks.evaluation.report.words import count, percent
+from lesion_tasks.evaluation.report.plot import share_scale, whisker
+from lesion_tasks.evaluation.report.words import count, percent, plain
 
 SUBSET_ORDER = ("test_natural", "test_balanced", "val")
 
@@ -50,7 +50,6 @@ FIGURE_GROUPS = (
 CURVE_TABLE_ROWS = 21
 # Pictures beyond this are left out, so that a page stays fit for mail: base64 characters, pictures and maps together.
 MAX_PICTURE_CHARACTERS = 3_500_000
-SLICE_SCALE = (0.4, 1.0)
 STATUS_ORDER = {"failed": 0, "passed": 1, "not_applicable": 2}
 
 
@@ -66,6 +65,23 @@ def leading_document(bundle: Mapping[str, Any]) -> Mapping[str, Any] | None:
 
 def leading_measure(document: Mapping[str, Any]) -> str:
     return "auc" if document["task"] == "binary" else "macro_auc"
+
+
+def class_figure(document: Mapping[str, Any], name: str, measure: str) -> Mapping[str, Any] | None:
+    """A measure of one class against the rest; of two classes it stands among the figures of the subset."""
+    found: Mapping[str, Any] | None = document["by_class"].get(name, {}).get(measure)
+    if found is None and name == document["positive_class"]:
+        found = document["figures"].get(measure)
+    return found
+
+
+def curve_keys(document: Mapping[str, Any], kind: str, measure: str) -> list[dict[str, Any]]:
+    """What stands under a plot of curves: each class that has one, with its figure."""
+    return [
+        {"name": name, "figure": class_figure(document, name, measure)}
+        for name, curve in document["curves"][kind].items()
+        if curve
+    ]
 
 
 def headline_figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -100,7 +116,12 @@ def checks(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
             ("failed", "bad") if verdict["is_blocking"] else ("failed, does not block", "warn"),
         )
         shown.append({**verdict, "word": word, "css": css})
-    return sorted(shown, key=lambda v: STATUS_ORDER.get(v["status"], 3))
+    return sorted(shown, key=lambda v: (STATUS_ORDER.get(v["status"], 3), not v["is_blocking"]))
+
+
+def is_apart(verdicts: Iterable[Mapping[str, Any]]) -> bool:
+    """Whether it was looked for, and found, that nobody stands on two sides of the split."""
+    return any(v["name"] == "leaks" and v["status"] == "passed" for v in verdicts)
 
 
 def natural_frequencies(document: Mapping[str, Any], n: int = 1000) -> list[dict[str, int]]:
@@ -206,20 +227,34 @@ def class_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     ]
 
 
+def slice_scale(document: Mapping[str, Any]) -> tuple[float, float]:
+    """The common scale of the whiskers of all slices."""
+    leading = leading_measure(document)
+    return share_scale(part["figures"].get(leading) for part in document["slices"])
+
+
 def slice_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Slices by attribute; each scored one with its figures and a whisker on one common scale."""
     leading = leading_measure(document)
     overall = document["figures"].get(leading, {}).get("value")
+    scale = slice_scale(document)
     groups = []
     for attribute, members in groupby(document["slices"], key=lambda part: part["attribute"]):
         rows = []
-        for part in members:
+        # Skin types have an order of their own; so have bands, and everything else comes largest first.
+        parts = sorted(members, key=_roman) if attribute == "fitzpatrick_skin_type" else members
+        for part in parts:
             figure = part["figures"].get(leading)
             rows.append(
-                {**part, "leading": figure, "whisker": _whisker(figure, overall, SLICE_SCALE)},
+                {**part, "leading": figure, "whisker": _whisker(figure, overall, scale)},
             )
         groups.append({"attribute": attribute, "rows": rows})
     return groups
+
+
+def _roman(part: Mapping[str, Any]) -> tuple[bool, str]:
+    """I to VI sort as they read; what is missing comes last."""
+    return part["value"] == "missing", part["value"]
 
 
 def slice_columns(document: Mapping[str, Any]) -> tuple[str, ...]:
@@ -307,6 +342,15 @@ def funnel_rows(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         }
         for step in steps
     ]
+
+
+def change_tables(changes: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What changed in the data: whole numbers first, then a table by class (or by whatever the counts are nested by)."""
+    if changes is None:
+        return None
+    lines = [(name, plain(value)) for name, value in changes.items() if not isinstance(value, Mapping)]
+    nested = {name: value for name, value in changes.items() if isinstance(value, Mapping)}
+    return {"lines": lines, "tables": data_tables(nested)}
 
 
 def data_tables(data: Mapping[str, Any]) -> list[dict[str, Any]]:

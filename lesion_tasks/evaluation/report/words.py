@@ -17,6 +17,13 @@ SUBSET_TITLES = {
     "test": "Test",
 }
 
+SUBSET_PHRASES = {
+    "test_natural": "the natural test set",
+    "test_balanced": "the balanced test set",
+    "val": "the validation set",
+    "train": "the training set",
+}
+
 # What each integrity check makes sure of; the name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are of the right images",
@@ -50,9 +57,20 @@ _LABELS = {
     "size_mm": "Lesion size, mm",
     "image_type": "Image type",
     "diagnosis_confirm_type": "Diagnosis confirmed by",
+    "missing": "Missing values",
+    "sexes": "Sex",
+    "n_new": "New images",
+    "n_relabelled": "With another label",
+    "n_lost": "No longer there",
+    "n_moved": "In another subset",
+    "since_manifest": "Since manifest",
 }
 
-EXPLANATIONS = {**CLASS_FIGURES, **MULTICLASS_FIGURES, **BINARY_FIGURES}
+# A measure of both kinds of task can need two explanations: with more classes there is no threshold.
+EXPLANATIONS = {
+    "binary": BINARY_FIGURES,
+    "multiclass": {**CLASS_FIGURES, **MULTICLASS_FIGURES},
+}
 
 
 def label(name: str) -> str:
@@ -67,11 +85,11 @@ def label(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-def explanation(name: str) -> str:
-    """One sentence on what a measure is, or nothing."""
+def explanation(name: str, task: str) -> str:
+    """One sentence on what a measure of a binary or multiclass task is, or nothing."""
     if name.startswith(("ppv_at_prevalence_", "npv_at_prevalence_")):
         return "By Bayes' rule from sensitivity and specificity, as if the prevalence were this."
-    return EXPLANATIONS.get(name, "")
+    return EXPLANATIONS[task].get(name, "")
 
 
 def class_label(name: str) -> str:
@@ -81,6 +99,11 @@ def class_label(name: str) -> str:
 
 def subset_title(name: str) -> str:
     return SUBSET_TITLES.get(name, label(name))
+
+
+def subset_phrase(name: str) -> str:
+    """A subset in the middle of a sentence."""
+    return SUBSET_PHRASES.get(name, f"the set {name}")
 
 
 def check_title(name: str) -> str:
