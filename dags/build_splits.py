@@ -13,7 +13,7 @@ from typing import Any
 
 from airflow.sdk import Param, TriggerRule, dag, task, task_group
 
-from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, stay_red
+from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, results, stay_red
 from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS
 from lesion_tasks.catalog import SPLITS as RECIPES
 
@@ -80,7 +80,7 @@ def build_splits() -> None:
     @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(built: Any, outlet_events: Any) -> dict[str, str]:
         """Name the manifest of each split. Once, after all."""
-        digests = {one["split"]: one["digest"] for one in built}
+        digests = {one["split"]: one["digest"] for one in results(built)}
         outlet_events[SPLITS].extra = digests
         return digests
 

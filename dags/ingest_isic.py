@@ -16,7 +16,7 @@ from typing import Any
 
 from airflow.sdk import Param, TriggerRule, dag, task
 
-from lesion_airflow import ARCHIVE_POOL, DEFAULT_ARGS, IMAGES, TAGS, skip_unless, total
+from lesion_airflow import ARCHIVE_POOL, DEFAULT_ARGS, IMAGES, TAGS, results, skip_unless, total
 
 LAYERS = ["append", "reconcile", "sweep", "fetch"]
 
@@ -125,7 +125,7 @@ def ingest_isic() -> None:
     @task(outlets=[IMAGES], trigger_rule=TriggerRule.NONE_FAILED)
     def announce(layers: list[dict[str, Any] | None], parts: Any, outlet_events: Any) -> dict[str, int]:
         """Say what changed. Also when nothing did: a run that was stopped may have left something unsaid."""
-        changed = total([*layers, *(parts or [])])
+        changed = total([*layers, *results(parts)])
         outlet_events[IMAGES].extra = changed
         return changed
 

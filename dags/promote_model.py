@@ -20,6 +20,7 @@ from lesion_airflow import (
     GPU_POOL,
     GPU_QUEUE,
     TAGS,
+    results,
     skip_unless,
 )
 from lesion_tasks.catalog import TASKS
@@ -125,7 +126,7 @@ def promote_model() -> None:
     @task(outlets=[CHAMPION])
     def announce(decisions: Any, outlet_events: Any) -> int:
         """Name the new champions, if there are any."""
-        promoted = [decision for decision in decisions if decision.get("is_promoted")]
+        promoted = [decision for decision in results(decisions) if decision.get("is_promoted")]
         skip_unless(bool(promoted), "every champion stays")
         outlet_events[CHAMPION].extra = {"promoted": promoted}
         return len(promoted)

@@ -21,7 +21,7 @@ from airflow.sdk import (
     task_group,
 )
 
-from lesion_airflow import DEFAULT_ARGS, EVALUATIONS, GPU_POOL, GPU_QUEUE, SPLITS, TAGS, stay_red
+from lesion_airflow import DEFAULT_ARGS, EVALUATIONS, GPU_POOL, GPU_QUEUE, SPLITS, TAGS, results, stay_red
 from lesion_tasks.catalog import VARIANTS
 
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC")
@@ -107,7 +107,7 @@ def train_variants() -> None:
     @task(outlets=[EVALUATIONS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(evaluated: Any, outlet_events: Any) -> int:
         """Name the evaluations that were made. Once, after all."""
-        ids = list(evaluated)
+        ids = results(evaluated)
         outlet_events[EVALUATIONS].extra = {"evaluations": ids}
         return len(ids)
 

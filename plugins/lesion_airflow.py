@@ -72,6 +72,12 @@ def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:
     return summed
 
 
+def results(value: Any) -> list[Any]:
+    """Return what the tasks of a mapped group returned, as a list: Airflow hands over a lone result bare."""
+    found = [value] if value is None or isinstance(value, str | dict) else list(value)
+    return [result for result in found if result is not None]
+
+
 @task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, doc_md="Red when anything before it is red.")
 def stay_red() -> None:
     """Keep the run red when one of several failed: a run's colour is that of its last tasks alone."""

@@ -30,6 +30,7 @@ from lesion_tasks.local.processes import (
     Service,
     ensure_started,
     inherited_environment,
+    is_outdated,
     leader,
     stop,
     wait_for,
@@ -95,19 +96,14 @@ def start(
     paths.run.mkdir(parents=True, exist_ok=True)
     database = postgres.database_url(home, "airflow")
     chosen_port = _choose_port(paths, port)
-    environment = {**_configuration(paths, database, chosen_port, dags_folder), **settings}
+    environment = _configuration(paths, database, chosen_port, dags_folder)
     _migrate(paths, database, environment, say)
-    command = str(Path(sys.executable).with_name("airflow"))
-    plugins = "".join(path.read_text() for path in sorted((CHECKOUT / "plugins").glob("*.py")))
-    for name, arguments in (
-        (API_SERVER, ("api-server",)),
-        ("scheduler", ("scheduler", "--skip-serve-logs")),
-        ("dag-processor", ("dag-processor",)),
-        ("triggerer", ("triggerer", "--skip-serve-logs")),
-    ):
-        service = Service(name=name, command=(command, *arguments), settings=environment, depends_on=plugins)
+    services = _services(environment, settings)
+    # Together: each takes seconds to end.
+    stop(paths.run, [service.name for service in services if is_outdated(paths.run, service)])
+    for service in services:
         if ensure_started(paths.run, service):
-            say(f"airflow {name} starts")
+            say(f"airflow {service.name} starts")
     api = connect(home)
     wait_for(paths.run, API_SERVER, lambda: api.health()["metadatabase"] == "healthy", START_TIMEOUT_S)
     api.warm_up()
@@ -117,6 +113,22 @@ def start(
         is_ready = partial(_is_component_healthy, api, component)
         wait_for(paths.run, component, is_ready, START_TIMEOUT_S)
     return api
+
+
+def _services(environment: Mapping[str, str], settings: Mapping[str, str]) -> list[Service]:
+    command = str(Path(sys.executable).with_name("airflow"))
+    plugins = "".join(path.read_text() for path in sorted((CHECKOUT / "plugins").glob("*.py")))
+    # Tasks are children of the scheduler: it alone has to know, and to start again, when settings change.
+    with_settings = {**environment, **settings}
+    return [
+        Service(name=name, command=(command, *arguments), settings=given, depends_on=plugins)
+        for name, arguments, given in (
+            (API_SERVER, ("api-server",), environment),
+            ("scheduler", ("scheduler", "--skip-serve-logs"), with_settings),
+            ("dag-processor", ("dag-processor",), environment),
+            ("triggerer", ("triggerer", "--skip-serve-logs"), environment),
+        )
+    ]
 
 
 def _is_component_healthy(api: AirflowApi, component: str) -> bool:

@@ -102,6 +102,7 @@ def follow(api: AirflowApi, stages: list[Stage], pause_s: float = 0.5) -> Iterat
             yield stages
             return
         stage.counts = _returned(api, stage)
+    yield stages
 
 
 def timings(stages: list[Stage]) -> list[Timing]:

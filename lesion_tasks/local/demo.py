@@ -26,6 +26,7 @@ from lesion_tasks.settings import Settings, read_settings
 
 PARSE_TIMEOUT_S = 60.0
 LOG_LINES = 15
+LINE_WIDTH = 140  # where there is no terminal to ask
 
 
 @click.command(help=__doc__)
@@ -47,6 +48,8 @@ def main(
 ) -> None:
     """See the module."""
     console = Console(highlight=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, width=LINE_WIDTH)
     try:
         settings = read_settings()
         if is_stop or is_clean:

@@ -45,7 +45,7 @@ def ensure_started(folder: Path, service: Service) -> bool:
     One that runs with other settings is stopped first. What it prints goes to `<folder>/<name>.log`.
     """
     if leader(folder, service.name) is not None:
-        if _remembered(folder, service.name).get("fingerprint") == service.fingerprint:
+        if not is_outdated(folder, service):
             return False
         stop(folder, [service.name])
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +70,12 @@ def ensure_started(folder: Path, service: Service) -> bool:
     unfinished.write_text(json.dumps(remembered))
     unfinished.rename(_pid_path(folder, service.name))
     return True
+
+
+def is_outdated(folder: Path, service: Service) -> bool:
+    """Tell whether the service runs, but with other settings than these."""
+    is_running = leader(folder, service.name) is not None
+    return is_running and _remembered(folder, service.name).get("fingerprint") != service.fingerprint
 
 
 def inherited_environment() -> dict[str, str]:
