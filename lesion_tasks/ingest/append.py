@@ -204,7 +204,8 @@ async def _read_ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page,
         while True:
             taking = asyncio.create_task(queue.get())
             await asyncio.wait({taking, filling}, return_when=asyncio.FIRST_COMPLETED)
-            if filling.done() and filling.exception():
+            # What was read before a fault is still handed on, so that it is committed.
+            if filling.done() and filling.exception() and not taking.done() and queue.empty():
                 taking.cancel()
                 await filling
             page = await taking

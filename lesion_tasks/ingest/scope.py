@@ -143,20 +143,13 @@ def save_scope(key: ScopeKey, **values: object) -> None:
 def scope_lock(key: ScopeKey, part: str) -> Iterator[None]:
     """Hold the only right to write one part of a scope; a second run waits, and says so.
 
-    The lock lives in a connection of its own: a killed process lets go of it at once.
+    The lock lives in a connection of its own and ends with it: a killed process lets go at once.
     """
     name = int.from_bytes(hashlib.sha256(f"{key.scope_id}:{part}".encode()).digest()[:8], "big", signed=True)
-    with (
-        engine_for(database_url(key.settings))
-        .connect()
-        .execution_options(isolation_level="AUTOCOMMIT") as connection
-    ):
-        taken = connection.scalar(text("SELECT pg_try_advisory_lock(:name)"), {"name": name})
-        if not taken:
+    with engine_for(database_url(key.settings)).connect() as connection:
+        connection.execution_options(isolation_level="AUTOCOMMIT")
+        connection.detach()  # closed at the end, never given back to the pool with the lock still held
+        if not connection.scalar(text("SELECT pg_try_advisory_lock(:name)"), {"name": name}):
             log.warning("another run is at work on %s of %s: waiting for it", part, key.title)
             connection.execute(text("SELECT pg_advisory_lock(:name)"), {"name": name})
-        try:
-            yield
-        finally:
-            if not connection.invalidated and not connection.closed:
-                connection.execute(text("SELECT pg_advisory_unlock(:name)"), {"name": name})
+        yield
