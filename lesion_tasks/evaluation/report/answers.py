@@ -237,7 +237,9 @@ def threshold(bundle: Bundle) -> str | None:
     stored = document["threshold"]
     if stored is None:
         return "None: the likeliest class is taken." if document["task"] == "multiclass" else None
-    return f"{number(stored['value'])}, chosen on {subset_phrase(stored['chosen_on'])} for the {stored['rule']}."
+    return (
+        f"{number(stored['value'])}, chosen on {subset_phrase(stored['chosen_on'])} for the {stored['rule']}."
+    )
 
 
 def performance(bundle: Bundle) -> str | None:

@@ -39,8 +39,7 @@ def roc_chart(document: Document) -> Markup | None:
 
 def _roc_description(document: Document, curves: Mapping[str, Any]) -> str:
     parts = [
-        f"{class_label(name)}: AUC {figure_words(class_figure(document, name, 'auc'))}"
-        for name in curves
+        f"{class_label(name)}: AUC {figure_words(class_figure(document, name, 'auc'))}" for name in curves
     ]
     return f"{'; '.join(parts)}. The dashed diagonal is chance."
 
