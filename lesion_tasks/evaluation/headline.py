@@ -32,7 +32,8 @@ def auc_within(scored: Scored, strata: np.ndarray) -> Auc | None:
     """AUC that compares only images of the same stratum: what the model knows beyond the stratum.
 
     `strata` (n,) int, or (n, K) with one column per class of a multiclass task. Strata are weighted by
-    M N / (M + N), which is nearly the inverse of the variance (van Elteren 1960). None where no stratum holds both classes.
+    M N / (M + N), which is nearly the inverse of the variance (van Elteren 1960). None where no stratum
+    holds both classes.
     """
     if scored.is_binary:
         return _within(scored.is_positive, scored.scores, scored.groups, strata)

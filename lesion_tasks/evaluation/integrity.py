@@ -91,7 +91,10 @@ def independent_of_labels(
     measured = _auc_words(scored, auc)
     rates = ""
     if scored.is_binary:
-        rates = f" A share of {numbers['tpr']:.4f} of positives and {numbers['fpr']:.4f} of negatives is called positive."
+        rates = (
+            f" A share of {numbers['tpr']:.4f} of positives and {numbers['fpr']:.4f} of negatives "
+            "is called positive."
+        )
     contradicts = trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance
     is_independent = interval.contains(0.5)
     if is_independent:
@@ -200,7 +203,10 @@ def degenerate(scored: Scored, *, threshold: float | None = None) -> Verdict:
         "limit": limit,
         "is_constant": is_constant,
     }
-    sentence = f"A share of {share:.4f} of images is called {name}, which {true_share:.4f} are; the limit is {limit:.4f}."
+    sentence = (
+        f"A share of {share:.4f} of images is called {name}, which {true_share:.4f} are; "
+        f"the limit is {limit:.4f}."
+    )
     # A single image has one prediction and proves nothing.
     is_failed = (share > limit or is_constant) and scored.n_images > 1
     if is_failed and is_constant:
