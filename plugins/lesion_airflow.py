@@ -20,8 +20,8 @@ GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 GPU_POOL = "gpu"  # the same limit where all queues share one machine
 ARCHIVE_POOL = "archive"  # tasks that talk to the archive, which asks for politeness
 
-# Input that is wrong stays wrong, and so does our own code. Everything else may be the network or a machine,
-# and is tried again, later each time.
+# Input that is wrong stays wrong. Nearly everything else may be the network or a machine, and is tried again,
+# later each time.
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -30,15 +30,9 @@ RETRY_POLICY = ExceptionRetryPolicy(
             reason="The input or a setting is wrong: trying again cannot help.",
         ),
         RetryRule(
-            exception=[
-                "builtins.TypeError",
-                "builtins.AttributeError",
-                "builtins.NameError",
-                "sqlalchemy.exc.ProgrammingError",
-                "sqlalchemy.exc.DataError",
-            ],
+            exception=["sqlalchemy.exc.ProgrammingError", "sqlalchemy.exc.DataError"],
             action=RetryAction.FAIL,
-            reason="A mistake in the code: trying again cannot help.",
+            reason="A statement that the database does not take: trying again cannot help.",
         ),
     ]
 )

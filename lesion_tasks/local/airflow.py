@@ -189,7 +189,8 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
         "scheduler": {
             # From one task's end to the next one's start passes up to this long. A turn costs about 20 ms.
             "scheduler_idle_sleep_time": "0.3",
-            "task_instance_heartbeat_sec": "10",
+            # A task whose machine was switched off is tried again after this long.
+            "task_instance_heartbeat_timeout": "60",
         },
         "workers": {
             # A task that ends just before its supervisor looks is only seen at the next heartbeat. At the
