@@ -52,10 +52,10 @@ def dates(bundle: Bundle) -> str | None:
 
 
 def funnel(bundle: Bundle) -> str | None:
-    steps = [
-        f"{step['step']}{' (' + str(step['reason']).replace('_', ' ') + ')' if step.get('reason') else ''} {count(step['n'])}"
-        for step in bundle["manifest"]["funnel"]
-    ]
+    steps = []
+    for step in bundle["manifest"]["funnel"]:
+        reason = f" ({class_label(str(step['reason']))})" if step.get("reason") else ""
+        steps.append(f"{step['step']}{reason} {count(step['n'])}")
     return f"{'; '.join(steps)}." if steps else None
 
 

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from lesion_tasks.evaluation.report.plot import Axis, Plot, nice_marks, series
 from lesion_tasks.evaluation.report.views import class_figure
-from lesion_tasks.evaluation.report.words import class_label, figure_words, label, number
+from lesion_tasks.evaluation.report.words import MINUS, class_label, figure_words, label, number
 
 Document = Mapping[str, Any]
 
@@ -23,7 +23,7 @@ def roc_chart(document: Document) -> Markup | None:
         ident="roc",
         title="ROC curve",
         description=_roc_description(document, curves),
-        x=Axis(label="1 − specificity (false positive rate)"),
+        x=Axis(label=f"1 {MINUS} specificity (false positive rate)"),
         y=Axis(label="Sensitivity (true positive rate)"),
     )
     plot.line([(0, 0), (1, 1)], "chance")

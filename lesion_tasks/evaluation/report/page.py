@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lesion_tasks.evaluation.report import charts, views
+from lesion_tasks.evaluation.report import charts, data_views, views
 from lesion_tasks.evaluation.report.bundle import metrics_json, schema_json
 from lesion_tasks.evaluation.report.checklist import (
     by_section,
@@ -60,12 +60,12 @@ def render_page(bundle: Mapping[str, Any]) -> str:
             figure_groups=views.figure_groups(documents),
             comparison=bundle["comparison"],
             comparison_rows=views.comparison_rows(bundle["comparison"]),
-            examples=views.examples(bundle),
+            examples=data_views.examples(bundle),
             training_charts=charts.training_charts(bundle["epochs"]),
             best_epoch=charts.best_epoch(bundle["epochs"]),
-            funnel=views.funnel_rows(bundle["manifest"]["funnel"]),
-            changes=views.change_tables(bundle["data_changes"]),
-            data_tables=views.data_tables(bundle["data"]),
+            funnel=data_views.funnel_rows(bundle["manifest"]["funnel"]),
+            changes=data_views.change_tables(bundle["data_changes"]),
+            data_tables=data_views.data_tables(bundle["data"]),
             checklist_sections=by_section(items),
             checklist_totals=totals(items),
         )

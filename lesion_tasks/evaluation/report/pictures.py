@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -12,7 +12,14 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from lesion_tasks.evaluation.report.views import class_figure, leading_document
-from lesion_tasks.evaluation.report.words import class_label, counts_words, figure_words, number, subset_title
+from lesion_tasks.evaluation.report.words import (
+    MINUS,
+    class_label,
+    counts_words,
+    figure_words,
+    number,
+    subset_title,
+)
 
 # The palette of the page, in the same order.
 COLOURS = ("#1d5d8c", "#b4501a", "#2b7a58", "#8a4a9c", "#7a6a00", "#5b6670")
@@ -76,7 +83,7 @@ def _style(axes: Axes, x_label: str, y_label: str) -> None:
         side.set_color(LINE)
 
 
-def _legend(axes: Axes, where: str) -> None:
+def _legend(axes: Axes, where: Literal["lower right", "upper left", "best"]) -> None:
     legend = axes.legend(loc=where, frameon=True, fontsize=8.5, labelcolor=INK, framealpha=0.9)
     legend.get_frame().set_edgecolor(LINE)
 
@@ -102,7 +109,7 @@ def _roc(axes: Axes, document: Document) -> str | None:
     curves = _curves(document, "roc", "auc")
     if not curves:
         return _reason(document, "auc", "macro_auc")
-    _style(axes, "1 − specificity", "Sensitivity")
+    _style(axes, f"1 {MINUS} specificity", "Sensitivity")
     axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
     for i, (words, curve) in enumerate(curves):
         axes.plot(

@@ -8,9 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.evaluation.report.environment import is_inline_picture
 from lesion_tasks.evaluation.report.plot import share_scale, whisker
-from lesion_tasks.evaluation.report.words import count, percent, plain
 
 SUBSET_ORDER = ("test_natural", "test_balanced", "val")
 
@@ -48,8 +46,6 @@ FIGURE_GROUPS = (
     ),
 )
 CURVE_TABLE_ROWS = 21
-# Pictures beyond this are left out, so that a page stays fit for mail: base64 characters, pictures and maps together.
-MAX_PICTURE_CHARACTERS = 3_500_000
 STATUS_ORDER = {"failed": 0, "passed": 1, "not_applicable": 2}
 
 
@@ -242,7 +238,9 @@ def slice_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     for attribute, members in groupby(document["slices"], key=lambda part: part["attribute"]):
         rows = []
         # Skin types have an order of their own; so have bands, and everything else comes largest first.
-        parts = sorted(members, key=_roman) if attribute == "fitzpatrick_skin_type" else members
+        parts = list(members)
+        if attribute == "fitzpatrick_skin_type":
+            parts.sort(key=_roman)
         for part in parts:
             figure = part["figures"].get(leading)
             rows.append(
@@ -310,72 +308,3 @@ def _outcome(difference: Mapping[str, Any]) -> dict[str, str]:
     if high < 0:
         return {"outcome": "worse", "css": "bad"}
     return {"outcome": "no difference shown", "css": "quiet"}
-
-
-def examples(bundle: Mapping[str, Any]) -> dict[str, Any]:
-    """Examples by kind, mistakes first, as many as the page has room for; only pictures that carry their own bytes."""
-    groups: dict[str, list[Mapping[str, Any]]] = {}
-    used = n_left_out = 0
-    for example in sorted(bundle["examples"], key=lambda e: "mistake" not in e["kind"]):
-        if not is_inline_picture(example.get("picture")):
-            n_left_out += 1
-            continue
-        heatmap = example.get("heatmap") if is_inline_picture(example.get("heatmap")) else None
-        used += len(example["picture"]) + len(heatmap or "")
-        if used > MAX_PICTURE_CHARACTERS:
-            n_left_out += 1
-            continue
-        groups.setdefault(example["kind"], []).append({**example, "heatmap": heatmap})
-    return {"groups": groups, "n_left_out": n_left_out}
-
-
-def funnel_rows(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The funnel with a bar of 0 to 1 of the largest step each; what was left out is negative."""
-    whole = max((abs(step["n"]) for step in steps), default=0)
-    return [
-        {
-            "step": step["step"],
-            "reason": step.get("reason"),
-            "words": count(step["n"]),
-            "share": abs(step["n"]) / whole if whole else 0.0,
-            "is_loss": step["n"] < 0,
-        }
-        for step in steps
-    ]
-
-
-def change_tables(changes: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What changed in the data: whole numbers first, then a table by class (or by whatever the counts are nested by)."""
-    if changes is None:
-        return None
-    lines = [(name, plain(value)) for name, value in changes.items() if not isinstance(value, Mapping)]
-    nested = {name: value for name, value in changes.items() if isinstance(value, Mapping)}
-    return {"lines": lines, "tables": data_tables(nested)}
-
-
-def data_tables(data: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Whatever the bundle knows of its data as tables: counts with shares, or shares by subset."""
-    tables = []
-    for name, content in data.items():
-        if not isinstance(content, Mapping) or not content:
-            continue
-        if all(isinstance(value, Mapping) for value in content.values()):
-            columns = list(dict.fromkeys(key for row in content.values() for key in row))
-            rows = [
-                [row_name, *(_cell(name, row.get(column)) for column in columns)]
-                for row_name, row in content.items()
-            ]
-            tables.append({"name": name, "columns": columns, "rows": rows})
-        elif all(isinstance(value, int) for value in content.values()):
-            total = sum(content.values())
-            rows = [
-                [row_name, count(n), percent(n / total if total else None)] for row_name, n in content.items()
-            ]
-            tables.append({"name": name, "columns": ["images", "share"], "rows": rows})
-    return tables
-
-
-def _cell(table: str, value: Any) -> str:
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return percent(float(value)) if table == "missing" else count(value)
-    return "–" if value is None else str(value)

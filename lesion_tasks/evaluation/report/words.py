@@ -8,6 +8,9 @@ from typing import Any
 
 from lesion_tasks.evaluation.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
+NO_VALUE = "\N{EN DASH}"
+MINUS = "\N{MINUS SIGN}"
+
 SUBSET_TITLES = {
     "test_natural": "Test, natural",
     "test_balanced": "Test, balanced",
@@ -113,30 +116,30 @@ def check_title(name: str) -> str:
 def number(value: float | None, digits: int = 3) -> str:
     """A measure with a fixed number of digits; a true minus sign; a dash where there is none."""
     if value is None:
-        return "–"
+        return NO_VALUE
     text = f"{value:.{digits}f}"
     if float(text) == 0:
         text = text.lstrip("-")
-    return text.replace("-", "−")
+    return text.replace("-", MINUS)
 
 
 def signed(value: float | None, digits: int = 3) -> str:
     """A difference: always with its sign, except for zero."""
     text = number(value, digits)
-    return text if value is None or text.startswith("−") or float(text) == 0 else f"+{text}"
+    return text if value is None or text.startswith(MINUS) or float(text) == 0 else f"+{text}"
 
 
 def count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}".replace("-", "−")
+    return NO_VALUE if value is None else f"{value:,.0f}".replace("-", MINUS)
 
 
 def percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{number(share * 100, digits)} %"
+    return NO_VALUE if share is None else f"{number(share * 100, digits)} %"
 
 
 def p_value(value: float | None) -> str:
     if value is None:
-        return "–"
+        return NO_VALUE
     return "< 0.001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -171,7 +174,7 @@ def plural(n: int, noun: str) -> str:
 def moment(text: str | None) -> str:
     """An ISO time -> `2026-03-01 14:05 UTC`; anything else stays as it is."""
     if not text:
-        return "–"
+        return NO_VALUE
     try:
         parsed = datetime.fromisoformat(text)
     except ValueError:
@@ -182,7 +185,7 @@ def moment(text: str | None) -> str:
 
 def duration(seconds: float | None) -> str:
     if seconds is None:
-        return "–"
+        return NO_VALUE
     if seconds < 60:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
@@ -191,7 +194,7 @@ def duration(seconds: float | None) -> str:
 
 
 def short_digest(digest: str | None) -> str:
-    return "–" if not digest else digest[:12]
+    return NO_VALUE if not digest else digest[:12]
 
 
 def plain(value: Any) -> str:
@@ -203,7 +206,7 @@ def plain(value: Any) -> str:
     if isinstance(value, int):
         return str(value)
     if isinstance(value, float):
-        return f"{value:.6g}".replace("-", "−")
+        return f"{value:.6g}".replace("-", MINUS)
     if isinstance(value, Mapping):
         return ", ".join(f"{name}: {plain(inner)}" for name, inner in value.items()) or "none"
     if isinstance(value, list | tuple):
