@@ -93,7 +93,12 @@ def wanted_rendition() -> str:
 
 
 def fetch_shards(
-    *, shards: int, source: str | None = None, query: str | None = None, collections: str = ""
+    *,
+    shards: int,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+    rendition: str | None = None,
 ) -> list[str]:
     """Cut the ids whose files are wanted into at most `shards` ranges of equal work; empty when none is.
 
@@ -109,7 +114,7 @@ def fetch_shards(
         ) AS cut GROUP BY shard ORDER BY shard
     """)  # noqa: S608 - our own text
     with open_session(key.settings) as session:
-        bounds = session.execute(statement, _wanted_values(key, "") | {"shards": shards}).all()
+        bounds = session.execute(statement, _wanted_values(key, "", rendition) | {"shards": shards}).all()
     return [f"{first}:{last}" for first, last in bounds]
 
 
@@ -122,8 +127,11 @@ def fetch_files(
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
     retry_refused_after: timedelta = RETRY_REFUSED_AFTER,
+    rendition: str | None = None,
 ) -> dict[str, Any]:
     """Bring the wanted files of one shard (empty: all) into the bucket and return counts.
+
+    `rendition` is `thumbnail_256` or `full`; None is what the catalogue's variants need.
 
     Reads records; writes objects, then stored_file rows. Repeating it does nothing for files that are there.
     Raises UnusableInputError when more than MAX_FAILED_SHARE of the files cannot be used, and
@@ -132,7 +140,7 @@ def fetch_files(
     key = scope_key(source, query, collections)
     probed_scope(key)
     with scope_lock(key, f"files {shard}"):
-        fetching = _Fetching(key, shard, retry_refused_after)
+        fetching = _Fetching(key, shard, rendition, retry_refused_after)
         return asyncio.run(fetching.run(n_connections, retry))
 
 
@@ -167,11 +175,15 @@ _WANTED = """
 """
 
 
-def _wanted_values(key: ScopeKey, shard: str, retry_after: timedelta = RETRY_REFUSED_AFTER) -> dict[str, Any]:
+def _wanted_values(
+    key: ScopeKey, shard: str, rendition: str | None, retry_after: timedelta = RETRY_REFUSED_AFTER
+) -> dict[str, Any]:
+    if rendition not in (None, *MAX_BYTES):
+        raise UnusableInputError(f"rendition {rendition!r}: expected {' or '.join(MAX_BYTES)}")
     first, _, last = shard.partition(":")
     return {
         "scope_id": key.scope_id,
-        "rendition": wanted_rendition(),
+        "rendition": rendition or wanted_rendition(),
         "first": first,
         "last": last or first,
         "max_tries": MAX_TRIES,
@@ -183,10 +195,12 @@ def _wanted_values(key: ScopeKey, shard: str, retry_after: timedelta = RETRY_REF
 class _Fetching:
     """One run over one shard."""
 
-    def __init__(self, key: ScopeKey, shard: str, retry_refused_after: timedelta) -> None:
+    def __init__(
+        self, key: ScopeKey, shard: str, rendition: str | None, retry_refused_after: timedelta
+    ) -> None:
         self.key = key
-        self.rendition = wanted_rendition()
-        self.values = _wanted_values(key, shard, retry_refused_after)
+        self.values = _wanted_values(key, shard, rendition, retry_refused_after)
+        self.rendition: str = self.values["rendition"]
         self.store: Store = open_store(key.settings)
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()

@@ -24,6 +24,7 @@ def ingest(
     layers: tuple[str, ...] = LAYERS,
     shard_share: float = SHARD_SHARE,
     max_vanished_share: float = MAX_VANISHED_SHARE,
+    rendition: str | None = None,
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
 ) -> dict[str, Any]:
@@ -47,7 +48,7 @@ def ingest(
             **scope, **door, shard_share=shard_share, max_vanished_share=max_vanished_share
         )
     if "fetch" in layers:
-        done["fetch"] = fetch_files(**scope, **door)
+        done["fetch"] = fetch_files(**scope, **door, rendition=rendition)
     for layer, counts in done.items():
         log.info("%s: %s", layer, ", ".join(f"{name} {value}" for name, value in counts.items()))
     return done
