@@ -21,8 +21,9 @@ from lesion_tasks.evaluation.figure import Interval
 
 N_RESAMPLES = 2_000
 SEED = 20_260
-# One table of a chunk of resamples: small enough for caches, wide enough that rows are worth adding.
-CHUNK_BYTES = 16 * 2**20
+# One table of a chunk of resamples: it fits a core's own cache, unless that leaves rows too short to be worth adding.
+CHUNK_BYTES = 2 * 2**20
+MIN_CHUNK = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +40,7 @@ class Resampling:
         `n_rows` is the number of rows of the largest table the caller makes per resample.
         """
         raw = np.random.SFC64(self.seed).random_raw
-        chunk = max(1, min(self.n_resamples, CHUNK_BYTES // (8 * max(n_groups, n_rows, 1))))
+        chunk = min(self.n_resamples, max(MIN_CHUNK, CHUNK_BYTES // (8 * max(n_groups, n_rows, 1))))
         for start in range(0, self.n_resamples, chunk):
             size = min(chunk, self.n_resamples - start)
             counts = np.empty((size, n_groups), dtype=np.float64)
