@@ -1,7 +1,7 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
-    scope -> record -> record_version -> stored_file -> lesion, image | reject
-      -> group_subset -> split_member -> manifest -> pixel_shard, pixel_row
+    scope -> record -> record_version -> stored_file -> lesion, image | reject -> ungrouped, picture_pair
+      -> placement -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row
       -> training -> training_epoch, prediction -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
@@ -238,6 +238,10 @@ class Image(Base):
         CheckConstraint("age_years between 0 and 120", name="age_in_range"),
         CheckConstraint("size_mm > 0 and size_mm < 1000", name="size_in_range"),
         Index(None, "group_id"),
+        Index(None, "atom_id"),
+        Index(None, "lesion_id"),
+        Index(None, "sha256"),
+        Index(None, "curated_in"),
     )
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
@@ -272,14 +276,22 @@ class Image(Base):
     fitzpatrick_skin_type: Mapped[str | None] = mapped_column(comment="Fitzpatrick I to VI")
     copyright_license: Mapped[str | None] = mapped_column(comment="as the archive says")
     attribution: Mapped[str | None] = mapped_column(comment="as the archive says")
+    perceptual_hash: Mapped[int | None] = mapped_column(
+        BigInteger, comment="as in stored_file: 64-bit DCT hash of the picture"
+    )
     curated_at: Mapped[datetime] = mapped_column(comment="when this row was last changed")
+    curated_in: Mapped[int] = mapped_column(
+        BigInteger,
+        server_default="0",
+        comment="number of the curation that last changed the row or its group",
+    )
 
 
 class Reject(Base):
     """A record that cannot become an image, with the reason."""
 
     __tablename__ = "reject"
-    __table_args__ = (Index(None, "reason"),)
+    __table_args__ = (Index(None, "reason"), Index(None, "curated_in"))
 
     isic_id: Mapped[str] = mapped_column(
         ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
@@ -289,6 +301,55 @@ class Reject(Base):
     record_version: Mapped[int] = mapped_column(comment="the version it was judged from")
     rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
     curated_at: Mapped[datetime] = mapped_column(comment="when this row was last changed")
+    curated_in: Mapped[int] = mapped_column(
+        BigInteger, server_default="0", comment="number of the curation that last changed the row"
+    )
+
+
+class Ungrouped(Base):
+    """An image that came, changed or went since groups were last computed. No split is built while there is one."""
+
+    __tablename__ = "ungrouped"
+
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    old_group_id: Mapped[str | None] = mapped_column(
+        comment="its group before the change; null for a new one"
+    )
+
+
+class PicturePair(Base):
+    """Two pictures that look alike from afar, and whether a closer look found them to be the same.
+
+    A fact about bytes: it holds whatever the records say, and is never computed twice.
+    """
+
+    __tablename__ = "picture_pair"
+    __table_args__ = (
+        CheckConstraint("sha256 < other_sha256", name="smaller_first"),
+        Index(None, "other_sha256"),
+    )
+
+    sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the one picture's bytes")
+    other_sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the other's")
+    n_bits: Mapped[int] = mapped_column(comment="in which their perceptual hashes differ")
+    print_correlation: Mapped[float] = mapped_column(comment="of their 16 x 16 thumbprints, -1 to 1")
+    detail_correlation: Mapped[float | None] = mapped_column(
+        comment="of their fine detail, -1 to 1; null where a picture could not be read"
+    )
+    is_copy: Mapped[bool] = mapped_column(comment="both show the same picture: their groups are joined")
+
+
+class Placement(Base):
+    """The subset an image first stood in, under one draw. Never changed: nobody moves from test to train."""
+
+    __tablename__ = "placement"
+    __table_args__ = (CheckConstraint("subset in ('train', 'val', 'test')", name="known_subset"),)
+
+    draw: Mapped[str] = mapped_column(
+        primary_key=True, comment="task, salt and shares: what subsets depend on"
+    )
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    subset: Mapped[str] = mapped_column(comment="train, val or test")
 
 
 class GroupSubset(Base):
@@ -327,6 +388,19 @@ class SplitMember(Base):
     subset: Mapped[str | None] = mapped_column(comment="train, val or test")
     label: Mapped[str | None] = mapped_column(comment="a class of the task")
     reason: Mapped[str | None] = mapped_column(comment="why it is left out; null when it is in")
+    is_balanced: Mapped[bool] = mapped_column(
+        server_default="false", comment="val and test: part of the balanced draw; train: a member"
+    )
+
+
+class SplitState(Base):
+    """What the members of a split were computed from, so that only what changed since is judged again."""
+
+    __tablename__ = "split_state"
+
+    split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    recipe_digest: Mapped[str] = mapped_column(comment="SHA-256 of split recipe, task recipe and rules")
+    curated_in: Mapped[int] = mapped_column(BigInteger, comment="the last curation that was seen")
 
 
 class Manifest(Base):
@@ -368,6 +442,32 @@ class PixelRow(Base):
     fit: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
     object_key: Mapped[str] = mapped_column(ForeignKey("pixel_shard.object_key"), comment="the shard")
+    row_index: Mapped[int] = mapped_column(comment="row in the shard, from 0")
+
+
+class FeatureShard(Base):
+    """A stored array of what a frozen backbone says of pictures, float32 (n, features)."""
+
+    __tablename__ = "feature_shard"
+
+    object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
+    features_id: Mapped[str] = mapped_column(comment="digest of the recipe")
+    recipe: Mapped[dict[str, Any]] = mapped_column(
+        comment="backbone, weights, size and preprocessing that gave them"
+    )
+    n_images: Mapped[int] = mapped_column(comment="rows of the array")
+    n_features: Mapped[int] = mapped_column(comment="columns of the array")
+    created_at: Mapped[datetime] = mapped_column(comment="when it was written")
+
+
+class FeatureRow(Base):
+    """Where the features of one picture lie, for one recipe."""
+
+    __tablename__ = "feature_row"
+
+    features_id: Mapped[str] = mapped_column(primary_key=True, comment="digest of the recipe")
+    sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
+    object_key: Mapped[str] = mapped_column(ForeignKey("feature_shard.object_key"), comment="the shard")
     row_index: Mapped[int] = mapped_column(comment="row in the shard, from 0")
 
 
