@@ -406,6 +406,12 @@ def test_pictures_beyond_the_room_of_a_page_are_left_out_and_counted():
     assert "3 examples left out" in Page(html).text
 
 
+def test_a_confident_mistake_names_truth_and_call():
+    bundle = make_bundle(n=150)
+    bundle["examples"] = [{**bundle["examples"][0], "label": "benign", "probability": 0.97}]
+    assert "In truth benign , called malignant with 0.970" in page_of(bundle).text
+
+
 def test_sections_stand_in_the_order_a_reader_asks(page):
     sections = [section["id"] for section in page.attributes("section")]
     assert sections == [

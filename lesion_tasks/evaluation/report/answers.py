@@ -11,6 +11,7 @@ from lesion_tasks.evaluation.report.words import (
     count,
     figure_words,
     label,
+    moment,
     number,
     percent,
     plain,
@@ -48,7 +49,11 @@ def sources(bundle: Bundle) -> str | None:
 
 def dates(bundle: Bundle) -> str | None:
     made = bundle["manifest"].get("created_at")
-    return f"The list of images was fixed {made}; when they were taken is not recorded." if made else None
+    return (
+        f"The list of images was fixed {moment(made)}; when they were taken is not recorded."
+        if made
+        else None
+    )
 
 
 def funnel(bundle: Bundle) -> str | None:
@@ -281,10 +286,10 @@ def subgroups(bundle: Bundle) -> str | None:
     if document is None or not document["slices"]:
         return None
     n_scored = sum(part["is_scored"] for part in document["slices"])
-    attributes = dict.fromkeys(label(part["attribute"]).lower() for part in document["slices"])
+    attributes = dict.fromkeys(label(part["attribute"]) for part in document["slices"])
     return (
-        f"{n_scored} of {len(document['slices'])} slices by {', '.join(attributes)} are measured; "
-        "the others are too small and named."
+        f"{n_scored} of {len(document['slices'])} slices are measured, the others are too small and named. "
+        f"By: {'; '.join(attributes)}."
     )
 
 

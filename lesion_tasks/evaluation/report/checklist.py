@@ -8,6 +8,7 @@ from typing import Any
 
 from lesion_tasks.evaluation.report.checklist_items import GUIDELINES, ITEMS
 from lesion_tasks.evaluation.report.markdown import escape, table
+from lesion_tasks.evaluation.report.words import moment
 
 ANSWERED, IN_PART, PERSON = "answered by the run", "in part; a person completes it", "needs a person"
 
@@ -66,7 +67,7 @@ def checklist_markdown(bundle: Mapping[str, Any]) -> str:
     lines = [
         "# Reporting checklist",
         "",
-        f"Training {escape(bundle['training']['training_id'])}, evaluated {escape(bundle['evaluated_at'])}. "
+        f"Training {escape(bundle['training']['training_id'])}, evaluated {escape(moment(bundle['evaluated_at']))}. "
         f"Items of {', '.join(GUIDELINES)} in our words; before a submission, the guideline's own form decides.",
         "",
         table(

@@ -25,8 +25,17 @@ def examples(bundle: Mapping[str, Any]) -> dict[str, Any]:
         if used > MAX_PICTURE_CHARACTERS:
             n_left_out += 1
             continue
-        groups.setdefault(example["kind"], []).append({**example, "heatmap": heatmap})
+        called = _called(example, bundle["training"]["classes"])
+        groups.setdefault(example["kind"], []).append({**example, "heatmap": heatmap, "called": called})
     return {"groups": groups, "n_left_out": n_left_out}
+
+
+def _called(example: Mapping[str, Any], classes: Sequence[str]) -> str:
+    """The class that the model called: of two classes, a mistake is the other one."""
+    if "mistake" not in example["kind"]:
+        return str(example["label"])
+    others = [name for name in classes if name != example["label"]]
+    return others[0] if len(others) == 1 else str(example.get("called", "another class"))
 
 
 def funnel_rows(steps: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

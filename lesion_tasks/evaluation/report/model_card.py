@@ -80,7 +80,7 @@ def _factors(bundle: Mapping[str, Any]) -> str:
     attributes = dict.fromkeys(part["attribute"] for part in document["slices"]) if document else {}
     if not attributes:
         return "No attribute of the images is known, so nothing is sliced."
-    return f"Measured by {', '.join(escape(label(name).lower()) for name in attributes)}."
+    return f"Measured in parts by: {'; '.join(escape(label(name)) for name in attributes)}."
 
 
 def _figures(bundle: Mapping[str, Any]) -> str:

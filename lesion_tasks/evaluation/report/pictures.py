@@ -157,7 +157,8 @@ def _confusion(axes: Axes, document: Document) -> str | None:
         return "there are no images"
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.25, aspect="auto")
+    # Never so dark that the ink of the numbers could not be read on it.
+    axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
     names = [_safe(class_label(name).replace(" ", "\n")) for name in document["confusion"]["class_names"]]
     axes.set(xlabel="Called", ylabel="Truth")
     axes.set_xticks(range(len(names)), names)
@@ -166,8 +167,7 @@ def _confusion(axes: Axes, document: Document) -> str | None:
     for side in axes.spines.values():
         side.set_visible(False)
     for (i, j), n in np.ndenumerate(counts):
-        colour = "white" if shares[i, j] > 0.7 else INK
-        axes.text(j, i, f"{n:,}\n{shares[i, j]:.1%}", ha="center", va="center", color=colour, fontsize=9.5)
+        axes.text(j, i, f"{n:,}\n{shares[i, j]:.1%}", ha="center", va="center", color=INK, fontsize=9.5)
     return None
 
 
