@@ -17,7 +17,8 @@ LAYERS = (
     {"manifest"},
     {"evaluation"},  # pure figures and pages
     {"dataset", "model", "prediction", "training_loop", "predictions"},  # tensors
-    {"leaderboard"},
+    {"leaderboard", "case"},
+    {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
     {"__main__"},
 )

@@ -90,7 +90,7 @@ def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
     ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
     assert "independent_of_labels" in failed
     assert "serving_differs" in failed
-    assert "do not belong to these labels" in verdict
+    assert "paired with the wrong rows" in verdict
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
     assert "independent_of_labels" in reason
     assert not json.loads(open_store(settings).get("champion.json"))

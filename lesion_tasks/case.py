@@ -1,0 +1,202 @@
+"""One training on one manifest, as the database knows it: what an evaluation is about, and the facts it tells."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, Engine, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import TASKS, Task
+from lesion_tasks.manifest import read_manifest
+from lesion_tasks.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lesion_tasks.evaluation.threshold import Threshold
+
+# What a recipe may differ in and still be the same recipe from other weights.
+_NAMING = ("name", "title", "reproduces", "is_pretrained")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One training on one manifest: their rows in the database, and the manifest's rows."""
+
+    training: Any
+    manifest: Any
+    task: Task
+    rows: "pd.DataFrame"
+
+    @property
+    def is_own_manifest(self) -> bool:
+        return bool(self.training.manifest_digest == self.manifest.digest)
+
+    @property
+    def evaluation_id(self) -> str:
+        return f"{self.training.training_id}-on-{self.manifest.digest[:10]}"
+
+    @property
+    def folder(self) -> str:
+        """Where the report lies in the bucket."""
+        base = f"reports/{self.training.training_id}"
+        return base if self.is_own_manifest else f"{base}/on-{self.manifest.digest[:10]}"
+
+    @property
+    def threshold(self) -> "Threshold | None":
+        """The operating point that was stored with the model."""
+        from lesion_tasks.evaluation.threshold import Threshold
+
+        if self.training.threshold is None:
+            return None
+        return Threshold(value=self.training.threshold, rule="highest balanced accuracy", chosen_on="val")
+
+    def subset(self, name: str) -> "pd.DataFrame":
+        """Rows of train, val or test, or of a balanced draw: `val_balanced`, `test_balanced`."""
+        base, _, drawn = name.partition("_")
+        inside = self.rows[self.rows["subset"] == base]
+        return inside[inside["is_balanced"]] if drawn == "balanced" else inside
+
+
+def find_case(engine: Engine, store: Store, training_id: str, manifest_digest: str | None = None) -> Case:
+    """Look up a finished training and a manifest of its task (default: its own)."""
+    with engine.connect() as connection:
+        training = connection.execute(
+            text("SELECT * FROM training WHERE training_id = :id"), {"id": training_id}
+        ).one_or_none()
+        if training is None or training.status != "finished":
+            found = "no such training" if training is None else f"it is {training.status}"
+            raise UnusableInputError(f"training {training_id!r}: {found}, expected a finished one")
+        manifest = connection.execute(
+            text("SELECT * FROM manifest WHERE digest = :digest"),
+            {"digest": manifest_digest or training.manifest_digest},
+        ).one_or_none()
+    if manifest is None or manifest.task != training.task:
+        found = "no such manifest" if manifest is None else f"it is of task {manifest.task!r}"
+        raise UnusableInputError(
+            f"manifest {manifest_digest!r} for training {training_id!r}: {found}, expected one of {training.task!r}"
+        )
+    return Case(
+        training=training,
+        manifest=manifest,
+        task=TASKS[training.task],
+        rows=read_manifest(store, manifest.object_key),
+    )
+
+
+def training_facts(case: Case) -> dict[str, Any]:
+    """The lineage of a training, JSON-able."""
+    training = case.training
+    return {
+        **{
+            name: getattr(training, name)
+            for name in (
+                "training_id", "variant", "task", "recipe", "seed", "weights", "weights_sha256", "code_version",
+                "versions", "threshold", "manifest_digest", "model_sha256",
+            )
+        },
+        "title": training.recipe["title"],
+        "reproduces": training.recipe["reproduces"],
+        "task_title": case.task.title,
+        "classes": list(training.classes),
+        "positive_class": case.task.positive,
+        "started_at": training.started_at.isoformat(timespec="seconds"),
+        "finished_at": training.finished_at.isoformat(timespec="seconds"),
+    }  # fmt: skip
+
+
+def manifest_facts(case: Case) -> dict[str, Any]:
+    """The manifest's recipe, counts and funnel, JSON-able."""
+    manifest = case.manifest
+    return {
+        **{
+            name: getattr(manifest, name)
+            for name in ("digest", "split", "task", "n_images", "class_counts", "funnel", "recipe")
+        },
+        "created_at": manifest.created_at.isoformat(timespec="seconds"),
+    }
+
+
+def data_facts(case: Case) -> dict[str, Any]:
+    """Licences, attributions, image types and sexes by count; the share of missing values by field and subset."""
+    rows = case.rows
+
+    def counts(column: str) -> dict[str, int]:
+        return {str(name): int(n) for name, n in rows[column].fillna("unknown").value_counts().items()}
+
+    return {
+        "licences": counts("copyright_license"),
+        "attributions": counts("attribution"),
+        "image_types": counts("image_type"),
+        "sexes": counts("sex"),
+        "missing": {
+            field: {str(subset): float(part[field].isna().mean()) for subset, part in rows.groupby("subset")}
+            for field in ("age_years", "sex", "size_mm", "anatom_site", "patient_id", "lesion_id")
+        },
+    }
+
+
+def data_changes(engine: Engine, store: Store, case: Case) -> dict[str, Any] | None:
+    """What the manifest gained and lost since the manifest of this variant's training before; None for the first."""
+    with engine.connect() as connection:
+        before = connection.execute(
+            text("""
+                SELECT m.digest, m.object_key FROM training t JOIN manifest m ON m.digest = t.manifest_digest
+                WHERE t.variant = :variant AND t.status = 'finished' AND t.started_at < :started
+                  AND m.digest <> :digest
+                ORDER BY t.started_at DESC LIMIT 1
+            """),
+            {
+                "variant": case.training.variant,
+                "started": case.training.started_at,
+                "digest": case.manifest.digest,
+            },
+        ).one_or_none()
+    if before is None:
+        return None
+    old, new = (rows.set_index("isic_id") for rows in (read_manifest(store, before.object_key), case.rows))
+    both = old.index.intersection(new.index)
+    fresh = new[~new.index.isin(both)]
+    return {
+        "since_manifest": before.digest,
+        "n_new": len(fresh),
+        "n_lost": len(old) - len(both),
+        "n_relabelled": int((old.loc[both, "label"] != new.loc[both, "label"]).sum()),
+        "n_moved": int((old.loc[both, "subset"] != new.loc[both, "subset"]).sum()),
+        "new_by_class": {str(k): int(n) for k, n in fresh["label"].value_counts().items()},
+    }
+
+
+def epochs(engine: Engine, case: Case) -> list[dict[str, Any]]:
+    """The figures of every epoch, in order."""
+    with engine.connect() as connection:
+        return [
+            dict(row._mapping)
+            for row in connection.execute(
+                text(
+                    "SELECT epoch, figures, duration_s FROM training_epoch WHERE training_id = :id ORDER BY epoch"
+                ),
+                {"id": case.training.training_id},
+            )
+        ]
+
+
+def random_weight_baseline(connection: Connection, case: Case) -> str | None:
+    """The latest training of the same recipe from random weights that has scored this manifest."""
+    if not case.training.recipe.get("backbone") or not case.training.recipe["is_pretrained"]:
+        return None
+    found = connection.execute(
+        text("""
+            SELECT training_id, recipe FROM training t
+            WHERE status = 'finished' AND NOT (recipe ->> 'is_pretrained')::boolean AND EXISTS (
+                SELECT FROM prediction p WHERE p.training_id = t.training_id AND p.manifest_digest = :digest)
+            ORDER BY finished_at DESC
+        """),
+        {"digest": case.manifest.digest},
+    ).all()
+    wanted = _without_naming(case.training.recipe)
+    return next((row.training_id for row in found if _without_naming(row.recipe) == wanted), None)
+
+
+def _without_naming(recipe: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in recipe.items() if name not in _NAMING}

@@ -1,0 +1,134 @@
+"""Stored predictions, the stored model and the manifest -> every integrity verdict of one evaluation."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, text
+
+from lesion_tasks.case import Case, random_weight_baseline
+from lesion_tasks.grouping import group_ids
+from lesion_tasks.predictions import join_to_manifest, read_predictions
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from lesion_tasks.dataset import Examples
+    from lesion_tasks.evaluation.scored import Scored
+    from lesion_tasks.evaluation.verdict import Verdict
+
+# How much is scored again to see that the stored model serves what was measured.
+N_ALONE = 16
+N_PERMUTED = 512
+_SEED = 7
+
+
+def judge(
+    engine: Engine,
+    case: Case,
+    scored: "Mapping[str, Scored]",
+    stored: "Mapping[str, pd.DataFrame]",
+    model: "keras.Model",
+    examples: "Mapping[str, Examples]",
+) -> "list[Verdict]":
+    """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test`."""
+    from lesion_tasks.evaluation import integrity
+    from lesion_tasks.evaluation.document import confusion_counts
+    from lesion_tasks.evaluation.leaks import leaks
+    from lesion_tasks.evaluation.probes import fit_probes
+    from lesion_tasks.evaluation.shortcut import shortcut
+
+    test = scored["test_natural"]
+    threshold = case.training.threshold
+    # Of another manifest's rows the trainer has measured nothing.
+    trainer = case.training.trainer_figures if case.is_own_manifest else {}
+    recipe = case.training.recipe
+    probes = fit_probes(
+        case.subset("train"),
+        case.subset("test"),
+        class_names=case.task.classes,
+        positive_class=case.task.positive,
+    )
+    # A model of metadata is meant to know them, and which of them are missing.
+    own_inputs = ("metadata", "missing_values") if recipe["metadata"] else ()
+    return [
+        integrity.independent_of_labels(
+            test, threshold=threshold, trainer_auc=trainer.get("test", {}).get("auc")
+        ),
+        integrity.inverted(test),
+        integrity.marginals_differ(
+            confusion_counts(test, threshold), case.task.classes, case.manifest.class_counts["test"]
+        ),
+        integrity.degenerate(test, threshold=threshold),
+        integrity.serving_differs(_by_id(stored["test"]), rescore(case, model, examples["test"])),
+        leaks(_identities(engine, case)),
+        shortcut(test, probes, own_inputs=own_inputs),
+        integrity.no_better_than_random_weights(test, _baseline(engine, case)),
+        integrity.gap(scored["val"], test),
+    ]
+
+
+def rescore(case: Case, model: "keras.Model", test: "Examples") -> dict[str, dict[str, Any]]:
+    """Score again with the model loaded afresh: every test image in batches, some permuted, some alone."""
+    import numpy as np
+
+    from lesion_tasks.prediction import predict_examples
+
+    classes = case.task.classes
+    shuffled = np.random.default_rng(_SEED).permutation(len(test))
+    ways = {
+        "in batches": predict_examples(model, test, classes=classes),
+        "permuted": predict_examples(model, test, classes=classes, order=shuffled[:N_PERMUTED]),
+        "alone": predict_examples(model, test, classes=classes, order=shuffled[:N_ALONE], batch_images=1),
+    }
+    return {way: _by_id(frame) for way, frame in ways.items()}
+
+
+def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
+    return dict(zip(frame.index, frame.to_numpy(), strict=True))
+
+
+def _identities(engine: Engine, case: Case) -> "dict[str, pd.DataFrame]":
+    """Patient, lesion, bytes and picture of every row, by subset.
+
+    In the place of the bare perceptual hash stands the number of the picture: copies share one, and look-alikes
+    with the same hash do not (see `grouping.is_copy`).
+    """
+    import numpy as np
+    import pandas as pd
+
+    rows = case.rows
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("""
+                SELECT sha256, max(thumbprint) AS thumbprint FROM stored_file
+                WHERE sha256 = ANY(:ids) AND thumbprint IS NOT NULL GROUP BY sha256
+            """),
+            {"ids": rows["sha256"].tolist()},
+        )
+        print_by_sha256 = {row.sha256: bytes(row.thumbprint) for row in found}
+    blank = bytes(256)
+    prints = [print_by_sha256.get(sha256, blank) for sha256 in rows["sha256"]]
+    pictures = group_ids(
+        atoms=rows["isic_id"].tolist(),
+        lesions=[None] * len(rows),
+        sha256s=rows["sha256"].tolist(),
+        perceptual_hashes=rows["perceptual_hash"].to_numpy(dtype=np.int64),
+        thumbprints=np.frombuffer(b"".join(prints), dtype=np.uint8).reshape(len(rows), -1),
+        has_hash=np.array([sha256 in print_by_sha256 for sha256 in rows["sha256"]]),
+    )
+    identified = rows[["subset", "patient_id", "lesion_id", "sha256"]].assign(
+        perceptual_hash=pd.factorize(np.array(pictures, dtype=object))[0]
+    )
+    return {str(subset): part for subset, part in identified.groupby("subset")}
+
+
+def _baseline(engine: Engine, case: Case) -> "Scored | None":
+    with engine.connect() as connection:
+        training_id = random_weight_baseline(connection, case)
+        if training_id is None:
+            return None
+        predictions = read_predictions(
+            connection, training_id, case.manifest.digest, "test", case.task.classes
+        )
+    return join_to_manifest(predictions, case.subset("test"), case.task)

@@ -1,0 +1,99 @@
+"""A model and its most confident answers -> pictures that show what it looked at (Grad-CAM, Selvaraju et al. 2017)."""
+
+import base64
+import io
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from lesion_tasks.dataset import Examples
+
+N_EACH = 4
+SHOWN_PX = 192
+
+
+def confident_examples(
+    model: keras.Model, examples: Examples, predictions: pd.DataFrame, labels: pd.Series
+) -> list[dict[str, Any]]:
+    """The most confident mistakes and hits with a heat map each; empty for a model that sees no pixels.
+
+    `predictions` (index isic_id, a column for each class) and `labels` (index isic_id, class names) are keyed.
+    Each entry has isic_id, label, probability (of the predicted class), kind, picture and heatmap (data URLs).
+    """
+    if examples.pixels is None:
+        return []
+    position = {isic_id: i for i, isic_id in enumerate(examples.isic_ids)}
+    said = predictions.idxmax(axis=1)
+    confidence = predictions.max(axis=1)
+    is_hit = said == labels.reindex(predictions.index)
+    shown = []
+    for kind, mask in (("confident mistake", ~is_hit), ("confident hit", is_hit)):
+        for isic_id in confidence[mask].nlargest(N_EACH).index:
+            row = np.array([position[isic_id]])
+            pixels = examples.pixels.take(row)[0]
+            class_index = list(predictions.columns).index(said[isic_id])
+            heat = grad_cam(model, examples.inputs(row), class_index, n_classes=predictions.shape[1])
+            shown.append(
+                {
+                    "isic_id": str(isic_id),
+                    "label": str(labels[isic_id]),
+                    "probability": float(confidence[isic_id]),
+                    "kind": kind,
+                    "picture": _data_url(Image.fromarray(pixels)),
+                    "heatmap": _data_url(_overlay(pixels, heat)),
+                }
+            )
+    return shown
+
+
+def grad_cam(
+    model: keras.Model, inputs: dict[str, np.ndarray], class_index: int, *, n_classes: int
+) -> np.ndarray:
+    """Where one class's score rises with the last feature map: float (h, w) in 0..1, all 0 where nowhere.
+
+    `inputs` hold one image. The score is the class's logit; its gradient is averaged over the map for each
+    channel, and the weighted sum of channels is cut at 0 (Selvaraju et al. 2017, equations 1 and 2).
+    """
+    import tensorflow as tf  # gradients are the one thing Keras leaves to its back end
+
+    watched = keras.Model(model.inputs, [_last_feature_map(model), model.outputs[0]])
+    tensors = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
+    with tf.GradientTape() as tape:
+        maps, probabilities = watched(tensors, training=False)
+        p = tf.clip_by_value(
+            probabilities[0, 0] if n_classes == 2 else probabilities[0, class_index], 1e-6, 1 - 1e-6
+        )
+        score = tf.math.log(p) - tf.math.log(1 - p)
+        if n_classes == 2 and class_index == 0:
+            score = -score
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2))  # (1, C)
+    heat = tf.nn.relu(tf.einsum("bhwc,bc->bhw", maps, weights))[0].numpy()
+    peak = float(heat.max())
+    return heat / peak if peak > 0 else heat
+
+
+def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
+    """The output of the last layer that still has height and width: (b, h, w, C)."""
+    for layer in reversed(model.layers):
+        if not isinstance(layer, keras.layers.InputLayer) and len(getattr(layer.output, "shape", ())) == 4:
+            return layer.output
+    raise ValueError(f"model {model.name!r} has no feature map")
+
+
+def _overlay(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:
+    """The picture in grey under a warm veil where the heat is: uint8 (side, side, 3)."""
+    side = pixels.shape[0]
+    veil = Image.fromarray((heat * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
+    strength = np.asarray(veil, dtype=np.float32)[..., None] / 255 * 0.65
+    grey = pixels.mean(axis=-1, keepdims=True).repeat(3, axis=-1)
+    warm = np.array([230.0, 80.0, 20.0])
+    return Image.fromarray((grey * (1 - strength) + warm * strength).astype(np.uint8))
+
+
+def _data_url(image: Image.Image) -> str:
+    buffer = io.BytesIO()
+    image.resize((SHOWN_PX, SHOWN_PX), Image.Resampling.BICUBIC).save(buffer, "JPEG", quality=80)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
