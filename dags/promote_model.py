@@ -23,9 +23,10 @@ from lesion_airflow import (
     results,
     skip_unless,
 )
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import TASKS, VARIANTS
 
 NAMES = sorted(TASKS)
+SIDES_PX = {name: variant.side_px for name, variant in VARIANTS.items()}
 
 
 @dag(
@@ -86,13 +87,17 @@ def promote_model() -> None:
     )
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def plan(params: dict[str, Any]) -> list[dict[str, str]]:
+    def plan(params: dict[str, Any]) -> list[dict[str, Any]]:
         """Name the champions that were not yet scored on their candidate's images."""
         from lesion_tasks.promote import plan_promotion
 
         plans = [plan_promotion(task=name) for name in params["tasks"]]
         return [
-            {"training_id": training_id, "manifest_digest": one["manifest_digest"]}
+            {
+                "training_id": training_id,
+                "manifest_digest": one["manifest_digest"],
+                "side_px": SIDES_PX.get(training_id.rpartition("-")[0]),
+            }
             for one in plans
             for training_id in one["rescore"]
         ]
@@ -103,10 +108,14 @@ def promote_model() -> None:
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
-    def score_again(training_id: str, manifest_digest: str) -> str:
+    def score_again(training_id: str, manifest_digest: str, side_px: int | None) -> str:
         """Evaluate a champion on the images that its candidate was evaluated on."""
         from lesion_tasks.evaluate import evaluate_training
+        from lesion_tasks.materialize import materialize_manifest
 
+        # The candidate may look at another size, or at none.
+        if side_px is not None:
+            materialize_manifest(manifest_digest, side_px)
         return evaluate_training(training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
