@@ -412,6 +412,36 @@ def test_a_confident_mistake_names_truth_and_call():
     assert "In truth benign , called malignant with 0.970" in page_of(bundle).text
 
 
+def test_the_move_of_a_figure_is_told_as_model_and_data(bundle):
+    moved = {
+        "old_model_old_data": 0.80, "old_model_new_data": 0.82, "new_model_old_data": 0.85, "new_model_new_data": 0.88,
+        "move": 0.08, "model_effect": 0.055, "data_effect": 0.025,
+    }  # fmt: skip
+    text = page_of({**bundle, "comparison": {**bundle["comparison"], "two_by_two": moved}}).text
+    assert "It moved by +0.080: +0.055 by the model, +0.025 by the data." in text
+    assert "New model 0.850 0.880" in text
+
+
+def test_the_lowest_slice_is_named_with_its_size(bundle, page):
+    document = bundle["subsets"]["test_natural"]
+    scored = [part for part in document["slices"] if part["is_scored"]]
+    lowest = min(scored, key=lambda part: part["figures"]["auc"]["value"])
+    n_images, auc = lowest["n_images"], number(lowest["figures"]["auc"]["value"])
+    words = page.text.split("Lowest AUC of ")[1].split("The lowest of many")[0]
+    assert (
+        words.startswith(f"{len(scored)} scored parts:")
+        and f"{auc} (" in words
+        and f"n = {n_images}." in words
+    )
+
+
+def test_a_report_on_another_manifest_finds_the_index_one_folder_further_up(bundle):
+    own = page_of(bundle).attributes("a")
+    other = page_of({**bundle, "manifest": {**bundle["manifest"], "digest": "ffff"}}).attributes("a")
+    assert "../index.html" in {link["href"] for link in own}
+    assert "../../index.html" in {link["href"] for link in other}
+
+
 def test_sections_stand_in_the_order_a_reader_asks(page):
     sections = [section["id"] for section in page.attributes("section")]
     assert sections == [

@@ -55,10 +55,15 @@ def render_page(bundle: Mapping[str, Any]) -> str:
             documents=documents,
             performance=None if document is None else _performance(document),
             checks=views.checks(bundle["integrity"]),
+            # A training that was scored on another manifest than its own lies one folder deeper.
+            index_path="../index.html"
+            if bundle["training"]["manifest_digest"] == bundle["manifest"]["digest"]
+            else "../../index.html",
             is_apart=views.is_apart(bundle["integrity"]),
             check_summary=views.check_summary(bundle["integrity"]),
             figure_groups=views.figure_groups(documents),
             comparison=bundle["comparison"],
+            leading_difference=views.leading_difference(bundle["comparison"], document),
             comparison_rows=views.comparison_rows(bundle["comparison"]),
             examples=data_views.examples(bundle),
             training_charts=charts.training_charts(bundle["epochs"]),
@@ -96,6 +101,7 @@ def _performance(document: Mapping[str, Any]) -> dict[str, Any]:
         "frequencies": views.natural_frequencies(document),
         "classes": views.class_rows(document),
         "slices": views.slice_groups(document),
+        "lowest_slice": views.lowest_slice(document),
         "slice_columns": views.slice_columns(document),
         "slice_scale": views.slice_scale(document),
     }

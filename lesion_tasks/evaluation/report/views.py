@@ -255,6 +255,20 @@ def _roman(part: Mapping[str, Any]) -> tuple[bool, str]:
     return part["value"] == "missing", part["value"]
 
 
+def lowest_slice(document: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The scored slice with the lowest leading figure, and how many it is the lowest of; None below two."""
+    leading = leading_measure(document)
+    scored = [
+        part
+        for part in document["slices"]
+        if part["is_scored"] and part["figures"].get(leading, {}).get("value") is not None
+    ]
+    if len(scored) < 2:
+        return None
+    lowest = min(scored, key=lambda part: part["figures"][leading]["value"])
+    return {**lowest, "figure": lowest["figures"][leading], "n_scored": len(scored)}
+
+
 def slice_columns(document: Mapping[str, Any]) -> tuple[str, ...]:
     """Which measures stand beside the leading one."""
     return ("sensitivity", "specificity") if document["task"] == "binary" else ("balanced_accuracy",)
@@ -297,6 +311,16 @@ def comparison_rows(comparison: Mapping[str, Any] | None) -> list[dict[str, Any]
         }
         for difference in differences
     ]
+
+
+def leading_difference(
+    comparison: Mapping[str, Any] | None, document: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """The difference on the leading measure, with what it amounts to."""
+    if comparison is None or document is None:
+        return None
+    difference = comparison["differences"].get(leading_measure(document))
+    return None if difference is None else {**difference, **_outcome(difference)}
 
 
 def _outcome(difference: Mapping[str, Any]) -> dict[str, str]:
