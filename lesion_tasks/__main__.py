@@ -188,6 +188,14 @@ def variants(as_json: bool) -> None:
         click.echo("  ".join(value.ljust(width[key]) for key, value in row.items()).rstrip())
 
 
+@lesion.command(hidden=True)
+def docs() -> None:
+    """Write the generated parts of the documents anew."""
+    from lesion_tasks.reference import write_documents
+
+    _show({"changed": write_documents()})
+
+
 def _default_splits() -> list[str]:
     from lesion_tasks.train import choose_variants
 

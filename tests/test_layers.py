@@ -20,7 +20,7 @@ LAYERS = (
     {"leaderboard", "case"},
     {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
-    {"__main__"},
+    {"reference", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STEPS = LAYERS[-2]

@@ -1,0 +1,112 @@
+"""Schema and catalogue -> the generated parts of the documents, so that they cannot drift.
+
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. `lesion docs` writes them anew, and
+a test fails while a document says something else.
+"""
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from lesion_tasks.catalog import GATES, SPLITS, VARIANTS
+
+ROOT = Path(__file__).parent.parent
+DOCUMENTS = ("README.md", "docs/data_dictionary.md", "docs/promotion.md", "docs/settings.md")
+_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def _table(header: list[str], rows: list[list[Any]]) -> str:
+    lines = [header, ["---"] * len(header), *rows]
+    return "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+
+
+def variants_table() -> str:
+    """The variants and the published system that each reproduces."""
+    rows = [[f"`{v.name}`", v.reproduces or "", v.title, f"`{v.split}`"] for v in VARIANTS.values()]
+    return _table(["Variant", "Reproduces", "What it is", "Split"], rows)
+
+
+def splits_table() -> str:
+    """The split recipes."""
+    rows = [
+        [f"`{s.name}`", f"`{s.task}`", "natural" if s.max_per_class is None else f"{s.max_per_class:,} of each class"]
+        for s in SPLITS.values()
+    ]
+    return _table(["Split", "Task", "Train and val draw"], rows)
+
+
+def gates_table() -> str:
+    """What a candidate must show, with the reasons."""
+    rows = [
+        [
+            f"`{task}`",
+            f"`{g.measure}`",
+            f"{g.floor:.2f}",
+            "must gain" if g.is_leading else f"{g.margin:.2f}",
+            g.reason,
+        ]
+        for task, gates in GATES.items()
+        for g in gates
+    ]
+    return _table(["Task", "Measure", "Floor", "Loss allowed", "Reason"], rows)
+
+
+def dictionary() -> str:
+    """Every table and column."""
+    from lesion_tasks.schema import Base
+
+    parts = []
+    for mapper in sorted(Base.registry.mappers, key=lambda m: _line_of(m.class_)):
+        table: Any = mapper.local_table
+        text = " ".join((mapper.class_.__doc__ or "").split())
+        rows = [
+            [f"`{c.name}`", str(c.type).lower(), "key" if c.primary_key else "", "" if c.nullable else "always", c.comment]
+            for c in table.columns
+        ]
+        parts.append(f"## {table.name}\n\n{text}\n\n{_table(['Column', 'Type', '', 'Filled', 'What it holds'], rows)}")
+    return "\n".join(parts)
+
+
+def _line_of(model: type) -> int:
+    import inspect
+
+    return inspect.getsourcelines(model)[1]
+
+
+def settings_table() -> str:
+    """Every environment variable that the settings read, with the field's own comment."""
+    source = (Path(__file__).parent / "settings.py").read_text()
+    body = source.split("class Settings")[1].split("@property")[0]
+    rows = [
+        [f"`LESION_{name.upper()}`", comment]
+        for name, comment in re.findall(r"^    (\w+): .*?  # (.*)$", body, re.MULTILINE)
+    ]
+    return _table(["Variable", "What it is"], rows)
+
+
+PARTS: dict[str, Callable[[], str]] = {
+    "variants": variants_table,
+    "splits": splits_table,
+    "gates": gates_table,
+    "dictionary": dictionary,
+    "settings": settings_table,
+}
+
+
+def with_parts(document: str) -> str:
+    """Return a document with its generated parts as the code says they are."""
+    return _PART.sub(lambda m: f"{m[1]}{PARTS[m[2]]()}{m[3]}", document)
+
+
+def write_documents() -> list[str]:
+    """Write the generated parts anew; returns the documents that changed."""
+    changed = []
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text()
+        after = with_parts(before)
+        if after != before:
+            path.write_text(after)
+            changed.append(name)
+    return changed

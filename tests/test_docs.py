@@ -1,0 +1,37 @@
+"""The documents say what the code says."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lesion_tasks.__main__ import lesion
+from lesion_tasks.reference import DOCUMENTS, ROOT, with_parts
+
+PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
+
+
+@pytest.mark.parametrize("name", DOCUMENTS)
+def test_generated_parts_are_up_to_date(name: str) -> None:
+    document = (ROOT / name).read_text()
+    assert "<!-- generated: " in document
+    assert with_parts(document) == document, "run `make docs`"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_links_between_documents_lead_somewhere(page: Path) -> None:
+    for target in re.findall(r"\]\(([^)#]+)", page.read_text()):
+        if "://" not in target:
+            assert (page.parent / target).exists(), target
+
+
+def test_every_command_of_the_readme_exists_and_every_command_has_help() -> None:
+    named = set(re.findall(r"bin/lesion (\w+)", (ROOT / "README.md").read_text()))
+    assert named <= set(lesion.commands)
+    assert [name for name, command in lesion.commands.items() if not command.help] == []
+
+
+def test_every_make_target_of_the_readme_exists() -> None:
+    named = set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    assert named <= targets
