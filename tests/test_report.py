@@ -1,6 +1,8 @@
 """The report bundle as people see it: from simulated predictions through the real statistics to the files."""
 
 import json
+import subprocess
+import sys
 from dataclasses import asdict
 from html.parser import HTMLParser
 from typing import Any
@@ -728,6 +730,21 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
     for word in ("★ Champion", "promoted", "refused", "rolled back"):
         assert word in page.text
     assert all(tag != "script" for tag, _ in page.tags)
+
+
+def test_a_row_whose_predictions_could_not_be_joined_has_a_place_but_no_figure(bundle):
+    row = board_row(bundle, "unjoined", figures={}, balanced={}, val={}, is_sound=False)
+    assert "not measured" in Page(render_index(board([row]))).text
+
+
+def test_the_index_needs_neither_statistics_nor_plots():
+    probe = (
+        "import sys; from lesion_tasks.evaluation.report import render_index; "
+        "render_index({'generated_at': None, 'tasks': []}); "
+        "print([name for name in ('matplotlib', 'numpy', 'pandas', 'sklearn') if name in sys.modules])"
+    )
+    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"
 
 
 def test_an_empty_leaderboard_is_a_page():

@@ -8,18 +8,22 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from lesion_tasks.evaluation.document import metrics_schema
-
 PICTURES = ("picture", "heatmap")
 
 
 @cache
 def bundle_schema() -> dict[str, Any]:
     """The published JSON Schema of metrics.json, with the schema of one subset's document inside."""
-    text = files("lesion_tasks.evaluation").joinpath("bundle.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
+    schema = _read("bundle.schema.json")
     # With an $id of its own, "#/$defs/..." inside the document's schema stays inside it.
-    schema["$defs"]["document"] = {"$id": "document.schema.json", **metrics_schema()}
+    schema["$defs"]["document"] = {"$id": "document.schema.json", **_read("metrics.schema.json")}
+    return schema
+
+
+def _read(name: str) -> dict[str, Any]:
+    # Not by way of `document.metrics_schema`: that module loads the statistics, which no page needs.
+    text = files("lesion_tasks.evaluation").joinpath(name).read_text(encoding="utf-8")
+    schema: dict[str, Any] = json.loads(text)
     return schema
 
 

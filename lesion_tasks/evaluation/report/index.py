@@ -39,7 +39,7 @@ def _task(task: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _row(row: Mapping[str, Any], measure: str, scale: tuple[float, float]) -> dict[str, Any]:
-    leading = row["figures"].get(measure)
+    leading = row["figures"].get(measure)  # absent where the predictions could not be joined
     value = leading["value"] if leading else None
     return {
         **row,
