@@ -26,8 +26,8 @@ NAMES = sorted(RECIPES)
     default_args=DEFAULT_ARGS,
     params={
         "splits": Param(
-            [],
-            type="array",
+            None,
+            type=["null", "array"],
             items={"enum": NAMES},
             examples=NAMES,
             title="Splits",
@@ -52,7 +52,7 @@ def build_splits() -> None:
         from lesion_tasks.settings import read_settings
 
         scheduled = read_settings().variants or DEFAULT_VARIANTS
-        asked = set(params["splits"])
+        asked = set(params["splits"] or [])
         wanted = [v for v in VARIANTS.values() if v.split in asked or (not asked and v.name in scheduled)]
         sides = {v.split: {w.side_px for w in wanted if w.split == v.split} - {None} for v in wanted}
         return [{"name": name, "sides_px": sorted(sides[name])} for name in sorted(sides)]

@@ -41,8 +41,8 @@ POLICIES = {
     default_args=DEFAULT_ARGS,
     params={
         "variants": Param(
-            [],
-            type="array",
+            None,
+            type=["null", "array"],
             items={"enum": NAMES},
             examples=NAMES,
             values_display={name: f"{name} ({variant.title})" for name, variant in VARIANTS.items()},

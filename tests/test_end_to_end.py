@@ -1,0 +1,152 @@
+"""The whole path on a real scheduler: from a synthetic archive to a champion, twice, and stopped cleanly."""
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from lesion_tasks.local import airflow, chain, stack
+from lesion_tasks.local.airflow_api import AirflowApi
+
+ROOT = Path(__file__).parents[1]
+N_FIRST, N_SECOND = 400, 440
+
+pytestmark = pytest.mark.scheduler
+
+
+@dataclass(frozen=True, kw_only=True)
+class Demo:
+    """A demo that ran to its end, and its Airflow, still running."""
+
+    home: Path
+    first: subprocess.CompletedProcess[str]
+
+    @property
+    def api(self) -> AirflowApi:
+        return airflow.connect(self.home)
+
+    def announced(self, dag_id: str) -> Any:
+        """What the newest run of a DAG announced."""
+        run = self.api.runs(dag_id, limit=1)[0]
+        path = f"dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances/announce/xcomEntries/return_value"
+        return self.api.get(path, stringify=False)["value"]
+
+
+def demo(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.startswith(("LESION_", "AIRFLOW"))
+    }
+    return subprocess.run(
+        [sys.executable, "-m", "lesion_tasks.local.demo", *arguments],
+        cwd=ROOT,
+        env={**inherited, "LESION_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=550,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
+    home = tmp_path_factory.mktemp("demo") / "home"
+    try:
+        yield Demo(home=home, first=demo(home, "--images", str(N_FIRST), "--variants", "smoke"))
+    finally:
+        demo(home, "--stop")
+
+
+def test_a_demo_from_nothing_ends_without_a_red_task(finished: Demo) -> None:
+    assert finished.first.returncode == 0, finished.first.stdout
+    assert "failed" not in finished.first.stdout
+    assert f"report:   {finished.home}/bucket/reports/index.html" in finished.first.stdout
+
+
+def test_every_dag_was_read_without_an_error(finished: Demo) -> None:
+    assert finished.api.import_errors() == {}
+    assert finished.api.dag_ids() == {path.stem for path in (ROOT / "dags").glob("*.py")}
+
+
+def test_each_stage_was_started_by_what_the_one_before_announced(finished: Demo) -> None:
+    kinds = [finished.api.runs(dag_id)[-1]["run_type"] for dag_id in chain.STAGES]
+    assert kinds == ["manual", "asset_triggered", "asset_triggered", "asset_triggered"]
+
+
+def test_the_path_ends_with_an_evaluated_training_and_a_decision(finished: Demo) -> None:
+    assert finished.announced("train_variants") == 1
+    index = (finished.home / "bucket" / "reports" / "index.html").read_text()
+    assert "smoke" in index
+    run = finished.api.runs("promote_model")[-1]
+    tasks = finished.api.task_instances("promote_model", run["dag_run_id"])
+    assert {t["rendered_map_index"] for t in tasks if t["task_id"] == "promote"} == {
+        "malignancy",
+        "five_classes",
+    }
+
+
+def test_trainings_waited_in_the_gpu_queue_and_pool(finished: Demo) -> None:
+    run = finished.api.runs("train_variants")[-1]
+    tasks = finished.api.task_instances("train_variants", run["dag_run_id"])
+    assert {(t["queue"], t["pool"]) for t in tasks if t["task_id"].startswith("each.")} == {("gpu", "gpu")}
+
+
+def test_bad_input_is_a_red_task_that_is_not_retried(finished: Demo) -> None:
+    stages = [chain.Stage(dag_id="ingest_isic")]
+    stages[0].run_id = finished.api.trigger("ingest_isic", {"source": "/no/such/folder"})
+    for _ in chain.follow(finished.api, stages):
+        pass
+    assert stages[0].state == "failed"
+    assert [(task["task_id"], task["try_number"]) for task in stages[0].failed] == [("probe", 1)]
+    assert any("/no/such/folder" in line for line in finished.api.log(stages[0].failed[0]))
+
+
+def test_more_images_are_taken_in_alone(finished: Demo) -> None:
+    again = demo(finished.home, "--images", str(N_SECOND))
+    assert again.returncode == 0, again.stdout
+    assert f"grows from {N_FIRST} to {N_SECOND} images" in again.stdout
+    new = finished.announced("ingest_isic")["new"]
+    assert 0 < new <= N_SECOND - N_FIRST
+
+
+def test_stopping_ends_every_process_that_was_started(finished: Demo) -> None:
+    finished.api.runs("ingest_isic")  # it runs
+    stopped = demo(finished.home, "--stop")
+    assert stopped.stdout.split()[0] == "stopped"
+    assert "postgres" in stopped.stdout
+    left = [
+        p.info for p in psutil.process_iter(["pid", "cwd"]) if str(finished.home) in (p.info["cwd"] or "")
+    ]
+    assert left == []
+    assert "nothing was running" in demo(finished.home, "--stop").stdout
+
+
+def test_what_was_asked_for_is_remembered(finished: Demo) -> None:
+    assert stack.remembered(finished.home).variants == "smoke"
+    assert json.loads((finished.home / "demo.json").read_text())["images"] == N_SECOND
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--variants", "no_such"), "VARIANTS: unknown no_such; expected names out of"),
+        (("--archive", "/no/such/folder"), "ARCHIVE /no/such/folder: there is no such folder; expected"),
+        (("--weights", "/no/such/file"), "WEIGHTS /no/such/file: there is no such file or folder; expected"),
+        (("--images", "0"), "IMAGES=0: expected at least 1"),
+        (("--archive", "isic", "--images", "5"), "IMAGES=5: only the synthetic archive"),
+    ],
+)
+def test_bad_wishes_end_at_once_with_a_message(
+    arguments: tuple[str, ...], message: str, tmp_path: Path
+) -> None:
+    result = demo(tmp_path / "home", *arguments)
+    assert result.returncode == 1
+    assert message in result.stdout
+    assert not (tmp_path / "home").exists()
