@@ -22,7 +22,10 @@ from PIL import Image
 
 from benchmarks.kill_ingest import archive_server, environment_for
 
-OURS = "from lesion_tasks.ingest import ingest; print(ingest(layers={layers}, rendition='full', query=''))"
+OURS = (
+    "from lesion_tasks.ingest import ingest;"
+    "ingest(layers={layers}, rendition='full', query='', n_connections={n_connections})"
+)
 PEER = "import sys, isic_cli.cli as c; c.DOMAINS['dev'] = sys.argv.pop(1); c.main()"
 # What any reader of the listing has to do: ask for each page and parse it.
 PAGES = """
@@ -41,6 +44,7 @@ class Cost:
     """What one process took."""
 
     wall_s: float
+    cpu_s: float  # of the process alone, without server and database
     peak_mb: float
 
 
@@ -57,7 +61,11 @@ def cost_of(command: Sequence[str], environment: dict[str, str] | None = None) -
     process.stderr.close()
     if process.returncode:
         raise SystemExit(f"{' '.join(command)[:200]} failed:\n{words[-2000:]}")
-    return Cost(wall_s=time.perf_counter() - started, peak_mb=usage.ru_maxrss / 1024)
+    return Cost(
+        wall_s=time.perf_counter() - started,
+        cpu_s=usage.ru_utime + usage.ru_stime,
+        peak_mb=usage.ru_maxrss / 1024,
+    )
 
 
 def write_download(folder: Path, n_images: int, width_px: int) -> None:
@@ -75,13 +83,20 @@ def write_download(folder: Path, n_images: int, width_px: int) -> None:
 
 
 def compare_downloads(
-    server_url: str, home: Path, source: Path, n_images: int, latency_ms: float, isic_python: str
+    server_url: str,
+    home: Path,
+    source: Path,
+    n_images: int,
+    latency_ms: float,
+    n_connections: int,
+    isic_python: str,
 ) -> None:
-    """5,000 images the first time, and again with nothing new."""
+    """Images the first time, and again with nothing new."""
     environment = environment_for(server_url, home, f"latency_{latency_ms:g}")
     with archive_server(str(source), 0, latency_ms=latency_ms) as origin:
         environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
-        ours = [sys.executable, "-c", OURS.format(layers=("append", "fetch"))]
+        layers = ("append", "fetch")
+        ours = [sys.executable, "-c", OURS.format(layers=layers, n_connections=n_connections)]
         peer = [
             isic_python,
             "-c",
@@ -107,6 +122,10 @@ def compare_downloads(
             print(line, flush=True)
 
 
+def _shown(cost: Cost, n_images: int) -> str:
+    return f"{cost.wall_s:.2f} s ({n_images / cost.wall_s:,.0f} images/s, {cost.cpu_s:.2f} s of CPU)"
+
+
 def compare_records(server_url: str, home: Path, counts: Sequence[int]) -> None:
     """Metadata alone, against downloading and parsing the same pages; peak memory by size."""
     for n_records in counts:
@@ -114,10 +133,13 @@ def compare_records(server_url: str, home: Path, counts: Sequence[int]) -> None:
         with archive_server(f"synthetic:{n_records}:1", 0) as origin:
             environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
             pages = cost_of([sys.executable, "-c", PAGES, origin])
-            own = cost_of([sys.executable, "-c", OURS.format(layers=("append",))], environment)
+            own = cost_of(
+                [sys.executable, "-c", OURS.format(layers=("append",), n_connections=10)], environment
+            )
         print(
             f"{n_records:,} records: ours {own.wall_s:.1f} s, pages alone {pages.wall_s:.1f} s, "
-            f"ratio {own.wall_s / pages.wall_s:.2f}; peak memory {own.peak_mb:.0f} MB",
+            f"ratio {own.wall_s / pages.wall_s:.2f}; CPU {own.cpu_s:.1f} and {pages.cpu_s:.1f} s; "
+            f"peak memory {own.peak_mb:.0f} MB",
             flush=True,
         )
 
@@ -129,9 +151,15 @@ def compare_records(server_url: str, home: Path, counts: Sequence[int]) -> None:
     "--latency-ms", "latencies_ms", multiple=True, type=float, default=(0.0, 30.0), show_default=True
 )
 @click.option("--records", multiple=True, type=int, default=(5_000, 500_000), show_default=True)
+@click.option("--connections", default=10, show_default=True, help="isic-cli has 10.")
 @click.option("--isic-python", default="", help="Python of an environment with isic-cli; empty: ours alone.")
 def main(
-    images: int, width_px: int, latencies_ms: Sequence[float], records: Sequence[int], isic_python: str
+    images: int,
+    width_px: int,
+    latencies_ms: Sequence[float],
+    records: Sequence[int],
+    connections: int,
+    isic_python: str,
 ) -> None:
     """Print times and ratios."""
     from lesion_tasks.local import postgres
@@ -143,7 +171,9 @@ def main(
             if images:
                 write_download(home / "download", images, width_px)
                 for latency_ms in latencies_ms:
-                    compare_downloads(server_url, home, home / "download", images, latency_ms, isic_python)
+                    compare_downloads(
+                        server_url, home, home / "download", images, latency_ms, connections, isic_python
+                    )
             compare_records(server_url, home, [count for count in records if count])
         finally:
             postgres.stop(home)

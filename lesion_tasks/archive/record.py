@@ -49,17 +49,20 @@ def check_record(value: Any) -> CheckedRecord | Refusal:
     if problem := _shape_problem(value):
         return _refuse(value, "wrong_shape", problem, isic_id)
     try:
-        document = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        canonical = _canonical_object(value)
+        canonical_text = _to_sorted_text(canonical)
+        # Where nothing had to be normalized, the sorted text is the record itself in another order of keys.
+        document = canonical_text if canonical == value else _to_sorted_text(value)
         size_bytes = len(document.encode())
-        record_hash = canonical_hash(value)
     except (ValueError, RecursionError) as error:  # NaN, infinity, lone surrogates
         return _refuse(value, "not_storable", str(error)[:200], isic_id)
-    if _NUL.search(document):
+    if "\\u0000" in document and _NUL.search(document):
         return _refuse(value, "not_storable", "holds the character U+0000", isic_id)
     if size_bytes > MAX_RECORD_BYTES:
         return _refuse(
             value, "too_large", f"{size_bytes} bytes, expected at most {MAX_RECORD_BYTES}", isic_id
         )
+    record_hash = hashlib.sha256(canonical_text.encode()).hexdigest()
     return CheckedRecord(isic_id=isic_id, record_hash=record_hash, document=document)
 
 
@@ -93,28 +96,43 @@ def canonical_hash(record: Mapping[str, Any]) -> str:
 
     "3.50", 3.5 and 3.500 are one value where the vocabulary has a decimal; an absent key and null are one too.
     """
-    canonical = json.dumps(
-        _canonical(record), sort_keys=True, ensure_ascii=False, allow_nan=False, separators=(",", ":")
-    )
-    return hashlib.sha256(canonical.encode()).hexdigest()
+    return hashlib.sha256(_to_sorted_text(_canonical_object(record)).encode()).hexdigest()
 
 
-def _canonical(value: Any, key: str = "") -> Any:
-    if isinstance(value, str):
-        if key == "url":
-            # Links of private images are signed anew each day; the signature is in the query string.
-            return value.partition("?")[0]
-        return _plain_number(value) if key in DECIMAL_FIELDS else value
-    if isinstance(value, Mapping):
-        return {name: _canonical(item, name) for name, item in value.items() if item is not None}
-    if isinstance(value, bool | int):
-        return _plain_number(str(value)) if key in DECIMAL_FIELDS else value
-    if isinstance(value, float):
-        if key in DECIMAL_FIELDS:
-            return _plain_number(repr(value))
-        return int(value) if value.is_integer() else value
+# Made once: `json.dumps` builds an encoder at each call that has options.
+_to_sorted_text = json.JSONEncoder(
+    ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
+).encode
+
+
+def _canonical_object(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a copy in which every spelling of one value is the same. Called for each record that is read."""
+    canonical = {}
+    for name, value in record.items():
+        kind = type(value)
+        if kind is dict:
+            value = _canonical_object(value)
+        elif value is None:
+            continue
+        elif kind is float or kind is list or name in _NORMALIZED_FIELDS:
+            value = _canonical_value(name, value)
+        canonical[name] = value
+    return canonical
+
+
+_NORMALIZED_FIELDS = DECIMAL_FIELDS | {"url"}
+
+
+def _canonical_value(name: str, value: Any) -> Any:
     if isinstance(value, list):
-        return [_canonical(item, key) for item in value]
+        return [_canonical_object(v) if isinstance(v, dict) else _canonical_value(name, v) for v in value]
+    if name == "url":
+        # Links of private images are signed anew each day; the signature is in the query string.
+        return value.partition("?")[0] if isinstance(value, str) else value
+    if name in DECIMAL_FIELDS and not isinstance(value, bool):
+        return _plain_number(value if isinstance(value, str) else repr(value)) if value is not None else None
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
     return value
 
 

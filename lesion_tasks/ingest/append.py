@@ -20,6 +20,7 @@ from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.cursor import Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing, Page, Probe, RefusedCursorError
+from lesion_tasks.archive.record import CheckedRecord, Refusal
 from lesion_tasks.database import open_session
 from lesion_tasks.ingest.scope import (
     ScopeKey,
@@ -148,7 +149,7 @@ def _expected(key: ScopeKey, pass_: _Pass) -> int | None:
 async def _read_all(
     key: ScopeKey, listing: Listing, start: str | None, pass_: _Pass, advance: Advance
 ) -> None:
-    """Read pages ahead while the batch before is written in a thread."""
+    """Read pages, check the batch before and write the one before that, all at once."""
     batch: list[Any] = []
     writing: asyncio.Task[Counter[str]] | None = None
     try:
@@ -160,10 +161,11 @@ async def _read_all(
                 batch += page.items
                 if len(batch) < RECORDS_PER_COMMIT and page.next_cursor is not None:
                     continue
+                checked = await asyncio.to_thread(check_items, batch)
                 if writing is not None:
                     _count(await writing, pass_, advance)
                 writing = asyncio.create_task(
-                    asyncio.to_thread(_commit, key, batch, page.next_cursor, pass_.ids)
+                    asyncio.to_thread(_commit, key, *checked, page.next_cursor, pass_.ids)
                 )
                 batch = []
     finally:
@@ -176,9 +178,14 @@ def _count(counts: Counter[str], pass_: _Pass, advance: Advance) -> None:
     advance(counts["read"], note=f"{pass_.counts['new']:,} new, {pass_.counts['changed']:,} changed")
 
 
-def _commit(key: ScopeKey, items: list[Any], next_cursor: str | None, ids: IdSet) -> Counter[str]:
+def _commit(
+    key: ScopeKey,
+    records: dict[str, CheckedRecord],
+    refusals: list[Refusal],
+    next_cursor: str | None,
+    ids: IdSet,
+) -> Counter[str]:
     """Write a batch and the cursor behind it in one transaction."""
-    records, refusals = check_items(items)
     for isic_id in records:
         ids.add(isic_id)
     with open_session(key.settings) as session:
