@@ -23,10 +23,9 @@ from lesion_airflow import (
     results,
     skip_unless,
 )
-from lesion_tasks.catalog import TASKS, VARIANTS
+from lesion_tasks.catalog import TASKS
 
 NAMES = sorted(TASKS)
-SIDES_PX = {name: variant.side_px for name, variant in VARIANTS.items()}
 
 
 @dag(
@@ -92,15 +91,7 @@ def promote_model() -> None:
         from lesion_tasks.promote import plan_promotion
 
         plans = [plan_promotion(task=name) for name in params["tasks"]]
-        return [
-            {
-                "training_id": training_id,
-                "manifest_digest": one["manifest_digest"],
-                "side_px": SIDES_PX.get(training_id.rpartition("-")[0]),
-            }
-            for one in plans
-            for training_id in one["rescore"]
-        ]
+        return [missing for one in plans for missing in one["rescore"]]
 
     @task(
         queue=GPU_QUEUE,

@@ -3,7 +3,8 @@
 import json
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -123,10 +124,13 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
 
     for task in tasks or TASKS:
         plan = plan_promotion(task=task)
-        for training_id in plan["rescore"]:
+        for missing in plan["rescore"]:
             from lesion_tasks.evaluate import evaluate_training
+            from lesion_tasks.materialize import materialize_manifest
 
-            evaluate_training(training_id, manifest_digest=plan["manifest_digest"])
+            if missing["side_px"] is not None:
+                materialize_manifest(missing["manifest_digest"], missing["side_px"])
+            evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
         _show({task: promote_model(task=task, is_forced=despite_gates)})
 
 
@@ -144,20 +148,87 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
 @lesion.command()
 def leaderboard() -> None:
     """Show every evaluated training, best first, and the champions."""
-    from rich.console import Console
-    from rich.table import Table
-
     from lesion_tasks.promote import leaderboard as read
 
     rows = read()
     if not rows:
         click.echo("nothing has been evaluated yet")
+    _print_table(rows)
+
+
+@lesion.command()
+@click.argument("training_id")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
+def report(training_id: str, out: Path | None) -> None:
+    """Say where a training's report is, or copy it out of the bucket."""
+    from lesion_tasks.store import open_store
+
+    store = open_store()
+    folder = f"reports/{training_id}/"
+    keys = list(store.list_keys(folder))
+    if f"{folder}report.html" not in keys:
+        raise UnusableInputError(
+            f"training {training_id!r} has no report in {store.url}, expected {folder}report.html"
+        )
+    if out is None:
+        _show({"report": f"{store.url}/{folder}report.html", "files": len(keys)})
         return
-    columns = list(dict.fromkeys(name for row in rows for name in row))
-    table = Table(*columns)
-    for row in rows:
-        table.add_row(*(str(row.get(name, "")) for name in columns))
-    Console().print(table)
+    for key in keys:
+        path = out / key.removeprefix(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(store.get(key))
+    _show({"report": str(out / "report.html"), "files": len(keys)})
+
+
+@lesion.command()
+@click.argument("candidate")
+@click.argument("champion")
+def compare(candidate: str, champion: str) -> None:
+    """Compare two trainings on the same test images, pair by pair."""
+    from lesion_tasks.comparison import compare_trainings
+
+    found = compare_trainings(candidate, champion)
+    rows = [
+        {
+            "measure": name,
+            candidate: _number(d["candidate"]),
+            champion: _number(d["champion"]),
+            "difference": _number(d["value"], "+.4f"),
+            "95 % interval": f"{_number(d['low'], '+.4f')} to {_number(d['high'], '+.4f')}",
+            "p": _number(d["p_value"]),
+        }
+        for name, d in found["differences"].items()
+    ]
+    _print_table(rows)
+    if found["two_by_two"]:
+        click.echo("Old and new model on old and new data:")
+        _print_table([{"": name, "value": _number(value)} for name, value in found["two_by_two"].items()])
+
+
+@lesion.command()
+@click.option("--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True)
+def champion(task: str) -> None:
+    """Show the present champion of a task and why it is."""
+    from lesion_tasks.database import database_url, engine_for
+    from lesion_tasks.leaderboard import champion_of
+
+    with engine_for(database_url()).connect() as connection:
+        row = champion_of(connection, task)
+    _show(dict(row._mapping) if row else {"champion": None})
+
+
+@lesion.command()
+@click.option("--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True)
+def history(task: str) -> None:
+    """List every decision about a task's champion, the newest first."""
+    from lesion_tasks.database import database_url, engine_for
+    from lesion_tasks.leaderboard import decisions_of
+
+    with engine_for(database_url()).connect() as connection:
+        rows = decisions_of(connection, task)
+    if not rows:
+        click.echo("no decision yet")
+    _print_table(rows)
 
 
 @lesion.command()
@@ -201,6 +272,23 @@ def _default_splits() -> list[str]:
 
     chosen = {VARIANTS[name].split for name in choose_variants(policy="always")}
     return [name for name in SPLITS if name in chosen]
+
+
+def _number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row.get(name) or "") for name in columns))
+    Console().print(table)
 
 
 def _show(result: Any) -> None:

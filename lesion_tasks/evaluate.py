@@ -28,6 +28,7 @@ from lesion_tasks.case import (
 )
 from lesion_tasks.catalog import fit_name
 from lesion_tasks.checks import judge
+from lesion_tasks.comparison import compare_contenders, find_contender
 from lesion_tasks.database import database_url, engine_for
 from lesion_tasks.leaderboard import champion_of, leading_measure, publish
 from lesion_tasks.predictions import join_to_manifest, read_predictions, store_predictions
@@ -174,7 +175,7 @@ def _measure(
         "integrity": [verdict.as_dict() for verdict in verdicts],
         "subsets": documents,
         "epochs": epochs(engine, case),
-        "comparison": _comparison(engine, case, scored),
+        "comparison": _comparison(engine, store, case) if scored else None,
         "data_changes": data_changes(engine, store, case),
         "data": data_facts(case),
         "examples": _examples(case, model, examples, stored) if scored else [],
@@ -197,37 +198,25 @@ def _sentence(case: Case, documents: Mapping[str, Any], verdicts: "list[Verdict]
     measure = leading_measure(case.task.name)
     figure = documents["test_natural"]["figures"][measure]
     if figure["value"] is None:
-        return f"Sound, but {measure} is undefined: {figure['reason']}"
+        return f"No check failed, but {measure} is undefined: {figure['reason']}"
     return (
-        f"Sound: all checks passed; {measure.replace('_', ' ').replace('auc', 'AUC')} {figure['value']:.3f} "
+        f"No check failed; {measure.replace('_', ' ').replace('auc', 'AUC')} {figure['value']:.3f} "
         f"(95 % interval {figure['low']:.3f} to {figure['high']:.3f}) on {figure['n_images']:,} test images."
     )
 
 
-def _comparison(engine: Engine, case: Case, scored: "Mapping[str, Scored]") -> dict[str, Any] | None:
+def _comparison(engine: Engine, store: Store, case: Case) -> dict[str, Any] | None:
     """Against the present champion on the same test rows, where it has scored them."""
-    from lesion_tasks.evaluation.compare import compare
-
+    if not case.is_own_manifest:
+        return None
     with engine.connect() as connection:
         champion = champion_of(connection, case.task.name)
-        if champion is None or champion.training_id == case.training.training_id or not scored:
+        if champion is None or champion.training_id == case.training.training_id:
             return None
-        predictions = read_predictions(
-            connection, champion.training_id, case.manifest.digest, "test", case.task.classes
+        candidate, rival = (
+            find_contender(connection, i) for i in (case.training.training_id, champion.training_id)
         )
-    if set(predictions.index) != set(case.subset("test")["isic_id"]):
-        return None
-    differences = compare(
-        scored["test_natural"],
-        join_to_manifest(predictions, case.subset("test"), case.task),
-        threshold=case.training.threshold,
-        champion_threshold=champion.threshold,
-    )
-    return {
-        "champion": champion.training_id,
-        "subset": "test_natural",
-        "differences": {name: difference.as_dict() for name, difference in differences.items()},
-    }
+        return compare_contenders(connection, store, candidate, rival)
 
 
 def _open_test(engine: Engine, case: Case) -> int:
@@ -267,6 +256,12 @@ def _store_bundle(
         store.put(f"{case.folder}/{name}", data, content_type=content_type)
 
 
+def without_pictures(bundle: dict[str, Any]) -> dict[str, Any]:
+    """The bundle without its data URLs: they stand in the page, and would only weigh on the database."""
+    kept = [{k: v for k, v in one.items() if k not in {"picture", "heatmap"}} for one in bundle["examples"]]
+    return {**bundle, "examples": kept}
+
+
 def _record(engine: Engine, case: Case, bundle: dict[str, Any]) -> None:
     with engine.begin() as connection:
         connection.execute(
@@ -285,7 +280,7 @@ def _record(engine: Engine, case: Case, bundle: dict[str, Any]) -> None:
                 "is_sound": bundle["is_sound"],
                 "failed": bundle["failed_checks"],
                 "verdict": bundle["verdict"],
-                "document": json.dumps(bundle),
+                "document": json.dumps(without_pictures(bundle)),
                 "key": f"{case.folder}/report.html",
                 "at": bundle["evaluated_at"],
             },

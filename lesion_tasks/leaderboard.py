@@ -59,13 +59,6 @@ def _task_board(connection: Connection, name: str) -> dict[str, Any]:
     board.sort(
         key=lambda row: (not row["is_sound"], -(_value(row["figures"], measure) or -1.0), row["training_id"])
     )
-    decisions = connection.execute(
-        text("""
-            SELECT decided_at, action, training_id, previous_training_id, reason, decided_by FROM promotion
-            WHERE task = :task ORDER BY sequence DESC
-        """),
-        {"task": name},
-    ).all()
     report_by_training = {row["training_id"]: row["report_path"] for row in board}
     return {
         "name": name,
@@ -81,11 +74,20 @@ def _task_board(connection: Connection, name: str) -> dict[str, Any]:
             "report_path": report_by_training.get(champion.training_id),
         },
         "rows": board,
-        "decisions": [
-            {**decision._mapping, "decided_at": decision.decided_at.isoformat(timespec="seconds")}
-            for decision in decisions
-        ],
+        "decisions": decisions_of(connection, name),
     }
+
+
+def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
+    """Every decision about a task's champion, the newest first."""
+    rows = connection.execute(
+        text("""
+            SELECT decided_at, action, training_id, previous_training_id, reason, decided_by FROM promotion
+            WHERE task = :task ORDER BY sequence DESC
+        """),
+        {"task": task},
+    )
+    return [{**row._mapping, "decided_at": row.decided_at.isoformat(timespec="seconds")} for row in rows]
 
 
 def _board_row(row: Any, champion: Any | None) -> dict[str, Any]:

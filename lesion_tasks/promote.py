@@ -8,20 +8,16 @@ cannot both win: they take turns on a lock, and the decision's sequence number i
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import GATES, TASKS, Gate, Task
+from lesion_tasks.comparison import compare_contenders, find_contender, missing_scores
 from lesion_tasks.database import database_url, engine_for
 from lesion_tasks.leaderboard import champion_of, leading_measure, publish, read_leaderboard
-from lesion_tasks.manifest import read_manifest
-from lesion_tasks.predictions import join_to_manifest, read_predictions
 from lesion_tasks.store import Store, open_store
-
-if TYPE_CHECKING:
-    from lesion_tasks.evaluation.scored import Scored
 
 RULE = "rule"
 
@@ -33,8 +29,6 @@ class Candidate:
     training_id: str
     variant: str
     manifest_digest: str
-    manifest_key: str
-    threshold: float | None
     is_sound: bool
     failed_checks: tuple[str, ...]
     verdict: str
@@ -45,20 +39,24 @@ class Candidate:
 def plan_promotion(*, task: str) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be scored on which manifest.
 
-    Returns candidate, champion, manifest_digest (None where there is none) and `rescore`, a list of training ids.
+    Returns candidate and champion (None where there is none) and `rescore`, a list of entries with training_id,
+    manifest_digest and side_px (materialize the manifest at that size first; None: no pixels needed).
     """
     _known_task(task)
     with engine_for(database_url()).connect() as connection:
         best = _best(_candidates(connection, task))
         champion = champion_of(connection, task)
         rescore = []
-        if best and champion and not _n_scored(connection, champion.training_id, best.manifest_digest):
-            rescore = [champion.training_id]
+        if best and champion:
+            rescore = missing_scores(
+                connection,
+                find_contender(connection, best.training_id),
+                find_contender(connection, champion.training_id),
+            )
     return {
         "task": task,
         "candidate": best.training_id if best else None,
         "champion": champion.training_id if champion else None,
-        "manifest_digest": best.manifest_digest if best else None,
         "rescore": rescore,
     }
 
@@ -149,14 +147,12 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
     measure = leading_measure(task)
     rows = connection.execute(
         text("""
-            SELECT DISTINCT ON (t.variant) t.training_id, t.variant, t.threshold, e.manifest_digest, m.object_key,
-                   e.is_sound, e.failed_checks, e.verdict,
-                   e.document -> 'subsets' -> 'test_natural' -> 'figures' AS test,
+            SELECT DISTINCT ON (t.variant) t.training_id, t.variant, e.manifest_digest, e.is_sound, e.failed_checks,
+                   e.verdict, e.document -> 'subsets' -> 'test_natural' -> 'figures' AS test,
                    e.document -> 'subsets' -> 'val' -> 'figures' -> CAST(:measure AS text) ->> 'value' AS val,
                    EXISTS (SELECT FROM promotion p WHERE p.training_id = t.training_id) AS is_decided
             FROM training t
             JOIN evaluation e ON e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest
-            JOIN manifest m ON m.digest = e.manifest_digest
             WHERE t.task = :task AND t.status = 'finished'
             ORDER BY t.variant, t.finished_at DESC
         """),
@@ -167,8 +163,6 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
             training_id=row.training_id,
             variant=row.variant,
             manifest_digest=row.manifest_digest,
-            manifest_key=row.object_key,
-            threshold=row.threshold,
             is_sound=row.is_sound,
             failed_checks=tuple(row.failed_checks),
             verdict=row.verdict,
@@ -184,17 +178,6 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
     """The sound candidate with the highest leading measure on val."""
     sound = [candidate for candidate in candidates if candidate.is_sound and candidate.val is not None]
     return max(sound, key=lambda candidate: (candidate.val or 0.0, candidate.training_id), default=None)
-
-
-def _n_scored(connection: Connection, training_id: str, digest: str) -> int:
-    n: int = connection.execute(
-        text("""
-            SELECT count(*) FROM prediction
-            WHERE training_id = :id AND manifest_digest = :digest AND subset = 'test'
-        """),
-        {"id": training_id, "digest": digest},
-    ).scalar_one()
-    return n
 
 
 def _decide(
@@ -228,7 +211,8 @@ def _decide(
             "training_id": None,
             "reason": reason,
         }
-    differences = _differences(connection, store, task, best, champion)
+    comparison = _compare(connection, store, best, champion)
+    differences = comparison["differences"] if comparison else None
     missed = objections(best.test, differences, GATES[task.name])
     is_promoted = not missed or is_forced
     action = "promoted" if is_promoted else "refused"
@@ -264,33 +248,24 @@ def _why_not_best(candidate: Candidate, best: Candidate | None, task: Task) -> s
     )
 
 
-def _differences(
-    connection: Connection, store: Store, task: Task, best: Candidate, champion: Any | None
+def _compare(
+    connection: Connection, store: Store, best: Candidate, champion: Any | None
 ) -> dict[str, Any] | None:
-    """Candidate minus champion on the candidate's test set, by measure; None without a champion."""
-    from lesion_tasks.evaluation.compare import compare
-
+    """Candidate against champion on the candidate's test set; None without a champion."""
     if champion is None:
         return None
-    rows = read_manifest(store, best.manifest_key)
-    test = rows[rows["subset"] == "test"]
-
-    def scored(training_id: str) -> "Scored":
-        predictions = read_predictions(connection, training_id, best.manifest_digest, "test", task.classes)
-        if predictions.empty:
-            raise UnusableInputError(
-                f"champion {training_id} has not scored manifest {best.manifest_digest[:12]}, which the candidate "
-                f"{best.training_id} was evaluated on: evaluate it there first"
-            )
-        return join_to_manifest(predictions, test, task)
-
-    compared = compare(
-        scored(best.training_id),
-        scored(champion.training_id),
-        threshold=best.threshold,
-        champion_threshold=champion.threshold,
+    found = compare_contenders(
+        connection,
+        store,
+        find_contender(connection, best.training_id),
+        find_contender(connection, champion.training_id),
     )
-    return {name: difference.as_dict() for name, difference in compared.items()}
+    if found is None:
+        raise UnusableInputError(
+            f"champion {champion.training_id} has not scored manifest {best.manifest_digest[:12]}, which the candidate "
+            f"{best.training_id} was evaluated on: evaluate it there first"
+        )
+    return found
 
 
 def objections(

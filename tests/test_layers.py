@@ -10,14 +10,14 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lesion_tasks"
 
 LAYERS = (
-    {"settings", "catalog", "vocabulary", "progress", "grouping"},  # words and pure rules
+    {"settings", "catalog", "vocabulary", "progress", "grouping", "look_alikes"},  # words and pure rules
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},
     {"database", "migrations"},
-    {"manifest"},
+    {"manifest", "copies"},
     {"evaluation"},  # pure figures and pages
     {"dataset", "model", "prediction", "training_loop", "predictions"},  # tensors
-    {"leaderboard", "case"},
+    {"leaderboard", "case", "comparison"},
     {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
     {"reference", "__main__"},

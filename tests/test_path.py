@@ -9,6 +9,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.comparison import compare_trainings
 from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for
 from lesion_tasks.evaluate import evaluate_training
@@ -55,6 +56,11 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
     trainings = {name: train_variant(name) for name in ("smoke", "metadata_logistic")}
     for training_id in trainings.values():
         evaluate_training(training_id)
+    assert [
+        verdict
+        for is_sound, verdict in rows_of(settings, "SELECT is_sound, verdict FROM evaluation")
+        if not is_sound
+    ] == []
     decision = promote_model(task="malignancy")
     assert decision["action"] == "promoted"
     assert decision["training_id"] == trainings["smoke"]  # the pictures carry the signal
@@ -120,12 +126,20 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
     with pytest.raises(UnusableInputError, match="has not scored manifest"):
         promote_model(task="malignancy")
     plan = plan_promotion(task="malignancy")
-    assert (plan["candidate"], plan["champion"], plan["rescore"]) == (second, first, [first])
-    evaluate_training(first, manifest_digest=plan["manifest_digest"])
+    assert (plan["candidate"], plan["champion"]) == (second, first)
+    # Old and new model, each on the other's data as well: why a figure moved is a table of two by two.
+    assert {missing["training_id"] for missing in plan["rescore"]} == {first, second}
+    for missing in plan["rescore"]:
+        evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
     assert plan_promotion(task="malignancy")["rescore"] == []
     decision = promote_model(task="malignancy")
     assert decision["action"] == "promoted"
     assert "difference +" in decision["reason"]
+    ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
+    cells = figures["comparison"]["two_by_two"]
+    assert cells["move"] == pytest.approx(cells["model_effect"] + cells["data_effect"])
+    compared = compare_trainings(second, first)["differences"]["auc"]
+    assert compared["value"] == pytest.approx(compared["candidate"] - compared["champion"])
 
     assert rollback_champion(reason="too eager")["training_id"] == first
     assert json.loads(open_store(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
