@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks.case import Case, random_weight_baseline
-from lesion_tasks.grouping import group_ids
+from lesion_tasks.copies import picture_numbers
 from lesion_tasks.predictions import join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
@@ -92,34 +92,12 @@ def _identities(engine: Engine, case: Case) -> "dict[str, pd.DataFrame]":
     """Patient, lesion, bytes and picture of every row, by subset.
 
     In the place of the bare perceptual hash stands the number of the picture: copies share one, and look-alikes
-    with the same hash do not (see `grouping.is_copy`).
+    with the same hash do not.
     """
-    import numpy as np
-    import pandas as pd
-
     rows = case.rows
     with engine.connect() as connection:
-        found = connection.execute(
-            text("""
-                SELECT sha256, max(thumbprint) AS thumbprint FROM stored_file
-                WHERE sha256 = ANY(:ids) AND thumbprint IS NOT NULL GROUP BY sha256
-            """),
-            {"ids": rows["sha256"].tolist()},
-        )
-        print_by_sha256 = {row.sha256: bytes(row.thumbprint) for row in found}
-    blank = bytes(256)
-    prints = [print_by_sha256.get(sha256, blank) for sha256 in rows["sha256"]]
-    pictures = group_ids(
-        atoms=rows["isic_id"].tolist(),
-        lesions=[None] * len(rows),
-        sha256s=rows["sha256"].tolist(),
-        perceptual_hashes=rows["perceptual_hash"].to_numpy(dtype=np.int64),
-        thumbprints=np.frombuffer(b"".join(prints), dtype=np.uint8).reshape(len(rows), -1),
-        has_hash=np.array([sha256 in print_by_sha256 for sha256 in rows["sha256"]]),
-    )
-    identified = rows[["subset", "patient_id", "lesion_id", "sha256"]].assign(
-        perceptual_hash=pd.factorize(np.array(pictures, dtype=object))[0]
-    )
+        pictures = picture_numbers(connection, rows["sha256"].tolist())
+    identified = rows[["subset", "patient_id", "lesion_id", "sha256"]].assign(perceptual_hash=pictures)
     return {str(subset): part for subset, part in identified.groupby("subset")}
 
 

@@ -1,8 +1,9 @@
 """Records and stored files -> images, or rejects with a reason word; then the groups they belong to.
 
 Reads every record whose version, file or rules changed since it was last judged. Rows are upserted in batches,
-each batch one transaction, so a killed run goes on where it stopped. Groups are computed at the end from all
-images; they depend on what the catalogue holds, not on the order in which it came.
+each batch one transaction, so a killed run goes on where it stopped. What came, changed or went is noted with it
+(`ungrouped`), and only the groups that this can touch are computed again: the work of a day is that of a day's
+images. Groups depend on what the catalogue holds, not on the order in which it came.
 """
 
 import math
@@ -14,14 +15,14 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.copies import compare_pictures, copies_among
 from lesion_tasks.database import copy_rows, database_url, engine_for, upsert_rows
-from lesion_tasks.grouping import atom_of, group_ids
+from lesion_tasks.grouping import atom_of, groups_of
 from lesion_tasks.progress import progress
+from lesion_tasks.store import open_store
 
-RULES_VERSION = 1
+RULES_VERSION = 2
 BATCH_ROWS = 5_000
-
-_NO_PRINT = bytes(256)
 
 # The archive's older body-site vocabulary (removed in May 2026) in terms of today's first level.
 SITE_BY_GENERAL_SITE = {
@@ -153,29 +154,43 @@ def _number(value: Any, *, lowest: float, highest: float) -> float | None:
 IMAGE_COLUMNS = (
     "isic_id", "record_version", "rendition", "rules_version", "sha256", "patient_id", "lesion_id", "group_id",
     "atom_id", "diagnosis", "diagnosis_confirm_type", "image_type", "image_manipulation", "sex", "age_years",
-    "size_mm", "anatom_site", "fitzpatrick_skin_type", "copyright_license", "attribution", "curated_at",
+    "size_mm", "anatom_site", "fitzpatrick_skin_type", "copyright_license", "attribution", "perceptual_hash",
+    "curated_at", "curated_in",
 )  # fmt: skip
-REJECT_COLUMNS = ("isic_id", "reason", "detail", "record_version", "rules_version", "curated_at")
+REJECT_COLUMNS = (
+    "isic_id", "reason", "detail", "record_version", "rules_version", "curated_at", "curated_in",
+)  # fmt: skip
 
-# One stored rendition for each record; a usable one before a refused one, the larger before the smaller.
+# One stored rendition for each record: a usable one before a refused one, the larger before the smaller.
 _STALE = text("""
-    SELECT r.isic_id, r.version, v.document, r.withdrawn_at IS NOT NULL AS is_withdrawn,
-           f.rendition, f.sha256, f.reason, f.detail
-    FROM record r
-    JOIN record_version v USING (isic_id, version)
-    LEFT JOIN LATERAL (
-        SELECT rendition, sha256, reason, detail FROM stored_file s WHERE s.isic_id = r.isic_id
-        ORDER BY (s.reason IS NULL) DESC, s.rendition LIMIT 1
-    ) f ON true
-    LEFT JOIN image i ON i.isic_id = r.isic_id
-    LEFT JOIN reject j ON j.isic_id = r.isic_id
-    WHERE r.isic_id > :after AND NOT (
+    WITH best AS (
+        SELECT DISTINCT ON (isic_id) isic_id, rendition, sha256, reason FROM stored_file
+        ORDER BY isic_id, (reason IS NULL) DESC, rendition
+    )
+    SELECT r.isic_id FROM record r
+    LEFT JOIN best f USING (isic_id) LEFT JOIN image i USING (isic_id) LEFT JOIN reject j USING (isic_id)
+    WHERE NOT (
         (i.isic_id IS NOT NULL AND i.record_version = r.version AND i.rules_version = :rules
          AND i.sha256 = f.sha256 AND i.rendition = f.rendition AND r.withdrawn_at IS NULL)
         OR (j.isic_id IS NOT NULL AND j.record_version = r.version AND j.rules_version = :rules
             AND NOT j.reason = ANY(:passing))
     )
-    ORDER BY r.isic_id LIMIT :batch
+    ORDER BY r.isic_id
+""")
+_BATCH = text("""
+    SELECT r.isic_id, r.version, v.document, r.withdrawn_at IS NOT NULL AS is_withdrawn,
+           f.rendition, f.sha256, f.reason, f.detail, f.perceptual_hash
+    FROM record r
+    JOIN record_version v USING (isic_id, version)
+    LEFT JOIN LATERAL (
+        SELECT * FROM stored_file s WHERE s.isic_id = r.isic_id ORDER BY (s.reason IS NULL) DESC, s.rendition LIMIT 1
+    ) f ON true
+    WHERE r.isic_id = ANY(:ids) ORDER BY r.isic_id
+""")
+# One curation at a time, and no split is built from half of one.
+_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('curate'))")
+_NUMBER = text("""
+    SELECT 1 + greatest((SELECT max(curated_in) FROM image), (SELECT max(curated_in) FROM reject), 0)
 """)
 
 
@@ -186,29 +201,20 @@ def curate_images() -> dict[str, int]:
     """
     counts: Counter[str] = Counter(images=0, rejects=0)
     engine = engine_for(database_url())
-    with progress("curate", total=None) as advance:
-        after = ""
-        while True:
+    with engine.connect() as connection:
+        stale = list(
+            connection.execute(_STALE, {"rules": RULES_VERSION, "passing": list(PASSING_REASONS)}).scalars()
+        )
+    with progress("curate", total=len(stale)) as advance:
+        for start in range(0, len(stale), BATCH_ROWS):
+            ids = stale[start : start + BATCH_ROWS]
             with engine.begin() as connection:
-                # One curation at a time; a second one waits and then finds little to do.
-                connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('curate'))"))
-                rows = connection.execute(
-                    _STALE,
-                    {
-                        "after": after,
-                        "rules": RULES_VERSION,
-                        "passing": list(PASSING_REASONS),
-                        "batch": BATCH_ROWS,
-                    },
-                ).all()
-                if not rows:
-                    break
-                after = rows[-1].isic_id
-                counts.update(_curate_batch(connection, rows))
-                advance(len(rows))
+                connection.execute(_LOCK)
+                counts.update(_curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all()))
+            advance(len(ids))
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext('curate'))"))
-        counts["regrouped"] = _regroup(connection)
+        connection.execute(_LOCK)
+        counts.update(_regroup(connection))
         totals = connection.execute(
             text("SELECT (SELECT count(*) FROM image), (SELECT count(*) FROM reject)")
         ).one()
@@ -228,7 +234,9 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
     ]
     images = [item for item in judged if isinstance(item, CuratedImage)]
     rejects = [item for item in judged if isinstance(item, Rejected)]
-    lesions = _settle_lesions(connection, images)
+    stamp = (datetime.now(UTC).isoformat(), int(connection.execute(_NUMBER).scalar_one()))
+    connection.execute(_NOTE_CHANGED, {"ids": [item.isic_id for item in judged]})
+    lesions = _settle_lesions(connection, images, stamp)
     rejects += [
         _contested_reject(image) for image in images if lesions.get(image.lesion_id or "") is CONTESTED
     ]
@@ -237,31 +245,62 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
         for image in images
         if lesions.get(image.lesion_id or "") is not CONTESTED
     ]
-    now = datetime.now(UTC).isoformat()
+    connection.execute(_NOTE_NEW, {"ids": [image.isic_id for image in images]})
+    hash_by_id = {row.isic_id: row.perceptual_hash for row in rows}
     _drop(connection, "image", [item.isic_id for item in rejects])
     _drop(connection, "reject", [item.isic_id for item in images])
-    upsert_rows(connection, "image", IMAGE_COLUMNS, ["isic_id"], (_image_row(image, now) for image in images))
+    upsert_rows(
+        connection,
+        "image",
+        IMAGE_COLUMNS,
+        ["isic_id"],
+        (_image_row(image, hash_by_id[image.isic_id], stamp) for image in images),
+    )
+    changed = _changed_rejects(connection, rejects)
     upsert_rows(
         connection,
         "reject",
         REJECT_COLUMNS,
         ["isic_id"],
-        ((r.isic_id, r.reason, r.detail, r.record_version, RULES_VERSION, now) for r in rejects),
+        ((r.isic_id, r.reason, r.detail, r.record_version, RULES_VERSION, *stamp) for r in changed),
     )
     return Counter(images=len(images), rejects=len(rejects), **_by_reason(rejects))
+
+
+# The group that an image has now is the one that its going or changing may split.
+_NOTE_CHANGED = text("""
+    INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM image WHERE isic_id = ANY(:ids)
+    ON CONFLICT DO NOTHING
+""")
+_NOTE_NEW = text("""
+    INSERT INTO ungrouped (isic_id) SELECT unnest(CAST(:ids AS text[])) ON CONFLICT DO NOTHING
+""")
+
+
+def _changed_rejects(connection: Connection, rejects: Sequence[Rejected]) -> list[Rejected]:
+    """Leave out those that stand in the table already, so that waiting for a file is no change."""
+    found = connection.execute(
+        text("""
+            SELECT isic_id, reason, detail, record_version FROM reject
+            WHERE isic_id = ANY(:ids) AND rules_version = :rules
+        """),
+        {"ids": [item.isic_id for item in rejects], "rules": RULES_VERSION},
+    )
+    known = {tuple(row) for row in found}
+    return [r for r in rejects if (r.isic_id, r.reason, r.detail, r.record_version) not in known]
 
 
 def _by_reason(rejects: Sequence[Rejected]) -> dict[str, int]:
     return {f"rejected_{reason}": n for reason, n in Counter(r.reason for r in rejects).items()}
 
 
-def _image_row(image: CuratedImage, now: str) -> tuple[Any, ...]:
+def _image_row(image: CuratedImage, perceptual_hash: int | None, stamp: tuple[str, int]) -> tuple[Any, ...]:
     atom = atom_of(image.patient_id, image.lesion_id, image.isic_id)
     return (
         image.isic_id, image.record_version, image.rendition, RULES_VERSION, image.sha256, image.patient_id,
         image.lesion_id, atom, atom, list(image.diagnosis), image.diagnosis_confirm_type, image.image_type,
         image.image_manipulation, image.sex, image.age_years, image.size_mm, image.anatom_site,
-        image.fitzpatrick_skin_type, image.copyright_license, image.attribution, now,
+        image.fitzpatrick_skin_type, image.copyright_license, image.attribution, perceptual_hash, *stamp,
     )  # fmt: skip
 
 
@@ -278,7 +317,9 @@ def _contested_reject(image: CuratedImage) -> Rejected:
     )
 
 
-def _settle_lesions(connection: Connection, images: Sequence[CuratedImage]) -> dict[str, str | None]:
+def _settle_lesions(
+    connection: Connection, images: Sequence[CuratedImage], stamp: tuple[str, int]
+) -> dict[str, str | None]:
     """Upsert the lesions of a batch; return the patient of each, None where unknown, or `CONTESTED`.
 
     A lesion has one patient: an image of it without a patient takes over the one that another image names.
@@ -304,9 +345,9 @@ def _settle_lesions(connection: Connection, images: Sequence[CuratedImage]) -> d
         ["lesion_id"],
         ((lesion, min(named[lesion], default=""), lesion in contested) for lesion in sorted(named)),
     )
-    ids = {"ids": sorted(named), "rules": RULES_VERSION}
-    connection.execute(_ADOPT_PATIENT, ids)
-    connection.execute(_REJECT_CONTESTED, ids)
+    values = {"ids": sorted(named), "rules": RULES_VERSION, "number": stamp[1]}
+    connection.execute(_ADOPT_PATIENT, values)
+    connection.execute(_REJECT_CONTESTED, values)
     return {
         lesion: CONTESTED if lesion in contested else min(patients, default=None)
         for lesion, patients in named.items()
@@ -314,50 +355,84 @@ def _settle_lesions(connection: Connection, images: Sequence[CuratedImage]) -> d
 
 
 _ADOPT_PATIENT = text("""
-    UPDATE image SET patient_id = lesion.patient_key, atom_id = lesion.patient_key FROM lesion
-    WHERE image.lesion_id = lesion.lesion_id AND lesion.lesion_id = ANY(:ids)
-      AND image.patient_id IS NULL AND lesion.patient_key <> ''
+    WITH adopted AS (
+        UPDATE image SET patient_id = lesion.patient_key, atom_id = lesion.patient_key, curated_in = :number FROM lesion
+        WHERE image.lesion_id = lesion.lesion_id AND lesion.lesion_id = ANY(:ids)
+          AND image.patient_id IS NULL AND lesion.patient_key <> ''
+        RETURNING image.isic_id, image.group_id
+    )
+    INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM adopted ON CONFLICT DO NOTHING
 """)
 _REJECT_CONTESTED = text("""
     WITH gone AS (
         DELETE FROM image USING lesion
         WHERE image.lesion_id = lesion.lesion_id AND lesion.lesion_id = ANY(:ids) AND lesion.is_contested
-        RETURNING image.isic_id, image.record_version, image.lesion_id
+        RETURNING image.isic_id, image.record_version, image.lesion_id, image.group_id
+    ), noted AS (
+        INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM gone ON CONFLICT DO NOTHING
     )
-    INSERT INTO reject (isic_id, reason, detail, record_version, rules_version, curated_at)
+    INSERT INTO reject (isic_id, reason, detail, record_version, rules_version, curated_at, curated_in)
     SELECT isic_id, 'lesion_of_two_patients', 'lesion ' || lesion_id || ' stands under two patients, expected one',
-           record_version, :rules, now() FROM gone
+           record_version, :rules, now(), :number FROM gone
     ON CONFLICT (isic_id) DO NOTHING
 """)
 
 
-def _regroup(connection: Connection) -> int:
-    """Recompute every group and update the rows whose group changed; returns how many did."""
+# Everything that a change can touch: the groups that changed images were in, and those that they, their identities,
+# bytes or copies lead to now. No other group gains or loses a link.
+_TOUCHED = text("""
+    CREATE TEMP TABLE touched ON COMMIT DROP AS
+    WITH fresh AS (SELECT i.* FROM image i JOIN ungrouped USING (isic_id)), linked AS (
+        SELECT old_group_id AS group_id FROM ungrouped WHERE old_group_id IS NOT NULL
+        UNION SELECT group_id FROM fresh
+        UNION SELECT i.group_id FROM fresh JOIN image i USING (atom_id)
+        UNION SELECT i.group_id FROM fresh JOIN image i USING (lesion_id)
+        UNION SELECT i.group_id FROM fresh JOIN image i USING (sha256)
+        UNION SELECT i.group_id FROM fresh f JOIN picture_pair p ON p.sha256 = f.sha256 AND p.is_copy
+              JOIN image i ON i.sha256 = p.other_sha256
+        UNION SELECT i.group_id FROM fresh f JOIN picture_pair p ON p.other_sha256 = f.sha256 AND p.is_copy
+              JOIN image i ON i.sha256 = p.sha256
+    )
+    SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN linked USING (group_id)
+""")
+
+
+def _regroup(connection: Connection) -> dict[str, int]:
+    """Compare new pictures, then compute every group that a change can touch; returns counts."""
     import numpy as np
 
-    rows = connection.execute(
-        text("""
-            SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, f.perceptual_hash, f.thumbprint, i.group_id
-            FROM image i JOIN stored_file f USING (isic_id, rendition) ORDER BY i.isic_id
-        """)
-    ).all()
-    if not rows:
-        return 0
-    groups = group_ids(
+    fresh = set(connection.execute(text("SELECT isic_id FROM ungrouped")).scalars())
+    if not fresh:
+        return {"compared": 0, "regrouped": 0}
+    n_compared = compare_pictures(connection, open_store(), fresh)
+    connection.execute(_TOUCHED)
+    rows = connection.execute(text("SELECT * FROM touched ORDER BY isic_id")).all()
+    number = {row.sha256: i for i, row in enumerate(rows)}
+    groups = groups_of(
         atoms=[row.atom_id for row in rows],
         lesions=[row.lesion_id for row in rows],
         sha256s=[row.sha256 for row in rows],
-        perceptual_hashes=np.array([row.perceptual_hash or 0 for row in rows], dtype=np.int64),
-        thumbprints=np.frombuffer(
-            b"".join(bytes(row.thumbprint or _NO_PRINT) for row in rows), dtype=np.uint8
-        ).reshape(len(rows), -1),
-        has_hash=np.array([row.perceptual_hash is not None and row.thumbprint is not None for row in rows]),
+        copies=copies_among(connection, number) if rows else np.empty((0, 2), dtype=np.int64),
     )
-    moved = [(row.isic_id, group) for row, group in zip(rows, groups, strict=True) if row.group_id != group]
-    if moved:
-        connection.execute(text("CREATE TEMP TABLE moved (isic_id text, group_id text) ON COMMIT DROP"))
-        copy_rows(connection, "moved", ("isic_id", "group_id"), moved)
-        connection.execute(
-            text("UPDATE image SET group_id = moved.group_id FROM moved WHERE moved.isic_id = image.isic_id")
-        )
-    return len(moved)
+    connection.execute(text("CREATE TEMP TABLE regrouped (isic_id text, group_id text) ON COMMIT DROP"))
+    # A group that gained or lost a member is news for all its members, also where its name stays. Those that
+    # changed themselves were numbered then.
+    n_rows = copy_rows(
+        connection,
+        "regrouped",
+        ("isic_id", "group_id"),
+        (
+            (row.isic_id, group)
+            for row, group in zip(rows, groups, strict=True)
+            if row.group_id != group or row.isic_id not in fresh
+        ),
+    )
+    connection.execute(
+        text("""
+            UPDATE image i SET group_id = m.group_id, curated_in = :number FROM regrouped m
+            WHERE m.isic_id = i.isic_id
+        """),
+        {"number": int(connection.execute(_NUMBER).scalar_one())},
+    )
+    connection.execute(text("DELETE FROM ungrouped"))
+    return {"compared": n_compared, "regrouped": n_rows}

@@ -2,86 +2,24 @@
 
 import numpy as np
 import pytest
+import scipy.sparse.csgraph  # noqa: F401 - loaded before any example is timed
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesion_tasks.grouping import SUBSETS, group_ids, is_copy, near_duplicate_pairs, subset_of
+from lesion_tasks.grouping import QUARANTINE, SUBSETS, group_subsets, groups_of, subset_of
 
-HASHES = st.lists(st.integers(-(2**63), 2**63 - 1), max_size=60)
-
-
-def brute_force_components(hashes: np.ndarray, max_bits: int) -> set[frozenset[int]]:
-    """Connected components by comparing all pairs."""
-    component = {i: {i} for i in range(len(hashes))}
-    for i in range(len(hashes)):
-        for j in range(i):
-            if int(hashes[i] ^ hashes[j]).bit_count() <= max_bits:
-                joined = component[i] | component[j]
-                for k in joined:
-                    component[k] = joined
-    return {frozenset(members) for members in component.values()}
-
-
-def components(pairs: np.ndarray, n: int) -> set[frozenset[int]]:
-    component = {i: {i} for i in range(n)}
-    for i, j in pairs.tolist():
-        joined = component[i] | component[j]
-        for k in joined:
-            component[k] = joined
-    return {frozenset(members) for members in component.values()}
-
-
-@given(HASHES, st.lists(st.tuples(st.integers(0, 59), st.sets(st.integers(0, 63), max_size=4)), max_size=40))
-def test_near_duplicates_are_those_of_brute_force(
-    values: list[int], flips: list[tuple[int, set[int]]]
-) -> None:
-    hashes = [value & (2**64 - 1) for value in values]
-    for base, bits in flips:
-        if hashes:
-            hashes.append(hashes[base % len(hashes)] ^ sum(1 << bit for bit in bits))
-    array = np.array(hashes, dtype=np.uint64)
-    for max_bits in (0, 1, 3):
-        found = components(near_duplicate_pairs(array, max_bits), len(array))
-        assert found == brute_force_components(array, max_bits)
-
-
-def test_a_copy_is_found_among_look_alikes_of_one_hash() -> None:
-    prints = np.array([PRINTS[0], PRINTS[1], PRINTS[0] // 2 + 40]).astype(np.uint8)
-    groups = group_ids(
-        atoms=["a", "b", "c"],
-        lesions=[None] * 3,
-        sha256s=["1", "2", "3"],
-        perceptual_hashes=np.full(3, 5),
-        thumbprints=prints,
-        has_hash=np.ones(3, dtype=bool),
-    )
-    assert groups == ["a", "b", "a"]
-
-
-def test_look_alikes_of_one_hash_are_no_copies() -> None:
-    one, other = PRINTS[:1], PRINTS[1:]
-    assert is_copy(one, (one // 2 + 40).astype(np.uint8)).all()  # darker, less contrast
-    assert not is_copy(one, other).any()
-    flat = np.full((1, 256), 7, dtype=np.uint8)
-    assert not is_copy(flat, flat).any()
-
-
-def test_more_bits_than_the_bands_can_promise_are_refused() -> None:
-    with pytest.raises(ValueError, match="max_bits is 4, expected 0 to 3"):
-        near_duplicate_pairs(np.zeros(2, dtype=np.int64), 4)
-
-
-PRINTS = np.random.default_rng(0).integers(0, 256, (2, 256)).astype(np.uint8)
+DRAW = {"salt": "s", "val_share": 0.2, "test_share": 0.2}
 
 
 def group(images: list[tuple[str, str | None, str, int]]) -> list[str]:
-    return group_ids(
+    """Groups of images given as atom, lesion, bytes and picture; images of one picture are copies."""
+    pictures = [image[3] for image in images]
+    copies = [(i, j) for j in range(len(images)) for i in range(j) if pictures[i] == pictures[j]]
+    return groups_of(
         atoms=[image[0] for image in images],
         lesions=[image[1] for image in images],
         sha256s=[image[2] for image in images],
-        perceptual_hashes=np.array([image[3] for image in images], dtype=np.int64),
-        thumbprints=np.array([PRINTS[image[3] % 2] for image in images]),
-        has_hash=np.ones(len(images), dtype=bool),
+        copies=np.array(copies, dtype=np.int64).reshape(-1, 2),
     )
 
 
@@ -90,7 +28,7 @@ IMAGES = st.lists(
         st.sampled_from(["IP_1", "IP_2", "IL_3", "ISIC_4", "ISIC_5", "ISIC_6"]),
         st.sampled_from([None, "IL_1", "IL_2", "IL_3"]),
         st.sampled_from(["aa", "bb", "cc", "dd", "ee"]),
-        st.sampled_from([0, 1, 2**40, 2**41 - 1, -1]),
+        st.integers(0, 9),
     ),
     min_size=1,
     max_size=12,
@@ -111,6 +49,47 @@ def test_growth_only_joins_groups(before: list, new: list) -> None:
     for i in range(len(before)):
         for j in range(i):
             assert old[i] != old[j] or grown[i] == grown[j]
+
+
+@given(IMAGES)
+def test_whatever_links_two_images_puts_them_into_one_group(images: list) -> None:
+    groups = group(images)
+    for i, one in enumerate(images):
+        for j, other in enumerate(images[:i]):
+            is_linked = any(a == b and a is not None for a, b in zip(one, other, strict=True))
+            assert not is_linked or groups[i] == groups[j]
+
+
+def subsets(images: list, placed: list[str | None] | None = None) -> list[str]:
+    placed = placed or [None] * len(images)
+    return group_subsets(group(images), [image[0] for image in images], placed, **DRAW)
+
+
+@given(IMAGES)
+def test_no_group_stands_in_two_subsets(images: list) -> None:
+    subset_by_group: dict[str, str] = {}
+    for name, subset in zip(group(images), subsets(images), strict=True):
+        assert subset_by_group.setdefault(name, subset) == subset
+
+
+@given(IMAGES, IMAGES)
+def test_growth_moves_nobody_but_into_quarantine(before: list, new: list) -> None:
+    for old, grown in zip(subsets(before), subsets(before + new), strict=False):
+        assert grown in {old, QUARANTINE}
+
+
+@given(IMAGES, st.lists(st.sampled_from([None, *SUBSETS]), min_size=12, max_size=12))
+def test_whoever_stood_in_a_subset_stays_there_or_is_quarantined(images: list, placed: list) -> None:
+    placed = placed[: len(images)]
+    for place, subset in zip(placed, subsets(images, placed), strict=True):
+        assert place is None or subset in {place, QUARANTINE}
+
+
+@given(IMAGES, st.randoms(use_true_random=False))
+def test_remembering_where_images_stood_changes_nothing_while_identities_stay(images: list, random) -> None:
+    first = subsets(images)
+    placed = [None if s == QUARANTINE or random.random() < 0.5 else s for s in first]
+    assert subsets(images, placed) == first
 
 
 def test_shares_are_kept_on_many_groups() -> None:
