@@ -14,15 +14,17 @@ row with a reason; only too many of those make a task red.
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import Param, TriggerRule, dag, task
+from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, dag, task
 
 from lesion_airflow import ARCHIVE_POOL, DEFAULT_ARGS, IMAGES, TAGS, results, skip_unless, total
 
+# Switching the DAG on by day is no reason to start at once.
+EVERY_NIGHT = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=False)
 LAYERS = ["append", "reconcile", "sweep", "fetch"]
 
 
 @dag(
-    schedule="@daily",
+    schedule=EVERY_NIGHT,
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

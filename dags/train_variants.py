@@ -24,7 +24,7 @@ from airflow.sdk import (
 from lesion_airflow import DEFAULT_ARGS, EVALUATIONS, GPU_POOL, GPU_QUEUE, SPLITS, TAGS, results, stay_red
 from lesion_tasks.catalog import VARIANTS
 
-SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC")
+SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=False)
 NAMES = sorted(VARIANTS)
 POLICIES = {
     "changed": "Where enough of the data changed since the last training",
@@ -34,7 +34,7 @@ POLICIES = {
 
 @dag(
     schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable("0 3 * * 0", timezone="UTC"), assets=[SPLITS]
+        timetable=CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=False), assets=[SPLITS]
     ),
     catchup=False,
     max_active_runs=1,
