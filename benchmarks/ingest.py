@@ -113,12 +113,9 @@ def compare_downloads(
             # The peer first: what the server keeps in memory then favours us as little as possible.
             theirs = cost_of(peer) if isic_python else None
             own = cost_of(ours, environment)
-            line = (
-                f"{latency_ms:g} ms, {title}: ours {own.wall_s:.2f} s ({n_images / own.wall_s:,.0f} images/s)"
-            )
+            line = f"{latency_ms:g} ms, {title}: ours {_shown(own, n_images)}"
             if theirs is not None:
-                line += f", isic-cli {theirs.wall_s:.2f} s ({n_images / theirs.wall_s:,.0f} images/s)"
-                line += f", ratio {theirs.wall_s / own.wall_s:.1f}"
+                line += f"; isic-cli {_shown(theirs, n_images)}; ratio {theirs.wall_s / own.wall_s:.1f}"
             print(line, flush=True)
 
 

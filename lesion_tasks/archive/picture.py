@@ -85,10 +85,10 @@ def _decode(image: Image.Image, data: bytes, max_pixels: int) -> Picture | Unusa
         )
     extension, content_type = FORMATS[image.format]
     try:
-        # Only JPEG heeds it: decode to the smallest scale that still has twice the side we need.
-        image.draft("L", (2 * HASH_SIDE_PX, 2 * HASH_SIDE_PX))
-        image.load()
-        grey = image.convert("L").resize((HASH_SIDE_PX, HASH_SIDE_PX), Image.Resampling.BOX)
+        # Only JPEG heeds it: decode to the smallest scale that still has the pixels we need.
+        image.draft("L", (HASH_SIDE_PX, HASH_SIDE_PX))
+        grey = image if image.mode == "L" else image.convert("L")
+        grey = grey.resize((HASH_SIDE_PX, HASH_SIDE_PX), Image.Resampling.BOX)  # decodes
     except _DECODE_ERRORS as error:
         return Unusable(reason="damaged", detail=_words(error))
     return Picture(
@@ -110,7 +110,8 @@ def perceptual_hash(grey: np.ndarray) -> int:
     """
     basis = _cosine_basis()  # (8, 32)
     frequencies = basis @ grey @ basis.T  # (8, 8)
-    bits = frequencies > np.median(frequencies)
+    ranked = np.sort(frequencies, axis=None)  # np.median takes four times as long
+    bits = frequencies > (ranked[31] + ranked[32]) / 2
     return int(np.packbits(bits).view(">i8")[0])
 
 

@@ -13,6 +13,7 @@ from lesion_tasks.ingest.append import append_records, probe_archive
 from lesion_tasks.ingest.changes import Change, changed_fields, list_changes
 from lesion_tasks.ingest.fetch import fetch_files, fetch_shards, wanted_rendition
 from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.ingest.soft_rules import check_vocabulary
 from lesion_tasks.ingest.sweep import sweep_records
 from lesion_tasks.ingest.whole import LAYERS, ingest
 
@@ -21,6 +22,7 @@ __all__ = [
     "Change",
     "append_records",
     "changed_fields",
+    "check_vocabulary",
     "fetch_files",
     "fetch_shards",
     "ingest",

@@ -1,0 +1,121 @@
+"""Stored records -> counts of fields and values that the archive's published vocabulary does not know.
+
+Soft: nothing is refused for it. Older records may violate newer rules, and the archive adds fields as it likes; a
+count that jumps tells that labels and curation rules need a look. The rules are those of the ISIC team's
+`isic-metadata` package where it is installed (4.12 knows both generations of anatomical sites); without it only
+unknown fields are counted.
+"""
+
+import importlib.metadata
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from functools import lru_cache
+from typing import Any
+
+from sqlalchemy import text
+
+from lesion_tasks import vocabulary
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest.scope import ScopeKey, probed_scope, scope_key
+
+# Measured by the archive or renamed by it: no contributor's metadata, so no rule is about them.
+_OUTSIDE_THE_RULES = frozenset({"pixels_x", "pixels_y"})
+# Identifiers differ from record to record and have one rule, their form, which the archive itself sees to.
+_IDENTIFIERS = frozenset({"patient_id", "lesion_id", "rcm_case_id", "acquisition_day"})
+_KNOWN_FIELDS = (
+    vocabulary.SEARCH_STRINGS
+    | vocabulary.SEARCH_NUMBERS
+    | vocabulary.SEARCH_BOOLEANS
+    | vocabulary.INTEGER_FIELDS
+    | _IDENTIFIERS
+    | {"anatom_site_general"}  # until May 2026
+)
+
+Finding = tuple[str, str]  # (kind, words): kind is unknown_field or rule
+
+
+def check_vocabulary(
+    *, source: str | None = None, query: str | None = None, collections: str = ""
+) -> dict[str, Any]:
+    """Compare the current records of a scope with the vocabulary and return counts; reads only."""
+    key = scope_key(source, query, collections)
+    probed_scope(key)
+    version = _package_version()
+    find = lru_cache(maxsize=20_000)(_by_package if version else _by_names)
+    counts: Counter[Finding] = Counter()
+    n_records = n_with_findings = 0
+    for metadata in _current_metadata(key):
+        n_records += 1
+        findings = find(_comparable(metadata))
+        n_with_findings += bool(findings)
+        counts.update(findings)
+    by_kind: dict[str, dict[str, int]] = {"unknown_field": {}, "rule": {}}
+    for (kind, words), count in counts.most_common(200):
+        by_kind[kind][words] = count
+    return {
+        "records": n_records,
+        "records_with_findings": n_with_findings,
+        "unknown_fields": by_kind["unknown_field"],
+        "rules": by_kind["rule"],
+        "checked_by": f"isic-metadata {version}" if version else "field names only",
+    }
+
+
+def _package_version() -> str | None:
+    try:
+        return importlib.metadata.version("isic-metadata")
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _current_metadata(key: ScopeKey) -> Iterator[Mapping[str, Any]]:
+    statement = text("""
+        SELECT document -> 'metadata' FROM scope_record
+        JOIN record USING (isic_id) JOIN record_version USING (isic_id, version)
+        WHERE scope_id = :scope_id AND scope_record.missing_since IS NULL
+    """)
+    with open_session(key.settings) as session:
+        rows = session.execute(statement, {"scope_id": key.scope_id}, execution_options={"yield_per": 2_000})
+        for (metadata,) in rows:
+            yield metadata
+
+
+def _comparable(metadata: Mapping[str, Any]) -> str:
+    """Return what the rules are about, as text: many records share it, so each combination is checked once."""
+    fields = {
+        name: "known" if name in _IDENTIFIERS and isinstance(value, str) else value
+        for group in ("acquisition", "clinical")
+        for name, value in (metadata.get(group) or {}).items()
+        if name not in _OUTSIDE_THE_RULES
+    }
+    return json.dumps(fields, sort_keys=True)
+
+
+def _by_names(comparable: str) -> tuple[Finding, ...]:
+    return tuple(("unknown_field", name) for name in json.loads(comparable) if name not in _KNOWN_FIELDS)
+
+
+def _by_package(comparable: str) -> tuple[Finding, ...]:
+    from isic_metadata.metadata import MetadataRow
+    from pydantic import ValidationError
+
+    fields = json.loads(comparable)
+    # The archive publishes ages in five-year steps under a name of their own.
+    if "age_approx" in fields:
+        fields["age"] = fields.pop("age_approx")
+    findings: list[Finding] = []
+    make_row: Callable[..., Any] = MetadataRow
+    try:
+        row = make_row(**fields)
+        findings += [("unknown_field", name) for name in row.unstructured]
+    except ValidationError as error:
+        for problem in error.errors(include_url=False):
+            # The rule is older than anatom_site_1..5, which took the place of anatom_site_general.
+            if "requires setting anatom_site_general" in problem["msg"] and "anatom_site_1" in fields:
+                continue
+            field = str(problem["loc"][0]) if problem["loc"] else ""
+            words = f"{field}: {problem['msg']}" if field else str(problem["msg"])
+            findings.append(("rule", words[:200]))
+        findings += _by_names(comparable)
+    return tuple(findings)
