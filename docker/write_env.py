@@ -1,0 +1,38 @@
+"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one is left as it is."""
+
+import base64
+import os
+import secrets
+import sys
+from pathlib import Path
+
+PATH = Path(__file__).parent.parent / ".env"
+SECRETS = (
+    "POSTGRES_PASSWORD",
+    "AIRFLOW_DB_PASSWORD",
+    "LESIONS_DB_PASSWORD",
+    "REDIS_PASSWORD",
+    "S3_ACCESS_KEY",
+    "S3_SECRET_KEY",
+    "AIRFLOW_SECRET_KEY",
+    "AIRFLOW_JWT_SECRET",
+    "AIRFLOW_UI_PASSWORD",
+)
+
+
+def main() -> None:
+    """Create the file with mode 0600, or say that it is there already."""
+    lines = [f"{name}={secrets.token_hex(24)}" for name in SECRETS]
+    lines.append(f"AIRFLOW_FERNET_KEY={base64.urlsafe_b64encode(os.urandom(32)).decode()}")
+    try:
+        handle = os.open(PATH, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        sys.stdout.write(f"{PATH} is there already and was left as it is\n")
+        return
+    with os.fdopen(handle, "w") as file:
+        file.write("\n".join(lines) + "\n")
+    sys.stdout.write(f"wrote {PATH}; the UI's login is admin and AIRFLOW_UI_PASSWORD in it\n")
+
+
+if __name__ == "__main__":
+    main()
