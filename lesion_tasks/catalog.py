@@ -82,6 +82,11 @@ class Task:
                 f"{self.val_share + self.test_share:.3f}, expected more than 0 and less than 1"
             )
 
+    @property
+    def draw(self) -> str:
+        """All that subsets depend on: with another salt or other shares, everybody is drawn anew."""
+        return f"{self.name}:{self.salt}:{self.val_share:g}:{self.test_share:g}"
+
     def label_of(self, diagnosis: tuple[str, ...]) -> str | None:
         """Return the class of a diagnosis path, or None where no rule matches."""
         for rule in self.rules:
@@ -157,12 +162,35 @@ class Split:
     name: str
     task: str
     # At most this many train images of each class, by lowest hash, so the set grows without reshuffling.
+    # Never more than the rarest class has, so a number that no class reaches means as many as there are.
     # None keeps the natural share of classes. Val is drawn the same way.
     max_per_class: int | None = None
+    imputation: str = "none"  # a key of IMPUTATIONS
 
     def __post_init__(self) -> None:
         if self.task not in TASKS:
             raise ValueError(f"split {self.name!r}: unknown task {self.task!r}")
+        if self.imputation not in IMPUTATIONS:
+            raise ValueError(f"split {self.name!r}: unknown imputation {self.imputation!r}")
+        if self.max_per_class is not None and self.max_per_class < 1:
+            raise ValueError(
+                f"split {self.name!r}: max_per_class is {self.max_per_class}, expected at least 1"
+            )
+
+    @property
+    def is_leaking(self) -> bool:
+        """Whether test images have a say in what training sees: such a split is for reproducing, not for use."""
+        return self.imputation == "paper_global_mean"
+
+
+# What a manifest says where age or size is missing. Models fill in what they learned from train, with an
+# indicator, so the honest manifest leaves missing values missing.
+IMPUTATIONS = {
+    "none": "Missing values stay missing; a model fills in the mean of its train images and is told where.",
+    "paper_global_mean": (
+        "The paper's: the mean over all images, test images included, before anything is split. It leaks."
+    ),
+}
 
 
 SPLITS = by_name(
@@ -170,7 +198,15 @@ SPLITS = by_name(
         Split(name="malignancy_natural", task="malignancy"),
         Split(name="malignancy_balanced_5000", task="malignancy", max_per_class=5_000),
         Split(name="malignancy_balanced_10000", task="malignancy", max_per_class=10_000),
+        Split(name="malignancy_balanced_all", task="malignancy", max_per_class=1_000_000),
+        Split(
+            name="malignancy_balanced_5000_paper_imputation",
+            task="malignancy",
+            max_per_class=5_000,
+            imputation="paper_global_mean",
+        ),
         Split(name="five_classes_natural", task="five_classes"),
+        Split(name="five_classes_balanced", task="five_classes", max_per_class=5_000),
     ]
 )
 
@@ -322,9 +358,21 @@ def sides_of(split: str) -> list[int]:
     return sorted({v.side_px for v in VARIANTS.values() if v.split == split and v.side_px is not None})
 
 
-def fit_name(side_px: int) -> str:
-    """The name of a size and an aspect-ratio policy. The paper squashes 4:3 pictures to a square."""
-    return f"{side_px}-squash"
+# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
+# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
+ASPECTS = ("squash", "pad", "crop")
+
+
+# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
+# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
+ASPECTS = ("squash", "pad", "crop")
+
+
+def fit_name(side_px: int, aspect: str = "squash") -> str:
+    """The name of a size and an aspect-ratio policy, such as 128-squash."""
+    if aspect not in ASPECTS:
+        raise ValueError(f"aspect {aspect!r}: expected one of {', '.join(ASPECTS)}")
+    return f"{side_px}-{aspect}"
 
 
 # --- Promotion: floors and margins, each with its reason --------------------------------------------------------

@@ -1,8 +1,8 @@
 """The manifest: an immutable table of images with subset and label, named by the digest of its rows.
 
-One parquet object for each manifest, `splits/<split>-<digest>.parquet`. The digest is taken over canonical
-JSON lines and not over the parquet bytes, so that it is the same with any library version; it is checked
-whenever a manifest is read. Since each row carries the SHA-256 of its picture, the digest covers the pixels.
+One parquet object for each manifest, `splits/<split>-<digest>.parquet`. The digest is taken over the values and not
+over the parquet bytes, so that it is the same with any library version; it is checked whenever a manifest is read.
+Since each row carries the SHA-256 of its picture, the digest covers the pixels.
 """
 
 import hashlib
@@ -11,18 +11,23 @@ import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from lesion_tasks import UnusableInputError
 from lesion_tasks.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
+    import pyarrow as pa
 
-COLUMNS = (
-    "isic_id", "subset", "label", "is_balanced", "group_id", "patient_id", "lesion_id", "sha256", "object_key",
-    "perceptual_hash", "size_bytes", "width_px", "height_px", "image_type", "sex", "age_years", "size_mm",
-    "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type", "attribution", "copyright_license",
-    "record_version",
-)  # fmt: skip
+# In this order: name -> text, whole number, number, or yes and no.
+COLUMNS = {
+    "isic_id": "text", "subset": "text", "label": "text", "is_balanced": "bool", "group_id": "text",
+    "patient_id": "text", "lesion_id": "text", "sha256": "text", "object_key": "text", "perceptual_hash": "int",
+    "size_bytes": "int", "width_px": "int", "height_px": "int", "image_type": "text", "sex": "text",
+    "age_years": "float", "size_mm": "float", "anatom_site": "text", "fitzpatrick_skin_type": "text",
+    "diagnosis_confirm_type": "text", "attribution": "text", "copyright_license": "text", "record_version": "int",
+}  # fmt: skip
 
 
 def object_key(split: str, digest: str) -> str:
@@ -30,30 +35,71 @@ def object_key(split: str, digest: str) -> str:
     return f"splits/{split}-{digest}.parquet"
 
 
-def digest_of(recipe: dict[str, Any], rows: "pd.DataFrame") -> str:
-    """SHA-256 over the recipe and the rows, sorted by image id, in canonical JSON."""
+def arrow_schema() -> "pa.Schema":
+    """The columns as Arrow types."""
+    import pyarrow as pa
+
+    types = {"text": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
+    return pa.schema([(name, types[kind]) for name, kind in COLUMNS.items()])
+
+
+def as_table(rows: "pd.DataFrame") -> "pa.Table":
+    """Rows of a manifest as an Arrow table, sorted by image id."""
+    import pyarrow as pa
+
+    return pa.Table.from_pandas(
+        rows.sort_values("isic_id")[list(COLUMNS)], schema=arrow_schema(), preserve_index=False
+    )
+
+
+def digest_of(recipe: dict[str, Any], table: "pa.Table") -> str:
+    """SHA-256 over the recipe in canonical JSON and the columns in order.
+
+    Of each column: its name; a byte for each row, 1 where there is a value; then the values, little-endian, 8 bytes
+    for a number and 1 for yes or no, and for text the lengths in bytes (8 bytes each) and the UTF-8 text. What is
+    missing is 0 or empty.
+    """
     digest = hashlib.sha256(_canonical(recipe))
-    columns = [rows[name].tolist() for name in COLUMNS]
-    for values in zip(*columns, strict=True):
-        digest.update(
-            b"\n" + _canonical([None if value != value else value for value in values])
-        )  # NaN is missing
+    for name, kind in COLUMNS.items():
+        digest.update(b"\n" + name.encode() + b"\n")
+        for part in _canonical_column(table[name], kind):
+            digest.update(part)
     return digest.hexdigest()
+
+
+def _canonical_column(column: "pa.ChunkedArray", kind: str) -> list[Any]:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if kind == "float":  # not a number is as missing as null is
+        column = pc.if_else(pc.fill_null(pc.is_nan(column), True), pa.scalar(None, pa.float64()), column)
+    is_valid = np.ascontiguousarray(pc.is_valid(column).to_numpy().astype(np.uint8))
+    if kind != "text":
+        filled = pc.fill_null(column, False if kind == "bool" else 0)
+        numbers = filled.to_numpy().astype({"int": "<i8", "float": "<f8", "bool": "u1"}[kind])
+        return [is_valid, np.ascontiguousarray(numbers)]
+    filled = pc.fill_null(column.cast(pa.large_string()), "")
+    lengths = np.ascontiguousarray(pc.binary_length(filled).to_numpy().astype("<i8"))
+    text = []
+    for chunk in filled.chunks:
+        _, offsets, data = chunk.buffers()
+        if data is not None and len(chunk):
+            ends = np.frombuffer(offsets, dtype=np.int64)[chunk.offset : chunk.offset + len(chunk) + 1]
+            text.append(memoryview(data)[int(ends[0]) : int(ends[-1])])
+    return [is_valid, lengths, *text]
 
 
 def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def write_manifest(store: Store, split: str, recipe: dict[str, Any], rows: "pd.DataFrame") -> str:
-    """Store the rows (columns `COLUMNS`, sorted by isic_id) and return their digest; a known one is left as it is."""
-    import pyarrow as pa
+def write_manifest(store: Store, split: str, recipe: dict[str, Any], table: "pa.Table") -> str:
+    """Store the rows, sorted by isic_id, and return their digest; a known one is left as it is."""
     import pyarrow.parquet as pq
 
-    digest = digest_of(recipe, rows)
+    digest = digest_of(recipe, table)
     key = object_key(split, digest)
     if not store.exists(key):
-        table = pa.Table.from_pandas(rows[list(COLUMNS)], preserve_index=False)
         table = table.replace_schema_metadata({"lesion": _canonical({"recipe": recipe, "digest": digest})})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "manifest.parquet"
@@ -62,17 +108,21 @@ def write_manifest(store: Store, split: str, recipe: dict[str, Any], rows: "pd.D
     return digest
 
 
-def read_manifest(store: Store, key: str) -> "pd.DataFrame":
+def read_table(store: Store, key: str) -> "pa.Table":
     """Read the rows back, or raise `UnusableInputError` when they are not what the digest promises."""
     import pyarrow.parquet as pq
 
     table = pq.read_table(store.local_path(key))
     said = json.loads(table.schema.metadata[b"lesion"])
-    rows = table.replace_schema_metadata(None).to_pandas()
-    # Text columns hold None, not NaN, where a value is missing: all-missing ones come back as objects already.
-    digest = digest_of(said["recipe"], rows)
+    table = table.replace_schema_metadata(None)
+    digest = digest_of(said["recipe"], table)
     if digest != said["digest"] or digest not in key:
         raise UnusableInputError(
             f"manifest {key}: its rows have digest {digest[:12]}, expected {said['digest'][:12]}"
         )
-    return rows
+    return table
+
+
+def read_manifest(store: Store, key: str) -> "pd.DataFrame":
+    """The same as a data frame; missing text is None or NaN."""
+    return read_table(store, key).to_pandas()

@@ -6,11 +6,19 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from hypothesis import HealthCheck
+from hypothesis import settings as hypothesis_settings
 from sqlalchemy import make_url
 
 from lesion_tasks.database import engine_for, migrate
 from lesion_tasks.local import postgres
 from lesion_tasks.settings import Settings, read_settings
+
+# A busy machine is no failure: no example is timed.
+hypothesis_settings.register_profile(
+    "untimed", deadline=None, max_examples=60, suppress_health_check=[HealthCheck.too_slow]
+)
+hypothesis_settings.load_profile("untimed")
 
 
 @pytest.fixture(scope="session")

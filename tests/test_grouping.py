@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import scipy.sparse.csgraph  # noqa: F401 - loaded before any example is timed
 from hypothesis import given
 from hypothesis import strategies as st
 

@@ -14,7 +14,7 @@ LAYERS = (
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},
     {"database", "migrations"},
-    {"manifest", "copies"},
+    {"rules", "manifest", "copies", "manifest_checks"},
     {"evaluation"},  # pure figures and pages
     {"dataset", "model", "prediction", "training_loop", "predictions"},  # tensors
     {"leaderboard", "case", "comparison"},

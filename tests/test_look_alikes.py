@@ -4,7 +4,7 @@ import io
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -29,7 +29,6 @@ def brute_force(hashes: np.ndarray, max_bits: int) -> set[tuple[int, int]]:
     }
 
 
-@settings(deadline=None)
 @given(
     st.lists(st.integers(0, 2**64 - 1), max_size=60),
     st.lists(st.tuples(st.integers(0, 59), st.sets(st.integers(0, 63), max_size=9)), max_size=40),

@@ -1,5 +1,6 @@
 """Images -> members: who is in, who is left out and why, and that growth moves nobody."""
 
+import itertools
 from typing import Any
 
 import pandas as pd
@@ -11,9 +12,9 @@ from hypothesis import strategies as st
 from lesion_tasks.catalog import TASKS, Split
 from lesion_tasks.curate import curate_images
 from lesion_tasks.grouping import QUARANTINE, SUBSETS, subset_of
-from lesion_tasks.manifest import digest_of, read_manifest
+from lesion_tasks.manifest import as_table, digest_of, read_manifest
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import assign_members, build_split, manifest_rows
+from lesion_tasks.split import build_split, draw_members, judge_images
 from lesion_tasks.store import open_store
 
 TASK = TASKS["malignancy"]
@@ -56,9 +57,28 @@ def melanoma(number: int, **known: Any) -> dict[str, Any]:
     return image(number, diagnosis=list(MELANOMA.values()), **known)
 
 
+def assign(images: list[dict[str, Any]], split: Split) -> pd.DataFrame:
+    """Judge and draw: isic_id, group_subset, label, reason."""
+    members = judge_images(pd.DataFrame(images), TASK)
+    eligible = members[members["reason"].isna()].rename(columns={"group_subset": "subset"})
+    drawn = draw_members(eligible[["isic_id", "subset", "label"]], split, TASK)
+    left = set(drawn.loc[~drawn["is_member"].astype(bool), "isic_id"])
+    balanced = set(drawn.loc[drawn["is_balanced"].astype(bool), "isic_id"])
+    members.loc[members["isic_id"].isin(left), "reason"] = "beyond_balance"
+    return members.assign(is_balanced=members["isic_id"].isin(balanced))
+
+
 def assigned(images: list[dict[str, Any]], split: Split = NATURAL) -> dict[str, tuple[Any, ...]]:
-    members = assign_members(pd.DataFrame(images), split, TASK)
+    members = assign(images, split)
     return {row.isic_id: (row.group_subset, row.label, row.reason) for row in members.itertuples(index=False)}
+
+
+def digest(images: list[dict[str, Any]], split: Split) -> str:
+    members = assign(images, split).rename(columns={"group_subset": "subset"})
+    rows = pd.DataFrame(images).merge(
+        members.loc[members["reason"].isna(), ["isic_id", "subset", "label", "is_balanced"]], on="isic_id"
+    )
+    return digest_of({}, as_table(rows))
 
 
 @pytest.mark.parametrize(
@@ -122,25 +142,71 @@ def test_a_balanced_train_set_is_balanced_and_as_large_as_it_can_be(numbers: set
     assert members == dict.fromkeys(TASK.classes, n)
 
 
+@given(NUMBERS, NUMBERS)
+def test_a_balanced_train_set_loses_a_member_only_to_a_newcomer_of_its_class(
+    before: set[int], new: set[int]
+) -> None:
+    def members(numbers: set[int]) -> dict[str, set[str]]:
+        found = assigned(mixed(numbers), BALANCED)
+        return {
+            label: {
+                i
+                for i, (subset, own, reason) in found.items()
+                if (subset, own, reason) == ("train", label, None)
+            }
+            for label in TASK.classes
+        }
+
+    old, grown = members(before), members(before | new)
+    for label in TASK.classes:
+        assert len(grown[label]) >= len(old[label])
+        newcomers = {int(isic_id[5:]) for isic_id in grown[label]} - before
+        assert len(old[label] - grown[label]) <= len(newcomers)
+
+
+def test_a_smaller_balanced_set_is_part_of_a_larger_one() -> None:
+    images = mixed(set(range(1, 400)))
+    sets = [
+        {
+            i
+            for i, entry in assigned(images, Split(name="s", task="malignancy", max_per_class=n)).items()
+            if not entry[2]
+        }
+        for n in (5, 20, 60, 1_000_000)
+    ]
+    for small, large in itertools.pairwise(sets):
+        assert small < large
+
+
 @given(NUMBERS, st.randoms(use_true_random=False))
 def test_the_digest_does_not_depend_on_the_order_of_rows(numbers: set[int], random: Any) -> None:
     rows = mixed(numbers)
     shuffled = rows.copy()
     random.shuffle(shuffled)
-
-    def digest(images: list[dict[str, Any]]) -> str:
-        frame = pd.DataFrame(images)
-        return digest_of({}, manifest_rows(frame, assign_members(frame, BALANCED, TASK)))
-
-    assert digest(rows) == digest(shuffled)
+    assert digest(rows, BALANCED) == digest(shuffled, BALANCED)
 
 
-def test_one_other_byte_of_one_picture_gives_another_digest() -> None:
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"sha256": "f" * 64},
+        {"age_years": None},
+        {"size_mm": 0.0},
+        {"attribution": ""},
+        {"patient_id": "IP_1"},
+    ],
+)
+def test_another_value_in_one_row_gives_another_digest(change: dict[str, Any]) -> None:
     rows = mixed(set(range(1, 60)))
-    changed = [{**row, "sha256": "f" * 64} if row["isic_id"] == "ISIC_0000007" else row for row in rows]
-    one, other = (pd.DataFrame(images) for images in (rows, changed))
-    digests = {digest_of({}, manifest_rows(f, assign_members(f, NATURAL, TASK))) for f in (one, other)}
-    assert len(digests) == 2
+    changed = [{**row, **change} if row["isic_id"] == "ISIC_0000007" else row for row in rows]
+    assert digest(rows, NATURAL) != digest(changed, NATURAL)
+
+
+def test_text_that_moves_from_one_row_to_the_next_gives_another_digest() -> None:
+    rows = mixed(set(range(1, 60)))
+    one = [{**row, "attribution": {0: "ab", 1: "c"}.get(i)} for i, row in enumerate(rows)]
+    other = [{**row, "attribution": {0: "a", 1: "bc"}.get(i)} for i, row in enumerate(rows)]
+    assert digest(one, NATURAL) != digest(other, NATURAL)
 
 
 def test_every_record_is_accounted_for_in_the_funnel(settings: Settings) -> None:

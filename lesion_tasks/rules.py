@@ -1,0 +1,66 @@
+"""Which images a task leaves out, and why: every rule that an image passes through, in order, in one place.
+
+`curate.curate_record` rejects records before this (no usable picture, withdrawn, a lesion of two patients); the
+rules here depend on the task. Each has a reason word that stands in the database, in the funnel and in the report.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from lesion_tasks.catalog import Task
+from lesion_tasks.grouping import QUARANTINE
+
+REASONS = {
+    # of curation
+    "no_file": "No picture has been fetched.",
+    "file_refused": "The file is no usable picture.",
+    "withdrawn": "The archive no longer publishes it.",
+    "lesion_of_two_patients": "Its lesion stands under two patients.",
+    # of the task, in the order they are applied
+    "image_type": "Another kind of picture than the task is about.",
+    "image_manipulation": "Altered or synthetic.",
+    "no_diagnosis": "The archive gives no diagnosis.",
+    "indeterminate": "The diagnosis is indeterminate: neither benign nor malignant.",
+    "diagnosis_not_in_task": "Diagnosed, but as none of the task's classes.",
+    "no_sex": "The task asks for sex, as the paper does, and it is unknown.",
+    # of the split
+    "quarantined": "Linked to images of another subset: on either side it would leak.",
+    "beyond_balance": "In train, but its class has more images than the balanced set takes.",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What the rules look at."""
+
+    image_type: str | None
+    image_manipulation: str | None
+    diagnosis: tuple[str, ...]
+    sex: str | None
+
+
+def _without_label(task: Task, facts: Facts) -> bool:
+    return task.label_of(facts.diagnosis) is None
+
+
+RULES: Sequence[tuple[str, Callable[[Task, Facts], bool]]] = (
+    ("image_type", lambda task, facts: facts.image_type not in task.image_types),
+    ("image_manipulation", lambda task, facts: facts.image_manipulation in task.excluded_manipulations),
+    ("no_diagnosis", lambda task, facts: _without_label(task, facts) and not facts.diagnosis),
+    (
+        "indeterminate",
+        lambda task, facts: _without_label(task, facts) and facts.diagnosis[0] == "Indeterminate",
+    ),
+    ("diagnosis_not_in_task", _without_label),
+    ("no_sex", lambda task, facts: task.requires_sex and facts.sex not in {"female", "male"}),
+)
+
+
+def reason_to_leave_out(task: Task, facts: Facts) -> str | None:
+    """The first rule that an image fails, or None."""
+    return next((reason for reason, fails in RULES if fails(task, facts)), None)
+
+
+def reason_of_subset(subset: str) -> str | None:
+    """Why an image that passes every rule is left out all the same."""
+    return "quarantined" if subset == QUARANTINE else None
