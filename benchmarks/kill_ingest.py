@@ -53,12 +53,12 @@ TABLES = {
 
 @dataclass(kw_only=True)
 class Killing:
-    """How often and when to kill."""
+    """How often and when to kill, and what: the run itself, or the database under it."""
 
     n_kills: int
     longest_s: float
     seed: int = 0
-    between: Callable[[], None] = lambda: None  # called after each kill
+    restart_database: Callable[[], None] | None = None  # called instead of killing the run
     done: int = 0
     moments_s: list[float] = field(default_factory=list)
 
@@ -85,14 +85,19 @@ def tell(origin: str, change: str) -> None:
         pass
 
 
-def live_through(origin: str, environment: dict[str, str], killing: Killing | None) -> None:
+def live_through(
+    origin: str,
+    environment: dict[str, str],
+    killing: Killing | None,
+    chapters: tuple[tuple[str, ...], ...] = CHAPTERS,
+) -> None:
     """Ingest every chapter completely, killed or not."""
     environment = environment | {"LESION_ARCHIVE_URL": f"{origin}/api/v2/", "LESION_QUERY": ""}
-    for number, changes in enumerate(CHAPTERS):
+    for number, changes in enumerate(chapters):
         for change in changes:
             tell(origin, change)
         if killing is not None:
-            n_chapters_left = len(CHAPTERS) - number
+            n_chapters_left = len(chapters) - number
             _kill_runs(environment, killing, -(-(killing.n_kills - killing.done) // n_chapters_left))
         _run(environment, RUN)
     _run(environment, CONFIRM)
@@ -108,12 +113,14 @@ def _kill_runs(environment: dict[str, str], killing: Killing, n_kills: int) -> N
             try:
                 process.wait(moment_s)
             except subprocess.TimeoutExpired:
-                process.send_signal(signal.SIGKILL)
+                if killing.restart_database is None:
+                    process.send_signal(signal.SIGKILL)
+                else:
+                    killing.restart_database()
                 process.wait()
                 n_kills -= 1
                 killing.done += 1
                 killing.moments_s.append(moment_s)
-                killing.between()
             else:
                 longest_s = max(0.6, 0.8 * longest_s)
 
@@ -176,11 +183,9 @@ def environment_for(server_url: str, folder: Path, name: str) -> dict[str, str]:
 @click.option("--longest-s", default=4.0, show_default=True, help="Latest moment of a kill.")
 @click.option("--seed", default=0, show_default=True)
 @click.option("--latency-ms", default=5.0, show_default=True)
-@click.option(
-    "--restart-postgres-every", default=0, show_default=True, help="Kills between restarts; 0: never."
-)
+@click.option("--restart-postgres", is_flag=True, help="Restart the database under a run, not kill the run.")
 def main(
-    kills: int, images: int, longest_s: float, seed: int, latency_ms: float, restart_postgres_every: int
+    kills: int, images: int, longest_s: float, seed: int, latency_ms: float, restart_postgres: bool
 ) -> None:
     """Compare a killed story with an undisturbed one; exit status 1 where they differ."""
     from lesion_tasks.local import postgres
@@ -191,11 +196,11 @@ def main(
         killing = Killing(n_kills=kills, longest_s=longest_s, seed=seed)
 
         def restart() -> None:
-            if restart_postgres_every and killing.done % restart_postgres_every == 0:
-                postgres.stop(home)
-                assert postgres.ensure_running(home) == server_url
+            postgres.stop(home)
+            assert postgres.ensure_running(home) == server_url
 
-        killing.between = restart
+        if restart_postgres:
+            killing.restart_database = restart
         try:
             started = time.monotonic()
             undisturbed = environment_for(server_url, home, "undisturbed")

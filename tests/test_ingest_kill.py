@@ -22,19 +22,22 @@ from lesion_tasks.ingest import append_records, fetch_files, ingest, reconcile_r
 from lesion_tasks.ingest.scope import scope_key, scope_lock
 
 
+STORY = ((), ("grow?images=10", "edit?images=5&kind=metadata", "withdraw?images=2"))
+
+
 def test_killed_runs_against_a_faulty_archive_lose_nothing(postgres_url, tmp_path):
     undisturbed = environment_for(postgres_url, tmp_path, "undisturbed")
     disturbed = environment_for(postgres_url, tmp_path, "disturbed")
-    with archive_server("synthetic:60:1", 0) as origin:
+    with archive_server("synthetic:30:1", 0) as origin:
         port = int(origin.rpartition(":")[2])
-        live_through(origin, undisturbed, None)
-    with archive_server("synthetic:60:1", port, FAULTS + ",seed=1") as origin:
-        killing = Killing(n_kills=5, longest_s=2.0, seed=1)
-        live_through(origin, disturbed, killing)
+        live_through(origin, undisturbed, None, STORY)
+    with archive_server("synthetic:30:1", port, FAULTS + ",seed=1") as origin:
+        killing = Killing(n_kills=4, longest_s=2.0, seed=1)
+        live_through(origin, disturbed, killing, STORY)
 
     expected = left_behind(undisturbed)
-    assert killing.done == 5
-    assert len(expected["record"]) == len(expected["objects"]) == 160
+    assert killing.done == 4
+    assert len(expected["record"]) == len(expected["objects"]) == 40
     assert differences(expected, left_behind(disturbed)) == []
 
 

@@ -392,7 +392,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=2000, deadline=None)
+@settings(max_examples=800, deadline=None)
 @given(
     JSON
     | st.fixed_dictionaries(
