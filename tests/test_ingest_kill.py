@@ -21,7 +21,6 @@ from lesion_tasks.database import database_url, engine_for
 from lesion_tasks.ingest import append_records, fetch_files, ingest, reconcile_records
 from lesion_tasks.ingest.scope import scope_key, scope_lock
 
-
 STORY = ((), ("grow?images=10", "edit?images=5&kind=metadata", "withdraw?images=2"))
 
 
