@@ -110,18 +110,18 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest import fetch_shards
 
         skip_unless("fetch" in params["layers"], "the layer fetch was not chosen")
-        return fetch_shards(shards=params["fetch_tasks"])
+        return fetch_shards(shards=params["fetch_tasks"], query=params["query"], source=params["source"])
 
     @task(
         pool=ARCHIVE_POOL,
         execution_timeout=timedelta(hours=24),
         map_index_template="{{ task.op_kwargs['shard'] }}",
     )
-    def fetch(shard: str) -> dict[str, Any]:
+    def fetch(shard: str, params: dict[str, Any]) -> dict[str, Any]:
         """Get one part of the missing files, check each, and store it."""
         from lesion_tasks.ingest import fetch_files
 
-        return fetch_files(shard)
+        return fetch_files(shard, query=params["query"], source=params["source"])
 
     # Once, after all: a mapped task with outlets would announce each of its parts.
     @task(outlets=[IMAGES], trigger_rule=TriggerRule.NONE_FAILED)

@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import re
+import secrets
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,20 +107,20 @@ class DirectoryStore:
     @contextlib.contextmanager
     def _replacing(self, key: str) -> Iterator[Path]:
         target = self.root / _checked(key)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
-        os.close(handle)
-        temporary = Path(name)
+        temporary = target.with_name(f".part-{os.getpid()}-{secrets.token_hex(6)}")
         try:
+            try:
+                temporary.touch(mode=0o644, exist_ok=False)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.touch(mode=0o644, exist_ok=False)
             yield temporary
-            temporary.chmod(0o644)
             temporary.replace(target)
-        except OSError as error:
-            if error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        except BaseException as error:
+            temporary.unlink(missing_ok=True)
+            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
                 raise UnusableInputError(f"bucket {self.url}: disk full while writing {key!r}") from error
             raise
-        finally:
-            temporary.unlink(missing_ok=True)
 
     def get(self, key: str) -> bytes:
         try:
