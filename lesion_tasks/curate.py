@@ -382,16 +382,18 @@ _REJECT_CONTESTED = text("""
 # bytes or copies lead to now. No other group gains or loses a link.
 _TOUCHED = text("""
     CREATE TEMP TABLE touched ON COMMIT DROP AS
-    WITH fresh AS (SELECT i.* FROM image i JOIN ungrouped USING (isic_id)), linked AS (
+    WITH fresh AS (
+        SELECT i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN ungrouped USING (isic_id)
+    ), linked AS (
         SELECT old_group_id AS group_id FROM ungrouped WHERE old_group_id IS NOT NULL
         UNION SELECT group_id FROM fresh
-        UNION SELECT i.group_id FROM fresh JOIN image i USING (atom_id)
-        UNION SELECT i.group_id FROM fresh JOIN image i USING (lesion_id)
-        UNION SELECT i.group_id FROM fresh JOIN image i USING (sha256)
-        UNION SELECT i.group_id FROM fresh f JOIN picture_pair p ON p.sha256 = f.sha256 AND p.is_copy
-              JOIN image i ON i.sha256 = p.other_sha256
-        UNION SELECT i.group_id FROM fresh f JOIN picture_pair p ON p.other_sha256 = f.sha256 AND p.is_copy
-              JOIN image i ON i.sha256 = p.sha256
+        UNION SELECT group_id FROM image WHERE atom_id IN (SELECT atom_id FROM fresh)
+        UNION SELECT group_id FROM image WHERE lesion_id IN (SELECT lesion_id FROM fresh)
+        UNION SELECT group_id FROM image WHERE sha256 IN (
+            SELECT sha256 FROM fresh
+            UNION SELECT other_sha256 FROM picture_pair WHERE is_copy AND sha256 IN (SELECT sha256 FROM fresh)
+            UNION SELECT sha256 FROM picture_pair WHERE is_copy AND other_sha256 IN (SELECT sha256 FROM fresh)
+        )
     )
     SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN linked USING (group_id)
 """)

@@ -177,6 +177,8 @@ class StoredFile(Base):
             "(reason is null) = (object_key is not null and sha256 is not null)", name="stored_or_refused"
         ),
         Index(None, "sha256"),
+        # The same for files.
+        Index("ix_stored_file_state", "isic_id", "rendition", postgresql_include=["sha256", "reason"]),
     )
 
     isic_id: Mapped[str] = mapped_column(
@@ -242,6 +244,12 @@ class Image(Base):
         Index(None, "lesion_id"),
         Index(None, "sha256"),
         Index(None, "curated_in"),
+        # What curation compares of every image, every day: read from the index alone, a third of the table.
+        Index(
+            "ix_image_state",
+            "isic_id",
+            postgresql_include=["record_version", "rules_version", "rendition", "sha256", "perceptual_hash"],
+        ),
     )
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")

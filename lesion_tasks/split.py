@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.data_report import write_data_report
 from lesion_tasks.database import copy_rows, database_url, engine_for
 from lesion_tasks.grouping import SUBSETS, group_subsets, unit_interval
 from lesion_tasks.manifest import COLUMNS, arrow_schema, object_key, write_manifest
@@ -49,7 +50,9 @@ def build_split(name: str) -> str:
         _draw_balance(connection, split, task)
         table = _impute(_read_members(connection, name), split)
         check_manifest(table, split, task)
-        return _store_manifest(connection, store, split, task, table)
+        digest = _store_manifest(connection, store, split, task, table)
+        write_data_report(store, connection, digest)
+    return digest
 
 
 def _lock(connection: Connection, task: Task) -> None:

@@ -10,17 +10,27 @@ import pytest
 PACKAGE = Path(__file__).parent.parent / "lesion_tasks"
 
 LAYERS = (
-    {"settings", "catalog", "vocabulary", "progress", "grouping", "look_alikes"},  # words and pure rules
+    {
+        "settings",
+        "backbones",
+        "catalog",
+        "vocabulary",
+        "progress",
+        "grouping",
+        "look_alikes",
+    },  # words and pure rules
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},
     {"database", "migrations"},
-    {"rules", "manifest", "copies", "manifest_checks"},
+    {"rules", "manifest", "masks", "copies", "manifest_checks"},
     {"evaluation"},  # pure figures and pages
-    {"dataset", "model", "prediction", "training_loop", "predictions"},  # tensors
+    {"dataset", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
+    {"sampling", "features", "segmentation"},
+    {"engine"},
     {"leaderboard", "case", "comparison"},
     {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
-    {"reference", "__main__"},
+    {"reference", "predict", "__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 STEPS = LAYERS[-2]

@@ -1,0 +1,234 @@
+"""A manifest's rows and the catalogue around them -> the tables of its page, as plain values."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.catalog import Split, Task
+from lesion_tasks.grouping import SUBSETS
+from lesion_tasks.manifest_checks import subset_shares
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+MISSING_FIELDS = (
+    "age_years", "sex", "size_mm", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",
+    "patient_id", "lesion_id",
+)  # fmt: skip
+# Name of the table -> the Arrow column it counts; ages and sizes are counted in steps.
+COUNTED = {
+    "Image type": "image_type",
+    "Age": "age",
+    "Sex": "sex",
+    "Site": "anatom_site",
+    "Skin type (Fitzpatrick)": "fitzpatrick_skin_type",
+    "Lesion size": "size",
+    "Diagnosis confirmed by": "diagnosis_confirm_type",
+    "Source": "attribution",
+    "Licence": "copyright_license",
+    "Picture size": "pixels",
+}
+MAX_VALUES = 20  # rows of one table; the rest is summed up
+
+
+def class_rows(class_counts: Mapping[str, Mapping[str, int]], task: Task) -> list[dict[str, Any]]:
+    """Images by subset and class, with the share of each class."""
+    rows = []
+    for subset in ("train", "val", "val_balanced", "test", "test_balanced"):
+        counts = class_counts[subset]
+        whole = sum(counts.values())
+        rows.append(
+            {
+                "subset": subset,
+                "n": whole,
+                "classes": [
+                    {"n": counts[label], "share": counts[label] / whole if whole else None}
+                    for label in task.classes
+                ],
+            }
+        )
+    return rows
+
+
+def share_rows(table: "pa.Table", split: Split, task: Task) -> list[dict[str, Any]]:
+    """How the groups of each class fell, against what was asked for, in standard errors."""
+    return [
+        {
+            "label": label,
+            "subset": subset,
+            "share": share,
+            "expected": expected,
+            "errors": (share - expected) / error if error else 0.0,
+        }
+        for label, subset, share, expected, error in subset_shares(table, split, task)
+    ]
+
+
+def missing_rows(table: "pa.Table") -> list[dict[str, Any]]:
+    """The share of images without a value, by field and subset."""
+    import pyarrow.compute as pc
+
+    parts = {subset: table.filter(pc.equal(table["subset"], subset)) for subset in SUBSETS}
+    return [
+        {
+            "field": field,
+            "shares": [part[field].null_count / len(part) if len(part) else None for part in parts.values()],
+        }
+        for field in MISSING_FIELDS
+    ]
+
+
+def value_tables(table: "pa.Table", task: Task) -> list[dict[str, Any]]:
+    """For each field: images by value and subset, and the share of the positive class among all with that value."""
+    table = _with_steps(table)
+    tables = []
+    for title, column in COUNTED.items():
+        counted = table.group_by([column, "subset", "label"]).aggregate([([], "count_all")]).to_pylist()
+        rows: dict[str, dict[str, Any]] = {}
+        for entry in counted:
+            row = rows.setdefault(
+                _word(entry[column]), {"n": 0, "n_positive": 0, **dict.fromkeys(SUBSETS, 0)}
+            )
+            row["n"] += entry["count_all"]
+            row[entry["subset"]] += entry["count_all"]
+            row["n_positive"] += entry["count_all"] * (entry["label"] == task.positive)
+        tables.append({"title": title, "rows": _leading_rows(rows, by_name=column in {"age", "size"})})
+    return tables
+
+
+def _with_steps(table: "pa.Table") -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    def step(column: str, width: int, unit: str) -> "pa.ChunkedArray":
+        low = pc.cast(pc.multiply(pc.floor(pc.divide(table[column], width)), width), pa.int64())
+        words = {v: f"{v:>2} to {v + width - 1} {unit}" for v in pc.unique(low).to_pylist() if v is not None}
+        return pa.chunked_array([pa.array([words.get(v) for v in low.to_pylist()], pa.string())])
+
+    pixels = pc.binary_join_element_wise(
+        pc.cast(table["width_px"], pa.string()), pc.cast(table["height_px"], pa.string()), " x "
+    )
+    return (
+        table.append_column("age", step("age_years", 10, "years"))
+        .append_column("size", step("size_mm", 5, "mm"))
+        .append_column("pixels", pixels)
+    )
+
+
+def _word(value: Any) -> str:
+    return "unknown" if value is None else str(value)
+
+
+def _leading_rows(rows: dict[str, dict[str, Any]], *, by_name: bool) -> list[dict[str, Any]]:
+    """The commonest values first, or in the order of their names; the rest summed up."""
+    ordered = sorted(rows.items(), key=lambda item: item[0] if by_name else (-item[1]["n"], item[0]))
+    shown = [{"value": value, **row} for value, row in ordered[:MAX_VALUES]]
+    if rest := ordered[MAX_VALUES:]:
+        total: dict[str, Any] = {"value": f"{len(rest):,} other values"}
+        total |= {key: sum(row[key] for _, row in rest) for key in ("n", "n_positive", *SUBSETS)}
+        shown.append(total)
+    return shown
+
+
+def group_rows(table: "pa.Table") -> list[dict[str, Any]]:
+    """Groups of the manifest by how many of its images they hold."""
+    sizes = table.group_by("group_id").aggregate([([], "count_all")])["count_all"].to_pylist()
+    edges = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, 100), (101, None))
+    rows = []
+    for low, high in edges:
+        inside = [n for n in sizes if n >= low and (high is None or n <= high)]
+        if inside:
+            words = f"{low}" if low == high else f"{low} and more" if high is None else f"{low} to {high}"
+            rows.append({"size": words, "n_groups": len(inside), "n_images": sum(inside)})
+    return rows
+
+
+def quarantine_counts(connection: Connection, split: str, draw: str) -> dict[str, int]:
+    """Groups and images in quarantine, and how many of the images have stood in a subset before."""
+    row = connection.execute(
+        text("""
+            SELECT count(DISTINCT m.group_id) AS groups, count(*) AS images, count(p.isic_id) AS former
+            FROM split_member m LEFT JOIN placement p ON p.draw = :draw AND p.isic_id = m.isic_id
+            WHERE m.split = :split AND m.reason = 'quarantined'
+        """),
+        {"split": split, "draw": draw},
+    ).one()
+    return {"n_groups": row.groups, "n_images": row.images, "n_former_members": row.former}
+
+
+def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> dict[str, Any]:
+    """Identical files of the manifest, and copies in the whole catalogue that identities do not show."""
+    import pyarrow.compute as pc
+
+    sizes = table.group_by("sha256").aggregate([([], "count_all")])["count_all"]
+    identical = sizes.filter(pc.greater(sizes, 1))
+    counts = connection.execute(
+        text("""
+            SELECT is_copy, count(*) FROM picture_pair p
+            WHERE EXISTS (SELECT FROM image WHERE sha256 = p.sha256)
+              AND EXISTS (SELECT FROM image WHERE sha256 = p.other_sha256)
+            GROUP BY is_copy
+        """)
+    ).all()
+    by_kind = {bool(is_copy): int(n) for is_copy, n in counts}
+    return {
+        "n_identical_files": len(identical),
+        "n_images_of_identical_files": int(pc.sum(identical).as_py() or 0),
+        "n_copies": by_kind.get(True, 0),
+        "n_look_alikes": by_kind.get(False, 0),
+        "copies": _pairs(connection, split, n_shown, is_copy=True),
+        "look_alikes": _pairs(connection, split, n_shown // 3, is_copy=False),
+    }
+
+
+def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -> list[dict[str, Any]]:
+    """Pairs with their pictures' keys: copies least alike first, look-alikes most alike first (the doubtful ones)."""
+    order = "ASC" if is_copy else "DESC"
+    rows = connection.execute(
+        text(f"""
+            SELECT p.n_bits, p.print_correlation, p.detail_correlation, a.isic_id, b.isic_id AS other_isic_id,
+                   fa.object_key, fb.object_key AS other_object_key, a.lesion_id, b.lesion_id AS other_lesion_id,
+                   coalesce(ma.subset, ma.reason) AS place, coalesce(mb.subset, mb.reason) AS other_place
+            FROM picture_pair p
+            JOIN image a ON a.sha256 = p.sha256 JOIN image b ON b.sha256 = p.other_sha256
+            JOIN stored_file fa ON fa.isic_id = a.isic_id AND fa.rendition = a.rendition
+            JOIN stored_file fb ON fb.isic_id = b.isic_id AND fb.rendition = b.rendition
+            LEFT JOIN split_member ma ON ma.split = :split AND ma.isic_id = a.isic_id
+            LEFT JOIN split_member mb ON mb.split = :split AND mb.isic_id = b.isic_id
+            WHERE p.is_copy = :is_copy AND p.detail_correlation IS NOT NULL
+            ORDER BY p.detail_correlation {order}, a.isic_id, b.isic_id LIMIT :n
+        """),  # noqa: S608 - one of two words
+        {"split": split, "is_copy": is_copy, "n": n_shown},
+    )
+    return [dict(row._mapping) for row in rows]
+
+
+def changes_since(before: "pa.Table", now: "pa.Table") -> dict[str, Any]:
+    """What became of the images of an earlier manifest of the same split."""
+    import pyarrow.compute as pc
+
+    columns = ["isic_id", "subset", "label", "sha256"]
+    joined = before.select(columns).join(
+        now.select(columns), keys="isic_id", right_suffix="_now", join_type="full outer"
+    )
+    counts = {"added": 0, "left": 0, "subset": 0, "label": 0, "picture": 0, "unchanged": 0}
+    by_subset: dict[str, dict[str, int]] = {name: dict.fromkeys(SUBSETS, 0) for name in ("added", "left")}
+    rows = joined.group_by(["subset", "subset_now", "label", "label_now"]).aggregate([([], "count_all")])
+    for row in rows.to_pylist():
+        n = row["count_all"]
+        if row["subset"] is None:
+            counts["added"] += n
+            by_subset["added"][row["subset_now"]] += n
+        elif row["subset_now"] is None:
+            counts["left"] += n
+            by_subset["left"][row["subset"]] += n
+        else:
+            counts["subset"] += n * (row["subset"] != row["subset_now"])
+            counts["label"] += n * (row["label"] != row["label_now"])
+            counts["unchanged"] += n * (
+                row["subset"] == row["subset_now"] and row["label"] == row["label_now"]
+            )
+    is_other = pc.fill_null(pc.not_equal(joined["sha256"], joined["sha256_now"]), False)
+    counts["picture"] = int(pc.sum(is_other).as_py() or 0)
+    return {"counts": counts, "by_subset": by_subset}

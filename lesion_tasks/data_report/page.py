@@ -1,0 +1,148 @@
+"""The facts about a manifest's data -> `reports/data/<digest>.html` in the bucket."""
+
+import base64
+import io
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import IMPUTATIONS, SPLITS, TASKS
+from lesion_tasks.data_report import facts
+from lesion_tasks.manifest import read_table
+from lesion_tasks.rules import REASONS
+from lesion_tasks.store import MissingObjectError, Store
+
+N_COPIES_SHOWN = 24
+THUMBNAIL_SIDE_PX = 144
+
+
+def page_key(digest: str) -> str:
+    """Where the page of a manifest lies in the bucket."""
+    return f"reports/data/{digest}.html"
+
+
+def write_data_report(store: Store, connection: Connection, digest: str) -> str:
+    """Write the page of a manifest, unless it is there; returns its key."""
+    key = page_key(digest)
+    if not store.exists(key):
+        page = render_data_page(collect_facts(store, connection, digest))
+        store.put(key, page.encode(), content_type="text/html; charset=utf-8")
+    return key
+
+
+def collect_facts(store: Store, connection: Connection, digest: str) -> dict[str, Any]:
+    """Everything the page shows. Raises `UnusableInputError` for a digest that no manifest has."""
+    manifest = connection.execute(
+        text("SELECT * FROM manifest WHERE digest = :digest"), {"digest": digest}
+    ).one_or_none()
+    if manifest is None:
+        raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
+    split, task = SPLITS[manifest.split], TASKS[manifest.task]
+    table = read_table(store, manifest.object_key)
+    duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
+    for pair in (*duplicates["copies"], *duplicates["look_alikes"]):
+        pair["picture"] = thumbnail(store, pair["object_key"])
+        pair["other_picture"] = thumbnail(store, pair["other_object_key"])
+    return {
+        "manifest": {
+            "digest": digest,
+            "split": split.name,
+            "n_images": manifest.n_images,
+            "created_at": manifest.created_at.isoformat(timespec="seconds"),
+            "recipe": manifest.recipe,
+        },
+        "task": {
+            "name": task.name,
+            "title": task.title,
+            "classes": list(task.classes),
+            "positive": task.positive,
+        },
+        "rule": _rule_in_words(split.max_per_class),
+        "imputation": IMPUTATIONS[split.imputation],
+        "is_leaking": split.is_leaking,
+        "funnel": _funnel(manifest.funnel),
+        "classes": facts.class_rows(manifest.class_counts, task),
+        "shares": facts.share_rows(table, split, task),
+        "missing": facts.missing_rows(table),
+        "values": facts.value_tables(table, task),
+        "groups": facts.group_rows(table),
+        "quarantine": facts.quarantine_counts(connection, split.name, task.draw),
+        "duplicates": duplicates,
+        "changes": _changes(store, connection, manifest, table),
+    }
+
+
+def _rule_in_words(max_per_class: int | None) -> str:
+    if max_per_class is None:
+        return "Train holds every image that falls into it, with the natural share of classes."
+    return f"Train holds as many images of each class as the rarest one has, at most {max_per_class:,}, by lowest hash."
+
+
+def _funnel(steps: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    whole = max((abs(step["n"]) for step in steps), default=0)
+    return [
+        {
+            **step,
+            "reason": step.get("reason"),
+            "explanation": REASONS.get(step.get("reason") or "", ""),
+            "share": abs(step["n"]) / whole if whole else 0.0,
+        }
+        for step in steps
+    ]
+
+
+def _changes(store: Store, connection: Connection, manifest: Any, table: Any) -> dict[str, Any] | None:
+    """Against the manifest of the same split that was in force before this one was first made."""
+    previous = connection.execute(
+        text("""
+            SELECT digest, object_key, created_at FROM manifest
+            WHERE split = :split AND digest <> :digest AND created_at < :at ORDER BY built_at DESC LIMIT 1
+        """),
+        {"split": manifest.split, "digest": manifest.digest, "at": manifest.created_at},
+    ).one_or_none()
+    if previous is None:
+        return None
+    changes = facts.changes_since(read_table(store, previous.object_key), table)
+    return {
+        **changes,
+        "digest": previous.digest,
+        "created_at": previous.created_at.isoformat(timespec="seconds"),
+    }
+
+
+def thumbnail(store: Store, key: str) -> str | None:
+    """A picture as a small JPEG that the page carries in itself, or None where there is none."""
+    from PIL import Image
+
+    try:
+        data = store.get(key)
+    except MissingObjectError:
+        return None
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.draft("RGB", (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
+        small = picture.convert("RGB")
+        small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
+        buffer = io.BytesIO()
+        small.save(buffer, "JPEG", quality=72)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+@cache
+def _environment() -> Any:
+    from jinja2 import ChoiceLoader, PackageLoader
+
+    from lesion_tasks.evaluation.report.environment import environment
+
+    own, house = (
+        PackageLoader(package) for package in ("lesion_tasks.data_report", "lesion_tasks.evaluation.report")
+    )
+    return environment().overlay(loader=ChoiceLoader([own, house]))
+
+
+def render_data_page(collected: Mapping[str, Any]) -> str:
+    """Render the page."""
+    page: str = _environment().get_template("data_page.html.j2").render(**collected)
+    return page
