@@ -244,15 +244,48 @@ def publish() -> None:
 
 
 @lesion.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@click.option("--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True)
+@click.option("--age", "age_years", type=float, help="Age in years, where the model asks for it.")
+@click.option("--sex", type=click.Choice(["female", "male"]), help="Sex, where the model asks for it.")
+@click.option("--size", "size_mm", type=float, help="Longest diameter in mm, where the model asks for it.")
+def predict(
+    images: Sequence[str], task: str, age_years: float | None, sex: str | None, size_mm: float | None
+) -> None:
+    """Pictures -> the champion's probabilities, from the bucket alone. For research, not for diagnosis."""
+    from lesion_tasks.predict import predict_images
+
+    is_male = None if sex is None else float(sex == "male")
+    given = {"age_years": age_years, "is_male": is_male, "size_mm": size_mm}
+    known = {name: value for name, value in given.items() if value is not None}
+    _show(predict_images(images, task=task, metadata=known))
+
+
+@lesion.command()
+@click.argument("folder")
+def masks(folder: str) -> None:
+    """A folder of lesion masks -> the bucket, for the variants that look at the lesion alone (optional)."""
+    from lesion_tasks.masks import import_masks
+
+    _show(import_masks(folder))
+
+
+@lesion.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
 def variants(as_json: bool) -> None:
     """List the variants, and the system that each reproduces."""
     rows = [
-        {"name": v.name, "reproduces": v.reproduces or "", "split": v.split, "title": v.title}
+        {
+            "name": v.name,
+            "reproduces": v.reproduces or "",
+            "split": v.split,
+            "title": v.title,
+        }
         for v in VARIANTS.values()
     ]
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        promotable = ({**row, "is_promotable": VARIANTS[row["name"]].is_promotable} for row in rows)
+        click.echo(json.dumps(list(promotable), indent=2))
         return
     width = {key: max(len(row[key]) for row in rows) for key in rows[0]}
     for row in rows:

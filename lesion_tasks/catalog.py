@@ -8,7 +8,9 @@ import hashlib
 import json
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
+
+from lesion_tasks.backbones import BACKBONES
 
 DIAGNOSIS_LEVELS = 5
 
@@ -211,45 +213,30 @@ SPLITS = by_name(
 )
 
 
-# --- Backbones: what Keras Applications calls them --------------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Backbone:
-    """A Keras Applications model without its top, and what its pixels must look like."""
-
-    name: str
-    keras_class: str  # in keras.applications
-    # How pixels 0..255 become the input: "symmetric" is x / 127.5 - 1, "caffe" subtracts the ImageNet mean
-    # from BGR, "none" is for models that carry their own rescaling.
-    preprocessing: str
-    weights_stem: str  # in a folder of weights, the file that starts with this belongs to this backbone
-    alpha: float | None = None  # width multiplier, MobileNets only
-
-
-BACKBONES = by_name(
-    [
-        Backbone(
-            name="mobilenet_v2",
-            keras_class="MobileNetV2",
-            preprocessing="symmetric",
-            weights_stem="mobilenet_v2_1.0_",
-            alpha=1.0,
-        ),
-        Backbone(
-            name="mobilenet_v2_035",
-            keras_class="MobileNetV2",
-            preprocessing="symmetric",
-            weights_stem="mobilenet_v2_0.35_",
-            alpha=0.35,
-        ),
-    ]
-)
-
+# --- Backbones: what Keras Applications calls them, in `lesion_tasks.backbones` ------------------------------------
 
 # --- Variants: complete recipes for a model ---------------------------------------------------------------------
 
-ARCHITECTURES = ("metadata_logistic", "cnn", "transfer")
+ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
+FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
+LOSSES = ("cross_entropy", "focal", "bias")
+# Which train images an epoch sees. "resampled" brings every class to the mean size of a class: over-sampling the
+# rare, under-sampling the common. "rotated_copies" adds rotated copies (10 degrees at most, probability 0.7)
+# until every class is as large as the largest; "rotated_copies_leaky" adds them before val is drawn at random, so
+# that one picture stands on both sides, as it was published.
+SAMPLINGS = (
+    "as_drawn", "undersampled", "oversampled", "resampled", "rotated_copies", "rotated_copies_leaky",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """A second stage after the head has learned on the frozen backbone; batch-norm statistics stay as they are."""
+
+    learning_rate: float = 1e-5
+    max_epochs: int = 20
+    patience: int = 4
+    unfrozen_from: str = ""  # layers from the first whose name starts so; "" for the whole backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -261,16 +248,30 @@ class Variant:
     split: str
     architecture: str  # one of ARCHITECTURES
     reproduces: str | None = None  # the row of the systems table this stands for, such as "S8"
+    is_promotable: bool = True  # False: reproduced for comparison, never champion
     backbone: str | None = None
     is_pretrained: bool = True  # with a backbone: False starts from random weights on purpose
     is_backbone_frozen: bool = True
+    # Of a frozen backbone: layers from the first whose name starts so are trained all the same.
+    unfrozen_from: str | None = None
+    fine_tuning: FineTuning | None = None
     side_px: int | None = 128  # None: the model does not look at pixels
+    is_hair_removed: bool = False
+    is_segmented: bool = False  # outside the lesion, as a U-Net sees it, there is only the mean colour
     # Numbers a model may use beside or instead of pixels, in input order; NaN where missing.
     metadata: tuple[str, ...] = ()
+    fusion: str = "concatenate"  # one of FUSIONS
     conv_filters: tuple[int, ...] = ()
+    feature_dropout_rate: float = 0.0  # before the first dense layer
     dense_units: tuple[int, ...] = (128,)
-    dropout_rate: float = 0.0
+    dropout_rate: float = 0.0  # after each dense layer
+    sampling: str = "as_drawn"  # one of SAMPLINGS
     is_augmented: bool = False  # flips, rotation up to 18 degrees, zoom up to 10 %
+    is_augmented_strongly: bool = False  # with is_augmented: any rotation, shifts, brightness, contrast
+    loss: str = "cross_entropy"  # one of LOSSES
+    is_class_weighted: bool = False  # every class counts the same, however many images it has
+    is_flip_averaged: bool = False  # serve the mean over the picture and its mirror images
+    is_calibrated: bool = False  # scale the logit on validation rows of natural prevalence
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     batch_size: int = 32
@@ -279,75 +280,297 @@ class Variant:
     seed: int = 20_260
 
     def __post_init__(self) -> None:
-        if self.split not in SPLITS:
-            raise ValueError(f"variant {self.name!r}: unknown split {self.split!r}")
-        if self.architecture not in ARCHITECTURES:
-            raise ValueError(f"variant {self.name!r}: unknown architecture {self.architecture!r}")
+        for field, allowed in (
+            ("split", SPLITS), ("architecture", ARCHITECTURES), ("fusion", FUSIONS), ("loss", LOSSES),
+            ("sampling", SAMPLINGS), ("backbone", (None, *BACKBONES)),
+        ):  # fmt: skip
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"variant {self.name!r}: unknown {field} {getattr(self, field)!r}")
         if (self.architecture == "transfer") != (self.backbone is not None):
             raise ValueError(f"variant {self.name!r}: a backbone belongs to architecture 'transfer' alone")
-        if self.backbone is not None and self.backbone not in BACKBONES:
-            raise ValueError(f"variant {self.name!r}: unknown backbone {self.backbone!r}")
         if self.side_px is None and not self.metadata:
             raise ValueError(f"variant {self.name!r}: neither pixels nor metadata to look at")
+        if self.fine_tuning is not None and not (self.backbone and self.is_backbone_frozen):
+            raise ValueError(f"variant {self.name!r}: fine-tuning follows a stage with a frozen backbone")
+        if self.loss == "bias" and self.architecture not in {"transfer", "mobilenet_v3_eca"}:
+            raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
+        if self.sampling == "rotated_copies_leaky" and self.is_promotable:
+            raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
 
     @property
     def task(self) -> Task:
         """The task of this variant's split."""
         return TASKS[SPLITS[self.split].task]
 
+    @property
+    def has_frozen_features(self) -> bool:
+        """Whether its first stage sees each picture as the same numbers in every epoch.
+
+        A variant that is fine-tuned learns its head on pictures as they are and is augmented afterwards.
+        """
+        return (
+            self.architecture == "transfer"
+            and self.is_backbone_frozen
+            and self.unfrozen_from is None
+            and (not self.is_augmented or self.fine_tuning is not None)
+            and not self.sampling.startswith("rotated_copies")
+            and self.loss != "bias"
+        )
+
 
 PAPER_METADATA = ("age_years", "is_male", "size_mm")
 
-VARIANTS = by_name(
-    [
-        Variant(
-            name="smoke",
-            title="Two small convolutions at 32 px, to see the path work",
-            split="malignancy_balanced_5000",
-            architecture="cnn",
-            side_px=32,
-            conv_filters=(8, 16),
-            dense_units=(16,),
-            max_epochs=6,
-        ),
-        Variant(
-            name="metadata_logistic",
-            title="Logistic regression on age, sex and lesion size",
-            reproduces="S1",
-            split="malignancy_natural",
-            architecture="metadata_logistic",
-            side_px=None,
-            metadata=PAPER_METADATA,
-            dense_units=(),
-        ),
-        Variant(
-            name="cnn_scratch",
-            title="Convolutional network from scratch",
-            reproduces="S3",
-            split="malignancy_balanced_5000",
-            architecture="cnn",
-            conv_filters=(32, 64, 128),
-        ),
-        Variant(
-            name="mobilenet_v2_frozen_augmented",
-            title="MobileNetV2, frozen base, augmented",
-            reproduces="S8",
-            split="malignancy_balanced_5000",
-            architecture="transfer",
-            backbone="mobilenet_v2",
-            is_augmented=True,
-        ),
-        Variant(
-            name="mobilenet_v2_random_augmented",
-            title="The same from random weights: what pretraining has to beat",
-            split="malignancy_balanced_5000",
-            architecture="transfer",
-            backbone="mobilenet_v2",
-            is_pretrained=False,
-            is_augmented=True,
-        ),
-    ]
-)
+
+def _frozen(name: str, backbone: str, reproduces: str, title: str) -> Variant:
+    """A frozen pretrained backbone on the paper's balanced data, without augmentation: features are computed once."""
+    return Variant(
+        name=name,
+        title=title,
+        reproduces=reproduces,
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone=backbone,
+    )
+
+
+_PAPER = [
+    Variant(
+        name="metadata_logistic",
+        title="Logistic regression on age, sex and lesion size",
+        reproduces="S1",
+        split="malignancy_natural",
+        architecture="metadata_logistic",
+        side_px=None,
+        metadata=PAPER_METADATA,
+        dense_units=(),
+    ),
+    Variant(
+        name="metadata_mlp",
+        title="Two dense layers on age, sex and lesion size",
+        reproduces="S2",
+        split="malignancy_natural",
+        architecture="metadata_mlp",
+        side_px=None,
+        metadata=PAPER_METADATA,
+        dense_units=(64, 32),
+        dropout_rate=0.3,
+    ),
+    Variant(
+        name="cnn_scratch",
+        title="Convolutional network from scratch",
+        reproduces="S3",
+        split="malignancy_balanced_5000",
+        architecture="cnn",
+        conv_filters=(32, 64, 128),
+    ),
+    _frozen(
+        "mobilenet_v2_frozen", "mobilenet_v2", "S4", "MobileNetV2, frozen base; read on the balanced test"
+    ),
+    Variant(
+        name="mobilenet_v2_frozen_10000",
+        title="The same on twice the data",
+        reproduces="S5",
+        split="malignancy_balanced_10000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+    ),
+    _frozen("mobilenet_v2_frozen_natural", "mobilenet_v2", "S6", "The same; read on the natural test"),
+    Variant(
+        name="mobilenet_v2_unfrozen_augmented",
+        title="MobileNetV2, all layers trained, augmented",
+        reproduces="S7",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_backbone_frozen=False,
+        is_augmented=True,
+    ),
+    Variant(
+        name="mobilenet_v2_frozen_augmented",
+        title="MobileNetV2, frozen base, augmented",
+        reproduces="S8",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_augmented=True,
+    ),
+    Variant(
+        name="resnet50_top_tuned",
+        title="ResNet50, its last stage trained",
+        reproduces="S9",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="resnet50",
+        unfrozen_from="conv5_",
+    ),
+    Variant(
+        name="mobilenet_v2_metadata",
+        title="MobileNetV2 and metadata, joined after pooling",
+        reproduces="S10",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        metadata=PAPER_METADATA,
+    ),
+    Variant(
+        name="five_classes_frozen",
+        title="MobileNetV2, frozen base, five classes",
+        reproduces="S11",
+        split="five_classes_natural",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+    ),
+    Variant(
+        name="five_classes_unfrozen",
+        title="MobileNetV2, all layers trained, five classes",
+        reproduces="S12",
+        split="five_classes_natural",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_backbone_frozen=False,
+    ),
+]
+
+
+def _rotated_copies(name: str, title: str, sampling: str, *, is_promotable: bool) -> Variant:
+    return Variant(
+        name=name,
+        title=title,
+        reproduces="R1",
+        is_promotable=is_promotable,
+        split="malignancy_natural",
+        architecture="cnn",
+        side_px=180,
+        conv_filters=(32, 64, 128),
+        feature_dropout_rate=0.5,
+        dropout_rate=0.25,
+        sampling=sampling,
+        max_epochs=20,
+        patience=20,
+    )
+
+
+def _deepskin(backbone: str, sampling: str) -> Variant:
+    return Variant(
+        name=f"deepskin_{backbone}",
+        title=f"{BACKBONES[backbone].keras_class} on the segmented lesion, hair removed, {sampling}",
+        reproduces="R3",
+        split="malignancy_natural",
+        architecture="transfer",
+        backbone=backbone,
+        is_hair_removed=True,
+        is_segmented=True,
+        sampling=sampling,
+    )
+
+
+_RELATED = [
+    _rotated_copies(
+        "rotated_copies_cnn_leaky",
+        "Rotated copies added before the split, as published: leaks, never promoted",
+        "rotated_copies_leaky",
+        is_promotable=False,
+    ),
+    _rotated_copies(
+        "rotated_copies_cnn",
+        "The same, its copies made of train images alone",
+        "rotated_copies",
+        is_promotable=True,
+    ),
+    Variant(
+        name="unet_mobilenet_v3_eca",
+        title="U-Net, then MobileNetV3 with channel attention and dilation, bias loss",
+        reproduces="R2",
+        split="malignancy_natural",
+        architecture="mobilenet_v3_eca",
+        is_segmented=True,
+        loss="bias",
+        sampling="resampled",
+        dropout_rate=0.2,
+    ),
+    _deepskin("densenet169", "resampled"),
+    _deepskin("resnet50", "undersampled"),
+    _deepskin("vgg16", "oversampled"),
+    *(
+        _frozen(f"{name}_frozen", name, "R4", f"{BACKBONES[name].keras_class}, frozen base")
+        for name in ("resnet50", "resnet101", "resnet152", "resnet50_v2", "resnet101_v2", "resnet152_v2")
+    ),
+    *(
+        _frozen(f"{name}_frozen", name, "R5", f"{BACKBONES[name].keras_class}, frozen base")
+        for name in ("mobilenet", "mobilenet_v3_small", "mobilenet_v3_large")
+    ),
+]
+
+_CONTROLS = [
+    Variant(
+        name="smoke",
+        title="Two small convolutions at 32 px, to see the path work",
+        split="malignancy_balanced_5000",
+        architecture="cnn",
+        side_px=32,
+        conv_filters=(8, 16),
+        dense_units=(16,),
+        max_epochs=6,
+    ),
+    Variant(
+        name="mobilenet_v2_random_augmented",
+        title="S8 from random weights: what pretraining has to beat",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_pretrained=False,
+        is_augmented=True,
+    ),
+]
+
+
+def _modern(name: str, title: str, backbone: str, **changed: Any) -> Variant:
+    """What a practitioner would try first at these sizes: all natural data, a warm head, then a slow second stage."""
+    recipe: dict[str, Any] = {
+        "split": "malignancy_natural",
+        "architecture": "transfer",
+        "dropout_rate": 0.3,
+        "is_class_weighted": True,
+        "is_augmented": True,
+        "is_augmented_strongly": True,
+        "is_flip_averaged": True,
+        "is_calibrated": True,
+        "max_epochs": 30,
+        "patience": 5,
+        "fine_tuning": FineTuning(),
+    }
+    return Variant(name=name, title=title, backbone=backbone, **(recipe | changed))
+
+
+_MODERN = [
+    _modern("mobilenet_v2_035_tuned", "Small MobileNetV2, two stages", "mobilenet_v2_035"),
+    _modern("mobilenet_v2_tuned", "MobileNetV2, two stages", "mobilenet_v2"),
+    _modern(
+        "mobilenet_v2_tuned_focal",
+        "MobileNetV2, two stages, focal loss for class weights",
+        "mobilenet_v2",
+        loss="focal",
+        is_class_weighted=False,
+    ),
+    _modern(
+        "mobilenet_v2_tuned_film",
+        "MobileNetV2, two stages, metadata scale and shift features",
+        "mobilenet_v2",
+        metadata=PAPER_METADATA,
+        fusion="film",
+    ),
+    _modern(
+        "mobilenet_v2_tuned_gated",
+        "MobileNetV2, two stages, metadata gate features",
+        "mobilenet_v2",
+        metadata=PAPER_METADATA,
+        fusion="gated",
+    ),
+    _modern("efficientnet_v2_b0_tuned", "EfficientNetV2-B0, two stages", "efficientnet_v2_b0"),
+    _modern("convnext_tiny_tuned", "ConvNeXt-Tiny, two stages", "convnext_tiny"),
+]
+
+VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
 
 # What scheduled retraining trains when LESION_VARIANTS names nothing: variants that need no download.
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic", "cnn_scratch")
@@ -356,11 +579,6 @@ DEFAULT_VARIANTS = ("smoke", "metadata_logistic", "cnn_scratch")
 def sides_of(split: str) -> list[int]:
     """The sides in px at which the variants of a split look at pictures, smallest first."""
     return sorted({v.side_px for v in VARIANTS.values() if v.split == split and v.side_px is not None})
-
-
-# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
-# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
-ASPECTS = ("squash", "pad", "crop")
 
 
 # How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture

@@ -12,7 +12,7 @@ import logging
 import zipfile
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -21,8 +21,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant, fit_name
-from lesion_tasks.database import copy_rows, database_url, engine_for
+from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, SPLITS, TASKS, VARIANTS, Variant, fit_name
+from lesion_tasks.database import advisory_lock, copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.predictions import join_to_manifest, store_predictions
 from lesion_tasks.progress import progress
@@ -30,16 +30,19 @@ from lesion_tasks.settings import read_settings
 from lesion_tasks.store import Store, open_store
 
 if TYPE_CHECKING:
-    import keras
     import pandas as pd
 
     from lesion_tasks.dataset import Examples
+    from lesion_tasks.engine import Data, Trained
     from lesion_tasks.model import Weights
 
 log = logging.getLogger(__name__)
 
 # What decides the numbers of a training beside variant, data and weights: these sources, by content.
-CODE_FILES = ("dataset.py", "model.py", "training_loop.py", "prediction.py")
+CODE_FILES = (
+    "dataset.py", "model/*.py", "sampling.py", "segmentation.py", "features.py", "training_loop.py", "engine.py",
+    "prediction.py",
+)  # fmt: skip
 
 
 def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "changed") -> list[str]:
@@ -114,6 +117,11 @@ class _Job:
     digest: str
     manifest_key: str
     weights: "Weights | None"
+    weights_location: str  # where the settings say that pretrained weights are
+
+    @property
+    def is_missing_weights(self) -> bool:
+        return self.variant.backbone is not None and self.variant.is_pretrained and self.weights is None
 
     @property
     def fingerprint(self) -> str:
@@ -123,13 +131,16 @@ class _Job:
             "weights": self.weights.sha256 if self.weights else None,
             "code": code_digest(),
         }
+        if self.is_missing_weights:
+            parts["missing_weights"] = self.weights_location
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def code_digest() -> str:
     """SHA-256 over the sources that decide a training's numbers."""
     folder = Path(__file__).parent
-    return hashlib.sha256(b"\0".join((folder / name).read_bytes() for name in CODE_FILES)).hexdigest()
+    files = [file for pattern in CODE_FILES for file in sorted(folder.glob(pattern))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
 
 
 def train_variant(variant: str, *, again: bool = False) -> str:
@@ -142,18 +153,20 @@ def train_variant(variant: str, *, again: bool = False) -> str:
     recipe = find_variant(variant)
     engine = engine_for(database_url())
     store = open_store()
+    location = read_settings().weights
     digest, manifest_key = manifest_in_force(engine, recipe.split)
     job = _Job(
-        variant=recipe,
-        digest=digest,
-        manifest_key=manifest_key,
-        weights=find_weights(recipe, read_settings().weights),
+        variant=recipe, digest=digest, manifest_key=manifest_key, weights=None, weights_location=location
     )
+    try:
+        job = replace(job, weights=find_weights(recipe, location, store))
+    except UnusableInputError:
+        # A row of its own, since without weights there is no fingerprint of the training that was meant.
+        training_id, _ = _begin(engine, job, again=False)
+        with _Outcome(engine, training_id):
+            raise
     # Held until the end: a second worker with the same training waits, and then finds it finished.
-    with engine.connect() as lock:
-        lock.execute(
-            text("SELECT pg_advisory_lock(hashtext(:fingerprint))"), {"fingerprint": job.fingerprint}
-        )
+    with advisory_lock(engine, job.fingerprint):
         training_id, is_finished = _begin(engine, job, again)
         if is_finished:
             log.info("training %s is finished already, nothing to run (use `again` to force)", training_id)
@@ -165,8 +178,6 @@ def train_variant(variant: str, *, again: bool = False) -> str:
 
 def _begin(engine: Engine, job: _Job, again: bool) -> tuple[str, bool]:
     """Find or insert the row of a training; returns its id and whether it is finished."""
-    import keras
-
     with engine.begin() as connection:
         past = connection.execute(
             text("SELECT training_id, status FROM training WHERE fingerprint = :f ORDER BY started_at DESC"),
@@ -194,22 +205,33 @@ def _begin(engine: Engine, job: _Job, again: bool) -> tuple[str, bool]:
                 training_id, job.variant.name, task.name, job.fingerprint, asdict(job.variant), job.digest,
                 job.weights.origin if job.weights else None, job.weights.sha256 if job.weights else None,
                 job.variant.seed, read_settings().code_version,
-                {"keras": keras.__version__, keras.backend.backend(): _backend_version()}, "running",
+                _versions(), "running",
                 list(task.classes), datetime.now(UTC).isoformat(),
             )],
         )  # fmt: skip
         return training_id, False
 
 
-def _backend_version() -> str:
+def _versions() -> dict[str, str]:
+    """Versions of what computes: Keras, its back end, NumPy, scikit-learn and Python."""
+    import platform
     from importlib.metadata import PackageNotFoundError, version
 
-    for package in ("tensorflow-cpu", "tensorflow"):
-        try:
-            return version(package)
-        except PackageNotFoundError:
-            continue
-    return "unknown"
+    import keras
+
+    found = {"python": platform.python_version(), "keras": keras.__version__}
+    for name, packages in {
+        keras.backend.backend(): ("tensorflow-cpu", "tensorflow", keras.backend.backend()),
+        "numpy": ("numpy",),
+        "scikit-learn": ("scikit-learn",),
+    }.items():
+        for package in packages:
+            try:
+                found[name] = version(package)
+                break
+            except PackageNotFoundError:
+                continue
+    return found
 
 
 class _Outcome(AbstractContextManager[None]):
@@ -231,66 +253,54 @@ class _Outcome(AbstractContextManager[None]):
 
 
 def _run(engine: Engine, store: Store, job: _Job, training_id: str) -> None:
+    from lesion_tasks.engine import n_epochs_at_most, train_model
     from lesion_tasks.evaluation.threshold import choose_threshold
-    from lesion_tasks.model import adapt_metadata, build_model
-    from lesion_tasks.prediction import predict_examples
-    from lesion_tasks.training_loop import fit, fit_logistic
 
     variant = job.variant
     rows = read_manifest(store, job.manifest_key)
-    subsets = _load_subsets(engine, store, variant, rows)
-    model = build_model(variant, job.weights)
-    if subsets["train"].metadata is not None:
-        adapt_metadata(model, subsets["train"].metadata)
-    with progress(f"train {variant.name}", variant.max_epochs) as advance:
+    data = _load_data(engine, store, variant, rows)
+    n_epochs = n_epochs_at_most(variant)
+    with progress(f"train {variant.name}", n_epochs) as advance:
 
         def on_epoch(epoch: int, figures: dict[str, float], duration_s: float) -> None:
             _record_epoch(engine, training_id, epoch, figures, duration_s)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            log.info("epoch %d: %s (%.1f s)", epoch, shown, duration_s)
+            minutes_left = duration_s * (n_epochs - epoch) / 60  # when no stage stops early
+            log.info("epoch %d: %s (%.1f s, at most %.0f min left)", epoch, shown, duration_s, minutes_left)
             advance(1, shown)
 
-        if variant.architecture == "metadata_logistic":
-            on_epoch(1, fit_logistic(model, variant, subsets["train"]), 0.0)
-        else:
-            model = fit(
-                model,
-                variant,
-                subsets["train"],
-                subsets["val_drawn"],
-                store=store,
-                folder=f"trainings/{training_id}",
-                on_epoch=on_epoch,
-            )
-    predictions = {
-        subset: predict_examples(model, subsets[subset], classes=variant.task.classes)
-        for subset in ("val", "test")
+        trained = train_model(
+            variant,
+            job.weights,
+            data,
+            engine=engine,
+            store=store,
+            folder=f"trainings/{training_id}",
+            on_epoch=on_epoch,
+        )
+    figures = {
+        "val": _trainer_figures(data.val, trained.predictions["val"]),
+        "test": _trainer_figures(data.test, trained.predictions["test"]),
     }
-    figures = {subset: _trainer_figures(subsets[subset], predictions[subset]) for subset in predictions}
     threshold = None
     if variant.task.positive is not None:
         val_rows = rows[rows["subset"] == "val"]
-        threshold = choose_threshold(join_to_manifest(predictions["val"], val_rows, variant.task)).value
-    _finish(engine, store, job, training_id, model, predictions, figures, threshold)
+        threshold = choose_threshold(
+            join_to_manifest(trained.predictions["val"], val_rows, variant.task)
+        ).value
+    _finish(engine, store, job, training_id, trained, figures, threshold)
 
 
-def _load_subsets(
-    engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame"
-) -> "dict[str, Examples]":
-    """Examples by subset. `val_drawn` is val as the split draws it: what early stopping looks at."""
-    from lesion_tasks.catalog import SPLITS
+def _load_data(engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame") -> "Data":
+    """Examples by subset; `val_drawn` is val as the split draws it."""
     from lesion_tasks.dataset import load_examples
+    from lesion_tasks.engine import Data
 
     wanted = {subset: rows[rows["subset"] == subset] for subset in ("train", "val", "test")}
     is_drawn = SPLITS[variant.split].max_per_class is not None
     wanted["val_drawn"] = wanted["val"][wanted["val"]["is_balanced"]] if is_drawn else wanted["val"]
-    if len(wanted["train"]) < variant.batch_size:
-        raise UnusableInputError(
-            f"variant {variant.name!r}: {len(wanted['train']):,} train images, expected at least one batch of "
-            f"{variant.batch_size}"
-        )
     with engine.connect() as connection:
-        return {
+        subsets = {
             subset: load_examples(
                 connection,
                 store,
@@ -301,6 +311,7 @@ def _load_subsets(
             )
             for subset, part in wanted.items()
         }
+    return Data(**subsets, sha256_by_id=dict(zip(rows["isic_id"], rows["sha256"], strict=True)))
 
 
 def _record_epoch(
@@ -344,8 +355,7 @@ def _finish(
     store: Store,
     job: _Job,
     training_id: str,
-    model: "keras.Model",
-    predictions: "dict[str, pd.DataFrame]",
+    trained: "Trained",
     figures: dict[str, Any],
     threshold: float | None,
 ) -> None:
@@ -361,8 +371,11 @@ def _finish(
         "weights_sha256": job.weights.sha256 if job.weights else None,
         "code_digest": code_digest(),
         "trainer_figures": figures,
+        "versions": _versions(),
+        "code_version": read_settings().code_version,
+        **trained.facts,
     }
-    data = _with_manifest(model_bytes(model), said)
+    data = _with_manifest(model_bytes(trained.model), said)
     model_key = f"models/{training_id}/model.keras"
     sha256 = hashlib.sha256(data).hexdigest()
     store.put(model_key, data)
@@ -373,7 +386,7 @@ def _finish(
         content_type="application/json",
     )
     with engine.begin() as connection:
-        for subset, frame in predictions.items():
+        for subset, frame in trained.predictions.items():
             store_predictions(connection, training_id, job.digest, subset, frame)
         connection.execute(
             text("""

@@ -1,16 +1,20 @@
-"""A model, train and val examples -> the model with its best weights, one resumable epoch at a time.
+"""A model, train and val batches -> the model with its best weights, one resumable epoch at a time.
 
-After every epoch the whole state (weights, optimizer, seeds, history) lies in the bucket, the pointer to it
-written last. A training killed at any moment goes on after its last complete epoch, on any worker, and sees
-the same rows in the same order as one that was never killed.
+After every epoch everything that decides the next one (weights, optimizer, seeds of dropout and augmentation,
+history) lies in the bucket, the pointer to it written last. A training killed at any moment goes on after its last
+complete epoch, on any worker, and sees the same rows in the same order as one that was never killed.
 """
 
+import hashlib
+import io
 import json
+import logging
 import math
 import tempfile
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,21 +23,47 @@ import numpy as np
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
-from lesion_tasks.dataset import Batches, Examples
+from lesion_tasks.dataset import Examples
 from lesion_tasks.store import MissingObjectError, Store
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """How a model learns: everything but the data."""
+
+    name: str  # for messages
+    learning_rate: float
+    max_epochs: int
+    patience: int  # epochs without a better val loss before it stops
+    loss: str | keras.losses.Loss
+    metrics: tuple[str, ...] = ()  # names in METRICS
+    optimizer: str = "adam"
+    class_weight: Mapping[int, float] | None = None
+    jit_compile: bool = False
+
+
+METRICS: dict[str, Callable[[], keras.metrics.Metric]] = {
+    "auc": lambda: keras.metrics.AUC(name="auc"),
+    "accuracy": lambda: keras.metrics.BinaryAccuracy(name="accuracy"),
+    "categorical_accuracy": lambda: keras.metrics.CategoricalAccuracy(name="accuracy"),
+    "overlap": lambda: keras.metrics.BinaryIoU(target_class_ids=[1], name="overlap"),
+}
 
 
 @dataclass(kw_only=True)
 class _State:
-    """Where a training stands: what the pointer object in the bucket says."""
+    """Where a stage stands: what the pointer object in the bucket says."""
 
     epoch: int = 0  # complete epochs
     best_epoch: int = 0
     best_val_loss: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
+    sha256_by_epoch: dict[str, str] = field(default_factory=dict)  # of the checkpoints that count
 
-    def is_over(self, variant: Variant) -> bool:
-        return self.epoch >= variant.max_epochs or self.epoch - self.best_epoch >= variant.patience
+    def is_over(self, stage: Stage) -> bool:
+        return self.epoch >= stage.max_epochs or self.epoch - self.best_epoch >= stage.patience
 
 
 OnEpoch = Callable[[int, dict[str, float], float], None]
@@ -41,58 +71,62 @@ OnEpoch = Callable[[int, dict[str, float], float], None]
 
 def fit(
     model: keras.Model,
-    variant: Variant,
-    train: Examples,
-    val: Examples,
+    stage: Stage,
+    train_batches: Callable[[int], keras.utils.PyDataset],
+    val_batches: keras.utils.PyDataset,
     *,
     store: Store,
     folder: str,
     on_epoch: OnEpoch,
-) -> keras.Model:
-    """Train until val loss has not improved for `patience` epochs; returns the model with its best weights.
+) -> float:
+    """Train until val loss has not improved for `patience` epochs, put the best weights in; returns their val loss.
 
-    `folder` is the bucket prefix of the checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each
-    epoch, also again for the epochs of an earlier attempt. Raises UnusableInputError when the loss is not a number.
+    `train_batches(epoch)` gives the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
+    checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, also again for the epochs of an
+    earlier attempt. Raises UnusableInputError when the loss is not a number.
     """
-    checkpoints = _Checkpoints(store, folder)
-    state = checkpoints.state()
-    if state.epoch:
-        model = checkpoints.model(state.epoch)
-    else:
-        n_classes = len(variant.task.classes)
-        model.compile(
-            optimizer=keras.optimizers.get(
-                {"class_name": variant.optimizer, "config": {"learning_rate": variant.learning_rate}}
-            ),
-            loss="binary_crossentropy" if n_classes == 2 else "categorical_crossentropy",
-            metrics=[keras.metrics.AUC(name="auc")]
-            if n_classes == 2
-            else [keras.metrics.CategoricalAccuracy(name="accuracy")],
-        )
+    model.compile(
+        optimizer=keras.optimizers.get(
+            {"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}}
+        ),
+        loss=stage.loss,
+        metrics=[METRICS[name]() for name in stage.metrics],
+        jit_compile=stage.jit_compile,
+    )
+    model.optimizer.build(model.trainable_variables)
+    checkpoints = _Checkpoints(store, folder, stage)
+    state = checkpoints.resume(model)
     for past in state.history:
         on_epoch(past["epoch"], past["figures"], past["duration_s"])
-    while not state.is_over(variant):
-        _run_epoch(model, variant, train, val, state, on_epoch)
+    while not state.is_over(stage):
+        _run_epoch(model, stage, train_batches(state.epoch + 1), val_batches, state, on_epoch)
         checkpoints.write(model, state)
-    return model if state.best_epoch == state.epoch else checkpoints.model(state.best_epoch)
+    if state.best_epoch != state.epoch:
+        checkpoints.restore(model, state, state.best_epoch)
+    return state.best_val_loss
 
 
 def _run_epoch(
-    model: keras.Model, variant: Variant, train: Examples, val: Examples, state: _State, on_epoch: OnEpoch
+    model: keras.Model,
+    stage: Stage,
+    batches: keras.utils.PyDataset,
+    val_batches: keras.utils.PyDataset,
+    state: _State,
+    on_epoch: OnEpoch,
 ) -> None:
     started = time.monotonic()
-    n_classes = len(variant.task.classes)
     epoch = state.epoch + 1
-    batches = Batches(train, variant.batch_size, n_classes=n_classes, seed=variant.seed, epoch=epoch)
-    fitted = model.fit(batches, epochs=1, shuffle=False, verbose=0)
+    weights = None if stage.class_weight is None else dict(stage.class_weight)
+    fitted = model.fit(batches, epochs=1, shuffle=False, verbose=0, class_weight=weights)
     figures = {name: float(values[-1]) for name, values in fitted.history.items()}
-    if not math.isfinite(figures["loss"]):
-        raise UnusableInputError(
-            f"variant {variant.name!r}: the loss of epoch {epoch} is {figures['loss']}, expected a number; "
-            f"a learning rate of {variant.learning_rate} may be too high"
-        )
-    validated = model.evaluate(Batches(val, 256, n_classes=n_classes), verbose=0, return_dict=True)
+    validated = model.evaluate(val_batches, verbose=0, return_dict=True)
     figures |= {f"val_{name}": float(value) for name, value in validated.items()}
+    for name in ("loss", "val_loss"):
+        if not math.isfinite(figures[name]):
+            raise UnusableInputError(
+                f"{stage.name}: {name} of epoch {epoch} is {figures[name]}, expected a number; "
+                f"a learning rate of {stage.learning_rate} may be too high"
+            )
     duration_s = time.monotonic() - started
     state.epoch = epoch
     if figures["val_loss"] < state.best_val_loss:
@@ -102,34 +136,78 @@ def _run_epoch(
 
 
 class _Checkpoints:
-    """Models by epoch in the bucket, and the pointer that says which of them count."""
+    """Variables by epoch in the bucket, and the pointer that says which of them count."""
 
-    def __init__(self, store: Store, folder: str) -> None:
+    def __init__(self, store: Store, folder: str, stage: Stage) -> None:
         self.store = store
         self.folder = folder
+        self.stage = stage
 
     def _key(self, epoch: int) -> str:
-        return f"{self.folder}/epoch-{epoch:04d}.keras"
+        return f"{self.folder}/epoch-{epoch:04d}.npz"
 
-    def state(self) -> _State:
+    def resume(self, model: keras.Model) -> _State:
+        """Put the last complete epoch into the model; where a checkpoint is damaged, begin anew.
+
+        Beginning anew gives the same weights, since seed and epoch decide everything: only time is lost.
+        """
         try:
-            return _State(**json.loads(self.store.get(f"{self.folder}/state.json")))
-        except MissingObjectError:
+            state = _State(**json.loads(self.store.get(f"{self.folder}/state.json")))
+            if state.epoch:
+                first = _variables(model)
+                self.restore(model, state, state.epoch)
+                if state.best_epoch != state.epoch:
+                    self._read(state, state.best_epoch, first)
+        except MissingObjectError as missing:
+            if "state.json" not in str(missing):
+                log.warning("%s: %s; training begins anew", self.stage.name, missing)
             return _State()
+        except (ValueError, TypeError) as damage:
+            log.warning("%s: checkpoint is damaged (%s); training begins anew", self.stage.name, damage)
+            return _State()
+        return state
 
-    def model(self, epoch: int) -> keras.Model:
-        return load_model(self.store.get(self._key(epoch)))
+    def restore(self, model: keras.Model, state: _State, epoch: int) -> None:
+        variables = _variables(model)
+        for variable, array in zip(variables, self._read(state, epoch, variables), strict=True):
+            variable.assign(array)
+
+    def _read(self, state: _State, epoch: int, expected: list[keras.Variable]) -> list[np.ndarray]:
+        data = self.store.get(self._key(epoch))
+        found = hashlib.sha256(data).hexdigest()
+        if found != state.sha256_by_epoch.get(str(epoch)):
+            raise ValueError(f"{self._key(epoch)} has SHA-256 {found[:12]}, not the one that was written")
+        try:
+            with np.load(io.BytesIO(data), allow_pickle=False) as arrays:
+                found_arrays = [arrays[str(i)] for i in range(len(arrays.files))]
+        except (zipfile.BadZipFile, KeyError) as error:
+            raise ValueError(f"{self._key(epoch)}: {error}") from error
+        if [a.shape for a in found_arrays] != [tuple(v.shape) for v in expected]:
+            raise ValueError(f"{self._key(epoch)} holds variables of other shapes than the model's")
+        return found_arrays
 
     def write(self, model: keras.Model, state: _State) -> None:
-        self.store.put(self._key(state.epoch), model_bytes(model))
-        self.store.put(f"{self.folder}/state.json", json.dumps(state.__dict__).encode())
+        buffer = io.BytesIO()
+        arrays = {str(i): np.asarray(variable) for i, variable in enumerate(_variables(model))}
+        np.savez(buffer, **arrays)  # type: ignore[arg-type]
+        data = buffer.getvalue()
+        self.store.put(self._key(state.epoch), data)
+        kept = {str(state.epoch), str(state.best_epoch)}
+        state.sha256_by_epoch[str(state.epoch)] = hashlib.sha256(data).hexdigest()
+        state.sha256_by_epoch = {epoch: s for epoch, s in state.sha256_by_epoch.items() if epoch in kept}
+        self.store.put(f"{self.folder}/state.json", json.dumps(asdict(state)).encode())
         for key in list(self.store.list_keys(f"{self.folder}/epoch-")):
             if key not in {self._key(state.epoch), self._key(state.best_epoch)}:
                 self.store.delete(key)
 
 
+def _variables(model: keras.Model) -> list[keras.Variable]:
+    """Weights, batch-norm statistics, seeds of dropout and augmentation, and the optimizer's own."""
+    return [*model.variables, *model.optimizer.variables]
+
+
 def model_bytes(model: keras.Model) -> bytes:
-    """A model as the bytes of a `.keras` file, optimizer state included."""
+    """A model as the bytes of a `.keras` file."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         model.save(path)
@@ -141,7 +219,7 @@ def load_model(data: bytes) -> keras.Model:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "model.keras"
         path.write_bytes(data)
-        return keras.saving.load_model(path, safe_mode=True)
+        return keras.saving.load_model(path, compile=False, safe_mode=True)
 
 
 def fit_logistic(model: keras.Model, variant: Variant, train: Examples) -> dict[str, float]:

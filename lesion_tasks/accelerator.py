@@ -1,0 +1,69 @@
+"""What computes, and how: the one place that looks for a GPU and decides precision, XLA and memory.
+
+Variants never say any of this. On a CPU: float32, no XLA (compiling costs more than small batches gain). On a GPU:
+mixed precision and XLA, memory as needed, all devices of the machine. Every operation is deterministic on both.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import keras
+
+log = logging.getLogger(__name__)
+
+# From compute capability 8.0 on, bfloat16 is as fast as float16 and needs no loss scaling.
+BFLOAT16_CAPABILITY = (8, 0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Accelerator:
+    """The machine's devices and what was decided for them."""
+
+    n_gpus: int
+    training_policy: str  # dtype policy of layers while they learn; stored models are float32
+    jit_compile: bool
+    strategy: Any  # a tf.distribute strategy; None where one device does the work
+
+    @contextmanager
+    def training(self) -> Iterator[None]:
+        """Build a model inside for training: under the precision and the devices of this machine."""
+        before = keras.config.dtype_policy()
+        keras.config.set_dtype_policy(self.training_policy)
+        try:
+            if self.strategy is None:
+                yield
+            else:
+                with self.strategy.scope():
+                    yield
+        finally:
+            keras.config.set_dtype_policy(before)
+
+
+@lru_cache(maxsize=1)
+def find_accelerator() -> Accelerator:
+    """Look once, before the first operation: memory growth and determinism cannot be changed later."""
+    if keras.backend.backend() != "tensorflow":
+        return Accelerator(n_gpus=0, training_policy="float32", jit_compile=False, strategy=None)
+    import tensorflow as tf
+
+    tf.config.experimental.enable_op_determinism()
+    gpus = tf.config.list_physical_devices("GPU")
+    if not gpus:
+        return Accelerator(n_gpus=0, training_policy="float32", jit_compile=False, strategy=None)
+    for gpu in gpus:
+        tf.config.experimental.set_memory_growth(gpu, True)
+    # TensorFloat-32 would make a GPU's predictions differ from a CPU's in the third digit.
+    tf.config.experimental.enable_tensor_float_32_execution(False)
+    capability = min(tf.config.experimental.get_device_details(gpu)["compute_capability"] for gpu in gpus)
+    found = Accelerator(
+        n_gpus=len(gpus),
+        training_policy="mixed_bfloat16" if capability >= BFLOAT16_CAPABILITY else "mixed_float16",
+        jit_compile=True,
+        strategy=tf.distribute.MirroredStrategy() if len(gpus) > 1 else None,
+    )
+    log.info("%d GPUs: %s, XLA", found.n_gpus, found.training_policy)
+    return found

@@ -1,0 +1,348 @@
+"""A variant, its weights and its examples -> the model that is stored, and its keyed predictions.
+
+One engine for all variants, in stages: outline lesions where asked, learn (on features of a frozen backbone where
+they are the same in every epoch, else on pixels), fine-tune, average over flips, calibrate. Every stage is resumable.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+from sqlalchemy import Engine
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.accelerator import Accelerator, find_accelerator
+from lesion_tasks.catalog import FineTuning, Variant
+from lesion_tasks.dataset import Batches, Examples
+from lesion_tasks.features import feature_recipe, with_features
+from lesion_tasks.model import (
+    Weights,
+    adapt_metadata,
+    backbone_of,
+    build_extractor,
+    build_head,
+    build_model,
+    copy_head,
+    set_trainable,
+)
+from lesion_tasks.model.losses import loss_for, with_bias_loss
+from lesion_tasks.model.serving import finish_model, fit_calibration, with_calibration
+from lesion_tasks.prediction import predict_examples
+from lesion_tasks.sampling import class_weights, leaky_train_and_val, resample
+from lesion_tasks.segmentation import Segmenter, train_segmenter
+from lesion_tasks.store import Store
+from lesion_tasks.training_loop import OnEpoch, Stage, fit, fit_logistic
+
+VAL_BATCH_IMAGES = 256
+
+
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a variant learns from and is asked about, with every picture's SHA-256."""
+
+    train: Examples
+    val_drawn: Examples  # val as the split draws it: what early stopping looks at
+    val: Examples  # natural: what threshold and calibration are chosen on
+    test: Examples
+    sha256_by_id: Mapping[str, str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """The model that is stored, its predictions by subset (val, test), and facts for its manifest."""
+
+    model: keras.Model
+    predictions: dict[str, pd.DataFrame]
+    facts: dict[str, Any]
+
+
+@dataclass(kw_only=True)
+class _Epochs:
+    """Numbers the epochs of all stages in one row."""
+
+    on_epoch: OnEpoch
+    n_before: int = 0
+    n_in_stage: int = field(default=0)
+
+    def __call__(self, epoch: int, figures: dict[str, float], duration_s: float) -> None:
+        self.n_in_stage = epoch
+        self.on_epoch(self.n_before + epoch, figures, duration_s)
+
+    def next_stage(self) -> None:
+        self.n_before, self.n_in_stage = self.n_before + self.n_in_stage, 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Context:
+    variant: Variant
+    weights: Weights | None
+    data: Data
+    engine: Engine
+    store: Store
+    folder: str
+    epochs: _Epochs
+    accelerator: Accelerator
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.variant.task.classes)
+
+
+def train_model(
+    variant: Variant,
+    weights: Weights | None,
+    data: Data,
+    *,
+    engine: Engine,
+    store: Store,
+    folder: str,
+    on_epoch: OnEpoch,
+) -> Trained:
+    """Train a variant; `folder` is the bucket prefix of its checkpoints. Raises UnusableInputError on bad data."""
+    _check(variant, data)
+    context = _Context(
+        variant=variant,
+        weights=weights,
+        data=data,
+        engine=engine,
+        store=store,
+        folder=folder,
+        epochs=_Epochs(on_epoch=on_epoch),
+        accelerator=find_accelerator(),
+    )
+    if variant.architecture == "metadata_logistic":
+        model = _with_metadata(build_model(variant), data.train)
+        on_epoch(1, fit_logistic(model, variant, data.train), 0.0)
+        return _served(context, model, {}, None)
+    segmenter = _segment(context) if variant.is_segmented else None
+    facts: dict[str, Any] = {} if segmenter is None else {"segmenter": segmenter.facts}
+    if not variant.has_frozen_features:
+        return _served(context, _learn_pixels(context, segmenter), facts, None)
+    head, subsets, head_loss = _learn_head(context, segmenter)
+    model = _with_metadata(build_model(variant, weights, segmenter and segmenter.model), data.train)
+    copy_head(head, model)
+    if variant.fine_tuning is not None:
+        return _served(context, _fine_tune(context, model, segmenter, head_loss), facts, None)
+    return _served(context, model, facts, None if variant.is_flip_averaged else (head, subsets))
+
+
+def _check(variant: Variant, data: Data) -> None:
+    present = np.unique(data.train.labels)
+    if len(data.train) < variant.batch_size:
+        raise UnusableInputError(
+            f"variant {variant.name!r}: {len(data.train):,} train images, expected at least one batch of "
+            f"{variant.batch_size}"
+        )
+    if len(present) < 2:
+        found = ", ".join(variant.task.classes[label] for label in present)
+        raise UnusableInputError(
+            f"variant {variant.name!r}: every train image is {found}, expected at least two classes"
+        )
+    if not len(data.val_drawn) or not len(data.val):
+        raise UnusableInputError(f"variant {variant.name!r}: no val image, expected some of every class")
+
+
+def _with_metadata(model: keras.Model, train: Examples) -> keras.Model:
+    if train.metadata is not None:
+        adapt_metadata(model, train.metadata)
+    return model
+
+
+def _segment(context: _Context) -> Segmenter:
+    return train_segmenter(
+        context.variant,
+        context.data.train,
+        context.data.val,
+        store=context.store,
+        accelerator=context.accelerator,
+        on_epoch=lambda epoch, figures, seconds: None,
+    )
+
+
+def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model:
+    """Learn end to end, in this machine's precision; returns the float32 model."""
+    variant, data = context.variant, context.data
+    train: Examples
+    val: Examples
+    if variant.sampling == "rotated_copies_leaky":
+        train, val = leaky_train_and_val(_pool(data.train, data.val_drawn), variant.seed)
+    else:
+        train, val = resample(data.train, variant.sampling, variant.seed), data.val_drawn
+
+    def build() -> keras.Model:
+        segmenting = segmenter and segmenter.model
+        return _with_metadata(build_model(variant, context.weights, segmenting), data.train)
+
+    with context.accelerator.training():
+        model = build()
+        learner = with_bias_loss(model) if variant.loss == "bias" else model
+        _fit(context, learner, _stage(context), train, val, "1")
+    stored = build()
+    stored.set_weights(model.get_weights())
+    return stored
+
+
+def _pool(first: Examples, second: Examples) -> Examples:
+    """Two sets of examples as one."""
+    return _Pooled(
+        isic_ids=np.concatenate([first.isic_ids, second.isic_ids]),
+        labels=np.concatenate([first.labels, second.labels]),
+        pixels=None,
+        metadata=None,
+        parts=(first, second),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Pooled(Examples):
+    parts: tuple[Examples, Examples]
+
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        first, second = self.parts
+        in_first = rows < len(first)
+        found = [first.inputs(rows[in_first]), second.inputs(rows[~in_first] - len(first))]
+        out = {}
+        for name, values in found[0].items():
+            out[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
+            out[name][in_first], out[name][~in_first] = values, found[1][name]
+        return out
+
+
+def _learn_head(
+    context: _Context, segmenter: Segmenter | None
+) -> tuple[keras.Model, Mapping[str, Examples], float]:
+    """Learn a head on features that are computed once; returns it, the subsets as features, and its val loss."""
+    variant, data = context.variant, context.data
+    wanted = {"train": data.train, "val_drawn": data.val_drawn}
+    if variant.fine_tuning is None and not variant.is_flip_averaged:
+        wanted |= {"val": data.val, "test": data.test}
+    subsets = with_features(
+        context.engine,
+        context.store,
+        feature_recipe(variant, context.weights, None if segmenter is None else segmenter.segmenter_id),
+        lambda: build_extractor(variant, context.weights, segmenter and segmenter.model),
+        wanted,
+        data.sha256_by_id,
+    )
+    head = _with_metadata(build_head(variant, subsets["train"].n_features), data.train)
+    train = resample(subsets["train"], variant.sampling, variant.seed)
+    loss = _fit(context, head, _stage(context), train, subsets["val_drawn"], "1")
+    return head, subsets, loss
+
+
+def _fine_tune(
+    context: _Context, model: keras.Model, segmenter: Segmenter | None, loss_before: float
+) -> keras.Model:
+    """Go on with the backbone unfrozen and a low rate; the first stage's model stays where val loss is no better."""
+    variant, tuning = context.variant, context.variant.fine_tuning or FineTuning()
+
+    def build() -> keras.Model:
+        built = build_model(variant, None, segmenter and segmenter.model)
+        set_trainable(backbone_of(built), tuning.unfrozen_from)
+        return _with_metadata(built, context.data.train)
+
+    with context.accelerator.training():
+        tuned = build()
+        tuned.set_weights(model.get_weights())
+        stage = _stage(context, tuning.learning_rate, tuning.max_epochs, tuning.patience)
+        train = resample(context.data.train, variant.sampling, variant.seed)
+        loss = _fit(context, tuned, stage, train, context.data.val_drawn, "2")
+    if loss >= loss_before:
+        return model
+    stored = build()
+    stored.set_weights(tuned.get_weights())
+    return stored
+
+
+def _stage(
+    context: _Context, rate: float | None = None, max_epochs: int | None = None, patience: int | None = None
+) -> Stage:
+    variant = context.variant
+    return Stage(
+        name=f"variant {variant.name!r}",
+        learning_rate=rate or variant.learning_rate,
+        max_epochs=max_epochs or variant.max_epochs,
+        patience=patience or variant.patience,
+        optimizer=variant.optimizer,
+        loss=loss_for(variant.loss, context.n_classes),
+        metrics=("auc", "accuracy") if context.n_classes == 2 else ("categorical_accuracy",),
+        jit_compile=context.accelerator.jit_compile,
+    )
+
+
+def _fit(
+    context: _Context, model: keras.Model, stage: Stage, train: Examples, val: Examples, number: str
+) -> float:
+    """Run one stage; returns the val loss of the weights that it leaves in the model."""
+    variant = context.variant
+    weights = class_weights(train.labels, context.n_classes) if variant.is_class_weighted else None
+    best = fit(
+        model,
+        stage,
+        lambda epoch: WeightedBatches.of(
+            Batches(train, variant.batch_size, n_classes=context.n_classes, seed=variant.seed, epoch=epoch),
+            weights,
+        ),
+        WeightedBatches.of(Batches(val, VAL_BATCH_IMAGES, n_classes=context.n_classes), weights),
+        store=context.store,
+        folder=f"{context.folder}/stage-{number}",
+        on_epoch=context.epochs,
+    )
+    context.epochs.next_stage()
+    return best
+
+
+class WeightedBatches(keras.utils.PyDataset):
+    """Batches in which every example counts by its class, in val as in train: both losses mean the same."""
+
+    def __init__(self, batches: Batches, weights: Mapping[int, float]) -> None:
+        super().__init__()
+        self.batches = batches
+        self.weights = np.array([weights[i] for i in range(len(weights))], dtype=np.float32)
+
+    @classmethod
+    def of(cls, batches: Batches, weights: Mapping[int, float] | None) -> keras.utils.PyDataset:
+        """The batches themselves where no weights are given."""
+        return batches if weights is None else cls(batches, weights)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
+        inputs, targets = self.batches[index]
+        label = targets[:, 0].astype(int) if targets.shape[1] == 1 else targets.argmax(axis=1)
+        return inputs, targets, self.weights[label]
+
+
+Head = tuple[keras.Model, Mapping[str, Examples]]
+
+
+def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: Head | None) -> Trained:
+    """Average over flips, calibrate on val, and predict val and test.
+
+    With a head and its features at hand, they answer in place of the whole model: the same numbers, no pixels read.
+    """
+    variant, data = context.variant, context.data
+    classes = variant.task.classes
+    served = finish_model(variant, model)
+    answering, subsets = head or (served, {"val": data.val, "test": data.test})
+
+    def predict(subset: str) -> pd.DataFrame:
+        return predict_examples(answering, subsets[subset], classes=classes)
+
+    if variant.is_calibrated:
+        scale, shift = fit_calibration(predict("val").to_numpy(), data.val.labels)
+        served, answering = (with_calibration(some, scale, shift) for some in (served, answering))
+        facts = {**facts, "calibration": {"scale": scale, "shift": shift, "fitted_on": "val"}}
+    return Trained(
+        model=served, predictions={subset: predict(subset) for subset in ("val", "test")}, facts=facts
+    )
+
+
+def n_epochs_at_most(variant: Variant) -> int:
+    """Epochs of all stages when none stops early."""
+    tuning = variant.fine_tuning
+    return variant.max_epochs + (tuning.max_epochs if tuning else 0)

@@ -1,0 +1,220 @@
+"""A frozen backbone and pictures -> their features, computed once and kept in the bucket.
+
+What a frozen backbone says of a picture never changes, so it is computed once for each backbone, weights, size,
+preprocessing and picture, and shared by every variant and training that asks. When images arrive, only theirs are
+added: shards are written under the digest of their members and then named in Postgres, one transaction each, so a
+killed run goes on at the next shard.
+"""
+
+import hashlib
+import json
+import logging
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+from sqlalchemy import Engine, text
+
+from lesion_tasks.catalog import BACKBONES, Variant, fit_name
+from lesion_tasks.database import copy_rows
+from lesion_tasks.dataset import Examples
+from lesion_tasks.model import Weights
+from lesion_tasks.progress import progress
+from lesion_tasks.store import Store
+
+log = logging.getLogger(__name__)
+
+# Raise it when the layers between pixels and features change their numbers.
+FEATURES_VERSION = 1
+SHARD_IMAGES = 4_096
+# One shape for every batch, the last one filled up: the same kernels, so the same numbers whoever stands beside.
+BATCH_IMAGES = 64
+
+
+def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str | None) -> dict[str, Any]:
+    """Everything that decides a frozen variant's features, beside the picture."""
+    if variant.side_px is None or variant.backbone is None:
+        raise ValueError(f"variant {variant.name!r} has no backbone that could give features")
+    return {
+        "version": FEATURES_VERSION,
+        "backbone": asdict(BACKBONES[variant.backbone]),
+        # A random backbone is decided by its seed.
+        "weights": f"random-{variant.seed}"
+        if weights is None or weights.origin == "none"
+        else weights.sha256,
+        "fit": fit_name(variant.side_px),
+        "is_hair_removed": variant.is_hair_removed,
+        "segmenter": segmenter_id,
+    }
+
+
+def recipe_id(recipe: Mapping[str, Any]) -> str:
+    """32 hexadecimal digits that change with any part of the recipe."""
+    return hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
+
+
+@dataclass(frozen=True, kw_only=True)
+class FeatureExamples(Examples):
+    """Examples whose pixels a frozen backbone has seen already."""
+
+    shards: tuple[np.ndarray, ...]  # each float32 (n, C), mapped into memory
+    shard_of_row: np.ndarray  # (n,) int
+    row_in_shard: np.ndarray  # (n,) int
+
+    @property
+    def n_features(self) -> int:
+        """C, the number of features of a picture."""
+        return int(self.shards[0].shape[1])
+
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """A head's inputs for some rows: features float32 (b, C), metadata float32 (b, fields)."""
+        out = np.empty((len(rows), self.n_features), dtype=np.float32)
+        shards = self.shard_of_row[rows]
+        for shard in np.unique(shards):
+            here = np.flatnonzero(shards == shard)
+            out[here] = self.shards[shard][self.row_in_shard[rows[here]]]
+        inputs = {"features": out}
+        if self.metadata is not None:
+            inputs["metadata"] = self.metadata[rows]
+        return inputs
+
+
+def with_features(
+    engine: Engine,
+    store: Store,
+    recipe: Mapping[str, Any],
+    make_extractor: Callable[[], keras.Model],
+    subsets: Mapping[str, Examples],
+    sha256_by_id: Mapping[str, str],
+) -> dict[str, FeatureExamples]:
+    """Give examples their features instead of pixels; computes and stores those that are missing.
+
+    `make_extractor` (pixels -> features) is only called when something is missing.
+    """
+    features_id = recipe_id(recipe)
+    missing = _missing(engine, features_id, subsets, sha256_by_id)
+    if missing:
+        extractor = make_extractor()
+        with progress(f"features {recipe['backbone']['name']} {recipe['fit']}", len(missing)) as advance:
+            for start in range(0, len(missing), SHARD_IMAGES):
+                part = missing[start : start + SHARD_IMAGES]
+                array = _extract(extractor, part, advance)
+                _store_shard(engine, store, recipe, [sha256 for sha256, _, _ in part], array)
+    log.info("features %s: %d computed, the others found", features_id[:8], len(missing))
+    return {name: _open(engine, store, features_id, some, sha256_by_id) for name, some in subsets.items()}
+
+
+def _missing(
+    engine: Engine, features_id: str, subsets: Mapping[str, Examples], sha256_by_id: Mapping[str, str]
+) -> list[tuple[str, Examples, int]]:
+    """Pictures without features, each once: (SHA-256, examples, row)."""
+    wanted = {
+        sha256_by_id[isic_id]: (some, row)
+        for some in subsets.values()
+        for row, isic_id in enumerate(some.isic_ids)
+    }
+    known = _places(engine, features_id, list(wanted))
+    return [(sha256, some, row) for sha256, (some, row) in wanted.items() if sha256 not in known]
+
+
+def _places(engine: Engine, features_id: str, sha256s: Sequence[str]) -> dict[str, tuple[str, int]]:
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT sha256, object_key, row_index FROM feature_row
+                WHERE features_id = :features_id AND sha256 = ANY(:sha256s)
+            """),
+            {"features_id": features_id, "sha256s": sorted(set(sha256s))},
+        ).all()
+    return {row.sha256: (row.object_key, row.row_index) for row in rows}
+
+
+def _extract(
+    extractor: keras.Model, part: Sequence[tuple[str, Examples, int]], advance: Callable[..., None]
+) -> np.ndarray:
+    """Features float32 (len(part), C), in order."""
+    found = []
+    for start in range(0, len(part), BATCH_IMAGES):
+        batch = part[start : start + BATCH_IMAGES]
+        pixels = _pixels(batch)
+        full = np.resize(pixels, (BATCH_IMAGES, *pixels.shape[1:]))
+        features = np.asarray(extractor.predict_on_batch({"pixels": full}), dtype=np.float32)
+        found.append(features[: len(batch)])
+        advance(len(batch))
+    return np.concatenate(found)
+
+
+def _pixels(batch: Sequence[tuple[str, Examples, int]]) -> np.ndarray:
+    """uint8 (len(batch), side, side, 3); pictures of one subset are read together."""
+    places, taken = [], []
+    for some in {id(examples): examples for _, examples, _ in batch}.values():
+        here = [i for i, (_, examples, _) in enumerate(batch) if examples is some]
+        places += here
+        taken.append(some.inputs(np.array([batch[i][2] for i in here]))["pixels"])
+    return np.concatenate(taken)[np.argsort(places)]
+
+
+def _store_shard(
+    engine: Engine, store: Store, recipe: Mapping[str, Any], members: Sequence[str], features: np.ndarray
+) -> None:
+    features_id = recipe_id(recipe)
+    name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
+    key = f"features/{features_id}/{name}.npy"
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "shard.npy"
+        np.save(path, features, allow_pickle=False)
+        store.put_file(key, path)
+    with engine.begin() as connection:
+        # Two trainings that compute the same features at once: the first row stands.
+        connection.execute(
+            text("SELECT pg_advisory_xact_lock(hashtext(:id))"), {"id": f"features {features_id}"}
+        )
+        taken = set(
+            connection.execute(
+                text("SELECT sha256 FROM feature_row WHERE features_id = :id AND sha256 = ANY(:members)"),
+                {"id": features_id, "members": list(members)},
+            ).scalars()
+        )
+        connection.execute(
+            text("""
+                INSERT INTO feature_shard (object_key, features_id, recipe, n_images, n_features, created_at)
+                VALUES (:key, :id, :recipe, :n_images, :n_features, :now) ON CONFLICT (object_key) DO NOTHING
+            """),
+            {
+                "key": key,
+                "id": features_id,
+                "recipe": json.dumps(recipe),
+                "n_images": len(members),
+                "n_features": features.shape[1],
+                "now": datetime.now(UTC),
+            },
+        )
+        copy_rows(
+            connection,
+            "feature_row",
+            ("features_id", "sha256", "object_key", "row_index"),
+            ((features_id, member, key, i) for i, member in enumerate(members) if member not in taken),
+        )
+
+
+def _open(
+    engine: Engine, store: Store, features_id: str, some: Examples, sha256_by_id: Mapping[str, str]
+) -> FeatureExamples:
+    sha256s = [sha256_by_id[isic_id] for isic_id in some.isic_ids]
+    places = _places(engine, features_id, sha256s)
+    keys = sorted({key for key, _ in places.values()})
+    number = {key: i for i, key in enumerate(keys)}
+    return FeatureExamples(
+        isic_ids=some.isic_ids,
+        labels=some.labels,
+        pixels=None,
+        metadata=some.metadata,
+        shards=tuple(np.load(store.local_path(key), mmap_mode="r") for key in keys),
+        shard_of_row=np.array([number[places[sha256][0]] for sha256 in sha256s], dtype=np.int64),
+        row_in_shard=np.array([places[sha256][1] for sha256 in sha256s], dtype=np.int64),
+    )

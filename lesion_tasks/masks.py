@@ -1,0 +1,67 @@
+"""A folder of lesion masks -> `masks/` in the bucket, by image id: what a segmentation network learns from.
+
+Masks are optional. The index is written last, and names only masks that are there whole; running it again with
+another folder adds to it.
+"""
+
+import hashlib
+import io
+import json
+import re
+from pathlib import Path
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.progress import progress
+from lesion_tasks.store import MissingObjectError, Store, open_store
+
+INDEX_KEY = "masks/index.json"
+_FILE = re.compile(r"(ISIC_\d{7})(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNORECASE)
+
+
+def import_masks(folder: str) -> dict[str, int]:
+    """Copy masks named `<isic_id>_segmentation.png` or `<isic_id>.png` into the bucket; returns counts.
+
+    A mask is any picture: brighter than half is lesion. One that cannot be decoded is left out and counted.
+    """
+    path = Path(folder)
+    files = sorted(path.iterdir()) if path.is_dir() else []
+    named = {match[1].upper(): file for file in files if (match := _FILE.fullmatch(file.name))}
+    if not named:
+        found = f"{len(files)} other files" if path.is_dir() else "no such folder"
+        raise UnusableInputError(
+            f"masks {folder}: found {found}, expected ISIC_0000000_segmentation.png and the like"
+        )
+    store = open_store()
+    index = read_index(store)
+    n_unreadable = 0
+    with progress("masks", len(named)) as advance:
+        for isic_id, file in named.items():
+            data = file.read_bytes()
+            if _is_picture(data):
+                store.put(f"masks/{isic_id}", data)
+                index[isic_id] = hashlib.sha256(data).hexdigest()
+            else:
+                n_unreadable += 1
+            advance(1)
+    store.put(INDEX_KEY, json.dumps(index, sort_keys=True).encode(), content_type="application/json")
+    return {"masks": len(named) - n_unreadable, "unreadable": n_unreadable, "in_bucket": len(index)}
+
+
+def read_index(store: Store) -> dict[str, str]:
+    """SHA-256 of each mask in the bucket by image id; empty where there are none."""
+    try:
+        found: dict[str, str] = json.loads(store.get(INDEX_KEY))
+    except MissingObjectError:
+        return {}
+    return found
+
+
+def _is_picture(data: bytes) -> bool:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            picture.load()
+    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
+        return False
+    return True

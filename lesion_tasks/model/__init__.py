@@ -1,0 +1,26 @@
+"""A catalogue variant -> a Keras model, preprocessing included: pixels and raw metadata in, probabilities out."""
+
+from lesion_tasks.model.build import (
+    backbone_of,
+    build_extractor,
+    build_head,
+    build_model,
+    copy_head,
+    set_trainable,
+)
+from lesion_tasks.model.metadata import adapt_metadata
+from lesion_tasks.model.pixels import preprocess
+from lesion_tasks.model.weights import Weights, find_weights
+
+__all__ = [
+    "Weights",
+    "adapt_metadata",
+    "backbone_of",
+    "build_extractor",
+    "build_head",
+    "build_model",
+    "copy_head",
+    "find_weights",
+    "preprocess",
+    "set_trainable",
+]

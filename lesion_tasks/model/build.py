@@ -1,0 +1,162 @@
+"""A catalogue variant -> an untrained Keras model, preprocessing included.
+
+Pixels 0..255 and raw metadata in, probabilities out: (b, 1), P(second class), for a task of two classes; (b, K)
+for K. Pure Keras 3: nothing of a back end is called, so a model runs on any of them and loads in safe mode.
+"""
+
+import keras
+from keras import layers
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import BACKBONES, Variant
+from lesion_tasks.model.metadata import join_metadata, metadata_features
+from lesion_tasks.model.mobilenet_v3_eca import mobilenet_v3_eca
+from lesion_tasks.model.pixels import augment, keep_lesion, preprocess, remove_hair
+from lesion_tasks.model.unet import SEGMENTER_NAME
+from lesion_tasks.model.weights import Weights, load_base
+
+
+def build_model(
+    variant: Variant, weights: Weights | None = None, segmenter: keras.Model | None = None
+) -> keras.Model:
+    """Build the untrained classifier of a variant.
+
+    Inputs, as the variant asks: `pixels` uint8 or float (b, side, side, 3) in 0..255, `metadata` float32
+    (b, fields) with NaN where missing. Output float32 (b, 1) or (b, K) in 0..1.
+    `segmenter` is a trained U-Net, for variants that look at the lesion alone. The layer `standardize` must be
+    adapted to train rows before the first step when there is metadata.
+    """
+    keras.utils.set_random_seed(variant.seed)
+    inputs: dict[str, keras.KerasTensor] = {}
+    features = None
+    if variant.side_px is not None:
+        inputs["pixels"] = keras.Input((variant.side_px, variant.side_px, 3), name="pixels")
+        features = _pixel_features(variant, inputs["pixels"], weights, segmenter)
+    return _with_head(variant, inputs, features)
+
+
+def build_extractor(
+    variant: Variant, weights: Weights | None, segmenter: keras.Model | None = None
+) -> keras.Model:
+    """The part of a frozen variant that never learns: pixels (b, side, side, 3) -> features (b, C)."""
+    keras.utils.set_random_seed(variant.seed)
+    pixels = keras.Input((variant.side_px, variant.side_px, 3), name="pixels")
+    return keras.Model({"pixels": pixels}, _pixel_features(variant, pixels, weights, segmenter))
+
+
+def build_head(variant: Variant, n_features: int) -> keras.Model:
+    """The part of a frozen variant that learns: `features` (b, C), and metadata where asked, to probabilities.
+
+    Its layers have the names and, by the seed, the first weights that `build_model` gives them.
+    """
+    keras.utils.set_random_seed(variant.seed)
+    features = keras.Input((n_features,), name="features")
+    return _with_head(variant, {"features": features}, features)
+
+
+def copy_head(head: keras.Model, model: keras.Model) -> None:
+    """Put the weights of a trained head into the whole model of the same variant."""
+    for layer in head.layers:
+        if layer.name != "standardize" and layer.get_weights():
+            model.get_layer(layer.name).set_weights(layer.get_weights())
+
+
+def _with_head(
+    variant: Variant, inputs: dict[str, keras.KerasTensor], features: keras.KerasTensor | None
+) -> keras.Model:
+    # Seeds by layer and not by order of building: a head alone starts like the head of a whole model.
+    seeds = iter(range(variant.seed + 100, variant.seed + 200))
+    x = features
+    if variant.metadata:
+        inputs["metadata"] = keras.Input((len(variant.metadata),), name="metadata")
+        metadata = metadata_features(inputs["metadata"])
+        x = metadata if x is None else join_metadata(x, metadata, variant.fusion)
+    if variant.feature_dropout_rate:
+        x = layers.Dropout(variant.feature_dropout_rate, seed=next(seeds), name="dropout_0")(x)
+    for i, units in enumerate(variant.dense_units):
+        x = layers.Dense(
+            units, activation="relu", kernel_initializer=_glorot(next(seeds)), name=f"dense_{i + 1}"
+        )(x)
+        if variant.dropout_rate:
+            x = layers.Dropout(variant.dropout_rate, seed=next(seeds), name=f"dropout_{i + 1}")(x)
+    n_classes = len(variant.task.classes)
+    # float32 even under mixed precision: half-precision probabilities tie.
+    output = layers.Dense(
+        1 if n_classes == 2 else n_classes,
+        activation="sigmoid" if n_classes == 2 else "softmax",
+        kernel_initializer=_glorot(next(seeds)),
+        dtype="float32",
+        name="probabilities",
+    )(x)
+    return keras.Model(inputs, output, name=variant.name)
+
+
+def _glorot(seed: int) -> keras.initializers.Initializer:
+    return keras.initializers.GlorotUniform(seed=seed)
+
+
+def _pixel_features(
+    variant: Variant, pixels: keras.KerasTensor, weights: Weights | None, segmenter: keras.Model | None
+) -> keras.KerasTensor:
+    x = pixels
+    if variant.is_hair_removed:
+        x = remove_hair(x)
+    if variant.is_segmented:
+        if segmenter is None:
+            raise ValueError(f"variant {variant.name!r} looks at the lesion alone: a segmenter is needed")
+        segmenter.trainable = False
+        x = keep_lesion(x, segmenter(x, training=False))
+    if variant.is_augmented:
+        x = augment(x, variant.seed, is_strong=variant.is_augmented_strongly)
+    if variant.architecture == "cnn":
+        return _convolutions(variant, x)
+    if variant.architecture == "mobilenet_v3_eca":
+        return layers.GlobalAveragePooling2D(name="pool")(mobilenet_v3_eca(x))
+    return _transferred(variant, x, weights)
+
+
+def _convolutions(variant: Variant, x: keras.KerasTensor) -> keras.KerasTensor:
+    x = layers.Rescaling(1 / 255, name="scale")(x)
+    for i, filters in enumerate(variant.conv_filters):
+        x = layers.Conv2D(filters, 3, activation="relu", padding="same", name=f"conv_{i + 1}")(x)
+        x = layers.MaxPooling2D(name=f"pool_{i + 1}")(x)
+    return layers.Flatten(name="flatten")(x)
+
+
+def _transferred(variant: Variant, x: keras.KerasTensor, weights: Weights | None) -> keras.KerasTensor:
+    backbone = BACKBONES[str(variant.backbone)]
+    if variant.side_px is None or variant.side_px < backbone.min_side_px:
+        raise UnusableInputError(
+            f"variant {variant.name!r}: {backbone.keras_class} at {variant.side_px} px, expected at least "
+            f"{backbone.min_side_px} px"
+        )
+    base = load_base(variant, weights)
+    set_trainable(base, variant.unfrozen_from if variant.is_backbone_frozen else "")
+    # Batch norm that learns anew needs a base that is trained as a whole; everything else keeps the statistics it
+    # came with, in training as in serving.
+    is_learning_statistics = not variant.is_backbone_frozen and variant.fine_tuning is None
+    x = base(preprocess(x, backbone.preprocessing), training=None if is_learning_statistics else False)
+    return layers.GlobalAveragePooling2D(name="pool")(x)  # (b, C)
+
+
+def backbone_of(model: keras.Model) -> keras.Model:
+    """The pretrained part of a transfer variant's model."""
+    found = [x for x in model.layers if isinstance(x, keras.Model) and x.name != SEGMENTER_NAME]
+    if len(found) != 1:
+        raise ValueError(f"model {model.name!r} has {len(found)} nested models, expected one backbone")
+    return found[0]
+
+
+def set_trainable(base: keras.Model, unfrozen_from: str | None) -> None:
+    """Freeze a backbone up to the first layer whose name starts with `unfrozen_from`; None freezes all, "" nothing."""
+    base.trainable = unfrozen_from is not None
+    if not unfrozen_from:
+        return
+    first = next((i for i, layer in enumerate(base.layers) if layer.name.startswith(unfrozen_from)), None)
+    if first is None:
+        names = ", ".join(layer.name for layer in base.layers[-5:])
+        raise UnusableInputError(
+            f"backbone {base.name!r} has no layer whose name starts with {unfrozen_from!r}; its last: {names}"
+        )
+    for layer in base.layers[:first]:
+        layer.trainable = False

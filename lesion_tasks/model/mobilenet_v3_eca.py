@@ -1,0 +1,82 @@
+"""MobileNetV3-Large with efficient channel attention for squeeze-and-excite, and dilated convolutions at the end.
+
+The blocks are Howard et al. 2019, table 1; the attention is Wang et al. 2020 (ECA-Net); that both go together
+follows Lilhore et al. 2024, who publish no code: which convolutions are dilated is our reading of it.
+"""
+
+import math
+
+import keras
+from keras import layers, ops
+
+# kernel, expanded filters, filters out, attention, activation, stride, dilation. The last stage keeps its size
+# (stride 1 where MobileNetV3 has 2) and sees as far by a dilation of 2.
+_BLOCKS = (
+    (3, 16, 16, False, "relu", 1, 1),
+    (3, 64, 24, False, "relu", 2, 1),
+    (3, 72, 24, False, "relu", 1, 1),
+    (5, 72, 40, True, "relu", 2, 1),
+    (5, 120, 40, True, "relu", 1, 1),
+    (5, 120, 40, True, "relu", 1, 1),
+    (3, 240, 80, False, "hard_swish", 2, 1),
+    (3, 200, 80, False, "hard_swish", 1, 1),
+    (3, 184, 80, False, "hard_swish", 1, 1),
+    (3, 184, 80, False, "hard_swish", 1, 1),
+    (3, 480, 112, True, "hard_swish", 1, 1),
+    (3, 672, 112, True, "hard_swish", 1, 1),
+    (5, 672, 160, True, "hard_swish", 1, 2),
+    (5, 960, 160, True, "hard_swish", 1, 2),
+    (5, 960, 160, True, "hard_swish", 1, 2),
+)
+
+
+def mobilenet_v3_eca(pixels: keras.KerasTensor) -> keras.KerasTensor:
+    """Pixels 0..255 (b, side, side, 3) -> feature maps (b, side / 16, side / 16, 960)."""
+    x = layers.Rescaling(1 / 127.5, offset=-1, name="symmetric")(pixels)
+    x = _normalize(layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x), "hard_swish")
+    for block in _BLOCKS:
+        x = _block(x, *block)
+    return _normalize(layers.Conv2D(960, 1, use_bias=False)(x), "hard_swish")
+
+
+def _block(
+    x: keras.KerasTensor,
+    kernel: int,
+    expanded: int,
+    filters: int,
+    has_attention: bool,
+    activation: str,
+    stride: int,
+    dilation: int,
+) -> keras.KerasTensor:
+    shortcut = x
+    if expanded != x.shape[-1]:
+        x = _normalize(layers.Conv2D(expanded, 1, use_bias=False)(x), activation)
+    x = layers.DepthwiseConv2D(
+        kernel, strides=stride, dilation_rate=dilation, padding="same", use_bias=False
+    )(x)
+    x = _normalize(x, activation)
+    if has_attention:
+        x = efficient_channel_attention(x)
+    x = _normalize(layers.Conv2D(filters, 1, use_bias=False)(x), None)
+    return layers.Add()([shortcut, x]) if stride == 1 and shortcut.shape[-1] == filters else x
+
+
+def _normalize(x: keras.KerasTensor, activation: str | None) -> keras.KerasTensor:
+    x = layers.BatchNormalization(momentum=0.9)(x)
+    return x if activation is None else layers.Activation(activation)(x)
+
+
+def efficient_channel_attention(x: keras.KerasTensor) -> keras.KerasTensor:
+    """Weigh each channel by its neighbours: one convolution along the channels' means, no reduction.
+
+    Its width grows with the channels: the odd number nearest log2(C) / 2 + 1 / 2 (equation 12 of the paper).
+    """
+    n_channels = x.shape[-1]
+    width = int(abs(math.log2(n_channels) / 2 + 0.5))
+    width += 1 - width % 2
+    mean = layers.GlobalAveragePooling2D()(x)  # (b, C)
+    weight = layers.Conv1D(1, width, padding="same", use_bias=False, activation="sigmoid")(
+        ops.expand_dims(mean, -1)
+    )  # (b, C, 1)
+    return layers.Multiply()([x, layers.Reshape((1, 1, n_channels))(weight)])

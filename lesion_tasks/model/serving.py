@@ -1,0 +1,79 @@
+"""A trained model -> the model that is stored: calibrated, and averaged over flips where the variant asks."""
+
+import keras
+import numpy as np
+from keras import layers, ops
+
+from lesion_tasks.catalog import Variant
+
+# Probabilities are kept away from 0 and 1 before their logarithm is taken.
+_EPSILON = 1e-7
+
+
+def average_over_flips(model: keras.Model) -> keras.Model:
+    """The same inputs; the mean of the probabilities for a picture and its three mirror images."""
+    inputs = {tensor.name: keras.Input(tensor.shape[1:], name=tensor.name) for tensor in model.inputs}
+    views = []
+    for axes in ((), (1,), (2,), (1, 2)):
+        view = dict(inputs)
+        if axes:
+            view["pixels"] = ops.flip(inputs["pixels"], axis=axes)
+        views.append(model(view, training=False))
+    return keras.Model(inputs, layers.Average(name="mean_of_flips", dtype="float32")(views), name=model.name)
+
+
+def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """Scale and shift of the logit on validation rows: Platt scaling for two classes, temperature for more.
+
+    `probabilities` float (n, 2) or (n, K), `labels` int (n,). With more than two classes the shift is 0.
+    """
+    from scipy.optimize import minimize, minimize_scalar
+    from scipy.special import expit, log_softmax
+
+    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
+    if probabilities.shape[1] == 2:
+        logit = np.log(clipped[:, 1]) - np.log1p(-clipped[:, 1])
+        # Platt's targets keep a perfectly ranked validation set from asking for an infinite slope.
+        n_positive = labels.sum()
+        target = np.where(
+            labels == 1, (n_positive + 1) / (n_positive + 2), 1 / (len(labels) - n_positive + 2)
+        )
+
+        def cross_entropy(x: np.ndarray) -> float:
+            p = np.clip(expit(x[0] * logit + x[1]), 1e-12, 1 - 1e-12)
+            return float(-np.mean(target * np.log(p) + (1 - target) * np.log(1 - p)))
+
+        found = minimize(cross_entropy, np.array([1.0, 0.0]), method="Nelder-Mead")
+        # A slope below 0 would turn the ranking round: then the scores say nothing, and stay as they are.
+        return (float(found.x[0]), float(found.x[1])) if found.x[0] > 0 else (1.0, 0.0)
+    logs = np.log(clipped)
+    rows = np.arange(len(labels))
+    best = minimize_scalar(
+        lambda scale: float(-np.mean(log_softmax(scale * logs, axis=1)[rows, labels])),
+        bounds=(0.05, 20.0),
+        method="bounded",
+    )
+    return float(best.x), 0.0
+
+
+def with_calibration(model: keras.Model, scale: float, shift: float) -> keras.Model:
+    """The same model, its logit scaled and shifted. The ranking of images stays what it was."""
+    p = ops.clip(model.outputs[0], _EPSILON, 1 - _EPSILON)
+    if model.output_shape[-1] == 1:
+        logit = ops.log(p) - ops.log1p(-p)
+        scaled = layers.Rescaling(scale, offset=shift, name="calibrate", dtype="float32")(logit)
+        output = layers.Activation("sigmoid", name="calibrated", dtype="float32")(scaled)
+    else:
+        scaled = layers.Rescaling(scale, name="calibrate", dtype="float32")(ops.log(p))
+        output = layers.Softmax(name="calibrated", dtype="float32")(scaled)
+    return keras.Model(inputs_of(model), output, name=model.name)
+
+
+def inputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
+    """A model's inputs by name."""
+    return {tensor.name: tensor for tensor in model.inputs}
+
+
+def finish_model(variant: Variant, model: keras.Model) -> keras.Model:
+    """What a variant serves before calibration."""
+    return average_over_flips(model) if variant.is_flip_averaged else model

@@ -1,0 +1,117 @@
+"""Pictures -> what the champion says of them, from the bucket alone.
+
+Reads `champion.json` and the model it names, nothing else: no database and no code of the model's own. The model
+is loaded in Keras's safe mode, after its digest was compared.
+"""
+
+import hashlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.store import MissingObjectError, Store, open_store
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The promoted model of a task and what its file says of itself."""
+
+    training_id: str
+    model: "keras.Model"
+    classes: tuple[str, ...]
+    threshold: float | None
+    recipe: Mapping[str, Any]
+
+
+def open_champion(store: Store, task: str) -> Champion:
+    """Load the champion of a task, or raise `UnusableInputError` when there is none or its file is damaged."""
+    from lesion_tasks.training_loop import load_model
+
+    try:
+        champions = json.loads(store.get("champion.json"))
+    except MissingObjectError:
+        champions = {}
+    if task not in champions:
+        raise UnusableInputError(
+            f"bucket {store.url}: no champion of task {task!r}, expected one in champion.json"
+        )
+    said = champions[task]
+    data = store.get(said["model_key"])
+    found = hashlib.sha256(data).hexdigest()
+    if found != said["model_sha256"]:
+        raise UnusableInputError(
+            f"model {said['model_key']}: SHA-256 is {found[:12]}, expected {said['model_sha256'][:12]}"
+        )
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        manifest = json.loads(archive.read("lesion.json"))
+    return Champion(
+        training_id=said["training_id"],
+        model=load_model(data),
+        classes=tuple(manifest["classes"]),
+        threshold=manifest["threshold"],
+        recipe=manifest["variant"],
+    )
+
+
+def predict_images(
+    paths: Sequence[str], *, task: str = "malignancy", metadata: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
+    """Score pictures with the champion of a task: for each its probabilities, threshold and the model's name.
+
+    `metadata` (age_years, is_male, size_mm) holds for every picture; what is not given is missing to the model.
+    """
+    import numpy as np
+
+    champion = open_champion(open_store(), task)
+    found = []
+    for path in paths:
+        inputs = _inputs(champion, path, metadata or {})
+        raw = np.asarray(champion.model.predict_on_batch(inputs), dtype=np.float64)[0]
+        probabilities = [1.0 - raw[0], raw[0]] if len(champion.classes) == 2 else list(raw)
+        found.append(
+            {
+                "image": path,
+                "probabilities": {
+                    name: round(float(p), 6) for name, p in zip(champion.classes, probabilities, strict=True)
+                },
+                "threshold": champion.threshold,
+                "prediction": _decide(champion, probabilities),
+                "model": champion.training_id,
+            }
+        )
+    return found
+
+
+def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dict[str, "np.ndarray"]:
+    import numpy as np
+    from PIL import UnidentifiedImageError
+
+    from lesion_tasks.materialize import decode_picture
+
+    inputs = {}
+    for tensor in champion.model.inputs:
+        if tensor.name == "metadata":
+            known = [metadata.get(name, np.nan) for name in champion.recipe["metadata"]]
+            inputs["metadata"] = np.array([known], dtype=np.float32)
+            continue
+        try:
+            inputs["pixels"] = decode_picture(Path(path).read_bytes(), tensor.shape[1])[None]
+        except (UnidentifiedImageError, OSError) as error:
+            raise UnusableInputError(f"image {path}: {error}, expected a picture file") from error
+    return inputs
+
+
+def _decide(champion: Champion, probabilities: Sequence[float]) -> str:
+    """The positive class from the threshold on; without a threshold, the likeliest class."""
+    if champion.threshold is not None:
+        return champion.classes[1] if probabilities[1] >= champion.threshold else champion.classes[0]
+    return champion.classes[max(range(len(probabilities)), key=lambda i: probabilities[i])]

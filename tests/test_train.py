@@ -1,0 +1,249 @@
+"""A variant on a small catalogue: every stage of the engine trains, is stored, and is what was measured."""
+
+import io
+import json
+import zipfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from catalogue import add_records, labelled_records, rows_of
+from PIL import Image
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError, catalog
+from lesion_tasks.catalog import VARIANTS, FineTuning
+from lesion_tasks.curate import curate_images
+from lesion_tasks.database import engine_for
+from lesion_tasks.leaderboard import publish
+from lesion_tasks.masks import import_masks
+from lesion_tasks.materialize import materialize_manifest
+from lesion_tasks.predict import predict_images
+from lesion_tasks.settings import Settings
+from lesion_tasks.split import build_split
+from lesion_tasks.store import open_store
+from lesion_tasks.train import train_variant
+
+NATURAL = "malignancy_natural"
+
+
+def prepare() -> None:
+    """Split what is curated, and materialize it at 32 px."""
+    materialize_manifest(build_split(NATURAL), 32)
+
+
+@pytest.fixture
+def small(settings: Settings) -> Iterator[Settings]:
+    """A curated catalogue with one split at 32 px; the catalogue of variants may be changed and is put back."""
+    add_records(settings, labelled_records(240))
+    curate_images()
+    prepare()
+    before = dict(VARIANTS)
+    yield settings
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+def declare(name: str, **changed: object) -> str:
+    """Add a small variant after one of the catalogue's, for the length of a test."""
+    small = {
+        "name": f"tiny_{name}",
+        "split": NATURAL,
+        "side_px": VARIANTS[name].side_px and 32,
+        "backbone": VARIANTS[name].backbone and "mobilenet_v2_035",
+        "is_pretrained": False,
+        "unfrozen_from": VARIANTS[name].unfrozen_from and "block_16",
+        "max_epochs": 2,
+        "fine_tuning": VARIANTS[name].fine_tuning and FineTuning(max_epochs=1, learning_rate=1e-4),
+    }
+    VARIANTS[f"tiny_{name}"] = replace(VARIANTS[name], **(small | changed))
+    return f"tiny_{name}"
+
+
+def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
+    """A training's row, and what its model file says of itself."""
+    ((row,),) = rows_of(settings, f"SELECT to_jsonb(t) FROM training t WHERE training_id = '{training_id}'")  # noqa: S608
+    with zipfile.ZipFile(io.BytesIO(open_store(settings).get(row["model_key"]))) as archive:
+        return row, json.loads(archive.read("lesion.json"))
+
+
+# One for each path through the engine; tests/test_model.py builds every variant.
+PATHS = (
+    "metadata_mlp",
+    "mobilenet_v2_metadata",
+    "resnet50_top_tuned",
+    "rotated_copies_cnn",
+    "rotated_copies_cnn_leaky",
+    "unet_mobilenet_v3_eca",
+    "mobilenet_v2_tuned_film",
+)
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str) -> None:
+    from lesion_tasks.dataset import load_examples
+    from lesion_tasks.manifest import read_manifest
+    from lesion_tasks.prediction import predict_examples
+    from lesion_tasks.training_loop import load_model
+
+    training_id = train_variant(declare(name))
+    row, said = stored(small, training_id)
+    assert row["status"] == "finished"
+    assert said["classes"] == ["benign", "malignant"]
+    assert {"versions", "code_version", "threshold", "manifest_digest"} <= set(said)
+    recipe = VARIANTS[f"tiny_{name}"]
+    ((key,),) = rows_of(small, "SELECT object_key FROM manifest")
+    rows = read_manifest(open_store(small), key)
+    with engine_for(small.database_url or "").connect() as connection:
+        test = load_examples(
+            connection,
+            open_store(small),
+            rows[rows["subset"] == "test"],
+            classes=said["classes"],
+            fit=None if recipe.side_px is None else catalog.fit_name(recipe.side_px),
+            metadata_fields=recipe.metadata,
+        )
+    again = predict_examples(
+        load_model(open_store(small).get(row["model_key"])), test, classes=said["classes"]
+    )
+    measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
+    assert set(again.index) == set(measured)
+    np.testing.assert_allclose(again.to_numpy(), [measured[i] for i in again.index], atol=1e-5)
+    assert not list(open_store(small).list_keys("trainings/"))
+
+
+def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_ones(small: Settings) -> None:
+    def shards() -> list:
+        return rows_of(
+            small, "SELECT object_key, n_images FROM feature_shard ORDER BY created_at, object_key"
+        )
+
+    train_variant(declare("mobilenet_v2_frozen"))
+    first = shards()
+    n_pictures = rows_of(small, "SELECT count(DISTINCT sha256) FROM pixel_row")[0][0]
+    assert sum(n for _, n in first) == n_pictures
+    train_variant(declare("mobilenet_v2_metadata"))
+    assert shards() == first
+    train_variant(declare("mobilenet_v2_frozen_natural", seed=2))
+    assert len(shards()) == 2 * len(first)  # a random backbone of another seed is another backbone
+    add_records(small, labelled_records(30, first=241))
+    curate_images()
+    prepare()
+    train_variant("tiny_mobilenet_v2_frozen")
+    n_after = rows_of(small, "SELECT count(DISTINCT sha256) FROM pixel_row")[0][0]
+    assert sum(n for _, n in shards()) == 2 * n_pictures + (n_after - n_pictures)
+    assert n_after > n_pictures
+
+
+def test_a_training_is_found_and_not_run_twice_unless_forced(small: Settings) -> None:
+    name = declare("metadata_mlp")
+    first = train_variant(name)
+    assert train_variant(name) == first
+    again = train_variant(name, again=True)
+    assert again != first
+    one, two = (stored(small, training_id)[0] for training_id in (first, again))
+    assert one["fingerprint"] == two["fingerprint"]
+    assert one["trainer_figures"] == two["trainer_figures"]
+
+
+def test_a_failed_training_has_its_reason_on_its_row_and_a_retry_is_clean(small: Settings) -> None:
+    name = declare("metadata_mlp", learning_rate=1e38)
+    with pytest.raises(UnusableInputError, match="expected a number"):
+        train_variant(name)
+    ((status, reason),) = rows_of(small, "SELECT status, reason FROM training")
+    assert status == "failed"
+    assert "a learning rate of 1e+38 may be too high" in reason
+    VARIANTS[name] = replace(VARIANTS[name], learning_rate=1e-3)
+    assert stored(small, train_variant(name))[0]["reason"] is None
+
+
+def test_weights_that_are_not_there_leave_a_row_with_the_reason(
+    small: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = declare("mobilenet_v2_frozen", is_pretrained=True)
+    monkeypatch.setenv("LESION_WEIGHTS", "/nowhere/weights")
+    for _ in range(2):
+        with pytest.raises(UnusableInputError, match="found no such file or folder"):
+            train_variant(name)
+    ((status, reason, weights),) = rows_of(small, "SELECT status, reason, weights FROM training")
+    assert (status, weights) == ("failed", None)
+    assert "weights /nowhere/weights" in reason
+    monkeypatch.setenv("LESION_WEIGHTS", "none")
+    assert stored(small, train_variant(name))[0]["weights"] == "none"
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [({"batch_size": 100_000}, "train images, expected at least one batch of 100000")],
+)
+def test_too_few_images_end_a_training_with_the_reason(small: Settings, changed: dict, message: str) -> None:
+    with pytest.raises(UnusableInputError, match=message):
+        train_variant(declare("metadata_mlp", **changed))
+    assert message in rows_of(small, "SELECT reason FROM training")[0][0]
+
+
+def test_a_manifest_of_one_class_ends_a_training_with_the_reason(
+    small: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lesion_tasks import train
+
+    def benign_alone(store: object, key: str) -> object:
+        from lesion_tasks.manifest import read_manifest
+
+        rows = read_manifest(store, key)  # type: ignore[arg-type]
+        return rows[(rows["label"] == "benign") | (rows["subset"] != "train")]
+
+    monkeypatch.setattr(train, "read_manifest", benign_alone)
+    with pytest.raises(
+        UnusableInputError, match="every train image is benign, expected at least two classes"
+    ):
+        train_variant(declare("metadata_mlp"))
+    assert "every train image is benign" in rows_of(small, "SELECT reason FROM training")[0][0]
+
+
+def test_the_segmenter_learns_from_masks_where_there_are_any(small: Settings, tmp_path: Path) -> None:
+    y, x = np.mgrid[:36, :48]
+    disc = ((x - 24) ** 2 + (y - 18) ** 2 < 12**2).astype(np.uint8) * 255
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for i in range(1, 241):
+        Image.fromarray(disc).save(folder / f"ISIC_{i:07d}_segmentation.png")
+    (folder / "ISIC_0000999_segmentation.png").write_bytes(b"no picture")
+    assert import_masks(str(folder)) == {"masks": 240, "unreadable": 1, "in_bucket": 240}
+    _, said = stored(small, train_variant(declare("deepskin_resnet50")))
+    assert said["segmenter"]["learned_from"] == "masks"
+    (key,) = [k for k in open_store(small).list_keys("segmenters/") if k.endswith(".keras")]
+    train_variant(declare("deepskin_vgg16"))
+    assert [k for k in open_store(small).list_keys("segmenters/") if k.endswith(".keras")] == [key]
+
+
+def test_the_champion_scores_a_picture_from_the_bucket_alone(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
+        predict_images(["x.png"])
+    training_id = train_variant(declare("smoke", max_epochs=6))
+    # Whether it deserves it is not asked here.
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO promotion (task, sequence, action, training_id, reason, figures, decided_by)
+                VALUES ('malignancy', 1, 'promoted', :id, 'test', '{}', 'test')
+            """),
+            {"id": training_id},
+        )
+        publish(open_store(small), connection)
+    measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
+    threshold = stored(small, training_id)[0]["threshold"]
+    isic_id = sorted(measured)[0]
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(open_store(small).get(f"images/{isic_id}.png"))
+
+    monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    (said,) = predict_images([str(picture)])
+    assert list(said["probabilities"].values()) == pytest.approx(measured[isic_id], abs=1e-5)
+    assert (said["threshold"], said["model"]) == (threshold, training_id)
+    with pytest.raises(UnusableInputError, match="expected a picture file"):
+        predict_images([str(tmp_path / "none.png")])
