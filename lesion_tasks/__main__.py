@@ -83,13 +83,15 @@ def materialize(names: Sequence[str]) -> None:
     from lesion_tasks.catalog import sides_of
     from lesion_tasks.database import database_url, engine_for
     from lesion_tasks.materialize import materialize_manifest
-    from lesion_tasks.train import manifest_in_force
+    from lesion_tasks.train import choose_variants, manifest_in_force
 
     engine = engine_for(database_url())
+    # A split that is named is wanted whole; else only what the chosen variants look at.
+    chosen = None if names else choose_variants(policy="always")
     done = {}
     for name in names or _default_splits():
         digest, _ = manifest_in_force(engine, name)
-        done[name] = [materialize_manifest(digest, side) for side in sides_of(name)]
+        done[name] = [materialize_manifest(digest, side) for side in sides_of(name, chosen)]
     _show(done)
 
 

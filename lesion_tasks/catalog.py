@@ -576,9 +576,10 @@ VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic", "cnn_scratch")
 
 
-def sides_of(split: str) -> list[int]:
-    """The sides in px at which the variants of a split look at pictures, smallest first."""
-    return sorted({v.side_px for v in VARIANTS.values() if v.split == split and v.side_px is not None})
+def sides_of(split: str, variants: Iterable[str] | None = None) -> list[int]:
+    """The sides in px at which these variants (default: all) of a split look at pictures, smallest first."""
+    asked = VARIANTS.values() if variants is None else [VARIANTS[name] for name in variants]
+    return sorted({v.side_px for v in asked if v.split == split and v.side_px is not None})
 
 
 # How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
