@@ -23,6 +23,7 @@ class Settings:
     archive_url: str  # base URL of an ISIC Archive API v2, with its trailing slash
     archive_hosts: frozenset[str]  # hosts that record and file URLs may name
     query: str  # search DSL that limits what is ingested
+    max_records: int | None  # for trying: read about this many records of each scope and no more; empty: all
     variants: tuple[str, ...]  # what scheduled retraining trains; empty: the catalogue's default
     weights: str  # where pretrained weights come from: "imagenet", a folder or file, or s3-style bucket key
     code_version: str  # git commit, or the package's version
@@ -46,6 +47,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         archive_url=archive_url,
         archive_hosts=PUBLIC_FILE_HOSTS | extra_hosts | {urlsplit(archive_url).hostname or ""},
         query=env.get("LESION_QUERY", "image_type:dermoscopic"),
+        max_records=_count("LESION_MAX_RECORDS", env.get("LESION_MAX_RECORDS") or None),
         variants=tuple(filter(None, (v.strip() for v in env.get("LESION_VARIANTS", "").split(",")))),
         weights=env.get("LESION_WEIGHTS") or "imagenet",
         code_version=env.get("LESION_CODE_VERSION") or _code_version(),
@@ -59,6 +61,14 @@ def _archive_url(url: str) -> str:
             f"LESION_ARCHIVE_URL {url!r}: expected an http or https address such as {PUBLIC_ARCHIVE_URL}"
         )
     return url if url.endswith("/") else url + "/"
+
+
+def _count(name: str, text: str | None) -> int | None:
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise UnusableInputError(f"{name} {text!r}: expected a whole number of at least 1")
+    return int(text)
 
 
 def _database_url(url: str | None) -> str | None:

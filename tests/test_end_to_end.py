@@ -140,7 +140,6 @@ def test_what_was_asked_for_is_remembered(finished: Demo) -> None:
         (("--archive", "/no/such/folder"), "ARCHIVE /no/such/folder: there is no such folder; expected"),
         (("--weights", "/no/such/file"), "WEIGHTS /no/such/file: there is no such file or folder; expected"),
         (("--images", "0"), "IMAGES=0: expected at least 1"),
-        (("--archive", "isic", "--images", "5"), "IMAGES=5: only the synthetic archive"),
     ],
 )
 def test_bad_wishes_end_at_once_with_a_message(

@@ -82,6 +82,19 @@ def test_a_second_append_pass_reads_nothing_and_changes_nothing(archive):
     ) == before
 
 
+def test_a_limit_reads_so_many_records_and_goes_on_without_it(archive, monkeypatch):
+    monkeypatch.setenv("LESION_MAX_RECORDS", "200")
+    counts = append_records()
+    assert (counts["read"], counts["is_complete"]) == (200, False)
+    assert append_records()["read"] == 0
+    assert reconcile_records()["shards_read"] == 0
+    assert sweep_records(shard_share=1.0)["read"] == 0
+
+    monkeypatch.delenv("LESION_MAX_RECORDS")
+    assert append_records()["new"] == 100
+    assert listed_ids() == archive.ids()
+
+
 def test_growth_costs_only_what_is_new(archive):
     append_records()
     added = archive.admin("grow", images=150)["added"]

@@ -101,6 +101,7 @@ class _Pass:
     ids: IdSet = field(default_factory=IdSet)
     counts: Counter[str] = field(default_factory=Counter)
     stopped_early: bool = False
+    n_wanted: int | None = None  # records still wanted under a limit; None: all
 
 
 async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, Any]:
@@ -120,7 +121,10 @@ async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, 
             n_expected=(scope.probe or {}).get("n_records"),
             is_full=scope.watermark_at is None,
             is_resumed=scope.next_cursor is not None,
+            n_wanted=_still_wanted(key),
         )
+        if pass_.n_wanted == 0:
+            return _report(key, pass_)
         with progress(f"reading records of {key.title}", _expected(key, pass_)) as advance:
             try:
                 await _read_all(key, listing, start or None, pass_, advance)
@@ -129,8 +133,15 @@ async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, 
                 pass_.is_full = True
                 save_scope(key, next_cursor="")
                 await _read_all(key, listing, None, pass_, advance)
+        if pass_.stopped_early and pass_.n_wanted is not None:
+            return _report(key, pass_)  # the committed cursor says where to go on without the limit
         save_scope(key, next_cursor=None, next_watermark_at=None, watermark_at=watermark_at)
         return _report(key, pass_)
+
+
+def _still_wanted(key: ScopeKey) -> int | None:
+    limit = key.settings.max_records
+    return None if limit is None else max(limit - n_listed(key), 0)
 
 
 def _nothing_new(key: ScopeKey, scope: Scope, probe: Probe) -> bool:
@@ -151,6 +162,7 @@ async def _read_all(
 ) -> None:
     """Read pages, check the batch before and write the one before that, all at once."""
     batch: list[Any] = []
+    n_read = 0
     writing: asyncio.Task[Counter[str]] | None = None
     try:
         async with (
@@ -159,7 +171,10 @@ async def _read_all(
         ):
             async for page in ahead:
                 batch += page.items
-                if len(batch) < RECORDS_PER_COMMIT and page.next_cursor is not None:
+                n_read += len(page.items)
+                # A whole page at a time, so that the cursor behind it can be committed.
+                is_enough = pass_.n_wanted is not None and n_read >= pass_.n_wanted
+                if len(batch) < RECORDS_PER_COMMIT and page.next_cursor is not None and not is_enough:
                     continue
                 checked = await asyncio.to_thread(check_items, batch)
                 if writing is not None:
@@ -168,6 +183,9 @@ async def _read_all(
                     asyncio.to_thread(_commit, key, *checked, page.next_cursor, pass_.ids)
                 )
                 batch = []
+                if is_enough and page.next_cursor is not None:
+                    pass_.stopped_early = True
+                    break
     finally:
         if writing is not None:
             _count(await writing, pass_, advance)

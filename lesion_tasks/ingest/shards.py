@@ -37,6 +37,14 @@ class ShardReads:
     n_incomplete: int = 0  # could not be made to add up: nothing is concluded from them
     missing: list[str] = field(default_factory=list)  # listed by us, not returned by a complete read
 
+    def report(self) -> dict[str, int]:
+        """The counts that a layer returns."""
+        named = ("read", "new", "changed", "returned", "refused", "missing", "left_scope", "withdrawn")
+        return {name: self.counts[name] for name in named} | {
+            "shards_read": self.n_shards,
+            "shards_incomplete": self.n_incomplete,
+        }
+
 
 def prefixes(n_digits: int, stem: str = "ISIC_") -> list[str]:
     """Return every prefix with `n_digits` digits more than `stem`, in order."""

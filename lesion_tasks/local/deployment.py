@@ -60,7 +60,7 @@ def _create_bucket(url: str) -> None:
 
 def _write_password(path: Path, password: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w", opener=lambda name, flags: os.open(name, flags, 0o600)) as file:
+    with os.fdopen(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
         json.dump({"admin": password}, file)
 
 

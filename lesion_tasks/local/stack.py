@@ -3,6 +3,7 @@
 What was asked for is kept in `<home>/demo.json`, so that asking for nothing means the same as last time.
 """
 
+import hashlib
 import json
 import re
 import sys
@@ -33,7 +34,7 @@ class Wishes:
     """What a demo is to run on."""
 
     archive: str = SYNTHETIC  # or "isic", an address, a download folder
-    images: int | None = None  # how many the synthetic archive holds
+    images: int | None = None  # how many the synthetic archive holds, or how many to read of another one
     variants: str = ""  # names with commas between; empty: the catalogue's default
     weights: str = ""  # a folder or file of pretrained weights; empty: what the settings say
 
@@ -46,11 +47,6 @@ class Wishes:
         if self.weights and self.weights != "imagenet" and not Path(self.weights).exists():
             raise UnusableInputError(
                 f"WEIGHTS {self.weights}: there is no such file or folder; expected pretrained weights"
-            )
-        if self.images is not None and self.archive != SYNTHETIC:
-            raise UnusableInputError(
-                f"IMAGES={self.images}: only the synthetic archive is made to a size; ARCHIVE={self.archive} "
-                "has its own. Expected one of the two"
             )
         if self.images is not None and self.images < 1:
             raise UnusableInputError(f"IMAGES={self.images}: expected at least 1")
@@ -101,6 +97,8 @@ def bring_up(
         settings,
         database_url=database,
         archive_url=archive_url,
+        # The synthetic archive is made to this size; of another one so many records are read.
+        max_records=None if wishes.archive == SYNTHETIC else wishes.images,
         variants=tuple(filter(None, wishes.variants.split(","))) or settings.variants,
         weights=wishes.weights or settings.weights,
     )
@@ -123,6 +121,7 @@ def _environment(settings: Settings) -> dict[str, str]:
         "LESION_ARCHIVE_URL": settings.archive_url,
         "LESION_ARCHIVE_HOSTS": ",".join(sorted(settings.archive_hosts)),
         "LESION_QUERY": settings.query,
+        "LESION_MAX_RECORDS": str(settings.max_records or ""),
         "LESION_VARIANTS": ",".join(settings.variants),
         "LESION_WEIGHTS": settings.weights,
     }
@@ -144,7 +143,9 @@ def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
         source = f"{SYNTHETIC}:{_first_size(home, wishes)}"
         state = home.resolve() / "archive-state.json"
     else:
-        source, state = str(Path(wishes.archive).resolve()), home.resolve() / "archive-folder-state.json"
+        source = str(Path(wishes.archive).resolve())
+        # A state belongs to one folder, and is refused with another.
+        state = home.resolve() / f"archive-state-{hashlib.sha256(source.encode()).hexdigest()[:8]}.json"
     # The archive's address is part of what ingestion remembers, so it stays as long as it can.
     is_running = leader(folder, ARCHIVE_SERVER) is not None
     port = int((folder / "port").read_text()) if is_running else free_port(folder / "port")
