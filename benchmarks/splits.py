@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import pairwise
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -152,8 +153,7 @@ def main() -> None:
             flush=True,
         )
     growth = [
-        (b["full_s"] / a["full_s"]) ** (np.log(10) / np.log(b["n"] / a["n"]))
-        for a, b in zip(results[:-1], results[1:], strict=True)
+        (b["full_s"] / a["full_s"]) ** (np.log(10) / np.log(b["n"] / a["n"])) for a, b in pairwise(results)
     ]
     largest = results[-1]
     day_share = largest["day_s"] / largest["full_s"]

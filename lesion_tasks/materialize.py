@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from functools import partial
 from os import cpu_count
 from pathlib import Path
 from typing import Any
@@ -28,46 +29,61 @@ from lesion_tasks.store import Store, open_store
 SHARD_IMAGES = 1_024
 
 
-def materialize_manifest(digest: str, side_px: int) -> dict[str, int]:
-    """Make sure every picture of a manifest stands in a shard at one size; returns counts."""
+def materialize_manifest(digest: str, side_px: int, aspect: str = "squash") -> dict[str, int]:
+    """Make sure every picture of a manifest stands in a shard at one size and aspect policy; returns counts."""
     store = open_store()
     engine = engine_for(database_url())
-    fit = fit_name(side_px)
+    fit = fit_name(side_px, aspect)
     with engine.connect() as connection:
         key = connection.execute(
             text("SELECT object_key FROM manifest WHERE digest = :digest"), {"digest": digest}
         ).scalar_one_or_none()
         if key is None:
             raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
+        rows = read_manifest(store, key).drop_duplicates("sha256")
         done = set(
-            connection.execute(text("SELECT sha256 FROM pixel_row WHERE fit = :fit"), {"fit": fit}).scalars()
+            connection.execute(
+                text("SELECT sha256 FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:ids)"),
+                {"fit": fit, "ids": rows["sha256"].tolist()},
+            ).scalars()
         )
-    rows = read_manifest(store, key).drop_duplicates("sha256")
     missing = rows[~rows["sha256"].isin(done)]
     sources = list(zip(missing["sha256"], missing["object_key"], strict=True))
+    decode = partial(_decode, store, side_px=side_px, aspect=aspect)
     with progress(f"materialize {fit}", len(sources)) as advance, ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(sources), SHARD_IMAGES):
             batch = sources[start : start + SHARD_IMAGES]
-            pixels = np.stack(list(pool.map(lambda source: _decode(store, source[1], side_px), batch)))
+            pixels = np.empty((len(batch), side_px, side_px, 3), dtype=np.uint8)
+            for row, picture in enumerate(pool.map(decode, (key for _, key in batch))):
+                pixels[row] = picture
             _store_shard(store, engine, fit, [sha256 for sha256, _ in batch], pixels)
             advance(len(batch))
     return {"images": len(rows), "decoded": len(sources), "side_px": side_px}
 
 
-def decode_picture(data: bytes, side_px: int) -> np.ndarray:
-    """Decode a picture and squash it to a square: uint8 (side, side, 3), RGB 0..255.
+def decode_picture(data: bytes, side_px: int, aspect: str = "squash") -> np.ndarray:
+    """Decode a picture and make it a square: uint8 (side, side, 3), RGB 0..255.
 
-    Antialiased bilinear resampling (Pillow's filter widens with the scale), so that no detail is aliased.
+    Antialiased bilinear resampling in whole numbers (Pillow's filter widens with the scale), so that no detail is
+    aliased and every machine gives the same bytes.
     """
-    from PIL import Image
+    from PIL import Image, ImageOps
 
+    size = (side_px, side_px)
+    resampling = Image.Resampling.BILINEAR
     with Image.open(io.BytesIO(data)) as picture:
-        square = picture.convert("RGB").resize((side_px, side_px), Image.Resampling.BILINEAR)
+        whole = picture.convert("RGB")
+    if aspect == "pad":
+        square = ImageOps.pad(whole, size, resampling, color="black")
+    elif aspect == "crop":
+        square = ImageOps.fit(whole, size, resampling)
+    else:
+        square = whole.resize(size, resampling)
     return np.asarray(square, dtype=np.uint8)
 
 
-def _decode(store: Store, key: str, side_px: int) -> np.ndarray:
-    return decode_picture(store.get(key), side_px)
+def _decode(store: Store, key: str, *, side_px: int, aspect: str) -> np.ndarray:
+    return decode_picture(store.get(key), side_px, aspect)
 
 
 def _store_shard(store: Store, engine: Any, fit: str, members: Sequence[str], pixels: np.ndarray) -> None:

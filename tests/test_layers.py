@@ -27,7 +27,7 @@ LAYERS = (
     {"dataset", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
     {"sampling", "features", "segmentation"},
     {"engine"},
-    {"leaderboard", "case", "comparison"},
+    {"leaderboard", "case", "comparison", "data_report"},
     {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
     {"reference", "predict", "__main__"},
