@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image as Pillow
 from sqlalchemy import text
 
+from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.database import copy_rows, engine_for
 from lesion_tasks.settings import Settings
 from lesion_tasks.store import open_store
@@ -57,8 +58,12 @@ def add_records(
     *,
     picture_by_id: Mapping[str, bytes] | None = None,
     version: int = 1,
+    hashed: bool = False,
 ) -> None:
-    """Insert records with their pictures (drawn from label and id unless given; b"" leaves the file out)."""
+    """Insert records with their pictures (drawn from label and id unless given; b"" leaves the file out).
+
+    Without `hashed`, pictures get made-up hashes that are near no other.
+    """
     store = open_store(settings)
     versions, current, files = [], [], []
     for record in records:
@@ -73,9 +78,25 @@ def add_records(
         if data:
             key = f"images/{isic_id}.png"
             store.put(key, data)
-            hash_64 = int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True)
+            hash_64, thumbprint = int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True), None
+            if hashed:
+                picture = read_picture(data)
+                assert isinstance(picture, Picture)
+                hash_64, thumbprint = picture.perceptual_hash, picture.thumbprint
             files.append(
-                (isic_id, "thumbnail_256", "http://x/", key, len(data), digest, hash_64, 48, 36, NOW)
+                (
+                    isic_id,
+                    "thumbnail_256",
+                    "http://x/",
+                    key,
+                    len(data),
+                    digest,
+                    hash_64,
+                    thumbprint,
+                    48,
+                    36,
+                    NOW,
+                )
             )
     with engine_for(settings.database_url or "").begin() as connection:
         copy_rows(
@@ -101,7 +122,7 @@ def add_records(
             "stored_file",
             (
                 "isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash",
-                "width_px", "height_px", "fetched_at",
+                "thumbprint", "width_px", "height_px", "fetched_at",
             ),
             files,
         )  # fmt: skip

@@ -1,11 +1,17 @@
 """Records and files -> images or rejects, and the groups that must stay together."""
 
+import io
 from typing import Any
 
+import numpy as np
 import pytest
-from catalogue import MELANOMA, NEVUS, add_records, archive_record, rows_of
+from catalogue import MELANOMA, NEVUS, add_records, archive_record, draw, rows_of
+from PIL import Image
+from sqlalchemy import text
 
 from lesion_tasks.curate import CuratedImage, Rejected, curate_images, curate_record
+from lesion_tasks.database import engine_for
+from lesion_tasks.grouping import groups_of
 from lesion_tasks.settings import Settings
 
 STORED = {"rendition": "thumbnail_256", "sha256": "ab", "reason": None, "detail": None}
@@ -133,8 +139,6 @@ def test_a_patient_named_on_one_image_of_a_lesion_holds_for_all(
 
 def test_identical_bytes_join_two_lesions_into_one_group(settings: Settings) -> None:
     records = [archive_record(f"ISIC_{i:07d}", lesion_id=f"IL_000000{i}", **NEVUS) for i in (1, 2, 3)]
-    from catalogue import draw
-
     same = draw(7, is_malignant=False)
     add_records(settings, records, picture_by_id={"ISIC_0000001": same, "ISIC_0000003": same})
     curate_images()
@@ -143,3 +147,96 @@ def test_identical_bytes_join_two_lesions_into_one_group(settings: Settings) -> 
         ("ISIC_0000002", "IL_0000002"),
         ("ISIC_0000003", "IL_0000001"),
     ]
+
+
+def groups_from_scratch(settings: Settings) -> dict[str, str]:
+    """The groups that all images together have, computed at once."""
+    rows = rows_of(settings, "SELECT isic_id, atom_id, lesion_id, sha256 FROM image ORDER BY isic_id")
+    pairs = rows_of(settings, "SELECT sha256, other_sha256 FROM picture_pair WHERE is_copy")
+    row_by_sha256 = {row.sha256: i for i, row in enumerate(rows)}
+    copies = [
+        (row_by_sha256[a], row_by_sha256[b]) for a, b in pairs if a in row_by_sha256 and b in row_by_sha256
+    ]
+    groups = groups_of(
+        atoms=[row.atom_id for row in rows],
+        lesions=[row.lesion_id for row in rows],
+        sha256s=[row.sha256 for row in rows],
+        copies=np.array(copies, dtype=np.int64).reshape(-1, 2),
+    )
+    return dict(zip((row.isic_id for row in rows), groups, strict=True))
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_groups_kept_up_to_date_day_by_day_are_those_of_all_images_at_once(
+    settings: Settings, seed: int
+) -> None:
+    """Records come, are edited, are withdrawn and return, in an order drawn from the seed."""
+    generator = np.random.default_rng(seed)
+    version_by_number: dict[int, int] = {}
+    pictures = [draw(i, is_malignant=False) for i in range(25)]
+    for _ in range(6):
+        numbers = generator.choice(40, 8, replace=False) + 1
+        for number in numbers.tolist():
+            version = version_by_number[number] = version_by_number.get(number, 0) + 1
+            known: dict[str, Any] = {}
+            if generator.random() < 0.4:
+                known["patient_id"] = f"IP_{generator.integers(6):07d}"
+            if generator.random() < 0.5:
+                # A lesion keeps its patient: half of the ids belong to each of two ranges.
+                known["lesion_id"] = f"IL_{generator.integers(8):07d}"
+            record = archive_record(f"ISIC_{number:07d}", **NEVUS, **known)
+            picture = {record["isic_id"]: pictures[int(generator.integers(25))]}
+            add_records(settings, [record], picture_by_id=picture, version=version)
+        with engine_for(settings.database_url or "").begin() as connection:
+            for number in generator.choice(numbers, 2, replace=False).tolist():
+                connection.execute(
+                    text("""UPDATE record SET withdrawn_at = CASE WHEN withdrawn_at IS NULL THEN now() END
+                            WHERE isic_id = :id"""),
+                    {"id": f"ISIC_{number:07d}"},
+                )
+        curate_images()
+        assert dict(rows_of(settings, "SELECT isic_id, group_id FROM image")) == groups_from_scratch(settings)
+        assert rows_of(settings, "SELECT count(*) FROM ungrouped") == [(0,)]
+
+
+def test_a_day_touches_only_its_own_groups(settings: Settings) -> None:
+    records = [archive_record(f"ISIC_{i:07d}", lesion_id=f"IL_{i // 2:07d}", **NEVUS) for i in range(20)]
+    add_records(settings, records)
+    curate_images()
+    before = dict(rows_of(settings, "SELECT isic_id, curated_in FROM image"))
+    add_records(settings, [archive_record("ISIC_0000099", lesion_id="IL_0000003", **NEVUS)])
+    curate_images()
+    after = dict(rows_of(settings, "SELECT isic_id, curated_in FROM image"))
+    assert {i for i in after if after[i] != before.get(i)} == {"ISIC_0000006", "ISIC_0000007", "ISIC_0000099"}
+
+
+def skin_jpeg(seed: int, quality: int) -> bytes:
+    """Mottled skin, the same for the same seed, as one of many files."""
+    generator = np.random.default_rng(seed)
+    grey = np.kron(generator.normal(150, 30, (48, 64)), np.ones((4, 4)))
+    buffer = io.BytesIO()
+    Image.fromarray(np.clip(grey, 0, 255).astype(np.uint8)).convert("RGB").save(
+        buffer, "JPEG", quality=quality
+    )
+    return buffer.getvalue()
+
+
+def test_a_copy_under_another_lesion_joins_its_group_and_is_compared_once(settings: Settings) -> None:
+    records = [archive_record(f"ISIC_{i:07d}", lesion_id=f"IL_000000{i}", **NEVUS) for i in (1, 2, 3)]
+    pictures = {
+        "ISIC_0000001": skin_jpeg(1, 95),
+        "ISIC_0000002": skin_jpeg(2, 95),
+        "ISIC_0000003": skin_jpeg(1, 70),
+    }
+    add_records(settings, records, picture_by_id=pictures, hashed=True)
+    assert curate_images()["compared"] == 1
+    assert rows_of(settings, "SELECT isic_id, group_id FROM image ORDER BY 1") == [
+        ("ISIC_0000001", "IL_0000001"),
+        ("ISIC_0000002", "IL_0000002"),
+        ("ISIC_0000003", "IL_0000001"),
+    ]
+    ((is_copy, detail),) = rows_of(settings, "SELECT is_copy, detail_correlation FROM picture_pair")
+    assert is_copy
+    assert detail > 0.8
+    add_records(settings, [archive_record("ISIC_0000003", lesion_id="IL_0000009", **NEVUS)], version=2)
+    assert curate_images()["compared"] == 0
