@@ -1,18 +1,25 @@
 """Images -> members: who is in, who is left out and why, and that growth moves nobody."""
 
+import contextlib
 import itertools
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 from catalogue import MELANOMA, NEVUS, add_records, archive_record, labelled_records, rows_of
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
 
-from lesion_tasks.catalog import TASKS, Split
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.curate import curate_images
+from lesion_tasks.database import engine_for
 from lesion_tasks.grouping import QUARANTINE, SUBSETS, subset_of
 from lesion_tasks.manifest import as_table, digest_of, read_manifest
+from lesion_tasks.manifest_checks import check_manifest
 from lesion_tasks.settings import Settings
 from lesion_tasks.split import build_split, draw_members, judge_images
 from lesion_tasks.store import open_store
@@ -246,8 +253,6 @@ def test_every_record_is_accounted_for_in_the_funnel(settings: Settings) -> None
 def test_a_manifest_with_other_rows_than_its_digest_says_is_refused(settings: Settings) -> None:
     import pyarrow.parquet as pq
 
-    from lesion_tasks import UnusableInputError
-
     add_records(settings, labelled_records(300))
     curate_images()
     key = f"splits/malignancy_natural-{build_split('malignancy_natural')}.parquet"
@@ -256,3 +261,154 @@ def test_a_manifest_with_other_rows_than_its_digest_says_is_refused(settings: Se
     pq.write_table(table.slice(1), store.local_path(key))
     with pytest.raises(UnusableInputError, match="its rows have digest"):
         read_manifest(store, key)
+
+
+def places(settings: Settings, split: str = "malignancy_natural") -> dict[str, str]:
+    """Where every image of the catalogue stands: a subset, or the reason why in none."""
+    query = f"SELECT isic_id, coalesce(reason, subset) FROM split_member WHERE split = '{split}'"  # noqa: S608
+    return dict(rows_of(settings, query))
+
+
+def subset_if_drawn(identity: str) -> str:
+    return subset_of(identity, salt=TASK.salt, val_share=TASK.val_share, test_share=TASK.test_share)
+
+
+def identity_of(subset: str, form: str, *, first: int = 1) -> str:
+    """The first identity of a form such as IP_{:07d} whose hash falls into a subset."""
+    numbers = range(first, first + 1_000)
+    return next(form.format(n) for n in numbers if subset_if_drawn(form.format(n)) == subset)
+
+
+def test_a_test_image_whose_patient_becomes_known_never_moves_to_train(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    stays, meets = (identity_of(subset, "ISIC_{:07d}", first=9001) for subset in ("test", "train"))
+    also = identity_of("test", "ISIC_{:07d}", first=int(stays[5:]) + 1)
+    add_records(settings, [archive_record(i, sex="male", **NEVUS) for i in (stays, also, meets)])
+    curate_images()
+    build_split("malignancy_natural")
+    before = places(settings)
+    assert [before[i] for i in (stays, also, meets)] == ["test", "test", "train"]
+
+    # Two of one patient, both in test, and their patient's own hash says train: they stay.
+    patient = identity_of("train", "IP_{:07d}")
+    edited = [archive_record(i, sex="male", patient_id=patient, **NEVUS) for i in (stays, also)]
+    add_records(settings, edited, version=2)
+    curate_images()
+    for split in ("malignancy_natural", "malignancy_balanced_5000"):  # one was built before, one was not
+        build_split(split)
+        assert [places(settings, split)[i] for i in (stays, also)] == ["test", "test"]
+
+    # A third one was in train: on either side it would leak.
+    add_records(settings, [archive_record(meets, sex="male", patient_id=patient, **NEVUS)], version=2)
+    curate_images()
+    build_split("malignancy_natural")
+    after = places(settings)
+    assert [after[i] for i in (stays, also, meets)] == ["quarantined"] * 3
+    assert {i: after[i] for i in before if i not in (stays, also, meets)} == {
+        i: place for i, place in before.items() if i not in (stays, also, meets)
+    }
+
+
+def test_members_kept_up_to_date_are_those_of_a_split_built_from_nothing(settings: Settings) -> None:
+    generator = np.random.default_rng(0)
+    add_records(settings, labelled_records(300))
+    curate_images()
+    build_split("malignancy_balanced_5000")
+    for day in range(3):
+        add_records(settings, labelled_records(20, first=1_001 + 20 * day))
+        for i in generator.choice(300, 6, replace=False).tolist():
+            edited = archive_record(
+                f"ISIC_{i + 1:07d}", sex="male", lesion_id=f"IL_{(i + 1) // 2:07d}", **MELANOMA
+            )
+            with contextlib.suppress(IntegrityError):  # edited on an earlier day
+                add_records(settings, [edited], version=2)
+        with engine_for(settings.database_url or "").begin() as connection:
+            connection.execute(
+                text("UPDATE record SET withdrawn_at = now() WHERE isic_id = :id"),
+                {"id": f"ISIC_{7 + day:07d}"},
+            )
+        curate_images()
+        digest = build_split("malignancy_balanced_5000")
+        kept = rows_of(settings, "SELECT * FROM split_member ORDER BY isic_id")
+        groups = rows_of(settings, "SELECT * FROM group_subset ORDER BY group_id")
+        with engine_for(settings.database_url or "").begin() as connection:
+            connection.execute(text("DELETE FROM split_state"))
+        assert build_split("malignancy_balanced_5000") == digest
+        assert rows_of(settings, "SELECT * FROM split_member ORDER BY isic_id") == kept
+        assert rows_of(settings, "SELECT * FROM group_subset ORDER BY group_id") == groups
+
+
+def test_no_split_is_built_from_half_a_curation(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images()
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(text("INSERT INTO ungrouped (isic_id) VALUES ('ISIC_0000001')"))
+    with pytest.raises(UnusableInputError, match="1 images wait for their group"):
+        build_split("malignancy_natural")
+
+
+def test_the_papers_imputation_takes_the_mean_over_all_images(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images()
+    store = open_store(settings)
+    frames = {}
+    for name in ("malignancy_balanced_5000", "malignancy_balanced_5000_paper_imputation"):
+        frames[name] = read_manifest(store, f"splits/{name}-{build_split(name)}.parquet")
+    honest, papers = frames.values()
+    is_missing = honest["size_mm"].isna()
+    assert is_missing.any()
+    assert papers.loc[is_missing, "size_mm"].unique() == pytest.approx([honest["size_mm"].mean()])
+    assert papers.loc[~is_missing, "size_mm"].equals(honest.loc[~is_missing, "size_mm"])
+    assert SPLITS["malignancy_balanced_5000_paper_imputation"].is_leaking
+    assert not SPLITS["malignancy_balanced_5000"].is_leaking
+
+
+def manifest_table(numbers: set[int], change: dict[str, Any] | None = None, row: int = 3) -> Any:
+    images = mixed(numbers)
+    members = assign(images, NATURAL).rename(columns={"group_subset": "subset"})
+    frame = pd.DataFrame(images).merge(
+        members.loc[members["reason"].isna(), ["isic_id", "subset", "label", "is_balanced"]], on="isic_id"
+    )
+    for column, value in (change or {}).items():
+        frame[column] = frame[column].astype(object)
+        frame.loc[row, column] = value
+    return as_table(frame)
+
+
+@pytest.mark.parametrize(
+    ("change", "objection"),
+    [
+        ({}, None),
+        ({"isic_id": "ISIC_0000001"}, "399 rows have 398 ids"),
+        ({"label": "unclear"}, "label is 'unclear', expected"),
+        ({"subset": "all"}, "subset is 'all', expected"),
+        ({"sex": None}, "sex is None, expected"),
+        ({"image_type": "overview"}, "image_type is 'overview', expected"),
+        ({"age_years": 400.0}, "age_years ranges from 50 to 400, expected 0 to 120"),
+        ({"sha256": "xyz"}, "a sha256 is no digest"),
+        ({"sha256": f"{1:064x}", "subset": "test"}, "one sha256 has two values of subset"),
+        ({"group_id": "ISIC_0000001", "subset": "test"}, "one group_id has two values of subset"),
+        ({"is_balanced": True}, "as many of each class"),
+    ],
+)
+def test_a_broken_promise_stops_a_manifest(change: dict[str, Any], objection: str | None) -> None:
+    images = manifest_table(set(range(1, 400)))
+    assert images["subset"][0].as_py() == "val"
+    row = next(
+        i
+        for i in range(3, 399)
+        if images["subset"][i].as_py() != "train" and not images["is_balanced"][i].as_py()
+    )
+    table = manifest_table(set(range(1, 400)), change, row)
+    if objection is None:
+        check_manifest(table, NATURAL, TASK)
+        return
+    with pytest.raises(UnusableInputError, match=objection):
+        check_manifest(table, NATURAL, TASK)
+
+
+def test_a_draw_that_is_none_of_chance_is_refused() -> None:
+    table = manifest_table(set(range(1, 400)))
+    crooked = Task(**{**vars(TASK), "test_share": 0.6})
+    with pytest.raises(UnusableInputError, match=r"test holds .* of the groups with benign, expected 60.0%"):
+        check_manifest(table, NATURAL, crooked)

@@ -1,0 +1,68 @@
+"""The page of a manifest: complete, safe to open, and honest about what changed."""
+
+from catalogue import NEVUS, add_records, archive_record, labelled_records
+from test_curate import skin_jpeg
+
+from lesion_tasks.curate import curate_images
+from lesion_tasks.data_report import page_key
+from lesion_tasks.rules import REASONS
+from lesion_tasks.settings import Settings
+from lesion_tasks.split import build_split
+from lesion_tasks.store import open_store
+
+
+def page_of(settings: Settings, split: str = "malignancy_natural") -> str:
+    return open_store(settings).get(page_key(build_split(split))).decode()
+
+
+def test_the_page_tells_every_reason_and_needs_no_network(settings: Settings) -> None:
+    records = [
+        *labelled_records(300),
+        archive_record("ISIC_0009001", diagnosis_1="Indeterminate", sex="male"),
+        archive_record("ISIC_0009002", sex="female"),
+        archive_record("ISIC_0009003", **NEVUS),
+        archive_record("ISIC_0009004", **NEVUS, sex="male", image_type="clinical: close-up"),
+    ]
+    add_records(settings, records)
+    curate_images()
+    page = page_of(settings)
+    for reason in ("indeterminate", "no_diagnosis", "no_sex", "image_type"):
+        assert reason.replace("_", " ") in page
+        assert REASONS[reason] in page
+    assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
+    for address in ("http://", "https://", "<script", 'src="/'):
+        assert address not in page
+    # What the archive sends is shown, not run.
+    assert "Test &lt;b&gt;Hospital&lt;/b&gt;" in page
+
+
+def test_the_page_shows_copies_with_their_pictures(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    records = [
+        archive_record(f"ISIC_000900{i}", lesion_id=f"IL_000900{i}", sex="male", **NEVUS) for i in (1, 2)
+    ]
+    pictures = {f"ISIC_000900{i}": skin_jpeg(1, quality) for i, quality in ((1, 95), (2, 70))}
+    add_records(settings, records, picture_by_id=pictures, hashed=True)
+    curate_images()
+    page = page_of(settings)
+    assert "1 pair of pictures with other patient and lesion ids show the same thing" in page
+    assert page.count("data:image/jpeg;base64,") == 2
+
+
+def test_the_page_tells_what_changed_since_the_manifest_before(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images()
+    assert "This is the first manifest of the split" in page_of(settings)
+    add_records(settings, labelled_records(30, first=1_001))
+    curate_images()
+    page = page_of(settings)
+    assert '<th scope="row">New in the manifest</th><td class="num">30</td>' in page
+    assert '<th scope="row">In another subset</th><td class="num">0</td>' in page
+    assert '<th scope="row">Same subset and label</th><td class="num">300</td>' in page
+
+
+def test_a_leaking_recipe_says_so_on_its_page(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images()
+    assert "leaks on purpose" in page_of(settings, "malignancy_balanced_5000_paper_imputation")
+    assert "leaks on purpose" not in page_of(settings, "malignancy_balanced_5000")
