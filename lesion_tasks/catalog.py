@@ -393,6 +393,7 @@ _PAPER = [
         architecture="transfer",
         backbone="mobilenet_v2",
         is_augmented=True,
+        dropout_rate=0.5,
     ),
     Variant(
         name="resnet50_top_tuned",
@@ -520,6 +521,7 @@ _CONTROLS = [
         backbone="mobilenet_v2",
         is_pretrained=False,
         is_augmented=True,
+        dropout_rate=0.5,
     ),
 ]
 
@@ -573,7 +575,7 @@ _MODERN = [
 VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
 
 # What scheduled retraining trains when LESION_VARIANTS names nothing: variants that need no download.
-DEFAULT_VARIANTS = ("smoke", "metadata_logistic", "cnn_scratch")
+DEFAULT_VARIANTS = ("smoke", "metadata_logistic")
 
 
 def sides_of(split: str, variants: Iterable[str] | None = None) -> list[int]:

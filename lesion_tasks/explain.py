@@ -62,6 +62,8 @@ def grad_cam(
     watched = keras.Model(model.inputs, [_last_feature_map(model), model.outputs[0]])
     tensors = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
     with tf.GradientTape() as tape:
+        # Under a frozen base nothing before the map is trainable: without this, nothing would be recorded.
+        tape.watch(tensors)
         maps, probabilities = watched(tensors, training=False)
         p = tf.clip_by_value(
             probabilities[0, 0] if n_classes == 2 else probabilities[0, class_index], 1e-6, 1 - 1e-6

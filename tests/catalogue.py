@@ -142,7 +142,7 @@ def labelled_records(n: int, *, first: int = 1) -> list[dict[str, Any]]:
             "lesion_id": f"IL_{i // 2:07d}",
         }
         if i % 3:
-            clinical["clin_size_long_diam_mm"] = f"{6 + 3 * is_malignant + generator.normal():.2f}"
+            clinical["clin_size_long_diam_mm"] = f"{abs(7 + 2 * is_malignant + 1.5 * generator.normal()):.2f}"
         records.append(archive_record(f"ISIC_{i:07d}", **clinical))
     return records
 

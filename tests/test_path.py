@@ -194,7 +194,9 @@ def test_weights_that_are_not_there_are_an_error(settings: Settings, monkeypatch
     monkeypatch.setenv("LESION_WEIGHTS", "/nowhere/weights")
     with pytest.raises(UnusableInputError, match=r"weights /nowhere/weights: found no such file or folder"):
         train_variant("mobilenet_v2_frozen_augmented")
-    assert rows_of(settings, "SELECT count(*) FROM training") == [(0,)]
+    ((status, reason),) = rows_of(settings, "SELECT status, reason FROM training")
+    assert status == "failed"
+    assert "no such file or folder" in reason
 
 
 def test_one_class_alone_cannot_be_split(settings: Settings) -> None:
