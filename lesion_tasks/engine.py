@@ -18,6 +18,7 @@ from lesion_tasks.accelerator import Accelerator, find_accelerator
 from lesion_tasks.catalog import FineTuning, Variant
 from lesion_tasks.dataset import Batches, Examples
 from lesion_tasks.features import feature_recipe, with_features
+from lesion_tasks.in_memory import InMemory, fits_in_memory
 from lesion_tasks.model import (
     Weights,
     adapt_metadata,
@@ -277,19 +278,34 @@ def _fit(
     context: _Context, model: keras.Model, stage: Stage, train: Examples, val: Examples, number: str
 ) -> float:
     """Run one stage; returns the val loss of the weights that it leaves in the model."""
-    variant = context.variant
-    weights = class_weights(train.labels, context.n_classes) if variant.is_class_weighted else None
+    variant, n_classes = context.variant, context.n_classes
+    weights = class_weights(train.labels, n_classes) if variant.is_class_weighted else None
+
+    def resident(compiled: keras.Model) -> InMemory:
+        return InMemory(
+            compiled,
+            train,
+            val,
+            batch_size=variant.batch_size,
+            n_classes=n_classes,
+            seed=variant.seed,
+            weights=weights,
+        )
+
+    def batches(epoch: int) -> keras.utils.PyDataset:
+        drawn = Batches(train, variant.batch_size, n_classes=n_classes, seed=variant.seed, epoch=epoch)
+        return WeightedBatches.of(drawn, weights)
+
+    is_small = "pixels" not in [tensor.name for tensor in model.inputs]
     best = fit(
         model,
         stage,
-        lambda epoch: WeightedBatches.of(
-            Batches(train, variant.batch_size, n_classes=context.n_classes, seed=variant.seed, epoch=epoch),
-            weights,
-        ),
-        WeightedBatches.of(Batches(val, VAL_BATCH_IMAGES, n_classes=context.n_classes), weights),
+        batches,
+        WeightedBatches.of(Batches(val, VAL_BATCH_IMAGES, n_classes=n_classes), weights),
         store=context.store,
         folder=f"{context.folder}/stage-{number}",
         on_epoch=context.epochs,
+        in_memory=resident if is_small and fits_in_memory(train) else None,
     )
     context.epochs.next_stage()
     return best

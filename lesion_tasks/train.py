@@ -40,7 +40,8 @@ log = logging.getLogger(__name__)
 
 # What decides the numbers of a training beside variant, data and weights: these sources, by content.
 CODE_FILES = (
-    "dataset.py", "model/*.py", "sampling.py", "segmentation.py", "features.py", "training_loop.py", "engine.py",
+    "dataset.py", "model/*.py", "accelerator.py", "sampling.py", "segmentation.py", "features.py", "in_memory.py",
+    "training_loop.py", "engine.py",
     "prediction.py",
 )  # fmt: skip
 

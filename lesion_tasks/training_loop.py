@@ -13,7 +13,7 @@ import math
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.dataset import Examples
+from lesion_tasks.in_memory import InMemory
 from lesion_tasks.store import MissingObjectError, Store
 
 log = logging.getLogger(__name__)
@@ -40,7 +41,6 @@ class Stage:
     loss: str | keras.losses.Loss
     metrics: tuple[str, ...] = ()  # names in METRICS
     optimizer: str = "adam"
-    class_weight: Mapping[int, float] | None = None
     jit_compile: bool = False
 
 
@@ -78,12 +78,13 @@ def fit(
     store: Store,
     folder: str,
     on_epoch: OnEpoch,
+    in_memory: Callable[[keras.Model], InMemory] | None = None,
 ) -> float:
     """Train until val loss has not improved for `patience` epochs, put the best weights in; returns their val loss.
 
     `train_batches(epoch)` gives the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
     checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, also again for the epochs of an
-    earlier attempt. Raises UnusableInputError when the loss is not a number.
+    earlier attempt. `in_memory` makes what runs the epochs in place of the batches. Raises UnusableInputError when the loss is not a number.
     """
     model.compile(
         optimizer=keras.optimizers.get(
@@ -98,41 +99,37 @@ def fit(
     state = checkpoints.resume(model)
     for past in state.history:
         on_epoch(past["epoch"], past["figures"], past["duration_s"])
+    resident = None if in_memory is None or state.is_over(stage) else in_memory(model)
     while not state.is_over(stage):
-        _run_epoch(model, stage, train_batches(state.epoch + 1), val_batches, state, on_epoch)
+        started = time.monotonic()
+        if resident is not None:
+            figures, validated = resident.train(state.epoch + 1), resident.validate()
+        else:
+            fitted = model.fit(train_batches(state.epoch + 1), epochs=1, shuffle=False, verbose=0)
+            figures = {name: float(values[-1]) for name, values in fitted.history.items()}
+            validated = model.evaluate(val_batches, verbose=0, return_dict=True)
+        figures |= {f"val_{name}": float(value) for name, value in validated.items()}
+        _end_epoch(stage, state, figures, time.monotonic() - started)
+        on_epoch(state.epoch, figures, state.history[-1]["duration_s"])
         checkpoints.write(model, state)
     if state.best_epoch != state.epoch:
         checkpoints.restore(model, state, state.best_epoch)
     return state.best_val_loss
 
 
-def _run_epoch(
-    model: keras.Model,
-    stage: Stage,
-    batches: keras.utils.PyDataset,
-    val_batches: keras.utils.PyDataset,
-    state: _State,
-    on_epoch: OnEpoch,
-) -> None:
-    started = time.monotonic()
+def _end_epoch(stage: Stage, state: _State, figures: dict[str, float], duration_s: float) -> None:
+    """Write the epoch into the state, or raise when its loss is not a number."""
     epoch = state.epoch + 1
-    weights = None if stage.class_weight is None else dict(stage.class_weight)
-    fitted = model.fit(batches, epochs=1, shuffle=False, verbose=0, class_weight=weights)
-    figures = {name: float(values[-1]) for name, values in fitted.history.items()}
-    validated = model.evaluate(val_batches, verbose=0, return_dict=True)
-    figures |= {f"val_{name}": float(value) for name, value in validated.items()}
     for name in ("loss", "val_loss"):
         if not math.isfinite(figures[name]):
             raise UnusableInputError(
                 f"{stage.name}: {name} of epoch {epoch} is {figures[name]}, expected a number; "
                 f"a learning rate of {stage.learning_rate} may be too high"
             )
-    duration_s = time.monotonic() - started
     state.epoch = epoch
     if figures["val_loss"] < state.best_val_loss:
         state.best_epoch, state.best_val_loss = epoch, figures["val_loss"]
     state.history.append({"epoch": epoch, "figures": figures, "duration_s": duration_s})
-    on_epoch(epoch, figures, duration_s)
 
 
 class _Checkpoints:

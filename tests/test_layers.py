@@ -24,7 +24,7 @@ LAYERS = (
     {"database", "migrations"},
     {"rules", "manifest", "masks", "copies", "manifest_checks"},
     {"evaluation"},  # pure figures and pages
-    {"dataset", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
+    {"dataset", "in_memory", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
     {"sampling", "features", "segmentation"},
     {"engine"},
     {"leaderboard", "case", "comparison", "data_report"},
