@@ -49,7 +49,7 @@ _NUMBERED = """
                r(i, 0) AS u, r(i, 1) AS v, r(i / 2, 2) AS w, r(i, 3) AS d,
                -- one in ten dermoscopic images is of a patient seen before
                CASE WHEN r(i, 4) < 0.1 THEN (i * r(i, 5))::bigint ELSE i END AS visit,
-               CASE WHEN r(i, 6) < :copies THEN i - 6000 ELSE i END AS drawn
+               CASE WHEN r(i, 6) < :copies THEN i - 1 ELSE i END AS drawn
         FROM generate_series(CAST(:first AS bigint), CAST(:last AS bigint)) AS i
     )
 """
