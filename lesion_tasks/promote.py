@@ -227,7 +227,7 @@ def _decide(
         reason=reason,
         figures={
             "val": best.val,
-            "differences": differences or {},
+            "comparison": comparison,
             "objections": missed,
             "is_forced": is_forced,
         },

@@ -19,7 +19,7 @@ from lesion_tasks import dataset
 from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for
 from lesion_tasks.evaluate import evaluate_training
-from lesion_tasks.manifest import object_key, read_manifest, write_manifest
+from lesion_tasks.manifest import as_table, object_key, read_manifest, write_manifest
 from lesion_tasks.materialize import materialize_manifest
 from lesion_tasks.predictions import read_predictions, store_predictions
 from lesion_tasks.promote import promote_model
@@ -187,7 +187,7 @@ def plant_in_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.Da
         settings, "SELECT digest, m.recipe FROM manifest m JOIN training ON manifest_digest = digest"
     )
     rows = change(read_manifest(store, object_key(BALANCED, digest)))
-    planted = write_manifest(store, BALANCED, recipe, rows)
+    planted = write_manifest(store, BALANCED, recipe, as_table(rows))
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(
             text("""
@@ -214,7 +214,7 @@ def test_the_same_patient_lesion_or_file_on_two_sides_leaks(
         train, test = (rows.index[rows["subset"] == subset][0] for subset in ("train", "test"))
         values = rows[column].tolist()
         values[train] = values[test] = values[test] if value is None else value
-        return rows.assign(**{column: pd.Series(values, dtype=object)})
+        return rows.assign(**{column: values})
 
     plant_in_manifest(faulty, on_both_sides)
     assert failed_checks(faulty, trained.training_id) == ["leaks"]
