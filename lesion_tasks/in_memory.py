@@ -6,6 +6,7 @@ the same order as `dataset.Batches`, and so the same training.
 """
 
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import keras
@@ -48,9 +49,7 @@ class InMemory:
         def train_epoch(order: tf.Tensor) -> None:
             for start in tf.range(0, tf.shape(order)[0], batch_size):
                 rows = order[start : start + batch_size]
-                model.train_step(
-                    tf.nest.map_structure(lambda values: tf.gather(values, rows), tuple(learned))
-                )
+                model.train_step(tf.nest.map_structure(partial(tf.gather, indices=rows), tuple(learned)))
 
         @tf.function
         def judge() -> None:

@@ -84,7 +84,8 @@ def fit(
 
     `train_batches(epoch)` gives the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
     checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, also again for the epochs of an
-    earlier attempt. `in_memory` makes what runs the epochs in place of the batches. Raises UnusableInputError when the loss is not a number.
+    earlier attempt. `in_memory` makes what runs the epochs in place of the batches. Raises UnusableInputError when
+    the loss is not a number.
     """
     model.compile(
         optimizer=keras.optimizers.get(
