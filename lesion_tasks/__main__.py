@@ -4,6 +4,7 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -57,6 +58,28 @@ def ingest(source: str | None, query: str | None, collections: str, layers: Sequ
     from lesion_tasks.ingest import ingest as run
 
     _show(run(source=source, query=query, collections=collections, layers=tuple(layers) or INGEST_LAYERS))
+
+
+@lesion.command()
+@click.option(
+    "--since", type=click.DateTime(), required=True, help="A time in UTC, such as 2026-01-31T06:00:00."
+)
+def changes(since: datetime) -> None:
+    """List what ingestion saw change: new, edited, relabelled, relicensed, withdrawn, returned."""
+    from lesion_tasks.ingest import list_changes
+
+    rows = [
+        {
+            "seen_at": c.seen_at.isoformat(timespec="seconds"),
+            "isic_id": c.isic_id,
+            "kind": c.kind,
+            "fields": ", ".join(c.fields),
+        }
+        for c in list_changes(since.replace(tzinfo=UTC))
+    ]
+    if not rows:
+        click.echo("nothing changed")
+    _print_table(rows)
 
 
 @lesion.command()

@@ -1,6 +1,8 @@
 """One contract for both back ends: what a directory promises, S3 promises too."""
 
 import os
+import subprocess
+import sys
 import threading
 import uuid
 from collections.abc import Iterator
@@ -127,3 +129,48 @@ def test_an_unreachable_server_is_named(monkeypatch: pytest.MonkeyPatch, tmp_pat
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with pytest.raises(UnusableInputError, match=r"s3://anything cannot be reached.*127\.0\.0\.1:9"):
         S3Store("s3://anything", cache=tmp_path)
+
+
+FILL = """
+import sys
+from pathlib import Path
+from lesion_tasks import UnusableInputError
+from lesion_tasks.store import DirectoryStore
+
+store = DirectoryStore(Path(sys.argv[1]))
+store.put("small", b"kept")
+try:
+    store.put("large", bytes(1_000_000))
+except UnusableInputError as error:
+    print(error)
+assert list(store.list_keys()) == ["small"], list(store.list_keys())
+assert store.get("small") == b"kept"
+assert [path.name for path in store.root.iterdir()] == ["small"]
+"""
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    """On a real file system of 200 kB, mounted in a namespace of its own."""
+    run = 'mount -t tmpfs -o size=200k none "$1" && exec "$2" -c "$3" "$1"'
+    result = subprocess.run(
+        [
+            "unshare",
+            "--user",
+            "--map-root-user",
+            "--mount",
+            "sh",
+            "-c",
+            run,
+            "-",
+            tmp_path,
+            sys.executable,
+            FILL,
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if "unshare failed" in result.stderr or "permission denied" in result.stderr.lower():
+        pytest.skip("this machine lets nobody mount a file system of their own")
+    assert result.returncode == 0, result.stderr
+    assert f"bucket {tmp_path}: disk full while writing 'large'" in result.stdout
