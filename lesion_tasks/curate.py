@@ -407,6 +407,7 @@ def _regroup(connection: Connection) -> dict[str, int]:
     if not fresh:
         return {"compared": 0, "regrouped": 0}
     n_compared = compare_pictures(connection, open_store(), fresh)
+    connection.execute(text("ANALYZE ungrouped"))  # a day's or the whole catalogue's: the plan differs
     connection.execute(_TOUCHED)
     rows = connection.execute(text("SELECT * FROM touched ORDER BY isic_id")).all()
     number = {row.sha256: i for i, row in enumerate(rows)}

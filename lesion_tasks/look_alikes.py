@@ -8,7 +8,7 @@ without comparing all pairs; thumbprints that correlate; and fine detail of the 
 import io
 from collections.abc import Iterator
 from functools import cache
-from itertools import combinations
+from itertools import combinations, pairwise
 from math import comb
 
 import numpy as np
@@ -70,8 +70,7 @@ def _near_by_blocks(values: np.ndarray, max_bits: int) -> Iterator[np.ndarray]:
     n_agreeing = _agreeing_blocks(max_bits)
     edges = np.linspace(0, HASH_BITS, max_bits + n_agreeing + 1).astype(int)
     blocks = [
-        (values >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1)
-        for low, high in zip(edges[:-1], edges[1:], strict=True)
+        (values >> np.uint64(low)) & np.uint64((1 << int(high - low)) - 1) for low, high in pairwise(edges)
     ]
     row_bits = np.uint64(max(len(values).bit_length(), 1))
     rows = np.arange(len(values), dtype=np.uint64)

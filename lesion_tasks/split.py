@@ -51,7 +51,7 @@ def build_split(name: str) -> str:
         table = _impute(_read_members(connection, name), split)
         check_manifest(table, split, task)
         digest = _store_manifest(connection, store, split, task, table)
-        write_data_report(store, connection, digest)
+        write_data_report(store, connection, digest, table)
     return digest
 
 

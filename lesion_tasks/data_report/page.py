@@ -4,7 +4,7 @@ import base64
 import io
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
@@ -15,6 +15,9 @@ from lesion_tasks.manifest import read_table
 from lesion_tasks.rules import REASONS
 from lesion_tasks.store import MissingObjectError, Store
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
 N_COPIES_SHOWN = 24
 THUMBNAIL_SIDE_PX = 144
 
@@ -24,16 +27,20 @@ def page_key(digest: str) -> str:
     return f"reports/data/{digest}.html"
 
 
-def write_data_report(store: Store, connection: Connection, digest: str) -> str:
-    """Write the page of a manifest, unless it is there; returns its key."""
+def write_data_report(
+    store: Store, connection: Connection, digest: str, table: "pa.Table | None" = None
+) -> str:
+    """Write the page of a manifest, unless it is there; returns its key. `table`: its rows, where they are at hand."""
     key = page_key(digest)
     if not store.exists(key):
-        page = render_data_page(collect_facts(store, connection, digest))
+        page = render_data_page(collect_facts(store, connection, digest, table))
         store.put(key, page.encode(), content_type="text/html; charset=utf-8")
     return key
 
 
-def collect_facts(store: Store, connection: Connection, digest: str) -> dict[str, Any]:
+def collect_facts(
+    store: Store, connection: Connection, digest: str, table: "pa.Table | None" = None
+) -> dict[str, Any]:
     """Everything the page shows. Raises `UnusableInputError` for a digest that no manifest has."""
     manifest = connection.execute(
         text("SELECT * FROM manifest WHERE digest = :digest"), {"digest": digest}
@@ -41,7 +48,7 @@ def collect_facts(store: Store, connection: Connection, digest: str) -> dict[str
     if manifest is None:
         raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
     split, task = SPLITS[manifest.split], TASKS[manifest.task]
-    table = read_table(store, manifest.object_key)
+    table = read_table(store, manifest.object_key) if table is None else table
     duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
     for pair in (*duplicates["copies"], *duplicates["look_alikes"]):
         pair["picture"] = thumbnail(store, pair["object_key"])
