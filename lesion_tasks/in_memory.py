@@ -45,16 +45,19 @@ class InMemory:
         arrays = [_arrays(some, n_classes, weights) for some in (train, val)]
         learned, judged = ([tf.nest.map_structure(tf.constant, part) for part in some] for some in arrays)
 
-        @tf.function
-        def train_epoch(order: tf.Tensor) -> None:
-            for start in tf.range(0, tf.shape(order)[0], batch_size):
-                rows = order[start : start + batch_size]
-                model.train_step(tf.nest.map_structure(partial(tf.gather, indices=rows), tuple(learned)))
+        def step(start: tf.Tensor, order: tf.Tensor) -> tuple[tf.Tensor, tf.Tensor]:
+            rows = order[start : start + batch_size]
+            model.train_step(tf.nest.map_structure(partial(tf.gather, indices=rows), tuple(learned)))
+            return start + batch_size, order
 
-        @tf.function
+        def train_epoch(order: tf.Tensor) -> None:
+            tf.while_loop(lambda start, order: start < self.n_train, step, (tf.constant(0), order))
+
         def judge() -> None:
             model.test_step(tuple(judged))
 
+        train_epoch = tf.function(train_epoch, autograph=False)
+        judge = tf.function(judge, autograph=False)
         self._train_epoch, self._judge, self._tf = train_epoch, judge, tf
 
     def train(self, epoch: int) -> dict[str, float]:

@@ -156,3 +156,25 @@ def test_an_epoch_in_memory_is_the_epoch_of_batches(is_weighted: bool) -> None:
     assert found[0][0] == pytest.approx(found[1][0], abs=1e-5)
     for ours, theirs in zip(found[0][1], found[1][1], strict=True):
         np.testing.assert_allclose(ours, theirs, atol=1e-6)
+
+
+@pytest.mark.parametrize(("signal", "low", "high"), [(0.0, 0.38, 0.62), (80.0, 0.99, 1.0)])
+def test_labels_without_a_signal_stay_at_chance_and_a_planted_one_is_found(
+    settings: Settings, signal: float, low: float, high: float
+) -> None:
+    """Three standard errors of an AUC of 0.5 on 100 and 100 images are 3 * sqrt(201 / 120,000) = 0.12."""
+    from sklearn.metrics import roc_auc_score
+
+    parts = [examples(n, seed, signal=signal) for n, seed in ((256, 11), (64, 12), (200, 13))]
+    some = replace(VARIANTS["smoke"], side_px=16, max_epochs=8)
+    trained = train_model(
+        some,
+        None,
+        Data(train=parts[0], val_drawn=parts[1], val=parts[1], test=parts[2], sha256_by_id={}),
+        engine=engine_for(settings.database_url or ""),
+        store=open_store(settings),
+        folder="trainings/tried",
+        on_epoch=lambda epoch, figures, duration_s: None,
+    )
+    auc = roc_auc_score(parts[2].labels, trained.predictions["test"].loc[parts[2].isic_ids, "malignant"])
+    assert low <= auc <= high
