@@ -22,7 +22,7 @@ LAYERS = (
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},
     {"database", "migrations"},
-    {"rules", "manifest", "masks", "copies", "manifest_checks"},
+    {"rules", "manifest", "masks", "copies", "regroup", "manifest_checks"},
     {"evaluation"},  # pure figures and pages
     {"dataset", "in_memory", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
     {"sampling", "features", "segmentation"},

@@ -1,0 +1,80 @@
+"""Images that came, changed or went -> the groups they belong to now, and no others.
+
+Everything that can split or join a group is noted in `ungrouped` by the transaction that did it. Here the pictures of
+new images are compared, the groups that any of this can touch are computed from their members' links, and the notes
+are deleted. The result is that of computing all groups from all images at once.
+"""
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.copies import compare_pictures, copies_among
+from lesion_tasks.database import copy_rows
+from lesion_tasks.grouping import groups_of
+from lesion_tasks.store import open_store
+
+# Changes are numbered, so that a split can ask for those it has not seen.
+NEXT_NUMBER = text("""
+    SELECT 1 + greatest((SELECT max(curated_in) FROM image), (SELECT max(curated_in) FROM reject), 0)
+""")
+
+# Everything that a change can touch: the groups that changed images were in, and those that they, their identities,
+# bytes or copies lead to now. No other group gains or loses a link.
+_TOUCHED = text("""
+    CREATE TEMP TABLE touched ON COMMIT DROP AS
+    WITH fresh AS (
+        SELECT i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN ungrouped USING (isic_id)
+    ), linked AS (
+        SELECT old_group_id AS group_id FROM ungrouped WHERE old_group_id IS NOT NULL
+        UNION SELECT group_id FROM fresh
+        UNION SELECT group_id FROM image WHERE atom_id IN (SELECT atom_id FROM fresh)
+        UNION SELECT group_id FROM image WHERE lesion_id IN (SELECT lesion_id FROM fresh)
+        UNION SELECT group_id FROM image WHERE sha256 IN (
+            SELECT sha256 FROM fresh
+            UNION SELECT other_sha256 FROM picture_pair WHERE is_copy AND sha256 IN (SELECT sha256 FROM fresh)
+            UNION SELECT sha256 FROM picture_pair WHERE is_copy AND other_sha256 IN (SELECT sha256 FROM fresh)
+        )
+    )
+    SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN linked USING (group_id)
+""")
+
+
+def regroup(connection: Connection) -> dict[str, int]:
+    """Compare new pictures, then compute every group that a change can touch; returns counts."""
+    import numpy as np
+
+    fresh = set(connection.execute(text("SELECT isic_id FROM ungrouped")).scalars())
+    if not fresh:
+        return {"compared": 0, "regrouped": 0}
+    n_compared = compare_pictures(connection, open_store(), fresh)
+    connection.execute(text("ANALYZE ungrouped"))  # a day's or the whole catalogue's: the plan differs
+    connection.execute(_TOUCHED)
+    rows = connection.execute(text("SELECT * FROM touched ORDER BY isic_id")).all()
+    number = {row.sha256: i for i, row in enumerate(rows)}
+    groups = groups_of(
+        atoms=[row.atom_id for row in rows],
+        lesions=[row.lesion_id for row in rows],
+        sha256s=[row.sha256 for row in rows],
+        copies=copies_among(connection, number) if rows else np.empty((0, 2), dtype=np.int64),
+    )
+    connection.execute(text("CREATE TEMP TABLE regrouped (isic_id text, group_id text) ON COMMIT DROP"))
+    # A group that gained or lost a member is news for all its members, also where its name stays. Those that
+    # changed themselves were numbered then.
+    n_rows = copy_rows(
+        connection,
+        "regrouped",
+        ("isic_id", "group_id"),
+        (
+            (row.isic_id, group)
+            for row, group in zip(rows, groups, strict=True)
+            if row.group_id != group or row.isic_id not in fresh
+        ),
+    )
+    connection.execute(
+        text("""
+            UPDATE image i SET group_id = m.group_id, curated_in = :number FROM regrouped m
+            WHERE m.isic_id = i.isic_id
+        """),
+        {"number": int(connection.execute(NEXT_NUMBER).scalar_one())},
+    )
+    connection.execute(text("DELETE FROM ungrouped"))
+    return {"compared": n_compared, "regrouped": n_rows}
