@@ -34,7 +34,7 @@ from lesion_tasks.prediction import predict_examples
 from lesion_tasks.store import DirectoryStore
 from lesion_tasks.training_loop import load_model, model_bytes
 
-N_TRAIN, N_VAL, N_TEST = 4_096, 512, 512
+N_TRAIN, N_VAL, N_TEST = 2_048, 256, 256
 EPOCHS = 50
 N_TIMED = 1
 MIN_RATIO, MIN_SECOND_RATIO = 20.0, 50.0
