@@ -29,6 +29,7 @@ class Candidate:
     training_id: str
     variant: str
     manifest_digest: str
+    is_promotable: bool  # False: a variant that repeats a published mistake on purpose
     is_sound: bool
     failed_checks: tuple[str, ...]
     verdict: str
@@ -148,6 +149,7 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
     rows = connection.execute(
         text("""
             SELECT DISTINCT ON (t.variant) t.training_id, t.variant, e.manifest_digest, e.is_sound, e.failed_checks,
+                   coalesce((t.recipe ->> 'is_promotable')::boolean, true) AS is_promotable,
                    e.verdict, e.document -> 'subsets' -> 'test_natural' -> 'figures' AS test,
                    e.document -> 'subsets' -> 'val' -> 'figures' -> CAST(:measure AS text) ->> 'value' AS val,
                    EXISTS (SELECT FROM promotion p WHERE p.training_id = t.training_id) AS is_decided
@@ -163,6 +165,7 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
             training_id=row.training_id,
             variant=row.variant,
             manifest_digest=row.manifest_digest,
+            is_promotable=row.is_promotable,
             is_sound=row.is_sound,
             failed_checks=tuple(row.failed_checks),
             verdict=row.verdict,
@@ -175,8 +178,8 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
 
 
 def _best(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The sound candidate with the highest leading measure on val."""
-    sound = [candidate for candidate in candidates if candidate.is_sound and candidate.val is not None]
+    """The sound candidate with the highest leading measure on val, among those that may be promoted at all."""
+    sound = [c for c in candidates if c.is_sound and c.is_promotable and c.val is not None]
     return max(sound, key=lambda candidate: (candidate.val or 0.0, candidate.training_id), default=None)
 
 
@@ -239,6 +242,8 @@ def _decide(
 def _why_not_best(candidate: Candidate, best: Candidate | None, task: Task) -> str:
     if not candidate.is_sound:
         return f"Its evaluation failed {', '.join(candidate.failed_checks)}. {candidate.verdict}"
+    if not candidate.is_promotable:
+        return "Its recipe repeats a published mistake on purpose and is declared never promotable."
     measure = leading_measure(task.name)
     if candidate.val is None or best is None:
         return f"{measure} is undefined on val."

@@ -102,6 +102,17 @@ def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
     assert not json.loads(open_store(settings).get("champion.json"))
 
 
+def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) -> None:
+    prepare(settings)
+    training_id = train_variant("smoke")
+    evaluate_training(training_id)
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(text("UPDATE training SET recipe = recipe || '{\"is_promotable\": false}'"))
+    assert not promote_model(task="malignancy", is_forced=True)["is_promoted"]
+    ((reason,),) = rows_of(settings, "SELECT reason FROM promotion")
+    assert "never promotable" in reason
+
+
 def test_a_missing_prediction_is_refused_by_name(settings: Settings) -> None:
     prepare(settings)
     training_id = train_variant("metadata_logistic")
