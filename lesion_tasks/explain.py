@@ -43,7 +43,7 @@ def confident_examples(
                     "probability": float(confidence[isic_id]),
                     "kind": kind,
                     "picture": _data_url(Image.fromarray(pixels)),
-                    "heatmap": _data_url(_overlay(pixels, heat)),
+                    "heatmap": None if heat is None else _data_url(_overlay(pixels, heat)),
                 }
             )
     return shown
@@ -51,15 +51,19 @@ def confident_examples(
 
 def grad_cam(
     model: keras.Model, inputs: dict[str, np.ndarray], class_index: int, *, n_classes: int
-) -> np.ndarray:
+) -> np.ndarray | None:
     """Where one class's score rises with the last feature map: float (h, w) in 0..1, all 0 where nowhere.
+
+    None for a model whose feature map cannot be reached: one that averages over flipped copies of a model inside it.
 
     `inputs` hold one image. The score is the class's logit; its gradient is averaged over the map for each
     channel, and the weighted sum of channels is cut at 0 (Selvaraju et al. 2017, equations 1 and 2).
     """
     import tensorflow as tf  # gradients are the one thing Keras leaves to its back end
 
-    watched = keras.Model(model.inputs, [_last_feature_map(model), model.outputs[0]])
+    watched = _with_feature_map(model)
+    if watched is None:
+        return None
     tensors = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
     with tf.GradientTape() as tape:
         # Under a frozen base nothing before the map is trainable: without this, nothing would be recorded.
@@ -77,12 +81,16 @@ def grad_cam(
     return heat / peak if peak > 0 else heat
 
 
-def _last_feature_map(model: keras.Model) -> keras.KerasTensor:
-    """The output of the last layer that still has height and width: (b, h, w, C)."""
+def _with_feature_map(model: keras.Model) -> keras.Model | None:
+    """The model with its last feature map (b, h, w, C) as a further output in front; None where it has none.
+
+    The map is what the last layer that pools or flattens takes in: asked of that layer, because a backbone is a
+    model inside the model, and its own output is a tensor of another graph.
+    """
     for layer in reversed(model.layers):
-        if not isinstance(layer, keras.layers.InputLayer) and len(getattr(layer.output, "shape", ())) == 4:
-            return layer.output
-    raise ValueError(f"model {model.name!r} has no feature map")
+        if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.Flatten):
+            return keras.Model(model.inputs, [layer.input, model.outputs[0]])
+    return None
 
 
 def _overlay(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:

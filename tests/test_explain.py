@@ -1,0 +1,49 @@
+"""Pictures of what a model looked at: also under a frozen backbone, which is a model inside the model."""
+
+import keras
+import numpy as np
+import pytest
+
+from lesion_tasks.explain import grad_cam
+
+
+def bright_corner_detector(*, is_nested: bool) -> keras.Model:
+    """P(second class) rises with the brightness of the map; the convolution is frozen, alone or in a model."""
+    convolution = keras.layers.Conv2D(1, 8, strides=8, kernel_initializer="ones", trainable=False)
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    scaled = keras.layers.Rescaling(1 / 255 / 192)(pixels)
+    if is_nested:
+        inner = keras.Input((32, 32, 3))
+        base = keras.Model(inner, convolution(inner), name="base")
+        base.trainable = False
+        maps = base(scaled, training=False)
+    else:
+        maps = convolution(scaled)
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    head = keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")
+    return keras.Model({"pixels": pixels}, head(pooled))
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_the_heat_lies_where_the_class_was_seen(is_nested: bool) -> None:
+    picture = np.zeros((1, 32, 32, 3), dtype=np.float32)
+    picture[0, :8, 24:] = 255
+    heat = grad_cam(bright_corner_detector(is_nested=is_nested), {"pixels": picture}, 1, n_classes=2)
+    assert heat is not None
+    assert heat.shape == (4, 4)
+    assert heat[0, 3] == 1.0
+    assert heat.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_nothing_speaks_for_the_other_class() -> None:
+    picture = np.full((1, 32, 32, 3), 255, dtype=np.float32)
+    heat = grad_cam(bright_corner_detector(is_nested=True), {"pixels": picture}, 0, n_classes=2)
+    assert heat is not None
+    assert heat.max() == 0
+
+
+def test_a_model_without_a_feature_map_has_no_picture() -> None:
+    pixels = keras.Input((4, 4, 3), name="pixels")
+    flat = keras.layers.Reshape((48,))(pixels)
+    model = keras.Model({"pixels": pixels}, keras.layers.Dense(1, activation="sigmoid")(flat))
+    assert grad_cam(model, {"pixels": np.zeros((1, 4, 4, 3), dtype=np.float32)}, 1, n_classes=2) is None
