@@ -84,8 +84,12 @@ def train_variants() -> None:
     )
     def train(variant: str, params: dict[str, Any]) -> str:
         """Train one variant on the newest manifest of its split."""
-        from lesion_tasks.train import train_variant
+        from lesion_tasks.materialize import materialize_manifest
+        from lesion_tasks.train import pixels_wanted, train_variant
 
+        # Done already for the variants of the schedule; one that is chosen by hand may look at another size.
+        if wanted := pixels_wanted(variant):
+            materialize_manifest(**wanted)
         return train_variant(variant, again=params["again"])
 
     @task(

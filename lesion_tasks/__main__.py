@@ -123,9 +123,12 @@ def materialize(names: Sequence[str]) -> None:
 @click.option("--again", is_flag=True, help="Run a training anew although the same one is finished.")
 def train(variants: Sequence[str], again: bool) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
-    from lesion_tasks.train import choose_variants, train_variant
+    from lesion_tasks.materialize import materialize_manifest
+    from lesion_tasks.train import choose_variants, pixels_wanted, train_variant
 
     for name in choose_variants(variants=variants, policy="always"):
+        if wanted := pixels_wanted(name):
+            materialize_manifest(**wanted)
         _show({name: train_variant(name, again=again)})
 
 

@@ -96,6 +96,15 @@ def find_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def pixels_wanted(variant: str) -> dict[str, Any] | None:
+    """What must be materialized before a variant can be trained: digest and side_px; None without pixels."""
+    recipe = find_variant(variant)
+    if recipe.side_px is None:
+        return None
+    digest, _ = manifest_in_force(engine_for(database_url()), recipe.split)
+    return {"digest": digest, "side_px": recipe.side_px}
+
+
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
     """Return digest and object key of the manifest that a split gave last."""
     with engine.connect() as connection:
