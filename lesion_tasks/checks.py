@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from lesion_tasks.case import Case, random_weight_baseline
 from lesion_tasks.copies import picture_numbers

@@ -18,7 +18,9 @@ _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:
     lines = [header, ["---"] * len(header), *rows]
-    return "".join(f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
+    return "".join(
+        f"| {' | '.join(str(cell).replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines
+    )
 
 
 def variants_table() -> str:
@@ -30,7 +32,11 @@ def variants_table() -> str:
 def splits_table() -> str:
     """The split recipes."""
     rows = [
-        [f"`{s.name}`", f"`{s.task}`", "natural" if s.max_per_class is None else f"{s.max_per_class:,} of each class"]
+        [
+            f"`{s.name}`",
+            f"`{s.task}`",
+            "natural" if s.max_per_class is None else f"{s.max_per_class:,} of each class",
+        ]
         for s in SPLITS.values()
     ]
     return _table(["Split", "Task", "Train and val draw"], rows)
@@ -61,10 +67,18 @@ def dictionary() -> str:
         table: Any = mapper.local_table
         text = " ".join((mapper.class_.__doc__ or "").split())
         rows = [
-            [f"`{c.name}`", str(c.type).lower(), "key" if c.primary_key else "", "" if c.nullable else "always", c.comment]
+            [
+                f"`{c.name}`",
+                str(c.type).lower(),
+                "key" if c.primary_key else "",
+                "" if c.nullable else "always",
+                c.comment,
+            ]
             for c in table.columns
         ]
-        parts.append(f"## {table.name}\n\n{text}\n\n{_table(['Column', 'Type', '', 'Filled', 'What it holds'], rows)}")
+        parts.append(
+            f"## {table.name}\n\n{text}\n\n{_table(['Column', 'Type', '', 'Filled', 'What it holds'], rows)}"
+        )
     return "\n".join(parts)
 
 
