@@ -349,7 +349,8 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*(str(row.get(name) or "") for name in columns))
-    Console().print(table)
+    # Where there is no terminal to ask, wide enough for ids and reasons.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
 
 
 def _show(result: Any) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import GATES, TASKS, Gate, Task
+from lesion_tasks.catalog import GATES, SPLITS, TASKS, Gate, Task
 from lesion_tasks.comparison import compare_contenders, find_contender, missing_scores
 from lesion_tasks.database import database_url, engine_for
 from lesion_tasks.leaderboard import champion_of, leading_measure, publish, read_leaderboard
@@ -150,6 +150,7 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
         text("""
             SELECT DISTINCT ON (t.variant) t.training_id, t.variant, e.manifest_digest, e.is_sound, e.failed_checks,
                    coalesce((t.recipe ->> 'is_promotable')::boolean, true) AS is_promotable,
+                   t.recipe ->> 'split' AS split,
                    e.verdict, e.document -> 'subsets' -> 'test_natural' -> 'figures' AS test,
                    e.document -> 'subsets' -> 'val' -> 'figures' -> CAST(:measure AS text) ->> 'value' AS val,
                    EXISTS (SELECT FROM promotion p WHERE p.training_id = t.training_id) AS is_decided
@@ -165,7 +166,7 @@ def _candidates(connection: Connection, task: str) -> list[Candidate]:
             training_id=row.training_id,
             variant=row.variant,
             manifest_digest=row.manifest_digest,
-            is_promotable=row.is_promotable,
+            is_promotable=row.is_promotable and not SPLITS[row.split].is_leaking,
             is_sound=row.is_sound,
             failed_checks=tuple(row.failed_checks),
             verdict=row.verdict,
@@ -219,7 +220,7 @@ def _decide(
     missed = objections(best.test, differences, GATES[task.name])
     is_promoted = not missed or is_forced
     action = "promoted" if is_promoted else "refused"
-    reason = _reason(best, previous, missed, differences, task)
+    reason = _reason(best, previous, missed, is_forced, differences, task)
     _write(
         connection,
         task.name,
@@ -243,7 +244,7 @@ def _why_not_best(candidate: Candidate, best: Candidate | None, task: Task) -> s
     if not candidate.is_sound:
         return f"Its evaluation failed {', '.join(candidate.failed_checks)}. {candidate.verdict}"
     if not candidate.is_promotable:
-        return "Its recipe repeats a published mistake on purpose and is declared never promotable."
+        return "Its recipe or split repeats a published mistake on purpose and is declared never promotable."
     measure = leading_measure(task.name)
     if candidate.val is None or best is None:
         return f"{measure} is undefined on val."
@@ -319,11 +320,13 @@ def _reason(
     best: Candidate,
     previous: str | None,
     missed: Sequence[str],
+    is_forced: bool,
     differences: Mapping[str, Any] | None,
     task: Task,
 ) -> str:
     if missed:
-        return "; ".join(missed) + "."
+        # With objections a promotion can only have been forced, and says so.
+        return ("Promoted by force despite: " if is_forced else "") + "; ".join(missed) + "."
     measure = leading_measure(task.name)
     if differences is None:
         return (

@@ -130,7 +130,8 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
     prepare(settings)
     first = train_variant("metadata_logistic")
     evaluate_training(first)
-    assert promote_model(task="malignancy", is_forced=True)["training_id"] == first
+    decision = promote_model(task="malignancy", is_forced=True)
+    assert decision["training_id"] == first
     second = train_variant("smoke")
     evaluate_training(second)
 
