@@ -12,7 +12,7 @@ export LESION_DEMO_WEIGHTS = $(WEIGHTS)
 export LESION_DEMO_PORT = $(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop clean test lint format migration docs locks archive-server
+.PHONY: help setup demo stop clean test lint format migration docs env agree locks archive-server
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -49,6 +49,12 @@ migration: .venv/dev.stamp ## a migration from the difference between models and
 
 docs: .venv/dev.stamp ## write the generated parts of the documents anew
 	$(BIN)/python -m lesion_tasks docs
+
+env: ## write .env with generated secrets, for docker compose
+	@$(PYTHON) docker/write_env.py
+
+agree: .venv/dev.stamp ## the independent judge: isic-cli against the local server: ISIC_PYTHON=<python with isic-cli>
+	$(BIN)/python -m benchmarks.agree_with_isic_cli --isic-python "$(ISIC_PYTHON)"
 
 locks: ## resolve all dependencies anew, into requirements/*.lock (needs uv)
 	requirements/compile.sh
