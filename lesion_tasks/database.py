@@ -43,7 +43,8 @@ def engine_for(url: str) -> Engine:
         engine.connect().close()
     except OperationalError as error:
         shown = make_url(url).render_as_string(hide_password=True)
-        raise UnusableInputError(f"database {shown} cannot be reached: {error.orig}") from error
+        found = " ".join(str(error.orig).split())
+        raise UnusableInputError(f"database {shown} cannot be reached: {found}") from error
     return engine
 
 
