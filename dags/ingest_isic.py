@@ -19,7 +19,7 @@ from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, dag, task
 from lesion_airflow import ARCHIVE_POOL, DEFAULT_ARGS, IMAGES, TAGS, results, skip_unless, total
 
 # Switching the DAG on by day is no reason to start at once.
-EVERY_NIGHT = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=False)
+EVERY_NIGHT = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=timedelta(0))
 LAYERS = ["append", "reconcile", "sweep", "fetch"]
 
 

@@ -24,7 +24,7 @@ from airflow.sdk import (
 from lesion_airflow import DEFAULT_ARGS, EVALUATIONS, GPU_POOL, GPU_QUEUE, SPLITS, TAGS, results, stay_red
 from lesion_tasks.catalog import VARIANTS
 
-SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=False)
+SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
 POLICIES = {
     "changed": "Where enough of the data changed since the last training",
@@ -33,9 +33,7 @@ POLICIES = {
 
 
 @dag(
-    schedule=AssetOrTimeSchedule(
-        timetable=CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=False), assets=[SPLITS]
-    ),
+    schedule=AssetOrTimeSchedule(timetable=SUNDAY_NIGHT, assets=[SPLITS]),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
