@@ -16,7 +16,7 @@ from typing import Any
 import click
 from sqlalchemy import text
 
-from benchmarks.ingest import PEER
+from benchmarks.ingest import peer_download
 from benchmarks.kill_ingest import archive_server, environment_for
 
 RECORD_FIELDS = ("isic_id", "attribution", "copyright_license")
@@ -76,17 +76,7 @@ def main(source: str, query: str, isic_python: str) -> None:
         try:
             environment = environment_for(postgres.ensure_running(home), home, "agreement")
             with archive_server(source, 0) as origin:
-                peer = [
-                    isic_python,
-                    "-c",
-                    PEER,
-                    origin,
-                    "--dev",
-                    "--guest",
-                    "--no-version-check",
-                    "image",
-                    "download",
-                ]
+                peer = peer_download(isic_python, origin)
                 peer += [*(["--search", query] if query else []), str(home / "peer")]
                 subprocess.run(peer, check=True, stdout=subprocess.DEVNULL)
                 environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"

@@ -27,6 +27,14 @@ OURS = (
     "ingest(layers={layers}, rendition='full', query='', n_connections={n_connections})"
 )
 PEER = "import sys, isic_cli.cli as c; c.DOMAINS['dev'] = sys.argv.pop(1); c.main()"
+
+
+def peer_download(isic_python: str, origin: str) -> list[str]:
+    """The command with which isic-cli downloads images from a server of ours; options and the folder follow."""
+    command = (isic_python, "-c", PEER, origin, "--dev", "--guest", "--no-version-check", "image", "download")
+    return list(command)
+
+
 # What any reader of the listing has to do: ask for each page and parse it.
 PAGES = """
 import asyncio, json, sys, aiohttp
@@ -97,18 +105,7 @@ def compare_downloads(
         environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
         layers = ("append", "fetch")
         ours = [sys.executable, "-c", OURS.format(layers=layers, n_connections=n_connections)]
-        peer = [
-            isic_python,
-            "-c",
-            PEER,
-            origin,
-            "--dev",
-            "--guest",
-            "--no-version-check",
-            "image",
-            "download",
-        ]
-        peer.append(str(home / f"peer-{latency_ms:g}"))
+        peer = [*peer_download(isic_python, origin), str(home / f"peer-{latency_ms:g}")]
         for title in ("first", "nothing new"):
             # The peer first: what the server keeps in memory then favours us as little as possible.
             theirs = cost_of(peer) if isic_python else None

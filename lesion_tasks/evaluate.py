@@ -56,9 +56,10 @@ def evaluate_training(training_id: str, *, manifest_digest: str | None = None) -
         examples = _load_examples(engine, store, case)
         _ensure_predictions(engine, case, model, examples)
         advance(1, "predictions")
-        bundle = _measure(engine, store, case, model, examples)
+        stored = _stored_frames(engine, case)
+        bundle = _measure(engine, store, case, model, examples, stored)
         advance(1, "figures")
-        _store_bundle(store, case, bundle, _stored_frames(engine, case))
+        _store_bundle(store, case, bundle, stored)
         advance(1, "report")
         _record(engine, case, bundle)
         with engine.connect() as connection:
@@ -140,13 +141,17 @@ def _stored_frames(engine: Engine, case: Case) -> "dict[str, pd.DataFrame]":
 
 
 def _measure(
-    engine: Engine, store: Store, case: Case, model: "keras.Model", examples: "dict[str, Examples]"
+    engine: Engine,
+    store: Store,
+    case: Case,
+    model: "keras.Model",
+    examples: "dict[str, Examples]",
+    stored: "dict[str, pd.DataFrame]",
 ) -> dict[str, Any]:
     """The bundle: everything that is known of this training on this manifest, as one JSON-able document."""
     from lesion_tasks.evaluation.document import evaluation_document
     from lesion_tasks.evaluation.integrity import ids_differ
 
-    stored = _stored_frames(engine, case)
     verdicts = [ids_differ(stored["test"].index, case.subset("test")["isic_id"])]
     scored: dict[str, Scored] = {}
     if verdicts[0].status == "passed" and set(stored["val"].index) == set(case.subset("val")["isic_id"]):
