@@ -10,6 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from lesion_tasks.dataset import Examples
+from lesion_tasks.model.serving import FLIPS, MEAN_OF_FLIPS
 
 N_EACH = 4
 SHOWN_PX = 192
@@ -54,43 +55,66 @@ def grad_cam(
 ) -> np.ndarray | None:
     """Where one class's score rises with the last feature map: float (h, w) in 0..1, all 0 where nowhere.
 
-    None for a model whose feature map cannot be reached: one that averages over flipped copies of a model inside it.
+    None for a model that has no feature map.
 
     `inputs` hold one image. The score is the class's logit; its gradient is averaged over the map for each
-    channel, and the weighted sum of channels is cut at 0 (Selvaraju et al. 2017, equations 1 and 2).
+    channel, and the weighted sum of channels is cut at 0 (Selvaraju et al. 2017, equations 1 and 2). A model that
+    averages over mirror images has a map for each of them: their heat is turned back and averaged. Its score is
+    taken before the scaling of a calibration, which for two classes changes the heat by a factor alone.
     """
     import tensorflow as tf  # gradients are the one thing Keras leaves to its back end
 
-    watched = _with_feature_map(model)
+    watched, views = _with_feature_map(model)
     if watched is None:
         return None
     tensors = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
     with tf.GradientTape() as tape:
         # Under a frozen base nothing before the map is trainable: without this, nothing would be recorded.
         tape.watch(tensors)
-        maps, probabilities = watched(tensors, training=False)
+        answers = [watched(_mirrored(tensors, axes), training=False) for axes in views]
+        maps = [found for found, _ in answers]
+        probabilities = tf.add_n([found for _, found in answers]) / len(answers)
         p = tf.clip_by_value(
             probabilities[0, 0] if n_classes == 2 else probabilities[0, class_index], 1e-6, 1 - 1e-6
         )
         score = tf.math.log(p) - tf.math.log(1 - p)
         if n_classes == 2 and class_index == 0:
             score = -score
-    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2))  # (1, C)
-    heat = tf.nn.relu(tf.einsum("bhwc,bc->bhw", maps, weights))[0].numpy()
-    peak = float(heat.max())
-    return heat / peak if peak > 0 else heat
+    heat = sum(
+        np.flip(_heat(found, gradient), axis=[axis - 1 for axis in axes])
+        for found, gradient, axes in zip(maps, tape.gradient(score, maps), views, strict=True)
+    )
+    peak = float(np.max(heat))
+    return np.asarray(heat / peak if peak > 0 else heat)
 
 
-def _with_feature_map(model: keras.Model) -> keras.Model | None:
-    """The model with its last feature map (b, h, w, C) as a further output in front; None where it has none.
+def _heat(maps: Any, gradient: Any) -> np.ndarray:
+    """One picture's channels, each weighed by its mean gradient, cut at 0: float (h, w)."""
+    import tensorflow as tf
+
+    weights = tf.reduce_mean(gradient, axis=(1, 2))  # (1, C)
+    return np.asarray(tf.nn.relu(tf.einsum("bhwc,bc->bhw", maps, weights))[0])
+
+
+def _mirrored(tensors: dict[str, Any], axes: tuple[int, ...]) -> dict[str, Any]:
+    """A model's inputs with the picture mirrored along these axes."""
+    return {**tensors, "pixels": keras.ops.flip(tensors["pixels"], axis=axes)} if axes else tensors
+
+
+def _with_feature_map(model: keras.Model) -> tuple[keras.Model | None, tuple[tuple[int, ...], ...]]:
+    """The model with its last feature map (b, h, w, C) as a further output in front, and the views it averages over.
 
     The map is what the last layer that pools or flattens takes in: asked of that layer, because a backbone is a
-    model inside the model, and its own output is a tensor of another graph.
+    model inside the model, and its own output is a tensor of another graph. A model that averages over mirror
+    images is one around the model that has the map. None where there is no map.
     """
+    if MEAN_OF_FLIPS in [layer.name for layer in model.layers]:
+        (inner,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+        return _with_feature_map(inner)[0], FLIPS
     for layer in reversed(model.layers):
         if isinstance(layer, keras.layers.GlobalAveragePooling2D | keras.layers.Flatten):
-            return keras.Model(model.inputs, [layer.input, model.outputs[0]])
-    return None
+            return keras.Model(model.inputs, [layer.input, model.outputs[0]]), ((),)
+    return None, ((),)
 
 
 def _overlay(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:

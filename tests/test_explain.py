@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lesion_tasks.explain import grad_cam
+from lesion_tasks.model.serving import average_over_flips, with_calibration
 
 
 def bright_corner_detector(*, is_nested: bool) -> keras.Model:
@@ -33,6 +34,32 @@ def test_the_heat_lies_where_the_class_was_seen(is_nested: bool) -> None:
     assert heat.shape == (4, 4)
     assert heat[0, 3] == 1.0
     assert heat.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_model_that_averages_over_flips_shows_what_all_of_them_saw() -> None:
+    picture = np.zeros((1, 32, 32, 3), dtype=np.float32)
+    picture[0, :8, 24:] = 255
+    averaged = with_calibration(average_over_flips(bright_corner_detector(is_nested=True)), 2.0, 0.5)
+    heat = grad_cam(averaged, {"pixels": picture}, 1, n_classes=2)
+    assert heat is not None
+    # Each view's heat lies on that view's corner: turned back, all of it lies on the picture's own.
+    assert heat[0, 3] == 1.0
+    assert heat.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_a_detector_of_one_side_has_heat_on_both_sides_once_averaged_over_flips() -> None:
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    left = keras.layers.Cropping2D(((0, 0), (0, 16)))(pixels)
+    maps = keras.layers.ZeroPadding2D(((0, 0), (0, 16)))(keras.layers.Rescaling(1 / 255)(left))
+    pooled = keras.layers.GlobalAveragePooling2D()(maps)
+    head = keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(pooled)
+    model = keras.Model({"pixels": pixels}, head)
+    picture = {"pixels": np.full((1, 32, 32, 3), 128, dtype=np.float32)}
+    alone, averaged = (grad_cam(some, picture, 1, n_classes=2) for some in (model, average_over_flips(model)))
+    assert alone is not None
+    assert averaged is not None
+    assert alone[:, 16:].max() == 0
+    np.testing.assert_allclose(averaged, 1.0, atol=1e-5)
 
 
 def test_nothing_speaks_for_the_other_class() -> None:

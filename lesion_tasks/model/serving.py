@@ -8,18 +8,21 @@ from lesion_tasks.catalog import Variant
 
 # Probabilities are kept away from 0 and 1 before their logarithm is taken.
 _EPSILON = 1e-7
+# A picture and its mirror images, as axes of (b, side, side, 3).
+FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
+MEAN_OF_FLIPS = "mean_of_flips"  # the layer by which a flip-averaged model is known
 
 
 def average_over_flips(model: keras.Model) -> keras.Model:
     """The same inputs; the mean of the probabilities for a picture and its three mirror images."""
     inputs = {tensor.name: keras.Input(tensor.shape[1:], name=tensor.name) for tensor in model.inputs}
     views = []
-    for axes in ((), (1,), (2,), (1, 2)):
+    for axes in FLIPS:
         view = dict(inputs)
         if axes:
             view["pixels"] = ops.flip(inputs["pixels"], axis=axes)
         views.append(model(view, training=False))
-    return keras.Model(inputs, layers.Average(name="mean_of_flips", dtype="float32")(views), name=model.name)
+    return keras.Model(inputs, layers.Average(name=MEAN_OF_FLIPS, dtype="float32")(views), name=model.name)
 
 
 def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
