@@ -1,8 +1,8 @@
 """Records and files -> images -> splits -> arrays. Whenever `images` change, and by hand.
 
 Curation gives every image one label and one group, or a reject with a reason. Each split then becomes an
-immutable manifest, named by its digest, and the pixels it names are decoded once for each size that a
-variant asks for. Images that are there already are not touched again.
+immutable manifest, named by its digest, and the pixels it names are decoded once for each size and
+shape that a variant asks for. Images that are there already are not touched again.
 
 Every task is safe to clear. A split that cannot be built does not keep the others from being announced,
 but the run stays red.
@@ -14,7 +14,7 @@ from typing import Any
 from airflow.sdk import Param, TriggerRule, dag, task, task_group
 
 from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, results, stay_red
-from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS
+from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS, squares_of
 from lesion_tasks.catalog import SPLITS as RECIPES
 
 NAMES = sorted(RECIPES)
@@ -48,14 +48,16 @@ def build_splits() -> None:
 
     @task
     def choose(params: dict[str, Any]) -> list[dict[str, Any]]:
-        """Name the splits to build, and the picture sizes that variants look at them in."""
+        """Name the splits to build, and the sizes and shapes in which variants look at their pictures."""
         from lesion_tasks.settings import read_settings
 
         scheduled = read_settings().variants or DEFAULT_VARIANTS
         asked = set(params["splits"] or [])
         wanted = [v for v in VARIANTS.values() if v.split in asked or (not asked and v.name in scheduled)]
-        sides = {v.split: {w.side_px for w in wanted if w.split == v.split} - {None} for v in wanted}
-        return [{"name": name, "sides_px": sorted(sides[name])} for name in sorted(sides)]
+        names = [v.name for v in wanted]
+        return [
+            {"name": name, "squares": squares_of(name, names)} for name in sorted({v.split for v in wanted})
+        ]
 
     @task(map_index_template="{{ task.op_kwargs['name'] }}")
     def split(name: str) -> str:
@@ -65,17 +67,17 @@ def build_splits() -> None:
         return build_split(name)
 
     @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
-    def materialize(name: str, digest: str, sides_px: list[int]) -> dict[str, str]:
-        """Decode the manifest's pixels once for each size."""
+    def materialize(name: str, digest: str, squares: list[dict[str, Any]]) -> dict[str, str]:
+        """Decode the manifest's pixels once for each size and shape."""
         from lesion_tasks.materialize import materialize_manifest
 
-        for side_px in sides_px:
-            materialize_manifest(digest, side_px)
+        for square in squares:
+            materialize_manifest(digest, **square)
         return {"split": name, "digest": digest}
 
     @task_group
-    def each(name: str, sides_px: list[int]) -> Any:
-        return materialize(name=name, digest=split(name=name), sides_px=sides_px)
+    def each(name: str, squares: list[dict[str, Any]]) -> Any:
+        return materialize(name=name, digest=split(name=name), squares=squares)
 
     @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(built: Any, outlet_events: Any) -> dict[str, str]:

@@ -99,14 +99,14 @@ def promote_model() -> None:
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
-    def score_again(training_id: str, manifest_digest: str, side_px: int | None) -> str:
+    def score_again(training_id: str, manifest_digest: str, square: dict[str, Any] | None) -> str:
         """Evaluate a champion on the images that its candidate was evaluated on."""
         from lesion_tasks.evaluate import evaluate_training
         from lesion_tasks.materialize import materialize_manifest
 
-        # The candidate may look at another size, or at none.
-        if side_px is not None:
-            materialize_manifest(manifest_digest, side_px)
+        # The candidate may look at another size or shape, or at none.
+        if square is not None:
+            materialize_manifest(manifest_digest, **square)
         return evaluate_training(training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)

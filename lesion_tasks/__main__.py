@@ -102,8 +102,8 @@ def split(names: Sequence[str]) -> None:
 @lesion.command()
 @click.argument("names", nargs=-1, metavar="[SPLIT]...")
 def materialize(names: Sequence[str]) -> None:
-    """Manifest -> shards of decoded pixels, at the sizes the variants of the split ask for."""
-    from lesion_tasks.catalog import sides_of
+    """Manifest -> shards of decoded pixels, at the sizes and shapes the variants of the split ask for."""
+    from lesion_tasks.catalog import squares_of
     from lesion_tasks.database import database_url, engine_for
     from lesion_tasks.materialize import materialize_manifest
     from lesion_tasks.train import choose_variants, manifest_in_force
@@ -114,7 +114,7 @@ def materialize(names: Sequence[str]) -> None:
     done = {}
     for name in names or _default_splits():
         digest, _ = manifest_in_force(engine, name)
-        done[name] = [materialize_manifest(digest, side) for side in sides_of(name, chosen)]
+        done[name] = [materialize_manifest(digest, **square) for square in squares_of(name, chosen)]
     _show(done)
 
 
@@ -156,8 +156,8 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
             from lesion_tasks.evaluate import evaluate_training
             from lesion_tasks.materialize import materialize_manifest
 
-            if missing["side_px"] is not None:
-                materialize_manifest(missing["manifest_digest"], missing["side_px"])
+            if missing["square"] is not None:
+                materialize_manifest(missing["manifest_digest"], **missing["square"])
             evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
         _show({task: promote_model(task=task, is_forced=despite_gates)})
 

@@ -6,7 +6,7 @@ and a repeated name is an error, never an override.
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Protocol, TypeVar
 
@@ -219,6 +219,9 @@ SPLITS = by_name(
 
 ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
 FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
+# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
+# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
+ASPECTS = ("squash", "pad", "crop")
 LOSSES = ("cross_entropy", "focal", "bias")
 # Which train images an epoch sees. "resampled" brings every class to the mean size of a class: over-sampling the
 # rare, under-sampling the common. "rotated_copies" adds rotated copies (10 degrees at most, probability 0.7)
@@ -256,6 +259,7 @@ class Variant:
     unfrozen_from: str | None = None
     fine_tuning: FineTuning | None = None
     side_px: int | None = 128  # None: the model does not look at pixels
+    aspect: str = "squash"  # one of ASPECTS
     is_hair_removed: bool = False
     is_segmented: bool = False  # outside the lesion, as a U-Net sees it, there is only the mean colour
     # Numbers a model may use beside or instead of pixels, in input order; NaN where missing.
@@ -282,7 +286,7 @@ class Variant:
     def __post_init__(self) -> None:
         for field, allowed in (
             ("split", SPLITS), ("architecture", ARCHITECTURES), ("fusion", FUSIONS), ("loss", LOSSES),
-            ("sampling", SAMPLINGS), ("backbone", (None, *BACKBONES)),
+            ("sampling", SAMPLINGS), ("backbone", (None, *BACKBONES)), ("aspect", ASPECTS),
         ):  # fmt: skip
             if getattr(self, field) not in allowed:
                 raise ValueError(f"variant {self.name!r}: unknown {field} {getattr(self, field)!r}")
@@ -301,6 +305,11 @@ class Variant:
     def task(self) -> Task:
         """The task of this variant's split."""
         return TASKS[SPLITS[self.split].task]
+
+    @property
+    def fit(self) -> str | None:
+        """The size and shape in which it looks at pictures, such as 128-squash; None without pixels."""
+        return None if self.side_px is None else fit_name(self.side_px, self.aspect)
 
     @property
     def has_frozen_features(self) -> bool:
@@ -578,15 +587,11 @@ VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic")
 
 
-def sides_of(split: str, variants: Iterable[str] | None = None) -> list[int]:
-    """The sides in px at which these variants (default: all) of a split look at pictures, smallest first."""
+def squares_of(split: str, variants: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The side_px and aspect in which these variants (default: all) of a split look at pictures, smallest first."""
     asked = VARIANTS.values() if variants is None else [VARIANTS[name] for name in variants]
-    return sorted({v.side_px for v in asked if v.split == split and v.side_px is not None})
-
-
-# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
-# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
-ASPECTS = ("squash", "pad", "crop")
+    wanted = {(v.side_px, v.aspect) for v in asked if v.split == split and v.side_px is not None}
+    return [{"side_px": side_px, "aspect": aspect} for side_px, aspect in sorted(wanted)]
 
 
 def fit_name(side_px: int, aspect: str = "squash") -> str:
@@ -594,6 +599,14 @@ def fit_name(side_px: int, aspect: str = "squash") -> str:
     if aspect not in ASPECTS:
         raise ValueError(f"aspect {aspect!r}: expected one of {', '.join(ASPECTS)}")
     return f"{side_px}-{aspect}"
+
+
+def square_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The side_px and aspect in which a stored recipe looks at pictures; None without pixels."""
+    if recipe["side_px"] is None:
+        return None
+    # Recipes from before the aspect was a choice do not name it: their pictures were squashed.
+    return {"side_px": recipe["side_px"], "aspect": recipe.get("aspect", "squash")}
 
 
 # --- Promotion: floors and margins, each with its reason --------------------------------------------------------

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import TASKS, Task
+from lesion_tasks.catalog import TASKS, Task, square_of
 from lesion_tasks.database import database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.predictions import join_to_manifest, read_predictions
@@ -23,7 +23,7 @@ class Contender:
     training_id: str
     task: str
     threshold: float | None
-    side_px: int | None  # of the pictures it looks at; None for a model without pixels
+    square: dict[str, Any] | None  # side_px and aspect of its pictures; None for a model without pixels
     manifest_digest: str
     manifest_key: str
 
@@ -44,7 +44,7 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
         training_id=row.training_id,
         task=row.task,
         threshold=row.threshold,
-        side_px=row.recipe["side_px"],
+        square=square_of(row.recipe),
         manifest_digest=row.digest,
         manifest_key=row.object_key,
     )
@@ -53,14 +53,14 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
 def missing_scores(connection: Connection, candidate: Contender, champion: Contender) -> list[dict[str, Any]]:
     """Which training must still score which manifest before the two can be compared on old and on new data.
 
-    Each entry has training_id, manifest_digest and side_px, the size to materialize the manifest at first.
+    Each entry has training_id, manifest_digest and square: side_px and aspect to materialize the manifest at first.
     """
     wanted = [(champion, candidate), (candidate, champion)]
     return [
         {
             "training_id": model.training_id,
             "manifest_digest": data.manifest_digest,
-            "side_px": model.side_px,
+            "square": model.square,
         }
         for model, data in wanted
         if model.manifest_digest != data.manifest_digest

@@ -26,7 +26,7 @@ from lesion_tasks.case import (
     manifest_facts,
     training_facts,
 )
-from lesion_tasks.catalog import fit_name
+from lesion_tasks.catalog import fit_name, square_of
 from lesion_tasks.checks import judge
 from lesion_tasks.comparison import compare_contenders, find_contender
 from lesion_tasks.database import database_url, engine_for
@@ -99,7 +99,8 @@ def _load_model(store: Store, case: Case) -> "keras.Model":
 def _load_examples(engine: Engine, store: Store, case: Case) -> "dict[str, Examples]":
     from lesion_tasks.dataset import load_examples
 
-    side_px = case.training.recipe["side_px"]
+    recipe = case.training.recipe
+    square = square_of(recipe)
     with engine.connect() as connection:
         return {
             subset: load_examples(
@@ -107,8 +108,8 @@ def _load_examples(engine: Engine, store: Store, case: Case) -> "dict[str, Examp
                 store,
                 case.subset(subset),
                 classes=case.task.classes,
-                fit=None if side_px is None else fit_name(side_px),
-                metadata_fields=case.training.recipe["metadata"],
+                fit=None if square is None else fit_name(**square),
+                metadata_fields=recipe["metadata"],
             )
             for subset in ("val", "test")
         }

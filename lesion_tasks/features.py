@@ -20,7 +20,7 @@ import keras
 import numpy as np
 from sqlalchemy import Engine, text
 
-from lesion_tasks.catalog import BACKBONES, Variant, fit_name
+from lesion_tasks.catalog import BACKBONES, Variant
 from lesion_tasks.database import copy_rows
 from lesion_tasks.dataset import Examples
 from lesion_tasks.model import Weights
@@ -47,7 +47,7 @@ def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str 
         "weights": f"random-{variant.seed}"
         if weights is None or weights.origin == "none"
         else weights.sha256,
-        "fit": fit_name(variant.side_px),
+        "fit": variant.fit,
         "is_hair_removed": variant.is_hair_removed,
         "segmenter": segmenter_id,
     }

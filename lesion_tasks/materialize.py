@@ -6,7 +6,6 @@ transaction each, so a killed run goes on at the next shard.
 """
 
 import hashlib
-import io
 import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,12 +23,13 @@ from lesion_tasks.catalog import fit_name
 from lesion_tasks.database import copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.progress import progress
+from lesion_tasks.square import decode_picture
 from lesion_tasks.store import Store, open_store
 
 SHARD_IMAGES = 1_024
 
 
-def materialize_manifest(digest: str, side_px: int, aspect: str = "squash") -> dict[str, int]:
+def materialize_manifest(digest: str, side_px: int, aspect: str = "squash") -> dict[str, Any]:
     """Make sure every picture of a manifest stands in a shard at one size and aspect policy; returns counts."""
     store = open_store()
     engine = engine_for(database_url())
@@ -58,28 +58,7 @@ def materialize_manifest(digest: str, side_px: int, aspect: str = "squash") -> d
                 pixels[row] = picture
             _store_shard(store, engine, fit, [sha256 for sha256, _ in batch], pixels)
             advance(len(batch))
-    return {"images": len(rows), "decoded": len(sources), "side_px": side_px}
-
-
-def decode_picture(data: bytes, side_px: int, aspect: str = "squash") -> np.ndarray:
-    """Decode a picture and make it a square: uint8 (side, side, 3), RGB 0..255.
-
-    Antialiased bilinear resampling in whole numbers (Pillow's filter widens with the scale), so that no detail is
-    aliased and every machine gives the same bytes.
-    """
-    from PIL import Image, ImageOps
-
-    size = (side_px, side_px)
-    resampling = Image.Resampling.BILINEAR
-    with Image.open(io.BytesIO(data)) as picture:
-        whole = picture.convert("RGB")
-    if aspect == "pad":
-        square = ImageOps.pad(whole, size, resampling, color="black")
-    elif aspect == "crop":
-        square = ImageOps.fit(whole, size, resampling)
-    else:
-        square = whole.resize(size, resampling)
-    return np.asarray(square, dtype=np.uint8)
+    return {"images": len(rows), "decoded": len(sources), "side_px": side_px, "aspect": aspect}
 
 
 def _decode(store: Store, key: str, *, side_px: int, aspect: str) -> np.ndarray:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import square_of
 from lesion_tasks.store import MissingObjectError, Store, open_store
 
 if TYPE_CHECKING:
@@ -95,18 +96,19 @@ def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dic
     import numpy as np
     from PIL import UnidentifiedImageError
 
-    from lesion_tasks.materialize import decode_picture
+    from lesion_tasks.square import decode_picture
 
+    square = square_of(champion.recipe)
     inputs = {}
     for tensor in champion.model.inputs:
         if tensor.name == "metadata":
             known = [metadata.get(name, np.nan) for name in champion.recipe["metadata"]]
             inputs["metadata"] = np.array([known], dtype=np.float32)
-            continue
-        try:
-            inputs["pixels"] = decode_picture(Path(path).read_bytes(), tensor.shape[1])[None]
-        except (UnidentifiedImageError, OSError) as error:
-            raise UnusableInputError(f"image {path}: {error}, expected a picture file") from error
+        elif square is not None:
+            try:
+                inputs["pixels"] = decode_picture(Path(path).read_bytes(), **square)[None]
+            except (UnidentifiedImageError, OSError) as error:
+                raise UnusableInputError(f"image {path}: {error}, expected a picture file") from error
     return inputs
 
 

@@ -41,7 +41,7 @@ def plan_promotion(*, task: str) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be scored on which manifest.
 
     Returns candidate and champion (None where there is none) and `rescore`, a list of entries with training_id,
-    manifest_digest and side_px (materialize the manifest at that size first; None: no pixels needed).
+    manifest_digest and square (side_px and aspect to materialize the manifest at first; None: no pixels needed).
     """
     _known_task(task)
     with engine_for(database_url()).connect() as connection:

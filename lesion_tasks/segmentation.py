@@ -6,7 +6,6 @@ manifest says which of the two it was.
 """
 
 import hashlib
-import io
 import json
 import logging
 import math
@@ -18,10 +17,11 @@ import keras
 import numpy as np
 
 from lesion_tasks.accelerator import Accelerator
-from lesion_tasks.catalog import Variant, fit_name
+from lesion_tasks.catalog import Variant
 from lesion_tasks.dataset import Examples
 from lesion_tasks.masks import read_index
 from lesion_tasks.model.unet import FILTERS, INNER_SIDE_PX, build_unet
+from lesion_tasks.square import decode_picture
 from lesion_tasks.store import Store
 from lesion_tasks.training_loop import OnEpoch, Stage, fit, load_model, model_bytes
 
@@ -85,7 +85,7 @@ def train_segmenter(
         )
         model = build_unet(int(variant.side_px or 0), variant.seed)
         parts = {
-            name: _outlines(store, some, rows[name], int(variant.side_px or 0), has_masks)
+            name: _outlines(store, some, rows[name], variant, has_masks)
             for name, some in (("train", train), ("val", val))
         }
         with accelerator.training():
@@ -124,7 +124,7 @@ def _recipe(
     return {
         "version": 1,
         "learned_from": "masks" if has_masks else "contrast",
-        "fit": fit_name(int(variant.side_px or 0)),
+        "fit": variant.fit,
         "seed": variant.seed,
         "network": [INNER_SIDE_PX, *FILTERS],
         "learning": [STAGE.learning_rate, STAGE.max_epochs, STAGE.patience, BATCH_SIZE],
@@ -139,24 +139,24 @@ def _choose(some: Examples, index: Mapping[str, str] | None, n: int) -> np.ndarr
     return np.array(sorted(rows[:n]), dtype=np.int64)
 
 
-def _outlines(store: Store, some: Examples, rows: np.ndarray, side_px: int, has_masks: bool) -> np.ndarray:
+def _outlines(
+    store: Store, some: Examples, rows: np.ndarray, variant: Variant, has_masks: bool
+) -> np.ndarray:
     """uint8 (n, side, side, 1), 1 is lesion."""
+    side_px = int(variant.side_px or 0)
     out = np.empty((len(rows), side_px, side_px, 1), dtype=np.uint8)
     for i, row in enumerate(rows):
         if has_masks:
-            out[i, :, :, 0] = read_mask(store.get(f"masks/{some.isic_ids[row]}"), side_px)
+            mask = store.get(f"masks/{some.isic_ids[row]}")
+            out[i, :, :, 0] = read_mask(mask, side_px, variant.aspect)
         else:
             out[i, :, :, 0] = contrast_outline(some.inputs(np.array([row]))["pixels"][0])
     return out
 
 
-def read_mask(data: bytes, side_px: int) -> np.ndarray:
-    """A mask picture squashed like the lesion's own: uint8 (side, side), 1 where it is brighter than half."""
-    from PIL import Image
-
-    with Image.open(io.BytesIO(data)) as picture:
-        grey = picture.convert("L").resize((side_px, side_px), Image.Resampling.BILINEAR)
-    return (np.asarray(grey) > 127).astype(np.uint8)
+def read_mask(data: bytes, side_px: int, aspect: str = "squash") -> np.ndarray:
+    """A mask made square like the lesion's own picture: uint8 (side, side), 1 where it is brighter than half."""
+    return (decode_picture(data, side_px, aspect, mode="L") > 127).astype(np.uint8)
 
 
 def contrast_outline(picture: np.ndarray) -> np.ndarray:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, SPLITS, TASKS, VARIANTS, Variant, fit_name
+from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, SPLITS, TASKS, VARIANTS, Variant
 from lesion_tasks.database import advisory_lock, copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.predictions import join_to_manifest, store_predictions
@@ -40,9 +40,8 @@ log = logging.getLogger(__name__)
 
 # What decides the numbers of a training beside variant, data and weights: these sources, by content.
 CODE_FILES = (
-    "dataset.py", "model/*.py", "accelerator.py", "sampling.py", "segmentation.py", "features.py", "in_memory.py",
-    "training_loop.py", "engine.py",
-    "prediction.py",
+    "square.py", "dataset.py", "model/*.py", "accelerator.py", "sampling.py", "segmentation.py", "features.py",
+    "in_memory.py", "training_loop.py", "engine.py", "prediction.py",
 )  # fmt: skip
 
 
@@ -97,12 +96,12 @@ def find_variant(name: str) -> Variant:
 
 
 def pixels_wanted(variant: str) -> dict[str, Any] | None:
-    """What must be materialized before a variant can be trained: digest and side_px; None without pixels."""
+    """What must be materialized before a variant can be trained: digest, side_px and aspect; None without pixels."""
     recipe = find_variant(variant)
     if recipe.side_px is None:
         return None
     digest, _ = manifest_in_force(engine_for(database_url()), recipe.split)
-    return {"digest": digest, "side_px": recipe.side_px}
+    return {"digest": digest, "side_px": recipe.side_px, "aspect": recipe.aspect}
 
 
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
@@ -316,7 +315,7 @@ def _load_data(engine: Engine, store: Store, variant: Variant, rows: "pd.DataFra
                 store,
                 part,
                 classes=variant.task.classes,
-                fit=None if variant.side_px is None else fit_name(variant.side_px),
+                fit=variant.fit,
                 metadata_fields=variant.metadata,
             )
             for subset, part in wanted.items()

@@ -18,6 +18,7 @@ LAYERS = (
         "progress",
         "grouping",
         "look_alikes",
+        "square",
     },  # words and pure rules
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},

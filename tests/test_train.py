@@ -13,8 +13,8 @@ from catalogue import add_records, labelled_records, rows_of
 from PIL import Image
 from sqlalchemy import text
 
-from lesion_tasks import UnusableInputError, catalog
-from lesion_tasks.catalog import VARIANTS, FineTuning
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import ASPECTS, VARIANTS, FineTuning
 from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for
 from lesion_tasks.leaderboard import publish
@@ -24,7 +24,7 @@ from lesion_tasks.predict import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.split import build_split
 from lesion_tasks.store import open_store
-from lesion_tasks.train import train_variant
+from lesion_tasks.train import pixels_wanted, train_variant
 
 NATURAL = "malignancy_natural"
 
@@ -102,7 +102,7 @@ def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str
             open_store(small),
             rows[rows["subset"] == "test"],
             classes=said["classes"],
-            fit=None if recipe.side_px is None else catalog.fit_name(recipe.side_px),
+            fit=recipe.fit,
             metadata_fields=recipe.metadata,
         )
     again = predict_examples(
@@ -219,12 +219,15 @@ def test_the_segmenter_learns_from_masks_where_there_are_any(small: Settings, tm
     assert [k for k in open_store(small).list_keys("segmenters/") if k.endswith(".keras")] == [key]
 
 
-def test_the_champion_scores_a_picture_from_the_bucket_alone(
-    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("aspect", ASPECTS)
+def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_learned(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aspect: str
 ) -> None:
     with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
         predict_images(["x.png"])
-    training_id = train_variant(declare("smoke", max_epochs=6))
+    name = declare("smoke", aspect=aspect)
+    materialize_manifest(**(pixels_wanted(name) or {}))
+    training_id = train_variant(name)
     # Whether it deserves it is not asked here.
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(

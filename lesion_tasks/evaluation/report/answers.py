@@ -74,6 +74,13 @@ def artefacts(bundle: Bundle) -> str | None:
     return f"Pictures that the archive marks as {' or '.join(excluded)} are left out." if excluded else None
 
 
+_SHAPED = {
+    "squash": "Resized, whatever its shape, to",
+    "pad": "Padded with black to a square and resized to",
+    "crop": "Its middle square cut out and resized to",
+}
+
+
 def preprocessing(bundle: Bundle) -> str | None:
     recipe = bundle["training"]["recipe"]
     if "side_px" not in recipe:
@@ -81,8 +88,8 @@ def preprocessing(bundle: Bundle) -> str | None:
     if recipe["side_px"] is None:
         return "The model sees no pixels."
     return (
-        f"Resized to {recipe['side_px']} x {recipe['side_px']} px; scaling of pixels is part of the stored model, "
-        "so that training and use cannot differ."
+        f"{_SHAPED[recipe.get('aspect', 'squash')]} {recipe['side_px']} x {recipe['side_px']} px; scaling of pixels "
+        "is part of the stored model, so that training and use cannot differ."
     )
 
 
