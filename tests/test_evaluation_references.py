@@ -11,8 +11,11 @@ from lesion_tasks.evaluation.document import evaluation_document
 from lesion_tasks.evaluation.resample import Resampling
 from lesion_tasks.evaluation.threshold import Threshold
 
-# The scorer is older than pandas 3.
-pytestmark = pytest.mark.filterwarnings("ignore:The inplace keyword")
+# The scorer is older than pandas 3 and NumPy 2.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:The inplace keyword"),
+    pytest.mark.filterwarnings("ignore:Arrays of 2-dimensional vectors"),
+]
 
 FEW = Resampling(n_resamples=50)
 
