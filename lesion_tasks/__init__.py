@@ -21,3 +21,10 @@ class UnusableInputError(Exception):
 
     The message names the thing, what was found and what was expected.
     """
+
+
+class UnavailableError(Exception):
+    """Something did not answer, in spite of retries at its door: worth trying again later.
+
+    The message names the thing and what it said.
+    """

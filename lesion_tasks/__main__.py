@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks import UnavailableError, UnusableInputError, __version__
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS
 
 INGEST_LAYERS = ("append", "reconcile", "sweep", "fetch")
@@ -358,12 +358,12 @@ def _show(result: Any) -> None:
 
 
 def main() -> None:
-    """Run the command line; bad input ends with one line on standard error and exit status 1."""
+    """Run the command line; bad input, and what cannot be reached, end with one line and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
         lesion(prog_name="lesion")
-    except UnusableInputError as error:
+    except (UnusableInputError, UnavailableError) as error:
         click.echo(f"lesion: {error}", err=True)
         sys.exit(1)
 

@@ -3,20 +3,37 @@
 import csv
 import io
 import json
+import logging
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from sqlalchemy import Connection, Engine, create_engine, make_url, text
-from sqlalchemy.exc import OperationalError
+import psycopg2
+from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.settings import Settings, read_settings
 
+log = logging.getLogger(__name__)
+
 MIGRATIONS = Path(__file__).parent / "migrations"
+# A Postgres that is restarted is back within seconds. After these, an Airflow retry is the better place to wait.
+WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
+# What the server or the resolver says when the address, the name or the password is wrong. Everything else (refused,
+# starting up, too many clients, reset) may pass.
+_WRONG = (
+    "could not translate host name",
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    'database "',  # "... does not exist"
+    'role "',
+    "invalid port number",
+)
 
 
 def database_url(settings: Settings | None = None) -> str:
@@ -39,13 +56,33 @@ def engine_for(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": 5},
     )
-    try:
-        engine.connect().close()
-    except OperationalError as error:
-        shown = make_url(url).render_as_string(hide_password=True)
-        found = " ".join(str(error.orig).split())
-        raise UnusableInputError(f"database {shown} cannot be reached: {found}") from error
+    shown = make_url(url).render_as_string(hide_password=True)
+
+    @event.listens_for(engine, "do_connect")
+    def connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
+        return _connect_patiently(shown, parameters)
+
+    engine.connect().close()
     return engine
+
+
+def _connect_patiently(shown: str, parameters: dict[str, Any]) -> Any:
+    """Connect, waiting for a server that is down for a moment.
+
+    Raises UnusableInputError at once where it will stay wrong, and UnavailableError after the last wait.
+    """
+    for wait_s in (*WAITS_S, None):
+        try:
+            return psycopg2.connect(**parameters)
+        except psycopg2.OperationalError as error:
+            message = f"database {shown} cannot be reached: {' '.join(str(error).split())}"
+            if any(words in str(error) for words in _WRONG):
+                raise UnusableInputError(message) from error
+            if wait_s is None:
+                raise UnavailableError(message) from error
+            log.info("%s; next attempt in %g s", message, wait_s)
+            time.sleep(wait_s)
+    raise AssertionError("the last attempt returns or raises")
 
 
 @contextmanager

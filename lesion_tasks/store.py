@@ -11,18 +11,20 @@ import os
 import re
 import secrets
 import tempfile
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.settings import Settings, read_settings
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 OCTETS = "application/octet-stream"
-# Temporary files start with a dot, which no key part may.
+PARTS = ".parts"  # of a directory bucket: objects that are being written; no key part may start with a dot
+ABANDONED_AFTER_S = 86_400.0  # a writer that has not finished after a day was killed
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.=+-]*)*")
 
 
@@ -68,7 +70,7 @@ class Store(Protocol):
 
 
 def open_store(settings: Settings | None = None) -> Store:
-    """Open the bucket of the settings, or raise `UnusableInputError` naming it."""
+    """Open the bucket of the settings, or raise `UnusableInputError` or `UnavailableError` naming it."""
     settings = settings or read_settings()
     if settings.bucket_url.startswith("s3://"):
         return S3Store(settings.bucket_url, cache=settings.cache)
@@ -82,7 +84,7 @@ def _checked(key: str) -> str:
 
 
 class DirectoryStore:
-    """A bucket that is a directory. Objects are written beside their place and renamed into it."""
+    """A bucket that is a directory. Objects are written in a folder of its own and renamed into their place."""
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -93,6 +95,17 @@ class DirectoryStore:
             raise UnusableInputError(f"bucket {self.url}: {error.strerror}, expected a directory") from error
         if not os.access(self.root, os.W_OK):
             raise UnusableInputError(f"bucket {self.url}: not writable")
+        self._parts = self.root / PARTS
+        self._remove_abandoned()
+
+    def _remove_abandoned(self) -> None:
+        """Remove what killed writers left. All of it lies in one folder, so looking costs next to nothing."""
+        if not self._parts.is_dir():
+            return
+        for path in self._parts.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+                if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                    path.unlink()
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
         with self._replacing(key) as temporary, temporary.open("wb") as file:
@@ -107,15 +120,19 @@ class DirectoryStore:
     @contextlib.contextmanager
     def _replacing(self, key: str) -> Iterator[Path]:
         target = self.root / _checked(key)
-        temporary = target.with_name(f".part-{os.getpid()}-{secrets.token_hex(6)}")
+        temporary = self._parts / f".{os.getpid()}-{secrets.token_hex(6)}"
         try:
             try:
                 temporary.touch(mode=0o644, exist_ok=False)
             except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
+                self._parts.mkdir(parents=True, exist_ok=True)
                 temporary.touch(mode=0o644, exist_ok=False)
             yield temporary
-            temporary.replace(target)
+            try:
+                temporary.replace(target)
+            except FileNotFoundError:
+                target.parent.mkdir(parents=True, exist_ok=True)
+                temporary.replace(target)
         except BaseException as error:
             temporary.unlink(missing_ok=True)
             if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
@@ -162,7 +179,7 @@ class S3Store:
     def _connect(self) -> "BaseClient":
         import boto3
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError
+        from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
 
         # The standard mode retries throttling, 5xx and broken connections with back-off.
         client = boto3.client(
@@ -178,8 +195,15 @@ class S3Store:
             client.head_bucket(Bucket=self.bucket)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
+            if status >= 500 or status == 429:
+                raise UnavailableError(f"bucket {self.url}: status {status}") from error
             found = {403: "access denied", 404: "no such bucket"}.get(status, f"status {status}")
             raise UnusableInputError(f"bucket {self.url}: {found}") from error
+        except (
+            ConnectionError,
+            HTTPClientError,
+        ) as error:  # refused, reset, timed out: a server that may come back
+            raise UnavailableError(f"bucket {self.url} cannot be reached: {error}") from error
         except BotoCoreError as error:
             raise UnusableInputError(f"bucket {self.url} cannot be reached: {error}") from error
         return client

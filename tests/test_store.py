@@ -11,7 +11,7 @@ from pathlib import Path
 import boto3
 import pytest
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.store import DirectoryStore, MissingObjectError, S3Store, Store
 
 
@@ -109,7 +109,26 @@ def test_a_write_that_fails_leaves_the_old_object(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         store.put_file("key", tmp_path / "nowhere")
     assert store.get("key") == b"old"
-    assert [path.name for path in tmp_path.iterdir()] == ["key"]
+    assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["key"]
+
+
+def test_what_a_killed_writer_left_is_no_object_and_is_removed_after_a_day(tmp_path: Path) -> None:
+    writer = (
+        "import os, sys; from pathlib import Path; from lesion_tasks.store import DirectoryStore\n"
+        "with DirectoryStore(Path(sys.argv[1]))._replacing('a/b') as part:\n"
+        "    part.write_bytes(b'half'); os.kill(os.getpid(), 9)"
+    )
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", writer, tmp_path], check=False)
+    assert list(DirectoryStore(tmp_path).list_keys()) == []
+    old, young = (path for path in tmp_path.rglob("*") if path.is_file())
+    os.utime(old, (0, 0))
+
+    store = DirectoryStore(tmp_path)
+
+    assert not old.exists()
+    assert young.exists()
+    assert not store.exists("a/b")
 
 
 def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
@@ -123,18 +142,20 @@ def test_a_bucket_that_does_not_exist_is_refused_by_name(s3_endpoint: None, tmp_
         S3Store("s3://lesion-no-such-bucket", cache=tmp_path)
 
 
-def test_an_unreachable_server_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_an_unreachable_server_is_named_and_may_come_back(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with pytest.raises(UnusableInputError, match=r"s3://anything cannot be reached.*127\.0\.0\.1:9"):
+    with pytest.raises(UnavailableError, match=r"s3://anything cannot be reached.*127\.0\.0\.1:9"):
         S3Store("s3://anything", cache=tmp_path)
 
 
 FILL = """
 import sys
 from pathlib import Path
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.store import DirectoryStore
 
 store = DirectoryStore(Path(sys.argv[1]))
@@ -145,7 +166,7 @@ except UnusableInputError as error:
     print(error)
 assert list(store.list_keys()) == ["small"], list(store.list_keys())
 assert store.get("small") == b"kept"
-assert [path.name for path in store.root.iterdir()] == ["small"]
+assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["small"]
 """
 
 

@@ -21,7 +21,7 @@ from urllib.parse import urljoin, urlsplit
 import aiohttp
 from yarl import URL
 
-from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks import UnavailableError, UnusableInputError, __version__
 
 log = logging.getLogger(__name__)
 
@@ -56,8 +56,8 @@ class Retry:
 RETRY = Retry()
 
 
-class ArchiveUnavailableError(Exception):
-    """The archive did not answer properly in spite of retries: worth trying again later."""
+class ArchiveUnavailableError(UnavailableError):
+    """The archive did not answer properly in spite of retries."""
 
 
 class RefusedUrlError(Exception):

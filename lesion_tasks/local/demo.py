@@ -18,7 +18,7 @@ from urllib.error import HTTPError
 import click
 from rich.console import Console
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.local import airflow, chain, stack
 from lesion_tasks.local.airflow_api import AirflowApi, AirflowUnreachableError
 from lesion_tasks.local.display import leaderboard_table, show_progress, timing_table
@@ -57,7 +57,7 @@ def main(
             return
         wishes = _wishes(stack.remembered(settings.home), archive, images, variants, weights)
         sys.exit(_run(console, settings, wishes, port))
-    except (UnusableInputError, RuntimeError, AirflowUnreachableError) as error:
+    except (UnusableInputError, UnavailableError, RuntimeError, AirflowUnreachableError) as error:
         console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
