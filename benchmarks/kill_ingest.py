@@ -1,20 +1,27 @@
 """Ingestion killed at random moments, against a faulty archive, ends in what an undisturbed run leaves.
 
     python -m benchmarks.kill_ingest --kills 50
+    python -m benchmarks.kill_ingest --kills 10 --restart-postgres
+    python -m benchmarks.kill_ingest --kills 10 --s3-start "command that starts it" --s3-pids "folder/*.pid"
 
 Two runs through the same story (an archive that is read, grows, is edited and loses images) on the same port: one
 undisturbed, one with 5 % of all answers faulty and the process killed with SIGKILL at random moments, again and
-again until each chapter is complete. Then rows, versions and objects are compared, all of them.
+again until each chapter is complete. Then rows, versions and objects are compared, all of them. Instead of the run,
+the database under it can be restarted, or an S3 server killed with SIGKILL and started again: that server's
+address and secrets are boto3's own AWS_* variables, and it must keep what it acknowledged.
 """
 
+import glob
 import hashlib
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
 import tempfile
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -53,12 +60,12 @@ TABLES = {
 
 @dataclass(kw_only=True)
 class Killing:
-    """How often and when to kill, and what: the run itself, or the database under it."""
+    """How often and when to kill, and what: the run itself, or something under it."""
 
     n_kills: int
     longest_s: float
     seed: int = 0
-    restart_database: Callable[[], None] | None = None  # called instead of killing the run
+    restart: Callable[[], None] | None = None  # called instead of killing the run
     done: int = 0
     moments_s: list[float] = field(default_factory=list)
 
@@ -113,10 +120,10 @@ def _kill_runs(environment: dict[str, str], killing: Killing, n_kills: int) -> N
             try:
                 process.wait(moment_s)
             except subprocess.TimeoutExpired:
-                if killing.restart_database is None:
+                if killing.restart is None:
                     process.send_signal(signal.SIGKILL)
                 else:
-                    killing.restart_database()
+                    killing.restart()
                 process.wait()
                 n_kills -= 1
                 killing.done += 1
@@ -160,8 +167,8 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
     return found
 
 
-def environment_for(server_url: str, folder: Path, name: str) -> dict[str, str]:
-    """Make a fresh, migrated database and an empty bucket for one run."""
+def environment_for(server_url: str, folder: Path, name: str, bucket_url: str = "") -> dict[str, str]:
+    """Make a fresh, migrated database for one run, and name an empty bucket: below `folder`, or where told."""
     from lesion_tasks.database import engine_for, migrate
 
     administration = make_url(server_url).set(database="postgres").render_as_string(hide_password=False)
@@ -172,9 +179,38 @@ def environment_for(server_url: str, folder: Path, name: str) -> dict[str, str]:
     own = {
         "LESION_HOME": str(folder),
         "LESION_DATABASE_URL": url,
-        "LESION_BUCKET_URL": str(folder / f"bucket-{name}"),
+        "LESION_BUCKET_URL": f"{bucket_url or folder / 'bucket'}-{name}",
     }
     return {**os.environ, **own, "PYTHONPATH": str(Path(__file__).parent.parent)}
+
+
+def new_s3_bucket() -> str:
+    """Create a bucket on the server of the AWS_* variables, and return the URL of a place in it."""
+    import boto3
+
+    bucket = f"lesion-kill-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/run"
+
+
+def restart_s3(start: str, pid_files: str) -> None:
+    """Kill every process that the files name, and start the server again."""
+    pids = [int(Path(path).read_text()) for path in glob.glob(pid_files)]  # noqa: PTH207 - a pattern, not a folder
+    if not pids:
+        raise SystemExit(f"{pid_files}: no such file, expected process ids of the S3 server")
+    for pid in pids:
+        os.kill(pid, signal.SIGKILL)
+    while any(Path(f"/proc/{pid}/cmdline").exists() and _is_alive(pid) for pid in pids):
+        time.sleep(0.05)
+    subprocess.run(shlex.split(start), check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def _is_alive(pid: int) -> bool:
+    """Tell a process from what is left of one until its parent looks."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 @click.command()
@@ -184,8 +220,17 @@ def environment_for(server_url: str, folder: Path, name: str) -> dict[str, str]:
 @click.option("--seed", default=0, show_default=True)
 @click.option("--latency-ms", default=5.0, show_default=True)
 @click.option("--restart-postgres", is_flag=True, help="Restart the database under a run, not kill the run.")
+@click.option("--s3-start", default="", help="Kill and restart an S3 server: the command that starts it.")
+@click.option("--s3-pids", default="", help="Pattern of the files that hold its process ids.")
 def main(
-    kills: int, images: int, longest_s: float, seed: int, latency_ms: float, restart_postgres: bool
+    kills: int,
+    images: int,
+    longest_s: float,
+    seed: int,
+    latency_ms: float,
+    restart_postgres: bool,
+    s3_start: str,
+    s3_pids: str,
 ) -> None:
     """Compare a killed story with an undisturbed one; exit status 1 where they differ."""
     from lesion_tasks.local import postgres
@@ -195,21 +240,24 @@ def main(
         server_url = postgres.ensure_running(home)
         killing = Killing(n_kills=kills, longest_s=longest_s, seed=seed)
 
-        def restart() -> None:
+        def restart_database() -> None:
             postgres.stop(home)
             assert postgres.ensure_running(home) == server_url
 
         if restart_postgres:
-            killing.restart_database = restart
+            killing.restart = restart_database
+        if s3_start:
+            killing.restart = lambda: restart_s3(s3_start, s3_pids)
+        bucket_url = new_s3_bucket() if s3_start else ""
         try:
             started = time.monotonic()
-            undisturbed = environment_for(server_url, home, "undisturbed")
+            undisturbed = environment_for(server_url, home, "undisturbed", bucket_url)
             with archive_server(f"synthetic:{images}:1", 0) as origin:
                 port = int(origin.rpartition(":")[2])
                 live_through(origin, undisturbed, None)
             print(f"undisturbed: {time.monotonic() - started:.0f} s")
             started = time.monotonic()
-            disturbed = environment_for(server_url, home, "disturbed")
+            disturbed = environment_for(server_url, home, "disturbed", bucket_url)
             with archive_server(f"synthetic:{images}:1", port, f"{FAULTS},seed={seed}", latency_ms) as origin:
                 live_through(origin, disturbed, killing)
             print(f"disturbed: {killing.done} kills in {time.monotonic() - started:.0f} s")

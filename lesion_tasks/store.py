@@ -179,7 +179,8 @@ class S3Store:
     def _connect(self) -> "BaseClient":
         import boto3
         from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError, ConnectionError, HTTPClientError
+        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+        from botocore.exceptions import ConnectionError as NoConnectionError
 
         # The standard mode retries throttling, 5xx and broken connections with back-off.
         client = boto3.client(
