@@ -200,10 +200,8 @@ class S3Store:
                 raise UnavailableError(f"bucket {self.url}: status {status}") from error
             found = {403: "access denied", 404: "no such bucket"}.get(status, f"status {status}")
             raise UnusableInputError(f"bucket {self.url}: {found}") from error
-        except (
-            ConnectionError,
-            HTTPClientError,
-        ) as error:  # refused, reset, timed out: a server that may come back
+        # Refused, reset, timed out: a server that may come back.
+        except (NoConnectionError, HTTPClientError) as error:
             raise UnavailableError(f"bucket {self.url} cannot be reached: {error}") from error
         except BotoCoreError as error:
             raise UnusableInputError(f"bucket {self.url} cannot be reached: {error}") from error
