@@ -28,6 +28,13 @@ from lesion_tasks.catalog import TASKS
 NAMES = sorted(TASKS)
 
 
+def decider(answer: dict[str, Any] | None, is_forced: bool, dag_run: Any) -> str:
+    """Who answers for the decision: whoever approved; for a forced one, whoever triggered it; else the rule."""
+    if answer:
+        return str(answer["responded_by_user"]["name"])
+    return (dag_run.triggering_user_name or "unnamed person") if is_forced else "rule"
+
+
 @dag(
     schedule=[EVALUATIONS],
     max_active_runs=1,
@@ -110,10 +117,9 @@ def promote_model() -> None:
         return evaluate_training(training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def name_tasks(params: dict[str, Any], ti: Any) -> list[dict[str, str]]:
+    def name_tasks(params: dict[str, Any], ti: Any, dag_run: Any) -> list[dict[str, str]]:
         """Name the tasks to decide on, and who answers for it."""
-        answer = ti.xcom_pull(task_ids="approve")
-        decided_by = answer["responded_by_user"]["name"] if answer else "rule"
+        decided_by = decider(ti.xcom_pull(task_ids="approve"), params["is_forced"], dag_run)
         return [{"task_name": name, "decided_by": decided_by} for name in params["tasks"]]
 
     @task(map_index_template="{{ task.op_kwargs['task_name'] }}")

@@ -5,6 +5,7 @@ import logging
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from getpass import getuser
 from pathlib import Path
 from typing import Any
 
@@ -148,7 +149,7 @@ def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
 @click.option("--despite-gates", is_flag=True, help="Promote the best candidate although it misses a gate.")
 def promote(tasks: Sequence[str], despite_gates: bool) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
-    from lesion_tasks.promote import plan_promotion, promote_model
+    from lesion_tasks.promote import RULE, plan_promotion, promote_model
 
     for task in tasks or TASKS:
         plan = plan_promotion(task=task)
@@ -159,7 +160,13 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
             if missing["square"] is not None:
                 materialize_manifest(missing["manifest_digest"], **missing["square"])
             evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
-        _show({task: promote_model(task=task, is_forced=despite_gates)})
+        _show(
+            {
+                task: promote_model(
+                    task=task, is_forced=despite_gates, decided_by=_person() if despite_gates else RULE
+                )
+            }
+        )
 
 
 @lesion.command()
@@ -351,6 +358,14 @@ def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         table.add_row(*(str(row.get(name) or "") for name in columns))
     # Where there is no terminal to ask, wide enough for ids and reasons.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def _person() -> str:
+    """Who gives this command; an account without a name (a container's user id, say) is a person all the same."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return "unnamed person"
 
 
 def _show(result: Any) -> None:

@@ -609,54 +609,6 @@ def square_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
     return {"side_px": recipe["side_px"], "aspect": recipe.get("aspect", "squash")}
 
 
-# --- Promotion: floors and margins, each with its reason --------------------------------------------------------
-
-
-@dataclass(frozen=True, kw_only=True)
-class Gate:
-    """What a candidate must show on one measure of the natural test set."""
-
-    measure: str
-    floor: float
-    # The largest loss against the champion that is still acceptable; for the leading measure, a gain is needed.
-    margin: float
-    is_leading: bool = False
-    reason: str
-
-
-GATES = {
-    "malignancy": (
-        Gate(
-            measure="auc",
-            floor=0.70,
-            margin=0.0,
-            is_leading=True,
-            reason="Below 0.70 a model says little more than age and sex do.",
-        ),
-        Gate(
-            measure="sensitivity_at_90_specificity",
-            floor=0.20,
-            margin=0.05,
-            reason="Random guessing reaches 0.10; a better ranking elsewhere must not be paid for here.",
-        ),
-    ),
-    "five_classes": (
-        Gate(
-            measure="macro_auc",
-            floor=0.70,
-            margin=0.0,
-            is_leading=True,
-            reason="One-vs-rest, the multiclass sibling of the binary floor.",
-        ),
-        Gate(
-            measure="balanced_accuracy",
-            floor=0.25,
-            margin=0.05,
-            reason="Guessing one class reaches 0.20 of five.",
-        ),
-    ),
-}
-
 # The retrain policy of the schedule: a variant is trained again when the manifest of its split has this share
 # of new or changed images since its last training. By hand, anything can be trained at any time.
 RETRAIN_SHARE = 0.01

@@ -85,10 +85,10 @@ def compare_contenders(
 ) -> dict[str, Any] | None:
     """Candidate minus champion on the candidate's natural test set; None while the champion has not scored it.
 
-    Returns champion, subset, differences (by measure, with interval) and two_by_two: both models on both test sets,
-    None while one of the four is missing.
+    Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
+    the test set) and two_by_two: both models on both test sets, None while one of the four is missing.
     """
-    from lesion_tasks.evaluation.compare import compare, two_by_two
+    from lesion_tasks.evaluation.compare import compare, compare_slices, two_by_two
 
     task = TASKS[candidate.task]
     new = candidate.manifest_digest, candidate.manifest_key
@@ -114,6 +114,7 @@ def compare_contenders(
         "champion": champion.training_id,
         "subset": "test_natural",
         "differences": {name: difference.as_dict() for name, difference in differences.items()},
+        "slices": [one.as_dict() for one in compare_slices(candidate_new, champion_new)],
         "two_by_two": cells and dict(cells),
     }
 

@@ -30,6 +30,7 @@ from lesion_tasks.catalog import fit_name, square_of
 from lesion_tasks.checks import judge
 from lesion_tasks.comparison import compare_contenders, find_contender
 from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.gates import standing
 from lesion_tasks.leaderboard import champion_of, leading_measure, publish
 from lesion_tasks.predictions import join_to_manifest, read_predictions, store_predictions
 from lesion_tasks.progress import progress
@@ -169,6 +170,7 @@ def _measure(
         for name, some in scored.items()
     }
     failed = [verdict.name for verdict in verdicts if verdict.blocks]
+    comparison = _comparison(engine, store, case) if scored else None
     return {
         "schema_version": 1,
         "evaluation_id": case.evaluation_id,
@@ -181,7 +183,10 @@ def _measure(
         "integrity": [verdict.as_dict() for verdict in verdicts],
         "subsets": documents,
         "epochs": epochs(engine, case),
-        "comparison": _comparison(engine, store, case) if scored else None,
+        "comparison": comparison,
+        "promotion": standing(case.task.name, documents["test_natural"]["figures"], comparison)
+        if scored and case.is_own_manifest
+        else None,
         "data_changes": data_changes(engine, store, case),
         "data": data_facts(case),
         "examples": _examples(case, model, examples, stored) if scored else [],

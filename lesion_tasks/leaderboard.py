@@ -5,7 +5,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.catalog import GATES, TASKS
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.gates import GATES
 from lesion_tasks.store import Store
 
 

@@ -13,9 +13,10 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import GATES, SPLITS, TASKS, Gate, Task
+from lesion_tasks.catalog import SPLITS, TASKS, Task
 from lesion_tasks.comparison import compare_contenders, find_contender, missing_scores
 from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.gates import GATES, cautions, interval_words, objections
 from lesion_tasks.leaderboard import champion_of, leading_measure, publish, read_leaderboard
 from lesion_tasks.store import Store, open_store
 
@@ -221,11 +222,10 @@ def _decide(
             "reason": reason,
         }
     comparison = _compare(connection, store, best, champion)
-    differences = comparison["differences"] if comparison else None
-    missed = objections(best.test, differences, GATES[task.name])
+    missed = objections(best.test, comparison, GATES[task.name])
     is_promoted = not missed or is_forced
     action = "promoted" if is_promoted else "refused"
-    reason = _reason(best, previous, missed, is_forced, differences, task)
+    reason = _reason(best, previous, missed, is_forced, comparison, task)
     _write(
         connection,
         task.name,
@@ -279,67 +279,28 @@ def _compare(
     return found
 
 
-def objections(
-    test: Mapping[str, Any], differences: Mapping[str, Any] | None, gates: Sequence[Gate]
-) -> list[str]:
-    """Return why a candidate may not become champion; empty means that it may.
-
-    `test`: figures of the natural test set. `differences`: candidate minus champion with interval; None for the
-    first champion, to which only the floors apply. On the leading measure the gain itself must be above 0; on
-    any other, the interval must exclude a loss beyond the margin.
-    """
-    found = []
-    for gate in gates:
-        figure = test.get(gate.measure) or {"value": None, "reason": "it was not measured"}
-        value = figure["value"]
-        if value is None:
-            found.append(f"{gate.measure} is undefined: {figure.get('reason')}")
-            continue
-        if value < gate.floor:
-            found.append(f"{gate.measure} {value:.4f} is under the floor {gate.floor:.4f} ({gate.reason})")
-        if differences is None:
-            continue
-        difference = differences.get(gate.measure)
-        if difference is None:
-            found.append(f"{gate.measure} cannot be compared with the champion's")
-        elif gate.is_leading and difference["value"] <= 0:
-            found.append(
-                f"{gate.measure} does not gain: {difference['candidate']:.4f} against the champion's "
-                f"{difference['champion']:.4f} ({_interval(difference)})"
-            )
-        elif not gate.is_leading and (difference["low"] is None or difference["low"] < -gate.margin):
-            found.append(
-                f"{gate.measure} may be worse than the champion's by more than {gate.margin:.3f}: "
-                f"{difference['candidate']:.4f} against {difference['champion']:.4f} ({_interval(difference)})"
-            )
-    return found
-
-
-def _interval(difference: Mapping[str, Any]) -> str:
-    if difference["low"] is None:
-        return f"difference {difference['value']:+.4f}"
-    return f"difference {difference['value']:+.4f}, 95 % interval {difference['low']:+.4f} to {difference['high']:+.4f}"
-
-
 def _reason(
     best: Candidate,
     previous: str | None,
     missed: Sequence[str],
     is_forced: bool,
-    differences: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
     task: Task,
 ) -> str:
     if missed:
         # With objections a promotion can only have been forced, and says so.
         return ("Promoted by force despite: " if is_forced else "") + "; ".join(missed) + "."
     measure = leading_measure(task.name)
-    if differences is None:
+    if comparison is None:
         return (
             f"First champion of the task: best of its round on val, clears every floor; {measure} "
             f"{best.test[measure]['value']:.4f} on test."
         )
-    gained = _interval(differences[measure])
-    return f"Better than {previous} on the same test images: {measure}, {gained}; clears every gate."
+    gained = interval_words(comparison["differences"][measure])
+    doubts = cautions(comparison, GATES[task.name])
+    return f"Better than {previous} on the same test images: {measure}, {gained}; clears every gate." + (
+        f" On so few images {'; '.join(doubts)}." if doubts else ""
+    )
 
 
 def _earlier_champions(connection: Connection, task: str, present: str) -> list[str]:

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lesion_tasks.catalog import GATES, SPLITS, VARIANTS
+from lesion_tasks.catalog import SPLITS, VARIANTS
+from lesion_tasks.gates import GATES, SLICE_GUARD
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/data_dictionary.md", "docs/promotion.md", "docs/settings.md")
@@ -55,6 +56,10 @@ def gates_table() -> str:
         for task, gates in GATES.items()
         for g in gates
     ]
+    guarded = ", ".join(f"`{name}`" for name in SLICE_GUARD.attributes)
+    rows.append(
+        ["every", f"AUC by {guarded}", "", f"{SLICE_GUARD.margin:.2f}, where shown", SLICE_GUARD.reason]
+    )
     return _table(["Task", "Measure", "Floor", "Loss allowed", "Reason"], rows)
 
 

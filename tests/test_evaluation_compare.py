@@ -6,7 +6,7 @@ from sklearn.metrics import roc_auc_score
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.evaluation.auc import measure_auc
-from lesion_tasks.evaluation.compare import auc_difference, compare, two_by_two
+from lesion_tasks.evaluation.compare import auc_difference, compare, compare_slices, two_by_two
 from lesion_tasks.evaluation.resample import Resampling
 
 RESAMPLING = Resampling(n_resamples=1_000)
@@ -118,3 +118,42 @@ def test_a_two_by_two_with_an_undefined_cell_has_no_effects():
     )
     assert found["old_model_old_data"] is None
     assert found["move"] is None
+
+
+def by_sex(scored, sexes):
+    groups = [group[1:] for group in scored.group_ids]
+    return binary(scored.labels, scored.scores, groups, sex=sexes)
+
+
+def test_a_loss_in_one_slice_is_found_there_and_only_there():
+    champion = drawn(3_000, n_groups=1_500)
+    sexes = np.where(np.arange(3_000) % 4 == 0, "female", "male")
+    blurred = sibling(champion, 3.0)
+    scores = np.where(sexes == "female", blurred.scores, champion.scores)
+    candidate = binary(champion.labels, scores, [group[1:] for group in champion.group_ids])
+    found = {one.value: one for one in compare_slices(by_sex(candidate, sexes), by_sex(champion, sexes))}
+    assert found["female"].difference.interval.high < 0
+    assert found["male"].difference.value == 0
+    assert found["female"].n_images == 750
+
+
+def test_intervals_of_slices_are_widened_for_their_number():
+    champion = drawn(2_000)
+    candidate = sibling(champion, 0.5)
+    sexes = np.where(np.arange(2_000) % 2 == 0, "female", "male")
+    mask = sexes == "female"
+    alone = auc_difference(candidate.where(mask), champion.where(mask), level=0.975)
+    found = {one.value: one for one in compare_slices(by_sex(candidate, sexes), by_sex(champion, sexes))}
+    assert found["female"].difference.interval.low == pytest.approx(alone.interval.low, abs=1e-12)
+
+
+def test_a_slice_too_small_is_named_and_does_not_widen_the_others():
+    champion = drawn(1_000)
+    candidate = sibling(champion, 0.5)
+    sexes = np.where(np.arange(1_000) < 20, "female", "male")
+    found = {one.value: one for one in compare_slices(by_sex(candidate, sexes), by_sex(champion, sexes))}
+    assert found["female"].difference is None
+    assert found["female"].reason == "20 images, floor 50"
+    mask = sexes == "male"
+    alone = auc_difference(candidate.where(mask), champion.where(mask))
+    assert found["male"].difference.interval.low == pytest.approx(alone.interval.low, abs=1e-12)

@@ -19,6 +19,7 @@ LAYERS = (
         "grouping",
         "look_alikes",
         "square",
+        "gates",
     },  # words and pure rules
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},

@@ -14,7 +14,7 @@ import pytest
 
 from lesion_tasks import catalog
 from lesion_tasks.evaluation import integrity
-from lesion_tasks.evaluation.compare import compare
+from lesion_tasks.evaluation.compare import compare, compare_slices
 from lesion_tasks.evaluation.document import confusion_counts, evaluation_document
 from lesion_tasks.evaluation.report import bundle_schema, render_bundle, render_index
 from lesion_tasks.evaluation.report.checklist import GUIDELINES, PERSON, fill_checklist
@@ -27,6 +27,7 @@ from lesion_tasks.evaluation.report.words import MINUS, NO_VALUE, flattened, mom
 from lesion_tasks.evaluation.resample import Resampling
 from lesion_tasks.evaluation.scored import Scored, join
 from lesion_tasks.evaluation.threshold import choose_threshold
+from lesion_tasks.gates import standing
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.
 RESAMPLING = Resampling(n_resamples=60)
@@ -128,6 +129,20 @@ def make_bundle(
         "test": test.class_counts,
         "test_balanced": balanced.class_counts,
     }
+    documents = {
+        name: evaluation_document(part, threshold=threshold, subset=name, resampling=resampling)
+        for name, part in subsets.items()
+    }
+    candidate = simulated(task, n=n, seed=2, skill=skill)
+    comparison = {
+        "champion": "cnn_scratch-99aa88bb77",
+        "subset": "test_natural",
+        "differences": {
+            name: difference.as_dict()
+            for name, difference in compare(candidate, champion, resampling=resampling).items()
+        },
+        "slices": [one.as_dict() for one in compare_slices(candidate, champion)],
+    }
     return {
         "schema_version": 1,
         "evaluation_id": "mobilenet-0a1b2c3d-on-9f8e7d6c5b",
@@ -183,10 +198,7 @@ def make_bundle(
             "created_at": "2026-03-01T12:00:00+00:00",
         },
         "integrity": [verdict.as_dict() for verdict in verdicts],
-        "subsets": {
-            name: evaluation_document(part, threshold=threshold, subset=name, resampling=resampling)
-            for name, part in subsets.items()
-        },
+        "subsets": documents,
         "epochs": [
             {
                 "epoch": i + 1,
@@ -200,16 +212,8 @@ def make_bundle(
             }
             for i in range(14)
         ],
-        "comparison": {
-            "champion": "cnn_scratch-99aa88bb77",
-            "subset": "test_natural",
-            "differences": {
-                name: difference.as_dict()
-                for name, difference in compare(
-                    simulated(task, n=n, seed=2, skill=skill), champion, resampling=resampling
-                ).items()
-            },
-        },
+        "comparison": comparison,
+        "promotion": standing(task_name, documents["test_natural"]["figures"], comparison),
         "data_changes": {
             "since_manifest": "11223344",
             "n_new": 120,
@@ -782,3 +786,29 @@ def test_a_time_that_is_no_time_stays_as_it_is():
 
 def test_markdown_takes_no_markup_from_a_value():
     assert escape("a|b <i> [x](y)\nz") == "a\\|b &lt;i&gt; \\[x\\](y) z"
+
+
+def test_the_page_shows_what_the_gates_say(bundle: dict[str, Any]) -> None:
+    clear = page_of({**bundle, "promotion": {**bundle["promotion"], "objections": [], "cautions": []}}).text
+    assert "It clears every gate." in clear
+    refused = {
+        **bundle["promotion"],
+        "objections": ["auc does not <gain>"],
+        "cautions": ["a loss is possible"],
+    }
+    text = page_of({**bundle, "promotion": refused}).text
+    assert "It would be refused:" in text
+    assert "auc does not <gain>" in text  # as text: the page is escaped
+    assert "a loss is possible" in text
+    assert all(gate["reason"] in text for gate in bundle["promotion"]["gates"])
+    assert "What the gates say" not in page_of({**bundle, "promotion": None}).text
+
+
+def test_the_page_compares_slices_with_the_champion(bundle: dict[str, Any]) -> None:
+    text = page_of(bundle).text
+    assert "In which parts of the test set" in text
+    (too_small,) = [part for part in bundle["comparison"]["slices"] if part["difference"] is None]
+    assert too_small["value"] == "palms/soles"
+    assert "1 part too small to compare." in text
+    without = {**bundle["comparison"], "slices": []}
+    assert "In which parts of the test set" not in page_of({**bundle, "comparison": without}).text

@@ -15,6 +15,7 @@ from lesion_tasks.evaluation.headline import headline_auc
 from lesion_tasks.evaluation.ranking import CURVE_MEASURES, ranking_values, resampled_measures
 from lesion_tasks.evaluation.resample import Resampling, resampled
 from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.evaluation.slices import slice_masks, too_small
 
 PAIRED_METHOD = "paired DeLong by group"
 
@@ -93,6 +94,57 @@ def auc_difference(candidate: Scored, champion: Scored, level: float = 0.95) -> 
         interval=Interval(low=max(value - half, -1.0), high=min(value + half, 1.0), method=PAIRED_METHOD),
         p_value=p_value,
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceDifference:
+    """The (macro) AUC of both models on the images with one value of one attribute; `reason` says why there is none."""
+
+    attribute: str
+    value: str
+    n_images: int
+    n_groups: int
+    n_positives: int | None
+    reason: str | None
+    difference: Difference | None
+
+    def as_dict(self) -> dict[str, Any]:
+        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return found | {"difference": self.difference.as_dict() if self.difference else None}
+
+
+def compare_slices(candidate: Scored, champion: Scored, level: float = 0.95) -> list[SliceDifference]:
+    """Paired difference of AUC on every slice that is large enough to be scored.
+
+    The intervals hold together: each has the level 1 - (1 - `level`) / number of slices compared (Bonferroni), so that
+    one model in twenty, not one slice in twenty, looks worse somewhere by chance.
+    """
+    check_paired(candidate, champion)
+    masks = list(slice_masks(candidate.attributes))
+    reasons = [_not_compared(candidate.where(mask)) for _, _, mask in masks]
+    joint = 1 - (1 - level) / max(reasons.count(None), 1)
+    found = []
+    for (attribute, value, mask), reason in zip(masks, reasons, strict=True):
+        part = candidate.where(mask)
+        found.append(
+            SliceDifference(
+                attribute=attribute,
+                value=value,
+                n_images=part.n_images,
+                n_groups=part.n_groups,
+                n_positives=part.n_positives,
+                reason=reason,
+                difference=None if reason else auc_difference(part, champion.where(mask), joint),
+            )
+        )
+    return found
+
+
+def _not_compared(part: Scored) -> str | None:
+    if reason := too_small(part):
+        return reason
+    absent = [name for name, count in part.class_counts.items() if count == 0]
+    return f"no image of class {', '.join(absent)}" if absent else None
 
 
 def compare(

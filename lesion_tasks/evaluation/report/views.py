@@ -313,6 +313,55 @@ def comparison_rows(comparison: Mapping[str, Any] | None) -> list[dict[str, Any]
     ]
 
 
+def slice_differences(
+    comparison: Mapping[str, Any] | None, promotion: Mapping[str, Any] | None
+) -> dict[str, Any] | None:
+    """The parts of the test set that were compared, the largest loss first, and the names of those too small."""
+    if comparison is None or not comparison.get("slices"):
+        return None
+    guarded = promotion["slice_guard"]["attributes"] if promotion else ()
+    compared = [part for part in comparison["slices"] if part["difference"]]
+    extent = max([0.02] + [abs(part["difference"][end]) for part in compared for end in ("low", "high")])
+    rows = [
+        {
+            **part,
+            "is_guarded": part["attribute"] in guarded,
+            "whisker": whisker(
+                part["difference"]["value"],
+                part["difference"]["low"],
+                part["difference"]["high"],
+                scale=(-extent, extent),
+                reference=0.0,
+            ),
+            **_outcome(part["difference"]),
+        }
+        for part in compared
+    ]
+    return {
+        "rows": sorted(rows, key=lambda row: row["difference"]["value"]),
+        "n_too_small": len(comparison["slices"]) - len(compared),
+    }
+
+
+def gate_rows(
+    promotion: Mapping[str, Any] | None,
+    document: Mapping[str, Any] | None,
+    comparison: Mapping[str, Any] | None,
+) -> list[dict[str, Any]]:
+    """Every gate with the figure it looks at, and the difference from the champion's where there is one."""
+    if promotion is None or document is None:
+        return []
+    differences = comparison["differences"] if comparison else {}
+    return [
+        {
+            **gate,
+            "figure": document["figures"].get(gate["measure"]),
+            "difference": differences.get(gate["measure"]),
+        }
+        for gate in promotion["gates"]
+    ]
+
+
 def leading_difference(
     comparison: Mapping[str, Any] | None, document: Mapping[str, Any] | None
 ) -> dict[str, Any] | None:

@@ -1,0 +1,121 @@
+from dataclasses import replace
+from typing import Any
+
+from lesion_tasks.gates import GATES, SLICE_GUARD, Gate, cautions, objections, standing
+
+LEADING = Gate(measure="auc", floor=0.7, margin=0.0, is_leading=True, reason="a reason")
+GUARDED = Gate(measure="sensitivity", floor=0.2, margin=0.05, reason="another reason")
+BOTH = (LEADING, GUARDED)
+SOUND = {"auc": {"value": 0.85}, "sensitivity": {"value": 0.5}}
+
+
+def difference(value: float, low: float | None, high: float | None, measure: str = "auc") -> dict[str, Any]:
+    return {
+        "measure": measure,
+        "candidate": 0.8 + value,
+        "champion": 0.8,
+        "value": value,
+        "low": low,
+        "high": high,
+    }
+
+
+def against(
+    auc: tuple[float, float, float] = (0.02, -0.01, 0.05),
+    sensitivity: tuple[float, float, float] = (0.0, -0.03, 0.03),
+    slices: tuple[dict[str, Any], ...] = (),
+) -> dict[str, Any]:
+    return {
+        "differences": {
+            "auc": difference(*auc),
+            "sensitivity": difference(*sensitivity, measure="sensitivity"),
+        },
+        "slices": list(slices),
+    }
+
+
+def part(value: float, low: float, high: float, attribute: str = "sex") -> dict[str, Any]:
+    return {
+        "attribute": attribute,
+        "value": "female",
+        "n_images": 400,
+        "difference": difference(value, low, high),
+    }
+
+
+def test_a_gain_without_losses_has_no_objection() -> None:
+    assert objections(SOUND, against(), BOTH) == []
+
+
+def test_a_first_champion_needs_only_the_floors() -> None:
+    assert objections(SOUND, None, BOTH) == []
+    low = {**SOUND, "auc": {"value": 0.65}}
+    assert objections(low, None, BOTH) == ["auc 0.6500 is under the floor 0.7000 (a reason)"]
+
+
+def test_an_undefined_or_unmeasured_figure_is_an_objection() -> None:
+    undefined = {"auc": {"value": None, "reason": "no images of class malignant"}}
+    assert objections(undefined, None, BOTH) == [
+        "auc is undefined: no images of class malignant",
+        "sensitivity is undefined: it was not measured",
+    ]
+
+
+def test_the_leading_measure_must_gain_and_a_tie_is_no_gain() -> None:
+    (found,) = objections(SOUND, against(auc=(0.0, -0.01, 0.01)), BOTH)
+    assert found.startswith("auc does not gain: 0.8000 against the champion's 0.8000")
+
+
+def test_a_guarded_measure_may_lose_up_to_its_margin_and_no_more() -> None:
+    assert objections(SOUND, against(sensitivity=(-0.05, -0.2, 0.1)), BOTH) == []
+    (found,) = objections(SOUND, against(sensitivity=(-0.051, -0.2, 0.1)), BOTH)
+    assert found.startswith("sensitivity loses more than 0.050: 0.7490 against the champion's 0.8000")
+
+
+def test_a_gate_that_needs_exclusion_looks_at_the_far_end_of_the_interval() -> None:
+    strict = (LEADING, replace(GUARDED, is_exclusion_needed=True))
+    assert objections(SOUND, against(sensitivity=(0.01, -0.04, 0.06)), strict) == []
+    (found,) = objections(SOUND, against(sensitivity=(0.01, -0.06, 0.08)), strict)
+    assert "may be worse than the champion's by more than 0.050" in found
+
+
+def test_a_loss_that_is_only_possible_is_a_caution_and_no_objection() -> None:
+    comparison = against(sensitivity=(-0.01, -0.12, 0.10))
+    assert objections(SOUND, comparison, BOTH) == []
+    assert cautions(comparison, BOTH) == ["a loss of up to 0.120 in sensitivity is not excluded"]
+    assert cautions(None, BOTH) == []
+
+
+def test_a_measure_that_the_champion_lacks_is_an_objection() -> None:
+    comparison = against()
+    del comparison["differences"]["sensitivity"]
+    assert objections(SOUND, comparison, BOTH) == ["sensitivity cannot be compared with the champion's"]
+
+
+def test_a_slice_refuses_only_when_its_loss_is_shown_and_beyond_the_margin() -> None:
+    unclear = part(-0.2, -0.5, 0.1)
+    small = part(-SLICE_GUARD.margin, -0.09, -0.01)
+    unguarded = part(-0.2, -0.3, -0.1, attribute="attribution")
+    assert objections(SOUND, against(slices=(unclear, small, unguarded)), BOTH) == []
+    (found,) = objections(SOUND, against(slices=(part(-0.2, -0.3, -0.1),)), BOTH)
+    assert found.startswith(
+        "auc falls where sex is female (400 images): 0.6000 against the champion's 0.8000"
+    )
+
+
+def test_a_slice_too_small_to_compare_is_no_objection() -> None:
+    unscored = {**part(0, 0, 0), "difference": None}
+    assert objections(SOUND, against(slices=(unscored,)), BOTH) == []
+
+
+def test_every_task_has_one_leading_gate_and_guards_with_room_to_lose() -> None:
+    for gates in GATES.values():
+        assert [gate.is_leading for gate in gates].count(True) == 1
+        assert all(gate.margin > 0 for gate in gates if not gate.is_leading)
+
+
+def test_a_standing_tells_gates_objections_and_cautions() -> None:
+    found = standing("malignancy", {"auc": {"value": 0.6}}, None)
+    assert [gate["measure"] for gate in found["gates"]] == ["auc", "sensitivity_at_90_specificity"]
+    assert len(found["objections"]) == 2
+    assert found["cautions"] == []
