@@ -10,12 +10,14 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal, InvalidOperation
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from PIL import Image
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.client import OversizedError, RefusedUrlError
 from lesion_tasks.vocabulary import (
     ACQUISITION_FIELDS,
     BOOLEAN_FIELDS,
@@ -37,10 +39,38 @@ class DownloadFolder:
     metadata_path: Path
     layout: str  # snapshot, isic-cli or export (a table alone)
     path_by_isic_id: Mapping[str, Path]
+    made_at: datetime | None = None  # a folder does not say when it was made
 
     def path_of(self, isic_id: str) -> Path | None:
         """Return the file of an image; None when there is none, or the id has not the form of one."""
         return self.path_by_isic_id.get(isic_id)
+
+    def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield one API-shaped record per row from a row on, without `files`."""
+        return islice(read_records(self), first_row, None)
+
+    def file_of(self, isic_id: str) -> dict[str, Any] | None:
+        """Return what a record's `files.full` says; None where there is no file.
+
+        The URL is relative to the folder, so that a folder that moves stays the same archive.
+        """
+        path = self.path_of(isic_id)
+        if path is None:
+            return None
+        return {"url": "file:" + path.relative_to(self.root).as_posix(), "size": path.stat().st_size}
+
+    def read_file(self, url: str, *, max_bytes: int) -> bytes:
+        """Return the bytes behind a URL of `file_of`.
+
+        Raises RefusedUrlError, OversizedError, and FileNotFoundError or IsADirectoryError.
+        """
+        path = (self.root / url.removeprefix("file:")).resolve()
+        if not url.startswith("file:") or not path.is_relative_to(self.root.resolve()):
+            raise RefusedUrlError(f"{url[:200]!r}: expected a file: URL inside {self.root}")
+        size_bytes = path.stat().st_size
+        if size_bytes > max_bytes:
+            raise OversizedError(f"{size_bytes} bytes, expected at most {max_bytes}")
+        return path.read_bytes()
 
 
 def open_folder(path: str | Path) -> DownloadFolder:
@@ -93,7 +123,7 @@ def read_records(folder: DownloadFolder) -> Iterator[dict[str, Any]]:
         raise UnusableInputError(f"{path}: {error}; expected a CSV table in UTF-8") from error
 
 
-def record_from_row(row: Mapping[str | None, Any]) -> dict[str, Any]:
+def record_from_row(row: Mapping[Any, Any]) -> dict[str, Any]:
     """Turn one flat CSV row into the nested shape of an API record."""
     record: dict[str, Any] = {field: _text(row.get(field)) for field in RECORD_FIELDS}
     acquisition: dict[str, Any] = {}

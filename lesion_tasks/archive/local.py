@@ -1,27 +1,56 @@
-"""A download folder -> a listing, so that a folder takes the same way as the API.
+"""A download folder, or the archive's own snapshot -> a listing, so that both take the same way as the API.
 
-A folder has no `created` and no shards: it is read from its first row to its last. Its records get a `files` entry
-whose URL is relative to the folder, so a folder that moves stays the same archive.
+A download has no `created` and no shards: it is read from its first row to its last. Its records get a `files` entry
+whose URL leads into the download.
 """
 
 import asyncio
+import hashlib
 from collections.abc import Iterator, Sequence
+from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.client import Body, OversizedError, RefusedUrlError
-from lesion_tasks.archive.folder import DownloadFolder, open_folder, read_records
+from lesion_tasks.archive.client import Body
+from lesion_tasks.archive.folder import open_folder
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Page, Probe, RefusedCursorError
+from lesion_tasks.archive.snapshot import METADATA_NAME, Snapshot, is_snapshot
 from lesion_tasks.archive_server.query import Expression, QueryCrashError, QueryError, parse, satisfies
 from lesion_tasks.vocabulary import ISIC_ID
 
 PAGE_LENGTH = 500
 
 
-class FolderListing:
-    """The rows of a download folder that satisfy a query."""
+class Download(Protocol):
+    """Records with their files on this machine."""
+
+    @property
+    def made_at(self) -> datetime | None:
+        """When the archive made it; None where it does not say."""
+
+    def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield API-shaped records from a row on, without `files`."""
+
+    def file_of(self, isic_id: str) -> dict[str, Any] | None:
+        """Return what a record's `files.full` says; None where there is no file."""
+
+    def read_file(self, url: str, *, max_bytes: int) -> bytes:
+        """Return the bytes behind a URL of `file_of`; raises FileNotFoundError, OversizedError, RefusedUrlError."""
+
+
+def open_download(path: str | Path) -> Download:
+    """Open a download folder in any layout. Raises UnusableInputError."""
+    if not is_snapshot(path):
+        return open_folder(path)
+    if not (Path(path) / METADATA_NAME).is_file():
+        raise UnusableInputError(f"snapshot {path}: found a zip file, expected {METADATA_NAME} beside it")
+    return Snapshot(Path(path))
+
+
+class LocalListing:
+    """The rows of a download that satisfy a query."""
 
     has_shards = False
 
@@ -30,13 +59,15 @@ class FolderListing:
             raise UnusableInputError(
                 f"download folder {path}: collections {collections!r} found, expected none"
             )
-        self.folder: DownloadFolder = open_folder(path)
+        self.download = open_download(path)
         self.source = str(Path(path).absolute())
         self.query = query.strip()
         self.collections = ""
         self._wanted: Expression | None = self._parsed_query()
         self._rows: Iterator[Any] = iter(())
         self._next_row = -1  # where `_rows` stands; -1: nowhere
+        # A resume point in one snapshot says nothing about the next one under the same path.
+        self._cursor = f"row@{made_at:%Y%m%d%H%M%S}:" if (made_at := self.download.made_at) else "row:"
 
     def _parsed_query(self) -> Expression | None:
         try:
@@ -53,12 +84,12 @@ class FolderListing:
             raise UnusableInputError(
                 f"download folder {self.source}: none of {n_rows} rows satisfies query {self.query!r}"
             )
-        return Probe(n_records=n_listed, newest_created_at=None, newest_isic_id=None)
+        return Probe(n_records=n_listed, newest_created_at=self.download.made_at, newest_isic_id=None)
 
     def _count(self) -> tuple[int, int]:
         ids = IdSet()
         n_refused = n_rows = 0
-        for record in read_records(self.folder):
+        for record in self.download.records():
             n_rows += 1
             if not self._is_listed(record):
                 continue
@@ -74,32 +105,27 @@ class FolderListing:
     async def page(self, cursor: str | None, prefix: str = "") -> Page:
         if prefix:
             raise ValueError("a folder has no shards")
-        try:
-            first_row = int((cursor or "row:0").removeprefix("row:"))
-        except ValueError:
-            raise RefusedCursorError(f"cursor {cursor!r}: expected row: and a number") from None
-        return await asyncio.to_thread(self._page, first_row)
+        row = (cursor or f"{self._cursor}0").removeprefix(self._cursor)
+        if not row.isdecimal():
+            raise RefusedCursorError(f"cursor {cursor!r}: expected {self._cursor} and a number")
+        return await asyncio.to_thread(self._page, int(row))
 
     def _page(self, first_row: int) -> Page:
         if first_row != self._next_row:
-            self._rows = read_records(self.folder)
-            self._next_row = sum(1 for _ in zip(range(first_row), self._rows, strict=False))
+            self._rows, self._next_row = self.download.records(first_row), first_row
         items: list[Any] = []
         for record in self._rows:
             self._next_row += 1
             if self._is_listed(record):
                 items.append(self._with_file(record))
             if len(items) == PAGE_LENGTH:
-                return Page(items=items, n_records=None, next_cursor=f"row:{self._next_row}")
+                return Page(items=items, n_records=None, next_cursor=f"{self._cursor}{self._next_row}")
         self._next_row = -1
         return Page(items=items, n_records=None, next_cursor=None)
 
     def _with_file(self, record: dict[str, Any]) -> dict[str, Any]:
-        path = self.folder.path_of(record["isic_id"])
-        if path is None:
-            return record
-        url = "file:" + path.relative_to(self.folder.root).as_posix()
-        return record | {"files": {"full": {"url": url, "size": path.stat().st_size}}}
+        entry = self.download.file_of(record["isic_id"])
+        return record if entry is None else record | {"files": {"full": entry}}
 
     async def count(self, prefix: str) -> int | None:
         if prefix:
@@ -116,7 +142,7 @@ class FolderListing:
     def _find(self, isic_ids: frozenset[str], only_listed: bool) -> list[Any]:
         return [
             self._with_file(record)
-            for record in read_records(self.folder)
+            for record in self.download.records()
             if record["isic_id"] in isic_ids and (self._is_listed(record) or not only_listed)
         ]
 
@@ -124,13 +150,11 @@ class FolderListing:
         return await asyncio.to_thread(self._file, url, max_bytes)
 
     def _file(self, url: str, max_bytes: int) -> Body:
-        path = (self.folder.root / url.removeprefix("file:")).resolve()
-        if not url.startswith("file:") or not path.is_relative_to(self.folder.root.resolve()):
-            raise RefusedUrlError(f"{url[:200]!r}: expected a file: URL inside {self.source}")
         try:
-            size_bytes = path.stat().st_size
-            if size_bytes > max_bytes:
-                raise OversizedError(f"{size_bytes} bytes, expected at most {max_bytes}")
-            return Body(status=200, content_type="", data=path.read_bytes(), etag=None)
+            data = self.download.read_file(url, max_bytes=max_bytes)
         except (FileNotFoundError, IsADirectoryError):
             return Body(status=404, content_type="", data=b"", etag=None)
+        # A snapshot's file is known again by what the archive's bucket says of one that came in one piece.
+        is_archives_own = url.startswith("zip:")
+        etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"' if is_archives_own else None
+        return Body(status=200, content_type="", data=data, etag=etag)

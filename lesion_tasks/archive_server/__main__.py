@@ -12,6 +12,7 @@ from lesion_tasks.archive_server.catalogue import Catalogue
 from lesion_tasks.archive_server.faults import FaultPlan, parse_faults
 from lesion_tasks.archive_server.hosting import start
 from lesion_tasks.archive_server.server import API, build_app
+from lesion_tasks.archive_server.snapshot import write_snapshot
 from lesion_tasks.archive_server.sources import FolderSource, source_from_text
 from lesion_tasks.archive_server.state import load_state
 
@@ -24,6 +25,12 @@ from lesion_tasks.archive_server.state import load_state
 @click.option("--faults", "faults_text", default="", help="KIND=PROBABILITY,... and seed=N; see faults.py.")
 @click.option("--ties", default=1, show_default=True, help="Synthetic images that share one `created`.")
 @click.option("--unstable-ties", is_flag=True, help="Order equal `created` anew for each page.")
+@click.option(
+    "--snapshot",
+    "snapshot_path",
+    type=click.Path(path_type=Path),
+    help="Write a snapshot there before serving.",
+)
 @click.option("--keep-files", default=512, show_default=True, help="Drawn files kept in memory.")
 def main(
     port: int,
@@ -33,6 +40,7 @@ def main(
     faults_text: str,
     ties: int,
     unstable_ties: bool,
+    snapshot_path: Path | None,
     keep_files: int,
 ) -> None:
     """Speak the ISIC Archive API over a synthetic archive or a download folder, on 127.0.0.1."""
@@ -45,6 +53,8 @@ def main(
                 click.echo(f"not listed: {reason}", err=True)
             if len(opened.skipped) > 5:
                 click.echo(f"not listed: {len(opened.skipped) - 5} more rows", err=True)
+        if snapshot_path is not None:
+            write_snapshot(catalogue, snapshot_path)
         asyncio.run(_serve(catalogue, port, plan, latency_ms, has_unstable_ties=unstable_ties))
     except UnusableInputError as error:
         click.echo(f"Error: {error}", err=True)

@@ -22,6 +22,7 @@ from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing, Page, Probe, RefusedCursorError
 from lesion_tasks.archive.record import CheckedRecord, Refusal
 from lesion_tasks.database import open_session
+from lesion_tasks.ingest.handover import hand_over
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     n_listed,
@@ -54,10 +55,11 @@ def probe_archive(
     """
     key = scope_key(source, query, collections)
     known = read_scope(key)
+    is_first = known is None or known.probed_at is None
 
     async def ask() -> Probe:
         # An address that worked before is not wrong now, only down.
-        async with open_listing(key, retry=retry, is_first_contact=known is None) as listing:
+        async with open_listing(key, retry=retry, is_first_contact=is_first) as listing:
             return await listing.probe()
 
     probe = asyncio.run(ask())
@@ -88,7 +90,10 @@ def append_records(
     if read_scope(key) is None:
         probe_archive(source=source, query=query, collections=collections, retry=retry)
     with scope_lock(key, "append"):
-        return asyncio.run(_append(key, n_connections, retry))
+        counts = asyncio.run(_append(key, n_connections, retry))
+        if counts["is_complete"]:
+            hand_over(key)
+        return counts
 
 
 @dataclass(kw_only=True)
@@ -114,7 +119,7 @@ async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, 
             if _nothing_new(key, scope, probe):
                 return {"read": 0, "new": 0, "changed": 0, "returned": 0, "refused": 0, "is_complete": True}
             watermark_at = probe.newest_created_at
-            since = scope.watermark_at
+            since = scope.watermark_at if listing.has_shards else None  # a download has no `created`
             start = encode_cursor(Position(since - OVERLAP)) if since else ""
             save_scope(key, next_cursor=start, next_watermark_at=watermark_at)
         pass_ = _Pass(

@@ -15,6 +15,7 @@ from lesion_tasks.database import open_session
 KINDS = ("new", "edited", "relabelled", "relicensed", "missing", "withdrawn", "returned")
 _LABEL = tuple(f"metadata.clinical.diagnosis_{level}" for level in range(1, 6))
 _LICENCE = ("copyright_license", "attribution")
+_TOLD_DIFFERENTLY = frozenset({"files", "public", "attribution"})  # by the API and by downloads
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,8 +52,7 @@ def read_changes(since: datetime) -> Iterator[Change]:
         for row in rows:
             if row.version == 1:
                 yield Change(isic_id=row.isic_id, kind="new", seen_at=row.seen_at)
-            else:
-                fields = changed_fields(row.before, row.after)
+            elif fields := changed_fields(row.before, row.after):
                 yield Change(
                     isic_id=row.isic_id, kind=_kind_of_edit(fields), seen_at=row.seen_at, fields=fields
                 )
@@ -72,9 +72,21 @@ def read_changes(since: datetime) -> Iterator[Change]:
 
 
 def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
-    """Return the paths of the values that differ between two documents, sorted."""
+    """Return the paths of the values that differ between two documents, sorted.
+
+    A download knows no addresses, and its attribution is each image's own where the API gives that of the whole
+    cohort. Between one and the other such differences are two descriptions and no edit.
+    """
     old, new = dict(_leaves(before)), dict(_leaves(after))
-    return tuple(sorted(path for path in old.keys() | new.keys() if old.get(path) != new.get(path)))
+    fields = {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}
+    if _is_of_a_download(before) != _is_of_a_download(after):
+        fields = {path for path in fields if path.partition(".")[0] not in _TOLD_DIFFERENTLY}
+    return tuple(sorted(fields))
+
+
+def _is_of_a_download(document: dict[str, Any]) -> bool:
+    files = document.get("files") or {}
+    return not any(str(file.get("url")).startswith("http") for file in files.values())
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:

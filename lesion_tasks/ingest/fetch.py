@@ -31,8 +31,10 @@ from lesion_tasks.archive.client import (
 )
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.picture import Picture, Unusable, read_picture
+from lesion_tasks.archive.zipped import DamagedFileError
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.database import open_session, upsert_rows
+from lesion_tasks.ingest.handover import adopt_files
 from lesion_tasks.ingest.scope import ScopeKey, open_listing, probed_scope, scope_key, scope_lock
 from lesion_tasks.progress import Advance, progress
 from lesion_tasks.store import Store, open_store
@@ -108,6 +110,7 @@ def fetch_shards(
         raise UnusableInputError(f"{shards} shards found, expected at least 1")
     key = scope_key(source, query, collections)
     probed_scope(key)
+    adopt_files(key, rendition or wanted_rendition())
     statement = text(f"""
         SELECT min(isic_id), max(isic_id) FROM (
             SELECT isic_id, ntile(:shards) OVER (ORDER BY isic_id) AS shard FROM ({_WANTED}) AS wanted
@@ -140,6 +143,7 @@ def fetch_files(
     key = scope_key(source, query, collections)
     probed_scope(key)
     with scope_lock(key, f"files {shard}"):
+        adopt_files(key, rendition or wanted_rendition())
         fetching = _Fetching(key, shard, rendition, retry_refused_after)
         return asyncio.run(fetching.run(n_connections, retry))
 
@@ -305,6 +309,8 @@ class _Fetching:
             return Unusable(reason="refused_url", detail=str(error))
         except OversizedError as error:
             return Unusable(reason="too_large", detail=str(error))
+        except DamagedFileError as error:
+            return Unusable(reason="damaged", detail=str(error))
         except ArchiveUnavailableError as error:
             self.n_unreachable_in_a_row += 1
             if self.n_unreachable_in_a_row >= MAX_UNREACHABLE_IN_A_ROW:
@@ -337,7 +343,11 @@ class _Fetching:
         )
         self.store.put(object_key, data, content_type=picture.content_type)
         return _Outcome(
-            wanted=wanted, object_key=object_key, size_bytes=len(data), picture=picture, etag=body.etag
+            wanted=wanted,
+            object_key=object_key,
+            size_bytes=len(data),
+            picture=picture,
+            etag=body.etag if data is body.data else None,
         )
 
     async def _write(self, done: "asyncio.Queue[_Outcome | None]", advance: Advance) -> None:

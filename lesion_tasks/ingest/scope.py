@@ -15,7 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import ApiListing, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry, shown
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.archive.local import FolderListing
+from lesion_tasks.archive.local import LocalListing
 from lesion_tasks.database import database_url, engine_for, open_session
 from lesion_tasks.schema import Scope
 from lesion_tasks.settings import Settings, read_settings
@@ -75,7 +75,7 @@ async def open_listing(
 ) -> AsyncIterator[Listing]:
     """Open the source of a scope: the one session with it."""
     if not is_api(key.source):
-        yield FolderListing(key.source, query=key.query, collections=key.collections)
+        yield LocalListing(key.source, query=key.query, collections=key.collections)
         return
     base = urlsplit(key.source)
     client = ArchiveClient(

@@ -1,0 +1,244 @@
+"""The snapshot is the first load, and the API takes over from where it ends."""
+
+import shutil
+import zipfile
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from archives import execute, listed_ids, rows, scalar, serving
+
+from benchmarks.kill_ingest import environment_for
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive_server.catalogue import Catalogue
+from lesion_tasks.archive_server.snapshot import write_snapshot
+from lesion_tasks.archive_server.sources import SyntheticSource
+from lesion_tasks.archive_server.state import load_state
+from lesion_tasks.ingest import (
+    append_records,
+    fetch_files,
+    ingest,
+    list_changes,
+    reconcile_records,
+    sweep_records,
+)
+
+N = 40
+LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    source = SyntheticSource(N, seed=4)
+    folder = tmp_path_factory.mktemp("snapshot") / "made"
+    write_snapshot(Catalogue(source, load_state(None, source.name)), folder)
+    return folder
+
+
+@pytest.fixture
+def snapshot(made, settings, tmp_path, monkeypatch):
+    monkeypatch.setenv("LESION_QUERY", "")
+    return Path(shutil.copytree(made, tmp_path / "snapshot"))
+
+
+def left_behind():
+    """What is known of every image, whatever way it came."""
+    return {
+        "records": rows(
+            "SELECT isic_id, document::text FROM record JOIN record_version USING (isic_id, version) ORDER BY 1"
+        ),
+        "files": rows(
+            "SELECT isic_id, rendition, url, object_key, size_bytes, sha256, perceptual_hash, etag, "
+            "record_size_bytes FROM stored_file ORDER BY 1, 2"
+        ),
+        "listed": rows(
+            "SELECT isic_id, record_hash FROM scope_record JOIN scope USING (scope_id) "
+            "WHERE source LIKE 'http%' ORDER BY 1"
+        ),
+        "watermark": rows("SELECT watermark_at, next_cursor FROM scope WHERE source LIKE 'http%'"),
+    }
+
+
+def test_the_snapshot_and_then_the_api_end_where_the_api_alone_does(
+    snapshot, monkeypatch, postgres_url, tmp_path
+):
+    with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
+        first = ingest(source=str(snapshot), rendition="full")
+        assert (first["append"]["new"], first["fetch"]["stored"]) == (N, N)
+        moment = datetime.now(UTC)
+        added = archive.admin("grow", images=10)["added"]
+
+        # The API is asked for what is new, and the hour before it: one page, ten files, and counts that agree.
+        second = append_records()
+        assert second["new"] == 10
+        assert second["read"] < 20
+        assert fetch_files(rendition="full")["stored"] == 10
+        assert reconcile_records()["shards_read"] == 0
+        assert {change.isic_id for change in list_changes(moment)} == set(added)
+
+        # A sweep learns the addresses of all: no edit, and no file again.
+        assert sweep_records(shard_share=1.0)["read"] == N + 10
+        assert fetch_files(rendition="full")["stored"] == 0
+        assert {change.isic_id for change in list_changes(moment)} == set(added)
+        by_both = left_behind()
+
+        alone = environment_for(postgres_url, tmp_path, "by_the_api_alone")
+        for name in ("LESION_DATABASE_URL", "LESION_BUCKET_URL"):
+            monkeypatch.setenv(name, alone[name])
+        ingest(rendition="full")
+        assert by_both == left_behind()
+
+
+def test_an_edit_after_the_snapshot_is_still_seen_as_one(snapshot, monkeypatch):
+    with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
+        ingest(source=str(snapshot), layers=("append",))
+        moment = datetime.now(UTC)
+        edited = archive.admin("edit", images=3)["edited"]
+        sweep_records(shard_share=1.0)
+
+        changes = list_changes(moment)
+        assert {(change.kind, change.isic_id) for change in changes} == {("edited", i) for i in edited}
+        assert all(field.startswith("metadata.") for change in changes for field in change.fields)
+
+
+def test_thumbnails_made_from_a_snapshot_are_not_fetched_again(snapshot, monkeypatch):
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        ingest(source=str(snapshot))
+        sweep_records(shard_share=1.0)
+
+        assert fetch_files()["stored"] == 0
+        assert (
+            scalar("SELECT count(*) FROM stored_file WHERE url LIKE 'http%_thumbnail.jpg' AND etag IS NULL")
+            == N
+        )
+
+
+def test_what_is_gone_since_the_snapshot_is_found_by_counting(snapshot, monkeypatch):
+    with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
+        ingest(source=str(snapshot), layers=("append",))
+        archive.admin("withdraw", images=2)
+        append_records()
+        for _ in range(2):
+            reconcile_records(confirm_after=timedelta(0))
+
+        assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 2
+
+
+def test_a_snapshot_read_again_changes_nothing(snapshot, monkeypatch):
+    with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
+        ingest(source=str(snapshot))
+        archive.admin("grow", images=5)
+        ingest()
+        before = left_behind(), rows("SELECT * FROM record_version ORDER BY 1, 2")
+
+        again = ingest(source=str(snapshot))
+
+        assert again["append"]["read"] == again["fetch"]["stored"] == 0
+        assert (left_behind(), rows("SELECT * FROM record_version ORDER BY 1, 2")) == before
+
+
+def test_a_query_narrows_a_snapshot_as_it_narrows_the_api(snapshot, monkeypatch):
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        query = "image_type:dermoscopic"
+        ingest(source=str(snapshot), query=query, layers=("append",))
+        n_taken = len(listed_ids())
+
+        assert 0 < n_taken < N
+        assert append_records(query=query)["new"] == 0
+        assert reconcile_records(query=query)["shards_read"] == 0
+
+
+def test_a_killed_first_load_goes_on_and_hands_over_only_when_complete(snapshot, monkeypatch):
+    monkeypatch.setattr("lesion_tasks.ingest.append.RECORDS_PER_COMMIT", 10)
+    monkeypatch.setattr("lesion_tasks.archive.local.PAGE_LENGTH", 10)
+    commit = []
+
+    def killed(*arguments):
+        commit.append(arguments)
+        if len(commit) == 3:
+            raise KeyboardInterrupt
+        return original(*arguments)
+
+    from lesion_tasks.ingest import append
+
+    original = append._commit
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        monkeypatch.setattr(append, "_commit", killed)
+        with pytest.raises(KeyboardInterrupt):
+            append_records(source=str(snapshot))
+        assert scalar("SELECT count(*) FROM record") == 20
+        assert scalar("SELECT count(*) FROM scope") == 1
+        monkeypatch.setattr(append, "_commit", original)
+
+        assert append_records(source=str(snapshot)) == {
+            "read": 20, "new": 20, "changed": 0, "returned": 0, "refused": 0, "is_complete": True
+        }  # fmt: skip
+        assert scalar("SELECT count(*) FROM scope") == 2
+
+
+def test_a_newer_snapshot_in_the_place_of_a_half_read_one_is_read_from_its_beginning(
+    snapshot, monkeypatch, tmp_path
+):
+    with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
+        append_records(source=str(snapshot))
+        execute("UPDATE scope SET next_cursor = 'row@20150101000000:35', next_watermark_at = watermark_at")
+        archive.admin("grow", images=5)
+        write_snapshot(archive.catalogue, snapshot)
+
+        append_records(source=str(snapshot))
+
+        assert len(listed_ids()) == N + 5
+
+
+def test_a_snapshot_that_is_older_than_what_the_api_was_read_to_moves_nothing_back(snapshot, monkeypatch):
+    with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
+        archive.admin("grow", images=5)
+        append_records()
+        before = rows("SELECT watermark_at FROM scope")
+
+        append_records(source=str(snapshot))
+
+        assert rows("SELECT watermark_at FROM scope WHERE source LIKE 'http%'") == before
+
+
+def test_a_snapshot_that_does_not_say_when_it_was_made_leaves_the_api_its_beginning(snapshot, monkeypatch):
+    import pyarrow.parquet as parquet
+
+    path = snapshot / "ISIC_metadata.parquet"
+    parquet.write_table(parquet.read_table(path).replace_schema_metadata(None), path)
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        ingest(source=str(snapshot))
+
+        counts = ingest()
+
+        assert (counts["append"]["read"], counts["append"]["new"], counts["fetch"]["stored"]) == (N, 0, 0)
+
+
+def test_damaged_and_absent_members_are_rows_with_reasons_and_come_from_the_api_later(snapshot, monkeypatch):
+    path = snapshot / "ISIC_images.zip"
+    with zipfile.ZipFile(path) as whole:
+        members = [info for info in whole.infolist() if info.filename.startswith("images/")]
+        damaged, absent = members[0], members[1].filename
+        kept = {info.filename: whole.read(info) for info in whole.infolist() if info.filename != absent}
+    with zipfile.ZipFile(path, "w") as rewritten:
+        for name, data in kept.items():
+            rewritten.writestr(name, data)
+        offset = rewritten.getinfo(damaged.filename).header_offset + 200
+    with path.open("r+b") as file:
+        file.seek(offset)
+        file.write(b"\x00\x01\x02\x03")
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        counts = ingest(source=str(snapshot))
+
+        assert counts["fetch"]["reasons"] == {"damaged": 1, "no_file": 1}
+        sweep_records(shard_share=1.0)
+        assert fetch_files()["stored"] == 2
+        assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NOT NULL") == 0
+
+
+def test_half_a_snapshot_is_named(snapshot):
+    (snapshot / "ISIC_metadata.parquet").unlink()
+    with pytest.raises(UnusableInputError, match=r"found a zip file, expected ISIC_metadata\.parquet beside"):
+        ingest(source=str(snapshot))
+    with pytest.raises(UnusableInputError, match="collections '1' found, expected none"):
+        ingest(source=str(snapshot), collections="1")
