@@ -1,4 +1,7 @@
-"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one is left as it is."""
+"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one is left as it is.
+
+python docker/write_env.py [PATH]
+"""
 
 import base64
 import os
@@ -22,16 +25,19 @@ SECRETS = (
 
 def main() -> None:
     """Create the file with mode 0600, or say that it is there already."""
+    path = Path(sys.argv[1]) if len(sys.argv) > 1 else PATH
     lines = [f"{name}={secrets.token_hex(24)}" for name in SECRETS]
     lines.append(f"AIRFLOW_FERNET_KEY={base64.urlsafe_b64encode(os.urandom(32)).decode()}")
+    # The S3 server of the compose file, and training on the CPU.
+    lines.append("COMPOSE_PROFILES=s3,cpu")
     try:
-        handle = os.open(PATH, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        sys.stdout.write(f"{PATH} is there already and was left as it is\n")
+        sys.stdout.write(f"{path} is there already and was left as it is\n")
         return
     with os.fdopen(handle, "w") as file:
         file.write("\n".join(lines) + "\n")
-    sys.stdout.write(f"wrote {PATH}; the UI's login is admin and AIRFLOW_UI_PASSWORD in it\n")
+    sys.stdout.write(f"wrote {path}; the UI's login is admin and AIRFLOW_UI_PASSWORD in it\n")
 
 
 if __name__ == "__main__":

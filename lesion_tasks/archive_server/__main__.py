@@ -10,7 +10,7 @@ import click
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive_server.catalogue import Catalogue
 from lesion_tasks.archive_server.faults import FaultPlan, parse_faults
-from lesion_tasks.archive_server.hosting import start
+from lesion_tasks.archive_server.hosting import HOST, start
 from lesion_tasks.archive_server.server import API, build_app
 from lesion_tasks.archive_server.snapshot import write_snapshot
 from lesion_tasks.archive_server.sources import FolderSource, source_from_text
@@ -18,7 +18,8 @@ from lesion_tasks.archive_server.state import load_state
 
 
 @click.command()
-@click.option("--port", default=0, show_default=True, help="Port of 127.0.0.1; 0 takes a free one.")
+@click.option("--port", default=0, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
 @click.option("--source", required=True, help="synthetic:IMAGES[:SEED], or a download folder.")
 @click.option("--state", "state_path", type=click.Path(path_type=Path), help="File that keeps changes.")
 @click.option("--latency-ms", default=0.0, show_default=True, help="Delay added to every answer.")
@@ -34,6 +35,7 @@ from lesion_tasks.archive_server.state import load_state
 @click.option("--keep-files", default=512, show_default=True, help="Drawn files kept in memory.")
 def main(
     port: int,
+    host: str,
     source: str,
     state_path: Path | None,
     latency_ms: float,
@@ -43,7 +45,7 @@ def main(
     snapshot_path: Path | None,
     keep_files: int,
 ) -> None:
-    """Speak the ISIC Archive API over a synthetic archive or a download folder, on 127.0.0.1."""
+    """Speak the ISIC Archive API over a synthetic archive or a download folder."""
     try:
         plan = parse_faults(faults_text)
         opened = source_from_text(source, tie_length=max(1, ties), n_kept_files=keep_files)
@@ -55,20 +57,25 @@ def main(
                 click.echo(f"not listed: {len(opened.skipped) - 5} more rows", err=True)
         if snapshot_path is not None:
             write_snapshot(catalogue, snapshot_path)
-        asyncio.run(_serve(catalogue, port, plan, latency_ms, has_unstable_ties=unstable_ties))
+        asyncio.run(_serve(catalogue, (host, port), plan, latency_ms, has_unstable_ties=unstable_ties))
     except UnusableInputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
 async def _serve(
-    catalogue: Catalogue, port: int, plan: FaultPlan, latency_ms: float, *, has_unstable_ties: bool
+    catalogue: Catalogue,
+    address: tuple[str, int],
+    plan: FaultPlan,
+    latency_ms: float,
+    *,
+    has_unstable_ties: bool,
 ) -> None:
     app = build_app(catalogue, fault_plan=plan, latency_ms=latency_ms, has_unstable_ties=has_unstable_ties)
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    runner, origin = await start(app, port)
+    runner, origin = await start(app, address[1], address[0])
     try:
         # click.echo flushes: whoever started this waits for the line.
         click.echo(f"serving {len(catalogue.visible):,} images at {origin}{API}")

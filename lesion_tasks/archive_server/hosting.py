@@ -1,4 +1,4 @@
-"""An app -> a server on 127.0.0.1, in this event loop or in a thread of its own."""
+"""An app -> a server, on 127.0.0.1 unless told otherwise, in this event loop or in a thread of its own."""
 
 import asyncio
 import errno
@@ -13,14 +13,14 @@ from lesion_tasks import UnusableInputError
 HOST = "127.0.0.1"
 
 
-async def start(app: web.Application, port: int) -> tuple[web.AppRunner, str]:
-    """Serve an app on 127.0.0.1 -> (what to clean up, its origin). Port 0 takes a free one.
+async def start(app: web.Application, port: int, host: str = HOST) -> tuple[web.AppRunner, str]:
+    """Serve an app on one address of this machine -> (what to clean up, its origin). Port 0 takes a free one.
 
     Raises UnusableInputError when the port is taken.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
-    site = web.TCPSite(runner, HOST, port)
+    site = web.TCPSite(runner, host, port)
     try:
         await site.start()
     except OSError as error:
@@ -29,9 +29,9 @@ async def start(app: web.Application, port: int) -> tuple[web.AppRunner, str]:
             raise
         found = "in use by another program" if error.errno == errno.EADDRINUSE else "not permitted"
         raise UnusableInputError(
-            f"port {port} of {HOST}: {found}; expected a free one, or 0 for any"
+            f"port {port} of {host}: {found}; expected a free one, or 0 for any"
         ) from error
-    return runner, f"http://{HOST}:{runner.addresses[0][1]}"
+    return runner, f"http://{host}:{runner.addresses[0][1]}"
 
 
 @contextmanager
