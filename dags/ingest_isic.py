@@ -53,7 +53,7 @@ LAYERS = ["append", "reconcile", "sweep", "fetch"]
         "sweep_share": Param(
             0.03,
             type="number",
-            minimum=0,
+            exclusiveMinimum=0,
             maximum=1,
             title="Share to sweep",
             description="Share of all records that one run reads again; 0.03 comes round once a month.",

@@ -51,7 +51,9 @@ class Stack:
             timeout=timeout_s,
         )
         if check and result.returncode != 0:
-            raise RuntimeError(f"docker compose {' '.join(arguments)}:\n{result.stdout}{result.stderr}"[-6000:])
+            raise RuntimeError(
+                f"docker compose {' '.join(arguments)}:\n{result.stdout}{result.stderr}"[-6000:]
+            )
         return result.stdout
 
     @property
@@ -63,6 +65,12 @@ class Stack:
         """What .env holds."""
         return dict(line.split("=", 1) for line in self.env_file.read_text().splitlines() if "=" in line)
 
+    @property
+    def up_options(self) -> list[str]:
+        """How many of each service, and what LESION_STACK_UP says."""
+        scale = [word for name, n in self.scale.items() for word in ("--scale", f"{name}={n}")]
+        return [*scale, *os.environ.get("LESION_STACK_UP", "").split()]
+
     def up(self) -> float:
         """Write secrets, build and start everything; return the seconds until all of it is healthy."""
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -73,8 +81,7 @@ class Stack:
         )
         self.compose("build", timeout_s=3600)
         begun = time.monotonic()
-        scale = [word for name, n in self.scale.items() for word in ("--scale", f"{name}={n}")]
-        self.compose("up", "--wait", *scale, *os.environ.get("LESION_STACK_UP", "").split())
+        self.compose("up", "--wait", "--no-build", *self.up_options)
         seconds = time.monotonic() - begun
         for dag in DAGS:
             wait_until(lambda dag=dag: dag in self.api.dag_ids(), 120, f"DAG {dag} is read")
@@ -89,7 +96,9 @@ class Stack:
     def api(self) -> AirflowApi:
         """A session as the user of .env."""
         return AirflowApi(
-            url=f"http://127.0.0.1:{self.port}", username="admin", password=self.secrets["AIRFLOW_UI_PASSWORD"]
+            url=f"http://127.0.0.1:{self.port}",
+            username="admin",
+            password=self.secrets["AIRFLOW_UI_PASSWORD"],
         )
 
     def containers(self, service: str) -> list[str]:
@@ -111,8 +120,8 @@ class Stack:
     def query(self, statement: str, database: str = "lesions") -> list[list[str]]:
         """Rows of a statement, as text, under the superuser of the server."""
         out = self.run_in(
-            "postgres", "psql", "--username", "postgres", "--no-align", "--tuples-only", "--field-separator", "\t",
-            "--dbname", database, "--command", statement,
+            "postgres", "sh", "-c", 'PGPASSWORD="$POSTGRES_PASSWORD" exec psql -h 127.0.0.1 -U postgres "$@"', "psql",
+            "--no-align", "--tuples-only", "--field-separator", "\t", "--dbname", database, "--command", statement,
         )  # fmt: skip
         return [line.split("\t") for line in out.splitlines()]
 

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +20,8 @@ SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer", "worker", "
 def stages(stack: Stack) -> list[chain.Stage]:
     """The four DAGs of the path, ended; each started by what the one before announced."""
     api = stack.api
-    found: list[chain.Stage] = []
-    for found in chain.follow(api, chain.begin(api, {"sweep_share": 0.0, "fetch_tasks": 4}), pause_s=2):
+    found = chain.begin(api, {"layers": ["append", "reconcile", "fetch"], "fetch_tasks": 4})
+    for _ in chain.follow(api, found, pause_s=2):
         pass
     report(stack, found)
     return found
@@ -70,9 +71,7 @@ def test_one_model_is_worked_on_at_a_time(stages: list[chain.Stage]) -> None:
         if task["queue"] == "gpu" and task["start_date"] and task["end_date"]
     )
     assert len(spans) >= 2
-    assert all(
-        end <= begin for (_, end), (begin, _) in zip(spans, spans[1:], strict=False)
-    ), spans
+    assert all(end <= begin for (_, end), (begin, _) in pairwise(spans)), spans
 
 
 def test_every_log_is_in_the_bucket_and_shown_by_the_ui(stages: list[chain.Stage], stack: Stack) -> None:
@@ -82,7 +81,9 @@ def test_every_log_is_in_the_bucket_and_shown_by_the_ui(stages: list[chain.Stage
         "[print(item['Key']) for page in pages for item in page.get('Contents', ())]"
     )
     stored = stack.run_in("worker", "python", "-c", code).splitlines()
-    ran = [task for stage in stages for task in stage.tasks if task["hostname"] and task["state"] == "success"]
+    ran = [
+        task for stage in stages for task in stage.tasks if task["hostname"] and task["state"] == "success"
+    ]
     assert len(ran) >= 15
     for task in ran:
         place = f"run_id={task['dag_run_id']}/task_id={task['task_id']}/"
@@ -91,9 +92,17 @@ def test_every_log_is_in_the_bucket_and_shown_by_the_ui(stages: list[chain.Stage
 
 
 def test_nothing_secret_stands_in_a_log(stages: list[chain.Stage], stack: Stack) -> None:
-    names = ("POSTGRES_PASSWORD", "AIRFLOW_DB_PASSWORD", "LESIONS_DB_PASSWORD", "REDIS_PASSWORD", "S3_SECRET_KEY")
+    names = (
+        "POSTGRES_PASSWORD",
+        "AIRFLOW_DB_PASSWORD",
+        "LESIONS_DB_PASSWORD",
+        "REDIS_PASSWORD",
+        "S3_SECRET_KEY",
+    )
     secrets = [stack.secrets[name] for name in (*names, "AIRFLOW_SECRET_KEY", "AIRFLOW_JWT_SECRET")]
-    texts = ["\n".join(stack.api.log(task, 10_000)) for stage in stages for task in stage.tasks if task["hostname"]]
+    texts = [
+        "\n".join(stack.api.log(task, 10_000)) for stage in stages for task in stage.tasks if task["hostname"]
+    ]
     texts.append(stack.compose("logs", "--no-color"))
     assert [secret[:4] for secret in secrets for text in texts if secret in text] == []
 
@@ -171,3 +180,32 @@ def test_an_image_is_labelled_and_holds_no_secret(stack: Stack, image: str) -> N
 def test_airflow_s_image_has_no_tensorflow(stack: Stack) -> None:
     code = "import importlib.util as u; print([n for n in ('tensorflow', 'keras') if u.find_spec(n)])"
     assert stack.run_in("scheduler", "python", "-c", code).strip() == "[]"
+
+
+def _left(stack: Stack) -> dict[str, Any]:
+    """What a restore has to bring back."""
+    tables = ("record_version", "stored_file", "image", "training", "prediction", "evaluation", "promotion")
+    left: dict[str, Any] = {name: stack.query(f"SELECT count(*) FROM {name}") for name in tables}
+    left["champion"] = stack.query("SELECT training_id, sequence FROM promotion ORDER BY sequence")
+    left["runs"] = stack.query("SELECT dag_id, run_id, state FROM dag_run ORDER BY 1, 2", "airflow")
+    keys = (
+        "from lesion_tasks.store import open_store as o; import hashlib; s = o(); "
+        "print(hashlib.sha256(b''.join(k.encode() + s.get(k) for k in s.list_keys())).hexdigest())"
+    )
+    left["bucket"] = stack.run_in("worker", "python", "-c", keys)
+    return left
+
+
+def test_a_backup_brings_everything_back_into_an_empty_stack(
+    stages: list[chain.Stage], stack: Stack, tmp_path: Path
+) -> None:
+    before = _left(stack)
+    stack.script("docker/backup.sh", str(tmp_path / "backup"))
+    stack.down()
+    stack.up()
+    assert stack.query("SELECT count(*) FROM record_version") == [["0"]]
+    stack.script("docker/restore.sh", str(tmp_path / "backup"))
+    assert _left(stack) == before
+    stack.compose("up", "--wait", "--no-build", *stack.up_options)
+    task = next(task for task in stages[0].tasks if task["task_id"] == "append")
+    assert stack.api.log(task), "the UI shows logs of before"

@@ -1,0 +1,93 @@
+"""A whole bucket -> one tar on standard output, and back: what a backup of the team's stack needs.
+
+    python -m lesion_tasks.local.bucket_tar save > bucket.tar
+    python -m lesion_tasks.local.bucket_tar load < bucket.tar
+
+Everything in the bucket of LESION_BUCKET_URL goes in, also what lies outside its prefix, such as task logs. One object
+at a time is held in memory. `load` replaces objects of the same key and removes nothing.
+"""
+
+import io
+import sys
+import tarfile
+from typing import TYPE_CHECKING, BinaryIO
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.settings import read_settings
+
+if TYPE_CHECKING:
+    from botocore.client import BaseClient
+
+CONTENT_TYPE = "content-type"
+
+
+def save(client: "BaseClient", bucket: str, stream: BinaryIO) -> int:
+    """Write every object of a bucket into an uncompressed tar; return how many."""
+    n_objects = 0
+    with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+            for item in page.get("Contents", ()):
+                found = client.get_object(Bucket=bucket, Key=item["Key"])
+                data = found["Body"].read()
+                member = tarfile.TarInfo(item["Key"])
+                member.size = len(data)
+                member.mtime = int(item["LastModified"].timestamp())
+                member.pax_headers = {CONTENT_TYPE: found["ContentType"]}
+                tar.addfile(member, io.BytesIO(data))
+                n_objects += 1
+    return n_objects
+
+
+def load(client: "BaseClient", bucket: str, stream: BinaryIO) -> int:
+    """Put every member of such a tar into a bucket; return how many.
+
+    Raises UnusableInputError on a member that is no plain file, and on a tar that ends too early.
+    """
+    n_objects = 0
+    try:
+        with tarfile.open(fileobj=stream, mode="r|") as tar:
+            for member in tar:
+                file = tar.extractfile(member) if member.isreg() else None
+                if file is None:
+                    raise UnusableInputError(f"tar member {member.name!r}: expected a plain file")
+                # Nothing is unpacked to a disk, so a name can lead nowhere but into the bucket.
+                client.put_object(
+                    Bucket=bucket,
+                    Key=member.name,
+                    Body=file.read(),
+                    ContentType=member.pax_headers.get(CONTENT_TYPE, "application/octet-stream"),
+                )
+                n_objects += 1
+    except tarfile.TarError as error:
+        raise UnusableInputError(
+            f"tar after {n_objects} objects: {error}, expected what `save` wrote"
+        ) from error
+    return n_objects
+
+
+def main() -> None:
+    """See the module."""
+    words = sys.argv[1:]
+    url = read_settings().bucket_url
+    try:
+        if words not in (["save"], ["load"]):
+            raise UnusableInputError(f"{' '.join(words)!r}: expected save or load")
+        if not url.startswith("s3://"):
+            raise UnusableInputError(
+                f"bucket {url}: a directory is copied by cp or rsync, expected s3://bucket/prefix"
+            )
+        import boto3
+
+        client = boto3.client("s3")
+        bucket = url.removeprefix("s3://").partition("/")[0]
+        if words == ["save"]:
+            n_objects = save(client, bucket, sys.stdout.buffer)
+        else:
+            n_objects = load(client, bucket, sys.stdin.buffer)
+    except UnusableInputError as error:
+        sys.exit(f"lesion: {error}")
+    print(f"{n_objects:,} objects", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

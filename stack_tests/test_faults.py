@@ -1,0 +1,348 @@
+"""What a team's machines do to a pipeline: workers, scheduler, broker, database and bucket die, and it ends right.
+
+Each test grows the archive, starts the path, breaks something while it runs, and waits for the end by itself. Then
+nothing may be lost or half-published, and Airflow must say what happened.
+
+    LESION_FAULT_ROUNDS     how often each is tried; 1 unless told otherwise
+"""
+
+import contextlib
+import json
+import os
+import random
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from lesion_tasks.local import chain
+from stack_tests.compose import ROOT, Stack, wait_until
+
+ROUNDS = range(int(os.environ.get("LESION_FAULT_ROUNDS", "1")))
+GROWTH = 40  # images for each round: enough for a new manifest
+PATH_TIMEOUT_S = 900.0
+# Kinds of tasks: (DAG, task id, service whose worker takes it).
+KINDS = (
+    ("ingest_isic", "append", "worker"),
+    ("ingest_isic", "fetch", "worker"),
+    ("build_splits", "curate", "worker"),
+    ("build_splits", "each.split", "worker"),
+    ("build_splits", "each.materialize", "worker"),
+    ("train_variants", "each.train", "trainer"),
+    ("train_variants", "each.evaluate", "trainer"),
+    ("promote_model", "promote", "worker"),
+)
+LAYERS = {"layers": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
+
+# Printed by a worker: keys that rows name and the bucket lacks, the champion by row and as published, double decisions.
+WHOLE = """
+import json
+from sqlalchemy import text
+from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.store import open_store
+store = open_store()
+with engine_for(database_url()).connect() as c:
+    ask = lambda s: [row[0] for row in c.execute(text(s))]
+    keys = ask("SELECT object_key FROM stored_file WHERE reason IS NULL")
+    keys += ask("SELECT model_key FROM training WHERE status = 'finished'")
+    keys += ask("SELECT report_key FROM evaluation")
+    there = set(store.list_keys())
+    champion = ask("SELECT training_id FROM promotion WHERE action <> 'refused' ORDER BY sequence DESC")
+    sequence = ask("SELECT sequence FROM promotion ORDER BY sequence")
+published = json.loads(store.get("champion.json"))
+print(json.dumps([len(keys), sorted(set(keys) - there), champion[:1],
+    [entry["training_id"] for entry in published.values()], len(sequence) - len(set(sequence))]))
+"""
+
+
+def grow(stack: Stack, n_images: int = GROWTH) -> None:
+    code = (
+        "from urllib.request import Request, urlopen; "
+        f"urlopen(Request('http://127.0.0.1:8000/admin/grow?images={n_images}', method='POST'), timeout=60)"
+    )
+    stack.run_in("archive", "python", "-c", code)
+
+
+def begin(stack: Stack) -> list[chain.Stage]:
+    """A grown archive, and the path started on it. Trainings are wanted whatever changed."""
+    grow(stack)
+    return chain.begin(stack.api, LAYERS)
+
+
+def end(stack: Stack, stages: list[chain.Stage]) -> list[chain.Stage]:
+    """Follow the path to its end, over an API that may be away for a while."""
+    deadline = time.monotonic() + PATH_TIMEOUT_S
+    while True:
+        try:
+            for _ in chain.follow(stack.api, stages, pause_s=1):
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the path did not end: {[(s.dag_id, s.state) for s in stages]}")
+            return stages
+        except (
+            OSError,
+            RuntimeError,
+        ) as error:  # HTTPError and an unreachable API are OSErrors, or become one
+            if time.monotonic() > deadline or "did not start within" in str(error):
+                raise
+            time.sleep(2)
+
+
+def running(stack: Stack, dag_id: str, task_id: str, not_in: set[str] = frozenset()) -> dict[str, Any] | None:
+    """A running instance of a task in the newest run, or None."""
+    runs = stack.api.runs(dag_id, 1)
+    if not runs or runs[0]["dag_run_id"] in not_in or runs[0]["state"] != "running":
+        return None
+    tasks = stack.api.task_instances(dag_id, runs[0]["dag_run_id"])
+    found = [t for t in tasks if t["task_id"] == task_id and t["state"] == "running" and t["hostname"]]
+    return found[0] if found else None
+
+
+@contextlib.contextmanager
+def blocked(stack: Stack) -> Iterator[Callable[[], None]]:
+    """Every task waits at its first statement on the data until the yielded function is called."""
+    statement = (
+        "SELECT string_agg(format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', tablename), '; ') FROM pg_tables "
+        "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+    )
+    locks = stack.query(statement)[0][0]
+    name = f"blocked{random.randrange(10**9)}"
+    command = f"SET application_name = '{name}'; BEGIN; {locks}; SELECT pg_sleep(120)"
+    thread = threading.Thread(target=_quietly, args=(stack, command))
+    thread.start()
+    mine = f"FROM pg_stat_activity WHERE application_name = '{name}'"
+    held = f"SELECT 1 {mine} AND query LIKE '%pg_sleep%'"
+    wait_until(lambda: stack.query(held), 60, "the tables are locked")
+
+    def release() -> None:
+        stack.query(f"SELECT pg_terminate_backend(pid) {mine}")
+
+    try:
+        yield release
+    finally:
+        release()
+        thread.join()
+
+
+def _quietly(stack: Stack, command: str) -> None:
+    with contextlib.suppress(RuntimeError):  # ended by release()
+        stack.query(command)
+
+
+def container_of(stack: Stack, task: dict[str, Any]) -> str:
+    for service in ("worker", "trainer"):
+        for name in stack.containers(service):
+            out = subprocess.run(
+                ["docker", "inspect", "--format", "{{.Config.Hostname}}", name],
+                check=True,
+                capture_output=True,
+                text=True,
+            ).stdout
+            if out.strip() == task["hostname"]:
+                return name
+    raise LookupError(f"no container is {task['hostname']}")
+
+
+def assert_whole(stack: Stack, stages: list[chain.Stage]) -> None:
+    """The path ended green, every file is there, nothing is half-published."""
+    assert [(stage.dag_id, stage.state) for stage in stages] == [(name, "success") for name in chain.STAGES]
+    assert stack.query("SELECT count(*) FROM training WHERE status NOT IN ('finished', 'failed')") == [["0"]]
+    n_keys, missing, champion, published, n_double = json.loads(
+        stack.run_in("worker", "python", "-c", WHOLE).splitlines()[-1]
+    )
+    assert n_keys > 600
+    assert missing == []
+    assert champion == published
+    assert n_double == 0
+    n_listed = int(stack.query("SELECT count(*) FROM record WHERE missing_since IS NULL")[0][0])
+    n_files = int(stack.query("SELECT count(DISTINCT isic_id) FROM stored_file")[0][0])
+    assert n_files == n_listed
+
+
+@pytest.fixture(scope="module", autouse=True)
+def whole(stack: Stack) -> None:
+    """The path has run once undisturbed, so that every test has a champion to lose."""
+    if not stack.api.runs("promote_model"):
+        assert_whole(stack, end(stack, chain.begin(stack.api, LAYERS)))
+
+
+@pytest.mark.parametrize("attempt", ROUNDS)
+@pytest.mark.parametrize(("dag_id", "task_id", "service"), KINDS, ids=lambda value: value)
+def test_a_worker_killed_in_each_kind_of_task(
+    stack: Stack, dag_id: str, task_id: str, service: str, attempt: int
+) -> None:
+    before = {run["dag_run_id"] for run in stack.api.runs(dag_id)}
+    stages = begin(stack)
+    # Trainings take long enough to be hit by chance; the others wait at their first statement until they are hit.
+    if service == "trainer":
+        task = wait_until(lambda: running(stack, dag_id, task_id, before), 600, f"{task_id} runs", 0.2)
+        time.sleep(random.Random(attempt).uniform(1, 5))
+        killed = container_of(stack, task)
+        stack.kill(killed)
+    else:
+        previous = chain.STAGES[chain.STAGES.index(dag_id) - 1] if dag_id != "ingest_isic" else None
+        if previous:
+            wait_until(lambda: _new_run(stack, dag_id, before), 600, f"{dag_id} starts", 0.2)
+        with blocked(stack) as release:
+            task = wait_until(lambda: running(stack, dag_id, task_id, before), 100, f"{task_id} runs", 0.3)
+            time.sleep(4)  # in the middle of a statement
+            killed = container_of(stack, task)
+            stack.kill(killed)
+            release()
+    time.sleep(3)
+    stack.start(killed)
+    stages = end(stack, stages)
+    assert_whole(stack, stages)
+    again = [
+        found
+        for stage in stages
+        for found in stage.tasks
+        if (found["dag_id"], found["task_id"], found["map_index"]) == (dag_id, task_id, task["map_index"])
+    ]
+    assert again[0]["try_number"] > task["try_number"], "it was killed too late to matter"
+    assert _says(stack, task)
+
+
+def _new_run(stack: Stack, dag_id: str, before: set[str]) -> bool:
+    return any(run["dag_run_id"] not in before for run in stack.api.runs(dag_id, 1))
+
+
+def _says(stack: Stack, task: dict[str, Any]) -> bool:
+    """Whether the UI's event log says that this try lost its worker."""
+    events = stack.api.get("eventLogs", dag_id=task["dag_id"], run_id=task["dag_run_id"], limit=200)[
+        "event_logs"
+    ]
+    said = {event["event"] for event in events if event["task_id"] == task["task_id"]}
+    return bool(said & {"heartbeat timeout", "state mismatch", "stuck in queued reschedule", "failed"})
+
+
+@pytest.mark.parametrize("attempt", ROUNDS)
+@pytest.mark.parametrize(
+    ("service", "away_s"), [("scheduler", 20), ("redis", 5), ("postgres", 10), ("s3", 10), ("api-server", 10)]
+)
+@pytest.mark.parametrize("dag_id", ["ingest_isic", "train_variants"])
+def test_a_service_killed_in_the_middle_and_started_again(
+    stack: Stack, service: str, away_s: float, dag_id: str, attempt: int
+) -> None:
+    before = {run["dag_run_id"] for run in stack.api.runs(dag_id)}
+    stages = begin(stack)
+    wait_until(lambda: _new_run(stack, dag_id, before), 600, f"{dag_id} starts", 0.3)
+    time.sleep(random.Random(attempt).uniform(3, 12))
+    name = stack.containers(service)[0]
+    stack.kill(name)
+    time.sleep(away_s)
+    stack.start(name)
+    assert_whole(stack, end(stack, stages))
+
+
+def at_once(stack: Stack, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
+    """The same `lesion` command in both workers at the same moment."""
+    running = [
+        subprocess.Popen(
+            ["docker", "exec", name, "python", "-m", "lesion_tasks", *arguments],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for name in stack.containers("worker")
+    ]
+    found = []
+    for process in running:
+        out, error = process.communicate(timeout=600)
+        found.append(subprocess.CompletedProcess(process.args, process.returncode, out, error))
+    return found
+
+
+@pytest.mark.parametrize("attempt", ROUNDS)
+def test_two_ingest_runs_at_once_do_the_work_once(stack: Stack, attempt: int) -> None:
+    grow(stack)
+    before = int(stack.query("SELECT count(*) FROM record_version")[0][0])
+    found = at_once(stack, "ingest", "--layer", "append", "--layer", "fetch")
+    assert [result.returncode for result in found] == [0, 0], found
+    n_new = int(stack.query("SELECT count(*) FROM record_version")[0][0]) - before
+    assert n_new == int(stack.query("SELECT count(DISTINCT isic_id) FROM record_version")[0][0]) - before
+    assert n_new > 0
+    rows = stack.query(
+        "SELECT count(*), count(DISTINCT isic_id), sum((n_attempts > 1)::int) FROM stored_file WHERE reason IS NULL"
+    )
+    assert rows[0][0] == rows[0][1]
+
+
+@pytest.mark.parametrize("attempt", ROUNDS)
+def test_two_promotions_at_once_decide_once(stack: Stack, attempt: int) -> None:
+    stack.query("DELETE FROM promotion")
+    found = at_once(stack, "promote", "malignancy")
+    assert [result.returncode for result in found] == [0, 0], found
+    rows = stack.query("SELECT sequence, action, training_id FROM promotion")
+    assert len({row[0] for row in rows}) == len(rows)
+    assert len({row[2] for row in rows}) == len(rows), "one training was decided on twice"
+    assert [row[1] for row in rows].count("promoted") == 1
+
+
+@pytest.mark.parametrize("attempt", ROUNDS)
+def test_a_full_disk_is_a_red_task_that_names_it_and_goes_on_afterwards(stack: Stack, attempt: int) -> None:
+    """The trainer's cache is a file system of a few MB, filled up; then it is emptied."""
+    (trainer,) = stack.containers("trainer")
+    fill = "import os; f = open('/tmp/full', 'wb'); [f.write(bytes(1 << 20)) for _ in iter(int, 1)]"
+    stages = begin(stack)
+    run = ["docker", "exec", trainer, "python", "-c", fill]
+    result = subprocess.run(run, capture_output=True, text=True, check=False)
+    assert "No space left on device" in result.stderr
+    wait_until(lambda: _retried(stack), 600, "a training meets the full disk", 1)
+    subprocess.run(["docker", "exec", trainer, "rm", "/tmp/full"], check=True)
+    assert_whole(stack, end(stack, stages))
+
+
+def _retried(stack: Stack) -> bool:
+    run = stack.api.runs("train_variants", 1)[0]
+    tasks = stack.api.task_instances("train_variants", run["dag_run_id"])
+    return any(
+        t["task_id"] == "each.train" and t["state"] in ("up_for_retry", "failed", "success") for t in tasks
+    )
+
+
+LIBFAKETIME = os.environ.get("LIBFAKETIME", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
+
+
+@pytest.mark.parametrize("offset_s", [-50, 50])
+def test_a_worker_whose_clock_differs(stack: Stack, offset_s: int, tmp_path: Any) -> None:
+    """A minute off is within what tokens allow."""
+    if not os.path.exists(LIBFAKETIME):  # noqa: PTH110
+        pytest.skip(f"{LIBFAKETIME} is missing: install libfaketime, or set LIBFAKETIME")
+    override = tmp_path / "clock.yaml"
+    service = {
+        "volumes": [f"{LIBFAKETIME}:/usr/lib/libfaketime.so.1:ro"],
+        "environment": {
+            "LD_PRELOAD": "/usr/lib/libfaketime.so.1",
+            "FAKETIME": f"{offset_s:+d}",
+            "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        },
+    }
+    override.write_text(json.dumps({"services": {"worker": service, "trainer": service}}))
+    files = os.environ.get("LESION_STACK_FILES", "")
+    scale = ("--scale", "worker=2")
+    options = (
+        "up",
+        "--no-build",
+        "--no-deps",
+        "--wait",
+        *os.environ.get("LESION_STACK_UP", "").split(),
+        *scale,
+    )
+    try:
+        os.environ["LESION_STACK_FILES"] = ":".join(filter(None, [files, str(override)]))
+        stack.compose(*options, "worker", "trainer")
+        skew = float(stack.run_in("worker", "python", "-c", "import time; print(time.time())")) - time.time()
+        assert abs(skew - offset_s) < 10
+        assert_whole(stack, end(stack, begin(stack)))
+    finally:
+        os.environ["LESION_STACK_FILES"] = files
+        stack.compose(*options, "worker", "trainer")
+
+
+def test_the_checkout_is_what_was_built(stack: Stack) -> None:
+    """Guards the tests above against an old image."""
+    here = (ROOT / "plugins" / "lesion_airflow.py").read_text()
+    assert stack.run_in("worker", "cat", "/opt/lesion/app/plugins/lesion_airflow.py") == here

@@ -1,0 +1,293 @@
+"""Files that a team deploys from: read without an engine, they keep what they promise."""
+
+import ast
+import importlib.util
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from pathlib import Path
+from threading import Thread
+from types import ModuleType
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).parents[1]
+COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
+SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
+LOCKS = sorted((ROOT / "requirements").glob("*.lock"))
+SECRET = re.compile(r"PASSWORD|SECRET|FERNET_KEY|ACCESS_KEY")
+
+
+def script(name: str) -> ModuleType:
+    """A script of docker/, imported."""
+    spec = importlib.util.spec_from_file_location(name, ROOT / "docker" / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def written_env(tmp_path: Path) -> dict[str, str]:
+    path = tmp_path / "env"
+    subprocess.run([sys.executable, ROOT / "docker" / "write_env.py", path], check=True, capture_output=True)
+    return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+# --------------------------------------------------------------------------------------------------- compose
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_service_gives_up_every_right_it_does_not_need(name: str) -> None:
+    service = SERVICES[name]
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert "privileged" not in service
+    assert "network_mode" not in service
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_an_image_of_others_is_named_with_its_version(name: str) -> None:
+    image = SERVICES[name]["image"]
+    if not image.startswith("lesion-"):
+        assert re.search(r":v?\d[\w.]*}?$", image), image
+
+
+def test_every_secret_is_asked_for_and_none_has_a_default() -> None:
+    text = (ROOT / "docker-compose.yaml").read_text()
+    used = re.findall(r"\$\{([A-Z0-9_]+)([^{}]*)", text)
+    secrets = {name for name, _ in used if SECRET.search(name)}
+    assert len(secrets) >= 10
+    for name, rest in used:
+        if name in secrets and not name.startswith("S3_LOGS_"):  # these fall back on another secret
+            assert rest in ("", ":?run `make env` first"), f"{name}{rest}"
+    required = {name for name, rest in used if rest.startswith(":?")}
+    assert secrets - required <= {"S3_LOGS_ACCESS_KEY", "S3_LOGS_SECRET_KEY"}
+
+
+def test_ports_are_published_on_the_loopback_address_by_default() -> None:
+    ports = {name: service["ports"] for name, service in SERVICES.items() if "ports" in service}
+    assert ports == {"api-server": ["${LESION_BIND:-127.0.0.1}:${LESION_PORT:-8080}:8080"]}
+
+
+def test_both_queues_have_workers_and_models_one_slot() -> None:
+    commands = {name: service.get("command") for name, service in SERVICES.items()}
+    assert commands["worker"] == "celery worker --queues default --concurrency 4"
+    for name in ("trainer", "trainer-gpu"):
+        assert commands[name] == "celery worker --queues gpu --concurrency 1"
+    assert [SERVICES[name]["profiles"] for name in ("trainer", "trainer-gpu", "s3")] == [
+        ["cpu"],
+        ["gpu"],
+        ["s3"],
+    ]
+
+
+def test_only_workers_and_init_reach_the_data() -> None:
+    holders = {
+        name for name, service in SERVICES.items() if "LESION_DATABASE_URL" in str(service["environment"])
+    }
+    assert holders == {"init", "worker", "trainer", "trainer-gpu"}
+
+
+def test_docker_compose_itself_takes_the_files(tmp_path: Path) -> None:
+    if (
+        shutil.which("docker") is None
+        or subprocess.run(["docker", "compose", "version"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip(
+            "there is no `docker compose` on this machine; its form was read by the tests above alone"
+        )
+    written_env(tmp_path)
+    command = ["docker", "compose", "-f", "docker-compose.yaml", "-f", "docker/compose.test.yaml"]
+    for env_file, status in ((tmp_path / "env", 0), (Path(os.devnull), 1)):
+        result = subprocess.run(
+            [*command, "--env-file", str(env_file), "config", "--quiet"],
+            cwd=ROOT,
+            env={k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AIRFLOW_"))},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (result.returncode != 0) == bool(status), result.stderr
+
+
+# ----------------------------------------------------------------------------------------------- .env, health
+
+
+def test_generated_secrets_are_long_differ_and_are_readable_by_their_owner_alone(tmp_path: Path) -> None:
+    first = written_env(tmp_path)
+    assert (tmp_path / "env").stat().st_mode & 0o777 == 0o600
+    secrets = [value for name, value in first.items() if SECRET.search(name)]
+    assert len(secrets) == len(set(secrets)) >= 10
+    assert min(len(value) for value in secrets) >= 40
+    assert written_env(tmp_path) == first, "an existing file is left as it is"
+
+
+@pytest.mark.parametrize(
+    ("command", "check"),
+    [
+        ("airflow\0api-server\0", "check_api"),
+        ("/sbin/docker-init\0--\0airflow\0celery\0worker\0--queues\0gpu\0", "check_worker"),
+    ],
+)
+def test_health_is_asked_of_what_runs(command: str, check: str) -> None:
+    module = script("healthy")
+    assert module.check_for(command.split("\0")) is getattr(module, check)
+
+
+@pytest.mark.parametrize(("status", "is_healthy"), [("healthy", True), ("unhealthy", False)])
+def test_a_component_is_as_healthy_as_the_api_says(
+    status: str, is_healthy: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Api(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps({"dag_processor": {"status": status}}).encode())
+
+        def log_message(self, *arguments: Any) -> None:
+            pass
+
+    server = HTTPServer(("127.0.0.1", 0), Api)
+    Thread(target=server.serve_forever, daemon=True).start()
+    url = f"http://127.0.0.1:{server.server_port}/execution/"
+    monkeypatch.setenv("AIRFLOW__CORE__EXECUTION_API_SERVER_URL", url)
+    check = script("healthy").check_for(["airflow", "dag-processor"])
+    try:
+        if is_healthy:
+            check()
+        else:
+            with pytest.raises(ValueError, match="dag_processor is unhealthy"):
+                check()
+    finally:
+        server.shutdown()
+        server.server_close()
+
+
+# -------------------------------------------------------------------------------------------------- Dockerfile
+
+
+def test_the_image_is_built_from_the_lock_and_runs_as_nobody_special() -> None:
+    lines = [
+        line for line in (ROOT / "docker" / "Dockerfile").read_text().splitlines() if line[:1] not in "# "
+    ]
+    words = [line.split(maxsplit=1) for line in lines if line]
+    assert {rest for word, rest in words if word == "USER"} == {"50000:50000"}
+    assert words[-1][0] == "ENTRYPOINT"
+    assert "HEALTHCHECK" in {word for word, _ in words}
+    assert "ADD" not in {word for word, _ in words}
+    assert not any(rest.startswith(". ") for word, rest in words if word == "COPY"), "the whole context"
+    text = (ROOT / "docker" / "Dockerfile").read_text()
+    assert "--require-hashes --no-deps" in text
+    assert not re.search(r"apt-get|curl|wget|:latest", text)
+    assert (ROOT / ".dockerignore").read_text().splitlines()[1] == "*", (
+        "nothing goes to the builder unless named"
+    )
+
+
+@pytest.mark.parametrize(
+    "path", [*sorted((ROOT / "docker").glob("*.sh")), *sorted((ROOT / "requirements").glob("*.sh"))]
+)
+def test_a_shell_script_is_one_and_stops_at_the_first_error(path: Path) -> None:
+    subprocess.run(["bash", "-n", path], check=True)
+    assert "set -euo pipefail" in path.read_text()
+    assert path.stat().st_mode & 0o100
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_a_lock_pins_everything_by_hash_and_names_no_host(path: Path) -> None:
+    text = path.read_text()
+    pins = re.findall(r"^([A-Za-z0-9_.-]+)(?:\[[\w,-]+\])?==\S+ \\$", text, re.MULTILINE)
+    assert pins
+    assert text.count("    --hash=sha256:") >= len(pins)
+    # Every line is a pin or a hash: no address, no option, nothing loose.
+    assert [
+        line
+        for line in text.splitlines()
+        if line
+        and not re.match(r"[\w.-]+(\[[\w,-]+\])?==\S+( ;.*)? \\$|    --hash=sha256:[0-9a-f]{64}( \\)?$", line)
+    ] == []
+    if path.stem.startswith(("airflow", "worker")):
+        assert "celery==5.6." in text
+
+
+# ---------------------------------------------------------------------------------------------- beyond compose
+
+
+def test_values_of_the_chart_hold_no_secret_and_no_right_too_many() -> None:
+    values = yaml.safe_load((ROOT / "deploy" / "helm" / "values.yaml").read_text())
+    assert values["executor"] == "CeleryExecutor"
+    assert values["postgresql"] == {"enabled": False}
+    for name in ("fernetKeySecretName", "apiSecretKeySecretName", "jwtSecretName"):
+        assert values[name].startswith("lesion-")
+    assert values["securityContexts"]["containers"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert values["config"]["core"]["plugins_folder"] == "/opt/lesion/app/plugins"
+    assert {entry["queue"] for entry in values["workers"]["celery"]["sets"]} == {"default"}
+    assert values["migrateDatabaseJob"]["command"] == ["python", "-m", "lesion_tasks.local.deployment"]
+
+
+def test_the_worker_beside_the_chart_trains_one_model_at_a_time_on_one_gpu() -> None:
+    found = yaml.safe_load((ROOT / "deploy" / "helm" / "gpu-worker.yaml").read_text())
+    pod = found["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    assert found["spec"]["replicas"] == 1
+    assert found["spec"]["strategy"] == {"type": "Recreate"}
+    assert container["args"][-4:] == ["--queues", "gpu", "--concurrency", "1"]
+    assert container["resources"]["limits"]["nvidia.com/gpu"] == "1"
+    assert found["spec"]["selector"]["matchLabels"] == found["spec"]["template"]["metadata"]["labels"]
+    for entry in container["env"]:
+        assert SECRET.search(entry["name"]) is None or "valueFrom" in entry, entry["name"]
+
+
+@pytest.mark.parametrize("name", ["tasks", "logs", "reader"])
+def test_a_policy_of_the_bucket_allows_named_actions_alone(name: str) -> None:
+    policy = json.loads((ROOT / "deploy" / "s3" / f"{name}.json").read_text())
+    for statement in policy["Statement"]:
+        actions = statement["Action"] if isinstance(statement["Action"], list) else [statement["Action"]]
+        places = statement["Resource"] if isinstance(statement["Resource"], list) else [statement["Resource"]]
+        assert not any("*" in action for action in actions)
+        assert all(
+            place == "arn:aws:s3:::lesion" or place.startswith("arn:aws:s3:::lesion/") for place in places
+        )
+        if name == "reader":
+            assert actions == ["s3:GetObject"]
+
+
+# ------------------------------------------------------------------------------------------------------ pickle
+
+
+@pytest.mark.parametrize(
+    "path", sorted(p for folder in ("lesion_tasks", "dags", "plugins") for p in (ROOT / folder).rglob("*.py")),
+    ids=lambda path: path.relative_to(ROOT).as_posix(),
+)  # fmt: skip
+def test_nothing_between_bucket_and_worker_is_a_pickle(path: Path) -> None:
+    """No module that unpickles, no array or model that is read with leave to."""
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [n.name for n in node.names]
+            assert not {name.split(".")[0] for name in names} & {
+                "pickle",
+                "joblib",
+                "dill",
+                "cloudpickle",
+                "shelve",
+            }
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            given = {k.arg: k.value.value for k in node.keywords if isinstance(k.value, ast.Constant)}
+            owner = node.func.value.id if isinstance(node.func.value, ast.Name) else ""
+            if node.func.attr in ("load", "save") and owner == "np":
+                assert given.get("allow_pickle") is False or given.get("mmap_mode"), f"line {node.lineno}"
+            assert node.func.attr not in ("read_pickle", "to_pickle", "unsafe_load"), f"line {node.lineno}"
+            if node.func.attr == "load_model":
+                assert given.get("safe_mode", True) is True, f"line {node.lineno}"
+            assert given.get("allow_pickle") is not True, f"line {node.lineno}"
