@@ -10,7 +10,7 @@ import pytest
 
 from stack_tests.compose import Stack
 
-N_IMAGES = 600
+N_IMAGES = 1_500  # fewer give no champion
 
 
 @pytest.fixture(scope="session")

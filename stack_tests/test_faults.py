@@ -152,7 +152,7 @@ def assert_whole(stack: Stack, stages: list[chain.Stage]) -> None:
     n_keys, missing, champion, published, n_double = json.loads(
         stack.run_in("worker", "python", "-c", WHOLE).splitlines()[-1]
     )
-    assert n_keys > 600
+    assert n_keys > 1_000
     assert missing == []
     assert champion == published
     assert n_double == 0
