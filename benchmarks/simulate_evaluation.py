@@ -1,4 +1,4 @@
-"""Simulated evaluations -> false alarms of the verdicts, coverage of the intervals, level and power of the test.
+"""Simulated evaluations -> false alarms of the verdicts, coverage of intervals, level and power of test and gates.
 
 Every evaluation here is honest: a model of known true AUC, images in groups whose members resemble each other,
 predictions joined rightly. Run it with `.venv/bin/python benchmarks/simulate_evaluation.py [n_evaluations]`; a few
@@ -11,6 +11,7 @@ import json
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -21,15 +22,17 @@ from scipy.stats import norm
 
 from lesion_tasks.evaluation import integrity
 from lesion_tasks.evaluation.auc import measure_auc
-from lesion_tasks.evaluation.compare import auc_difference
+from lesion_tasks.evaluation.compare import auc_difference, compare, compare_slices
 from lesion_tasks.evaluation.document import confusion_counts
 from lesion_tasks.evaluation.leaks import leaks
 from lesion_tasks.evaluation.probes import fit_probes
+from lesion_tasks.evaluation.ranking import ranking_values
 from lesion_tasks.evaluation.resample import Resampling, resampled_auc
 from lesion_tasks.evaluation.scored import Scored, join
 from lesion_tasks.evaluation.shortcut import shortcut
 from lesion_tasks.evaluation.threshold import choose_threshold
 from lesion_tasks.evaluation.verdict import Verdict, blocking
+from lesion_tasks.gates import GATES, objections
 
 CLASSES = {"class_names": ("benign", "malignant"), "positive_class": "malignant"}
 SEED = 7
@@ -196,29 +199,67 @@ def rejections(
 ) -> float:
     """Share of pairs of models, `gain` apart in true AUC, that the paired test tells apart at 5 %."""
     n_rejected = 0
-    for child in np.random.SeedSequence(seed).spawn(n_repeats):
-        drawn = clustered(
-            np.random.default_rng(child), n_images=n_images, auc=0.5, prevalence=0.2, likeness=0.5
-        )
-        is_positive, groups, common, first, second = (next(drawn) for _ in range(5))
-        models = [
-            _scored(is_positive, groups, np.sqrt(2) * norm.ppf(true) * is_positive + noise)
-            for true, noise in (
-                (auc + gain, np.sqrt(shared) * common + np.sqrt(1 - shared) * first),
-                (auc, np.sqrt(shared) * common + np.sqrt(1 - shared) * second),
-            )
-        ]
+    for models in pairs(n_repeats, gain=gain, n_images=n_images, auc=auc, shared=shared, seed=seed):
         difference = auc_difference(*models)
         n_rejected += difference is not None and difference.p_value < 0.05
     return n_rejected / n_repeats
 
 
-def _scored(is_positive: np.ndarray, groups: np.ndarray, latent: np.ndarray) -> Scored:
+def pairs(
+    n_repeats: int, *, gain: float, n_images: int, auc: float, shared: float, seed: int
+) -> Iterator[tuple[Scored, Scored]]:
+    """Candidate and champion on the same grouped images: `gain` apart in true AUC, `shared` of the noise in common."""
+    for child in np.random.SeedSequence(seed).spawn(n_repeats):
+        rng = np.random.default_rng(child)
+        drawn = clustered(rng, n_images=n_images, auc=0.5, prevalence=0.2, likeness=0.5)
+        is_positive, groups, common, first, second = (next(drawn) for _ in range(5))
+        sites = rng.choice(["torso", "lower extremity", "head/neck", "palms/soles"], n_images)
+        sexes = rng.choice(["female", "male"], n_images)
+        candidate, champion = (
+            _scored(
+                is_positive,
+                groups,
+                np.sqrt(2) * norm.ppf(true) * is_positive
+                + np.sqrt(shared) * common
+                + np.sqrt(1 - shared) * own,
+                sex=sexes,
+                anatom_site=sites,
+            )
+            for true, own in ((auc + gain, first), (auc, second))
+        )
+        yield candidate, champion
+
+
+def promoted(
+    n_repeats: int, *, gain: float, n_images: int, auc: float = 0.85, seed: int = SEED
+) -> dict[str, float]:
+    """Share of candidates that clear every gate, and that would if each guarded loss had to be excluded."""
+    gates = GATES["malignancy"]
+    strict = [replace(gate, is_exclusion_needed=not gate.is_leading) for gate in gates]
+    resampling = Resampling(n_resamples=200)
+    n_promoted: Counter[str] = Counter(measured=0, excluded=0)
+    for candidate, champion in pairs(n_repeats, gain=gain, n_images=n_images, auc=auc, shared=0.7, seed=seed):
+        values = ranking_values(candidate.is_positive, candidate.scores)
+        differences = compare(candidate, champion, resampling=resampling)
+        comparison = {
+            "differences": {name: difference.as_dict() for name, difference in differences.items()},
+            "slices": [one.as_dict() for one in compare_slices(candidate, champion)],
+        }
+        figures = {name: {"value": value} for name, value in values.items()}
+        n_promoted["measured"] += not objections(figures, comparison, gates)
+        n_promoted["excluded"] += not objections(figures, comparison, strict)
+    return {name: count / n_repeats for name, count in n_promoted.items()}
+
+
+def _scored(
+    is_positive: np.ndarray, groups: np.ndarray, latent: np.ndarray, **attributes: np.ndarray
+) -> Scored:
     rows = pd.DataFrame(
         {
             "isic_id": np.arange(len(groups)).astype(str),
             "label": np.where(is_positive, "malignant", "benign"),
             "group_id": groups.astype(str),
+            **attributes,
         }
     )
     return join(dict(zip(rows["isic_id"], norm.cdf(latent), strict=True)), rows, **CLASSES)
@@ -242,6 +283,12 @@ def main() -> None:
         print(f"coverage, {name}: {covered[name]}")
     tested = {f"{gain:g}": rejections(2_000, gain=gain) for gain in (0.0, 0.01, 0.02, 0.03, 0.05)}
     print(f"paired test at 5 %, share told apart by true gain: {tested}")
+    decided = {}
+    for n_images in (500, 1_500, 5_000):
+        for gain in (-0.05, -0.02, 0.0, 0.02, 0.05):
+            name = f"n {n_images}, gain {gain:g}"
+            decided[name] = promoted(300, gain=gain, n_images=n_images)
+            print(f"promoted, {name}: {decided[name]}")
     quoted = [values["delong_by_group"] for values in covered.values()]
     passed = (
         rate <= 0.01 and all(0.93 <= value <= 0.97 for value in quoted) and abs(tested["0"] - 0.05) <= 0.015
@@ -255,6 +302,7 @@ def main() -> None:
                 "blocked_by": dict(names),
                 "coverage": covered,
                 "paired_test": tested,
+                "promoted": decided,
                 "target": "false alarms <= 0.01, coverage 0.93 to 0.97, level 0.05",
                 "passed": passed,
             }

@@ -289,3 +289,13 @@ def test_validation_and_test_that_tell_different_stories_have_a_gap():
     assert integrity.gap(good, drawn(1_500, distance=2.5, seed=3)).status == "passed"
     assert integrity.gap(None, good).status == "not_applicable"
     assert [found.name for found in blocking([verdict, integrity.gap(None, good)])] == ["gap"]
+
+
+def test_a_perfect_ranking_of_a_few_positives_is_not_called_a_shortcut():
+    is_positive = np.arange(200) < 5
+    types = np.where(np.arange(200) % 2 == 0, "dermoscopic", "clinical")
+    perfect = binary(is_positive, np.where(is_positive, 0.9, 0.1), image_type=types)
+    verdict = shortcut(perfect, {})
+    assert verdict.numbers["within_image_type"]["low"] < 0.5
+    assert verdict.numbers["within_image_type"]["is_judged"] is False
+    assert verdict.status == "passed"

@@ -14,6 +14,8 @@ from lesion_tasks.evaluation.scored import Scored
 from lesion_tasks.evaluation.verdict import Verdict
 
 MAX_STRATA = 10
+# With fewer groups of a class in comparable strata, even a perfect ranking has an interval near 0.5.
+MIN_GROUPS_WITHIN = 10
 
 
 def shortcut(model: Scored, probes: Mapping[str, Scored], *, own_inputs: Collection[str] = ()) -> Verdict:
@@ -30,7 +32,8 @@ def shortcut(model: Scored, probes: Mapping[str, Scored], *, own_inputs: Collect
        all it knows, the probe knows too. A model that learned the camera perfectly ties with the probe, and
        a tie is won half of the time; this ground catches the other half.
 
-    The same second ground holds for images of one image type, whatever the probes know.
+    The same second ground holds for images of one image type, whatever the probes know. It is not judged where the
+    strata leave fewer than ten groups of a class to compare: that would refuse a small test set, not a model.
     """
     numbers: dict[str, Any] = {"probes": {}}
     auc = headline_auc(model)
@@ -47,7 +50,7 @@ def shortcut(model: Scored, probes: Mapping[str, Scored], *, own_inputs: Collect
             reasons += _objections(name, found)
     within_type = _within_image_type(model)
     numbers["within_image_type"] = within_type
-    if within_type is not None and within_type["low"] <= 0.5:
+    if within_type is not None and within_type["is_judged"] and within_type["low"] <= 0.5:
         reasons.append(
             f"within one image type its AUC is {within_type['auc']:.4f} [{within_type['low']:.4f}, "
             f"{within_type['high']:.4f}]"
@@ -73,7 +76,7 @@ def _objections(name: str, found: Mapping[str, Any]) -> list[str]:
     if found["difference"] <= 0:
         reasons.append(f"it does not beat the probe {name} (difference {found['difference']:+.4f})")
     within = found["within"]
-    if within is not None and within["low"] <= 0.5 <= within["high"]:
+    if within is not None and within["is_judged"] and within["low"] <= 0.5 <= within["high"]:
         reasons.append(
             f"among images that the probe {name} finds alike its AUC is {within['auc']:.4f} "
             f"[{within['low']:.4f}, {within['high']:.4f}]"
@@ -110,7 +113,7 @@ def _tenths(scores: np.ndarray) -> np.ndarray:
     return np.searchsorted(edges, scores, side="right")
 
 
-def _within_image_type(model: Scored) -> dict[str, float] | None:
+def _within_image_type(model: Scored) -> dict[str, Any] | None:
     """The AUC among images of one image type; None when there is a single type, or none known."""
     image_type = model.attributes["image_type"].astype(object).fillna("missing").astype(str)
     codes, values = image_type.factorize()
@@ -120,8 +123,14 @@ def _within_image_type(model: Scored) -> dict[str, float] | None:
     return _numbers(auc_within(model, strata))
 
 
-def _numbers(auc: Auc | None) -> dict[str, float] | None:
+def _numbers(auc: Auc | None) -> dict[str, Any] | None:
     if auc is None:
         return None
     interval = auc.interval()
-    return {"auc": auc.value, "low": interval.low, "high": interval.high}
+    return {
+        "auc": auc.value,
+        "low": interval.low,
+        "high": interval.high,
+        "n_groups_by_class": list(auc.n_groups_by_class),
+        "is_judged": min(auc.n_groups_by_class) >= MIN_GROUPS_WITHIN,
+    }
