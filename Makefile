@@ -1,7 +1,8 @@
 # The front door. `make` alone says what there is.
 PYTHON ?= python3.11
 BIN := .venv/bin
-CODE := lesion_tasks dags plugins tests benchmarks
+CODE := lesion_tasks dags plugins tests stack_tests benchmarks docker requirements
+DEPLOYED := airflow worker-cpu worker-gpu
 
 # make demo ARCHIVE=<folder, address or "isic"> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>
 # Passed by the environment, so that no value is ever read by a shell.
@@ -12,7 +13,8 @@ export LESION_DEMO_WEIGHTS = $(WEIGHTS)
 export LESION_DEMO_PORT = $(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop clean test lint format migration docs env agree locks archive-server
+.PHONY: help setup demo stop clean test test-stack test-faults lint format migration docs env images sbom audit agree \
+        locks archive-server
 .DELETE_ON_ERROR:
 
 help: ## this list
@@ -52,6 +54,24 @@ docs: .venv/dev.stamp ## write the generated parts of the documents anew
 
 env: ## write .env with generated secrets, for docker compose
 	@$(PYTHON) docker/write_env.py
+
+images: ## build both images, with the commit as version and time: the same commit gives the same layers
+	CODE_VERSION=$$(git rev-parse --short=12 HEAD) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker compose build
+
+test-stack: .venv/dev.stamp ## the whole stack in containers, and the path run through it (needs a Docker engine)
+	$(BIN)/python -m pytest stack_tests/test_stack.py --capture no --timeout 3600
+
+test-faults: .venv/dev.stamp ## kill workers and services under it, again and again (needs a Docker engine, an hour)
+	$(BIN)/python -m pytest stack_tests/test_faults.py --capture no --timeout 3600
+
+sbom: .venv/dev.stamp ## what each image is made of, as CycloneDX: build/sbom-*.json
+	@mkdir -p build
+	@for lock in $(DEPLOYED); do $(BIN)/cyclonedx-py requirements requirements/$$lock.lock --pyproject pyproject.toml \
+	  --output-reproducible --output-format JSON --output-file build/sbom-$$lock.json || exit 1; \
+	  echo "build/sbom-$$lock.json"; done
+
+audit: .venv/dev.stamp ## known vulnerabilities of everything in the locks
+	@$(BIN)/python requirements/audit.py
 
 agree: .venv/dev.stamp ## the independent judge: isic-cli against the local server: ISIC_PYTHON=<python with isic-cli>
 	$(BIN)/python -m benchmarks.agree_with_isic_cli --isic-python "$(ISIC_PYTHON)"
