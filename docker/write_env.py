@@ -28,8 +28,8 @@ def main() -> None:
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else PATH
     lines = [f"{name}={secrets.token_hex(24)}" for name in SECRETS]
     lines.append(f"AIRFLOW_FERNET_KEY={base64.urlsafe_b64encode(os.urandom(32)).decode()}")
-    # The S3 server of the compose file, and training on the CPU.
-    lines.append("COMPOSE_PROFILES=s3,cpu")
+    # Postgres and the S3 server of the compose file, and training on the CPU.
+    lines.append("COMPOSE_PROFILES=postgres,s3,cpu")
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:

@@ -36,24 +36,32 @@ class Stack:
 
     def compose(self, *arguments: str, check: bool = True, timeout_s: float = START_TIMEOUT_S) -> str:
         """Run `docker compose` on this project and return what it printed."""
+        return self._run(["docker", "compose", *arguments], check=check, timeout_s=timeout_s)
+
+    def script(self, path: str, *arguments: str) -> str:
+        """Run a script of the repository that calls `docker compose`; return what it printed."""
+        return self._run([str(ROOT / path), *arguments], check=True, timeout_s=START_TIMEOUT_S)
+
+    def _run(self, command: list[str], *, check: bool, timeout_s: float) -> str:
         extra = [name for name in os.environ.get("LESION_STACK_FILES", "").split(":") if name]
         files = ["docker-compose.yaml", "docker/compose.test.yaml", *extra]
-        command = ["docker", "compose", "--project-name", self.project, "--project-directory", str(ROOT)]
-        command += ["--env-file", str(self.env_file)]
-        command += [word for name in files for word in ("--file", name)]
+        environment = {
+            "COMPOSE_PROJECT_NAME": self.project,
+            "COMPOSE_FILE": ":".join(files),
+            "COMPOSE_ENV_FILES": str(self.env_file),
+            "LESION_PORT": str(self.port),
+        }
         result = subprocess.run(
-            [*command, *arguments],
+            command,
             cwd=ROOT,
-            env={**os.environ, **self.settings, "LESION_PORT": str(self.port)},
+            env={**os.environ, **self.settings, **environment},
             capture_output=True,
             text=True,
             check=False,
             timeout=timeout_s,
         )
         if check and result.returncode != 0:
-            raise RuntimeError(
-                f"docker compose {' '.join(arguments)}:\n{result.stdout}{result.stderr}"[-6000:]
-            )
+            raise RuntimeError(f"{' '.join(command)}:\n{result.stdout}{result.stderr}"[-6000:])
         return result.stdout
 
     @property

@@ -114,7 +114,7 @@ def test_tasks_hand_on_ids_and_counts_alone(stages: list[chain.Stage], stack: St
 
 def test_without_secrets_nothing_starts(stack: Stack, tmp_path: Path) -> None:
     empty = tmp_path / ".env"
-    empty.write_text("COMPOSE_PROFILES=s3,cpu\n")
+    empty.write_text("COMPOSE_PROFILES=postgres,s3,cpu\n")
     result = subprocess.run(
         ["docker", "compose", "--project-name", "lesion-none", "--env-file", str(empty), "up", "--no-build"],
         cwd=ROOT,

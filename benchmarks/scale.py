@@ -1,0 +1,199 @@
+"""What more workers bring, measured, and what follows for the whole archive, by arithmetic.
+
+    python -m benchmarks.scale ingest        files fetched by 1, 2 and 4 processes from a server with 50 ms latency
+    python -m benchmarks.scale train         the same variants trained by 1 and by 2 processes
+    python -m benchmarks.scale whole         the whole archive on 8 workers and one GPU: arithmetic from rates
+
+A process stands for a worker: each opens its own connections to archive, database and bucket, as a Celery worker's
+task does. All of them share this machine's cores with the server and the database, which limits what is seen.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from benchmarks.ingest import write_download
+from benchmarks.kill_ingest import archive_server, environment_for
+
+APPEND = "from lesion_tasks.ingest import ingest; ingest(layers=('append',), query='')"
+SHARDS = "from lesion_tasks.ingest import fetch_shards; print('\\n'.join(fetch_shards(shards={n}, query='')))"
+FETCH = "import sys; from lesion_tasks.ingest import fetch_files; fetch_files(sys.argv[1], query='')"
+PREPARE = """
+import sys
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.curate import curate_images
+from lesion_tasks.ingest import ingest
+from lesion_tasks.materialize import materialize_manifest
+from lesion_tasks.split import build_split
+from lesion_tasks.train import pixels_wanted
+ingest(layers=("append", "fetch"))
+curate_images()
+for split in {VARIANTS[name].split for name in sys.argv[1:]}:
+    build_split(split)
+for name in sys.argv[1:]:
+    if wanted := pixels_wanted(name):
+        materialize_manifest(**wanted)
+"""
+TRAIN = (
+    "import sys; from lesion_tasks.train import train_variant; [train_variant(name) for name in sys.argv[1:]]"
+)
+
+
+def run_all(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> float:
+    """Start commands together, wait for all; return the seconds until the last one ended."""
+    begun = time.perf_counter()
+    running = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for command in commands
+    ]
+    for process in running:
+        words = process.communicate()[1]
+        if process.returncode:
+            raise SystemExit(words[-2000:])
+    return time.perf_counter() - begun
+
+
+def python(code: str, *arguments: str) -> list[str]:
+    """A process that runs `code`."""
+    return [sys.executable, "-c", code, *arguments]
+
+
+@click.group(help=__doc__)
+def main() -> None:
+    """See the module."""
+
+
+@main.command()
+@click.option("--images", default=3_000, show_default=True)
+@click.option("--latency-ms", default=50.0, show_default=True)
+@click.option("--workers", "counts", multiple=True, type=int, default=(1, 2, 4), show_default=True)
+def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> None:
+    """Fetch the same files with each number of workers, into a fresh database and bucket each time."""
+    from lesion_tasks.local import postgres
+
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        server_url = postgres.ensure_running(home)
+        write_download(home / "download", images, 256)
+        first = 0.0
+        try:
+            with archive_server(str(home / "download"), 0, latency_ms=latency_ms) as origin:
+                for n in counts:
+                    environment = environment_for(server_url, home, f"workers_{n}")
+                    environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
+                    run_all([python(APPEND)], environment)
+                    shards = subprocess.run(
+                        python(SHARDS.format(n=n)),
+                        env=environment,
+                        capture_output=True,
+                        text=True,
+                        check=True,
+                    ).stdout.split()
+                    seconds = run_all([python(FETCH, shard) for shard in shards], environment)
+                    first = first or seconds
+                    print(
+                        f"{n} workers, {latency_ms:g} ms: {images / seconds:,.0f} images/s ({seconds:.1f} s with "
+                        f"start-up), {first / seconds:.2f} times the first line",
+                        flush=True,
+                    )
+        finally:
+            postgres.stop(home)
+
+
+@main.command()
+@click.option("--images", default=1_500, show_default=True)
+@click.option("--variants", default="smoke,metadata_mlp,metadata_logistic", show_default=True)
+@click.option("--workers", "counts", multiple=True, type=int, default=(1, 2), show_default=True)
+def train(images: int, variants: str, counts: Sequence[int]) -> None:
+    """Train the same variants with each number of workers; each worker takes every n-th."""
+    from lesion_tasks.local import postgres
+
+    names = variants.split(",")
+    with tempfile.TemporaryDirectory() as name:
+        home = Path(name)
+        server_url = postgres.ensure_running(home)
+        first = 0.0
+        try:
+            with archive_server(f"synthetic:{images}", 0) as origin:
+                for n in counts:
+                    environment = environment_for(server_url, home, f"trainers_{n}")
+                    environment |= {"LESION_ARCHIVE_URL": f"{origin}/api/v2/", "TF_CPP_MIN_LOG_LEVEL": "3"}
+                    run_all([python(PREPARE, *names)], environment)
+                    seconds = run_all([python(TRAIN, *names[k::n]) for k in range(n)], environment)
+                    first = first or seconds
+                    print(
+                        f"{n} workers, {len(names)} variants: {seconds:.1f} s, {first / seconds:.2f} times the first "
+                        f"line, on {os.cpu_count()} cores",
+                        flush=True,
+                    )
+        finally:
+            postgres.stop(home)
+
+
+@main.command()
+@click.option("--images", default=600_000, show_default=True)
+@click.option("--workers", default=8, show_default=True)
+@click.option(
+    "--records-per-s", default=100.0, show_default=True, help="One lister; the API is read in order."
+)
+@click.option("--images-per-s", default=100.0, show_default=True, help="Files that one worker fetches.")
+@click.option(
+    "--share-of-gain", default=0.5, show_default=True, help="What each worker after the first adds."
+)
+@click.option("--limit-per-s", default=400.0, show_default=True, help="What the archive answers at most.")
+@click.option("--curate-per-s", default=3_500.0, show_default=True, help="Records curated and grouped.")
+@click.option(
+    "--decode-per-s", default=900.0, show_default=True, help="Pictures that one worker materializes."
+)
+@click.option(
+    "--eligible", default=0.2, show_default=True, help="Share that a split of dermoscopic images takes."
+)
+@click.option("--features-per-s", default=2_000.0, show_default=True, help="A frozen base on the GPU.")
+@click.option(
+    "--train-per-s", default=1_500.0, show_default=True, help="Pictures forward and back on the GPU."
+)
+@click.option("--epochs", default=30, show_default=True)
+@click.option("--variants", default=10, show_default=True, help="Half of them on frozen features.")
+def whole(
+    images: int,
+    workers: int,
+    records_per_s: float,
+    images_per_s: float,
+    share_of_gain: float,
+    limit_per_s: float,
+    curate_per_s: float,
+    decode_per_s: float,
+    eligible: float,
+    features_per_s: float,
+    train_per_s: float,
+    epochs: int,
+    variants: int,
+) -> None:
+    """Arithmetic, not a measurement: hours for the first time through, from the rates given."""
+    fetched_per_s = min(limit_per_s, images_per_s * (1 + share_of_gain * (workers - 1)))
+    n_eligible = images * eligible
+    n_frozen = variants // 2
+    hours = {
+        "records, one lister": images / records_per_s,
+        f"files, {workers} workers at {fetched_per_s:,.0f}/s together": images / fetched_per_s,
+        "curate, group and split, one worker": images / curate_per_s,
+        "materialize, one worker": n_eligible / decode_per_s,
+        f"features of {n_frozen} frozen bases, one GPU": n_frozen * n_eligible / features_per_s,
+        f"{variants - n_frozen} variants through the GPU, {epochs} epochs": (variants - n_frozen)
+        * n_eligible
+        * epochs
+        / train_per_s,
+    }
+    for title, seconds in hours.items():
+        print(f"{seconds / 3600:8.2f} h  {title}")
+    print(f"{sum(hours.values()) / 3600:8.2f} h  altogether, one after the other")
+
+
+if __name__ == "__main__":
+    main()
