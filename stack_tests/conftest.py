@@ -28,6 +28,8 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         settings={
             "LESION_ARCHIVE_URL": "http://archive:8000/api/v2/",
             "LESION_WEIGHTS": "none",
+            "TASK_HEARTBEAT_TIMEOUT_S": "30",  # a dead worker is noticed sooner than with the default
+            "TASK_QUEUED_TIMEOUT_S": "60",
             "TEST_ARCHIVE_SOURCE": f"synthetic:{N_IMAGES}",
             **{name: value for name, value in os.environ.items() if name.startswith(("TEST_", "LESION_"))},
         },
