@@ -82,10 +82,7 @@ def end(stack: Stack, stages: list[chain.Stage]) -> list[chain.Stage]:
                 if time.monotonic() > deadline:
                     raise TimeoutError(f"the path did not end: {[(s.dag_id, s.state) for s in stages]}")
             return stages
-        except (
-            OSError,
-            RuntimeError,
-        ) as error:  # HTTPError and an unreachable API are OSErrors, or become one
+        except (OSError, RuntimeError, AirflowUnreachableError):
             if time.monotonic() > deadline:
                 raise
             time.sleep(2)
