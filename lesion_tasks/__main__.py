@@ -4,7 +4,6 @@ import json
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ import click
 from lesion_tasks import UnavailableError, UnusableInputError, __version__
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS
 
-INGEST_LAYERS = ("append", "reconcile", "sweep", "fetch")
+INGEST_LAYERS = ("append", "reconcile", "sweep", "check_files", "fetch")
 
 
 class _Path(click.Group):
@@ -52,22 +51,40 @@ def setup() -> None:
     "layers",
     multiple=True,
     type=click.Choice(INGEST_LAYERS),
-    help="Only these layers, in path order. Default: all.",
+    help="Only these layers, in path order. Default: all but check_files.",
 )
 def ingest(source: str | None, query: str | None, collections: str, layers: Sequence[str]) -> None:
     """Archive -> records and verified files."""
+    from lesion_tasks.ingest import begin_ingestion, end_ingestion
     from lesion_tasks.ingest import ingest as run
 
-    _show(run(source=source, query=query, collections=collections, layers=tuple(layers) or INGEST_LAYERS))
+    scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
+    ingestion_id = begin_ingestion(**scope)
+    counts = run(**scope, layers=tuple(layers)) if layers else run(**scope)
+    end_ingestion(ingestion_id, counts)
+    _show({"ingestion": ingestion_id, **counts})
+
+
+@lesion.command()
+@click.option("--source", help="As for ingest.")
+@click.option("--query", help="As for ingest.")
+@click.option("--collections", default="", help="As for ingest.")
+def vocabulary(source: str | None, query: str | None, collections: str) -> None:
+    """Count what the records of a scope hold that the archive's published vocabulary does not know."""
+    from lesion_tasks.ingest import check_vocabulary
+
+    _show(check_vocabulary(source=source, query=query, collections=collections))
 
 
 @lesion.command()
 @click.option(
-    "--since", type=click.DateTime(), required=True, help="A time in UTC, such as 2026-01-31T06:00:00."
+    "--since",
+    required=True,
+    help="A time in UTC, such as 2026-01-31T06:00:00, or a run: Airflow's id of it, or what `ingest` printed.",
 )
-def changes(since: datetime) -> None:
+def changes(since: str) -> None:
     """List what ingestion saw change: new, edited, relabelled, relicensed, withdrawn, returned."""
-    from lesion_tasks.ingest import list_changes
+    from lesion_tasks.ingest import list_changes, moment_of
 
     rows = [
         {
@@ -76,7 +93,7 @@ def changes(since: datetime) -> None:
             "kind": c.kind,
             "fields": ", ".join(c.fields),
         }
-        for c in list_changes(since.replace(tzinfo=UTC))
+        for c in list_changes(moment_of(since))
     ]
     if not rows:
         click.echo("nothing changed")

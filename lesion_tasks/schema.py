@@ -1,6 +1,6 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
-    scope -> record -> record_version -> stored_file -> lesion, image | reject -> ungrouped, picture_pair
+    scope, ingestion -> record -> record_version -> stored_file -> lesion, image | reject -> ungrouped, picture_pair
       -> placement -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row
       -> training -> training_epoch, prediction -> evaluation -> promotion
 
@@ -75,6 +75,22 @@ class Scope(Base):
     sweep_prefix: Mapped[str | None] = mapped_column(comment="id prefix the rolling sweep reads next")
     probe: Mapped[dict[str, Any] | None] = mapped_column(comment="what the last probe answered")
     probed_at: Mapped[datetime | None] = mapped_column(comment="when the last probe was made")
+
+
+class Ingestion(Base):
+    """One run of ingestion, by Airflow or by hand: since when things changed, and when a layer was last done."""
+
+    __tablename__ = "ingestion"
+
+    ingestion_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="Airflow's id of the run, or one made for a run by hand"
+    )
+    scope_id: Mapped[str] = mapped_column(comment="what it read; the scope's row is written by its probe")
+    began_at: Mapped[datetime] = mapped_column(comment="when its first try began")
+    ended_at: Mapped[datetime | None] = mapped_column(
+        comment="when all its layers were done; null while it runs and for one that failed"
+    )
+    counts: Mapped[dict[str, Any] | None] = mapped_column(comment="what each layer counted, by layer")
 
 
 class Record(Base):
@@ -206,6 +222,12 @@ class StoredFile(Base):
     detail: Mapped[str | None] = mapped_column(comment="what was found and what was expected")
     n_attempts: Mapped[int] = mapped_column(server_default="1", comment="times a fetch was tried")
     fetched_at: Mapped[datetime] = mapped_column(comment="when the last try ended")
+    checked_at: Mapped[datetime | None] = mapped_column(
+        comment="when the server was last asked whether it still has this file"
+    )
+    is_replaced: Mapped[bool] = mapped_column(
+        server_default="false", comment="the server has another file by now: it is fetched again"
+    )
 
 
 class Lesion(Base):

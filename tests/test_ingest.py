@@ -21,6 +21,7 @@ from lesion_tasks.ingest import (
     reconcile_records,
     sweep_records,
 )
+from lesion_tasks.ingest.fetch import _cut
 from lesion_tasks.store import open_store
 
 AT_ONCE = timedelta(0)
@@ -282,6 +283,24 @@ def test_shards_of_files_cover_all_and_overlap_nowhere(pictures):
     assert sorted(bounds) == bounds
     assert all(end < start for (_, end), (start, _) in pairwise(bounds))
     assert [fetch_files(shard)["stored"] for shard in shards] == [30, 30, 30, 30]
+
+
+@pytest.mark.parametrize(("per_shard", "n_shards"), [(5_000, 1), (50, 3), (1, 16)])
+def test_shards_are_sized_by_what_is_missing(pictures, monkeypatch, per_shard, n_shards):
+    monkeypatch.setattr("lesion_tasks.ingest.fetch.FILES_PER_SHARD", per_shard)
+    append_records()
+
+    assert len(fetch_shards()) == n_shards
+
+
+def test_crowded_prefixes_are_divided_too():
+    counts = [(f"ISIC_{number:04d}", 1_000) for number in range(24, 34)] + [("ISIC_9000", 5)]
+
+    shards = _cut(counts, 5)
+
+    assert len(shards) == 5
+    assert shards[0] == "ISIC_0024:ISIC_0025"
+    assert shards[-1] == "ISIC_0032:ISIC_9000"
 
 
 def test_a_file_whose_record_says_another_size_is_fetched_again(pictures, picture_folder):

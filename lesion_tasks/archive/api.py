@@ -66,6 +66,9 @@ class ApiListing:
     async def file(self, url: str, *, max_bytes: int) -> Body:
         return await self.client.get_bytes(url, max_bytes=max_bytes)
 
+    async def etag(self, url: str) -> str | None:
+        return await self.client.get_etag(url)
+
     async def _search(
         self, *, limit: int, cursor: str | None = None, prefix: str = "", term: str = ""
     ) -> Page:

@@ -151,6 +151,14 @@ class ArchiveClient:
         """
         return await self._attempts(url, lambda each: self._once(each, max_bytes, "identity"))
 
+    async def get_etag(self, url: str) -> str | None:
+        """HEAD -> the server's word for the present state of a file; None where it has none or says none.
+
+        Raises ArchiveUnavailableError after the last attempt.
+        """
+        body: Body = await self._attempts(url, lambda each: self._once(each, 2**62, "identity", "HEAD"))
+        return body.etag if body.status == 200 else None
+
     def check_url(self, url: str) -> None:
         """Raise RefusedUrlError unless a URL's scheme and host are allowed."""
         if not _URL_CHARACTERS.fullmatch(url):
@@ -231,13 +239,13 @@ class ArchiveClient:
         if isinstance(error, _FaultError) and error.is_foreign and attempt >= FOREIGN_ANSWERS_TO_BELIEVE:
             raise UnusableInputError(f"archive {shown(url)}: {error}; {expected}") from error
 
-    async def _once(self, url: str, max_bytes: int, accept_encoding: str) -> Body:
-        """One GET, following redirects to allowed places."""
+    async def _once(self, url: str, max_bytes: int, accept_encoding: str, method: str = "GET") -> Body:
+        """One request, following redirects to allowed places."""
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"Accept-Encoding": accept_encoding}
             # encoded=True: a signed URL must be sent byte for byte.
-            async with self._session.get(
-                URL(url, encoded=True), headers=headers, allow_redirects=False
+            async with self._session.request(
+                method, URL(url, encoded=True), headers=headers, allow_redirects=False
             ) as response:
                 if response.status in {301, 302, 303, 307, 308}:
                     url = urljoin(url, response.headers.get("Location", ""))

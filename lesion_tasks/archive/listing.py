@@ -63,3 +63,6 @@ class Listing(Protocol):
 
     async def file(self, url: str, *, max_bytes: int) -> Body:
         """Return the body behind a record's file URL."""
+
+    async def etag(self, url: str) -> str | None:
+        """Return the server's word for the present state of a file; None where it does not say."""

@@ -149,6 +149,9 @@ class LocalListing:
     async def file(self, url: str, *, max_bytes: int) -> Body:
         return await asyncio.to_thread(self._file, url, max_bytes)
 
+    async def etag(self, url: str) -> str | None:
+        return None
+
     def _file(self, url: str, max_bytes: int) -> Body:
         try:
             data = self.download.read_file(url, max_bytes=max_bytes)

@@ -41,6 +41,10 @@ from lesion_tasks.store import Store, open_store
 
 log = logging.getLogger(__name__)
 
+ISIC_ID_LENGTH = len("ISIC_0000000")
+SHARD_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
+FILES_PER_SHARD = 5_000
+MAX_SHARDS = 16
 THUMBNAIL_PX = 256
 MAX_BYTES = {"thumbnail_256": 4 * 2**20, "full": 256 * 2**20}
 ROWS_PER_COMMIT = 250
@@ -96,29 +100,41 @@ def wanted_rendition() -> str:
 
 def fetch_shards(
     *,
-    shards: int,
+    shards: int | None = None,
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
     rendition: str | None = None,
 ) -> list[str]:
-    """Cut the ids whose files are wanted into at most `shards` ranges of equal work; empty when none is.
+    """Cut the ids whose files are wanted into at most `shards` runs of id prefixes of about equal work.
 
-    A shard is its first and last id, as in "ISIC_0000000:ISIC_4999999".
+    None sizes them by what is missing, which on a first load is what the probe announced: FILES_PER_SHARD each, at
+    most MAX_SHARDS. A shard is its first and last prefix, as in "ISIC_0024:ISIC_0029"; there is none without work.
     """
-    if shards < 1:
+    if shards is not None and shards < 1:
         raise UnusableInputError(f"{shards} shards found, expected at least 1")
     key = scope_key(source, query, collections)
     probed_scope(key)
     adopt_files(key, rendition or wanted_rendition())
-    statement = text(f"""
-        SELECT min(isic_id), max(isic_id) FROM (
-            SELECT isic_id, ntile(:shards) OVER (ORDER BY isic_id) AS shard FROM ({_WANTED}) AS wanted
-        ) AS cut GROUP BY shard ORDER BY shard
-    """)  # noqa: S608 - our own text
+    statement = text(
+        f"SELECT left(isic_id, {len('ISIC_') + SHARD_DIGITS}) AS prefix, count(*) "  # noqa: S608 - our own text
+        f"FROM ({_WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
+    )
     with open_session(key.settings) as session:
-        bounds = session.execute(statement, _wanted_values(key, "", rendition) | {"shards": shards}).all()
-    return [f"{first}:{last}" for first, last in bounds]
+        found = [(row[0], row[1]) for row in session.execute(statement, _wanted_values(key, "", rendition))]
+    n_wanted = sum(count for _, count in found)
+    return _cut(found, shards or min(MAX_SHARDS, -(-n_wanted // FILES_PER_SHARD)))
+
+
+def _cut(counts: Sequence[tuple[str, int]], n_shards: int) -> list[str]:
+    """Cut prefixes in their order into shards; a prefix belongs to the shard in which its middle falls."""
+    n_wanted = sum(count for _, count in counts)
+    shards: dict[int, list[str]] = {}
+    n_before = 0
+    for prefix, count in counts:
+        shards.setdefault((2 * n_before + count) * n_shards // (2 * n_wanted), []).append(prefix)
+        n_before += count
+    return [f"{prefixes[0]}:{prefixes[-1]}" for prefixes in shards.values()]
 
 
 def fetch_files(
@@ -174,6 +190,7 @@ _WANTED = """
         AND (stored.isic_id IS NULL
             OR stored.url <> coalesce(file.plain_url, '')
             OR stored.record_size_bytes IS DISTINCT FROM file.size_bytes
+            OR stored.is_replaced
             OR (stored.reason IS NOT NULL AND stored.n_attempts < :max_tries
                 AND stored.fetched_at + :retry_after * power(4, stored.n_attempts - 1) < :now))
 """
@@ -188,8 +205,9 @@ def _wanted_values(
     return {
         "scope_id": key.scope_id,
         "rendition": rendition or wanted_rendition(),
-        "first": first,
-        "last": last or first,
+        # The lowest and highest id under a prefix.
+        "first": first and first.ljust(ISIC_ID_LENGTH, "0"),
+        "last": (last or first).ljust(ISIC_ID_LENGTH, "9"),
         "max_tries": MAX_TRIES,
         "retry_after": retry_after,
         "now": datetime.now(UTC),
@@ -420,6 +438,7 @@ class _Fetching:
 _COLUMNS = (
     *("isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash", "thumbprint"),
     *("etag", "record_size_bytes", "width_px", "height_px", "reason", "detail", "n_attempts", "fetched_at"),
+    "is_replaced",
 )
 
 
@@ -442,6 +461,7 @@ def _row(outcome: _Outcome, rendition: str, now: datetime) -> tuple[Any, ...]:
         refusal.detail if refusal else None,
         wanted.n_attempts + 1,
         now,
+        False,
     )
 
 

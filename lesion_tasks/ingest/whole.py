@@ -6,6 +6,7 @@ from typing import Any
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.ingest.append import append_records, probe_archive
+from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
 from lesion_tasks.ingest.scope import read_scope, scope_key
@@ -13,7 +14,9 @@ from lesion_tasks.ingest.sweep import SHARD_SHARE, sweep_records
 
 log = logging.getLogger(__name__)
 
-LAYERS = ("append", "reconcile", "sweep", "fetch")
+LAYERS = ("append", "reconcile", "sweep", "check_files", "fetch")
+# Asking for files that are there pays only when it is spread over months.
+DEFAULT_LAYERS = ("append", "reconcile", "sweep", "fetch")
 
 
 def ingest(
@@ -21,7 +24,7 @@ def ingest(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
-    layers: tuple[str, ...] = LAYERS,
+    layers: tuple[str, ...] = DEFAULT_LAYERS,
     shard_share: float = SHARD_SHARE,
     max_vanished_share: float = MAX_VANISHED_SHARE,
     rendition: str | None = None,
@@ -47,6 +50,8 @@ def ingest(
         done["sweep"] = sweep_records(
             **scope, **door, shard_share=shard_share, max_vanished_share=max_vanished_share
         )
+    if "check_files" in layers:
+        done["check_files"] = check_files(**scope, **door)
     if "fetch" in layers:
         done["fetch"] = fetch_files(**scope, **door, rendition=rendition)
     for layer, counts in done.items():

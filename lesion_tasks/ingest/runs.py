@@ -1,0 +1,86 @@
+"""Runs of ingestion -> rows, so that one can ask what changed since a run, and when a layer was last done."""
+
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import func, select, update
+from sqlalchemy.dialects.postgresql import insert
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest.scope import scope_key
+from lesion_tasks.schema import Ingestion
+
+N_RUNS_NAMED = 5
+
+
+def begin_ingestion(
+    ingestion_id: str | None = None,
+    *,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+) -> str:
+    """Note that a run begins, and return its id. One that is tried again keeps the time of its first try."""
+    key = scope_key(source, query, collections)
+    now = datetime.now(UTC)
+    ingestion_id = ingestion_id or f"by_hand__{now.isoformat()}"
+    with open_session(key.settings) as session:
+        session.execute(
+            insert(Ingestion)
+            .values(ingestion_id=ingestion_id, scope_id=key.scope_id, began_at=now)
+            .on_conflict_do_nothing()
+        )
+    return ingestion_id
+
+
+def end_ingestion(ingestion_id: str, counts: dict[str, Any]) -> None:
+    """Note that all layers of a run are done, and what each counted."""
+    with open_session() as session:
+        session.execute(
+            update(Ingestion)
+            .where(Ingestion.ingestion_id == ingestion_id)
+            .values(ended_at=datetime.now(UTC), counts=counts)
+        )
+
+
+def last_done(
+    *, source: str | None = None, query: str | None = None, collections: str = ""
+) -> dict[str, datetime]:
+    """Return, by layer, when the last complete run of a scope that held it began."""
+    key = scope_key(source, query, collections)
+    layer = func.jsonb_object_keys(Ingestion.counts).label("layer")
+    runs = (
+        select(layer, Ingestion.began_at)
+        .where(Ingestion.scope_id == key.scope_id, Ingestion.ended_at.is_not(None))
+        .subquery()
+    )
+    with open_session(key.settings) as session:
+        return {
+            row[0]: row[1]
+            for row in session.execute(select(runs.c.layer, func.max(runs.c.began_at)).group_by(runs.c.layer))
+        }
+
+
+def moment_of(since: str) -> datetime:
+    """Return the moment that a time (without zone: UTC) or the id of a run names: when that run began.
+
+    Raises UnusableInputError for what is neither.
+    """
+    try:
+        moment = datetime.fromisoformat(since)
+    except ValueError:
+        return _began_at(since)
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+
+
+def _began_at(ingestion_id: str) -> datetime:
+    with open_session() as session:
+        found = session.scalar(select(Ingestion.began_at).where(Ingestion.ingestion_id == ingestion_id))
+        if found is not None:
+            return found
+        newest = select(Ingestion.ingestion_id).order_by(Ingestion.began_at.desc()).limit(N_RUNS_NAMED)
+        known = ", ".join(session.scalars(newest))
+    raise UnusableInputError(
+        f"{ingestion_id!r}: neither a time such as 2026-01-31T06:00:00 nor a run; the newest runs are {known or 'none'}"
+    )

@@ -1,0 +1,87 @@
+"""Runs of ingestion are rows: what changed since one, and when a layer was last done."""
+
+import json
+from datetime import UTC, datetime
+
+import pytest
+from archives import rows, serving
+from click.testing import CliRunner
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.__main__ import lesion
+from lesion_tasks.archive_server.sources import SyntheticSource
+from lesion_tasks.ingest import (
+    append_records,
+    begin_ingestion,
+    end_ingestion,
+    last_done,
+    list_changes,
+    moment_of,
+    sweep_records,
+)
+
+
+@pytest.fixture
+def archive(settings, monkeypatch):
+    with serving(SyntheticSource(60, seed=1), monkeypatch) as archive:
+        yield archive
+
+
+def test_changes_since_a_run_are_those_it_saw_and_later_ones(archive):
+    begin_ingestion("manual__first")
+    append_records()
+    begin_ingestion("manual__second")
+    edited = archive.admin("edit", images=3)["edited"]
+    sweep_records(shard_share=1.0)
+
+    assert len(list_changes(moment_of("manual__first"))) == 63
+    assert {change.isic_id for change in list_changes(moment_of("manual__second"))} == set(edited)
+
+
+def test_a_run_that_is_tried_again_keeps_its_beginning(archive):
+    begin_ingestion("manual__1")
+    began_at = moment_of("manual__1")
+    begin_ingestion("manual__1")
+
+    assert moment_of("manual__1") == began_at
+
+
+@pytest.mark.parametrize(
+    ("text", "moment"),
+    [
+        ("2026-01-31T06:00:00", datetime(2026, 1, 31, 6, tzinfo=UTC)),
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T06:00:00+02:00", datetime(2026, 1, 31, 4, tzinfo=UTC)),
+    ],
+)
+def test_a_time_without_a_zone_is_in_utc(text, moment):
+    assert moment_of(text) == moment
+
+
+def test_what_is_neither_a_time_nor_a_run_is_refused_with_the_runs_there_are(archive):
+    begin_ingestion("manual__known")
+
+    with pytest.raises(
+        UnusableInputError, match=r"'yesterday': neither .* the newest runs are manual__known"
+    ):
+        moment_of("yesterday")
+
+
+def test_a_layer_is_done_when_the_whole_run_is_and_in_its_own_scope(archive):
+    begin_ingestion("one")
+    begin_ingestion("two")
+    end_ingestion("one", {"append": {"new": 1}, "sweep": {"read": 2}})
+
+    assert last_done() == {"append": moment_of("one"), "sweep": moment_of("one")}
+    assert last_done(query="image_type:dermoscopic") == {}
+
+
+def test_the_command_line_names_its_run_and_takes_the_name_back(archive):
+    ran = CliRunner().invoke(lesion, ["ingest", "--layer", "append"])
+    assert ran.exit_code == 0, ran.output
+    ingestion_id = json.loads(ran.stdout)["ingestion"]
+    changed = CliRunner().invoke(lesion, ["changes", "--since", ingestion_id])
+
+    assert changed.exit_code == 0, changed.output
+    assert changed.stdout.count(" new ") == 60
+    assert [row.counts["append"]["new"] for row in rows("SELECT counts FROM ingestion")] == [60]
