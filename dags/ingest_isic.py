@@ -1,41 +1,66 @@
-"""Archive -> records and files. Daily, and by hand.
+"""Archive -> records and files. By each layer's schedule, and by hand.
 
 The layers run in this order, each on what the ones before it left:
 
 - **append** reads what the archive added since the last time,
 - **reconcile** compares counts per id prefix and reads again where they differ,
 - **sweep** reads a share of all records again, so that every change is found in the end,
-- **fetch** gets the files that are missing, checks them and stores them.
+- **check_files** asks for the state of a share of all files, so that a replaced one is found,
+- **fetch** gets the files that are missing or replaced, checks them and stores them,
+- **vocabulary** counts fields and values that the archive's published rules do not know; it changes nothing.
 
-Every task goes on where it was stopped, so any of them is safe to clear. A file that cannot be used is a
-row with a reason; only too many of those make a task red.
+A scheduled run does the layers whose time has come since they were last done. A run by hand does those that are
+chosen in its form. Every task goes on where it was stopped, so any of them is safe to clear. A file that cannot be
+used is a row with a reason; only too many of those make a task red. `lesion changes --since <id of a run>` lists what
+changed since that run began.
 """
 
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import CronTriggerTimetable, Param, TriggerRule, dag, task
+from airflow.sdk import MultipleCronTriggerTimetable, Param, TriggerRule, dag, task
 
-from lesion_airflow import ARCHIVE_POOL, DEFAULT_ARGS, IMAGES, TAGS, results, skip_unless, total
+from lesion_airflow import (
+    ARCHIVE_POOL,
+    CONNECTIONS_PER_TASK,
+    DEFAULT_ARGS,
+    IMAGES,
+    TAGS,
+    due,
+    results,
+    skip_unless,
+    total,
+)
 
-# Switching the DAG on by day is no reason to start at once.
-EVERY_NIGHT = CronTriggerTimetable("30 1 * * *", timezone="UTC", run_immediately=timedelta(0))
-LAYERS = ["append", "reconcile", "sweep", "fetch"]
+# When each layer is done by itself: cron, in UTC. A layer that missed its time is done with the next run.
+SCHEDULES = {
+    "append": "30 1 * * *",
+    "reconcile": "30 1 * * *",
+    "sweep": "30 1 * * *",
+    "check_files": "30 1 * * 0",
+    "fetch": "30 1 * * *",
+    "vocabulary": "30 1 * * 0",
+}
+LAYERS = list(SCHEDULES)
+CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
 
 
 @dag(
-    schedule=EVERY_NIGHT,
+    # Switching the DAG on by day is no reason to start at once.
+    schedule=MultipleCronTriggerTimetable(
+        *sorted(set(SCHEDULES.values())), timezone="UTC", run_immediately=timedelta(0)
+    ),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params={
         "layers": Param(
-            LAYERS,
+            CHOSEN_BY_HAND,
             type="array",
             items={"enum": LAYERS},
             examples=LAYERS,
             title="Layers",
-            description="What to do; they always run in the order append, reconcile, sweep, fetch.",
+            description="What a run by hand does, always in the order of the list. A scheduled run does what is due.",
         ),
         "query": Param(
             None,
@@ -44,27 +69,46 @@ LAYERS = ["append", "reconcile", "sweep", "fetch"]
             description="Search text of the archive that limits the records, such as "
             "`image_type:dermoscopic`. Empty: the setting LESION_QUERY.",
         ),
+        "collections": Param(
+            "",
+            type="string",
+            pattern="^[0-9, ]*$",
+            title="Collections",
+            description="Numbers of the archive's collections, with commas between; images in any of them. "
+            "Empty: no limit.",
+        ),
         "source": Param(
             None,
             type=["null", "string"],
             title="Source",
-            description="Address of an archive, or a download folder. Empty: the setting LESION_ARCHIVE_URL.",
+            description="Address of an archive, or a folder: a download, or the archive's own snapshot "
+            "(ISIC_metadata.parquet and ISIC_images.zip), after which the setting's archive goes on from where it "
+            "ends. Empty: the setting LESION_ARCHIVE_URL.",
         ),
         "sweep_share": Param(
-            0.03,
+            0.15,
             type="number",
             exclusiveMinimum=0,
             maximum=1,
             title="Share to sweep",
-            description="Share of all records that one run reads again; 0.03 comes round once a month.",
+            description="Share of all records that one run reads again; 0.15 comes round once a week.",
+        ),
+        "check_share": Param(
+            0.04,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=1,
+            title="Share of files to check",
+            description="Share of all files that one run asks for; 0.04 each week comes round in half a year.",
         ),
         "fetch_tasks": Param(
-            2,
-            type="integer",
+            None,
+            type=["null", "integer"],
             minimum=1,
             maximum=64,
             title="Fetch tasks",
-            description="Into how many parallel tasks the missing files are divided.",
+            description="Into how many parallel tasks the missing files are divided, by id prefix. "
+            "Empty: one for each 5,000, at most 16.",
         ),
     },
     description="The ISIC Archive -> records and verified files",
@@ -73,44 +117,54 @@ LAYERS = ["append", "reconcile", "sweep", "fetch"]
 )
 def ingest_isic() -> None:
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(minutes=10))
-    def probe(params: dict[str, Any]) -> dict[str, Any]:
-        """Ask whether the archive answers as expected, and how much it holds."""
-        from lesion_tasks.ingest import probe_archive
+    def probe(params: dict[str, Any], dag_run: Any) -> list[str]:
+        """Ask whether the archive answers as expected and how much it holds; name the layers to do."""
+        from lesion_tasks.ingest import begin_ingestion, last_done, probe_archive
 
-        return probe_archive(query=params["query"], source=params["source"])
+        begin_ingestion(dag_run.run_id, **_scope(params))
+        probe_archive(**_scope(params))
+        in_time = due(SCHEDULES, last_done(**_scope(params)), dag_run.run_after)
+        return in_time if dag_run.run_type == "scheduled" else list(params["layers"])
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=12))
-    def append(params: dict[str, Any]) -> dict[str, Any]:
+    def append(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Read records that are new."""
         from lesion_tasks.ingest import append_records
 
-        skip_unless("append" in params["layers"], "the layer append was not chosen")
-        return append_records(query=params["query"], source=params["source"])
+        skip_unless("append" in layers, "the layer append is not wanted in this run")
+        return append_records(**_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
-    def reconcile(params: dict[str, Any]) -> dict[str, Any]:
+    def reconcile(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Compare counts, and read again where they differ."""
         from lesion_tasks.ingest import reconcile_records
 
-        skip_unless("reconcile" in params["layers"], "the layer reconcile was not chosen")
-        return reconcile_records(query=params["query"], source=params["source"])
+        skip_unless("reconcile" in layers, "the layer reconcile is not wanted in this run")
+        return reconcile_records(**_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
-    def sweep(params: dict[str, Any]) -> dict[str, Any]:
+    def sweep(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Read the records again that were not read for the longest time."""
         from lesion_tasks.ingest import sweep_records
 
-        skip_unless("sweep" in params["layers"], "the layer sweep was not chosen")
-        share = params["sweep_share"]
-        return sweep_records(query=params["query"], source=params["source"], shard_share=share)
+        skip_unless("sweep" in layers, "the layer sweep is not wanted in this run")
+        return sweep_records(**_scope(params), shard_share=params["sweep_share"])
+
+    @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
+    def check_files(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+        """Ask for the state of the files that were not checked for the longest time."""
+        from lesion_tasks.ingest import check_files
+
+        skip_unless("check_files" in layers, "the layer check_files is not wanted in this run")
+        return check_files(**_scope(params), check_share=params["check_share"])
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def divide(params: dict[str, Any]) -> list[str]:
-        """Divide the files that are missing into parts."""
+    def divide(layers: list[str], params: dict[str, Any]) -> list[str]:
+        """Divide the files that are missing into runs of id prefixes."""
         from lesion_tasks.ingest import fetch_shards
 
-        skip_unless("fetch" in params["layers"], "the layer fetch was not chosen")
-        return fetch_shards(shards=params["fetch_tasks"], query=params["query"], source=params["source"])
+        skip_unless("fetch" in layers, "the layer fetch is not wanted in this run")
+        return fetch_shards(**_scope(params), shards=params["fetch_tasks"])
 
     @task(
         pool=ARCHIVE_POOL,
@@ -121,20 +175,51 @@ def ingest_isic() -> None:
         """Get one part of the missing files, check each, and store it."""
         from lesion_tasks.ingest import fetch_files
 
-        return fetch_files(shard, query=params["query"], source=params["source"])
+        return fetch_files(shard, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
+
+    @task(trigger_rule=TriggerRule.NONE_FAILED)
+    def vocabulary(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+        """Count fields and values that the archive's published rules do not know."""
+        from lesion_tasks.ingest import check_vocabulary
+
+        skip_unless("vocabulary" in layers, "the layer vocabulary is not wanted in this run")
+        return check_vocabulary(**_scope(params))
 
     # Once, after all: a mapped task with outlets would announce each of its parts.
     @task(outlets=[IMAGES], trigger_rule=TriggerRule.NONE_FAILED)
-    def announce(layers: list[dict[str, Any] | None], parts: Any, outlet_events: Any) -> dict[str, int]:
+    def announce(
+        done: dict[str, dict[str, Any] | None],
+        parts: Any,
+        layers: list[str],
+        dag_run: Any,
+        outlet_events: Any,
+    ) -> dict[str, int]:
         """Say what changed. Also when nothing did: a run that was stopped may have left something unsaid."""
-        changed = total([*layers, *results(parts)])
+        from lesion_tasks.ingest import end_ingestion
+
+        counts = done | {"fetch": total(results(parts))}
+        counts = {name: counts[name] for name in layers}
+        end_ingestion(dag_run.run_id, counts)
+        changed = total(found for name, found in counts.items() if name != "vocabulary")
         outlet_events[IMAGES].extra = changed
         return changed
 
-    layers = [append(), reconcile(), sweep()]
-    parts = divide()
-    probe() >> layers[0] >> layers[1] >> layers[2] >> parts
-    announce(layers, fetch.expand(shard=parts))
+    layers = probe()
+    done = {
+        "append": append(layers),
+        "reconcile": reconcile(layers),
+        "sweep": sweep(layers),
+        "check_files": check_files(layers),
+        "vocabulary": vocabulary(layers),
+    }
+    parts = divide(layers)
+    done["append"] >> done["reconcile"] >> done["sweep"] >> done["check_files"] >> parts
+    done["sweep"] >> done["vocabulary"]
+    announce(done, fetch.expand(shard=parts), layers)
+
+
+def _scope(params: dict[str, Any]) -> dict[str, Any]:
+    return {name: params[name] for name in ("source", "query", "collections")}
 
 
 ingest_isic()

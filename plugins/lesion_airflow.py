@@ -3,8 +3,8 @@
 Airflow loads this once per process, so nothing that changes often goes here, and nothing heavy.
 """
 
-from collections.abc import Iterable
-from datetime import timedelta
+from collections.abc import Iterable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, TriggerRule, task
@@ -19,6 +19,8 @@ CHAMPION = Asset("champion", uri="lesion://champion", group="lesion")
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 GPU_POOL = "gpu"  # the same limit where all queues share one machine
 ARCHIVE_POOL = "archive"  # tasks that talk to the archive, which asks for politeness
+# Two slots of the pool share the ten connections that the archive's own client opens.
+CONNECTIONS_PER_TASK = 5
 
 # Input that is wrong stays wrong. Nearly everything else may be the network or a machine, and is tried again,
 # later each time.
@@ -54,6 +56,19 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
     """End the running task as skipped, with a reason in its log."""
     if not is_wanted:
         raise AirflowSkipException(reason)
+
+
+def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment: datetime) -> list[str]:
+    """Return the names whose cron time came, up to `moment`, after they were last done; those never done too."""
+    from croniter import croniter
+
+    # `get_prev` looks strictly before its start, and a run is due at its very moment.
+    start = moment.astimezone(UTC) + timedelta(seconds=1)
+    return [
+        name
+        for name, cron in schedules.items()
+        if name not in last_done or last_done[name] < croniter(cron, start).get_prev(datetime)
+    ]
 
 
 def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:

@@ -2,10 +2,11 @@
 
 import ast
 import os
+import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -19,12 +20,14 @@ HEAVY = ("tensorflow", "keras", "sklearn", "matplotlib", "pyarrow", "aiohttp.web
 # What runs after what, by task id; groups are expanded.
 ORDER = {
     "ingest_isic": {
-        "probe": {"append"},
+        "probe": {"append", "reconcile", "sweep", "check_files", "divide", "vocabulary", "announce"},
         "append": {"reconcile", "announce"},
         "reconcile": {"sweep", "announce"},
-        "sweep": {"divide", "announce"},
+        "sweep": {"check_files", "vocabulary", "announce"},
+        "check_files": {"divide", "announce"},
         "divide": {"fetch"},
         "fetch": {"announce"},
+        "vocabulary": {"announce"},
         "announce": set(),
     },
     "build_splits": {
@@ -178,6 +181,50 @@ def test_unusable_input_is_not_retried_and_a_lost_connection_is(dags: dict[str, 
         "ConnectionError": "default",
         "OSError": "default",
     }
+
+
+def test_each_layer_of_ingestion_has_a_schedule_and_is_a_choice_of_the_form(dags: dict[str, Any]) -> None:
+    from lesion_tasks.ingest import LAYERS
+
+    schedules = runpy.run_path(str(ROOT / "dags" / "ingest_isic.py"))["SCHEDULES"]
+    dag = dags["ingest_isic"]
+    assert dag.params.get_param("layers").schema["items"]["enum"] == list(schedules)
+    assert set(schedules) == {*LAYERS, "vocabulary"} <= {task.task_id for task in dag.tasks} | {"fetch"}
+    assert {timetable.expression for timetable in dag.timetable.timetables} == set(schedules.values())
+
+
+SUNDAY = datetime(2026, 11, 22, 1, 30, tzinfo=UTC)
+MONDAY = SUNDAY + timedelta(days=1)
+
+
+@pytest.mark.parametrize(
+    ("done", "moment", "names"),
+    [
+        ({}, MONDAY, ["daily", "weekly"]),
+        ({"daily": SUNDAY + timedelta(seconds=3), "weekly": SUNDAY}, MONDAY, ["daily"]),
+        ({"daily": SUNDAY, "weekly": SUNDAY}, SUNDAY + timedelta(hours=9), []),
+        ({"daily": MONDAY, "weekly": SUNDAY - timedelta(days=7)}, MONDAY, ["weekly"]),  # missed on Sunday
+        (
+            {"daily": SUNDAY - timedelta(hours=1), "weekly": SUNDAY - timedelta(hours=1)},
+            SUNDAY,
+            ["daily", "weekly"],
+        ),
+    ],
+)
+def test_a_layer_is_due_when_its_time_came_after_it_was_last_done(
+    done: dict[str, datetime], moment: datetime, names: list[str]
+) -> None:
+    from lesion_airflow import due
+
+    assert due({"daily": "30 1 * * *", "weekly": "30 1 * * 0"}, done, moment) == names
+
+
+def test_the_pool_keeps_downloads_at_what_the_archives_own_client_opens() -> None:
+    from lesion_airflow import ARCHIVE_POOL, CONNECTIONS_PER_TASK
+    from lesion_tasks.archive.client import N_CONNECTIONS
+    from lesion_tasks.local.airflow import POOLS
+
+    assert POOLS[ARCHIVE_POOL][0] * CONNECTIONS_PER_TASK == N_CONNECTIONS
 
 
 @pytest.mark.parametrize("path", DAG_FILES, ids=lambda path: path.stem)
