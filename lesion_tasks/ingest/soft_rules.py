@@ -2,8 +2,7 @@
 
 Soft: nothing is refused for it. Older records may violate newer rules, and the archive adds fields as it likes; a
 count that jumps tells that labels and curation rules need a look. The rules are those of the ISIC team's
-`isic-metadata` package where it is installed (4.12 knows both generations of anatomical sites); without it only
-unknown fields are counted.
+`isic-metadata` package; its version 4.12 knows both generations of anatomical sites.
 """
 
 import importlib.metadata
@@ -32,6 +31,8 @@ _KNOWN_FIELDS = (
     | {"anatom_site_general"}  # until May 2026
 )
 
+MAX_CHARACTERS = 200  # of a finding's words: some rules list every value there is
+
 Finding = tuple[str, str]  # (kind, words): kind is unknown_field or rule
 
 
@@ -41,8 +42,7 @@ def check_vocabulary(
     """Compare the current records of a scope with the vocabulary and return counts; reads only."""
     key = scope_key(source, query, collections)
     probed_scope(key)
-    version = _package_version()
-    find = lru_cache(maxsize=20_000)(_by_package if version else _by_names)
+    find = lru_cache(maxsize=20_000)(_findings)
     counts: Counter[Finding] = Counter()
     n_records = n_with_findings = 0
     for metadata in _current_metadata(key):
@@ -58,15 +58,8 @@ def check_vocabulary(
         "records_with_findings": n_with_findings,
         "unknown_fields": by_kind["unknown_field"],
         "rules": by_kind["rule"],
-        "checked_by": f"isic-metadata {version}" if version else "field names only",
+        "checked_by": f"isic-metadata {importlib.metadata.version('isic-metadata')}",
     }
-
-
-def _package_version() -> str | None:
-    try:
-        return importlib.metadata.version("isic-metadata")
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def _current_metadata(key: ScopeKey) -> Iterator[Mapping[str, Any]]:
@@ -92,11 +85,8 @@ def _comparable(metadata: Mapping[str, Any]) -> str:
     return json.dumps(fields, sort_keys=True)
 
 
-def _by_names(comparable: str) -> tuple[Finding, ...]:
-    return tuple(("unknown_field", name) for name in json.loads(comparable) if name not in _KNOWN_FIELDS)
-
-
-def _by_package(comparable: str) -> tuple[Finding, ...]:
+def _findings(comparable: str) -> tuple[Finding, ...]:
+    """Hold one record's fields against the package's rules; it is slow to load, so it is loaded here."""
     from isic_metadata.metadata import MetadataRow
     from pydantic import ValidationError
 
@@ -104,18 +94,22 @@ def _by_package(comparable: str) -> tuple[Finding, ...]:
     # The archive publishes ages in five-year steps under a name of their own.
     if "age_approx" in fields:
         fields["age"] = fields.pop("age_approx")
-    findings: list[Finding] = []
     make_row: Callable[..., Any] = MetadataRow
     try:
-        row = make_row(**fields)
-        findings += [("unknown_field", name) for name in row.unstructured]
+        return tuple(("unknown_field", name) for name in make_row(**fields).unstructured)
     except ValidationError as error:
-        for problem in error.errors(include_url=False):
-            # The rule is older than anatom_site_1..5, which took the place of anatom_site_general.
-            if "requires setting anatom_site_general" in problem["msg"] and "anatom_site_1" in fields:
-                continue
-            field = str(problem["loc"][0]) if problem["loc"] else ""
-            words = f"{field}: {problem['msg']}" if field else str(problem["msg"])
-            findings.append(("rule", words[:200]))
-        findings += _by_names(comparable)
-    return tuple(findings)
+        # The rule is older than anatom_site_1..5, which took the place of anatom_site_general.
+        rules = [
+            ("rule", _words(dict(problem)))
+            for problem in error.errors(include_url=False)
+            if not ("requires setting anatom_site_general" in problem["msg"] and "anatom_site_1" in fields)
+        ]
+        unknown = [("unknown_field", name) for name in json.loads(comparable) if name not in _KNOWN_FIELDS]
+        return (*rules, *unknown)
+
+
+def _words(problem: dict[str, Any]) -> str:
+    if not problem["loc"]:
+        return str(problem["msg"])[:MAX_CHARACTERS]
+    found = str(problem.get("input"))[:60]
+    return f"{problem['loc'][0]} is {found!r}: {problem['msg']}"[:MAX_CHARACTERS]
