@@ -165,9 +165,10 @@ def _expected(key: ScopeKey, pass_: _Pass) -> int | None:
 async def _read_all(
     key: ScopeKey, listing: Listing, start: str | None, pass_: _Pass, advance: Advance
 ) -> None:
-    """Read pages, check the batch before and write the one before that, all at once."""
-    batch: list[Any] = []
-    n_read = 0
+    """Read pages, check each while the archive makes the next one, and write the batch before meanwhile."""
+    records: dict[str, CheckedRecord] = {}
+    refusals: list[Refusal] = []
+    n_read = n_read_of_batch = 0
     writing: asyncio.Task[Counter[str]] | None = None
     try:
         async with (
@@ -175,19 +176,22 @@ async def _read_all(
             aclosing(_read_ahead(pages)) as ahead,
         ):
             async for page in ahead:
-                batch += page.items
+                # In this thread: a second one that only computes would keep requests waiting for Python's lock.
+                more_records, more_refusals = check_items(page.items)
+                records |= more_records
+                refusals += more_refusals
                 n_read += len(page.items)
+                n_read_of_batch += len(page.items)
                 # A whole page at a time, so that the cursor behind it can be committed.
                 is_enough = pass_.n_wanted is not None and n_read >= pass_.n_wanted
-                if len(batch) < RECORDS_PER_COMMIT and page.next_cursor is not None and not is_enough:
+                if n_read_of_batch < RECORDS_PER_COMMIT and page.next_cursor is not None and not is_enough:
                     continue
-                checked = await asyncio.to_thread(check_items, batch)
                 if writing is not None:
                     _count(await writing, pass_, advance)
                 writing = asyncio.create_task(
-                    asyncio.to_thread(_commit, key, *checked, page.next_cursor, pass_.ids)
+                    asyncio.to_thread(_commit, key, records, refusals, page.next_cursor, pass_.ids)
                 )
-                batch = []
+                records, refusals, n_read_of_batch = {}, [], 0
                 if is_enough and page.next_cursor is not None:
                     pass_.stopped_early = True
                     break

@@ -7,7 +7,7 @@ both from what it sent last and from the current version.
 import hashlib
 import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -51,6 +51,7 @@ def write_records(
     connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ONE_WRITER})
     if records:
         _plan(connection, scope_id, records)
+        _add_versions(connection, {record.isic_id: record for record in records}, now)
         counts.update(_apply(connection, scope_id, now, is_listed=is_listed))
         connection.execute(text("DROP TABLE seen, plan"))
     if refusals:
@@ -59,15 +60,9 @@ def write_records(
 
 
 def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord]) -> None:
-    """Lay the batch beside what is known of its ids."""
-    connection.execute(
-        text("CREATE TEMP TABLE seen (isic_id text, record_hash text, document text) ON COMMIT DROP")
-    )
-    # COPY's text format: JSON text has no raw tab or line end, so only backslashes need care.
-    lines = (f"{r.isic_id}\t{r.record_hash}\t{r.document.replace(_BACKSLASH, _ESCAPED)}\n" for r in records)
-    cursor = connection.connection.cursor()
-    cursor.copy_expert("COPY seen FROM STDIN", io.BytesIO("".join(lines).encode()))
-    cursor.close()
+    """Lay the batch beside what is known of its ids. Documents stay here: most are known, in most reads."""
+    connection.execute(text("CREATE TEMP TABLE seen (isic_id text, record_hash text) ON COMMIT DROP"))
+    _copy_lines(connection, "seen", (f"{r.isic_id}\t{r.record_hash}\n" for r in records))
     # Without statistics the planner may choose to scan all records for a batch of some hundred.
     connection.execute(text("ANALYZE seen"))
     connection.execute(
@@ -100,16 +95,30 @@ def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord
     )
 
 
+def _add_versions(connection: Connection, records: Mapping[str, CheckedRecord], now: datetime) -> None:
+    """Send the documents that are new, straight into their table: nothing is written twice."""
+    new = connection.execute(
+        text("SELECT isic_id, known_version + 1 FROM plan WHERE has_new_version ORDER BY isic_id")
+    ).all()
+    # COPY's text format: JSON text has no raw tab or line end, so only backslashes need care.
+    lines = (
+        f"{isic_id}\t{version}\t{record.record_hash}\t{record.document.replace(_BACKSLASH, _ESCAPED)}\t{now}\n"
+        for isic_id, version in new
+        for record in (records[isic_id],)
+    )
+    if new:
+        columns = "isic_id, version, record_hash, document, seen_at"
+        _copy_lines(connection, f"record_version ({columns})", lines)
+
+
+def _copy_lines(connection: Connection, target: str, lines: Iterable[str]) -> None:
+    cursor = connection.connection.cursor()
+    cursor.copy_expert(f"COPY {target} FROM STDIN", io.BytesIO("".join(lines).encode()))
+    cursor.close()
+
+
 def _apply(connection: Connection, scope_id: str, now: datetime, *, is_listed: bool) -> Counter[str]:
     values = {"now": now, "scope_id": scope_id, "missing_since": None if is_listed else now}
-    connection.execute(
-        text("""
-            INSERT INTO record_version (isic_id, version, record_hash, document, seen_at)
-            SELECT isic_id, known_version + 1, plan.record_hash, document::jsonb, :now
-            FROM plan JOIN seen USING (isic_id) WHERE has_new_version ORDER BY isic_id
-        """),
-        values,
-    )
     n_new = connection.execute(
         text("""
             INSERT INTO record (isic_id, version, first_seen_at, last_seen_at, changed_at)
