@@ -43,6 +43,7 @@ class Store(Protocol):
     """What both back ends promise; one contract test runs against each."""
 
     url: str
+    is_local: bool  # reading and writing wait for no network
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
         """Write an object whole, replacing one that is there."""
@@ -83,8 +84,15 @@ def _checked(key: str) -> str:
     return key
 
 
+def _open_private(path: str, flags: int) -> int:
+    """Open a new file that its owner alone may write."""
+    return os.open(path, flags, 0o644)
+
+
 class DirectoryStore:
     """A bucket that is a directory. Objects are written in a folder of its own and renamed into their place."""
+
+    is_local = True
 
     def __init__(self, root: Path) -> None:
         self.root = root.absolute()
@@ -108,13 +116,14 @@ class DirectoryStore:
                     path.unlink()
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
-        with self._replacing(key) as temporary, temporary.open("wb") as file:
+        with self._replacing(key) as temporary, open(temporary, "xb", opener=_open_private) as file:
             file.write(data)
 
     def put_file(self, key: str, path: Path, *, content_type: str = OCTETS) -> None:
         import shutil
 
         with self._replacing(key) as temporary:
+            temporary.touch(mode=0o644, exist_ok=False)
             shutil.copyfile(path, temporary)
 
     @contextlib.contextmanager
@@ -122,11 +131,8 @@ class DirectoryStore:
         target = self.root / _checked(key)
         temporary = self._parts / f".{os.getpid()}-{secrets.token_hex(6)}"
         try:
-            try:
-                temporary.touch(mode=0o644, exist_ok=False)
-            except FileNotFoundError:
+            if not self._parts.is_dir():
                 self._parts.mkdir(parents=True, exist_ok=True)
-                temporary.touch(mode=0o644, exist_ok=False)
             yield temporary
             try:
                 temporary.replace(target)
@@ -169,6 +175,8 @@ class DirectoryStore:
 
 class S3Store:
     """A bucket in S3 or a server that speaks it. Endpoint and credentials are boto3's own `AWS_*` settings."""
+
+    is_local = False
 
     def __init__(self, url: str, *, cache: Path) -> None:
         self.url = url.rstrip("/")

@@ -95,11 +95,16 @@ def _decode(image: Image.Image, data: bytes, max_pixels: int) -> Picture | Unusa
         extension=extension,
         content_type=content_type,
         sha256=hashlib.sha256(data).hexdigest(),
-        perceptual_hash=perceptual_hash(np.asarray(grey, np.float32)),
+        perceptual_hash=perceptual_hash(_pixels(grey)),
         thumbprint=grey.resize((THUMBPRINT_SIDE_PX, THUMBPRINT_SIDE_PX), Image.Resampling.BOX).tobytes(),
         width_px=width_px,
         height_px=height_px,
     )
+
+
+def _pixels(grey: Image.Image) -> np.ndarray:
+    """Return a grey picture as (height, width) float32; `np.asarray` asks it for much more than its bytes."""
+    return np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.height, grey.width).astype(np.float32)
 
 
 def perceptual_hash(grey: np.ndarray) -> int:

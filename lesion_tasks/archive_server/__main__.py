@@ -22,7 +22,12 @@ from lesion_tasks.archive_server.state import load_state
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
 @click.option("--source", required=True, help="synthetic:IMAGES[:SEED], or a download folder.")
 @click.option("--state", "state_path", type=click.Path(path_type=Path), help="File that keeps changes.")
-@click.option("--latency-ms", default=0.0, show_default=True, help="Delay added to every answer.")
+@click.option(
+    "--latency-ms",
+    default=0.0,
+    show_default=True,
+    help="Round trip: added to every answer and to every new connection.",
+)
 @click.option("--faults", "faults_text", default="", help="KIND=PROBABILITY,... and seed=N; see faults.py.")
 @click.option("--ties", default=1, show_default=True, help="Synthetic images that share one `created`.")
 @click.option("--unstable-ties", is_flag=True, help="Order equal `created` anew for each page.")

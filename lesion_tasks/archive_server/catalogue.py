@@ -72,6 +72,9 @@ class Source(Protocol):
     def file(self, position: int, rendition: str, revision: int) -> StoredFile | None:
         """Return a rendition's bytes; None when there is no such file."""
 
+    def has_at_hand(self, position: int, rendition: str, revision: int) -> bool:
+        """Tell whether a rendition has only to be read, in less time than a thread takes to start on it."""
+
 
 class Catalogue:
     """Everything visible, by listing order, by id and by query."""
@@ -212,6 +215,12 @@ class Catalogue:
         if position is None:
             return None
         return self.source.file(position, rendition, self.state.file_revisions.get(isic_id, 0))
+
+    def has_at_hand(self, isic_id: str, rendition: str) -> bool:
+        """Tell whether `file` answers at once."""
+        position = self.position_of(isic_id)
+        revision = self.state.file_revisions.get(isic_id, 0)
+        return position is None or self.source.has_at_hand(position, rendition, revision)
 
     def visible_id(self, position: int) -> str:
         """Return the id of the record at a position."""

@@ -30,8 +30,10 @@ def add_routes(app: web.Application, catalogue: Catalogue) -> None:
         stored = None
         if found:
             rendition = "full" if prefix == "/images/" else "thumbnail_256"
-            # Drawing and resizing take milliseconds: off the event loop.
-            stored = await asyncio.to_thread(catalogue.file, found["isic_id"], rendition)
+            if catalogue.has_at_hand(found["isic_id"], rendition):
+                stored = catalogue.file(found["isic_id"], rendition)
+            else:  # drawing and resizing take milliseconds: off the event loop
+                stored = await asyncio.to_thread(catalogue.file, found["isic_id"], rendition)
         if stored is None:
             return web.Response(status=404, text=_NO_SUCH_KEY, content_type="application/xml")
         return _sent(request, stored)

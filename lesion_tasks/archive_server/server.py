@@ -6,6 +6,7 @@ local archive has under `/admin/`.
 
 import asyncio
 import re
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 from urllib.parse import parse_qs, urlencode
@@ -53,17 +54,21 @@ def build_app(
 ) -> web.Application:
     """Return the application that serves a catalogue.
 
-    `latency_ms` is added to every answer. With `has_unstable_ties`, the order among equal `created` differs from
-    request to request, as it may in the real archive.
+    `latency_ms` is one round trip: it is added to every answer, and once more to the first on a connection, for the
+    handshake that a real network makes before it. With `has_unstable_ties`, the order among equal `created` differs
+    from request to request, as it may in the real archive.
     """
     plan = fault_plan or faults.FaultPlan()
+    connected: weakref.WeakSet[Any] = weakref.WeakSet()
 
     @web.middleware
     async def disturbed(request: web.Request, handler: Handler) -> web.StreamResponse:
         if request.path.startswith("/admin/"):
             return await handler(request)
         if latency_ms:
-            await asyncio.sleep(latency_ms / 1000)
+            n_round_trips = 1 if request.protocol in connected else 2
+            connected.add(request.protocol)
+            await asyncio.sleep(n_round_trips * latency_ms / 1000)
         return await faults.answer(request, handler, plan)
 
     app = web.Application(middlewares=[disturbed, _worded])

@@ -23,6 +23,7 @@ from lesion_tasks.vocabulary import ISIC_ID
 
 THUMBNAIL_PX = 256
 THUMBNAIL_QUALITY = 75
+SMALL_FILE_BYTES = 2**20  # reading less takes under a millisecond
 FULL_QUALITY = 85
 FIRST_COLLECTION_US = 1_500_000_000_000_000
 _KINDS = ("dermoscopic", "clinical", "tile")  # by synthetic.DERMOSCOPIC, CLINICAL, TBP
@@ -35,6 +36,10 @@ class RecentFiles:
         self.capacity = capacity
         self._files: OrderedDict[Hashable, bytes] = OrderedDict()
         self._lock = threading.Lock()
+
+    def __contains__(self, key: Hashable) -> bool:
+        with self._lock:
+            return key in self._files
 
     def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
         """Return the file under `key`, making it if it is not kept any more."""
@@ -131,6 +136,13 @@ class SyntheticSource:
             content = self._files.get((*key, rendition), lambda: thumbnail(full))
         modified_at = EPOCH + timedelta(microseconds=int(self.created_us[position]), days=revision)
         return StoredFile(content=content, media_type="image/jpeg", modified_at=modified_at)
+
+    def has_at_hand(self, position: int, rendition: str, revision: int) -> bool:
+        key_position = (
+            int(self.population.drawn[position]) if self.population.is_identical[position] else position
+        )
+        keys = {(key_position, revision, "full"), (key_position, revision, rendition)}
+        return all(key in self._files for key in keys)
 
     def scene(self, position: int, revision: int = 0) -> Scene:
         """Return what the picture at a position shows; a new revision is a new photograph of the same lesion."""
@@ -254,6 +266,10 @@ class FolderSource:
             content = self._files.get((position, path.stat().st_mtime_ns), lambda: thumbnail(full))
             media_type = "image/jpeg"
         return StoredFile(content=content, media_type=media_type, modified_at=modified_at)
+
+    def has_at_hand(self, position: int, rendition: str, revision: int) -> bool:
+        path = self._paths[position]
+        return path is None or (rendition == "full" and path.stat().st_size < SMALL_FILE_BYTES)
 
 
 def source_from_text(text: str, *, tie_length: int = 1, n_kept_files: int = 512) -> Source:

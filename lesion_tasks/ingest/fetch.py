@@ -50,6 +50,8 @@ MAX_BYTES = {"thumbnail_256": 4 * 2**20, "full": 256 * 2**20}
 ROWS_PER_COMMIT = 250
 ROWS_PER_QUERY = 2_000
 N_VERIFIERS = 2  # threads that decode and store; Pillow works outside Python's lock
+# Handing a smaller file to a thread costs more than verifying it: both then wait for Python's lock.
+MIN_BYTES_FOR_THREAD = 65_536
 N_DOWNLOADS_OF_ONE_FILE = 3  # when what arrived does not match its ETag or is damaged
 
 # A refused file is tried again after an hour, then 4, 16, ... hours, five times in all.
@@ -236,7 +238,8 @@ class _Fetching:
             async with open_listing(self.key, n_connections=n_connections, retry=retry) as listing:
                 with (
                     progress(f"fetching files of {self.key.title}", n_wanted) as advance,
-                    ThreadPoolExecutor(N_VERIFIERS) as pool,
+                    # Storing elsewhere is waiting, so that as many can wait as arrive at once.
+                    ThreadPoolExecutor(N_VERIFIERS if self.store.is_local else n_connections) as pool,
                 ):
                     await self._fetch_all(listing, pool, n_connections + N_VERIFIERS, advance)
         self._raise_if_too_many_failed()
@@ -308,9 +311,12 @@ class _Fetching:
             body = await self._download(listing, wanted, wanted.url)
             if isinstance(body, Unusable):
                 return _Outcome(wanted=wanted, refusal=body)
-            outcome = await asyncio.get_running_loop().run_in_executor(
-                pool, self._verify_and_store, wanted, body, digest
-            )
+            if self.store.is_local and len(body.data) < MIN_BYTES_FOR_THREAD:
+                outcome = self._verify_and_store(wanted, body, digest)
+            else:
+                outcome = await asyncio.get_running_loop().run_in_executor(
+                    pool, self._verify_and_store, wanted, body, digest
+                )
             known = hashlib.sha256(body.data).hexdigest() if outcome.refusal else ""
             # The same bad bytes twice are what the server has; other bytes may be what the network made of them.
             if outcome.refusal is None or known == digest or attempt == N_DOWNLOADS_OF_ONE_FILE - 1:
@@ -342,7 +348,7 @@ class _Fetching:
         return body
 
     def _verify_and_store(self, wanted: _Wanted, body: Body, digest_before: str) -> _Outcome:
-        """In a thread: decode, hash, put."""
+        """Decode, hash, put."""
         data = body.data
         found = _MD5_ETAG.fullmatch(body.etag or "")
         # Encrypted buckets have ETags that look like MD5 and are none: two equal downloads count for more.
