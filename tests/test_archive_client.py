@@ -304,3 +304,40 @@ def test_credentials_are_in_no_message(caplog):
 
 def test_shown_keeps_what_identifies_a_place():
     assert shown("https://user:secret@host:8443/a/b?c=d#e") == "https://host:8443/a/b"
+
+
+def etag_of(url):
+    async def ask():
+        async with client_for() as client:
+            return await client.get_etag(url)
+
+    return asyncio.run(ask())
+
+
+def test_the_state_of_a_file_is_asked_for_without_the_file():
+    methods = []
+
+    async def answer(request, n):
+        methods.append(request.method)
+        return web.Response(body=b"x" * 10_000, headers={"ETag": '"abc"'})
+
+    with answering(answer) as (origin, _):
+        assert etag_of(f"{origin}/x") == '"abc"'
+    assert methods == ["HEAD"]
+
+
+@pytest.mark.parametrize("status", [403, 404, 410])
+def test_a_file_that_cannot_be_asked_for_has_no_state(status):
+    async def answer(request, n):
+        return web.Response(status=status, headers={"ETag": '"of the error page"'})
+
+    with answering(answer) as (origin, _):
+        assert etag_of(f"{origin}/x") is None
+
+
+def test_a_question_for_the_state_of_a_file_is_not_led_elsewhere():
+    async def answer(request, n):
+        return web.Response(status=302, headers={"Location": "http://elsewhere.example/x"})
+
+    with answering(answer) as (origin, _), pytest.raises(RefusedUrlError):
+        etag_of(f"{origin}/x")

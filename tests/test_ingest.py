@@ -336,10 +336,47 @@ def test_two_scopes_share_one_catalogue(archive):
     assert scalar("SELECT max(version) FROM record_version") == 1
 
 
-def test_collections_limit_a_scope(archive):
+def test_collections_limit_a_scope_and_share_the_catalogue_with_another(archive):
     counts = ingest(collections="2", layers=("append",))
+    n_in_two = counts["append"]["new"]
+    again = ingest(collections="3, 2,2", layers=("append",))
 
-    assert 0 < counts["append"]["new"] < 300
+    assert 0 < n_in_two < 300
+    assert (
+        again["append"]["read"] > again["append"]["new"] == scalar("SELECT count(*) FROM record") - n_in_two
+    )
+    assert [row.collections for row in rows("SELECT collections FROM scope ORDER BY 1")] == ["2", "2,3"]
+    assert reconcile_records(collections="2,3")["shards_read"] == 0
+
+
+def test_a_withdrawal_that_one_scope_sees_counts_in_both_and_a_return_too(archive):
+    for query in ("", "image_type:dermoscopic"):
+        ingest(query=query, layers=("append",))
+    in_both = rows("SELECT isic_id FROM scope_record GROUP BY 1 HAVING count(*) = 2 LIMIT 1")[0].isic_id
+    archive.admin("withdraw", ids=in_both)
+    for _ in range(2):
+        reconcile_records(query="image_type:dermoscopic", confirm_after=AT_ONCE)
+    assert scalar("SELECT isic_id FROM record WHERE withdrawn_at IS NOT NULL") == in_both
+
+    archive.admin("return", ids=in_both)
+    reconcile_records(query="image_type:dermoscopic", confirm_after=AT_ONCE)
+
+    assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 0
+    assert scalar("SELECT count(*) FROM scope_record WHERE missing_since IS NOT NULL") == 0
+
+
+def test_credentials_of_an_address_are_neither_stored_nor_logged(archive, caplog, monkeypatch):
+    caplog.set_level("DEBUG")
+    address = archive.url.replace("http://", "http://user:hidden@")
+
+    counts = ingest(source=address, layers=("append", "reconcile"))
+
+    assert counts["append"]["new"] == 300
+    stored = rows(
+        "SELECT scope::text AS text FROM scope UNION ALL SELECT record_version::text FROM record_version"
+    )
+    assert not any("hidden" in row.text for row in stored)
+    assert "hidden" not in caplog.text + str(counts)
 
 
 @pytest.mark.parametrize(

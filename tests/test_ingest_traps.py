@@ -23,6 +23,7 @@ from lesion_tasks.ingest import (
     reconcile_records,
     sweep_records,
 )
+from lesion_tasks.ingest.fetch import MAX_BYTES
 
 AT_ONCE = timedelta(0)
 
@@ -515,6 +516,16 @@ def test_too_many_unusable_files_are_red_and_named_and_the_good_ones_stay(settin
         ):
             ingest(layers=("append", "fetch"))
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 35
+
+
+def test_files_over_the_cap_are_rows_with_a_reason(settings, monkeypatch, folder):
+    monkeypatch.setitem(MAX_BYTES, "thumbnail_256", 100)
+    with (
+        serving(FolderSource(folder), monkeypatch),
+        pytest.raises(UnusableInputError, match=r"60 of 60 .*60 too_large \(ISIC_.*expected at most 100"),
+    ):
+        ingest(layers=("append", "fetch"))
+    assert scalar("SELECT count(*) FROM stored_file WHERE reason = 'too_large'") == 60
 
 
 def test_an_archive_that_goes_away_is_unavailable_and_its_files_are_not_refused(
