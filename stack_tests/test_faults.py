@@ -280,7 +280,7 @@ def test_two_ingest_runs_at_once_do_the_work_once(stack: Stack, attempt: int) ->
 @pytest.mark.parametrize("attempt", ROUNDS)
 def test_two_promotions_at_once_decide_once(stack: Stack, attempt: int) -> None:
     stack.query("DELETE FROM promotion")
-    found = at_once(stack, "promote", "malignancy")
+    found = at_once(stack, "promote", "--task", "malignancy")
     assert [result.returncode for result in found] == [0, 0], found
     rows = stack.query("SELECT sequence, action, training_id FROM promotion")
     assert len({row[0] for row in rows}) == len(rows)
