@@ -1,8 +1,8 @@
 """AUC with a group-bootstrap interval on 50,000 predictions, against a loop over scikit-learn; and 500,000 in full.
 
-Both sides use the same 2,000 draws of groups and must give the same AUCs. Time is that of the processor: both use one
-thread, and a busy machine does not matter. The loop is timed on its first draws and
-scaled up, because all of them take most of a minute (`--full` runs them all). The last line is a JSON object.
+Both sides use the same 2,000 draws of groups and must give the same AUCs. The ratio is that of processor times, since
+both use one thread and a busy machine does not matter; the ratio by the clock stands beside it. The loop is timed on its
+first draws and scaled up, because all of them take most of a minute (`--full` runs them all). The last line is JSON.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -86,19 +85,24 @@ def evaluate_large() -> None:
     )
 
 
+def clocks() -> np.ndarray:
+    """Seconds of the processor, and by the clock."""
+    return np.array([time.process_time(), time.perf_counter()])
+
+
 def main() -> None:
     data, resampling = predictions(N_IMAGES, N_GROUPS), Resampling()
     resampled_auc(*predictions(1_000, 500), Resampling(n_resamples=10))  # load what is loaded on first use
     n_looped = resampling.n_resamples if "--full" in sys.argv else N_LOOPED
     our_times, peer_times = [], []
     for _ in range(N_ROUNDS):  # in turns, so that a busy machine slows both
-        start = time.process_time()
+        start = clocks()
         ours = resampled_auc(*data, resampling)
-        our_times.append(time.process_time() - start)
-        start = time.process_time()
+        our_times.append(clocks() - start)
+        start = clocks()
         peer = looped_auc(*data, resampling, n_looped)
-        peer_times.append((time.process_time() - start) * resampling.n_resamples / n_looped)
-    our_seconds, peer_seconds = median(our_times), median(peer_times)
+        peer_times.append((clocks() - start) * resampling.n_resamples / n_looped)
+    (our_seconds, our_wall), (peer_seconds, peer_wall) = np.median([our_times, peer_times], axis=1)
     worst = float(np.abs(ours[:n_looped] - peer).max())
     large = subprocess.run(  # its own process: peak memory is counted per process
         [sys.executable, __file__, "--large"], capture_output=True, text=True, check=True
@@ -119,7 +123,8 @@ def main() -> None:
                 "unit": "CPU s",
                 "ratio": round(ratio, 1),
                 "target": MIN_RATIO,
-                "passed": passed,
+                "passed": bool(passed),
+                "ratio_by_the_clock": round(peer_wall / our_wall, 1),
                 "max_difference": worst,
                 "large": large_numbers,
             }
