@@ -1,7 +1,7 @@
 """AUC with a group-bootstrap interval on 50,000 predictions, against a loop over scikit-learn; and 500,000 in full.
 
-Both sides use the same 2,000 draws of groups and must give the same AUCs. The ratio is that of processor times, since
-both use one thread and a busy machine does not matter; the ratio by the clock stands beside it. The loop is timed on its
+Both sides use the same 2,000 draws of groups and must give the same AUCs. The ratio is that of processor times, as both
+use one thread and a busy machine does not matter; the ratio by the clock stands beside it. The loop is timed on its
 first draws and scaled up, because all of them take most of a minute (`--full` runs them all). The last line is JSON.
 """
 
