@@ -11,7 +11,7 @@ from os import cpu_count
 import numpy as np
 from sqlalchemy import Connection, text
 
-from lesion_tasks.database import copy_rows
+from lesion_tasks.database import copy_out, copy_rows
 from lesion_tasks.look_alikes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -60,8 +60,7 @@ def compare_pictures(connection: Connection, store: Store, fresh: set[str]) -> i
     `fresh` holds isic_ids; every other pair of images has been compared before. Returns how many new pairs were
     opened. Pairs whose pictures cannot be read count as copies: their thumbprints say so and nothing denies it.
     """
-    isic_ids, hashes = _read_hashes(connection)
-    fresh_rows = np.flatnonzero(np.isin(isic_ids, np.array(sorted(fresh), dtype=isic_ids.dtype)))
+    isic_ids, hashes, fresh_rows = _read_hashes(connection, fresh)
     pairs = near_pairs(hashes, fresh=None if len(fresh_rows) == len(hashes) else fresh_rows)
     n_opened = 0
     with progress("compare pictures that look alike", len(pairs)) as advance:
@@ -72,32 +71,20 @@ def compare_pictures(connection: Connection, store: Store, fresh: set[str]) -> i
     return n_opened
 
 
-def _read_hashes(connection: Connection) -> tuple[np.ndarray, np.ndarray]:
-    """Ids (n,) bytes and perceptual hashes (n,) int64 of all images that have one, in no order."""
-    import io
-
+def _read_hashes(connection: Connection, fresh: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Of all images that have a hash, in no order: ids (n,) bytes, hashes (n,) int64, and which rows are fresh."""
     import pyarrow as pa
-    import pyarrow.csv as csv
+    import pyarrow.compute as pc
 
-    buffer = io.BytesIO()
-    cursor = connection.connection.cursor()
-    cursor.copy_expert(
-        "COPY (SELECT isic_id, perceptual_hash FROM image WHERE perceptual_hash IS NOT NULL) TO STDOUT (FORMAT csv)",
-        buffer,
-    )
-    cursor.close()
-    if not buffer.tell():
-        return np.empty(0, dtype="S12"), np.empty(0, dtype=np.int64)
-    buffer.seek(0)
-    table = csv.read_csv(
-        buffer,
-        read_options=csv.ReadOptions(column_names=["isic_id", "perceptual_hash"]),
-        convert_options=csv.ConvertOptions(
-            column_types={"isic_id": pa.binary(12), "perceptual_hash": pa.int64()}
-        ),
-    ).combine_chunks()
+    schema = pa.schema([("isic_id", pa.binary(12)), ("perceptual_hash", pa.int64())])
+    query = "SELECT isic_id, perceptual_hash FROM image WHERE perceptual_hash IS NOT NULL"
+    table = copy_out(connection, query, schema).combine_chunks()
+    if not len(table):
+        return np.empty(0, dtype="S12"), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
+    sought = pa.array([isic_id.encode() for isic_id in fresh], pa.binary(12))
+    is_fresh = pc.is_in(table["isic_id"], value_set=sought).to_numpy()
     ids = np.frombuffer(table["isic_id"].chunk(0).buffers()[1], dtype="S12", count=len(table))
-    return ids, table["perceptual_hash"].to_numpy()
+    return ids, table["perceptual_hash"].to_numpy(), np.flatnonzero(is_fresh)
 
 
 def _compare(connection: Connection, store: Store, isic_ids: np.ndarray, hashes: np.ndarray) -> int:

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import psycopg2
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
@@ -17,6 +17,9 @@ from sqlalchemy.orm import Session
 
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.settings import Settings, read_settings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 log = logging.getLogger(__name__)
 
@@ -112,6 +115,33 @@ def migrate(url: str | None = None) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = engine_for(url or database_url())
     command.upgrade(config, "head")
+
+
+def copy_out(connection: Connection, query: str, schema: "pa.Schema | None" = None) -> "pa.Table":
+    """Run a query by COPY: every column as text, or as the schema says. Far less memory than rows of objects."""
+    import pyarrow as pa
+    import pyarrow.csv as csv
+
+    buffer = io.BytesIO()
+    cursor = connection.connection.cursor()
+    cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT csv, HEADER)", buffer)
+    cursor.close()
+    buffer.seek(0)
+    names = schema.names if schema is not None else buffer.readline().decode().strip().split(",")
+    buffer.seek(0)
+    types = dict(zip(names, schema.types if schema is not None else [pa.string()] * len(names), strict=True))
+    return csv.read_csv(
+        buffer,
+        parse_options=csv.ParseOptions(newlines_in_values=True),
+        convert_options=csv.ConvertOptions(
+            column_types=types,
+            strings_can_be_null=True,
+            quoted_strings_can_be_null=False,
+            null_values=[""],
+            true_values=["t"],
+            false_values=["f"],
+        ),
+    )
 
 
 def copy_rows(

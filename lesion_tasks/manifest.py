@@ -30,6 +30,12 @@ COLUMNS = {
 }  # fmt: skip
 
 
+_REPETITIVE = [
+    "subset", "label", "image_type", "sex", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",
+    "attribution", "copyright_license", "age_years", "record_version", "width_px", "height_px",
+]  # fmt: skip
+
+
 def object_key(split: str, digest: str) -> str:
     """Where a manifest lies in the bucket."""
     return f"splits/{split}-{digest}.parquet"
@@ -103,7 +109,8 @@ def write_manifest(store: Store, split: str, recipe: dict[str, Any], table: "pa.
         table = table.replace_schema_metadata({"lesion": _canonical({"recipe": recipe, "digest": digest})})
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "manifest.parquet"
-            pq.write_table(table, path, compression="zstd")
+            # Columns whose values differ from row to row gain nothing from a dictionary, and cost the time to fill it.
+            pq.write_table(table, path, compression="zstd", use_dictionary=_REPETITIVE)
             store.put_file(key, path)
     return digest
 

@@ -1,12 +1,17 @@
-"""The rows of a manifest -> nothing, or an error that names the first promise they break, before anything trains."""
+"""The rows of a manifest -> nothing, or an error that names the rows that break a promise, before anything trains."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.grouping import SUBSETS
 
 if TYPE_CHECKING:
+    import pandas as pd
+    import pandera.pandas as pandera
     import pyarrow as pa
 
 # Below this a subset cannot hold every class, and a figure on it means nothing.
@@ -15,61 +20,115 @@ MIN_IMAGES_PER_CLASS = 1
 # was not drawn by chance: the hash, the grouping or the labels are broken.
 MAX_STANDARD_ERRORS = 8.0
 MIN_DIFFERENCE = 0.03  # quarantine takes more from small subsets than from large ones; that is no fault
+N_NAMED = 5  # rows that a message names for each broken promise
 
 
 def check_manifest(table: "pa.Table", split: Split, task: Task) -> None:
     """Raise `UnusableInputError` unless the rows keep every promise of a manifest."""
-    for check in (_check_values, _check_identities, _check_classes, _check_balance, _check_shares):
+    if objection := check_rows(table.to_pandas(), task):
+        raise UnusableInputError(f"split {split.name!r}: {objection}")
+    for check in (_check_classes, _check_balance, _check_shares):
         if objection := check(table, split, task):
             raise UnusableInputError(f"split {split.name!r}: {objection}")
 
 
-def _check_values(table: "pa.Table", split: Split, task: Task) -> str | None:
-    """Every column of the right kind, in its range."""
-    import pyarrow.compute as pc
+def check_rows(frame: "pd.DataFrame", task: Task) -> str | None:
+    """What is wrong with single rows, all of it, with the ids of some; None where nothing is."""
+    import pandera.pandas as pandera
 
-    if pc.count_distinct(table["isic_id"]).as_py() != len(table):
-        return (
-            f"{len(table):,} rows have {pc.count_distinct(table['isic_id']).as_py():,} ids, expected one each"
-        )
-    for name, allowed in (
-        ("subset", set(SUBSETS)),
-        ("label", set(task.classes)),
-        ("image_type", set(task.image_types)),
-        ("sex", {"female", "male"} if task.requires_sex else {"female", "male", None}),
-    ):
-        if unknown := set(pc.unique(table[name]).to_pylist()) - allowed:
-            return f"{name} is {', '.join(map(repr, sorted(unknown, key=str)))}, expected {sorted(allowed, key=str)}"
-    for name, low, high in (
-        ("age_years", 0, 120), ("size_mm", 0, 1_000), ("width_px", 1, 1e6), ("height_px", 1, 1e6),
-        ("size_bytes", 1, 1e12), ("record_version", 1, 1e9),
-    ):  # fmt: skip
-        bounds = pc.min_max(table[name]).as_py()
-        if bounds["min"] is not None and not low <= bounds["min"] <= bounds["max"] <= high:
-            return f"{name} ranges from {bounds['min']:g} to {bounds['max']:g}, expected {low:g} to {high:g}"
-    for name in ("object_key", "group_id", "sha256"):
-        if table[name].null_count:
-            return f"{table[name].null_count:,} rows have no {name}, expected one each"
-    is_digest = pc.match_substring_regex(table["sha256"], "^[0-9a-f]{64}$")
-    if not pc.all(is_digest, min_count=0).as_py():
-        return "a sha256 is no digest, expected 64 hexadecimal digits"
+    try:
+        row_schema(task).validate(frame, lazy=True)
+    except pandera.errors.SchemaErrors as error:
+        return _in_words(error.failure_cases, frame)
     return None
 
 
-def _check_identities(table: "pa.Table", split: Split, task: Task) -> str | None:
-    """One group, lesion, patient or file in one subset; one lesion with one patient."""
-    import pyarrow.compute as pc
+def row_schema(task: Task) -> "pandera.DataFrameSchema":
+    """The promises about single rows: values in their ranges, and identities that stand on one side."""
+    import pandera.pandas as pandera
 
-    for name, other in (
-        ("group_id", "subset"), ("patient_id", "subset"), ("lesion_id", "subset"), ("sha256", "subset"),
-        ("lesion_id", "patient_id"),
-    ):  # fmt: skip
-        known = table.filter(pc.is_valid(table[name])).select([name, other])
-        pairs = known.group_by([name, other]).aggregate([])
-        n_twice = len(pairs) - pc.count_distinct(pairs[name]).as_py()
-        if n_twice:
-            return f"{n_twice:,} times one {name} has two values of {other}, expected one"
-    return None
+    def one_of(values: Sequence[str], *, is_optional: bool = False) -> pandera.Column:
+        check = pandera.Check.isin(list(values), error=f"expected one of {', '.join(values)}")
+        return pandera.Column(checks=check, nullable=is_optional)
+
+    def number(low: float, high: float, *, is_optional: bool = False) -> pandera.Column:
+        check = pandera.Check.in_range(low, high, error=f"expected {low:,g} to {high:,g}")
+        return pandera.Column(checks=check, nullable=is_optional)
+
+    def text(form: str, words: str, *, is_unique: bool = False) -> pandera.Column:
+        return pandera.Column(checks=pandera.Check.str_matches(form, error=words), unique=is_unique)
+
+    return pandera.DataFrameSchema(
+        {
+            "isic_id": text(r"^ISIC_\d{7}$", "expected ISIC_ and 7 digits", is_unique=True),
+            "subset": one_of(SUBSETS),
+            "label": one_of(task.classes),
+            "group_id": pandera.Column(),
+            "sha256": text("^[0-9a-f]{64}$", "expected 64 hexadecimal digits"),
+            "object_key": pandera.Column(),
+            "image_type": one_of(task.image_types),
+            "sex": one_of(("female", "male"), is_optional=not task.requires_sex),
+            "age_years": number(0, 120, is_optional=True),
+            "size_mm": number(0, 1_000, is_optional=True),
+            "width_px": number(1, 1e6, is_optional=True),
+            "height_px": number(1, 1e6, is_optional=True),
+            "size_bytes": number(1, 1e12, is_optional=True),
+            "record_version": number(1, 1e9),
+        },
+        checks=[
+            *(_alone(name, "subset") for name in ("group_id", "patient_id", "lesion_id", "sha256")),
+            _alone("lesion_id", "patient_id"),
+        ],
+    )
+
+
+def _alone(name: str, other: str) -> "pandera.Check":
+    """A check that all rows with one value of `name` have the same value of `other`; vectorised, by numbering both."""
+    import pandas as pd
+    import pandera.pandas as pandera
+
+    def is_alone(frame: pd.DataFrame) -> pd.Series:
+        (codes, _), (others, _) = pd.factorize(frame[name]), pd.factorize(frame[other])
+        is_known = codes >= 0
+        codes, others = codes[is_known], others[is_known]
+        first = np.full(codes.max(initial=-1) + 1, -1)
+        first[codes] = others  # some row of each; all others have to agree with it
+        is_torn = np.zeros(len(first), dtype=bool)
+        is_torn[codes[first[codes] != others]] = True
+        is_right = np.ones(len(frame), dtype=bool)
+        is_right[is_known] = ~is_torn[codes]
+        return pd.Series(is_right, index=frame.index)
+
+    return pandera.Check(is_alone, error=f"expected one {other} for each {name}")
+
+
+def _in_words(failures: "pd.DataFrame", frame: "pd.DataFrame") -> str:
+    """Every broken promise with how many rows break it, and some of them by id and value."""
+    told = []
+    # A check of whole rows names every column of each: those are one promise.
+    of_column = failures["column"].where(failures["schema_context"] == "Column", "")
+    for (column, check), some in failures.groupby([of_column, "check"], sort=False, dropna=False):
+        if some["index"].isna().any():  # of the whole table, such as a column that is not there
+            told.append(f"{check}: {some['failure_case'].iloc[0]}")
+            continue
+        rows = some["index"].drop_duplicates().astype(int)
+        shown = [_row_in_words(frame, row, column) for row in rows[:N_NAMED]]
+        rest = f" and {len(rows) - N_NAMED:,} more" if len(rows) > N_NAMED else ""
+        words = _PANDERAS_OWN.get(str(check), str(check))
+        place = f" ({column})" if column in frame else ""
+        told.append(f"{words}{place}: {', '.join(shown)}{rest}")
+    return "; ".join(told)
+
+
+_PANDERAS_OWN = {"field_uniqueness": "expected once", "not_nullable": "expected a value"}
+
+
+def _row_in_words(frame: "pd.DataFrame", row: int, column: Any) -> str:
+    isic_id = frame["isic_id"].iloc[row]
+    if column not in frame:
+        return str(isic_id)
+    value = frame[column].iloc[row]
+    return f"{isic_id} has {value.item() if isinstance(value, np.generic) else value!r}"
 
 
 def _check_classes(table: "pa.Table", split: Split, task: Task) -> str | None:

@@ -18,24 +18,31 @@ NEXT_NUMBER = text("""
 """)
 
 # Everything that a change can touch: the groups that changed images were in, and those that they, their identities,
-# bytes or copies lead to now. No other group gains or loses a link.
-_TOUCHED = text("""
-    CREATE TEMP TABLE touched ON COMMIT DROP AS
+# bytes or copies lead to now. No other group gains or loses a link. A day's images are few, but the planner cannot know
+# how few images share an identity with them: `OFFSET 0` has it look each of them up and not read the whole table.
+_TOUCHED = """
     WITH fresh AS (
         SELECT i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN ungrouped USING (isic_id)
+    ), alike AS (
+        SELECT sha256 FROM fresh
+        UNION SELECT other_sha256 FROM picture_pair WHERE is_copy AND sha256 IN (SELECT sha256 FROM fresh)
+        UNION SELECT sha256 FROM picture_pair WHERE is_copy AND other_sha256 IN (SELECT sha256 FROM fresh)
     ), linked AS (
         SELECT old_group_id AS group_id FROM ungrouped WHERE old_group_id IS NOT NULL
         UNION SELECT group_id FROM fresh
-        UNION SELECT group_id FROM image WHERE atom_id IN (SELECT atom_id FROM fresh)
-        UNION SELECT group_id FROM image WHERE lesion_id IN (SELECT lesion_id FROM fresh)
-        UNION SELECT group_id FROM image WHERE sha256 IN (
-            SELECT sha256 FROM fresh
-            UNION SELECT other_sha256 FROM picture_pair WHERE is_copy AND sha256 IN (SELECT sha256 FROM fresh)
-            UNION SELECT sha256 FROM picture_pair WHERE is_copy AND other_sha256 IN (SELECT sha256 FROM fresh)
-        )
+        UNION SELECT i.group_id FROM (SELECT DISTINCT atom_id FROM fresh) f
+            CROSS JOIN LATERAL (SELECT group_id FROM image WHERE atom_id = f.atom_id OFFSET 0) i
+        UNION SELECT i.group_id FROM (SELECT DISTINCT lesion_id FROM fresh) f
+            CROSS JOIN LATERAL (SELECT group_id FROM image WHERE lesion_id = f.lesion_id OFFSET 0) i
+        UNION SELECT i.group_id FROM alike f
+            CROSS JOIN LATERAL (SELECT group_id FROM image WHERE sha256 = f.sha256 OFFSET 0) i
     )
-    SELECT i.isic_id, i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN linked USING (group_id)
-""")
+    SELECT i.* FROM linked CROSS JOIN LATERAL (
+        SELECT isic_id, atom_id, lesion_id, sha256, group_id FROM image WHERE group_id = linked.group_id OFFSET 0
+    ) i ORDER BY i.isic_id
+"""
+_ALL = "SELECT isic_id, atom_id, lesion_id, sha256, group_id FROM image ORDER BY isic_id"
+_FEW = 0.1  # share of images up to which it pays to ask which others they touch
 
 
 def regroup(connection: Connection) -> dict[str, int]:
@@ -46,9 +53,8 @@ def regroup(connection: Connection) -> dict[str, int]:
     if not fresh:
         return {"compared": 0, "regrouped": 0}
     n_compared = compare_pictures(connection, open_store(), fresh)
-    connection.execute(text("ANALYZE ungrouped"))  # a day's or the whole catalogue's: the plan differs
-    connection.execute(_TOUCHED)
-    rows = connection.execute(text("SELECT * FROM touched ORDER BY isic_id")).all()
+    n_images = connection.execute(text("SELECT count(*) FROM image")).scalar_one()
+    rows = connection.execute(text(_TOUCHED if len(fresh) < _FEW * n_images else _ALL)).all()
     number = {row.sha256: i for i, row in enumerate(rows)}
     groups = groups_of(
         atoms=[row.atom_id for row in rows],

@@ -1,7 +1,7 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
-    scope, ingestion -> record -> record_version -> stored_file -> lesion, image | reject -> ungrouped, picture_pair
-      -> placement -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row
+    scope, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject -> ungrouped
+      -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row
       -> training -> training_epoch, prediction -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
@@ -24,6 +24,7 @@ from sqlalchemy import (
     Text,
     UniqueConstraint,
     func,
+    text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
@@ -193,8 +194,6 @@ class StoredFile(Base):
             "(reason is null) = (object_key is not null and sha256 is not null)", name="stored_or_refused"
         ),
         Index(None, "sha256"),
-        # The same for files.
-        Index("ix_stored_file_state", "isic_id", "rendition", postgresql_include=["sha256", "reason"]),
     )
 
     isic_id: Mapped[str] = mapped_column(
@@ -266,12 +265,8 @@ class Image(Base):
         Index(None, "lesion_id"),
         Index(None, "sha256"),
         Index(None, "curated_in"),
-        # What curation compares of every image, every day: read from the index alone, a third of the table.
-        Index(
-            "ix_image_state",
-            "isic_id",
-            postgresql_include=["record_version", "rules_version", "rendition", "sha256", "perceptual_hash"],
-        ),
+        # The hashes of all images, with which a day's new ones are compared: read from the index alone.
+        Index("ix_image_hash", "isic_id", postgresql_include=["perceptual_hash"]),
     )
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
@@ -334,6 +329,26 @@ class Reject(Base):
     curated_in: Mapped[int] = mapped_column(
         BigInteger, server_default="0", comment="number of the curation that last changed the row"
     )
+
+
+class Uncurated(Base):
+    """A record that came or changed, or whose file did, since it was last judged.
+
+    Triggers on `record` and `stored_file` write it, so no writer can forget to, and a day's curation reads a day's ids.
+    """
+
+    __tablename__ = "uncurated"
+
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+
+
+class AdoptedRules(Base):
+    """A version of the curation rules by which every record was, or is being, judged anew."""
+
+    __tablename__ = "adopted_rules"
+
+    adopted_at: Mapped[datetime] = mapped_column(primary_key=True, comment="when; the last one is in force")
+    rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
 
 
 class Ungrouped(Base):
@@ -408,6 +423,10 @@ class SplitMember(Base):
             ["group_subset.split", "group_subset.group_id", "group_subset.subset"],
         ),
         CheckConstraint("(reason is null) = (label is not null and subset is not null)", name="in_or_out"),
+        # Without a group the key above would not be asked.
+        CheckConstraint("subset is null or group_id is not null", name="member_has_group"),
+        # Deleting a group asks for its members: without this, by reading the whole split for each group.
+        Index("ix_split_member_group", "split", "group_id", postgresql_where=text("group_id is not null")),
     )
 
     split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")

@@ -1,6 +1,7 @@
 """Records and files -> images or rejects, and the groups that must stay together."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,9 @@ from catalogue import MELANOMA, NEVUS, add_records, archive_record, draw, rows_o
 from PIL import Image
 from sqlalchemy import text
 
-from lesion_tasks.curate import CuratedImage, Rejected, curate_images, curate_record
+from lesion_tasks import curate
+from lesion_tasks.cleaning import CuratedImage, Rejected, curate_record
+from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for
 from lesion_tasks.grouping import groups_of
 from lesion_tasks.settings import Settings
@@ -87,6 +90,70 @@ def test_curating_again_touches_nothing(settings: Settings) -> None:
     counts = curate_images()
     assert (counts["images"], counts["rejects"], counts["regrouped"]) == (0, 0, 0)
     assert rows_of(settings, "SELECT * FROM image ORDER BY isic_id") == before
+
+
+def waiting(settings: Settings) -> list[str]:
+    return [row.isic_id for row in rows_of(settings, "SELECT isic_id FROM uncurated ORDER BY 1")]
+
+
+@pytest.mark.parametrize(
+    ("change", "is_news"),
+    [
+        ("UPDATE record SET last_seen_at = now(), missing_since = now()", False),
+        ("UPDATE record SET version = version", False),
+        ("UPDATE stored_file SET n_attempts = 2, fetched_at = now(), etag = 'x'", False),
+        ("UPDATE record SET withdrawn_at = now()", True),
+        ("UPDATE stored_file SET sha256 = md5(sha256) || md5(sha256)", True),
+        ("UPDATE stored_file SET object_key = 'images/elsewhere'", True),
+        ("UPDATE stored_file SET reason = 'not_an_image', object_key = NULL, sha256 = NULL", True),
+    ],
+)
+def test_only_what_curation_reads_is_news_to_it(settings: Settings, change: str, is_news: bool) -> None:
+    add_records(settings, [archive_record("ISIC_0000001", **NEVUS), archive_record("ISIC_0000002", **NEVUS)])
+    assert waiting(settings) == ["ISIC_0000001", "ISIC_0000002"]
+    curate_images()
+    assert waiting(settings) == []
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(text(f"{change} WHERE isic_id = 'ISIC_0000002'"))
+    assert waiting(settings) == ["ISIC_0000002"] * is_news
+
+
+def test_a_file_that_is_deleted_leaves_a_reject(settings: Settings) -> None:
+    add_records(settings, [archive_record("ISIC_0000001", **NEVUS)])
+    assert curate_images()["images"] == 1
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(text("SET CONSTRAINTS ALL DEFERRED; DELETE FROM image; DELETE FROM stored_file"))
+    assert curate_images()["rejected_no_file"] == 1
+
+
+def test_other_rules_judge_every_record_again_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    records = [archive_record("ISIC_0000001", **NEVUS), archive_record("ISIC_0000002", **NEVUS)]
+    add_records(settings, records, picture_by_id={"ISIC_0000002": b""})
+    curate_images()
+    assert curate_images()["images"] == 0
+    monkeypatch.setattr(curate, "RULES_VERSION", 99)
+    counts = curate_images()
+    assert (counts["images"], counts["rejects"]) == (1, 1)
+    assert rows_of(settings, "SELECT rules_version FROM image UNION SELECT rules_version FROM reject") == [
+        (99,)
+    ]
+    assert curate_images()["images"] == 0
+
+
+def test_a_record_that_changes_while_it_is_judged_is_judged_again(settings: Settings) -> None:
+    add_records(settings, [archive_record("ISIC_0000001", **NEVUS)])
+    engine = engine_for(settings.database_url or "")
+    with ThreadPoolExecutor() as pool, engine.begin() as curation:
+        curation.execute(text("DELETE FROM uncurated"))  # taken, and its record read
+        edit = [archive_record("ISIC_0000001", **MELANOMA)]
+        edited = pool.submit(add_records, settings, edit, version=2)
+        with pytest.raises(TimeoutError):
+            edited.result(timeout=0.3)
+        curation.commit()
+        edited.result(timeout=30)
+    assert waiting(settings) == ["ISIC_0000001"]
 
 
 def test_an_edited_record_is_curated_again(settings: Settings) -> None:

@@ -20,11 +20,13 @@ LAYERS = (
         "look_alikes",
         "square",
         "gates",
+        "cleaning",
     },  # words and pure rules
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},
     {"database", "migrations"},
-    {"rules", "manifest", "masks", "copies", "regroup", "manifest_checks"},
+    {"rules", "manifest", "masks", "copies", "regroup", "lesions", "balance", "funnel", "manifest_checks"},
+    {"members", "manifest_rows"},
     {"evaluation"},  # pure figures and pages
     {"dataset", "in_memory", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
     {"sampling", "features", "segmentation"},
@@ -87,7 +89,7 @@ def test_nothing_imports_airflow(path: Path) -> None:
     "module", ["lesion_tasks.__main__", *(f"lesion_tasks.{name}" for name in sorted(STEPS))]
 )
 def test_a_step_is_imported_without_anything_heavy(module: str) -> None:
-    heavy = ("tensorflow", "keras", "pandas", "sklearn", "matplotlib")
+    heavy = ("tensorflow", "keras", "pandas", "pandera", "sklearn", "matplotlib")
     probe = f"import {module}, sys; print([name for name in {heavy!r} if name in sys.modules])"
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"

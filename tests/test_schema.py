@@ -11,6 +11,7 @@ from lesion_tasks.curate import curate_images
 from lesion_tasks.database import MIGRATIONS, engine_for
 from lesion_tasks.schema import Base
 from lesion_tasks.settings import Settings
+from lesion_tasks.split import build_split
 
 
 def test_models_and_migrations_agree(database_url: str) -> None:
@@ -47,6 +48,27 @@ def test_a_group_cannot_stand_in_two_subsets_of_a_split(settings: Settings) -> N
     )
 
 
+def test_a_member_without_a_group_or_of_a_group_without_a_subset_is_not_stored(settings: Settings) -> None:
+    add_records(settings, labelled_records(1))
+    insert = (
+        "INSERT INTO split_member (split, isic_id, group_id, subset, label) VALUES ('s', 'ISIC_0000001', "
+    )
+    assert "member_has_group" in refused(settings, f"{insert} NULL, 'train', 'benign')")
+    assert "fk_split_member" in refused(settings, f"{insert} 'g', 'train', 'benign')")
+    assert "in_or_out" in refused(settings, f"{insert} 'g', NULL, 'benign')")
+
+
+def test_a_group_with_members_cannot_change_its_subset(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images()
+    build_split("malignancy_natural")
+    change = "UPDATE group_subset SET subset = CASE subset WHEN 'test' THEN 'train' ELSE 'test' END"
+    assert "fk_split_member" in refused(settings, change)
+    assert "fk_split_member" in refused(
+        settings, "UPDATE split_member SET subset = 'train' WHERE subset = 'test'"
+    )
+
+
 def test_a_lesion_cannot_have_two_patients(settings: Settings) -> None:
     records = [
         archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", patient_id="IP_0000001") for i in (1, 2)
@@ -56,6 +78,10 @@ def test_a_lesion_cannot_have_two_patients(settings: Settings) -> None:
     assert "fk_image_lesion_id_patient_key" in refused(
         settings, "UPDATE image SET patient_id = 'IP_0000002' WHERE isic_id = 'ISIC_0000002'"
     )
+    assert "fk_image_lesion_id_patient_key" in refused(
+        settings, "UPDATE lesion SET patient_key = 'IP_0000002'"
+    )
+    assert "pk_lesion" in refused(settings, "INSERT INTO lesion VALUES ('IL_0000001', 'IP_0000002', false)")
 
 
 def test_a_prediction_is_stored_once_for_an_image(settings: Settings) -> None:

@@ -14,14 +14,16 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.balance import draw_members
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for
 from lesion_tasks.grouping import QUARANTINE, SUBSETS, subset_of
 from lesion_tasks.manifest import as_table, digest_of, read_manifest
 from lesion_tasks.manifest_checks import check_manifest
+from lesion_tasks.members import judge_images
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split, draw_members, judge_images
+from lesion_tasks.split import build_split
 from lesion_tasks.store import open_store
 
 TASK = TASKS["malignancy"]
@@ -379,15 +381,26 @@ def manifest_table(numbers: set[int], change: dict[str, Any] | None = None, row:
     ("change", "objection"),
     [
         ({}, None),
-        ({"isic_id": "ISIC_0000001"}, "399 rows have 398 ids"),
-        ({"label": "unclear"}, "label is 'unclear', expected"),
-        ({"subset": "all"}, "subset is 'all', expected"),
-        ({"sex": None}, "sex is None, expected"),
-        ({"image_type": "overview"}, "image_type is 'overview', expected"),
-        ({"age_years": 400.0}, "age_years ranges from 50 to 400, expected 0 to 120"),
-        ({"sha256": "xyz"}, "a sha256 is no digest"),
-        ({"sha256": f"{1:064x}", "subset": "test"}, "one sha256 has two values of subset"),
-        ({"group_id": "ISIC_0000001", "subset": "test"}, "one group_id has two values of subset"),
+        (
+            {"isic_id": "ISIC_0000001"},
+            r"expected once \(isic_id\): ISIC_0000001 has 'ISIC_0000001', ISIC_0000001",
+        ),
+        ({"isic_id": "../x"}, r"expected ISIC_ and 7 digits \(isic_id\): \.\./x has"),
+        ({"label": "unclear"}, r"expected one of benign, malignant \(label\): ISIC_\d{7} has 'unclear'"),
+        ({"subset": "all"}, r"expected one of train, val, test \(subset\): ISIC_\d{7} has 'all'"),
+        ({"sex": None}, r"expected a value \(sex\): ISIC_\d{7} has nan"),
+        (
+            {"image_type": "overview"},
+            r"expected one of dermoscopic \(image_type\): ISIC_\d{7} has 'overview'",
+        ),
+        ({"age_years": 400.0}, r"expected 0 to 120 \(age_years\): ISIC_\d{7} has 400"),
+        ({"sha256": "xyz"}, r"expected 64 hexadecimal digits \(sha256\): ISIC_\d{7} has 'xyz'"),
+        ({"sha256": f"{1:064x}", "subset": "test"}, r"expected one subset for each sha256: ISIC_\d{7}"),
+        (
+            {"group_id": "ISIC_0000001", "subset": "test"},
+            r"expected one subset for each group_id: ISIC_\d{7}",
+        ),
+        ({"age_years": 400.0, "sex": "x"}, r"\(sex\): .*; expected 0 to 120 \(age_years\): "),
         ({"is_balanced": True}, "as many of each class"),
     ],
 )

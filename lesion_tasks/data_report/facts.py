@@ -103,8 +103,9 @@ def _with_steps(table: "pa.Table") -> "pa.Table":
 
     def step(column: str, width: int, unit: str) -> "pa.ChunkedArray":
         low = pc.cast(pc.multiply(pc.floor(pc.divide(table[column], width)), width), pa.int64())
-        words = {v: f"{v:>2} to {v + width - 1} {unit}" for v in pc.unique(low).to_pylist() if v is not None}
-        return pa.chunked_array([pa.array([words.get(v) for v in low.to_pylist()], pa.string())])
+        steps = pc.drop_null(pc.unique(low))
+        words = pa.array([f"{v:>2} to {v + width - 1} {unit}" for v in steps.to_pylist()], pa.string())
+        return pc.take(words, pc.index_in(low, value_set=steps))
 
     pixels = pc.binary_join_element_wise(
         pc.cast(table["width_px"], pa.string()), pc.cast(table["height_px"], pa.string()), " x "
@@ -208,27 +209,37 @@ def changes_since(before: "pa.Table", now: "pa.Table") -> dict[str, Any]:
     """What became of the images of an earlier manifest of the same split."""
     import pyarrow.compute as pc
 
-    columns = ["isic_id", "subset", "label", "sha256"]
-    joined = before.select(columns).join(
-        now.select(columns), keys="isic_id", right_suffix="_now", join_type="full outer"
-    )
-    counts = {"added": 0, "left": 0, "subset": 0, "label": 0, "picture": 0, "unchanged": 0}
-    by_subset: dict[str, dict[str, int]] = {name: dict.fromkeys(SUBSETS, 0) for name in ("added", "left")}
-    rows = joined.group_by(["subset", "subset_now", "label", "label_now"]).aggregate([([], "count_all")])
-    for row in rows.to_pylist():
-        n = row["count_all"]
-        if row["subset"] is None:
-            counts["added"] += n
-            by_subset["added"][row["subset_now"]] += n
-        elif row["subset_now"] is None:
-            counts["left"] += n
-            by_subset["left"][row["subset"]] += n
-        else:
-            counts["subset"] += n * (row["subset"] != row["subset_now"])
-            counts["label"] += n * (row["label"] != row["label_now"])
-            counts["unchanged"] += n * (
-                row["subset"] == row["subset_now"] and row["label"] == row["label_now"]
-            )
-    is_other = pc.fill_null(pc.not_equal(joined["sha256"], joined["sha256_now"]), False)
-    counts["picture"] = int(pc.sum(is_other).as_py() or 0)
-    return {"counts": counts, "by_subset": by_subset}
+    position = pc.index_in(
+        now["isic_id"], value_set=before["isic_id"].combine_chunks()
+    )  # null: not there before
+    is_old = pc.is_valid(position)
+    old, then = now.filter(is_old), before.take(pc.drop_null(position))
+
+    def differs(column: str) -> Any:
+        return pc.not_equal(old[column], then[column])
+
+    is_other = {"subset": differs("subset"), "label": differs("label")}
+    is_moved = pc.or_(is_other["subset"], is_other["label"])
+    left = before.filter(pc.invert(pc.is_in(before["isic_id"], value_set=now["isic_id"].combine_chunks())))
+    added = now.filter(pc.invert(is_old))
+    counts = {
+        "added": len(added),
+        "left": len(left),
+        **{name: _n_true(mask) for name, mask in is_other.items()},
+        "picture": _n_true(differs("sha256")),
+        "unchanged": len(old) - _n_true(is_moved),
+    }
+    return {"counts": counts, "by_subset": {"added": _by_subset(added), "left": _by_subset(left)}}
+
+
+def _n_true(mask: "pa.ChunkedArray") -> int:
+    import pyarrow.compute as pc
+
+    return int(pc.sum(mask).as_py() or 0)
+
+
+def _by_subset(table: "pa.Table") -> dict[str, int]:
+    import pyarrow.compute as pc
+
+    counted = {row["values"]: row["counts"] for row in pc.value_counts(table["subset"]).to_pylist()}
+    return {subset: int(counted.get(subset, 0)) for subset in SUBSETS}

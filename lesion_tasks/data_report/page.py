@@ -28,18 +28,18 @@ def page_key(digest: str) -> str:
 
 
 def write_data_report(
-    store: Store, connection: Connection, digest: str, table: "pa.Table | None" = None
+    store: Store, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
 ) -> str:
-    """Write the page of a manifest, unless it is there; returns its key. `table`: its rows, where they are at hand."""
+    """Write the page of a manifest, unless it is there; returns its key. `at_hand`: rows of manifests by digest."""
     key = page_key(digest)
     if not store.exists(key):
-        page = render_data_page(collect_facts(store, connection, digest, table))
+        page = render_data_page(collect_facts(store, connection, digest, at_hand))
         store.put(key, page.encode(), content_type="text/html; charset=utf-8")
     return key
 
 
 def collect_facts(
-    store: Store, connection: Connection, digest: str, table: "pa.Table | None" = None
+    store: Store, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
 ) -> dict[str, Any]:
     """Everything the page shows. Raises `UnusableInputError` for a digest that no manifest has."""
     manifest = connection.execute(
@@ -48,7 +48,10 @@ def collect_facts(
     if manifest is None:
         raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
     split, task = SPLITS[manifest.split], TASKS[manifest.task]
-    table = read_table(store, manifest.object_key) if table is None else table
+    tables = dict(at_hand or {})
+    table = tables.get(digest)
+    if table is None:
+        table = tables[digest] = read_table(store, manifest.object_key)
     duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
     for pair in (*duplicates["copies"], *duplicates["look_alikes"]):
         pair["picture"] = thumbnail(store, pair["object_key"])
@@ -78,7 +81,7 @@ def collect_facts(
         "groups": facts.group_rows(table),
         "quarantine": facts.quarantine_counts(connection, split.name, task.draw),
         "duplicates": duplicates,
-        "changes": _changes(store, connection, manifest, table),
+        "changes": _changes(store, connection, manifest, tables),
     }
 
 
@@ -101,7 +104,9 @@ def _funnel(steps: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def _changes(store: Store, connection: Connection, manifest: Any, table: Any) -> dict[str, Any] | None:
+def _changes(
+    store: Store, connection: Connection, manifest: Any, tables: "Mapping[str, pa.Table]"
+) -> dict[str, Any] | None:
     """Against the manifest of the same split that was in force before this one was first made."""
     previous = connection.execute(
         text("""
@@ -112,7 +117,10 @@ def _changes(store: Store, connection: Connection, manifest: Any, table: Any) ->
     ).one_or_none()
     if previous is None:
         return None
-    changes = facts.changes_since(read_table(store, previous.object_key), table)
+    before = tables.get(previous.digest)
+    if before is None:
+        before = read_table(store, previous.object_key)
+    changes = facts.changes_since(before, tables[manifest.digest])
     return {
         **changes,
         "digest": previous.digest,

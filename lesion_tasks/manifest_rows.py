@@ -1,0 +1,88 @@
+"""The members of a split, as the database has them -> the rows of its manifest.
+
+Rows of the manifest before are taken over where nothing about them is news; the result is that of reading all anew.
+"""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
+
+import numpy as np
+from sqlalchemy import Connection, text
+
+from lesion_tasks.catalog import Split
+from lesion_tasks.database import copy_out
+from lesion_tasks.manifest import COLUMNS, arrow_schema, read_table
+from lesion_tasks.store import MissingObjectError, Store
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_MEMBERS = """
+    SELECT {columns} FROM {members} JOIN image i USING (isic_id) JOIN stored_file f USING (isic_id, rendition)
+    WHERE m.split = '{split}' AND m.reason IS NULL ORDER BY m.isic_id COLLATE "C"
+"""
+_OF_MEMBER = ("isic_id", "subset", "label", "is_balanced")
+_OF_FILE = ("object_key", "size_bytes", "width_px", "height_px")
+
+
+def manifest_rows(connection: Connection, split: Split, before: "Mapping[str, pa.Table]") -> "pa.Table":
+    """The rows, sorted by id. With `before`, the temporary table `news` says which differ from those."""
+    if not before:
+        return impute(_read(connection, split, "split_member m"), split)
+    (rows,) = before.values()
+    return _with_news(connection, rows, _read(connection, split, "split_member m JOIN news USING (isic_id)"))
+
+
+def _read(connection: Connection, split: Split, members: str) -> "pa.Table":
+    def column(name: str) -> str:
+        source = "m" if name in _OF_MEMBER else "f" if name in _OF_FILE else "i"
+        return (
+            f"coalesce(i.perceptual_hash, 0) AS {name}" if name == "perceptual_hash" else f"{source}.{name}"
+        )
+
+    columns = ", ".join(column(name) for name in COLUMNS)
+    query = _MEMBERS.format(columns=columns, members=members, split=split.name)
+    return copy_out(connection, query, arrow_schema())
+
+
+def rows_before(connection: Connection, store: Store, split: Split) -> "dict[str, pa.Table]":
+    """The manifest that the split gave last, by its digest; empty where its rows cannot be taken over."""
+    manifest = connection.execute(
+        text("SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"),
+        {"split": split.name},
+    ).one_or_none()
+    # A mean over all images: with one new image every imputed value is another.
+    if manifest is None or split.imputation != "none":
+        return {}
+    try:
+        return {manifest.digest: read_table(store, manifest.object_key)}
+    except MissingObjectError:
+        return {}
+
+
+def _with_news(connection: Connection, before: "pa.Table", fresh: "pa.Table") -> "pa.Table":
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    news = pa.array(connection.execute(text("SELECT isic_id FROM news")).scalars().all(), pa.string())
+    both = pa.concat_tables([before, fresh])
+    is_kept = pc.invert(pc.is_in(before["isic_id"], value_set=news)).to_numpy()
+    rows = np.concatenate([np.flatnonzero(is_kept), np.arange(len(before), len(both))])
+    # Sorted but for the few rows at the end: a merge sort has little to do.
+    ids = both["isic_id"].to_numpy().astype("S")
+    return both.take(rows[np.argsort(ids[rows], kind="stable")])
+
+
+def impute(table: "pa.Table", split: Split) -> "pa.Table":
+    """Fill in missing numbers as the recipe says; the paper's way looks at test images too, and is marked so."""
+    import pyarrow.compute as pc
+
+    if split.imputation == "none":
+        return table
+    for name in ("age_years", "size_mm"):
+        mean = pc.mean(table[name])
+        if mean.is_valid:
+            table = table.set_column(
+                table.schema.get_field_index(name), name, pc.fill_null(table[name], mean)
+            )
+    return table

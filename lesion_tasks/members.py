@@ -1,0 +1,200 @@
+"""Curated images -> where each stands in a split: in a subset with a label, or left out with a reason.
+
+Only images that changed since the split was last built are judged again, in whole groups: what a group gains or loses
+is news for all its members. What is judged again, or is gone, is left in the temporary table `news`.
+"""
+
+import hashlib
+import json
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.balance import drawn_subsets
+from lesion_tasks.catalog import Split, Task
+from lesion_tasks.database import copy_out, copy_rows
+from lesion_tasks.grouping import group_subsets
+from lesion_tasks.rules import Facts, reason_of_subset, reason_to_leave_out
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+RULES_VERSION = 1  # raise it whenever the rules of this module, of `balance` or of `rules` change
+
+_FACTS = """
+    SELECT i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation,
+           to_json(i.diagnosis)::text AS diagnosis, i.sex, p.subset AS placed
+    FROM image i LEFT JOIN placement p ON p.draw = '{draw}' AND p.isic_id = i.isic_id
+    {where} ORDER BY i.isic_id
+"""
+_OF_CHANGED_GROUPS = "WHERE i.group_id IN (SELECT group_id FROM image WHERE curated_in > {since})"
+
+
+def judge_changes(connection: Connection, split: Split, task: Task) -> bool:
+    """Bring `group_subset`, `split_member` and `placement` up to date, but for the balanced draw.
+
+    Returns whether members of an earlier build were kept: then `news` has the ids of all others.
+    """
+    recipe_digest = hashlib.sha256(
+        json.dumps([asdict(split), asdict(task), RULES_VERSION], sort_keys=True).encode()
+    ).hexdigest()
+    since = connection.execute(
+        text("SELECT curated_in FROM split_state WHERE split = :split AND recipe_digest = :digest"),
+        {"split": split.name, "digest": recipe_digest},
+    ).scalar_one_or_none()
+    where = "" if since is None else _OF_CHANGED_GROUPS.format(since=int(since))
+    draw = task.draw.replace("'", "''")
+    facts = copy_out(connection, _FACTS.format(draw=draw, where=where)).to_pandas()
+    connection.execute(text("CREATE TEMP TABLE news (isic_id text PRIMARY KEY) ON COMMIT DROP"))
+    if since is None:
+        _forget_all(connection, split.name)
+    else:
+        _forget_news(connection, split.name, facts["isic_id"], since)
+    members = judge_images(facts, task)
+    _store_members(connection, split, members)
+    _store_placements(connection, task, members)
+    connection.execute(
+        text("""
+            INSERT INTO split_state (split, recipe_digest, curated_in)
+            SELECT :split, :digest, greatest((SELECT max(curated_in) FROM image),
+                                             (SELECT max(curated_in) FROM reject), 0)
+            ON CONFLICT (split) DO UPDATE SET recipe_digest = excluded.recipe_digest, curated_in = excluded.curated_in
+        """),
+        {"split": split.name, "digest": recipe_digest},
+    )
+    return since is not None
+
+
+def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
+    """Judge images, in whole groups: facts -> isic_id, group_id, group_subset, label, reason (None for members).
+
+    `facts` has the columns isic_id, group_id, atom_id, image_type, image_manipulation, diagnosis (a list, or JSON of
+    one), sex, and perhaps placed: the subset an image has stood in before, None where it never has.
+    """
+    import pandas as pd
+
+    columns = [_objects(facts[c]) for c in ("image_type", "image_manipulation", "diagnosis", "sex")]
+    judged: dict[Any, tuple[str | None, str | None]] = {}
+    keys = []
+    for image_type, manipulation, diagnosis, sex in zip(*columns, strict=True):
+        key = (image_type, manipulation, diagnosis if isinstance(diagnosis, str) else tuple(diagnosis), sex)
+        if key not in judged:
+            judged[key] = _judge(task, *key)
+        keys.append(key)
+    subsets = group_subsets(
+        facts["group_id"].tolist(),
+        facts["atom_id"].tolist(),
+        _objects(facts["placed"]) if "placed" in facts else [None] * len(facts),
+        salt=task.salt,
+        val_share=task.val_share,
+        test_share=task.test_share,
+    )
+
+    # Objects, so that what is missing stays None: pandas' own text columns would make it NaN.
+    def column(values: list[Any]) -> "pd.Series":
+        return pd.Series(values, index=facts.index, dtype=object)
+
+    return pd.DataFrame(
+        {
+            "isic_id": facts["isic_id"],
+            "group_id": facts["group_id"],
+            "group_subset": column(subsets),
+            "label": column([judged[key][0] for key in keys]),
+            "reason": column(
+                [judged[key][1] or reason_of_subset(s) for key, s in zip(keys, subsets, strict=True)]
+            ),
+        }
+    )
+
+
+def _judge(
+    task: Task, image_type: str | None, manipulation: str | None, diagnosis: Any, sex: str | None
+) -> tuple[str | None, str | None]:
+    path = tuple(json.loads(diagnosis) if isinstance(diagnosis, str) else diagnosis)
+    facts = Facts(image_type=image_type, image_manipulation=manipulation, diagnosis=path, sex=sex)
+    return task.label_of(path), reason_to_leave_out(task, facts)
+
+
+def _objects(values: "pd.Series") -> list[Any]:
+    """A column as a list in which what is missing is None."""
+    known = values.astype(object)
+    return list(known.where(known.notna(), None))
+
+
+def _forget_all(connection: Connection, split: str) -> None:
+    connection.execute(text("DELETE FROM split_member WHERE split = :split"), {"split": split})
+    connection.execute(text("DELETE FROM group_subset WHERE split = :split"), {"split": split})
+
+
+def _forget_news(connection: Connection, split: str, isic_ids: "pd.Series", since: int) -> None:
+    """Note what is judged again or is an image no longer, and delete its rows."""
+    copy_rows(connection, "news", ("isic_id",), ((isic_id,) for isic_id in isic_ids))
+    connection.execute(
+        text("INSERT INTO news SELECT isic_id FROM reject WHERE curated_in > :since ON CONFLICT DO NOTHING"),
+        {"since": since},
+    )
+    connection.execute(
+        text("ANALYZE news")
+    )  # a day's ids: without this the planner expects a thousand times more
+    connection.execute(
+        text("""
+            CREATE TEMP TABLE emptied ON COMMIT DROP AS
+            SELECT DISTINCT m.group_id FROM split_member m JOIN news USING (isic_id)
+            WHERE m.split = :split AND m.group_id IS NOT NULL
+        """),
+        {"split": split},
+    )
+    connection.execute(text("ANALYZE emptied"))
+    connection.execute(
+        text("DELETE FROM split_member m USING news n WHERE m.split = :split AND m.isic_id = n.isic_id"),
+        {"split": split},
+    )
+    # Their groups were judged whole, so no member is left in any of them.
+    connection.execute(
+        text("DELETE FROM group_subset g USING emptied e WHERE g.split = :split AND g.group_id = e.group_id"),
+        {"split": split},
+    )
+
+
+def _store_members(connection: Connection, split: Split, members: "pd.DataFrame") -> None:
+    drawn = drawn_subsets(split)
+    # Only groups that have a say in this split; the key refuses a group in two subsets.
+    is_of_group = members["reason"].isna() | (members["reason"] == "quarantined")
+    groups = members.loc[is_of_group, ["group_id", "group_subset"]].drop_duplicates()
+    copy_rows(
+        connection,
+        "group_subset",
+        ("split", "group_id", "subset"),
+        ((split.name, *row) for row in groups.itertuples(index=False, name=None)),
+    )
+    copy_rows(
+        connection,
+        "split_member",
+        ("split", "isic_id", "group_id", "subset", "label", "reason", "is_balanced"),
+        (
+            (split.name, isic_id, group, subset, label, None, subset not in drawn)
+            if reason is None
+            else (split.name, isic_id, group if reason == "quarantined" else None, None, None, reason, False)
+            for isic_id, group, subset, label, reason in members.itertuples(index=False, name=None)
+        ),
+    )
+
+
+def _store_placements(connection: Connection, task: Task, members: "pd.DataFrame") -> None:
+    """Remember where images stand that had no place before."""
+    placed = members[members["reason"].isna()]
+    connection.execute(text("CREATE TEMP TABLE placed (isic_id text, subset text) ON COMMIT DROP"))
+    copy_rows(
+        connection,
+        "placed",
+        ("isic_id", "subset"),
+        placed[["isic_id", "group_subset"]].itertuples(index=False, name=None),
+    )
+    connection.execute(
+        text("""
+            INSERT INTO placement (draw, isic_id, subset) SELECT :draw, isic_id, subset FROM placed
+            ON CONFLICT DO NOTHING
+        """),
+        {"draw": task.draw},
+    )
