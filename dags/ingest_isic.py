@@ -18,7 +18,14 @@ changed since that run began.
 from datetime import timedelta
 from typing import Any
 
-from airflow.sdk import MultipleCronTriggerTimetable, Param, TriggerRule, dag, task
+from airflow.sdk import (
+    MultipleCronTriggerTimetable,
+    Param,
+    TriggerRule,
+    dag,
+    get_current_context,
+    task,
+)
 
 from lesion_airflow import (
     ARCHIVE_POOL,
@@ -169,13 +176,15 @@ def ingest_isic() -> None:
     @task(
         pool=ARCHIVE_POOL,
         execution_timeout=timedelta(hours=24),
-        map_index_template="{{ task.op_kwargs['shard'] }}",
+        map_index_template="{{ task.op_kwargs['shard'] }}{{ done | default('') }}",
     )
     def fetch(shard: str, params: dict[str, Any]) -> dict[str, Any]:
         """Get one part of the missing files, check each, and store it."""
         from lesion_tasks.ingest import fetch_files
 
-        return fetch_files(shard, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
+        counts = fetch_files(shard, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
+        get_current_context()["done"] = f": {counts['stored']:,} stored, {counts['refused']:,} refused"
+        return counts
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def vocabulary(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
