@@ -10,6 +10,7 @@ The format is that of PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3 (zip64).
 import os
 import re
 import struct
+import weakref
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -83,6 +84,8 @@ class ZippedPictures:
         numbers, last = np.unique(members["number"][::-1], return_index=True)
         self._numbers = numbers
         self._members = members[::-1][last]
+        self._descriptor = os.open(path, os.O_RDONLY)
+        weakref.finalize(self, os.close, self._descriptor)
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -122,14 +125,12 @@ class ZippedPictures:
         return data
 
     def _packed(self, member: Member) -> bytes:
-        with self.path.open("rb", buffering=0) as file:
-            descriptor = file.fileno()
-            header = os.pread(descriptor, _LOCAL.size, member.offset)
-            if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
-                raise DamagedFileError(f"no member at byte {member.offset} of {self.path.name}")
-            *_, name_length, extra_length = _LOCAL.unpack(header)
-            start = member.offset + _LOCAL.size + name_length + extra_length
-            return _pread(descriptor, member.packed_bytes, start)
+        header = os.pread(self._descriptor, _LOCAL.size, member.offset)
+        if len(header) < _LOCAL.size or not header.startswith(b"PK\x03\x04"):
+            raise DamagedFileError(f"no member at byte {member.offset} of {self.path.name}")
+        *_, name_length, extra_length = _LOCAL.unpack(header)
+        start = member.offset + _LOCAL.size + name_length + extra_length
+        return _pread(self._descriptor, member.packed_bytes, start)
 
 
 def _pread(descriptor: int, n_bytes: int, start: int) -> bytes:
