@@ -244,6 +244,22 @@ def test_a_service_killed_in_the_middle_and_started_again(
     assert_whole(stack, end(stack, stages))
 
 
+def test_a_worker_that_is_stopped_ends_its_task_first(stack: Stack) -> None:
+    """What an upgrade relies on: old tasks finish on the old code."""
+    before = {run["dag_run_id"] for run in stack.api.runs("train_variants")}
+    stages = begin(stack)
+    task = wait_until(
+        lambda: running(stack, "train_variants", "each.train", before), 600, "a training runs", 0.3
+    )
+    time.sleep(2)
+    stack.compose("stop", "--timeout", "600", "trainer")
+    stack.compose("start", "trainer")
+    stages = end(stack, stages)
+    assert_whole(stack, stages)
+    same = [t for stage in stages for t in stage.tasks if t["id"] == task["id"]]
+    assert [(t["state"], t["try_number"]) for t in same] == [("success", 1)]
+
+
 def at_once(stack: Stack, *arguments: str) -> list[subprocess.CompletedProcess[str]]:
     """The same `lesion` command in both workers at the same moment."""
     running = [
