@@ -88,6 +88,15 @@ def test_both_queues_have_workers_and_models_one_slot() -> None:
     ]
 
 
+def test_pools_are_those_of_the_laptop_and_train_one_model_at_a_time() -> None:
+    from lesion_tasks.local import airflow, deployment
+
+    assert {name: pool["slots"] for name, pool in deployment.POOLS.items()} == {
+        name: slots for name, (slots, _) in airflow.POOLS.items()
+    }
+    assert deployment.POOLS["gpu"]["slots"] == 1
+
+
 def test_only_workers_and_init_reach_the_data() -> None:
     holders = {
         name for name, service in SERVICES.items() if "LESION_DATABASE_URL" in str(service["environment"])

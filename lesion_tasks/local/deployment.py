@@ -9,17 +9,22 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.database import migrate
 from lesion_tasks.settings import read_settings
 
-# name, slots, description. Keep the slots as the archive's operators would accept, and one training at a time.
-POOLS = (
-    ("gpu", "1", "One training at a time"),
-    ("archive", "2", "Tasks that talk to the archive at once"),
-)
+# Keep the slots as the archive's operators would accept, and one training at a time.
+POOLS = {
+    "gpu": {"slots": 1, "description": "One training at a time", "include_deferred": True},
+    "archive": {
+        "slots": 2,
+        "description": "Tasks that talk to the archive at once",
+        "include_deferred": True,
+    },
+}
 
 
 def main() -> None:
@@ -31,8 +36,11 @@ def main() -> None:
     except UnusableInputError as error:
         sys.exit(f"lesion: {error}")
     subprocess.run(["airflow", "db", "migrate"], check=True)
-    for pool in POOLS:
-        subprocess.run(["airflow", "pools", "set", *pool], check=True)
+    # One command for all of them: each costs seconds to start.
+    with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
+        json.dump(POOLS, file)
+        file.flush()
+        subprocess.run(["airflow", "pools", "import", file.name], check=True)
     _write_password(
         Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]),
         os.environ["AIRFLOW_UI_PASSWORD"],
