@@ -252,9 +252,23 @@ def compare(candidate: str, champion: str) -> None:
         for name, d in found["differences"].items()
     ]
     _print_table(rows)
+    parts = [part for part in found["slices"] if part["difference"]]
+    if parts:
+        click.echo("By slice, intervals widened to hold together:")
+        _print_table([_slice_row(part) for part in parts])
     if found["two_by_two"]:
         click.echo("Old and new model on old and new data:")
         _print_table([{"": name, "value": _number(value)} for name, value in found["two_by_two"].items()])
+
+
+def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
+    d = part["difference"]
+    return {
+        "slice": f"{part['attribute']}: {part['value']}",
+        "images": part["n_images"],
+        "difference": _number(d["value"], "+.4f"),
+        "interval": f"{_number(d['low'], '+.4f')} to {_number(d['high'], '+.4f')}",
+    }
 
 
 @lesion.command()
