@@ -35,11 +35,15 @@ from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS
 )
 def rollback_champion() -> None:
     @task(outlets=[CHAMPION])
-    def roll_back(params: dict[str, Any], outlet_events: Any) -> dict[str, Any]:
+    def roll_back(params: dict[str, Any], dag_run: Any, outlet_events: Any) -> dict[str, Any]:
         """Publish the earlier model, and write down why."""
         from lesion_tasks.promote import rollback_champion as put_back
 
-        result = put_back(training_id=params["training_id"], reason=params["reason"])
+        result = put_back(
+            training_id=params["training_id"],
+            reason=params["reason"],
+            decided_by=dag_run.triggering_user_name or "unnamed person",
+        )
         outlet_events[CHAMPION].extra = result
         return result
 

@@ -194,7 +194,7 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
     """Put an earlier champion back."""
     from lesion_tasks.promote import rollback_champion
 
-    _show(rollback_champion(training_id=training_id, reason=reason, task=task))
+    _show(rollback_champion(training_id=training_id, reason=reason, task=task, decided_by=_person()))
 
 
 @lesion.command()
