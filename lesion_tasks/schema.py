@@ -76,6 +76,9 @@ class Scope(Base):
     sweep_prefix: Mapped[str | None] = mapped_column(comment="id prefix the rolling sweep reads next")
     probe: Mapped[dict[str, Any] | None] = mapped_column(comment="what the last probe answered")
     probed_at: Mapped[datetime | None] = mapped_column(comment="when the last probe was made")
+    settled: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="what the last look found when nothing was left to do; gone as soon as anything changes"
+    )
 
 
 class Ingestion(Base):

@@ -620,6 +620,25 @@ def test_a_truncated_body_ends_before_its_announced_length():
         assert client.ask("/api/v2/images/")[0] == 200
 
 
+def test_latency_is_a_round_trip_and_a_new_connection_costs_another(monkeypatch):
+    delays = []
+
+    async def note(delay_s):
+        delays.append(delay_s)
+
+    with running(build_app(catalogue_of(SyntheticSource(5)), latency_ms=10)) as origin:
+        monkeypatch.setattr("lesion_tasks.archive_server.server.asyncio.sleep", note)
+        for n_requests in (2, 1):
+            with closing(http.client.HTTPConnection(urlsplit(origin).netloc)) as connection:
+                for _ in range(n_requests):
+                    connection.request("GET", "/api/v2/images/?limit=1")
+                    answer = connection.getresponse()
+                    assert (answer.status, bool(answer.read())) == (200, True)
+        monkeypatch.undo()
+
+    assert delays == [0.02, 0.01, 0.02]
+
+
 def test_a_reset_connection_is_reset():
     with serving(SyntheticSource(5), fault_plan=FaultPlan(script=scripted(["reset"]))) as client:
         with pytest.raises((ConnectionResetError, http.client.RemoteDisconnected)):

@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 N_CONNECTIONS = 10  # what the archive's own client opens, and about what its operators accept
 MAX_JSON_BYTES = 32 * 2**20  # a page of 100 records has 0.1 MB
 MAX_REDIRECTS = 5
+MAX_UNREACHABLE_IN_A_ROW = 20  # files that the network did not bring: the server is gone, not the files
 FOREIGN_ANSWERS_TO_BELIEVE = 3  # before anything else was answered: then the address is wrong
 _URL_CHARACTERS = re.compile(r"[\x21-\x7e]{1,8000}")  # the archive's request line ends at 8192 bytes
 BUSY_STATUSES = frozenset({408, 413, 425, 429})  # and every 5xx

@@ -66,8 +66,8 @@ def build_app(
         if request.path.startswith("/admin/"):
             return await handler(request)
         if latency_ms:
-            n_round_trips = 1 if request.protocol in connected else 2
-            connected.add(request.protocol)
+            n_round_trips = 1 if request.transport in connected else 2
+            connected.add(request.transport)
             await asyncio.sleep(n_round_trips * latency_ms / 1000)
         return await faults.answer(request, handler, plan)
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from sqlalchemy import update
 
+from lesion_tasks.archive.api import is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.cursor import Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.identifiers import IdSet
@@ -33,6 +34,7 @@ from lesion_tasks.ingest.scope import (
     scope_key,
     scope_lock,
 )
+from lesion_tasks.ingest.settled import settled
 from lesion_tasks.ingest.writing import check_items, write_records
 from lesion_tasks.progress import Advance, progress
 from lesion_tasks.schema import Scope
@@ -54,7 +56,11 @@ def probe_archive(
     Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query it does not take.
     """
     key = scope_key(source, query, collections)
-    known = read_scope(key)
+    return told(key, probe_scope(key, read_scope(key), retry=retry))
+
+
+def probe_scope(key: ScopeKey, known: Scope | None, *, retry: Retry = RETRY) -> Probe:
+    """Ask, and note the answer. `known` is the scope's row, None where there is none so far."""
     is_first = known is None or known.probed_at is None
 
     async def ask() -> Probe:
@@ -63,14 +69,27 @@ def probe_archive(
             return await listing.probe()
 
     probe = asyncio.run(ask())
+    save_scope(key, probe=_noted(probe), probed_at=datetime.now(UTC))
+    return probe
+
+
+def told(key: ScopeKey, probe: Probe) -> dict[str, Any]:
+    """Return a probe as it is shown."""
+    return {
+        "scope_id": key.scope_id,
+        "source": key.stored_source,
+        "query": key.query,
+        **_noted(probe),
+    }
+
+
+def _noted(probe: Probe) -> dict[str, Any]:
     newest_at = probe.newest_created_at
-    answer = {
+    return {
         "n_records": probe.n_records,
         "newest_created_at": newest_at.isoformat() if newest_at else None,
         "newest_isic_id": probe.newest_isic_id,
     }
-    save_scope(key, probe=answer, probed_at=datetime.now(UTC))
-    return {"scope_id": key.scope_id, "source": key.stored_source, "query": key.query, **answer}
 
 
 def append_records(
@@ -80,15 +99,20 @@ def append_records(
     collections: str = "",
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
+    newest: Probe | None = None,
 ) -> dict[str, Any]:
     """Read what is newer than the scope's watermark and return counts.
 
     Reads and writes the scope's row; writes records, versions and refusals. A killed pass goes on where its last
-    commit left it; one that is complete moves the watermark, and repeating it changes nothing.
+    commit left it; one that is complete moves the watermark, and repeating it changes nothing. `newest` is what the
+    archive answered a moment ago; where it proves that nothing is new, no other question is asked.
     """
     key = scope_key(source, query, collections)
-    if read_scope(key) is None:
-        probe_archive(source=source, query=query, collections=collections, retry=retry)
+    scope = read_scope(key)
+    if scope is None:
+        newest = probe_scope(key, scope, retry=retry)
+    elif newest is not None and is_api(key.source) and _nothing_new(key, scope, newest):
+        return dict(_NOTHING_NEW)
     with scope_lock(key, "append"):
         counts = asyncio.run(_append(key, n_connections, retry))
         if counts["is_complete"]:
@@ -117,7 +141,7 @@ async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, 
         if start is None:
             probe = await listing.probe()
             if _nothing_new(key, scope, probe):
-                return {"read": 0, "new": 0, "changed": 0, "returned": 0, "refused": 0, "is_complete": True}
+                return dict(_NOTHING_NEW)
             watermark_at = probe.newest_created_at
             since = scope.watermark_at if listing.has_shards else None  # a download has no `created`
             start = encode_cursor(Position(since - OVERLAP)) if since else ""
@@ -151,9 +175,15 @@ def _still_wanted(key: ScopeKey) -> int | None:
 
 def _nothing_new(key: ScopeKey, scope: Scope, probe: Probe) -> bool:
     """Tell whether one probe is proof enough: nothing newer, and as many records as we list."""
+    if scope.next_cursor is not None:
+        return False  # a pass was stopped
     if scope.watermark_at is None or probe.newest_created_at != scope.watermark_at:
         return False
-    return probe.n_records is not None and probe.n_records == n_listed(key)
+    note = settled(key, scope)
+    return probe.n_records is not None and probe.n_records == (note.n_listed if note else n_listed(key))
+
+
+_NOTHING_NEW = {"read": 0, "new": 0, "changed": 0, "returned": 0, "refused": 0, "is_complete": True}
 
 
 def _expected(key: ScopeKey, pass_: _Pass) -> int | None:

@@ -15,6 +15,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import (
+    MAX_UNREACHABLE_IN_A_ROW,
     N_CONNECTIONS,
     RETRY,
     ArchiveUnavailableError,
@@ -23,7 +24,6 @@ from lesion_tasks.archive.client import (
 )
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.database import open_session
-from lesion_tasks.ingest.fetch import MAX_UNREACHABLE_IN_A_ROW
 from lesion_tasks.ingest.scope import ScopeKey, open_listing, probed_scope, scope_key, scope_lock
 from lesion_tasks.progress import progress
 

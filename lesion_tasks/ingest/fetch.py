@@ -5,99 +5,23 @@ then named in the database. A file that cannot be used is a row with a reason, a
 """
 
 import asyncio
-import hashlib
-import io
-import logging
-import re
-from collections import Counter
-from collections.abc import AsyncIterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from collections.abc import Sequence
+from datetime import timedelta
 from typing import Any
 
-from PIL import Image
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.client import (
-    N_CONNECTIONS,
-    RETRY,
-    ArchiveUnavailableError,
-    Body,
-    OversizedError,
-    RefusedUrlError,
-    Retry,
-)
-from lesion_tasks.archive.listing import Listing
-from lesion_tasks.archive.picture import Picture, Unusable, read_picture
-from lesion_tasks.archive.zipped import DamagedFileError
-from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.database import open_session, upsert_rows
+from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.database import open_session
 from lesion_tasks.ingest.handover import adopt_files
-from lesion_tasks.ingest.scope import ScopeKey, open_listing, probed_scope, scope_key, scope_lock
-from lesion_tasks.progress import Advance, progress
-from lesion_tasks.store import Store, open_store
+from lesion_tasks.ingest.scope import probed_scope, scope_key, scope_lock
+from lesion_tasks.ingest.settled import is_fetched, settle
+from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wanted, wanted_values
 
-log = logging.getLogger(__name__)
-
-ISIC_ID_LENGTH = len("ISIC_0000000")
 SHARD_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
 FILES_PER_SHARD = 5_000
 MAX_SHARDS = 16
-THUMBNAIL_PX = 256
-MAX_BYTES = {"thumbnail_256": 4 * 2**20, "full": 256 * 2**20}
-ROWS_PER_COMMIT = 250
-ROWS_PER_QUERY = 2_000
-N_VERIFIERS = 2  # threads that decode and store; Pillow works outside Python's lock
-# Handing a smaller file to a thread costs more than verifying it: both then wait for Python's lock.
-MIN_BYTES_FOR_THREAD = 65_536
-N_DOWNLOADS_OF_ONE_FILE = 3  # when what arrived does not match its ETag or is damaged
-
-# A refused file is tried again after an hour, then 4, 16, ... hours, five times in all.
-RETRY_REFUSED_AFTER = timedelta(hours=1)
-MAX_TRIES = 5
-
-# One in twenty unusable files is more than any public archive has; below 20 files a share says nothing.
-MAX_FAILED_SHARE = 0.05
-MIN_FAILED = 20
-# This many files in a row that the network did not bring: the server is gone, not the files.
-MAX_UNREACHABLE_IN_A_ROW = 20
-NETWORK_REASONS = frozenset({"unreachable", "file_missing"})
-
-_MD5_ETAG = re.compile(r'"([0-9a-f]{32})"')
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Wanted:
-    isic_id: str
-    url: str | None  # as in the record, signature included; None: the record names no file
-    record_size_bytes: int | None
-    n_attempts: int  # tries of this URL that failed before
-    has_file: bool  # an earlier file is in the bucket
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Outcome:
-    """One row of stored_file."""
-
-    wanted: _Wanted
-    object_key: str | None = None
-    size_bytes: int | None = None
-    picture: Picture | None = None
-    etag: str | None = None
-    refusal: Unusable | None = None
-
-    @property
-    def keeps_earlier_file(self) -> bool:
-        """A replaced file that cannot be had right now does not take the earlier one away."""
-        return self.wanted.has_file and self.refusal is not None and self.refusal.reason in NETWORK_REASONS
-
-
-def wanted_rendition() -> str:
-    """Return `thumbnail_256` when no variant looks at more than 256 px, else `full`."""
-    largest_px = max((variant.side_px or 0 for variant in VARIANTS.values()), default=0)
-    return "thumbnail_256" if largest_px <= THUMBNAIL_PX else "full"
 
 
 def fetch_shards(
@@ -116,15 +40,19 @@ def fetch_shards(
     if shards is not None and shards < 1:
         raise UnusableInputError(f"{shards} shards found, expected at least 1")
     key = scope_key(source, query, collections)
-    probed_scope(key)
-    adopt_files(key, rendition or wanted_rendition())
+    values = wanted_values(key, "", rendition)
+    if is_fetched(key, probed_scope(key), values["rendition"]):
+        return []
+    adopt_files(key, values["rendition"])
     statement = text(
         f"SELECT left(isic_id, {len('ISIC_') + SHARD_DIGITS}) AS prefix, count(*) "  # noqa: S608 - our own text
-        f"FROM ({_WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
+        f"FROM ({WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
     )
     with open_session(key.settings) as session:
-        found = [(row[0], row[1]) for row in session.execute(statement, _wanted_values(key, "", rendition))]
+        found = [(row[0], row[1]) for row in session.execute(statement, values)]
     n_wanted = sum(count for _, count in found)
+    if not n_wanted:
+        settle(key, values["rendition"], lambda: look_for_wanted(key, values))
     return _cut(found, shards or min(MAX_SHARDS, -(-n_wanted // FILES_PER_SHARD)))
 
 
@@ -159,341 +87,16 @@ def fetch_files(
     ArchiveUnavailableError when they cannot be had; what was stored before stays.
     """
     key = scope_key(source, query, collections)
-    probed_scope(key)
+    values = wanted_values(key, shard, rendition, retry_refused_after)
+    is_whole = not shard and retry_refused_after == RETRY_REFUSED_AFTER
+    if is_fetched(key, probed_scope(key), values["rendition"]) and is_whole:
+        return {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
+    # Loading what decodes pictures takes longer than a run with nothing to do.
+    from lesion_tasks.ingest.downloading import Downloading
+
     with scope_lock(key, f"files {shard}"):
-        adopt_files(key, rendition or wanted_rendition())
-        fetching = _Fetching(key, shard, rendition, retry_refused_after)
-        return asyncio.run(fetching.run(n_connections, retry))
-
-
-# The files of records that this scope speaks for: listed, not withdrawn, and the current version is the one that
-# this scope sent (another source's version has another source's file).
-_WANTED = """
-    SELECT record.isic_id, file.url AS url, file.size_bytes AS record_size_bytes,
-           stored.isic_id IS NOT NULL AND stored.reason IS NULL AS has_file,
-           CASE WHEN stored.reason IS NOT NULL AND stored.url = coalesce(file.plain_url, '')
-                THEN stored.n_attempts ELSE 0 END AS n_attempts
-    FROM scope_record
-    JOIN record ON record.isic_id = scope_record.isic_id AND record.withdrawn_at IS NULL
-    JOIN record_version AS current
-        ON current.isic_id = record.isic_id AND current.version = record.version
-        AND current.record_hash = scope_record.record_hash
-    CROSS JOIN LATERAL (
-        SELECT entry ->> 'url' AS url, split_part(entry ->> 'url', '?', 1) AS plain_url,
-               CASE WHEN jsonb_typeof(entry -> 'size') = 'number' AND (entry ->> 'size') ~ '^[0-9]{1,15}$'
-                    THEN (entry ->> 'size')::bigint END AS size_bytes
-        -- A folder has one file for each record, and smaller renditions are made of it.
-        FROM (SELECT coalesce(document -> 'files' -> :rendition, document -> 'files' -> 'full') AS entry) AS one
-    ) AS file
-    LEFT JOIN stored_file AS stored
-        ON stored.isic_id = record.isic_id AND stored.rendition = :rendition
-    WHERE scope_record.scope_id = :scope_id AND scope_record.missing_since IS NULL
-        AND (:first = '' OR record.isic_id BETWEEN :first AND :last)
-        AND (stored.isic_id IS NULL
-            OR stored.url <> coalesce(file.plain_url, '')
-            OR stored.record_size_bytes IS DISTINCT FROM file.size_bytes
-            OR stored.is_replaced
-            OR (stored.reason IS NOT NULL AND stored.n_attempts < :max_tries
-                AND stored.fetched_at + :retry_after * power(4, stored.n_attempts - 1) < :now))
-"""
-
-
-def _wanted_values(
-    key: ScopeKey, shard: str, rendition: str | None, retry_after: timedelta = RETRY_REFUSED_AFTER
-) -> dict[str, Any]:
-    if rendition not in (None, *MAX_BYTES):
-        raise UnusableInputError(f"rendition {rendition!r}: expected {' or '.join(MAX_BYTES)}")
-    first, _, last = shard.partition(":")
-    return {
-        "scope_id": key.scope_id,
-        "rendition": rendition or wanted_rendition(),
-        # The lowest and highest id under a prefix.
-        "first": first and first.ljust(ISIC_ID_LENGTH, "0"),
-        "last": (last or first).ljust(ISIC_ID_LENGTH, "9"),
-        "max_tries": MAX_TRIES,
-        "retry_after": retry_after,
-        "now": datetime.now(UTC),
-    }
-
-
-class _Fetching:
-    """One run over one shard."""
-
-    def __init__(
-        self, key: ScopeKey, shard: str, rendition: str | None, retry_refused_after: timedelta
-    ) -> None:
-        self.key = key
-        self.values = _wanted_values(key, shard, rendition, retry_refused_after)
-        self.rendition: str = self.values["rendition"]
-        self.store: Store = open_store(key.settings)
-        self.counts: Counter[str] = Counter()
-        self.reasons: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}  # by reason
-        self.n_unreachable_in_a_row = 0
-        self.n_bytes = 0
-
-    async def run(self, n_connections: int, retry: Retry) -> dict[str, Any]:
-        n_wanted = await asyncio.to_thread(self._n_wanted)
-        if n_wanted:
-            async with open_listing(self.key, n_connections=n_connections, retry=retry) as listing:
-                with (
-                    progress(f"fetching files of {self.key.title}", n_wanted) as advance,
-                    # Storing elsewhere is waiting, so that as many can wait as arrive at once.
-                    ThreadPoolExecutor(N_VERIFIERS if self.store.is_local else n_connections) as pool,
-                ):
-                    await self._fetch_all(listing, pool, n_connections + N_VERIFIERS, advance)
-        self._raise_if_too_many_failed()
-        return self._report()
-
-    def _n_wanted(self) -> int:
-        with open_session(self.key.settings) as session:
-            return session.scalar(text(f"SELECT count(*) FROM ({_WANTED}) AS wanted"), self.values) or 0  # noqa: S608
-
-    async def _fetch_all(
-        self, listing: Listing, pool: ThreadPoolExecutor, n_workers: int, advance: Advance
-    ) -> None:
-        """Workers take files and put outcomes; both queues are bounded, so memory is too."""
-        todo: asyncio.Queue[_Wanted | None] = asyncio.Queue(2 * n_workers)
-        done: asyncio.Queue[_Outcome | None] = asyncio.Queue(2 * n_workers)
-
-        async def feed() -> None:
-            async for wanted in self._wanted():
-                await todo.put(wanted)
-            for _ in range(n_workers):
-                await todo.put(None)
-
-        async def work() -> None:
-            while (wanted := await todo.get()) is not None:
-                await done.put(await self._fetch(listing, pool, wanted))
-
-        async def work_all() -> None:
-            async with asyncio.TaskGroup() as workers:
-                for _ in range(n_workers):
-                    workers.create_task(work())
-            await done.put(None)
-
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(feed())
-                group.create_task(work_all())
-                group.create_task(self._write(done, advance))
-        except BaseExceptionGroup as errors:
-            raise _first(errors) from None
-
-    async def _wanted(self) -> AsyncIterator[_Wanted]:
-        """Read what is wanted in pieces, by id; what this run has refused is not offered to it again."""
-        after = ""
-        statement = text(
-            f"SELECT * FROM ({_WANTED}) AS wanted WHERE isic_id > :after ORDER BY isic_id LIMIT :n"  # noqa: S608
-        )
-
-        def read() -> Sequence[Any]:
-            with open_session(self.key.settings) as session:
-                return session.execute(statement, self.values | {"after": after, "n": ROWS_PER_QUERY}).all()
-
-        while rows := await asyncio.to_thread(read):
-            for row in rows:
-                yield _Wanted(
-                    isic_id=row.isic_id,
-                    url=row.url,
-                    record_size_bytes=row.record_size_bytes,
-                    n_attempts=row.n_attempts,
-                    has_file=row.has_file,
-                )
-            after = rows[-1].isic_id
-
-    async def _fetch(self, listing: Listing, pool: ThreadPoolExecutor, wanted: _Wanted) -> _Outcome:
-        """Download, verify and store one file. What the network did wrong is an outcome too."""
-        if wanted.url is None:
-            return _refused(wanted, "no_file", "the record names no file")
-        digest = ""
-        for attempt in range(N_DOWNLOADS_OF_ONE_FILE):
-            body = await self._download(listing, wanted, wanted.url)
-            if isinstance(body, Unusable):
-                return _Outcome(wanted=wanted, refusal=body)
-            if self.store.is_local and len(body.data) < MIN_BYTES_FOR_THREAD:
-                outcome = self._verify_and_store(wanted, body, digest)
-            else:
-                outcome = await asyncio.get_running_loop().run_in_executor(
-                    pool, self._verify_and_store, wanted, body, digest
-                )
-            known = hashlib.sha256(body.data).hexdigest() if outcome.refusal else ""
-            # The same bad bytes twice are what the server has; other bytes may be what the network made of them.
-            if outcome.refusal is None or known == digest or attempt == N_DOWNLOADS_OF_ONE_FILE - 1:
-                return outcome
-            digest = known
-        raise AssertionError("the last attempt returns")
-
-    async def _download(self, listing: Listing, wanted: _Wanted, url: str) -> Body | Unusable:
-        try:
-            body = await listing.file(
-                url, max_bytes=MAX_BYTES[self.rendition if listing.has_shards else "full"]
-            )
-        except RefusedUrlError as error:
-            return Unusable(reason="refused_url", detail=str(error))
-        except OversizedError as error:
-            return Unusable(reason="too_large", detail=str(error))
-        except DamagedFileError as error:
-            return Unusable(reason="damaged", detail=str(error))
-        except ArchiveUnavailableError as error:
-            self.n_unreachable_in_a_row += 1
-            if self.n_unreachable_in_a_row >= MAX_UNREACHABLE_IN_A_ROW:
-                raise ArchiveUnavailableError(
-                    f"{self.n_unreachable_in_a_row} files in a row could not be had; the last: {error}"
-                ) from error
-            return Unusable(reason="unreachable", detail=str(error)[:500])
-        self.n_unreachable_in_a_row = 0
-        if body.status != 200:
-            return Unusable(reason="file_missing", detail=f"status {body.status} for {url.partition('?')[0]}")
-        return body
-
-    def _verify_and_store(self, wanted: _Wanted, body: Body, digest_before: str) -> _Outcome:
-        """Decode, hash, put."""
-        data = body.data
-        found = _MD5_ETAG.fullmatch(body.etag or "")
-        # Encrypted buckets have ETags that look like MD5 and are none: two equal downloads count for more.
-        if found and hashlib.md5(data, usedforsecurity=False).hexdigest() != found[1]:
-            if hashlib.sha256(data).hexdigest() != digest_before:
-                return _refused(wanted, "damaged", f"{len(data)} bytes do not match ETag {body.etag}")
-            log.info("%s: its ETag is no MD5 of its bytes", wanted.isic_id)
-        picture = read_picture(data)
-        if isinstance(picture, Picture) and self.rendition == "thumbnail_256":
-            data, picture = _fit_thumbnail(data, picture)
-        if isinstance(picture, Unusable):
-            return _Outcome(wanted=wanted, refusal=picture)
-        object_key = (
-            f"images/{self.rendition}/{wanted.isic_id[5:7]}/"
-            f"{wanted.isic_id}-{picture.sha256[:16]}.{picture.extension}"
-        )
-        self.store.put(object_key, data, content_type=picture.content_type)
-        return _Outcome(
-            wanted=wanted,
-            object_key=object_key,
-            size_bytes=len(data),
-            picture=picture,
-            etag=body.etag if data is body.data else None,
-        )
-
-    async def _write(self, done: "asyncio.Queue[_Outcome | None]", advance: Advance) -> None:
-        batch: list[_Outcome] = []
-        while True:
-            outcome = await done.get()
-            if outcome is not None:
-                batch.append(outcome)
-            if batch and (outcome is None or len(batch) >= ROWS_PER_COMMIT):
-                await asyncio.to_thread(self._commit, batch)
-                advance(len(batch), note=f"{self.counts['refused']:,} refused")
-                batch = []
-            if outcome is None:
-                return
-
-    def _commit(self, batch: list[_Outcome]) -> None:
-        now = datetime.now(UTC)
-        with open_session(self.key.settings) as session:
-            upsert_rows(
-                session.connection(),
-                "stored_file",
-                _COLUMNS,
-                ("isic_id", "rendition"),
-                (_row(outcome, self.rendition, now) for outcome in batch if not outcome.keeps_earlier_file),
-            )
-        for outcome in batch:
-            self.counts["refused" if outcome.refusal else "stored"] += 1
-            self.n_bytes += outcome.size_bytes or 0
-            if outcome.refusal:
-                self.reasons[outcome.refusal.reason] += 1
-                example = f"{outcome.wanted.isic_id}: {outcome.refusal.detail}"
-                self.examples.setdefault(outcome.refusal.reason, example)
-
-    def _raise_if_too_many_failed(self) -> None:
-        n_failed = self.counts["refused"]
-        n_tried = n_failed + self.counts["stored"]
-        is_share_small = n_failed < MIN_FAILED or n_failed <= MAX_FAILED_SHARE * n_tried
-        # In a small selection every file may be bad, and then nothing was ingested at all.
-        if not n_failed or (is_share_small and (self.counts["stored"] or self._n_stored())):
-            return
-        shown = "; ".join(
-            f"{n} {reason} ({self.examples[reason]})" for reason, n in self.reasons.most_common(4)
-        )
-        message = (
-            f"{self.key.title}: {n_failed} of {n_tried} files cannot be used, "
-            f"expected at most {MAX_FAILED_SHARE:.0%}: {shown}"
-        )
-        n_network = sum(n for reason, n in self.reasons.items() if reason == "unreachable")
-        if 2 * n_network > n_failed:
-            raise ArchiveUnavailableError(message)
-        raise UnusableInputError(message)
-
-    def _n_stored(self) -> int:
-        statement = text("""
-            SELECT count(*) FROM stored_file JOIN scope_record USING (isic_id)
-            WHERE scope_id = :scope_id AND reason IS NULL
-        """)
-        with open_session(self.key.settings) as session:
-            return session.scalar(statement, {"scope_id": self.key.scope_id}) or 0
-
-    def _report(self) -> dict[str, Any]:
-        return {
-            "stored": self.counts["stored"],
-            "refused": self.counts["refused"],
-            "size_bytes": self.n_bytes,
-            "reasons": dict(self.reasons),
-        }
-
-
-_COLUMNS = (
-    *("isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash", "thumbprint"),
-    *("etag", "record_size_bytes", "width_px", "height_px", "reason", "detail", "n_attempts", "fetched_at"),
-    "is_replaced",
-)
-
-
-def _row(outcome: _Outcome, rendition: str, now: datetime) -> tuple[Any, ...]:
-    wanted, picture, refusal = outcome.wanted, outcome.picture, outcome.refusal
-    return (
-        wanted.isic_id,
-        rendition,
-        (wanted.url or "").partition("?")[0],
-        outcome.object_key,
-        outcome.size_bytes,
-        picture.sha256 if picture else None,
-        picture.perceptual_hash if picture else None,
-        picture.thumbprint if picture else None,
-        outcome.etag,
-        wanted.record_size_bytes,
-        picture.width_px if picture else None,
-        picture.height_px if picture else None,
-        refusal.reason if refusal else None,
-        refusal.detail if refusal else None,
-        wanted.n_attempts + 1,
-        now,
-        False,
-    )
-
-
-def _refused(wanted: _Wanted, reason: str, detail: str) -> _Outcome:
-    return _Outcome(wanted=wanted, refusal=Unusable(reason=reason, detail=detail))
-
-
-def _fit_thumbnail(data: bytes, picture: Picture) -> tuple[bytes, Picture | Unusable]:
-    """Make the archive's thumbnail of a larger picture: inside 256 x 256, Lanczos, JPEG quality 75."""
-    if max(picture.width_px, picture.height_px) <= THUMBNAIL_PX:
-        return data, picture
-    small = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as opened:
-        image = opened.convert("RGB")
-    image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS, reducing_gap=None)
-    image.save(small, "JPEG", quality=75)
-    data = small.getvalue()
-    fitted = read_picture(data)
-    if isinstance(fitted, Picture):
-        # The hash of the original: two copies of one picture stay alike whatever size they came in.
-        fitted = replace(fitted, perceptual_hash=picture.perceptual_hash, thumbprint=picture.thumbprint)
-    return data, fitted
-
-
-def _first(errors: BaseExceptionGroup[Any]) -> BaseException:
-    error: BaseException = errors
-    while isinstance(error, BaseExceptionGroup):
-        error = error.exceptions[0]
-    return error
+        adopt_files(key, values["rendition"])
+        done = asyncio.run(Downloading(key, values).run(n_connections, retry))
+    if is_whole:
+        settle(key, values["rendition"], lambda: look_for_wanted(key, values))
+    return done

@@ -11,7 +11,6 @@ from dataclasses import replace
 from sqlalchemy import text
 
 from lesion_tasks.archive.api import is_api
-from lesion_tasks.archive.snapshot import is_snapshot
 from lesion_tasks.database import open_session
 from lesion_tasks.ingest.scope import ScopeKey, read_scope, scope_lock
 
@@ -23,7 +22,11 @@ def hand_over(key: ScopeKey) -> None:
 
     A scope that the API has read beyond that end is left as it is. Repeating it changes nothing.
     """
-    if is_api(key.source) or not is_snapshot(key.source):
+    if is_api(key.source):
+        return
+    from lesion_tasks.archive.snapshot import is_snapshot
+
+    if not is_snapshot(key.source):
         return
     scope = read_scope(key)
     if scope is None or scope.watermark_at is None:

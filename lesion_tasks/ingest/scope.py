@@ -15,7 +15,6 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import ApiListing, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry, shown
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.archive.local import LocalListing
 from lesion_tasks.database import database_url, engine_for, open_session
 from lesion_tasks.schema import Scope
 from lesion_tasks.settings import Settings, read_settings
@@ -75,6 +74,8 @@ async def open_listing(
 ) -> AsyncIterator[Listing]:
     """Open the source of a scope: the one session with it."""
     if not is_api(key.source):
+        from lesion_tasks.archive.local import LocalListing
+
         yield LocalListing(key.source, query=key.query, collections=key.collections)
         return
     base = urlsplit(key.source)
@@ -110,7 +111,16 @@ def probed_scope(key: ScopeKey) -> Scope:
 
 def n_listed(key: ScopeKey) -> int:
     """Count the ids that a scope lists, those of refused records too."""
-    return sum(n_listed_by_prefix(key, 0).values())
+    statement = text("""
+        SELECT (SELECT count(*) FROM scope_record WHERE scope_id = :scope_id AND missing_since IS NULL)
+            + (SELECT count(DISTINCT isic_id) FROM refused_record AS refused
+               WHERE scope_id = :scope_id AND isic_id LIKE 'ISIC_%' AND NOT EXISTS (
+                   SELECT FROM scope_record AS listed
+                   WHERE listed.scope_id = :scope_id AND listed.isic_id = refused.isic_id
+                       AND listed.missing_since IS NULL))
+    """)
+    with open_session(key.settings) as session:
+        return session.scalar(statement, {"scope_id": key.scope_id}) or 0
 
 
 def n_listed_by_prefix(key: ScopeKey, n_digits: int, prefix: str = "") -> dict[str, int]:

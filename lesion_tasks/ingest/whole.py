@@ -5,7 +5,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
-from lesion_tasks.ingest.append import append_records, probe_archive
+from lesion_tasks.ingest.append import append_records, probe_scope, told
 from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
@@ -39,11 +39,13 @@ def ingest(
         raise UnusableInputError(f"layers {sorted(unknown)}: expected some of {', '.join(LAYERS)}")
     scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
     door: dict[str, Any] = {"n_connections": n_connections, "retry": retry}
-    known = read_scope(scope_key(source, query, collections))
+    key = scope_key(source, query, collections)
+    known = read_scope(key)
     is_first_read = known is None or known.watermark_at is None
-    done: dict[str, Any] = {"probe": probe_archive(**scope, retry=retry)}
+    newest = probe_scope(key, known, retry=retry)
+    done: dict[str, Any] = {"probe": told(key, newest)}
     if "append" in layers:
-        done["append"] = append_records(**scope, **door)
+        done["append"] = append_records(**scope, **door, newest=newest)
     if "reconcile" in layers:
         done["reconcile"] = reconcile_records(**scope, **door, max_vanished_share=max_vanished_share)
     if "sweep" in layers and not ("append" in layers and is_first_read):

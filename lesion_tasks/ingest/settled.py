@@ -1,0 +1,69 @@
+"""A scope in which nothing is left to do -> a note of it, so that the next look reads one row and not every row.
+
+The database itself takes the notes away (by triggers) as soon as anything changes in the tables they speak of.
+"""
+
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from sqlalchemy import text, update
+
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest.scope import ScopeKey, n_listed
+from lesion_tasks.schema import Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Settled:
+    """What a note says."""
+
+    n_listed: int  # ids that the scope lists, those of refused records too
+    rendition: str  # every wanted file of this one is in the bucket, or refused
+    due_at: datetime | None  # when a refused file is to be tried again; None: none is
+
+
+def settled(key: ScopeKey, scope: Scope) -> Settled | None:
+    """Return what is noted of a scope; None where nothing is, or another version of this program noted it."""
+    note = scope.settled or {}
+    if note.get("code_version") != key.settings.code_version:
+        return None
+    due_at = note["due_at"] and datetime.fromisoformat(note["due_at"])
+    return Settled(n_listed=note["n_listed"], rendition=note["rendition"], due_at=due_at)
+
+
+def is_fetched(key: ScopeKey, scope: Scope, rendition: str) -> bool:
+    """Tell whether it is noted that no file of a rendition is wanted now."""
+    note = settled(key, scope)
+    if note is None or note.rendition != rendition:
+        return False
+    return note.due_at is None or note.due_at > datetime.now(UTC)
+
+
+def settle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datetime | None]]) -> None:
+    """Look whether a file of a rendition is wanted, and when one will be; note it where none is.
+
+    `look` answers with the number of wanted files and the time at which a refused one is due.
+    """
+    token = secrets.token_hex(8)
+    with open_session(key.settings) as session:
+        # Who is changing something now has been at the trigger already and would go unnoticed: wait for them.
+        session.execute(text("LOCK TABLE scope IN SHARE ROW EXCLUSIVE MODE"))
+        session.execute(update(Scope).where(Scope.scope_id == key.scope_id).values(settled={"token": token}))
+    n_wanted, due_at = look()
+    if n_wanted:
+        return
+    note = {
+        "code_version": key.settings.code_version,
+        "n_listed": n_listed(key),
+        "rendition": rendition,
+        "due_at": due_at.isoformat() if due_at else None,
+    }
+    with open_session(key.settings) as session:
+        # The token is gone if anything changed since.
+        session.execute(
+            update(Scope)
+            .where(Scope.scope_id == key.scope_id, Scope.settled["token"].astext == token)
+            .values(settled=note)
+        )

@@ -1,0 +1,89 @@
+"""Which files of a scope are wanted: missing, named anew by their record, replaced, or refused and due again."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.database import open_session
+from lesion_tasks.ingest.scope import ScopeKey
+
+ISIC_ID_LENGTH = len("ISIC_0000000")
+THUMBNAIL_PX = 256
+RENDITIONS = ("thumbnail_256", "full")
+
+# A refused file is tried again after an hour, then 4, 16, ... hours, five times in all.
+RETRY_REFUSED_AFTER = timedelta(hours=1)
+MAX_TRIES = 5
+
+
+def wanted_rendition() -> str:
+    """Return `thumbnail_256` when no variant looks at more than 256 px, else `full`."""
+    largest_px = max((variant.side_px or 0 for variant in VARIANTS.values()), default=0)
+    return "thumbnail_256" if largest_px <= THUMBNAIL_PX else "full"
+
+
+# The files of records that this scope speaks for: listed, not withdrawn, and the current version is the one that
+# this scope sent (another source's version has another source's file).
+WANTED = """
+    SELECT record.isic_id, file.url AS url, file.size_bytes AS record_size_bytes,
+           stored.isic_id IS NOT NULL AND stored.reason IS NULL AS has_file,
+           CASE WHEN stored.reason IS NOT NULL AND stored.url = coalesce(file.plain_url, '')
+                THEN stored.n_attempts ELSE 0 END AS n_attempts
+    FROM scope_record
+    JOIN record ON record.isic_id = scope_record.isic_id AND record.withdrawn_at IS NULL
+    JOIN record_version AS current
+        ON current.isic_id = record.isic_id AND current.version = record.version
+        AND current.record_hash = scope_record.record_hash
+    CROSS JOIN LATERAL (
+        SELECT entry ->> 'url' AS url, split_part(entry ->> 'url', '?', 1) AS plain_url,
+               CASE WHEN jsonb_typeof(entry -> 'size') = 'number' AND (entry ->> 'size') ~ '^[0-9]{1,15}$'
+                    THEN (entry ->> 'size')::bigint END AS size_bytes
+        -- A folder has one file for each record, and smaller renditions are made of it.
+        FROM (SELECT coalesce(document -> 'files' -> :rendition, document -> 'files' -> 'full') AS entry) AS one
+    ) AS file
+    LEFT JOIN stored_file AS stored
+        ON stored.isic_id = record.isic_id AND stored.rendition = :rendition
+    WHERE scope_record.scope_id = :scope_id AND scope_record.missing_since IS NULL
+        AND (:first = '' OR record.isic_id BETWEEN :first AND :last)
+        AND (stored.isic_id IS NULL
+            OR stored.url <> coalesce(file.plain_url, '')
+            OR stored.record_size_bytes IS DISTINCT FROM file.size_bytes
+            OR stored.is_replaced
+            OR (stored.reason IS NOT NULL AND stored.n_attempts < :max_tries
+                AND stored.fetched_at + :retry_after * power(4, stored.n_attempts - 1) < :now))
+"""
+
+
+COUNT_WANTED = text(f"SELECT count(*) FROM ({WANTED}) AS wanted")  # noqa: S608 - our own text
+
+
+def wanted_values(
+    key: ScopeKey, shard: str, rendition: str | None, retry_after: timedelta = RETRY_REFUSED_AFTER
+) -> dict[str, Any]:
+    if rendition not in (None, *RENDITIONS):
+        raise UnusableInputError(f"rendition {rendition!r}: expected {' or '.join(RENDITIONS)}")
+    first, _, last = shard.partition(":")
+    return {
+        "scope_id": key.scope_id,
+        "rendition": rendition or wanted_rendition(),
+        # The lowest and highest id under a prefix.
+        "first": first and first.ljust(ISIC_ID_LENGTH, "0"),
+        "last": (last or first).ljust(ISIC_ID_LENGTH, "9"),
+        "max_tries": MAX_TRIES,
+        "retry_after": retry_after,
+        "now": datetime.now(UTC),
+    }
+
+
+def look_for_wanted(key: ScopeKey, values: dict[str, Any]) -> tuple[int, datetime | None]:
+    """Count the wanted files and tell when a refused one is due."""
+    due = text("""
+        SELECT min(fetched_at + :retry_after * power(4, n_attempts - 1)) FROM stored_file
+        WHERE rendition = :rendition AND reason IS NOT NULL AND n_attempts < :max_tries
+    """)
+    with open_session(key.settings) as session:
+        n_wanted = session.scalar(COUNT_WANTED, values | {"now": datetime.now(UTC)}) or 0
+        return n_wanted, session.scalar(due, values)
