@@ -25,16 +25,16 @@ from stack_tests.compose import ROOT, Stack, wait_until
 ROUNDS = range(int(os.environ.get("LESION_FAULT_ROUNDS", "1")))
 GROWTH = 40  # images for each round: enough for a new manifest
 PATH_TIMEOUT_S = 900.0
-# Kinds of tasks: (DAG, task id, service whose worker takes it).
+# Kinds of tasks: (DAG, task id, the task before it, the service whose worker takes it).
 KINDS = (
-    ("ingest_isic", "append", "worker"),
-    ("ingest_isic", "fetch", "worker"),
-    ("build_splits", "curate", "worker"),
-    ("build_splits", "each.split", "worker"),
-    ("build_splits", "each.materialize", "worker"),
-    ("train_variants", "each.train", "trainer"),
-    ("train_variants", "each.evaluate", "trainer"),
-    ("promote_model", "promote", "worker"),
+    ("ingest_isic", "append", "probe", "worker"),
+    ("ingest_isic", "fetch", "divide", "worker"),
+    ("build_splits", "curate", "", "worker"),
+    ("build_splits", "each.split", "choose", "worker"),
+    ("build_splits", "each.materialize", "each.split", "worker"),
+    ("train_variants", "each.train", "choose", "trainer"),
+    ("train_variants", "each.evaluate", "each.train", "trainer"),
+    ("promote_model", "promote", "name_tasks", "worker"),
 )
 LAYERS = {"layers": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
 
@@ -167,9 +167,11 @@ def whole(stack: Stack) -> None:
 
 
 @pytest.mark.parametrize("attempt", ROUNDS)
-@pytest.mark.parametrize(("dag_id", "task_id", "service"), KINDS, ids=lambda value: value)
+@pytest.mark.parametrize(
+    ("dag_id", "task_id", "task_before", "service"), KINDS, ids=[f"{kind[0]}.{kind[1]}" for kind in KINDS]
+)
 def test_a_worker_killed_in_each_kind_of_task(
-    stack: Stack, dag_id: str, task_id: str, service: str, attempt: int
+    stack: Stack, dag_id: str, task_id: str, task_before: str, service: str, attempt: int
 ) -> None:
     before = {run["dag_run_id"] for run in stack.api.runs(dag_id)}
     stages = begin(stack)
@@ -180,9 +182,7 @@ def test_a_worker_killed_in_each_kind_of_task(
         killed = container_of(stack, task)
         stack.kill(killed)
     else:
-        previous = chain.STAGES[chain.STAGES.index(dag_id) - 1] if dag_id != "ingest_isic" else None
-        if previous:
-            wait_until(lambda: _new_run(stack, dag_id, before), 600, f"{dag_id} starts", 0.2)
+        wait_until(lambda: _is_next(stack, dag_id, task_before, before), 600, f"{task_id} is next", 0.2)
         with blocked(stack) as release:
             task = wait_until(lambda: running(stack, dag_id, task_id, before), 100, f"{task_id} runs", 0.3)
             time.sleep(4)  # in the middle of a statement
@@ -205,6 +205,15 @@ def test_a_worker_killed_in_each_kind_of_task(
 
 def _new_run(stack: Stack, dag_id: str, before: set[str]) -> bool:
     return any(run["dag_run_id"] not in before for run in stack.api.runs(dag_id, 1))
+
+
+def _is_next(stack: Stack, dag_id: str, task_before: str, earlier_runs: set[str]) -> bool:
+    """Whether the task before the wanted one has succeeded in a new run; with none before, whether there is one."""
+    runs = stack.api.runs(dag_id, 1)
+    if not runs or runs[0]["dag_run_id"] in earlier_runs:
+        return False
+    tasks = stack.api.task_instances(dag_id, runs[0]["dag_run_id"])
+    return not task_before or any(t["task_id"] == task_before and t["state"] == "success" for t in tasks)
 
 
 def _says(stack: Stack, task: dict[str, Any]) -> bool:
@@ -306,24 +315,45 @@ def test_two_promotions_at_once_decide_once(stack: Stack, attempt: int) -> None:
 
 @pytest.mark.parametrize("attempt", ROUNDS)
 def test_a_full_disk_is_a_red_task_that_names_it_and_goes_on_afterwards(stack: Stack, attempt: int) -> None:
-    """The trainer's cache is a file system of a few MB, filled up; then it is emptied."""
+    """The trainer's only scratch space, a file system of its own, is filled up; then it is emptied."""
     (trainer,) = stack.containers("trainer")
-    fill = "import os; f = open('/tmp/full', 'wb'); [f.write(bytes(1 << 20)) for _ in iter(int, 1)]"
+    fill = "f = open('/tmp/full', 'wb', buffering=0)\nwhile f.write(bytes(1 << 16)): pass"
     stages = begin(stack)
-    run = ["docker", "exec", trainer, "python", "-c", fill]
-    result = subprocess.run(run, capture_output=True, text=True, check=False)
-    assert "No space left on device" in result.stderr
-    wait_until(lambda: _retried(stack), 600, "a training meets the full disk", 1)
+    wait_until(lambda: _trainings(stack, stages, {"queued", "running"}), 600, "a training is next", 0.3)
+    filled = subprocess.run(
+        ["docker", "exec", trainer, "python", "-c", fill], capture_output=True, text=True, check=False
+    )
+    assert "No space left on device" in filled.stderr
+    stopped = {"up_for_retry", "failed"}
+    red = wait_until(lambda: _trainings(stack, stages, stopped), 300, "a training meets the full disk", 0.5)
+    said = "\n".join(stack.api.log(red[0], 200))
     subprocess.run(["docker", "exec", trainer, "rm", "/tmp/full"], check=True)
+    assert "disk full" in said or "No space left on device" in said, said[-2000:]
+    run_id = red[0]["dag_run_id"]
+    wait_until(
+        lambda: stack.api.runs("train_variants", 1)[0]["state"] in ("success", "failed"), 600, "it ends"
+    )
+    stack.api.post(
+        "dags/train_variants/clearTaskInstances",
+        {"dry_run": False, "dag_run_id": run_id, "only_failed": True, "include_downstream": True},
+    )
     assert_whole(stack, end(stack, stages))
 
 
-def _retried(stack: Stack) -> bool:
-    run = stack.api.runs("train_variants", 1)[0]
-    tasks = stack.api.task_instances("train_variants", run["dag_run_id"])
-    return any(
-        t["task_id"] == "each.train" and t["state"] in ("up_for_retry", "failed", "success") for t in tasks
-    )
+def _trainings(stack: Stack, stages: list[chain.Stage], states: set[str]) -> list[dict[str, Any]]:
+    """Trainings of a run that the given path has started, in one of these states."""
+    begun = next(run for run in stack.api.runs("ingest_isic") if run["dag_run_id"] == stages[0].run_id)[
+        "start_date"
+    ]
+    found = [
+        run for run in stack.api.runs("train_variants", 1) if run["start_date"] and run["start_date"] > begun
+    ]
+    return [
+        task
+        for run in found
+        for task in stack.api.task_instances("train_variants", run["dag_run_id"])
+        if task["task_id"] == "each.train" and task["state"] in states
+    ]
 
 
 LIBFAKETIME = os.environ.get("LIBFAKETIME", "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1")
