@@ -1,6 +1,6 @@
 """The page of a manifest: complete, safe to open, and honest about what changed."""
 
-from catalogue import NEVUS, add_records, archive_record, labelled_records
+from catalogue import NEVUS, add_records, archive_record, labelled_records, rows_of
 from test_curate import skin_jpeg
 
 from lesion_tasks.curate import curate_images
@@ -59,6 +59,22 @@ def test_the_page_tells_what_changed_since_the_manifest_before(settings: Setting
     assert '<th scope="row">New in the manifest</th><td class="num">30</td>' in page
     assert '<th scope="row">In another subset</th><td class="num">0</td>' in page
     assert '<th scope="row">Same subset and label</th><td class="num">300</td>' in page
+
+
+def test_the_page_shows_what_stands_in_for_missing_values(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images()
+    ((n, overall),) = rows_of(
+        settings, "SELECT count(*) FILTER (WHERE size_mm IS NULL), avg(size_mm) FROM image"
+    )
+    page = page_of(settings)
+    ((train,),) = rows_of(
+        settings,
+        "SELECT avg(size_mm) FROM image JOIN split_member USING (isic_id) WHERE subset = 'train'",
+    )
+    assert (
+        f'<td class="num">{n}</td><td class="num">{train:.2f}</td><td class="num">{overall:.2f}</td>' in page
+    )
 
 
 def test_a_leaking_recipe_says_so_on_its_page(settings: Settings) -> None:

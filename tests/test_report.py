@@ -442,10 +442,14 @@ def test_the_lowest_slice_is_named_with_its_size(bundle, page):
 
 
 def test_a_report_on_another_manifest_finds_the_index_one_folder_further_up(bundle):
-    own = page_of(bundle).attributes("a")
-    other = page_of({**bundle, "manifest": {**bundle["manifest"], "digest": "ffff"}}).attributes("a")
-    assert "../index.html" in {link["href"] for link in own}
-    assert "../../index.html" in {link["href"] for link in other}
+    def links(manifest):
+        return {link["href"] for link in page_of({**bundle, "manifest": manifest}).attributes("a")}
+
+    own, other = bundle["manifest"]["digest"], "f" * 64
+    assert {"../index.html", f"../data/{own}.html"} <= links(bundle["manifest"])
+    assert {"../../index.html", f"../../data/{own}.html", f"../../data/{other}.html"} <= links(
+        {**bundle["manifest"], "digest": other}
+    )
 
 
 def test_sections_stand_in_the_order_a_reader_asks(page):
@@ -679,6 +683,17 @@ def with_auc(bundle: dict[str, Any], value: float | None) -> dict[str, Any]:
     figure = bundle["subsets"]["test_natural"]["figures"]["auc"]
     changed = {**figure, "value": value} | ({"reason": "no positives"} if value is None else {})
     return {**bundle["subsets"]["test_natural"]["figures"], "auc": changed}
+
+
+def test_the_index_leads_to_the_data_of_every_row(bundle):
+    digest = "0123456789abcdef" * 4
+    rows = [
+        board_row(bundle, "one", manifest_digest=digest),
+        board_row(bundle, "other", manifest_digest="../../x"),
+    ]
+    links = {link["href"] for link in Page(render_index(board(rows))).attributes("a")}
+    assert f"data/{digest}.html" in links
+    assert not any("x.html" in link for link in links)
 
 
 def test_the_index_ranks_sound_rows_and_never_the_best_unsound_one(bundle):

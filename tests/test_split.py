@@ -18,7 +18,7 @@ from lesion_tasks.balance import draw_members
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for
-from lesion_tasks.grouping import QUARANTINE, SUBSETS, subset_of
+from lesion_tasks.grouping import QUARANTINE, SUBSETS, subset_of, unit_interval
 from lesion_tasks.manifest import as_table, digest_of, read_manifest
 from lesion_tasks.manifest_checks import check_manifest
 from lesion_tasks.members import judge_images
@@ -29,6 +29,7 @@ from lesion_tasks.store import open_store
 TASK = TASKS["malignancy"]
 NATURAL = Split(name="natural", task="malignancy")
 BALANCED = Split(name="balanced", task="malignancy", max_per_class=20)
+UNLIMITED = Split(name="unlimited", task="malignancy", max_per_class=1_000_000)
 
 
 def image(number: int, **known: Any) -> dict[str, Any]:
@@ -138,39 +139,63 @@ def test_growth_moves_nobody(before: set[int], new: set[int]) -> None:
     assert all(grown[isic_id][0] == entry[0] for isic_id, entry in old.items())
 
 
+def drawn(numbers: set[int], split: Split = BALANCED) -> dict[tuple[str, str], set[str]]:
+    """The balanced draw of every subset: ids by subset and class."""
+    members = assign(mixed(numbers), split)
+    members = members[members["is_balanced"]]
+    return {
+        (subset, label): set(
+            members.loc[(members["group_subset"] == subset) & (members["label"] == label), "isic_id"]
+        )
+        for subset in SUBSETS
+        for label in TASK.classes
+    }
+
+
+def eligible(numbers: set[int]) -> dict[tuple[str, str], set[str]]:
+    found: dict[tuple[str, str], set[str]] = {(s, c): set() for s in SUBSETS for c in TASK.classes}
+    for isic_id, (subset, label, _) in assigned(mixed(numbers)).items():
+        found[subset, label].add(isic_id)
+    return found
+
+
 @given(NUMBERS)
-def test_a_balanced_train_set_is_balanced_and_as_large_as_it_can_be(numbers: set[int]) -> None:
-    found = assigned(mixed(numbers), BALANCED)
-    eligible = dict.fromkeys(TASK.classes, 0)
-    members = dict.fromkeys(TASK.classes, 0)
-    for subset, label, reason in found.values():
-        if subset == "train":
-            eligible[label] += 1
-            members[label] += reason is None
-    n = min(20, *eligible.values())
-    assert members == dict.fromkeys(TASK.classes, n)
+def test_balanced_sets_are_balanced_and_as_large_as_they_can_be(numbers: set[int]) -> None:
+    whole, draw = eligible(numbers), drawn(numbers)
+    for subset in SUBSETS:
+        n = min(len(whole[subset, label]) for label in TASK.classes)
+        n = n if subset == "test" else min(n, BALANCED.max_per_class or n)
+        assert [len(draw[subset, label]) for label in TASK.classes] == [n, n]
 
 
 @given(NUMBERS, NUMBERS)
-def test_a_balanced_train_set_loses_a_member_only_to_a_newcomer_of_its_class(
+def test_balanced_sets_only_grow_and_give_a_place_only_to_a_newcomer_with_a_lower_hash(
     before: set[int], new: set[int]
 ) -> None:
-    def members(numbers: set[int]) -> dict[str, set[str]]:
-        found = assigned(mixed(numbers), BALANCED)
-        return {
-            label: {
-                i
-                for i, (subset, own, reason) in found.items()
-                if (subset, own, reason) == ("train", label, None)
-            }
-            for label in TASK.classes
-        }
+    def place(isic_id: str) -> float:
+        return unit_interval(f"{TASK.salt}:draw", isic_id)
 
-    old, grown = members(before), members(before | new)
-    for label in TASK.classes:
-        assert len(grown[label]) >= len(old[label])
-        newcomers = {int(isic_id[5:]) for isic_id in grown[label]} - before
-        assert len(old[label] - grown[label]) <= len(newcomers)
+    old, grown, known = drawn(before), drawn(before | new), eligible(before)
+    for key in old:
+        assert len(grown[key]) >= len(old[key])
+        lost, newcomers = old[key] - grown[key], grown[key] - known[key]
+        assert len(lost) <= len(newcomers)
+        assert all(place(i) > place(j) for i in lost for j in newcomers)
+
+
+@given(NUMBERS, NUMBERS)
+def test_a_class_without_newcomers_keeps_every_drawn_image(before: set[int], new: set[int]) -> None:
+    old, grown = drawn(before), drawn(before | {n for n in new if n % 3 == 0})  # malignant ones
+    for subset in SUBSETS:
+        assert old[subset, "benign"] <= grown[subset, "benign"]
+
+
+@given(NUMBERS, NUMBERS)
+def test_without_a_limit_the_rarest_class_keeps_every_drawn_image(before: set[int], new: set[int]) -> None:
+    old, grown, whole = drawn(before, UNLIMITED), drawn(before | new, UNLIMITED), eligible(before | new)
+    for subset in SUBSETS:
+        rarest = min(TASK.classes, key=lambda label: len(whole[subset, label]))
+        assert old[subset, rarest] <= grown[subset, rarest]
 
 
 def test_a_smaller_balanced_set_is_part_of_a_larger_one() -> None:

@@ -79,6 +79,22 @@ def missing_rows(table: "pa.Table") -> list[dict[str, Any]]:
     ]
 
 
+def imputation_rows(table: "pa.Table") -> list[dict[str, Any]]:
+    """What stands in for a missing number: the mean over train, beside the one over all images; None without values."""
+    import pyarrow.compute as pc
+
+    train = table.filter(pc.equal(table["subset"], "train"))
+    return [
+        {
+            "field": field,
+            "n_missing": table[field].null_count,
+            "train_mean": pc.mean(train[field]).as_py(),
+            "overall_mean": pc.mean(table[field]).as_py(),
+        }
+        for field in ("age_years", "size_mm")
+    ]
+
+
 def value_tables(table: "pa.Table", task: Task) -> list[dict[str, Any]]:
     """For each field: images by value and subset, and the share of the positive class among all with that value."""
     table = _with_steps(table)

@@ -13,6 +13,7 @@ from lesion_tasks.evaluation.report import words
 # Only an inline picture: an address would make the page ask the network.
 _PICTURE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
 # Only a page beside this one: no scheme, no host, no way up the tree.
+_DIGEST = re.compile(r"[0-9a-f]{64}")
 _BESIDE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 
 
@@ -34,12 +35,18 @@ def environment() -> Environment:
         env.filters[function.__name__] = function
     env.tests["inline_picture"] = is_inline_picture
     env.tests["path_beside"] = is_path_beside
+    env.tests["manifest_digest"] = is_digest
     return env
 
 
 def is_inline_picture(source: Any) -> bool:
     """Whether `source` is a picture that carries its own bytes."""
     return isinstance(source, str) and _PICTURE.fullmatch(source) is not None
+
+
+def is_digest(word: Any) -> bool:
+    """Whether `word` is the digest of a manifest, so that a page on its data lies under that name."""
+    return isinstance(word, str) and _DIGEST.fullmatch(word) is not None
 
 
 def is_path_beside(path: Any) -> bool:

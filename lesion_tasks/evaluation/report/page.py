@@ -44,6 +44,9 @@ def render_page(bundle: Mapping[str, Any]) -> str:
     document = views.leading_document(bundle)
     documents = {name: bundle["subsets"][name] for name in views.SUBSET_ORDER if name in bundle["subsets"]}
     items = fill_checklist(bundle)
+    # A training that was scored on another manifest than its own lies one folder deeper.
+    is_own = bundle["training"]["manifest_digest"] == bundle["manifest"]["digest"]
+    root = "../" if is_own else "../../"
     return (
         environment()
         .get_template("report.html.j2")
@@ -55,10 +58,8 @@ def render_page(bundle: Mapping[str, Any]) -> str:
             documents=documents,
             performance=None if document is None else _performance(document),
             checks=views.checks(bundle["integrity"]),
-            # A training that was scored on another manifest than its own lies one folder deeper.
-            index_path="../index.html"
-            if bundle["training"]["manifest_digest"] == bundle["manifest"]["digest"]
-            else "../../index.html",
+            index_path=f"{root}index.html",
+            data_root=f"{root}data/",
             is_apart=views.is_apart(bundle["integrity"]),
             check_summary=views.check_summary(bundle["integrity"]),
             figure_groups=views.figure_groups(documents),
