@@ -25,6 +25,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
@@ -67,6 +68,8 @@ class Killing:
     seed: int = 0
     restart: Callable[[], None] | None = None  # called instead of killing the run
     done: int = 0
+    n_at_work: int = 0  # of them in a run that had begun to read, and not while it was starting
+    n_red: int = 0  # runs that ended with an error because of it
     moments_s: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -116,6 +119,7 @@ def _kill_runs(environment: dict[str, str], killing: Killing, n_kills: int) -> N
     longest_s = killing.longest_s
     while n_kills:
         moment_s = killing.random.uniform(0.3, longest_s)
+        started_at = datetime.now(UTC)
         with subprocess.Popen([sys.executable, "-c", RUN], env=environment) as process:
             try:
                 process.wait(moment_s)
@@ -123,13 +127,25 @@ def _kill_runs(environment: dict[str, str], killing: Killing, n_kills: int) -> N
                 if killing.restart is None:
                     process.send_signal(signal.SIGKILL)
                 else:
+                    killing.n_at_work += _has_begun(environment, started_at)
                     killing.restart()
                 process.wait()
+                killing.n_at_work += killing.restart is None and _has_begun(environment, started_at)
+                killing.n_red += killing.restart is not None and process.returncode != 0
                 n_kills -= 1
                 killing.done += 1
                 killing.moments_s.append(moment_s)
             else:
                 longest_s = max(0.6, 0.8 * longest_s)
+
+
+def _has_begun(environment: dict[str, str], started_at: datetime) -> bool:
+    """Tell whether the run that started then has made its first note."""
+    from lesion_tasks.database import engine_for
+
+    with engine_for(environment["LESION_DATABASE_URL"]).connect() as connection:
+        probed_at = connection.scalar(text("SELECT max(probed_at) FROM scope"))
+    return probed_at is not None and probed_at >= started_at
 
 
 def _run(environment: dict[str, str], code: str) -> None:
@@ -260,7 +276,10 @@ def main(
             disturbed = environment_for(server_url, home, "disturbed", bucket_url)
             with archive_server(f"synthetic:{images}:1", port, f"{FAULTS},seed={seed}", latency_ms) as origin:
                 live_through(origin, disturbed, killing)
-            print(f"disturbed: {killing.done} kills in {time.monotonic() - started:.0f} s")
+            print(
+                f"disturbed: {killing.done} kills, {killing.n_at_work} of them after the run had begun to read, "
+                f"{killing.n_red} runs red of it, in {time.monotonic() - started:.0f} s"
+            )
             expected, found = left_behind(undisturbed), left_behind(disturbed)
         finally:
             postgres.stop(home)
