@@ -23,7 +23,7 @@ from lesion_tasks.ingest import (
     reconcile_records,
     sweep_records,
 )
-from lesion_tasks.ingest.fetch import MAX_BYTES
+from lesion_tasks.ingest.downloading import MAX_BYTES
 
 AT_ONCE = timedelta(0)
 
