@@ -61,6 +61,30 @@ POLICIES = {
             title="Train again",
             description="Run a training anew even if the same one exists already.",
         ),
+        "trials": Param(
+            0,
+            type="integer",
+            minimum=0,
+            maximum=1_000,
+            title="Search trials",
+            description=(
+                "Before training, so many trials of a Bayesian search on val for the best parameters, where the "
+                "variant has a search space. Trials of an earlier run on the same data count."
+            ),
+        ),
+        "max_epochs": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="At most this many epochs",
+            description="Of each stage. Empty: as many as the variant says.",
+        ),
+        "smoke_run": Param(
+            False,
+            type="boolean",
+            title="Smoke run",
+            description="One epoch on tiny pictures, to see that everything runs. Never promoted.",
+        ),
     },
     description="Split manifests -> trained and evaluated models",
     doc_md=__doc__,
@@ -86,9 +110,15 @@ def train_variants() -> None:
         from lesion_tasks.train import pixels_wanted, train_variant
 
         # Done already for the variants of the schedule; one that is chosen by hand may look at another size.
-        if wanted := pixels_wanted(variant):
+        if wanted := pixels_wanted(variant, is_smoke_run=params["smoke_run"]):
             materialize_manifest(**wanted)
-        return train_variant(variant, again=params["again"])
+        return train_variant(
+            variant,
+            again=params["again"],
+            is_smoke_run=params["smoke_run"],
+            max_epochs=params["max_epochs"],
+            n_trials=params["trials"],
+        )
 
     @task(
         queue=GPU_QUEUE,
@@ -113,9 +143,16 @@ def train_variants() -> None:
         outlet_events[EVALUATIONS].extra = {"evaluations": ids}
         return len(ids)
 
+    @task(trigger_rule=TriggerRule.ALL_DONE)
+    def note_lost() -> list[str]:
+        """Write the reason on the row of a training whose worker was killed at its last try."""
+        from lesion_tasks.train import note_lost_trainings
+
+        return note_lost_trainings()
+
     evaluated = each.expand(variant=choose())
     announce(evaluated)
-    evaluated >> stay_red()
+    evaluated >> [note_lost(), stay_red()]
 
 
 train_variants()

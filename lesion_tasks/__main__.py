@@ -136,18 +136,63 @@ def materialize(names: Sequence[str]) -> None:
     _show(done)
 
 
+def _shortening(command: Any) -> Any:
+    """The options that shorten a training or a search."""
+    for option in (
+        click.option(
+            "--max-epochs", type=click.IntRange(min=1), help="At most this many epochs in each stage."
+        ),
+        click.option(
+            "--smoke",
+            "is_smoke_run",
+            is_flag=True,
+            help="One epoch on tiny pictures, never promoted: does it run?",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
 @lesion.command()
 @click.argument("variants", nargs=-1, metavar="[VARIANT]...")
 @click.option("--again", is_flag=True, help="Run a training anew although the same one is finished.")
-def train(variants: Sequence[str], again: bool) -> None:
+@_shortening
+@click.option(
+    "--trials",
+    "n_trials",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Before it, so many trials of a search for the best parameters, see `lesion tune`.",
+)
+def train(
+    variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int
+) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
     from lesion_tasks.materialize import materialize_manifest
     from lesion_tasks.train import choose_variants, pixels_wanted, train_variant
 
     for name in choose_variants(variants=variants, policy="always"):
-        if wanted := pixels_wanted(name):
+        if wanted := pixels_wanted(name, is_smoke_run=is_smoke_run):
             materialize_manifest(**wanted)
-        _show({name: train_variant(name, again=again)})
+        training_id = train_variant(
+            name, again=again, is_smoke_run=is_smoke_run, max_epochs=max_epochs, n_trials=n_trials
+        )
+        _show({name: training_id})
+
+
+@lesion.command()
+@click.argument("variant")
+@click.option("--trials", "n_trials", type=click.IntRange(min=1), default=20, show_default=True)
+@_shortening
+def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
+    """Search for a variant's best parameters on val; trials made before count, test stays closed."""
+    from lesion_tasks.materialize import materialize_manifest
+    from lesion_tasks.search import tune_variant
+    from lesion_tasks.train import pixels_wanted
+
+    if wanted := pixels_wanted(variant, is_smoke_run=is_smoke_run):
+        materialize_manifest(**wanted)
+    _show(tune_variant(variant, n_trials=n_trials, is_smoke_run=is_smoke_run, max_epochs=max_epochs))
 
 
 @lesion.command()

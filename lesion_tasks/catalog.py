@@ -243,6 +243,29 @@ class FineTuning:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SearchRange:
+    """The values that a search may give one number of a variant."""
+
+    field: str  # of Variant
+    low: float
+    high: float
+    is_log: bool = False  # even steps of the logarithm
+    is_whole: bool = False  # whole numbers only
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.is_log and self.low <= 0):
+            raise ValueError(f"search of {self.field!r}: {self.low} to {self.high} is no range")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What a Bayesian search may change in a variant, and how long each of its trials may learn."""
+
+    ranges: tuple[SearchRange, ...]
+    max_epochs: int = 8  # of each trial: enough to tell good parameters from bad ones
+
+
+@dataclass(frozen=True, kw_only=True)
 class Variant:
     """One complete training recipe. Defaults are the paper's where it states them."""
 
@@ -273,6 +296,9 @@ class Variant:
     is_augmented: bool = False  # flips, rotation up to 18 degrees, zoom up to 10 %
     is_augmented_strongly: bool = False  # with is_augmented: any rotation, shifts, brightness, contrast
     loss: str = "cross_entropy"  # one of LOSSES
+    # Of bias loss: how far an example whose feature maps vary counts more. 0.3 is Abrahamyan et al. 2021, section 4.
+    bias_alpha: float = 0.3
+    dilation_rate: int = 2  # of the last stage of mobilenet_v3_eca
     is_class_weighted: bool = False  # every class counts the same, however many images it has
     is_flip_averaged: bool = False  # serve the mean over the picture and its mirror images
     is_calibrated: bool = False  # scale the logit on validation rows of natural prevalence
@@ -282,6 +308,9 @@ class Variant:
     max_epochs: int = 50
     patience: int = 10  # epochs without a better validation loss before training stops
     seed: int = 20_260
+    search: SearchSpace | None = None  # for `lesion tune` and trainings that are asked for trials
+    search_id: str | None = None  # the search that chose some of these fields
+    adjusted: tuple[str, ...] = ()  # fields that were changed for one training alone, such as a smoke run
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -298,6 +327,8 @@ class Variant:
             raise ValueError(f"variant {self.name!r}: fine-tuning follows a stage with a frozen backbone")
         if self.loss == "bias" and self.architecture not in {"transfer", "mobilenet_v3_eca"}:
             raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
+        if unknown := {r.field for r in (self.search.ranges if self.search else ())} - set(asdict(self)):
+            raise ValueError(f"variant {self.name!r}: a search of unknown fields {sorted(unknown)}")
         if self.sampling == "rotated_copies_leaky" and self.is_promotable:
             raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
 
@@ -497,6 +528,14 @@ _RELATED = [
         loss="bias",
         sampling="resampled",
         dropout_rate=0.2,
+        search=SearchSpace(
+            ranges=(
+                SearchRange(field="learning_rate", low=1e-4, high=1e-2, is_log=True),
+                SearchRange(field="dropout_rate", low=0.0, high=0.5),
+                SearchRange(field="bias_alpha", low=0.1, high=0.6),
+                SearchRange(field="dilation_rate", low=1, high=3, is_whole=True),
+            )
+        ),
     ),
     _deepskin("densenet169", "resampled"),
     _deepskin("resnet50", "undersampled"),

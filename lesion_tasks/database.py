@@ -106,6 +106,21 @@ def advisory_lock(engine: Engine, name: str) -> Iterator[None]:
             connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
 
 
+@contextmanager
+def free_advisory_lock(engine: Engine, name: str) -> Iterator[bool]:
+    """Hold a lock on a name where nobody else does; gives whether it is held, and never waits."""
+    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+        lock = {"name": name}
+        is_held: bool = connection.execute(
+            text("SELECT pg_try_advisory_lock(hashtext(:name))"), lock
+        ).scalar_one()
+        try:
+            yield is_held
+        finally:
+            if is_held:
+                connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), lock)
+
+
 def migrate(url: str | None = None) -> None:
     """Bring the tables to the newest migration; does nothing where they are there already."""
     from alembic import command

@@ -5,6 +5,7 @@ they are the same in every epoch, else on pixels), fine-tune, average over flips
 """
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -47,8 +48,20 @@ class Data:
     train: Examples
     val_drawn: Examples  # val as the split draws it: what early stopping looks at
     val: Examples  # natural: what threshold and calibration are chosen on
-    test: Examples
+    test: Examples | None  # None: not to be looked at, as in a search
     sha256_by_id: Mapping[str, str]
+
+    def subset(self, name: str) -> Examples:
+        """Val or test."""
+        found = {"val": self.val, "test": self.test}[name]
+        if found is None:
+            raise ValueError(f"subset {name!r} is not to be looked at")
+        return found
+
+    @property
+    def to_predict(self) -> dict[str, Examples]:
+        """What the finished model is asked about: val, and test unless it stays closed."""
+        return {"val": self.val} | ({} if self.test is None else {"test": self.test})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,8 +114,12 @@ def train_model(
     store: Store,
     folder: str,
     on_epoch: OnEpoch,
+    accelerator: Accelerator | None = None,
 ) -> Trained:
-    """Train a variant; `folder` is the bucket prefix of its checkpoints. Raises UnusableInputError on bad data."""
+    """Train a variant; `folder` is the bucket prefix of its checkpoints. Raises UnusableInputError on bad data.
+
+    `accelerator` is what this machine has, unless one is given.
+    """
     _check(variant, data)
     context = _Context(
         variant=variant,
@@ -112,7 +129,7 @@ def train_model(
         store=store,
         folder=folder,
         epochs=_Epochs(on_epoch=on_epoch),
-        accelerator=find_accelerator(),
+        accelerator=accelerator or find_accelerator(),
     )
     if variant.architecture == "metadata_logistic":
         model = _with_metadata(build_model(variant), data.train)
@@ -177,9 +194,10 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
         segmenting = segmenter and segmenter.model
         return _with_metadata(build_model(variant, context.weights, segmenting), data.train)
 
-    with context.accelerator.training():
+    # A model that sees no pixels is too small to gain from other precision or several devices.
+    with context.accelerator.training() if variant.side_px is not None else nullcontext():
         model = build()
-        learner = with_bias_loss(model) if variant.loss == "bias" else model
+        learner = with_bias_loss(model, variant.bias_alpha) if variant.loss == "bias" else model
         _fit(context, learner, _stage(context), train, val, "1")
     stored = build()
     stored.set_weights(model.get_weights())
@@ -219,7 +237,7 @@ def _learn_head(
     variant, data = context.variant, context.data
     wanted = {"train": data.train, "val_drawn": data.val_drawn}
     if variant.fine_tuning is None and not variant.is_flip_averaged:
-        wanted |= {"val": data.val, "test": data.test}
+        wanted |= data.to_predict
     subsets = with_features(
         context.engine,
         context.store,
@@ -344,7 +362,7 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
     variant, data = context.variant, context.data
     classes = variant.task.classes
     served = finish_model(variant, model)
-    answering, subsets = head or (served, {"val": data.val, "test": data.test})
+    answering, subsets = head or (served, data.to_predict)
 
     def predict(subset: str) -> pd.DataFrame:
         return predict_examples(answering, subsets[subset], classes=classes)
@@ -354,7 +372,7 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
         served, answering = (with_calibration(some, scale, shift) for some in (served, answering))
         facts = {**facts, "calibration": {"scale": scale, "shift": shift, "fitted_on": "val"}}
     return Trained(
-        model=served, predictions={subset: predict(subset) for subset in ("val", "test")}, facts=facts
+        model=served, predictions={subset: predict(subset) for subset in data.to_predict}, facts=facts
     )
 
 

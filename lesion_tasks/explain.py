@@ -81,7 +81,7 @@ def grad_cam(
         if n_classes == 2 and class_index == 0:
             score = -score
     heat = sum(
-        np.flip(_heat(found, gradient), axis=[axis - 1 for axis in axes])
+        np.flip(_heat(found, gradient), axis=tuple(axis - 1 for axis in axes))
         for found, gradient, axes in zip(maps, tape.gradient(score, maps), views, strict=True)
     )
     peak = float(np.max(heat))

@@ -2,7 +2,7 @@
 
     scope, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject -> ungrouped
       -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row
-      -> training -> training_epoch, prediction -> evaluation -> promotion
+      -> search -> search_trial -> training -> training_epoch, prediction -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -574,6 +574,44 @@ class TrainingEpoch(Base):
     epoch: Mapped[int] = mapped_column(primary_key=True, comment="from 1")
     figures: Mapped[dict[str, Any]] = mapped_column(comment="loss, val_loss, auc, val_auc ...")
     duration_s: Mapped[float] = mapped_column(comment="wall time of the epoch")
+    ended_at: Mapped[datetime] = mapped_column(comment="when it ended")
+
+
+class Search(Base):
+    """A Bayesian search for the parameters of a variant on one manifest."""
+
+    __tablename__ = "search"
+
+    search_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="digits of a SHA-256 over recipe, manifest, weights and code"
+    )
+    variant: Mapped[str] = mapped_column(comment="name in the catalogue")
+    recipe: Mapped[dict[str, Any]] = mapped_column(comment="the variant's fields, with the search space")
+    manifest_digest: Mapped[str] = mapped_column(
+        ForeignKey("manifest.digest"), comment="what its trials learned from; its test stayed closed"
+    )
+    weights_sha256: Mapped[str | None] = mapped_column(comment="of the weights file")
+    started_at: Mapped[datetime] = mapped_column(comment="when it first began")
+
+
+class SearchTrial(Base):
+    """One set of parameters that a search tried, written when the trial ended."""
+
+    __tablename__ = "search_trial"
+    __table_args__ = (
+        CheckConstraint("(val_auc is null) <> (reason is null)", name="figure_or_reason"),
+        CheckConstraint("val_auc between 0 and 1", name="val_auc_is_an_auc"),
+    )
+
+    search_id: Mapped[str] = mapped_column(
+        ForeignKey("search.search_id", ondelete="CASCADE"), primary_key=True, comment="the search"
+    )
+    number: Mapped[int] = mapped_column(
+        primary_key=True, comment="from 0; decides the trial with those before"
+    )
+    parameters: Mapped[dict[str, Any]] = mapped_column(comment="field of the variant -> value")
+    val_auc: Mapped[float | None] = mapped_column(comment="AUC on the natural val; null where it failed")
+    reason: Mapped[str | None] = mapped_column(comment="why it failed, such as a loss that is not a number")
     ended_at: Mapped[datetime] = mapped_column(comment="when it ended")
 
 

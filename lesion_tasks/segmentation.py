@@ -10,7 +10,7 @@ import json
 import logging
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import keras
@@ -62,8 +62,10 @@ def train_segmenter(
 ) -> Segmenter:
     """Find or train the U-Net for these train and val pictures at the variant's side.
 
-    Variants that share pictures, masks and side share the U-Net. Only train pictures teach it.
+    Variants that share pictures, masks and side share the U-Net. Only train pictures teach it. It learns for no more
+    epochs than the variant does.
     """
+    stage = replace(STAGE, max_epochs=min(STAGE.max_epochs, variant.max_epochs))
     index = read_index(store)
     has_masks = sum(isic_id in index for isic_id in train.isic_ids) >= MIN_MASKS
     rows = {
@@ -72,7 +74,8 @@ def train_segmenter(
     }
     if not len(rows["val"]):  # masks of train images alone: watch the loss on some of those
         rows["train"], rows["val"], val = rows["train"][::2], rows["train"][1::2], train
-    recipe = _recipe(variant, {"train": (train, rows["train"]), "val": (val, rows["val"])}, index, has_masks)
+    parts = {"train": (train, rows["train"]), "val": (val, rows["val"])}
+    recipe = _recipe(variant, stage, parts, index, has_masks)
     segmenter_id = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
     key = f"segmenters/{segmenter_id}/segmenter.keras"
     facts = {"learned_from": recipe["learned_from"], "n_train": len(rows["train"]), "n_val": len(rows["val"])}
@@ -84,16 +87,16 @@ def train_segmenter(
             facts["learned_from"],
         )
         model = build_unet(int(variant.side_px or 0), variant.seed)
-        parts = {
+        outlines = {
             name: _outlines(store, some, rows[name], variant, has_masks)
             for name, some in (("train", train), ("val", val))
         }
         with accelerator.training():
             fit(
                 model,
-                STAGE,
-                lambda epoch: _Outlined(train, rows["train"], parts["train"], (variant.seed, epoch)),
-                _Outlined(val, rows["val"], parts["val"], None),
+                stage,
+                lambda epoch: _Outlined(train, rows["train"], outlines["train"], (variant.seed, epoch)),
+                _Outlined(val, rows["val"], outlines["val"], None),
                 store=store,
                 folder=f"segmenters/{segmenter_id}",
                 on_epoch=on_epoch,
@@ -113,6 +116,7 @@ def _uncompiled(model: keras.Model, variant: Variant) -> keras.Model:
 
 def _recipe(
     variant: Variant,
+    stage: Stage,
     parts: Mapping[str, tuple[Examples, np.ndarray]],
     index: Mapping[str, str],
     has_masks: bool,
@@ -127,7 +131,7 @@ def _recipe(
         "fit": variant.fit,
         "seed": variant.seed,
         "network": [INNER_SIDE_PX, *FILTERS],
-        "learning": [STAGE.learning_rate, STAGE.max_epochs, STAGE.patience, BATCH_SIZE],
+        "learning": [stage.learning_rate, stage.max_epochs, stage.patience, BATCH_SIZE],
         "members": hashlib.sha256(json.dumps(members).encode()).hexdigest(),
     }
 

@@ -3,6 +3,7 @@
 import hashlib
 import io
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,11 @@ from PIL import Image as Pillow
 from sqlalchemy import text
 
 from lesion_tasks.archive.picture import Picture, read_picture
+from lesion_tasks.catalog import VARIANTS, FineTuning
 from lesion_tasks.database import copy_rows, engine_for
+from lesion_tasks.materialize import materialize_manifest
 from lesion_tasks.settings import Settings
+from lesion_tasks.split import build_split
 from lesion_tasks.store import open_store
 
 NOW = "2026-01-01T00:00:00+00:00"
@@ -151,3 +155,27 @@ def rows_of(settings: Settings, query: str) -> list[Any]:
     """Run a query on the catalogue of the settings."""
     with engine_for(settings.database_url or "").connect() as connection:
         return list(connection.execute(text(query)).all())
+
+
+def materialize_natural() -> str:
+    """Split what is curated by `malignancy_natural`, and materialize it at 32 px; returns the manifest's digest."""
+    digest = build_split("malignancy_natural")
+    materialize_manifest(digest, 32)
+    return digest
+
+
+def declare(name: str, **changed: Any) -> str:
+    """Add a small variant after one of the catalogue's, for a test with the fixture `small`; returns its name."""
+    of = VARIANTS[name]
+    small = {
+        "name": f"tiny_{name}",
+        "split": "malignancy_natural",
+        "side_px": of.side_px and 32,
+        "backbone": of.backbone and "mobilenet_v2_035",
+        "is_pretrained": False,
+        "unfrozen_from": of.unfrozen_from and "block_16",
+        "max_epochs": 2,
+        "fine_tuning": of.fine_tuning and FineTuning(max_epochs=1, learning_rate=1e-4),
+    }
+    VARIANTS[f"tiny_{name}"] = replace(of, **(small | changed))
+    return f"tiny_{name}"

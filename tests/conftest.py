@@ -6,10 +6,13 @@ from pathlib import Path
 
 import psycopg2
 import pytest
+from catalogue import add_records, labelled_records, materialize_natural
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import make_url
 
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.curate import curate_images
 from lesion_tasks.database import engine_for, migrate
 from lesion_tasks.local import postgres
 from lesion_tasks.settings import Settings, read_settings
@@ -63,6 +66,18 @@ def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.delenv("LESION_VARIANTS", raising=False)
     monkeypatch.delenv("LESION_WEIGHTS", raising=False)
     return read_settings()
+
+
+@pytest.fixture
+def small(settings: Settings) -> Iterator[Settings]:
+    """A curated catalogue with one split at 32 px; the catalogue of variants may be changed and is put back."""
+    add_records(settings, labelled_records(240))
+    curate_images()
+    materialize_natural()
+    before = dict(VARIANTS)
+    yield settings
+    VARIANTS.clear()
+    VARIANTS.update(before)
 
 
 def _administer(server_url: str, statement: str) -> None:

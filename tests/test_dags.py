@@ -41,8 +41,9 @@ ORDER = {
     "train_variants": {
         "choose": {"each.train"},
         "each.train": {"each.evaluate"},
-        "each.evaluate": {"announce", "stay_red"},
+        "each.evaluate": {"announce", "note_lost", "stay_red"},
         "announce": set(),
+        "note_lost": set(),
         "stay_red": set(),
     },
     "promote_model": {

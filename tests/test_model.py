@@ -21,7 +21,7 @@ from lesion_tasks.model import (
     find_weights,
     preprocess,
 )
-from lesion_tasks.model.losses import BIAS_ALPHA, BIAS_BETA, with_bias_loss
+from lesion_tasks.model.losses import BIAS_BETA, with_bias_loss
 from lesion_tasks.model.pixels import remove_hair
 from lesion_tasks.model.serving import average_over_flips, fit_calibration, with_calibration
 from lesion_tasks.model.unet import build_unet
@@ -257,14 +257,14 @@ def test_a_lesion_is_not_taken_for_hair() -> None:
 def test_bias_loss_weighs_examples_by_the_variance_of_their_feature_maps() -> None:
     some = variant(architecture="mobilenet_v3_eca", backbone=None, loss="bias")
     model = build_model(some)
-    learner = with_bias_loss(model)
+    learner = with_bias_loss(model, 0.4)
     learner.compile(loss="binary_crossentropy", metrics=[])
     x, y = pictures(4), np.array([[0], [1], [1], [0]], dtype=np.float32)
     p, maps = (np.asarray(some) for some in learner({"pixels": x}, training=False))
     variance = maps.var(axis=(1, 2, 3))
     scaled = (variance - variance.min()) / (variance.max() - variance.min() + 1e-7)
     cross_entropy = -(y * np.log(p) + (1 - y) * np.log(1 - p))[:, 0]
-    weighed = np.mean((np.exp(BIAS_ALPHA * scaled) - BIAS_BETA) * cross_entropy)
+    weighed = np.mean((np.exp(0.4 * scaled) - BIAS_BETA) * cross_entropy)
     assert float(learner.compute_loss(x, y, [p, maps])) == pytest.approx(weighed, rel=1e-4)
     plain = float(learner.compute_loss(x, y, [p, maps], training=False))
     assert plain == pytest.approx(cross_entropy.mean(), rel=1e-4)

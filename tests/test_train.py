@@ -1,65 +1,30 @@
 """A variant on a small catalogue: every stage of the engine trains, is stored, and is what was measured."""
 
+import errno
 import io
 import json
 import zipfile
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
-from catalogue import add_records, labelled_records, rows_of
+from catalogue import add_records, declare, labelled_records, materialize_natural, rows_of
 from PIL import Image
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import ASPECTS, VARIANTS, FineTuning
+from lesion_tasks.catalog import ASPECTS, VARIANTS
 from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for
+from lesion_tasks.database import advisory_lock, engine_for
 from lesion_tasks.leaderboard import publish
 from lesion_tasks.masks import import_masks
 from lesion_tasks.materialize import materialize_manifest
 from lesion_tasks.predict import predict_images
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
 from lesion_tasks.store import open_store
-from lesion_tasks.train import pixels_wanted, train_variant
-
-NATURAL = "malignancy_natural"
-
-
-def prepare() -> None:
-    """Split what is curated, and materialize it at 32 px."""
-    materialize_manifest(build_split(NATURAL), 32)
-
-
-@pytest.fixture
-def small(settings: Settings) -> Iterator[Settings]:
-    """A curated catalogue with one split at 32 px; the catalogue of variants may be changed and is put back."""
-    add_records(settings, labelled_records(240))
-    curate_images()
-    prepare()
-    before = dict(VARIANTS)
-    yield settings
-    VARIANTS.clear()
-    VARIANTS.update(before)
-
-
-def declare(name: str, **changed: object) -> str:
-    """Add a small variant after one of the catalogue's, for the length of a test."""
-    small = {
-        "name": f"tiny_{name}",
-        "split": NATURAL,
-        "side_px": VARIANTS[name].side_px and 32,
-        "backbone": VARIANTS[name].backbone and "mobilenet_v2_035",
-        "is_pretrained": False,
-        "unfrozen_from": VARIANTS[name].unfrozen_from and "block_16",
-        "max_epochs": 2,
-        "fine_tuning": VARIANTS[name].fine_tuning and FineTuning(max_epochs=1, learning_rate=1e-4),
-    }
-    VARIANTS[f"tiny_{name}"] = replace(VARIANTS[name], **(small | changed))
-    return f"tiny_{name}"
+from lesion_tasks.train import note_lost_trainings, pixels_wanted, train_variant
 
 
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
@@ -93,6 +58,11 @@ def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str
     assert row["status"] == "finished"
     assert said["classes"] == ["benign", "malignant"]
     assert {"versions", "code_version", "threshold", "manifest_digest"} <= set(said)
+    assert said["weights"] == row["weights"]
+    n_learned = rows_of(small, "SELECT count(*) FROM split_member WHERE subset IN ('train', 'val')")[0][0]
+    assert said["licences"] == {
+        "CC-0": {"images": n_learned, "attributions": {"Test <b>Hospital</b>": n_learned}},
+    }
     recipe = VARIANTS[f"tiny_{name}"]
     ((key,),) = rows_of(small, "SELECT object_key FROM manifest")
     rows = read_manifest(open_store(small), key)
@@ -130,7 +100,7 @@ def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_one
     assert len(shards()) == 2 * len(first)  # a random backbone of another seed is another backbone
     add_records(small, labelled_records(30, first=241))
     curate_images()
-    prepare()
+    materialize_natural()
     train_variant("tiny_mobilenet_v2_frozen")
     n_after = rows_of(small, "SELECT count(DISTINCT sha256) FROM pixel_row")[0][0]
     assert sum(n for _, n in shards()) == 2 * n_pictures + (n_after - n_pictures)
@@ -172,6 +142,91 @@ def test_weights_that_are_not_there_leave_a_row_with_the_reason(
     assert "weights /nowhere/weights" in reason
     monkeypatch.setenv("LESION_WEIGHTS", "none")
     assert stored(small, train_variant(name))[0]["weights"] == "none"
+
+
+def last_word(settings: Settings) -> tuple[str, str | None]:
+    """Status and reason of the only training."""
+    ((status, reason),) = rows_of(settings, "SELECT status, reason FROM training")
+    return status, reason
+
+
+def test_weights_of_another_shape_leave_a_row_with_the_reason(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "mobilenet_v2_0.35_wrong.weights.h5"
+    keras.applications.MobileNetV2(
+        include_top=False, weights=None, input_shape=(32, 32, 3), alpha=0.5
+    ).save_weights(file)
+    monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
+    with pytest.raises(UnusableInputError, match=r"do not fit MobileNetV2 \(alpha 0.35\)"):
+        train_variant(declare("mobilenet_v2_frozen", is_pretrained=True))
+    status, reason = last_word(small)
+    assert status == "failed"
+    assert reason is not None
+    assert f"weights {file} do not fit" in reason
+
+
+def test_a_disk_that_fills_leaves_a_row_with_the_reason_and_a_retry_is_clean(
+    small: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = declare("metadata_mlp")
+
+    def full(self: Path, *arguments: object) -> Path:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", full)
+        with pytest.raises(UnusableInputError, match="disk full while writing"):
+            train_variant(name)
+    status, reason = last_word(small)
+    assert status == "failed"
+    assert reason is not None
+    assert "disk full while writing" in reason
+    train_variant(name)
+    assert last_word(small) == ("finished", None)
+
+
+def test_memory_that_runs_out_leaves_a_row_with_the_reason_and_a_retry_is_clean(
+    small: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tensorflow as tf
+
+    from lesion_tasks import engine
+
+    name = declare("metadata_mlp")
+
+    def too_much(*arguments: object, **more: object) -> float:
+        raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(engine, "fit", too_much)
+        with pytest.raises(tf.errors.ResourceExhaustedError):
+            train_variant(name)
+    assert last_word(small) == ("failed", "ResourceExhaustedError: OOM when allocating tensor")
+    train_variant(name)
+    assert last_word(small) == ("finished", None)
+
+
+def test_a_training_that_nobody_runs_is_said_to_be_lost_and_one_that_runs_is_left_alone(
+    small: Settings,
+) -> None:
+    name = declare("metadata_mlp")
+    training_id = train_variant(name)
+    engine = engine_for(small.database_url or "")
+    with engine.begin() as connection:
+        connection.execute(text("UPDATE training SET status = 'running'"))
+    ((fingerprint,),) = rows_of(small, "SELECT fingerprint FROM training")
+    with advisory_lock(engine, fingerprint):
+        assert note_lost_trainings() == []
+        assert last_word(small)[0] == "running"
+    assert note_lost_trainings() == [training_id]
+    status, reason = last_word(small)
+    assert status == "failed"
+    assert reason is not None
+    assert "its process ended without a word" in reason
+    assert note_lost_trainings() == []
+    assert train_variant(name) == training_id
+    assert last_word(small) == ("finished", None)
 
 
 @pytest.mark.parametrize(

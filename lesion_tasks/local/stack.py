@@ -25,6 +25,7 @@ from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings
 SYNTHETIC = "synthetic"
 SYNTHETIC_IMAGES = 1_500
 PUBLIC = "isic"
+NAMED_WEIGHTS = ("imagenet", "none")
 ARCHIVE_SERVER = "archive-server"
 ARCHIVE_TIMEOUT_S = 120.0  # a large folder is listed first
 
@@ -36,7 +37,7 @@ class Wishes:
     archive: str = SYNTHETIC  # or "isic", an address, a download folder
     images: int | None = None  # how many the synthetic archive holds, or how many to read of another one
     variants: str = ""  # names with commas between; empty: the catalogue's default
-    weights: str = ""  # a folder or file of pretrained weights; empty: what the settings say
+    weights: str = ""  # a folder or file of pretrained weights, or "none"; empty: what the settings say
 
     def __post_init__(self) -> None:
         unknown = sorted(set(filter(None, self.variants.split(","))) - set(VARIANTS))
@@ -44,7 +45,7 @@ class Wishes:
             raise UnusableInputError(
                 f"VARIANTS: unknown {', '.join(unknown)}; expected names out of {', '.join(sorted(VARIANTS))}"
             )
-        if self.weights and self.weights != "imagenet" and not Path(self.weights).exists():
+        if self.weights and self.weights not in NAMED_WEIGHTS and not Path(self.weights).exists():
             raise UnusableInputError(
                 f"WEIGHTS {self.weights}: there is no such file or folder; expected pretrained weights"
             )

@@ -111,7 +111,7 @@ def _pixel_features(
     if variant.architecture == "cnn":
         return _convolutions(variant, x)
     if variant.architecture == "mobilenet_v3_eca":
-        return layers.GlobalAveragePooling2D(name="pool")(mobilenet_v3_eca(x))
+        return layers.GlobalAveragePooling2D(name="pool")(mobilenet_v3_eca(x, variant.dilation_rate))
     return _transferred(variant, x, weights)
 
 

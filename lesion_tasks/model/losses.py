@@ -5,8 +5,8 @@ from typing import Any
 import keras
 from keras import ops
 
-# Abrahamyan et al. 2021, "Bias Loss for Mobile Neural Networks", section 4: exp(alpha * v) - beta.
-BIAS_ALPHA = 0.3
+# Abrahamyan et al. 2021, "Bias Loss for Mobile Neural Networks", section 4: exp(alpha * v) - beta. Their alpha,
+# 0.3 as well, is a variant's `bias_alpha`.
 BIAS_BETA = 0.3
 # Lin et al. 2017, "Focal Loss for Dense Object Detection", section 4.1.
 FOCAL_GAMMA = 2.0
@@ -28,6 +28,8 @@ class BiasLossModel(keras.Model):
     over each example's feature maps is scaled to 0..1 within the batch.
     """
 
+    bias_alpha: float
+
     def compute_loss(
         self,
         x: Any = None,
@@ -42,7 +44,7 @@ class BiasLossModel(keras.Model):
             variance = ops.var(ops.cast(maps, "float32"), axis=(1, 2, 3))  # (b,)
             low, high = ops.min(variance), ops.max(variance)
             scaled = ops.stop_gradient((variance - low) / (high - low + 1e-7))
-            weight = ops.exp(BIAS_ALPHA * scaled) - BIAS_BETA
+            weight = ops.exp(self.bias_alpha * scaled) - BIAS_BETA
             sample_weight = weight if sample_weight is None else weight * ops.reshape(sample_weight, (-1,))
         return super().compute_loss(x, y, probabilities, sample_weight, training)
 
@@ -52,6 +54,8 @@ class BiasLossModel(keras.Model):
         return figures
 
 
-def with_bias_loss(model: keras.Model) -> keras.Model:
+def with_bias_loss(model: keras.Model, alpha: float) -> keras.Model:
     """The same layers and variables as a model to train under bias loss. It must have a layer `pool`."""
-    return BiasLossModel(model.inputs, [model.outputs[0], model.get_layer("pool").input], name=model.name)
+    learner = BiasLossModel(model.inputs, [model.outputs[0], model.get_layer("pool").input], name=model.name)
+    learner.bias_alpha = alpha
+    return learner

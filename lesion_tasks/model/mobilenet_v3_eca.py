@@ -9,33 +9,33 @@ import math
 import keras
 from keras import layers, ops
 
-# kernel, expanded filters, filters out, attention, activation, stride, dilation. The last stage keeps its size
-# (stride 1 where MobileNetV3 has 2) and sees as far by a dilation of 2.
+# kernel, expanded filters, filters out, attention, activation, stride, and whether it is dilated. The last stage
+# keeps its size (stride 1 where MobileNetV3 has 2) and sees as far by a dilation, 2 unless a variant says otherwise.
 _BLOCKS = (
-    (3, 16, 16, False, "relu", 1, 1),
-    (3, 64, 24, False, "relu", 2, 1),
-    (3, 72, 24, False, "relu", 1, 1),
-    (5, 72, 40, True, "relu", 2, 1),
-    (5, 120, 40, True, "relu", 1, 1),
-    (5, 120, 40, True, "relu", 1, 1),
-    (3, 240, 80, False, "hard_swish", 2, 1),
-    (3, 200, 80, False, "hard_swish", 1, 1),
-    (3, 184, 80, False, "hard_swish", 1, 1),
-    (3, 184, 80, False, "hard_swish", 1, 1),
-    (3, 480, 112, True, "hard_swish", 1, 1),
-    (3, 672, 112, True, "hard_swish", 1, 1),
-    (5, 672, 160, True, "hard_swish", 1, 2),
-    (5, 960, 160, True, "hard_swish", 1, 2),
-    (5, 960, 160, True, "hard_swish", 1, 2),
+    (3, 16, 16, False, "relu", 1, False),
+    (3, 64, 24, False, "relu", 2, False),
+    (3, 72, 24, False, "relu", 1, False),
+    (5, 72, 40, True, "relu", 2, False),
+    (5, 120, 40, True, "relu", 1, False),
+    (5, 120, 40, True, "relu", 1, False),
+    (3, 240, 80, False, "hard_swish", 2, False),
+    (3, 200, 80, False, "hard_swish", 1, False),
+    (3, 184, 80, False, "hard_swish", 1, False),
+    (3, 184, 80, False, "hard_swish", 1, False),
+    (3, 480, 112, True, "hard_swish", 1, False),
+    (3, 672, 112, True, "hard_swish", 1, False),
+    (5, 672, 160, True, "hard_swish", 1, True),
+    (5, 960, 160, True, "hard_swish", 1, True),
+    (5, 960, 160, True, "hard_swish", 1, True),
 )
 
 
-def mobilenet_v3_eca(pixels: keras.KerasTensor) -> keras.KerasTensor:
+def mobilenet_v3_eca(pixels: keras.KerasTensor, dilation_rate: int = 2) -> keras.KerasTensor:
     """Pixels 0..255 (b, side, side, 3) -> feature maps (b, side / 16, side / 16, 960)."""
     x = layers.Rescaling(1 / 127.5, offset=-1, name="symmetric")(pixels)
     x = _normalize(layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x), "hard_swish")
     for block in _BLOCKS:
-        x = _block(x, *block)
+        x = _block(x, *block[:6], dilation=dilation_rate if block[6] else 1)
     return _normalize(layers.Conv2D(960, 1, use_bias=False)(x), "hard_swish")
 
 
@@ -47,6 +47,7 @@ def _block(
     has_attention: bool,
     activation: str,
     stride: int,
+    *,
     dilation: int,
 ) -> keras.KerasTensor:
     shortcut = x

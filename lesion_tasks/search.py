@@ -1,0 +1,233 @@
+"""A variant's search space and a manifest -> the parameters that do best on val, by Bayesian search.
+
+Trials are proposed by the tree-structured Parzen estimator (Bergstra et al. 2011) as Optuna has it, judged by AUC on
+the natural val, and kept in Postgres, each as soon as it ends. A trial is decided by the seed, its number and the
+trials before it, so a search that was killed goes on with the trial it was in, at the epoch it was in, and ends as
+one that was not. Test is never opened.
+"""
+
+import hashlib
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.adjust import adjust, with_parameters
+from lesion_tasks.catalog import SearchRange, Variant
+from lesion_tasks.database import advisory_lock, database_url, engine_for
+from lesion_tasks.manifest import read_manifest
+from lesion_tasks.progress import progress
+from lesion_tasks.store import Store, open_store
+from lesion_tasks.training_job import Job, code_digest, find_job, find_variant, load_data, trainer_figures
+
+log = logging.getLogger(__name__)
+
+# Drawn at random before the estimator has anything to learn from; Optuna's own number.
+N_RANDOM_TRIALS = 10
+
+
+@dataclass(frozen=True, kw_only=True)
+class Found:
+    """What a search found: the variant with the best parameters, and where they come from."""
+
+    variant: Variant
+    facts: dict[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trial:
+    """One set of parameters and how it did."""
+
+    number: int
+    parameters: Mapping[str, float]
+    val_auc: float | None  # None: it ended with a reason
+    reason: str | None = None
+
+
+def tune_variant(
+    variant: str, *, n_trials: int, is_smoke_run: bool = False, max_epochs: int | None = None
+) -> dict[str, Any]:
+    """Search until a variant has `n_trials` trials on the manifest in force; returns the best one and their ids.
+
+    Trials that were made before count. Raises UnusableInputError for a variant without a search space.
+    """
+    from lesion_tasks.model import find_weights
+
+    engine = engine_for(database_url())
+    store = open_store()
+    job = find_job(engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs))
+    job = replace(job, weights=find_weights(job.variant, job.weights_location, store))
+    return search_parameters(engine, store, job, n_trials).facts
+
+
+def search_parameters(engine: Engine, store: Store, job: Job, n_trials: int) -> Found:
+    """Make the trials of a job's variant that are missing, and return it with the best parameters of the first n."""
+    space = job.variant.search
+    if space is None:
+        raise UnusableInputError(
+            f"variant {job.variant.name!r} has no search space, expected one in its `search`"
+        )
+    if n_trials < 1:
+        raise UnusableInputError(f"{n_trials} trials asked for, expected at least 1")
+    search_id = _search_id(job)
+    # A second worker with the same search waits, and then finds its trials.
+    with advisory_lock(engine, f"search {search_id}"):
+        _record_search(engine, job, search_id)
+        trials = _read_trials(engine, search_id)
+        with progress(f"search {job.variant.name}", n_trials) as advance:
+            advance(min(len(trials), n_trials))
+            while len(trials) < n_trials:
+                parameters = propose(space.ranges, trials, job.variant.seed)
+                trials.append(_try(engine, store, job, search_id, len(trials), parameters))
+                advance(1, _shown(trials[-1]))
+    made = trials[:n_trials]
+    best = max((t for t in made if t.val_auc is not None), key=lambda t: t.val_auc or 0.0, default=None)
+    if best is None:
+        raise UnusableInputError(
+            f"search {search_id}: none of {n_trials} trials gave an AUC, the last because of: {made[-1].reason}"
+        )
+    facts = {
+        "search_id": search_id,
+        "n_trials": n_trials,
+        "best_trial": best.number,
+        "parameters": dict(best.parameters),
+        "val_auc": best.val_auc,
+    }
+    return Found(variant=with_parameters(job.variant, best.parameters, search_id), facts=facts)
+
+
+def propose(ranges: Sequence[SearchRange], trials: Sequence[Trial], seed: int) -> dict[str, float]:
+    """The parameters of the next trial: the same for the same ranges, trials and seed."""
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    distributions = {r.field: _distribution(r) for r in ranges}
+    sampler = optuna.samplers.TPESampler(seed=seed + len(trials), n_startup_trials=N_RANDOM_TRIALS)
+    study = optuna.create_study(direction="maximize", sampler=sampler)
+    for trial in trials:
+        is_complete = trial.val_auc is not None
+        study.add_trial(
+            optuna.trial.create_trial(
+                state=optuna.trial.TrialState.COMPLETE if is_complete else optuna.trial.TrialState.FAIL,
+                value=trial.val_auc,
+                params=dict(trial.parameters),
+                distributions=distributions,
+            )
+        )
+    return dict(study.ask(distributions).params)
+
+
+def _distribution(some: SearchRange) -> Any:
+    import optuna
+
+    if some.is_whole:
+        return optuna.distributions.IntDistribution(int(some.low), int(some.high), log=some.is_log)
+    return optuna.distributions.FloatDistribution(some.low, some.high, log=some.is_log)
+
+
+def _search_id(job: Job) -> str:
+    """32 hexadecimal digits that change with whatever decides a trial's figures."""
+    parts = {
+        "variant": asdict(job.variant),
+        "manifest": job.digest,
+        "weights": job.weights.sha256 if job.weights else None,
+        "code": code_digest(),
+    }
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def _try(
+    engine: Engine, store: Store, job: Job, search_id: str, number: int, parameters: Mapping[str, float]
+) -> Trial:
+    """Train with some parameters for the epochs of a trial, and keep how it did."""
+    from lesion_tasks.engine import train_model
+
+    space = job.variant.search
+    max_epochs = None if space is None else space.max_epochs
+    some = adjust(with_parameters(job.variant, parameters, search_id), max_epochs=max_epochs)
+    data = load_data(engine, store, some, read_manifest(store, job.manifest_key), has_test=False)
+    folder = f"searches/{search_id}/trial-{number:04d}"
+    try:
+        trained = train_model(
+            some,
+            job.weights,
+            data,
+            engine=engine,
+            store=store,
+            folder=folder,
+            on_epoch=lambda epoch, figures, duration_s: None,
+        )
+        auc = trainer_figures(data.val.labels, trained.predictions["val"])["auc"]
+        reason = None if auc is not None else "val lacks a class"
+    except (
+        UnusableInputError
+    ) as error:  # such as a loss that is not a number: bad parameters, not a bad search
+        auc, reason = None, str(error)[:2_000]
+    trial = Trial(number=number, parameters=parameters, val_auc=auc, reason=reason)
+    _record_trial(engine, search_id, trial)
+    for key in list(store.list_keys(f"{folder}/")):
+        store.delete(key)
+    log.info("trial %d of search %s: %s", number, search_id[:8], _shown(trial))
+    return trial
+
+
+def _shown(trial: Trial) -> str:
+    parameters = ", ".join(f"{name} {value:.4g}" for name, value in trial.parameters.items())
+    figure = f"val AUC {trial.val_auc:.4f}" if trial.val_auc is not None else str(trial.reason)
+    return f"{figure} with {parameters}"
+
+
+def _record_search(engine: Engine, job: Job, search_id: str) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO search (search_id, variant, recipe, manifest_digest, weights_sha256, started_at)
+                VALUES (:id, :variant, :recipe, :digest, :weights, :now) ON CONFLICT (search_id) DO NOTHING
+            """),
+            {
+                "id": search_id,
+                "variant": job.variant.name,
+                "recipe": json.dumps(asdict(job.variant)),
+                "digest": job.digest,
+                "weights": job.weights.sha256 if job.weights else None,
+                "now": datetime.now(UTC),
+            },
+        )
+
+
+def _record_trial(engine: Engine, search_id: str, trial: Trial) -> None:
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO search_trial (search_id, number, parameters, val_auc, reason, ended_at)
+                VALUES (:id, :number, :parameters, :val_auc, :reason, :now)
+            """),
+            {
+                "id": search_id,
+                "number": trial.number,
+                "parameters": json.dumps(dict(trial.parameters)),
+                "val_auc": trial.val_auc,
+                "reason": trial.reason,
+                "now": datetime.now(UTC),
+            },
+        )
+
+
+def _read_trials(engine: Engine, search_id: str) -> list[Trial]:
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT number, parameters, val_auc, reason FROM search_trial
+                WHERE search_id = :id ORDER BY number
+            """),
+            {"id": search_id},
+        ).all()
+    return [
+        Trial(number=row.number, parameters=row.parameters, val_auc=row.val_auc, reason=row.reason)
+        for row in rows
+    ]

@@ -1,0 +1,199 @@
+"""A recipe, a manifest and weights -> everything that identifies a training, and the data it looks at."""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Engine, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import SPLITS, VARIANTS, Variant
+from lesion_tasks.settings import read_settings
+from lesion_tasks.store import Store
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lesion_tasks.engine import Data
+    from lesion_tasks.model import Weights
+
+# What decides the numbers of a training beside variant, data and weights: these sources, by content.
+CODE_FILES = (
+    "square.py", "dataset.py", "model/*.py", "accelerator.py", "sampling.py", "segmentation.py", "features.py",
+    "in_memory.py", "training_loop.py", "engine.py", "prediction.py",
+)  # fmt: skip
+
+
+def code_digest() -> str:
+    """SHA-256 over the sources that decide a training's numbers."""
+    folder = Path(__file__).parent
+    files = [file for pattern in CODE_FILES for file in sorted(folder.glob(pattern))]
+    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+
+
+def find_variant(name: str) -> Variant:
+    """Return a catalogue entry, or raise `UnusableInputError` listing what there is."""
+    if name not in VARIANTS:
+        raise UnusableInputError(f"unknown variant {name!r}, expected one of {', '.join(sorted(VARIANTS))}")
+    return VARIANTS[name]
+
+
+def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
+    """Return digest and object key of the manifest that a split gave last."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            text(
+                "SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
+            ),
+            {"split": split},
+        ).one_or_none()
+    if row is None:
+        raise UnusableInputError(f"split {split!r} has no manifest yet, expected one: build the split first")
+    return row.digest, row.object_key
+
+
+@dataclass(frozen=True, kw_only=True)
+class Job:
+    """Everything that identifies a training."""
+
+    variant: Variant
+    digest: str
+    manifest_key: str
+    weights: "Weights | None"
+    weights_location: str  # where the settings say that pretrained weights are
+
+    @property
+    def is_missing_weights(self) -> bool:
+        return self.variant.backbone is not None and self.variant.is_pretrained and self.weights is None
+
+    @property
+    def fingerprint(self) -> str:
+        parts = {
+            "variant": asdict(self.variant),
+            "manifest": self.digest,
+            "weights": self.weights.sha256 if self.weights else None,
+            "code": code_digest(),
+        }
+        if self.is_missing_weights:
+            parts["missing_weights"] = self.weights_location
+        return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def row(self) -> dict[str, Any]:
+        """The columns of the training's row that are known before it starts."""
+        variant, task = self.variant, self.variant.task
+        return {
+            "variant": variant.name,
+            "task": task.name,
+            "fingerprint": self.fingerprint,
+            "recipe": asdict(variant),
+            "manifest_digest": self.digest,
+            "weights": self.weights.origin if self.weights else None,
+            "weights_sha256": self.weights.sha256 if self.weights else None,
+            "seed": variant.seed,
+            "code_version": read_settings().code_version,
+            "versions": versions(),
+            "classes": list(task.classes),
+        }
+
+
+def find_job(engine: Engine, variant: Variant) -> Job:
+    """The job of a variant on the manifest in force of its split, its weights not looked for yet."""
+    digest, manifest_key = manifest_in_force(engine, variant.split)
+    return Job(
+        variant=variant,
+        digest=digest,
+        manifest_key=manifest_key,
+        weights=None,
+        weights_location=read_settings().weights,
+    )
+
+
+def versions() -> dict[str, str]:
+    """Versions of what computes: Keras, its back end, NumPy, scikit-learn and Python."""
+    import platform
+    from importlib.metadata import PackageNotFoundError, version
+
+    import keras
+
+    found = {"python": platform.python_version(), "keras": keras.__version__}
+    for name, packages in {
+        keras.backend.backend(): ("tensorflow-cpu", "tensorflow", keras.backend.backend()),
+        "numpy": ("numpy",),
+        "scikit-learn": ("scikit-learn",),
+    }.items():
+        for package in packages:
+            try:
+                found[name] = version(package)
+                break
+            except PackageNotFoundError:
+                continue
+    return found
+
+
+def load_data(
+    engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame", *, has_test: bool = True
+) -> "Data":
+    """Examples by subset; `val_drawn` is val as the split draws it. Without `has_test`, test is not opened at all."""
+    from lesion_tasks.dataset import load_examples
+    from lesion_tasks.engine import Data
+
+    subsets = ("train", "val", "test") if has_test else ("train", "val")
+    wanted = {subset: rows[rows["subset"] == subset] for subset in subsets}
+    is_drawn = SPLITS[variant.split].max_per_class is not None
+    wanted["val_drawn"] = wanted["val"][wanted["val"]["is_balanced"]] if is_drawn else wanted["val"]
+    with engine.connect() as connection:
+        found = {
+            subset: load_examples(
+                connection,
+                store,
+                part,
+                classes=variant.task.classes,
+                fit=variant.fit,
+                metadata_fields=variant.metadata,
+            )
+            for subset, part in wanted.items()
+        }
+    sha256_by_id = dict(zip(rows["isic_id"], rows["sha256"], strict=True))
+    return Data(
+        train=found["train"],
+        val_drawn=found["val_drawn"],
+        val=found["val"],
+        test=found.get("test"),
+        sha256_by_id=sha256_by_id,
+    )
+
+
+def licences_of(rows: "pd.DataFrame") -> dict[str, dict[str, Any]]:
+    """Under which licences the pictures that a model learned from (train and val) stand, and whom to name.
+
+    Licence -> `images`, how many, and `attributions`, how many by the words that the archive asks for. A picture
+    without a licence stands under "none stated".
+    """
+    learned = rows[rows["subset"].isin(["train", "val"])]
+    found: dict[str, dict[str, Any]] = {}
+    for said in learned[["copyright_license", "attribution"]].itertuples(index=False, name=None):
+        licence, words = ("none stated" if value is None or value != value else value for value in said)
+        entry = found.setdefault(licence, {"images": 0, "attributions": {}})
+        entry["images"] += 1
+        entry["attributions"][words] = entry["attributions"].get(words, 0) + 1
+    return found
+
+
+def trainer_figures(labels: Any, predictions: "pd.DataFrame") -> Mapping[str, float | None]:
+    """AUC as the trainer sees it: labels and scores by position, straight from the arrays it trained with.
+
+    The evaluator computes the same from keyed rows; where the two differ, rows were mixed up.
+    """
+    import numpy as np
+    from sklearn.metrics import roc_auc_score
+
+    if len(np.unique(labels)) < predictions.shape[1]:
+        return {"auc": None}
+    scores = predictions.to_numpy()
+    if scores.shape[1] == 2:
+        return {"auc": float(roc_auc_score(labels, scores[:, 1]))}
+    return {"auc": float(roc_auc_score(labels, scores, multi_class="ovr", average="macro"))}

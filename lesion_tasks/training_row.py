@@ -1,0 +1,117 @@
+"""A training's row in Postgres, from its start to its end: running, finished, or failed with a reason.
+
+Whoever runs a training holds a lock on its fingerprint for as long as the process lives. A row that says `running`
+while nobody holds the lock belongs to a process that ended without a word, and `mark_lost` says so on it.
+"""
+
+import json
+import logging
+from contextlib import AbstractContextManager
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+from sqlalchemy import Engine, text
+
+from lesion_tasks.database import copy_rows, free_advisory_lock
+
+log = logging.getLogger(__name__)
+
+LOST = (
+    "lost: its process ended without a word, as when it is killed from outside or for lack of memory; "
+    "trained again, it goes on after its last complete epoch"
+)
+
+
+def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[str, bool]:
+    """Find the training of a fingerprint, or insert its row; returns its id and whether it is finished.
+
+    `row` has every column that is known at the start but training_id, status and started_at. The caller holds the
+    lock on the fingerprint. `again` asks for a new row although a finished one is there.
+    """
+    with engine.begin() as connection:
+        past = connection.execute(
+            text("SELECT training_id, status FROM training WHERE fingerprint = :f ORDER BY started_at DESC"),
+            {"f": row["fingerprint"]},
+        ).all()
+        if past and past[0].status == "finished" and not again:
+            return past[0].training_id, True
+        if past and past[0].status != "finished":
+            if past[0].status == "running":
+                log.warning("training %s: its last attempt was %s", past[0].training_id, LOST)
+            connection.execute(
+                text("UPDATE training SET status = 'running', reason = NULL WHERE training_id = :id"),
+                {"id": past[0].training_id},
+            )
+            return past[0].training_id, False
+        number = f"-{len(past) + 1}" if past else ""
+        training_id = f"{row['variant']}-{row['fingerprint'][:10]}{number}"
+        started = {
+            "training_id": training_id, "status": "running", "started_at": datetime.now(UTC).isoformat(),
+        }  # fmt: skip
+        whole = row | started
+        copy_rows(connection, "training", list(whole), [list(whole.values())])
+        return training_id, False
+
+
+class Outcome(AbstractContextManager[None]):
+    """Writes the reason on a training's row when it ends in any error, and lets the error rise."""
+
+    def __init__(self, engine: Engine, training_id: str) -> None:
+        self.engine = engine
+        self.training_id = training_id
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is not None:
+            with self.engine.begin() as connection:
+                connection.execute(
+                    text("UPDATE training SET status = 'failed', reason = :reason WHERE training_id = :id"),
+                    {"id": self.training_id, "reason": f"{type(error).__name__}: {error}"[:2_000]},
+                )
+
+
+def mark_lost(engine: Engine) -> list[str]:
+    """Write the reason on every training that is said to run and that nobody runs; returns their ids."""
+    lost = []
+    with engine.connect() as connection:
+        running = connection.execute(
+            text("SELECT training_id, fingerprint FROM training WHERE status = 'running' ORDER BY 1")
+        ).all()
+    for row in running:
+        with free_advisory_lock(engine, row.fingerprint) as is_free, engine.begin() as connection:
+            if (
+                is_free
+                and connection.execute(
+                    text("""
+                    UPDATE training SET status = 'failed', reason = :reason
+                    WHERE training_id = :id AND status = 'running'
+                """),
+                    {"id": row.training_id, "reason": LOST},
+                ).rowcount
+            ):
+                log.warning("training %s was %s", row.training_id, LOST)
+                lost.append(row.training_id)
+    return lost
+
+
+def record_epoch(
+    engine: Engine, training_id: str, epoch: int, figures: dict[str, float], duration_s: float
+) -> None:
+    """Write the figures of an epoch; of one that was recorded before, write them anew."""
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO training_epoch (training_id, epoch, figures, duration_s, ended_at)
+                VALUES (:id, :epoch, :figures, :duration_s, :now)
+                ON CONFLICT (training_id, epoch) DO UPDATE SET figures = excluded.figures
+            """),
+            {
+                "id": training_id,
+                "epoch": epoch,
+                "figures": json.dumps(figures),
+                "duration_s": duration_s,
+                "now": datetime.now(UTC),
+            },
+        )
