@@ -8,11 +8,13 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from keras.src.applications import mobilenet_v2
 from keras.src.backend import config
+from keras.src.legacy.saving import legacy_h5_format
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
@@ -32,15 +34,39 @@ VARIANT = Variant(
 
 
 @pytest.fixture(scope="module")
-def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A weights file as Keras publishes them, of random numbers."""
+def arrays() -> list[np.ndarray]:
+    """What the weights files hold: random numbers."""
     keras.utils.set_random_seed(7)
-    base = keras.applications.MobileNetV2(
+    return list(untrained().get_weights())
+
+
+@pytest.fixture(scope="module")
+def file(arrays: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A weights file as Keras 3 writes them."""
+    path = tmp_path_factory.mktemp("mine") / "mine.weights.h5"
+    holding(arrays).save_weights(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def published(arrays: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a weights file as Keras publishes them, which is in its older format."""
+    path = tmp_path_factory.mktemp("published")
+    with h5py.File(path / FILE, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, holding(arrays))
+    return path
+
+
+def untrained() -> keras.Model:
+    return keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=(96, 96, 3), alpha=0.35
     )
-    path = tmp_path_factory.mktemp("published") / FILE
-    base.save_weights(str(path.with_suffix(".weights.h5")))
-    return path.with_suffix(".weights.h5").rename(path)
+
+
+def holding(arrays: list[np.ndarray]) -> keras.Model:
+    base = untrained()
+    base.set_weights(arrays)
+    return base
 
 
 @pytest.fixture
@@ -72,14 +98,6 @@ def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
         server.server_close()
 
 
-def expected_arrays(file: Path) -> list[np.ndarray]:
-    base = keras.applications.MobileNetV2(
-        include_top=False, weights=None, input_shape=(96, 96, 3), alpha=0.35
-    )
-    base.load_weights(file)
-    return list(base.get_weights())
-
-
 def assert_same(base: keras.Model, expected: list[np.ndarray]) -> None:
     for found, wanted in zip(base.get_weights(), expected, strict=True):
         np.testing.assert_array_equal(found, wanted)
@@ -87,7 +105,7 @@ def assert_same(base: keras.Model, expected: list[np.ndarray]) -> None:
 
 @pytest.mark.parametrize("location", ["bucket:weights/mine.weights.h5", "bucket:weights", "bucket:weights/"])
 def test_weights_in_the_bucket_are_found_by_key_and_by_folder(
-    file: Path, tmp_path: Path, location: str
+    arrays: list[np.ndarray], file: Path, tmp_path: Path, location: str
 ) -> None:
     store = DirectoryStore(tmp_path)
     name = "mine.weights.h5" if location.endswith("h5") else "mobilenet_v2_0.35_mine.weights.h5"
@@ -95,7 +113,7 @@ def test_weights_in_the_bucket_are_found_by_key_and_by_folder(
     weights = find_weights(VARIANT, location, store)
     assert weights is not None
     assert weights.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
-    assert_same(load_base(VARIANT, weights), expected_arrays(file))
+    assert_same(load_base(VARIANT, weights), arrays)
 
 
 def test_weights_that_are_not_in_the_bucket_are_named(tmp_path: Path) -> None:
@@ -106,16 +124,16 @@ def test_weights_that_are_not_in_the_bucket_are_named(tmp_path: Path) -> None:
 
 
 def test_imagenet_weights_are_fetched_once_and_known_by_what_is_in_them(
-    file: Path, keras_home: Path, monkeypatch: pytest.MonkeyPatch
+    arrays: list[np.ndarray], published: Path, keras_home: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(file.parent) as (address, asked):
+    with serving(published) as (address, asked):
         monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", address)
         weights = find_weights(VARIANT, "imagenet")
         assert weights is not None
-        assert_same(load_base(VARIANT, weights), expected_arrays(file))
+        assert_same(load_base(VARIANT, weights), arrays)
         assert asked == [f"/{FILE}"]
     assert weights.origin == "imagenet"
-    digest = hashlib.sha256(b"".join(array.tobytes() for array in expected_arrays(file)))
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays))
     assert weights.sha256 == digest.hexdigest()
     assert find_weights(VARIANT, "imagenet") == weights  # the server is gone: from Keras's own folder
     assert (keras_home / "models" / FILE).exists()
