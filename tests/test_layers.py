@@ -14,6 +14,7 @@ LAYERS = (
         "settings",
         "backbones",
         "catalog",
+        "adjust",
         "vocabulary",
         "progress",
         "grouping",
@@ -25,13 +26,24 @@ LAYERS = (
     {"schema", "store", "archive", "archive_server"},  # doors
     {"local"},
     {"database", "migrations"},
-    {"rules", "manifest", "masks", "copies", "regroup", "lesions", "balance", "funnel", "manifest_checks"},
+    {
+        "rules",
+        "manifest",
+        "masks",
+        "copies",
+        "regroup",
+        "lesions",
+        "balance",
+        "funnel",
+        "manifest_checks",
+        "training_row",
+    },
     {"members", "manifest_rows"},
     {"evaluation"},  # pure figures and pages
     {"dataset", "in_memory", "accelerator", "model", "prediction", "training_loop", "predictions"},  # tensors
     {"sampling", "features", "segmentation"},
     {"engine"},
-    {"leaderboard", "case", "comparison", "data_report"},
+    {"leaderboard", "case", "comparison", "data_report", "training_job", "search"},
     {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
     {"reference", "predict", "__main__"},
