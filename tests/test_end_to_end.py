@@ -12,7 +12,6 @@ from typing import Any
 import psutil
 import pytest
 
-from benchmarks.smoke_variants import build_splits, smoke
 from lesion_tasks.local import airflow, chain, stack
 from lesion_tasks.local.airflow_api import AirflowApi
 
@@ -60,9 +59,7 @@ def demo(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     home = tmp_path_factory.mktemp("demo") / "home"
     try:
-        yield Demo(
-            home=home, first=demo(home, "--images", str(N_FIRST), "--variants", "smoke", "--weights", "none")
-        )
+        yield Demo(home=home, first=demo(home, "--images", str(N_FIRST), "--variants", "smoke"))
     finally:
         demo(home, "--stop")
 
@@ -117,16 +114,6 @@ def test_more_images_are_taken_in_alone(finished: Demo) -> None:
     assert f"grows from {N_FIRST} to {N_SECOND} images" in again.stdout
     new = finished.announced("ingest_isic")["new"]
     assert 0 < new <= N_SECOND - N_FIRST
-
-
-def test_variants_of_every_kind_are_trained_and_evaluated_in_one_run(finished: Demo) -> None:
-    # One for each path through the engine; `python -m benchmarks.smoke_variants` runs all of them.
-    names = ["metadata_mlp", "mobilenet_v2_035_tuned", "unet_mobilenet_v3_eca", "rotated_copies_cnn_leaky"]
-    build_splits(finished.home, ["malignancy_natural"])
-    found = smoke(finished.api, names, n_trials=1)
-    assert {one["variant"]: one["state"] for one in found} == dict.fromkeys(names, "success"), found
-    index = (finished.home / "bucket" / "reports" / "index.html").read_text()
-    assert [name for name in names if name not in index] == []
 
 
 def test_stopping_ends_every_process_that_was_started(finished: Demo) -> None:
