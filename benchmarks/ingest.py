@@ -367,7 +367,7 @@ def summary(found: Sequence[Target]) -> dict[str, object]:
     "--connections",
     multiple=True,
     type=int,
-    default=(10, 20),
+    default=(10, 24),
     show_default=True,
     help="10 is our default, and what isic-cli has.",
 )
