@@ -18,6 +18,9 @@ from lesion_tasks.database import upsert_rows
 
 # Held to the end of each batch's transaction. Two scopes may list one record, and both would give it version 2.
 _ONE_WRITER = 0x6C6573696F6E
+_OTHER_WAYS = ("hashjoin", "mergejoin", "seqscan", "bitmapscan", "material", "memoize")
+_LOOK_UP = "; ".join(f"SET LOCAL enable_{way} = off" for way in _OTHER_WAYS)
+_AS_USUAL = "; ".join(f"SET LOCAL enable_{way} TO DEFAULT" for way in _OTHER_WAYS)
 _BACKSLASH, _ESCAPED = "\\", "\\\\"
 
 
@@ -65,8 +68,9 @@ def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord
     _copy_lines(connection, "seen", (f"{r.isic_id}\t{r.record_hash}\n" for r in records))
     # Without statistics the planner may choose to scan all records for a batch of some hundred.
     connection.execute(text("ANALYZE seen"))
-    connection.execute(
-        text("""
+    _execute_by_index(
+        connection,
+        """
             CREATE TEMP TABLE plan ON COMMIT DROP AS
             SELECT seen.isic_id, seen.record_hash,
                    coalesce(record.version, 0) AS known_version,
@@ -90,9 +94,19 @@ def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord
                 ON current.isic_id = record.isic_id AND current.version = record.version
             LEFT JOIN scope_record AS listed
                 ON listed.scope_id = :scope_id AND listed.isic_id = seen.isic_id
-        """),
+        """,
         {"scope_id": scope_id},
     )
+
+
+def _execute_by_index(connection: Connection, statement: str, values: Mapping[str, Any]) -> None:
+    """Join a batch with all records by looking each id up.
+
+    A first load outruns the statistics, and the planner then reads all that is there for each batch.
+    """
+    connection.execute(text(_LOOK_UP))
+    connection.execute(text(statement), values)
+    connection.execute(text(_AS_USUAL))
 
 
 def _add_versions(connection: Connection, records: Mapping[str, CheckedRecord], now: datetime) -> None:
@@ -126,14 +140,15 @@ def _apply(connection: Connection, scope_id: str, now: datetime, *, is_listed: b
         """),
         values,
     ).rowcount
-    connection.execute(
-        text("""
+    _execute_by_index(
+        connection,
+        """
             UPDATE record SET last_seen_at = :now, version = known_version + has_new_version::int,
                 missing_since = CASE WHEN NOT is_back THEN missing_since END,
                 withdrawn_at = CASE WHEN NOT is_back THEN withdrawn_at END,
                 changed_at = CASE WHEN has_new_version THEN :now ELSE changed_at END
             FROM plan WHERE plan.isic_id = record.isic_id AND known_version > 0
-        """),
+        """,
         values,
     )
     n_changed, n_returned = connection.execute(
