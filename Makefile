@@ -55,7 +55,7 @@ docs: .venv/dev.stamp ## write the generated parts of the documents anew
 env: ## write .env with generated secrets, for docker compose
 	@$(PYTHON) docker/write_env.py
 
-images: ## build both images, with the commit as version and time: the same commit gives the same layers
+images: ## build both images, with the commit as version and time
 	CODE_VERSION=$$(git rev-parse --short=12 HEAD) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker compose build
 
 test-stack: .venv/dev.stamp ## the whole stack in containers, and the path run through it (needs a Docker engine)
