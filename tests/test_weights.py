@@ -1,19 +1,28 @@
-"""Pretrained weights: found in the bucket by key and by folder; what is not there is an error."""
+"""Pretrained weights: from the bucket, from a folder, and as Keras fetches them; what is not there is an error."""
 
+import contextlib
+import functools
 import hashlib
+import http.server
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
+import h5py
 import keras
 import numpy as np
 import pytest
 from keras.src.applications import mobilenet_v2
 from keras.src.backend import config
+from keras.src.legacy.saving import legacy_h5_format
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.model.weights import find_weights, load_base
 from lesion_tasks.store import DirectoryStore
 
+# The name under which Keras publishes this backbone at 96 px.
+FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"
 VARIANT = Variant(
     name="tried",
     title="",
@@ -39,6 +48,15 @@ def file(arrays: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> 
     return path
 
 
+@pytest.fixture(scope="module")
+def published(arrays: list[np.ndarray], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a weights file as Keras publishes them, which is in its older format."""
+    path = tmp_path_factory.mktemp("published")
+    with h5py.File(path / FILE, "w") as file:
+        legacy_h5_format.save_weights_to_hdf5_group(file, holding(arrays))
+    return path
+
+
 def untrained() -> keras.Model:
     return keras.applications.MobileNetV2(
         include_top=False, weights=None, input_shape=(96, 96, 3), alpha=0.35
@@ -54,8 +72,32 @@ def holding(arrays: list[np.ndarray]) -> keras.Model:
 @pytest.fixture
 def keras_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder in place of the one in which Keras keeps what it fetched."""
-    monkeypatch.setattr(config, "_KERAS_DIR", str(tmp_path / "keras"))
-    return tmp_path / "keras"
+    folder = tmp_path / "keras"
+    folder.mkdir()  # one that is not there is passed over for a folder that all share
+    monkeypatch.setattr(config, "_KERAS_DIR", str(folder))
+    return folder
+
+
+@contextlib.contextmanager
+def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
+    """Serve a folder; gives its address and the paths that were asked for."""
+    asked: list[str] = []
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *arguments: object) -> None:
+            asked.append(self.path)
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), functools.partial(Handler, directory=str(folder))
+    )
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_address[1]}/", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
 
 
 def assert_same(base: keras.Model, expected: list[np.ndarray]) -> None:
@@ -81,6 +123,22 @@ def test_weights_that_are_not_in_the_bucket_are_named(tmp_path: Path) -> None:
         UnusableInputError, match=r"weights bucket:weights: found 0 objects, expected a weights file"
     ):
         find_weights(VARIANT, "bucket:weights", DirectoryStore(tmp_path))
+
+
+def test_imagenet_weights_are_fetched_once_and_known_by_what_is_in_them(
+    arrays: list[np.ndarray], published: Path, keras_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with serving(published) as (address, asked):
+        monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", address)
+        weights = find_weights(VARIANT, "imagenet")
+        assert weights is not None
+        assert_same(load_base(VARIANT, weights), arrays)
+        assert asked == [f"/{FILE}"]
+    assert weights.origin == "imagenet"
+    digest = hashlib.sha256(b"".join(array.tobytes() for array in arrays))
+    assert weights.sha256 == digest.hexdigest()
+    assert find_weights(VARIANT, "imagenet") == weights  # the server is gone: from Keras's own folder
+    assert (keras_home / "models" / FILE).exists()
 
 
 def test_imagenet_weights_without_a_network_end_with_what_to_set(
