@@ -1,0 +1,59 @@
+"""Everything an experimenter edits: tasks, splits, variants. Data only.
+
+Standard library only, because DAG files read it at every parse. Each entry checks itself when it is built,
+and a repeated name is an error, never an override.
+"""
+
+from lesion_tasks.backbones import BACKBONES
+from lesion_tasks.catalog.entries import by_name, fingerprint
+from lesion_tasks.catalog.recipe import (
+    ARCHITECTURES,
+    ASPECTS,
+    FUSIONS,
+    LOSSES,
+    SAMPLINGS,
+    FineTuning,
+    SearchRange,
+    SearchSpace,
+    Variant,
+    fit_name,
+    square_of,
+)
+from lesion_tasks.catalog.splits import IMPUTATIONS, SPLITS, Split
+from lesion_tasks.catalog.tasks import DIAGNOSIS_LEVELS, TASKS, LabelRule, Task
+from lesion_tasks.catalog.variants import (
+    DEFAULT_VARIANTS,
+    PAPER_METADATA,
+    RETRAIN_SHARE,
+    VARIANTS,
+    squares_of,
+)
+
+__all__ = [
+    "ARCHITECTURES",
+    "ASPECTS",
+    "BACKBONES",
+    "DEFAULT_VARIANTS",
+    "DIAGNOSIS_LEVELS",
+    "FUSIONS",
+    "IMPUTATIONS",
+    "LOSSES",
+    "PAPER_METADATA",
+    "RETRAIN_SHARE",
+    "SAMPLINGS",
+    "SPLITS",
+    "TASKS",
+    "VARIANTS",
+    "FineTuning",
+    "LabelRule",
+    "SearchRange",
+    "SearchSpace",
+    "Split",
+    "Task",
+    "Variant",
+    "by_name",
+    "fingerprint",
+    "fit_name",
+    "square_of",
+    "squares_of",
+]

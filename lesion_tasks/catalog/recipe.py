@@ -1,0 +1,164 @@
+"""What a variant is made of: every field of a complete recipe for a model, and what it may hold."""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from lesion_tasks.backbones import BACKBONES
+from lesion_tasks.catalog.splits import SPLITS
+from lesion_tasks.catalog.tasks import TASKS, Task
+
+ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
+FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
+# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
+# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
+ASPECTS = ("squash", "pad", "crop")
+LOSSES = ("cross_entropy", "focal", "bias")
+# Which train images an epoch sees. "resampled" brings every class to the mean size of a class: over-sampling the
+# rare, under-sampling the common. "rotated_copies" adds rotated copies (10 degrees at most, probability 0.7)
+# until every class is as large as the largest; "rotated_copies_leaky" adds them before val is drawn at random, so
+# that one picture stands on both sides, as it was published.
+SAMPLINGS = (
+    "as_drawn", "undersampled", "oversampled", "resampled", "rotated_copies", "rotated_copies_leaky",
+)  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuning:
+    """A second stage after the head has learned on the frozen backbone; batch-norm statistics stay as they are."""
+
+    learning_rate: float = 1e-5
+    max_epochs: int = 20
+    patience: int = 4
+    unfrozen_from: str = ""  # layers from the first whose name starts so; "" for the whole backbone
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchRange:
+    """The values that a search may give one number of a variant."""
+
+    field: str  # of Variant
+    low: float
+    high: float
+    is_log: bool = False  # even steps of the logarithm
+    is_whole: bool = False  # whole numbers only
+
+    def __post_init__(self) -> None:
+        if not self.low < self.high or (self.is_log and self.low <= 0):
+            raise ValueError(f"search of {self.field!r}: {self.low} to {self.high} is no range")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchSpace:
+    """What a Bayesian search may change in a variant, and how long each of its trials may learn."""
+
+    ranges: tuple[SearchRange, ...]
+    max_epochs: int = 8  # of each trial: enough to tell good parameters from bad ones
+
+
+@dataclass(frozen=True, kw_only=True)
+class Variant:
+    """One complete training recipe. Defaults are the paper's where it states them."""
+
+    name: str
+    title: str
+    split: str
+    architecture: str  # one of ARCHITECTURES
+    reproduces: str | None = None  # the row of the systems table this stands for, such as "S8"
+    is_promotable: bool = True  # False: reproduced for comparison, never champion
+    backbone: str | None = None
+    is_pretrained: bool = True  # with a backbone: False starts from random weights on purpose
+    is_backbone_frozen: bool = True
+    # Of a frozen backbone: layers from the first whose name starts so are trained all the same.
+    unfrozen_from: str | None = None
+    fine_tuning: FineTuning | None = None
+    side_px: int | None = 128  # None: the model does not look at pixels
+    aspect: str = "squash"  # one of ASPECTS
+    is_hair_removed: bool = False
+    is_segmented: bool = False  # outside the lesion, as a U-Net sees it, there is only the mean colour
+    # Numbers a model may use beside or instead of pixels, in input order; NaN where missing.
+    metadata: tuple[str, ...] = ()
+    fusion: str = "concatenate"  # one of FUSIONS
+    conv_filters: tuple[int, ...] = ()
+    feature_dropout_rate: float = 0.0  # before the first dense layer
+    dense_units: tuple[int, ...] = (128,)
+    dropout_rate: float = 0.0  # after each dense layer
+    sampling: str = "as_drawn"  # one of SAMPLINGS
+    is_augmented: bool = False  # flips, rotation up to 18 degrees, zoom up to 10 %
+    is_augmented_strongly: bool = False  # with is_augmented: any rotation, shifts, brightness, contrast
+    loss: str = "cross_entropy"  # one of LOSSES
+    # Of bias loss: how far an example whose feature maps vary counts more. 0.3 is Abrahamyan et al. 2021, section 4.
+    bias_alpha: float = 0.3
+    dilation_rate: int = 2  # of the last stage of mobilenet_v3_eca
+    is_class_weighted: bool = False  # every class counts the same, however many images it has
+    is_flip_averaged: bool = False  # serve the mean over the picture and its mirror images
+    is_calibrated: bool = False  # scale the logit on validation rows of natural prevalence
+    optimizer: str = "adam"
+    learning_rate: float = 1e-3
+    batch_size: int = 32
+    max_epochs: int = 50
+    patience: int = 10  # epochs without a better validation loss before training stops
+    seed: int = 20_260
+    search: SearchSpace | None = None  # for `lesion tune` and trainings that are asked for trials
+    search_id: str | None = None  # the search that chose some of these fields
+    adjusted: tuple[str, ...] = ()  # fields that were changed for one training alone, such as a smoke run
+
+    def __post_init__(self) -> None:
+        for field, allowed in (
+            ("split", SPLITS), ("architecture", ARCHITECTURES), ("fusion", FUSIONS), ("loss", LOSSES),
+            ("sampling", SAMPLINGS), ("backbone", (None, *BACKBONES)), ("aspect", ASPECTS),
+        ):  # fmt: skip
+            if getattr(self, field) not in allowed:
+                raise ValueError(f"variant {self.name!r}: unknown {field} {getattr(self, field)!r}")
+        if (self.architecture == "transfer") != (self.backbone is not None):
+            raise ValueError(f"variant {self.name!r}: a backbone belongs to architecture 'transfer' alone")
+        if self.side_px is None and not self.metadata:
+            raise ValueError(f"variant {self.name!r}: neither pixels nor metadata to look at")
+        if self.fine_tuning is not None and not (self.backbone and self.is_backbone_frozen):
+            raise ValueError(f"variant {self.name!r}: fine-tuning follows a stage with a frozen backbone")
+        if self.loss == "bias" and self.architecture not in {"transfer", "mobilenet_v3_eca"}:
+            raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
+        if unknown := {r.field for r in (self.search.ranges if self.search else ())} - set(asdict(self)):
+            raise ValueError(f"variant {self.name!r}: a search of unknown fields {sorted(unknown)}")
+        if self.sampling == "rotated_copies_leaky" and self.is_promotable:
+            raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
+
+    @property
+    def task(self) -> Task:
+        """The task of this variant's split."""
+        return TASKS[SPLITS[self.split].task]
+
+    @property
+    def fit(self) -> str | None:
+        """The size and shape in which it looks at pictures, such as 128-squash; None without pixels."""
+        return None if self.side_px is None else fit_name(self.side_px, self.aspect)
+
+    @property
+    def has_frozen_features(self) -> bool:
+        """Whether its first stage sees each picture as the same numbers in every epoch.
+
+        A variant that is fine-tuned learns its head on pictures as they are and is augmented afterwards.
+        """
+        return (
+            self.architecture == "transfer"
+            and self.is_backbone_frozen
+            and self.unfrozen_from is None
+            and (not self.is_augmented or self.fine_tuning is not None)
+            and not self.sampling.startswith("rotated_copies")
+            and self.loss != "bias"
+        )
+
+
+def fit_name(side_px: int, aspect: str = "squash") -> str:
+    """The name of a size and an aspect-ratio policy, such as 128-squash."""
+    if aspect not in ASPECTS:
+        raise ValueError(f"aspect {aspect!r}: expected one of {', '.join(ASPECTS)}")
+    return f"{side_px}-{aspect}"
+
+
+def square_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The side_px and aspect in which a stored recipe looks at pictures; None without pixels."""
+    if recipe["side_px"] is None:
+        return None
+    # Recipes from before the aspect was a choice do not name it: their pictures were squashed.
+    return {"side_px": recipe["side_px"], "aspect": recipe.get("aspect", "squash")}

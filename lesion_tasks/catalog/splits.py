@@ -1,0 +1,62 @@
+"""Splits: how train and val are drawn."""
+
+from dataclasses import dataclass
+
+from lesion_tasks.catalog.entries import by_name
+from lesion_tasks.catalog.tasks import TASKS
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A recipe for train, val and test. Test is the task's own: `natural`, and a `balanced` draw from it."""
+
+    name: str
+    task: str
+    # At most this many train images of each class, by lowest hash, so the set grows without reshuffling.
+    # Never more than the rarest class has, so a number that no class reaches means as many as there are.
+    # None keeps the natural share of classes. Val is drawn the same way.
+    max_per_class: int | None = None
+    imputation: str = "none"  # a key of IMPUTATIONS
+
+    def __post_init__(self) -> None:
+        if self.task not in TASKS:
+            raise ValueError(f"split {self.name!r}: unknown task {self.task!r}")
+        if self.imputation not in IMPUTATIONS:
+            raise ValueError(f"split {self.name!r}: unknown imputation {self.imputation!r}")
+        if self.max_per_class is not None and self.max_per_class < 1:
+            raise ValueError(
+                f"split {self.name!r}: max_per_class is {self.max_per_class}, expected at least 1"
+            )
+
+    @property
+    def is_leaking(self) -> bool:
+        """Whether test images have a say in what training sees: such a split is for reproducing, not for use."""
+        return self.imputation == "paper_global_mean"
+
+
+# What a manifest says where age or size is missing. Models fill in what they learned from train, with an
+# indicator, so the honest manifest leaves missing values missing.
+IMPUTATIONS = {
+    "none": "Missing values stay missing; a model fills in the mean of its train images and is told where.",
+    "paper_global_mean": (
+        "The paper's: the mean over all images, test images included, before anything is split. It leaks."
+    ),
+}
+
+
+SPLITS = by_name(
+    [
+        Split(name="malignancy_natural", task="malignancy"),
+        Split(name="malignancy_balanced_5000", task="malignancy", max_per_class=5_000),
+        Split(name="malignancy_balanced_10000", task="malignancy", max_per_class=10_000),
+        Split(name="malignancy_balanced_all", task="malignancy", max_per_class=1_000_000),
+        Split(
+            name="malignancy_balanced_5000_paper_imputation",
+            task="malignancy",
+            max_per_class=5_000,
+            imputation="paper_global_mean",
+        ),
+        Split(name="five_classes_natural", task="five_classes"),
+        Split(name="five_classes_balanced", task="five_classes", max_per_class=5_000),
+    ]
+)

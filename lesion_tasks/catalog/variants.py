@@ -1,0 +1,287 @@
+"""Variants: the systems that are reproduced, the ones that compete with them, and controls."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from lesion_tasks.backbones import BACKBONES
+from lesion_tasks.catalog.entries import by_name
+from lesion_tasks.catalog.recipe import FineTuning, SearchRange, SearchSpace, Variant
+
+PAPER_METADATA = ("age_years", "is_male", "size_mm")
+
+
+def _frozen(name: str, backbone: str, reproduces: str, title: str) -> Variant:
+    """A frozen pretrained backbone on the paper's balanced data, without augmentation: features are computed once."""
+    return Variant(
+        name=name,
+        title=title,
+        reproduces=reproduces,
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone=backbone,
+    )
+
+
+_PAPER = [
+    Variant(
+        name="metadata_logistic",
+        title="Logistic regression on age, sex and lesion size",
+        reproduces="S1",
+        split="malignancy_natural",
+        architecture="metadata_logistic",
+        side_px=None,
+        metadata=PAPER_METADATA,
+        dense_units=(),
+    ),
+    Variant(
+        name="metadata_mlp",
+        title="Two dense layers on age, sex and lesion size",
+        reproduces="S2",
+        split="malignancy_natural",
+        architecture="metadata_mlp",
+        side_px=None,
+        metadata=PAPER_METADATA,
+        dense_units=(64, 32),
+        dropout_rate=0.3,
+    ),
+    Variant(
+        name="cnn_scratch",
+        title="Convolutional network from scratch",
+        reproduces="S3",
+        split="malignancy_balanced_5000",
+        architecture="cnn",
+        conv_filters=(32, 64, 128),
+    ),
+    _frozen(
+        "mobilenet_v2_frozen", "mobilenet_v2", "S4", "MobileNetV2, frozen base; read on the balanced test"
+    ),
+    Variant(
+        name="mobilenet_v2_frozen_10000",
+        title="The same on twice the data",
+        reproduces="S5",
+        split="malignancy_balanced_10000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+    ),
+    _frozen("mobilenet_v2_frozen_natural", "mobilenet_v2", "S6", "The same; read on the natural test"),
+    Variant(
+        name="mobilenet_v2_unfrozen_augmented",
+        title="MobileNetV2, all layers trained, augmented",
+        reproduces="S7",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_backbone_frozen=False,
+        is_augmented=True,
+    ),
+    Variant(
+        name="mobilenet_v2_frozen_augmented",
+        title="MobileNetV2, frozen base, augmented",
+        reproduces="S8",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_augmented=True,
+        dropout_rate=0.5,
+    ),
+    Variant(
+        name="resnet50_top_tuned",
+        title="ResNet50, its last stage trained",
+        reproduces="S9",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="resnet50",
+        unfrozen_from="conv5_",
+    ),
+    Variant(
+        name="mobilenet_v2_metadata",
+        title="MobileNetV2 and metadata, joined after pooling",
+        reproduces="S10",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        metadata=PAPER_METADATA,
+    ),
+    Variant(
+        name="five_classes_frozen",
+        title="MobileNetV2, frozen base, five classes",
+        reproduces="S11",
+        split="five_classes_natural",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+    ),
+    Variant(
+        name="five_classes_unfrozen",
+        title="MobileNetV2, all layers trained, five classes",
+        reproduces="S12",
+        split="five_classes_natural",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_backbone_frozen=False,
+    ),
+]
+
+
+def _rotated_copies(name: str, title: str, sampling: str, *, is_promotable: bool) -> Variant:
+    return Variant(
+        name=name,
+        title=title,
+        reproduces="R1",
+        is_promotable=is_promotable,
+        split="malignancy_natural",
+        architecture="cnn",
+        side_px=180,
+        conv_filters=(32, 64, 128),
+        feature_dropout_rate=0.5,
+        dropout_rate=0.25,
+        sampling=sampling,
+        max_epochs=20,
+        patience=20,
+    )
+
+
+def _deepskin(backbone: str, sampling: str) -> Variant:
+    return Variant(
+        name=f"deepskin_{backbone}",
+        title=f"{BACKBONES[backbone].keras_class} on the segmented lesion, hair removed, {sampling}",
+        reproduces="R3",
+        split="malignancy_natural",
+        architecture="transfer",
+        backbone=backbone,
+        is_hair_removed=True,
+        is_segmented=True,
+        sampling=sampling,
+    )
+
+
+_RELATED = [
+    _rotated_copies(
+        "rotated_copies_cnn_leaky",
+        "Rotated copies added before the split, as published: leaks, never promoted",
+        "rotated_copies_leaky",
+        is_promotable=False,
+    ),
+    _rotated_copies(
+        "rotated_copies_cnn",
+        "The same, its copies made of train images alone",
+        "rotated_copies",
+        is_promotable=True,
+    ),
+    Variant(
+        name="unet_mobilenet_v3_eca",
+        title="U-Net, then MobileNetV3 with channel attention and dilation, bias loss",
+        reproduces="R2",
+        split="malignancy_natural",
+        architecture="mobilenet_v3_eca",
+        is_segmented=True,
+        loss="bias",
+        sampling="resampled",
+        dropout_rate=0.2,
+        search=SearchSpace(
+            ranges=(
+                SearchRange(field="learning_rate", low=1e-4, high=1e-2, is_log=True),
+                SearchRange(field="dropout_rate", low=0.0, high=0.5),
+                SearchRange(field="bias_alpha", low=0.1, high=0.6),
+                SearchRange(field="dilation_rate", low=1, high=3, is_whole=True),
+            )
+        ),
+    ),
+    _deepskin("densenet169", "resampled"),
+    _deepskin("resnet50", "undersampled"),
+    _deepskin("vgg16", "oversampled"),
+    *(
+        _frozen(f"{name}_frozen", name, "R4", f"{BACKBONES[name].keras_class}, frozen base")
+        for name in ("resnet50", "resnet101", "resnet152", "resnet50_v2", "resnet101_v2", "resnet152_v2")
+    ),
+    *(
+        _frozen(f"{name}_frozen", name, "R5", f"{BACKBONES[name].keras_class}, frozen base")
+        for name in ("mobilenet", "mobilenet_v3_small", "mobilenet_v3_large")
+    ),
+]
+
+_CONTROLS = [
+    Variant(
+        name="smoke",
+        title="Two small convolutions at 32 px, to see the path work",
+        split="malignancy_balanced_5000",
+        architecture="cnn",
+        side_px=32,
+        conv_filters=(8, 16),
+        dense_units=(16,),
+        max_epochs=6,
+    ),
+    Variant(
+        name="mobilenet_v2_random_augmented",
+        title="S8 from random weights: what pretraining has to beat",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="mobilenet_v2",
+        is_pretrained=False,
+        is_augmented=True,
+        dropout_rate=0.5,
+    ),
+]
+
+
+def _modern(name: str, title: str, backbone: str, **changed: Any) -> Variant:
+    """What a practitioner would try first at these sizes: all natural data, a warm head, then a slow second stage."""
+    recipe: dict[str, Any] = {
+        "split": "malignancy_natural",
+        "architecture": "transfer",
+        "dropout_rate": 0.3,
+        "is_class_weighted": True,
+        "is_augmented": True,
+        "is_augmented_strongly": True,
+        "is_flip_averaged": True,
+        "is_calibrated": True,
+        "max_epochs": 30,
+        "patience": 5,
+        "fine_tuning": FineTuning(),
+    }
+    return Variant(name=name, title=title, backbone=backbone, **(recipe | changed))
+
+
+_MODERN = [
+    _modern("mobilenet_v2_035_tuned", "Small MobileNetV2, two stages", "mobilenet_v2_035"),
+    _modern("mobilenet_v2_tuned", "MobileNetV2, two stages", "mobilenet_v2"),
+    _modern(
+        "mobilenet_v2_tuned_focal",
+        "MobileNetV2, two stages, focal loss for class weights",
+        "mobilenet_v2",
+        loss="focal",
+        is_class_weighted=False,
+    ),
+    _modern(
+        "mobilenet_v2_tuned_film",
+        "MobileNetV2, two stages, metadata scale and shift features",
+        "mobilenet_v2",
+        metadata=PAPER_METADATA,
+        fusion="film",
+    ),
+    _modern(
+        "mobilenet_v2_tuned_gated",
+        "MobileNetV2, two stages, metadata gate features",
+        "mobilenet_v2",
+        metadata=PAPER_METADATA,
+        fusion="gated",
+    ),
+    _modern("efficientnet_v2_b0_tuned", "EfficientNetV2-B0, two stages", "efficientnet_v2_b0"),
+    _modern("convnext_tiny_tuned", "ConvNeXt-Tiny, two stages", "convnext_tiny"),
+]
+
+VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
+
+# What scheduled retraining trains when LESION_VARIANTS names nothing: variants that need no download.
+DEFAULT_VARIANTS = ("smoke", "metadata_logistic")
+
+
+def squares_of(split: str, variants: Iterable[str] | None = None) -> list[dict[str, Any]]:
+    """The side_px and aspect in which these variants (default: all) of a split look at pictures, smallest first."""
+    asked = VARIANTS.values() if variants is None else [VARIANTS[name] for name in variants]
+    wanted = {(v.side_px, v.aspect) for v in asked if v.split == split and v.side_px is not None}
+    return [{"side_px": side_px, "aspect": aspect} for side_px, aspect in sorted(wanted)]
+
+
+# The retrain policy of the schedule: a variant is trained again when the manifest of its split has this share
+# of new or changed images since its last training. By hand, anything can be trained at any time.
+RETRAIN_SHARE = 0.01
