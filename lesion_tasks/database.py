@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import psycopg2
+import psycopg2.errors
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.orm import Session
 
@@ -64,6 +65,15 @@ def engine_for(url: str) -> Engine:
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
         return _connect_patiently(shown, parameters)
+
+    @event.listens_for(engine, "handle_error")
+    def explain(context: Any) -> None:
+        missing = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
+        if isinstance(context.original_exception, missing):
+            problem = str(context.original_exception).partition("\n")[0]
+            raise UnusableInputError(
+                f"database {shown} lacks what this version needs ({problem}): run `lesion setup`"
+            ) from context.original_exception
 
     engine.connect().close()
     return engine

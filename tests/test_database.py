@@ -111,3 +111,13 @@ def test_a_wrong_address_name_or_password_is_told_at_once(
         engine_for(make_url(database_url).set(**wrong).render_as_string(hide_password=False))
     assert "secret" not in str(told.value)
     assert "\n" not in str(told.value)
+
+
+def test_a_database_without_tables_says_which_command_makes_them(postgres_url: str) -> None:
+    url = make_url(postgres_url).set(database="postgres").render_as_string(hide_password=False)
+    with (
+        pytest.raises(UnusableInputError, match=r'relation "record" does not exist.*run `lesion setup`'),
+        engine_for(url).connect() as connection,
+    ):
+        connection.execute(text("SELECT count(*) FROM record"))
+    engine_for(url).dispose()

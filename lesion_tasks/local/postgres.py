@@ -44,7 +44,9 @@ SERVER_SETTINGS = {
     "max_connections": "100",
     "scram_iterations": "1",
     "jit": "off",
-    "max_wal_size": "512MB",
+    # A first load writes gigabytes of log: with less, checkpoints come one after another and write every page again.
+    "max_wal_size": "4GB",
+    "checkpoint_timeout": "15min",
     "autovacuum_naptime": "60s",
     "logging_collector": "off",
     "log_checkpoints": "off",
