@@ -47,6 +47,7 @@ SERVER_SETTINGS = {
     # A first load writes gigabytes of log: with less, checkpoints come one after another and write every page again.
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
+    "shared_buffers": "256MB",
     "autovacuum_naptime": "60s",
     "logging_collector": "off",
     "log_checkpoints": "off",
