@@ -2,6 +2,7 @@
 
 import threading
 from datetime import timedelta
+from pathlib import Path
 
 import pytest
 from archives import execute, listed_ids, scalar, serving, write_folder
@@ -97,12 +98,18 @@ def test_a_look_waits_for_a_change_that_began_before_it(pictures, database_url):
     assert fetch_files()["stored"] == 40
 
 
-def test_a_refused_file_is_looked_for_again_when_it_is_due(settings, monkeypatch, tmp_path):
+def folder_with_a_broken_file(tmp_path: Path) -> tuple[Path, Path, bytes]:
+    """A download of ten images, the file of it that is cut short, and what that file should hold."""
     folder = tmp_path / "folder"
     write_folder(folder, 10)
     broken = min(folder.glob("**/*.jpg"))
     whole = broken.read_bytes()
     broken.write_bytes(whole[:500])
+    return folder, broken, whole
+
+
+def test_a_refused_file_is_looked_for_again_when_it_is_due(settings, monkeypatch, tmp_path):
+    folder, broken, whole = folder_with_a_broken_file(tmp_path)
     with serving(FolderSource(folder), monkeypatch):
         assert ingest(layers=LAYERS)["fetch"]["refused"] == 1
         broken.write_bytes(whole)
@@ -115,11 +122,7 @@ def test_a_refused_file_is_looked_for_again_when_it_is_due(settings, monkeypatch
 
 
 def test_a_note_whose_time_has_come_is_not_believed(settings, monkeypatch, tmp_path):
-    folder = tmp_path / "folder"
-    write_folder(folder, 10)
-    broken = min(folder.glob("**/*.jpg"))
-    whole = broken.read_bytes()
-    broken.write_bytes(whole[:500])
+    folder, broken, whole = folder_with_a_broken_file(tmp_path)
     with serving(FolderSource(folder), monkeypatch):
         ingest(layers=LAYERS)
         assert scalar("SELECT settled ->> 'due_at' FROM scope") is not None
