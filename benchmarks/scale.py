@@ -26,19 +26,13 @@ SHARDS = "from lesion_tasks.ingest import fetch_shards; print('\\n'.join(fetch_s
 FETCH = "import sys; from lesion_tasks.ingest import fetch_files; fetch_files(sys.argv[1], query='')"
 PREPARE = """
 import sys
-from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.curate import curate_images
 from lesion_tasks.ingest import ingest
-from lesion_tasks.materialize import materialize_manifest
-from lesion_tasks.split import build_split
-from lesion_tasks.train import pixels_wanted
+from lesion_tasks.prepare import prepare_training
 ingest(layers=("append", "fetch"))
 curate_images()
-for split in {VARIANTS[name].split for name in sys.argv[1:]}:
-    build_split(split)
 for name in sys.argv[1:]:
-    if wanted := pixels_wanted(name):
-        materialize_manifest(**wanted)
+    prepare_training(name)
 """
 TRAIN = (
     "import sys; from lesion_tasks.train import train_variant; [train_variant(name) for name in sys.argv[1:]]"

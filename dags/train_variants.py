@@ -1,7 +1,7 @@
 """Manifests -> trainings -> evaluations. When `splits` change, weekly, and by hand.
 
 By itself it trains the variants whose data changed enough since their last training, and skips the rest.
-By hand, choose any variants. A training that exists already (same variant, manifest, code and seed) is
+By hand, choose any variants; a split that one of them needs and that was never built is built first. A training that exists already (same variant, manifest, code and seed) is
 found and not run again, unless asked.
 
 Safe to clear: a training goes on from its last complete epoch. One failed variant does not keep the others
@@ -106,12 +106,11 @@ def train_variants() -> None:
     )
     def train(variant: str, params: dict[str, Any]) -> str:
         """Train one variant on the newest manifest of its split."""
-        from lesion_tasks.materialize import materialize_manifest
-        from lesion_tasks.train import pixels_wanted, train_variant
+        from lesion_tasks.prepare import prepare_training
+        from lesion_tasks.train import train_variant
 
-        # Done already for the variants of the schedule; one that is chosen by hand may look at another size.
-        if wanted := pixels_wanted(variant, is_smoke_run=params["smoke_run"]):
-            materialize_manifest(**wanted)
+        # Done already for the variants of the schedule.
+        prepare_training(variant, is_smoke_run=params["smoke_run"])
         return train_variant(
             variant,
             again=params["again"],

@@ -168,12 +168,11 @@ def train(
     variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
-    from lesion_tasks.materialize import materialize_manifest
-    from lesion_tasks.train import choose_variants, pixels_wanted, train_variant
+    from lesion_tasks.prepare import prepare_training
+    from lesion_tasks.train import choose_variants, train_variant
 
     for name in choose_variants(variants=variants, policy="always"):
-        if wanted := pixels_wanted(name, is_smoke_run=is_smoke_run):
-            materialize_manifest(**wanted)
+        prepare_training(name, is_smoke_run=is_smoke_run)
         training_id = train_variant(
             name, again=again, is_smoke_run=is_smoke_run, max_epochs=max_epochs, n_trials=n_trials
         )
@@ -186,12 +185,10 @@ def train(
 @_shortening
 def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Search for a variant's best parameters on val; trials made before count, test stays closed."""
-    from lesion_tasks.materialize import materialize_manifest
+    from lesion_tasks.prepare import prepare_training
     from lesion_tasks.search import tune_variant
-    from lesion_tasks.train import pixels_wanted
 
-    if wanted := pixels_wanted(variant, is_smoke_run=is_smoke_run):
-        materialize_manifest(**wanted)
+    prepare_training(variant, is_smoke_run=is_smoke_run)
     _show(tune_variant(variant, n_trials=n_trials, is_smoke_run=is_smoke_run, max_epochs=max_epochs))
 
 

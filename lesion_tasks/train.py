@@ -65,7 +65,6 @@ def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "cha
 
 
 def _has_grown(engine: Engine, store: Store, variant: Variant) -> bool:
-    digest, key = manifest_in_force(engine, variant.split)
     with engine.connect() as connection:
         last = connection.execute(
             text("""
@@ -78,6 +77,7 @@ def _has_grown(engine: Engine, store: Store, variant: Variant) -> bool:
         ).one_or_none()
     if last is None:
         return True
+    digest, key = manifest_in_force(engine, variant.split)
     if last.digest == digest:
         log.info("%s: its manifest has not changed since the last training", variant.name)
         return False
@@ -89,15 +89,6 @@ def _has_grown(engine: Engine, store: Store, variant: Variant) -> bool:
     share = len(before ^ now) / len(now)
     log.info("%s: %.1f %% of its manifest changed since the last training", variant.name, 100 * share)
     return share >= RETRAIN_SHARE
-
-
-def pixels_wanted(variant: str, *, is_smoke_run: bool = False) -> dict[str, Any] | None:
-    """What must be materialized before a variant can be trained: digest, side_px and aspect; None without pixels."""
-    recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
-    if recipe.side_px is None:
-        return None
-    digest, _ = manifest_in_force(engine_for(database_url()), recipe.split)
-    return {"digest": digest, "side_px": recipe.side_px, "aspect": recipe.aspect}
 
 
 def note_lost_trainings() -> list[str]:

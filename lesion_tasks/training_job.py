@@ -41,6 +41,13 @@ def find_variant(name: str) -> Variant:
     return VARIANTS[name]
 
 
+def has_manifest(engine: Engine, split: str) -> bool:
+    """Whether a split was ever built."""
+    with engine.connect() as connection:
+        asked = text("SELECT EXISTS (SELECT FROM manifest WHERE split = :split)")
+        return bool(connection.execute(asked, {"split": split}).scalar_one())
+
+
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
     """Return digest and object key of the manifest that a split gave last."""
     with engine.connect() as connection:

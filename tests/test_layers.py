@@ -46,10 +46,11 @@ LAYERS = (
     {"leaderboard", "case", "comparison", "data_report", "training_job", "search"},
     {"checks", "explain"},
     {"ingest", "curate", "split", "materialize", "train", "evaluate", "promote"},  # steps
-    {"reference", "predict", "__main__"},
+    {"prepare", "reference", "predict"},  # what callers put before and after steps
+    {"__main__"},
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
-STEPS = LAYERS[-2]
+STEPS = next(names for names in LAYERS if "train" in names)
 
 
 def module_of(path: Path) -> str:

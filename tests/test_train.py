@@ -20,11 +20,11 @@ from lesion_tasks.curate import curate_images
 from lesion_tasks.database import advisory_lock, engine_for
 from lesion_tasks.leaderboard import publish
 from lesion_tasks.masks import import_masks
-from lesion_tasks.materialize import materialize_manifest
 from lesion_tasks.predict import predict_images
+from lesion_tasks.prepare import prepare_training
 from lesion_tasks.settings import Settings
 from lesion_tasks.store import open_store
-from lesion_tasks.train import note_lost_trainings, pixels_wanted, train_variant
+from lesion_tasks.train import note_lost_trainings, train_variant
 
 
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
@@ -105,6 +105,20 @@ def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_one
     n_after = rows_of(small, "SELECT count(DISTINCT sha256) FROM pixel_row")[0][0]
     assert sum(n for _, n in shards()) == 2 * n_pictures + (n_after - n_pictures)
     assert n_after > n_pictures
+
+
+def test_a_variant_whose_split_was_never_built_gets_it_before_its_training(small: Settings) -> None:
+    name = declare("metadata_mlp", split="malignancy_balanced_5000", side_px=16)
+    with pytest.raises(UnusableInputError, match="has no manifest yet"):
+        train_variant(name)
+    asked = "SELECT split, digest, built_at FROM manifest ORDER BY split"
+    (natural,) = rows_of(small, asked)
+    prepare_training(name)
+    balanced, same = rows_of(small, asked)
+    assert (same, balanced.split) == (natural, "malignancy_balanced_5000")
+    assert rows_of(small, "SELECT count(*) FROM pixel_row WHERE fit = '16-squash'")[0][0] > 0
+    prepare_training(name)
+    assert rows_of(small, asked) == [balanced, same], "what is there was built again"
 
 
 def test_a_training_is_found_and_not_run_twice_unless_forced(small: Settings) -> None:
@@ -281,7 +295,7 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
         predict_images(["x.png"])
     name = declare("smoke", aspect=aspect)
-    materialize_manifest(**(pixels_wanted(name) or {}))
+    prepare_training(name)
     training_id = train_variant(name)
     # Whether it deserves it is not asked here.
     with engine_for(small.database_url or "").begin() as connection:

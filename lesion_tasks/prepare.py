@@ -1,0 +1,31 @@
+"""A chosen variant -> the manifest and the pixels that its training needs.
+
+The schedule builds splits and pixels for the variants it trains; one that is chosen by hand may need another split
+or look at pictures in another size. Running it again finds both and changes nothing.
+"""
+
+import logging
+
+from lesion_tasks.adjust import adjust
+from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.materialize import materialize_manifest
+from lesion_tasks.split import build_split
+from lesion_tasks.training_job import find_variant, has_manifest, manifest_in_force
+
+log = logging.getLogger(__name__)
+
+
+def prepare_training(variant: str, *, is_smoke_run: bool = False) -> None:
+    """Build a variant's split if it has never been built, and decode its pictures in the variant's size and shape.
+
+    A split that has a manifest is left as it is: when to look at newer images is for `build_split` to say. Raises
+    UnusableInputError where the images at hand cannot make the split.
+    """
+    recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
+    engine = engine_for(database_url())
+    if not has_manifest(engine, recipe.split):
+        log.info("split %s has no manifest yet and is built", recipe.split)
+        build_split(recipe.split)
+    if recipe.side_px is not None:
+        digest, _ = manifest_in_force(engine, recipe.split)
+        materialize_manifest(digest, recipe.side_px, recipe.aspect)
