@@ -10,6 +10,7 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 TOKEN_LIFETIME_S = 3600.0
+PAGE_SIZE = 100  # the most that the server gives at once by default
 MAX_ERROR_LINES, MAX_LINE_LENGTH = 6, 400  # of one error's text
 
 
@@ -95,10 +96,13 @@ class AirflowApi:
 
     def task_instances(self, dag_id: str, dag_run_id: str) -> list[dict[str, Any]]:
         """Return every task instance of a run, mapped ones included."""
-        found: list[dict[str, Any]] = self.get(
-            f"dags/{quote(dag_id)}/dagRuns/{quote(dag_run_id)}/taskInstances", limit=100
-        )["task_instances"]
-        return found
+        path = f"dags/{quote(dag_id)}/dagRuns/{quote(dag_run_id)}/taskInstances"
+        found: list[dict[str, Any]] = []
+        while True:
+            page = self.get(path, limit=PAGE_SIZE, offset=len(found), order_by="id")
+            found += page["task_instances"]
+            if len(found) >= page["total_entries"] or not page["task_instances"]:
+                return found
 
     def log(self, task: dict[str, Any], n_lines: int = 15) -> list[str]:
         """Return the last lines of a task instance's newest log."""
