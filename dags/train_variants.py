@@ -1,8 +1,8 @@
 """Manifests -> trainings -> evaluations. When `splits` change, weekly, and by hand.
 
 By itself it trains the variants whose data changed enough since their last training, and skips the rest.
-By hand, choose any variants; a split that one of them needs and that was never built is built first. A training that exists already (same variant, manifest, code and seed) is
-found and not run again, unless asked.
+By hand, choose any variants; a split that one of them needs and that was never built is built first. A
+training that exists already (same variant, manifest, code and seed) is found and not run again, unless asked.
 
 Safe to clear: a training goes on from its last complete epoch. One failed variant does not keep the others
 from being evaluated and announced, but the run stays red.

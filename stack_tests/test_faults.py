@@ -68,9 +68,14 @@ def grow(stack: Stack, n_images: int = GROWTH) -> None:
 
 
 def begin(stack: Stack) -> list[chain.Stage]:
-    """A grown archive, and the path started on it. Trainings are wanted whatever changed."""
+    """A grown archive, and the path started on it, once what an earlier test left has ended."""
+    wait_until(lambda: not _active(stack), PATH_TIMEOUT_S, "nothing runs any more")
     grow(stack)
     return chain.begin(stack.api, LAYERS)
+
+
+def _active(stack: Stack) -> list[dict[str, Any]]:
+    return [run for name in chain.STAGES for run in stack.api.runs(name) if run["state"] in chain.ACTIVE]
 
 
 def end(stack: Stack, stages: list[chain.Stage]) -> list[chain.Stage]:
@@ -101,23 +106,27 @@ def running(stack: Stack, dag_id: str, task_id: str, not_in: set[str] = frozense
 @contextlib.contextmanager
 def blocked(stack: Stack) -> Iterator[Callable[[], None]]:
     """Every task waits at its first statement on the data until the yielded function is called."""
-    statement = (
-        "SELECT string_agg(format('LOCK TABLE %I IN ACCESS EXCLUSIVE MODE', tablename), '; ') FROM pg_tables "
+    named = stack.query(
+        "SELECT count(*), string_agg(quote_ident(tablename), ', ') FROM pg_tables "
         "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
     )
-    locks = stack.query(statement)[0][0]
+    n_tables, tables = named[0]
     name = f"blocked{random.randrange(10**9)}"
-    command = f"SET application_name = '{name}'; BEGIN; {locks}; SELECT pg_sleep(120)"
+    lock = f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"
+    command = f"SET application_name = '{name}'; BEGIN; {lock}; SELECT pg_sleep(120)"
     thread = threading.Thread(target=_quietly, args=(stack, command))
     thread.start()
     mine = f"FROM pg_stat_activity WHERE application_name = '{name}'"
-    held = f"SELECT 1 {mine} AND query LIKE '%pg_sleep%'"
-    wait_until(lambda: stack.query(held), 60, "the tables are locked")
+    held = (
+        f"SELECT 1 FROM pg_locks WHERE pid IN (SELECT pid {mine}) AND granted "
+        f"AND mode = 'AccessExclusiveLock' HAVING count(*) >= {n_tables}"
+    )
 
     def release() -> None:
         stack.query(f"SELECT pg_terminate_backend(pid) {mine}")
 
     try:
+        wait_until(lambda: stack.query(held), 60, "the tables are locked", 0.2)
         yield release
     finally:
         release()
