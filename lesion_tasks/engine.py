@@ -31,7 +31,7 @@ from lesion_tasks.model import (
     set_trainable,
 )
 from lesion_tasks.model.losses import loss_for, with_bias_loss
-from lesion_tasks.model.serving import finish_model, fit_calibration, with_calibration
+from lesion_tasks.model.serving import calibrated, finish_model, fit_calibration, with_calibration
 from lesion_tasks.prediction import predict_examples
 from lesion_tasks.sampling import class_weights, leaky_train_and_val, resample
 from lesion_tasks.segmentation import Segmenter, train_segmenter
@@ -364,16 +364,16 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
     served = finish_model(variant, model)
     answering, subsets = head or (served, data.to_predict)
 
-    def predict(subset: str) -> pd.DataFrame:
-        return predict_examples(answering, subsets[subset], classes=classes)
-
+    predictions = {
+        subset: predict_examples(answering, subsets[subset], classes=classes) for subset in data.to_predict
+    }
     if variant.is_calibrated:
-        scale, shift = fit_calibration(predict("val").to_numpy(), data.val.labels)
-        served, answering = (with_calibration(some, scale, shift) for some in (served, answering))
+        scale, shift = fit_calibration(predictions["val"].to_numpy(), data.val.labels)
+        served = with_calibration(served, scale, shift)
+        for frame in predictions.values():
+            frame[:] = calibrated(frame.to_numpy(), scale, shift)
         facts = {**facts, "calibration": {"scale": scale, "shift": shift, "fitted_on": "val"}}
-    return Trained(
-        model=served, predictions={subset: predict(subset) for subset in data.to_predict}, facts=facts
-    )
+    return Trained(model=served, predictions=predictions, facts=facts)
 
 
 def n_epochs_at_most(variant: Variant) -> int:

@@ -23,7 +23,7 @@ from lesion_tasks.model import (
 )
 from lesion_tasks.model.losses import BIAS_BETA, with_bias_loss
 from lesion_tasks.model.pixels import remove_hair
-from lesion_tasks.model.serving import average_over_flips, fit_calibration, with_calibration
+from lesion_tasks.model.serving import average_over_flips, calibrated, fit_calibration, with_calibration
 from lesion_tasks.model.unet import build_unet
 from lesion_tasks.model.weights import load_base
 from lesion_tasks.training_loop import load_model, model_bytes
@@ -289,12 +289,14 @@ def test_calibration_mends_the_mean_and_keeps_the_ranking(split: str) -> None:
         labels = generator.integers(0, n_classes, 200)
     scale, shift = fit_calibration(raw, labels)
     assert scale > 0
-    calibrated = np.asarray(
+    served = np.asarray(
         load_model(model_bytes(with_calibration(model, scale, shift)))({"pixels": pictures(200)})
     )
+    without_pictures = calibrated(raw, scale, shift)
+    np.testing.assert_allclose(without_pictures[:, -served.shape[1] :], served, atol=1e-6)
     if n_classes == 2:
-        assert calibrated.mean() == pytest.approx(labels.mean(), abs=0.02)
-        assert (np.argsort(calibrated[:, 0]) == np.argsort(raw[:, 1])).mean() > 0.9
+        assert served.mean() == pytest.approx(labels.mean(), abs=0.02)
+        assert (np.argsort(served[:, 0]) == np.argsort(raw[:, 1])).mean() > 0.9
     else:
-        np.testing.assert_allclose(calibrated.sum(axis=1), 1, atol=1e-5)
-        assert (calibrated.argmax(axis=1) == raw.argmax(axis=1)).all()
+        np.testing.assert_allclose(served.sum(axis=1), 1, atol=1e-5)
+        assert (served.argmax(axis=1) == raw.argmax(axis=1)).all()

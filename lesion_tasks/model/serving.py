@@ -1,5 +1,7 @@
 """A trained model -> the model that is stored: calibrated, and averaged over flips where the variant asks."""
 
+from typing import Any
+
 import keras
 import numpy as np
 from keras import layers, ops
@@ -61,15 +63,27 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
 
 def with_calibration(model: keras.Model, scale: float, shift: float) -> keras.Model:
     """The same model, its logit scaled and shifted. The ranking of images stays what it was."""
-    p = ops.clip(model.outputs[0], _EPSILON, 1 - _EPSILON)
-    if model.output_shape[-1] == 1:
-        logit = ops.log(p) - ops.log1p(-p)
-        scaled = layers.Rescaling(scale, offset=shift, name="calibrate", dtype="float32")(logit)
-        output = layers.Activation("sigmoid", name="calibrated", dtype="float32")(scaled)
-    else:
-        scaled = layers.Rescaling(scale, name="calibrate", dtype="float32")(ops.log(p))
-        output = layers.Softmax(name="calibrated", dtype="float32")(scaled)
+    output = _calibrate(model.outputs[0], scale, shift)
     return keras.Model(inputs_of(model), output, name=model.name)
+
+
+def calibrated(probabilities: np.ndarray, scale: float, shift: float) -> np.ndarray:
+    """What the calibrated model says where the model said these probabilities, (n, 2) or (n, K): no picture is read."""
+    if probabilities.shape[1] != 2:
+        return np.asarray(_calibrate(probabilities.astype(np.float32), scale, shift), dtype=np.float64)
+    p = np.asarray(_calibrate(probabilities[:, 1:].astype(np.float32), scale, shift), dtype=np.float64)
+    return np.column_stack([1.0 - p, p])
+
+
+def _calibrate(p: Any, scale: float, shift: float) -> Any:
+    """Probabilities (b, 1) of the second of two classes, or (b, K), as a tensor or an array -> the same, calibrated."""
+    clipped = ops.clip(p, _EPSILON, 1 - _EPSILON)
+    if p.shape[-1] == 1:
+        logit = ops.log(clipped) - ops.log1p(-clipped)
+        scaled = layers.Rescaling(scale, offset=shift, name="calibrate", dtype="float32")(logit)
+        return layers.Activation("sigmoid", name="calibrated", dtype="float32")(scaled)
+    scaled = layers.Rescaling(scale, name="calibrate", dtype="float32")(ops.log(clipped))
+    return layers.Softmax(name="calibrated", dtype="float32")(scaled)
 
 
 def inputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
