@@ -1,13 +1,16 @@
 """What more workers bring, measured, and what follows for the whole archive, by arithmetic.
 
-    python -m benchmarks.scale ingest        files fetched by 1, 2 and 4 processes from a server with 50 ms latency
-    python -m benchmarks.scale train         the same variants trained by 1 and by 2 processes
-    python -m benchmarks.scale whole         the whole archive on 8 workers and one GPU: arithmetic from rates
+    python benchmarks/scale.py               all three; the last line is a JSON object
+    python benchmarks/scale.py ingest        files fetched by 1, 2 and 4 processes from a server with 50 ms latency
+    python benchmarks/scale.py train         the same variants trained by 1 and by 2 processes
+    python benchmarks/scale.py whole         the whole archive on 8 workers and one GPU: arithmetic from rates
 
 A process stands for a worker: each opens its own connections to archive, database and bucket, as a Celery worker's
-task does. All of them share this machine's cores with the server and the database, which limits what is seen.
+task does. All of them share this machine's cores with the server and the database, which limits what is seen. The
+peer is one worker; the target is what the most workers together must reach of files.
 """
 
+import json
 import os
 import subprocess
 import sys
@@ -17,6 +20,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from benchmarks.ingest import write_download
 from benchmarks.kill_ingest import archive_server, environment_for
@@ -58,24 +63,51 @@ def python(code: str, *arguments: str) -> list[str]:
     return [sys.executable, "-c", code, *arguments]
 
 
-@click.group(help=__doc__)
-def main() -> None:
+MIN_RATIO = 2.0  # files a second of the most workers against one
+
+
+@click.group(help=__doc__, invoke_without_command=True)
+@click.pass_context
+def main(context: click.Context) -> None:
     """See the module."""
+    if context.invoked_subcommand is not None:
+        return
+    rates = context.invoke(ingest)
+    seconds = context.invoke(train)
+    context.invoke(whole)
+    most = max(rates)
+    result = {
+        "name": f"scale: {most} ingest workers against one",
+        "ours": round(rates[most], 1),
+        "peer": round(rates[1], 1),
+        "unit": "images/s",
+        "ratio": round(rates[most] / rates[1], 2),
+        "target": MIN_RATIO,
+        "rates_by_workers": {n: round(rate, 1) for n, rate in rates.items()},
+        "training_seconds_by_workers": {n: round(s, 1) for n, s in seconds.items()},
+        "n_cores": os.cpu_count(),
+        "passed": rates[most] / rates[1] >= MIN_RATIO,
+    }
+    print(json.dumps(result))
+    sys.exit(0 if result["passed"] else 1)
 
 
 @main.command()
 @click.option("--images", default=3_000, show_default=True)
 @click.option("--latency-ms", default=50.0, show_default=True)
 @click.option("--workers", "counts", multiple=True, type=int, default=(1, 2, 4), show_default=True)
-def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> None:
-    """Fetch the same files with each number of workers, into a fresh database and bucket each time."""
+def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> dict[int, float]:
+    """Fetch the same files with each number of workers, into a fresh database and bucket each time.
+
+    Images a second by the number of workers, with the start of their processes.
+    """
     from lesion_tasks.local import postgres
 
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         server_url = postgres.ensure_running(home)
         write_download(home / "download", images, 256)
-        first = 0.0
+        rates: dict[int, float] = {}
         try:
             with archive_server(str(home / "download"), 0, latency_ms=latency_ms) as origin:
                 for n in counts:
@@ -90,44 +122,45 @@ def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> None:
                         check=True,
                     ).stdout.split()
                     seconds = run_all([python(FETCH, shard) for shard in shards], environment)
-                    first = first or seconds
+                    rates[n] = images / seconds
                     print(
-                        f"{n} workers, {latency_ms:g} ms: {images / seconds:,.0f} images/s ({seconds:.1f} s with "
-                        f"start-up), {first / seconds:.2f} times the first line",
+                        f"{n} workers, {latency_ms:g} ms: {rates[n]:,.0f} images/s ({seconds:.1f} s with "
+                        f"start-up), {rates[n] / rates[counts[0]]:.2f} times the first line",
                         flush=True,
                     )
         finally:
             postgres.stop(home)
+    return rates
 
 
 @main.command()
 @click.option("--images", default=1_500, show_default=True)
 @click.option("--variants", default="smoke,metadata_mlp,metadata_logistic", show_default=True)
 @click.option("--workers", "counts", multiple=True, type=int, default=(1, 2), show_default=True)
-def train(images: int, variants: str, counts: Sequence[int]) -> None:
-    """Train the same variants with each number of workers; each worker takes every n-th."""
+def train(images: int, variants: str, counts: Sequence[int]) -> dict[int, float]:
+    """Train the same variants with each number of workers, each taking every n-th; seconds by that number."""
     from lesion_tasks.local import postgres
 
     names = variants.split(",")
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
         server_url = postgres.ensure_running(home)
-        first = 0.0
+        took: dict[int, float] = {}
         try:
             with archive_server(f"synthetic:{images}", 0) as origin:
                 for n in counts:
                     environment = environment_for(server_url, home, f"trainers_{n}")
                     environment |= {"LESION_ARCHIVE_URL": f"{origin}/api/v2/", "TF_CPP_MIN_LOG_LEVEL": "3"}
                     run_all([python(PREPARE, *names)], environment)
-                    seconds = run_all([python(TRAIN, *names[k::n]) for k in range(n)], environment)
-                    first = first or seconds
+                    took[n] = run_all([python(TRAIN, *names[k::n]) for k in range(n)], environment)
                     print(
-                        f"{n} workers, {len(names)} variants: {seconds:.1f} s, {first / seconds:.2f} times the first "
-                        f"line, on {os.cpu_count()} cores",
+                        f"{n} workers, {len(names)} variants: {took[n]:.1f} s, {took[counts[0]] / took[n]:.2f} times "
+                        f"the first line, on {os.cpu_count()} cores",
                         flush=True,
                     )
         finally:
             postgres.stop(home)
+    return took
 
 
 @main.command()
