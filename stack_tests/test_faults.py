@@ -25,16 +25,16 @@ from stack_tests.compose import ROOT, Stack, wait_until
 ROUNDS = range(int(os.environ.get("LESION_FAULT_ROUNDS", "1")))
 GROWTH = 40  # images for each round: enough for a new manifest
 PATH_TIMEOUT_S = 900.0
-# Kinds of tasks: (DAG, task id, the task before it, the service whose worker takes it).
+# Kinds of tasks: (DAG, task id, a task before it, the service whose worker takes it).
 KINDS = (
-    ("ingest_isic", "append", "probe", "worker"),
-    ("ingest_isic", "fetch", "divide", "worker"),
-    ("build_splits", "curate", "", "worker"),
-    ("build_splits", "each.split", "choose", "worker"),
-    ("build_splits", "each.materialize", "each.split", "worker"),
-    ("train_variants", "each.train", "choose", "trainer"),
-    ("train_variants", "each.evaluate", "each.train", "trainer"),
-    ("promote_model", "promote", "name_tasks", "worker"),
+    ("ingest_isic", "append", "ingest_isic probe", "worker"),
+    ("ingest_isic", "fetch", "ingest_isic divide", "worker"),
+    ("build_splits", "curate", "ingest_isic divide", "worker"),
+    ("build_splits", "each.split", "build_splits choose", "worker"),
+    ("build_splits", "each.materialize", "build_splits each.split", "worker"),
+    ("train_variants", "each.train", "", "trainer"),
+    ("train_variants", "each.evaluate", "", "trainer"),
+    ("promote_model", "promote", "promote_model name_tasks", "worker"),
 )
 LAYERS = {"layers": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
 
@@ -104,11 +104,11 @@ def running(stack: Stack, dag_id: str, task_id: str, not_in: set[str] = frozense
 
 
 @contextlib.contextmanager
-def blocked(stack: Stack) -> Iterator[Callable[[], None]]:
-    """Every task waits at its first statement on the data until the yielded function is called."""
+def blocked(stack: Stack, table: str = "%") -> Iterator[Callable[[], None]]:
+    """Every task waits at its first statement on these tables until the yielded function is called."""
     named = stack.query(
         "SELECT count(*), string_agg(quote_ident(tablename), ', ') FROM pg_tables "
-        "WHERE schemaname = 'public' AND tablename <> 'alembic_version'"
+        f"WHERE schemaname = 'public' AND tablename <> 'alembic_version' AND tablename LIKE '{table}'"
     )
     n_tables, tables = named[0]
     name = f"blocked{random.randrange(10**9)}"
@@ -182,7 +182,7 @@ def whole(stack: Stack) -> None:
 def test_a_worker_killed_in_each_kind_of_task(
     stack: Stack, dag_id: str, task_id: str, task_before: str, service: str, attempt: int
 ) -> None:
-    before = {run["dag_run_id"] for run in stack.api.runs(dag_id)}
+    before = {run["dag_run_id"] for name in chain.STAGES for run in stack.api.runs(name)}
     stages = begin(stack)
     # Trainings take long enough to be hit by chance; the others wait at their first statement until they are hit.
     if service == "trainer":
@@ -191,8 +191,9 @@ def test_a_worker_killed_in_each_kind_of_task(
         killed = container_of(stack, task)
         stack.kill(killed)
     else:
-        wait_until(lambda: _is_next(stack, dag_id, task_before, before), 600, f"{task_id} is next", 0.2)
-        with blocked(stack) as release:
+        wait_until(lambda: _is_next(stack, task_before, before), 600, f"{task_id} is next", 0.2)
+        # Curation begins at once: it is blocked in a table that nothing before it uses.
+        with blocked(stack, "image" if task_id == "curate" else "%") as release:
             task = wait_until(lambda: running(stack, dag_id, task_id, before), 100, f"{task_id} runs", 0.3)
             time.sleep(4)  # in the middle of a statement
             killed = container_of(stack, task)
@@ -216,13 +217,14 @@ def _new_run(stack: Stack, dag_id: str, before: set[str]) -> bool:
     return any(run["dag_run_id"] not in before for run in stack.api.runs(dag_id, 1))
 
 
-def _is_next(stack: Stack, dag_id: str, task_before: str, earlier_runs: set[str]) -> bool:
-    """Whether the task before the wanted one has succeeded in a new run; with none before, whether there is one."""
+def _is_next(stack: Stack, task_before: str, earlier_runs: set[str]) -> bool:
+    """Whether the task before the wanted one has succeeded in a new run."""
+    dag_id, task_id = task_before.split()
     runs = stack.api.runs(dag_id, 1)
     if not runs or runs[0]["dag_run_id"] in earlier_runs:
         return False
     tasks = stack.api.task_instances(dag_id, runs[0]["dag_run_id"])
-    return not task_before or any(t["task_id"] == task_before and t["state"] == "success" for t in tasks)
+    return any(t["task_id"] == task_id and t["state"] == "success" for t in tasks)
 
 
 def _says(stack: Stack, task: dict[str, Any]) -> bool:
