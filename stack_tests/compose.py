@@ -4,8 +4,8 @@ Needs a Docker engine. Everything has a project name of its own, so a stack that
 
     LESION_STACK_FILES    more compose files, with `:` between, such as one that names another S3 server
     LESION_STACK_UP       more arguments for `docker compose up`, such as `--pull never`
-    LESION_STACK_KEEP     leave the stack running at the end. With a new image the next run starts the archive anew, smaller
-                          than what was read of it, which ingestion refuses: `docker compose down --volumes` first
+    LESION_STACK_KEEP     leave the stack running at the end. With a new image the next run starts the archive anew,
+                          smaller than what was read of it, which ingestion refuses: take the stack down first
 """
 
 import json
