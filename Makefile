@@ -34,7 +34,7 @@ clean: ## stop, and forget everything the demo made
 	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.local.demo --clean
 
 test: .venv/dev.stamp ## every test, with a real Postgres and a real scheduler
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp ## rules, format and types
 	$(BIN)/ruff check $(CODE)
