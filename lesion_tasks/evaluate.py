@@ -8,10 +8,8 @@ again writes the same files and the same row.
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
@@ -34,6 +32,7 @@ from lesion_tasks.gates import standing
 from lesion_tasks.leaderboard import champion_of, leading_measure, publish
 from lesion_tasks.predictions import join_to_manifest, read_predictions, store_predictions
 from lesion_tasks.progress import progress
+from lesion_tasks.scratch import scratch_file
 from lesion_tasks.store import Store, open_store
 
 if TYPE_CHECKING:
@@ -257,8 +256,7 @@ def _store_bundle(
 
     files = render_bundle(bundle)
     keyed = pd.concat([frame.assign(subset=subset) for subset, frame in predictions.items()])
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "predictions.parquet"
+    with scratch_file("predictions.parquet") as path:
         keyed.to_parquet(path)
         store.put_file(f"{case.folder}/predictions.parquet", path)
     # The page last: whoever finds it finds everything it points to.

@@ -9,11 +9,9 @@ killed run goes on at the next shard.
 import hashlib
 import json
 import logging
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +23,7 @@ from lesion_tasks.database import copy_rows
 from lesion_tasks.dataset import Examples
 from lesion_tasks.model import Weights
 from lesion_tasks.progress import progress
+from lesion_tasks.scratch import scratch_file
 from lesion_tasks.store import Store
 
 log = logging.getLogger(__name__)
@@ -165,8 +164,7 @@ def _store_shard(
     features_id = recipe_id(recipe)
     name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
     key = f"features/{features_id}/{name}.npy"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "shard.npy"
+    with scratch_file("shard.npy") as path:
         np.save(path, features, allow_pickle=False)
         store.put_file(key, path)
     with engine.begin() as connection:

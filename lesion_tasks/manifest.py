@@ -7,13 +7,12 @@ Since each row carries the SHA-256 of its picture, the digest covers the pixels.
 
 import hashlib
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.scratch import scratch_file
 from lesion_tasks.store import Store
 
 if TYPE_CHECKING:
@@ -107,8 +106,7 @@ def write_manifest(store: Store, split: str, recipe: dict[str, Any], table: "pa.
     key = object_key(split, digest)
     if not store.exists(key):
         table = table.replace_schema_metadata({"lesion": _canonical({"recipe": recipe, "digest": digest})})
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / "manifest.parquet"
+        with scratch_file("manifest.parquet") as path:
             # Columns whose values differ from row to row gain nothing from a dictionary, and cost the time to fill it.
             pq.write_table(table, path, compression="zstd", use_dictionary=_REPETITIVE)
             store.put_file(key, path)

@@ -6,13 +6,11 @@ transaction each, so a killed run goes on at the next shard.
 """
 
 import hashlib
-import tempfile
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from os import cpu_count
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +21,7 @@ from lesion_tasks.catalog import fit_name
 from lesion_tasks.database import copy_rows, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.progress import progress
+from lesion_tasks.scratch import scratch_file
 from lesion_tasks.square import decode_picture
 from lesion_tasks.store import Store, open_store
 
@@ -68,8 +67,7 @@ def _decode(store: Store, key: str, *, side_px: int, aspect: str) -> np.ndarray:
 def _store_shard(store: Store, engine: Any, fit: str, members: Sequence[str], pixels: np.ndarray) -> None:
     name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
     key = f"pixels/{fit}/{name}.npy"
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "shard.npy"
+    with scratch_file("shard.npy") as path:
         np.save(path, pixels, allow_pickle=False)
         store.put_file(key, path)
         with path.open("rb") as file:

@@ -6,7 +6,6 @@ cached copy of an S3 object.
 """
 
 import contextlib
-import errno
 import os
 import re
 import secrets
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks.scratch import naming_full_disk
 from lesion_tasks.settings import Settings, read_settings
 
 if TYPE_CHECKING:
@@ -133,16 +133,15 @@ class DirectoryStore:
         try:
             if not self._parts.is_dir():
                 self._parts.mkdir(parents=True, exist_ok=True)
-            yield temporary
-            try:
-                temporary.replace(target)
-            except FileNotFoundError:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                temporary.replace(target)
-        except BaseException as error:
+            with naming_full_disk(f"bucket {self.url}", self.root, key):
+                yield temporary
+                try:
+                    temporary.replace(target)
+                except FileNotFoundError:
+                    target.parent.mkdir(parents=True, exist_ok=True)
+                    temporary.replace(target)
+        except BaseException:
             temporary.unlink(missing_ok=True)
-            if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
-                raise UnusableInputError(f"bucket {self.url}: disk full while writing {key!r}") from error
             raise
 
     def get(self, key: str) -> bytes:
@@ -259,7 +258,7 @@ class S3Store:
         handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
         os.close(handle)
         try:
-            with self._missing_as_error(key):
+            with self._missing_as_error(key), naming_full_disk(f"cache {self.cache}", self.cache, key):
                 self.client.download_file(self.bucket, self._key(key), name)
             Path(name).replace(target)
         finally:

@@ -10,12 +10,10 @@ import io
 import json
 import logging
 import math
-import tempfile
 import time
 import zipfile
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 import keras
@@ -25,6 +23,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.dataset import Examples
 from lesion_tasks.in_memory import InMemory
+from lesion_tasks.scratch import scratch_file
 from lesion_tasks.store import MissingObjectError, Store
 
 log = logging.getLogger(__name__)
@@ -206,16 +205,14 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 
 def model_bytes(model: keras.Model) -> bytes:
     """A model as the bytes of a `.keras` file."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
+    with scratch_file("model.keras") as path:
         model.save(path)
         return path.read_bytes()
 
 
 def load_model(data: bytes) -> keras.Model:
     """Load a `.keras` file in safe mode: no code that it carries is run."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "model.keras"
+    with scratch_file("model.keras") as path:
         path.write_bytes(data)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
 

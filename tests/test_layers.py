@@ -21,6 +21,7 @@ LAYERS = (
         "look_alikes",
         "square",
         "gates",
+        "scratch",
         "cleaning",
     },  # words and pure rules
     {"schema", "store", "archive", "archive_server"},  # doors

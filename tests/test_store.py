@@ -170,28 +170,43 @@ assert [path.name for path in store.root.rglob("*") if path.is_file()] == ["smal
 """
 
 
-def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
-    """On a real file system of 200 kB, mounted in a namespace of its own."""
-    run = 'mount -t tmpfs -o size=200k none "$1" && exec "$2" -c "$3" "$1"'
+SCRATCH = """
+import os, sys
+import numpy as np
+from lesion_tasks import UnusableInputError
+from lesion_tasks.scratch import scratch_file
+
+def fill_by_write(path): path.write_bytes(bytes(1_000_000))
+def fill_by_numpy(path): np.save(path, np.zeros(1_000_000, np.uint8))
+
+for fill in (fill_by_write, fill_by_numpy):
+    try:
+        with scratch_file("large.npy") as path:
+            fill(path)
+    except UnusableInputError as error:
+        print(error)
+    assert os.listdir(sys.argv[1]) == []
+"""
+
+
+def run_on_a_small_disk(folder: Path, code: str) -> str:
+    """Run code, with `folder` as its argument and TMPDIR, on a real file system of 200 kB; returns what it printed."""
+    run = 'mount -t tmpfs -o size=200k none "$1" && TMPDIR="$1" exec "$2" -c "$3" "$1"'
+    words = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-c", run, "-"]
     result = subprocess.run(
-        [
-            "unshare",
-            "--user",
-            "--map-root-user",
-            "--mount",
-            "sh",
-            "-c",
-            run,
-            "-",
-            tmp_path,
-            sys.executable,
-            FILL,
-        ],
-        capture_output=True,
-        text=True,
-        check=False,
+        [*words, folder, sys.executable, code], capture_output=True, text=True, check=False
     )
     if "unshare failed" in result.stderr or "permission denied" in result.stderr.lower():
         pytest.skip("this machine lets nobody mount a file system of their own")
     assert result.returncode == 0, result.stderr
-    assert f"bucket {tmp_path}: disk full while writing 'large'" in result.stdout
+    return result.stdout
+
+
+def test_a_full_disk_is_named_and_leaves_nothing_half_written(tmp_path: Path) -> None:
+    said = run_on_a_small_disk(tmp_path, FILL)
+    assert f"bucket {tmp_path}: disk full while writing 'large'" in said
+
+
+def test_a_full_scratch_disk_is_named_and_nothing_is_left_on_it(tmp_path: Path) -> None:
+    said = run_on_a_small_disk(tmp_path, SCRATCH)
+    assert said.splitlines() == [f"scratch folder {tmp_path}: disk full while writing 'large.npy'"] * 2
