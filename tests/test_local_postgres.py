@@ -190,7 +190,8 @@ def test_root_without_namespaces_gives_the_server_to_nobody(
 ) -> None:
     monkeypatch.setattr(account, "_namespace_prefix", tuple)
     base = tmp_path_factory.mktemp("reachable")
-    for folder in (base, *base.parents[:2]):
+    closed = [folder for folder in (base, *base.parents) if folder.stat().st_mode & 0o777 == 0o700]
+    for folder in closed:  # pytest's own, as many as there are
         folder.chmod(0o755)
     try:
         assert ask(postgres.ensure_running(base / "home"), "select 1") == 1
