@@ -13,7 +13,7 @@ export LESION_DEMO_WEIGHTS = $(WEIGHTS)
 export LESION_DEMO_PORT = $(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop clean test test-stack test-faults lint format migration docs env images sbom audit agree \
+.PHONY: help setup demo stop clean test test-variants test-stack test-faults lint format migration docs env images sbom audit agree \
         locks archive-server
 .DELETE_ON_ERROR:
 
@@ -57,6 +57,9 @@ env: ## write .env with generated secrets, for docker compose
 
 images: ## build both images, with the commit as version and time
 	CODE_VERSION=$$(git rev-parse --short=12 HEAD) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker compose build
+
+test-variants: .venv/dev.stamp ## every variant trained and evaluated through a real scheduler (half an hour)
+	$(BIN)/python -m pytest tests/test_every_variant.py --every-variant --capture no
 
 test-stack: .venv/dev.stamp ## the whole stack in containers, and the path run through it (needs a Docker engine)
 	$(BIN)/python -m pytest stack_tests/test_stack.py --capture no --timeout 3600

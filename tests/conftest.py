@@ -24,6 +24,15 @@ hypothesis_settings.register_profile(
 hypothesis_settings.load_profile("untimed")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """One option of our own."""
+    parser.addoption(
+        "--every-variant",
+        action="store_true",
+        help="train every variant through the scheduler, not one of each path",
+    )
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: where files are divided among processes, nobody waits for them in the end."""
     items.sort(key=lambda item: item.get_closest_marker("scheduler") is None)
