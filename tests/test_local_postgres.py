@@ -1,10 +1,10 @@
 """The embedded Postgres: starts anywhere, survives being killed, and is stopped alone."""
 
 import os
-import tempfile
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
