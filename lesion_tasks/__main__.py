@@ -186,8 +186,10 @@ def train(
 def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Search for a variant's best parameters on val; trials made before count, test stays closed."""
     from lesion_tasks.prepare import prepare_training
-    from lesion_tasks.search import tune_variant
+    from lesion_tasks.search import space_of, tune_variant
+    from lesion_tasks.training_job import find_variant
 
+    space_of(find_variant(variant))  # before anything that takes time
     prepare_training(variant, is_smoke_run=is_smoke_run)
     _show(tune_variant(variant, n_trials=n_trials, is_smoke_run=is_smoke_run, max_epochs=max_epochs))
 
@@ -392,8 +394,11 @@ def variants(as_json: bool) -> None:
         for v in VARIANTS.values()
     ]
     if as_json:
-        promotable = ({**row, "is_promotable": VARIANTS[row["name"]].is_promotable} for row in rows)
-        click.echo(json.dumps(list(promotable), indent=2))
+        flags = [
+            {"is_promotable": v.is_promotable, "is_searchable": v.search is not None}
+            for v in VARIANTS.values()
+        ]
+        click.echo(json.dumps([row | more for row, more in zip(rows, flags, strict=True)], indent=2))
         return
     width = {key: max(len(row[key]) for row in rows) for key in rows[0]}
     for row in rows:

@@ -18,7 +18,7 @@ from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.adjust import adjust, with_parameters
-from lesion_tasks.catalog import SearchRange, Variant
+from lesion_tasks.catalog import VARIANTS, SearchRange, SearchSpace, Variant
 from lesion_tasks.database import advisory_lock, database_url, engine_for
 from lesion_tasks.manifest import read_manifest
 from lesion_tasks.progress import progress
@@ -65,13 +65,19 @@ def tune_variant(
     return search_parameters(engine, store, job, n_trials).facts
 
 
+def space_of(variant: Variant) -> SearchSpace:
+    """The search space of a variant; raises UnusableInputError where there is none, naming variants that have one."""
+    if variant.search is None:
+        searchable = ", ".join(name for name, some in VARIANTS.items() if some.search is not None)
+        raise UnusableInputError(
+            f"variant {variant.name!r} has no search space, expected one of {searchable}"
+        )
+    return variant.search
+
+
 def search_parameters(engine: Engine, store: Store, job: Job, n_trials: int) -> Found:
     """Make the trials of a job's variant that are missing, and return it with the best parameters of the first n."""
-    space = job.variant.search
-    if space is None:
-        raise UnusableInputError(
-            f"variant {job.variant.name!r} has no search space, expected one in its `search`"
-        )
+    space = space_of(job.variant)
     if n_trials < 1:
         raise UnusableInputError(f"{n_trials} trials asked for, expected at least 1")
     search_id = _search_id(job)
@@ -147,9 +153,9 @@ def _try(
     """Train with some parameters for the epochs of a trial, and keep how it did."""
     from lesion_tasks.engine import train_model
 
-    space = job.variant.search
-    max_epochs = None if space is None else space.max_epochs
-    some = adjust(with_parameters(job.variant, parameters, search_id), max_epochs=max_epochs)
+    some = adjust(
+        with_parameters(job.variant, parameters, search_id), max_epochs=space_of(job.variant).max_epochs
+    )
     data = load_data(engine, store, some, read_manifest(store, job.manifest_key), has_test=False)
     folder = f"searches/{search_id}/trial-{number:04d}"
     try:
