@@ -56,11 +56,11 @@ def _lines(title: str, total: int | None) -> Iterator[Advance]:
             log.info("%s: %s", title, _state(done, total, now - started, note))
 
     yield advance
-    log.info("%s: done, %s", title, _state(done, total, time.monotonic() - started, ""))
+    log.info("%s: done, %s", title, _state(done, total, time.monotonic() - started, "", is_over=True))
 
 
-def _state(done: int, total: int | None, elapsed_s: float, note: str) -> str:
+def _state(done: int, total: int | None, elapsed_s: float, note: str, *, is_over: bool = False) -> str:
     text = f"{done:,}" if total is None else f"{done:,} of {total:,}"
-    if total and 0 < done < total:
+    if total and 0 < done < total and not is_over:
         text += f", about {elapsed_s * (total - done) / done:.0f} s left"
     return f"{text} after {elapsed_s:.0f} s" + (f" ({note})" if note else "")

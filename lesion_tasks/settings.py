@@ -22,10 +22,10 @@ class Settings:
     bucket_url: str  # a directory, or s3://bucket/prefix
     archive_url: str  # base URL of an ISIC Archive API v2, with its trailing slash
     archive_hosts: frozenset[str]  # hosts that record and file URLs may name
-    query: str  # search DSL that limits what is ingested
+    query: str  # search DSL that limits what is ingested; unset: image_type:dermoscopic, empty: everything
     max_records: int | None  # for trying: read about this many records of each scope and no more; empty: all
     variants: tuple[str, ...]  # what scheduled retraining trains; empty: the catalogue's default
-    weights: str  # where pretrained weights come from: "imagenet", a folder or file, or s3-style bucket key
+    weights: str  # pretrained: "imagenet" (default), a folder or file, "bucket:" and a key; or "none"
     code_version: str  # git commit, or the package's version
 
     @property

@@ -133,7 +133,7 @@ def train_variant(
     with advisory_lock(engine, job.fingerprint):
         training_id, is_finished = begin(engine, job.row, again=again)
         if is_finished:
-            log.info("training %s is finished already, nothing to run (use `again` to force)", training_id)
+            log.info("training %s is finished already, nothing to run (--again runs it anew)", training_id)
             return training_id
         with Outcome(engine, training_id):
             _run(engine, store, job, training_id, {} if found is None else {"search": found.facts})
