@@ -30,9 +30,10 @@ install_with_uv() {
   [ -z "$extra" ] || export UV_INDEX=${UV_INDEX:-$extra}
   [ -z "$links" ] || export UV_FIND_LINKS=${UV_FIND_LINKS:-$links}
   [ -z "$certificates" ] || export SSL_CERT_FILE=${SSL_CERT_FILE:-$certificates}
+  # Compiled here, once: where Python may not write, every process of Airflow would compile for eight seconds.
   # Look at all indexes, as pip does. Hashes decide what is taken, not the place it comes from.
   UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match} \
-    .venv/bin/uv pip install --quiet --python .venv/bin/python --require-hashes -r "$lock"
+    .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r "$lock"
 }
 
 started=$SECONDS
