@@ -2,8 +2,10 @@
 
 import json
 import logging
+import os
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from getpass import getuser
 from pathlib import Path
 from typing import Any
@@ -171,12 +173,12 @@ def train(
     from lesion_tasks.prepare import prepare_training
     from lesion_tasks.train import choose_variants, train_variant
 
-    for name in choose_variants(variants=variants, policy="always"):
-        prepare_training(name, is_smoke_run=is_smoke_run)
-        training_id = train_variant(
-            name, again=again, is_smoke_run=is_smoke_run, max_epochs=max_epochs, n_trials=n_trials
-        )
-        _show({name: training_id})
+    with _shown_whatever_happens() as done:
+        for name in choose_variants(variants=variants, policy="always"):
+            prepare_training(name, is_smoke_run=is_smoke_run)
+            done[name] = train_variant(
+                name, again=again, is_smoke_run=is_smoke_run, max_epochs=max_epochs, n_trials=n_trials
+            )
 
 
 @lesion.command()
@@ -201,8 +203,11 @@ def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
     """Training -> a report bundle and a verdict (default: every finished training without one)."""
     from lesion_tasks.evaluate import evaluate_training, list_unevaluated
 
-    for training_id in training_ids or list_unevaluated():
-        _show({training_id: evaluate_training(training_id, manifest_digest=manifest)})
+    with _shown_whatever_happens() as done:
+        for training_id in training_ids or list_unevaluated():
+            done[training_id] = evaluate_training(training_id, manifest_digest=manifest)
+        if not done:
+            click.echo("every finished training has its evaluation: nothing to do", err=True)
 
 
 @lesion.command()
@@ -212,22 +217,19 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
     from lesion_tasks.promote import RULE, plan_promotion, promote_model
 
-    for task in tasks or TASKS:
-        plan = plan_promotion(task=task)
-        for missing in plan["rescore"]:
-            from lesion_tasks.evaluate import evaluate_training
-            from lesion_tasks.materialize import materialize_manifest
+    with _shown_whatever_happens() as done:
+        for task in tasks or TASKS:
+            plan = plan_promotion(task=task)
+            for missing in plan["rescore"]:
+                from lesion_tasks.evaluate import evaluate_training
+                from lesion_tasks.materialize import materialize_manifest
 
-            if missing["square"] is not None:
-                materialize_manifest(missing["manifest_digest"], **missing["square"])
-            evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
-        _show(
-            {
-                task: promote_model(
-                    task=task, is_forced=despite_gates, decided_by=_person() if despite_gates else RULE
-                )
-            }
-        )
+                if missing["square"] is not None:
+                    materialize_manifest(missing["manifest_digest"], **missing["square"])
+                evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
+            done[task] = promote_model(
+                task=task, is_forced=despite_gates, decided_by=_person() if despite_gates else RULE
+            )
 
 
 @lesion.command()
@@ -242,11 +244,12 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
 
 
 @lesion.command()
-def leaderboard() -> None:
+@click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
+def leaderboard(task: str | None) -> None:
     """Show every evaluated training, best first, and the champions."""
     from lesion_tasks.promote import leaderboard as read
 
-    rows = read()
+    rows = [row for row in read() if task in {None, row["task"]}]
     if not rows:
         click.echo("nothing has been evaluated yet")
     _print_table(rows)
@@ -446,6 +449,17 @@ def _person() -> str:
         return "unnamed person"
 
 
+@contextmanager
+def _shown_whatever_happens() -> Iterator[dict[str, Any]]:
+    """Results gathered one after the other and printed as one JSON object, also when a later one fails."""
+    done: dict[str, Any] = {}
+    try:
+        yield done
+    finally:
+        if done:
+            _show(done)
+
+
 def _show(result: Any) -> None:
     click.echo(json.dumps(result, indent=2, default=str))
 
@@ -454,6 +468,7 @@ def main() -> None:
     """Run the command line; bad input, and what cannot be reached, end with one line and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow's notes on its start, not its warnings
     try:
         lesion(prog_name="lesion")
     except (UnusableInputError, UnavailableError) as error:

@@ -43,7 +43,7 @@ def open_champion(store: Store, task: str) -> Champion:
         champions = {}
     if task not in champions:
         raise UnusableInputError(
-            f"bucket {store.url}: no champion of task {task!r}, expected one in champion.json"
+            f"bucket {store.url} (LESION_BUCKET_URL): no champion of task {task!r}, expected one in champion.json"
         )
     said = champions[task]
     data = store.get(said["model_key"])
@@ -72,6 +72,8 @@ def predict_images(
     """
     import numpy as np
 
+    for path in paths:
+        _check_picture(path)  # before the model, whose start takes much longer
     champion = open_champion(open_store(), task)
     found = []
     for path in paths:
@@ -92,6 +94,21 @@ def predict_images(
     return found
 
 
+def _check_picture(path: str) -> None:
+    """Read a picture's header, or raise UnusableInputError."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path):
+            pass
+    except (UnidentifiedImageError, OSError) as error:
+        raise _no_picture(path, error) from error
+
+
+def _no_picture(path: str, error: Exception) -> UnusableInputError:
+    return UnusableInputError(f"image {path}: {error}, expected a picture file")
+
+
 def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dict[str, "np.ndarray"]:
     import numpy as np
     from PIL import UnidentifiedImageError
@@ -108,7 +125,7 @@ def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dic
             try:
                 inputs["pixels"] = decode_picture(Path(path).read_bytes(), **square)[None]
             except (UnidentifiedImageError, OSError) as error:
-                raise UnusableInputError(f"image {path}: {error}, expected a picture file") from error
+                raise _no_picture(path, error) from error
     return inputs
 
 

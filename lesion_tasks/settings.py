@@ -7,6 +7,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import VARIANTS
 
 PUBLIC_ARCHIVE_URL = "https://api.isic-archive.com/api/v2/"
 # The public archive answers with file URLs on these hosts.
@@ -48,7 +49,7 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         archive_hosts=PUBLIC_FILE_HOSTS | extra_hosts | {urlsplit(archive_url).hostname or ""},
         query=env.get("LESION_QUERY", "image_type:dermoscopic"),
         max_records=_count("LESION_MAX_RECORDS", env.get("LESION_MAX_RECORDS") or None),
-        variants=tuple(filter(None, (v.strip() for v in env.get("LESION_VARIANTS", "").split(",")))),
+        variants=_variants(env.get("LESION_VARIANTS", "")),
         weights=env.get("LESION_WEIGHTS") or "imagenet",
         code_version=env.get("LESION_CODE_VERSION") or _code_version(),
     )
@@ -69,6 +70,16 @@ def _count(name: str, text: str | None) -> int | None:
     if not text.isdecimal() or int(text) < 1:
         raise UnusableInputError(f"{name} {text!r}: expected a whole number of at least 1")
     return int(text)
+
+
+def _variants(text: str) -> tuple[str, ...]:
+    names = tuple(filter(None, (name.strip() for name in text.split(","))))
+    for name in names:
+        if name not in VARIANTS:
+            raise UnusableInputError(
+                f"LESION_VARIANTS {text!r}: unknown variant {name!r}, expected some of {', '.join(sorted(VARIANTS))}"
+            )
+    return names
 
 
 def _database_url(url: str | None) -> str | None:

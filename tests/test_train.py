@@ -153,7 +153,7 @@ def test_weights_that_are_not_there_leave_a_row_with_the_reason(
             train_variant(name)
     ((status, reason, weights),) = rows_of(small, "SELECT status, reason, weights FROM training")
     assert (status, weights) == ("failed", None)
-    assert "weights /nowhere/weights" in reason
+    assert "LESION_WEIGHTS /nowhere/weights" in reason
     monkeypatch.setenv("LESION_WEIGHTS", "none")
     assert stored(small, train_variant(name))[0]["weights"] == "none"
 
@@ -177,7 +177,7 @@ def test_weights_of_another_shape_leave_a_row_with_the_reason(
     status, reason = last_word(small)
     assert status == "failed"
     assert reason is not None
-    assert f"weights {file} do not fit" in reason
+    assert f"LESION_WEIGHTS {file}: do not fit" in reason
 
 
 def test_a_disk_that_fills_leaves_a_row_with_the_reason_and_a_retry_is_clean(
@@ -292,11 +292,14 @@ def test_the_segmenter_learns_from_masks_where_there_are_any(small: Settings, tm
 def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_learned(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aspect: str
 ) -> None:
-    with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
-        predict_images(["x.png"])
     name = declare("smoke", aspect=aspect)
     prepare_training(name)
     training_id = train_variant(name)
+    isic_id = sorted(dict(rows_of(small, "SELECT isic_id, subset FROM prediction WHERE subset = 'test'")))[0]
+    picture = tmp_path / "picture.png"
+    picture.write_bytes(open_store(small).get(f"images/{isic_id}.png"))
+    with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
+        predict_images([str(picture)])
     # Whether it deserves it is not asked here.
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(
@@ -309,10 +312,6 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
         publish(open_store(small), connection)
     measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
     threshold = stored(small, training_id)[0]["threshold"]
-    isic_id = sorted(measured)[0]
-    picture = tmp_path / "picture.png"
-    picture.write_bytes(open_store(small).get(f"images/{isic_id}.png"))
-
     monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
     (said,) = predict_images([str(picture)])
     assert list(said["probabilities"].values()) == pytest.approx(measured[isic_id], abs=1e-5)

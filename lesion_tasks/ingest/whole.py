@@ -1,6 +1,5 @@
 """All layers, in order, in one process."""
 
-import logging
 from typing import Any
 
 from lesion_tasks import UnusableInputError
@@ -11,8 +10,6 @@ from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
 from lesion_tasks.ingest.scope import read_scope, scope_key
 from lesion_tasks.ingest.sweep import SHARD_SHARE, sweep_records
-
-log = logging.getLogger(__name__)
 
 LAYERS = ("append", "reconcile", "sweep", "check_files", "fetch")
 # Asking for files that are there pays only when it is spread over months.
@@ -56,6 +53,4 @@ def ingest(
         done["check_files"] = check_files(**scope, **door)
     if "fetch" in layers:
         done["fetch"] = fetch_files(**scope, **door, rendition=rendition)
-    for layer, counts in done.items():
-        log.info("%s: %s", layer, ", ".join(f"{name} {value}" for name, value in counts.items()))
     return done
