@@ -67,8 +67,8 @@ def main() -> int:
             metadata=None,
         )
         with accelerator.training():
-            peer = Peer(variant, pixels, labels, accelerator.jit_compile)
-            seconds = measure(variant, train, peer, Path(folder), asked.rounds, accelerator.jit_compile)
+            peer = Peer(variant, pixels, labels)
+            seconds = measure(variant, train, peer, Path(folder), asked.rounds)
     rates = {name: asked.images / median(values) for name, values in seconds.items()}
     ratio = rates["ours"] / rates["peer"]
     floor = MIN_RATIO_GPU if accelerator.n_gpus else MIN_RATIO_CPU
@@ -89,7 +89,7 @@ def main() -> int:
     return 0 if ratio >= floor else 1
 
 
-def measure(variant, train: Examples, peer: Peer, folder: Path, n_rounds: int, jit_compile: bool):  # type: ignore[no-untyped-def]
+def measure(variant, train: Examples, peer: Peer, folder: Path, n_rounds: int):  # type: ignore[no-untyped-def]
     """Seconds of each epoch: the engine's loop runs, and after each of its epochs the peer runs one.
 
     An epoch of ours reaches from one report to the next, so it has the checkpoint of the epoch before in it.
@@ -118,7 +118,6 @@ def measure(variant, train: Examples, peer: Peer, folder: Path, n_rounds: int, j
             patience=n_rounds + 1,
             loss="binary_crossentropy",
             metrics=("auc",),
-            jit_compile=jit_compile,
         ),
         lambda epoch: Batches(train, variant.batch_size, n_classes=2, seed=variant.seed, epoch=epoch),
         Batches(few, N_VAL, n_classes=2),
@@ -132,14 +131,14 @@ def measure(variant, train: Examples, peer: Peer, folder: Path, n_rounds: int, j
 class Peer:
     """What a user would write: `fit` on arrays, with the same validation."""
 
-    def __init__(self, variant, pixels: np.ndarray, labels: np.ndarray, jit_compile: bool) -> None:  # type: ignore[no-untyped-def]
+    def __init__(self, variant, pixels: np.ndarray, labels: np.ndarray) -> None:  # type: ignore[no-untyped-def]
         self.batch_size = variant.batch_size
         self.model = build_model(variant)
         self.model.compile(
             keras.optimizers.Adam(variant.learning_rate),
             "binary_crossentropy",
             metrics=[keras.metrics.AUC(name="auc")],
-            jit_compile=jit_compile,
+            jit_compile=False,
         )
         self.x, self.y = {"pixels": pixels.astype(np.float32)}, labels.astype(np.float32)[:, None]
         self.val = ({"pixels": self.x["pixels"][:N_VAL]}, self.y[:N_VAL])

@@ -1,7 +1,7 @@
-"""What computes, and how: the one place that looks for a GPU and decides precision, XLA and memory.
+"""What computes, and how: the one place that looks for a GPU and decides precision, XLA, memory and devices.
 
-Variants never say any of this. On a CPU: float32, no XLA (compiling costs more than small batches gain). On a GPU:
-mixed precision and XLA, memory as needed, all devices of the machine. Every operation is deterministic on both.
+Variants never say any of this. On a CPU: float32. On a GPU: mixed precision, memory as needed, all devices of the
+machine. Every operation is deterministic on both, and for that XLA stays off (docs/decisions/0007).
 """
 
 import logging
@@ -25,8 +25,12 @@ class Accelerator:
 
     n_gpus: int
     training_policy: str  # dtype policy of layers while they learn; stored models are float32
-    jit_compile: bool
     strategy: Any  # a tf.distribute strategy; None where one device does the work
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether a model learns in the precision and on the device in which it is served."""
+        return self.training_policy == "float32" and self.strategy is None
 
     @contextmanager
     def training(self) -> Iterator[None]:
@@ -47,13 +51,13 @@ class Accelerator:
 def find_accelerator() -> Accelerator:
     """Look once, before the first operation: memory growth and determinism cannot be changed later."""
     if keras.backend.backend() != "tensorflow":
-        return Accelerator(n_gpus=0, training_policy="float32", jit_compile=False, strategy=None)
+        return Accelerator(n_gpus=0, training_policy="float32", strategy=None)
     import tensorflow as tf
 
     tf.config.experimental.enable_op_determinism()
     gpus = tf.config.list_physical_devices("GPU")
     if not gpus:
-        return Accelerator(n_gpus=0, training_policy="float32", jit_compile=False, strategy=None)
+        return Accelerator(n_gpus=0, training_policy="float32", strategy=None)
     for gpu in gpus:
         tf.config.experimental.set_memory_growth(gpu, True)
     # TensorFloat-32 would make a GPU's predictions differ from a CPU's in the third digit.
@@ -62,8 +66,7 @@ def find_accelerator() -> Accelerator:
     found = Accelerator(
         n_gpus=len(gpus),
         training_policy="mixed_bfloat16" if capability >= BFLOAT16_CAPABILITY else "mixed_float16",
-        jit_compile=True,
         strategy=tf.distribute.MirroredStrategy() if len(gpus) > 1 else None,
     )
-    log.info("%d GPUs: %s, XLA", found.n_gpus, found.training_policy)
+    log.info("%d GPUs: %s", found.n_gpus, found.training_policy)
     return found

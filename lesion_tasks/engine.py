@@ -31,7 +31,13 @@ from lesion_tasks.model import (
     set_trainable,
 )
 from lesion_tasks.model.losses import loss_for, with_bias_loss
-from lesion_tasks.model.serving import calibrated, finish_model, fit_calibration, with_calibration
+from lesion_tasks.model.serving import (
+    calibrated,
+    finish_model,
+    fit_calibration,
+    inputs_of,
+    with_calibration,
+)
 from lesion_tasks.prediction import predict_examples
 from lesion_tasks.sampling import class_weights, leaky_train_and_val, resample
 from lesion_tasks.segmentation import Segmenter, train_segmenter
@@ -140,10 +146,10 @@ def train_model(
     if not variant.has_frozen_features:
         return _served(context, _learn_pixels(context, segmenter), facts, None)
     head, subsets, head_loss = _learn_head(context, segmenter)
-    model = _with_metadata(build_model(variant, weights, segmenter and segmenter.model), data.train)
-    copy_head(head, model)
     if variant.fine_tuning is not None:
-        return _served(context, _fine_tune(context, model, segmenter, head_loss), facts, None)
+        return _served(context, _fine_tune(context, head, segmenter, head_loss), facts, None)
+    model = _build(context, segmenter)
+    copy_head(head, model)
     return _served(context, model, facts, None if variant.is_flip_averaged else (head, subsets))
 
 
@@ -169,6 +175,20 @@ def _with_metadata(model: keras.Model, train: Examples) -> keras.Model:
     return model
 
 
+def _build(context: _Context, segmenter: Segmenter | None) -> keras.Model:
+    model = build_model(context.variant, context.weights, segmenter and segmenter.model)
+    return _with_metadata(model, context.data.train)
+
+
+def _as_stored(context: _Context, learned: keras.Model, segmenter: Segmenter | None) -> keras.Model:
+    """A model that has learned as it is stored: uncompiled, in float32, on one device."""
+    if context.accelerator.is_plain:
+        return keras.Model(inputs_of(learned), learned.outputs[0], name=learned.name)
+    stored = _build(context, segmenter)
+    stored.set_weights(learned.get_weights())
+    return stored
+
+
 def _segment(context: _Context) -> Segmenter:
     return train_segmenter(
         context.variant,
@@ -189,19 +209,12 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
         train, val = leaky_train_and_val(_pool(data.train, data.val_drawn), variant.seed)
     else:
         train, val = resample(data.train, variant.sampling, variant.seed), data.val_drawn
-
-    def build() -> keras.Model:
-        segmenting = segmenter and segmenter.model
-        return _with_metadata(build_model(variant, context.weights, segmenting), data.train)
-
     # A model that sees no pixels is too small to gain from other precision or several devices.
     with context.accelerator.training() if variant.side_px is not None else nullcontext():
-        model = build()
+        model = _build(context, segmenter)
         learner = with_bias_loss(model, variant.bias_alpha) if variant.loss == "bias" else model
         _fit(context, learner, _stage(context), train, val, "1")
-    stored = build()
-    stored.set_weights(model.get_weights())
-    return stored
+    return _as_stored(context, model, segmenter)
 
 
 def _pool(first: Examples, second: Examples) -> Examples:
@@ -253,27 +266,21 @@ def _learn_head(
 
 
 def _fine_tune(
-    context: _Context, model: keras.Model, segmenter: Segmenter | None, loss_before: float
+    context: _Context, head: keras.Model, segmenter: Segmenter | None, loss_before: float
 ) -> keras.Model:
-    """Go on with the backbone unfrozen and a low rate; the first stage's model stays where val loss is no better."""
+    """Go on with the backbone unfrozen and a low rate; the first stage's weights stay where val loss is no better."""
     variant, tuning = context.variant, context.variant.fine_tuning or FineTuning()
-
-    def build() -> keras.Model:
-        built = build_model(variant, None, segmenter and segmenter.model)
-        set_trainable(backbone_of(built), tuning.unfrozen_from)
-        return _with_metadata(built, context.data.train)
-
     with context.accelerator.training():
-        tuned = build()
-        tuned.set_weights(model.get_weights())
+        model = _build(context, segmenter)
+        copy_head(head, model)
+        set_trainable(backbone_of(model), tuning.unfrozen_from)
+        before = model.get_weights()
         stage = _stage(context, tuning.learning_rate, tuning.max_epochs, tuning.patience)
         train = resample(context.data.train, variant.sampling, variant.seed)
-        loss = _fit(context, tuned, stage, train, context.data.val_drawn, "2")
-    if loss >= loss_before:
-        return model
-    stored = build()
-    stored.set_weights(tuned.get_weights())
-    return stored
+        loss = _fit(context, model, stage, train, context.data.val_drawn, "2")
+        if loss >= loss_before:
+            model.set_weights(before)
+    return _as_stored(context, model, segmenter)
 
 
 def _stage(
@@ -288,7 +295,6 @@ def _stage(
         optimizer=variant.optimizer,
         loss=loss_for(variant.loss, context.n_classes),
         metrics=("auc", "accuracy") if context.n_classes == 2 else ("categorical_accuracy",),
-        jit_compile=context.accelerator.jit_compile,
     )
 
 

@@ -86,12 +86,12 @@ def train_segmenter(
             facts["n_train"],
             facts["learned_from"],
         )
-        model = build_unet(int(variant.side_px or 0), variant.seed)
         outlines = {
             name: _outlines(store, some, rows[name], variant, has_masks)
             for name, some in (("train", train), ("val", val))
         }
         with accelerator.training():
+            model = build_unet(int(variant.side_px or 0), variant.seed)
             fit(
                 model,
                 stage,

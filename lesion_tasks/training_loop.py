@@ -20,6 +20,7 @@ import keras
 import numpy as np
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.accelerator import find_accelerator
 from lesion_tasks.catalog import Variant
 from lesion_tasks.dataset import Examples
 from lesion_tasks.in_memory import InMemory
@@ -40,7 +41,6 @@ class Stage:
     loss: str | keras.losses.Loss
     metrics: tuple[str, ...] = ()  # names in METRICS
     optimizer: str = "adam"
-    jit_compile: bool = False
 
 
 METRICS: dict[str, Callable[[], keras.metrics.Metric]] = {
@@ -92,7 +92,7 @@ def fit(
         ),
         loss=stage.loss,
         metrics=[METRICS[name]() for name in stage.metrics],
-        jit_compile=stage.jit_compile,
+        jit_compile=False,  # see accelerator.py
     )
     model.optimizer.build(model.trainable_variables)
     checkpoints = _Checkpoints(store, folder, stage)
@@ -212,6 +212,7 @@ def model_bytes(model: keras.Model) -> bytes:
 
 def load_model(data: bytes) -> keras.Model:
     """Load a `.keras` file in safe mode: no code that it carries is run."""
+    find_accelerator()  # what is served is computed as exactly as what was measured
     with scratch_file("model.keras") as path:
         path.write_bytes(data)
         return keras.saving.load_model(path, compile=False, safe_mode=True)

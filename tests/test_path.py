@@ -204,7 +204,9 @@ def test_an_unknown_name_is_refused_with_the_choices(settings: Settings) -> None
 def test_weights_that_are_not_there_are_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     prepare(settings, 200)
     monkeypatch.setenv("LESION_WEIGHTS", "/nowhere/weights")
-    with pytest.raises(UnusableInputError, match=r"weights /nowhere/weights: found no such file or folder"):
+    with pytest.raises(
+        UnusableInputError, match=r"LESION_WEIGHTS /nowhere/weights: found no such file or folder"
+    ):
         train_variant("mobilenet_v2_frozen_augmented")
     ((status, reason),) = rows_of(settings, "SELECT status, reason FROM training")
     assert status == "failed"

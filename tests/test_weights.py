@@ -17,9 +17,11 @@ from keras.src.backend import config
 from keras.src.legacy.saving import legacy_h5_format
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.accelerator import find_accelerator
 from lesion_tasks.catalog import Variant
 from lesion_tasks.model.weights import find_weights, load_base
 from lesion_tasks.store import DirectoryStore
+from lesion_tasks.training_loop import load_model
 
 # The name under which Keras publishes this backbone at 96 px.
 FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"
@@ -120,7 +122,7 @@ def test_weights_in_the_bucket_are_found_by_key_and_by_folder(
 
 def test_weights_that_are_not_in_the_bucket_are_named(tmp_path: Path) -> None:
     with pytest.raises(
-        UnusableInputError, match=r"weights bucket:weights: found 0 objects, expected a weights file"
+        UnusableInputError, match=r"LESION_WEIGHTS bucket:weights: found 0 objects, expected a weights file"
     ):
         find_weights(VARIANT, "bucket:weights", DirectoryStore(tmp_path))
 
@@ -149,3 +151,21 @@ def test_imagenet_weights_without_a_network_end_with_what_to_set(
         UnusableInputError, match=r"'imagenet' of MobileNetV2 cannot be fetched .* set LESION_WEIGHTS"
     ):
         find_weights(VARIANT, "imagenet")
+
+
+def test_devices_are_looked_for_before_the_first_model_is_built(
+    keras_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Afterwards TensorFlow refuses to let a GPU's memory grow as needed.
+    monkeypatch.setattr(mobilenet_v2, "BASE_WEIGHT_PATH", "http://127.0.0.1:9/")
+    find_accelerator.cache_clear()
+    with pytest.raises(UnusableInputError, match="cannot be fetched"):
+        find_weights(VARIANT, "imagenet")
+    assert find_accelerator.cache_info().currsize == 1
+
+
+def test_devices_are_looked_for_before_a_stored_model_is_loaded() -> None:
+    find_accelerator.cache_clear()
+    with pytest.raises(ValueError, match=r"accessible `\.keras` zip file"):
+        load_model(b"no model")
+    assert find_accelerator.cache_info().currsize == 1

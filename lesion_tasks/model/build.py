@@ -5,7 +5,7 @@ for K. Pure Keras 3: nothing of a back end is called, so a model runs on any of 
 """
 
 import keras
-from keras import layers
+from keras import layers, ops
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import BACKBONES, Variant
@@ -105,7 +105,8 @@ def _pixel_features(
         if segmenter is None:
             raise ValueError(f"variant {variant.name!r} looks at the lesion alone: a segmenter is needed")
         segmenter.trainable = False
-        x = keep_lesion(x, segmenter(x, training=False))
+        # What is before the network learns nothing: no gradient is asked of it, nor of the augmentation behind it.
+        x = keep_lesion(x, ops.stop_gradient(segmenter(x, training=False)))
     if variant.is_augmented:
         x = augment(x, variant.seed, is_strong=variant.is_augmented_strongly)
     if variant.architecture == "cnn":

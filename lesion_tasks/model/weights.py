@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.accelerator import find_accelerator
 from lesion_tasks.backbones import BACKBONES, Backbone
 from lesion_tasks.catalog import Variant
 from lesion_tasks.store import MissingObjectError, Store
@@ -49,8 +50,8 @@ def find_weights(variant: Variant, location: str, store: Store | None = None) ->
 
 def _missing(variant: Variant, backbone: Backbone, location: str, found: str) -> UnusableInputError:
     return UnusableInputError(
-        f"variant {variant.name!r}: weights {location}: found {found}, expected a weights file for "
-        f"{backbone.keras_class} or a folder with one {backbone.weights_stem}*.h5"
+        f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a weights file for "
+        f"{backbone.keras_class} or a folder with one {backbone.weights_stem}*.h5; none starts from random weights"
     )
 
 
@@ -77,6 +78,7 @@ def _bucket_weights(variant: Variant, backbone: Backbone, key: str, store: Store
 
 
 def _imagenet_digest(variant: Variant, backbone: Backbone) -> str:
+    find_accelerator()  # before the model: its weights are the first operation
     base = keras_base(variant, backbone, "imagenet")
     digest = hashlib.sha256()
     for array in base.get_weights():
@@ -116,7 +118,7 @@ def load_base(variant: Variant, weights: Weights | None) -> keras.Model:
             base.load_weights(weights.path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
         raise UnusableInputError(
-            f"variant {variant.name!r}: weights {weights.path} do not fit {backbone.keras_class} "
+            f"variant {variant.name!r}: LESION_WEIGHTS {weights.path}: do not fit {backbone.keras_class} "
             f"(alpha {backbone.alpha}): {str(error).splitlines()[0]}"
         ) from error
     if backbone.keras_class.startswith("EfficientNetB"):
