@@ -30,75 +30,74 @@ def confident_examples(
     said = predictions.idxmax(axis=1)
     confidence = predictions.max(axis=1)
     is_hit = said == labels.reindex(predictions.index)
-    shown = []
-    for kind, mask in (("confident mistake", ~is_hit), ("confident hit", is_hit)):
-        for isic_id in confidence[mask].nlargest(N_EACH).index:
-            row = np.array([position[isic_id]])
-            pixels = examples.pixels.take(row)[0]
-            class_index = list(predictions.columns).index(said[isic_id])
-            heat = grad_cam(model, examples.inputs(row), class_index, n_classes=predictions.shape[1])
-            shown.append(
-                {
-                    "isic_id": str(isic_id),
-                    "label": str(labels[isic_id]),
-                    "probability": float(confidence[isic_id]),
-                    "kind": kind,
-                    "picture": _data_url(Image.fromarray(pixels)),
-                    "heatmap": None if heat is None else _data_url(_overlay(pixels, heat)),
-                }
-            )
-    return shown
+    chosen = [
+        (kind, isic_id)
+        for kind, mask in (("confident mistake", ~is_hit), ("confident hit", is_hit))
+        for isic_id in confidence[mask].nlargest(N_EACH).index
+    ]
+    if not chosen:
+        return []
+    rows = np.array([position[isic_id] for _, isic_id in chosen])
+    class_indices = np.array([list(predictions.columns).index(said[isic_id]) for _, isic_id in chosen])
+    heats = grad_cam(model, examples.inputs(rows), class_indices, n_classes=predictions.shape[1])
+    return [
+        {
+            "isic_id": str(isic_id),
+            "label": str(labels[isic_id]),
+            "probability": float(confidence[isic_id]),
+            "kind": kind,
+            "picture": _data_url(Image.fromarray(pixels)),
+            "heatmap": None if heats is None else _data_url(_overlay(pixels, heats[i])),
+        }
+        for i, ((kind, isic_id), pixels) in enumerate(zip(chosen, examples.pixels.take(rows), strict=True))
+    ]
 
 
 def grad_cam(
-    model: keras.Model, inputs: dict[str, np.ndarray], class_index: int, *, n_classes: int
+    model: keras.Model, inputs: dict[str, np.ndarray], class_indices: np.ndarray, *, n_classes: int
 ) -> np.ndarray | None:
-    """Where one class's score rises with the last feature map: float (h, w) in 0..1, all 0 where nowhere.
+    """Where one class's score rises with the last feature map: float (n, h, w) in 0..1, all 0 where nowhere.
 
     None for a model that has no feature map.
 
-    `inputs` hold one image. The score is the class's logit; its gradient is averaged over the map for each
-    channel, and the weighted sum of channels is cut at 0 (Selvaraju et al. 2017, equations 1 and 2). A model that
-    averages over mirror images has a map for each of them: their heat is turned back and averaged. Its score is
-    taken before the scaling of a calibration, which for two classes changes the heat by a factor alone.
+    `inputs` hold n images, `class_indices` int (n,) the class that is asked about for each. The score is the class's
+    logit; its gradient is averaged over the map for each channel, and the weighted sum of channels is cut at 0
+    (Selvaraju et al. 2017, equations 1 and 2). A model that averages over mirror images has a map for each of them:
+    their heat is turned back and averaged. Its score is taken before the scaling of a calibration, which for two
+    classes changes the heat by a factor alone.
     """
     import tensorflow as tf  # gradients are the one thing Keras leaves to its back end
 
     watched, views = _with_feature_map(model)
     if watched is None:
         return None
-    tensors = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
+    # One batch of everything, view after view: images do not know of each other, so neither do their gradients.
+    tensors = {
+        name: tf.concat([tf.convert_to_tensor(_mirrored(name, value, axes), tf.float32) for axes in views], 0)
+        for name, value in inputs.items()
+    }
     with tf.GradientTape() as tape:
         # Under a frozen base nothing before the map is trainable: without this, nothing would be recorded.
         tape.watch(tensors)
-        answers = [watched(_mirrored(tensors, axes), training=False) for axes in views]
-        maps = [found for found, _ in answers]
-        probabilities = tf.add_n([found for _, found in answers]) / len(answers)
-        p = tf.clip_by_value(
-            probabilities[0, 0] if n_classes == 2 else probabilities[0, class_index], 1e-6, 1 - 1e-6
-        )
+        maps, answers = watched(tensors, training=False)
+        probabilities = tf.reduce_mean(tf.reshape(answers, (len(views), -1, answers.shape[-1])), axis=0)
+        columns = np.zeros_like(class_indices) if n_classes == 2 else class_indices
+        p = tf.gather(probabilities, columns, axis=1, batch_dims=1)  # (n,)
+        p = tf.clip_by_value(p, 1e-6, 1 - 1e-6)
         score = tf.math.log(p) - tf.math.log(1 - p)
-        if n_classes == 2 and class_index == 0:
-            score = -score
-    heat = sum(
-        np.flip(_heat(found, gradient), axis=tuple(axis - 1 for axis in axes))
-        for found, gradient, axes in zip(maps, tape.gradient(score, maps), views, strict=True)
-    )
-    peak = float(np.max(heat))
-    return np.asarray(heat / peak if peak > 0 else heat)
+        if n_classes == 2:
+            score = tf.where(class_indices == 0, -score, score)
+    weights = tf.reduce_mean(tape.gradient(score, maps), axis=(1, 2))  # (views * n, C)
+    heat = np.asarray(tf.nn.relu(tf.einsum("bhwc,bc->bhw", maps, weights)))
+    by_view = np.split(heat, len(views))
+    turned = sum(np.flip(some, axis=axes) for some, axes in zip(by_view, views, strict=True))  # (n, h, w)
+    peak = np.max(turned, axis=(1, 2), keepdims=True)
+    return np.asarray(np.divide(turned, peak, out=np.zeros_like(turned), where=peak > 0))
 
 
-def _heat(maps: Any, gradient: Any) -> np.ndarray:
-    """One picture's channels, each weighed by its mean gradient, cut at 0: float (h, w)."""
-    import tensorflow as tf
-
-    weights = tf.reduce_mean(gradient, axis=(1, 2))  # (1, C)
-    return np.asarray(tf.nn.relu(tf.einsum("bhwc,bc->bhw", maps, weights))[0])
-
-
-def _mirrored(tensors: dict[str, Any], axes: tuple[int, ...]) -> dict[str, Any]:
-    """A model's inputs with the picture mirrored along these axes."""
-    return {**tensors, "pixels": keras.ops.flip(tensors["pixels"], axis=axes)} if axes else tensors
+def _mirrored(name: str, value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
+    """An input of a model as one view has it: the picture mirrored along these axes, anything else as it is."""
+    return np.flip(value, axis=axes) if axes and name == "pixels" else value
 
 
 def _with_feature_map(model: keras.Model) -> tuple[keras.Model | None, tuple[tuple[int, ...], ...]]:

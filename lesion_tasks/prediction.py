@@ -1,5 +1,6 @@
 """A model and examples -> predictions, every row under its image id."""
 
+import math
 from collections.abc import Sequence
 
 import keras
@@ -9,6 +10,8 @@ import pandas as pd
 from lesion_tasks.dataset import Examples
 
 BATCH_IMAGES = 256
+# A batch of another length is compiled anew: lengths are rounded up to a multiple of this, and the answers cut.
+BATCH_STEP = 32
 
 
 def predict_examples(
@@ -24,11 +27,11 @@ def predict_examples(
     `order` (row numbers) chooses which examples are scored, and in which order; the result is keyed either way.
     """
     rows = np.arange(len(examples)) if order is None else order
+    length = min(batch_images, math.ceil(len(rows) / BATCH_STEP) * BATCH_STEP)
     parts = []
     for start in range(0, len(rows), batch_images):
         batch = rows[start : start + batch_images]
-        # A last batch of another length would be compiled anew: fill it up, and cut the answers.
-        full = np.resize(batch, batch_images) if len(batch) < batch_images < len(rows) else batch
+        full = np.resize(batch, length)
         raw = np.asarray(model.predict_on_batch(examples.inputs(full)), dtype=np.float64)[: len(batch)]
         parts.append(np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(classes) == 2 else raw)
     index = pd.Index(examples.isic_ids[rows], name="isic_id")

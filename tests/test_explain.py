@@ -29,10 +29,12 @@ def bright_corner_detector(*, is_nested: bool) -> keras.Model:
 def test_the_heat_lies_where_the_class_was_seen(is_nested: bool) -> None:
     picture = np.zeros((1, 32, 32, 3), dtype=np.float32)
     picture[0, :8, 24:] = 255
-    heat = grad_cam(bright_corner_detector(is_nested=is_nested), {"pixels": picture}, 1, n_classes=2)
+    heat = grad_cam(
+        bright_corner_detector(is_nested=is_nested), {"pixels": picture}, np.array([1]), n_classes=2
+    )
     assert heat is not None
-    assert heat.shape == (4, 4)
-    assert heat[0, 3] == 1.0
+    assert heat.shape == (1, 4, 4)
+    assert heat[0, 0, 3] == 1.0
     assert heat.sum() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -40,10 +42,10 @@ def test_a_model_that_averages_over_flips_shows_what_all_of_them_saw() -> None:
     picture = np.zeros((1, 32, 32, 3), dtype=np.float32)
     picture[0, :8, 24:] = 255
     averaged = with_calibration(average_over_flips(bright_corner_detector(is_nested=True)), 2.0, 0.5)
-    heat = grad_cam(averaged, {"pixels": picture}, 1, n_classes=2)
+    heat = grad_cam(averaged, {"pixels": picture}, np.array([1]), n_classes=2)
     assert heat is not None
     # Each view's heat lies on that view's corner: turned back, all of it lies on the picture's own.
-    assert heat[0, 3] == 1.0
+    assert heat[0, 0, 3] == 1.0
     assert heat.sum() == pytest.approx(1.0, abs=1e-4)
 
 
@@ -55,16 +57,18 @@ def test_a_detector_of_one_side_has_heat_on_both_sides_once_averaged_over_flips(
     head = keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")(pooled)
     model = keras.Model({"pixels": pixels}, head)
     picture = {"pixels": np.full((1, 32, 32, 3), 128, dtype=np.float32)}
-    alone, averaged = (grad_cam(some, picture, 1, n_classes=2) for some in (model, average_over_flips(model)))
+    alone, averaged = (
+        grad_cam(some, picture, np.array([1]), n_classes=2) for some in (model, average_over_flips(model))
+    )
     assert alone is not None
     assert averaged is not None
-    assert alone[:, 16:].max() == 0
+    assert alone[:, :, 16:].max() == 0
     np.testing.assert_allclose(averaged, 1.0, atol=1e-5)
 
 
 def test_nothing_speaks_for_the_other_class() -> None:
     picture = np.full((1, 32, 32, 3), 255, dtype=np.float32)
-    heat = grad_cam(bright_corner_detector(is_nested=True), {"pixels": picture}, 0, n_classes=2)
+    heat = grad_cam(bright_corner_detector(is_nested=True), {"pixels": picture}, np.array([0]), n_classes=2)
     assert heat is not None
     assert heat.max() == 0
 
@@ -73,4 +77,20 @@ def test_a_model_without_a_feature_map_has_no_picture() -> None:
     pixels = keras.Input((4, 4, 3), name="pixels")
     flat = keras.layers.Reshape((48,))(pixels)
     model = keras.Model({"pixels": pixels}, keras.layers.Dense(1, activation="sigmoid")(flat))
-    assert grad_cam(model, {"pixels": np.zeros((1, 4, 4, 3), dtype=np.float32)}, 1, n_classes=2) is None
+    assert (
+        grad_cam(model, {"pixels": np.zeros((1, 4, 4, 3), dtype=np.float32)}, np.array([1]), n_classes=2)
+        is None
+    )
+
+
+def test_each_picture_of_a_batch_has_the_heat_that_it_has_alone() -> None:
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+    model = average_over_flips(bright_corner_detector(is_nested=True))
+    classes = np.array([1, 0, 1])
+    together = grad_cam(model, {"pixels": pictures}, classes, n_classes=2)
+    assert together is not None
+    for i in range(3):
+        alone = grad_cam(model, {"pixels": pictures[i : i + 1]}, classes[i : i + 1], n_classes=2)
+        assert alone is not None
+        np.testing.assert_allclose(together[i], alone[0], atol=1e-5)
+    assert together[1].max() == 0

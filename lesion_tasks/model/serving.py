@@ -18,13 +18,15 @@ MEAN_OF_FLIPS = "mean_of_flips"  # the layer by which a flip-averaged model is k
 def average_over_flips(model: keras.Model) -> keras.Model:
     """The same inputs; the mean of the probabilities for a picture and its three mirror images."""
     inputs = {tensor.name: keras.Input(tensor.shape[1:], name=tensor.name) for tensor in model.inputs}
-    views = []
-    for axes in FLIPS:
-        view = dict(inputs)
-        if axes:
-            view["pixels"] = ops.flip(inputs["pixels"], axis=axes)
-        views.append(model(view, training=False))
-    return keras.Model(inputs, layers.Average(name=MEAN_OF_FLIPS, dtype="float32")(views), name=model.name)
+    views = {}
+    for name, tensor in inputs.items():
+        parts = [ops.flip(tensor, axis=axes) if axes and name == "pixels" else tensor for axes in FLIPS]
+        views[name] = ops.concatenate(parts, axis=0)
+    # All views in one batch: the model stands once in the graph, and is compiled once.
+    p = model(views, training=False)  # (4 b, 1) or (4 b, K)
+    mean = ops.mean(ops.reshape(p, (len(FLIPS), -1, p.shape[-1])), axis=0)
+    named = layers.Activation("linear", name=MEAN_OF_FLIPS, dtype="float32")(mean)
+    return keras.Model(inputs, named, name=model.name)
 
 
 def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
