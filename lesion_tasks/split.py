@@ -7,6 +7,8 @@ Running it again on the same catalogue gives the same digest and changes nothing
 """
 
 import json
+import logging
+from collections.abc import Mapping
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
@@ -29,6 +31,8 @@ from lesion_tasks.store import Store, open_store
 if TYPE_CHECKING:
     import pyarrow as pa
 
+log = logging.getLogger(__name__)
+
 
 def build_split(name: str) -> str:
     """Assign every image under one split recipe and return the manifest's digest.
@@ -48,9 +52,26 @@ def build_split(name: str) -> str:
         before = rows_before(connection, store, split) if has_news else {}
         table = manifest_rows(connection, split, before)
         check_manifest(table, split, task)
-        digest = _store_manifest(connection, store, split, task, table)
+        counts = class_counts(table, task)
+        digest = _store_manifest(connection, store, split, task, table, counts)
         write_data_report(store, connection, digest, {**before, digest: table})
+    _say(split, counts)
     return digest
+
+
+def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
+    """Log how many images there are of each class, and where the draw found fewer than it may take."""
+    for subset, by_label in counts.items():
+        log.info(
+            "%s: %s: %s", split.name, subset, ", ".join(f"{n:,} {label}" for label, n in by_label.items())
+        )
+    if split.max_per_class is not None and (fewest := min(counts["train"].values())) < split.max_per_class:
+        log.warning(
+            "%s: train has %s of the rarest class, fewer than the %s of each that the split may draw",
+            split.name,
+            f"{fewest:,}",
+            f"{split.max_per_class:,}",
+        )
 
 
 def _lock(connection: Connection, task: Task) -> None:
@@ -85,7 +106,14 @@ def class_counts(table: "pa.Table", task: Task) -> dict[str, dict[str, int]]:
     return counts
 
 
-def _store_manifest(connection: Connection, store: Store, split: Split, task: Task, table: "pa.Table") -> str:
+def _store_manifest(
+    connection: Connection,
+    store: Store,
+    split: Split,
+    task: Task,
+    table: "pa.Table",
+    counts: Mapping[str, Mapping[str, int]],
+) -> str:
     recipe = {"split": asdict(split), "task": asdict(task), "rules_version": RULES_VERSION}
     digest = write_manifest(store, split.name, recipe, table)
     connection.execute(
@@ -102,7 +130,7 @@ def _store_manifest(connection: Connection, store: Store, split: Split, task: Ta
             "recipe": json.dumps(recipe),
             "key": object_key(split.name, digest),
             "n": len(table),
-            "counts": json.dumps(class_counts(table, task)),
+            "counts": json.dumps(counts),
             "funnel": json.dumps(funnel_of(connection, split.name)),
             "now": datetime.now(UTC),
         },

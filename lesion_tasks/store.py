@@ -23,7 +23,9 @@ if TYPE_CHECKING:
     from botocore.client import BaseClient
 
 OCTETS = "application/octet-stream"
-PARTS = ".parts"  # of a directory bucket: objects that are being written; no key part may start with a dot
+PARTS = (
+    ".parts"  # in a bucket's or a cache's folder: files that are being written; no key part starts with a dot
+)
 ABANDONED_AFTER_S = 86_400.0  # a writer that has not finished after a day was killed
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.=+-]*)*")
 
@@ -89,6 +91,16 @@ def _open_private(path: str, flags: int) -> int:
     return os.open(path, flags, 0o644)
 
 
+def _remove_abandoned(parts: Path) -> None:
+    """Remove what killed writers left. All of it lies in one folder, so looking costs next to nothing."""
+    if not parts.is_dir():
+        return
+    for path in parts.iterdir():
+        with contextlib.suppress(FileNotFoundError):  # its writer has just finished
+            if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
+                path.unlink()
+
+
 class DirectoryStore:
     """A bucket that is a directory. Objects are written in a folder of its own and renamed into their place."""
 
@@ -104,16 +116,7 @@ class DirectoryStore:
         if not os.access(self.root, os.W_OK):
             raise UnusableInputError(f"bucket {self.url}: not writable")
         self._parts = self.root / PARTS
-        self._remove_abandoned()
-
-    def _remove_abandoned(self) -> None:
-        """Remove what killed writers left. All of it lies in one folder, so looking costs next to nothing."""
-        if not self._parts.is_dir():
-            return
-        for path in self._parts.iterdir():
-            with contextlib.suppress(FileNotFoundError):  # its writer has just finished
-                if time.time() - path.stat().st_mtime > ABANDONED_AFTER_S:
-                    path.unlink()
+        _remove_abandoned(self._parts)
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
         with self._replacing(key) as temporary, open(temporary, "xb", opener=_open_private) as file:
@@ -181,6 +184,7 @@ class S3Store:
         self.url = url.rstrip("/")
         self.bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
         self.cache = cache / "s3" / self.bucket
+        _remove_abandoned(self.cache / PARTS)
         self.client = self._connect()
 
     def _connect(self) -> "BaseClient":
@@ -253,9 +257,11 @@ class S3Store:
         target = self.cache / self._key(key)
         if target.is_file():
             return target
-        target.parent.mkdir(parents=True, exist_ok=True)
+        parts = self.cache / PARTS
+        for folder in (target.parent, parts):
+            folder.mkdir(parents=True, exist_ok=True)
         # Downloaded under another name: a killed download never looks like the object.
-        handle, name = tempfile.mkstemp(dir=target.parent, prefix=".part-")
+        handle, name = tempfile.mkstemp(dir=parts)
         os.close(handle)
         try:
             with self._missing_as_error(key), naming_full_disk(f"cache {self.cache}", self.cache, key):

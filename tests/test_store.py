@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import boto3
 import pytest
 
 from lesion_tasks import UnavailableError, UnusableInputError
-from lesion_tasks.store import DirectoryStore, MissingObjectError, S3Store, Store
+from lesion_tasks.store import ABANDONED_AFTER_S, PARTS, DirectoryStore, MissingObjectError, S3Store, Store
 
 
 @pytest.fixture(scope="module")
@@ -129,6 +130,23 @@ def test_what_a_killed_writer_left_is_no_object_and_is_removed_after_a_day(tmp_p
     assert not old.exists()
     assert young.exists()
     assert not store.exists("a/b")
+
+
+def test_what_a_killed_download_left_in_the_cache_is_removed_after_a_day(
+    s3_endpoint: None, tmp_path: Path
+) -> None:
+    bucket = f"lesion-test-{uuid.uuid4().hex[:12]}"
+    boto3.client("s3").create_bucket(Bucket=bucket)
+    parts = tmp_path / "s3" / bucket / PARTS
+    parts.mkdir(parents=True)
+    for name, age_s in (("old", ABANDONED_AFTER_S + 60), ("young", 60)):
+        (parts / name).write_bytes(b"half")
+        os.utime(parts / name, (time.time() - age_s,) * 2)
+    store = S3Store(f"s3://{bucket}", cache=tmp_path)
+    assert [path.name for path in parts.iterdir()] == ["young"]
+    store.put("a/b", b"whole")
+    assert store.local_path("a/b").read_bytes() == b"whole"
+    assert [path.name for path in parts.iterdir()] == ["young"]
 
 
 def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:

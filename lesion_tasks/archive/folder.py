@@ -86,7 +86,8 @@ def open_folder(path: str | Path) -> DownloadFolder:
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise UnusableInputError(
-            f"download folder {root}: found {found}, expected a folder with metadata.csv"
+            f"download folder {root}: found {found}, expected a folder with metadata.csv and the images, "
+            "or with the snapshot's ISIC_metadata.parquet and ISIC_images.zip"
         )
     metadata_path = root / "metadata.csv"
     if not metadata_path.is_file():
@@ -94,7 +95,7 @@ def open_folder(path: str | Path) -> DownloadFolder:
         shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
         raise UnusableInputError(
             f"download folder {root}: found {shown or 'nothing in it'}, expected metadata.csv "
-            "(with images/ or the image files beside it)"
+            "(with images/ or the image files beside it) or ISIC_metadata.parquet with ISIC_images.zip"
         )
     _header(metadata_path)
     images = root / "images"
