@@ -26,8 +26,8 @@ from sqlalchemy import make_url
 
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.database import engine_for, migrate
-from lesion_tasks.dataset import Examples, PixelSource
-from lesion_tasks.engine import Data, train_model
+from lesion_tasks.dataset import Data, Examples, PixelSource
+from lesion_tasks.engine import train_model
 from lesion_tasks.local import postgres
 from lesion_tasks.model import build_model, find_weights
 from lesion_tasks.prediction import predict_examples

@@ -101,6 +101,29 @@ class Examples:
         return inputs
 
 
+@dataclass(frozen=True, kw_only=True)
+class Data:
+    """What a variant learns from and is asked about, with every picture's SHA-256."""
+
+    train: Examples
+    val_drawn: Examples  # val as the split draws it: what early stopping looks at
+    val: Examples  # natural: what threshold and calibration are chosen on
+    test: Examples | None  # None: not to be looked at, as in a search
+    sha256_by_id: Mapping[str, str]
+
+    def subset(self, name: str) -> Examples:
+        """Val or test."""
+        found = {"val": self.val, "test": self.test}[name]
+        if found is None:
+            raise ValueError(f"subset {name!r} is not to be looked at")
+        return found
+
+    @property
+    def to_predict(self) -> dict[str, Examples]:
+        """What the finished model is asked about: val, and test unless it stays closed."""
+        return {"val": self.val} | ({} if self.test is None else {"test": self.test})
+
+
 def load_examples(
     connection: Connection,
     store: Store,
@@ -145,3 +168,25 @@ class Batches(keras.utils.PyDataset):
         else:
             targets = np.eye(self.n_classes, dtype=np.float32)[labels]  # (b, K)
         return self.examples.inputs(rows), targets
+
+
+class WeightedBatches(keras.utils.PyDataset):
+    """Batches in which every example counts by its class, in val as in train: both losses mean the same."""
+
+    def __init__(self, batches: Batches, weights: Mapping[int, float]) -> None:
+        super().__init__()
+        self.batches = batches
+        self.weights = np.array([weights[i] for i in range(len(weights))], dtype=np.float32)
+
+    @classmethod
+    def of(cls, batches: Batches, weights: Mapping[int, float] | None) -> keras.utils.PyDataset:
+        """The batches themselves where no weights are given."""
+        return batches if weights is None else cls(batches, weights)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
+        inputs, targets = self.batches[index]
+        label = targets[:, 0].astype(int) if targets.shape[1] == 1 else targets.argmax(axis=1)
+        return inputs, targets, self.weights[label]

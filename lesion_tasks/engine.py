@@ -17,7 +17,7 @@ from sqlalchemy import Engine
 from lesion_tasks import UnusableInputError
 from lesion_tasks.accelerator import Accelerator, find_accelerator
 from lesion_tasks.catalog import FineTuning, Variant
-from lesion_tasks.dataset import Batches, Examples
+from lesion_tasks.dataset import Batches, Data, Examples, WeightedBatches
 from lesion_tasks.features import feature_recipe, with_features
 from lesion_tasks.in_memory import InMemory, fits_in_memory
 from lesion_tasks.model import (
@@ -39,35 +39,12 @@ from lesion_tasks.model.serving import (
     with_calibration,
 )
 from lesion_tasks.prediction import predict_examples
-from lesion_tasks.sampling import class_weights, leaky_train_and_val, resample
+from lesion_tasks.sampling import class_weights, leaky_train_and_val, pool, resample
 from lesion_tasks.segmentation import Segmenter, train_segmenter
 from lesion_tasks.store import Store
 from lesion_tasks.training_loop import OnEpoch, Stage, fit, fit_logistic
 
 VAL_BATCH_IMAGES = 256
-
-
-@dataclass(frozen=True, kw_only=True)
-class Data:
-    """What a variant learns from and is asked about, with every picture's SHA-256."""
-
-    train: Examples
-    val_drawn: Examples  # val as the split draws it: what early stopping looks at
-    val: Examples  # natural: what threshold and calibration are chosen on
-    test: Examples | None  # None: not to be looked at, as in a search
-    sha256_by_id: Mapping[str, str]
-
-    def subset(self, name: str) -> Examples:
-        """Val or test."""
-        found = {"val": self.val, "test": self.test}[name]
-        if found is None:
-            raise ValueError(f"subset {name!r} is not to be looked at")
-        return found
-
-    @property
-    def to_predict(self) -> dict[str, Examples]:
-        """What the finished model is asked about: val, and test unless it stays closed."""
-        return {"val": self.val} | ({} if self.test is None else {"test": self.test})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -206,7 +183,7 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
     train: Examples
     val: Examples
     if variant.sampling == "rotated_copies_leaky":
-        train, val = leaky_train_and_val(_pool(data.train, data.val_drawn), variant.seed)
+        train, val = leaky_train_and_val(pool(data.train, data.val_drawn), variant.seed)
     else:
         train, val = resample(data.train, variant.sampling, variant.seed), data.val_drawn
     # A model that sees no pixels is too small to gain from other precision or several devices.
@@ -215,32 +192,6 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
         learner = with_bias_loss(model, variant.bias_alpha) if variant.loss == "bias" else model
         _fit(context, learner, _stage(context), train, val, "1")
     return _as_stored(context, model, segmenter)
-
-
-def _pool(first: Examples, second: Examples) -> Examples:
-    """Two sets of examples as one."""
-    return _Pooled(
-        isic_ids=np.concatenate([first.isic_ids, second.isic_ids]),
-        labels=np.concatenate([first.labels, second.labels]),
-        pixels=None,
-        metadata=None,
-        parts=(first, second),
-    )
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Pooled(Examples):
-    parts: tuple[Examples, Examples]
-
-    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        first, second = self.parts
-        in_first = rows < len(first)
-        found = [first.inputs(rows[in_first]), second.inputs(rows[~in_first] - len(first))]
-        out = {}
-        for name, values in found[0].items():
-            out[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
-            out[name][in_first], out[name][~in_first] = values, found[1][name]
-        return out
 
 
 def _learn_head(
@@ -333,28 +284,6 @@ def _fit(
     )
     context.epochs.next_stage()
     return best
-
-
-class WeightedBatches(keras.utils.PyDataset):
-    """Batches in which every example counts by its class, in val as in train: both losses mean the same."""
-
-    def __init__(self, batches: Batches, weights: Mapping[int, float]) -> None:
-        super().__init__()
-        self.batches = batches
-        self.weights = np.array([weights[i] for i in range(len(weights))], dtype=np.float32)
-
-    @classmethod
-    def of(cls, batches: Batches, weights: Mapping[int, float] | None) -> keras.utils.PyDataset:
-        """The batches themselves where no weights are given."""
-        return batches if weights is None else cls(batches, weights)
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray, np.ndarray]:
-        inputs, targets = self.batches[index]
-        label = targets[:, 0].astype(int) if targets.shape[1] == 1 else targets.argmax(axis=1)
-        return inputs, targets, self.weights[label]
 
 
 Head = tuple[keras.Model, Mapping[str, Examples]]

@@ -45,6 +45,35 @@ def draw(source: Examples, rows: np.ndarray, angles_deg: np.ndarray | None = Non
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pooled(Examples):
+    """The rows of two sets of examples, one set after the other."""
+
+    parts: tuple[Examples, Examples]
+
+    def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The model's inputs for some rows, whichever set they come from."""
+        first, second = self.parts
+        in_first = rows < len(first)
+        found = [first.inputs(rows[in_first]), second.inputs(rows[~in_first] - len(first))]
+        out = {}
+        for name, values in found[0].items():
+            out[name] = np.empty((len(rows), *values.shape[1:]), dtype=values.dtype)
+            out[name][in_first], out[name][~in_first] = values, found[1][name]
+        return out
+
+
+def pool(first: Examples, second: Examples) -> Examples:
+    """Two sets of examples as one."""
+    return Pooled(
+        isic_ids=np.concatenate([first.isic_ids, second.isic_ids]),
+        labels=np.concatenate([first.labels, second.labels]),
+        pixels=None,
+        metadata=None,
+        parts=(first, second),
+    )
+
+
 def resample(train: Examples, sampling: str, seed: int) -> Examples:
     """Draw what an epoch sees. `sampling` is one of `catalog.SAMPLINGS`; "as_drawn" is the examples themselves."""
     if sampling == "as_drawn":

@@ -17,7 +17,7 @@ from lesion_tasks.store import Store
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lesion_tasks.engine import Data
+    from lesion_tasks.dataset import Data
     from lesion_tasks.model import Weights
 
 # What decides the numbers of a training beside variant, data and weights: these sources, by content.
@@ -145,8 +145,7 @@ def load_data(
     engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame", *, has_test: bool = True
 ) -> "Data":
     """Examples by subset; `val_drawn` is val as the split draws it. Without `has_test`, test is not opened at all."""
-    from lesion_tasks.dataset import load_examples
-    from lesion_tasks.engine import Data
+    from lesion_tasks.dataset import Data, load_examples
 
     subsets = ("train", "val", "test") if has_test else ("train", "val")
     wanted = {subset: rows[rows["subset"] == subset] for subset in subsets}

@@ -72,7 +72,8 @@ def _train(
 
     from lesion_tasks.accelerator import Accelerator
     from lesion_tasks.database import engine_for
-    from lesion_tasks.engine import Data, train_model
+    from lesion_tasks.dataset import Data
+    from lesion_tasks.engine import train_model
     from lesion_tasks.store import DirectoryStore
     from lesion_tasks.training_loop import load_model, model_bytes
 

@@ -11,8 +11,8 @@ from test_training_loop import examples
 from lesion_tasks.accelerator import find_accelerator
 from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.database import engine_for
-from lesion_tasks.dataset import Batches, Examples
-from lesion_tasks.engine import Data, Trained, WeightedBatches, train_model
+from lesion_tasks.dataset import Batches, Data, Examples, WeightedBatches
+from lesion_tasks.engine import Trained, train_model
 from lesion_tasks.features import feature_recipe, recipe_id
 from lesion_tasks.in_memory import InMemory
 from lesion_tasks.model import Weights, build_head, build_model
