@@ -32,6 +32,11 @@ class Accelerator:
         """Whether a model learns in the precision and on the device in which it is served."""
         return self.training_policy == "float32" and self.strategy is None
 
+    @property
+    def n_devices(self) -> int:
+        """How many devices share a batch."""
+        return 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
+
     @contextmanager
     def training(self) -> Iterator[None]:
         """Build a model inside for training: under the precision and the devices of this machine."""

@@ -143,16 +143,32 @@ def load_examples(
     )
 
 
+def filled_up(rows: np.ndarray, n_devices: int) -> np.ndarray:
+    """Rows of a batch, the first ones again until the devices that share it get equally many.
+
+    Keras averages over devices, so one without a row would turn the loss into no number.
+    """
+    return np.resize(rows, math.ceil(len(rows) / n_devices) * n_devices)
+
+
 class Batches(keras.utils.PyDataset):
     """Examples in batches. Shuffled anew for each epoch, in an order that seed and epoch alone decide."""
 
     def __init__(
-        self, examples: Examples, batch_size: int, *, n_classes: int, seed: int | None = None, epoch: int = 0
+        self,
+        examples: Examples,
+        batch_size: int,
+        *,
+        n_classes: int,
+        seed: int | None = None,
+        epoch: int = 0,
+        n_devices: int = 1,
     ) -> None:
         super().__init__()
         self.examples = examples
         self.batch_size = batch_size
         self.n_classes = n_classes
+        self.n_devices = n_devices
         order = np.arange(len(examples))
         # A training that resumes at epoch 7 sees the rows in the order it would have seen them anyway.
         self.order = order if seed is None else np.random.default_rng((seed, epoch)).permutation(order)
@@ -162,6 +178,7 @@ class Batches(keras.utils.PyDataset):
 
     def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
+        rows = filled_up(rows, self.n_devices)
         labels: Any = self.examples.labels[rows]
         if self.n_classes == 2:
             targets = labels[:, None].astype(np.float32)  # (b, 1), 1 is the positive class

@@ -254,6 +254,11 @@ def _fit(
 ) -> float:
     """Run one stage; returns the val loss of the weights that it leaves in the model."""
     variant, n_classes = context.variant, context.n_classes
+    is_small = "pixels" not in [tensor.name for tensor in model.inputs]
+    shared: dict[str, Any] = {
+        "n_classes": n_classes,
+        "n_devices": 1 if is_small else context.accelerator.n_devices,
+    }
     weights = class_weights(train.labels, n_classes) if variant.is_class_weighted else None
 
     def resident(compiled: keras.Model) -> InMemory:
@@ -268,15 +273,14 @@ def _fit(
         )
 
     def batches(epoch: int) -> keras.utils.PyDataset:
-        drawn = Batches(train, variant.batch_size, n_classes=n_classes, seed=variant.seed, epoch=epoch)
+        drawn = Batches(train, variant.batch_size, seed=variant.seed, epoch=epoch, **shared)
         return WeightedBatches.of(drawn, weights)
 
-    is_small = "pixels" not in [tensor.name for tensor in model.inputs]
     best = fit(
         model,
         stage,
         batches,
-        WeightedBatches.of(Batches(val, VAL_BATCH_IMAGES, n_classes=n_classes), weights),
+        WeightedBatches.of(Batches(val, VAL_BATCH_IMAGES, **shared), weights),
         store=context.store,
         folder=f"{context.folder}/stage-{number}",
         on_epoch=context.epochs,

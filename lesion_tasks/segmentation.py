@@ -18,7 +18,7 @@ import numpy as np
 
 from lesion_tasks.accelerator import Accelerator
 from lesion_tasks.catalog import Variant
-from lesion_tasks.dataset import Examples
+from lesion_tasks.dataset import Examples, filled_up
 from lesion_tasks.masks import read_index
 from lesion_tasks.model.unet import FILTERS, INNER_SIDE_PX, build_unet
 from lesion_tasks.square import decode_picture
@@ -95,8 +95,10 @@ def train_segmenter(
             fit(
                 model,
                 stage,
-                lambda epoch: _Outlined(train, rows["train"], outlines["train"], (variant.seed, epoch)),
-                _Outlined(val, rows["val"], outlines["val"], None),
+                lambda epoch: _Outlined(
+                    train, rows["train"], outlines["train"], (variant.seed, epoch), accelerator.n_devices
+                ),
+                _Outlined(val, rows["val"], outlines["val"], None, accelerator.n_devices),
                 store=store,
                 folder=f"segmenters/{segmenter_id}",
                 on_epoch=on_epoch,
@@ -179,10 +181,15 @@ class _Outlined(keras.utils.PyDataset):
     """Pictures and their outlines in batches; shuffled by `seed` where one is given."""
 
     def __init__(
-        self, examples: Examples, rows: np.ndarray, outlines: np.ndarray, seed: tuple[int, int] | None
+        self,
+        examples: Examples,
+        rows: np.ndarray,
+        outlines: np.ndarray,
+        seed: tuple[int, int] | None,
+        n_devices: int,
     ) -> None:
         super().__init__()
-        self.examples, self.rows, self.outlines = examples, rows, outlines
+        self.examples, self.rows, self.outlines, self.n_devices = examples, rows, outlines, n_devices
         order = np.arange(len(rows))
         self.order = order if seed is None else np.random.default_rng(seed).permutation(order)
 
@@ -190,5 +197,5 @@ class _Outlined(keras.utils.PyDataset):
         return math.ceil(len(self.order) / BATCH_SIZE)
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
-        part = self.order[index * BATCH_SIZE : (index + 1) * BATCH_SIZE]
+        part = filled_up(self.order[index * BATCH_SIZE : (index + 1) * BATCH_SIZE], self.n_devices)
         return self.examples.inputs(self.rows[part])["pixels"], self.outlines[part].astype(np.float32)

@@ -15,6 +15,7 @@ import pytest
 from sqlalchemy import make_url
 
 from lesion_tasks.catalog import FineTuning, Variant
+from lesion_tasks.dataset import filled_up
 
 # A machine's devices are counted before TensorFlow's first operation: in a process of its own.
 CODE = """
@@ -78,7 +79,8 @@ def _train(
     from lesion_tasks.training_loop import load_model, model_bytes
 
     variant = Variant(**TRIED | recipe)
-    sizes = ((128, 1), (64, 2), (40, 3))
+    # Where several devices share a batch, its rows need not be shared out evenly.
+    sizes = ((128, 1), (64, 2), (40, 3)) if recipe is CNN else ((129, 1), (63, 2), (41, 3))
     parts = [examples(n, seed, side=variant.side_px or 16) for n, seed in sizes]
     for i, some in enumerate(parts):
         parts[i] = replace(
@@ -106,7 +108,7 @@ def _train(
             accelerator=Accelerator(n_gpus=0, training_policy=policy, strategy=strategy),
         )
     stored = load_model(model_bytes(trained.model))
-    served = np.asarray(stored.predict_on_batch(parts[2].inputs(np.arange(40))))[:, 0]
+    served = np.asarray(stored.predict_on_batch(parts[2].inputs(np.arange(len(parts[2])))))[:, 0]
     return {
         "losses": [losses[epoch] for epoch in sorted(losses)],
         "test": trained.predictions["test"].iloc[:, 1].tolist(),
@@ -157,3 +159,13 @@ def test_every_way_of_learning_goes_with_half_precision_on_several_devices(
 ) -> None:
     assert len(found[how]["losses"]) == {"segmented": 1, "two stages": 2}[how]
     assert found[how]["served"] == pytest.approx(found[how]["test"], abs=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("n_rows", "n_devices", "filled"),
+    [(4, 1, [0, 1, 2, 3]), (4, 2, [0, 1, 2, 3]), (3, 2, [0, 1, 2, 0]), (1, 3, [0, 0, 0])],
+)
+def test_devices_that_share_a_batch_get_equally_many_rows(
+    n_rows: int, n_devices: int, filled: list[int]
+) -> None:
+    assert filled_up(np.arange(n_rows), n_devices).tolist() == filled
