@@ -81,8 +81,10 @@ def curate_images() -> dict[str, int]:
                 ids = list(connection.execute(_TAKE, {"after": last, "n": BATCH_ROWS}).scalars())
                 if not ids:
                     break
-                counts.update(_curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all()))
-            last = max(ids)
+                batch = _curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all())
+            counts.update(batch)
+            # Images that are to be judged again may have lower ids.
+            last = "" if batch["reopened"] else max(ids)
             advance(len(ids))
     with engine.begin() as connection:
         connection.execute(_LOCK)
@@ -108,7 +110,9 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
     rejects = [item for item in judged if isinstance(item, Rejected)]
     number = int(connection.execute(NEXT_NUMBER).scalar_one())
     connection.execute(_NOTE_CHANGED, {"ids": [item.isic_id for item in judged]})
-    images, contested = settle_lesions(connection, images, number)
+    images, contested, n_reopened = settle_lesions(
+        connection, images, [item.isic_id for item in judged], number
+    )
     rejects += contested
     connection.execute(_NOTE_NEW, {"ids": [image.isic_id for image in images]})
     _drop(connection, "image", [item.isic_id for item in rejects])
@@ -130,7 +134,7 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
         ((r.isic_id, r.reason, r.detail, r.record_version, RULES_VERSION, *stamp) for r in rejects),
     )
     by_reason = Counter(f"rejected_{reject.reason}" for reject in rejects)
-    return Counter(images=len(images), rejects=len(rejects)) + by_reason
+    return Counter(images=len(images), rejects=len(rejects), reopened=n_reopened) + by_reason
 
 
 # The group that an image has now is the one that its going or changing may split.

@@ -13,9 +13,11 @@ _CONTESTED = "two patients"  # stands in the place of a patient id
 
 _ADOPT_PATIENT = text("""
     WITH adopted AS (
-        UPDATE image SET patient_id = lesion.patient_key, atom_id = lesion.patient_key, curated_in = :number FROM lesion
+        UPDATE image SET patient_id = nullif(lesion.patient_key, ''), curated_in = :number,
+            atom_id = coalesce(nullif(lesion.patient_key, ''), lesion.lesion_id)
+        FROM lesion
         WHERE image.lesion_id = lesion.lesion_id AND lesion.lesion_id = ANY(:ids)
-          AND image.patient_id IS NULL AND lesion.patient_key <> ''
+          AND image.patient_id IS DISTINCT FROM nullif(lesion.patient_key, '')
         RETURNING image.isic_id, image.group_id
     )
     INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM adopted ON CONFLICT DO NOTHING
@@ -35,16 +37,46 @@ _REJECT_CONTESTED = text("""
 """)
 
 
+# What the records of other images of some lesions say now, whether those images are used or were refused.
+_NAMED_BY_OTHERS = text("""
+    SELECT v.document #>> '{metadata,clinical,lesion_id}' AS lesion_id,
+           v.document #>> '{metadata,clinical,patient_id}' AS patient_id
+    FROM record r JOIN record_version v USING (isic_id, version)
+    WHERE r.isic_id IN (
+            SELECT isic_id FROM image WHERE lesion_id = ANY(:ids)
+            UNION SELECT isic_id FROM reject WHERE reason = 'lesion_of_two_patients'
+        )
+        AND r.isic_id <> ALL(:judged) AND r.withdrawn_at IS NULL
+        AND v.document #>> '{metadata,clinical,lesion_id}' = ANY(:ids)
+        AND v.document #>> '{metadata,clinical,patient_id}' <> ''
+""")
+# Lesions that these records were refused for, as they were then: the archive may have moved one to another lesion.
+_REFUSED_BEFORE = text("""
+    SELECT DISTINCT v.document #>> '{metadata,clinical,lesion_id}'
+    FROM reject j JOIN record_version v ON v.isic_id = j.isic_id AND v.version = j.record_version
+    WHERE j.isic_id = ANY(:judged) AND j.reason = 'lesion_of_two_patients'
+""")
+_REOPEN = text("""
+    INSERT INTO uncurated
+    SELECT j.isic_id FROM reject j JOIN record r USING (isic_id) JOIN record_version v USING (isic_id, version)
+    WHERE j.reason = 'lesion_of_two_patients' AND j.isic_id <> ALL(:judged)
+        AND v.document #>> '{metadata,clinical,lesion_id}' = ANY(:ids)
+    ON CONFLICT DO NOTHING
+""")
+
+
 def settle_lesions(
-    connection: Connection, images: Sequence[CuratedImage], number: int
-) -> tuple[list[CuratedImage], list[Rejected]]:
-    """Upsert the lesions of some images; returns the images with their lesion's patient, and those of no use.
+    connection: Connection, images: Sequence[CuratedImage], judged: Sequence[str], number: int
+) -> tuple[list[CuratedImage], list[Rejected], int]:
+    """Upsert the lesions of some images; returns the images with their lesion's patient, those of no use, and how
+    many others were refused before and are to be judged again.
 
     A lesion has one patient: an image of it without a patient takes over the one that another image names.
-    Where records name two, no image of the lesion is used, whichever record came first. Other images of these lesions
-    follow, under the number of this curation.
+    Where records name two, no image of the lesion is used, whichever record came first, until the archive corrects
+    one of them. Other images of these lesions follow, under the number of this curation. `judged` are the ids of the
+    records that are judged now, whether they made an image or not.
     """
-    patient_by_lesion = _patients(connection, images, number)
+    patient_by_lesion, n_reopened = _patients(connection, images, judged, number)
     settled, contested = [], []
     for image in images:
         patient = patient_by_lesion.get(image.lesion_id or "", image.patient_id)
@@ -52,7 +84,7 @@ def settle_lesions(
             contested.append(_rejected(image))
         else:
             settled.append(replace(image, patient_id=patient))
-    return settled, contested
+    return settled, contested, n_reopened
 
 
 def _rejected(image: CuratedImage) -> Rejected:
@@ -64,21 +96,33 @@ def _rejected(image: CuratedImage) -> Rejected:
     )
 
 
-def _patients(connection: Connection, images: Sequence[CuratedImage], number: int) -> dict[str, str | None]:
+def _patients(
+    connection: Connection, images: Sequence[CuratedImage], judged: Sequence[str], number: int
+) -> tuple[dict[str, str | None], int]:
     """The patient of each lesion of these images: None where unknown, `_CONTESTED` where there are two."""
     patients_by_lesion: dict[str, set[str]] = {}
     for image in images:
         if image.lesion_id is not None:
             patients_by_lesion.setdefault(image.lesion_id, set()).add(image.patient_id or "")
+    for lesion_id in connection.execute(_REFUSED_BEFORE, {"judged": list(judged)}).scalars():
+        patients_by_lesion.setdefault(lesion_id, set())
     known = connection.execute(
         text("SELECT lesion_id, patient_key, is_contested FROM lesion WHERE lesion_id = ANY(:ids)"),
         {"ids": list(patients_by_lesion)},
     ).all()
-    contested = {row.lesion_id for row in known if row.is_contested}
-    for row in known:
-        patients_by_lesion[row.lesion_id].add(row.patient_key)
+    before = {row.lesion_id for row in known if row.is_contested}
+    # What is noted of a lesion may be a patient whom no record names any more: where they differ, all are asked.
+    if doubtful := before | {
+        row.lesion_id for row in known if patients_by_lesion[row.lesion_id] != {row.patient_key}
+    }:
+        asked = {"ids": sorted(doubtful), "judged": list(judged)}
+        for row in connection.execute(_NAMED_BY_OTHERS, asked):
+            patients_by_lesion[row.lesion_id].add(row.patient_id)
     named = {lesion: patients - {""} for lesion, patients in patients_by_lesion.items()}
-    contested |= {lesion for lesion, patients in named.items() if len(patients) > 1}
+    contested = {lesion for lesion, patients in named.items() if len(patients) > 1}
+    n_reopened = 0
+    if mended := sorted(before - contested):
+        n_reopened = connection.execute(_REOPEN, {"ids": mended, "judged": list(judged)}).rowcount
     upsert_rows(
         connection,
         "lesion",
@@ -89,7 +133,8 @@ def _patients(connection: Connection, images: Sequence[CuratedImage], number: in
     values = {"ids": sorted(named), "rules": RULES_VERSION, "number": number}
     connection.execute(_ADOPT_PATIENT, values)
     connection.execute(_REJECT_CONTESTED, values)
-    return {
+    patient_by_lesion = {
         lesion: _CONTESTED if lesion in contested else min(patients, default=None)
         for lesion, patients in named.items()
     }
+    return patient_by_lesion, n_reopened

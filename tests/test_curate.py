@@ -191,6 +191,58 @@ def test_a_lesion_under_two_patients_is_used_by_nobody_whichever_came_first(
     ]
 
 
+def correct(settings: Settings, isic_id: str, **known: str | None) -> None:
+    """The archive edits one record of a lesion."""
+    add_records(
+        settings, [archive_record(isic_id, **{"lesion_id": "IL_0000001", **NEVUS, **known})], version=2
+    )
+
+
+@pytest.mark.parametrize(
+    ("isic_id", "known", "patient", "n_images"),
+    [
+        ("ISIC_0000003", {"patient_id": "IP_0000001"}, "IP_0000001", 3),
+        ("ISIC_0000001", {"patient_id": "IP_0000002"}, "IP_0000002", 3),
+        ("ISIC_0000003", {"patient_id": None}, "IP_0000001", 3),
+        ("ISIC_0000003", {"patient_id": "IP_0000002", "lesion_id": "IL_0000002"}, "IP_0000001", 2),
+    ],
+)
+def test_a_lesion_under_two_patients_is_used_again_once_the_archive_corrects_a_record(
+    settings: Settings, isic_id: str, known: dict[str, Any], patient: str, n_images: int
+) -> None:
+    patients = ["IP_0000001", None, "IP_0000002"]
+    for i, patient_id in enumerate(patients, 1):
+        named = {} if patient_id is None else {"patient_id": patient_id}
+        add_records(settings, [archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", **NEVUS, **named)])
+        curate_images()
+    assert rows_of(settings, "SELECT count(*) FROM image") == [(0,)]
+    correct(settings, isic_id, **known)
+    assert curate_images()["reopened"] == 2
+    assert rows_of(
+        settings,
+        "SELECT patient_id, group_id, count(*) FROM image WHERE lesion_id = 'IL_0000001' GROUP BY 1, 2",
+    ) == [(patient, patient, n_images)]
+    assert rows_of(settings, "SELECT count(*) FROM reject") == [(0,)]
+    assert rows_of(settings, "SELECT count(*) FROM uncurated") == [(0,)]
+
+
+def test_another_patient_on_the_only_image_of_a_lesion_that_names_one_holds_for_all(
+    settings: Settings,
+) -> None:
+    for i, named in ((1, {"patient_id": "IP_0000001"}), (2, {})):
+        add_records(settings, [archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", **NEVUS, **named)])
+    curate_images()
+    for patient_id, group_id in (("IP_0000002", "IP_0000002"), (None, "IL_0000001")):
+        version = 2 if patient_id else 3
+        named = {"patient_id": patient_id} if patient_id else {}
+        record = archive_record("ISIC_0000001", lesion_id="IL_0000001", **NEVUS, **named)
+        add_records(settings, [record], version=version)
+        curate_images()
+        assert rows_of(settings, "SELECT DISTINCT patient_id, atom_id, group_id FROM image") == [
+            (patient_id, group_id, group_id)
+        ]
+
+
 @pytest.mark.parametrize("order", [(1, 2), (2, 1)])
 def test_a_patient_named_on_one_image_of_a_lesion_holds_for_all(
     settings: Settings, order: tuple[int, ...]
