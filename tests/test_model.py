@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.accelerator import Accelerator
 from lesion_tasks.backbones import BACKBONES
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, FineTuning, Variant
 from lesion_tasks.model import (
@@ -268,6 +269,16 @@ def test_bias_loss_weighs_examples_by_the_variance_of_their_feature_maps() -> No
     assert float(learner.compute_loss(x, y, [p, maps])) == pytest.approx(weighed, rel=1e-4)
     plain = float(learner.compute_loss(x, y, [p, maps], training=False))
     assert plain == pytest.approx(cross_entropy.mean(), rel=1e-4)
+
+
+def test_pictures_are_turned_in_full_precision_also_where_the_rest_is_half() -> None:
+    some = variant(is_pretrained=False, is_augmented=True, is_augmented_strongly=True)
+    with Accelerator(n_gpus=0, training_policy="mixed_bfloat16", strategy=None).training():
+        model = build_model(some)
+    precision = {layer.name: layer.compute_dtype for layer in model.layers}
+    turning = {"flip", "rotate", "zoom", "shift", "brightness", "contrast"}
+    assert {precision[name] for name in turning} == {"float32"}
+    assert precision["pool"] == "bfloat16"
 
 
 def test_flips_give_a_picture_and_its_mirror_image_the_same_probability() -> None:

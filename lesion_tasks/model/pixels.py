@@ -1,5 +1,7 @@
 """Pixels 0..255 -> what a network looks at: backbone preprocessing, hair removal, the lesion alone, augmentation."""
 
+from typing import Any
+
 import keras
 from keras import layers, ops
 
@@ -40,13 +42,15 @@ def augment(x: keras.KerasTensor, seed: int, *, is_strong: bool = False) -> kera
     Paper: flips, rotation up to 18 degrees, zoom up to 10 % (it states no magnitudes). Strong: any rotation,
     zoom up to 20 %, shifts up to 10 %, brightness and contrast by up to 20 %.
     """
-    x = layers.RandomFlip("horizontal_and_vertical", seed=seed, name="flip")(x)
-    x = layers.RandomRotation(0.5 if is_strong else 0.05, seed=seed + 1, name="rotate")(x)
-    x = layers.RandomZoom(0.2 if is_strong else 0.1, seed=seed + 2, name="zoom")(x)
+    # float32 even under mixed precision: a GPU turns and zooms no bfloat16.
+    exact: dict[str, Any] = {"dtype": "float32"}
+    x = layers.RandomFlip("horizontal_and_vertical", seed=seed, name="flip", **exact)(x)
+    x = layers.RandomRotation(0.5 if is_strong else 0.05, seed=seed + 1, name="rotate", **exact)(x)
+    x = layers.RandomZoom(0.2 if is_strong else 0.1, seed=seed + 2, name="zoom", **exact)(x)
     if is_strong:
-        x = layers.RandomTranslation(0.1, 0.1, seed=seed + 3, name="shift")(x)
-        x = layers.RandomBrightness(0.2, seed=seed + 4, name="brightness")(x)
-        x = layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 5, name="contrast")(x)
+        x = layers.RandomTranslation(0.1, 0.1, seed=seed + 3, name="shift", **exact)(x)
+        x = layers.RandomBrightness(0.2, seed=seed + 4, name="brightness", **exact)(x)
+        x = layers.RandomContrast(0.2, value_range=(0, 255), seed=seed + 5, name="contrast", **exact)(x)
     return x
 
 
