@@ -224,7 +224,7 @@ def _fine_tune(
     with context.accelerator.training():
         model = _build(context, segmenter)
         copy_head(head, model)
-        set_trainable(backbone_of(model), tuning.unfrozen_from)
+        set_trainable(backbone_of(model), tuning.unfrozen_from, has_frozen_statistics=True)
         before = model.get_weights()
         stage = _stage(context, tuning.learning_rate, tuning.max_epochs, tuning.patience)
         train = resample(context.data.train, variant.sampling, variant.seed)

@@ -4,6 +4,7 @@ import inspect
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -21,6 +22,7 @@ from lesion_tasks.model import (
     copy_head,
     find_weights,
     preprocess,
+    set_trainable,
 )
 from lesion_tasks.model.losses import BIAS_BETA, with_bias_loss
 from lesion_tasks.model.pixels import remove_hair
@@ -203,6 +205,40 @@ def test_only_the_layers_from_the_named_one_on_are_trained() -> None:
     assert trained[0].startswith("block_16")
     with pytest.raises(UnusableInputError, match="no layer whose name starts with 'block_99'"):
         build_model(variant(is_pretrained=False, unfrozen_from="block_99"))
+
+
+@pytest.mark.parametrize(
+    ("changed", "is_learning"),
+    [
+        ({}, False),
+        ({"unfrozen_from": "block_16"}, False),
+        ({"fine_tuning": FineTuning()}, False),
+        ({"fine_tuning": FineTuning(unfrozen_from="block_16")}, False),
+        ({"is_backbone_frozen": False}, True),
+    ],
+)
+def test_batch_norm_learns_new_statistics_only_where_the_whole_base_is_trained(
+    changed: dict[str, Any], is_learning: bool
+) -> None:
+    some = variant(is_pretrained=False, **changed)
+    model = build_model(some)
+    base = backbone_of(model)
+    if some.fine_tuning is not None:
+        set_trainable(base, some.fine_tuning.unfrozen_from, has_frozen_statistics=True)
+    statistics = [v for v in base.variables if "moving" in v.path]
+    before = [np.array(v) for v in statistics]
+    trained = {v.path: np.array(v) for v in base.trainable_variables}
+    x = {"pixels": pictures(8)}
+    model.compile("adam", "binary_crossentropy")
+    model.fit(x, np.array([0, 1] * 4, dtype=np.float32)[:, None], batch_size=8, verbose=0)
+    has_moved = [not np.array_equal(b, np.array(v)) for b, v in zip(before, statistics, strict=True)]
+    assert len(has_moved) == 104
+    assert set(has_moved) == {is_learning}
+    learning, serving = (np.asarray(model(x, training=training)) for training in (True, False))
+    assert np.allclose(learning, serving, atol=1e-6) is not is_learning
+    if some.fine_tuning or some.unfrozen_from:
+        moved = {v.path for v in base.trainable_variables if not np.array_equal(trained[v.path], np.array(v))}
+        assert any("conv" in path.lower() or "expand" in path for path in moved)
 
 
 def test_head_and_extractor_give_what_the_whole_model_gives() -> None:

@@ -132,11 +132,13 @@ def _transferred(variant: Variant, x: keras.KerasTensor, weights: Weights | None
             f"{backbone.min_side_px} px"
         )
     base = load_base(variant, weights)
-    set_trainable(base, variant.unfrozen_from if variant.is_backbone_frozen else "")
-    # Batch norm that learns anew needs a base that is trained as a whole; everything else keeps the statistics it
-    # came with, in training as in serving.
-    is_learning_statistics = not variant.is_backbone_frozen and variant.fine_tuning is None
-    x = base(preprocess(x, backbone.preprocessing), training=None if is_learning_statistics else False)
+    set_trainable(
+        base,
+        variant.unfrozen_from if variant.is_backbone_frozen else "",
+        # Batch norm that learns anew needs a base that is trained as a whole.
+        has_frozen_statistics=variant.is_backbone_frozen,
+    )
+    x = base(preprocess(x, backbone.preprocessing))
     return layers.GlobalAveragePooling2D(name="pool")(x)  # (b, C)
 
 
@@ -148,9 +150,18 @@ def backbone_of(model: keras.Model) -> keras.Model:
     return found[0]
 
 
-def set_trainable(base: keras.Model, unfrozen_from: str | None) -> None:
-    """Freeze a backbone up to the first layer whose name starts with `unfrozen_from`; None freezes all, "" nothing."""
+def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_statistics: bool) -> None:
+    """Freeze a backbone up to the first layer whose name starts with `unfrozen_from`; None freezes all, "" nothing.
+
+    With `has_frozen_statistics` batch norm keeps the mean and variance it came with, in training as in serving, and
+    for that is frozen wherever it stands. (A model called with `training=False` inside another one does not: Keras
+    hands the outer model's mode down.)
+    """
     base.trainable = unfrozen_from is not None
+    if base.trainable and has_frozen_statistics:
+        for layer in base.layers:
+            if isinstance(layer, layers.BatchNormalization):
+                layer.trainable = False
     if not unfrozen_from:
         return
     first = next((i for i, layer in enumerate(base.layers) if layer.name.startswith(unfrozen_from)), None)
