@@ -58,7 +58,7 @@ env: ## write .env with generated secrets, for docker compose
 images: ## build both images, with the commit as version and time
 	CODE_VERSION=$$(git rev-parse --short=12 HEAD) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker compose build
 
-test-variants: .venv/dev.stamp ## every variant trained and evaluated through a real scheduler (half an hour)
+test-variants: .venv/dev.stamp ## every variant trained and evaluated through a real scheduler (ten minutes)
 	$(BIN)/python -m pytest tests/test_every_variant.py --every-variant --capture no
 
 test-stack: .venv/dev.stamp ## the whole stack in containers, and the path run through it (needs a Docker engine)

@@ -1,7 +1,7 @@
 """Variants of the catalogue, trained and evaluated by a real scheduler: drawn pictures, one epoch, tiny sizes.
 
-One for each path through the engine, or, with `--every-variant` (`make test-variants`), all of them: half an hour
-of two cores, most of which TensorFlow spends on compiling.
+One for each path through the engine, or, with `--every-variant` (`make test-variants`), all of them: ten minutes of
+two cores, most of which TensorFlow spends on compiling.
 """
 
 import time
