@@ -2,6 +2,7 @@
 
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psycopg2
@@ -57,16 +58,29 @@ def migrated_template(postgres_url: str) -> str:
     return name
 
 
-@pytest.fixture
-def database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
-    """A fresh, migrated database."""
+@contextmanager
+def _fresh_database(postgres_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _administer(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{migrated_template}"')
+    _administer(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     yield url
     engine_for(url).dispose()
     engine_for.cache_clear()
     _administer(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+
+
+@pytest.fixture
+def database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """A fresh, migrated database."""
+    with _fresh_database(postgres_url, migrated_template) as url:
+        yield url
+
+
+@pytest.fixture(scope="module")
+def module_database_url(postgres_url: str, migrated_template: str) -> Iterator[str]:
+    """A fresh, migrated database for all tests of a file."""
+    with _fresh_database(postgres_url, migrated_template) as url:
+        yield url
 
 
 @pytest.fixture

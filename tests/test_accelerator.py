@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from sqlalchemy import make_url
 
 from lesion_tasks.catalog import FineTuning, Variant
 from lesion_tasks.dataset import filled_up
@@ -118,10 +117,9 @@ def _train(
 
 
 @pytest.fixture(scope="module")
-def found(postgres_url: str, migrated_template: str) -> dict[str, Any]:
+def found(module_database_url: str) -> dict[str, Any]:
     here = Path(__file__).parent
-    database_url = make_url(postgres_url).set(database=migrated_template).render_as_string(False)
-    code = CODE.format(paths=[str(here), str(here.parent)], database_url=database_url)
+    code = CODE.format(paths=[str(here), str(here.parent)], database_url=module_database_url)
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-6_000:]
     result: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
