@@ -105,8 +105,9 @@ def _check_picture(path: str) -> None:
         raise _no_picture(path, error) from error
 
 
-def _no_picture(path: str, error: Exception) -> UnusableInputError:
-    return UnusableInputError(f"image {path}: {error}, expected a picture file")
+def _no_picture(path: str, error: OSError) -> UnusableInputError:
+    found = (error.strerror or "nothing that can be read as one").lower()
+    return UnusableInputError(f"image {path}: found {found}, expected a picture file")
 
 
 def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dict[str, "np.ndarray"]:
