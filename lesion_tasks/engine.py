@@ -4,6 +4,7 @@ One engine for all variants, in stages: outline lesions where asked, learn (on f
 they are the same in every epoch, else on pixels), fine-tune, average over flips, calibrate. Every stage is resumable.
 """
 
+import logging
 from collections.abc import Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -43,6 +44,8 @@ from lesion_tasks.sampling import class_weights, leaky_train_and_val, pool, resa
 from lesion_tasks.segmentation import Segmenter, train_segmenter
 from lesion_tasks.store import Store
 from lesion_tasks.training_loop import OnEpoch, Stage, fit, fit_logistic
+
+log = logging.getLogger(__name__)
 
 VAL_BATCH_IMAGES = 256
 
@@ -124,7 +127,8 @@ def train_model(
         return _served(context, _learn_pixels(context, segmenter), facts, None)
     head, subsets, head_loss = _learn_head(context, segmenter)
     if variant.fine_tuning is not None:
-        return _served(context, _fine_tune(context, head, segmenter, head_loss), facts, None)
+        model, second_stage = _fine_tune(context, head, segmenter, head_loss)
+        return _served(context, model, {**facts, "second_stage": second_stage}, None)
     model = _build(context, segmenter)
     copy_head(head, model)
     return _served(context, model, facts, None if variant.is_flip_averaged else (head, subsets))
@@ -218,8 +222,11 @@ def _learn_head(
 
 def _fine_tune(
     context: _Context, head: keras.Model, segmenter: Segmenter | None, loss_before: float
-) -> keras.Model:
-    """Go on with the backbone unfrozen and a low rate; the first stage's weights stay where val loss is no better."""
+) -> tuple[keras.Model, dict[str, Any]]:
+    """Go on with the backbone unfrozen and a low rate; the first stage's weights stay where val loss is no better.
+
+    Returns the model, and whether the second stage is in it.
+    """
     variant, tuning = context.variant, context.variant.fine_tuning or FineTuning()
     with context.accelerator.training():
         model = _build(context, segmenter)
@@ -229,9 +236,17 @@ def _fine_tune(
         stage = _stage(context, tuning.learning_rate, tuning.max_epochs, tuning.patience)
         train = resample(context.data.train, variant.sampling, variant.seed)
         loss = _fit(context, model, stage, train, context.data.val_drawn, "2")
-        if loss >= loss_before:
+        is_kept = loss < loss_before
+        if not is_kept:
             model.set_weights(before)
-    return _as_stored(context, model, segmenter)
+    log.info(
+        "second stage %s: val loss %.4f, after the first %.4f",
+        "kept" if is_kept else "thrown away",
+        loss,
+        loss_before,
+    )
+    facts = {"is_kept": is_kept, "val_loss": loss, "val_loss_before": loss_before}
+    return _as_stored(context, model, segmenter), facts
 
 
 def _stage(

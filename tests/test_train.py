@@ -64,6 +64,10 @@ def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str
         "CC-0": {"images": n_learned, "attributions": {"Test <b>Hospital</b>": n_learned}},
     }
     recipe = VARIANTS[f"tiny_{name}"]
+    assert ("second_stage" in said) is (recipe.fine_tuning is not None)
+    if recipe.fine_tuning is not None:
+        stage = said["second_stage"]
+        assert stage["is_kept"] is (stage["val_loss"] < stage["val_loss_before"])
     ((key,),) = rows_of(small, "SELECT object_key FROM manifest")
     rows = read_manifest(open_store(small), key)
     with engine_for(small.database_url or "").connect() as connection:
