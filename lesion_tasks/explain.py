@@ -10,7 +10,7 @@ import pandas as pd
 from PIL import Image
 
 from lesion_tasks.dataset import Examples
-from lesion_tasks.model.serving import FLIPS, MEAN_OF_FLIPS
+from lesion_tasks.model.serving import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
 
 N_EACH = 4
 SHOWN_PX = 192
@@ -72,15 +72,13 @@ def grad_cam(
     if watched is None:
         return None
     # One batch of everything, view after view: images do not know of each other, so neither do their gradients.
-    tensors = {
-        name: tf.concat([tf.convert_to_tensor(_mirrored(name, value, axes), tf.float32) for axes in views], 0)
-        for name, value in inputs.items()
-    }
+    known = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
+    tensors = as_views(known, views)
     with tf.GradientTape() as tape:
         # Under a frozen base nothing before the map is trainable: without this, nothing would be recorded.
         tape.watch(tensors)
         maps, answers = watched(tensors, training=False)
-        probabilities = tf.reduce_mean(tf.reshape(answers, (len(views), -1, answers.shape[-1])), axis=0)
+        probabilities = mean_of_views(answers, len(views))
         columns = np.zeros_like(class_indices) if n_classes == 2 else class_indices
         p = tf.gather(probabilities, columns, axis=1, batch_dims=1)  # (n,)
         p = tf.clip_by_value(p, 1e-6, 1 - 1e-6)
@@ -93,11 +91,6 @@ def grad_cam(
     turned = sum(np.flip(some, axis=axes) for some, axes in zip(by_view, views, strict=True))  # (n, h, w)
     peak = np.max(turned, axis=(1, 2), keepdims=True)
     return np.asarray(np.divide(turned, peak, out=np.zeros_like(turned), where=peak > 0))
-
-
-def _mirrored(name: str, value: np.ndarray, axes: tuple[int, ...]) -> np.ndarray:
-    """An input of a model as one view has it: the picture mirrored along these axes, anything else as it is."""
-    return np.flip(value, axis=axes) if axes and name == "pixels" else value
 
 
 def _with_feature_map(model: keras.Model) -> tuple[keras.Model | None, tuple[tuple[int, ...], ...]]:

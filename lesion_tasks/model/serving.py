@@ -1,5 +1,6 @@
 """A trained model -> the model that is stored: calibrated, and averaged over flips where the variant asks."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,16 +16,26 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
 MEAN_OF_FLIPS = "mean_of_flips"  # the layer by which a flip-averaged model is known
 
 
+def as_views(inputs: Mapping[str, Any], views: Sequence[tuple[int, ...]]) -> dict[str, Any]:
+    """A model's inputs, view after view in one batch: pictures mirrored along each view's axes, the rest as it is."""
+    return {
+        name: ops.concatenate(
+            [ops.flip(value, axis=axes) if axes and name == "pixels" else value for axes in views], axis=0
+        )
+        for name, value in inputs.items()
+    }
+
+
+def mean_of_views(p: Any, n_views: int) -> Any:
+    """Probabilities (n_views * b, K) of such a batch -> their mean for each picture, (b, K)."""
+    return ops.mean(ops.reshape(p, (n_views, -1, p.shape[-1])), axis=0)
+
+
 def average_over_flips(model: keras.Model) -> keras.Model:
     """The same inputs; the mean of the probabilities for a picture and its three mirror images."""
     inputs = {tensor.name: keras.Input(tensor.shape[1:], name=tensor.name) for tensor in model.inputs}
-    views = {}
-    for name, tensor in inputs.items():
-        parts = [ops.flip(tensor, axis=axes) if axes and name == "pixels" else tensor for axes in FLIPS]
-        views[name] = ops.concatenate(parts, axis=0)
     # All views in one batch: the model stands once in the graph, and is compiled once.
-    p = model(views, training=False)  # (4 b, 1) or (4 b, K)
-    mean = ops.mean(ops.reshape(p, (len(FLIPS), -1, p.shape[-1])), axis=0)
+    mean = mean_of_views(model(as_views(inputs, FLIPS), training=False), len(FLIPS))
     named = layers.Activation("linear", name=MEAN_OF_FLIPS, dtype="float32")(mean)
     return keras.Model(inputs, named, name=model.name)
 
