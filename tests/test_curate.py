@@ -1,6 +1,8 @@
 """Records and files -> images or rejects, and the groups that must stay together."""
 
 import io
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -224,6 +226,30 @@ def test_a_lesion_under_two_patients_is_used_again_once_the_archive_corrects_a_r
     ) == [(patient, patient, n_images)]
     assert rows_of(settings, "SELECT count(*) FROM reject") == [(0,)]
     assert rows_of(settings, "SELECT count(*) FROM uncurated") == [(0,)]
+
+
+def test_a_curation_killed_while_a_lesion_is_judged_again_ends_as_one_that_was_not(
+    settings: Settings,
+) -> None:
+    for i, patient_id in ((1, "IP_0000001"), (2, "IP_0000001"), (3, "IP_0000002")):
+        record = archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", patient_id=patient_id, **NEVUS)
+        add_records(settings, [record])
+    curate_images()
+    correct(settings, "ISIC_0000003", patient_id="IP_0000001")
+    # Ends without a word in the second batch: the corrected record is judged, the two others wait.
+    code = (
+        "import os, lesion_tasks.curate as c; judge, calls = c._curate_batch, []\n"
+        "c._curate_batch = lambda *given: os.kill(os.getpid(), 9) if calls else (calls.append(1), judge(*given))[1]\n"
+        "c.curate_images()"
+    )
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
+    assert rows_of(settings, "SELECT isic_id FROM image") == [("ISIC_0000003",)]
+    assert rows_of(settings, "SELECT count(*) FROM uncurated") == [(2,)]
+    curate_images()
+    assert rows_of(settings, "SELECT count(*), min(group_id), max(group_id) FROM image") == [
+        (3, "IP_0000001", "IP_0000001")
+    ]
+    assert rows_of(settings, "SELECT count(*) FROM reject") == [(0,)]
 
 
 def test_another_patient_on_the_only_image_of_a_lesion_that_names_one_holds_for_all(
