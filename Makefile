@@ -25,13 +25,13 @@ help: ## this list
 setup: .venv/laptop.stamp ## the environment in .venv, from the lock
 
 demo: .venv/laptop.stamp ## from nothing to a champion, followed live; again: go on where it stopped
-	@$(BIN)/python -m lesion_tasks.local.demo
+	@$(BIN)/python -m lesion_tasks.laptop.demo
 
 stop: ## stop everything the demo started, and nothing else
-	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.local.demo --stop
+	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.laptop.demo --stop
 
 clean: ## stop, and forget everything the demo made
-	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.local.demo --clean
+	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.laptop.demo --clean
 
 test: .venv/dev.stamp ## every test, with a real Postgres and a real scheduler
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
@@ -47,7 +47,7 @@ format: .venv/dev.stamp ## rewrite the code in the house format
 
 migration: .venv/dev.stamp ## a migration from the difference between models and tables: name="add lesion size"
 	@test -n "$(name)" || { echo 'name is missing, such as: make migration name="add lesion size"' >&2; exit 1; }
-	$(BIN)/python -m lesion_tasks.local.migration "$(name)"
+	$(BIN)/python -m lesion_tasks.database.new_migration "$(name)"
 
 docs: .venv/dev.stamp ## write the generated parts of the documents anew
 	$(BIN)/python -m lesion_tasks docs
@@ -86,7 +86,7 @@ bench-%: .venv/dev.stamp ## one benchmark of benchmarks/, such as make bench-ing
 	$(BIN)/python benchmarks/$*.py
 
 archive-server: .venv/laptop.stamp ## serve a synthetic archive, or a folder: ARCHIVE=<folder> IMAGES=<n>
-	$(BIN)/python -m lesion_tasks.archive_server --port 0 --source "$(or $(ARCHIVE),synthetic:$(or $(IMAGES),1000))"
+	$(BIN)/python -m archive_server --port 0 --source "$(or $(ARCHIVE),synthetic:$(or $(IMAGES),1000))"
 
 # The environment for development holds everything of the laptop's, so having it is enough.
 .venv/laptop.stamp: requirements/laptop.lock requirements/uv.lock pyproject.toml

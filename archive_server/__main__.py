@@ -1,4 +1,4 @@
-"""Serve a local archive: `python -m lesion_tasks.archive_server --source synthetic:1000`."""
+"""Serve a local archive: `python -m archive_server --source synthetic:1000`."""
 
 import asyncio
 import signal
@@ -7,14 +7,14 @@ from pathlib import Path
 
 import click
 
+from archive_server.faults import FaultPlan, parse_faults
+from archive_server.holdings import Catalogue
+from archive_server.hosting import HOST, start
+from archive_server.published_snapshot import write_snapshot
+from archive_server.server import API, build_app
+from archive_server.sources import FolderSource, source_from_text
+from archive_server.state import load_state
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.faults import FaultPlan, parse_faults
-from lesion_tasks.archive_server.hosting import HOST, start
-from lesion_tasks.archive_server.server import API, build_app
-from lesion_tasks.archive_server.snapshot import write_snapshot
-from lesion_tasks.archive_server.sources import FolderSource, source_from_text
-from lesion_tasks.archive_server.state import load_state
 
 
 @click.command()

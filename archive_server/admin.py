@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from aiohttp import web
 
+from archive_server import faults
+from archive_server.holdings import Catalogue, field_key
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server import faults
-from lesion_tasks.archive_server.catalogue import Catalogue, field_key
-from lesion_tasks.vocabulary import LICENCES
+from lesion_tasks.archive.vocabulary import LICENCES
 
 EDIT_KINDS = ("metadata", "relabel", "relicense", "attribution", "file")
 _NEVUS = ("Benign", "Benign melanocytic proliferations", "Nevus")

@@ -4,8 +4,8 @@ from typing import Any
 
 import numpy as np
 
-from lesion_tasks.archive_server.catalogue import Catalogue, field_key
-from lesion_tasks.vocabulary import SEARCH_BOOLEANS, SEARCH_NUMBERS, SEARCH_STRINGS
+from archive_server.holdings import Catalogue, field_key
+from lesion_tasks.archive.vocabulary import SEARCH_BOOLEANS, SEARCH_NUMBERS, SEARCH_STRINGS
 
 THICKNESS_BOUNDS_MM = tuple(step / 2 for step in range(11))  # 0.0 to 5.0; the last range is open
 _NOT_FACETS = {"isic_id", "public"}

@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 from aiohttp import web
 
-from lesion_tasks.archive_server.catalogue import Catalogue, StoredFile
+from archive_server.holdings import Catalogue, StoredFile
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _FILE_NAMES = {

@@ -12,10 +12,10 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from lesion_tasks.archive_server.query import TOP_LEVEL_FIELDS, And, Expression, Or, Term, parse
-from lesion_tasks.archive_server.state import State
-from lesion_tasks.archive_server.table import Key, Table
-from lesion_tasks.vocabulary import ACQUISITION_FIELDS, ISIC_ID
+from archive_server.state import State
+from archive_server.table import Key, Table
+from lesion_tasks.archive.query import TOP_LEVEL_FIELDS, And, Expression, Or, Term, parse
+from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, ISIC_ID
 
 N_KEPT_SEARCHES = 64
 RENDITIONS = ("full", "thumbnail_256")

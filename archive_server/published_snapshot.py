@@ -8,8 +8,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from archive_server.holdings import Catalogue
 from lesion_tasks.archive.snapshot import IMAGES_NAME, MADE_AT, METADATA_NAME
-from lesion_tasks.archive_server.catalogue import Catalogue
 
 ROWS_PER_GROUP = 5_000
 _FIRST = ("isic_id", "attribution", "copyright_license")

@@ -15,9 +15,10 @@ import numpy as np
 from aiohttp import web
 from aiohttp.web_response import ContentCoding
 
-from lesion_tasks.archive_server import admin, faults, files
-from lesion_tasks.archive_server.catalogue import Catalogue, Collection
-from lesion_tasks.archive_server.cursor import (
+from archive_server import admin, faults, files
+from archive_server.facets import count_facets
+from archive_server.holdings import Catalogue, Collection
+from archive_server.paging import (
     BY_NAME,
     CREATED,
     NEWEST_FIRST,
@@ -28,9 +29,8 @@ from lesion_tasks.archive_server.cursor import (
     decode_cursor,
     paginate,
 )
-from lesion_tasks.archive_server.facets import count_facets
-from lesion_tasks.archive_server.query import QueryCrashError, QueryError
-from lesion_tasks.vocabulary import LICENCES
+from lesion_tasks.archive.query import QueryCrashError, QueryError
+from lesion_tasks.archive.vocabulary import LICENCES
 
 API = "/api/v2/"
 _INTEGER = re.compile(r"\s*[+-]?\d{1,18}\s*")

@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from archive_server import synthetic
+from archive_server.drawing import Scene, draw, recropped
+from archive_server.holdings import Collection, Source, StoredFile
+from archive_server.paging import EPOCH
+from archive_server.synthetic_vocabulary import LOOKS
+from archive_server.table import Table
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive import folder as download
-from lesion_tasks.archive_server import synthetic
-from lesion_tasks.archive_server.catalogue import Collection, Source, StoredFile
-from lesion_tasks.archive_server.cursor import EPOCH
-from lesion_tasks.archive_server.drawing import Scene, draw, recropped
-from lesion_tasks.archive_server.synthetic_vocabulary import LOOKS
-from lesion_tasks.archive_server.table import Table
-from lesion_tasks.vocabulary import ISIC_ID
+from lesion_tasks.archive.vocabulary import ISIC_ID
 
 THUMBNAIL_PX = 256
 THUMBNAIL_QUALITY = 75

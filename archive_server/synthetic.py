@@ -14,8 +14,8 @@ from datetime import UTC, datetime
 
 import numpy as np
 
-from lesion_tasks.archive_server.cursor import EPOCH
-from lesion_tasks.archive_server.synthetic_vocabulary import (
+from archive_server.paging import EPOCH
+from archive_server.synthetic_vocabulary import (
     BENIGN_CONFIRM_TYPES,
     DIAGNOSES,
     HOSPITALS,
@@ -23,8 +23,8 @@ from lesion_tasks.archive_server.synthetic_vocabulary import (
     SITES,
     SIZES_PX,
 )
-from lesion_tasks.archive_server.table import MISSING, Column, Key, Table
-from lesion_tasks.vocabulary import LICENCES
+from archive_server.table import MISSING, Column, Key, Table
+from lesion_tasks.archive.vocabulary import LICENCES
 
 MAX_IMAGES = 9_999_999  # ids have seven digits
 

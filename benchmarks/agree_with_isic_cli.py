@@ -32,9 +32,9 @@ def as_row(document: dict[str, Any]) -> dict[str, str]:
 
 def differences(expected: Path, environment: dict[str, str]) -> list[str]:
     """Compare the peer's folder with our database and bucket; return what differs."""
-    from lesion_tasks.database import engine_for
+    from lesion_tasks.bucket import open_store
+    from lesion_tasks.database.connection import engine_for
     from lesion_tasks.settings import read_settings
-    from lesion_tasks.store import open_store
 
     with (expected / "metadata.csv").open(newline="") as stream:
         theirs = {row["isic_id"]: {k: v for k, v in row.items() if v != ""} for row in csv.DictReader(stream)}
@@ -69,7 +69,7 @@ def differences(expected: Path, environment: dict[str, str]) -> list[str]:
 @click.option("--isic-python", required=True, help="Python of an environment with isic-cli.")
 def main(source: str, query: str, isic_python: str) -> None:
     """Exit status 1 where they differ."""
-    from lesion_tasks.local import postgres
+    from lesion_tasks.database.embedded import postgres
 
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

@@ -20,10 +20,10 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import roc_auc_score
 
-from lesion_tasks.evaluation.document import evaluation_document
-from lesion_tasks.evaluation.resample import Resampling, resampled_auc
-from lesion_tasks.evaluation.scored import join
-from lesion_tasks.evaluation.threshold import choose_threshold
+from lesion_tasks.metrics.document import evaluation_document
+from lesion_tasks.metrics.resample import Resampling, resampled_auc
+from lesion_tasks.metrics.scored import join
+from lesion_tasks.metrics.threshold import choose_threshold
 
 N_IMAGES, N_GROUPS, PREVALENCE = 50_000, 20_000, 0.2
 N_LOOPED = 100

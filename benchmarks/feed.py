@@ -23,9 +23,10 @@ import keras
 import numpy as np
 from PIL import Image
 
-from lesion_tasks.dataset import Batches, Examples, PixelSource
-from lesion_tasks.materialize import SHARD_IMAGES
-from lesion_tasks.square import decode_picture
+from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.pixels.materialize import SHARD_IMAGES
+from lesion_tasks.pixels.shards import PixelSource
+from lesion_tasks.training.examples import Batches, Examples
 
 N_DRAWN, SIDE_PX, BATCH, N_EPOCHS = 4_000, 128, 32, 4
 MIN_RATIO, MIN_FIRST_RATIO = 10.0, 1.0

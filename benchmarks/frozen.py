@@ -24,15 +24,16 @@ import keras
 import numpy as np
 from sqlalchemy import make_url
 
+from lesion_tasks.bucket import DirectoryStore
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.database import engine_for, migrate
-from lesion_tasks.dataset import Data, Examples, PixelSource
-from lesion_tasks.engine import train_model
-from lesion_tasks.local import postgres
-from lesion_tasks.model import build_model, find_weights
-from lesion_tasks.prediction import predict_examples
-from lesion_tasks.store import DirectoryStore
-from lesion_tasks.training_loop import load_model, model_bytes
+from lesion_tasks.database.connection import engine_for, migrate
+from lesion_tasks.database.embedded import postgres
+from lesion_tasks.pixels.shards import PixelSource
+from lesion_tasks.training.examples import Data, Examples
+from lesion_tasks.training.loop import load_model, model_bytes
+from lesion_tasks.training.model import build_model, find_weights
+from lesion_tasks.training.predict_examples import predict_examples
+from lesion_tasks.training.stages import train_model
 
 N_TRAIN, N_VAL, N_TEST = 2_048, 256, 256
 EPOCHS = 50

@@ -278,7 +278,7 @@ def compare_records(server_url: str, home: Path, counts: Sequence[int], isic_pyt
 
 def have_every_file(environment: dict[str, str], folder: Path, ours: list[str]) -> None:
     """Leave what complete downloads leave: rows for us, and a run that finds nothing more; files for the peer."""
-    from lesion_tasks.database import engine_for
+    from lesion_tasks.database.connection import engine_for
 
     folder.mkdir()
     with engine_for(environment["LESION_DATABASE_URL"]).begin() as connection:
@@ -301,7 +301,7 @@ def _print(title: str, cost: Cost) -> None:
 def warm_up(isic_python: str) -> None:
     """Have both sides' modules compiled and in the disk's cache."""
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
-    ours = "lesion_tasks.ingest, lesion_tasks.archive.picture, lesion_tasks.archive_server.server"
+    ours = "lesion_tasks.ingest, lesion_tasks.archive.picture, archive_server.server"
     for python, modules in ((isic_python, "isic_cli.cli"), (sys.executable, ours)):
         subprocess.run([python, "-c", f"import {modules}"], check=True, env=environment)
 
@@ -381,7 +381,7 @@ def main(
     isic_python: str | None,
 ) -> None:
     """Print a table and a JSON object; exit status 1 where a target is missed."""
-    from lesion_tasks.local import postgres
+    from lesion_tasks.database.embedded import postgres
 
     if not isic_python:
         raise click.UsageError(

@@ -79,7 +79,7 @@ class Killing:
 @contextmanager
 def archive_server(source: str, port: int, faults: str = "", latency_ms: float = 0) -> Iterator[str]:
     """Serve a source in a process of its own and yield its origin."""
-    command = [sys.executable, "-m", "lesion_tasks.archive_server", "--port", str(port), "--source", source]
+    command = [sys.executable, "-m", "archive_server", "--port", str(port), "--source", source]
     command += ["--faults", faults, "--latency-ms", str(latency_ms), "--keep-files", "5000"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -141,7 +141,7 @@ def _kill_runs(environment: dict[str, str], killing: Killing, n_kills: int) -> N
 
 def _has_begun(environment: dict[str, str], started_at: datetime) -> bool:
     """Tell whether the run that started then has made its first note."""
-    from lesion_tasks.database import engine_for
+    from lesion_tasks.database.connection import engine_for
 
     with engine_for(environment["LESION_DATABASE_URL"]).connect() as connection:
         probed_at = connection.scalar(text("SELECT max(probed_at) FROM scope"))
@@ -159,9 +159,9 @@ def _run(environment: dict[str, str], code: str) -> None:
 
 def left_behind(environment: dict[str, str]) -> dict[str, Any]:
     """Return every row, by table, and every object's digest, by key."""
-    from lesion_tasks.database import engine_for
+    from lesion_tasks.bucket import open_store
+    from lesion_tasks.database.connection import engine_for
     from lesion_tasks.settings import read_settings
-    from lesion_tasks.store import open_store
 
     found: dict[str, Any] = {}
     with engine_for(environment["LESION_DATABASE_URL"]).connect() as connection:
@@ -185,7 +185,7 @@ def differences(one: dict[str, Any], other: dict[str, Any]) -> list[str]:
 
 def environment_for(server_url: str, folder: Path, name: str, bucket_url: str = "") -> dict[str, str]:
     """Make a fresh, migrated database for one run, and name an empty bucket: below `folder`, or where told."""
-    from lesion_tasks.database import engine_for, migrate
+    from lesion_tasks.database.connection import engine_for, migrate
 
     administration = make_url(server_url).set(database="postgres").render_as_string(hide_password=False)
     with engine_for(administration).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -249,7 +249,7 @@ def main(
     s3_pids: str,
 ) -> None:
     """Compare a killed story with an undisturbed one; exit status 1 where they differ."""
-    from lesion_tasks.local import postgres
+    from lesion_tasks.database.embedded import postgres
 
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)

@@ -27,13 +27,14 @@ from typing import Any
 import click
 from sqlalchemy import make_url, text
 
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for, migrate
-from lesion_tasks.local import postgres
+from lesion_tasks.bucket import open_store
+from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for, migrate
+from lesion_tasks.database.embedded import postgres
 from lesion_tasks.settings import read_settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
-from lesion_tasks.train import find_variant, note_lost_trainings
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.train import note_lost_trainings
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -26,11 +26,11 @@ def main(export: str, names: list[str]) -> None:
     """Ingest the export's records, pretend their files, and print what becomes of them."""
     from sqlalchemy import text
 
-    from lesion_tasks.curate import curate_images
-    from lesion_tasks.database import database_url, engine_for, migrate
+    from lesion_tasks.curation.curate import curate_images
+    from lesion_tasks.database.connection import database_url, engine_for, migrate
+    from lesion_tasks.database.embedded import postgres
     from lesion_tasks.ingest import ingest
-    from lesion_tasks.local import postgres
-    from lesion_tasks.split import build_split
+    from lesion_tasks.splits.split import build_split
 
     with tempfile.TemporaryDirectory(prefix="records-") as home:
         os.environ["LESION_HOME"] = home

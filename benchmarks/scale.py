@@ -39,9 +39,7 @@ curate_images()
 for name in sys.argv[1:]:
     prepare_training(name)
 """
-TRAIN = (
-    "import sys; from lesion_tasks.train import train_variant; [train_variant(name) for name in sys.argv[1:]]"
-)
+TRAIN = "import sys; from lesion_tasks.training.train import train_variant; [train_variant(name) for name in sys.argv[1:]]"
 
 
 def run_all(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> float:
@@ -101,7 +99,7 @@ def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> dict[int, f
 
     Images a second by the number of workers, with the start of their processes.
     """
-    from lesion_tasks.local import postgres
+    from lesion_tasks.database.embedded import postgres
 
     with tempfile.TemporaryDirectory() as name:
         home = Path(name)
@@ -139,7 +137,7 @@ def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> dict[int, f
 @click.option("--workers", "counts", multiple=True, type=int, default=(1, 2), show_default=True)
 def train(images: int, variants: str, counts: Sequence[int]) -> dict[int, float]:
     """Train the same variants with each number of workers, each taking every n-th; seconds by that number."""
-    from lesion_tasks.local import postgres
+    from lesion_tasks.database.embedded import postgres
 
     names = variants.split(",")
     with tempfile.TemporaryDirectory() as name:

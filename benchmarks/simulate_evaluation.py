@@ -20,19 +20,19 @@ import numpy as np
 import pandas as pd
 from scipy.stats import norm
 
-from lesion_tasks.evaluation import integrity
-from lesion_tasks.evaluation.auc import measure_auc
-from lesion_tasks.evaluation.compare import auc_difference, compare, compare_slices
-from lesion_tasks.evaluation.document import confusion_counts
-from lesion_tasks.evaluation.leaks import leaks
-from lesion_tasks.evaluation.probes import fit_probes
-from lesion_tasks.evaluation.ranking import ranking_values
-from lesion_tasks.evaluation.resample import Resampling, resampled_auc
-from lesion_tasks.evaluation.scored import Scored, join
-from lesion_tasks.evaluation.shortcut import shortcut
-from lesion_tasks.evaluation.threshold import choose_threshold
-from lesion_tasks.evaluation.verdict import Verdict, blocking
-from lesion_tasks.gates import GATES, objections
+from lesion_tasks.catalog.gates import GATES, objections
+from lesion_tasks.metrics import integrity
+from lesion_tasks.metrics.auc import measure_auc
+from lesion_tasks.metrics.compare import auc_difference, compare, compare_slices
+from lesion_tasks.metrics.document import confusion_counts
+from lesion_tasks.metrics.leaks import leaks
+from lesion_tasks.metrics.probes import fit_probes
+from lesion_tasks.metrics.ranking import ranking_values
+from lesion_tasks.metrics.resample import Resampling, resampled_auc
+from lesion_tasks.metrics.scored import Scored, join
+from lesion_tasks.metrics.shortcut import shortcut
+from lesion_tasks.metrics.threshold import choose_threshold
+from lesion_tasks.metrics.verdict import Verdict, blocking
 
 CLASSES = {"class_names": ("benign", "malignant"), "positive_class": "malignant"}
 SEED = 7

@@ -23,7 +23,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 
-from lesion_tasks import look_alikes
+from lesion_tasks.curation import picture_hashes as look_alikes
 
 SIZES = (10_000, 100_000, 1_000_000)
 DAY = 500
@@ -41,10 +41,10 @@ def measure_catalogue(n: int, home: str) -> dict[str, float]:
     from catalogue_of_records import add_made_up_records
     from sqlalchemy import text
 
-    from lesion_tasks.curate import curate_images
-    from lesion_tasks.database import database_url, engine_for, migrate
-    from lesion_tasks.local import postgres
-    from lesion_tasks.split import build_split
+    from lesion_tasks.curation.curate import curate_images
+    from lesion_tasks.database.connection import database_url, engine_for, migrate
+    from lesion_tasks.database.embedded import postgres
+    from lesion_tasks.splits.split import build_split
 
     def run() -> dict[str, float]:
         start = time.perf_counter()

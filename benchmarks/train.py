@@ -24,12 +24,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 
-from lesion_tasks.accelerator import find_accelerator
+from lesion_tasks.bucket import DirectoryStore
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.dataset import Batches, Examples, PixelSource
-from lesion_tasks.model import build_model
-from lesion_tasks.store import DirectoryStore
-from lesion_tasks.training_loop import Stage, fit
+from lesion_tasks.pixels.shards import PixelSource
+from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.examples import Batches, Examples
+from lesion_tasks.training.loop import Stage, fit
+from lesion_tasks.training.model import build_model
 
 MIN_RATIO_CPU, MIN_RATIO_GPU = 0.97, 0.95
 N_VAL = 64

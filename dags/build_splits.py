@@ -42,7 +42,7 @@ def build_splits() -> None:
     @task(execution_timeout=timedelta(hours=4))
     def curate() -> dict[str, int]:
         """Turn records and files into images, or rejects with a reason."""
-        from lesion_tasks.curate import curate_images
+        from lesion_tasks.curation.curate import curate_images
 
         return curate_images()
 
@@ -62,14 +62,14 @@ def build_splits() -> None:
     @task(map_index_template="{{ task.op_kwargs['name'] }}")
     def split(name: str) -> str:
         """Assign groups to train, val and test, and write the manifest."""
-        from lesion_tasks.split import build_split
+        from lesion_tasks.splits.split import build_split
 
         return build_split(name)
 
     @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
     def materialize(name: str, digest: str, squares: list[dict[str, Any]]) -> dict[str, str]:
         """Decode the manifest's pixels once for each size and shape."""
-        from lesion_tasks.materialize import materialize_manifest
+        from lesion_tasks.pixels.materialize import materialize_manifest
 
         for square in squares:
             materialize_manifest(digest, **square)

@@ -71,7 +71,7 @@ def promote_model() -> None:
     @task
     def standings() -> str:
         """Describe what there is to decide on: the leaderboard, as a table."""
-        from lesion_tasks.promote import leaderboard
+        from lesion_tasks.promotion.promote import leaderboard
 
         rows = leaderboard()
         columns = list(rows[0]) if rows else ["nothing to compare"]
@@ -95,7 +95,7 @@ def promote_model() -> None:
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def plan(params: dict[str, Any]) -> list[dict[str, Any]]:
         """Name the champions that were not yet scored on their candidate's images."""
-        from lesion_tasks.promote import plan_promotion
+        from lesion_tasks.promotion.promote import plan_promotion
 
         plans = [plan_promotion(task=name) for name in params["tasks"]]
         return [missing for one in plans for missing in one["rescore"]]
@@ -108,8 +108,8 @@ def promote_model() -> None:
     )
     def score_again(training_id: str, manifest_digest: str, square: dict[str, Any] | None) -> str:
         """Evaluate a champion on the images that its candidate was evaluated on."""
-        from lesion_tasks.evaluate import evaluate_training
-        from lesion_tasks.materialize import materialize_manifest
+        from lesion_tasks.evaluation.evaluate import evaluate_training
+        from lesion_tasks.pixels.materialize import materialize_manifest
 
         # The candidate may look at another size or shape, or at none.
         if square is not None:
@@ -125,7 +125,7 @@ def promote_model() -> None:
     @task(map_index_template="{{ task.op_kwargs['task_name'] }}")
     def promote(task_name: str, decided_by: str, params: dict[str, Any]) -> dict[str, Any]:
         """Compare, decide, write the reasons down, and publish."""
-        from lesion_tasks.promote import promote_model as promote_best
+        from lesion_tasks.promotion.promote import promote_model as promote_best
 
         return promote_best(task=task_name, is_forced=params["is_forced"], decided_by=decided_by)
 

@@ -37,7 +37,7 @@ def rollback_champion() -> None:
     @task(outlets=[CHAMPION])
     def roll_back(params: dict[str, Any], dag_run: Any, outlet_events: Any) -> dict[str, Any]:
         """Publish the earlier model, and write down why."""
-        from lesion_tasks.promote import rollback_champion as put_back
+        from lesion_tasks.promotion.promote import rollback_champion as put_back
 
         result = put_back(
             training_id=params["training_id"],

@@ -94,7 +94,7 @@ def train_variants() -> None:
     @task
     def choose(params: dict[str, Any]) -> list[str]:
         """Name the variants to train; none means that there is nothing to do."""
-        from lesion_tasks.train import choose_variants
+        from lesion_tasks.training.train import choose_variants
 
         return choose_variants(variants=params["variants"] or None, policy=params["policy"])
 
@@ -106,8 +106,8 @@ def train_variants() -> None:
     )
     def train(variant: str, params: dict[str, Any]) -> str:
         """Train one variant on the newest manifest of its split."""
-        from lesion_tasks.prepare import prepare_training
-        from lesion_tasks.train import train_variant
+        from lesion_tasks.training.prepare import prepare_training
+        from lesion_tasks.training.train import train_variant
 
         # Done already for the variants of the schedule.
         prepare_training(variant, is_smoke_run=params["smoke_run"])
@@ -127,7 +127,7 @@ def train_variants() -> None:
     )
     def evaluate(training_id: str) -> str:
         """Check one training's predictions, compute everything from them, and write its report."""
-        from lesion_tasks.evaluate import evaluate_training
+        from lesion_tasks.evaluation.evaluate import evaluate_training
 
         return evaluate_training(training_id)
 
@@ -145,7 +145,7 @@ def train_variants() -> None:
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def note_lost() -> list[str]:
         """Write the reason on the row of a training whose worker was killed at its last try."""
-        from lesion_tasks.train import note_lost_trainings
+        from lesion_tasks.training.train import note_lost_trainings
 
         return note_lost_trainings()
 

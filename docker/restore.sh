@@ -4,7 +4,7 @@
 set -euo pipefail
 folder=${1:?usage: restore.sh FOLDER}
 services=$(docker compose ps --services | grep -vxE 'postgres|redis|s3|init|archive')
-docker compose exec -T worker python -m lesion_tasks.local.bucket_tar load < "$folder/bucket.tar"
+docker compose exec -T worker python -m lesion_tasks.deployment.bucket_tar load < "$folder/bucket.tar"
 # shellcheck disable=SC2086 # one word for each service
 docker compose stop $services
 for name in airflow lesions; do

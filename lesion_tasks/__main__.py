@@ -38,7 +38,7 @@ def lesion() -> None:
 @lesion.command()
 def setup() -> None:
     """Create the database's tables, or bring them to the newest version."""
-    from lesion_tasks.database import migrate
+    from lesion_tasks.database.connection import migrate
 
     migrate()
     _show({"database": "up to date"})
@@ -105,7 +105,7 @@ def changes(since: str) -> None:
 @lesion.command()
 def curate() -> None:
     """Records and files -> images, or rejects with a reason."""
-    from lesion_tasks.curate import curate_images
+    from lesion_tasks.curation.curate import curate_images
 
     _show(curate_images())
 
@@ -114,7 +114,7 @@ def curate() -> None:
 @click.argument("names", nargs=-1, metavar="[SPLIT]...")
 def split(names: Sequence[str]) -> None:
     """Images -> one immutable manifest for each split (default: those of the default variants)."""
-    from lesion_tasks.split import build_split
+    from lesion_tasks.splits.split import build_split
 
     _show({name: build_split(name) for name in names or _default_splits()})
 
@@ -124,9 +124,10 @@ def split(names: Sequence[str]) -> None:
 def materialize(names: Sequence[str]) -> None:
     """Manifest -> shards of decoded pixels, at the sizes and shapes the variants of the split ask for."""
     from lesion_tasks.catalog import squares_of
-    from lesion_tasks.database import database_url, engine_for
-    from lesion_tasks.materialize import materialize_manifest
-    from lesion_tasks.train import choose_variants, manifest_in_force
+    from lesion_tasks.database.connection import database_url, engine_for
+    from lesion_tasks.pixels.materialize import materialize_manifest
+    from lesion_tasks.splits.manifest import manifest_in_force
+    from lesion_tasks.training.train import choose_variants
 
     engine = engine_for(database_url())
     # A split that is named is wanted whole; else only what the chosen variants look at.
@@ -170,8 +171,8 @@ def train(
     variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
-    from lesion_tasks.prepare import prepare_training
-    from lesion_tasks.train import choose_variants, train_variant
+    from lesion_tasks.training.prepare import prepare_training
+    from lesion_tasks.training.train import choose_variants, train_variant
 
     with _shown_whatever_happens() as done:
         for name in choose_variants(variants=variants, policy="always"):
@@ -187,9 +188,9 @@ def train(
 @_shortening
 def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Search for a variant's best parameters on val; trials made before count, test stays closed."""
-    from lesion_tasks.prepare import prepare_training
-    from lesion_tasks.search import space_of, tune_variant
-    from lesion_tasks.training_job import find_variant
+    from lesion_tasks.catalog.lookup import find_variant
+    from lesion_tasks.training.prepare import prepare_training
+    from lesion_tasks.training.search import space_of, tune_variant
 
     space_of(find_variant(variant))  # before anything that takes time
     prepare_training(variant, is_smoke_run=is_smoke_run)
@@ -201,7 +202,7 @@ def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None
 @click.option("--manifest", help="Digest of another manifest of the same task to score and evaluate on.")
 def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
     """Training -> a report bundle and a verdict (default: every finished training without one)."""
-    from lesion_tasks.evaluate import evaluate_training, list_unevaluated
+    from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
 
     with _shown_whatever_happens() as done:
         for training_id in training_ids or list_unevaluated():
@@ -215,14 +216,14 @@ def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
 @click.option("--despite-gates", is_flag=True, help="Promote the best candidate although it misses a gate.")
 def promote(tasks: Sequence[str], despite_gates: bool) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
-    from lesion_tasks.promote import RULE, plan_promotion, promote_model
+    from lesion_tasks.promotion.promote import RULE, plan_promotion, promote_model
 
     with _shown_whatever_happens() as done:
         for task in tasks or TASKS:
             plan = plan_promotion(task=task)
             for missing in plan["rescore"]:
-                from lesion_tasks.evaluate import evaluate_training
-                from lesion_tasks.materialize import materialize_manifest
+                from lesion_tasks.evaluation.evaluate import evaluate_training
+                from lesion_tasks.pixels.materialize import materialize_manifest
 
                 if missing["square"] is not None:
                     materialize_manifest(missing["manifest_digest"], **missing["square"])
@@ -238,7 +239,7 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
 @click.option("--reason", required=True, help="Why, in words.")
 def rollback(training_id: str | None, task: str, reason: str) -> None:
     """Put an earlier champion back."""
-    from lesion_tasks.promote import rollback_champion
+    from lesion_tasks.promotion.promote import rollback_champion
 
     _show(rollback_champion(training_id=training_id, reason=reason, task=task, decided_by=_person()))
 
@@ -247,7 +248,7 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
 @click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
 def leaderboard(task: str | None) -> None:
     """Show every evaluated training, best first, and the champions."""
-    from lesion_tasks.promote import leaderboard as read
+    from lesion_tasks.promotion.promote import leaderboard as read
 
     rows = [row for row in read() if task in {None, row["task"]}]
     if not rows:
@@ -260,7 +261,7 @@ def leaderboard(task: str | None) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
 def report(training_id: str, out: Path | None) -> None:
     """Say where a training's report is, or copy it out of the bucket."""
-    from lesion_tasks.store import open_store
+    from lesion_tasks.bucket import open_store
 
     store = open_store()
     folder = f"reports/{training_id}/"
@@ -284,7 +285,7 @@ def report(training_id: str, out: Path | None) -> None:
 @click.argument("champion")
 def compare(candidate: str, champion: str) -> None:
     """Compare two trainings on the same test images, pair by pair."""
-    from lesion_tasks.comparison import compare_trainings
+    from lesion_tasks.evaluation.comparison import compare_trainings
 
     found = compare_trainings(candidate, champion)
     rows = [
@@ -322,8 +323,8 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 @click.option("--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True)
 def champion(task: str) -> None:
     """Show the present champion of a task and why it is."""
-    from lesion_tasks.database import database_url, engine_for
-    from lesion_tasks.leaderboard import champion_of
+    from lesion_tasks.database.connection import database_url, engine_for
+    from lesion_tasks.evaluation.leaderboard import champion_of
 
     with engine_for(database_url()).connect() as connection:
         row = champion_of(connection, task)
@@ -334,8 +335,8 @@ def champion(task: str) -> None:
 @click.option("--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True)
 def history(task: str) -> None:
     """List every decision about a task's champion, the newest first."""
-    from lesion_tasks.database import database_url, engine_for
-    from lesion_tasks.leaderboard import decisions_of
+    from lesion_tasks.database.connection import database_url, engine_for
+    from lesion_tasks.evaluation.leaderboard import decisions_of
 
     with engine_for(database_url()).connect() as connection:
         rows = decisions_of(connection, task)
@@ -347,9 +348,9 @@ def history(task: str) -> None:
 @lesion.command()
 def publish() -> None:
     """Write champion.json and reports/index.html anew from the database."""
-    from lesion_tasks.database import database_url, engine_for
-    from lesion_tasks.leaderboard import publish as write
-    from lesion_tasks.store import open_store
+    from lesion_tasks.bucket import open_store
+    from lesion_tasks.database.connection import database_url, engine_for
+    from lesion_tasks.evaluation.leaderboard import publish as write
 
     with engine_for(database_url()).connect() as connection:
         write(open_store(), connection)
@@ -366,7 +367,7 @@ def predict(
     images: Sequence[str], task: str, age_years: float | None, sex: str | None, size_mm: float | None
 ) -> None:
     """Pictures -> the champion's probabilities, from the bucket alone. For research, not for diagnosis."""
-    from lesion_tasks.predict import predict_images
+    from lesion_tasks.promotion.serve import predict_images
 
     is_male = None if sex is None else float(sex == "male")
     given = {"age_years": age_years, "is_male": is_male, "size_mm": size_mm}
@@ -378,7 +379,7 @@ def predict(
 @click.argument("folder")
 def masks(folder: str) -> None:
     """A folder of lesion masks -> the bucket, for the variants that look at the lesion alone (optional)."""
-    from lesion_tasks.masks import import_masks
+    from lesion_tasks.training.masks import import_masks
 
     _show(import_masks(folder))
 
@@ -411,13 +412,13 @@ def variants(as_json: bool) -> None:
 @lesion.command(hidden=True)
 def docs() -> None:
     """Write the generated parts of the documents anew."""
-    from lesion_tasks.reference import write_documents
+    from lesion_tasks.cli.documents import write_documents
 
     _show({"changed": write_documents()})
 
 
 def _default_splits() -> list[str]:
-    from lesion_tasks.train import choose_variants
+    from lesion_tasks.training.train import choose_variants
 
     chosen = {VARIANTS[name].split for name in choose_variants(policy="always")}
     return [name for name in SPLITS if name in chosen]

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.laptop.airflow_api import AirflowApi
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 900

@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from lesion_tasks.local import chain
-from lesion_tasks.local.airflow_api import AirflowUnreachableError
+from lesion_tasks.laptop import chain
+from lesion_tasks.laptop.airflow_api import AirflowUnreachableError
 from stack_tests.compose import ROOT, Stack, wait_until
 
 ROUNDS = range(int(os.environ.get("LESION_FAULT_ROUNDS", "1")))

@@ -11,12 +11,12 @@ from aiohttp import web
 from PIL import Image
 from sqlalchemy import text
 
+from archive_server.holdings import Catalogue
+from archive_server.hosting import running
+from archive_server.server import API, build_app
+from archive_server.state import load_state
 from lesion_tasks.archive.client import Retry
-from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.hosting import running
-from lesion_tasks.archive_server.server import API, build_app
-from lesion_tasks.archive_server.state import load_state
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 
 FAST = Retry(n_attempts=6, first_delay_s=0.01, max_delay_s=0.05, read_timeout_s=5)
 

@@ -11,12 +11,13 @@ from PIL import Image as Pillow
 from sqlalchemy import text
 
 from lesion_tasks.archive.picture import Picture, read_picture
+from lesion_tasks.bucket import open_store
 from lesion_tasks.catalog import VARIANTS, FineTuning
-from lesion_tasks.database import copy_rows, engine_for
-from lesion_tasks.materialize import materialize_manifest
+from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
+from lesion_tasks.splits.split import build_split
 
 NOW = "2026-01-01T00:00:00+00:00"
 NEVUS = {"diagnosis_1": "Benign", "diagnosis_2": "Benign melanocytic proliferations", "diagnosis_3": "Nevus"}

@@ -13,9 +13,9 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import make_url
 
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for, migrate
-from lesion_tasks.local import postgres
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for, migrate
+from lesion_tasks.database.embedded import postgres
 from lesion_tasks.settings import Settings, read_settings
 
 # A busy machine is no failure: no example is timed.

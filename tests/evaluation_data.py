@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from lesion_tasks.evaluation.scored import Scored, join
+from lesion_tasks.metrics.scored import Scored, join
 
 CLASSES = ("benign", "malignant")
 

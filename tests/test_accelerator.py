@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lesion_tasks.catalog import FineTuning, Variant
-from lesion_tasks.dataset import filled_up
+from lesion_tasks.training.examples import filled_up
 
 # A machine's devices are counted before TensorFlow's first operation: in a process of its own.
 CODE = """
@@ -70,12 +70,12 @@ def _train(
 
     from test_training_loop import examples
 
-    from lesion_tasks.accelerator import Accelerator
-    from lesion_tasks.database import engine_for
-    from lesion_tasks.dataset import Data
-    from lesion_tasks.engine import train_model
-    from lesion_tasks.store import DirectoryStore
-    from lesion_tasks.training_loop import load_model, model_bytes
+    from lesion_tasks.bucket import DirectoryStore
+    from lesion_tasks.database.connection import engine_for
+    from lesion_tasks.training.accelerator import Accelerator
+    from lesion_tasks.training.examples import Data
+    from lesion_tasks.training.loop import load_model, model_bytes
+    from lesion_tasks.training.stages import train_model
 
     variant = Variant(**TRIED | recipe)
     # Where several devices share a batch, its rows need not be shared out evenly.

@@ -9,6 +9,7 @@ from contextlib import contextmanager
 import pytest
 from aiohttp import web
 
+from archive_server.hosting import running
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import (
     ArchiveClient,
@@ -18,7 +19,6 @@ from lesion_tasks.archive.client import (
     Retry,
     shown,
 )
-from lesion_tasks.archive_server.hosting import running
 
 FAST = Retry(n_attempts=4, first_delay_s=0.01, max_delay_s=0.02, read_timeout_s=0.3)
 MAX_BYTES = 1_000_000

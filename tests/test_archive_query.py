@@ -2,10 +2,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.query import QueryCrashError, QueryError, parse, satisfies
-from lesion_tasks.archive_server.sources import SyntheticSource
-from lesion_tasks.archive_server.state import State
+from archive_server.holdings import Catalogue
+from archive_server.sources import SyntheticSource
+from archive_server.state import State
+from lesion_tasks.archive.query import QueryCrashError, QueryError, parse, satisfies
 
 
 def record(isic_id="ISIC_0000001", image_type="dermoscopic", **clinical):

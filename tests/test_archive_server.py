@@ -17,20 +17,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from archive_server.faults import FaultPlan, parse_faults, scripted
+from archive_server.holdings import Catalogue
+from archive_server.hosting import running
+from archive_server.paging import Cursor, InvalidCursorError, InvalidPositionError, decode_cursor, paginate
+from archive_server.server import build_app
+from archive_server.sources import FolderSource, SyntheticSource, source_from_text
+from archive_server.state import State, load_state
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.cursor import (
-    Cursor,
-    InvalidCursorError,
-    InvalidPositionError,
-    decode_cursor,
-    paginate,
-)
-from lesion_tasks.archive_server.faults import FaultPlan, parse_faults, scripted
-from lesion_tasks.archive_server.hosting import running
-from lesion_tasks.archive_server.server import build_app
-from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource, source_from_text
-from lesion_tasks.archive_server.state import State, load_state
 
 SECOND_US = 1_000_000
 
@@ -627,7 +621,7 @@ def test_latency_is_a_round_trip_and_a_new_connection_costs_another(monkeypatch)
         delays.append(delay_s)
 
     with running(build_app(catalogue_of(SyntheticSource(5)), latency_ms=10)) as origin:
-        monkeypatch.setattr("lesion_tasks.archive_server.server.asyncio.sleep", note)
+        monkeypatch.setattr("archive_server.server.asyncio.sleep", note)
         for n_requests in (2, 1):
             with closing(http.client.HTTPConnection(urlsplit(origin).netloc)) as connection:
                 for _ in range(n_requests):
@@ -664,7 +658,7 @@ def test_a_wrong_fault_plan_is_refused(text):
 
 @contextmanager
 def program(*arguments):
-    command = [sys.executable, "-m", "lesion_tasks.archive_server", *arguments]
+    command = [sys.executable, "-m", "archive_server", *arguments]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         try:
             yield process

@@ -12,11 +12,11 @@ from catalogue import MELANOMA, NEVUS, add_records, archive_record, draw, rows_o
 from PIL import Image
 from sqlalchemy import text
 
-from lesion_tasks import curate
-from lesion_tasks.cleaning import CuratedImage, Rejected, curate_record
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for
-from lesion_tasks.grouping import groups_of
+from lesion_tasks.curation import curate
+from lesion_tasks.curation.cleaning import CuratedImage, Rejected, curate_record
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.curation.grouping import groups_of
+from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
 
 STORED = {"rendition": "thumbnail_256", "sha256": "ab", "reason": None, "detail": None}
@@ -238,7 +238,7 @@ def test_a_curation_killed_while_a_lesion_is_judged_again_ends_as_one_that_was_n
     correct(settings, "ISIC_0000003", patient_id="IP_0000001")
     # Ends without a word in the second batch: the corrected record is judged, the two others wait.
     code = (
-        "import os, lesion_tasks.curate as c; judge, calls = c._curate_batch, []\n"
+        "import os, lesion_tasks.curation.curate as c; judge, calls = c._curate_batch, []\n"
         "c._curate_batch = lambda *given: os.kill(os.getpid(), 9) if calls else (calls.append(1), judge(*given))[1]\n"
         "c.curate_images()"
     )
@@ -317,7 +317,7 @@ def test_groups_kept_up_to_date_day_by_day_are_those_of_all_images_at_once(
     settings: Settings, seed: int, few: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Records come, are edited, are withdrawn and return, in an order drawn from the seed."""
-    monkeypatch.setattr("lesion_tasks.regroup._FEW", few)
+    monkeypatch.setattr("lesion_tasks.curation.regroup._FEW", few)
     generator = np.random.default_rng(seed)
     version_by_number: dict[int, int] = {}
     pictures = [draw(i, is_malignant=False) for i in range(25)]

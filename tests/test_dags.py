@@ -166,7 +166,7 @@ def test_models_are_used_on_the_gpu_queue_and_nowhere_else(dags: dict[str, Any])
 
 
 def test_pools_are_those_that_are_created(dags: dict[str, Any]) -> None:
-    from lesion_tasks.local.airflow import POOLS
+    from lesion_tasks.laptop.airflow import POOLS
 
     assert {task.pool for _, task in each_task(dags)} - {"default_pool"} == set(POOLS)
 
@@ -223,7 +223,7 @@ def test_a_layer_is_due_when_its_time_came_after_it_was_last_done(
 def test_the_pool_keeps_downloads_at_what_the_archives_own_client_opens() -> None:
     from lesion_airflow import ARCHIVE_POOL, CONNECTIONS_PER_TASK
     from lesion_tasks.archive.client import N_CONNECTIONS
-    from lesion_tasks.local.airflow import POOLS
+    from lesion_tasks.laptop.airflow import POOLS
 
     assert POOLS[ARCHIVE_POOL][0] * CONNECTIONS_PER_TASK == N_CONNECTIONS
 

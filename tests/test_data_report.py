@@ -3,12 +3,12 @@
 from catalogue import NEVUS, add_records, archive_record, labelled_records, rows_of
 from test_curate import skin_jpeg
 
-from lesion_tasks.curate import curate_images
-from lesion_tasks.data_report import page_key
-from lesion_tasks.rules import REASONS
+from lesion_tasks.bucket import open_store
+from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
+from lesion_tasks.splits.data_report import page_key
+from lesion_tasks.splits.exclusions import REASONS
+from lesion_tasks.splits.split import build_split
 
 
 def page_of(settings: Settings, split: str = "malignancy_natural") -> str:

@@ -9,8 +9,9 @@ from contextlib import contextmanager
 import pytest
 from sqlalchemy import make_url, text
 
-from lesion_tasks import UnavailableError, UnusableInputError, database
-from lesion_tasks.database import engine_for
+from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks.database import connection as database
+from lesion_tasks.database.connection import engine_for
 
 
 def answer(url: str) -> object:
@@ -106,7 +107,7 @@ def test_a_wrong_address_name_or_password_is_told_at_once(
     def wait(seconds: float) -> None:
         raise AssertionError(f"waited {seconds} s for what stays wrong")
 
-    monkeypatch.setattr("lesion_tasks.database.time.sleep", wait)
+    monkeypatch.setattr("lesion_tasks.database.connection.time.sleep", wait)
     with pytest.raises(UnusableInputError, match=words) as told:
         engine_for(make_url(database_url).set(**wrong).render_as_string(hide_password=False))
     assert "secret" not in str(told.value)

@@ -89,7 +89,8 @@ def test_both_queues_have_workers_and_models_one_slot() -> None:
 
 
 def test_pools_are_those_of_the_laptop_and_train_one_model_at_a_time() -> None:
-    from lesion_tasks.local import airflow, deployment
+    from lesion_tasks.deployment import prepare_services as deployment
+    from lesion_tasks.laptop import airflow
 
     assert {name: pool["slots"] for name, pool in deployment.POOLS.items()} == {
         name: slots for name, (slots, _) in airflow.POOLS.items()
@@ -242,7 +243,11 @@ def test_values_of_the_chart_hold_no_secret_and_no_right_too_many() -> None:
     }
     assert values["config"]["core"]["plugins_folder"] == "/opt/lesion/app/plugins"
     assert {entry["queue"] for entry in values["workers"]["celery"]["sets"]} == {"default"}
-    assert values["migrateDatabaseJob"]["command"] == ["python", "-m", "lesion_tasks.local.deployment"]
+    assert values["migrateDatabaseJob"]["command"] == [
+        "python",
+        "-m",
+        "lesion_tasks.deployment.prepare_services",
+    ]
 
 
 def test_the_worker_beside_the_chart_trains_one_model_at_a_time_on_one_gpu() -> None:

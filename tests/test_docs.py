@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lesion_tasks.__main__ import lesion
-from lesion_tasks.reference import DOCUMENTS, ROOT, with_parts
+from lesion_tasks.cli.documents import DOCUMENTS, ROOT, with_parts
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 

@@ -12,8 +12,8 @@ from typing import Any
 import psutil
 import pytest
 
-from lesion_tasks.local import airflow, chain, stack
-from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.laptop import airflow, chain, stack
+from lesion_tasks.laptop.airflow_api import AirflowApi
 
 ROOT = Path(__file__).parents[1]
 N_FIRST, N_SECOND = 400, 440
@@ -44,7 +44,7 @@ def demo(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
         name: value for name, value in os.environ.items() if not name.startswith(("LESION_", "AIRFLOW"))
     }
     return subprocess.run(
-        [sys.executable, "-m", "lesion_tasks.local.demo", *arguments],
+        [sys.executable, "-m", "lesion_tasks.laptop.demo", *arguments],
         cwd=ROOT,
         env={**inherited, "LESION_HOME": str(home)},
         stdout=subprocess.PIPE,

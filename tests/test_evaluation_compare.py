@@ -5,9 +5,9 @@ from scipy.stats import t as student
 from sklearn.metrics import roc_auc_score
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.evaluation.auc import measure_auc
-from lesion_tasks.evaluation.compare import auc_difference, compare, compare_slices, two_by_two
-from lesion_tasks.evaluation.resample import Resampling
+from lesion_tasks.metrics.auc import measure_auc
+from lesion_tasks.metrics.compare import auc_difference, compare, compare_slices, two_by_two
+from lesion_tasks.metrics.resample import Resampling
 
 RESAMPLING = Resampling(n_resamples=1_000)
 

@@ -15,16 +15,16 @@ from sklearn.metrics import (
     roc_curve,
 )
 
-from lesion_tasks.evaluation import calibration, names
-from lesion_tasks.evaluation.auc import measure_auc
-from lesion_tasks.evaluation.binary import binary_figures
-from lesion_tasks.evaluation.document import evaluation_document, metrics_schema
-from lesion_tasks.evaluation.multiclass import multiclass_figures
-from lesion_tasks.evaluation.proportion import wilson
-from lesion_tasks.evaluation.ranking import CURVE_MEASURES, ranking_values, resampled_measures
-from lesion_tasks.evaluation.resample import Resampling, resampled, resampled_auc
-from lesion_tasks.evaluation.slices import slice_figures
-from lesion_tasks.evaluation.threshold import Threshold
+from lesion_tasks.metrics import calibration, names
+from lesion_tasks.metrics.auc import measure_auc
+from lesion_tasks.metrics.binary import binary_figures
+from lesion_tasks.metrics.document import evaluation_document, metrics_schema
+from lesion_tasks.metrics.multiclass import multiclass_figures
+from lesion_tasks.metrics.proportion import wilson
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
+from lesion_tasks.metrics.resample import Resampling, resampled, resampled_auc
+from lesion_tasks.metrics.slices import slice_figures
+from lesion_tasks.metrics.threshold import Threshold
 
 FEW = Resampling(n_resamples=200)
 RANKING_NAMES = ("auc", "average_precision", *CURVE_MEASURES)

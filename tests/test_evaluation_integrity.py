@@ -3,12 +3,12 @@ import pandas as pd
 import pytest
 from evaluation_data import binary, drawn, drawn_multiclass, multiclass
 
-from lesion_tasks.evaluation import integrity
-from lesion_tasks.evaluation.document import confusion_counts
-from lesion_tasks.evaluation.leaks import leaks
-from lesion_tasks.evaluation.probes import fit_probes
-from lesion_tasks.evaluation.shortcut import shortcut
-from lesion_tasks.evaluation.verdict import blocking
+from lesion_tasks.metrics import integrity
+from lesion_tasks.metrics.document import confusion_counts
+from lesion_tasks.metrics.leaks import leaks
+from lesion_tasks.metrics.probes import fit_probes
+from lesion_tasks.metrics.shortcut import shortcut
+from lesion_tasks.metrics.verdict import blocking
 
 N_POSITIVES, N_NEGATIVES = 1_826, 46_940
 

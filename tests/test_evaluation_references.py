@@ -6,10 +6,10 @@ import pytest
 from evaluation_data import binary, drawn, drawn_multiclass
 from isic_challenge_scoring.classification import ClassificationMetric, ClassificationScore
 
-from lesion_tasks.evaluation.auc import measure_auc, weighted_sum
-from lesion_tasks.evaluation.document import evaluation_document
-from lesion_tasks.evaluation.resample import Resampling
-from lesion_tasks.evaluation.threshold import Threshold
+from lesion_tasks.metrics.auc import measure_auc, weighted_sum
+from lesion_tasks.metrics.document import evaluation_document
+from lesion_tasks.metrics.resample import Resampling
+from lesion_tasks.metrics.threshold import Threshold
 
 # The scorer is older than pandas 3 and NumPy 2.
 pytestmark = [

@@ -4,8 +4,8 @@ import pytest
 from evaluation_data import CLASSES, binary, drawn
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.evaluation.scored import join
-from lesion_tasks.evaluation.threshold import choose_threshold
+from lesion_tasks.metrics.scored import join
+from lesion_tasks.metrics.threshold import choose_threshold
 
 ROWS = [
     {"isic_id": "ISIC_2", "label": "malignant", "group_id": "IP_1"},

@@ -14,13 +14,13 @@ from typing import Any
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 
+from lesion_tasks.bucket import open_store
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS
-from lesion_tasks.curate import curate_images
-from lesion_tasks.grouping import unit_interval
-from lesion_tasks.local import stack
-from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.laptop import stack
+from lesion_tasks.laptop.airflow_api import AirflowApi
 from lesion_tasks.settings import Settings, read_settings
-from lesion_tasks.store import open_store
+from lesion_tasks.splits.subsets import unit_interval
 
 pytestmark = pytest.mark.scheduler
 

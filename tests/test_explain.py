@@ -4,8 +4,8 @@ import keras
 import numpy as np
 import pytest
 
-from lesion_tasks.explain import grad_cam
-from lesion_tasks.model.serving import average_over_flips, with_calibration
+from lesion_tasks.evaluation.heatmaps import grad_cam
+from lesion_tasks.training.model.serving import average_over_flips, with_calibration
 
 
 def bright_corner_detector(*, is_nested: bool) -> keras.Model:

@@ -7,11 +7,11 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import text
 from test_path import prepare
 
-from lesion_tasks.database import engine_for
-from lesion_tasks.evaluate import evaluate_training
-from lesion_tasks.promote import promote_model
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.settings import Settings
-from lesion_tasks.train import train_variant
+from lesion_tasks.training.train import train_variant
 
 
 def test_two_promotions_at_once_decide_once(settings: Settings) -> None:
@@ -38,7 +38,7 @@ def test_a_worker_whose_clock_is_an_hour_ahead_does_not_stay_champion_for_it(set
     second = train_variant("metadata_logistic", again=True)
     evaluate_training(second)
     assert promote_model(task="malignancy", is_forced=True)["training_id"] == second
-    from lesion_tasks.leaderboard import champion_of
+    from lesion_tasks.evaluation.leaderboard import champion_of
 
     with engine_for(settings.database_url or "").connect() as connection:
         champion = champion_of(connection, "malignancy")

@@ -8,18 +8,18 @@ import numpy as np
 import pytest
 from test_training_loop import examples
 
-from lesion_tasks.accelerator import find_accelerator
+from lesion_tasks.bucket import open_store
 from lesion_tasks.catalog import VARIANTS, Variant
-from lesion_tasks.database import engine_for
-from lesion_tasks.dataset import Batches, Data, Examples, WeightedBatches
-from lesion_tasks.engine import Trained, train_model
-from lesion_tasks.features import feature_recipe, recipe_id
-from lesion_tasks.in_memory import InMemory
-from lesion_tasks.model import Weights, build_head, build_model
-from lesion_tasks.prediction import predict_examples
-from lesion_tasks.sampling import class_weights
+from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
-from lesion_tasks.store import open_store
+from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.examples import Batches, Data, Examples, WeightedBatches
+from lesion_tasks.training.frozen_features import feature_recipe, recipe_id
+from lesion_tasks.training.in_memory import InMemory
+from lesion_tasks.training.model import Weights, build_head, build_model
+from lesion_tasks.training.predict_examples import predict_examples
+from lesion_tasks.training.sampling import class_weights
+from lesion_tasks.training.stages import Trained, train_model
 
 CLASSES = ("benign", "malignant")
 
@@ -83,7 +83,7 @@ def test_a_head_on_stored_features_predicts_what_plain_keras_learns_on_pixels(se
 def test_a_stopped_extraction_goes_on_and_features_are_shared(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lesion_tasks import features
+    from lesion_tasks.training import frozen_features as features
 
     monkeypatch.setattr(features, "SHARD_IMAGES", 50)
     put_file, n_put = type(open_store(settings)).put_file, []

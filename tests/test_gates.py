@@ -1,7 +1,7 @@
 from dataclasses import replace
 from typing import Any
 
-from lesion_tasks.gates import GATES, SLICE_GUARD, Gate, cautions, objections, standing
+from lesion_tasks.catalog.gates import GATES, SLICE_GUARD, Gate, cautions, objections, standing
 
 LEADING = Gate(measure="auc", floor=0.7, margin=0.0, is_leading=True, reason="a reason")
 GUARDED = Gate(measure="sensitivity", floor=0.2, margin=0.05, reason="another reason")

@@ -5,7 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesion_tasks.grouping import QUARANTINE, SUBSETS, group_subsets, groups_of, subset_of
+from lesion_tasks.curation.grouping import groups_of
+from lesion_tasks.splits.subsets import QUARANTINE, SUBSETS, group_subsets, subset_of
 
 DRAW = {"salt": "s", "val_share": 0.2, "test_share": 0.2}
 

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from archives import FAST, execute, listed_ids, rows, scalar, serving, write_folder, write_picture
 
+from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource
+from lesion_tasks.bucket import open_store
 from lesion_tasks.ingest import (
     append_records,
     fetch_files,
@@ -22,7 +23,6 @@ from lesion_tasks.ingest import (
     sweep_records,
 )
 from lesion_tasks.ingest.fetch import _cut
-from lesion_tasks.store import open_store
 
 AT_ONCE = timedelta(0)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from archives import execute, rows, scalar, serving, write_folder, write_picture
 
+from archive_server.sources import FolderSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
-from lesion_tasks.archive_server.sources import FolderSource
 from lesion_tasks.ingest import check_files, fetch_files, ingest
 
 AT_ONCE = timedelta(0)

@@ -8,8 +8,8 @@ import pytest
 from archives import execute, listed_ids, rows, scalar, write_folder, write_picture
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_store
 from lesion_tasks.ingest import append_records, fetch_files, ingest, probe_archive, reconcile_records
-from lesion_tasks.store import open_store
 
 AT_ONCE = timedelta(0)
 

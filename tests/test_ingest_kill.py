@@ -7,6 +7,7 @@ import pytest
 from archives import FAST, execute, listed_ids, rows, scalar, serving, write_folder
 from sqlalchemy import text
 
+from archive_server.sources import FolderSource, SyntheticSource
 from benchmarks.kill_ingest import (
     FAULTS,
     Killing,
@@ -16,8 +17,7 @@ from benchmarks.kill_ingest import (
     left_behind,
     live_through,
 )
-from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource
-from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.ingest import append_records, fetch_files, ingest, reconcile_records
 from lesion_tasks.ingest.scope import scope_key, scope_lock
 

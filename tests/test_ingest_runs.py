@@ -7,9 +7,9 @@ import pytest
 from archives import rows, serving
 from click.testing import CliRunner
 
+from archive_server.sources import SyntheticSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.__main__ import lesion
-from lesion_tasks.archive_server.sources import SyntheticSource
 from lesion_tasks.ingest import (
     append_records,
     begin_ingestion,

@@ -8,11 +8,11 @@ import pytest
 from archives import execute, listed_ids, scalar, serving, write_folder
 from sqlalchemy import text
 
-from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource
-from lesion_tasks.database import engine_for
+from archive_server.sources import FolderSource, SyntheticSource
+from lesion_tasks.database.connection import engine_for
 from lesion_tasks.ingest import append_records, fetch_files, fetch_shards, ingest, reconcile_records
+from lesion_tasks.ingest.idle import settle
 from lesion_tasks.ingest.scope import scope_key
-from lesion_tasks.ingest.settled import settle
 
 LAYERS = ("append", "fetch")
 NOTED = "SELECT settled ->> 'n_listed' FROM scope"

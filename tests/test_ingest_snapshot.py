@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from archives import execute, listed_ids, rows, scalar, serving
 
+from archive_server.holdings import Catalogue
+from archive_server.published_snapshot import write_snapshot
+from archive_server.sources import SyntheticSource
+from archive_server.state import load_state
 from benchmarks.kill_ingest import environment_for
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server.catalogue import Catalogue
-from lesion_tasks.archive_server.snapshot import write_snapshot
-from lesion_tasks.archive_server.sources import SyntheticSource
-from lesion_tasks.archive_server.state import load_state
 from lesion_tasks.ingest import (
     append_records,
     fetch_files,

@@ -10,11 +10,11 @@ from archives import FAST, execute, listed_ids, rows, scalar, serving, write_fol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
 from lesion_tasks.archive.cursor import Position, cursor_of, decode_cursor, encode_cursor
 from lesion_tasks.archive.record import CheckedRecord, Refusal, canonical_hash, check_record
-from lesion_tasks.archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks.ingest import (
     append_records,
     fetch_files,
@@ -23,7 +23,7 @@ from lesion_tasks.ingest import (
     reconcile_records,
     sweep_records,
 )
-from lesion_tasks.ingest.downloading import MAX_BYTES
+from lesion_tasks.ingest.download import MAX_BYTES
 
 AT_ONCE = timedelta(0)
 

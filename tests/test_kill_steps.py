@@ -8,13 +8,13 @@ import sys
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 
-from lesion_tasks.curate import curate_images
-from lesion_tasks.evaluate import evaluate_training
-from lesion_tasks.promote import promote_model
+from lesion_tasks.bucket import open_store
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
-from lesion_tasks.train import train_variant
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.train import train_variant
 
 # Runs a step in a process that ends itself, as kill -9 would, before the write with this number.
 KILLED = """
@@ -35,8 +35,8 @@ def counted(write):
 DirectoryStore.put = counted(DirectoryStore.put)
 DirectoryStore.put_file = counted(DirectoryStore.put_file)
 """
-EVALUATE = "from lesion_tasks.evaluate import evaluate_training; evaluate_training(sys.argv[2])"
-PROMOTE = "from lesion_tasks.promote import promote_model; promote_model(task=sys.argv[2])"
+EVALUATE = "from lesion_tasks.evaluation.evaluate import evaluate_training; evaluate_training(sys.argv[2])"
+PROMOTE = "from lesion_tasks.promotion.promote import promote_model; promote_model(task=sys.argv[2])"
 BUNDLE = {"report.html", "metrics.json", "model_card.md", "roc.png", "predictions.parquet"}
 
 

@@ -13,8 +13,8 @@ import psycopg2
 import pytest
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.local import account, postgres
-from lesion_tasks.local.ports import holder, is_free
+from lesion_tasks.database.embedded import account, postgres
+from lesion_tasks.database.embedded.ports import holder, is_free
 
 
 @pytest.fixture
@@ -121,7 +121,7 @@ def test_a_pid_file_that_names_a_stranger_does_not_stop_a_start(home: Path) -> N
 
 def test_starters_at_the_same_time_share_one_server(new_home: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from lesion_tasks.local.postgres import ensure_running; "
+        "import sys; from pathlib import Path; from lesion_tasks.database.embedded.postgres import ensure_running; "
         "print(ensure_running(Path(sys.argv[1])))"
     )
     starters = [

@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from lesion_tasks import look_alikes
 from lesion_tasks.archive.picture import Picture, read_picture
-from lesion_tasks.look_alikes import (
+from lesion_tasks.curation import picture_hashes as look_alikes
+from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
     detail_correlation,

@@ -5,14 +5,14 @@ import pytest
 from catalogue import add_records, labelled_records, rows_of
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for
-from lesion_tasks.dataset import open_pixels
-from lesion_tasks.materialize import materialize_manifest
+from lesion_tasks.bucket import open_store
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.pixels.shards import open_pixels
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.square import decode_picture
-from lesion_tasks.store import open_store
+from lesion_tasks.splits.split import build_split
 
 
 def prepared(settings: Settings) -> str:
@@ -24,7 +24,7 @@ def prepared(settings: Settings) -> str:
 def test_pixels_are_those_of_the_file_whatever_shard_they_lie_in(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lesion_tasks.materialize.SHARD_IMAGES", 7)
+    monkeypatch.setattr("lesion_tasks.pixels.materialize.SHARD_IMAGES", 7)
     digest = prepared(settings)
     assert materialize_manifest(digest, 16, "pad")["decoded"] == 300
     files = rows_of(settings, "SELECT sha256, object_key FROM stored_file ORDER BY md5(sha256)")

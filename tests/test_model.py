@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.accelerator import Accelerator
-from lesion_tasks.backbones import BACKBONES
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, FineTuning, Variant
-from lesion_tasks.model import (
+from lesion_tasks.catalog.backbones import BACKBONES
+from lesion_tasks.training.accelerator import Accelerator
+from lesion_tasks.training.loop import load_model, model_bytes
+from lesion_tasks.training.model import (
     backbone_of,
     build_extractor,
     build_head,
@@ -24,12 +25,16 @@ from lesion_tasks.model import (
     preprocess,
     set_trainable,
 )
-from lesion_tasks.model.losses import BIAS_BETA, with_bias_loss
-from lesion_tasks.model.pixels import remove_hair
-from lesion_tasks.model.serving import average_over_flips, calibrated, fit_calibration, with_calibration
-from lesion_tasks.model.unet import build_unet
-from lesion_tasks.model.weights import load_base
-from lesion_tasks.training_loop import load_model, model_bytes
+from lesion_tasks.training.model.losses import BIAS_BETA, with_bias_loss
+from lesion_tasks.training.model.pixels import remove_hair
+from lesion_tasks.training.model.serving import (
+    average_over_flips,
+    calibrated,
+    fit_calibration,
+    with_calibration,
+)
+from lesion_tasks.training.model.unet import build_unet
+from lesion_tasks.training.model.weights import load_base
 
 # One of each family; the deeper members take ten seconds and more to build, and differ in their tables alone.
 FAMILIES = (
@@ -141,7 +146,7 @@ def test_a_variant_builds_and_gives_probabilities(name: str) -> None:
     model = build_model(some, None, build_unet(32, 1) if some.is_segmented else None)
     inputs = inputs_for(model)
     if some.metadata:
-        from lesion_tasks.model import adapt_metadata
+        from lesion_tasks.training.model import adapt_metadata
 
         adapt_metadata(model, np.array([[50, 1, 5], [60, 0, 7]], dtype=np.float32))
     p = np.asarray(model(inputs, training=False))

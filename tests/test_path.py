@@ -8,18 +8,18 @@ from catalogue import add_records, labelled_records, rows_of
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_store
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.comparison import compare_trainings
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for
-from lesion_tasks.evaluate import evaluate_training
-from lesion_tasks.manifest import read_manifest
-from lesion_tasks.materialize import materialize_manifest
-from lesion_tasks.promote import plan_promotion, promote_model, rollback_champion
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.comparison import compare_trainings
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.promotion.promote import plan_promotion, promote_model, rollback_champion
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
-from lesion_tasks.train import choose_variants, train_variant
+from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.train import choose_variants, train_variant
 
 SPLITS = ("malignancy_balanced_5000", "malignancy_natural")
 

@@ -15,19 +15,19 @@ import pytest
 from catalogue import add_records, draw, labelled_records, rows_of
 from sqlalchemy import make_url, text
 
-from lesion_tasks import dataset
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for
-from lesion_tasks.evaluate import evaluate_training
-from lesion_tasks.manifest import as_table, object_key, read_manifest, write_manifest
-from lesion_tasks.materialize import materialize_manifest
-from lesion_tasks.predictions import read_predictions, store_predictions
-from lesion_tasks.promote import promote_model
+from lesion_tasks.bucket import open_store
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.settings import Settings, read_settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
-from lesion_tasks.train import train_variant
-from lesion_tasks.training_loop import load_model, model_bytes
+from lesion_tasks.splits.manifest import as_table, object_key, read_manifest, write_manifest
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training import examples as dataset
+from lesion_tasks.training.loop import load_model, model_bytes
+from lesion_tasks.training.predictions import read_predictions, store_predictions
+from lesion_tasks.training.train import train_variant
 
 BALANCED = "malignancy_balanced_5000"
 

@@ -13,21 +13,21 @@ import pandas as pd
 import pytest
 
 from lesion_tasks import catalog
-from lesion_tasks.evaluation import integrity
-from lesion_tasks.evaluation.compare import compare, compare_slices
-from lesion_tasks.evaluation.document import confusion_counts, evaluation_document
-from lesion_tasks.evaluation.report import bundle_schema, render_bundle, render_index
-from lesion_tasks.evaluation.report.checklist import GUIDELINES, PERSON, fill_checklist
-from lesion_tasks.evaluation.report.markdown import escape
-from lesion_tasks.evaluation.report.model_card import model_card
-from lesion_tasks.evaluation.report.page import render_page
-from lesion_tasks.evaluation.report.plot import nice_marks
-from lesion_tasks.evaluation.report.views import natural_frequencies
-from lesion_tasks.evaluation.report.words import MINUS, NO_VALUE, flattened, moment, number, signed
-from lesion_tasks.evaluation.resample import Resampling
-from lesion_tasks.evaluation.scored import Scored, join
-from lesion_tasks.evaluation.threshold import choose_threshold
-from lesion_tasks.gates import standing
+from lesion_tasks.catalog.gates import standing
+from lesion_tasks.metrics import integrity
+from lesion_tasks.metrics.compare import compare, compare_slices
+from lesion_tasks.metrics.document import confusion_counts, evaluation_document
+from lesion_tasks.metrics.resample import Resampling
+from lesion_tasks.metrics.scored import Scored, join
+from lesion_tasks.metrics.threshold import choose_threshold
+from lesion_tasks.reports import bundle_schema, render_bundle, render_index
+from lesion_tasks.reports.checklist import GUIDELINES, PERSON, fill_checklist
+from lesion_tasks.reports.markdown import escape
+from lesion_tasks.reports.model_card import model_card
+from lesion_tasks.reports.page import render_page
+from lesion_tasks.reports.plot import nice_marks
+from lesion_tasks.reports.views import natural_frequencies
+from lesion_tasks.reports.words import MINUS, NO_VALUE, flattened, moment, number, signed
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.
 RESAMPLING = Resampling(n_resamples=60)
@@ -758,7 +758,7 @@ def test_a_row_whose_predictions_could_not_be_joined_has_a_place_but_no_figure(b
 
 def test_the_index_needs_neither_statistics_nor_plots():
     probe = (
-        "import sys; from lesion_tasks.evaluation.report import render_index; "
+        "import sys; from lesion_tasks.reports import render_index; "
         "render_index({'generated_at': None, 'tasks': []}); "
         "print([name for name in ('matplotlib', 'numpy', 'pandas', 'sklearn') if name in sys.modules])"
     )

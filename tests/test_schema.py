@@ -7,11 +7,11 @@ from catalogue import NOW, add_records, archive_record, labelled_records
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import MIGRATIONS, engine_for
-from lesion_tasks.schema import Base
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import MIGRATIONS, engine_for
+from lesion_tasks.database.schema import Base
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
+from lesion_tasks.splits.split import build_split
 
 
 def test_models_and_migrations_agree(database_url: str) -> None:

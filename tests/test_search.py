@@ -7,13 +7,14 @@ import pytest
 from catalogue import declare, rows_of
 from sqlalchemy import text
 
-from lesion_tasks import UnusableInputError, search
-from lesion_tasks.adjust import adjust
+from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS, SearchRange, SearchSpace
-from lesion_tasks.database import engine_for
-from lesion_tasks.search import Trial, propose, tune_variant
+from lesion_tasks.catalog.shortened import adjust
+from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
-from lesion_tasks.train import choose_variants, train_variant
+from lesion_tasks.training import search
+from lesion_tasks.training.search import Trial, propose, tune_variant
+from lesion_tasks.training.train import choose_variants, train_variant
 
 RANGES = (
     SearchRange(field="learning_rate", low=1e-4, high=1e-1, is_log=True),

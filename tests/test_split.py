@@ -14,17 +14,17 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.balance import draw_members
+from lesion_tasks.bucket import open_store
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import engine_for
-from lesion_tasks.grouping import QUARANTINE, SUBSETS, subset_of, unit_interval
-from lesion_tasks.manifest import as_table, digest_of, read_manifest
-from lesion_tasks.manifest_checks import check_manifest
-from lesion_tasks.members import judge_images
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
+from lesion_tasks.splits.balance import draw_members
+from lesion_tasks.splits.manifest import as_table, digest_of, read_manifest
+from lesion_tasks.splits.manifest_checks import check_manifest
+from lesion_tasks.splits.members import judge_images
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.splits.subsets import QUARANTINE, SUBSETS, subset_of, unit_interval
 
 TASK = TASKS["malignancy"]
 NATURAL = Split(name="natural", task="malignancy")

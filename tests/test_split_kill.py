@@ -15,13 +15,13 @@ from catalogue import add_records, archive_record, labelled_records, rows_of
 from sqlalchemy import event
 from test_curate import skin_jpeg
 
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.materialize import materialize_manifest
-from lesion_tasks.schema import Base
+from lesion_tasks.bucket import open_store
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.database.schema import Base
+from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.settings import Settings
-from lesion_tasks.split import build_split
-from lesion_tasks.store import open_store
+from lesion_tasks.splits.split import build_split
 
 SPLIT = "malignancy_balanced_5000"
 
@@ -80,8 +80,8 @@ def counted(step: Callable[[], object], dies_at: int | None = None) -> int:
 @contextmanager
 def small_batches() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("lesion_tasks.curate.BATCH_ROWS", 60)
-        patch.setattr("lesion_tasks.materialize.SHARD_IMAGES", 40)
+        patch.setattr("lesion_tasks.curation.curate.BATCH_ROWS", 60)
+        patch.setattr("lesion_tasks.pixels.materialize.SHARD_IMAGES", 40)
         yield
 
 

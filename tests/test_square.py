@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from lesion_tasks.catalog import fit_name, square_of, squares_of
-from lesion_tasks.square import decode_picture
+from lesion_tasks.pixels.decode import decode_picture
 
 
 def striped(width: int = 40, height: int = 30) -> bytes:

@@ -13,7 +13,7 @@ import boto3
 import pytest
 
 from lesion_tasks import UnavailableError, UnusableInputError
-from lesion_tasks.store import ABANDONED_AFTER_S, PARTS, DirectoryStore, MissingObjectError, S3Store, Store
+from lesion_tasks.bucket import ABANDONED_AFTER_S, PARTS, DirectoryStore, MissingObjectError, S3Store, Store
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +115,7 @@ def test_a_write_that_fails_leaves_the_old_object(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_no_object_and_is_removed_after_a_day(tmp_path: Path) -> None:
     writer = (
-        "import os, sys; from pathlib import Path; from lesion_tasks.store import DirectoryStore\n"
+        "import os, sys; from pathlib import Path; from lesion_tasks.bucket import DirectoryStore\n"
         "with DirectoryStore(Path(sys.argv[1]))._replacing('a/b') as part:\n"
         "    part.write_bytes(b'half'); os.kill(os.getpid(), 9)"
     )

@@ -9,11 +9,11 @@ from sklearn.model_selection import GroupKFold, cross_val_predict
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from archive_server import synthetic, synthetic_vocabulary
+from archive_server.drawing import draw
+from archive_server.sources import SyntheticSource, source_from_text
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive_server import synthetic, synthetic_vocabulary
-from lesion_tasks.archive_server.drawing import draw
-from lesion_tasks.archive_server.sources import SyntheticSource, source_from_text
-from lesion_tasks.vocabulary import ISIC_ID
+from lesion_tasks.archive.vocabulary import ISIC_ID
 
 
 @pytest.fixture(scope="module")

@@ -15,16 +15,16 @@ from PIL import Image
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_store
 from lesion_tasks.catalog import ASPECTS, VARIANTS
-from lesion_tasks.curate import curate_images
-from lesion_tasks.database import advisory_lock, engine_for
-from lesion_tasks.leaderboard import publish
-from lesion_tasks.masks import import_masks
-from lesion_tasks.predict import predict_images
-from lesion_tasks.prepare import prepare_training
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import advisory_lock, engine_for
+from lesion_tasks.evaluation.leaderboard import publish
+from lesion_tasks.promotion.serve import predict_images
 from lesion_tasks.settings import Settings
-from lesion_tasks.store import open_store
-from lesion_tasks.train import note_lost_trainings, train_variant
+from lesion_tasks.training.masks import import_masks
+from lesion_tasks.training.prepare import prepare_training
+from lesion_tasks.training.train import note_lost_trainings, train_variant
 
 
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
@@ -48,10 +48,10 @@ PATHS = (
 
 @pytest.mark.parametrize("name", PATHS)
 def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str) -> None:
-    from lesion_tasks.dataset import load_examples
-    from lesion_tasks.manifest import read_manifest
-    from lesion_tasks.prediction import predict_examples
-    from lesion_tasks.training_loop import load_model
+    from lesion_tasks.splits.manifest import read_manifest
+    from lesion_tasks.training.examples import load_examples
+    from lesion_tasks.training.loop import load_model
+    from lesion_tasks.training.predict_examples import predict_examples
 
     training_id = train_variant(declare(name))
     row, said = stored(small, training_id)
@@ -209,7 +209,7 @@ def test_memory_that_runs_out_leaves_a_row_with_the_reason_and_a_retry_is_clean(
 ) -> None:
     import tensorflow as tf
 
-    from lesion_tasks import engine
+    from lesion_tasks.training import stages as engine
 
     name = declare("metadata_mlp")
 
@@ -260,10 +260,10 @@ def test_too_few_images_end_a_training_with_the_reason(small: Settings, changed:
 def test_a_manifest_of_one_class_ends_a_training_with_the_reason(
     small: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lesion_tasks import train
+    from lesion_tasks.training import train
 
     def benign_alone(store: object, key: str) -> object:
-        from lesion_tasks.manifest import read_manifest
+        from lesion_tasks.splits.manifest import read_manifest
 
         rows = read_manifest(store, key)  # type: ignore[arg-type]
         return rows[(rows["label"] == "benign") | (rows["subset"] != "train")]

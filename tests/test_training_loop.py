@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.accelerator import find_accelerator
+from lesion_tasks.bucket import DirectoryStore
 from lesion_tasks.catalog import Variant
-from lesion_tasks.dataset import Batches, Examples, PixelSource
-from lesion_tasks.model import build_model
-from lesion_tasks.store import DirectoryStore
-from lesion_tasks.training_loop import Stage, fit
+from lesion_tasks.pixels.shards import PixelSource
+from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.examples import Batches, Examples
+from lesion_tasks.training.loop import Stage, fit
+from lesion_tasks.training.model import build_model
 
 EPOCHS = 14
 KILLS = 10

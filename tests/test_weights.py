@@ -17,11 +17,11 @@ from keras.src.backend import config
 from keras.src.legacy.saving import legacy_h5_format
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.accelerator import find_accelerator
+from lesion_tasks.bucket import DirectoryStore
 from lesion_tasks.catalog import Variant
-from lesion_tasks.model.weights import find_weights, load_base
-from lesion_tasks.store import DirectoryStore
-from lesion_tasks.training_loop import load_model
+from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.loop import load_model
+from lesion_tasks.training.model.weights import find_weights, load_base
 
 # The name under which Keras publishes this backbone at 96 px.
 FILE = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_0.35_96_no_top.h5"

@@ -12,7 +12,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveClient, ArchiveUnavailableError, Body, shown
 from lesion_tasks.archive.cursor import NEWEST, cursor_of, decode_cursor
 from lesion_tasks.archive.listing import Page, Probe, RefusedCursorError
-from lesion_tasks.vocabulary import ISIC_ID
+from lesion_tasks.archive.vocabulary import ISIC_ID
 
 PAGE_LENGTH = 100
 MAX_REQUEST_LINE = 8_000  # the archive refuses request lines over 8192 bytes

@@ -18,7 +18,7 @@ from PIL import Image
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
-from lesion_tasks.vocabulary import (
+from lesion_tasks.archive.vocabulary import (
     ACQUISITION_FIELDS,
     BOOLEAN_FIELDS,
     DECIMAL_FIELDS,

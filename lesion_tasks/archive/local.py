@@ -16,9 +16,9 @@ from lesion_tasks.archive.client import Body
 from lesion_tasks.archive.folder import open_folder
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Page, Probe, RefusedCursorError
+from lesion_tasks.archive.query import Expression, QueryCrashError, QueryError, parse, satisfies
 from lesion_tasks.archive.snapshot import METADATA_NAME, Snapshot, is_snapshot
-from lesion_tasks.archive_server.query import Expression, QueryCrashError, QueryError, parse, satisfies
-from lesion_tasks.vocabulary import ISIC_ID
+from lesion_tasks.archive.vocabulary import ISIC_ID
 
 PAGE_LENGTH = 500
 

@@ -15,7 +15,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lesion_tasks.vocabulary import ACQUISITION_FIELDS, SEARCH_BOOLEANS, SEARCH_NUMBERS, SEARCH_STRINGS
+from lesion_tasks.archive.vocabulary import (
+    ACQUISITION_FIELDS,
+    SEARCH_BOOLEANS,
+    SEARCH_NUMBERS,
+    SEARCH_STRINGS,
+)
 
 Value = str | int | float | bool | None
 

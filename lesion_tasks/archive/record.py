@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
-from lesion_tasks.vocabulary import DECIMAL_FIELDS, ISIC_ID
+from lesion_tasks.archive.vocabulary import DECIMAL_FIELDS, ISIC_ID
 
 # The largest record seen has 2 kB. Postgres would take more; a page of such records should not.
 MAX_RECORD_BYTES = 65_536

@@ -17,8 +17,8 @@ from typing import TYPE_CHECKING, Any
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RefusedUrlError
 from lesion_tasks.archive.folder import RECORD_FIELDS, record_from_row
+from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, ISIC_ID
 from lesion_tasks.archive.zipped import ZippedPictures
-from lesion_tasks.vocabulary import ACQUISITION_FIELDS, ISIC_ID
 
 if TYPE_CHECKING:
     import pyarrow.parquet

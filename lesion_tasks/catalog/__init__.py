@@ -4,7 +4,7 @@ Standard library only, because DAG files read it at every parse. Each entry chec
 and a repeated name is an error, never an override.
 """
 
-from lesion_tasks.backbones import BACKBONES
+from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.entries import by_name, fingerprint
 from lesion_tasks.catalog.recipe import (
     ARCHITECTURES,

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from lesion_tasks.backbones import BACKBONES
+from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 

@@ -9,8 +9,8 @@ from dataclasses import asdict, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.backbones import BACKBONES
 from lesion_tasks.catalog import Variant
+from lesion_tasks.catalog.backbones import BACKBONES
 
 SMOKE_SIDE_PX = 32
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from lesion_tasks.backbones import BACKBONES
+from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.entries import by_name
 from lesion_tasks.catalog.recipe import FineTuning, SearchRange, SearchSpace, Variant
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from lesion_tasks.catalog import SPLITS, VARIANTS
-from lesion_tasks.gates import GATES, SLICE_GUARD
+from lesion_tasks.catalog.gates import GATES, SLICE_GUARD
 
 ROOT = Path(__file__).parent.parent
 DOCUMENTS = ("README.md", "docs/data_dictionary.md", "docs/promotion.md", "docs/settings.md")
@@ -65,7 +65,7 @@ def gates_table() -> str:
 
 def dictionary() -> str:
     """Every table and column."""
-    from lesion_tasks.schema import Base
+    from lesion_tasks.database.schema import Base
 
     parts = []
     for mapper in sorted(Base.registry.mappers, key=lambda m: _line_of(m.class_)):

@@ -11,8 +11,8 @@ from os import cpu_count
 import numpy as np
 from sqlalchemy import Connection, text
 
-from lesion_tasks.database import copy_out, copy_rows
-from lesion_tasks.look_alikes import (
+from lesion_tasks.bucket import MissingObjectError, Store
+from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
     detail_correlation,
@@ -20,8 +20,8 @@ from lesion_tasks.look_alikes import (
     print_correlation,
     read_detail,
 )
+from lesion_tasks.database.bulk import copy_out, copy_rows
 from lesion_tasks.progress import progress
-from lesion_tasks.store import MissingObjectError, Store
 
 _BATCH_PAIRS = 20_000
 _CACHED_DETAILS = 4_096  # 17 KiB each

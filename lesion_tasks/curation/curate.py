@@ -14,12 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.cleaning import RULES_VERSION, CuratedImage, Rejected, curate_record
-from lesion_tasks.database import database_url, engine_for, upsert_rows
-from lesion_tasks.grouping import atom_of
-from lesion_tasks.lesions import settle_lesions
+from lesion_tasks.curation.cleaning import RULES_VERSION, CuratedImage, Rejected, curate_record
+from lesion_tasks.curation.grouping import atom_of
+from lesion_tasks.curation.lesions import settle_lesions
+from lesion_tasks.curation.regroup import NEXT_NUMBER, regroup
+from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.progress import progress
-from lesion_tasks.regroup import NEXT_NUMBER, regroup
 
 BATCH_ROWS = 5_000
 

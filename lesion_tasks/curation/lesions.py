@@ -5,8 +5,8 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.cleaning import RULES_VERSION, CuratedImage, Rejected
-from lesion_tasks.database import upsert_rows
+from lesion_tasks.curation.cleaning import RULES_VERSION, CuratedImage, Rejected
+from lesion_tasks.database.bulk import upsert_rows
 
 _CONTESTED = "two patients"  # stands in the place of a patient id
 

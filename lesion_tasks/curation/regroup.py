@@ -7,10 +7,10 @@ are deleted. The result is that of computing all groups from all images at once.
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.copies import compare_pictures, copies_among
-from lesion_tasks.database import copy_rows
-from lesion_tasks.grouping import groups_of
-from lesion_tasks.store import open_store
+from lesion_tasks.bucket import open_store
+from lesion_tasks.curation.copies import compare_pictures, copies_among
+from lesion_tasks.curation.grouping import groups_of
+from lesion_tasks.database.bulk import copy_rows
 
 # Changes are numbered, so that a split can ask for those it has not seen.
 NEXT_NUMBER = text("""

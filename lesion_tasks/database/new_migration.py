@@ -11,8 +11,8 @@ import click
 from alembic import command
 from alembic.config import Config
 
-from lesion_tasks.database import MIGRATIONS, engine_for, migrate
-from lesion_tasks.local import postgres
+from lesion_tasks.database.connection import MIGRATIONS, engine_for, migrate
+from lesion_tasks.database.embedded import postgres
 
 
 @click.command(help=__doc__)

@@ -1,7 +1,7 @@
 """A whole bucket -> one tar on standard output, and back: what a backup of the team's stack needs.
 
-    python -m lesion_tasks.local.bucket_tar save > bucket.tar
-    python -m lesion_tasks.local.bucket_tar load < bucket.tar
+    python -m lesion_tasks.deployment.bucket_tar save > bucket.tar
+    python -m lesion_tasks.deployment.bucket_tar load < bucket.tar
 
 Everything in the bucket of LESION_BUCKET_URL goes in, also what lies outside its prefix, such as task logs. One object
 at a time is held in memory. `load` replaces objects of the same key and removes nothing.

@@ -1,6 +1,6 @@
 """What a deployment needs before its services start: both databases migrated, pools, bucket, the UI's password.
 
-    python -m lesion_tasks.local.deployment
+    python -m lesion_tasks.deployment.prepare_services
 
 Run by the compose file's `init` service before any other; safe to run again at every start.
 """
@@ -13,7 +13,7 @@ import tempfile
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database import migrate
+from lesion_tasks.database.connection import migrate
 from lesion_tasks.settings import read_settings
 
 # Keep the slots as the archive's operators would accept, and one training at a time.

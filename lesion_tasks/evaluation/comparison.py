@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Store, open_store
 from lesion_tasks.catalog import TASKS, Task, square_of
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.manifest import read_manifest
-from lesion_tasks.predictions import join_to_manifest, read_predictions
-from lesion_tasks.store import Store, open_store
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.training.predictions import join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
-    from lesion_tasks.evaluation.scored import Scored
+    from lesion_tasks.metrics.scored import Scored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +88,7 @@ def compare_contenders(
     Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
     the test set) and two_by_two: both models on both test sets, None while one of the four is missing.
     """
-    from lesion_tasks.evaluation.compare import compare, compare_slices, two_by_two
+    from lesion_tasks.metrics.compare import compare, compare_slices, two_by_two
 
     task = TASKS[candidate.task]
     new = candidate.manifest_digest, candidate.manifest_key

@@ -15,7 +15,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.case import (
+from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.catalog import fit_name, square_of
+from lesion_tasks.catalog.gates import standing
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.evaluation.comparison import compare_contenders, find_contender
+from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish
+from lesion_tasks.evaluation.run_checks import judge
+from lesion_tasks.evaluation.subject import (
     Case,
     data_changes,
     data_facts,
@@ -24,24 +31,17 @@ from lesion_tasks.case import (
     manifest_facts,
     training_facts,
 )
-from lesion_tasks.catalog import fit_name, square_of
-from lesion_tasks.checks import judge
-from lesion_tasks.comparison import compare_contenders, find_contender
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.gates import standing
-from lesion_tasks.leaderboard import champion_of, leading_measure, publish
-from lesion_tasks.predictions import join_to_manifest, read_predictions, store_predictions
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.store import Store, open_store
+from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
 
 if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-    from lesion_tasks.dataset import Examples
-    from lesion_tasks.evaluation.scored import Scored
-    from lesion_tasks.evaluation.verdict import Verdict
+    from lesion_tasks.metrics.scored import Scored
+    from lesion_tasks.metrics.verdict import Verdict
+    from lesion_tasks.training.examples import Examples
 
 log = logging.getLogger(__name__)
 
@@ -85,7 +85,7 @@ def list_unevaluated() -> list[str]:
 
 
 def _load_model(store: Store, case: Case) -> "keras.Model":
-    from lesion_tasks.training_loop import load_model
+    from lesion_tasks.training.loop import load_model
 
     data = store.get(case.training.model_key)
     found = hashlib.sha256(data).hexdigest()
@@ -97,7 +97,7 @@ def _load_model(store: Store, case: Case) -> "keras.Model":
 
 
 def _load_examples(engine: Engine, store: Store, case: Case) -> "dict[str, Examples]":
-    from lesion_tasks.dataset import load_examples
+    from lesion_tasks.training.examples import load_examples
 
     recipe = case.training.recipe
     square = square_of(recipe)
@@ -119,7 +119,7 @@ def _ensure_predictions(
     engine: Engine, case: Case, model: "keras.Model", examples: "dict[str, Examples]"
 ) -> None:
     """On another manifest than its own, a training has said nothing yet: score its subsets once."""
-    from lesion_tasks.prediction import predict_examples
+    from lesion_tasks.training.predict_examples import predict_examples
 
     if case.is_own_manifest:
         return
@@ -150,8 +150,8 @@ def _measure(
     stored: "dict[str, pd.DataFrame]",
 ) -> dict[str, Any]:
     """The bundle: everything that is known of this training on this manifest, as one JSON-able document."""
-    from lesion_tasks.evaluation.document import evaluation_document
-    from lesion_tasks.evaluation.integrity import ids_differ
+    from lesion_tasks.metrics.document import evaluation_document
+    from lesion_tasks.metrics.integrity import ids_differ
 
     verdicts = [ids_differ(stored["test"].index, case.subset("test")["isic_id"])]
     scored: dict[str, Scored] = {}
@@ -196,7 +196,7 @@ def _measure(
 def _examples(
     case: Case, model: "keras.Model", examples: "dict[str, Examples]", stored: "Mapping[str, pd.DataFrame]"
 ) -> list[dict[str, Any]]:
-    from lesion_tasks.explain import confident_examples
+    from lesion_tasks.evaluation.heatmaps import confident_examples
 
     labels = case.subset("test").set_index("isic_id")["label"]
     return confident_examples(model, examples["test"], stored["test"], labels)
@@ -252,7 +252,7 @@ def _store_bundle(
 ) -> None:
     import pandas as pd
 
-    from lesion_tasks.evaluation.report import render_bundle
+    from lesion_tasks.reports import render_bundle
 
     files = render_bundle(bundle)
     keyed = pd.concat([frame.assign(subset=subset) for subset, frame in predictions.items()])

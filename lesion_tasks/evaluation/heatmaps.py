@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from PIL import Image
 
-from lesion_tasks.dataset import Examples
-from lesion_tasks.model.serving import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
+from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.serving import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
 
 N_EACH = 4
 SHOWN_PX = 192

@@ -5,9 +5,9 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.bucket import Store
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.gates import GATES
-from lesion_tasks.store import Store
+from lesion_tasks.catalog.gates import GATES
 
 
 def champion_of(connection: Connection, task: str) -> Any | None:
@@ -124,7 +124,7 @@ def _value(figures: dict[str, Any], measure: str) -> float | None:
 
 def publish(store: Store, connection: Connection) -> None:
     """Write `reports/index.html` and then `champion.json` from what Postgres says."""
-    from lesion_tasks.evaluation.report import render_index
+    from lesion_tasks.reports import render_index
 
     store.put(
         "reports/index.html",

@@ -5,17 +5,17 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-from lesion_tasks.case import Case, random_weight_baseline
-from lesion_tasks.copies import picture_numbers
-from lesion_tasks.predictions import join_to_manifest, read_predictions
+from lesion_tasks.curation.copies import picture_numbers
+from lesion_tasks.evaluation.subject import Case, random_weight_baseline
+from lesion_tasks.training.predictions import join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
     import keras
     import pandas as pd
 
-    from lesion_tasks.dataset import Examples
-    from lesion_tasks.evaluation.scored import Scored
-    from lesion_tasks.evaluation.verdict import Verdict
+    from lesion_tasks.metrics.scored import Scored
+    from lesion_tasks.metrics.verdict import Verdict
+    from lesion_tasks.training.examples import Examples
 
 # How much is scored again to see that the stored model serves what was measured.
 N_ALONE = 16
@@ -32,11 +32,11 @@ def judge(
     examples: "Mapping[str, Examples]",
 ) -> "list[Verdict]":
     """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test`."""
-    from lesion_tasks.evaluation import integrity
-    from lesion_tasks.evaluation.document import confusion_counts
-    from lesion_tasks.evaluation.leaks import leaks
-    from lesion_tasks.evaluation.probes import fit_probes
-    from lesion_tasks.evaluation.shortcut import shortcut
+    from lesion_tasks.metrics import integrity
+    from lesion_tasks.metrics.document import confusion_counts
+    from lesion_tasks.metrics.leaks import leaks
+    from lesion_tasks.metrics.probes import fit_probes
+    from lesion_tasks.metrics.shortcut import shortcut
 
     test = scored["test_natural"]
     threshold = case.training.threshold
@@ -72,7 +72,7 @@ def rescore(case: Case, model: "keras.Model", test: "Examples") -> dict[str, dic
     """Score again with the model loaded afresh: every test image in batches, some permuted, some alone."""
     import numpy as np
 
-    from lesion_tasks.prediction import predict_examples
+    from lesion_tasks.training.predict_examples import predict_examples
 
     classes = case.task.classes
     shuffled = np.random.default_rng(_SEED).permutation(len(test))

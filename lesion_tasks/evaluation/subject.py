@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Store
 from lesion_tasks.catalog import TASKS, Task
-from lesion_tasks.manifest import read_manifest
-from lesion_tasks.store import Store
+from lesion_tasks.splits.manifest import read_manifest
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lesion_tasks.evaluation.threshold import Threshold
+    from lesion_tasks.metrics.threshold import Threshold
 
 # What a recipe may differ in and still be the same recipe from other weights.
 _NAMING = ("name", "title", "reproduces", "is_pretrained")
@@ -45,7 +45,7 @@ class Case:
     @property
     def threshold(self) -> "Threshold | None":
         """The operating point that was stored with the model."""
-        from lesion_tasks.evaluation.threshold import Threshold
+        from lesion_tasks.metrics.threshold import Threshold
 
         if self.training.threshold is None:
             return None

@@ -14,12 +14,12 @@ from lesion_tasks.ingest.append import append_records, probe_archive
 from lesion_tasks.ingest.changes import Change, changed_fields, list_changes
 from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files, fetch_shards
+from lesion_tasks.ingest.passes import LAYERS, ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion, last_done, moment_of
-from lesion_tasks.ingest.soft_rules import check_vocabulary
 from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 from lesion_tasks.ingest.wanted import wanted_rendition
-from lesion_tasks.ingest.whole import LAYERS, ingest
 
 __all__ = [
     "LAYERS",

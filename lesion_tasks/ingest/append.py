@@ -22,8 +22,9 @@ from lesion_tasks.archive.cursor import Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing, Page, Probe, RefusedCursorError
 from lesion_tasks.archive.record import CheckedRecord, Refusal
-from lesion_tasks.database import open_session
-from lesion_tasks.ingest.handover import hand_over
+from lesion_tasks.database.connection import open_session
+from lesion_tasks.database.schema import Scope
+from lesion_tasks.ingest.idle import settled
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     n_listed,
@@ -34,10 +35,9 @@ from lesion_tasks.ingest.scope import (
     scope_key,
     scope_lock,
 )
-from lesion_tasks.ingest.settled import settled
-from lesion_tasks.ingest.writing import check_items, write_records
+from lesion_tasks.ingest.snapshot_handover import hand_over
+from lesion_tasks.ingest.write_records import check_items, write_records
 from lesion_tasks.progress import Advance, progress
-from lesion_tasks.schema import Scope
 
 log = logging.getLogger(__name__)
 

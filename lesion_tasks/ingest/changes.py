@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 
 KINDS = ("new", "edited", "relabelled", "relicensed", "missing", "withdrawn", "returned")
 _LABEL = tuple(f"metadata.clinical.diagnosis_{level}" for level in range(1, 6))

@@ -23,7 +23,7 @@ from lesion_tasks.archive.client import (
     Retry,
 )
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, open_listing, probed_scope, scope_key, scope_lock
 from lesion_tasks.progress import progress
 

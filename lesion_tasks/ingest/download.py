@@ -31,11 +31,12 @@ from lesion_tasks.archive.client import (
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.picture import Picture, Unusable, read_picture
 from lesion_tasks.archive.zipped import DamagedFileError
-from lesion_tasks.database import open_session, upsert_rows
+from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, open_listing
 from lesion_tasks.ingest.wanted import COUNT_WANTED, THUMBNAIL_PX, WANTED
 from lesion_tasks.progress import Advance, progress
-from lesion_tasks.store import Store, open_store
 
 log = logging.getLogger(__name__)
 

@@ -13,10 +13,10 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
-from lesion_tasks.database import open_session
-from lesion_tasks.ingest.handover import adopt_files
+from lesion_tasks.database.connection import open_session
+from lesion_tasks.ingest.idle import is_fetched, settle
 from lesion_tasks.ingest.scope import probed_scope, scope_key, scope_lock
-from lesion_tasks.ingest.settled import is_fetched, settle
+from lesion_tasks.ingest.snapshot_handover import adopt_files
 from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wanted, wanted_values
 
 SHARD_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
@@ -92,7 +92,7 @@ def fetch_files(
     if is_fetched(key, probed_scope(key), values["rendition"]) and is_whole:
         return {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
     # Loading what decodes pictures takes longer than a run with nothing to do.
-    from lesion_tasks.ingest.downloading import Downloading
+    from lesion_tasks.ingest.download import Downloading
 
     with scope_lock(key, f"files {shard}"):
         adopt_files(key, values["rendition"])

@@ -10,9 +10,9 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text, update
 
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
+from lesion_tasks.database.schema import Scope
 from lesion_tasks.ingest.scope import ScopeKey, n_listed
-from lesion_tasks.schema import Scope
 
 
 @dataclass(frozen=True, kw_only=True)

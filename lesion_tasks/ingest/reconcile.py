@@ -17,7 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     n_listed,
@@ -28,7 +28,7 @@ from lesion_tasks.ingest.scope import (
     scope_lock,
 )
 from lesion_tasks.ingest.shards import ShardReads, digits_for, pieces, prefixes, read_shard, split
-from lesion_tasks.ingest.writing import check_items, write_records
+from lesion_tasks.ingest.write_records import check_items, write_records
 from lesion_tasks.progress import progress
 
 log = logging.getLogger(__name__)

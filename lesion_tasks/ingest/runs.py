@@ -7,9 +7,9 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
+from lesion_tasks.database.schema import Ingestion
 from lesion_tasks.ingest.scope import scope_key
-from lesion_tasks.schema import Ingestion
 
 N_RUNS_NAMED = 5
 

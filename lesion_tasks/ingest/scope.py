@@ -15,8 +15,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import ApiListing, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry, shown
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database import database_url, engine_for, open_session
-from lesion_tasks.schema import Scope
+from lesion_tasks.database.connection import database_url, engine_for, open_session
+from lesion_tasks.database.schema import Scope
 from lesion_tasks.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)

@@ -18,10 +18,10 @@ from sqlalchemy import text
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.append import RECORDS_PER_COMMIT, pages_from
 from lesion_tasks.ingest.scope import ScopeKey
-from lesion_tasks.ingest.writing import check_items, write_records
+from lesion_tasks.ingest.write_records import check_items, write_records
 
 log = logging.getLogger(__name__)
 

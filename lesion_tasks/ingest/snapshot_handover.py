@@ -11,7 +11,7 @@ from dataclasses import replace
 from sqlalchemy import text
 
 from lesion_tasks.archive.api import is_api
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, read_scope, scope_lock
 
 log = logging.getLogger(__name__)

@@ -14,8 +14,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from lesion_tasks import vocabulary
-from lesion_tasks.database import open_session
+from lesion_tasks.archive import vocabulary
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, probed_scope, scope_key
 
 # Measured by the archive or renamed by it: no contributor's metadata, so no rule is about them.

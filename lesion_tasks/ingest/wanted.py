@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.database import open_session
+from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey
 
 ISIC_ID_LENGTH = len("ISIC_0000000")

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.record import CheckedRecord, Refusal, check_record
-from lesion_tasks.database import upsert_rows
+from lesion_tasks.database.bulk import upsert_rows
 
 # Held to the end of each batch's transaction. Two scopes may list one record, and both would give it version 2.
 _ONE_WRITER = 0x6C6573696F6E

@@ -23,10 +23,10 @@ from pathlib import Path
 import psycopg2
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.local import postgres
-from lesion_tasks.local.airflow_api import AirflowApi
-from lesion_tasks.local.ports import free_port, holder, is_free
-from lesion_tasks.local.processes import (
+from lesion_tasks.database.embedded import postgres
+from lesion_tasks.database.embedded.ports import free_port, holder, is_free
+from lesion_tasks.laptop.airflow_api import AirflowApi
+from lesion_tasks.laptop.processes import (
     Service,
     ensure_started,
     inherited_environment,

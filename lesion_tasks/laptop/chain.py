@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from lesion_tasks.local.airflow_api import AirflowApi
+from lesion_tasks.laptop.airflow_api import AirflowApi
 
 STAGES = ("ingest_isic", "build_splits", "train_variants", "promote_model")
 ANNOUNCE = "announce"  # the task of each DAG that starts the next one

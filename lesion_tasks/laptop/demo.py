@@ -1,8 +1,8 @@
 """One command -> a champion, from nothing, through a real Airflow on this machine.
 
-    python -m lesion_tasks.local.demo            start what is needed, run the path, follow it
-    python -m lesion_tasks.local.demo --stop     stop everything this started, and nothing else
-    python -m lesion_tasks.local.demo --clean    stop, and forget everything
+    python -m lesion_tasks.laptop.demo            start what is needed, run the path, follow it
+    python -m lesion_tasks.laptop.demo --stop     stop everything this started, and nothing else
+    python -m lesion_tasks.laptop.demo --clean    stop, and forget everything
 
 Run again, it goes on where it stopped, and takes in only what is new.
 """
@@ -19,9 +19,9 @@ import click
 from rich.console import Console
 
 from lesion_tasks import UnavailableError, UnusableInputError
-from lesion_tasks.local import airflow, chain, stack
-from lesion_tasks.local.airflow_api import AirflowApi, AirflowUnreachableError
-from lesion_tasks.local.display import leaderboard_table, show_progress, timing_table
+from lesion_tasks.laptop import airflow, chain, stack
+from lesion_tasks.laptop.airflow_api import AirflowApi, AirflowUnreachableError
+from lesion_tasks.laptop.display import leaderboard_table, show_progress, timing_table
 from lesion_tasks.settings import Settings, read_settings
 
 PARSE_TIMEOUT_S = 60.0
@@ -160,7 +160,7 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
 
 def _leaderboard() -> list[dict[str, Any]]:
     """Return the rows; the embedded Postgres is found by the settings, as in any step."""
-    from lesion_tasks.promote import leaderboard
+    from lesion_tasks.promotion.promote import leaderboard
 
     return leaderboard()
 

@@ -8,7 +8,7 @@ from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
-from lesion_tasks.local.chain import Stage, Timing
+from lesion_tasks.laptop.chain import Stage, Timing
 
 COLOURS = {"success": "green", "failed": "red", "running": "yellow", "not reached": "red"}
 REDRAWS_PER_S = 4

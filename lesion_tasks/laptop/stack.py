@@ -15,11 +15,12 @@ from urllib.request import ProxyHandler, Request, build_opener
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.database import migrate
-from lesion_tasks.local import airflow, postgres
-from lesion_tasks.local.airflow_api import AirflowApi
-from lesion_tasks.local.ports import free_port
-from lesion_tasks.local.processes import Service, ensure_started, leader, log_path, stop, wait_for
+from lesion_tasks.database.connection import migrate
+from lesion_tasks.database.embedded import postgres
+from lesion_tasks.database.embedded.ports import free_port
+from lesion_tasks.laptop import airflow
+from lesion_tasks.laptop.airflow_api import AirflowApi
+from lesion_tasks.laptop.processes import Service, ensure_started, leader, log_path, stop, wait_for
 from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings
 
 SYNTHETIC = "synthetic"
@@ -153,7 +154,7 @@ def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
     service = Service(
         name=ARCHIVE_SERVER,
         command=(
-            *(sys.executable, "-m", "lesion_tasks.archive_server", "--port", str(port)),
+            *(sys.executable, "-m", "archive_server", "--port", str(port)),
             *("--source", source, "--state", str(state)),
         ),
         settings={"PYTHONPATH": str(airflow.CHECKOUT), "PYTHONUNBUFFERED": "1"},

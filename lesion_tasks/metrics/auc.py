@@ -18,7 +18,7 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from lesion_tasks.evaluation.figure import Interval
+from lesion_tasks.metrics.figure import Interval
 
 LEVEL = 0.95
 METHOD = "DeLong by group, logit scale"

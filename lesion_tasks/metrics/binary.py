@@ -7,12 +7,12 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from sklearn.metrics import brier_score_loss, log_loss
 
-from lesion_tasks.evaluation import calibration, ranking
-from lesion_tasks.evaluation.auc import measure_auc
-from lesion_tasks.evaluation.figure import Figure, Interval
-from lesion_tasks.evaluation.proportion import proportion_interval
-from lesion_tasks.evaluation.resample import Resampling, resampled
-from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.metrics import calibration, ranking
+from lesion_tasks.metrics.auc import measure_auc
+from lesion_tasks.metrics.figure import Figure, Interval
+from lesion_tasks.metrics.proportion import proportion_interval
+from lesion_tasks.metrics.resample import Resampling, resampled
+from lesion_tasks.metrics.scored import Scored
 
 # Where PPV and NPV are stated beside the subset's own prevalence: screening, and a specialist's referrals.
 PREVALENCES = (0.02, 0.10)

@@ -14,8 +14,8 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import norm
 
-from lesion_tasks.evaluation.figure import Interval
-from lesion_tasks.evaluation.resample import Resampling
+from lesion_tasks.metrics.figure import Interval
+from lesion_tasks.metrics.resample import Resampling
 
 N_BINS = 10
 # Beyond these the logit of a float32 score is noise.

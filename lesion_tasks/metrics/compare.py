@@ -9,13 +9,13 @@ from typing import Any
 import numpy as np
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.evaluation.auc import weighted_sum
-from lesion_tasks.evaluation.figure import Interval
-from lesion_tasks.evaluation.headline import headline_auc
-from lesion_tasks.evaluation.ranking import CURVE_MEASURES, ranking_values, resampled_measures
-from lesion_tasks.evaluation.resample import Resampling, resampled
-from lesion_tasks.evaluation.scored import Scored
-from lesion_tasks.evaluation.slices import slice_masks, too_small
+from lesion_tasks.metrics.auc import weighted_sum
+from lesion_tasks.metrics.figure import Interval
+from lesion_tasks.metrics.headline import headline_auc
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
+from lesion_tasks.metrics.resample import Resampling, resampled
+from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.metrics.slices import slice_masks, too_small
 
 PAIRED_METHOD = "paired DeLong by group"
 

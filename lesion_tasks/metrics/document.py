@@ -11,14 +11,14 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
-from lesion_tasks.evaluation.binary import PREVALENCES, binary_figures
-from lesion_tasks.evaluation.calibration import calibration_curve, net_benefit_curve
-from lesion_tasks.evaluation.multiclass import class_figures, multiclass_figures
-from lesion_tasks.evaluation.resample import Resampling
-from lesion_tasks.evaluation.scored import Scored
-from lesion_tasks.evaluation.slices import slice_figures
-from lesion_tasks.evaluation.threshold import Threshold
-from lesion_tasks.evaluation.verdict import Verdict
+from lesion_tasks.metrics.binary import PREVALENCES, binary_figures
+from lesion_tasks.metrics.calibration import calibration_curve, net_benefit_curve
+from lesion_tasks.metrics.multiclass import class_figures, multiclass_figures
+from lesion_tasks.metrics.resample import Resampling
+from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.metrics.slices import slice_figures
+from lesion_tasks.metrics.threshold import Threshold
+from lesion_tasks.metrics.verdict import Verdict
 
 SCHEMA_VERSION = 1
 # More points than a screen has pixels only make the page heavy.
@@ -91,7 +91,7 @@ def evaluation_document(
 @cache
 def metrics_schema() -> dict[str, Any]:
     """The published JSON Schema of the document."""
-    text = files("lesion_tasks.evaluation").joinpath("metrics.schema.json").read_text(encoding="utf-8")
+    text = files("lesion_tasks.metrics").joinpath("metrics.schema.json").read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from lesion_tasks.evaluation.auc import Auc, measure_auc, weighted_sum
-from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.metrics.auc import Auc, measure_auc, weighted_sum
+from lesion_tasks.metrics.scored import Scored
 
 
 def headline_auc(scored: Scored) -> Auc | None:

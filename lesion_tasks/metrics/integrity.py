@@ -18,11 +18,11 @@ from typing import Any
 
 import numpy as np
 
-from lesion_tasks.evaluation.auc import Auc
-from lesion_tasks.evaluation.compare import auc_difference
-from lesion_tasks.evaluation.headline import headline_auc
-from lesion_tasks.evaluation.scored import Scored
-from lesion_tasks.evaluation.verdict import Status, Verdict
+from lesion_tasks.metrics.auc import Auc
+from lesion_tasks.metrics.compare import auc_difference
+from lesion_tasks.metrics.headline import headline_auc
+from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.metrics.verdict import Status, Verdict
 
 # A trainer may stream its AUC over 200 thresholds, which is off by some thousandths; a mispairing by tenths.
 TRAINER_TOLERANCE = 0.01

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesion_tasks.evaluation.verdict import Verdict
+from lesion_tasks.metrics.verdict import Verdict
 
 IDENTITIES = ("patient_id", "lesion_id", "sha256")
 HASH = "perceptual_hash"

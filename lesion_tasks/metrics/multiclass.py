@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 from sklearn.metrics import log_loss
 
-from lesion_tasks.evaluation import calibration
-from lesion_tasks.evaluation.binary import figure_of, ranking_figures
-from lesion_tasks.evaluation.figure import Figure
-from lesion_tasks.evaluation.headline import macro_auc
-from lesion_tasks.evaluation.proportion import proportion_interval
-from lesion_tasks.evaluation.ranking import ranking_values, resampled_measures
-from lesion_tasks.evaluation.resample import Resampling, resampled
-from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.metrics import calibration
+from lesion_tasks.metrics.binary import figure_of, ranking_figures
+from lesion_tasks.metrics.figure import Figure
+from lesion_tasks.metrics.headline import macro_auc
+from lesion_tasks.metrics.proportion import proportion_interval
+from lesion_tasks.metrics.ranking import ranking_values, resampled_measures
+from lesion_tasks.metrics.resample import Resampling, resampled
+from lesion_tasks.metrics.scored import Scored
 
 
 def multiclass_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:

@@ -13,7 +13,7 @@ import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.evaluation.scored import Scored, join
+from lesion_tasks.metrics.scored import Scored, join
 
 MAX_DEPTH = 5
 MIN_LEAF_IMAGES = 25

@@ -7,7 +7,7 @@ import math
 import numpy as np
 from scipy.stats import norm
 
-from lesion_tasks.evaluation.figure import Interval
+from lesion_tasks.metrics.figure import Interval
 
 METHOD = "Wilson with the design effect of groups"
 

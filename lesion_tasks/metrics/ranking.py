@@ -12,7 +12,7 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
-from lesion_tasks.evaluation.resample import auc_of, cumulate
+from lesion_tasks.metrics.resample import auc_of, cumulate
 
 Bins = Callable[[np.ndarray, np.ndarray], np.ndarray]
 

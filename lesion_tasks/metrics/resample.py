@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.sparse import csr_array
 
-from lesion_tasks.evaluation.figure import Interval
+from lesion_tasks.metrics.figure import Interval
 
 N_RESAMPLES = 2_000
 SEED = 20_260

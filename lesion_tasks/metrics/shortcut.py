@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from lesion_tasks.evaluation.auc import Auc
-from lesion_tasks.evaluation.compare import auc_difference, check_paired
-from lesion_tasks.evaluation.headline import auc_within, headline_auc
-from lesion_tasks.evaluation.scored import Scored
-from lesion_tasks.evaluation.verdict import Verdict
+from lesion_tasks.metrics.auc import Auc
+from lesion_tasks.metrics.compare import auc_difference, check_paired
+from lesion_tasks.metrics.headline import auc_within, headline_auc
+from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.metrics.verdict import Verdict
 
 MAX_STRATA = 10
 # With fewer groups of a class in comparable strata, even a perfect ranking has an interval near 0.5.

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesion_tasks.evaluation.binary import ranking_figures, threshold_figures
-from lesion_tasks.evaluation.figure import Figure
-from lesion_tasks.evaluation.multiclass import hit_figures, macro_figures
-from lesion_tasks.evaluation.resample import Resampling
-from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.metrics.binary import ranking_figures, threshold_figures
+from lesion_tasks.metrics.figure import Figure
+from lesion_tasks.metrics.multiclass import hit_figures, macro_figures
+from lesion_tasks.metrics.resample import Resampling
+from lesion_tasks.metrics.scored import Scored
 
 MISSING = "missing"
 AGE_BANDS_YEARS = (0, 30, 45, 60, 75, np.inf)

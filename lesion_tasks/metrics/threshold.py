@@ -8,7 +8,7 @@ import numpy as np
 from sklearn.metrics import roc_curve
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.evaluation.scored import Scored
+from lesion_tasks.metrics.scored import Scored
 
 
 @dataclass(frozen=True, kw_only=True)

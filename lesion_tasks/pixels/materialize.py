@@ -17,13 +17,14 @@ import numpy as np
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Store, open_store
 from lesion_tasks.catalog import fit_name
-from lesion_tasks.database import copy_rows, database_url, engine_for
-from lesion_tasks.manifest import read_manifest
+from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.square import decode_picture
-from lesion_tasks.store import Store, open_store
+from lesion_tasks.splits.manifest import read_manifest
 
 SHARD_IMAGES = 1_024
 

@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Store, open_store
 from lesion_tasks.catalog import SPLITS, TASKS, Task
-from lesion_tasks.comparison import compare_contenders, find_contender, missing_scores
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.gates import GATES, cautions, interval_words, objections
-from lesion_tasks.leaderboard import champion_of, leading_measure, publish, read_leaderboard
-from lesion_tasks.store import Store, open_store
+from lesion_tasks.catalog.gates import GATES, cautions, interval_words, objections
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.evaluation.comparison import compare_contenders, find_contender, missing_scores
+from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish, read_leaderboard
 
 RULE = "rule"
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import MissingObjectError, Store, open_store
 from lesion_tasks.catalog import square_of
-from lesion_tasks.store import MissingObjectError, Store, open_store
 
 if TYPE_CHECKING:
     import keras
@@ -35,7 +35,7 @@ class Champion:
 
 def open_champion(store: Store, task: str) -> Champion:
     """Load the champion of a task, or raise `UnusableInputError` when there is none or its file is damaged."""
-    from lesion_tasks.training_loop import load_model
+    from lesion_tasks.training.loop import load_model
 
     try:
         champions = json.loads(store.get("champion.json"))
@@ -114,7 +114,7 @@ def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dic
     import numpy as np
     from PIL import UnidentifiedImageError
 
-    from lesion_tasks.square import decode_picture
+    from lesion_tasks.pixels.decode import decode_picture
 
     square = square_of(champion.recipe)
     inputs = {}

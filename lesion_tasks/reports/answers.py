@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lesion_tasks.evaluation.report.words import (
+from lesion_tasks.reports.words import (
     check_title,
     class_label,
     count,

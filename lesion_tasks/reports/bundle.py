@@ -22,7 +22,7 @@ def bundle_schema() -> dict[str, Any]:
 
 def _read(name: str) -> dict[str, Any]:
     # Not by way of `document.metrics_schema`: that module loads the statistics, which no page needs.
-    text = files("lesion_tasks.evaluation").joinpath(name).read_text(encoding="utf-8")
+    text = files("lesion_tasks.metrics").joinpath(name).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 

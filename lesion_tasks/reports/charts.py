@@ -7,9 +7,9 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.evaluation.report.plot import Axis, Plot, nice_marks, series
-from lesion_tasks.evaluation.report.views import class_figure
-from lesion_tasks.evaluation.report.words import MINUS, class_label, figure_words, label, number
+from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
+from lesion_tasks.reports.views import class_figure
+from lesion_tasks.reports.words import MINUS, class_label, figure_words, label, number
 
 Document = Mapping[str, Any]
 

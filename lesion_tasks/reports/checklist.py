@@ -6,9 +6,9 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lesion_tasks.evaluation.report.checklist_items import GUIDELINES, ITEMS
-from lesion_tasks.evaluation.report.markdown import escape, table
-from lesion_tasks.evaluation.report.words import moment
+from lesion_tasks.reports.checklist_items import GUIDELINES, ITEMS
+from lesion_tasks.reports.markdown import escape, table
+from lesion_tasks.reports.words import moment
 
 ANSWERED, IN_PART, PERSON = "answered by the run", "in part; a person completes it", "needs a person"
 

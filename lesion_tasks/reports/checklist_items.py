@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from lesion_tasks.evaluation.report import answers
+from lesion_tasks.reports import answers
 
 CLEAR_DERM, STARD_AI, TRIPOD_AI, CLAIM = GUIDELINES = ("CLEAR Derm", "STARD-AI", "TRIPOD+AI", "CLAIM")
 ALL = GUIDELINES

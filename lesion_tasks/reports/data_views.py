@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lesion_tasks.evaluation.report.environment import is_inline_picture
-from lesion_tasks.evaluation.report.words import NO_VALUE, count, percent, plain
+from lesion_tasks.reports.environment import is_inline_picture
+from lesion_tasks.reports.words import NO_VALUE, count, percent, plain
 
 # Pictures beyond this are left out, so that a page stays fit for mail: base64 characters, pictures and maps together.
 MAX_PICTURE_CHARACTERS = 3_500_000

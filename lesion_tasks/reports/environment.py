@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lesion_tasks.evaluation.report import words
+from lesion_tasks.reports import words
 
 # Only an inline picture: an address would make the page ask the network.
 _PICTURE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
@@ -20,7 +20,7 @@ _BESIDE = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]
 @cache
 def environment() -> Environment:
     env = Environment(
-        loader=PackageLoader("lesion_tasks.evaluation.report"),
+        loader=PackageLoader("lesion_tasks.reports"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lesion_tasks.evaluation.report.environment import environment
-from lesion_tasks.evaluation.report.plot import share_scale, whisker
+from lesion_tasks.reports.environment import environment
+from lesion_tasks.reports.plot import share_scale, whisker
 
 
 def render_index(leaderboard: Mapping[str, Any]) -> bytes:

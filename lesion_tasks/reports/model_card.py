@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lesion_tasks.evaluation.report import answers, views
-from lesion_tasks.evaluation.report.markdown import escape, table
-from lesion_tasks.evaluation.report.words import (
+from lesion_tasks.reports import answers, views
+from lesion_tasks.reports.markdown import escape, table
+from lesion_tasks.reports.words import (
     check_title,
     class_label,
     count,

@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lesion_tasks.evaluation.report import charts, data_views, views
-from lesion_tasks.evaluation.report.bundle import metrics_json, schema_json
-from lesion_tasks.evaluation.report.checklist import (
+from lesion_tasks.reports import charts, data_views, views
+from lesion_tasks.reports.bundle import metrics_json, schema_json
+from lesion_tasks.reports.checklist import (
     by_section,
     checklist_json,
     checklist_markdown,
     fill_checklist,
     totals,
 )
-from lesion_tasks.evaluation.report.environment import environment
-from lesion_tasks.evaluation.report.model_card import model_card
+from lesion_tasks.reports.environment import environment
+from lesion_tasks.reports.model_card import model_card
 
 File = tuple[bytes, str]
 
@@ -25,7 +25,7 @@ def render_bundle(bundle: Mapping[str, Any]) -> dict[str, File]:
 
     `bundle` is described by `bundle.schema.json`. ValueError when it holds NaN or infinity.
     """
-    from lesion_tasks.evaluation.report.pictures import pictures
+    from lesion_tasks.reports.pictures import pictures
 
     files: dict[str, File] = {
         "metrics.json": (metrics_json(bundle), "application/json"),

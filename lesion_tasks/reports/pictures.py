@@ -11,15 +11,8 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lesion_tasks.evaluation.report.views import class_figure, leading_document
-from lesion_tasks.evaluation.report.words import (
-    MINUS,
-    class_label,
-    counts_words,
-    figure_words,
-    number,
-    subset_title,
-)
+from lesion_tasks.reports.views import class_figure, leading_document
+from lesion_tasks.reports.words import MINUS, class_label, counts_words, figure_words, number, subset_title
 
 # The palette of the page, in the same order.
 COLOURS = ("#1d5d8c", "#b4501a", "#2b7a58", "#8a4a9c", "#7a6a00", "#5b6670")

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.evaluation.report.plot import share_scale, whisker
+from lesion_tasks.reports.plot import share_scale, whisker
 
 SUBSET_ORDER = ("test_natural", "test_balanced", "val")
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from lesion_tasks.evaluation.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
+from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -7,8 +7,8 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
-from lesion_tasks.database import copy_out, copy_rows
-from lesion_tasks.grouping import SUBSETS, unit_interval
+from lesion_tasks.database.bulk import copy_out, copy_rows
+from lesion_tasks.splits.subsets import SUBSETS, unit_interval
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
-from lesion_tasks.grouping import SUBSETS
-from lesion_tasks.manifest_checks import subset_shares
+from lesion_tasks.splits.manifest_checks import subset_shares
+from lesion_tasks.splits.subsets import SUBSETS
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import MissingObjectError, Store
 from lesion_tasks.catalog import IMPUTATIONS, SPLITS, TASKS
-from lesion_tasks.data_report import facts
-from lesion_tasks.manifest import read_table
-from lesion_tasks.rules import REASONS
-from lesion_tasks.store import MissingObjectError, Store
+from lesion_tasks.splits import data_facts as facts
+from lesion_tasks.splits.exclusions import REASONS
+from lesion_tasks.splits.manifest import read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -151,11 +151,9 @@ def thumbnail(store: Store, key: str) -> str | None:
 def _environment() -> Any:
     from jinja2 import ChoiceLoader, PackageLoader
 
-    from lesion_tasks.evaluation.report.environment import environment
+    from lesion_tasks.reports.environment import environment
 
-    own, house = (
-        PackageLoader(package) for package in ("lesion_tasks.data_report", "lesion_tasks.evaluation.report")
-    )
+    own, house = (PackageLoader(package) for package in ("lesion_tasks.data_report", "lesion_tasks.reports"))
     return environment().overlay(loader=ChoiceLoader([own, house]))
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lesion_tasks.catalog import Task
-from lesion_tasks.grouping import QUARANTINE
+from lesion_tasks.splits.subsets import QUARANTINE
 
 REASONS = {
     # of curation

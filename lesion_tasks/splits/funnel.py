@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.grouping import SUBSETS
-from lesion_tasks.rules import REASONS
+from lesion_tasks.splits.exclusions import REASONS
+from lesion_tasks.splits.subsets import SUBSETS
 
 
 def funnel_of(connection: Connection, split: str) -> list[dict[str, Any]]:

@@ -10,10 +10,11 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Store
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.store import Store
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -131,3 +132,24 @@ def read_table(store: Store, key: str) -> "pa.Table":
 def read_manifest(store: Store, key: str) -> "pd.DataFrame":
     """The same as a data frame; missing text is None or NaN."""
     return read_table(store, key).to_pandas()
+
+
+def has_manifest(engine: Engine, split: str) -> bool:
+    """Whether a split was ever built."""
+    with engine.connect() as connection:
+        asked = text("SELECT EXISTS (SELECT FROM manifest WHERE split = :split)")
+        return bool(connection.execute(asked, {"split": split}).scalar_one())
+
+
+def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
+    """Return digest and object key of the manifest that a split gave last."""
+    with engine.connect() as connection:
+        row = connection.execute(
+            text(
+                "SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
+            ),
+            {"split": split},
+        ).one_or_none()
+    if row is None:
+        raise UnusableInputError(f"split {split!r} has no manifest yet, expected one: build the split first")
+    return row.digest, row.object_key

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy import Connection, text
 
+from lesion_tasks.bucket import MissingObjectError, Store
 from lesion_tasks.catalog import Split
-from lesion_tasks.database import copy_out
-from lesion_tasks.manifest import COLUMNS, arrow_schema, read_table
-from lesion_tasks.store import MissingObjectError, Store
+from lesion_tasks.database.bulk import copy_out
+from lesion_tasks.splits.manifest import COLUMNS, arrow_schema, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa

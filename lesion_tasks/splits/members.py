@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.balance import drawn_subsets
 from lesion_tasks.catalog import Split, Task
-from lesion_tasks.database import copy_out, copy_rows
-from lesion_tasks.grouping import group_subsets
-from lesion_tasks.rules import Facts, reason_of_subset, reason_to_leave_out
+from lesion_tasks.database.bulk import copy_out, copy_rows
+from lesion_tasks.splits.balance import drawn_subsets
+from lesion_tasks.splits.exclusions import Facts, reason_of_subset, reason_to_leave_out
+from lesion_tasks.splits.subsets import group_subsets
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -16,17 +16,17 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.balance import draw_balance
+from lesion_tasks.bucket import Store, open_store
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
-from lesion_tasks.data_report import write_data_report
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.funnel import funnel_of
-from lesion_tasks.grouping import SUBSETS
-from lesion_tasks.manifest import object_key, write_manifest
-from lesion_tasks.manifest_checks import check_manifest
-from lesion_tasks.manifest_rows import manifest_rows, rows_before
-from lesion_tasks.members import RULES_VERSION, judge_changes
-from lesion_tasks.store import Store, open_store
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.splits.balance import draw_balance
+from lesion_tasks.splits.data_report import write_data_report
+from lesion_tasks.splits.funnel import funnel_of
+from lesion_tasks.splits.manifest import object_key, write_manifest
+from lesion_tasks.splits.manifest_checks import check_manifest
+from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
+from lesion_tasks.splits.members import RULES_VERSION, judge_changes
+from lesion_tasks.splits.subsets import SUBSETS
 
 if TYPE_CHECKING:
     import pyarrow as pa

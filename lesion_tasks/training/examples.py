@@ -11,55 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 import keras
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.store import Store
+from lesion_tasks.bucket import Store
+from lesion_tasks.pixels.shards import PixelSource, open_pixels
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-@dataclass(frozen=True, kw_only=True)
-class PixelSource:
-    """Pictures by SHA-256, lying in memory-mapped shards."""
-
-    shards: tuple[np.ndarray, ...]  # each uint8 (n, side, side, 3)
-    shard_of_row: np.ndarray  # (n_images,) int
-    row_in_shard: np.ndarray  # (n_images,) int
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        """Copy the pictures of some image rows, in the order asked for: uint8 (len(rows), side, side, 3)."""
-        out = np.empty((len(rows), *self.shards[0].shape[1:]), dtype=np.uint8)
-        shards = self.shard_of_row[rows]
-        for shard in np.unique(shards):
-            here = np.flatnonzero(shards == shard)
-            out[here] = self.shards[shard][self.row_in_shard[rows[here]]]
-        return out
-
-
-def open_pixels(connection: Connection, store: Store, fit: str, sha256s: Sequence[str]) -> PixelSource:
-    """Map the shards that hold these pictures, or raise `UnusableInputError` naming how many are missing."""
-    found = {
-        row.sha256: (row.object_key, row.row_index)
-        for row in connection.execute(
-            text(
-                "SELECT sha256, object_key, row_index FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:ids)"
-            ),
-            {"fit": fit, "ids": list(set(sha256s))},
-        )
-    }
-    if missing := [sha256 for sha256 in sha256s if sha256 not in found]:
-        raise UnusableInputError(
-            f"{len(missing):,} of {len(sha256s):,} pictures have no pixels at {fit}: materialize the manifest first"
-        )
-    keys = sorted({key for key, _ in found.values()})
-    number = {key: i for i, key in enumerate(keys)}
-    return PixelSource(
-        shards=tuple(np.load(store.local_path(key), mmap_mode="r") for key in keys),
-        shard_of_row=np.array([number[found[sha256][0]] for sha256 in sha256s]),
-        row_in_shard=np.array([found[sha256][1] for sha256 in sha256s]),
-    )
 
 
 def metadata_matrix(rows: "pd.DataFrame", fields: Sequence[str]) -> np.ndarray:

@@ -18,13 +18,13 @@ import keras
 import numpy as np
 from sqlalchemy import Engine, text
 
+from lesion_tasks.bucket import Store
 from lesion_tasks.catalog import BACKBONES, Variant
-from lesion_tasks.database import copy_rows
-from lesion_tasks.dataset import Examples
-from lesion_tasks.model import Weights
+from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.store import Store
+from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model import Weights
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lesion_tasks.dataset import Batches, Examples
+from lesion_tasks.training.examples import Batches, Examples
 
 # Float32 features of half a million images at 1,280 each are 2.6 GB.
 MAX_BYTES = 3_000_000_000

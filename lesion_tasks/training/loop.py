@@ -20,12 +20,12 @@ import keras
 import numpy as np
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.accelerator import find_accelerator
+from lesion_tasks.bucket import MissingObjectError, Store
 from lesion_tasks.catalog import Variant
-from lesion_tasks.dataset import Examples
-from lesion_tasks.in_memory import InMemory
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.store import MissingObjectError, Store
+from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.in_memory import InMemory
 
 log = logging.getLogger(__name__)
 

@@ -11,8 +11,8 @@ import re
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import MissingObjectError, Store, open_store
 from lesion_tasks.progress import progress
-from lesion_tasks.store import MissingObjectError, Store, open_store
 
 INDEX_KEY = "masks/index.json"
 _FILE = re.compile(r"(ISIC_\d{7})(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNORECASE)

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 import pandas as pd
 
-from lesion_tasks.dataset import Examples
+from lesion_tasks.training.examples import Examples
 
 BATCH_IMAGES = 64  # a model that averages over mirror images makes four times as many of it
 # A batch of another length is compiled anew: lengths are rounded up to a multiple of this, and the answers cut.

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Task
-from lesion_tasks.database import copy_rows
+from lesion_tasks.database.bulk import copy_rows
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lesion_tasks.evaluation.scored import Scored
+    from lesion_tasks.metrics.scored import Scored
 
 
 def store_predictions(
@@ -56,7 +56,7 @@ def read_predictions(
 
 def join_to_manifest(predictions: "pd.DataFrame", rows: "pd.DataFrame", task: Task) -> "Scored":
     """Join predictions to manifest rows by image id; predictions of other rows of the manifest are left aside."""
-    from lesion_tasks.evaluation.scored import join
+    from lesion_tasks.metrics.scored import join
 
     wanted = predictions[predictions.index.isin(rows["isic_id"])]
     return join(wanted, rows, class_names=task.classes, positive_class=task.positive)

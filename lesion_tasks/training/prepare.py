@@ -6,11 +6,12 @@ or look at pictures in another size. Running it again finds both and changes not
 
 import logging
 
-from lesion_tasks.adjust import adjust
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.materialize import materialize_manifest
-from lesion_tasks.split import build_split
-from lesion_tasks.training_job import find_variant, has_manifest, manifest_in_force
+from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.shortened import adjust
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.splits.manifest import has_manifest, manifest_in_force
+from lesion_tasks.splits.split import build_split
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from lesion_tasks.database import copy_rows, free_advisory_lock
+from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.connection import free_advisory_lock
 
 log = logging.getLogger(__name__)
 

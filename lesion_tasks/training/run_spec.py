@@ -7,18 +7,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
-from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import SPLITS, VARIANTS, Variant
+from lesion_tasks.bucket import Store
+from lesion_tasks.catalog import SPLITS, Variant
 from lesion_tasks.settings import read_settings
-from lesion_tasks.store import Store
+from lesion_tasks.splits.manifest import manifest_in_force
 
 if TYPE_CHECKING:
     import pandas as pd
 
-    from lesion_tasks.dataset import Data
-    from lesion_tasks.model import Weights
+    from lesion_tasks.training.examples import Data
+    from lesion_tasks.training.model import Weights
 
 # What decides the numbers of a training beside variant, data and weights: these sources, by content.
 CODE_FILES = (
@@ -32,34 +32,6 @@ def code_digest() -> str:
     folder = Path(__file__).parent
     files = [file for pattern in CODE_FILES for file in sorted(folder.glob(pattern))]
     return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
-
-
-def find_variant(name: str) -> Variant:
-    """Return a catalogue entry, or raise `UnusableInputError` listing what there is."""
-    if name not in VARIANTS:
-        raise UnusableInputError(f"unknown variant {name!r}, expected one of {', '.join(sorted(VARIANTS))}")
-    return VARIANTS[name]
-
-
-def has_manifest(engine: Engine, split: str) -> bool:
-    """Whether a split was ever built."""
-    with engine.connect() as connection:
-        asked = text("SELECT EXISTS (SELECT FROM manifest WHERE split = :split)")
-        return bool(connection.execute(asked, {"split": split}).scalar_one())
-
-
-def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
-    """Return digest and object key of the manifest that a split gave last."""
-    with engine.connect() as connection:
-        row = connection.execute(
-            text(
-                "SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
-            ),
-            {"split": split},
-        ).one_or_none()
-    if row is None:
-        raise UnusableInputError(f"split {split!r} has no manifest yet, expected one: build the split first")
-    return row.digest, row.object_key
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -145,7 +117,7 @@ def load_data(
     engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame", *, has_test: bool = True
 ) -> "Data":
     """Examples by subset; `val_drawn` is val as the split draws it. Without `has_test`, test is not opened at all."""
-    from lesion_tasks.dataset import Data, load_examples
+    from lesion_tasks.training.examples import Data, load_examples
 
     subsets = ("train", "val", "test") if has_test else ("train", "val")
     wanted = {subset: rows[rows["subset"] == subset] for subset in subsets}

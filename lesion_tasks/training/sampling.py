@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lesion_tasks.dataset import Examples
+from lesion_tasks.training.examples import Examples
 
 # R1 uses Augmentor's rotate(probability=0.7, max_left_rotation=10, max_right_rotation=10).
 COPY_ROTATION_DEG = 10.0

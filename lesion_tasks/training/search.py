@@ -17,13 +17,14 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.adjust import adjust, with_parameters
+from lesion_tasks.bucket import Store, open_store
 from lesion_tasks.catalog import VARIANTS, SearchRange, SearchSpace, Variant
-from lesion_tasks.database import advisory_lock, database_url, engine_for
-from lesion_tasks.manifest import read_manifest
+from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.shortened import adjust, with_parameters
+from lesion_tasks.database.connection import advisory_lock, database_url, engine_for
 from lesion_tasks.progress import progress
-from lesion_tasks.store import Store, open_store
-from lesion_tasks.training_job import Job, code_digest, find_job, find_variant, load_data, trainer_figures
+from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.training.run_spec import Job, code_digest, find_job, load_data, trainer_figures
 
 log = logging.getLogger(__name__)
 
@@ -56,7 +57,7 @@ def tune_variant(
 
     Trials that were made before count. Raises UnusableInputError for a variant without a search space.
     """
-    from lesion_tasks.model import find_weights
+    from lesion_tasks.training.model import find_weights
 
     engine = engine_for(database_url())
     store = open_store()
@@ -151,7 +152,7 @@ def _try(
     engine: Engine, store: Store, job: Job, search_id: str, number: int, parameters: Mapping[str, float]
 ) -> Trial:
     """Train with some parameters for the epochs of a trial, and keep how it did."""
-    from lesion_tasks.engine import train_model
+    from lesion_tasks.training.stages import train_model
 
     some = adjust(
         with_parameters(job.variant, parameters, search_id), max_epochs=space_of(job.variant).max_epochs

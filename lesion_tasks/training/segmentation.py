@@ -16,14 +16,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from lesion_tasks.accelerator import Accelerator
+from lesion_tasks.bucket import Store
 from lesion_tasks.catalog import Variant
-from lesion_tasks.dataset import Examples, filled_up
-from lesion_tasks.masks import read_index
-from lesion_tasks.model.unet import FILTERS, INNER_SIDE_PX, build_unet
-from lesion_tasks.square import decode_picture
-from lesion_tasks.store import Store
-from lesion_tasks.training_loop import OnEpoch, Stage, fit, load_model, model_bytes
+from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.training.accelerator import Accelerator
+from lesion_tasks.training.examples import Examples, filled_up
+from lesion_tasks.training.loop import OnEpoch, Stage, fit, load_model, model_bytes
+from lesion_tasks.training.masks import read_index
+from lesion_tasks.training.model.unet import FILTERS, INNER_SIDE_PX, build_unet
 
 log = logging.getLogger(__name__)
 

@@ -16,12 +16,14 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.accelerator import Accelerator, find_accelerator
+from lesion_tasks.bucket import Store
 from lesion_tasks.catalog import FineTuning, Variant
-from lesion_tasks.dataset import Batches, Data, Examples, WeightedBatches
-from lesion_tasks.features import feature_recipe, with_features
-from lesion_tasks.in_memory import InMemory, fits_in_memory
-from lesion_tasks.model import (
+from lesion_tasks.training.accelerator import Accelerator, find_accelerator
+from lesion_tasks.training.examples import Batches, Data, Examples, WeightedBatches
+from lesion_tasks.training.frozen_features import feature_recipe, with_features
+from lesion_tasks.training.in_memory import InMemory, fits_in_memory
+from lesion_tasks.training.loop import OnEpoch, Stage, fit, fit_logistic
+from lesion_tasks.training.model import (
     Weights,
     adapt_metadata,
     backbone_of,
@@ -31,19 +33,17 @@ from lesion_tasks.model import (
     copy_head,
     set_trainable,
 )
-from lesion_tasks.model.losses import loss_for, with_bias_loss
-from lesion_tasks.model.serving import (
+from lesion_tasks.training.model.losses import loss_for, with_bias_loss
+from lesion_tasks.training.model.serving import (
     calibrated,
     finish_model,
     fit_calibration,
     inputs_of,
     with_calibration,
 )
-from lesion_tasks.prediction import predict_examples
-from lesion_tasks.sampling import class_weights, leaky_train_and_val, pool, resample
-from lesion_tasks.segmentation import Segmenter, train_segmenter
-from lesion_tasks.store import Store
-from lesion_tasks.training_loop import OnEpoch, Stage, fit, fit_logistic
+from lesion_tasks.training.predict_examples import predict_examples
+from lesion_tasks.training.sampling import class_weights, leaky_train_and_val, pool, resample
+from lesion_tasks.training.segmentation import Segmenter, train_segmenter
 
 log = logging.getLogger(__name__)
 

@@ -18,30 +18,29 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.adjust import adjust
+from lesion_tasks.bucket import Store, open_store
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
-from lesion_tasks.database import advisory_lock, database_url, engine_for
-from lesion_tasks.manifest import read_manifest
-from lesion_tasks.predictions import join_to_manifest, store_predictions
+from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.shortened import adjust
+from lesion_tasks.database.connection import advisory_lock, database_url, engine_for
 from lesion_tasks.progress import progress
-from lesion_tasks.search import search_parameters
 from lesion_tasks.settings import read_settings
-from lesion_tasks.store import Store, open_store
-from lesion_tasks.training_job import (
+from lesion_tasks.splits.manifest import manifest_in_force, read_manifest
+from lesion_tasks.training.predictions import join_to_manifest, store_predictions
+from lesion_tasks.training.run_record import Outcome, begin, mark_lost, record_epoch
+from lesion_tasks.training.run_spec import (
     Job,
     code_digest,
     find_job,
-    find_variant,
     licences_of,
     load_data,
-    manifest_in_force,
     trainer_figures,
     versions,
 )
-from lesion_tasks.training_row import Outcome, begin, mark_lost, record_epoch
+from lesion_tasks.training.search import search_parameters
 
 if TYPE_CHECKING:
-    from lesion_tasks.engine import Trained
+    from lesion_tasks.training.stages import Trained
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +109,7 @@ def train_variant(
     see `adjust`. `n_trials` of a Bayesian search come first for a variant that has a search space; the best
     parameters are trained with.
     """
-    from lesion_tasks.model import find_weights
+    from lesion_tasks.training.model import find_weights
 
     engine = engine_for(database_url())
     store = open_store()
@@ -141,8 +140,8 @@ def train_variant(
 
 
 def _run(engine: Engine, store: Store, job: Job, training_id: str, facts: dict[str, Any]) -> None:
-    from lesion_tasks.engine import n_epochs_at_most, train_model
-    from lesion_tasks.evaluation.threshold import choose_threshold
+    from lesion_tasks.metrics.threshold import choose_threshold
+    from lesion_tasks.training.stages import n_epochs_at_most, train_model
 
     variant = job.variant
     rows = read_manifest(store, job.manifest_key)
@@ -198,7 +197,7 @@ def _run(engine: Engine, store: Store, job: Job, training_id: str, facts: dict[s
 
 def _finish(engine: Engine, store: Store, trained: "Trained", said: dict[str, Any]) -> None:
     """Store the model, then its manifest, then the predictions with the finished row; then the checkpoints go."""
-    from lesion_tasks.training_loop import model_bytes
+    from lesion_tasks.training.loop import model_bytes
 
     training_id = said["training_id"]
     data = _with_manifest(model_bytes(trained.model), said)

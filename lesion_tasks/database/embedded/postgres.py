@@ -28,8 +28,8 @@ import psycopg2
 from psycopg2 import sql
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.local.account import account_for
-from lesion_tasks.local.ports import free_port
+from lesion_tasks.database.embedded.account import account_for
+from lesion_tasks.database.embedded.ports import free_port
 
 ROLE = "lesion"
 DATABASES = ("lesions", "airflow")

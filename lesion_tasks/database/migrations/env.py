@@ -1,9 +1,9 @@
-"""Alembic's entry: migrations run against the engine that `lesion_tasks.database.migrate` hands over."""
+"""Alembic's entry: migrations run against the engine that `lesion_tasks.database.connection.migrate` hands over."""
 
 from alembic import context
 
-from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.schema import Base
+from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.database.schema import Base
 
 engine = context.config.attributes.get("engine") or engine_for(database_url())
 with engine.connect() as connection:

@@ -1,6 +1,6 @@
 """A catalogue variant -> a Keras model, preprocessing included: pixels and raw metadata in, probabilities out."""
 
-from lesion_tasks.model.build import (
+from lesion_tasks.training.model.build import (
     backbone_of,
     build_extractor,
     build_head,
@@ -8,9 +8,9 @@ from lesion_tasks.model.build import (
     copy_head,
     set_trainable,
 )
-from lesion_tasks.model.metadata import adapt_metadata
-from lesion_tasks.model.pixels import preprocess
-from lesion_tasks.model.weights import Weights, find_weights
+from lesion_tasks.training.model.metadata import adapt_metadata
+from lesion_tasks.training.model.pixels import preprocess
+from lesion_tasks.training.model.weights import Weights, find_weights
 
 __all__ = [
     "Weights",

@@ -9,11 +9,11 @@ from keras import layers, ops
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import BACKBONES, Variant
-from lesion_tasks.model.metadata import join_metadata, metadata_features
-from lesion_tasks.model.mobilenet_v3_eca import mobilenet_v3_eca
-from lesion_tasks.model.pixels import augment, keep_lesion, preprocess, remove_hair
-from lesion_tasks.model.unet import SEGMENTER_NAME
-from lesion_tasks.model.weights import Weights, load_base
+from lesion_tasks.training.model.metadata import join_metadata, metadata_features
+from lesion_tasks.training.model.mobilenet_v3_eca import mobilenet_v3_eca
+from lesion_tasks.training.model.pixels import augment, keep_lesion, preprocess, remove_hair
+from lesion_tasks.training.model.unet import SEGMENTER_NAME
+from lesion_tasks.training.model.weights import Weights, load_base
 
 
 def build_model(

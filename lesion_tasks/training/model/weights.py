@@ -9,10 +9,10 @@ import keras
 import numpy as np
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.accelerator import find_accelerator
-from lesion_tasks.backbones import BACKBONES, Backbone
+from lesion_tasks.bucket import MissingObjectError, Store
 from lesion_tasks.catalog import Variant
-from lesion_tasks.store import MissingObjectError, Store
+from lesion_tasks.catalog.backbones import BACKBONES, Backbone
+from lesion_tasks.training.accelerator import find_accelerator
 
 BUCKET_PREFIX = "bucket:"
 

@@ -1,0 +1,1 @@
+"""`lesion`: each step of the path as a command, without Airflow."""

@@ -1,0 +1,1 @@
+"""Records and files -> images: one label, one group, one verified file each, or a reject with a reason."""

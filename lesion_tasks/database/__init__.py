@@ -1,0 +1,1 @@
+"""Postgres, the truth: connections, bulk rows, tables with their triggers, migrations."""

@@ -1,0 +1,1 @@
+"""Training -> integrity checks, figures, report, leaderboard."""

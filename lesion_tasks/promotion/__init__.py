@@ -1,0 +1,1 @@
+"""Evaluations -> a decision with its reason, the champion, and what the champion says of a picture."""

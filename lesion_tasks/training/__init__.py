@@ -1,0 +1,1 @@
+"""Variant and manifest -> a stored model and keyed predictions."""
