@@ -32,7 +32,7 @@ def as_row(document: dict[str, Any]) -> dict[str, str]:
 
 def differences(expected: Path, environment: dict[str, str]) -> list[str]:
     """Compare the peer's folder with our database and bucket; return what differs."""
-    from lesion_tasks.bucket import open_store
+    from lesion_tasks.bucket import open_bucket
     from lesion_tasks.database.connection import engine_for
     from lesion_tasks.settings import read_settings
 
@@ -53,9 +53,9 @@ def differences(expected: Path, environment: dict[str, str]) -> list[str]:
                 found.append(f"record {isic_id}, {field}: isic-cli has {one!r}, we have {other!r}")
     files = {path.stem: path for path in expected.glob("ISIC_*.*")}
     found += [f"file {isic_id}: on one side only" for isic_id in files.keys() ^ key_by_id.keys()]
-    store = open_store(read_settings(environment))
+    bucket = open_bucket(read_settings(environment))
     for isic_id in files.keys() & key_by_id.keys():
-        if files[isic_id].read_bytes() != store.get(key_by_id[isic_id]):
+        if files[isic_id].read_bytes() != bucket.get(key_by_id[isic_id]):
             found.append(f"file {isic_id}: other bytes")
     click.echo(
         f"{len(theirs):,} records, {sum(map(len, theirs.values())):,} values, {len(files):,} files compared"
@@ -81,7 +81,7 @@ def main(source: str, query: str, isic_python: str) -> None:
                 subprocess.run(peer, check=True, stdout=subprocess.DEVNULL)
                 environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
                 os.environ.update(environment)
-                from lesion_tasks.ingest import ingest
+                from lesion_tasks.ingest.passes import ingest
 
                 ingest(query=query, rendition="full")
             found = differences(home / "peer", environment)

@@ -23,6 +23,7 @@ import keras
 import numpy as np
 from PIL import Image
 
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.pixels.materialize import SHARD_IMAGES
 from lesion_tasks.pixels.shards import PixelSource
@@ -63,7 +64,9 @@ def materialize(paths: list[Path], folder: Path) -> list[Path]:
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(paths), SHARD_IMAGES):
             some = paths[start : start + SHARD_IMAGES]
-            pixels = np.stack(list(pool.map(lambda path: decode_picture(path.read_bytes(), SIDE_PX), some)))
+            pixels = np.stack(
+                list(pool.map(lambda path: decode_picture(path.read_bytes(), InputSize(SIDE_PX)), some))
+            )
             shards.append(folder / f"{start}.npy")
             np.save(shards[-1], pixels)
     return shards

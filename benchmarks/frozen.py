@@ -24,7 +24,7 @@ import keras
 import numpy as np
 from sqlalchemy import make_url
 
-from lesion_tasks.bucket import DirectoryStore
+from lesion_tasks.bucket import DirectoryBucket
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.database.embedded import postgres
@@ -100,7 +100,7 @@ def main() -> int:
                     weights,
                     data,
                     engine=engine,
-                    store=DirectoryStore(Path(folder) / "bucket"),
+                    bucket=DirectoryBucket(Path(folder) / "bucket"),
                     folder=f"trainings/{name}",
                     on_epoch=lambda epoch, figures, duration_s: None,
                 )

@@ -57,8 +57,8 @@ finally:
     print(time.perf_counter() - t, peak.split()[1], file=sys.stderr)
 """
 OURS = TIMED.format(
-    imports="from lesion_tasks.ingest import ingest",
-    call="ingest(layers={layers}, rendition='full', query='', n_connections={n_connections})",
+    imports="from lesion_tasks.ingest.passes import ingest",
+    call="ingest(passes={layers}, rendition='full', query='', n_connections={n_connections})",
 )
 PEER = TIMED.format(
     imports="import isic_cli.cli as c; c.DOMAINS['dev'] = sys.argv.pop(1)",
@@ -95,9 +95,9 @@ def peer_download(isic_python: str, origin: str) -> list[str]:
     return list(command)
 
 
-def our_ingest(layers: Sequence[str], n_connections: int = 10) -> list[str]:
+def our_ingest(passes: Sequence[str], n_connections: int = 10) -> list[str]:
     """The command that ingests what the environment says."""
-    return [sys.executable, "-c", OURS.format(layers=tuple(layers), n_connections=n_connections)]
+    return [sys.executable, "-c", OURS.format(passes=tuple(passes), n_connections=n_connections)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +178,7 @@ def compare_downloads(
 ) -> list[Target]:
     """Images the first time, and again with nothing new."""
     found: list[Target] = []
-    layers = ("append", "fetch")
+    passes = ("append", "fetch")
     with archive_server(str(home / "download"), 0, latency_ms=latency_ms) as origin:
         # The peer first: what the server keeps in memory then favours us as little as possible.
         peer = [*peer_download(isic_python, origin), str(home / f"peer-{latency_ms:g}")]
@@ -187,7 +187,7 @@ def compare_downloads(
         for n_connections in connections:
             environment = environment_for(server_url, home, f"latency_{latency_ms:g}_{n_connections}")
             environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
-            own = cost_of(our_ingest(layers, n_connections), environment)
+            own = cost_of(our_ingest(passes, n_connections), environment)
             _print(f"ours, {latency_ms:g} ms, {n_connections} connections", own)
             is_judged = n_connections == connections[-1]
             found.append(
@@ -201,7 +201,7 @@ def compare_downloads(
                 )
             )
         found += _again(
-            f"{n_images:,} images, {latency_ms:g} ms", peer, our_ingest(layers), environment, None
+            f"{n_images:,} images, {latency_ms:g} ms", peer, our_ingest(passes), environment, None
         )
     return found
 

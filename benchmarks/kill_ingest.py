@@ -42,9 +42,9 @@ CHAPTERS: tuple[tuple[str, ...], ...] = (
     ("withdraw?images=4", "release?images=6"),
     ("grow?images=40", "edit?images=4&kind=relicense"),
 )
-RUN = "from lesion_tasks.ingest import ingest; ingest(shard_share=1.0)"
+RUN = "from lesion_tasks.ingest.passes import ingest; ingest(sweep_share=1.0)"
 CONFIRM = (
-    "from datetime import timedelta; from lesion_tasks.ingest import reconcile_records as r;"
+    "from datetime import timedelta; from lesion_tasks.ingest.reconcile import reconcile_records as r;"
     "r(confirm_after=timedelta(0))"
 )
 TABLES = {
@@ -144,8 +144,8 @@ def _has_begun(environment: dict[str, str], started_at: datetime) -> bool:
     from lesion_tasks.database.connection import engine_for
 
     with engine_for(environment["LESION_DATABASE_URL"]).connect() as connection:
-        probed_at = connection.scalar(text("SELECT max(probed_at) FROM scope"))
-    return probed_at is not None and probed_at >= started_at
+        polled_at = connection.scalar(text("SELECT max(polled_at) FROM scope"))
+    return polled_at is not None and polled_at >= started_at
 
 
 def _run(environment: dict[str, str], code: str) -> None:
@@ -159,7 +159,7 @@ def _run(environment: dict[str, str], code: str) -> None:
 
 def left_behind(environment: dict[str, str]) -> dict[str, Any]:
     """Return every row, by table, and every object's digest, by key."""
-    from lesion_tasks.bucket import open_store
+    from lesion_tasks.bucket import open_bucket
     from lesion_tasks.database.connection import engine_for
     from lesion_tasks.settings import read_settings
 
@@ -167,8 +167,10 @@ def left_behind(environment: dict[str, str]) -> dict[str, Any]:
     with engine_for(environment["LESION_DATABASE_URL"]).connect() as connection:
         for table, statement in TABLES.items():
             found[table] = sorted(tuple(map(str, row)) for row in connection.execute(text(statement)))
-    store = open_store(read_settings(environment))
-    found["objects"] = {key: hashlib.sha256(store.get(key)).hexdigest() for key in store.list_keys("images/")}
+    bucket = open_bucket(read_settings(environment))
+    found["objects"] = {
+        key: hashlib.sha256(bucket.get(key)).hexdigest() for key in bucket.list_keys("images/")
+    }
     return found
 
 

@@ -27,7 +27,7 @@ from typing import Any
 import click
 from sqlalchemy import make_url, text
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for, migrate
@@ -115,7 +115,7 @@ def outcome(url: str) -> dict[str, Any]:
         predictions = connection.execute(
             text("SELECT subset, isic_id, probabilities FROM prediction ORDER BY 1, 2")
         ).all()
-    with zipfile.ZipFile(io.BytesIO(open_store().get(key))) as archive:
+    with zipfile.ZipFile(io.BytesIO(open_bucket().get(key))) as archive:
         weights = archive.read("model.weights.h5")
     return {
         "weights": _arrays(weights),

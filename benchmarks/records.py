@@ -29,7 +29,7 @@ def main(export: str, names: list[str]) -> None:
     from lesion_tasks.curation.curate import curate_images
     from lesion_tasks.database.connection import database_url, engine_for, migrate
     from lesion_tasks.database.embedded import postgres
-    from lesion_tasks.ingest import ingest
+    from lesion_tasks.ingest.passes import ingest
     from lesion_tasks.splits.split import build_split
 
     with tempfile.TemporaryDirectory(prefix="records-") as home:
@@ -38,7 +38,7 @@ def main(export: str, names: list[str]) -> None:
             os.environ.pop(name, None)
         try:
             migrate()
-            ingest(source=export, query="", collections="", layers=("append",))
+            ingest(source=export, query="", collections="", passes=("append",))
             engine = engine_for(database_url())
             with engine.begin() as connection:
                 connection.execute(text(_FILES))

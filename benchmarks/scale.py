@@ -26,15 +26,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.ingest import write_download
 from benchmarks.kill_ingest import archive_server, environment_for
 
-APPEND = "from lesion_tasks.ingest import ingest; ingest(layers=('append',), query='')"
-SHARDS = "from lesion_tasks.ingest import fetch_shards; print('\\n'.join(fetch_shards(shards={n}, query='')))"
-FETCH = "import sys; from lesion_tasks.ingest import fetch_files; fetch_files(sys.argv[1], query='')"
+APPEND = "from lesion_tasks.ingest.passes import ingest; ingest(passes=('append',), query='')"
+RANGES = "from lesion_tasks.ingest.fetch import fetch_ranges; print('\\n'.join(fetch_ranges(ranges={n}, query='')))"
+FETCH = "import sys; from lesion_tasks.ingest.fetch import fetch_files; fetch_files(sys.argv[1], query='')"
 PREPARE = """
 import sys
 from lesion_tasks.curate import curate_images
-from lesion_tasks.ingest import ingest
+from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.prepare import prepare_training
-ingest(layers=("append", "fetch"))
+ingest(passes=("append", "fetch"))
 curate_images()
 for name in sys.argv[1:]:
     prepare_training(name)
@@ -113,7 +113,7 @@ def ingest(images: int, latency_ms: float, counts: Sequence[int]) -> dict[int, f
                     environment["LESION_ARCHIVE_URL"] = f"{origin}/api/v2/"
                     run_all([python(APPEND)], environment)
                     shards = subprocess.run(
-                        python(SHARDS.format(n=n)),
+                        python(RANGES.format(n=n)),
                         env=environment,
                         capture_output=True,
                         text=True,

@@ -24,12 +24,12 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import keras
 import numpy as np
 
-from lesion_tasks.bucket import DirectoryStore
+from lesion_tasks.bucket import DirectoryBucket
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.pixels.shards import PixelSource
 from lesion_tasks.training.accelerator import find_accelerator
 from lesion_tasks.training.examples import Batches, Examples
-from lesion_tasks.training.loop import Stage, fit
+from lesion_tasks.training.loop import Stage, fit_stage
 from lesion_tasks.training.model import build_model
 
 MIN_RATIO_CPU, MIN_RATIO_GPU = 0.97, 0.95
@@ -110,7 +110,7 @@ def measure(variant, train: Examples, peer: Peer, folder: Path, n_rounds: int): 
     few = Examples(
         isic_ids=train.isic_ids[:N_VAL], labels=train.labels[:N_VAL], pixels=train.pixels, metadata=None
     )
-    fit(
+    fit_stage(
         build_model(variant),
         Stage(
             name="benchmark",
@@ -122,7 +122,7 @@ def measure(variant, train: Examples, peer: Peer, folder: Path, n_rounds: int): 
         ),
         lambda epoch: Batches(train, variant.batch_size, n_classes=2, seed=variant.seed, epoch=epoch),
         Batches(few, N_VAL, n_classes=2),
-        store=DirectoryStore(folder / "bucket"),
+        bucket=DirectoryBucket(folder / "bucket"),
         folder="trainings/benchmark",
         on_epoch=on_epoch,
     )

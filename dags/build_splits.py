@@ -14,7 +14,7 @@ from typing import Any
 from airflow.sdk import Param, TriggerRule, dag, task, task_group
 
 from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, results, stay_red
-from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS, squares_of
+from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS, InputSize, input_sizes_of
 from lesion_tasks.catalog import SPLITS as RECIPES
 
 NAMES = sorted(RECIPES)
@@ -56,7 +56,8 @@ def build_splits() -> None:
         wanted = [v for v in VARIANTS.values() if v.split in asked or (not asked and v.name in scheduled)]
         names = [v.name for v in wanted]
         return [
-            {"name": name, "squares": squares_of(name, names)} for name in sorted({v.split for v in wanted})
+            {"name": name, "sizes": [str(size) for size in input_sizes_of(name, names)]}
+            for name in sorted({v.split for v in wanted})
         ]
 
     @task(map_index_template="{{ task.op_kwargs['name'] }}")
@@ -67,17 +68,17 @@ def build_splits() -> None:
         return build_split(name)
 
     @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
-    def materialize(name: str, digest: str, squares: list[dict[str, Any]]) -> dict[str, str]:
+    def materialize(name: str, digest: str, sizes: list[str]) -> dict[str, str]:
         """Decode the manifest's pixels once for each size and shape."""
         from lesion_tasks.pixels.materialize import materialize_manifest
 
-        for square in squares:
-            materialize_manifest(digest, **square)
+        for size in sizes:
+            materialize_manifest(digest, InputSize.parse(size))
         return {"split": name, "digest": digest}
 
     @task_group
-    def each(name: str, squares: list[dict[str, Any]]) -> Any:
-        return materialize(name=name, digest=split(name=name), squares=squares)
+    def each(name: str, sizes: list[str]) -> Any:
+        return materialize(name=name, digest=split(name=name), sizes=sizes)
 
     @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(built: Any, outlet_events: Any) -> dict[str, str]:

@@ -1,6 +1,6 @@
-"""Archive -> records and files. By each layer's schedule, and by hand.
+"""Archive -> records and files. By each pass's schedule, and by hand.
 
-The layers run in this order, each on what the ones before it left:
+The passes run in this order, each on what the ones before it left:
 
 - **append** reads what the archive added since the last time,
 - **reconcile** compares counts per id prefix and reads again where they differ,
@@ -9,7 +9,7 @@ The layers run in this order, each on what the ones before it left:
 - **fetch** gets the files that are missing or replaced, checks them and stores them,
 - **vocabulary** counts fields and values that the archive's published rules do not know; it changes nothing.
 
-A scheduled run does the layers whose time has come since they were last done. A run by hand does those that are
+A scheduled run does the passes whose time has come since they were last done. A run by hand does those that are
 chosen in its form. Every task goes on where it was stopped, so any of them is safe to clear. A file that cannot be
 used is a row with a reason; only too many of those make a task red. `lesion changes --since <id of a run>` lists what
 changed since that run began.
@@ -39,7 +39,7 @@ from lesion_airflow import (
     total,
 )
 
-# When each layer is done by itself: cron, in UTC. A layer that missed its time is done with the next run.
+# When each pass is done by itself: cron, in UTC. A pass that missed its time is done with the next run.
 SCHEDULES = {
     "append": "30 1 * * *",
     "reconcile": "30 1 * * *",
@@ -48,7 +48,7 @@ SCHEDULES = {
     "fetch": "30 1 * * *",
     "vocabulary": "30 1 * * 0",
 }
-LAYERS = list(SCHEDULES)
+PASSES = list(SCHEDULES)
 CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
 
 
@@ -61,12 +61,12 @@ CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params={
-        "layers": Param(
+        "passes": Param(
             CHOSEN_BY_HAND,
             type="array",
-            items={"enum": LAYERS},
-            examples=LAYERS,
-            title="Layers",
+            items={"enum": PASSES},
+            examples=PASSES,
+            title="Passes",
             description="What a run by hand does, always in the order of the list. A scheduled run does what is due.",
         ),
         "query": Param(
@@ -124,74 +124,75 @@ CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
 )
 def ingest_isic() -> None:
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(minutes=10))
-    def probe(params: dict[str, Any], dag_run: Any) -> list[str]:
-        """Ask whether the archive answers as expected and how much it holds; name the layers to do."""
-        from lesion_tasks.ingest import begin_ingestion, last_done, probe_archive
+    def poll(params: dict[str, Any], dag_run: Any) -> list[str]:
+        """Ask whether the archive answers as expected and how much it holds; name the passes to do."""
+        from lesion_tasks.ingest.append import poll_archive
+        from lesion_tasks.ingest.runs import begin_ingestion, last_done
 
         begin_ingestion(dag_run.run_id, **_scope(params))
-        probe_archive(**_scope(params))
+        poll_archive(**_scope(params))
         in_time = due(SCHEDULES, last_done(**_scope(params)), dag_run.run_after)
-        return in_time if dag_run.run_type == "scheduled" else list(params["layers"])
+        return in_time if dag_run.run_type == "scheduled" else list(params["passes"])
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=12))
-    def append(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+    def append(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Read records that are new."""
-        from lesion_tasks.ingest import append_records
+        from lesion_tasks.ingest.append import append_records
 
-        skip_unless("append" in layers, "the layer append is not wanted in this run")
+        skip_unless("append" in passes, "the pass append is not wanted in this run")
         return append_records(**_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
-    def reconcile(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+    def reconcile(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Compare counts, and read again where they differ."""
-        from lesion_tasks.ingest import reconcile_records
+        from lesion_tasks.ingest.reconcile import reconcile_records
 
-        skip_unless("reconcile" in layers, "the layer reconcile is not wanted in this run")
+        skip_unless("reconcile" in passes, "the pass reconcile is not wanted in this run")
         return reconcile_records(**_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
-    def sweep(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+    def sweep(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Read the records again that were not read for the longest time."""
-        from lesion_tasks.ingest import sweep_records
+        from lesion_tasks.ingest.sweep import sweep_records
 
-        skip_unless("sweep" in layers, "the layer sweep is not wanted in this run")
-        return sweep_records(**_scope(params), shard_share=params["sweep_share"])
+        skip_unless("sweep" in passes, "the pass sweep is not wanted in this run")
+        return sweep_records(**_scope(params), sweep_share=params["sweep_share"])
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
-    def check_files(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+    def check_files(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Ask for the state of the files that were not checked for the longest time."""
-        from lesion_tasks.ingest import check_files
+        from lesion_tasks.ingest.check_files import check_files
 
-        skip_unless("check_files" in layers, "the layer check_files is not wanted in this run")
+        skip_unless("check_files" in passes, "the pass check_files is not wanted in this run")
         return check_files(**_scope(params), check_share=params["check_share"])
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def divide(layers: list[str], params: dict[str, Any]) -> list[str]:
+    def divide(passes: list[str], params: dict[str, Any]) -> list[str]:
         """Divide the files that are missing into runs of id prefixes."""
-        from lesion_tasks.ingest import fetch_shards
+        from lesion_tasks.ingest.fetch import fetch_ranges
 
-        skip_unless("fetch" in layers, "the layer fetch is not wanted in this run")
-        return fetch_shards(**_scope(params), shards=params["fetch_tasks"])
+        skip_unless("fetch" in passes, "the pass fetch is not wanted in this run")
+        return fetch_ranges(**_scope(params), ranges=params["fetch_tasks"])
 
     @task(
         pool=ARCHIVE_POOL,
         execution_timeout=timedelta(hours=24),
-        map_index_template="{{ task.op_kwargs['shard'] }}{{ done | default('') }}",
+        map_index_template="{{ task.op_kwargs['id_range'] }}{{ done | default('') }}",
     )
-    def fetch(shard: str, params: dict[str, Any]) -> dict[str, Any]:
+    def fetch(id_range: str, params: dict[str, Any]) -> dict[str, Any]:
         """Get one part of the missing files, check each, and store it."""
-        from lesion_tasks.ingest import fetch_files
+        from lesion_tasks.ingest.fetch import fetch_files
 
-        counts = fetch_files(shard, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
+        counts = fetch_files(id_range, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
         get_current_context()["done"] = f": {counts['stored']:,} stored, {counts['refused']:,} refused"
         return counts
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def vocabulary(layers: list[str], params: dict[str, Any]) -> dict[str, Any]:
+    def vocabulary(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Count fields and values that the archive's published rules do not know."""
-        from lesion_tasks.ingest import check_vocabulary
+        from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 
-        skip_unless("vocabulary" in layers, "the layer vocabulary is not wanted in this run")
+        skip_unless("vocabulary" in passes, "the pass vocabulary is not wanted in this run")
         return check_vocabulary(**_scope(params))
 
     # Once, after all: a mapped task with outlets would announce each of its parts.
@@ -199,32 +200,32 @@ def ingest_isic() -> None:
     def announce(
         done: dict[str, dict[str, Any] | None],
         parts: Any,
-        layers: list[str],
+        passes: list[str],
         dag_run: Any,
         outlet_events: Any,
     ) -> dict[str, int]:
         """Say what changed. Also when nothing did: a run that was stopped may have left something unsaid."""
-        from lesion_tasks.ingest import end_ingestion
+        from lesion_tasks.ingest.runs import end_ingestion
 
         counts = done | {"fetch": total(results(parts))}
-        counts = {name: counts[name] for name in layers}
+        counts = {name: counts[name] for name in passes}
         end_ingestion(dag_run.run_id, counts)
         changed = total(found for name, found in counts.items() if name != "vocabulary")
         outlet_events[IMAGES].extra = changed
         return changed
 
-    layers = probe()
+    passes = poll()
     done = {
-        "append": append(layers),
-        "reconcile": reconcile(layers),
-        "sweep": sweep(layers),
-        "check_files": check_files(layers),
-        "vocabulary": vocabulary(layers),
+        "append": append(passes),
+        "reconcile": reconcile(passes),
+        "sweep": sweep(passes),
+        "check_files": check_files(passes),
+        "vocabulary": vocabulary(passes),
     }
-    parts = divide(layers)
+    parts = divide(passes)
     done["append"] >> done["reconcile"] >> done["sweep"] >> done["check_files"] >> parts
     done["sweep"] >> done["vocabulary"]
-    announce(done, fetch.expand(shard=parts), layers)
+    announce(done, fetch.expand(id_range=parts), passes)
 
 
 def _scope(params: dict[str, Any]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lesion_airflow import (
     results,
     skip_unless,
 )
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import TASKS, InputSize
 
 NAMES = sorted(TASKS)
 
@@ -106,14 +106,14 @@ def promote_model() -> None:
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
-    def score_again(training_id: str, manifest_digest: str, square: dict[str, Any] | None) -> str:
+    def score_again(training_id: str, manifest_digest: str, input_size: str | None) -> str:
         """Evaluate a champion on the images that its candidate was evaluated on."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
         from lesion_tasks.pixels.materialize import materialize_manifest
 
         # The candidate may look at another size or shape, or at none.
-        if square is not None:
-            materialize_manifest(manifest_digest, **square)
+        if input_size is not None:
+            materialize_manifest(manifest_digest, InputSize.parse(input_size))
         return evaluate_training(training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)

@@ -13,9 +13,9 @@ from typing import Any
 import click
 
 from lesion_tasks import UnavailableError, UnusableInputError, __version__
-from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS
+from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, InputSize
 
-INGEST_LAYERS = ("append", "reconcile", "sweep", "check_files", "fetch")
+INGEST_PASSES = ("append", "reconcile", "sweep", "check_files", "fetch")
 
 
 class _Path(click.Group):
@@ -49,20 +49,20 @@ def setup() -> None:
 @click.option("--query", help="Search DSL that limits the scope. Default: LESION_QUERY.")
 @click.option("--collections", default="", help="Collection ids, comma-separated.")
 @click.option(
-    "--layer",
-    "layers",
+    "--pass",
+    "passes",
     multiple=True,
-    type=click.Choice(INGEST_LAYERS),
+    type=click.Choice(INGEST_PASSES),
     help="Only these layers, in path order. Default: all but check_files.",
 )
-def ingest(source: str | None, query: str | None, collections: str, layers: Sequence[str]) -> None:
+def ingest(source: str | None, query: str | None, collections: str, passes: Sequence[str]) -> None:
     """Archive -> records and verified files."""
-    from lesion_tasks.ingest import begin_ingestion, end_ingestion
-    from lesion_tasks.ingest import ingest as run
+    from lesion_tasks.ingest.passes import ingest as run
+    from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
 
     scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
     ingestion_id = begin_ingestion(**scope)
-    counts = run(**scope, layers=tuple(layers)) if layers else run(**scope)
+    counts = run(**scope, passes=tuple(passes)) if passes else run(**scope)
     end_ingestion(ingestion_id, counts)
     _show({"ingestion": ingestion_id, **counts})
 
@@ -73,7 +73,7 @@ def ingest(source: str | None, query: str | None, collections: str, layers: Sequ
 @click.option("--collections", default="", help="As for ingest.")
 def vocabulary(source: str | None, query: str | None, collections: str) -> None:
     """Count what the records of a scope hold that the archive's published vocabulary does not know."""
-    from lesion_tasks.ingest import check_vocabulary
+    from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 
     _show(check_vocabulary(source=source, query=query, collections=collections))
 
@@ -86,7 +86,8 @@ def vocabulary(source: str | None, query: str | None, collections: str) -> None:
 )
 def changes(since: str) -> None:
     """List what ingestion saw change: new, edited, relabelled, relicensed, withdrawn, returned."""
-    from lesion_tasks.ingest import list_changes, moment_of
+    from lesion_tasks.ingest.changes import list_changes
+    from lesion_tasks.ingest.runs import moment_of
 
     rows = [
         {
@@ -123,7 +124,7 @@ def split(names: Sequence[str]) -> None:
 @click.argument("names", nargs=-1, metavar="[SPLIT]...")
 def materialize(names: Sequence[str]) -> None:
     """Manifest -> shards of decoded pixels, at the sizes and shapes the variants of the split ask for."""
-    from lesion_tasks.catalog import squares_of
+    from lesion_tasks.catalog import input_sizes_of
     from lesion_tasks.database.connection import database_url, engine_for
     from lesion_tasks.pixels.materialize import materialize_manifest
     from lesion_tasks.splits.manifest import manifest_in_force
@@ -135,7 +136,7 @@ def materialize(names: Sequence[str]) -> None:
     done = {}
     for name in names or _default_splits():
         digest, _ = manifest_in_force(engine, name)
-        done[name] = [materialize_manifest(digest, **square) for square in squares_of(name, chosen)]
+        done[name] = [materialize_manifest(digest, size) for size in input_sizes_of(name, chosen)]
     _show(done)
 
 
@@ -225,8 +226,8 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
                 from lesion_tasks.evaluation.evaluate import evaluate_training
                 from lesion_tasks.pixels.materialize import materialize_manifest
 
-                if missing["square"] is not None:
-                    materialize_manifest(missing["manifest_digest"], **missing["square"])
+                if missing["input_size"] is not None:
+                    materialize_manifest(missing["manifest_digest"], InputSize.parse(missing["input_size"]))
                 evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
             done[task] = promote_model(
                 task=task, is_forced=despite_gates, decided_by=_person() if despite_gates else RULE
@@ -261,22 +262,22 @@ def leaderboard(task: str | None) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
 def report(training_id: str, out: Path | None) -> None:
     """Say where a training's report is, or copy it out of the bucket."""
-    from lesion_tasks.bucket import open_store
+    from lesion_tasks.bucket import open_bucket
 
-    store = open_store()
+    bucket = open_bucket()
     folder = f"reports/{training_id}/"
-    keys = list(store.list_keys(folder))
+    keys = list(bucket.list_keys(folder))
     if f"{folder}report.html" not in keys:
         raise UnusableInputError(
-            f"training {training_id!r} has no report in {store.url}, expected {folder}report.html"
+            f"training {training_id!r} has no report in {bucket.url}, expected {folder}report.html"
         )
     if out is None:
-        _show({"report": f"{store.url}/{folder}report.html", "files": len(keys)})
+        _show({"report": f"{bucket.url}/{folder}report.html", "files": len(keys)})
         return
     for key in keys:
         path = out / key.removeprefix(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(store.get(key))
+        path.write_bytes(bucket.get(key))
     _show({"report": str(out / "report.html"), "files": len(keys)})
 
 
@@ -348,12 +349,12 @@ def history(task: str) -> None:
 @lesion.command()
 def publish() -> None:
     """Write champion.json and reports/index.html anew from the database."""
-    from lesion_tasks.bucket import open_store
+    from lesion_tasks.bucket import open_bucket
     from lesion_tasks.database.connection import database_url, engine_for
     from lesion_tasks.evaluation.leaderboard import publish as write
 
     with engine_for(database_url()).connect() as connection:
-        write(open_store(), connection)
+        write(open_bucket(), connection)
     _show({"published": ["reports/index.html", "champion.json"]})
 
 

@@ -41,7 +41,7 @@ class MissingObjectError(KeyError):
         return self.message
 
 
-class Store(Protocol):
+class Bucket(Protocol):
     """What both back ends promise; one contract test runs against each."""
 
     url: str
@@ -72,12 +72,12 @@ class Store(Protocol):
         """
 
 
-def open_store(settings: Settings | None = None) -> Store:
+def open_bucket(settings: Settings | None = None) -> Bucket:
     """Open the bucket of the settings, or raise `UnusableInputError` or `UnavailableError` naming it."""
     settings = settings or read_settings()
     if settings.bucket_url.startswith("s3://"):
-        return S3Store(settings.bucket_url, cache=settings.cache)
-    return DirectoryStore(Path(settings.bucket_url))
+        return S3Bucket(settings.bucket_url, cache=settings.cache)
+    return DirectoryBucket(Path(settings.bucket_url))
 
 
 def _checked(key: str) -> str:
@@ -101,7 +101,7 @@ def _remove_abandoned(parts: Path) -> None:
                 path.unlink()
 
 
-class DirectoryStore:
+class DirectoryBucket:
     """A bucket that is a directory. Objects are written in a folder of its own and renamed into their place."""
 
     is_local = True
@@ -175,15 +175,15 @@ class DirectoryStore:
         return path
 
 
-class S3Store:
+class S3Bucket:
     """A bucket in S3 or a server that speaks it. Endpoint and credentials are boto3's own `AWS_*` settings."""
 
     is_local = False
 
     def __init__(self, url: str, *, cache: Path) -> None:
         self.url = url.rstrip("/")
-        self.bucket, _, self.prefix = self.url.removeprefix("s3://").partition("/")
-        self.cache = cache / "s3" / self.bucket
+        self.bucket_name, _, self.prefix = self.url.removeprefix("s3://").partition("/")
+        self.cache = cache / "s3" / self.bucket_name
         _remove_abandoned(self.cache / PARTS)
         self.client = self._connect()
 
@@ -204,7 +204,7 @@ class S3Store:
             ),
         )
         try:
-            client.head_bucket(Bucket=self.bucket)
+            client.head_bucket(Bucket=self.bucket_name)
         except ClientError as error:
             status = error.response["ResponseMetadata"]["HTTPStatusCode"]
             if status >= 500 or status == 429:
@@ -222,22 +222,24 @@ class S3Store:
         return f"{self.prefix}/{_checked(key)}" if self.prefix else _checked(key)
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
-        self.client.put_object(Bucket=self.bucket, Key=self._key(key), Body=data, ContentType=content_type)
+        self.client.put_object(
+            Bucket=self.bucket_name, Key=self._key(key), Body=data, ContentType=content_type
+        )
 
     def put_file(self, key: str, path: Path, *, content_type: str = OCTETS) -> None:
         self.client.upload_file(
-            str(path), self.bucket, self._key(key), ExtraArgs={"ContentType": content_type}
+            str(path), self.bucket_name, self._key(key), ExtraArgs={"ContentType": content_type}
         )
 
     def get(self, key: str) -> bytes:
         with self._missing_as_error(key):
-            body: bytes = self.client.get_object(Bucket=self.bucket, Key=self._key(key))["Body"].read()
+            body: bytes = self.client.get_object(Bucket=self.bucket_name, Key=self._key(key))["Body"].read()
         return body
 
     def exists(self, key: str) -> bool:
         try:
             with self._missing_as_error(key):
-                self.client.head_object(Bucket=self.bucket, Key=self._key(key))
+                self.client.head_object(Bucket=self.bucket_name, Key=self._key(key))
         except MissingObjectError:
             return False
         return True
@@ -245,13 +247,13 @@ class S3Store:
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         base = f"{self.prefix}/" if self.prefix else ""
         pages = self.client.get_paginator("list_objects_v2").paginate(
-            Bucket=self.bucket, Prefix=base + prefix
+            Bucket=self.bucket_name, Prefix=base + prefix
         )
         for page in pages:
             yield from (item["Key"].removeprefix(base) for item in page.get("Contents", ()))
 
     def delete(self, key: str) -> None:
-        self.client.delete_object(Bucket=self.bucket, Key=self._key(key))
+        self.client.delete_object(Bucket=self.bucket_name, Key=self._key(key))
 
     def local_path(self, key: str) -> Path:
         target = self.cache / self._key(key)
@@ -265,7 +267,7 @@ class S3Store:
         os.close(handle)
         try:
             with self._missing_as_error(key), naming_full_disk(f"cache {self.cache}", self.cache, key):
-                self.client.download_file(self.bucket, self._key(key), name)
+                self.client.download_file(self.bucket_name, self._key(key), name)
             Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)

@@ -18,9 +18,9 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     """Two CPU workers, one trainer, and an archive of drawn images, healthy and switched on."""
     if shutil.which("docker") is None:
         pytest.fail("this needs a Docker engine: there is no command `docker` on the PATH")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as poll:
+        poll.bind(("127.0.0.1", 0))
+        port = poll.getsockname()[1]
     found = Stack(
         project=os.environ.get("LESION_STACK_PROJECT", "lesion-test"),
         folder=Path(os.environ.get("LESION_STACK_FOLDER") or tmp_path_factory.mktemp("stack")),

@@ -36,7 +36,7 @@ KINDS = (
     ("train_variants", "each.evaluate", "", "trainer"),
     ("promote_model", "promote", "promote_model name_tasks", "worker"),
 )
-LAYERS = {"layers": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
+PASSES = {"passes": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
 
 # Printed by a worker: keys that rows name and the bucket lacks, the champion by row and as published, double decisions.
 WHOLE = """
@@ -71,7 +71,7 @@ def begin(stack: Stack) -> list[chain.Stage]:
     """A grown archive, and the path started on it, once what an earlier test left has ended."""
     wait_until(lambda: not _active(stack), PATH_TIMEOUT_S, "nothing runs any more")
     grow(stack)
-    return chain.begin(stack.api, LAYERS)
+    return chain.begin(stack.api, PASSES)
 
 
 def _active(stack: Stack) -> list[dict[str, Any]]:
@@ -172,7 +172,7 @@ def assert_whole(stack: Stack, stages: list[chain.Stage]) -> None:
 def whole(stack: Stack) -> None:
     """The path has run once undisturbed, so that every test has a champion to lose."""
     if not stack.api.runs("promote_model"):
-        assert_whole(stack, end(stack, chain.begin(stack.api, LAYERS)))
+        assert_whole(stack, end(stack, chain.begin(stack.api, PASSES)))
 
 
 @pytest.mark.parametrize("attempt", ROUNDS)
@@ -302,7 +302,7 @@ def at_once(stack: Stack, *arguments: str) -> list[subprocess.CompletedProcess[s
 def test_two_ingest_runs_at_once_do_the_work_once(stack: Stack, attempt: int) -> None:
     grow(stack)
     before = int(stack.query("SELECT count(*) FROM record_version")[0][0])
-    found = at_once(stack, "ingest", "--layer", "append", "--layer", "fetch")
+    found = at_once(stack, "ingest", "--pass", "append", "--pass", "fetch")
     assert [result.returncode for result in found] == [0, 0], found
     n_new = int(stack.query("SELECT count(*) FROM record_version")[0][0]) - before
     assert n_new == int(stack.query("SELECT count(DISTINCT isic_id) FROM record_version")[0][0]) - before

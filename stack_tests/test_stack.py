@@ -20,7 +20,7 @@ SERVICES = ("api-server", "scheduler", "dag-processor", "triggerer", "worker", "
 def stages(stack: Stack) -> list[chain.Stage]:
     """The four DAGs of the path, ended; each started by what the one before announced."""
     api = stack.api
-    found = chain.begin(api, {"layers": ["append", "reconcile", "fetch"], "fetch_tasks": 4})
+    found = chain.begin(api, {"passes": ["append", "reconcile", "fetch"], "fetch_tasks": 4})
     for _ in chain.follow(api, found, pause_s=2):
         pass
     report(stack, found)

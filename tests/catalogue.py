@@ -11,8 +11,8 @@ from PIL import Image as Pillow
 from sqlalchemy import text
 
 from lesion_tasks.archive.picture import Picture, read_picture
-from lesion_tasks.bucket import open_store
-from lesion_tasks.catalog import VARIANTS, FineTuning
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import VARIANTS, FineTuning, InputSize
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.pixels.materialize import materialize_manifest
@@ -69,7 +69,7 @@ def add_records(
 
     Without `hashed`, pictures get made-up hashes that are near no other.
     """
-    store = open_store(settings)
+    bucket = open_bucket(settings)
     versions, current, files = [], [], []
     for record in records:
         isic_id = record["isic_id"]
@@ -82,7 +82,7 @@ def add_records(
         current.append((isic_id, version, NOW, NOW, NOW))
         if data:
             key = f"images/{isic_id}.png"
-            store.put(key, data)
+            bucket.put(key, data)
             hash_64, thumbprint = int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True), None
             if hashed:
                 picture = read_picture(data)
@@ -161,7 +161,7 @@ def rows_of(settings: Settings, query: str) -> list[Any]:
 def materialize_natural() -> str:
     """Split what is curated by `malignancy_natural`, and materialize it at 32 px; returns the manifest's digest."""
     digest = build_split("malignancy_natural")
-    materialize_manifest(digest, 32)
+    materialize_manifest(digest, InputSize(32))
     return digest
 
 

@@ -70,7 +70,7 @@ def _train(
 
     from test_training_loop import examples
 
-    from lesion_tasks.bucket import DirectoryStore
+    from lesion_tasks.bucket import DirectoryBucket
     from lesion_tasks.database.connection import engine_for
     from lesion_tasks.training.accelerator import Accelerator
     from lesion_tasks.training.examples import Data
@@ -101,7 +101,7 @@ def _train(
                 sha256_by_id={name: name for some in parts for name in some.isic_ids},
             ),
             engine=engine_for(database_url) if database_url else None,  # type: ignore[arg-type] - features alone ask
-            store=DirectoryStore(Path(folder)),
+            bucket=DirectoryBucket(Path(folder)),
             folder="t",
             on_epoch=lambda epoch, figures, seconds: losses.__setitem__(epoch, figures["loss"]),
             accelerator=Accelerator(n_gpus=0, training_policy=policy, strategy=strategy),

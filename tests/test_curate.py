@@ -135,7 +135,7 @@ def test_other_rules_judge_every_record_again_once(
     add_records(settings, records, picture_by_id={"ISIC_0000002": b""})
     curate_images()
     assert curate_images()["images"] == 0
-    monkeypatch.setattr(curate, "RULES_VERSION", 99)
+    monkeypatch.setattr(curate, "CLEANING_VERSION", 99)
     counts = curate_images()
     assert (counts["images"], counts["rejects"]) == (1, 1)
     assert rows_of(settings, "SELECT rules_version FROM image UNION SELECT rules_version FROM reject") == [

@@ -185,12 +185,12 @@ def test_unusable_input_is_not_retried_and_a_lost_connection_is(dags: dict[str, 
 
 
 def test_each_layer_of_ingestion_has_a_schedule_and_is_a_choice_of_the_form(dags: dict[str, Any]) -> None:
-    from lesion_tasks.ingest import LAYERS
+    from lesion_tasks.ingest.passes import PASSES
 
     schedules = runpy.run_path(str(ROOT / "dags" / "ingest_isic.py"))["SCHEDULES"]
     dag = dags["ingest_isic"]
-    assert dag.params.get_param("layers").schema["items"]["enum"] == list(schedules)
-    assert set(schedules) == {*LAYERS, "vocabulary"} <= {task.task_id for task in dag.tasks} | {"fetch"}
+    assert dag.params.get_param("passes").schema["items"]["enum"] == list(schedules)
+    assert set(schedules) == {*PASSES, "vocabulary"} <= {task.task_id for task in dag.tasks} | {"fetch"}
     assert {timetable.expression for timetable in dag.timetable.timetables} == set(schedules.values())
 
 

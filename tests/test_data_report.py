@@ -3,7 +3,7 @@
 from catalogue import NEVUS, add_records, archive_record, labelled_records, rows_of
 from test_curate import skin_jpeg
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.data_report import page_key
@@ -12,7 +12,7 @@ from lesion_tasks.splits.split import build_split
 
 
 def page_of(settings: Settings, split: str = "malignancy_natural") -> str:
-    return open_store(settings).get(page_key(build_split(split))).decode()
+    return open_bucket(settings).get(page_key(build_split(split))).decode()
 
 
 def test_the_page_tells_every_reason_and_needs_no_network(settings: Settings) -> None:

@@ -384,13 +384,13 @@ def test_slices_are_scored_above_the_floor_and_named_below_it():
 
 
 @pytest.mark.parametrize("case", ["binary", "multiclass", "no positives", "one image"])
-def test_the_document_is_what_its_schema_says(case):
+def test_the_document_is_what_its_schema_says(subject):
     scored = {
         "binary": lambda: tied(600),
         "multiclass": lambda: drawn_multiclass(300),
         "no positives": lambda: binary([0] * 60, np.linspace(0, 1, 60), sex=["female"] * 60),
         "one image": lambda: binary([1], [0.5]),
-    }[case]()
+    }[subject]()
     threshold = Threshold(value=0.4, rule="by hand", chosen_on="val") if scored.is_binary else None
     document = evaluation_document(
         scored, threshold=threshold, subset="test", training_id="t1", resampling=FEW

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.laptop import stack
@@ -134,13 +134,13 @@ def test_each_variant_has_its_split_and_predictions_for_each_image_of_it(trained
 
 
 def test_each_variant_stands_in_the_index_with_its_figures_on_both_tests(trained: Trained) -> None:
-    store = open_store(trained.settings)
-    index = store.get("reports/index.html").decode()
+    bucket = open_bucket(trained.settings)
+    index = bucket.get("reports/index.html").decode()
     rows = rows_of(trained.settings, "SELECT training_id FROM training")
     assert len(rows) == len(trained.names)
     for (training_id,) in rows:
         assert f"{training_id}/report.html" in index
-        names = {key.rsplit("/", 1)[-1] for key in store.list_keys(f"reports/{training_id}/")}
+        names = {key.rsplit("/", 1)[-1] for key in bucket.list_keys(f"reports/{training_id}/")}
         assert {"report.html", "metrics.json", "predictions.parquet", "roc.png", "confusion.png"} <= names
-        metrics = store.get(f"reports/{training_id}/metrics.json").decode()
+        metrics = bucket.get(f"reports/{training_id}/metrics.json").decode()
         assert all(f'"{subset}"' in metrics for subset in ("test_natural", "test_balanced"))

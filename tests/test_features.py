@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_training_loop import examples
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
@@ -54,7 +54,7 @@ def run(settings: Settings, some: Variant, folder: str = "trainings/tried") -> T
         None,
         data(),
         engine=engine_for(settings.database_url or ""),
-        store=open_store(settings),
+        bucket=open_bucket(settings),
         folder=folder,
         on_epoch=lambda epoch, figures, duration_s: None,
     )
@@ -86,7 +86,7 @@ def test_a_stopped_extraction_goes_on_and_features_are_shared(
     from lesion_tasks.training import frozen_features as features
 
     monkeypatch.setattr(features, "SHARD_IMAGES", 50)
-    put_file, n_put = type(open_store(settings)).put_file, []
+    put_file, n_put = type(open_bucket(settings)).put_file, []
 
     def stop_at_the_third(self: object, key: str, path: Path, **options: str) -> None:
         n_put.append(key)
@@ -94,7 +94,7 @@ def test_a_stopped_extraction_goes_on_and_features_are_shared(
             raise KeyboardInterrupt
         put_file(self, key, path, **options)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(type(open_store(settings)), "put_file", stop_at_the_third)
+    monkeypatch.setattr(type(open_bucket(settings)), "put_file", stop_at_the_third)
     with pytest.raises(KeyboardInterrupt):
         run(settings, variant())
     run(settings, variant())
@@ -172,7 +172,7 @@ def test_labels_without_a_signal_stay_at_chance_and_a_planted_one_is_found(
         None,
         Data(train=parts[0], val_drawn=parts[1], val=parts[1], test=parts[2], sha256_by_id={}),
         engine=engine_for(settings.database_url or ""),
-        store=open_store(settings),
+        bucket=open_bucket(settings),
         folder="trainings/tried",
         on_epoch=lambda epoch, figures, duration_s: None,
     )

@@ -1,4 +1,4 @@
-"""Every layer of ingestion against a local archive that grows, changes and loses images."""
+"""Every pass of ingestion against a local archive that grows, changes and loses images."""
 
 import json
 from datetime import UTC, datetime, timedelta
@@ -11,18 +11,13 @@ from archives import FAST, execute, listed_ids, rows, scalar, serving, write_fol
 
 from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_store
-from lesion_tasks.ingest import (
-    append_records,
-    fetch_files,
-    fetch_shards,
-    ingest,
-    list_changes,
-    probe_archive,
-    reconcile_records,
-    sweep_records,
-)
-from lesion_tasks.ingest.fetch import _cut
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.ingest.append import append_records, poll_archive
+from lesion_tasks.ingest.changes import list_changes
+from lesion_tasks.ingest.fetch import _cut, fetch_files, fetch_ranges
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.ingest.sweep import sweep_records
 
 AT_ONCE = timedelta(0)
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -54,11 +49,11 @@ def changes_since(moment):
 
 
 def test_the_probe_tells_size_and_newest_image(archive):
-    answer = probe_archive()
+    answer = poll_archive()
 
     assert answer["n_records"] == 300
     assert answer["newest_isic_id"] in archive.ids()
-    assert scalar("SELECT probe ->> 'n_records' FROM scope") == "300"
+    assert scalar("SELECT poll ->> 'n_records' FROM scope") == "300"
 
 
 def test_the_append_pass_stores_every_record_as_it_was_sent(archive):
@@ -88,8 +83,8 @@ def test_a_limit_reads_so_many_records_and_goes_on_without_it(archive, monkeypat
     counts = append_records()
     assert (counts["read"], counts["is_complete"]) == (200, False)
     assert append_records()["read"] == 0
-    assert reconcile_records()["shards_read"] == 0
-    assert sweep_records(shard_share=1.0)["read"] == 0
+    assert reconcile_records()["prefixes_read"] == 0
+    assert sweep_records(sweep_share=1.0)["read"] == 0
 
     monkeypatch.delenv("LESION_MAX_RECORDS")
     assert append_records()["new"] == 100
@@ -110,7 +105,7 @@ def test_growth_costs_only_what_is_new(archive):
 def test_a_record_read_again_unchanged_gets_no_new_version(archive):
     append_records()
 
-    counts = sweep_records(shard_share=1.0)
+    counts = sweep_records(sweep_share=1.0)
 
     assert counts["read"] == 300
     assert counts["changed"] == 0
@@ -133,18 +128,18 @@ def test_a_sweep_finds_edits_and_says_what_kind(archive, kind, word):
 
     assert append_records()["changed"] == 0
     assert reconcile_records()["changed"] == 0
-    counts = sweep_records(shard_share=1.0)
+    counts = sweep_records(sweep_share=1.0)
 
     assert counts["changed"] == 5
     assert sorted(changes_since(moment)) == sorted((word, isic_id) for isic_id in edited)
     assert all(change.fields for change in list_changes(moment))
     assert scalar("SELECT count(*) FROM record_version WHERE version = 1") == 300
-    assert sweep_records(shard_share=1.0)["changed"] == 0
+    assert sweep_records(sweep_share=1.0)["changed"] == 0
 
 
 def test_sweeps_go_round_all_shards(archive):
     append_records()
-    n_read = sum(sweep_records(shard_share=0.3)["read"] for _ in range(4))
+    n_read = sum(sweep_records(sweep_share=0.3)["read"] for _ in range(4))
 
     assert n_read >= 300
     assert scalar("SELECT count(*) FROM record WHERE last_seen_at = first_seen_at") == 0
@@ -162,9 +157,9 @@ def test_an_embargoed_image_published_behind_the_watermark_is_found_by_counting(
     counts = reconcile_records()
 
     assert counts["new"] == 5
-    assert counts["shards_incomplete"] == 0
+    assert counts["prefixes_incomplete"] == 0
     assert listed_ids() == archive.ids()
-    assert reconcile_records()["shards_read"] == 0
+    assert reconcile_records()["prefixes_read"] == 0
 
 
 def test_withdrawal_needs_two_observations_in_two_runs(archive):
@@ -221,9 +216,9 @@ def test_mass_disappearance_marks_nothing_and_is_red(archive):
     append_records()
     archive.admin("withdraw", images=60)
 
-    for layer in (reconcile_records, lambda: sweep_records(shard_share=1.0)):
+    for run_again in (reconcile_records, lambda: sweep_records(sweep_share=1.0)):
         with pytest.raises(UnusableInputError, match=r"60 of 300 records are gone"):
-            layer()
+            run_again()
     assert scalar("SELECT count(*) FROM record WHERE missing_since IS NOT NULL") == 0
     assert len(listed_ids()) == 300
 
@@ -256,51 +251,51 @@ def test_files_are_verified_and_stored_under_id_and_digest(pictures):
     counts = fetch_files()
 
     assert (counts["stored"], counts["refused"]) == (120, 0)
-    store = open_store()
+    bucket = open_bucket()
     stored = rows("SELECT * FROM stored_file")
     assert {row.isic_id for row in stored} == pictures.ids()
-    assert {row.object_key for row in stored} == set(store.list_keys("images/"))
+    assert {row.object_key for row in stored} == set(bucket.list_keys("images/"))
     row = stored[0]
     assert row.object_key.startswith(f"images/thumbnail_256/{row.isic_id[5:7]}/{row.isic_id}-")
-    assert len(store.get(row.object_key)) == row.size_bytes
+    assert len(bucket.get(row.object_key)) == row.size_bytes
     assert max(row.width_px, row.height_px) <= 256
 
 
 def test_files_that_are_there_are_not_asked_for_again(pictures):
     ingest()
 
-    assert fetch_shards(shards=4) == []
+    assert fetch_ranges(ranges=4) == []
     assert fetch_files()["stored"] == 0
 
 
 def test_shards_of_files_cover_all_and_overlap_nowhere(pictures):
     append_records()
 
-    shards = fetch_shards(shards=4)
+    ranges = fetch_ranges(ranges=4)
 
-    bounds = [shard.split(":") for shard in shards]
-    assert len(shards) == 4
+    bounds = [id_range.split(":") for id_range in ranges]
+    assert len(ranges) == 4
     assert sorted(bounds) == bounds
     assert all(end < start for (_, end), (start, _) in pairwise(bounds))
-    assert [fetch_files(shard)["stored"] for shard in shards] == [30, 30, 30, 30]
+    assert [fetch_files(id_range)["stored"] for id_range in ranges] == [30, 30, 30, 30]
 
 
 @pytest.mark.parametrize(("per_shard", "n_shards"), [(5_000, 1), (50, 3), (1, 16)])
-def test_shards_are_sized_by_what_is_missing(pictures, monkeypatch, per_shard, n_shards):
+def test_shards_are_sized_by_what_is_missing(pictures, monkeypatch, per_shard, n_prefixes):
     monkeypatch.setattr("lesion_tasks.ingest.fetch.FILES_PER_SHARD", per_shard)
     append_records()
 
-    assert len(fetch_shards()) == n_shards
+    assert len(fetch_ranges()) == n_prefixes
 
 
 def test_crowded_prefixes_are_divided_too():
     counts = [(f"ISIC_{number:04d}", 1_000) for number in range(24, 34)] + [("ISIC_9000", 5)]
 
-    shards = _cut(counts, 5)
+    ranges = _cut(counts, 5)
 
-    assert len(shards) == 5
-    assert shards[0] == "ISIC_0024:ISIC_0025"
-    assert shards[-1] == "ISIC_0032:ISIC_9000"
+    assert len(ranges) == 5
+    assert ranges[0] == "ISIC_0024:ISIC_0025"
+    assert ranges[-1] == "ISIC_0032:ISIC_9000"
 
 
 def test_a_file_whose_record_says_another_size_is_fetched_again(pictures, picture_folder):
@@ -312,7 +307,7 @@ def test_a_file_whose_record_says_another_size_is_fetched_again(pictures, pictur
 
     assert fetch_files()["stored"] == 1
     assert scalar("SELECT sha256 FROM stored_file WHERE isic_id = :id", id=isic_id) != before
-    assert len(list(open_store().list_keys("images/"))) == 121
+    assert len(list(open_bucket().list_keys("images/"))) == 121
 
 
 def test_everything_at_once_and_again(pictures):
@@ -325,10 +320,10 @@ def test_everything_at_once_and_again(pictures):
 
 
 def test_two_scopes_share_one_catalogue(archive):
-    ingest(query="image_type:dermoscopic", layers=("append",))
+    ingest(query="image_type:dermoscopic", passes=("append",))
     n_dermoscopic = scalar("SELECT count(*) FROM record")
 
-    counts = ingest(query="", layers=("append",))
+    counts = ingest(query="", passes=("append",))
 
     assert 0 < n_dermoscopic < 300
     assert counts["append"]["new"] == 300 - n_dermoscopic
@@ -337,21 +332,21 @@ def test_two_scopes_share_one_catalogue(archive):
 
 
 def test_collections_limit_a_scope_and_share_the_catalogue_with_another(archive):
-    counts = ingest(collections="2", layers=("append",))
+    counts = ingest(collections="2", passes=("append",))
     n_in_two = counts["append"]["new"]
-    again = ingest(collections="3, 2,2", layers=("append",))
+    again = ingest(collections="3, 2,2", passes=("append",))
 
     assert 0 < n_in_two < 300
     assert (
         again["append"]["read"] > again["append"]["new"] == scalar("SELECT count(*) FROM record") - n_in_two
     )
     assert [row.collections for row in rows("SELECT collections FROM scope ORDER BY 1")] == ["2", "2,3"]
-    assert reconcile_records(collections="2,3")["shards_read"] == 0
+    assert reconcile_records(collections="2,3")["prefixes_read"] == 0
 
 
 def test_a_withdrawal_that_one_scope_sees_counts_in_both_and_a_return_too(archive):
     for query in ("", "image_type:dermoscopic"):
-        ingest(query=query, layers=("append",))
+        ingest(query=query, passes=("append",))
     in_both = rows("SELECT isic_id FROM scope_record GROUP BY 1 HAVING count(*) = 2 LIMIT 1")[0].isic_id
     archive.admin("withdraw", ids=in_both)
     for _ in range(2):
@@ -369,7 +364,7 @@ def test_credentials_of_an_address_are_neither_stored_nor_logged(archive, caplog
     caplog.set_level("DEBUG")
     address = archive.url.replace("http://", "http://user:hidden@")
 
-    counts = ingest(source=address, layers=("append", "reconcile"))
+    counts = ingest(source=address, passes=("append", "reconcile"))
 
     assert counts["append"]["new"] == 300
     stored = rows(
@@ -385,7 +380,7 @@ def test_credentials_of_an_address_are_neither_stored_nor_logged(archive, caplog
         ({"query": "created:[2020 TO *]"}, "query 'created:"),
         ({"query": "diagnosis:melanoma"}, "Could not parse search query"),
         ({"collections": "1,two"}, "'two' found, expected numbers"),
-        ({"layers": ("append", "everything")}, "everything"),
+        ({"passes": ("append", "everything")}, "everything"),
     ],
 )
 def test_wrong_input_is_named_at_once(archive, wrong, words):

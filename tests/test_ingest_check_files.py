@@ -9,7 +9,9 @@ from archives import execute, rows, scalar, serving, write_folder, write_picture
 from archive_server.sources import FolderSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
-from lesion_tasks.ingest import check_files, fetch_files, ingest
+from lesion_tasks.ingest.check_files import check_files
+from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.passes import ingest
 
 AT_ONCE = timedelta(0)
 QUICK = Retry(n_attempts=2, first_delay_s=0.01)
@@ -24,7 +26,7 @@ def folder(tmp_path):
 @pytest.fixture
 def archive(settings, monkeypatch, folder):
     with serving(FolderSource(folder), monkeypatch) as archive:
-        ingest(layers=("append", "fetch"))
+        ingest(passes=("append", "fetch"))
         yield archive
 
 
@@ -74,7 +76,7 @@ def test_a_state_that_was_not_known_is_noted(archive):
 
 def test_an_archive_that_is_gone_is_unavailable_and_marks_nothing(settings, monkeypatch, folder):
     with serving(FolderSource(folder), monkeypatch):
-        ingest(layers=("append", "fetch"))
+        ingest(passes=("append", "fetch"))
     with pytest.raises(ArchiveUnavailableError):
         check_files(check_share=1.0, older_than=AT_ONCE, retry=QUICK)
     assert scalar("SELECT count(*) FROM stored_file WHERE is_replaced OR checked_at IS NOT NULL") == 0

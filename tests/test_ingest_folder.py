@@ -8,8 +8,11 @@ import pytest
 from archives import execute, listed_ids, rows, scalar, write_folder, write_picture
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_store
-from lesion_tasks.ingest import append_records, fetch_files, ingest, probe_archive, reconcile_records
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.ingest.append import append_records, poll_archive
+from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.ingest.reconcile import reconcile_records
 
 AT_ONCE = timedelta(0)
 
@@ -39,7 +42,7 @@ def test_a_folder_is_ingested_in_either_layout(folder, layout):
     row = rows("SELECT * FROM record_version JOIN stored_file USING (isic_id) ORDER BY isic_id LIMIT 1")[0]
     assert row.document["metadata"]["clinical"]["mel_thick_mm"] == "0.50"
     assert row.document["copyright_license"] == "CC-0"
-    assert open_store().get(row.object_key) == (folder / row.url.removeprefix("file:")).read_bytes()
+    assert open_bucket().get(row.object_key) == (folder / row.url.removeprefix("file:")).read_bytes()
 
 
 def test_a_folder_read_again_changes_nothing(folder):
@@ -170,7 +173,7 @@ def test_a_wrong_folder_is_named_at_once(folder, make_wrong, words):
 
 
 def test_a_file_url_cannot_lead_out_of_the_folder(folder):
-    ingest(source=str(folder), layers=("append",))
+    ingest(source=str(folder), passes=("append",))
     execute("""
         UPDATE record_version SET document = jsonb_set(document, '{files,full,url}', '"file:../../secret.jpg"')
         WHERE isic_id = (SELECT min(isic_id) FROM record)
@@ -184,7 +187,7 @@ def test_a_repeated_row_counts_once(folder):
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join([*lines, lines[-1]]))
 
-    assert probe_archive(source=str(folder))["n_records"] == 60
+    assert poll_archive(source=str(folder))["n_records"] == 60
     assert append_records(source=str(folder)) | {"read": 60} == {
         "read": 60, "new": 60, "changed": 0, "returned": 0, "refused": 0, "is_complete": True
     }  # fmt: skip

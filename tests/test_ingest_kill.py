@@ -18,7 +18,10 @@ from benchmarks.kill_ingest import (
     live_through,
 )
 from lesion_tasks.database.connection import database_url, engine_for
-from lesion_tasks.ingest import append_records, fetch_files, ingest, reconcile_records
+from lesion_tasks.ingest.append import append_records
+from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.scope import scope_key, scope_lock
 
 STORY = ((), ("grow?images=10", "edit?images=5&kind=metadata", "withdraw?images=2"))
@@ -108,13 +111,13 @@ def test_two_scopes_at_once_give_an_edited_record_one_new_version(settings, monk
     with serving(SyntheticSource(400, seed=3), monkeypatch) as archive:
         scopes = ["", "image_type:dermoscopic", "diagnosis_1:*"]
         for query in scopes:
-            ingest(query=query, layers=("append",))
+            ingest(query=query, passes=("append",))
         n_edited = len(archive.admin("edit", images=60)["edited"])
         errors = []
 
         def run(query):
             try:
-                ingest(query=query, layers=("sweep",), shard_share=1.0)
+                ingest(query=query, passes=("sweep",), sweep_share=1.0)
             except BaseException as error:
                 errors.append(error)
 

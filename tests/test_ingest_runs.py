@@ -1,4 +1,4 @@
-"""Runs of ingestion are rows: what changed since one, and when a layer was last done."""
+"""Runs of ingestion are rows: what changed since one, and when a pass was last done."""
 
 import json
 from datetime import UTC, datetime
@@ -10,15 +10,10 @@ from click.testing import CliRunner
 from archive_server.sources import SyntheticSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.__main__ import lesion
-from lesion_tasks.ingest import (
-    append_records,
-    begin_ingestion,
-    end_ingestion,
-    last_done,
-    list_changes,
-    moment_of,
-    sweep_records,
-)
+from lesion_tasks.ingest.append import append_records
+from lesion_tasks.ingest.changes import list_changes
+from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion, last_done, moment_of
+from lesion_tasks.ingest.sweep import sweep_records
 
 
 @pytest.fixture
@@ -32,7 +27,7 @@ def test_changes_since_a_run_are_those_it_saw_and_later_ones(archive):
     append_records()
     begin_ingestion("manual__second")
     edited = archive.admin("edit", images=3)["edited"]
-    sweep_records(shard_share=1.0)
+    sweep_records(sweep_share=1.0)
 
     assert len(list_changes(moment_of("manual__first"))) == 63
     assert {change.isic_id for change in list_changes(moment_of("manual__second"))} == set(edited)
@@ -77,7 +72,7 @@ def test_a_layer_is_done_when_the_whole_run_is_and_in_its_own_scope(archive):
 
 
 def test_the_command_line_names_its_run_and_takes_the_name_back(archive):
-    ran = CliRunner().invoke(lesion, ["ingest", "--layer", "append"])
+    ran = CliRunner().invoke(lesion, ["ingest", "--pass", "append"])
     assert ran.exit_code == 0, ran.output
     ingestion_id = json.loads(ran.stdout)["ingestion"]
     changed = CliRunner().invoke(lesion, ["changes", "--since", ingestion_id])

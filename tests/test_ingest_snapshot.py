@@ -14,14 +14,12 @@ from archive_server.sources import SyntheticSource
 from archive_server.state import load_state
 from benchmarks.kill_ingest import environment_for
 from lesion_tasks import UnusableInputError
-from lesion_tasks.ingest import (
-    append_records,
-    fetch_files,
-    ingest,
-    list_changes,
-    reconcile_records,
-    sweep_records,
-)
+from lesion_tasks.ingest.append import append_records
+from lesion_tasks.ingest.changes import list_changes
+from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.ingest.sweep import sweep_records
 
 N = 40
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -73,11 +71,11 @@ def test_the_snapshot_and_then_the_api_end_where_the_api_alone_does(
         assert second["new"] == 10
         assert second["read"] < 20
         assert fetch_files(rendition="full")["stored"] == 10
-        assert reconcile_records()["shards_read"] == 0
+        assert reconcile_records()["prefixes_read"] == 0
         assert {change.isic_id for change in list_changes(moment)} == set(added)
 
         # A sweep learns the addresses of all: no edit, and no file again.
-        assert sweep_records(shard_share=1.0)["read"] == N + 10
+        assert sweep_records(sweep_share=1.0)["read"] == N + 10
         assert fetch_files(rendition="full")["stored"] == 0
         assert {change.isic_id for change in list_changes(moment)} == set(added)
         by_both = left_behind()
@@ -91,10 +89,10 @@ def test_the_snapshot_and_then_the_api_end_where_the_api_alone_does(
 
 def test_an_edit_after_the_snapshot_is_still_seen_as_one(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        ingest(source=str(snapshot), layers=("append",))
+        ingest(source=str(snapshot), passes=("append",))
         moment = datetime.now(UTC)
         edited = archive.admin("edit", images=3)["edited"]
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
 
         changes = list_changes(moment)
         assert {(change.kind, change.isic_id) for change in changes} == {("edited", i) for i in edited}
@@ -104,7 +102,7 @@ def test_an_edit_after_the_snapshot_is_still_seen_as_one(snapshot, monkeypatch):
 def test_thumbnails_made_from_a_snapshot_are_not_fetched_again(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch):
         ingest(source=str(snapshot))
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
 
         assert fetch_files()["stored"] == 0
         assert (
@@ -115,7 +113,7 @@ def test_thumbnails_made_from_a_snapshot_are_not_fetched_again(snapshot, monkeyp
 
 def test_what_is_gone_since_the_snapshot_is_found_by_counting(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        ingest(source=str(snapshot), layers=("append",))
+        ingest(source=str(snapshot), passes=("append",))
         archive.admin("withdraw", images=2)
         append_records()
         for _ in range(2):
@@ -140,12 +138,12 @@ def test_a_snapshot_read_again_changes_nothing(snapshot, monkeypatch):
 def test_a_query_narrows_a_snapshot_as_it_narrows_the_api(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch):
         query = "image_type:dermoscopic"
-        ingest(source=str(snapshot), query=query, layers=("append",))
+        ingest(source=str(snapshot), query=query, passes=("append",))
         n_taken = len(listed_ids())
 
         assert 0 < n_taken < N
         assert append_records(query=query)["new"] == 0
-        assert reconcile_records(query=query)["shards_read"] == 0
+        assert reconcile_records(query=query)["prefixes_read"] == 0
 
 
 def test_a_killed_first_load_goes_on_and_hands_over_only_when_complete(snapshot, monkeypatch):
@@ -231,7 +229,7 @@ def test_damaged_and_absent_members_are_rows_with_reasons_and_come_from_the_api_
         counts = ingest(source=str(snapshot))
 
         assert counts["fetch"]["reasons"] == {"damaged": 1, "no_file": 1}
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
         assert fetch_files()["stored"] == 2
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NOT NULL") == 0
 

@@ -15,15 +15,12 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
 from lesion_tasks.archive.cursor import Position, cursor_of, decode_cursor, encode_cursor
 from lesion_tasks.archive.record import CheckedRecord, Refusal, canonical_hash, check_record
-from lesion_tasks.ingest import (
-    append_records,
-    fetch_files,
-    ingest,
-    probe_archive,
-    reconcile_records,
-    sweep_records,
-)
+from lesion_tasks.ingest.append import append_records, poll_archive
 from lesion_tasks.ingest.download import MAX_BYTES
+from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.ingest.sweep import sweep_records
 
 AT_ONCE = timedelta(0)
 
@@ -79,8 +76,8 @@ def test_a_next_link_to_another_host_is_not_followed_there(settings, monkeypatch
 @pytest.mark.parametrize("cursor", ["AAAA", "not base64", "cD1ub3doZXJl", "cD0yMDE1LTAxLTAx"])
 def test_a_damaged_resume_point_loses_nothing(settings, monkeypatch, cursor):
     with serving(SyntheticSource(450, seed=2), monkeypatch) as archive:
-        probe_archive()
-        newest_at = scalar("SELECT (probe ->> 'newest_created_at')::timestamptz FROM scope")
+        poll_archive()
+        newest_at = scalar("SELECT (poll ->> 'newest_created_at')::timestamptz FROM scope")
         execute("UPDATE scope SET next_cursor = :c, next_watermark_at = :at", c=cursor, at=newest_at)
 
         append_records()
@@ -146,7 +143,7 @@ def test_without_counts_everything_is_read_and_nothing_is_declared_missing(setti
         counts = reconcile_records(confirm_after=AT_ONCE)
 
         assert counts["missing"] == 0
-        assert counts["shards_incomplete"] == 10
+        assert counts["prefixes_incomplete"] == 10
 
 
 def test_a_count_that_lies_marks_nothing_missing(settings, monkeypatch):
@@ -327,7 +324,7 @@ def test_a_refused_record_that_is_mended_is_a_record(settings, monkeypatch):
         append_records()
         assert scalar("SELECT count(*) FROM refused_record") == 1
         is_damaged[0] = False
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
 
         assert scalar("SELECT count(*) FROM refused_record") == 0
         assert everything_listed(archive)
@@ -345,7 +342,7 @@ def test_a_known_refusal_does_not_make_its_shard_unequal(settings, monkeypatch):
 
     with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=damage):
         append_records()
-        assert reconcile_records()["shards_read"] == 0
+        assert reconcile_records()["prefixes_read"] == 0
 
 
 def test_decimals_as_numbers_make_no_new_version(settings, monkeypatch):
@@ -362,7 +359,7 @@ def test_decimals_as_numbers_make_no_new_version(settings, monkeypatch):
         append_records()
         as_numbers[0] = True
 
-        assert sweep_records(shard_share=1.0)["changed"] == 0
+        assert sweep_records(sweep_share=1.0)["changed"] == 0
 
 
 def test_a_removed_field_is_an_edit_and_its_old_value_is_kept(settings, monkeypatch):
@@ -381,7 +378,7 @@ def test_a_removed_field_is_an_edit_and_its_old_value_is_kept(settings, monkeypa
         )
         is_removed[0] = True
 
-        assert 0 < sweep_records(shard_share=1.0)["changed"] == n_with_sex
+        assert 0 < sweep_records(sweep_share=1.0)["changed"] == n_with_sex
         kept = "SELECT count(*) FROM record_version WHERE version = 1 AND document #> '{metadata,clinical}' ? 'sex'"
         assert scalar(kept) == n_with_sex
 
@@ -452,7 +449,7 @@ def pointing_to(url_of, n_records=1):
 )
 def test_a_file_that_cannot_be_used_is_a_row_with_a_reason(settings, monkeypatch, folder, url_of, reason):
     with serving(FolderSource(folder), monkeypatch, tamper=pointing_to(url_of)):
-        counts = ingest(layers=("append", "fetch"), retry=FAST)
+        counts = ingest(passes=("append", "fetch"), retry=FAST)
 
         assert (counts["fetch"]["stored"], counts["fetch"]["refused"]) == (59, 1)
         refused = rows("SELECT * FROM stored_file WHERE reason IS NOT NULL")
@@ -482,7 +479,7 @@ def test_a_signature_that_changes_daily_is_no_reason_to_fetch_again(settings, mo
 
     with serving(FolderSource(folder), monkeypatch, tamper=sign):
         assert ingest()["fetch"]["stored"] == 60
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
         assert scalar("SELECT max(version) FROM record_version") == 1
         assert fetch_files()["stored"] == 0
         assert scalar("SELECT count(*) FROM stored_file WHERE url LIKE '%?%'") == 0
@@ -495,7 +492,7 @@ def test_a_refused_file_is_tried_again_later_and_not_for_ever(settings, monkeypa
         return pointing_to(lambda url: url.replace("ISIC_", "ISIX_"))(request, body) if is_gone[0] else body
 
     with serving(FolderSource(folder), monkeypatch, tamper=lose):
-        ingest(layers=("append", "fetch"))
+        ingest(passes=("append", "fetch"))
         assert fetch_files()["refused"] == 0
         for n_attempts in range(2, 8):
             fetch_files(retry_refused_after=AT_ONCE)
@@ -503,7 +500,7 @@ def test_a_refused_file_is_tried_again_later_and_not_for_ever(settings, monkeypa
             assert tried == min(n_attempts, 5)
 
         is_gone[0] = False
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
         assert fetch_files()["stored"] == 1
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NOT NULL") == 0
 
@@ -514,7 +511,7 @@ def test_too_many_unusable_files_are_red_and_named_and_the_good_ones_stay(settin
         with pytest.raises(
             UnusableInputError, match=r"25 of 60 files cannot be used.*25 file_missing \(ISIC_"
         ):
-            ingest(layers=("append", "fetch"))
+            ingest(passes=("append", "fetch"))
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 35
 
 
@@ -524,7 +521,7 @@ def test_files_over_the_cap_are_rows_with_a_reason(settings, monkeypatch, folder
         serving(FolderSource(folder), monkeypatch),
         pytest.raises(UnusableInputError, match=r"60 of 60 .*60 too_large \(ISIC_.*expected at most 100"),
     ):
-        ingest(layers=("append", "fetch"))
+        ingest(passes=("append", "fetch"))
     assert scalar("SELECT count(*) FROM stored_file WHERE reason = 'too_large'") == 60
 
 
@@ -547,7 +544,7 @@ def test_a_replacement_that_cannot_be_had_leaves_the_earlier_file(settings, monk
     with serving(FolderSource(folder), monkeypatch, tamper=lose):
         ingest()
         is_gone[0] = True
-        sweep_records(shard_share=1.0)
+        sweep_records(sweep_share=1.0)
 
         assert fetch_files()["reasons"]["file_missing"] >= 1
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 60

@@ -8,7 +8,7 @@ import sys
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.promotion.promote import promote_model
@@ -58,19 +58,19 @@ def training_id(settings: Settings) -> str:
 def test_killed_evaluations_and_promotions_leave_nothing_half_published(
     settings: Settings, training_id: str
 ) -> None:
-    store, folder = open_store(settings), f"reports/{training_id}/"
+    bucket, folder = open_bucket(settings), f"reports/{training_id}/"
     run_killed(EVALUATE, 4, training_id)
-    assert list(store.list_keys(folder))
-    assert not store.exists(f"{folder}report.html")  # the page comes last
+    assert list(bucket.list_keys(folder))
+    assert not bucket.exists(f"{folder}report.html")  # the page comes last
     evaluate_training(training_id)
-    assert {key.removeprefix(folder) for key in store.list_keys(folder)} >= BUNDLE
+    assert {key.removeprefix(folder) for key in bucket.list_keys(folder)} >= BUNDLE
     assert rows_of(settings, "SELECT training_id FROM evaluation") == [(training_id,)]
 
     run_killed(PROMOTE, 0, "malignancy")  # decided, and nothing published yet
     decided = "SELECT sequence, action, training_id FROM promotion"
     ((_, action, promoted),) = rows_of(settings, decided)
-    assert json.loads(store.get("champion.json")) == {}  # as the evaluation left it
+    assert json.loads(bucket.get("champion.json")) == {}  # as the evaluation left it
     assert promote_model(task="malignancy")["action"] == "none"  # a decision is made once
     assert rows_of(settings, decided) == [(1, action, promoted)]
     assert action == "promoted"
-    assert json.loads(store.get("champion.json"))["malignancy"]["training_id"] == promoted
+    assert json.loads(bucket.get("champion.json"))["malignancy"]["training_id"] == promoted

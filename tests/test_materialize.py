@@ -5,7 +5,8 @@ import pytest
 from catalogue import add_records, labelled_records, rows_of
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.pixels.decode import decode_picture
@@ -26,31 +27,31 @@ def test_pixels_are_those_of_the_file_whatever_shard_they_lie_in(
 ) -> None:
     monkeypatch.setattr("lesion_tasks.pixels.materialize.SHARD_IMAGES", 7)
     digest = prepared(settings)
-    assert materialize_manifest(digest, 16, "pad")["decoded"] == 300
+    assert materialize_manifest(digest, InputSize(16, "pad"))["decoded"] == 300
     files = rows_of(settings, "SELECT sha256, object_key FROM stored_file ORDER BY md5(sha256)")
-    store = open_store(settings)
+    bucket = open_bucket(settings)
     with engine_for(settings.database_url or "").connect() as connection:
-        pixels = open_pixels(connection, store, "16-pad", [row.sha256 for row in files])
+        pixels = open_pixels(connection, bucket, "16-pad", [row.sha256 for row in files])
         with pytest.raises(UnusableInputError, match="have no pixels at 16-squash"):
-            open_pixels(connection, store, "16-squash", [files[0].sha256])
+            open_pixels(connection, bucket, "16-squash", [files[0].sha256])
     taken = pixels.take(np.arange(len(files)))
     assert len(pixels.shards) == 43  # 300 / 7
     for row, file in enumerate(files):
-        assert np.array_equal(taken[row], decode_picture(store.get(file.object_key), 16, "pad"))
+        assert np.array_equal(taken[row], decode_picture(bucket.get(file.object_key), InputSize(16, "pad")))
 
 
 def test_materializing_again_writes_the_same_shards_or_none(settings: Settings) -> None:
     digest = prepared(settings)
-    materialize_manifest(digest, 16)
+    materialize_manifest(digest, InputSize(16))
     before = rows_of(settings, "SELECT object_key, sha256 FROM pixel_shard")
-    assert materialize_manifest(digest, 16)["decoded"] == 0
+    assert materialize_manifest(digest, InputSize(16))["decoded"] == 0
     with engine_for(settings.database_url or "").begin() as connection:
         connection.exec_driver_sql("DELETE FROM pixel_row")
         connection.exec_driver_sql("DELETE FROM pixel_shard")
-    materialize_manifest(digest, 16)
+    materialize_manifest(digest, InputSize(16))
     assert rows_of(settings, "SELECT object_key, sha256 FROM pixel_shard") == before
 
 
 def test_an_unknown_manifest_is_refused(settings: Settings) -> None:
     with pytest.raises(UnusableInputError, match="manifest 'nope' is not in the database"):
-        materialize_manifest("nope", 16)
+        materialize_manifest("nope", InputSize(16))

@@ -8,8 +8,8 @@ from catalogue import add_records, labelled_records, rows_of
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_store
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import TASKS, InputSize
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.comparison import compare_trainings
@@ -29,7 +29,7 @@ def prepare(settings: Settings, n: int = 400) -> dict[str, str]:
     add_records(settings, labelled_records(n))
     curate_images()
     digests = {name: build_split(name) for name in SPLITS}
-    materialize_manifest(digests["malignancy_balanced_5000"], 32)
+    materialize_manifest(digests["malignancy_balanced_5000"], InputSize(32))
     return digests
 
 
@@ -65,17 +65,17 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
     assert decision["action"] == "promoted"
     assert decision["training_id"] == trainings["smoke"]  # the pictures carry the signal
 
-    store = open_store(settings)
-    champion = json.loads(store.get("champion.json"))["malignancy"]
+    bucket = open_bucket(settings)
+    champion = json.loads(bucket.get("champion.json"))["malignancy"]
     assert champion["training_id"] == trainings["smoke"]
-    assert hashlib.sha256(store.get(champion["model_key"])).hexdigest() == champion["model_sha256"]
+    assert hashlib.sha256(bucket.get(champion["model_key"])).hexdigest() == champion["model_sha256"]
     for name in ("report.html", "metrics.json", "roc.png", "confusion.png", "predictions.parquet"):
-        assert store.exists(f"reports/{trainings['smoke']}/{name}")
-    assert trainings["smoke"] in store.get("reports/index.html").decode()
+        assert bucket.exists(f"reports/{trainings['smoke']}/{name}")
+    assert trainings["smoke"] in bucket.get("reports/index.html").decode()
 
     before = rows_of(settings, "SELECT task, sequence, action, training_id FROM promotion ORDER BY sequence")
     assert {name: build_split(name) for name in SPLITS} == digests
-    assert materialize_manifest(digests["malignancy_balanced_5000"], 32)["decoded"] == 0
+    assert materialize_manifest(digests["malignancy_balanced_5000"], InputSize(32))["decoded"] == 0
     assert {name: train_variant(name) for name in trainings} == trainings
     assert choose_variants(variants=list(trainings)) == []
     evaluate_training(trainings["smoke"])
@@ -99,7 +99,7 @@ def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
     assert "paired with the wrong rows" in verdict
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
     assert "independent_of_labels" in reason
-    assert not json.loads(open_store(settings).get("champion.json"))
+    assert not json.loads(open_bucket(settings).get("champion.json"))
 
 
 def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) -> None:
@@ -154,7 +154,7 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
     assert compared["value"] == pytest.approx(compared["candidate"] - compared["champion"])
 
     assert rollback_champion(reason="too eager")["training_id"] == first
-    assert json.loads(open_store(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
+    assert json.loads(open_bucket(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
     with pytest.raises(UnusableInputError, match="reason is empty"):
         rollback_champion(reason=" ")
     with pytest.raises(UnusableInputError, match="never champion"):
@@ -163,11 +163,11 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
 
 def test_growth_decodes_only_new_pictures_and_moves_nobody(settings: Settings) -> None:
     digests = prepare(settings, 300)
-    store = open_store(settings)
+    bucket = open_bucket(settings)
     name = "malignancy_balanced_5000"
 
     def subsets(digest: str) -> dict[str, str]:
-        rows = read_manifest(store, f"splits/{name}-{digest}.parquet")
+        rows = read_manifest(bucket, f"splits/{name}-{digest}.parquet")
         return dict(zip(rows["isic_id"], rows["subset"], strict=True))
 
     before = subsets(digests[name])
@@ -181,7 +181,7 @@ def test_growth_decodes_only_new_pictures_and_moves_nobody(settings: Settings) -
         isic_id: subset for isic_id, subset in before.items() if isic_id in after
     }
     n_before = len({row for (row,) in rows_of(settings, "SELECT sha256 FROM pixel_row")})
-    done = materialize_manifest(grown, 32)
+    done = materialize_manifest(grown, InputSize(32))
     assert done["decoded"] == len(set(after) - set(before))
     assert rows_of(settings, "SELECT count(*) FROM pixel_row") == [(n_before + done["decoded"],)]
 

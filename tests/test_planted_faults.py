@@ -15,7 +15,8 @@ import pytest
 from catalogue import add_records, draw, labelled_records, rows_of
 from sqlalchemy import make_url, text
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -68,7 +69,7 @@ def trained(
         add_records(settings, labelled_records(300))
         curate_images()
         build_split("malignancy_natural")
-        materialize_manifest(build_split(BALANCED), 32)
+        materialize_manifest(build_split(BALANCED), InputSize(32))
         training_id = train_variant("smoke")
         # A database that is copied may have no connection.
         engine_for(settings.database_url or "").dispose()
@@ -97,7 +98,7 @@ def failed_checks(settings: Settings, training_id: str) -> list[str]:
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
     assert verdict.startswith(f"Not to be trusted ({failed[0]})")
     assert all(name in reason for name in failed)
-    assert not json.loads(open_store(settings).get("champion.json"))
+    assert not json.loads(open_bucket(settings).get("champion.json"))
     return list(failed)
 
 
@@ -132,10 +133,10 @@ def test_a_swapped_class_index_is_inverted(faulty: Settings, trained: Trained) -
 
 def replace_model(settings: Settings, training_id: str, change: Callable[[keras.Model], keras.Model]) -> None:
     """Store another model under a training's name, as a wrong export would."""
-    store = open_store(settings)
+    bucket = open_bucket(settings)
     ((key,),) = rows_of(settings, f"SELECT model_key FROM training WHERE training_id = '{training_id}'")  # noqa: S608
-    data = model_bytes(change(load_model(store.get(key))))
-    store.put(key, data)
+    data = model_bytes(change(load_model(bucket.get(key))))
+    bucket.put(key, data)
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(
             text("UPDATE training SET model_sha256 = :digest WHERE training_id = :id"),
@@ -161,16 +162,21 @@ def test_batch_norm_in_training_mode_serves_differently(faulty: Settings, traine
         return keras.Model({"pixels": pixels}, model({"pixels": x * 40.0 + 120.0}))
 
     replace_model(faulty, trained.training_id, normalized)
-    store = open_store(faulty)
+    bucket = open_bucket(faulty)
     ((key, digest),) = rows_of(faulty, "SELECT model_key, manifest_digest FROM training")
-    model = load_model(store.get(key))
-    rows = read_manifest(store, object_key(BALANCED, digest))
+    model = load_model(bucket.get(key))
+    rows = read_manifest(bucket, object_key(BALANCED, digest))
     engine = engine_for(faulty.database_url or "")
     for subset in ("val", "test"):
         part = rows[rows["subset"] == subset]
         with engine.connect() as connection:
             examples = dataset.load_examples(
-                connection, store, part, classes=("benign", "malignant"), fit="32-squash", metadata_fields=()
+                connection,
+                bucket,
+                part,
+                classes=("benign", "malignant"),
+                input_size=InputSize(32),
+                metadata_fields=(),
             )
         batch = examples.inputs(np.arange(len(examples)))["pixels"].astype("float32")
         p = np.asarray(model({"pixels": batch}, training=True))[:, 0]
@@ -182,12 +188,12 @@ def test_batch_norm_in_training_mode_serves_differently(faulty: Settings, traine
 
 def plant_in_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
     """Give the training a manifest that no split of ours would write."""
-    store = open_store(settings)
+    bucket = open_bucket(settings)
     ((digest, recipe),) = rows_of(
         settings, "SELECT digest, m.recipe FROM manifest m JOIN training ON manifest_digest = digest"
     )
-    rows = change(read_manifest(store, object_key(BALANCED, digest)))
-    planted = write_manifest(store, BALANCED, recipe, as_table(rows))
+    rows = change(read_manifest(bucket, object_key(BALANCED, digest)))
+    planted = write_manifest(bucket, BALANCED, recipe, as_table(rows))
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(
             text("""
@@ -244,14 +250,14 @@ def test_a_model_that_knows_no_more_than_the_file_size_takes_a_shortcut(
         pictures[record["isic_id"]] = data + bytes(500 * is_malignant)
     add_records(settings, records, picture_by_id=pictures)
     curate_images()
-    materialize_manifest(build_split(BALANCED), 32)
+    materialize_manifest(build_split(BALANCED), InputSize(32))
     assert "shortcut" in failed_checks(settings, train_variant("smoke"))
 
 
 def test_stored_predictions_are_those_of_the_trainer(trained: Trained, faulty: Settings) -> None:
     """What the other tests change is really there: one row for each image of val and test."""
     ((digest,),) = rows_of(faulty, "SELECT manifest_digest FROM training")
-    rows = read_manifest(open_store(faulty), object_key(BALANCED, digest))
+    rows = read_manifest(open_bucket(faulty), object_key(BALANCED, digest))
     with engine_for(faulty.database_url or "").connect() as connection:
         for subset in ("val", "test"):
             stored = read_predictions(

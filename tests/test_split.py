@@ -14,7 +14,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
@@ -268,7 +268,7 @@ def test_every_record_is_accounted_for_in_the_funnel(settings: Settings) -> None
     assert by_step["records"] == 205
     assert by_step["images"] == 204
     assert sum(by_step[subset] for subset in SUBSETS) == 200
-    rows = read_manifest(open_store(settings), f"splits/malignancy_natural-{digest}.parquet")
+    rows = read_manifest(open_bucket(settings), f"splits/malignancy_natural-{digest}.parquet")
     assert len(rows) == 200
     for subset in SUBSETS:
         assert counts[subset] == {
@@ -283,11 +283,11 @@ def test_a_manifest_with_other_rows_than_its_digest_says_is_refused(settings: Se
     add_records(settings, labelled_records(300))
     curate_images()
     key = f"splits/malignancy_natural-{build_split('malignancy_natural')}.parquet"
-    store = open_store(settings)
-    table = pq.read_table(store.local_path(key))
-    pq.write_table(table.slice(1), store.local_path(key))
+    bucket = open_bucket(settings)
+    table = pq.read_table(bucket.local_path(key))
+    pq.write_table(table.slice(1), bucket.local_path(key))
     with pytest.raises(UnusableInputError, match="its rows have digest"):
-        read_manifest(store, key)
+        read_manifest(bucket, key)
 
 
 def places(settings: Settings, split: str = "malignancy_natural") -> dict[str, str]:
@@ -377,10 +377,10 @@ def test_no_split_is_built_from_half_a_curation(settings: Settings) -> None:
 def test_the_papers_imputation_takes_the_mean_over_all_images(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
     curate_images()
-    store = open_store(settings)
+    bucket = open_bucket(settings)
     frames = {}
     for name in ("malignancy_balanced_5000", "malignancy_balanced_5000_paper_imputation"):
-        frames[name] = read_manifest(store, f"splits/{name}-{build_split(name)}.parquet")
+        frames[name] = read_manifest(bucket, f"splits/{name}-{build_split(name)}.parquet")
     honest, papers = frames.values()
     is_missing = honest["size_mm"].isna()
     assert is_missing.any()

@@ -15,7 +15,8 @@ from catalogue import add_records, archive_record, labelled_records, rows_of
 from sqlalchemy import event
 from test_curate import skin_jpeg
 
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.database.schema import Base
@@ -51,7 +52,7 @@ def materialize() -> None:
     with engine_for(database_url()).connect() as connection:
         newest = "SELECT digest FROM manifest ORDER BY built_at DESC LIMIT 1"
         digest = connection.exec_driver_sql(newest).scalar_one()
-    materialize_manifest(digest, 16)
+    materialize_manifest(digest, InputSize(16))
 
 
 STEPS: tuple[Callable[[], object], ...] = (curate_images, lambda: build_split(SPLIT), materialize)
@@ -111,8 +112,10 @@ TABLES = (
 
 
 def left_behind(settings: Settings) -> list[object]:
-    store = open_store(settings)
-    objects = [(key, store.get(key)) for prefix in ("pixels/", "splits/") for key in store.list_keys(prefix)]
+    bucket = open_bucket(settings)
+    objects = [
+        (key, bucket.get(key)) for prefix in ("pixels/", "splits/") for key in bucket.list_keys(prefix)
+    ]
     return [[sorted(map(repr, rows_of(settings, table))) for table in TABLES], sorted(objects)]
 
 

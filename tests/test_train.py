@@ -15,7 +15,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_store
+from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import ASPECTS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import advisory_lock, engine_for
@@ -30,7 +30,7 @@ from lesion_tasks.training.train import note_lost_trainings, train_variant
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
     """A training's row, and what its model file says of itself."""
     ((row,),) = rows_of(settings, f"SELECT to_jsonb(t) FROM training t WHERE training_id = '{training_id}'")  # noqa: S608
-    with zipfile.ZipFile(io.BytesIO(open_store(settings).get(row["model_key"]))) as archive:
+    with zipfile.ZipFile(io.BytesIO(open_bucket(settings).get(row["model_key"]))) as archive:
         return row, json.loads(archive.read("lesion.json"))
 
 
@@ -69,23 +69,23 @@ def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str
         stage = said["second_stage"]
         assert stage["is_kept"] is (stage["val_loss"] < stage["val_loss_before"])
     ((key,),) = rows_of(small, "SELECT object_key FROM manifest")
-    rows = read_manifest(open_store(small), key)
+    rows = read_manifest(open_bucket(small), key)
     with engine_for(small.database_url or "").connect() as connection:
         test = load_examples(
             connection,
-            open_store(small),
+            open_bucket(small),
             rows[rows["subset"] == "test"],
             classes=said["classes"],
-            fit=recipe.fit,
+            input_size=recipe.input_size,
             metadata_fields=recipe.metadata,
         )
     again = predict_examples(
-        load_model(open_store(small).get(row["model_key"])), test, classes=said["classes"]
+        load_model(open_bucket(small).get(row["model_key"])), test, classes=said["classes"]
     )
     measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
     assert set(again.index) == set(measured)
     np.testing.assert_allclose(again.to_numpy(), [measured[i] for i in again.index], atol=1e-5)
-    assert not list(open_store(small).list_keys("trainings/"))
+    assert not list(open_bucket(small).list_keys("trainings/"))
 
 
 def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_ones(small: Settings) -> None:
@@ -120,7 +120,7 @@ def test_a_variant_whose_split_was_never_built_gets_it_before_its_training(small
     prepare_training(name)
     balanced, same = rows_of(small, asked)
     assert (same, balanced.split) == (natural, "malignancy_balanced_5000")
-    assert rows_of(small, "SELECT count(*) FROM pixel_row WHERE fit = '16-squash'")[0][0] > 0
+    assert rows_of(small, "SELECT count(*) FROM pixel_row WHERE input_size = '16-squash'")[0][0] > 0
     prepare_training(name)
     assert rows_of(small, asked) == [balanced, same], "what is there was built again"
 
@@ -209,7 +209,7 @@ def test_memory_that_runs_out_leaves_a_row_with_the_reason_and_a_retry_is_clean(
 ) -> None:
     import tensorflow as tf
 
-    from lesion_tasks.training import stages as engine
+    from lesion_tasks.training import stages
 
     name = declare("metadata_mlp")
 
@@ -217,7 +217,7 @@ def test_memory_that_runs_out_leaves_a_row_with_the_reason_and_a_retry_is_clean(
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     with monkeypatch.context() as patch:
-        patch.setattr(engine, "fit", too_much)
+        patch.setattr(stages, "fit_stage", too_much)
         with pytest.raises(tf.errors.ResourceExhaustedError):
             train_variant(name)
     assert last_word(small) == ("failed", "ResourceExhaustedError: OOM when allocating tensor")
@@ -262,10 +262,10 @@ def test_a_manifest_of_one_class_ends_a_training_with_the_reason(
 ) -> None:
     from lesion_tasks.training import train
 
-    def benign_alone(store: object, key: str) -> object:
+    def benign_alone(bucket: object, key: str) -> object:
         from lesion_tasks.splits.manifest import read_manifest
 
-        rows = read_manifest(store, key)  # type: ignore[arg-type]
+        rows = read_manifest(bucket, key)  # type: ignore[arg-type]
         return rows[(rows["label"] == "benign") | (rows["subset"] != "train")]
 
     monkeypatch.setattr(train, "read_manifest", benign_alone)
@@ -287,9 +287,9 @@ def test_the_segmenter_learns_from_masks_where_there_are_any(small: Settings, tm
     assert import_masks(str(folder)) == {"masks": 240, "unreadable": 1, "in_bucket": 240}
     _, said = stored(small, train_variant(declare("deepskin_resnet50")))
     assert said["segmenter"]["learned_from"] == "masks"
-    (key,) = [k for k in open_store(small).list_keys("segmenters/") if k.endswith(".keras")]
+    (key,) = [k for k in open_bucket(small).list_keys("segmenters/") if k.endswith(".keras")]
     train_variant(declare("deepskin_vgg16"))
-    assert [k for k in open_store(small).list_keys("segmenters/") if k.endswith(".keras")] == [key]
+    assert [k for k in open_bucket(small).list_keys("segmenters/") if k.endswith(".keras")] == [key]
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)
@@ -301,7 +301,7 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     training_id = train_variant(name)
     isic_id = sorted(dict(rows_of(small, "SELECT isic_id, subset FROM prediction WHERE subset = 'test'")))[0]
     picture = tmp_path / "picture.png"
-    picture.write_bytes(open_store(small).get(f"images/{isic_id}.png"))
+    picture.write_bytes(open_bucket(small).get(f"images/{isic_id}.png"))
     with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
         predict_images([str(picture)])
     # Whether it deserves it is not asked here.
@@ -313,7 +313,7 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
             """),
             {"id": training_id},
         )
-        publish(open_store(small), connection)
+        publish(open_bucket(small), connection)
     measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
     threshold = stored(small, training_id)[0]["threshold"]
     monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import DirectoryStore
+from lesion_tasks.bucket import DirectoryBucket
 from lesion_tasks.catalog import Variant
 from lesion_tasks.pixels.shards import PixelSource
 from lesion_tasks.training.accelerator import find_accelerator
 from lesion_tasks.training.examples import Batches, Examples
-from lesion_tasks.training.loop import Stage, fit
+from lesion_tasks.training.loop import Stage, fit_stage
 from lesion_tasks.training.model import build_model
 
 EPOCHS = 14
@@ -73,12 +73,12 @@ def train(folder: Path, *, is_random: bool = False, **changed: object) -> tuple[
     some = variant(is_random=is_random)
     model = build_model(some)
     history: dict[int, dict[str, float]] = {}
-    fit(
+    fit_stage(
         model,
         stage(**changed),
         lambda epoch: Batches(examples(), 32, n_classes=2, seed=some.seed, epoch=epoch),
         Batches(examples(64, 1), 64, n_classes=2),
-        store=DirectoryStore(folder),
+        bucket=DirectoryBucket(folder),
         folder="trainings/tried",
         on_epoch=lambda epoch, figures, seconds: history.__setitem__(epoch, dict(sorted(figures.items()))),
     )
@@ -206,12 +206,12 @@ def test_thirty_two_images_can_be_overfitted(tmp_path: Path) -> None:
             dense_units=(64,),
         )
     )
-    fit(
+    fit_stage(
         model,
         stage(max_epochs=40, patience=40),
         lambda epoch: Batches(noise, 8, n_classes=2, seed=1, epoch=epoch),
         Batches(noise, 32, n_classes=2),
-        store=DirectoryStore(tmp_path),
+        bucket=DirectoryBucket(tmp_path),
         folder="t",
         on_epoch=lambda epoch, figures, seconds: None,
     )

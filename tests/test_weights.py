@@ -17,7 +17,7 @@ from keras.src.backend import config
 from keras.src.legacy.saving import legacy_h5_format
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import DirectoryStore
+from lesion_tasks.bucket import DirectoryBucket
 from lesion_tasks.catalog import Variant
 from lesion_tasks.training.accelerator import find_accelerator
 from lesion_tasks.training.loop import load_model
@@ -111,10 +111,10 @@ def assert_same(base: keras.Model, expected: list[np.ndarray]) -> None:
 def test_weights_in_the_bucket_are_found_by_key_and_by_folder(
     arrays: list[np.ndarray], file: Path, tmp_path: Path, location: str
 ) -> None:
-    store = DirectoryStore(tmp_path)
+    bucket = DirectoryBucket(tmp_path)
     name = "mine.weights.h5" if location.endswith("h5") else "mobilenet_v2_0.35_mine.weights.h5"
-    store.put(f"weights/{name}", file.read_bytes())
-    weights = find_weights(VARIANT, location, store)
+    bucket.put(f"weights/{name}", file.read_bytes())
+    weights = find_weights(VARIANT, location, bucket)
     assert weights is not None
     assert weights.sha256 == hashlib.sha256(file.read_bytes()).hexdigest()
     assert_same(load_base(VARIANT, weights), arrays)
@@ -124,7 +124,7 @@ def test_weights_that_are_not_in_the_bucket_are_named(tmp_path: Path) -> None:
     with pytest.raises(
         UnusableInputError, match=r"LESION_WEIGHTS bucket:weights: found 0 objects, expected a weights file"
     ):
-        find_weights(VARIANT, "bucket:weights", DirectoryStore(tmp_path))
+        find_weights(VARIANT, "bucket:weights", DirectoryBucket(tmp_path))
 
 
 def test_imagenet_weights_are_fetched_once_and_known_by_what_is_in_them(

@@ -11,7 +11,7 @@ from urllib.parse import quote, urlencode, urlsplit
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveClient, ArchiveUnavailableError, Body, shown
 from lesion_tasks.archive.cursor import NEWEST, cursor_of, decode_cursor
-from lesion_tasks.archive.listing import Page, Probe, RefusedCursorError
+from lesion_tasks.archive.listing import Page, Poll, RefusedCursorError
 from lesion_tasks.archive.vocabulary import ISIC_ID
 
 PAGE_LENGTH = 100
@@ -21,7 +21,7 @@ MAX_REQUEST_LINE = 8_000  # the archive refuses request lines over 8192 bytes
 class ApiListing:
     """A query, and perhaps collections, of an API."""
 
-    has_shards = True
+    has_prefixes = True
 
     def __init__(self, client: ArchiveClient, base_url: str, *, query: str, collections: str) -> None:
         self.client = client
@@ -30,12 +30,12 @@ class ApiListing:
         self.query = query.strip()
         self.collections = collections
 
-    async def probe(self) -> Probe:
+    async def poll(self) -> Poll:
         """Ask for the newest item. Raises UnusableInputError where no ISIC Archive API answers, or not this query."""
         page = await self._search(limit=1, cursor=NEWEST)
         newest = page.items[-1].get("isic_id") if page.items and isinstance(page.items[-1], dict) else None
         position = decode_cursor(page.previous_cursor)
-        return Probe(
+        return Poll(
             n_records=page.n_records,
             newest_created_at=position.created_at if position else None,
             newest_isic_id=newest if isinstance(newest, str) and ISIC_ID.fullmatch(newest) else None,

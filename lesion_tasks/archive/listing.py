@@ -1,6 +1,6 @@
 """What every source of records offers, whether it is an API or a folder: a scope of it that can be listed.
 
-A listing is a part of an archive (a query, perhaps collections). It is read by pages, or by shards: all ids that
+A listing is a part of an archive (a query, perhaps collections). It is read by pages, or by prefixes: all ids that
 start with a prefix.
 """
 
@@ -13,7 +13,7 @@ from lesion_tasks.archive.client import Body
 
 
 @dataclass(frozen=True, kw_only=True)
-class Probe:
+class Poll:
     """What one cheap question tells."""
 
     n_records: int | None  # None: the archive did not say
@@ -41,9 +41,9 @@ class Listing(Protocol):
     source: str  # the base URL without credentials, or the folder's absolute path
     query: str
     collections: str
-    has_shards: bool  # False: only the empty prefix can be asked for
+    has_prefixes: bool  # False: only the empty prefix can be asked for
 
-    async def probe(self) -> Probe:
+    async def poll(self) -> Poll:
         """Return size and newest record."""
 
     async def page(self, cursor: str | None, prefix: str = "") -> Page:

@@ -1,6 +1,6 @@
 """A download folder, or the archive's own snapshot -> a listing, so that both take the same way as the API.
 
-A download has no `created` and no shards: it is read from its first row to its last. Its records get a `files` entry
+A download has no `created` and no prefixes: it is read from its first row to its last. Its records get a `files` entry
 whose URL leads into the download.
 """
 
@@ -15,7 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import Body
 from lesion_tasks.archive.folder import open_folder
 from lesion_tasks.archive.identifiers import IdSet
-from lesion_tasks.archive.listing import Page, Probe, RefusedCursorError
+from lesion_tasks.archive.listing import Page, Poll, RefusedCursorError
 from lesion_tasks.archive.query import Expression, QueryCrashError, QueryError, parse, satisfies
 from lesion_tasks.archive.snapshot import METADATA_NAME, Snapshot, is_snapshot
 from lesion_tasks.archive.vocabulary import ISIC_ID
@@ -52,7 +52,7 @@ def open_download(path: str | Path) -> Download:
 class LocalListing:
     """The rows of a download that satisfy a query."""
 
-    has_shards = False
+    has_prefixes = False
 
     def __init__(self, path: str | Path, *, query: str, collections: str) -> None:
         if collections:
@@ -77,14 +77,14 @@ class LocalListing:
                 f"query {self.query!r}: {error}, expected the archive's search language"
             ) from error
 
-    async def probe(self) -> Probe:
+    async def poll(self) -> Poll:
         """Count what is listed. Raises UnusableInputError where no row satisfies the query."""
         n_listed, n_rows = await asyncio.to_thread(self._count)
         if n_listed == 0:
             raise UnusableInputError(
                 f"download folder {self.source}: none of {n_rows} rows satisfies query {self.query!r}"
             )
-        return Probe(n_records=n_listed, newest_created_at=self.download.made_at, newest_isic_id=None)
+        return Poll(n_records=n_listed, newest_created_at=self.download.made_at, newest_isic_id=None)
 
     def _count(self) -> tuple[int, int]:
         ids = IdSet()
@@ -104,7 +104,7 @@ class LocalListing:
 
     async def page(self, cursor: str | None, prefix: str = "") -> Page:
         if prefix:
-            raise ValueError("a folder has no shards")
+            raise ValueError("a folder cannot be read by prefix")
         row = (cursor or f"{self._cursor}0").removeprefix(self._cursor)
         if not row.isdecimal():
             raise RefusedCursorError(f"cursor {cursor!r}: expected {self._cursor} and a number")
@@ -129,7 +129,7 @@ class LocalListing:
 
     async def count(self, prefix: str) -> int | None:
         if prefix:
-            raise ValueError("a folder has no shards")
+            raise ValueError("a folder cannot be read by prefix")
         return (await asyncio.to_thread(self._count))[0]
 
     async def items_among(self, isic_ids: Sequence[str]) -> list[Any]:

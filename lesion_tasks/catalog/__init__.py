@@ -6,9 +6,9 @@ and a repeated name is an error, never an override.
 
 from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.entries import by_name, fingerprint
+from lesion_tasks.catalog.input_size import ASPECTS, InputSize
 from lesion_tasks.catalog.recipe import (
     ARCHITECTURES,
-    ASPECTS,
     FUSIONS,
     LOSSES,
     SAMPLINGS,
@@ -16,8 +16,6 @@ from lesion_tasks.catalog.recipe import (
     SearchRange,
     SearchSpace,
     Variant,
-    fit_name,
-    square_of,
 )
 from lesion_tasks.catalog.splits import IMPUTATIONS, SPLITS, Split
 from lesion_tasks.catalog.tasks import DIAGNOSIS_LEVELS, TASKS, LabelRule, Task
@@ -26,7 +24,7 @@ from lesion_tasks.catalog.variants import (
     PAPER_METADATA,
     RETRAIN_SHARE,
     VARIANTS,
-    squares_of,
+    input_sizes_of,
 )
 
 __all__ = [
@@ -45,6 +43,7 @@ __all__ = [
     "TASKS",
     "VARIANTS",
     "FineTuning",
+    "InputSize",
     "LabelRule",
     "SearchRange",
     "SearchSpace",
@@ -53,7 +52,5 @@ __all__ = [
     "Variant",
     "by_name",
     "fingerprint",
-    "fit_name",
-    "square_of",
-    "squares_of",
+    "input_sizes_of",
 ]

@@ -1,18 +1,14 @@
 """What a variant is made of: every field of a complete recipe for a model, and what it may hold."""
 
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from lesion_tasks.catalog.backbones import BACKBONES
+from lesion_tasks.catalog.input_size import ASPECTS, InputSize
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
 ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
 FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
-# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
-# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
-ASPECTS = ("squash", "pad", "crop")
 LOSSES = ("cross_entropy", "focal", "bias")
 # Which train images an epoch sees. "resampled" brings every class to the mean size of a class: over-sampling the
 # rare, under-sampling the common. "rotated_copies" adds rotated copies (10 degrees at most, probability 0.7)
@@ -129,9 +125,9 @@ class Variant:
         return TASKS[SPLITS[self.split].task]
 
     @property
-    def fit(self) -> str | None:
-        """The size and shape in which it looks at pictures, such as 128-squash; None without pixels."""
-        return None if self.side_px is None else fit_name(self.side_px, self.aspect)
+    def input_size(self) -> InputSize | None:
+        """The size and shape in which it looks at pictures; None where it looks at none."""
+        return None if self.side_px is None else InputSize(self.side_px, self.aspect)
 
     @property
     def has_frozen_features(self) -> bool:
@@ -147,18 +143,3 @@ class Variant:
             and not self.sampling.startswith("rotated_copies")
             and self.loss != "bias"
         )
-
-
-def fit_name(side_px: int, aspect: str = "squash") -> str:
-    """The name of a size and an aspect-ratio policy, such as 128-squash."""
-    if aspect not in ASPECTS:
-        raise ValueError(f"aspect {aspect!r}: expected one of {', '.join(ASPECTS)}")
-    return f"{side_px}-{aspect}"
-
-
-def square_of(recipe: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The side_px and aspect in which a stored recipe looks at pictures; None without pixels."""
-    if recipe["side_px"] is None:
-        return None
-    # Recipes from before the aspect was a choice do not name it: their pictures were squashed.
-    return {"side_px": recipe["side_px"], "aspect": recipe.get("aspect", "squash")}

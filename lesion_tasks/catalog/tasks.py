@@ -50,8 +50,8 @@ class Task:
             )
 
     @property
-    def draw(self) -> str:
-        """All that subsets depend on: with another salt or other shares, everybody is drawn anew."""
+    def assignment(self) -> str:
+        """All that subsets depend on: with another salt or other shares, everybody is assigned anew."""
         return f"{self.name}:{self.salt}:{self.val_share:g}:{self.test_share:g}"
 
     def label_of(self, diagnosis: tuple[str, ...]) -> str | None:

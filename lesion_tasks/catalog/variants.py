@@ -5,6 +5,7 @@ from typing import Any
 
 from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.entries import by_name
+from lesion_tasks.catalog.input_size import InputSize
 from lesion_tasks.catalog.recipe import FineTuning, SearchRange, SearchSpace, Variant
 
 PAPER_METADATA = ("age_years", "is_male", "size_mm")
@@ -275,11 +276,10 @@ VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic")
 
 
-def squares_of(split: str, variants: Iterable[str] | None = None) -> list[dict[str, Any]]:
-    """The side_px and aspect in which these variants (default: all) of a split look at pictures, smallest first."""
+def input_sizes_of(split: str, variants: Iterable[str] | None = None) -> list[InputSize]:
+    """The sizes in which these variants (default: all) of a split look at pictures, smallest first."""
     asked = VARIANTS.values() if variants is None else [VARIANTS[name] for name in variants]
-    wanted = {(v.side_px, v.aspect) for v in asked if v.split == split and v.side_px is not None}
-    return [{"side_px": side_px, "aspect": aspect} for side_px, aspect in sorted(wanted)]
+    return sorted({v.input_size for v in asked if v.split == split and v.input_size is not None})
 
 
 # The retrain policy of the schedule: a variant is trained again when the manifest of its split has this share

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-RULES_VERSION = 2  # raise it whenever the rules of this module change: every record is then judged again
+CLEANING_VERSION = 2  # raise it whenever the rules of this module change: every record is then judged again
 
 # The archive's older body-site vocabulary (removed in May 2026) in terms of today's first level.
 SITE_BY_GENERAL_SITE = {

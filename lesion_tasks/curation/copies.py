@@ -11,7 +11,7 @@ from os import cpu_count
 import numpy as np
 from sqlalchemy import Connection, text
 
-from lesion_tasks.bucket import MissingObjectError, Store
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -54,7 +54,7 @@ def copies_among(connection: Connection, number: dict[str, int]) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
-def compare_pictures(connection: Connection, store: Store, fresh: set[str]) -> int:
+def compare_pictures(connection: Connection, bucket: Bucket, fresh: set[str]) -> int:
     """Compare the pictures of some images with those of all images, and store what was found.
 
     `fresh` holds isic_ids; every other pair of images has been compared before. Returns how many new pairs were
@@ -66,7 +66,7 @@ def compare_pictures(connection: Connection, store: Store, fresh: set[str]) -> i
     with progress("compare pictures that look alike", len(pairs)) as advance:
         for start in range(0, len(pairs), _BATCH_PAIRS):
             some = pairs[start : start + _BATCH_PAIRS]
-            n_opened += _compare(connection, store, isic_ids[some], hashes[some])
+            n_opened += _compare(connection, bucket, isic_ids[some], hashes[some])
             advance(len(some))
     return n_opened
 
@@ -87,7 +87,7 @@ def _read_hashes(connection: Connection, fresh: set[str]) -> tuple[np.ndarray, n
     return ids, table["perceptual_hash"].to_numpy(), np.flatnonzero(is_fresh)
 
 
-def _compare(connection: Connection, store: Store, isic_ids: np.ndarray, hashes: np.ndarray) -> int:
+def _compare(connection: Connection, bucket: Bucket, isic_ids: np.ndarray, hashes: np.ndarray) -> int:
     """Look closer at some candidate pairs, ids (m, 2) and hashes (m, 2); returns how many were opened."""
     rows = {
         row.isic_id.encode(): row
@@ -122,7 +122,7 @@ def _compare(connection: Connection, store: Store, isic_ids: np.ndarray, hashes:
         if value >= MIN_PRINT_CORRELATION
     ]
     known = _known_pairs(connection, [pair for pair, _, _ in alike])
-    return _open_and_store(connection, store, [one for one in alike if one[0] not in known])
+    return _open_and_store(connection, bucket, [one for one in alike if one[0] not in known])
 
 
 def _known_pairs(connection: Connection, pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -135,10 +135,10 @@ def _known_pairs(connection: Connection, pairs: list[tuple[str, str]]) -> set[tu
 
 def _open_and_store(
     connection: Connection,
-    store: Store,
+    bucket: Bucket,
     pairs: list[tuple[tuple[str, str], tuple[str, str, int], float]],
 ) -> int:
-    detail_of = lru_cache(_CACHED_DETAILS)(_detail_reader(store))
+    detail_of = lru_cache(_CACHED_DETAILS)(_detail_reader(bucket))
 
     def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> tuple[object, ...]:
         (one, other), (key, other_key, bits), correlation = pair
@@ -157,10 +157,10 @@ def _open_and_store(
     )
 
 
-def _detail_reader(store: Store) -> Callable[[str], np.ndarray | None]:
+def _detail_reader(bucket: Bucket) -> Callable[[str], np.ndarray | None]:
     def read(key: str) -> np.ndarray | None:
         try:
-            return read_detail(store.get(key))
+            return read_detail(bucket.get(key))
         except MissingObjectError:
             return None
 

@@ -14,7 +14,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.curation.cleaning import RULES_VERSION, CuratedImage, Rejected, curate_record
+from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, curate_record
 from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesions import settle_lesions
 from lesion_tasks.curation.regroup import NEXT_NUMBER, regroup
@@ -71,8 +71,8 @@ def curate_images() -> dict[str, int]:
     engine = engine_for(database_url())
     with engine.begin() as connection:
         connection.execute(_LOCK)
-        if connection.execute(_LAST_RULES).scalar_one_or_none() != RULES_VERSION:
-            connection.execute(_ADOPT_RULES, {"rules": RULES_VERSION})
+        if connection.execute(_LAST_RULES).scalar_one_or_none() != CLEANING_VERSION:
+            connection.execute(_ADOPT_RULES, {"rules": CLEANING_VERSION})
         n_waiting = connection.execute(text("SELECT count(*) FROM uncurated")).scalar_one()
     last = ""
     with progress("curate", total=n_waiting) as advance:
@@ -132,7 +132,7 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
         "reject",
         REJECT_COLUMNS,
         ["isic_id"],
-        ((r.isic_id, r.reason, r.detail, r.record_version, RULES_VERSION, *stamp) for r in rejects),
+        ((r.isic_id, r.reason, r.detail, r.record_version, CLEANING_VERSION, *stamp) for r in rejects),
     )
     by_reason = Counter(f"rejected_{reject.reason}" for reject in rejects)
     return Counter(images=len(images), rejects=len(rejects), reopened=n_reopened) + by_reason
@@ -151,7 +151,7 @@ _NOTE_NEW = text("""
 def _image_row(image: CuratedImage, perceptual_hash: int | None, stamp: tuple[str, int]) -> tuple[Any, ...]:
     atom = atom_of(image.patient_id, image.lesion_id, image.isic_id)
     return (
-        image.isic_id, image.record_version, image.rendition, RULES_VERSION, image.sha256, image.patient_id,
+        image.isic_id, image.record_version, image.rendition, CLEANING_VERSION, image.sha256, image.patient_id,
         image.lesion_id, atom, atom, list(image.diagnosis), image.diagnosis_confirm_type, image.image_type,
         image.image_manipulation, image.sex, image.age_years, image.size_mm, image.anatom_site,
         image.fitzpatrick_skin_type, image.copyright_license, image.attribution, perceptual_hash, *stamp,

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.curation.cleaning import RULES_VERSION, CuratedImage, Rejected
+from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected
 from lesion_tasks.database.bulk import upsert_rows
 
 _CONTESTED = "two patients"  # stands in the place of a patient id
@@ -130,7 +130,7 @@ def _patients(
         ["lesion_id"],
         ((lesion, min(named[lesion], default=""), lesion in contested) for lesion in sorted(named)),
     )
-    values = {"ids": sorted(named), "rules": RULES_VERSION, "number": number}
+    values = {"ids": sorted(named), "rules": CLEANING_VERSION, "number": number}
     connection.execute(_ADOPT_PATIENT, values)
     connection.execute(_REJECT_CONTESTED, values)
     patient_by_lesion = {

@@ -74,27 +74,31 @@ class Scope(Base):
         comment="where a killed append pass goes on, empty for the first page; committed with the rows before it"
     )
     sweep_prefix: Mapped[str | None] = mapped_column(comment="id prefix the rolling sweep reads next")
-    probe: Mapped[dict[str, Any] | None] = mapped_column(comment="what the last probe answered")
-    probed_at: Mapped[datetime | None] = mapped_column(comment="when the last probe was made")
-    settled: Mapped[dict[str, Any] | None] = mapped_column(
+    poll: Mapped[dict[str, Any] | None] = mapped_column(
+        comment="what the source answered when it was last polled"
+    )
+    polled_at: Mapped[datetime | None] = mapped_column(comment="when the source was last polled")
+    idle: Mapped[dict[str, Any] | None] = mapped_column(
         comment="what the last look found when nothing was left to do; gone as soon as anything changes"
     )
 
 
 class Ingestion(Base):
-    """One run of ingestion, by Airflow or by hand: since when things changed, and when a layer was last done."""
+    """One run of ingestion, by Airflow or by hand: since when things changed, and when a pass was last done."""
 
     __tablename__ = "ingestion"
 
     ingestion_id: Mapped[str] = mapped_column(
         primary_key=True, comment="Airflow's id of the run, or one made for a run by hand"
     )
-    scope_id: Mapped[str] = mapped_column(comment="what it read; the scope's row is written by its probe")
+    scope_id: Mapped[str] = mapped_column(
+        comment="what it read; the scope's row is written when it is polled"
+    )
     began_at: Mapped[datetime] = mapped_column(comment="when its first try began")
     ended_at: Mapped[datetime | None] = mapped_column(
-        comment="when all its layers were done; null while it runs and for one that failed"
+        comment="when all its passes were done; null while it runs and for one that failed"
     )
-    counts: Mapped[dict[str, Any] | None] = mapped_column(comment="what each layer counted, by layer")
+    counts: Mapped[dict[str, Any] | None] = mapped_column(comment="what each pass counted, by pass")
 
 
 class Record(Base):
@@ -393,7 +397,7 @@ class Placement(Base):
     __tablename__ = "placement"
     __table_args__ = (CheckConstraint("subset in ('train', 'val', 'test')", name="known_subset"),)
 
-    draw: Mapped[str] = mapped_column(
+    assignment: Mapped[str] = mapped_column(
         primary_key=True, comment="task, salt and shares: what subsets depend on"
     )
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
@@ -491,7 +495,7 @@ class PixelRow(Base):
 
     __tablename__ = "pixel_row"
 
-    fit: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
+    input_size: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
     object_key: Mapped[str] = mapped_column(ForeignKey("pixel_shard.object_key"), comment="the shard")
     row_index: Mapped[int] = mapped_column(comment="row in the shard, from 0")

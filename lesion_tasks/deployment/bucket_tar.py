@@ -21,13 +21,13 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "content-type"
 
 
-def save(client: "BaseClient", bucket: str, stream: BinaryIO) -> int:
+def save(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
     """Write every object of a bucket into an uncompressed tar; return how many."""
     n_objects = 0
     with tarfile.open(fileobj=stream, mode="w|", format=tarfile.PAX_FORMAT) as tar:
-        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket):
+        for page in client.get_paginator("list_objects_v2").paginate(Bucket=bucket_name):
             for item in page.get("Contents", ()):
-                found = client.get_object(Bucket=bucket, Key=item["Key"])
+                found = client.get_object(Bucket=bucket_name, Key=item["Key"])
                 data = found["Body"].read()
                 member = tarfile.TarInfo(item["Key"])
                 member.size = len(data)
@@ -38,7 +38,7 @@ def save(client: "BaseClient", bucket: str, stream: BinaryIO) -> int:
     return n_objects
 
 
-def load(client: "BaseClient", bucket: str, stream: BinaryIO) -> int:
+def load(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
     """Put every member of such a tar into a bucket; return how many.
 
     Raises UnusableInputError on a member that is no plain file, and on a tar that ends too early.
@@ -52,7 +52,7 @@ def load(client: "BaseClient", bucket: str, stream: BinaryIO) -> int:
                     raise UnusableInputError(f"tar member {member.name!r}: expected a plain file")
                 # Nothing is unpacked to a disk, so a name can lead nowhere but into the bucket.
                 client.put_object(
-                    Bucket=bucket,
+                    Bucket=bucket_name,
                     Key=member.name,
                     Body=file.read(),
                     ContentType=member.pax_headers.get(CONTENT_TYPE, "application/octet-stream"),
@@ -79,11 +79,11 @@ def main() -> None:
         import boto3
 
         client = boto3.client("s3")
-        bucket = url.removeprefix("s3://").partition("/")[0]
+        bucket_name = url.removeprefix("s3://").partition("/")[0]
         if words == ["save"]:
-            n_objects = save(client, bucket, sys.stdout.buffer)
+            n_objects = save(client, bucket_name, sys.stdout.buffer)
         else:
-            n_objects = load(client, bucket, sys.stdin.buffer)
+            n_objects = load(client, bucket_name, sys.stdin.buffer)
     except UnusableInputError as error:
         sys.exit(f"lesion: {error}")
     print(f"{n_objects:,} objects", file=sys.stderr)

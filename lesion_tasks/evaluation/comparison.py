@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
-from lesion_tasks.catalog import TASKS, Task, square_of
+from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.catalog import TASKS, InputSize, Task
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions
@@ -23,7 +23,7 @@ class Contender:
     training_id: str
     task: str
     threshold: float | None
-    square: dict[str, Any] | None  # side_px and aspect of its pictures; None for a model without pixels
+    input_size: InputSize | None  # of its pictures; None for a model without pixels
     manifest_digest: str
     manifest_key: str
 
@@ -44,7 +44,7 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
         training_id=row.training_id,
         task=row.task,
         threshold=row.threshold,
-        square=square_of(row.recipe),
+        input_size=InputSize.of_recipe(row.recipe),
         manifest_digest=row.digest,
         manifest_key=row.object_key,
     )
@@ -53,14 +53,14 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
 def missing_scores(connection: Connection, candidate: Contender, champion: Contender) -> list[dict[str, Any]]:
     """Which training must still score which manifest before the two can be compared on old and on new data.
 
-    Each entry has training_id, manifest_digest and square: side_px and aspect to materialize the manifest at first.
+    Each entry has training_id, manifest_digest and input_size: the name of the size to materialize the manifest at first, or None.
     """
     wanted = [(champion, candidate), (candidate, champion)]
     return [
         {
             "training_id": model.training_id,
             "manifest_digest": data.manifest_digest,
-            "square": model.square,
+            "input_size": model.input_size and str(model.input_size),
         }
         for model, data in wanted
         if model.manifest_digest != data.manifest_digest
@@ -81,7 +81,7 @@ def _has_scored(connection: Connection, training_id: str, digest: str) -> bool:
 
 
 def compare_contenders(
-    connection: Connection, store: Store, candidate: Contender, champion: Contender
+    connection: Connection, bucket: Bucket, candidate: Contender, champion: Contender
 ) -> dict[str, Any] | None:
     """Candidate minus champion on the candidate's natural test set; None while the champion has not scored it.
 
@@ -93,15 +93,15 @@ def compare_contenders(
     task = TASKS[candidate.task]
     new = candidate.manifest_digest, candidate.manifest_key
     old = champion.manifest_digest, champion.manifest_key
-    candidate_new = _scored(connection, store, task, candidate.training_id, *new)
-    champion_new = _scored(connection, store, task, champion.training_id, *new)
+    candidate_new = _scored(connection, bucket, task, candidate.training_id, *new)
+    champion_new = _scored(connection, bucket, task, champion.training_id, *new)
     if candidate_new is None or champion_new is None:
         return None
     differences = compare(
         candidate_new, champion_new, threshold=candidate.threshold, champion_threshold=champion.threshold
     )
-    candidate_old = _scored(connection, store, task, candidate.training_id, *old)
-    champion_old = _scored(connection, store, task, champion.training_id, *old)
+    candidate_old = _scored(connection, bucket, task, candidate.training_id, *old)
+    champion_old = _scored(connection, bucket, task, champion.training_id, *old)
     cells = None
     if candidate_old is not None and champion_old is not None:
         cells = two_by_two(
@@ -120,9 +120,9 @@ def compare_contenders(
 
 
 def _scored(
-    connection: Connection, store: Store, task: Task, training_id: str, digest: str, key: str
+    connection: Connection, bucket: Bucket, task: Task, training_id: str, digest: str, key: str
 ) -> "Scored | None":
-    rows = read_manifest(store, key)
+    rows = read_manifest(bucket, key)
     test = rows[rows["subset"] == "test"]
     predictions = read_predictions(connection, training_id, digest, "test", task.classes)
     if set(predictions.index) != set(test["isic_id"]):
@@ -132,14 +132,14 @@ def _scored(
 
 def compare_trainings(candidate_id: str, champion_id: str) -> dict[str, Any]:
     """Compare two trainings of one task, pair by pair, on the first one's test set."""
-    store = open_store()
+    bucket = open_bucket()
     with engine_for(database_url()).connect() as connection:
         candidate, champion = (find_contender(connection, i) for i in (candidate_id, champion_id))
         if candidate.task != champion.task:
             raise UnusableInputError(
                 f"{candidate_id} is of task {candidate.task!r}, {champion_id} of {champion.task!r}: expected one task"
             )
-        found = compare_contenders(connection, store, candidate, champion)
+        found = compare_contenders(connection, bucket, candidate, champion)
     if found is None:
         raise UnusableInputError(
             f"{champion_id} has not scored manifest {candidate.manifest_digest[:12]} of {candidate_id}: run "

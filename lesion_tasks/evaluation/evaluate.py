@@ -15,19 +15,19 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
-from lesion_tasks.catalog import fit_name, square_of
+from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import standing
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.evaluation.comparison import compare_contenders, find_contender
 from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish
 from lesion_tasks.evaluation.run_checks import judge
 from lesion_tasks.evaluation.subject import (
-    Case,
+    EvaluationSubject,
     data_changes,
     data_facts,
     epochs,
-    find_case,
+    find_subject,
     manifest_facts,
     training_facts,
 )
@@ -49,24 +49,24 @@ log = logging.getLogger(__name__)
 def evaluate_training(training_id: str, *, manifest_digest: str | None = None) -> str:
     """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id."""
     engine = engine_for(database_url())
-    store = open_store()
-    case = find_case(engine, store, training_id, manifest_digest)
+    bucket = open_bucket()
+    subject = find_subject(engine, bucket, training_id, manifest_digest)
     with progress(f"evaluate {training_id}", total=4) as advance:
-        model = _load_model(store, case)
-        examples = _load_examples(engine, store, case)
-        _ensure_predictions(engine, case, model, examples)
+        model = _load_model(bucket, subject)
+        examples = _load_examples(engine, bucket, subject)
+        _ensure_predictions(engine, subject, model, examples)
         advance(1, "predictions")
-        stored = _stored_frames(engine, case)
-        bundle = _measure(engine, store, case, model, examples, stored)
+        stored = _stored_frames(engine, subject)
+        bundle = _measure(engine, bucket, subject, model, examples, stored)
         advance(1, "figures")
-        _store_bundle(store, case, bundle, stored)
+        _store_bundle(bucket, subject, bundle, stored)
         advance(1, "report")
-        _record(engine, case, bundle)
+        _record(engine, subject, bundle)
         with engine.connect() as connection:
-            publish(store, connection)
+            publish(bucket, connection)
         advance(1, "index")
     log.info("%s: %s", training_id, bundle["verdict"])
-    return case.evaluation_id
+    return subject.evaluation_id
 
 
 def list_unevaluated() -> list[str]:
@@ -84,31 +84,30 @@ def list_unevaluated() -> list[str]:
         )
 
 
-def _load_model(store: Store, case: Case) -> "keras.Model":
+def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
     from lesion_tasks.training.loop import load_model
 
-    data = store.get(case.training.model_key)
+    data = bucket.get(subject.training.model_key)
     found = hashlib.sha256(data).hexdigest()
-    if found != case.training.model_sha256:
+    if found != subject.training.model_sha256:
         raise UnusableInputError(
-            f"model {case.training.model_key}: SHA-256 is {found[:12]}, expected {case.training.model_sha256[:12]}"
+            f"model {subject.training.model_key}: SHA-256 is {found[:12]}, expected {subject.training.model_sha256[:12]}"
         )
     return load_model(data)
 
 
-def _load_examples(engine: Engine, store: Store, case: Case) -> "dict[str, Examples]":
+def _load_examples(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "dict[str, Examples]":
     from lesion_tasks.training.examples import load_examples
 
-    recipe = case.training.recipe
-    square = square_of(recipe)
+    recipe = subject.training.recipe
     with engine.connect() as connection:
         return {
             subset: load_examples(
                 connection,
-                store,
-                case.subset(subset),
-                classes=case.task.classes,
-                fit=None if square is None else fit_name(**square),
+                bucket,
+                subject.subset(subset),
+                classes=subject.task.classes,
+                input_size=InputSize.of_recipe(recipe),
                 metadata_fields=recipe["metadata"],
             )
             for subset in ("val", "test")
@@ -116,26 +115,30 @@ def _load_examples(engine: Engine, store: Store, case: Case) -> "dict[str, Examp
 
 
 def _ensure_predictions(
-    engine: Engine, case: Case, model: "keras.Model", examples: "dict[str, Examples]"
+    engine: Engine, subject: EvaluationSubject, model: "keras.Model", examples: "dict[str, Examples]"
 ) -> None:
     """On another manifest than its own, a training has said nothing yet: score its subsets once."""
     from lesion_tasks.training.predict_examples import predict_examples
 
-    if case.is_own_manifest:
+    if subject.is_own_manifest:
         return
     for subset, some in examples.items():
-        predictions = predict_examples(model, some, classes=case.task.classes)
+        predictions = predict_examples(model, some, classes=subject.task.classes)
         with engine.begin() as connection:
             store_predictions(
-                connection, case.training.training_id, case.manifest.digest, subset, predictions
+                connection, subject.training.training_id, subject.manifest.digest, subset, predictions
             )
 
 
-def _stored_frames(engine: Engine, case: Case) -> "dict[str, pd.DataFrame]":
+def _stored_frames(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.DataFrame]":
     with engine.connect() as connection:
         return {
             subset: read_predictions(
-                connection, case.training.training_id, case.manifest.digest, subset, case.task.classes
+                connection,
+                subject.training.training_id,
+                subject.manifest.digest,
+                subset,
+                subject.task.classes,
             )
             for subset in ("val", "test")
         }
@@ -143,8 +146,8 @@ def _stored_frames(engine: Engine, case: Case) -> "dict[str, pd.DataFrame]":
 
 def _measure(
     engine: Engine,
-    store: Store,
-    case: Case,
+    bucket: Bucket,
+    subject: EvaluationSubject,
     model: "keras.Model",
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
@@ -153,59 +156,62 @@ def _measure(
     from lesion_tasks.metrics.document import evaluation_document
     from lesion_tasks.metrics.integrity import ids_differ
 
-    verdicts = [ids_differ(stored["test"].index, case.subset("test")["isic_id"])]
+    verdicts = [ids_differ(stored["test"].index, subject.subset("test")["isic_id"])]
     scored: dict[str, Scored] = {}
-    if verdicts[0].status == "passed" and set(stored["val"].index) == set(case.subset("val")["isic_id"]):
+    if verdicts[0].status == "passed" and set(stored["val"].index) == set(subject.subset("val")["isic_id"]):
         scored = {
-            "test_natural": join_to_manifest(stored["test"], case.subset("test"), case.task),
-            "test_balanced": join_to_manifest(stored["test"], case.subset("test_balanced"), case.task),
-            "val": join_to_manifest(stored["val"], case.subset("val"), case.task),
+            "test_natural": join_to_manifest(stored["test"], subject.subset("test"), subject.task),
+            "test_balanced": join_to_manifest(stored["test"], subject.subset("test_balanced"), subject.task),
+            "val": join_to_manifest(stored["val"], subject.subset("val"), subject.task),
         }
-        verdicts += judge(engine, case, scored, stored, model, examples)
+        verdicts += judge(engine, subject, scored, stored, model, examples)
     documents = {
         name: evaluation_document(
-            some, threshold=case.threshold, subset=name, training_id=case.training.training_id
+            some, threshold=subject.threshold, subset=name, training_id=subject.training.training_id
         )
         for name, some in scored.items()
     }
     failed = [verdict.name for verdict in verdicts if verdict.blocks]
-    comparison = _comparison(engine, store, case) if scored else None
+    comparison = _comparison(engine, bucket, subject) if scored else None
     return {
         "schema_version": 1,
-        "evaluation_id": case.evaluation_id,
+        "evaluation_id": subject.evaluation_id,
         "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "is_sound": not failed,
         "failed_checks": failed,
-        "verdict": _sentence(case, documents, verdicts),
-        "training": training_facts(case),
-        "manifest": manifest_facts(case),
+        "verdict": _sentence(subject, documents, verdicts),
+        "training": training_facts(subject),
+        "manifest": manifest_facts(subject),
         "integrity": [verdict.as_dict() for verdict in verdicts],
         "subsets": documents,
-        "epochs": epochs(engine, case),
+        "epochs": epochs(engine, subject),
         "comparison": comparison,
-        "promotion": standing(case.task.name, documents["test_natural"]["figures"], comparison)
-        if scored and case.is_own_manifest
+        "promotion": standing(subject.task.name, documents["test_natural"]["figures"], comparison)
+        if scored and subject.is_own_manifest
         else None,
-        "data_changes": data_changes(engine, store, case),
-        "data": data_facts(case),
-        "examples": _examples(case, model, examples, stored) if scored else [],
-        "n_test_openings": _open_test(engine, case),
+        "data_changes": data_changes(engine, bucket, subject),
+        "data": data_facts(subject),
+        "examples": _examples(subject, model, examples, stored) if scored else [],
+        "n_test_openings": _open_test(engine, subject),
     }
 
 
 def _examples(
-    case: Case, model: "keras.Model", examples: "dict[str, Examples]", stored: "Mapping[str, pd.DataFrame]"
+    subject: EvaluationSubject,
+    model: "keras.Model",
+    examples: "dict[str, Examples]",
+    stored: "Mapping[str, pd.DataFrame]",
 ) -> list[dict[str, Any]]:
     from lesion_tasks.evaluation.heatmaps import confident_examples
 
-    labels = case.subset("test").set_index("isic_id")["label"]
+    labels = subject.subset("test").set_index("isic_id")["label"]
     return confident_examples(model, examples["test"], stored["test"], labels)
 
 
-def _sentence(case: Case, documents: Mapping[str, Any], verdicts: "list[Verdict]") -> str:
+def _sentence(subject: EvaluationSubject, documents: Mapping[str, Any], verdicts: "list[Verdict]") -> str:
     if blocking := [verdict for verdict in verdicts if verdict.blocks]:
         return f"Not to be trusted ({blocking[0].name}): {blocking[0].sentence}"
-    measure = leading_measure(case.task.name)
+    measure = leading_measure(subject.task.name)
     figure = documents["test_natural"]["figures"][measure]
     if figure["value"] is None:
         return f"No check failed, but {measure} is undefined: {figure['reason']}"
@@ -215,40 +221,40 @@ def _sentence(case: Case, documents: Mapping[str, Any], verdicts: "list[Verdict]
     )
 
 
-def _comparison(engine: Engine, store: Store, case: Case) -> dict[str, Any] | None:
+def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> dict[str, Any] | None:
     """Against the present champion on the same test rows, where it has scored them."""
-    if not case.is_own_manifest:
+    if not subject.is_own_manifest:
         return None
     with engine.connect() as connection:
-        champion = champion_of(connection, case.task.name)
-        if champion is None or champion.training_id == case.training.training_id:
+        champion = champion_of(connection, subject.task.name)
+        if champion is None or champion.training_id == subject.training.training_id:
             return None
         candidate, rival = (
-            find_contender(connection, i) for i in (case.training.training_id, champion.training_id)
+            find_contender(connection, i) for i in (subject.training.training_id, champion.training_id)
         )
-        return compare_contenders(connection, store, candidate, rival)
+        return compare_contenders(connection, bucket, candidate, rival)
 
 
-def _open_test(engine: Engine, case: Case) -> int:
+def _open_test(engine: Engine, subject: EvaluationSubject) -> int:
     """Count this look at the test set; returns how often this one has been looked at by anybody."""
     with engine.begin() as connection:
         connection.execute(
             text("INSERT INTO test_opening (training_id, manifest_digest, why) VALUES (:id, :digest, :why)"),
             {
-                "id": case.training.training_id,
-                "digest": case.manifest.digest,
-                "why": "evaluation" if case.is_own_manifest else "comparison with a candidate",
+                "id": subject.training.training_id,
+                "digest": subject.manifest.digest,
+                "why": "evaluation" if subject.is_own_manifest else "comparison with a candidate",
             },
         )
         n: int = connection.execute(
             text("SELECT count(*) FROM test_opening WHERE manifest_digest = :digest"),
-            {"digest": case.manifest.digest},
+            {"digest": subject.manifest.digest},
         ).scalar_one()
     return n
 
 
 def _store_bundle(
-    store: Store, case: Case, bundle: dict[str, Any], predictions: "dict[str, pd.DataFrame]"
+    bucket: Bucket, subject: EvaluationSubject, bundle: dict[str, Any], predictions: "dict[str, pd.DataFrame]"
 ) -> None:
     import pandas as pd
 
@@ -258,11 +264,11 @@ def _store_bundle(
     keyed = pd.concat([frame.assign(subset=subset) for subset, frame in predictions.items()])
     with scratch_file("predictions.parquet") as path:
         keyed.to_parquet(path)
-        store.put_file(f"{case.folder}/predictions.parquet", path)
+        bucket.put_file(f"{subject.folder}/predictions.parquet", path)
     # The page last: whoever finds it finds everything it points to.
     for name in sorted(files, key=lambda name: name == "report.html"):
         data, content_type = files[name]
-        store.put(f"{case.folder}/{name}", data, content_type=content_type)
+        bucket.put(f"{subject.folder}/{name}", data, content_type=content_type)
 
 
 def without_pictures(bundle: dict[str, Any]) -> dict[str, Any]:
@@ -271,7 +277,7 @@ def without_pictures(bundle: dict[str, Any]) -> dict[str, Any]:
     return {**bundle, "examples": kept}
 
 
-def _record(engine: Engine, case: Case, bundle: dict[str, Any]) -> None:
+def _record(engine: Engine, subject: EvaluationSubject, bundle: dict[str, Any]) -> None:
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -283,14 +289,14 @@ def _record(engine: Engine, case: Case, bundle: dict[str, Any]) -> None:
                     verdict = excluded.verdict, document = excluded.document, evaluated_at = excluded.evaluated_at
             """),
             {
-                "evaluation_id": case.evaluation_id,
-                "training_id": case.training.training_id,
-                "digest": case.manifest.digest,
+                "evaluation_id": subject.evaluation_id,
+                "training_id": subject.training.training_id,
+                "digest": subject.manifest.digest,
                 "is_sound": bundle["is_sound"],
                 "failed": bundle["failed_checks"],
                 "verdict": bundle["verdict"],
                 "document": json.dumps(without_pictures(bundle)),
-                "key": f"{case.folder}/report.html",
+                "key": f"{subject.folder}/report.html",
                 "at": bundle["evaluated_at"],
             },
         )

@@ -5,7 +5,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import GATES
 
@@ -122,11 +122,11 @@ def _value(figures: dict[str, Any], measure: str) -> float | None:
     return value
 
 
-def publish(store: Store, connection: Connection) -> None:
+def publish(bucket: Bucket, connection: Connection) -> None:
     """Write `reports/index.html` and then `champion.json` from what Postgres says."""
     from lesion_tasks.reports import render_index
 
-    store.put(
+    bucket.put(
         "reports/index.html",
         render_index(read_leaderboard(connection)),
         content_type="text/html; charset=utf-8",
@@ -145,4 +145,4 @@ def publish(store: Store, connection: Connection) -> None:
                 "since": champion.decided_at.isoformat(timespec="seconds"),
                 "reason": champion.reason,
             }
-    store.put("champion.json", json.dumps(champions, indent=2).encode(), content_type="application/json")
+    bucket.put("champion.json", json.dumps(champions, indent=2).encode(), content_type="application/json")

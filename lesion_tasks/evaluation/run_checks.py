@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from lesion_tasks.curation.copies import picture_numbers
-from lesion_tasks.evaluation.subject import Case, random_weight_baseline
+from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ _SEED = 7
 
 def judge(
     engine: Engine,
-    case: Case,
+    subject: EvaluationSubject,
     scored: "Mapping[str, Scored]",
     stored: "Mapping[str, pd.DataFrame]",
     model: "keras.Model",
@@ -39,15 +39,15 @@ def judge(
     from lesion_tasks.metrics.shortcut import shortcut
 
     test = scored["test_natural"]
-    threshold = case.training.threshold
+    threshold = subject.training.threshold
     # Of another manifest's rows the trainer has measured nothing.
-    trainer = case.training.trainer_figures if case.is_own_manifest else {}
-    recipe = case.training.recipe
+    trainer = subject.training.trainer_figures if subject.is_own_manifest else {}
+    recipe = subject.training.recipe
     probes = fit_probes(
-        case.subset("train"),
-        case.subset("test"),
-        class_names=case.task.classes,
-        positive_class=case.task.positive,
+        subject.subset("train"),
+        subject.subset("test"),
+        class_names=subject.task.classes,
+        positive_class=subject.task.positive,
     )
     # A model of metadata is meant to know them, and which of them are missing.
     own_inputs = ("metadata", "missing_values") if recipe["metadata"] else ()
@@ -57,24 +57,24 @@ def judge(
         ),
         integrity.inverted(test),
         integrity.marginals_differ(
-            confusion_counts(test, threshold), case.task.classes, case.manifest.class_counts["test"]
+            confusion_counts(test, threshold), subject.task.classes, subject.manifest.class_counts["test"]
         ),
         integrity.degenerate(test, threshold=threshold),
-        integrity.serving_differs(_by_id(stored["test"]), rescore(case, model, examples["test"])),
-        leaks(_identities(engine, case)),
+        integrity.serving_differs(_by_id(stored["test"]), rescore(subject, model, examples["test"])),
+        leaks(_identities(engine, subject)),
         shortcut(test, probes, own_inputs=own_inputs),
-        integrity.no_better_than_random_weights(test, _baseline(engine, case)),
+        integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
         integrity.gap(scored["val"], test),
     ]
 
 
-def rescore(case: Case, model: "keras.Model", test: "Examples") -> dict[str, dict[str, Any]]:
+def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") -> dict[str, dict[str, Any]]:
     """Score again with the model loaded afresh: every test image in batches, some permuted, some alone."""
     import numpy as np
 
     from lesion_tasks.training.predict_examples import predict_examples
 
-    classes = case.task.classes
+    classes = subject.task.classes
     shuffled = np.random.default_rng(_SEED).permutation(len(test))
     ways = {
         "in batches": predict_examples(model, test, classes=classes),
@@ -88,25 +88,25 @@ def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
     return dict(zip(frame.index, frame.to_numpy(), strict=True))
 
 
-def _identities(engine: Engine, case: Case) -> "dict[str, pd.DataFrame]":
+def _identities(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.DataFrame]":
     """Patient, lesion, bytes and picture of every row, by subset.
 
     In the place of the bare perceptual hash stands the number of the picture: copies share one, and look-alikes
     with the same hash do not.
     """
-    rows = case.rows
+    rows = subject.rows
     with engine.connect() as connection:
         pictures = picture_numbers(connection, rows["sha256"].tolist())
     identified = rows[["subset", "patient_id", "lesion_id", "sha256"]].assign(perceptual_hash=pictures)
     return {str(subset): part for subset, part in identified.groupby("subset")}
 
 
-def _baseline(engine: Engine, case: Case) -> "Scored | None":
+def _baseline(engine: Engine, subject: EvaluationSubject) -> "Scored | None":
     with engine.connect() as connection:
-        training_id = random_weight_baseline(connection, case)
+        training_id = random_weight_baseline(connection, subject)
         if training_id is None:
             return None
         predictions = read_predictions(
-            connection, training_id, case.manifest.digest, "test", case.task.classes
+            connection, training_id, subject.manifest.digest, "test", subject.task.classes
         )
-    return join_to_manifest(predictions, case.subset("test"), case.task)
+    return join_to_manifest(predictions, subject.subset("test"), subject.task)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Task
 from lesion_tasks.splits.manifest import read_manifest
 
@@ -20,7 +20,7 @@ _NAMING = ("name", "title", "reproduces", "is_pretrained")
 
 
 @dataclass(frozen=True, kw_only=True)
-class Case:
+class EvaluationSubject:
     """One training on one manifest: their rows in the database, and the manifest's rows."""
 
     training: Any
@@ -58,7 +58,9 @@ class Case:
         return inside[inside["is_balanced"]] if drawn == "balanced" else inside
 
 
-def find_case(engine: Engine, store: Store, training_id: str, manifest_digest: str | None = None) -> Case:
+def find_subject(
+    engine: Engine, bucket: Bucket, training_id: str, manifest_digest: str | None = None
+) -> EvaluationSubject:
     """Look up a finished training and a manifest of its task (default: its own)."""
     with engine.connect() as connection:
         training = connection.execute(
@@ -76,17 +78,17 @@ def find_case(engine: Engine, store: Store, training_id: str, manifest_digest: s
         raise UnusableInputError(
             f"manifest {manifest_digest!r} for training {training_id!r}: {found}, expected one of {training.task!r}"
         )
-    return Case(
+    return EvaluationSubject(
         training=training,
         manifest=manifest,
         task=TASKS[training.task],
-        rows=read_manifest(store, manifest.object_key),
+        rows=read_manifest(bucket, manifest.object_key),
     )
 
 
-def training_facts(case: Case) -> dict[str, Any]:
+def training_facts(subject: EvaluationSubject) -> dict[str, Any]:
     """The lineage of a training, JSON-able."""
-    training = case.training
+    training = subject.training
     return {
         **{
             name: getattr(training, name)
@@ -97,17 +99,17 @@ def training_facts(case: Case) -> dict[str, Any]:
         },
         "title": training.recipe["title"],
         "reproduces": training.recipe["reproduces"],
-        "task_title": case.task.title,
+        "task_title": subject.task.title,
         "classes": list(training.classes),
-        "positive_class": case.task.positive,
+        "positive_class": subject.task.positive,
         "started_at": training.started_at.isoformat(timespec="seconds"),
         "finished_at": training.finished_at.isoformat(timespec="seconds"),
     }  # fmt: skip
 
 
-def manifest_facts(case: Case) -> dict[str, Any]:
+def manifest_facts(subject: EvaluationSubject) -> dict[str, Any]:
     """The manifest's recipe, counts and funnel, JSON-able."""
-    manifest = case.manifest
+    manifest = subject.manifest
     return {
         **{
             name: getattr(manifest, name)
@@ -117,9 +119,9 @@ def manifest_facts(case: Case) -> dict[str, Any]:
     }
 
 
-def data_facts(case: Case) -> dict[str, Any]:
+def data_facts(subject: EvaluationSubject) -> dict[str, Any]:
     """Licences, attributions, image types and sexes by count; the share of missing values by field and subset."""
-    rows = case.rows
+    rows = subject.rows
 
     def counts(column: str) -> dict[str, int]:
         return {str(name): int(n) for name, n in rows[column].fillna("unknown").value_counts().items()}
@@ -136,7 +138,7 @@ def data_facts(case: Case) -> dict[str, Any]:
     }
 
 
-def data_changes(engine: Engine, store: Store, case: Case) -> dict[str, Any] | None:
+def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> dict[str, Any] | None:
     """What the manifest gained and lost since the manifest of this variant's training before; None for the first."""
     with engine.connect() as connection:
         before = connection.execute(
@@ -147,14 +149,16 @@ def data_changes(engine: Engine, store: Store, case: Case) -> dict[str, Any] | N
                 ORDER BY t.started_at DESC LIMIT 1
             """),
             {
-                "variant": case.training.variant,
-                "started": case.training.started_at,
-                "digest": case.manifest.digest,
+                "variant": subject.training.variant,
+                "started": subject.training.started_at,
+                "digest": subject.manifest.digest,
             },
         ).one_or_none()
     if before is None:
         return None
-    old, new = (rows.set_index("isic_id") for rows in (read_manifest(store, before.object_key), case.rows))
+    old, new = (
+        rows.set_index("isic_id") for rows in (read_manifest(bucket, before.object_key), subject.rows)
+    )
     both = old.index.intersection(new.index)
     fresh = new[~new.index.isin(both)]
     return {
@@ -167,7 +171,7 @@ def data_changes(engine: Engine, store: Store, case: Case) -> dict[str, Any] | N
     }
 
 
-def epochs(engine: Engine, case: Case) -> list[dict[str, Any]]:
+def epochs(engine: Engine, subject: EvaluationSubject) -> list[dict[str, Any]]:
     """The figures of every epoch, in order."""
     with engine.connect() as connection:
         return [
@@ -176,14 +180,14 @@ def epochs(engine: Engine, case: Case) -> list[dict[str, Any]]:
                 text(
                     "SELECT epoch, figures, duration_s FROM training_epoch WHERE training_id = :id ORDER BY epoch"
                 ),
-                {"id": case.training.training_id},
+                {"id": subject.training.training_id},
             )
         ]
 
 
-def random_weight_baseline(connection: Connection, case: Case) -> str | None:
+def random_weight_baseline(connection: Connection, subject: EvaluationSubject) -> str | None:
     """The latest training of the same recipe from random weights that has scored this manifest."""
-    if not case.training.recipe.get("backbone") or not case.training.recipe["is_pretrained"]:
+    if not subject.training.recipe.get("backbone") or not subject.training.recipe["is_pretrained"]:
         return None
     found = connection.execute(
         text("""
@@ -192,9 +196,9 @@ def random_weight_baseline(connection: Connection, case: Case) -> str | None:
                 SELECT FROM prediction p WHERE p.training_id = t.training_id AND p.manifest_digest = :digest)
             ORDER BY finished_at DESC
         """),
-        {"digest": case.manifest.digest},
+        {"digest": subject.manifest.digest},
     ).all()
-    wanted = _without_naming(case.training.recipe)
+    wanted = _without_naming(subject.training.recipe)
     return next((row.training_id for row in found if _without_naming(row.recipe) == wanted), None)
 
 

@@ -1,4 +1,4 @@
-"""An archive -> its newest records: the probe and the append pass.
+"""An archive -> its newest records: polling it, and the append pass.
 
 The archive lists by `created`, oldest first, and takes a hand-made cursor that starts at any time. A pass starts one
 hour before the time up to which the last one was complete, and commits the cursor together with the rows before it.
@@ -20,16 +20,16 @@ from lesion_tasks.archive.api import is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.cursor import Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.identifiers import IdSet
-from lesion_tasks.archive.listing import Listing, Page, Probe, RefusedCursorError
+from lesion_tasks.archive.listing import Listing, Page, Poll, RefusedCursorError
 from lesion_tasks.archive.record import CheckedRecord, Refusal
 from lesion_tasks.database.connection import open_session
 from lesion_tasks.database.schema import Scope
-from lesion_tasks.ingest.idle import settled
+from lesion_tasks.ingest.idle import idle
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     n_listed,
     open_listing,
-    probed_scope,
+    polled_scope,
     read_scope,
     save_scope,
     scope_key,
@@ -48,7 +48,7 @@ PAGES_AHEAD = 10  # read while the batch before is being written
 BEFORE_EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
-def probe_archive(
+def poll_archive(
     *, query: str | None = None, source: str | None = None, collections: str = "", retry: Retry = RETRY
 ) -> dict[str, Any]:
     """Ask a source for its size and newest record, and note the answer in the scope's row.
@@ -56,39 +56,39 @@ def probe_archive(
     Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query it does not take.
     """
     key = scope_key(source, query, collections)
-    return told(key, probe_scope(key, read_scope(key), retry=retry))
+    return told(key, poll_scope(key, read_scope(key), retry=retry))
 
 
-def probe_scope(key: ScopeKey, known: Scope | None, *, retry: Retry = RETRY) -> Probe:
+def poll_scope(key: ScopeKey, known: Scope | None, *, retry: Retry = RETRY) -> Poll:
     """Ask, and note the answer. `known` is the scope's row, None where there is none so far."""
-    is_first = known is None or known.probed_at is None
+    is_first = known is None or known.polled_at is None
 
-    async def ask() -> Probe:
+    async def ask() -> Poll:
         # An address that worked before is not wrong now, only down.
         async with open_listing(key, retry=retry, is_first_contact=is_first) as listing:
-            return await listing.probe()
+            return await listing.poll()
 
-    probe = asyncio.run(ask())
-    save_scope(key, probe=_noted(probe), probed_at=datetime.now(UTC))
-    return probe
+    poll = asyncio.run(ask())
+    save_scope(key, poll=_noted(poll), polled_at=datetime.now(UTC))
+    return poll
 
 
-def told(key: ScopeKey, probe: Probe) -> dict[str, Any]:
-    """Return a probe as it is shown."""
+def told(key: ScopeKey, poll: Poll) -> dict[str, Any]:
+    """Return the answer as it is shown."""
     return {
         "scope_id": key.scope_id,
         "source": key.stored_source,
         "query": key.query,
-        **_noted(probe),
+        **_noted(poll),
     }
 
 
-def _noted(probe: Probe) -> dict[str, Any]:
-    newest_at = probe.newest_created_at
+def _noted(poll: Poll) -> dict[str, Any]:
+    newest_at = poll.newest_created_at
     return {
-        "n_records": probe.n_records,
+        "n_records": poll.n_records,
         "newest_created_at": newest_at.isoformat() if newest_at else None,
-        "newest_isic_id": probe.newest_isic_id,
+        "newest_isic_id": poll.newest_isic_id,
     }
 
 
@@ -99,7 +99,7 @@ def append_records(
     collections: str = "",
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
-    newest: Probe | None = None,
+    newest: Poll | None = None,
 ) -> dict[str, Any]:
     """Read what is newer than the scope's watermark and return counts.
 
@@ -110,7 +110,7 @@ def append_records(
     key = scope_key(source, query, collections)
     scope = read_scope(key)
     if scope is None:
-        newest = probe_scope(key, scope, retry=retry)
+        newest = poll_scope(key, scope, retry=retry)
     elif newest is not None and is_api(key.source) and _nothing_new(key, scope, newest):
         return dict(_NOTHING_NEW)
     with scope_lock(key, "append"):
@@ -135,19 +135,19 @@ class _Pass:
 
 async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, Any]:
     async with open_listing(key, n_connections=n_connections, retry=retry) as listing:
-        scope = probed_scope(key)
+        scope = polled_scope(key)
         start = scope.next_cursor
         watermark_at = scope.next_watermark_at
         if start is None:
-            probe = await listing.probe()
-            if _nothing_new(key, scope, probe):
+            poll = await listing.poll()
+            if _nothing_new(key, scope, poll):
                 return dict(_NOTHING_NEW)
-            watermark_at = probe.newest_created_at
-            since = scope.watermark_at if listing.has_shards else None  # a download has no `created`
+            watermark_at = poll.newest_created_at
+            since = scope.watermark_at if listing.has_prefixes else None  # a download has no `created`
             start = encode_cursor(Position(since - OVERLAP)) if since else ""
             save_scope(key, next_cursor=start, next_watermark_at=watermark_at)
         pass_ = _Pass(
-            n_expected=(scope.probe or {}).get("n_records"),
+            n_expected=(scope.poll or {}).get("n_records"),
             is_full=scope.watermark_at is None,
             is_resumed=scope.next_cursor is not None,
             n_wanted=_still_wanted(key),
@@ -173,14 +173,14 @@ def _still_wanted(key: ScopeKey) -> int | None:
     return None if limit is None else max(limit - n_listed(key), 0)
 
 
-def _nothing_new(key: ScopeKey, scope: Scope, probe: Probe) -> bool:
-    """Tell whether one probe is proof enough: nothing newer, and as many records as we list."""
+def _nothing_new(key: ScopeKey, scope: Scope, poll: Poll) -> bool:
+    """Tell whether one answer is proof enough: nothing newer, and as many records as we list."""
     if scope.next_cursor is not None:
         return False  # a pass was stopped
-    if scope.watermark_at is None or probe.newest_created_at != scope.watermark_at:
+    if scope.watermark_at is None or poll.newest_created_at != scope.watermark_at:
         return False
-    note = settled(key, scope)
-    return probe.n_records is not None and probe.n_records == (note.n_listed if note else n_listed(key))
+    note = idle(key, scope)
+    return poll.n_records is not None and poll.n_records == (note.n_listed if note else n_listed(key))
 
 
 _NOTHING_NEW = {"read": 0, "new": 0, "changed": 0, "returned": 0, "refused": 0, "is_complete": True}

@@ -24,7 +24,7 @@ from lesion_tasks.archive.client import (
 )
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.database.connection import open_session
-from lesion_tasks.ingest.scope import ScopeKey, open_listing, probed_scope, scope_key, scope_lock
+from lesion_tasks.ingest.scope import ScopeKey, open_listing, polled_scope, scope_key, scope_lock
 from lesion_tasks.progress import progress
 
 CHECK_SHARE = 0.04  # of a weekly run: every file was asked for within half a year
@@ -57,7 +57,7 @@ def check_files(
     if not 0 < check_share <= 1:
         raise UnusableInputError(f"check_share {check_share}: expected more than 0 and at most 1")
     key = scope_key(source, query, collections)
-    probed_scope(key)
+    polled_scope(key)
     with scope_lock(key, "check_files"):
         counts = asyncio.run(_check(key, check_share, older_than, n_connections, retry))
     return {name: counts[name] for name in ("checked", "replaced", "noted", "unknown")}

@@ -31,7 +31,7 @@ from lesion_tasks.archive.client import (
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.picture import Picture, Unusable, read_picture
 from lesion_tasks.archive.zipped import DamagedFileError
-from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.bucket import Bucket, open_bucket
 from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, open_listing
@@ -83,13 +83,13 @@ class _Outcome:
 
 
 class Downloading:
-    """One run over one shard."""
+    """One run over one range of ids."""
 
     def __init__(self, key: ScopeKey, values: dict[str, Any]) -> None:
         self.key = key
         self.values = values
         self.rendition: str = values["rendition"]
-        self.store: Store = open_store(key.settings)
+        self.bucket: Bucket = open_bucket(key.settings)
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # by reason
@@ -103,7 +103,7 @@ class Downloading:
                 with (
                     progress(f"fetching files of {self.key.title}", n_wanted) as advance,
                     # Storing elsewhere is waiting, so that as many can wait as arrive at once.
-                    ThreadPoolExecutor(N_VERIFIERS if self.store.is_local else n_connections) as pool,
+                    ThreadPoolExecutor(N_VERIFIERS if self.bucket.is_local else n_connections) as pool,
                 ):
                     await self._fetch_all(listing, pool, n_connections + N_VERIFIERS, advance)
         self._raise_if_too_many_failed()
@@ -175,7 +175,7 @@ class Downloading:
             body = await self._download(listing, wanted, wanted.url)
             if isinstance(body, Unusable):
                 return _Outcome(wanted=wanted, refusal=body)
-            if self.store.is_local and len(body.data) < MIN_BYTES_FOR_THREAD:
+            if self.bucket.is_local and len(body.data) < MIN_BYTES_FOR_THREAD:
                 outcome = self._verify_and_store(wanted, body, digest)
             else:
                 outcome = await asyncio.get_running_loop().run_in_executor(
@@ -191,7 +191,7 @@ class Downloading:
     async def _download(self, listing: Listing, wanted: _Wanted, url: str) -> Body | Unusable:
         try:
             body = await listing.file(
-                url, max_bytes=MAX_BYTES[self.rendition if listing.has_shards else "full"]
+                url, max_bytes=MAX_BYTES[self.rendition if listing.has_prefixes else "full"]
             )
         except RefusedUrlError as error:
             return Unusable(reason="refused_url", detail=str(error))
@@ -229,7 +229,7 @@ class Downloading:
             f"images/{self.rendition}/{wanted.isic_id[5:7]}/"
             f"{wanted.isic_id}-{picture.sha256[:16]}.{picture.extension}"
         )
-        self.store.put(object_key, data, content_type=picture.content_type)
+        self.bucket.put(object_key, data, content_type=picture.content_type)
         return _Outcome(
             wanted=wanted,
             object_key=object_key,

@@ -14,61 +14,61 @@ from sqlalchemy import text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.database.connection import open_session
-from lesion_tasks.ingest.idle import is_fetched, settle
-from lesion_tasks.ingest.scope import probed_scope, scope_key, scope_lock
+from lesion_tasks.ingest.idle import is_fetched, note_idle
+from lesion_tasks.ingest.scope import polled_scope, scope_key, scope_lock
 from lesion_tasks.ingest.snapshot_handover import adopt_files
 from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wanted, wanted_values
 
-SHARD_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
-FILES_PER_SHARD = 5_000
-MAX_SHARDS = 16
+PREFIX_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
+FILES_PER_RANGE = 5_000
+MAX_RANGES = 16
 
 
-def fetch_shards(
+def fetch_ranges(
     *,
-    shards: int | None = None,
+    ranges: int | None = None,
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
     rendition: str | None = None,
 ) -> list[str]:
-    """Cut the ids whose files are wanted into at most `shards` runs of id prefixes of about equal work.
+    """Cut the ids whose files are wanted into at most `ranges` ranges of id prefixes of about equal work.
 
-    None sizes them by what is missing, which on a first load is what the probe announced: FILES_PER_SHARD each, at
-    most MAX_SHARDS. A shard is its first and last prefix, as in "ISIC_0024:ISIC_0029"; there is none without work.
+    None sizes them by what is missing, which on a first load is what the source announced: FILES_PER_RANGE each, at
+    most MAX_RANGES. A range is its first and last prefix, as in "ISIC_0024:ISIC_0029"; there is none without work.
     """
-    if shards is not None and shards < 1:
-        raise UnusableInputError(f"{shards} shards found, expected at least 1")
+    if ranges is not None and ranges < 1:
+        raise UnusableInputError(f"{ranges} ranges found, expected at least 1")
     key = scope_key(source, query, collections)
     values = wanted_values(key, "", rendition)
-    if is_fetched(key, probed_scope(key), values["rendition"]):
+    if is_fetched(key, polled_scope(key), values["rendition"]):
         return []
     adopt_files(key, values["rendition"])
     statement = text(
-        f"SELECT left(isic_id, {len('ISIC_') + SHARD_DIGITS}) AS prefix, count(*) "  # noqa: S608 - our own text
+        f"SELECT left(isic_id, {len('ISIC_') + PREFIX_DIGITS}) AS prefix, count(*) "  # noqa: S608 - our own text
         f"FROM ({WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
     )
     with open_session(key.settings) as session:
         found = [(row[0], row[1]) for row in session.execute(statement, values)]
     n_wanted = sum(count for _, count in found)
     if not n_wanted:
-        settle(key, values["rendition"], lambda: look_for_wanted(key, values))
-    return _cut(found, shards or min(MAX_SHARDS, -(-n_wanted // FILES_PER_SHARD)))
+        note_idle(key, values["rendition"], lambda: look_for_wanted(key, values))
+    return _cut(found, ranges or min(MAX_RANGES, -(-n_wanted // FILES_PER_RANGE)))
 
 
-def _cut(counts: Sequence[tuple[str, int]], n_shards: int) -> list[str]:
-    """Cut prefixes in their order into shards; a prefix belongs to the shard in which its middle falls."""
+def _cut(counts: Sequence[tuple[str, int]], n_prefixes: int) -> list[str]:
+    """Cut prefixes in their order into ranges; a prefix belongs to the range in which its middle falls."""
     n_wanted = sum(count for _, count in counts)
-    shards: dict[int, list[str]] = {}
+    ranges: dict[int, list[str]] = {}
     n_before = 0
     for prefix, count in counts:
-        shards.setdefault((2 * n_before + count) * n_shards // (2 * n_wanted), []).append(prefix)
+        ranges.setdefault((2 * n_before + count) * n_prefixes // (2 * n_wanted), []).append(prefix)
         n_before += count
-    return [f"{prefixes[0]}:{prefixes[-1]}" for prefixes in shards.values()]
+    return [f"{prefixes[0]}:{prefixes[-1]}" for prefixes in ranges.values()]
 
 
 def fetch_files(
-    shard: str = "",
+    id_range: str = "",
     *,
     source: str | None = None,
     query: str | None = None,
@@ -78,7 +78,7 @@ def fetch_files(
     retry_refused_after: timedelta = RETRY_REFUSED_AFTER,
     rendition: str | None = None,
 ) -> dict[str, Any]:
-    """Bring the wanted files of one shard (empty: all) into the bucket and return counts.
+    """Bring the wanted files of one range (empty: all) into the bucket and return counts.
 
     `rendition` is `thumbnail_256` or `full`; None is what the catalogue's variants need.
 
@@ -87,16 +87,16 @@ def fetch_files(
     ArchiveUnavailableError when they cannot be had; what was stored before stays.
     """
     key = scope_key(source, query, collections)
-    values = wanted_values(key, shard, rendition, retry_refused_after)
-    is_whole = not shard and retry_refused_after == RETRY_REFUSED_AFTER
-    if is_fetched(key, probed_scope(key), values["rendition"]) and is_whole:
+    values = wanted_values(key, id_range, rendition, retry_refused_after)
+    is_whole = not id_range and retry_refused_after == RETRY_REFUSED_AFTER
+    if is_fetched(key, polled_scope(key), values["rendition"]) and is_whole:
         return {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
     # Loading what decodes pictures takes longer than a run with nothing to do.
     from lesion_tasks.ingest.download import Downloading
 
-    with scope_lock(key, f"files {shard}"):
+    with scope_lock(key, f"files {id_range}"):
         adopt_files(key, values["rendition"])
         done = asyncio.run(Downloading(key, values).run(n_connections, retry))
     if is_whole:
-        settle(key, values["rendition"], lambda: look_for_wanted(key, values))
+        note_idle(key, values["rendition"], lambda: look_for_wanted(key, values))
     return done

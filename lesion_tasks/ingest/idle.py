@@ -16,7 +16,7 @@ from lesion_tasks.ingest.scope import ScopeKey, n_listed
 
 
 @dataclass(frozen=True, kw_only=True)
-class Settled:
+class IdleNote:
     """What a note says."""
 
     n_listed: int  # ids that the scope lists, those of refused records too
@@ -24,24 +24,24 @@ class Settled:
     due_at: datetime | None  # when a refused file is to be tried again; None: none is
 
 
-def settled(key: ScopeKey, scope: Scope) -> Settled | None:
+def idle(key: ScopeKey, scope: Scope) -> IdleNote | None:
     """Return what is noted of a scope; None where nothing is, or another version of this program noted it."""
-    note = scope.settled or {}
+    note = scope.idle or {}
     if note.get("code_version") != key.settings.code_version:
         return None
     due_at = note["due_at"] and datetime.fromisoformat(note["due_at"])
-    return Settled(n_listed=note["n_listed"], rendition=note["rendition"], due_at=due_at)
+    return IdleNote(n_listed=note["n_listed"], rendition=note["rendition"], due_at=due_at)
 
 
 def is_fetched(key: ScopeKey, scope: Scope, rendition: str) -> bool:
     """Tell whether it is noted that no file of a rendition is wanted now."""
-    note = settled(key, scope)
+    note = idle(key, scope)
     if note is None or note.rendition != rendition:
         return False
     return note.due_at is None or note.due_at > datetime.now(UTC)
 
 
-def settle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datetime | None]]) -> None:
+def note_idle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datetime | None]]) -> None:
     """Look whether a file of a rendition is wanted, and when one will be; note it where none is.
 
     `look` answers with the number of wanted files and the time at which a refused one is due.
@@ -50,7 +50,7 @@ def settle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datetime
     with open_session(key.settings) as session:
         # Who is changing something now has been at the trigger already and would go unnoticed: wait for them.
         session.execute(text("LOCK TABLE scope IN SHARE ROW EXCLUSIVE MODE"))
-        session.execute(update(Scope).where(Scope.scope_id == key.scope_id).values(settled={"token": token}))
+        session.execute(update(Scope).where(Scope.scope_id == key.scope_id).values(idle={"token": token}))
     n_wanted, due_at = look()
     if n_wanted:
         return
@@ -64,6 +64,6 @@ def settle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datetime
         # The token is gone if anything changed since.
         session.execute(
             update(Scope)
-            .where(Scope.scope_id == key.scope_id, Scope.settled["token"].astext == token)
-            .values(settled=note)
+            .where(Scope.scope_id == key.scope_id, Scope.idle["token"].astext == token)
+            .values(idle=note)
         )

@@ -1,6 +1,6 @@
 """Counts by id prefix -> what became public behind the watermark, and what is gone.
 
-Only shards whose count differs from ours are read. A record that a complete read does not return is asked for by its
+Only prefixes whose count differs from ours are read. A record that a complete read does not return is asked for by its
 id; two answers of 404 in two runs make it withdrawn. Faults are never taken for absence, and when too much is gone
 at once nothing is marked at all.
 """
@@ -18,22 +18,22 @@ from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.database.connection import open_session
+from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, pieces, prefixes, read_prefix, split
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     n_listed,
     n_listed_by_prefix,
     open_listing,
-    probed_scope,
+    polled_scope,
     scope_key,
     scope_lock,
 )
-from lesion_tasks.ingest.shards import ShardReads, digits_for, pieces, prefixes, read_shard, split
 from lesion_tasks.ingest.write_records import check_items, write_records
 from lesion_tasks.progress import progress
 
 log = logging.getLogger(__name__)
 
-# Unequal shards above this are counted by one digit more before they are read.
+# Unequal prefixes above this are counted by one digit more before they are read.
 MAX_IDS_TO_REREAD = 1_000
 # Withdrawal is a rare act by hand. More than this at once is far more likely a fault of the archive, or of ours.
 MAX_VANISHED_SHARE = 0.02
@@ -59,10 +59,10 @@ def reconcile_records(
     `max_vanished_share` of the scope is gone since the last run.
     """
     key = scope_key(source, query, collections)
-    probed_scope(key)
+    polled_scope(key)
     if key.settings.max_records is not None:
         # Under a limit most of the archive is unread on purpose: comparing would read it all.
-        return ShardReads().report()
+        return PrefixReads().report()
     with scope_lock(key, "reconcile"):
         return asyncio.run(_reconcile(key, max_vanished_share, confirm_after, n_connections, retry))
 
@@ -72,11 +72,11 @@ async def _reconcile(
 ) -> dict[str, Any]:
     started_at = datetime.now(UTC)
     async with open_listing(key, n_connections=n_connections, retry=retry) as listing:
-        reads = ShardReads()
-        unequal = await _unequal_shards(key, listing, n_connections)
-        with progress(f"reading unequal shards of {key.title}", len(unequal)) as advance:
+        reads = PrefixReads()
+        unequal = await _unequal_prefixes(key, listing, n_connections)
+        with progress(f"reading unequal prefixes of {key.title}", len(unequal)) as advance:
             for prefix in unequal:
-                await read_shard(key, listing, prefix, reads)
+                await read_prefix(key, listing, prefix, reads)
                 advance(1, note=f"{reads.counts['new']:,} new")
         counts = await follow_up(
             key, listing, reads.missing, max_share=max_share, asked_before=started_at - confirm_after
@@ -85,13 +85,13 @@ async def _reconcile(
     return reads.report()
 
 
-async def _unequal_shards(key: ScopeKey, listing: Listing, n_connections: int) -> list[str]:
+async def _unequal_prefixes(key: ScopeKey, listing: Listing, n_connections: int) -> list[str]:
     """Return the prefixes whose count differs from ours, the smaller the better."""
-    if not listing.has_shards:
+    if not listing.has_prefixes:
         return ["ISIC_"]  # reading a folder costs less than a wrong guess
     asked = prefixes(digits_for(await asyncio.to_thread(n_listed, key)))
     unequal: list[str] = []
-    # One level deeper for large shards. What is still unequal after three digits is read as it is.
+    # One level deeper for large prefixes. What is still unequal after three digits is read as it is.
     for n_digits in range(len(asked[0]) - 5, 4):
         ours = await asyncio.to_thread(n_listed_by_prefix, key, n_digits)
         theirs = await _counts(listing, asked, n_connections)

@@ -1,4 +1,4 @@
-"""Runs of ingestion -> rows, so that one can ask what changed since a run, and when a layer was last done."""
+"""Runs of ingestion -> rows, so that one can ask what changed since a run, and when a pass was last done."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -35,7 +35,7 @@ def begin_ingestion(
 
 
 def end_ingestion(ingestion_id: str, counts: dict[str, Any]) -> None:
-    """Note that all layers of a run are done, and what each counted."""
+    """Note that all passes of a run are done, and what each counted."""
     with open_session() as session:
         session.execute(
             update(Ingestion)
@@ -47,18 +47,20 @@ def end_ingestion(ingestion_id: str, counts: dict[str, Any]) -> None:
 def last_done(
     *, source: str | None = None, query: str | None = None, collections: str = ""
 ) -> dict[str, datetime]:
-    """Return, by layer, when the last complete run of a scope that held it began."""
+    """Return, by pass, when the last complete run of a scope that held it began."""
     key = scope_key(source, query, collections)
-    layer = func.jsonb_object_keys(Ingestion.counts).label("layer")
+    pass_label = func.jsonb_object_keys(Ingestion.counts).label("pass")
     runs = (
-        select(layer, Ingestion.began_at)
+        select(pass_label, Ingestion.began_at)
         .where(Ingestion.scope_id == key.scope_id, Ingestion.ended_at.is_not(None))
         .subquery()
     )
     with open_session(key.settings) as session:
         return {
             row[0]: row[1]
-            for row in session.execute(select(runs.c.layer, func.max(runs.c.began_at)).group_by(runs.c.layer))
+            for row in session.execute(
+                select(runs.c["pass"], func.max(runs.c.began_at)).group_by(runs.c["pass"])
+            )
         }
 
 

@@ -93,7 +93,7 @@ async def open_listing(
 
 
 def read_scope(key: ScopeKey) -> Scope | None:
-    """Return the scope's row, detached; None before its first probe."""
+    """Return the scope's row, detached; None before it is first polled."""
     with open_session(key.settings) as session:
         scope = session.scalar(select(Scope).where(Scope.scope_id == key.scope_id))
         if scope is not None:
@@ -101,11 +101,11 @@ def read_scope(key: ScopeKey) -> Scope | None:
         return scope
 
 
-def probed_scope(key: ScopeKey) -> Scope:
-    """Return the scope's row; raise UnusableInputError where it was never probed."""
+def polled_scope(key: ScopeKey) -> Scope:
+    """Return the scope's row; raise UnusableInputError where it was never polled."""
     scope = read_scope(key)
     if scope is None:
-        raise UnusableInputError(f"{key.title}: never read so far, expected a probe before")
+        raise UnusableInputError(f"{key.title}: never polled so far, expected that before")
     return scope
 
 

@@ -11,20 +11,20 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, prefixes, read_prefix
 from lesion_tasks.ingest.reconcile import CONFIRM_AFTER, MAX_VANISHED_SHARE, follow_up
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     n_listed,
     open_listing,
-    probed_scope,
+    polled_scope,
     save_scope,
     scope_key,
     scope_lock,
 )
-from lesion_tasks.ingest.shards import ShardReads, digits_for, prefixes, read_shard
 from lesion_tasks.progress import progress
 
-SHARD_SHARE = 1 / 7
+SWEEP_SHARE = 1 / 7
 
 
 def sweep_records(
@@ -32,40 +32,42 @@ def sweep_records(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
-    shard_share: float = SHARD_SHARE,
+    sweep_share: float = SWEEP_SHARE,
     max_vanished_share: float = MAX_VANISHED_SHARE,
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
 ) -> dict[str, Any]:
-    """Read the next `shard_share` (above 0, to 1) of the scope's shards again and return counts.
+    """Read the next `sweep_share` (above 0, to 1) of the scope's prefixes again and return counts.
 
     Reads and writes the scope's row; writes records, versions and `missing_since`. A killed sweep goes on at the
     shard it was in.
     """
-    if not 0 < shard_share <= 1:
-        raise UnusableInputError(f"shard_share {shard_share}: expected more than 0 and at most 1")
+    if not 0 < sweep_share <= 1:
+        raise UnusableInputError(f"sweep_share {sweep_share}: expected more than 0 and at most 1")
     key = scope_key(source, query, collections)
-    probed_scope(key)
+    polled_scope(key)
     if key.settings.max_records is not None:
         # Under a limit most of the archive is unread on purpose: comparing would read it all.
-        return ShardReads().report()
+        return PrefixReads().report()
     with scope_lock(key, "sweep"):
-        return asyncio.run(_sweep(key, shard_share, max_vanished_share, n_connections, retry))
+        return asyncio.run(_sweep(key, sweep_share, max_vanished_share, n_connections, retry))
 
 
 async def _sweep(
-    key: ScopeKey, shard_share: float, max_vanished_share: float, n_connections: int, retry: Retry
+    key: ScopeKey, sweep_share: float, max_vanished_share: float, n_connections: int, retry: Retry
 ) -> dict[str, Any]:
     started_at = datetime.now(UTC)
-    reads = ShardReads()
+    reads = PrefixReads()
     async with open_listing(key, n_connections=n_connections, retry=retry) as listing:
         every = (
-            prefixes(digits_for(await asyncio.to_thread(n_listed, key))) if listing.has_shards else ["ISIC_"]
+            prefixes(digits_for(await asyncio.to_thread(n_listed, key)))
+            if listing.has_prefixes
+            else ["ISIC_"]
         )
-        todo = _next(every, probed_scope(key).sweep_prefix, math.ceil(shard_share * len(every)))
+        todo = _next(every, polled_scope(key).sweep_prefix, math.ceil(sweep_share * len(every)))
         with progress(f"verifying records of {key.title}", len(todo)) as advance:
             for prefix, next_prefix in todo:
-                await read_shard(key, listing, prefix, reads)
+                await read_prefix(key, listing, prefix, reads)
                 save_scope(key, sweep_prefix=next_prefix)
                 advance(1, note=f"{reads.counts['changed']:,} changed")
         counts = await follow_up(
@@ -79,8 +81,8 @@ async def _sweep(
     return reads.report()
 
 
-def _next(every: list[str], start: str | None, n_shards: int) -> list[tuple[str, str]]:
-    """Return the next shards from `start` on, round and round, each with the one after it."""
+def _next(every: list[str], start: str | None, n_prefixes: int) -> list[tuple[str, str]]:
+    """Return the next prefixes from `start` on, round and round, each with the one after it."""
     first = next((index for index, prefix in enumerate(every) if prefix >= (start or "")), 0)
     turn = every[first:] + every[:first]
-    return list(zip(turn, turn[1:] + turn[:1], strict=True))[:n_shards]
+    return list(zip(turn, turn[1:] + turn[:1], strict=True))[:n_prefixes]

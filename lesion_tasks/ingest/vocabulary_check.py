@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from lesion_tasks.archive import vocabulary
 from lesion_tasks.database.connection import open_session
-from lesion_tasks.ingest.scope import ScopeKey, probed_scope, scope_key
+from lesion_tasks.ingest.scope import ScopeKey, polled_scope, scope_key
 
 # Measured by the archive or renamed by it: no contributor's metadata, so no rule is about them.
 _OUTSIDE_THE_RULES = frozenset({"pixels_x", "pixels_y"})
@@ -41,7 +41,7 @@ def check_vocabulary(
 ) -> dict[str, Any]:
     """Compare the current records of a scope with the vocabulary and return counts; reads only."""
     key = scope_key(source, query, collections)
-    probed_scope(key)
+    polled_scope(key)
     find = lru_cache(maxsize=20_000)(_findings)
     counts: Counter[Finding] = Counter()
     n_records = n_with_findings = 0

@@ -61,11 +61,11 @@ COUNT_WANTED = text(f"SELECT count(*) FROM ({WANTED}) AS wanted")  # noqa: S608 
 
 
 def wanted_values(
-    key: ScopeKey, shard: str, rendition: str | None, retry_after: timedelta = RETRY_REFUSED_AFTER
+    key: ScopeKey, id_range: str, rendition: str | None, retry_after: timedelta = RETRY_REFUSED_AFTER
 ) -> dict[str, Any]:
     if rendition not in (None, *RENDITIONS):
         raise UnusableInputError(f"rendition {rendition!r}: expected {' or '.join(RENDITIONS)}")
-    first, _, last = shard.partition(":")
+    first, _, last = id_range.partition(":")
     return {
         "scope_id": key.scope_id,
         "rendition": rendition or wanted_rendition(),

@@ -17,8 +17,8 @@ import numpy as np
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
-from lesion_tasks.catalog import fit_name
+from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.pixels.decode import decode_picture
@@ -29,57 +29,58 @@ from lesion_tasks.splits.manifest import read_manifest
 SHARD_IMAGES = 1_024
 
 
-def materialize_manifest(digest: str, side_px: int, aspect: str = "squash") -> dict[str, Any]:
+def materialize_manifest(digest: str, size: InputSize) -> dict[str, Any]:
     """Make sure every picture of a manifest stands in a shard at one size and aspect policy; returns counts."""
-    store = open_store()
+    bucket = open_bucket()
     engine = engine_for(database_url())
-    fit = fit_name(side_px, aspect)
     with engine.connect() as connection:
         key = connection.execute(
             text("SELECT object_key FROM manifest WHERE digest = :digest"), {"digest": digest}
         ).scalar_one_or_none()
         if key is None:
             raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
-        rows = read_manifest(store, key).drop_duplicates("sha256")
+        rows = read_manifest(bucket, key).drop_duplicates("sha256")
         done = set(
             connection.execute(
-                text("SELECT sha256 FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:ids)"),
-                {"fit": fit, "ids": rows["sha256"].tolist()},
+                text("SELECT sha256 FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:ids)"),
+                {"size": str(size), "ids": rows["sha256"].tolist()},
             ).scalars()
         )
     missing = rows[~rows["sha256"].isin(done)]
     sources = list(zip(missing["sha256"], missing["object_key"], strict=True))
-    decode = partial(_decode, store, side_px=side_px, aspect=aspect)
-    with progress(f"materialize {fit}", len(sources)) as advance, ThreadPoolExecutor(cpu_count()) as pool:
+    decode = partial(_decode, bucket, size=size)
+    with progress(f"materialize {size}", len(sources)) as advance, ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(sources), SHARD_IMAGES):
             batch = sources[start : start + SHARD_IMAGES]
-            pixels = np.empty((len(batch), side_px, side_px, 3), dtype=np.uint8)
+            pixels = np.empty((len(batch), size.side_px, size.side_px, 3), dtype=np.uint8)
             for row, picture in enumerate(pool.map(decode, (key for _, key in batch))):
                 pixels[row] = picture
-            _store_shard(store, engine, fit, [sha256 for sha256, _ in batch], pixels)
+            _store_shard(bucket, engine, size, [sha256 for sha256, _ in batch], pixels)
             advance(len(batch))
-    return {"images": len(rows), "decoded": len(sources), "side_px": side_px, "aspect": aspect}
+    return {"images": len(rows), "decoded": len(sources), "input_size": str(size)}
 
 
-def _decode(store: Store, key: str, *, side_px: int, aspect: str) -> np.ndarray:
-    return decode_picture(store.get(key), side_px, aspect)
+def _decode(bucket: Bucket, key: str, *, size: InputSize) -> np.ndarray:
+    return decode_picture(bucket.get(key), size)
 
 
-def _store_shard(store: Store, engine: Any, fit: str, members: Sequence[str], pixels: np.ndarray) -> None:
+def _store_shard(
+    bucket: Bucket, engine: Any, size: InputSize, members: Sequence[str], pixels: np.ndarray
+) -> None:
     name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
-    key = f"pixels/{fit}/{name}.npy"
+    key = f"pixels/{size}/{name}.npy"
     with scratch_file("shard.npy") as path:
         np.save(path, pixels, allow_pickle=False)
-        store.put_file(key, path)
+        bucket.put_file(key, path)
         with path.open("rb") as file:
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     with engine.begin() as connection:
         # Two materializations of one size at once write the same picture twice; the first row stands.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:fit))"), {"fit": f"pixels {fit}"})
+        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"pixels {size}"})
         taken = set(
             connection.execute(
-                text("SELECT sha256 FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:members)"),
-                {"fit": fit, "members": list(members)},
+                text("SELECT sha256 FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:members)"),
+                {"size": str(size), "members": list(members)},
             ).scalars()
         )
         connection.execute(
@@ -92,6 +93,6 @@ def _store_shard(store: Store, engine: Any, fit: str, members: Sequence[str], pi
         copy_rows(
             connection,
             "pixel_row",
-            ("fit", "sha256", "object_key", "row_index"),
-            ((fit, member, key, i) for i, member in enumerate(members) if member not in taken),
+            ("input_size", "sha256", "object_key", "row_index"),
+            ((str(size), member, key, i) for i, member in enumerate(members) if member not in taken),
         )

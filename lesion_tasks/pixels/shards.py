@@ -2,16 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store
-
-if TYPE_CHECKING:
-    pass
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import InputSize
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,25 +29,27 @@ class PixelSource:
         return out
 
 
-def open_pixels(connection: Connection, store: Store, fit: str, sha256s: Sequence[str]) -> PixelSource:
+def open_pixels(
+    connection: Connection, bucket: Bucket, size: InputSize, sha256s: Sequence[str]
+) -> PixelSource:
     """Map the shards that hold these pictures, or raise `UnusableInputError` naming how many are missing."""
     found = {
         row.sha256: (row.object_key, row.row_index)
         for row in connection.execute(
             text(
-                "SELECT sha256, object_key, row_index FROM pixel_row WHERE fit = :fit AND sha256 = ANY(:ids)"
+                "SELECT sha256, object_key, row_index FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:ids)"
             ),
-            {"fit": fit, "ids": list(set(sha256s))},
+            {"size": str(size), "ids": list(set(sha256s))},
         )
     }
     if missing := [sha256 for sha256 in sha256s if sha256 not in found]:
         raise UnusableInputError(
-            f"{len(missing):,} of {len(sha256s):,} pictures have no pixels at {fit}: materialize the manifest first"
+            f"{len(missing):,} of {len(sha256s):,} pictures have no pixels at {size}: materialize the manifest first"
         )
     keys = sorted({key for key, _ in found.values()})
     number = {key: i for i, key in enumerate(keys)}
     return PixelSource(
-        shards=tuple(np.load(store.local_path(key), mmap_mode="r") for key in keys),
+        shards=tuple(np.load(bucket.local_path(key), mmap_mode="r") for key in keys),
         shard_of_row=np.array([number[found[sha256][0]] for sha256 in sha256s]),
         row_in_shard=np.array([found[sha256][1] for sha256 in sha256s]),
     )

@@ -13,7 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.bucket import Bucket, open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Task
 from lesion_tasks.catalog.gates import GATES, cautions, interval_words, objections
 from lesion_tasks.database.connection import database_url, engine_for
@@ -42,7 +42,7 @@ def plan_promotion(*, task: str) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be scored on which manifest.
 
     Returns candidate and champion (None where there is none) and `rescore`, a list of entries with training_id,
-    manifest_digest and square (side_px and aspect to materialize the manifest at first; None: no pixels needed).
+    manifest_digest and input_size (to materialize the manifest at first; None: no pixels needed).
     """
     _known_task(task)
     with engine_for(database_url()).connect() as connection:
@@ -70,14 +70,14 @@ def promote_model(*, task: str, is_forced: bool = False, decided_by: str = RULE)
     Returns action (promoted, refused or none), is_promoted, training_id, reason.
     """
     _known_task(task)
-    store = open_store()
+    bucket = open_bucket()
     engine = engine_for(database_url())
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"promote {task}"})
-        decision = _decide(connection, store, TASKS[task], is_forced, decided_by)
+        decision = _decide(connection, bucket, TASKS[task], is_forced, decided_by)
     # After the commit: a kill in between leaves copies that the next run, or `lesion publish`, writes anew.
     with engine.connect() as connection:
-        publish(store, connection)
+        publish(bucket, connection)
     return decision
 
 
@@ -88,7 +88,7 @@ def rollback_champion(
     _known_task(task)
     if not reason.strip():
         raise UnusableInputError("rollback: the reason is empty, expected one in words")
-    store = open_store()
+    bucket = open_bucket()
     engine = engine_for(database_url())
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"promote {task}"})
@@ -114,7 +114,7 @@ def rollback_champion(
             decided_by=decided_by,
         )
     with engine.connect() as connection:
-        publish(store, connection)
+        publish(bucket, connection)
     return {"action": "rolled_back", "is_promoted": True, "training_id": target, "reason": reason.strip()}
 
 
@@ -191,7 +191,7 @@ def _best(candidates: Sequence[Candidate]) -> Candidate | None:
 
 
 def _decide(
-    connection: Connection, store: Store, task: Task, is_forced: bool, decided_by: str
+    connection: Connection, bucket: Bucket, task: Task, is_forced: bool, decided_by: str
 ) -> dict[str, Any]:
     candidates = _candidates(connection, task.name)
     champion = champion_of(connection, task.name)
@@ -221,7 +221,7 @@ def _decide(
             "training_id": None,
             "reason": reason,
         }
-    comparison = _compare(connection, store, best, champion)
+    comparison = _compare(connection, bucket, best, champion)
     missed = objections(best.test, comparison, GATES[task.name])
     is_promoted = not missed or is_forced
     action = "promoted" if is_promoted else "refused"
@@ -260,14 +260,14 @@ def _why_not_best(candidate: Candidate, best: Candidate | None, task: Task) -> s
 
 
 def _compare(
-    connection: Connection, store: Store, best: Candidate, champion: Any | None
+    connection: Connection, bucket: Bucket, best: Candidate, champion: Any | None
 ) -> dict[str, Any] | None:
     """Candidate against champion on the candidate's test set; None without a champion."""
     if champion is None:
         return None
     found = compare_contenders(
         connection,
-        store,
+        bucket,
         find_contender(connection, best.training_id),
         find_contender(connection, champion.training_id),
     )

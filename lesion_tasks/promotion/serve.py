@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import MissingObjectError, Store, open_store
-from lesion_tasks.catalog import square_of
+from lesion_tasks.bucket import Bucket, MissingObjectError, open_bucket
+from lesion_tasks.catalog import InputSize
 
 if TYPE_CHECKING:
     import keras
@@ -33,20 +33,20 @@ class Champion:
     recipe: Mapping[str, Any]
 
 
-def open_champion(store: Store, task: str) -> Champion:
+def open_champion(bucket: Bucket, task: str) -> Champion:
     """Load the champion of a task, or raise `UnusableInputError` when there is none or its file is damaged."""
     from lesion_tasks.training.loop import load_model
 
     try:
-        champions = json.loads(store.get("champion.json"))
+        champions = json.loads(bucket.get("champion.json"))
     except MissingObjectError:
         champions = {}
     if task not in champions:
         raise UnusableInputError(
-            f"bucket {store.url} (LESION_BUCKET_URL): no champion of task {task!r}, expected one in champion.json"
+            f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}, expected one in champion.json"
         )
     said = champions[task]
-    data = store.get(said["model_key"])
+    data = bucket.get(said["model_key"])
     found = hashlib.sha256(data).hexdigest()
     if found != said["model_sha256"]:
         raise UnusableInputError(
@@ -74,7 +74,7 @@ def predict_images(
 
     for path in paths:
         _check_picture(path)  # before the model, whose start takes much longer
-    champion = open_champion(open_store(), task)
+    champion = open_champion(open_bucket(), task)
     found = []
     for path in paths:
         inputs = _inputs(champion, path, metadata or {})
@@ -116,15 +116,15 @@ def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dic
 
     from lesion_tasks.pixels.decode import decode_picture
 
-    square = square_of(champion.recipe)
+    size = InputSize.of_recipe(champion.recipe)
     inputs = {}
     for tensor in champion.model.inputs:
         if tensor.name == "metadata":
             known = [metadata.get(name, np.nan) for name in champion.recipe["metadata"]]
             inputs["metadata"] = np.array([known], dtype=np.float32)
-        elif square is not None:
+        elif size is not None:
             try:
-                inputs["pixels"] = decode_picture(Path(path).read_bytes(), **square)[None]
+                inputs["pixels"] = decode_picture(Path(path).read_bytes(), size)[None]
             except (UnidentifiedImageError, OSError) as error:
                 raise _no_picture(path, error) from error
     return inputs

@@ -161,15 +161,15 @@ def group_rows(table: "pa.Table") -> list[dict[str, Any]]:
     return rows
 
 
-def quarantine_counts(connection: Connection, split: str, draw: str) -> dict[str, int]:
+def quarantine_counts(connection: Connection, split: str, assignment: str) -> dict[str, int]:
     """Groups and images in quarantine, and how many of the images have stood in a subset before."""
     row = connection.execute(
         text("""
             SELECT count(DISTINCT m.group_id) AS groups, count(*) AS images, count(p.isic_id) AS former
-            FROM split_member m LEFT JOIN placement p ON p.draw = :draw AND p.isic_id = m.isic_id
+            FROM split_member m LEFT JOIN placement p ON p.assignment = :assignment AND p.isic_id = m.isic_id
             WHERE m.split = :split AND m.reason = 'quarantined'
         """),
-        {"split": split, "draw": draw},
+        {"split": split, "assignment": assignment},
     ).one()
     return {"n_groups": row.groups, "n_images": row.images, "n_former_members": row.former}
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import MissingObjectError, Store
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import IMPUTATIONS, SPLITS, TASKS
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
@@ -28,18 +28,18 @@ def page_key(digest: str) -> str:
 
 
 def write_data_report(
-    store: Store, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
+    bucket: Bucket, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
 ) -> str:
     """Write the page of a manifest, unless it is there; returns its key. `at_hand`: rows of manifests by digest."""
     key = page_key(digest)
-    if not store.exists(key):
-        page = render_data_page(collect_facts(store, connection, digest, at_hand))
-        store.put(key, page.encode(), content_type="text/html; charset=utf-8")
+    if not bucket.exists(key):
+        page = render_data_page(collect_facts(bucket, connection, digest, at_hand))
+        bucket.put(key, page.encode(), content_type="text/html; charset=utf-8")
     return key
 
 
 def collect_facts(
-    store: Store, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
+    bucket: Bucket, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
 ) -> dict[str, Any]:
     """Everything the page shows. Raises `UnusableInputError` for a digest that no manifest has."""
     manifest = connection.execute(
@@ -51,11 +51,11 @@ def collect_facts(
     tables = dict(at_hand or {})
     table = tables.get(digest)
     if table is None:
-        table = tables[digest] = read_table(store, manifest.object_key)
+        table = tables[digest] = read_table(bucket, manifest.object_key)
     duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
     for pair in (*duplicates["copies"], *duplicates["look_alikes"]):
-        pair["picture"] = thumbnail(store, pair["object_key"])
-        pair["other_picture"] = thumbnail(store, pair["other_object_key"])
+        pair["picture"] = thumbnail(bucket, pair["object_key"])
+        pair["other_picture"] = thumbnail(bucket, pair["other_object_key"])
     return {
         "manifest": {
             "digest": digest,
@@ -81,9 +81,9 @@ def collect_facts(
         "imputed": facts.imputation_rows(table),
         "values": facts.value_tables(table, task),
         "groups": facts.group_rows(table),
-        "quarantine": facts.quarantine_counts(connection, split.name, task.draw),
+        "quarantine": facts.quarantine_counts(connection, split.name, task.assignment),
         "duplicates": duplicates,
-        "changes": _changes(store, connection, manifest, tables),
+        "changes": _changes(bucket, connection, manifest, tables),
     }
 
 
@@ -107,7 +107,7 @@ def _funnel(steps: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _changes(
-    store: Store, connection: Connection, manifest: Any, tables: "Mapping[str, pa.Table]"
+    bucket: Bucket, connection: Connection, manifest: Any, tables: "Mapping[str, pa.Table]"
 ) -> dict[str, Any] | None:
     """Against the manifest of the same split that was in force before this one was first made."""
     previous = connection.execute(
@@ -121,7 +121,7 @@ def _changes(
         return None
     before = tables.get(previous.digest)
     if before is None:
-        before = read_table(store, previous.object_key)
+        before = read_table(bucket, previous.object_key)
     changes = facts.changes_since(before, tables[manifest.digest])
     return {
         **changes,
@@ -130,12 +130,12 @@ def _changes(
     }
 
 
-def thumbnail(store: Store, key: str) -> str | None:
+def thumbnail(bucket: Bucket, key: str) -> str | None:
     """A picture as a small JPEG that the page carries in itself, or None where there is none."""
     from PIL import Image
 
     try:
-        data = store.get(key)
+        data = bucket.get(key)
     except MissingObjectError:
         return None
     with Image.open(io.BytesIO(data)) as picture:

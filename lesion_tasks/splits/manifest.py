@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.scratch import scratch_file
 
 if TYPE_CHECKING:
@@ -99,26 +99,26 @@ def _canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
 
 
-def write_manifest(store: Store, split: str, recipe: dict[str, Any], table: "pa.Table") -> str:
+def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "pa.Table") -> str:
     """Store the rows, sorted by isic_id, and return their digest; a known one is left as it is."""
     import pyarrow.parquet as pq
 
     digest = digest_of(recipe, table)
     key = object_key(split, digest)
-    if not store.exists(key):
+    if not bucket.exists(key):
         table = table.replace_schema_metadata({"lesion": _canonical({"recipe": recipe, "digest": digest})})
         with scratch_file("manifest.parquet") as path:
             # Columns whose values differ from row to row gain nothing from a dictionary, and cost the time to fill it.
             pq.write_table(table, path, compression="zstd", use_dictionary=_REPETITIVE)
-            store.put_file(key, path)
+            bucket.put_file(key, path)
     return digest
 
 
-def read_table(store: Store, key: str) -> "pa.Table":
+def read_table(bucket: Bucket, key: str) -> "pa.Table":
     """Read the rows back, or raise `UnusableInputError` when they are not what the digest promises."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(store.local_path(key))
+    table = pq.read_table(bucket.local_path(key))
     said = json.loads(table.schema.metadata[b"lesion"])
     table = table.replace_schema_metadata(None)
     digest = digest_of(said["recipe"], table)
@@ -129,9 +129,9 @@ def read_table(store: Store, key: str) -> "pa.Table":
     return table
 
 
-def read_manifest(store: Store, key: str) -> "pd.DataFrame":
+def read_manifest(bucket: Bucket, key: str) -> "pd.DataFrame":
     """The same as a data frame; missing text is None or NaN."""
-    return read_table(store, key).to_pandas()
+    return read_table(bucket, key).to_pandas()
 
 
 def has_manifest(engine: Engine, split: str) -> bool:

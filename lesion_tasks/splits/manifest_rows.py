@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from sqlalchemy import Connection, text
 
-from lesion_tasks.bucket import MissingObjectError, Store
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Split
 from lesion_tasks.database.bulk import copy_out
 from lesion_tasks.splits.manifest import COLUMNS, arrow_schema, read_table
@@ -45,7 +45,7 @@ def _read(connection: Connection, split: Split, members: str) -> "pa.Table":
     return copy_out(connection, query, arrow_schema())
 
 
-def rows_before(connection: Connection, store: Store, split: Split) -> "dict[str, pa.Table]":
+def rows_before(connection: Connection, bucket: Bucket, split: Split) -> "dict[str, pa.Table]":
     """The manifest that the split gave last, by its digest; empty where its rows cannot be taken over."""
     manifest = connection.execute(
         text("SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"),
@@ -55,7 +55,7 @@ def rows_before(connection: Connection, store: Store, split: Split) -> "dict[str
     if manifest is None or split.imputation != "none":
         return {}
     try:
-        return {manifest.digest: read_table(store, manifest.object_key)}
+        return {manifest.digest: read_table(bucket, manifest.object_key)}
     except MissingObjectError:
         return {}
 

@@ -20,12 +20,12 @@ from lesion_tasks.splits.subsets import group_subsets
 if TYPE_CHECKING:
     import pandas as pd
 
-RULES_VERSION = 1  # raise it whenever the rules of this module, of `balance` or of `rules` change
+MEMBERSHIP_VERSION = 1  # raise it whenever the rules of this module, of `balance` or of `rules` change
 
 _FACTS = """
     SELECT i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation,
            to_json(i.diagnosis)::text AS diagnosis, i.sex, p.subset AS placed
-    FROM image i LEFT JOIN placement p ON p.draw = '{draw}' AND p.isic_id = i.isic_id
+    FROM image i LEFT JOIN placement p ON p.assignment = '{assignment}' AND p.isic_id = i.isic_id
     {where} ORDER BY i.isic_id
 """
 _OF_CHANGED_GROUPS = "WHERE i.group_id IN (SELECT group_id FROM image WHERE curated_in > {since})"
@@ -37,15 +37,15 @@ def judge_changes(connection: Connection, split: Split, task: Task) -> bool:
     Returns whether members of an earlier build were kept: then `news` has the ids of all others.
     """
     recipe_digest = hashlib.sha256(
-        json.dumps([asdict(split), asdict(task), RULES_VERSION], sort_keys=True).encode()
+        json.dumps([asdict(split), asdict(task), MEMBERSHIP_VERSION], sort_keys=True).encode()
     ).hexdigest()
     since = connection.execute(
         text("SELECT curated_in FROM split_state WHERE split = :split AND recipe_digest = :digest"),
         {"split": split.name, "digest": recipe_digest},
     ).scalar_one_or_none()
     where = "" if since is None else _OF_CHANGED_GROUPS.format(since=int(since))
-    draw = task.draw.replace("'", "''")
-    facts = copy_out(connection, _FACTS.format(draw=draw, where=where)).to_pandas()
+    assignment = task.assignment.replace("'", "''")
+    facts = copy_out(connection, _FACTS.format(assignment=assignment, where=where)).to_pandas()
     connection.execute(text("CREATE TEMP TABLE news (isic_id text PRIMARY KEY) ON COMMIT DROP"))
     if since is None:
         _forget_all(connection, split.name)
@@ -193,8 +193,8 @@ def _store_placements(connection: Connection, task: Task, members: "pd.DataFrame
     )
     connection.execute(
         text("""
-            INSERT INTO placement (draw, isic_id, subset) SELECT :draw, isic_id, subset FROM placed
+            INSERT INTO placement (assignment, isic_id, subset) SELECT :assignment, isic_id, subset FROM placed
             ON CONFLICT DO NOTHING
         """),
-        {"draw": task.draw},
+        {"assignment": task.assignment},
     )

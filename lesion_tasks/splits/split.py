@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.bucket import Bucket, open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.splits.balance import draw_balance
@@ -25,7 +25,7 @@ from lesion_tasks.splits.funnel import funnel_of
 from lesion_tasks.splits.manifest import object_key, write_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
-from lesion_tasks.splits.members import RULES_VERSION, judge_changes
+from lesion_tasks.splits.members import MEMBERSHIP_VERSION, judge_changes
 from lesion_tasks.splits.subsets import SUBSETS
 
 if TYPE_CHECKING:
@@ -44,17 +44,17 @@ def build_split(name: str) -> str:
         raise UnusableInputError(f"unknown split {name!r}, expected one of {', '.join(sorted(SPLITS))}")
     split = SPLITS[name]
     task = TASKS[split.task]
-    store = open_store()
+    bucket = open_bucket()
     with engine_for(database_url()).begin() as connection:
         _lock(connection, task)
         has_news = judge_changes(connection, split, task)
         draw_balance(connection, split, task)
-        before = rows_before(connection, store, split) if has_news else {}
+        before = rows_before(connection, bucket, split) if has_news else {}
         table = manifest_rows(connection, split, before)
         check_manifest(table, split, task)
         counts = class_counts(table, task)
-        digest = _store_manifest(connection, store, split, task, table, counts)
-        write_data_report(store, connection, digest, {**before, digest: table})
+        digest = _store_manifest(connection, bucket, split, task, table, counts)
+        write_data_report(bucket, connection, digest, {**before, digest: table})
     _say(split, counts)
     return digest
 
@@ -77,7 +77,7 @@ def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
 def _lock(connection: Connection, task: Task) -> None:
     """Wait until nobody curates and nobody else draws for this task; refuse a catalogue that is half curated."""
     connection.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('curate'))"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:draw))"), {"draw": f"draw {task.draw}"})
+    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"draw {task.assignment}"})
     n_images, n_ungrouped = connection.execute(
         text("SELECT (SELECT count(*) FROM (SELECT FROM image LIMIT 1) i), (SELECT count(*) FROM ungrouped)")
     ).one()
@@ -108,14 +108,14 @@ def class_counts(table: "pa.Table", task: Task) -> dict[str, dict[str, int]]:
 
 def _store_manifest(
     connection: Connection,
-    store: Store,
+    bucket: Bucket,
     split: Split,
     task: Task,
     table: "pa.Table",
     counts: Mapping[str, Mapping[str, int]],
 ) -> str:
-    recipe = {"split": asdict(split), "task": asdict(task), "rules_version": RULES_VERSION}
-    digest = write_manifest(store, split.name, recipe, table)
+    recipe = {"split": asdict(split), "task": asdict(task), "rules_version": MEMBERSHIP_VERSION}
+    digest = write_manifest(bucket, split.name, recipe, table)
     connection.execute(
         text("""
             INSERT INTO manifest (digest, split, task, recipe, object_key, n_images, class_counts, funnel,

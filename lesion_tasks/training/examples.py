@@ -14,7 +14,8 @@ import numpy as np
 from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.pixels.shards import PixelSource, open_pixels
 
 if TYPE_CHECKING:
@@ -85,19 +86,21 @@ class Data:
 
 def load_examples(
     connection: Connection,
-    store: Store,
+    bucket: Bucket,
     rows: "pd.DataFrame",
     *,
     classes: Sequence[str],
-    fit: str | None,
+    input_size: InputSize | None,
     metadata_fields: Sequence[str],
 ) -> Examples:
-    """Open the rows of a manifest as examples. `fit` None: no pixels."""
+    """Open the rows of a manifest as examples. `input_size` None: no pixels."""
     number = {label: i for i, label in enumerate(classes)}
     return Examples(
         isic_ids=rows["isic_id"].to_numpy(dtype=object),
         labels=np.array([number[label] for label in rows["label"]], dtype=np.int64),
-        pixels=None if fit is None else open_pixels(connection, store, fit, rows["sha256"].tolist()),
+        pixels=None
+        if input_size is None
+        else open_pixels(connection, bucket, input_size, rows["sha256"].tolist()),
         metadata=metadata_matrix(rows, metadata_fields) if metadata_fields else None,
     )
 

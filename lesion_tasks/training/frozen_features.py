@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from sqlalchemy import Engine, text
 
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import BACKBONES, Variant
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.progress import progress
@@ -46,7 +46,7 @@ def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str 
         "weights": f"random-{variant.seed}"
         if weights is None or weights.origin == "none"
         else weights.sha256,
-        "fit": variant.fit,
+        "fit": str(variant.input_size),  # the key is part of digests that stand in databases
         "is_hair_removed": variant.is_hair_removed,
         "segmenter": segmenter_id,
     }
@@ -85,7 +85,7 @@ class FeatureExamples(Examples):
 
 def with_features(
     engine: Engine,
-    store: Store,
+    bucket: Bucket,
     recipe: Mapping[str, Any],
     make_extractor: Callable[[], keras.Model],
     subsets: Mapping[str, Examples],
@@ -103,9 +103,9 @@ def with_features(
             for start in range(0, len(missing), SHARD_IMAGES):
                 part = missing[start : start + SHARD_IMAGES]
                 array = _extract(extractor, part, advance)
-                _store_shard(engine, store, recipe, [sha256 for sha256, _, _ in part], array)
+                _store_shard(engine, bucket, recipe, [sha256 for sha256, _, _ in part], array)
     log.info("features %s: %d computed, the others found", features_id[:8], len(missing))
-    return {name: _open(engine, store, features_id, some, sha256_by_id) for name, some in subsets.items()}
+    return {name: _open(engine, bucket, features_id, some, sha256_by_id) for name, some in subsets.items()}
 
 
 def _missing(
@@ -159,14 +159,14 @@ def _pixels(batch: Sequence[tuple[str, Examples, int]]) -> np.ndarray:
 
 
 def _store_shard(
-    engine: Engine, store: Store, recipe: Mapping[str, Any], members: Sequence[str], features: np.ndarray
+    engine: Engine, bucket: Bucket, recipe: Mapping[str, Any], members: Sequence[str], features: np.ndarray
 ) -> None:
     features_id = recipe_id(recipe)
     name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
     key = f"features/{features_id}/{name}.npy"
     with scratch_file("shard.npy") as path:
         np.save(path, features, allow_pickle=False)
-        store.put_file(key, path)
+        bucket.put_file(key, path)
     with engine.begin() as connection:
         # Two trainings that compute the same features at once: the first row stands.
         connection.execute(
@@ -201,7 +201,7 @@ def _store_shard(
 
 
 def _open(
-    engine: Engine, store: Store, features_id: str, some: Examples, sha256_by_id: Mapping[str, str]
+    engine: Engine, bucket: Bucket, features_id: str, some: Examples, sha256_by_id: Mapping[str, str]
 ) -> FeatureExamples:
     sha256s = [sha256_by_id[isic_id] for isic_id in some.isic_ids]
     places = _places(engine, features_id, sha256s)
@@ -212,7 +212,7 @@ def _open(
         labels=some.labels,
         pixels=None,
         metadata=some.metadata,
-        shards=tuple(np.load(store.local_path(key), mmap_mode="r") for key in keys),
+        shards=tuple(np.load(bucket.local_path(key), mmap_mode="r") for key in keys),
         shard_of_row=np.array([number[places[sha256][0]] for sha256 in sha256s], dtype=np.int64),
         row_in_shard=np.array([places[sha256][1] for sha256 in sha256s], dtype=np.int64),
     )

@@ -20,7 +20,7 @@ import keras
 import numpy as np
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import MissingObjectError, Store
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.accelerator import find_accelerator
@@ -68,13 +68,13 @@ class _State:
 OnEpoch = Callable[[int, dict[str, float], float], None]
 
 
-def fit(
+def fit_stage(
     model: keras.Model,
     stage: Stage,
     train_batches: Callable[[int], keras.utils.PyDataset],
     val_batches: keras.utils.PyDataset,
     *,
-    store: Store,
+    bucket: Bucket,
     folder: str,
     on_epoch: OnEpoch,
     in_memory: Callable[[keras.Model], InMemory] | None = None,
@@ -95,7 +95,7 @@ def fit(
         jit_compile=False,  # see accelerator.py
     )
     model.optimizer.build(model.trainable_variables)
-    checkpoints = _Checkpoints(store, folder, stage)
+    checkpoints = _Checkpoints(bucket, folder, stage)
     state = checkpoints.resume(model)
     for past in state.history:
         on_epoch(past["epoch"], past["figures"], past["duration_s"])
@@ -135,8 +135,8 @@ def _end_epoch(stage: Stage, state: _State, figures: dict[str, float], duration_
 class _Checkpoints:
     """Variables by epoch in the bucket, and the pointer that says which of them count."""
 
-    def __init__(self, store: Store, folder: str, stage: Stage) -> None:
-        self.store = store
+    def __init__(self, bucket: Bucket, folder: str, stage: Stage) -> None:
+        self.bucket = bucket
         self.folder = folder
         self.stage = stage
 
@@ -149,7 +149,7 @@ class _Checkpoints:
         Beginning anew gives the same weights, since seed and epoch decide everything: only time is lost.
         """
         try:
-            state = _State(**json.loads(self.store.get(f"{self.folder}/state.json")))
+            state = _State(**json.loads(self.bucket.get(f"{self.folder}/state.json")))
             if state.epoch:
                 first = _variables(model)
                 self.restore(model, state, state.epoch)
@@ -170,7 +170,7 @@ class _Checkpoints:
             variable.assign(array)
 
     def _read(self, state: _State, epoch: int, expected: list[keras.Variable]) -> list[np.ndarray]:
-        data = self.store.get(self._key(epoch))
+        data = self.bucket.get(self._key(epoch))
         found = hashlib.sha256(data).hexdigest()
         if found != state.sha256_by_epoch.get(str(epoch)):
             raise ValueError(f"{self._key(epoch)} has SHA-256 {found[:12]}, not the one that was written")
@@ -188,14 +188,14 @@ class _Checkpoints:
         arrays = {str(i): np.asarray(variable) for i, variable in enumerate(_variables(model))}
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         data = buffer.getvalue()
-        self.store.put(self._key(state.epoch), data)
+        self.bucket.put(self._key(state.epoch), data)
         kept = {str(state.epoch), str(state.best_epoch)}
         state.sha256_by_epoch[str(state.epoch)] = hashlib.sha256(data).hexdigest()
         state.sha256_by_epoch = {epoch: s for epoch, s in state.sha256_by_epoch.items() if epoch in kept}
-        self.store.put(f"{self.folder}/state.json", json.dumps(asdict(state)).encode())
-        for key in list(self.store.list_keys(f"{self.folder}/epoch-")):
+        self.bucket.put(f"{self.folder}/state.json", json.dumps(asdict(state)).encode())
+        for key in list(self.bucket.list_keys(f"{self.folder}/epoch-")):
             if key not in {self._key(state.epoch), self._key(state.best_epoch)}:
-                self.store.delete(key)
+                self.bucket.delete(key)
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import MissingObjectError, Store, open_store
+from lesion_tasks.bucket import Bucket, MissingObjectError, open_bucket
 from lesion_tasks.progress import progress
 
 INDEX_KEY = "masks/index.json"
@@ -31,26 +31,26 @@ def import_masks(folder: str) -> dict[str, int]:
         raise UnusableInputError(
             f"masks {folder}: found {found}, expected ISIC_0000000_segmentation.png and the like"
         )
-    store = open_store()
-    index = read_index(store)
+    bucket = open_bucket()
+    index = read_index(bucket)
     n_unreadable = 0
     with progress("masks", len(named)) as advance:
         for isic_id, file in named.items():
             data = file.read_bytes()
             if _is_picture(data):
-                store.put(f"masks/{isic_id}", data)
+                bucket.put(f"masks/{isic_id}", data)
                 index[isic_id] = hashlib.sha256(data).hexdigest()
             else:
                 n_unreadable += 1
             advance(1)
-    store.put(INDEX_KEY, json.dumps(index, sort_keys=True).encode(), content_type="application/json")
+    bucket.put(INDEX_KEY, json.dumps(index, sort_keys=True).encode(), content_type="application/json")
     return {"masks": len(named) - n_unreadable, "unreadable": n_unreadable, "in_bucket": len(index)}
 
 
-def read_index(store: Store) -> dict[str, str]:
+def read_index(bucket: Bucket) -> dict[str, str]:
     """SHA-256 of each mask in the bucket by image id; empty where there are none."""
     try:
-        found: dict[str, str] = json.loads(store.get(INDEX_KEY))
+        found: dict[str, str] = json.loads(bucket.get(INDEX_KEY))
     except MissingObjectError:
         return {}
     return found

@@ -27,6 +27,6 @@ def prepare_training(variant: str, *, is_smoke_run: bool = False) -> None:
     if not has_manifest(engine, recipe.split):
         log.info("split %s has no manifest yet and is built", recipe.split)
         build_split(recipe.split)
-    if recipe.side_px is not None:
+    if recipe.input_size is not None:
         digest, _ = manifest_in_force(engine, recipe.split)
-        materialize_manifest(digest, recipe.side_px, recipe.aspect)
+        materialize_manifest(digest, recipe.input_size)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, Variant
 from lesion_tasks.settings import read_settings
 from lesion_tasks.splits.manifest import manifest_in_force
@@ -35,7 +35,7 @@ def code_digest() -> str:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Job:
+class RunSpec:
     """Everything that identifies a training."""
 
     variant: Variant
@@ -79,10 +79,10 @@ class Job:
         }
 
 
-def find_job(engine: Engine, variant: Variant) -> Job:
+def find_run_spec(engine: Engine, variant: Variant) -> RunSpec:
     """The job of a variant on the manifest in force of its split, its weights not looked for yet."""
     digest, manifest_key = manifest_in_force(engine, variant.split)
-    return Job(
+    return RunSpec(
         variant=variant,
         digest=digest,
         manifest_key=manifest_key,
@@ -114,7 +114,7 @@ def versions() -> dict[str, str]:
 
 
 def load_data(
-    engine: Engine, store: Store, variant: Variant, rows: "pd.DataFrame", *, has_test: bool = True
+    engine: Engine, bucket: Bucket, variant: Variant, rows: "pd.DataFrame", *, has_test: bool = True
 ) -> "Data":
     """Examples by subset; `val_drawn` is val as the split draws it. Without `has_test`, test is not opened at all."""
     from lesion_tasks.training.examples import Data, load_examples
@@ -127,10 +127,10 @@ def load_data(
         found = {
             subset: load_examples(
                 connection,
-                store,
+                bucket,
                 part,
                 classes=variant.task.classes,
-                fit=variant.fit,
+                input_size=variant.input_size,
                 metadata_fields=variant.metadata,
             )
             for subset, part in wanted.items()

@@ -13,7 +13,7 @@ LEAKY_VAL_SHARE = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawn(Examples):
+class SampledExamples(Examples):
     """Some rows of other examples, in another order, perhaps repeated, perhaps each with a rotation."""
 
     source: Examples
@@ -32,9 +32,9 @@ class Drawn(Examples):
         return inputs
 
 
-def draw(source: Examples, rows: np.ndarray, angles_deg: np.ndarray | None = None) -> Drawn:
+def sample_rows(source: Examples, rows: np.ndarray, angles_deg: np.ndarray | None = None) -> SampledExamples:
     """Take rows of examples, each under the image id it has there."""
-    return Drawn(
+    return SampledExamples(
         isic_ids=source.isic_ids[rows],
         labels=source.labels[rows],
         pixels=None,
@@ -87,7 +87,7 @@ def resample(train: Examples, sampling: str, seed: int) -> Examples:
         sampling
     ]
     rows = np.concatenate([_bring_to(rows, int(target), generator) for rows in by_class])
-    return draw(train, np.sort(rows))
+    return sample_rows(train, np.sort(rows))
 
 
 def _bring_to(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
@@ -98,7 +98,7 @@ def _bring_to(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.nd
     return np.concatenate([*[rows] * whole, generator.permutation(rows)[:rest]])
 
 
-def with_rotated_copies(examples: Examples, seed: int) -> Drawn:
+def with_rotated_copies(examples: Examples, seed: int) -> SampledExamples:
     """Add rotated copies of the smaller classes until every class is as large as the largest."""
     generator = np.random.default_rng((seed, 2))
     n_originals = len(examples)
@@ -111,10 +111,10 @@ def with_rotated_copies(examples: Examples, seed: int) -> Drawn:
     angles = generator.uniform(-COPY_ROTATION_DEG, COPY_ROTATION_DEG, len(rows))
     is_turned = generator.random(len(rows)) < COPY_ROTATION_PROBABILITY
     is_turned[:n_originals] = False
-    return draw(examples, rows, np.where(is_turned, angles, 0.0))
+    return sample_rows(examples, rows, np.where(is_turned, angles, 0.0))
 
 
-def leaky_train_and_val(pooled: Examples, seed: int) -> tuple[Drawn, Drawn]:
+def leaky_train_and_val(pooled: Examples, seed: int) -> tuple[SampledExamples, SampledExamples]:
     """Copies first, then a random fifth as val: a picture and its rotated copies stand on both sides.
 
     This is the mistake of the published notebook, kept so that its effect can be measured.
@@ -125,7 +125,9 @@ def leaky_train_and_val(pooled: Examples, seed: int) -> tuple[Drawn, Drawn]:
     n_val = round(LEAKY_VAL_SHARE * len(copied))
 
     train, val = order[n_val:], order[:n_val]
-    return draw(pooled, copied.rows[train], angles[train]), draw(pooled, copied.rows[val], angles[val])
+    return sample_rows(pooled, copied.rows[train], angles[train]), sample_rows(
+        pooled, copied.rows[val], angles[val]
+    )
 
 
 def rotate_picture(picture: np.ndarray, angle_deg: float) -> np.ndarray:

@@ -17,14 +17,14 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.bucket import Bucket, open_bucket
 from lesion_tasks.catalog import VARIANTS, SearchRange, SearchSpace, Variant
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust, with_parameters
 from lesion_tasks.database.connection import advisory_lock, database_url, engine_for
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import read_manifest
-from lesion_tasks.training.run_spec import Job, code_digest, find_job, load_data, trainer_figures
+from lesion_tasks.training.run_spec import RunSpec, code_digest, find_run_spec, load_data, trainer_figures
 
 log = logging.getLogger(__name__)
 
@@ -60,10 +60,12 @@ def tune_variant(
     from lesion_tasks.training.model import find_weights
 
     engine = engine_for(database_url())
-    store = open_store()
-    job = find_job(engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs))
-    job = replace(job, weights=find_weights(job.variant, job.weights_location, store))
-    return search_parameters(engine, store, job, n_trials).facts
+    bucket = open_bucket()
+    spec = find_run_spec(
+        engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    )
+    spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
+    return search_parameters(engine, bucket, spec, n_trials).facts
 
 
 def space_of(variant: Variant) -> SearchSpace:
@@ -76,21 +78,21 @@ def space_of(variant: Variant) -> SearchSpace:
     return variant.search
 
 
-def search_parameters(engine: Engine, store: Store, job: Job, n_trials: int) -> Found:
+def search_parameters(engine: Engine, bucket: Bucket, spec: RunSpec, n_trials: int) -> Found:
     """Make the trials of a job's variant that are missing, and return it with the best parameters of the first n."""
-    space = space_of(job.variant)
+    space = space_of(spec.variant)
     if n_trials < 1:
         raise UnusableInputError(f"{n_trials} trials asked for, expected at least 1")
-    search_id = _search_id(job)
+    search_id = _search_id(spec)
     # A second worker with the same search waits, and then finds its trials.
     with advisory_lock(engine, f"search {search_id}"):
-        _record_search(engine, job, search_id)
+        _record_search(engine, spec, search_id)
         trials = _read_trials(engine, search_id)
-        with progress(f"search {job.variant.name}", n_trials) as advance:
+        with progress(f"search {spec.variant.name}", n_trials) as advance:
             advance(min(len(trials), n_trials))
             while len(trials) < n_trials:
-                parameters = propose(space.ranges, trials, job.variant.seed)
-                trials.append(_try(engine, store, job, search_id, len(trials), parameters))
+                parameters = propose(space.ranges, trials, spec.variant.seed)
+                trials.append(_try(engine, bucket, spec, search_id, len(trials), parameters))
                 advance(1, _shown(trials[-1]))
     made = trials[:n_trials]
     best = max((t for t in made if t.val_auc is not None), key=lambda t: t.val_auc or 0.0, default=None)
@@ -105,7 +107,7 @@ def search_parameters(engine: Engine, store: Store, job: Job, n_trials: int) -> 
         "parameters": dict(best.parameters),
         "val_auc": best.val_auc,
     }
-    return Found(variant=with_parameters(job.variant, best.parameters, search_id), facts=facts)
+    return Found(variant=with_parameters(spec.variant, best.parameters, search_id), facts=facts)
 
 
 def propose(ranges: Sequence[SearchRange], trials: Sequence[Trial], seed: int) -> dict[str, float]:
@@ -137,35 +139,40 @@ def _distribution(some: SearchRange) -> Any:
     return optuna.distributions.FloatDistribution(some.low, some.high, log=some.is_log)
 
 
-def _search_id(job: Job) -> str:
+def _search_id(spec: RunSpec) -> str:
     """32 hexadecimal digits that change with whatever decides a trial's figures."""
     parts = {
-        "variant": asdict(job.variant),
-        "manifest": job.digest,
-        "weights": job.weights.sha256 if job.weights else None,
+        "variant": asdict(spec.variant),
+        "manifest": spec.digest,
+        "weights": spec.weights.sha256 if spec.weights else None,
         "code": code_digest(),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:32]
 
 
 def _try(
-    engine: Engine, store: Store, job: Job, search_id: str, number: int, parameters: Mapping[str, float]
+    engine: Engine,
+    bucket: Bucket,
+    spec: RunSpec,
+    search_id: str,
+    number: int,
+    parameters: Mapping[str, float],
 ) -> Trial:
     """Train with some parameters for the epochs of a trial, and keep how it did."""
     from lesion_tasks.training.stages import train_model
 
     some = adjust(
-        with_parameters(job.variant, parameters, search_id), max_epochs=space_of(job.variant).max_epochs
+        with_parameters(spec.variant, parameters, search_id), max_epochs=space_of(spec.variant).max_epochs
     )
-    data = load_data(engine, store, some, read_manifest(store, job.manifest_key), has_test=False)
+    data = load_data(engine, bucket, some, read_manifest(bucket, spec.manifest_key), has_test=False)
     folder = f"searches/{search_id}/trial-{number:04d}"
     try:
         trained = train_model(
             some,
-            job.weights,
+            spec.weights,
             data,
             engine=engine,
-            store=store,
+            bucket=bucket,
             folder=folder,
             on_epoch=lambda epoch, figures, duration_s: None,
         )
@@ -177,8 +184,8 @@ def _try(
         auc, reason = None, str(error)[:2_000]
     trial = Trial(number=number, parameters=parameters, val_auc=auc, reason=reason)
     _record_trial(engine, search_id, trial)
-    for key in list(store.list_keys(f"{folder}/")):
-        store.delete(key)
+    for key in list(bucket.list_keys(f"{folder}/")):
+        bucket.delete(key)
     log.info("trial %d of search %s: %s", number, search_id[:8], _shown(trial))
     return trial
 
@@ -189,7 +196,7 @@ def _shown(trial: Trial) -> str:
     return f"{figure} with {parameters}"
 
 
-def _record_search(engine: Engine, job: Job, search_id: str) -> None:
+def _record_search(engine: Engine, spec: RunSpec, search_id: str) -> None:
     with engine.begin() as connection:
         connection.execute(
             text("""
@@ -198,10 +205,10 @@ def _record_search(engine: Engine, job: Job, search_id: str) -> None:
             """),
             {
                 "id": search_id,
-                "variant": job.variant.name,
-                "recipe": json.dumps(asdict(job.variant)),
-                "digest": job.digest,
-                "weights": job.weights.sha256 if job.weights else None,
+                "variant": spec.variant.name,
+                "recipe": json.dumps(asdict(spec.variant)),
+                "digest": spec.digest,
+                "weights": spec.weights.sha256 if spec.weights else None,
                 "now": datetime.now(UTC),
             },
         )

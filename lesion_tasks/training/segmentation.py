@@ -16,12 +16,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from lesion_tasks.bucket import Store
-from lesion_tasks.catalog import Variant
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import InputSize, Variant
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.training.accelerator import Accelerator
 from lesion_tasks.training.examples import Examples, filled_up
-from lesion_tasks.training.loop import OnEpoch, Stage, fit, load_model, model_bytes
+from lesion_tasks.training.loop import OnEpoch, Stage, fit_stage, load_model, model_bytes
 from lesion_tasks.training.masks import read_index
 from lesion_tasks.training.model.unet import FILTERS, INNER_SIDE_PX, build_unet
 
@@ -56,7 +56,7 @@ def train_segmenter(
     train: Examples,
     val: Examples,
     *,
-    store: Store,
+    bucket: Bucket,
     accelerator: Accelerator,
     on_epoch: OnEpoch,
 ) -> Segmenter:
@@ -66,7 +66,7 @@ def train_segmenter(
     epochs than the variant does.
     """
     stage = replace(STAGE, max_epochs=min(STAGE.max_epochs, variant.max_epochs))
-    index = read_index(store)
+    index = read_index(bucket)
     has_masks = sum(isic_id in index for isic_id in train.isic_ids) >= MIN_MASKS
     rows = {
         "train": _choose(train, index if has_masks else None, MAX_TRAIN),
@@ -79,7 +79,7 @@ def train_segmenter(
     segmenter_id = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
     key = f"segmenters/{segmenter_id}/segmenter.keras"
     facts = {"learned_from": recipe["learned_from"], "n_train": len(rows["train"]), "n_val": len(rows["val"])}
-    if not store.exists(key):
+    if not bucket.exists(key):
         log.info(
             "segmenter %s: %d pictures, outlines %s",
             segmenter_id[:8],
@@ -87,26 +87,26 @@ def train_segmenter(
             facts["learned_from"],
         )
         outlines = {
-            name: _outlines(store, some, rows[name], variant, has_masks)
+            name: _outlines(bucket, some, rows[name], variant, has_masks)
             for name, some in (("train", train), ("val", val))
         }
         with accelerator.training():
             model = build_unet(int(variant.side_px or 0), variant.seed)
-            fit(
+            fit_stage(
                 model,
                 stage,
                 lambda epoch: _Outlined(
                     train, rows["train"], outlines["train"], (variant.seed, epoch), accelerator.n_devices
                 ),
                 _Outlined(val, rows["val"], outlines["val"], None, accelerator.n_devices),
-                store=store,
+                bucket=bucket,
                 folder=f"segmenters/{segmenter_id}",
                 on_epoch=on_epoch,
             )
-        store.put(key, model_bytes(_uncompiled(model, variant)))
-        for leftover in list(store.list_keys(f"segmenters/{segmenter_id}/epoch-")):
-            store.delete(leftover)
-    return Segmenter(segmenter_id=segmenter_id, model=load_model(store.get(key)), facts=facts)
+        bucket.put(key, model_bytes(_uncompiled(model, variant)))
+        for leftover in list(bucket.list_keys(f"segmenters/{segmenter_id}/epoch-")):
+            bucket.delete(leftover)
+    return Segmenter(segmenter_id=segmenter_id, model=load_model(bucket.get(key)), facts=facts)
 
 
 def _uncompiled(model: keras.Model, variant: Variant) -> keras.Model:
@@ -130,7 +130,7 @@ def _recipe(
     return {
         "version": 1,
         "learned_from": "masks" if has_masks else "contrast",
-        "fit": variant.fit,
+        "fit": str(variant.input_size),  # the key is part of digests that stand in databases
         "seed": variant.seed,
         "network": [INNER_SIDE_PX, *FILTERS],
         "learning": [stage.learning_rate, stage.max_epochs, stage.patience, BATCH_SIZE],
@@ -146,23 +146,23 @@ def _choose(some: Examples, index: Mapping[str, str] | None, n: int) -> np.ndarr
 
 
 def _outlines(
-    store: Store, some: Examples, rows: np.ndarray, variant: Variant, has_masks: bool
+    bucket: Bucket, some: Examples, rows: np.ndarray, variant: Variant, has_masks: bool
 ) -> np.ndarray:
     """uint8 (n, side, side, 1), 1 is lesion."""
     side_px = int(variant.side_px or 0)
     out = np.empty((len(rows), side_px, side_px, 1), dtype=np.uint8)
     for i, row in enumerate(rows):
         if has_masks:
-            mask = store.get(f"masks/{some.isic_ids[row]}")
-            out[i, :, :, 0] = read_mask(mask, side_px, variant.aspect)
+            mask = bucket.get(f"masks/{some.isic_ids[row]}")
+            out[i, :, :, 0] = read_mask(mask, InputSize(side_px, variant.aspect))
         else:
             out[i, :, :, 0] = contrast_outline(some.inputs(np.array([row]))["pixels"][0])
     return out
 
 
-def read_mask(data: bytes, side_px: int, aspect: str = "squash") -> np.ndarray:
+def read_mask(data: bytes, size: InputSize) -> np.ndarray:
     """A mask made square like the lesion's own picture: uint8 (side, side), 1 where it is brighter than half."""
-    return (decode_picture(data, side_px, aspect, mode="L") > 127).astype(np.uint8)
+    return (decode_picture(data, size, mode="L") > 127).astype(np.uint8)
 
 
 def contrast_outline(picture: np.ndarray) -> np.ndarray:

@@ -16,13 +16,13 @@ import pandas as pd
 from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import FineTuning, Variant
 from lesion_tasks.training.accelerator import Accelerator, find_accelerator
 from lesion_tasks.training.examples import Batches, Data, Examples, WeightedBatches
 from lesion_tasks.training.frozen_features import feature_recipe, with_features
 from lesion_tasks.training.in_memory import InMemory, fits_in_memory
-from lesion_tasks.training.loop import OnEpoch, Stage, fit, fit_logistic
+from lesion_tasks.training.loop import OnEpoch, Stage, fit_logistic, fit_stage
 from lesion_tasks.training.model import (
     Weights,
     adapt_metadata,
@@ -81,7 +81,7 @@ class _Context:
     weights: Weights | None
     data: Data
     engine: Engine
-    store: Store
+    bucket: Bucket
     folder: str
     epochs: _Epochs
     accelerator: Accelerator
@@ -97,7 +97,7 @@ def train_model(
     data: Data,
     *,
     engine: Engine,
-    store: Store,
+    bucket: Bucket,
     folder: str,
     on_epoch: OnEpoch,
     accelerator: Accelerator | None = None,
@@ -112,7 +112,7 @@ def train_model(
         weights=weights,
         data=data,
         engine=engine,
-        store=store,
+        bucket=bucket,
         folder=folder,
         epochs=_Epochs(on_epoch=on_epoch),
         accelerator=accelerator or find_accelerator(),
@@ -175,7 +175,7 @@ def _segment(context: _Context) -> Segmenter:
         context.variant,
         context.data.train,
         context.data.val,
-        store=context.store,
+        bucket=context.bucket,
         accelerator=context.accelerator,
         on_epoch=lambda epoch, figures, seconds: None,
     )
@@ -208,7 +208,7 @@ def _learn_head(
         wanted |= data.to_predict
     subsets = with_features(
         context.engine,
-        context.store,
+        context.bucket,
         feature_recipe(variant, context.weights, None if segmenter is None else segmenter.segmenter_id),
         lambda: build_extractor(variant, context.weights, segmenter and segmenter.model),
         wanted,
@@ -291,12 +291,12 @@ def _fit(
         drawn = Batches(train, variant.batch_size, seed=variant.seed, epoch=epoch, **shared)
         return WeightedBatches.of(drawn, weights)
 
-    best = fit(
+    best = fit_stage(
         model,
         stage,
         batches,
         WeightedBatches.of(Batches(val, VAL_BATCH_IMAGES, **shared), weights),
-        store=context.store,
+        bucket=context.bucket,
         folder=f"{context.folder}/stage-{number}",
         on_epoch=context.epochs,
         in_memory=resident if is_small and fits_in_memory(train) else None,

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Store, open_store
+from lesion_tasks.bucket import Bucket, open_bucket
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
@@ -29,9 +29,9 @@ from lesion_tasks.splits.manifest import manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
 from lesion_tasks.training.run_record import Outcome, begin, mark_lost, record_epoch
 from lesion_tasks.training.run_spec import (
-    Job,
+    RunSpec,
     code_digest,
-    find_job,
+    find_run_spec,
     licences_of,
     load_data,
     trainer_figures,
@@ -58,12 +58,12 @@ def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "cha
         return names
     if policy != "changed":
         raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
-    store = open_store()
+    bucket = open_bucket()
     engine = engine_for(database_url())
-    return [name for name in names if _has_grown(engine, store, VARIANTS[name])]
+    return [name for name in names if _has_grown(engine, bucket, VARIANTS[name])]
 
 
-def _has_grown(engine: Engine, store: Store, variant: Variant) -> bool:
+def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
     with engine.connect() as connection:
         last = connection.execute(
             text("""
@@ -82,7 +82,7 @@ def _has_grown(engine: Engine, store: Store, variant: Variant) -> bool:
         return False
     columns = ["isic_id", "subset", "label", "sha256"]
     before, now = (
-        set(read_manifest(store, k)[columns].itertuples(index=False, name=None))
+        set(read_manifest(bucket, k)[columns].itertuples(index=False, name=None))
         for k in (last.object_key, key)
     )
     share = len(before ^ now) / len(now)
@@ -112,40 +112,42 @@ def train_variant(
     from lesion_tasks.training.model import find_weights
 
     engine = engine_for(database_url())
-    store = open_store()
+    bucket = open_bucket()
     mark_lost(engine)
-    job = find_job(engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs))
+    spec = find_run_spec(
+        engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    )
     try:
-        job = replace(job, weights=find_weights(job.variant, job.weights_location, store))
+        spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
     except UnusableInputError:
         # A row of its own, since without weights there is no fingerprint of the training that was meant.
-        training_id, _ = begin(engine, job.row)
+        training_id, _ = begin(engine, spec.row)
         with Outcome(engine, training_id):
             raise
     found = None
-    if n_trials and job.variant.search is None:
+    if n_trials and spec.variant.search is None:
         log.info("%s has no search space: trained as it is", variant)
     elif n_trials:
-        found = search_parameters(engine, store, job, n_trials)
-        job = replace(job, variant=found.variant)
+        found = search_parameters(engine, bucket, spec, n_trials)
+        spec = replace(spec, variant=found.variant)
     # Held until the end: a second worker with the same training waits, and then finds it finished.
-    with advisory_lock(engine, job.fingerprint):
-        training_id, is_finished = begin(engine, job.row, again=again)
+    with advisory_lock(engine, spec.fingerprint):
+        training_id, is_finished = begin(engine, spec.row, again=again)
         if is_finished:
             log.info("training %s is finished already, nothing to run (--again runs it anew)", training_id)
             return training_id
         with Outcome(engine, training_id):
-            _run(engine, store, job, training_id, {} if found is None else {"search": found.facts})
+            _run(engine, bucket, spec, training_id, {} if found is None else {"search": found.facts})
     return training_id
 
 
-def _run(engine: Engine, store: Store, job: Job, training_id: str, facts: dict[str, Any]) -> None:
+def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts: dict[str, Any]) -> None:
     from lesion_tasks.metrics.threshold import choose_threshold
     from lesion_tasks.training.stages import n_epochs_at_most, train_model
 
-    variant = job.variant
-    rows = read_manifest(store, job.manifest_key)
-    data = load_data(engine, store, variant, rows)
+    variant = spec.variant
+    rows = read_manifest(bucket, spec.manifest_key)
+    data = load_data(engine, bucket, variant, rows)
     n_epochs = n_epochs_at_most(variant)
     with progress(f"train {variant.name}", n_epochs) as advance:
 
@@ -158,10 +160,10 @@ def _run(engine: Engine, store: Store, job: Job, training_id: str, facts: dict[s
 
         trained = train_model(
             variant,
-            job.weights,
+            spec.weights,
             data,
             engine=engine,
-            store=store,
+            bucket=bucket,
             folder=f"trainings/{training_id}",
             on_epoch=on_epoch,
         )
@@ -181,9 +183,9 @@ def _run(engine: Engine, store: Store, job: Job, training_id: str, facts: dict[s
         "task": asdict(TASKS[variant.task.name]),
         "classes": list(variant.task.classes),
         "threshold": threshold,
-        "manifest_digest": job.digest,
-        "weights": job.weights.origin if job.weights else None,
-        "weights_sha256": job.weights.sha256 if job.weights else None,
+        "manifest_digest": spec.digest,
+        "weights": spec.weights.origin if spec.weights else None,
+        "weights_sha256": spec.weights.sha256 if spec.weights else None,
         "licences": licences_of(rows),
         "code_digest": code_digest(),
         "trainer_figures": figures,
@@ -192,10 +194,10 @@ def _run(engine: Engine, store: Store, job: Job, training_id: str, facts: dict[s
         **facts,
         **trained.facts,
     }
-    _finish(engine, store, trained, said)
+    _finish(engine, bucket, trained, said)
 
 
-def _finish(engine: Engine, store: Store, trained: "Trained", said: dict[str, Any]) -> None:
+def _finish(engine: Engine, bucket: Bucket, trained: "Trained", said: dict[str, Any]) -> None:
     """Store the model, then its manifest, then the predictions with the finished row; then the checkpoints go."""
     from lesion_tasks.training.loop import model_bytes
 
@@ -203,9 +205,9 @@ def _finish(engine: Engine, store: Store, trained: "Trained", said: dict[str, An
     data = _with_manifest(model_bytes(trained.model), said)
     model_key = f"models/{training_id}/model.keras"
     sha256 = hashlib.sha256(data).hexdigest()
-    store.put(model_key, data)
+    bucket.put(model_key, data)
     # Last: no manifest means the training did not finish.
-    store.put(
+    bucket.put(
         f"models/{training_id}/manifest.json",
         json.dumps({**said, "model_sha256": sha256}, indent=2).encode(),
         content_type="application/json",
@@ -228,8 +230,8 @@ def _finish(engine: Engine, store: Store, trained: "Trained", said: dict[str, An
                 "now": datetime.now(UTC),
             },
         )
-    for key in list(store.list_keys(f"trainings/{training_id}/")):
-        store.delete(key)
+    for key in list(bucket.list_keys(f"trainings/{training_id}/")):
+        bucket.delete(key)
 
 
 def _with_manifest(model_file: bytes, said: dict[str, Any]) -> bytes:

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import MissingObjectError, Store
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.backbones import BACKBONES, Backbone
 from lesion_tasks.training.accelerator import find_accelerator
@@ -26,7 +26,7 @@ class Weights:
     sha256: str  # of the file, or of the arrays where Keras fetched them
 
 
-def find_weights(variant: Variant, location: str, store: Store | None = None) -> Weights | None:
+def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) -> Weights | None:
     """Find the pretrained weights of a variant; None when it starts from random weights on purpose.
 
     `location` is "imagenet" (Keras fetches its own file), a weights file, a folder in which one file starts with
@@ -41,7 +41,7 @@ def find_weights(variant: Variant, location: str, store: Store | None = None) ->
     if location == "imagenet":
         return Weights(origin="imagenet", path=None, sha256=_imagenet_digest(variant, backbone))
     if location.startswith(BUCKET_PREFIX):
-        path = _bucket_weights(variant, backbone, location.removeprefix(BUCKET_PREFIX), store)
+        path = _bucket_weights(variant, backbone, location.removeprefix(BUCKET_PREFIX), bucket)
     else:
         path = _local_weights(variant, backbone, Path(location))
     with path.open("rb") as file:
@@ -65,16 +65,16 @@ def _local_weights(variant: Variant, backbone: Backbone, path: Path) -> Path:
     return found[0]
 
 
-def _bucket_weights(variant: Variant, backbone: Backbone, key: str, store: Store | None) -> Path:
-    if store is None:
+def _bucket_weights(variant: Variant, backbone: Backbone, key: str, bucket: Bucket | None) -> Path:
+    if bucket is None:
         raise ValueError("weights in the bucket were asked for without a bucket")
     try:
-        return store.local_path(key.rstrip("/"))
+        return bucket.local_path(key.rstrip("/"))
     except MissingObjectError:
-        found = list(store.list_keys(f"{key.rstrip('/')}/{backbone.weights_stem}"))
+        found = list(bucket.list_keys(f"{key.rstrip('/')}/{backbone.weights_stem}"))
     if len(found) != 1:
         raise _missing(variant, backbone, f"{BUCKET_PREFIX}{key}", f"{len(found)} objects")
-    return store.local_path(found[0])
+    return bucket.local_path(found[0])
 
 
 def _imagenet_digest(variant: Variant, backbone: Backbone) -> str:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from lesion_tasks.catalog import fit_name, square_of, squares_of
+from lesion_tasks.catalog import InputSize, input_sizes_of
 from lesion_tasks.pixels.decode import decode_picture
 
 
@@ -23,14 +23,14 @@ def striped(width: int = 40, height: int = 30) -> bytes:
 
 
 def test_squashing_keeps_everything_and_fills_the_square() -> None:
-    square = decode_picture(striped(), 20)
+    square = decode_picture(striped(), InputSize(20))
     assert square.shape == (20, 20, 3)
     assert tuple(square[0, 0]) == (255, 0, 0)
     assert tuple(square[-1, -1]) == (0, 0, 255)
 
 
 def test_padding_keeps_everything_and_adds_black_above_and_below() -> None:
-    square = decode_picture(striped(), 20, "pad")
+    square = decode_picture(striped(), InputSize(20, "pad"))
     assert (square[0] == 0).all()
     assert (square[-1] == 0).all()
     assert tuple(square[10, 0]) == (255, 0, 0)
@@ -38,14 +38,14 @@ def test_padding_keeps_everything_and_adds_black_above_and_below() -> None:
 
 
 def test_cropping_keeps_the_middle_in_its_shape() -> None:
-    square = decode_picture(striped(), 20, "crop")
+    square = decode_picture(striped(), InputSize(20, "crop"))
     assert (square == 255).all()
 
 
 def test_a_fit_is_named_by_size_and_policy() -> None:
-    assert [fit_name(128), fit_name(96, "pad")] == ["128-squash", "96-pad"]
+    assert [str(InputSize(128)), str(InputSize(96, "pad"))] == ["128-squash", "96-pad"]
     with pytest.raises(ValueError, match="aspect 'stretch': expected one of squash, pad, crop"):
-        fit_name(128, "stretch")
+        InputSize(128, "stretch")
 
 
 # A JPEG of 24 x 18 px, so that decoder and resampling are both held to their bytes.
@@ -66,26 +66,26 @@ JPEG = base64.b64decode(
     [("squash", "f3a504c4505694fa"), ("pad", "242f056599ee2151"), ("crop", "1181989e8badee81")],
 )
 def test_the_same_file_gives_the_same_bytes_on_every_machine(aspect: str, digest: str) -> None:
-    assert hashlib.sha256(decode_picture(JPEG, 16, aspect).tobytes()).hexdigest()[:16] == digest
+    assert hashlib.sha256(decode_picture(JPEG, InputSize(16, aspect)).tobytes()).hexdigest()[:16] == digest
 
 
 @pytest.mark.parametrize("aspect", ["squash", "pad", "crop"])
 def test_a_mask_takes_the_shape_of_its_picture(aspect: str) -> None:
-    grey = decode_picture(striped(), 20, aspect, mode="L")
+    grey = decode_picture(striped(), InputSize(20, aspect), mode="L")
     assert grey.shape == (20, 20)
-    rgb = decode_picture(striped(), 20, aspect).astype(float) @ (0.299, 0.587, 0.114)
+    rgb = decode_picture(striped(), InputSize(20, aspect)).astype(float) @ (0.299, 0.587, 0.114)
     assert np.abs(grey - rgb).max() <= 1.5
 
 
 def test_a_recipe_from_before_the_shape_was_a_choice_was_squashed() -> None:
-    assert square_of({"side_px": 96}) == {"side_px": 96, "aspect": "squash"}
-    assert square_of({"side_px": 96, "aspect": "crop"}) == {"side_px": 96, "aspect": "crop"}
-    assert square_of({"side_px": None, "aspect": "pad"}) is None
+    assert InputSize.of_recipe({"side_px": 96}) == InputSize(96)
+    assert InputSize.of_recipe({"side_px": 96, "aspect": "crop"}) == InputSize(96, "crop")
+    assert InputSize.of_recipe({"side_px": None, "aspect": "pad"}) is None
 
 
 def test_every_size_and_shape_is_asked_for_once() -> None:
     chosen = ["smoke", "cnn_scratch", "mobilenet_v2_frozen", "metadata_logistic"]
-    assert squares_of("malignancy_balanced_5000", chosen) == [
-        {"side_px": 32, "aspect": "squash"},
-        {"side_px": 128, "aspect": "squash"},
+    assert input_sizes_of("malignancy_balanced_5000", chosen) == [
+        InputSize(32),
+        InputSize(128),
     ]

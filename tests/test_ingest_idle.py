@@ -10,12 +10,15 @@ from sqlalchemy import text
 
 from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks.database.connection import engine_for
-from lesion_tasks.ingest import append_records, fetch_files, fetch_shards, ingest, reconcile_records
-from lesion_tasks.ingest.idle import settle
+from lesion_tasks.ingest.append import append_records
+from lesion_tasks.ingest.fetch import fetch_files, fetch_ranges
+from lesion_tasks.ingest.idle import note_idle
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.scope import scope_key
 
-LAYERS = ("append", "fetch")
-NOTED = "SELECT settled ->> 'n_listed' FROM scope"
+PASSES = ("append", "fetch")
+NOTED = "SELECT idle ->> 'n_listed' FROM scope"
 
 
 @pytest.fixture(scope="module")
@@ -39,7 +42,7 @@ def pictures(settings, monkeypatch, picture_folder, asked):
         return body
 
     with serving(FolderSource(picture_folder), monkeypatch, tamper=note) as archive:
-        ingest(layers=LAYERS)
+        ingest(passes=PASSES)
         asked.clear()
         yield archive
 
@@ -47,7 +50,7 @@ def pictures(settings, monkeypatch, picture_folder, asked):
 def test_a_run_with_nothing_new_asks_one_question(pictures, asked):
     assert scalar(NOTED) == "40"
 
-    counts = ingest(layers=LAYERS)
+    counts = ingest(passes=PASSES)
 
     assert len(asked) == 1
     assert (counts["append"]["read"], counts["append"]["is_complete"]) == (0, True)
@@ -78,7 +81,7 @@ def test_a_change_during_the_look_leaves_no_note(pictures):
         execute("DELETE FROM stored_file WHERE isic_id = (SELECT min(isic_id) FROM stored_file)")
         return 0, None
 
-    settle(scope_key(None, None, ""), "thumbnail_256", look)
+    note_idle(scope_key(None, None, ""), "thumbnail_256", look)
 
     assert scalar(NOTED) is None
     assert fetch_files()["stored"] == 1
@@ -88,7 +91,7 @@ def test_a_look_waits_for_a_change_that_began_before_it(pictures, database_url):
     execute("UPDATE record SET last_seen_at = now()")
     with engine_for(database_url).begin() as connection:
         connection.execute(text("DELETE FROM stored_file"))
-        looking = threading.Thread(target=fetch_shards)
+        looking = threading.Thread(target=fetch_ranges)
         looking.start()
         # It waits behind this transaction, or has found nothing wanted in what is committed and waits to note it.
         looking.join(0.5)
@@ -111,7 +114,7 @@ def folder_with_a_broken_file(tmp_path: Path) -> tuple[Path, Path, bytes]:
 def test_a_refused_file_is_looked_for_again_when_it_is_due(settings, monkeypatch, tmp_path):
     folder, broken, whole = folder_with_a_broken_file(tmp_path)
     with serving(FolderSource(folder), monkeypatch):
-        assert ingest(layers=LAYERS)["fetch"]["refused"] == 1
+        assert ingest(passes=PASSES)["fetch"]["refused"] == 1
         broken.write_bytes(whole)
         assert fetch_files() == {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
         execute(
@@ -124,22 +127,22 @@ def test_a_refused_file_is_looked_for_again_when_it_is_due(settings, monkeypatch
 def test_a_note_whose_time_has_come_is_not_believed(settings, monkeypatch, tmp_path):
     folder, broken, whole = folder_with_a_broken_file(tmp_path)
     with serving(FolderSource(folder), monkeypatch):
-        ingest(layers=LAYERS)
-        assert scalar("SELECT settled ->> 'due_at' FROM scope") is not None
+        ingest(passes=PASSES)
+        assert scalar("SELECT idle ->> 'due_at' FROM scope") is not None
         broken.write_bytes(whole)
         # Only the note is made older, so that the row alone decides.
         execute(
-            """UPDATE scope SET settled = jsonb_set(settled, '{due_at}', '"2020-01-01T00:00:00+00:00"')"""
+            """UPDATE scope SET idle = jsonb_set(idle, '{due_at}', '"2020-01-01T00:00:00+00:00"')"""
         )
         assert fetch_files()["stored"] == 0
-        assert scalar("SELECT (settled ->> 'due_at')::timestamptz > now() FROM scope")
+        assert scalar("SELECT (idle ->> 'due_at')::timestamptz > now() FROM scope")
 
 
 def test_growth_and_withdrawal_are_noticed_behind_a_note(settings, monkeypatch):
     with serving(SyntheticSource(30, seed=1), monkeypatch) as archive:
-        ingest(layers=LAYERS)
+        ingest(passes=PASSES)
         archive.admin("grow", images=5)
-        assert ingest(layers=LAYERS)["append"]["new"] == 5
+        assert ingest(passes=PASSES)["append"]["new"] == 5
         archive.admin("withdraw", images=2)
         assert append_records()["is_complete"]
         assert reconcile_records()["missing"] == 2

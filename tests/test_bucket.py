@@ -13,7 +13,14 @@ import boto3
 import pytest
 
 from lesion_tasks import UnavailableError, UnusableInputError
-from lesion_tasks.bucket import ABANDONED_AFTER_S, PARTS, DirectoryStore, MissingObjectError, S3Store, Store
+from lesion_tasks.bucket import (
+    ABANDONED_AFTER_S,
+    PARTS,
+    Bucket,
+    DirectoryBucket,
+    MissingObjectError,
+    S3Bucket,
+)
 
 
 @pytest.fixture(scope="module")
@@ -37,79 +44,79 @@ def s3_endpoint() -> Iterator[None]:
 
 
 @pytest.fixture(params=["directory", "s3", "s3-with-prefix"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+def bucket(request: pytest.FixtureRequest, tmp_path: Path) -> Bucket:
     if request.param == "directory":
-        return DirectoryStore(tmp_path / "bucket")
+        return DirectoryBucket(tmp_path / "bucket")
     request.getfixturevalue("s3_endpoint")
     bucket = f"lesion-test-{uuid.uuid4().hex[:12]}"
     boto3.client("s3").create_bucket(Bucket=bucket)
     prefix = "/some/prefix" if request.param == "s3-with-prefix" else ""
-    return S3Store(f"s3://{bucket}{prefix}", cache=tmp_path / "cache")
+    return S3Bucket(f"s3://{bucket}{prefix}", cache=tmp_path / "cache")
 
 
-def test_what_was_put_is_read_back(store: Store) -> None:
-    store.put("images/ISIC_0000001.jpg", b"first")
-    store.put("images/ISIC_0000001.jpg", b"second")
-    assert store.get("images/ISIC_0000001.jpg") == b"second"
-    assert store.exists("images/ISIC_0000001.jpg")
+def test_what_was_put_is_read_back(bucket: Bucket) -> None:
+    bucket.put("images/ISIC_0000001.jpg", b"first")
+    bucket.put("images/ISIC_0000001.jpg", b"second")
+    assert bucket.get("images/ISIC_0000001.jpg") == b"second"
+    assert bucket.exists("images/ISIC_0000001.jpg")
 
 
-def test_a_missing_object_is_named(store: Store) -> None:
-    assert not store.exists("images/none.jpg")
-    for read in (store.get, store.local_path):
+def test_a_missing_object_is_named(bucket: Bucket) -> None:
+    assert not bucket.exists("images/none.jpg")
+    for read in (bucket.get, bucket.local_path):
         with pytest.raises(MissingObjectError, match=r"images/none\.jpg"):
             read("images/none.jpg")
 
 
-def test_keys_are_listed_sorted_and_by_prefix(store: Store) -> None:
+def test_keys_are_listed_sorted_and_by_prefix(bucket: Bucket) -> None:
     for key in ("b/2", "a/10", "a/1", "ab/1", "a/sub/3"):
-        store.put(key, b"")
-    assert list(store.list_keys("a/")) == ["a/1", "a/10", "a/sub/3"]
-    assert list(store.list_keys("a")) == ["a/1", "a/10", "a/sub/3", "ab/1"]
-    assert len(list(store.list_keys())) == 5
-    assert list(store.list_keys("nothing/")) == []
+        bucket.put(key, b"")
+    assert list(bucket.list_keys("a/")) == ["a/1", "a/10", "a/sub/3"]
+    assert list(bucket.list_keys("a")) == ["a/1", "a/10", "a/sub/3", "ab/1"]
+    assert len(list(bucket.list_keys())) == 5
+    assert list(bucket.list_keys("nothing/")) == []
 
 
-def test_deleting_twice_is_no_error(store: Store) -> None:
-    store.put("a", b"1")
-    store.delete("a")
-    store.delete("a")
-    assert not store.exists("a")
+def test_deleting_twice_is_no_error(bucket: Bucket) -> None:
+    bucket.put("a", b"1")
+    bucket.delete("a")
+    bucket.delete("a")
+    assert not bucket.exists("a")
 
 
-def test_a_file_is_stored_and_comes_back_as_a_file(store: Store, tmp_path: Path) -> None:
+def test_a_file_is_stored_and_comes_back_as_a_file(bucket: Bucket, tmp_path: Path) -> None:
     source = tmp_path / "source.npy"
     source.write_bytes(b"0123456789" * 1000)
-    store.put_file("pixels/a.npy", source)
-    assert store.local_path("pixels/a.npy").read_bytes() == source.read_bytes()
-    assert store.get("pixels/a.npy") == source.read_bytes()
+    bucket.put_file("pixels/a.npy", source)
+    assert bucket.local_path("pixels/a.npy").read_bytes() == source.read_bytes()
+    assert bucket.get("pixels/a.npy") == source.read_bytes()
 
 
 @pytest.mark.parametrize(
     "key", ["", "/etc/passwd", "../a", "a/../b", "a//b", ".hidden", "a/.part", "a\x00b", "a b"]
 )
-def test_a_key_that_could_leave_the_bucket_is_refused(store: Store, key: str) -> None:
+def test_a_key_that_could_leave_the_bucket_is_refused(bucket: Bucket, key: str) -> None:
     with pytest.raises(ValueError, match="no object key"):
-        store.put(key, b"")
+        bucket.put(key, b"")
 
 
-def test_concurrent_writers_leave_one_whole_object(store: Store) -> None:
+def test_concurrent_writers_leave_one_whole_object(bucket: Bucket) -> None:
     contents = [bytes([i]) * 200_000 for i in range(8)]
-    writers = [threading.Thread(target=store.put, args=("contested", data)) for data in contents]
+    writers = [threading.Thread(target=bucket.put, args=("contested", data)) for data in contents]
     for writer in writers:
         writer.start()
     for writer in writers:
         writer.join()
-    assert store.get("contested") in contents
-    assert list(store.list_keys()) == ["contested"]
+    assert bucket.get("contested") in contents
+    assert list(bucket.list_keys()) == ["contested"]
 
 
 def test_a_write_that_fails_leaves_the_old_object(tmp_path: Path) -> None:
-    store = DirectoryStore(tmp_path)
-    store.put("key", b"old")
+    bucket = DirectoryBucket(tmp_path)
+    bucket.put("key", b"old")
     with pytest.raises(FileNotFoundError):
-        store.put_file("key", tmp_path / "nowhere")
-    assert store.get("key") == b"old"
+        bucket.put_file("key", tmp_path / "nowhere")
+    assert bucket.get("key") == b"old"
     assert [path.name for path in tmp_path.rglob("*") if path.is_file()] == ["key"]
 
 
@@ -121,15 +128,15 @@ def test_what_a_killed_writer_left_is_no_object_and_is_removed_after_a_day(tmp_p
     )
     for _ in range(2):
         subprocess.run([sys.executable, "-c", writer, tmp_path], check=False)
-    assert list(DirectoryStore(tmp_path).list_keys()) == []
+    assert list(DirectoryBucket(tmp_path).list_keys()) == []
     old, young = (path for path in tmp_path.rglob("*") if path.is_file())
     os.utime(old, (0, 0))
 
-    store = DirectoryStore(tmp_path)
+    bucket = DirectoryBucket(tmp_path)
 
     assert not old.exists()
     assert young.exists()
-    assert not store.exists("a/b")
+    assert not bucket.exists("a/b")
 
 
 def test_what_a_killed_download_left_in_the_cache_is_removed_after_a_day(
@@ -142,22 +149,22 @@ def test_what_a_killed_download_left_in_the_cache_is_removed_after_a_day(
     for name, age_s in (("old", ABANDONED_AFTER_S + 60), ("young", 60)):
         (parts / name).write_bytes(b"half")
         os.utime(parts / name, (time.time() - age_s,) * 2)
-    store = S3Store(f"s3://{bucket}", cache=tmp_path)
+    bucket = S3Bucket(f"s3://{bucket}", cache=tmp_path)
     assert [path.name for path in parts.iterdir()] == ["young"]
-    store.put("a/b", b"whole")
-    assert store.local_path("a/b").read_bytes() == b"whole"
+    bucket.put("a/b", b"whole")
+    assert bucket.local_path("a/b").read_bytes() == b"whole"
     assert [path.name for path in parts.iterdir()] == ["young"]
 
 
 def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "bucket").write_text("")
     with pytest.raises(UnusableInputError, match=r"bucket .*bucket"):
-        DirectoryStore(tmp_path / "bucket")
+        DirectoryBucket(tmp_path / "bucket")
 
 
 def test_a_bucket_that_does_not_exist_is_refused_by_name(s3_endpoint: None, tmp_path: Path) -> None:
     with pytest.raises(UnusableInputError, match=r"s3://lesion-no-such-bucket: no such bucket"):
-        S3Store("s3://lesion-no-such-bucket", cache=tmp_path)
+        S3Bucket("s3://lesion-no-such-bucket", cache=tmp_path)
 
 
 def test_an_unreachable_server_is_named_and_may_come_back(
@@ -167,7 +174,7 @@ def test_an_unreachable_server_is_named_and_may_come_back(
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     with pytest.raises(UnavailableError, match=r"s3://anything cannot be reached.*127\.0\.0\.1:9"):
-        S3Store("s3://anything", cache=tmp_path)
+        S3Bucket("s3://anything", cache=tmp_path)
 
 
 FILL = """

@@ -2,7 +2,8 @@ import csv
 
 import pytest
 
-from lesion_tasks.ingest import append_records, check_vocabulary
+from lesion_tasks.ingest.append import append_records
+from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 
 
 @pytest.fixture

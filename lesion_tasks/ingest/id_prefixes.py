@@ -1,7 +1,7 @@
 """Id prefixes -> complete reads of them, and the ids that a complete read did not return.
 
-A shard is all ids that start with a prefix. Shards of at most 100 ids are one page, which none of the archive's
-paging defects can touch, so a shard whose read does not add up is split until it does.
+All ids that start with a prefix are read together. Prefixes of at most 100 ids are one page, which none of the archive's
+paging defects can touch, so a prefix whose read does not add up is split until it does.
 """
 
 import asyncio
@@ -29,20 +29,20 @@ MAX_DIGITS = 7
 
 
 @dataclass(kw_only=True)
-class ShardReads:
-    """What reading shards came to."""
+class PrefixReads:
+    """What reading prefixes came to."""
 
     counts: Counter[str] = field(default_factory=Counter)
-    n_shards: int = 0
+    n_prefixes: int = 0
     n_incomplete: int = 0  # could not be made to add up: nothing is concluded from them
     missing: list[str] = field(default_factory=list)  # listed by us, not returned by a complete read
 
     def report(self) -> dict[str, int]:
-        """The counts that a layer returns."""
+        """The counts that a pass returns."""
         named = ("read", "new", "changed", "returned", "refused", "missing", "left_scope", "withdrawn")
         return {name: self.counts[name] for name in named} | {
-            "shards_read": self.n_shards,
-            "shards_incomplete": self.n_incomplete,
+            "prefixes_read": self.n_prefixes,
+            "prefixes_incomplete": self.n_incomplete,
         }
 
 
@@ -52,36 +52,36 @@ def prefixes(n_digits: int, stem: str = "ISIC_") -> list[str]:
 
 
 def digits_for(n_records: int | None) -> int:
-    """Return how many digits make shards of some thousand ids at most: 1 up to 5,000 records, then 2."""
+    """Return how many digits make prefixes of a few thousand ids at most: 1 up to 5,000 records, then 2."""
     return 1 if n_records is not None and n_records <= 5_000 else 2
 
 
 def split(prefix: str) -> list[str]:
-    """Return the ten shards of a shard."""
+    """Return the ten prefixes that are one digit longer."""
     return [f"{prefix}{digit}" for digit in range(10)]
 
 
-async def read_shard(key: ScopeKey, listing: Listing, prefix: str, reads: ShardReads) -> None:
-    """Read one shard completely, write what it has, and note what it does not have.
+async def read_prefix(key: ScopeKey, listing: Listing, prefix: str, reads: PrefixReads) -> None:
+    """Read one prefix completely, write what it has, and note what it does not have.
 
-    Where the unique ids and the archive's own count differ, the shard is split, down to single pages.
+    Where the unique ids and the archive's own count differ, the prefix is split, down to single pages.
     """
     before = datetime.now(UTC)
     ids = IdSet()
     n_expected, n_refused = await _read_pages(key, listing, prefix, reads, ids)
-    reads.n_shards += 1
+    reads.n_prefixes += 1
     if n_expected is not None and len(ids) + n_refused == n_expected:
         reads.missing += await asyncio.to_thread(_not_returned, key, prefix, ids, before)
         return
     # A single page cannot be wrong about itself: it changed under us, and the next run sees to it.
-    can_split = listing.has_shards and len(prefix) < len("ISIC_") + MAX_DIGITS
+    can_split = listing.has_prefixes and len(prefix) < len("ISIC_") + MAX_DIGITS
     if can_split and n_expected is not None and max(n_expected, len(ids)) > PAGE_LENGTH:
         for part in split(prefix):
-            await read_shard(key, listing, part, reads)
+            await read_prefix(key, listing, part, reads)
         return
     reads.n_incomplete += 1
     log.warning(
-        "%s: shard %s* has %d ids, %s announced; nothing in it counts as missing",
+        "%s: prefix %s* has %d ids, %s announced; nothing in it counts as missing",
         key.title,
         prefix,
         len(ids),
@@ -90,9 +90,9 @@ async def read_shard(key: ScopeKey, listing: Listing, prefix: str, reads: ShardR
 
 
 async def _read_pages(
-    key: ScopeKey, listing: Listing, prefix: str, reads: ShardReads, ids: IdSet
+    key: ScopeKey, listing: Listing, prefix: str, reads: PrefixReads, ids: IdSet
 ) -> tuple[int | None, int]:
-    """Read and write all pages of a shard -> (the count on the first page, records that were refused)."""
+    """Read and write all pages of a prefix -> (the count on the first page, records that were refused)."""
     n_expected: int | None = None
     n_refused = 0
     batch: list[Any] = []
@@ -104,7 +104,7 @@ async def _read_pages(
         reads.counts.update(counts)
         batch.clear()
 
-    api_prefix = prefix if listing.has_shards else ""
+    api_prefix = prefix if listing.has_prefixes else ""
     is_first = True
     async with aclosing(pages_from(listing, None, prefix=api_prefix)) as pages:
         async for page in pages:
@@ -114,7 +114,7 @@ async def _read_pages(
             if len(batch) >= RECORDS_PER_COMMIT:
                 await write()
     await write()
-    if n_expected is None and not listing.has_shards:
+    if n_expected is None and not listing.has_prefixes:
         n_expected = await listing.count("")
     return n_expected, n_refused
 
