@@ -183,7 +183,7 @@ class RefusedRecord(Base):
     refusal_id: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 of scope and what was sent")
     scope_id: Mapped[str] = mapped_column(ForeignKey("scope.scope_id"), comment="where it came from")
     isic_id: Mapped[str | None] = mapped_column(
-        comment="its id where that is well formed, for counting shards"
+        comment="its id where that is well formed, for counting what a prefix lists"
     )
     reason: Mapped[str] = mapped_column(comment="a reason word")
     detail: Mapped[str] = mapped_column(comment="what was found and what was expected")
