@@ -1,7 +1,7 @@
 # The front door. `make` alone says what there is.
 PYTHON ?= python3.11
 BIN := .venv/bin
-CODE := lesion_tasks dags plugins tests stack_tests benchmarks docker requirements
+CODE := lesion_tasks archive_server dags plugins tests stack_tests benchmarks docker requirements
 DEPLOYED := airflow worker-cpu worker-gpu
 
 # make demo ARCHIVE=<folder, address or "isic"> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>

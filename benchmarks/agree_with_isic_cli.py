@@ -18,6 +18,7 @@ from sqlalchemy import text
 
 from benchmarks.ingest import peer_download
 from benchmarks.kill_ingest import archive_server, environment_for
+from lesion_tasks.workspace import open_workspace
 
 RECORD_FIELDS = ("isic_id", "attribution", "copyright_license")
 
@@ -83,7 +84,7 @@ def main(source: str, query: str, isic_python: str) -> None:
                 os.environ.update(environment)
                 from lesion_tasks.ingest.passes import ingest
 
-                ingest(query=query, rendition="full")
+                ingest(open_workspace(), query=query, rendition="full")
             found = differences(home / "peer", environment)
         finally:
             postgres.stop(home)

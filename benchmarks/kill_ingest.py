@@ -42,10 +42,11 @@ CHAPTERS: tuple[tuple[str, ...], ...] = (
     ("withdraw?images=4", "release?images=6"),
     ("grow?images=40", "edit?images=4&kind=relicense"),
 )
-RUN = "from lesion_tasks.ingest.passes import ingest; ingest(sweep_share=1.0)"
+OPEN = "from lesion_tasks.workspace import open_workspace; "
+RUN = OPEN + "from lesion_tasks.ingest.passes import ingest; ingest(open_workspace(), sweep_share=1.0)"
 CONFIRM = (
-    "from datetime import timedelta; from lesion_tasks.ingest.reconcile import reconcile_records as r;"
-    "r(confirm_after=timedelta(0))"
+    OPEN + "from datetime import timedelta; from lesion_tasks.ingest.reconcile import reconcile_records as r;"
+    "r(open_workspace(), confirm_after=timedelta(0))"
 )
 TABLES = {
     "record": "SELECT isic_id, version, missing_since IS NULL, withdrawn_at IS NULL FROM record",

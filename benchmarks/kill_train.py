@@ -35,6 +35,7 @@ from lesion_tasks.database.embedded import postgres
 from lesion_tasks.settings import read_settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import note_lost_trainings
+from lesion_tasks.workspace import open_workspace
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +93,7 @@ def kill_until_done(worker: Worker, url: str, n_kills: int, longest_s: float, se
         process.wait()
         killed.epochs_done.append(n_epochs(url))
         deadline = time.monotonic() + 10  # until the server has noticed that its client is gone
-        while not note_lost_trainings() and time.monotonic() < deadline:
+        while not note_lost_trainings(open_workspace()) and time.monotonic() < deadline:
             time.sleep(0.02)
         killed.reasons.append(status_and_reason(url)[1] or "")
     if worker.start(n_kills).wait():
@@ -147,8 +148,8 @@ def prepare(url: str, variant: str, n_images: int) -> None:
 
     migrate(url)
     add_records(read_settings(), labelled_records(n_images))
-    curate_images()
-    build_split(find_variant(variant).split)
+    curate_images(open_workspace())
+    build_split(open_workspace(), find_variant(variant).split)
 
 
 def run(

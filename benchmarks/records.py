@@ -12,6 +12,8 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lesion_tasks.workspace import open_workspace
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 _FILES = """
@@ -38,13 +40,13 @@ def main(export: str, names: list[str]) -> None:
             os.environ.pop(name, None)
         try:
             migrate()
-            ingest(source=export, query="", collections="", passes=("append",))
+            ingest(open_workspace(), source=export, query="", collections="", passes=("append",))
             engine = engine_for(database_url())
             with engine.begin() as connection:
                 connection.execute(text(_FILES))
-            print(json.dumps(curate_images()))
+            print(json.dumps(curate_images(open_workspace())))
             for name in names:
-                digest = build_split(name)
+                digest = build_split(open_workspace(), name)
                 with engine.connect() as connection:
                     row = connection.execute(
                         text("SELECT funnel, class_counts FROM manifest WHERE digest = :digest"),

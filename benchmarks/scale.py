@@ -26,20 +26,35 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.ingest import write_download
 from benchmarks.kill_ingest import archive_server, environment_for
 
-APPEND = "from lesion_tasks.ingest.passes import ingest; ingest(passes=('append',), query='')"
-RANGES = "from lesion_tasks.ingest.fetch import fetch_ranges; print('\\n'.join(fetch_ranges(ranges={n}, query='')))"
-FETCH = "import sys; from lesion_tasks.ingest.fetch import fetch_files; fetch_files(sys.argv[1], query='')"
+OPEN = "from lesion_tasks.workspace import open_workspace; "
+APPEND = (
+    OPEN + "from lesion_tasks.ingest.passes import ingest; "
+    "ingest(open_workspace(), passes=('append',), query='')"
+)
+RANGES = (
+    OPEN + "from lesion_tasks.ingest.fetch import fetch_ranges; "
+    "print('\\n'.join(fetch_ranges(open_workspace(), ranges={n}, query='')))"
+)
+FETCH = (
+    OPEN + "import sys; "
+    "from lesion_tasks.ingest.fetch import fetch_files; fetch_files(open_workspace(), sys.argv[1], query='')"
+)
 PREPARE = """
 import sys
-from lesion_tasks.curate import curate_images
+from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.ingest.passes import ingest
-from lesion_tasks.prepare import prepare_training
-ingest(passes=("append", "fetch"))
-curate_images()
+from lesion_tasks.training.prepare import prepare_training
+from lesion_tasks.workspace import open_workspace
+workspace = open_workspace()
+ingest(workspace, passes=("append", "fetch"))
+curate_images(workspace)
 for name in sys.argv[1:]:
-    prepare_training(name)
+    prepare_training(workspace, name)
 """
-TRAIN = "import sys; from lesion_tasks.training.train import train_variant; [train_variant(name) for name in sys.argv[1:]]"
+TRAIN = (
+    OPEN + "import sys; "
+    "from lesion_tasks.training.train import train_variant; [train_variant(open_workspace(), name) for name in sys.argv[1:]]"
+)
 
 
 def run_all(commands: Sequence[Sequence[str]], environment: dict[str, str]) -> float:

@@ -18,6 +18,8 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from lesion_tasks.workspace import open_workspace
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
@@ -48,9 +50,9 @@ def measure_catalogue(n: int, home: str) -> dict[str, float]:
 
     def run() -> dict[str, float]:
         start = time.perf_counter()
-        curate_images()
+        curate_images(open_workspace())
         curated = time.perf_counter()
-        build_split(SPLIT)
+        build_split(open_workspace(), SPLIT)
         return {"curate_s": curated - start, "split_s": time.perf_counter() - curated}
 
     try:

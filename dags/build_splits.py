@@ -13,9 +13,9 @@ from typing import Any
 
 from airflow.sdk import Param, TriggerRule, dag, task, task_group
 
-from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, results, stay_red
-from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS, InputSize, input_sizes_of
+from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, open_workspace, results, stay_red
 from lesion_tasks.catalog import SPLITS as RECIPES
+from lesion_tasks.catalog import InputSize
 
 NAMES = sorted(RECIPES)
 
@@ -44,28 +44,22 @@ def build_splits() -> None:
         """Turn records and files into images, or rejects with a reason."""
         from lesion_tasks.curation.curate import curate_images
 
-        return curate_images()
+        return curate_images(open_workspace())
 
     @task
     def choose(params: dict[str, Any]) -> list[dict[str, Any]]:
         """Name the splits to build, and the sizes and shapes in which variants look at their pictures."""
-        from lesion_tasks.settings import read_settings
+        from lesion_tasks.splits.plan import plan_splits
 
-        scheduled = read_settings().variants or DEFAULT_VARIANTS
-        asked = set(params["splits"] or [])
-        wanted = [v for v in VARIANTS.values() if v.split in asked or (not asked and v.name in scheduled)]
-        names = [v.name for v in wanted]
-        return [
-            {"name": name, "sizes": [str(size) for size in input_sizes_of(name, names)]}
-            for name in sorted({v.split for v in wanted})
-        ]
+        planned = plan_splits(open_workspace(), params["splits"] or ())
+        return [{"name": one.name, "sizes": [str(size) for size in one.sizes]} for one in planned]
 
     @task(map_index_template="{{ task.op_kwargs['name'] }}")
     def split(name: str) -> str:
         """Assign groups to train, val and test, and write the manifest."""
         from lesion_tasks.splits.split import build_split
 
-        return build_split(name)
+        return build_split(open_workspace(), name)
 
     @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
     def materialize(name: str, digest: str, sizes: list[str]) -> dict[str, str]:
@@ -73,7 +67,7 @@ def build_splits() -> None:
         from lesion_tasks.pixels.materialize import materialize_manifest
 
         for size in sizes:
-            materialize_manifest(digest, InputSize.parse(size))
+            materialize_manifest(open_workspace(), digest, InputSize.parse(size))
         return {"split": name, "digest": digest}
 
     @task_group

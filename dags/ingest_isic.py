@@ -28,28 +28,27 @@ from airflow.sdk import (
 )
 
 from lesion_airflow import (
-    ARCHIVE_POOL,
-    CONNECTIONS_PER_TASK,
     DEFAULT_ARGS,
     IMAGES,
     TAGS,
     due,
+    open_workspace,
     results,
     skip_unless,
     total,
 )
+from lesion_tasks.catalog.ingest_passes import (
+    ARCHIVE_POOL,
+    CHECK_SHARE,
+    CONNECTIONS_PER_TASK,
+    DEFAULT_PASSES,
+    INGEST_PASSES,
+    SWEEP_SHARE,
+)
 
-# When each pass is done by itself: cron, in UTC. A pass that missed its time is done with the next run.
-SCHEDULES = {
-    "append": "30 1 * * *",
-    "reconcile": "30 1 * * *",
-    "sweep": "30 1 * * *",
-    "check_files": "30 1 * * 0",
-    "fetch": "30 1 * * *",
-    "vocabulary": "30 1 * * 0",
-}
-PASSES = list(SCHEDULES)
-CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
+# A pass that missed its time is done with the next run.
+SCHEDULES = {name: one.cron for name, one in INGEST_PASSES.items()}
+NAMES = list(INGEST_PASSES)
 
 
 @dag(
@@ -62,10 +61,10 @@ CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
     default_args=DEFAULT_ARGS,
     params={
         "passes": Param(
-            CHOSEN_BY_HAND,
+            list(DEFAULT_PASSES),
             type="array",
-            items={"enum": PASSES},
-            examples=PASSES,
+            items={"enum": NAMES},
+            examples=NAMES,
             title="Passes",
             description="What a run by hand does, always in the order of the list. A scheduled run does what is due.",
         ),
@@ -93,20 +92,22 @@ CHOSEN_BY_HAND = ["append", "reconcile", "sweep", "fetch"]
             "ends. Empty: the setting LESION_ARCHIVE_URL.",
         ),
         "sweep_share": Param(
-            0.15,
+            SWEEP_SHARE,
             type="number",
             exclusiveMinimum=0,
             maximum=1,
             title="Share to sweep",
-            description="Share of all records that one run reads again; 0.15 comes round once a week.",
+            description="Share of all records that one run reads again; "
+            "0.15 each night reads all of them within a week.",
         ),
         "check_share": Param(
-            0.04,
+            CHECK_SHARE,
             type="number",
             exclusiveMinimum=0,
             maximum=1,
             title="Share of files to check",
-            description="Share of all files that one run asks for; 0.04 each week comes round in half a year.",
+            description="Share of all files that one run asks for; "
+            "0.04 each week checks all of them within half a year.",
         ),
         "fetch_tasks": Param(
             None,
@@ -129,9 +130,9 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.append import poll_archive
         from lesion_tasks.ingest.runs import begin_ingestion, last_done
 
-        begin_ingestion(dag_run.run_id, **_scope(params))
-        poll_archive(**_scope(params))
-        in_time = due(SCHEDULES, last_done(**_scope(params)), dag_run.run_after)
+        begin_ingestion(open_workspace(), dag_run.run_id, **_scope(params))
+        poll_archive(open_workspace(), **_scope(params))
+        in_time = due(SCHEDULES, last_done(open_workspace(), **_scope(params)), dag_run.run_after)
         return in_time if dag_run.run_type == "scheduled" else list(params["passes"])
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=12))
@@ -140,7 +141,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.append import append_records
 
         skip_unless("append" in passes, "the pass append is not wanted in this run")
-        return append_records(**_scope(params))
+        return append_records(open_workspace(), **_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
     def reconcile(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
@@ -148,7 +149,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.reconcile import reconcile_records
 
         skip_unless("reconcile" in passes, "the pass reconcile is not wanted in this run")
-        return reconcile_records(**_scope(params))
+        return reconcile_records(open_workspace(), **_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
     def sweep(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
@@ -156,7 +157,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.sweep import sweep_records
 
         skip_unless("sweep" in passes, "the pass sweep is not wanted in this run")
-        return sweep_records(**_scope(params), sweep_share=params["sweep_share"])
+        return sweep_records(open_workspace(), **_scope(params), sweep_share=params["sweep_share"])
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
     def check_files(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
@@ -164,7 +165,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.check_files import check_files
 
         skip_unless("check_files" in passes, "the pass check_files is not wanted in this run")
-        return check_files(**_scope(params), check_share=params["check_share"])
+        return check_files(open_workspace(), **_scope(params), check_share=params["check_share"])
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def divide(passes: list[str], params: dict[str, Any]) -> list[str]:
@@ -172,7 +173,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.fetch import fetch_ranges
 
         skip_unless("fetch" in passes, "the pass fetch is not wanted in this run")
-        return fetch_ranges(**_scope(params), ranges=params["fetch_tasks"])
+        return fetch_ranges(open_workspace(), **_scope(params), ranges=params["fetch_tasks"])
 
     @task(
         pool=ARCHIVE_POOL,
@@ -183,7 +184,7 @@ def ingest_isic() -> None:
         """Get one part of the missing files, check each, and store it."""
         from lesion_tasks.ingest.fetch import fetch_files
 
-        counts = fetch_files(id_range, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
+        counts = fetch_files(open_workspace(), id_range, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
         get_current_context()["done"] = f": {counts['stored']:,} stored, {counts['refused']:,} refused"
         return counts
 
@@ -193,7 +194,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 
         skip_unless("vocabulary" in passes, "the pass vocabulary is not wanted in this run")
-        return check_vocabulary(**_scope(params))
+        return check_vocabulary(open_workspace(), **_scope(params))
 
     # Once, after all: a mapped task with outlets would announce each of its parts.
     @task(outlets=[IMAGES], trigger_rule=TriggerRule.NONE_FAILED)
@@ -209,7 +210,7 @@ def ingest_isic() -> None:
 
         counts = done | {"fetch": total(results(parts))}
         counts = {name: counts[name] for name in passes}
-        end_ingestion(dag_run.run_id, counts)
+        end_ingestion(open_workspace(), dag_run.run_id, counts)
         changed = total(found for name, found in counts.items() if name != "vocabulary")
         outlet_events[IMAGES].extra = changed
         return changed

@@ -17,13 +17,14 @@ from lesion_airflow import (
     CHAMPION,
     DEFAULT_ARGS,
     EVALUATIONS,
-    GPU_POOL,
     GPU_QUEUE,
     TAGS,
+    open_workspace,
     results,
     skip_unless,
 )
-from lesion_tasks.catalog import TASKS, InputSize
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.ingest_passes import GPU_POOL
 
 NAMES = sorted(TASKS)
 
@@ -73,7 +74,7 @@ def promote_model() -> None:
         """Describe what there is to decide on: the leaderboard, as a table."""
         from lesion_tasks.promotion.promote import leaderboard
 
-        rows = leaderboard()
+        rows = leaderboard(open_workspace())
         columns = list(rows[0]) if rows else ["nothing to compare"]
         lines = [columns, ["---"] * len(columns), *([str(row[name]) for name in columns] for row in rows)]
         return "\n".join(f"| {' | '.join(line)} |" for line in lines)
@@ -97,7 +98,7 @@ def promote_model() -> None:
         """Name the champions that were not yet scored on their candidate's images."""
         from lesion_tasks.promotion.promote import plan_promotion
 
-        plans = [plan_promotion(task=name) for name in params["tasks"]]
+        plans = [plan_promotion(open_workspace(), task=name) for name in params["tasks"]]
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(
@@ -106,15 +107,11 @@ def promote_model() -> None:
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
-    def score_again(training_id: str, manifest_digest: str, input_size: str | None) -> str:
+    def score_again(training_id: str, manifest_digest: str) -> str:
         """Evaluate a champion on the images that its candidate was evaluated on."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
-        from lesion_tasks.pixels.materialize import materialize_manifest
 
-        # The candidate may look at another size or shape, or at none.
-        if input_size is not None:
-            materialize_manifest(manifest_digest, InputSize.parse(input_size))
-        return evaluate_training(training_id, manifest_digest=manifest_digest)
+        return evaluate_training(open_workspace(), training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def name_tasks(params: dict[str, Any], ti: Any, dag_run: Any) -> list[dict[str, str]]:
@@ -127,7 +124,9 @@ def promote_model() -> None:
         """Compare, decide, write the reasons down, and publish."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
 
-        return promote_best(task=task_name, is_forced=params["is_forced"], decided_by=decided_by)
+        return promote_best(
+            open_workspace(), task=task_name, is_forced=params["is_forced"], decided_by=decided_by
+        )
 
     @task(outlets=[CHAMPION])
     def announce(decisions: Any, outlet_events: Any) -> int:

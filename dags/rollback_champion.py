@@ -8,7 +8,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS
+from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, open_workspace
 
 
 @dag(
@@ -40,6 +40,7 @@ def rollback_champion() -> None:
         from lesion_tasks.promotion.promote import rollback_champion as put_back
 
         result = put_back(
+            open_workspace(),
             training_id=params["training_id"],
             reason=params["reason"],
             decided_by=dag_run.triggering_user_name or "unnamed person",

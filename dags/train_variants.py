@@ -21,8 +21,18 @@ from airflow.sdk import (
     task_group,
 )
 
-from lesion_airflow import DEFAULT_ARGS, EVALUATIONS, GPU_POOL, GPU_QUEUE, SPLITS, TAGS, results, stay_red
+from lesion_airflow import (
+    DEFAULT_ARGS,
+    EVALUATIONS,
+    GPU_QUEUE,
+    SPLITS,
+    TAGS,
+    open_workspace,
+    results,
+    stay_red,
+)
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog.ingest_passes import GPU_POOL
 
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
@@ -96,7 +106,7 @@ def train_variants() -> None:
         """Name the variants to train; none means that there is nothing to do."""
         from lesion_tasks.training.train import choose_variants
 
-        return choose_variants(variants=params["variants"] or None, policy=params["policy"])
+        return choose_variants(open_workspace(), variants=params["variants"] or None, policy=params["policy"])
 
     @task(
         queue=GPU_QUEUE,
@@ -109,9 +119,11 @@ def train_variants() -> None:
         from lesion_tasks.training.prepare import prepare_training
         from lesion_tasks.training.train import train_variant
 
+        workspace = open_workspace()
         # Done already for the variants of the schedule.
-        prepare_training(variant, is_smoke_run=params["smoke_run"])
+        prepare_training(workspace, variant, is_smoke_run=params["smoke_run"])
         return train_variant(
+            workspace,
             variant,
             again=params["again"],
             is_smoke_run=params["smoke_run"],
@@ -129,7 +141,7 @@ def train_variants() -> None:
         """Check one training's predictions, compute everything from them, and write its report."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
 
-        return evaluate_training(training_id)
+        return evaluate_training(open_workspace(), training_id)
 
     @task_group
     def each(variant: str) -> Any:
@@ -147,7 +159,7 @@ def train_variants() -> None:
         """Write the reason on the row of a training whose worker was killed at its last try."""
         from lesion_tasks.training.train import note_lost_trainings
 
-        return note_lost_trainings()
+        return note_lost_trainings(open_workspace())
 
     evaluated = each.expand(variant=choose())
     announce(evaluated)

@@ -5,10 +5,13 @@ Airflow loads this once per process, so nothing that changes often goes here, an
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, TriggerRule, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+
+if TYPE_CHECKING:
+    from lesion_tasks.workspace import Workspace
 
 # Declared once: a DAG scheduled on a mistyped asset never runs, and nothing says so.
 IMAGES = Asset("images", uri="lesion://images", group="lesion")
@@ -17,10 +20,6 @@ EVALUATIONS = Asset("evaluations", uri="lesion://evaluations", group="lesion")
 CHAMPION = Asset("champion", uri="lesion://champion", group="lesion")
 
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
-GPU_POOL = "gpu"  # the same limit where all queues share one machine
-ARCHIVE_POOL = "archive"  # tasks that talk to the archive, which asks for politeness
-# Two slots of the pool share the ten connections that the archive's own client opens.
-CONNECTIONS_PER_TASK = 5
 
 # Input that is wrong stays wrong. Nearly everything else may be the network or a machine, and is tried again,
 # later each time.
@@ -50,6 +49,13 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 
 TAGS = ["lesion"]
+
+
+def open_workspace() -> "Workspace":
+    """The database and the bucket of the settings: opened by a running task, and not when a DAG file is parsed."""
+    from lesion_tasks import workspace
+
+    return workspace.open_workspace()
 
 
 def skip_unless(is_wanted: bool, reason: str) -> None:

@@ -18,6 +18,7 @@ from lesion_tasks.database.connection import engine_for
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import open_workspace
 
 NOW = "2026-01-01T00:00:00+00:00"
 NEVUS = {"diagnosis_1": "Benign", "diagnosis_2": "Benign melanocytic proliferations", "diagnosis_3": "Nevus"}
@@ -160,8 +161,8 @@ def rows_of(settings: Settings, query: str) -> list[Any]:
 
 def materialize_natural() -> str:
     """Split what is curated by `malignancy_natural`, and materialize it at 32 px; returns the manifest's digest."""
-    digest = build_split("malignancy_natural")
-    materialize_manifest(digest, InputSize(32))
+    digest = build_split(open_workspace(), "malignancy_natural")
+    materialize_manifest(open_workspace(), digest, InputSize(32))
     return digest
 
 

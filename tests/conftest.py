@@ -17,6 +17,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.settings import Settings, read_settings
+from lesion_tasks.workspace import open_workspace
 
 # A busy machine is no failure: no example is timed.
 hypothesis_settings.register_profile(
@@ -100,7 +101,7 @@ def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 def small(settings: Settings) -> Iterator[Settings]:
     """A curated catalogue with one split at 32 px; the catalogue of variants may be changed and is put back."""
     add_records(settings, labelled_records(240))
-    curate_images()
+    curate_images(open_workspace())
     materialize_natural()
     before = dict(VARIANTS)
     yield settings

@@ -18,6 +18,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.curation.grouping import groups_of
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
+from lesion_tasks.workspace import open_workspace
 
 STORED = {"rendition": "thumbnail_256", "sha256": "ab", "reason": None, "detail": None}
 
@@ -87,9 +88,9 @@ def test_damaged_metadata_is_missing_values_and_not_a_crash() -> None:
 
 def test_curating_again_touches_nothing(settings: Settings) -> None:
     add_records(settings, [archive_record(f"ISIC_{i:07d}", **NEVUS) for i in range(1, 6)])
-    assert curate_images()["images"] == 5
+    assert curate_images(open_workspace())["images"] == 5
     before = rows_of(settings, "SELECT * FROM image ORDER BY isic_id")
-    counts = curate_images()
+    counts = curate_images(open_workspace())
     assert (counts["images"], counts["rejects"], counts["regrouped"]) == (0, 0, 0)
     assert rows_of(settings, "SELECT * FROM image ORDER BY isic_id") == before
 
@@ -113,7 +114,7 @@ def waiting(settings: Settings) -> list[str]:
 def test_only_what_curation_reads_is_news_to_it(settings: Settings, change: str, is_news: bool) -> None:
     add_records(settings, [archive_record("ISIC_0000001", **NEVUS), archive_record("ISIC_0000002", **NEVUS)])
     assert waiting(settings) == ["ISIC_0000001", "ISIC_0000002"]
-    curate_images()
+    curate_images(open_workspace())
     assert waiting(settings) == []
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text(f"{change} WHERE isic_id = 'ISIC_0000002'"))
@@ -122,10 +123,10 @@ def test_only_what_curation_reads_is_news_to_it(settings: Settings, change: str,
 
 def test_a_file_that_is_deleted_leaves_a_reject(settings: Settings) -> None:
     add_records(settings, [archive_record("ISIC_0000001", **NEVUS)])
-    assert curate_images()["images"] == 1
+    assert curate_images(open_workspace())["images"] == 1
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("SET CONSTRAINTS ALL DEFERRED; DELETE FROM image; DELETE FROM stored_file"))
-    assert curate_images()["rejected_no_file"] == 1
+    assert curate_images(open_workspace())["rejected_no_file"] == 1
 
 
 def test_other_rules_judge_every_record_again_once(
@@ -133,15 +134,15 @@ def test_other_rules_judge_every_record_again_once(
 ) -> None:
     records = [archive_record("ISIC_0000001", **NEVUS), archive_record("ISIC_0000002", **NEVUS)]
     add_records(settings, records, picture_by_id={"ISIC_0000002": b""})
-    curate_images()
-    assert curate_images()["images"] == 0
+    curate_images(open_workspace())
+    assert curate_images(open_workspace())["images"] == 0
     monkeypatch.setattr(curate, "CLEANING_VERSION", 99)
-    counts = curate_images()
+    counts = curate_images(open_workspace())
     assert (counts["images"], counts["rejects"]) == (1, 1)
     assert rows_of(settings, "SELECT rules_version FROM image UNION SELECT rules_version FROM reject") == [
         (99,)
     ]
-    assert curate_images()["images"] == 0
+    assert curate_images(open_workspace())["images"] == 0
 
 
 def test_a_record_that_changes_while_it_is_judged_is_judged_again(settings: Settings) -> None:
@@ -160,9 +161,9 @@ def test_a_record_that_changes_while_it_is_judged_is_judged_again(settings: Sett
 
 def test_an_edited_record_is_curated_again(settings: Settings) -> None:
     add_records(settings, [archive_record("ISIC_0000001", **NEVUS)])
-    curate_images()
+    curate_images(open_workspace())
     add_records(settings, [archive_record("ISIC_0000001", **MELANOMA)], version=2)
-    assert curate_images()["images"] == 1
+    assert curate_images(open_workspace())["images"] == 1
     ((diagnosis, version),) = rows_of(settings, "SELECT diagnosis[1], record_version FROM image")
     assert (diagnosis, version) == ("Malignant", 2)
 
@@ -170,7 +171,7 @@ def test_an_edited_record_is_curated_again(settings: Settings) -> None:
 def test_a_record_without_file_waits_as_a_reject(settings: Settings) -> None:
     records = [archive_record("ISIC_0000001", **NEVUS), archive_record("ISIC_0000002", **NEVUS)]
     add_records(settings, records, picture_by_id={"ISIC_0000002": b""})
-    counts = curate_images()
+    counts = curate_images(open_workspace())
     assert (counts["images"], counts["rejected_no_file"]) == (1, 1)
     assert rows_of(settings, "SELECT isic_id, reason FROM reject") == [("ISIC_0000002", "no_file")]
 
@@ -186,7 +187,7 @@ def test_a_lesion_under_two_patients_is_used_by_nobody_whichever_came_first(
     }
     for i in order:
         add_records(settings, [archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", **NEVUS, **known[i])])
-        curate_images()
+        curate_images(open_workspace())
     assert rows_of(settings, "SELECT count(*) FROM image") == [(0,)]
     assert rows_of(settings, "SELECT isic_id, reason FROM reject ORDER BY 1") == [
         (f"ISIC_{i:07d}", "lesion_of_two_patients") for i in (1, 2, 3)
@@ -216,10 +217,10 @@ def test_a_lesion_under_two_patients_is_used_again_once_the_archive_corrects_a_r
     for i, patient_id in enumerate(patients, 1):
         named = {} if patient_id is None else {"patient_id": patient_id}
         add_records(settings, [archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", **NEVUS, **named)])
-        curate_images()
+        curate_images(open_workspace())
     assert rows_of(settings, "SELECT count(*) FROM image") == [(0,)]
     correct(settings, isic_id, **known)
-    assert curate_images()["reopened"] == 2
+    assert curate_images(open_workspace())["reopened"] == 2
     assert rows_of(
         settings,
         "SELECT patient_id, group_id, count(*) FROM image WHERE lesion_id = 'IL_0000001' GROUP BY 1, 2",
@@ -234,18 +235,18 @@ def test_a_curation_killed_while_a_lesion_is_judged_again_ends_as_one_that_was_n
     for i, patient_id in ((1, "IP_0000001"), (2, "IP_0000001"), (3, "IP_0000002")):
         record = archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", patient_id=patient_id, **NEVUS)
         add_records(settings, [record])
-    curate_images()
+    curate_images(open_workspace())
     correct(settings, "ISIC_0000003", patient_id="IP_0000001")
     # Ends without a word in the second batch: the corrected record is judged, the two others wait.
     code = (
         "import os, lesion_tasks.curation.curate as c; judge, calls = c._curate_batch, []\n"
         "c._curate_batch = lambda *given: os.kill(os.getpid(), 9) if calls else (calls.append(1), judge(*given))[1]\n"
-        "c.curate_images()"
+        "from lesion_tasks.workspace import open_workspace; c.curate_images(open_workspace())"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == -9
     assert rows_of(settings, "SELECT isic_id FROM image") == [("ISIC_0000003",)]
     assert rows_of(settings, "SELECT count(*) FROM uncurated") == [(2,)]
-    curate_images()
+    curate_images(open_workspace())
     assert rows_of(settings, "SELECT count(*), min(group_id), max(group_id) FROM image") == [
         (3, "IP_0000001", "IP_0000001")
     ]
@@ -257,13 +258,13 @@ def test_another_patient_on_the_only_image_of_a_lesion_that_names_one_holds_for_
 ) -> None:
     for i, named in ((1, {"patient_id": "IP_0000001"}), (2, {})):
         add_records(settings, [archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", **NEVUS, **named)])
-    curate_images()
+    curate_images(open_workspace())
     for patient_id, group_id in (("IP_0000002", "IP_0000002"), (None, "IL_0000001")):
         version = 2 if patient_id else 3
         named = {"patient_id": patient_id} if patient_id else {}
         record = archive_record("ISIC_0000001", lesion_id="IL_0000001", **NEVUS, **named)
         add_records(settings, [record], version=version)
-        curate_images()
+        curate_images(open_workspace())
         assert rows_of(settings, "SELECT DISTINCT patient_id, atom_id, group_id FROM image") == [
             (patient_id, group_id, group_id)
         ]
@@ -276,7 +277,7 @@ def test_a_patient_named_on_one_image_of_a_lesion_holds_for_all(
     known = {1: {"patient_id": "IP_0000001"}, 2: {}}
     for i in order:
         add_records(settings, [archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", **NEVUS, **known[i])])
-        curate_images()
+        curate_images(open_workspace())
     assert rows_of(settings, "SELECT DISTINCT patient_id, atom_id, group_id FROM image") == [
         ("IP_0000001", "IP_0000001", "IP_0000001")
     ]
@@ -286,7 +287,7 @@ def test_identical_bytes_join_two_lesions_into_one_group(settings: Settings) -> 
     records = [archive_record(f"ISIC_{i:07d}", lesion_id=f"IL_000000{i}", **NEVUS) for i in (1, 2, 3)]
     same = draw(7, is_malignant=False)
     add_records(settings, records, picture_by_id={"ISIC_0000001": same, "ISIC_0000003": same})
-    curate_images()
+    curate_images(open_workspace())
     assert rows_of(settings, "SELECT isic_id, group_id FROM image ORDER BY 1") == [
         ("ISIC_0000001", "IL_0000001"),
         ("ISIC_0000002", "IL_0000002"),
@@ -341,7 +342,7 @@ def test_groups_kept_up_to_date_day_by_day_are_those_of_all_images_at_once(
                             WHERE isic_id = :id"""),
                     {"id": f"ISIC_{number:07d}"},
                 )
-        curate_images()
+        curate_images(open_workspace())
         assert dict(rows_of(settings, "SELECT isic_id, group_id FROM image")) == groups_from_scratch(settings)
         assert rows_of(settings, "SELECT count(*) FROM ungrouped") == [(0,)]
 
@@ -349,10 +350,10 @@ def test_groups_kept_up_to_date_day_by_day_are_those_of_all_images_at_once(
 def test_a_day_touches_only_its_own_groups(settings: Settings) -> None:
     records = [archive_record(f"ISIC_{i:07d}", lesion_id=f"IL_{i // 2:07d}", **NEVUS) for i in range(20)]
     add_records(settings, records)
-    curate_images()
+    curate_images(open_workspace())
     before = dict(rows_of(settings, "SELECT isic_id, curated_in FROM image"))
     add_records(settings, [archive_record("ISIC_0000099", lesion_id="IL_0000003", **NEVUS)])
-    curate_images()
+    curate_images(open_workspace())
     after = dict(rows_of(settings, "SELECT isic_id, curated_in FROM image"))
     assert {i for i in after if after[i] != before.get(i)} == {"ISIC_0000006", "ISIC_0000007", "ISIC_0000099"}
 
@@ -376,7 +377,7 @@ def test_a_copy_under_another_lesion_joins_its_group_and_is_compared_once(settin
         "ISIC_0000003": skin_jpeg(1, 70),
     }
     add_records(settings, records, picture_by_id=pictures, hashed=True)
-    assert curate_images()["compared"] == 1
+    assert curate_images(open_workspace())["compared"] == 1
     assert rows_of(settings, "SELECT isic_id, group_id FROM image ORDER BY 1") == [
         ("ISIC_0000001", "IL_0000001"),
         ("ISIC_0000002", "IL_0000002"),
@@ -386,4 +387,4 @@ def test_a_copy_under_another_lesion_joins_its_group_and_is_compared_once(settin
     assert is_copy
     assert detail > 0.8
     add_records(settings, [archive_record("ISIC_0000003", lesion_id="IL_0000009", **NEVUS)], version=2)
-    assert curate_images()["compared"] == 0
+    assert curate_images(open_workspace())["compared"] == 0

@@ -9,10 +9,11 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import open_workspace
 
 
 def page_of(settings: Settings, split: str = "malignancy_natural") -> str:
-    return open_bucket(settings).get(page_key(build_split(split))).decode()
+    return open_bucket(settings).get(page_key(build_split(open_workspace(), split))).decode()
 
 
 def test_the_page_tells_every_reason_and_needs_no_network(settings: Settings) -> None:
@@ -24,7 +25,7 @@ def test_the_page_tells_every_reason_and_needs_no_network(settings: Settings) ->
         archive_record("ISIC_0009004", **NEVUS, sex="male", image_type="clinical: close-up"),
     ]
     add_records(settings, records)
-    curate_images()
+    curate_images(open_workspace())
     page = page_of(settings)
     for reason in ("indeterminate", "no_diagnosis", "no_sex", "image_type"):
         assert reason.replace("_", " ") in page
@@ -43,7 +44,7 @@ def test_the_page_shows_copies_with_their_pictures(settings: Settings) -> None:
     ]
     pictures = {f"ISIC_000900{i}": skin_jpeg(1, quality) for i, quality in ((1, 95), (2, 70))}
     add_records(settings, records, picture_by_id=pictures, hashed=True)
-    curate_images()
+    curate_images(open_workspace())
     page = page_of(settings)
     assert "1 pair of pictures with other patient and lesion ids show the same thing" in page
     assert page.count("data:image/jpeg;base64,") == 2
@@ -51,10 +52,10 @@ def test_the_page_shows_copies_with_their_pictures(settings: Settings) -> None:
 
 def test_the_page_tells_what_changed_since_the_manifest_before(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
-    curate_images()
+    curate_images(open_workspace())
     assert "This is the first manifest of the split" in page_of(settings)
     add_records(settings, labelled_records(30, first=1_001))
-    curate_images()
+    curate_images(open_workspace())
     page = page_of(settings)
     assert '<th scope="row">New in the manifest</th><td class="num">30</td>' in page
     assert '<th scope="row">In another subset</th><td class="num">0</td>' in page
@@ -63,7 +64,7 @@ def test_the_page_tells_what_changed_since_the_manifest_before(settings: Setting
 
 def test_the_page_shows_what_stands_in_for_missing_values(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
-    curate_images()
+    curate_images(open_workspace())
     ((n, overall),) = rows_of(
         settings, "SELECT count(*) FILTER (WHERE size_mm IS NULL), avg(size_mm) FROM image"
     )
@@ -79,6 +80,6 @@ def test_the_page_shows_what_stands_in_for_missing_values(settings: Settings) ->
 
 def test_a_leaking_recipe_says_so_on_its_page(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
-    curate_images()
+    curate_images(open_workspace())
     assert "leaks on purpose" in page_of(settings, "malignancy_balanced_5000_paper_imputation")
     assert "leaks on purpose" not in page_of(settings, "malignancy_balanced_5000")

@@ -1,13 +1,18 @@
+import time
+
 import numpy as np
 import pandas as pd
 import pytest
 from evaluation_data import binary, drawn, drawn_multiclass, multiclass
+from scipy.stats import norm
 
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.document import confusion_counts
+from lesion_tasks.metrics.independence import independence
 from lesion_tasks.metrics.leaks import leaks
 from lesion_tasks.metrics.probes import fit_probes
 from lesion_tasks.metrics.shortcut import shortcut
+from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.metrics.verdict import blocking
 
 N_POSITIVES, N_NEGATIVES = 1_826, 46_940
@@ -54,7 +59,93 @@ def test_a_weak_model_that_the_trainer_agrees_with_is_not_said_to_be_mispaired()
     verdict = integrity.independent_of_labels(scored, trainer_auc=own)
     assert verdict.blocks  # nothing shows that it knows anything
     assert "wrong rows" not in verdict.sentence
-    assert "too few images" in verdict.sentence
+    assert verdict.status == "too_few"
+
+
+def honest(seed, n_images, n_positives, auc):
+    """Images of a rare class, each its own group, scored by a model of this true AUC."""
+    is_positive = np.arange(n_images) < n_positives
+    latent = np.sqrt(2) * norm.ppf(auc) * is_positive + np.random.default_rng(seed).normal(size=n_images)
+    return binary(is_positive, norm.cdf(latent))
+
+
+@pytest.mark.parametrize(("n_positives", "auc"), [(5, 0.90), (8, 0.85)])
+def test_a_sound_model_of_a_rare_class_is_called_independent_of_the_labels_by_no_chance(n_positives, auc):
+    verdicts = [
+        integrity.independent_of_labels(honest(seed, 200, n_positives, auc), trainer_auc=None)
+        for seed in range(100)
+    ]
+    status = [verdict.status for verdict in verdicts]
+    assert status.count("failed") == 0
+    assert status.count("passed") >= 90  # an interval passed 72 of 100 with 5 positives
+    undecided = next(verdict for verdict in verdicts if verdict.status == "too_few")
+    assert undecided.blocks and undecided.is_undecided and not undecided.is_failure
+    assert undecided.sentence.startswith("Too few images to tell")
+
+
+def test_five_classes_with_one_lesion_of_the_rarest_pass():
+    for seed in range(25):
+        scored = drawn_multiclass(400, 5, signal=2.5, seed=seed)
+        kept = scored.where((scored.labels != 4) | (scored.groups == scored.groups[scored.labels == 4][0]))
+        assert len(set(kept.group_ids[kept.labels == 4])) == 1
+        assert integrity.independent_of_labels(kept).status == "passed"
+
+
+@pytest.mark.parametrize("likeness", [0.0, 0.7])
+def test_a_model_that_knows_nothing_of_grouped_images_is_found_dependent_one_time_in_twenty(likeness):
+    n_rejected = 0
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        groups = np.sort(rng.integers(0, 100, 300))
+        # Half of the groups hold images of both classes, as a patient's do.
+        labels = np.where(
+            rng.random(100)[groups] < 0.5, (rng.random(100) < 0.3)[groups], rng.random(300) < 0.3
+        )
+        noise = np.sqrt(likeness) * rng.normal(size=100)[groups]
+        scores = norm.cdf(noise + np.sqrt(1 - likeness) * rng.normal(size=300))
+        n_rejected += independence(binary(labels, scores, groups), n_permutations=199).is_rejected
+    assert 1 <= n_rejected <= 22  # 10 expected, four standard errors
+
+
+def test_knowledge_inside_one_patients_images_counts():
+    """Forty patients with a single melanoma each: between patients there is nothing to know."""
+    groups, labels = np.repeat(np.arange(40), 10), np.tile(np.arange(10) == 0, 40)
+    shared = np.random.default_rng(1).normal(size=40)[groups]
+    found = independence(binary(labels, norm.cdf(3 * shared + labels), groups))
+    assert found.is_rejected
+
+
+def test_independence_is_asked_of_ten_thousand_images_in_a_second():
+    rng = np.random.default_rng(0)
+    groups = np.sort(rng.integers(0, 4_000, 10_000))
+    scored = multiclass(rng.integers(0, 5, 10_000), rng.dirichlet(np.ones(5), 10_000), groups)
+    before = time.process_time()
+    independence(scored)
+    assert time.process_time() - before < 2  # 0.4 s; both cores may be busy
+
+
+def test_the_stored_threshold_is_held_against_the_one_that_val_gives():
+    scored = drawn(300)
+    chosen = choose_threshold(scored).value
+    assert integrity.threshold_differs(chosen, scored).status == "passed"
+    assert integrity.threshold_differs(chosen + 0.001, scored).is_failure
+    assert integrity.threshold_differs(None, scored).is_failure
+    assert integrity.threshold_differs(None, drawn_multiclass(100)).status == "not_applicable"
+    assert integrity.threshold_differs(0.5, drawn_multiclass(100)).is_failure
+
+
+def test_labels_that_changed_since_are_a_caution_with_their_count_and_five_examples():
+    manifest = {f"ISIC_{i:07d}": "benign" for i in range(10)}
+    assert integrity.labels_changed(manifest, manifest).status == "passed"
+    today = manifest | {isic_id: "malignant" for isic_id in list(manifest)[:7]}
+    del today["ISIC_0000009"]
+    verdict = integrity.labels_changed(manifest, today)
+    assert verdict.status == "caution" and not verdict.blocks
+    assert (
+        "7 of 10 labels of test have changed since: ISIC_0000000 from benign to malignant" in verdict.sentence
+    )
+    assert "1 of 10 images of test are no longer in the catalogue" in verdict.sentence
+    assert len(verdict.numbers["examples"]) == 5
 
 
 def test_without_positives_independence_cannot_be_asked():

@@ -21,6 +21,7 @@ from lesion_tasks.laptop import stack
 from lesion_tasks.laptop.airflow_api import AirflowApi
 from lesion_tasks.settings import Settings, read_settings
 from lesion_tasks.splits.subsets import unit_interval
+from lesion_tasks.workspace import open_workspace
 
 pytestmark = pytest.mark.scheduler
 
@@ -85,7 +86,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
             api = stack.bring_up(read_settings(), nowhere, port=None, say=print)
             patch.setenv("LESION_DATABASE_URL", f"{stack.postgres.ensure_running(home)}/lesions")
             add_records(read_settings(), five_class_records(N_IMAGES))
-            curate_images()
+            curate_images(open_workspace())
             deadline = time.monotonic() + TIMEOUT_S
             while "train_variants" not in api.dag_ids():
                 assert time.monotonic() < deadline

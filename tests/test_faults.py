@@ -12,11 +12,12 @@ from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
 
 
 def test_two_promotions_at_once_decide_once(settings: Settings) -> None:
     prepare(settings)
-    evaluate_training(train_variant("metadata_logistic"))
+    evaluate_training(open_workspace(), train_variant(open_workspace(), "metadata_logistic"))
     command = [sys.executable, "-m", "lesion_tasks", "promote", "--task", "malignancy", "--despite-gates"]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[0] for process in running]
@@ -30,14 +31,14 @@ def test_two_promotions_at_once_decide_once(settings: Settings) -> None:
 def test_a_worker_whose_clock_is_an_hour_ahead_does_not_stay_champion_for_it(settings: Settings) -> None:
     """The order of decisions is a number, not a time."""
     prepare(settings)
-    evaluate_training(train_variant("metadata_logistic"))
-    promote_model(task="malignancy", is_forced=True)
+    evaluate_training(open_workspace(), train_variant(open_workspace(), "metadata_logistic"))
+    promote_model(open_workspace(), task="malignancy", is_forced=True)
     ahead = datetime.now(UTC) + timedelta(hours=1)
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("UPDATE promotion SET decided_at = :ahead"), {"ahead": ahead})
-    second = train_variant("metadata_logistic", again=True)
-    evaluate_training(second)
-    assert promote_model(task="malignancy", is_forced=True)["training_id"] == second
+    second = train_variant(open_workspace(), "metadata_logistic", again=True)
+    evaluate_training(open_workspace(), second)
+    assert promote_model(open_workspace(), task="malignancy", is_forced=True)["training_id"] == second
     from lesion_tasks.evaluation.leaderboard import champion_of
 
     with engine_for(settings.database_url or "").connect() as connection:

@@ -13,6 +13,7 @@ from lesion_tasks.ingest.append import append_records, poll_archive
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.workspace import open_workspace
 
 AT_ONCE = timedelta(0)
 
@@ -36,7 +37,7 @@ def test_a_folder_is_ingested_in_either_layout(folder, layout):
     if layout == "flat":
         flatten(folder)
 
-    counts = ingest(source=str(folder))
+    counts = ingest(open_workspace(), source=str(folder))
 
     assert counts["append"]["new"] == counts["fetch"]["stored"] == 60
     row = rows("SELECT * FROM record_version JOIN stored_file USING (isic_id) ORDER BY isic_id LIMIT 1")[0]
@@ -46,20 +47,20 @@ def test_a_folder_is_ingested_in_either_layout(folder, layout):
 
 
 def test_a_folder_read_again_changes_nothing(folder):
-    ingest(source=str(folder))
+    ingest(open_workspace(), source=str(folder))
     before = rows("SELECT isic_id, version, changed_at FROM record ORDER BY 1")
 
-    counts = ingest(source=str(folder))
+    counts = ingest(open_workspace(), source=str(folder))
 
     assert counts["append"]["changed"] == counts["fetch"]["stored"] == 0
     assert rows("SELECT isic_id, version, changed_at FROM record ORDER BY 1") == before
 
 
 def test_a_folder_that_moved_is_not_read_as_new(folder, tmp_path):
-    ingest(source=str(folder))
+    ingest(open_workspace(), source=str(folder))
     moved = shutil.move(folder, tmp_path / "elsewhere")
 
-    counts = ingest(source=str(moved))
+    counts = ingest(open_workspace(), source=str(moved))
 
     assert counts["append"]["new"] == counts["append"]["changed"] == counts["fetch"]["stored"] == 0
 
@@ -68,23 +69,23 @@ def test_a_large_picture_is_stored_as_the_archives_thumbnail(folder):
     isic_id = min(path.stem for path in (folder / "images").iterdir())
     write_picture(folder / "images" / f"{isic_id}.jpg", np.random.default_rng(5), width_px=800)
 
-    ingest(source=str(folder))
+    ingest(open_workspace(), source=str(folder))
 
     row = rows("SELECT * FROM stored_file WHERE isic_id = :id", id=isic_id)[0]
     assert (row.rendition, row.width_px, row.height_px) == ("thumbnail_256", 256, 192)
 
 
 def test_an_edited_row_is_a_new_version_and_a_removed_one_is_withdrawn_after_two_looks(folder):
-    ingest(source=str(folder))
+    ingest(open_workspace(), source=str(folder))
     table = folder / "metadata.csv"
     lines = table.read_text().splitlines(keepends=True)
     gone, edited = lines[3].split(",")[0], lines[5].split(",")[0]
     lines[5] = lines[5].replace("Benign", "Malignant")
     table.write_text("".join(lines[:3] + lines[4:]))
 
-    assert append_records(source=str(folder))["changed"] == 1
-    assert reconcile_records(source=str(folder), confirm_after=AT_ONCE)["missing"] == 1
-    assert reconcile_records(source=str(folder), confirm_after=AT_ONCE)["withdrawn"] == 1
+    assert append_records(open_workspace(), source=str(folder))["changed"] == 1
+    assert reconcile_records(open_workspace(), source=str(folder), confirm_after=AT_ONCE)["missing"] == 1
+    assert reconcile_records(open_workspace(), source=str(folder), confirm_after=AT_ONCE)["withdrawn"] == 1
     assert scalar("SELECT isic_id FROM record WHERE withdrawn_at IS NOT NULL") == gone
     assert scalar("SELECT isic_id FROM record WHERE version = 2") == edited
 
@@ -95,7 +96,7 @@ def test_two_folders_that_describe_one_image_differently_make_no_versions_in_tur
     table = other / "metadata.csv"
     table.write_text(table.read_text().replace("A hospital", "Another hospital"))
     for each in (folder, other, folder, other):
-        ingest(source=str(each))
+        ingest(open_workspace(), source=str(each))
 
     assert scalar("SELECT max(version) FROM record_version") == 2
     assert scalar("SELECT count(*) FROM record_version") == 120
@@ -104,15 +105,15 @@ def test_two_folders_that_describe_one_image_differently_make_no_versions_in_tur
 def test_a_withdrawn_image_is_not_brought_back_by_an_old_folder(folder, tmp_path):
     copy = tmp_path / "copy"
     shutil.copytree(folder, copy)
-    ingest(source=str(folder))
+    ingest(open_workspace(), source=str(folder))
     table = folder / "metadata.csv"
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join(lines[:-1]))
     for _ in range(2):
-        reconcile_records(source=str(folder), confirm_after=AT_ONCE)
+        reconcile_records(open_workspace(), source=str(folder), confirm_after=AT_ONCE)
     assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 1
 
-    ingest(source=str(copy))
+    ingest(open_workspace(), source=str(copy))
 
     assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 1
 
@@ -121,7 +122,7 @@ def test_a_row_with_a_bad_id_is_refused_and_named(folder):
     table = folder / "metadata.csv"
     table.write_text(table.read_text() + "../../etc/passwd,A hospital,CC-0,dermoscopic,Benign,0.50\n")
 
-    counts = ingest(source=str(folder))
+    counts = ingest(open_workspace(), source=str(folder))
 
     assert (counts["append"]["new"], counts["append"]["refused"]) == (60, 1)
     assert "../../etc/passwd" in scalar("SELECT detail FROM refused_record")
@@ -132,7 +133,7 @@ def test_a_row_without_a_file_and_a_file_that_is_no_picture_are_rows_with_reason
     files[0].unlink()
     files[1].write_text("<html>")
 
-    counts = ingest(source=str(folder))
+    counts = ingest(open_workspace(), source=str(folder))
 
     assert counts["fetch"]["reasons"] == {"no_file": 1, "not_an_image": 1}
     refused = rows("SELECT isic_id, reason FROM stored_file WHERE reason IS NOT NULL ORDER BY 1")
@@ -143,7 +144,7 @@ def test_a_folder_without_its_pictures_is_red_and_named(folder):
     shutil.rmtree(folder / "images")
 
     with pytest.raises(UnusableInputError, match=r"60 of 60 files cannot be used.*60 no_file"):
-        ingest(source=str(folder))
+        ingest(open_workspace(), source=str(folder))
 
 
 @pytest.mark.parametrize(
@@ -166,20 +167,20 @@ def test_a_wrong_folder_is_named_at_once(folder, make_wrong, words):
     make_wrong(folder)
 
     with pytest.raises(UnusableInputError) as refused:
-        ingest(source=str(folder))
+        ingest(open_workspace(), source=str(folder))
     assert words in str(refused.value)
     assert str(folder) in str(refused.value)
     assert listed_ids() == set()
 
 
 def test_a_file_url_cannot_lead_out_of_the_folder(folder):
-    ingest(source=str(folder), passes=("append",))
+    ingest(open_workspace(), source=str(folder), passes=("append",))
     execute("""
         UPDATE record_version SET document = jsonb_set(document, '{files,full,url}', '"file:../../secret.jpg"')
         WHERE isic_id = (SELECT min(isic_id) FROM record)
     """)
 
-    assert fetch_files(source=str(folder))["reasons"] == {"refused_url": 1}
+    assert fetch_files(open_workspace(), source=str(folder))["reasons"] == {"refused_url": 1}
 
 
 def test_a_repeated_row_counts_once(folder):
@@ -187,7 +188,7 @@ def test_a_repeated_row_counts_once(folder):
     lines = table.read_text().splitlines(keepends=True)
     table.write_text("".join([*lines, lines[-1]]))
 
-    assert poll_archive(source=str(folder))["n_records"] == 60
-    assert append_records(source=str(folder)) | {"read": 60} == {
+    assert poll_archive(open_workspace(), source=str(folder))["n_records"] == 60
+    assert append_records(open_workspace(), source=str(folder)) | {"read": 60} == {
         "read": 60, "new": 60, "changed": 0, "returned": 0, "refused": 0, "is_complete": True
     }  # fmt: skip

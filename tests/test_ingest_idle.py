@@ -16,6 +16,7 @@ from lesion_tasks.ingest.idle import note_idle
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.scope import scope_key
+from lesion_tasks.workspace import open_workspace
 
 PASSES = ("append", "fetch")
 NOTED = "SELECT idle ->> 'n_listed' FROM scope"
@@ -42,7 +43,7 @@ def pictures(settings, monkeypatch, picture_folder, asked):
         return body
 
     with serving(FolderSource(picture_folder), monkeypatch, tamper=note) as archive:
-        ingest(passes=PASSES)
+        ingest(open_workspace(), passes=PASSES)
         asked.clear()
         yield archive
 
@@ -50,7 +51,7 @@ def pictures(settings, monkeypatch, picture_folder, asked):
 def test_a_run_with_nothing_new_asks_one_question(pictures, asked):
     assert scalar(NOTED) == "40"
 
-    counts = ingest(passes=PASSES)
+    counts = ingest(open_workspace(), passes=PASSES)
 
     assert len(asked) == 1
     assert (counts["append"]["read"], counts["append"]["is_complete"]) == (0, True)
@@ -70,7 +71,7 @@ def test_any_change_takes_the_note_away(pictures, change, n_fetched):
     execute(change)
 
     assert scalar(NOTED) is None
-    assert fetch_files()["stored"] == n_fetched
+    assert fetch_files(open_workspace())["stored"] == n_fetched
     assert scalar(NOTED) == "40"
 
 
@@ -81,24 +82,24 @@ def test_a_change_during_the_look_leaves_no_note(pictures):
         execute("DELETE FROM stored_file WHERE isic_id = (SELECT min(isic_id) FROM stored_file)")
         return 0, None
 
-    note_idle(scope_key(None, None, ""), "thumbnail_256", look)
+    note_idle(scope_key(open_workspace(), None, None, ""), "thumbnail_256", look)
 
     assert scalar(NOTED) is None
-    assert fetch_files()["stored"] == 1
+    assert fetch_files(open_workspace())["stored"] == 1
 
 
 def test_a_look_waits_for_a_change_that_began_before_it(pictures, database_url):
     execute("UPDATE record SET last_seen_at = now()")
     with engine_for(database_url).begin() as connection:
         connection.execute(text("DELETE FROM stored_file"))
-        looking = threading.Thread(target=fetch_ranges)
+        looking = threading.Thread(target=fetch_ranges, args=(open_workspace(),))
         looking.start()
         # It waits behind this transaction, or has found nothing wanted in what is committed and waits to note it.
         looking.join(0.5)
     looking.join()
 
     assert scalar(NOTED) is None
-    assert fetch_files()["stored"] == 40
+    assert fetch_files(open_workspace())["stored"] == 40
 
 
 def folder_with_a_broken_file(tmp_path: Path) -> tuple[Path, Path, bytes]:
@@ -114,36 +115,34 @@ def folder_with_a_broken_file(tmp_path: Path) -> tuple[Path, Path, bytes]:
 def test_a_refused_file_is_looked_for_again_when_it_is_due(settings, monkeypatch, tmp_path):
     folder, broken, whole = folder_with_a_broken_file(tmp_path)
     with serving(FolderSource(folder), monkeypatch):
-        assert ingest(passes=PASSES)["fetch"]["refused"] == 1
+        assert ingest(open_workspace(), passes=PASSES)["fetch"]["refused"] == 1
         broken.write_bytes(whole)
-        assert fetch_files() == {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
+        assert fetch_files(open_workspace()) == {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
         execute(
             "UPDATE stored_file SET fetched_at = fetched_at - interval '2 hours' WHERE reason IS NOT NULL"
         )
-        fetch_files(retry_refused_after=timedelta(days=1))  # notes nothing of its own
-        assert fetch_files()["stored"] == 1
+        fetch_files(open_workspace(), retry_refused_after=timedelta(days=1))  # notes nothing of its own
+        assert fetch_files(open_workspace())["stored"] == 1
 
 
 def test_a_note_whose_time_has_come_is_not_believed(settings, monkeypatch, tmp_path):
     folder, broken, whole = folder_with_a_broken_file(tmp_path)
     with serving(FolderSource(folder), monkeypatch):
-        ingest(passes=PASSES)
+        ingest(open_workspace(), passes=PASSES)
         assert scalar("SELECT idle ->> 'due_at' FROM scope") is not None
         broken.write_bytes(whole)
         # Only the note is made older, so that the row alone decides.
-        execute(
-            """UPDATE scope SET idle = jsonb_set(idle, '{due_at}', '"2020-01-01T00:00:00+00:00"')"""
-        )
-        assert fetch_files()["stored"] == 0
+        execute("""UPDATE scope SET idle = jsonb_set(idle, '{due_at}', '"2020-01-01T00:00:00+00:00"')""")
+        assert fetch_files(open_workspace())["stored"] == 0
         assert scalar("SELECT (idle ->> 'due_at')::timestamptz > now() FROM scope")
 
 
 def test_growth_and_withdrawal_are_noticed_behind_a_note(settings, monkeypatch):
     with serving(SyntheticSource(30, seed=1), monkeypatch) as archive:
-        ingest(passes=PASSES)
+        ingest(open_workspace(), passes=PASSES)
         archive.admin("grow", images=5)
-        assert ingest(passes=PASSES)["append"]["new"] == 5
+        assert ingest(open_workspace(), passes=PASSES)["append"]["new"] == 5
         archive.admin("withdraw", images=2)
-        assert append_records()["is_complete"]
-        assert reconcile_records()["missing"] == 2
+        assert append_records(open_workspace())["is_complete"]
+        assert reconcile_records(open_workspace())["missing"] == 2
         assert len(listed_ids()) == 33

@@ -23,6 +23,7 @@ from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.scope import scope_key, scope_lock
+from lesion_tasks.workspace import open_workspace
 
 STORY = ((), ("grow?images=10", "edit?images=5&kind=metadata", "withdraw?images=2"))
 
@@ -61,11 +62,11 @@ def test_an_append_pass_goes_on_behind_its_last_commit(settings, monkeypatch, n_
 
     with serving(SyntheticSource(600, seed=3), monkeypatch, tamper=count) as archive:
         with pytest.raises(Exception, match="status 500"):
-            append_records(retry=FAST.__class__(n_attempts=1))
+            append_records(open_workspace(), retry=FAST.__class__(n_attempts=1))
         n_stored = scalar("SELECT count(*) FROM record")
         asked = len(n_requests)
 
-        append_records()
+        append_records(open_workspace())
 
         assert listed_ids() == archive.ids()
         assert n_stored == 100 * 2 * n_batches
@@ -75,11 +76,11 @@ def test_an_append_pass_goes_on_behind_its_last_commit(settings, monkeypatch, n_
 def test_objects_without_rows_are_named_by_the_next_run(settings, monkeypatch, tmp_path):
     write_folder(tmp_path / "folder", 40)
     with serving(FolderSource(tmp_path / "folder"), monkeypatch):
-        ingest()
+        ingest(open_workspace())
         before = rows("SELECT isic_id, object_key, sha256 FROM stored_file ORDER BY 1")
         execute("DELETE FROM stored_file")
 
-        fetch_files()
+        fetch_files(open_workspace())
 
         assert rows("SELECT isic_id, object_key, sha256 FROM stored_file ORDER BY 1") == before
 
@@ -90,8 +91,8 @@ def test_two_runs_at_once_do_the_work_once(settings, monkeypatch, caplog):
 
         def run():
             try:
-                results.append(append_records())
-                reconcile_records()
+                results.append(append_records(open_workspace()))
+                reconcile_records(open_workspace())
             except BaseException as error:
                 errors.append(error)
 
@@ -111,13 +112,13 @@ def test_two_scopes_at_once_give_an_edited_record_one_new_version(settings, monk
     with serving(SyntheticSource(400, seed=3), monkeypatch) as archive:
         scopes = ["", "image_type:dermoscopic", "diagnosis_1:*"]
         for query in scopes:
-            ingest(query=query, passes=("append",))
+            ingest(open_workspace(), query=query, passes=("append",))
         n_edited = len(archive.admin("edit", images=60)["edited"])
         errors = []
 
         def run(query):
             try:
-                ingest(query=query, passes=("sweep",), sweep_share=1.0)
+                ingest(open_workspace(), query=query, passes=("sweep",), sweep_share=1.0)
             except BaseException as error:
                 errors.append(error)
 
@@ -133,7 +134,7 @@ def test_two_scopes_at_once_give_an_edited_record_one_new_version(settings, monk
 
 
 def test_a_second_run_waits_for_the_lock_and_says_so(settings, caplog):
-    key = scope_key("http://127.0.0.1:9/", "", "")
+    key = scope_key(open_workspace(), "http://127.0.0.1:9/", "", "")
     entered = threading.Event()
 
     def second():
@@ -151,7 +152,7 @@ def test_a_second_run_waits_for_the_lock_and_says_so(settings, caplog):
 
 
 def test_a_lock_dies_with_its_connection(settings):
-    key = scope_key("http://127.0.0.1:9/", "", "")
+    key = scope_key(open_workspace(), "http://127.0.0.1:9/", "", "")
     with scope_lock(key, "append"):
         with engine_for(database_url()).connect().execution_options(isolation_level="AUTOCOMMIT") as other:
             other.execute(
@@ -164,14 +165,14 @@ def test_a_lock_dies_with_its_connection(settings):
 def test_a_bucket_that_fails_in_the_middle_leaves_no_row_without_an_object(settings, monkeypatch, tmp_path):
     write_folder(tmp_path / "folder", 40)
     with serving(FolderSource(tmp_path / "folder"), monkeypatch):
-        append_records()
+        append_records(open_workspace())
         blocked = tmp_path / "bucket" / "images"
         blocked.parent.mkdir(exist_ok=True)
         blocked.write_text("a file where a folder is needed")
         with pytest.raises(OSError, match="images"):
-            fetch_files()
+            fetch_files(open_workspace())
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 0
         blocked.unlink()
 
-        assert fetch_files()["stored"] == 40
+        assert fetch_files(open_workspace())["stored"] == 40
         shutil.rmtree(tmp_path / "bucket")

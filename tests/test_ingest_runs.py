@@ -14,6 +14,7 @@ from lesion_tasks.ingest.append import append_records
 from lesion_tasks.ingest.changes import list_changes
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion, last_done, moment_of
 from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.workspace import open_workspace
 
 
 @pytest.fixture
@@ -23,22 +24,25 @@ def archive(settings, monkeypatch):
 
 
 def test_changes_since_a_run_are_those_it_saw_and_later_ones(archive):
-    begin_ingestion("manual__first")
-    append_records()
-    begin_ingestion("manual__second")
+    begin_ingestion(open_workspace(), "manual__first")
+    append_records(open_workspace())
+    begin_ingestion(open_workspace(), "manual__second")
     edited = archive.admin("edit", images=3)["edited"]
-    sweep_records(sweep_share=1.0)
+    sweep_records(open_workspace(), sweep_share=1.0)
 
-    assert len(list_changes(moment_of("manual__first"))) == 63
-    assert {change.isic_id for change in list_changes(moment_of("manual__second"))} == set(edited)
+    assert len(list_changes(open_workspace(), moment_of(open_workspace(), "manual__first"))) == 63
+    assert {
+        change.isic_id
+        for change in list_changes(open_workspace(), moment_of(open_workspace(), "manual__second"))
+    } == set(edited)
 
 
 def test_a_run_that_is_tried_again_keeps_its_beginning(archive):
-    begin_ingestion("manual__1")
-    began_at = moment_of("manual__1")
-    begin_ingestion("manual__1")
+    begin_ingestion(open_workspace(), "manual__1")
+    began_at = moment_of(open_workspace(), "manual__1")
+    begin_ingestion(open_workspace(), "manual__1")
 
-    assert moment_of("manual__1") == began_at
+    assert moment_of(open_workspace(), "manual__1") == began_at
 
 
 @pytest.mark.parametrize(
@@ -50,25 +54,28 @@ def test_a_run_that_is_tried_again_keeps_its_beginning(archive):
     ],
 )
 def test_a_time_without_a_zone_is_in_utc(text, moment):
-    assert moment_of(text) == moment
+    assert moment_of(open_workspace(), text) == moment
 
 
 def test_what_is_neither_a_time_nor_a_run_is_refused_with_the_runs_there_are(archive):
-    begin_ingestion("manual__known")
+    begin_ingestion(open_workspace(), "manual__known")
 
     with pytest.raises(
         UnusableInputError, match=r"'yesterday': neither .* the newest runs are manual__known"
     ):
-        moment_of("yesterday")
+        moment_of(open_workspace(), "yesterday")
 
 
 def test_a_layer_is_done_when_the_whole_run_is_and_in_its_own_scope(archive):
-    begin_ingestion("one")
-    begin_ingestion("two")
-    end_ingestion("one", {"append": {"new": 1}, "sweep": {"read": 2}})
+    begin_ingestion(open_workspace(), "one")
+    begin_ingestion(open_workspace(), "two")
+    end_ingestion(open_workspace(), "one", {"append": {"new": 1}, "sweep": {"read": 2}})
 
-    assert last_done() == {"append": moment_of("one"), "sweep": moment_of("one")}
-    assert last_done(query="image_type:dermoscopic") == {}
+    assert last_done(open_workspace()) == {
+        "append": moment_of(open_workspace(), "one"),
+        "sweep": moment_of(open_workspace(), "one"),
+    }
+    assert last_done(open_workspace(), query="image_type:dermoscopic") == {}
 
 
 def test_the_command_line_names_its_run_and_takes_the_name_back(archive):

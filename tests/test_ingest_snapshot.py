@@ -20,6 +20,7 @@ from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.workspace import open_workspace
 
 N = 40
 LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
@@ -61,50 +62,50 @@ def test_the_snapshot_and_then_the_api_end_where_the_api_alone_does(
     snapshot, monkeypatch, postgres_url, tmp_path
 ):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        first = ingest(source=str(snapshot), rendition="full")
+        first = ingest(open_workspace(), source=str(snapshot), rendition="full")
         assert (first["append"]["new"], first["fetch"]["stored"]) == (N, N)
         moment = datetime.now(UTC)
         added = archive.admin("grow", images=10)["added"]
 
         # The API is asked for what is new, and the hour before it: one page, ten files, and counts that agree.
-        second = append_records()
+        second = append_records(open_workspace())
         assert second["new"] == 10
         assert second["read"] < 20
-        assert fetch_files(rendition="full")["stored"] == 10
-        assert reconcile_records()["prefixes_read"] == 0
-        assert {change.isic_id for change in list_changes(moment)} == set(added)
+        assert fetch_files(open_workspace(), rendition="full")["stored"] == 10
+        assert reconcile_records(open_workspace())["prefixes_read"] == 0
+        assert {change.isic_id for change in list_changes(open_workspace(), moment)} == set(added)
 
         # A sweep learns the addresses of all: no edit, and no file again.
-        assert sweep_records(sweep_share=1.0)["read"] == N + 10
-        assert fetch_files(rendition="full")["stored"] == 0
-        assert {change.isic_id for change in list_changes(moment)} == set(added)
+        assert sweep_records(open_workspace(), sweep_share=1.0)["read"] == N + 10
+        assert fetch_files(open_workspace(), rendition="full")["stored"] == 0
+        assert {change.isic_id for change in list_changes(open_workspace(), moment)} == set(added)
         by_both = left_behind()
 
         alone = environment_for(postgres_url, tmp_path, "by_the_api_alone")
         for name in ("LESION_DATABASE_URL", "LESION_BUCKET_URL"):
             monkeypatch.setenv(name, alone[name])
-        ingest(rendition="full")
+        ingest(open_workspace(), rendition="full")
         assert by_both == left_behind()
 
 
 def test_an_edit_after_the_snapshot_is_still_seen_as_one(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        ingest(source=str(snapshot), passes=("append",))
+        ingest(open_workspace(), source=str(snapshot), passes=("append",))
         moment = datetime.now(UTC)
         edited = archive.admin("edit", images=3)["edited"]
-        sweep_records(sweep_share=1.0)
+        sweep_records(open_workspace(), sweep_share=1.0)
 
-        changes = list_changes(moment)
+        changes = list_changes(open_workspace(), moment)
         assert {(change.kind, change.isic_id) for change in changes} == {("edited", i) for i in edited}
         assert all(field.startswith("metadata.") for change in changes for field in change.fields)
 
 
 def test_thumbnails_made_from_a_snapshot_are_not_fetched_again(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch):
-        ingest(source=str(snapshot))
-        sweep_records(sweep_share=1.0)
+        ingest(open_workspace(), source=str(snapshot))
+        sweep_records(open_workspace(), sweep_share=1.0)
 
-        assert fetch_files()["stored"] == 0
+        assert fetch_files(open_workspace())["stored"] == 0
         assert (
             scalar("SELECT count(*) FROM stored_file WHERE url LIKE 'http%_thumbnail.jpg' AND etag IS NULL")
             == N
@@ -113,23 +114,23 @@ def test_thumbnails_made_from_a_snapshot_are_not_fetched_again(snapshot, monkeyp
 
 def test_what_is_gone_since_the_snapshot_is_found_by_counting(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        ingest(source=str(snapshot), passes=("append",))
+        ingest(open_workspace(), source=str(snapshot), passes=("append",))
         archive.admin("withdraw", images=2)
-        append_records()
+        append_records(open_workspace())
         for _ in range(2):
-            reconcile_records(confirm_after=timedelta(0))
+            reconcile_records(open_workspace(), confirm_after=timedelta(0))
 
         assert scalar("SELECT count(*) FROM record WHERE withdrawn_at IS NOT NULL") == 2
 
 
 def test_a_snapshot_read_again_changes_nothing(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        ingest(source=str(snapshot))
+        ingest(open_workspace(), source=str(snapshot))
         archive.admin("grow", images=5)
-        ingest()
+        ingest(open_workspace())
         before = left_behind(), rows("SELECT * FROM record_version ORDER BY 1, 2")
 
-        again = ingest(source=str(snapshot))
+        again = ingest(open_workspace(), source=str(snapshot))
 
         assert again["append"]["read"] == again["fetch"]["stored"] == 0
         assert (left_behind(), rows("SELECT * FROM record_version ORDER BY 1, 2")) == before
@@ -138,12 +139,12 @@ def test_a_snapshot_read_again_changes_nothing(snapshot, monkeypatch):
 def test_a_query_narrows_a_snapshot_as_it_narrows_the_api(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch):
         query = "image_type:dermoscopic"
-        ingest(source=str(snapshot), query=query, passes=("append",))
+        ingest(open_workspace(), source=str(snapshot), query=query, passes=("append",))
         n_taken = len(listed_ids())
 
         assert 0 < n_taken < N
-        assert append_records(query=query)["new"] == 0
-        assert reconcile_records(query=query)["prefixes_read"] == 0
+        assert append_records(open_workspace(), query=query)["new"] == 0
+        assert reconcile_records(open_workspace(), query=query)["prefixes_read"] == 0
 
 
 def test_a_killed_first_load_goes_on_and_hands_over_only_when_complete(snapshot, monkeypatch):
@@ -163,12 +164,12 @@ def test_a_killed_first_load_goes_on_and_hands_over_only_when_complete(snapshot,
     with serving(SyntheticSource(N, seed=4), monkeypatch):
         monkeypatch.setattr(append, "_commit", killed)
         with pytest.raises(KeyboardInterrupt):
-            append_records(source=str(snapshot))
+            append_records(open_workspace(), source=str(snapshot))
         assert scalar("SELECT count(*) FROM record") == 20
         assert scalar("SELECT count(*) FROM scope") == 1
         monkeypatch.setattr(append, "_commit", original)
 
-        assert append_records(source=str(snapshot)) == {
+        assert append_records(open_workspace(), source=str(snapshot)) == {
             "read": 20, "new": 20, "changed": 0, "returned": 0, "refused": 0, "is_complete": True
         }  # fmt: skip
         assert scalar("SELECT count(*) FROM scope") == 2
@@ -178,12 +179,12 @@ def test_a_newer_snapshot_in_the_place_of_a_half_read_one_is_read_from_its_begin
     snapshot, monkeypatch, tmp_path
 ):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
-        append_records(source=str(snapshot))
+        append_records(open_workspace(), source=str(snapshot))
         execute("UPDATE scope SET next_cursor = 'row@20150101000000:35', next_watermark_at = watermark_at")
         archive.admin("grow", images=5)
         write_snapshot(archive.catalogue, snapshot)
 
-        append_records(source=str(snapshot))
+        append_records(open_workspace(), source=str(snapshot))
 
         assert len(listed_ids()) == N + 5
 
@@ -191,10 +192,10 @@ def test_a_newer_snapshot_in_the_place_of_a_half_read_one_is_read_from_its_begin
 def test_a_snapshot_that_is_older_than_what_the_api_was_read_to_moves_nothing_back(snapshot, monkeypatch):
     with serving(SyntheticSource(N, seed=4), monkeypatch) as archive:
         archive.admin("grow", images=5)
-        append_records()
+        append_records(open_workspace())
         before = rows("SELECT watermark_at FROM scope")
 
-        append_records(source=str(snapshot))
+        append_records(open_workspace(), source=str(snapshot))
 
         assert rows("SELECT watermark_at FROM scope WHERE source LIKE 'http%'") == before
 
@@ -205,9 +206,9 @@ def test_a_snapshot_that_does_not_say_when_it_was_made_leaves_the_api_its_beginn
     path = snapshot / "ISIC_metadata.parquet"
     parquet.write_table(parquet.read_table(path).replace_schema_metadata(None), path)
     with serving(SyntheticSource(N, seed=4), monkeypatch):
-        ingest(source=str(snapshot))
+        ingest(open_workspace(), source=str(snapshot))
 
-        counts = ingest()
+        counts = ingest(open_workspace())
 
         assert (counts["append"]["read"], counts["append"]["new"], counts["fetch"]["stored"]) == (N, 0, 0)
 
@@ -226,17 +227,17 @@ def test_damaged_and_absent_members_are_rows_with_reasons_and_come_from_the_api_
         file.seek(offset)
         file.write(b"\x00\x01\x02\x03")
     with serving(SyntheticSource(N, seed=4), monkeypatch):
-        counts = ingest(source=str(snapshot))
+        counts = ingest(open_workspace(), source=str(snapshot))
 
         assert counts["fetch"]["reasons"] == {"damaged": 1, "no_file": 1}
-        sweep_records(sweep_share=1.0)
-        assert fetch_files()["stored"] == 2
+        sweep_records(open_workspace(), sweep_share=1.0)
+        assert fetch_files(open_workspace())["stored"] == 2
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NOT NULL") == 0
 
 
 def test_half_a_snapshot_is_named(snapshot):
     (snapshot / "ISIC_metadata.parquet").unlink()
     with pytest.raises(UnusableInputError, match=r"found a zip file, expected ISIC_metadata\.parquet beside"):
-        ingest(source=str(snapshot))
+        ingest(open_workspace(), source=str(snapshot))
     with pytest.raises(UnusableInputError, match="collections '1' found, expected none"):
-        ingest(source=str(snapshot), collections="1")
+        ingest(open_workspace(), source=str(snapshot), collections="1")

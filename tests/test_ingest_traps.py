@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
-from lesion_tasks.archive.cursor import Position, cursor_of, decode_cursor, encode_cursor
+from lesion_tasks.archive.page_cursor import Position, cursor_of, decode_cursor, encode_cursor
 from lesion_tasks.archive.record import CheckedRecord, Refusal, canonical_hash, check_record
 from lesion_tasks.ingest.append import append_records, poll_archive
 from lesion_tasks.ingest.download import MAX_BYTES
@@ -21,6 +21,7 @@ from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.workspace import open_workspace
 
 AT_ONCE = timedelta(0)
 
@@ -36,8 +37,8 @@ def everything_listed(archive):
 def test_records_lost_in_ties_are_found_by_counting(settings, monkeypatch, tie_length):
     source = SyntheticSource(450, seed=2, tie_length=tie_length)
     with serving(source, monkeypatch, has_unstable_ties=True) as archive:
-        append_records()
-        reconcile_records()
+        append_records(open_workspace())
+        reconcile_records(open_workspace())
 
         assert everything_listed(archive)
 
@@ -45,9 +46,9 @@ def test_records_lost_in_ties_are_found_by_counting(settings, monkeypatch, tie_l
 @pytest.mark.parametrize("tie_length", [100, 101, 130, 250, 450, 1000])
 def test_pages_that_repeat_for_ever_end_and_lose_nothing(settings, monkeypatch, tie_length):
     with serving(SyntheticSource(1000, seed=2, tie_length=tie_length), monkeypatch) as archive:
-        append_records()
-        reconcile_records()
-        reconcile_records()
+        append_records(open_workspace())
+        reconcile_records(open_workspace())
+        reconcile_records(open_workspace())
 
         assert everything_listed(archive)
 
@@ -59,7 +60,7 @@ def test_a_next_link_that_never_changes_ends(settings, monkeypatch):
         return body
 
     with serving(SyntheticSource(250, seed=2), monkeypatch, tamper=repeat):
-        assert append_records()["is_complete"] is False
+        assert append_records(open_workspace())["is_complete"] is False
 
 
 def test_a_next_link_to_another_host_is_not_followed_there(settings, monkeypatch):
@@ -69,19 +70,19 @@ def test_a_next_link_to_another_host_is_not_followed_there(settings, monkeypatch
         return body
 
     with serving(SyntheticSource(250, seed=2), monkeypatch, tamper=lead_away) as archive:
-        assert append_records()["is_complete"] is True
+        assert append_records(open_workspace())["is_complete"] is True
         assert everything_listed(archive)
 
 
 @pytest.mark.parametrize("cursor", ["AAAA", "not base64", "cD1ub3doZXJl", "cD0yMDE1LTAxLTAx"])
 def test_a_damaged_resume_point_loses_nothing(settings, monkeypatch, cursor):
     with serving(SyntheticSource(450, seed=2), monkeypatch) as archive:
-        poll_archive()
+        poll_archive(open_workspace())
         newest_at = scalar("SELECT (poll ->> 'newest_created_at')::timestamptz FROM scope")
         execute("UPDATE scope SET next_cursor = :c, next_watermark_at = :at", c=cursor, at=newest_at)
 
-        append_records()
-        reconcile_records()
+        append_records(open_workspace())
+        reconcile_records(open_workspace())
 
         assert everything_listed(archive)
         assert scalar("SELECT next_cursor FROM scope") is None
@@ -97,11 +98,11 @@ def only_the_first_page_for_hand_made_cursors(request, body):
 def test_a_refused_hand_made_cursor_falls_back_to_reading_everything(settings, monkeypatch):
     tamper = only_the_first_page_for_hand_made_cursors
     with serving(SyntheticSource(250, seed=2), monkeypatch, tamper=tamper) as archive:
-        append_records()
+        append_records(open_workspace())
         execute("UPDATE scope SET watermark_at = '2015-06-01'")
         execute("DELETE FROM scope_record")
 
-        counts = append_records()
+        counts = append_records(open_workspace())
 
         assert counts["read"] == 250
         assert everything_listed(archive)
@@ -121,11 +122,11 @@ def test_a_silently_ignored_cursor_falls_back_to_reading_everything(settings, mo
         return body
 
     with serving(SyntheticSource(250, seed=2), monkeypatch, tamper=ignore_once) as archive:
-        append_records()
+        append_records(open_workspace())
         execute("UPDATE scope SET watermark_at = '2015-06-01 12:00+00'")
         execute("DELETE FROM scope_record")
 
-        assert append_records()["read"] == 250
+        assert append_records(open_workspace())["read"] == 250
         assert ignored
         assert everything_listed(archive)
 
@@ -137,10 +138,10 @@ def test_without_counts_everything_is_read_and_nothing_is_declared_missing(setti
         return body
 
     with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=forget_count) as archive:
-        assert append_records()["new"] == 150
+        assert append_records(open_workspace())["new"] == 150
         archive.admin("withdraw", images=3)
 
-        counts = reconcile_records(confirm_after=AT_ONCE)
+        counts = reconcile_records(open_workspace(), confirm_after=AT_ONCE)
 
         assert counts["missing"] == 0
         assert counts["prefixes_incomplete"] == 10
@@ -153,10 +154,10 @@ def test_a_count_that_lies_marks_nothing_missing(settings, monkeypatch):
         return body
 
     with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=lie) as archive:
-        append_records()
+        append_records(open_workspace())
         archive.admin("withdraw", images=3)
 
-        assert reconcile_records(confirm_after=AT_ONCE)["missing"] == 0
+        assert reconcile_records(open_workspace(), confirm_after=AT_ONCE)["missing"] == 0
 
 
 def detail_answers(response):
@@ -179,11 +180,11 @@ def detail_answers(response):
 def test_only_a_404_of_the_api_means_absence(settings, monkeypatch, response):
     retry = Retry(n_attempts=2, first_delay_s=0.01)
     with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=detail_answers(response)) as archive:
-        append_records()
+        append_records(open_workspace())
         archive.admin("withdraw", images=1)
 
         with pytest.raises(ArchiveUnavailableError):
-            reconcile_records(confirm_after=AT_ONCE, retry=retry)
+            reconcile_records(open_workspace(), confirm_after=AT_ONCE, retry=retry)
         assert scalar("SELECT count(*) FROM record WHERE missing_since IS NOT NULL") == 0
 
 
@@ -195,7 +196,7 @@ def test_an_answer_that_is_no_archives_is_named(settings, monkeypatch):
         serving(SyntheticSource(10, seed=2), monkeypatch, tamper=other_api),
         pytest.raises(UnusableInputError, match="answered with items, total, expected the results"),
     ):
-        ingest()
+        ingest(open_workspace())
 
 
 # --- Cursors ----------------------------------------------------------------------------------------------------
@@ -302,7 +303,7 @@ def test_refused_records_are_rows_and_the_others_are_kept(settings, monkeypatch)
         return body
 
     with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=damage):
-        counts = append_records()
+        counts = append_records(open_workspace())
 
         assert (counts["new"], counts["refused"]) == (144, 6)
         reasons = rows("SELECT reason, count(*) FROM refused_record GROUP BY 1 ORDER BY 1")
@@ -321,10 +322,10 @@ def test_a_refused_record_that_is_mended_is_a_record(settings, monkeypatch):
         return body
 
     with serving(SyntheticSource(50, seed=2), monkeypatch, tamper=damage) as archive:
-        append_records()
+        append_records(open_workspace())
         assert scalar("SELECT count(*) FROM refused_record") == 1
         is_damaged[0] = False
-        sweep_records(sweep_share=1.0)
+        sweep_records(open_workspace(), sweep_share=1.0)
 
         assert scalar("SELECT count(*) FROM refused_record") == 0
         assert everything_listed(archive)
@@ -341,8 +342,8 @@ def test_a_known_refusal_does_not_make_its_shard_unequal(settings, monkeypatch):
             return body
 
     with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=damage):
-        append_records()
-        assert reconcile_records()["prefixes_read"] == 0
+        append_records(open_workspace())
+        assert reconcile_records(open_workspace())["prefixes_read"] == 0
 
 
 def test_decimals_as_numbers_make_no_new_version(settings, monkeypatch):
@@ -356,10 +357,10 @@ def test_decimals_as_numbers_make_no_new_version(settings, monkeypatch):
         return body
 
     with serving(SyntheticSource(300, seed=2), monkeypatch, tamper=respell):
-        append_records()
+        append_records(open_workspace())
         as_numbers[0] = True
 
-        assert sweep_records(sweep_share=1.0)["changed"] == 0
+        assert sweep_records(open_workspace(), sweep_share=1.0)["changed"] == 0
 
 
 def test_a_removed_field_is_an_edit_and_its_old_value_is_kept(settings, monkeypatch):
@@ -372,13 +373,13 @@ def test_a_removed_field_is_an_edit_and_its_old_value_is_kept(settings, monkeypa
         return body
 
     with serving(SyntheticSource(100, seed=2), monkeypatch, tamper=remove):
-        append_records()
+        append_records(open_workspace())
         n_with_sex = scalar(
             "SELECT count(*) FROM record_version WHERE document -> 'metadata' -> 'clinical' ? 'sex'"
         )
         is_removed[0] = True
 
-        assert 0 < sweep_records(sweep_share=1.0)["changed"] == n_with_sex
+        assert 0 < sweep_records(open_workspace(), sweep_share=1.0)["changed"] == n_with_sex
         kept = "SELECT count(*) FROM record_version WHERE version = 1 AND document #> '{metadata,clinical}' ? 'sex'"
         assert scalar(kept) == n_with_sex
 
@@ -449,7 +450,7 @@ def pointing_to(url_of, n_records=1):
 )
 def test_a_file_that_cannot_be_used_is_a_row_with_a_reason(settings, monkeypatch, folder, url_of, reason):
     with serving(FolderSource(folder), monkeypatch, tamper=pointing_to(url_of)):
-        counts = ingest(passes=("append", "fetch"), retry=FAST)
+        counts = ingest(open_workspace(), passes=("append", "fetch"), retry=FAST)
 
         assert (counts["fetch"]["stored"], counts["fetch"]["refused"]) == (59, 1)
         refused = rows("SELECT * FROM stored_file WHERE reason IS NOT NULL")
@@ -465,9 +466,9 @@ def test_a_size_that_lies_is_no_reason_to_refuse_or_fetch_again(settings, monkey
         return body
 
     with serving(FolderSource(folder), monkeypatch, tamper=lie):
-        counts = ingest()
+        counts = ingest(open_workspace())
         assert counts["fetch"]["stored"] == 60
-        assert ingest()["fetch"]["stored"] == 0
+        assert ingest(open_workspace())["fetch"]["stored"] == 0
 
 
 def test_a_signature_that_changes_daily_is_no_reason_to_fetch_again(settings, monkeypatch, folder):
@@ -478,10 +479,10 @@ def test_a_signature_that_changes_daily_is_no_reason_to_fetch_again(settings, mo
         return pointing_to(lambda url: f"{url}?Expires={day[0]}", 60)(request, body)
 
     with serving(FolderSource(folder), monkeypatch, tamper=sign):
-        assert ingest()["fetch"]["stored"] == 60
-        sweep_records(sweep_share=1.0)
+        assert ingest(open_workspace())["fetch"]["stored"] == 60
+        sweep_records(open_workspace(), sweep_share=1.0)
         assert scalar("SELECT max(version) FROM record_version") == 1
-        assert fetch_files()["stored"] == 0
+        assert fetch_files(open_workspace())["stored"] == 0
         assert scalar("SELECT count(*) FROM stored_file WHERE url LIKE '%?%'") == 0
 
 
@@ -492,16 +493,16 @@ def test_a_refused_file_is_tried_again_later_and_not_for_ever(settings, monkeypa
         return pointing_to(lambda url: url.replace("ISIC_", "ISIX_"))(request, body) if is_gone[0] else body
 
     with serving(FolderSource(folder), monkeypatch, tamper=lose):
-        ingest(passes=("append", "fetch"))
-        assert fetch_files()["refused"] == 0
+        ingest(open_workspace(), passes=("append", "fetch"))
+        assert fetch_files(open_workspace())["refused"] == 0
         for n_attempts in range(2, 8):
-            fetch_files(retry_refused_after=AT_ONCE)
+            fetch_files(open_workspace(), retry_refused_after=AT_ONCE)
             tried = scalar("SELECT n_attempts FROM stored_file WHERE reason IS NOT NULL")
             assert tried == min(n_attempts, 5)
 
         is_gone[0] = False
-        sweep_records(sweep_share=1.0)
-        assert fetch_files()["stored"] == 1
+        sweep_records(open_workspace(), sweep_share=1.0)
+        assert fetch_files(open_workspace())["stored"] == 1
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NOT NULL") == 0
 
 
@@ -511,7 +512,7 @@ def test_too_many_unusable_files_are_red_and_named_and_the_good_ones_stay(settin
         with pytest.raises(
             UnusableInputError, match=r"25 of 60 files cannot be used.*25 file_missing \(ISIC_"
         ):
-            ingest(passes=("append", "fetch"))
+            ingest(open_workspace(), passes=("append", "fetch"))
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 35
 
 
@@ -521,7 +522,7 @@ def test_files_over_the_cap_are_rows_with_a_reason(settings, monkeypatch, folder
         serving(FolderSource(folder), monkeypatch),
         pytest.raises(UnusableInputError, match=r"60 of 60 .*60 too_large \(ISIC_.*expected at most 100"),
     ):
-        ingest(passes=("append", "fetch"))
+        ingest(open_workspace(), passes=("append", "fetch"))
     assert scalar("SELECT count(*) FROM stored_file WHERE reason = 'too_large'") == 60
 
 
@@ -529,9 +530,9 @@ def test_an_archive_that_goes_away_is_unavailable_and_its_files_are_not_refused(
     settings, monkeypatch, folder
 ):
     with serving(FolderSource(folder), monkeypatch):
-        append_records()
+        append_records(open_workspace())
     with pytest.raises(ArchiveUnavailableError):
-        fetch_files(retry=Retry(n_attempts=2, first_delay_s=0.01))
+        fetch_files(open_workspace(), retry=Retry(n_attempts=2, first_delay_s=0.01))
     assert scalar("SELECT count(*) FROM stored_file") == 0
 
 
@@ -542,11 +543,11 @@ def test_a_replacement_that_cannot_be_had_leaves_the_earlier_file(settings, monk
         return pointing_to(lambda url: url.replace("ISIC_", "ISIX_"))(request, body) if is_gone[0] else body
 
     with serving(FolderSource(folder), monkeypatch, tamper=lose):
-        ingest()
+        ingest(open_workspace())
         is_gone[0] = True
-        sweep_records(sweep_share=1.0)
+        sweep_records(open_workspace(), sweep_share=1.0)
 
-        assert fetch_files()["reasons"]["file_missing"] >= 1
+        assert fetch_files(open_workspace())["reasons"]["file_missing"] >= 1
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 60
 
 
@@ -557,8 +558,8 @@ def test_a_damaged_file_on_the_server_is_refused_and_mended_when_replaced(settin
     bad = tmp_path / "folder" / "images" / f"{isic_ids[3]}.jpg"
     bad.write_bytes(b"no picture at all")
     with serving(FolderSource(tmp_path / "folder"), monkeypatch):
-        counts = ingest()
+        counts = ingest(open_workspace())
         assert counts["fetch"]["reasons"] == {"not_an_image": 1}
         write_picture(bad, np.random.default_rng(1))
 
-        assert fetch_files(retry_refused_after=AT_ONCE)["stored"] == 1
+        assert fetch_files(open_workspace(), retry_refused_after=AT_ONCE)["stored"] == 1

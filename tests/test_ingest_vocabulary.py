@@ -4,6 +4,7 @@ import pytest
 
 from lesion_tasks.ingest.append import append_records
 from lesion_tasks.ingest.vocabulary_check import check_vocabulary
+from lesion_tasks.workspace import open_workspace
 
 
 @pytest.fixture
@@ -22,18 +23,18 @@ def table(settings, tmp_path):
 
 
 def test_unknown_fields_are_kept_and_counted(table):
-    append_records(source=table, query="")
+    append_records(open_workspace(), source=table, query="")
 
-    found = check_vocabulary(source=table, query="")
+    found = check_vocabulary(open_workspace(), source=table, query="")
 
     assert found["records"] == 3
     assert found["unknown_fields"] == {"iddx_full": 1}
 
 
 def test_values_are_held_against_the_published_rules(table):
-    append_records(source=table, query="")
+    append_records(open_workspace(), source=table, query="")
 
-    found = check_vocabulary(source=table, query="")
+    found = check_vocabulary(open_workspace(), source=table, query="")
 
     assert found["records_with_findings"] == 2
     assert [rule.split(":")[0] for rule in found["rules"]] == ["sex is 'unknown'"]
@@ -58,9 +59,9 @@ def test_both_generations_of_sites_and_the_taxonomy_are_known(settings, tmp_path
     path.write_text(
         ",".join(["isic_id", *fields]) + "\n" + ",".join(["ISIC_0000001", *map(str, fields.values())])
     )
-    append_records(source=str(path), query="")
+    append_records(open_workspace(), source=str(path), query="")
 
-    found = check_vocabulary(source=str(path), query="")
+    found = check_vocabulary(open_workspace(), source=str(path), query="")
 
     assert found["unknown_fields"] == {}
     assert [field in rule for rule in found["rules"]] == ([True] if field else [])

@@ -15,11 +15,12 @@ from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
 
 # Runs a step in a process that ends itself, as kill -9 would, before the write with this number.
 KILLED = """
 import os, signal, sys
-from lesion_tasks.store import DirectoryStore
+from lesion_tasks.store import DirectoryBucket
 
 left = int(sys.argv[1])
 
@@ -32,11 +33,17 @@ def counted(write):
         return write(*args, **kwargs)
     return inner
 
-DirectoryStore.put = counted(DirectoryStore.put)
-DirectoryStore.put_file = counted(DirectoryStore.put_file)
+DirectoryBucket.put = counted(DirectoryBucket.put)
+DirectoryBucket.put_file = counted(DirectoryBucket.put_file)
 """
-EVALUATE = "from lesion_tasks.evaluation.evaluate import evaluate_training; evaluate_training(sys.argv[2])"
-PROMOTE = "from lesion_tasks.promotion.promote import promote_model; promote_model(task=sys.argv[2])"
+EVALUATE = (
+    "from lesion_tasks.evaluation.evaluate import evaluate_training; "
+    "from lesion_tasks.workspace import open_workspace; evaluate_training(open_workspace(), sys.argv[2])"
+)
+PROMOTE = (
+    "from lesion_tasks.promotion.promote import promote_model; "
+    "from lesion_tasks.workspace import open_workspace; promote_model(open_workspace(), task=sys.argv[2])"
+)
 BUNDLE = {"report.html", "metrics.json", "model_card.md", "roc.png", "predictions.parquet"}
 
 
@@ -50,9 +57,9 @@ def run_killed(step: str, n_writes: int, argument: str) -> None:
 @pytest.fixture
 def training_id(settings: Settings) -> str:
     add_records(settings, labelled_records(400))
-    curate_images()
-    build_split("malignancy_natural")
-    return train_variant("metadata_logistic")
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    return train_variant(open_workspace(), "metadata_logistic")
 
 
 def test_killed_evaluations_and_promotions_leave_nothing_half_published(
@@ -62,7 +69,7 @@ def test_killed_evaluations_and_promotions_leave_nothing_half_published(
     run_killed(EVALUATE, 4, training_id)
     assert list(bucket.list_keys(folder))
     assert not bucket.exists(f"{folder}report.html")  # the page comes last
-    evaluate_training(training_id)
+    evaluate_training(open_workspace(), training_id)
     assert {key.removeprefix(folder) for key in bucket.list_keys(folder)} >= BUNDLE
     assert rows_of(settings, "SELECT training_id FROM evaluation") == [(training_id,)]
 
@@ -70,7 +77,7 @@ def test_killed_evaluations_and_promotions_leave_nothing_half_published(
     decided = "SELECT sequence, action, training_id FROM promotion"
     ((_, action, promoted),) = rows_of(settings, decided)
     assert json.loads(bucket.get("champion.json")) == {}  # as the evaluation left it
-    assert promote_model(task="malignancy")["action"] == "none"  # a decision is made once
+    assert promote_model(open_workspace(), task="malignancy")["action"] == "none"  # a decision is made once
     assert rows_of(settings, decided) == [(1, action, promoted)]
     assert action == "promoted"
     assert json.loads(bucket.get("champion.json"))["malignancy"]["training_id"] == promoted

@@ -14,12 +14,13 @@ from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.shards import open_pixels
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import open_workspace
 
 
 def prepared(settings: Settings) -> str:
     add_records(settings, labelled_records(300))
-    curate_images()
-    return build_split("malignancy_natural")
+    curate_images(open_workspace())
+    return build_split(open_workspace(), "malignancy_natural")
 
 
 def test_pixels_are_those_of_the_file_whatever_shard_they_lie_in(
@@ -27,7 +28,7 @@ def test_pixels_are_those_of_the_file_whatever_shard_they_lie_in(
 ) -> None:
     monkeypatch.setattr("lesion_tasks.pixels.materialize.SHARD_IMAGES", 7)
     digest = prepared(settings)
-    assert materialize_manifest(digest, InputSize(16, "pad"))["decoded"] == 300
+    assert materialize_manifest(open_workspace(), digest, InputSize(16, "pad"))["decoded"] == 300
     files = rows_of(settings, "SELECT sha256, object_key FROM stored_file ORDER BY md5(sha256)")
     bucket = open_bucket(settings)
     with engine_for(settings.database_url or "").connect() as connection:
@@ -42,16 +43,16 @@ def test_pixels_are_those_of_the_file_whatever_shard_they_lie_in(
 
 def test_materializing_again_writes_the_same_shards_or_none(settings: Settings) -> None:
     digest = prepared(settings)
-    materialize_manifest(digest, InputSize(16))
+    materialize_manifest(open_workspace(), digest, InputSize(16))
     before = rows_of(settings, "SELECT object_key, sha256 FROM pixel_shard")
-    assert materialize_manifest(digest, InputSize(16))["decoded"] == 0
+    assert materialize_manifest(open_workspace(), digest, InputSize(16))["decoded"] == 0
     with engine_for(settings.database_url or "").begin() as connection:
         connection.exec_driver_sql("DELETE FROM pixel_row")
         connection.exec_driver_sql("DELETE FROM pixel_shard")
-    materialize_manifest(digest, InputSize(16))
+    materialize_manifest(open_workspace(), digest, InputSize(16))
     assert rows_of(settings, "SELECT object_key, sha256 FROM pixel_shard") == before
 
 
 def test_an_unknown_manifest_is_refused(settings: Settings) -> None:
     with pytest.raises(UnusableInputError, match="manifest 'nope' is not in the database"):
-        materialize_manifest("nope", InputSize(16))
+        materialize_manifest(open_workspace(), "nope", InputSize(16))

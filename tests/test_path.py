@@ -20,6 +20,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import choose_variants, train_variant
+from lesion_tasks.workspace import open_workspace
 
 SPLITS = ("malignancy_balanced_5000", "malignancy_natural")
 
@@ -27,9 +28,9 @@ SPLITS = ("malignancy_balanced_5000", "malignancy_natural")
 def prepare(settings: Settings, n: int = 400) -> dict[str, str]:
     """Curate, split and materialize what the catalogue holds; returns the digests by split."""
     add_records(settings, labelled_records(n))
-    curate_images()
-    digests = {name: build_split(name) for name in SPLITS}
-    materialize_manifest(digests["malignancy_balanced_5000"], InputSize(32))
+    curate_images(open_workspace())
+    digests = {name: build_split(open_workspace(), name) for name in SPLITS}
+    materialize_manifest(open_workspace(), digests["malignancy_balanced_5000"], InputSize(32))
     return digests
 
 
@@ -53,15 +54,15 @@ def shuffle_predictions(settings: Settings, training_id: str) -> None:
 
 def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings: Settings) -> None:
     digests = prepare(settings)
-    trainings = {name: train_variant(name) for name in ("smoke", "metadata_logistic")}
+    trainings = {name: train_variant(open_workspace(), name) for name in ("smoke", "metadata_logistic")}
     for training_id in trainings.values():
-        evaluate_training(training_id)
+        evaluate_training(open_workspace(), training_id)
     assert [
         verdict
         for is_sound, verdict in rows_of(settings, "SELECT is_sound, verdict FROM evaluation")
         if not is_sound
     ] == []
-    decision = promote_model(task="malignancy")
+    decision = promote_model(open_workspace(), task="malignancy")
     assert decision["action"] == "promoted"
     assert decision["training_id"] == trainings["smoke"]  # the pictures carry the signal
 
@@ -74,12 +75,15 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
     assert trainings["smoke"] in bucket.get("reports/index.html").decode()
 
     before = rows_of(settings, "SELECT task, sequence, action, training_id FROM promotion ORDER BY sequence")
-    assert {name: build_split(name) for name in SPLITS} == digests
-    assert materialize_manifest(digests["malignancy_balanced_5000"], InputSize(32))["decoded"] == 0
-    assert {name: train_variant(name) for name in trainings} == trainings
-    assert choose_variants(variants=list(trainings)) == []
-    evaluate_training(trainings["smoke"])
-    assert promote_model(task="malignancy")["action"] == "none"
+    assert {name: build_split(open_workspace(), name) for name in SPLITS} == digests
+    assert (
+        materialize_manifest(open_workspace(), digests["malignancy_balanced_5000"], InputSize(32))["decoded"]
+        == 0
+    )
+    assert {name: train_variant(open_workspace(), name) for name in trainings} == trainings
+    assert choose_variants(open_workspace(), variants=list(trainings)) == []
+    evaluate_training(open_workspace(), trainings["smoke"])
+    assert promote_model(open_workspace(), task="malignancy")["action"] == "none"
     assert (
         rows_of(settings, "SELECT task, sequence, action, training_id FROM promotion ORDER BY sequence")
         == before
@@ -88,10 +92,10 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
 
 def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
     prepare(settings)
-    training_id = train_variant("smoke")
+    training_id = train_variant(open_workspace(), "smoke")
     shuffle_predictions(settings, training_id)
-    evaluate_training(training_id)
-    decision = promote_model(task="malignancy", is_forced=True)
+    evaluate_training(open_workspace(), training_id)
+    decision = promote_model(open_workspace(), task="malignancy", is_forced=True)
     assert not decision["is_promoted"]
     ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
     assert "independent_of_labels" in failed
@@ -104,61 +108,63 @@ def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
 
 def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) -> None:
     prepare(settings)
-    training_id = train_variant("smoke")
-    evaluate_training(training_id)
+    training_id = train_variant(open_workspace(), "smoke")
+    evaluate_training(open_workspace(), training_id)
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("UPDATE training SET recipe = recipe || '{\"is_promotable\": false}'"))
-    assert not promote_model(task="malignancy", is_forced=True)["is_promoted"]
+    assert not promote_model(open_workspace(), task="malignancy", is_forced=True)["is_promoted"]
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion")
     assert "never promotable" in reason
 
 
 def test_a_missing_prediction_is_refused_by_name(settings: Settings) -> None:
     prepare(settings)
-    training_id = train_variant("metadata_logistic")
+    training_id = train_variant(open_workspace(), "metadata_logistic")
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(
             text("""DELETE FROM prediction WHERE subset = 'test' AND isic_id =
                     (SELECT min(isic_id) FROM prediction WHERE subset = 'test')""")
         )
-    evaluate_training(training_id)
+    evaluate_training(open_workspace(), training_id)
     assert rows_of(settings, "SELECT is_sound, failed_checks FROM evaluation") == [(False, ["ids_differ"])]
-    assert promote_model(task="malignancy")["action"] == "refused"
+    assert promote_model(open_workspace(), task="malignancy")["action"] == "refused"
 
 
 def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settings: Settings) -> None:
     prepare(settings)
-    first = train_variant("metadata_logistic")
-    evaluate_training(first)
-    decision = promote_model(task="malignancy", is_forced=True)
+    first = train_variant(open_workspace(), "metadata_logistic")
+    evaluate_training(open_workspace(), first)
+    decision = promote_model(open_workspace(), task="malignancy", is_forced=True)
     assert decision["training_id"] == first
-    second = train_variant("smoke")
-    evaluate_training(second)
+    second = train_variant(open_workspace(), "smoke")
+    evaluate_training(open_workspace(), second)
 
     with pytest.raises(UnusableInputError, match="has not scored manifest"):
-        promote_model(task="malignancy")
-    plan = plan_promotion(task="malignancy")
+        promote_model(open_workspace(), task="malignancy")
+    plan = plan_promotion(open_workspace(), task="malignancy")
     assert (plan["candidate"], plan["champion"]) == (second, first)
     # Old and new model, each on the other's data as well: why a figure moved is a table of two by two.
     assert {missing["training_id"] for missing in plan["rescore"]} == {first, second}
     for missing in plan["rescore"]:
-        evaluate_training(missing["training_id"], manifest_digest=missing["manifest_digest"])
-    assert plan_promotion(task="malignancy")["rescore"] == []
-    decision = promote_model(task="malignancy")
+        evaluate_training(
+            open_workspace(), missing["training_id"], manifest_digest=missing["manifest_digest"]
+        )
+    assert plan_promotion(open_workspace(), task="malignancy")["rescore"] == []
+    decision = promote_model(open_workspace(), task="malignancy")
     assert decision["action"] == "promoted"
     assert "difference +" in decision["reason"]
     ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
     cells = figures["comparison"]["two_by_two"]
     assert cells["move"] == pytest.approx(cells["model_effect"] + cells["data_effect"])
-    compared = compare_trainings(second, first)["differences"]["auc"]
+    compared = compare_trainings(open_workspace(), second, first)["differences"]["auc"]
     assert compared["value"] == pytest.approx(compared["candidate"] - compared["champion"])
 
-    assert rollback_champion(reason="too eager")["training_id"] == first
+    assert rollback_champion(open_workspace(), reason="too eager")["training_id"] == first
     assert json.loads(open_bucket(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
     with pytest.raises(UnusableInputError, match="reason is empty"):
-        rollback_champion(reason=" ")
+        rollback_champion(open_workspace(), reason=" ")
     with pytest.raises(UnusableInputError, match="never champion"):
-        rollback_champion(training_id="smoke-none", reason="x")
+        rollback_champion(open_workspace(), training_id="smoke-none", reason="x")
 
 
 def test_growth_decodes_only_new_pictures_and_moves_nobody(settings: Settings) -> None:
@@ -172,33 +178,33 @@ def test_growth_decodes_only_new_pictures_and_moves_nobody(settings: Settings) -
 
     before = subsets(digests[name])
     add_records(settings, labelled_records(60, first=301))
-    counts = curate_images()
+    counts = curate_images(open_workspace())
     assert counts["images"] == 60
-    grown = build_split(name)
+    grown = build_split(open_workspace(), name)
     after = subsets(grown)
     assert grown != digests[name]
     assert {isic_id: after[isic_id] for isic_id in before if isic_id in after} == {
         isic_id: subset for isic_id, subset in before.items() if isic_id in after
     }
     n_before = len({row for (row,) in rows_of(settings, "SELECT sha256 FROM pixel_row")})
-    done = materialize_manifest(grown, InputSize(32))
+    done = materialize_manifest(open_workspace(), grown, InputSize(32))
     assert done["decoded"] == len(set(after) - set(before))
     assert rows_of(settings, "SELECT count(*) FROM pixel_row") == [(n_before + done["decoded"],)]
 
 
 def test_an_unknown_name_is_refused_with_the_choices(settings: Settings) -> None:
     with pytest.raises(UnusableInputError, match="unknown variant 'nope', expected one of cnn_scratch"):
-        train_variant("nope")
+        train_variant(open_workspace(), "nope")
     with pytest.raises(UnusableInputError, match="unknown split 'nope', expected one of five_classes"):
-        build_split("nope")
+        build_split(open_workspace(), "nope")
     with pytest.raises(UnusableInputError, match="has no manifest yet"):
-        train_variant("smoke")
+        train_variant(open_workspace(), "smoke")
     with pytest.raises(UnusableInputError, match="no curated image"):
-        build_split("malignancy_natural")
+        build_split(open_workspace(), "malignancy_natural")
     with pytest.raises(UnusableInputError, match="no such training"):
-        evaluate_training("smoke-none")
+        evaluate_training(open_workspace(), "smoke-none")
     with pytest.raises(UnusableInputError, match="unknown task 'nope'"):
-        promote_model(task="nope")
+        promote_model(open_workspace(), task="nope")
 
 
 def test_weights_that_are_not_there_are_an_error(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,7 +213,7 @@ def test_weights_that_are_not_there_are_an_error(settings: Settings, monkeypatch
     with pytest.raises(
         UnusableInputError, match=r"LESION_WEIGHTS /nowhere/weights: found no such file or folder"
     ):
-        train_variant("mobilenet_v2_frozen_augmented")
+        train_variant(open_workspace(), "mobilenet_v2_frozen_augmented")
     ((status, reason),) = rows_of(settings, "SELECT status, reason FROM training")
     assert status == "failed"
     assert "no such file or folder" in reason
@@ -216,9 +222,9 @@ def test_weights_that_are_not_there_are_an_error(settings: Settings, monkeypatch
 def test_one_class_alone_cannot_be_split(settings: Settings) -> None:
     benign = [r for r in labelled_records(60) if r["metadata"]["clinical"]["diagnosis_1"] == "Benign"]
     add_records(settings, benign)
-    curate_images()
+    curate_images(open_workspace())
     with pytest.raises(UnusableInputError, match=r"subset train has .* 0 malignant"):
-        build_split("malignancy_natural")
+        build_split(open_workspace(), "malignancy_natural")
 
 
 def test_every_class_of_a_task_has_a_rule() -> None:

@@ -29,6 +29,7 @@ from lesion_tasks.training import examples as dataset
 from lesion_tasks.training.loop import load_model, model_bytes
 from lesion_tasks.training.predictions import read_predictions, store_predictions
 from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
 
 BALANCED = "malignancy_balanced_5000"
 
@@ -67,10 +68,10 @@ def trained(
     with pytest.MonkeyPatch.context() as environment:
         settings = point_at(environment, postgres_url, name, home)
         add_records(settings, labelled_records(300))
-        curate_images()
-        build_split("malignancy_natural")
-        materialize_manifest(build_split(BALANCED), InputSize(32))
-        training_id = train_variant("smoke")
+        curate_images(open_workspace())
+        build_split(open_workspace(), "malignancy_natural")
+        materialize_manifest(open_workspace(), build_split(open_workspace(), BALANCED), InputSize(32))
+        training_id = train_variant(open_workspace(), "smoke")
         # A database that is copied may have no connection.
         engine_for(settings.database_url or "").dispose()
         engine_for.cache_clear()
@@ -92,8 +93,8 @@ def faulty(
 
 def failed_checks(settings: Settings, training_id: str) -> list[str]:
     """Evaluate, ask for promotion in spite of every gate, and return the names that refused it."""
-    evaluate_training(training_id)
-    assert not promote_model(task="malignancy", is_forced=True)["is_promoted"]
+    evaluate_training(open_workspace(), training_id)
+    assert not promote_model(open_workspace(), task="malignancy", is_forced=True)["is_promoted"]
     ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
     assert verdict.startswith(f"Not to be trusted ({failed[0]})")
@@ -103,8 +104,8 @@ def failed_checks(settings: Settings, training_id: str) -> list[str]:
 
 
 def test_without_a_fault_the_same_training_is_promoted(faulty: Settings, trained: Trained) -> None:
-    evaluate_training(trained.training_id)
-    assert promote_model(task="malignancy")["is_promoted"]
+    evaluate_training(open_workspace(), trained.training_id)
+    assert promote_model(open_workspace(), task="malignancy")["is_promoted"]
 
 
 def test_a_shuffled_loader_is_independent_of_labels(
@@ -119,7 +120,7 @@ def test_a_shuffled_loader_is_independent_of_labels(
 
     with monkeypatch.context() as planted:
         planted.setattr(dataset.PixelSource, "take", shuffled)
-        training_id = train_variant("smoke", again=True)
+        training_id = train_variant(open_workspace(), "smoke", again=True)
     assert "independent_of_labels" in failed_checks(faulty, training_id)
 
 
@@ -234,7 +235,7 @@ def test_metadata_shifted_by_one_row_serves_differently(
         planted.setattr(
             dataset, "metadata_matrix", lambda rows, fields: np.roll(honest(rows, fields), 1, axis=0)
         )
-        training_id = train_variant("metadata_logistic")
+        training_id = train_variant(open_workspace(), "metadata_logistic")
     assert "serving_differs" in failed_checks(faulty, training_id)
 
 
@@ -249,9 +250,9 @@ def test_a_model_that_knows_no_more_than_the_file_size_takes_a_shortcut(
         data = draw(int(record["isic_id"][5:]), is_malignant=is_malignant)
         pictures[record["isic_id"]] = data + bytes(500 * is_malignant)
     add_records(settings, records, picture_by_id=pictures)
-    curate_images()
-    materialize_manifest(build_split(BALANCED), InputSize(32))
-    assert "shortcut" in failed_checks(settings, train_variant("smoke"))
+    curate_images(open_workspace())
+    materialize_manifest(open_workspace(), build_split(open_workspace(), BALANCED), InputSize(32))
+    assert "shortcut" in failed_checks(settings, train_variant(open_workspace(), "smoke"))
 
 
 def test_stored_predictions_are_those_of_the_trainer(trained: Trained, faulty: Settings) -> None:

@@ -12,6 +12,7 @@ from lesion_tasks.database.connection import MIGRATIONS, engine_for
 from lesion_tasks.database.schema import Base
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import open_workspace
 
 
 def test_models_and_migrations_agree(database_url: str) -> None:
@@ -60,8 +61,8 @@ def test_a_member_without_a_group_or_of_a_group_without_a_subset_is_not_stored(s
 
 def test_a_group_with_members_cannot_change_its_subset(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
-    curate_images()
-    build_split("malignancy_natural")
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
     change = "UPDATE group_subset SET subset = CASE subset WHEN 'test' THEN 'train' ELSE 'test' END"
     assert "fk_split_member" in refused(settings, change)
     assert "fk_split_member" in refused(
@@ -74,7 +75,7 @@ def test_a_lesion_cannot_have_two_patients(settings: Settings) -> None:
         archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", patient_id="IP_0000001") for i in (1, 2)
     ]
     add_records(settings, records)
-    curate_images()
+    curate_images(open_workspace())
     assert "fk_image_lesion_id_patient_key" in refused(
         settings, "UPDATE image SET patient_id = 'IP_0000002' WHERE isic_id = 'ISIC_0000002'"
     )

@@ -15,6 +15,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.training import search
 from lesion_tasks.training.search import Trial, propose, tune_variant
 from lesion_tasks.training.train import choose_variants, train_variant
+from lesion_tasks.workspace import open_workspace
 
 RANGES = (
     SearchRange(field="learning_rate", low=1e-4, high=1e-1, is_log=True),
@@ -40,7 +41,7 @@ def test_a_killed_search_goes_on_and_ends_like_one_that_was_not(
     small: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = searched()
-    undisturbed = tune_variant(name, n_trials=4)
+    undisturbed = tune_variant(open_workspace(), name, n_trials=4)
     made = trials(small)
     assert [number for number, *_ in made] == [0, 1, 2, 3]
     assert len({parameters["learning_rate"] for _, parameters, *_ in made}) == 4
@@ -56,9 +57,9 @@ def test_a_killed_search_goes_on_and_ends_like_one_that_was_not(
     with monkeypatch.context() as patch:
         patch.setattr(search, "_record_trial", die_in_the_third)
         with pytest.raises(KeyboardInterrupt):
-            tune_variant(name, n_trials=4)
+            tune_variant(open_workspace(), name, n_trials=4)
     assert trials(small) == made[:2]
-    assert tune_variant(name, n_trials=4) == undisturbed
+    assert tune_variant(open_workspace(), name, n_trials=4) == undisturbed
     assert trials(small) == made
 
 
@@ -71,22 +72,24 @@ def test_a_search_never_opens_test(small: Settings) -> None:
             SELECT i.sha256 FROM image i JOIN split_member m USING (isic_id)
             WHERE m.split = 'malignancy_natural' AND m.subset <> 'test')""",
     )
-    assert 0 <= tune_variant(name, n_trials=1)["val_auc"] <= 1
+    assert 0 <= tune_variant(open_workspace(), name, n_trials=1)["val_auc"] <= 1
     with pytest.raises(UnusableInputError, match="pictures have no pixels"):
-        train_variant(name)
+        train_variant(open_workspace(), name)
 
 
 def test_a_training_that_asks_for_trials_learns_with_the_best_and_says_so(small: Settings) -> None:
     name = searched()
-    training_id = train_variant(name, n_trials=3)
+    training_id = train_variant(open_workspace(), name, n_trials=3)
     best = max(trials(small), key=lambda row: row.val_auc)
     ((recipe,),) = rows_of(small, "SELECT recipe FROM training")
     assert {field: recipe[field] for field in best.parameters} == best.parameters
     ((search_id,),) = rows_of(small, "SELECT search_id FROM search")
     assert recipe["search_id"] == search_id
-    assert train_variant(name, n_trials=3) == training_id
+    assert train_variant(open_workspace(), name, n_trials=3) == training_id
     assert len(trials(small)) == 3
-    assert train_variant(name) != training_id  # the variant as it is declared is another training
+    assert (
+        train_variant(open_workspace(), name) != training_id
+    )  # the variant as it is declared is another training
 
 
 def test_bad_parameters_are_a_trial_with_a_reason_and_a_search_without_any_good_ones_ends(
@@ -95,15 +98,15 @@ def test_bad_parameters_are_a_trial_with_a_reason_and_a_search_without_any_good_
     space = SearchSpace(ranges=(SearchRange(field="learning_rate", low=1e37, high=1e38),), max_epochs=1)
     name = declare("metadata_mlp", search=space)
     with pytest.raises(UnusableInputError, match=r"none of 2 trials gave an AUC.*expected a number"):
-        tune_variant(name, n_trials=2)
+        tune_variant(open_workspace(), name, n_trials=2)
     assert all("expected a number" in row.reason and row.val_auc is None for row in trials(small))
 
 
 def test_a_search_without_a_space_or_trials_is_refused(small: Settings) -> None:
     with pytest.raises(UnusableInputError, match="has no search space"):
-        tune_variant(declare("metadata_logistic"), n_trials=2)
+        tune_variant(open_workspace(), declare("metadata_logistic"), n_trials=2)
     with pytest.raises(UnusableInputError, match="0 trials asked for"):
-        tune_variant(searched(), n_trials=0)
+        tune_variant(open_workspace(), searched(), n_trials=0)
 
 
 def test_the_estimator_looks_where_it_was_good() -> None:
@@ -143,13 +146,13 @@ def test_every_variant_has_a_smoke_run_that_is_small_and_never_promotable(varian
 
 def test_a_shortened_training_is_named_so_and_does_not_count_as_the_variant_s_own(small: Settings) -> None:
     name = declare("metadata_mlp", max_epochs=3)
-    train_variant(name, max_epochs=1)
+    train_variant(open_workspace(), name, max_epochs=1)
     ((recipe,),) = rows_of(small, "SELECT recipe FROM training")
     assert recipe["adjusted"] == ["max_epochs"]
     assert recipe["title"].endswith("(at most 1 epoch)")
     assert rows_of(small, "SELECT count(*) FROM training_epoch") == [(1,)]
-    assert choose_variants(variants=[name]) == [name]
-    train_variant(name, max_epochs=7)  # no shorter than it is: the variant itself
-    assert choose_variants(variants=[name]) == []
+    assert choose_variants(open_workspace(), variants=[name]) == [name]
+    train_variant(open_workspace(), name, max_epochs=7)  # no shorter than it is: the variant itself
+    assert choose_variants(open_workspace(), variants=[name]) == []
     with pytest.raises(UnusableInputError, match="max_epochs is 0, expected at least 1"):
-        train_variant(name, max_epochs=0)
+        train_variant(open_workspace(), name, max_epochs=0)

@@ -25,6 +25,7 @@ from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.members import judge_images
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.splits.subsets import QUARANTINE, SUBSETS, subset_of, unit_interval
+from lesion_tasks.workspace import open_workspace
 
 TASK = TASKS["malignancy"]
 NATURAL = Split(name="natural", task="malignancy")
@@ -253,8 +254,8 @@ def test_every_record_is_accounted_for_in_the_funnel(settings: Settings) -> None
         archive_record("ISIC_0009005", **NEVUS, sex="male"),
     ]
     add_records(settings, records, picture_by_id={"ISIC_0009005": b""})
-    curate_images()
-    digest = build_split("malignancy_natural")
+    curate_images(open_workspace())
+    digest = build_split(open_workspace(), "malignancy_natural")
     ((funnel, counts),) = rows_of(settings, "SELECT funnel, class_counts FROM manifest")
     left_out = {step["reason"]: step["n"] for step in funnel if "reason" in step}
     assert left_out == {
@@ -281,8 +282,8 @@ def test_a_manifest_with_other_rows_than_its_digest_says_is_refused(settings: Se
     import pyarrow.parquet as pq
 
     add_records(settings, labelled_records(300))
-    curate_images()
-    key = f"splits/malignancy_natural-{build_split('malignancy_natural')}.parquet"
+    curate_images(open_workspace())
+    key = f"splits/malignancy_natural-{build_split(open_workspace(), 'malignancy_natural')}.parquet"
     bucket = open_bucket(settings)
     table = pq.read_table(bucket.local_path(key))
     pq.write_table(table.slice(1), bucket.local_path(key))
@@ -311,8 +312,8 @@ def test_a_test_image_whose_patient_becomes_known_never_moves_to_train(settings:
     stays, meets = (identity_of(subset, "ISIC_{:07d}", first=9001) for subset in ("test", "train"))
     also = identity_of("test", "ISIC_{:07d}", first=int(stays[5:]) + 1)
     add_records(settings, [archive_record(i, sex="male", **NEVUS) for i in (stays, also, meets)])
-    curate_images()
-    build_split("malignancy_natural")
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
     before = places(settings)
     assert [before[i] for i in (stays, also, meets)] == ["test", "test", "train"]
 
@@ -320,15 +321,15 @@ def test_a_test_image_whose_patient_becomes_known_never_moves_to_train(settings:
     patient = identity_of("train", "IP_{:07d}")
     edited = [archive_record(i, sex="male", patient_id=patient, **NEVUS) for i in (stays, also)]
     add_records(settings, edited, version=2)
-    curate_images()
+    curate_images(open_workspace())
     for split in ("malignancy_natural", "malignancy_balanced_5000"):  # one was built before, one was not
-        build_split(split)
+        build_split(open_workspace(), split)
         assert [places(settings, split)[i] for i in (stays, also)] == ["test", "test"]
 
     # A third one was in train: on either side it would leak.
     add_records(settings, [archive_record(meets, sex="male", patient_id=patient, **NEVUS)], version=2)
-    curate_images()
-    build_split("malignancy_natural")
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
     after = places(settings)
     assert [after[i] for i in (stays, also, meets)] == ["quarantined"] * 3
     assert {i: after[i] for i in before if i not in (stays, also, meets)} == {
@@ -339,8 +340,8 @@ def test_a_test_image_whose_patient_becomes_known_never_moves_to_train(settings:
 def test_members_kept_up_to_date_are_those_of_a_split_built_from_nothing(settings: Settings) -> None:
     generator = np.random.default_rng(0)
     add_records(settings, labelled_records(300))
-    curate_images()
-    build_split("malignancy_balanced_5000")
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_balanced_5000")
     for day in range(3):
         add_records(settings, labelled_records(20, first=1_001 + 20 * day))
         for i in generator.choice(300, 6, replace=False).tolist():
@@ -354,33 +355,33 @@ def test_members_kept_up_to_date_are_those_of_a_split_built_from_nothing(setting
                 text("UPDATE record SET withdrawn_at = now() WHERE isic_id = :id"),
                 {"id": f"ISIC_{7 + day:07d}"},
             )
-        curate_images()
-        digest = build_split("malignancy_balanced_5000")
+        curate_images(open_workspace())
+        digest = build_split(open_workspace(), "malignancy_balanced_5000")
         kept = rows_of(settings, "SELECT * FROM split_member ORDER BY isic_id")
         groups = rows_of(settings, "SELECT * FROM group_subset ORDER BY group_id")
         with engine_for(settings.database_url or "").begin() as connection:
             connection.execute(text("DELETE FROM split_state"))
-        assert build_split("malignancy_balanced_5000") == digest
+        assert build_split(open_workspace(), "malignancy_balanced_5000") == digest
         assert rows_of(settings, "SELECT * FROM split_member ORDER BY isic_id") == kept
         assert rows_of(settings, "SELECT * FROM group_subset ORDER BY group_id") == groups
 
 
 def test_no_split_is_built_from_half_a_curation(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
-    curate_images()
+    curate_images(open_workspace())
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("INSERT INTO ungrouped (isic_id) VALUES ('ISIC_0000001')"))
     with pytest.raises(UnusableInputError, match="1 images wait for their group"):
-        build_split("malignancy_natural")
+        build_split(open_workspace(), "malignancy_natural")
 
 
 def test_the_papers_imputation_takes_the_mean_over_all_images(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
-    curate_images()
+    curate_images(open_workspace())
     bucket = open_bucket(settings)
     frames = {}
     for name in ("malignancy_balanced_5000", "malignancy_balanced_5000_paper_imputation"):
-        frames[name] = read_manifest(bucket, f"splits/{name}-{build_split(name)}.parquet")
+        frames[name] = read_manifest(bucket, f"splits/{name}-{build_split(open_workspace(), name)}.parquet")
     honest, papers = frames.values()
     is_missing = honest["size_mm"].isna()
     assert is_missing.any()

@@ -23,6 +23,7 @@ from lesion_tasks.database.schema import Base
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import open_workspace
 
 SPLIT = "malignancy_balanced_5000"
 
@@ -52,10 +53,14 @@ def materialize() -> None:
     with engine_for(database_url()).connect() as connection:
         newest = "SELECT digest FROM manifest ORDER BY built_at DESC LIMIT 1"
         digest = connection.exec_driver_sql(newest).scalar_one()
-    materialize_manifest(digest, InputSize(16))
+    materialize_manifest(open_workspace(), digest, InputSize(16))
 
 
-STEPS: tuple[Callable[[], object], ...] = (curate_images, lambda: build_split(SPLIT), materialize)
+STEPS: tuple[Callable[[], object], ...] = (
+    lambda: curate_images(open_workspace()),
+    lambda: build_split(open_workspace(), SPLIT),
+    materialize,
+)
 
 
 def counted(step: Callable[[], object], dies_at: int | None = None) -> int:

@@ -25,6 +25,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.training.masks import import_masks
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import note_lost_trainings, train_variant
+from lesion_tasks.workspace import open_workspace
 
 
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
@@ -53,7 +54,7 @@ def test_a_variant_trains_and_serves_what_it_measured(small: Settings, name: str
     from lesion_tasks.training.loop import load_model
     from lesion_tasks.training.predict_examples import predict_examples
 
-    training_id = train_variant(declare(name))
+    training_id = train_variant(open_workspace(), declare(name))
     row, said = stored(small, training_id)
     assert row["status"] == "finished"
     assert said["classes"] == ["benign", "malignant"]
@@ -94,18 +95,18 @@ def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_one
             small, "SELECT object_key, n_images FROM feature_shard ORDER BY created_at, object_key"
         )
 
-    train_variant(declare("mobilenet_v2_frozen"))
+    train_variant(open_workspace(), declare("mobilenet_v2_frozen"))
     first = shards()
     n_pictures = rows_of(small, "SELECT count(DISTINCT sha256) FROM pixel_row")[0][0]
     assert sum(n for _, n in first) == n_pictures
-    train_variant(declare("mobilenet_v2_metadata"))
+    train_variant(open_workspace(), declare("mobilenet_v2_metadata"))
     assert shards() == first
-    train_variant(declare("mobilenet_v2_frozen_natural", seed=2))
+    train_variant(open_workspace(), declare("mobilenet_v2_frozen_natural", seed=2))
     assert len(shards()) == 2 * len(first)  # a random backbone of another seed is another backbone
     add_records(small, labelled_records(30, first=241))
-    curate_images()
+    curate_images(open_workspace())
     materialize_natural()
-    train_variant("tiny_mobilenet_v2_frozen")
+    train_variant(open_workspace(), "tiny_mobilenet_v2_frozen")
     n_after = rows_of(small, "SELECT count(DISTINCT sha256) FROM pixel_row")[0][0]
     assert sum(n for _, n in shards()) == 2 * n_pictures + (n_after - n_pictures)
     assert n_after > n_pictures
@@ -114,22 +115,22 @@ def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_one
 def test_a_variant_whose_split_was_never_built_gets_it_before_its_training(small: Settings) -> None:
     name = declare("metadata_mlp", split="malignancy_balanced_5000", side_px=16)
     with pytest.raises(UnusableInputError, match="has no manifest yet"):
-        train_variant(name)
+        train_variant(open_workspace(), name)
     asked = "SELECT split, digest, built_at FROM manifest ORDER BY split"
     (natural,) = rows_of(small, asked)
-    prepare_training(name)
+    prepare_training(open_workspace(), name)
     balanced, same = rows_of(small, asked)
     assert (same, balanced.split) == (natural, "malignancy_balanced_5000")
     assert rows_of(small, "SELECT count(*) FROM pixel_row WHERE input_size = '16-squash'")[0][0] > 0
-    prepare_training(name)
+    prepare_training(open_workspace(), name)
     assert rows_of(small, asked) == [balanced, same], "what is there was built again"
 
 
 def test_a_training_is_found_and_not_run_twice_unless_forced(small: Settings) -> None:
     name = declare("metadata_mlp")
-    first = train_variant(name)
-    assert train_variant(name) == first
-    again = train_variant(name, again=True)
+    first = train_variant(open_workspace(), name)
+    assert train_variant(open_workspace(), name) == first
+    again = train_variant(open_workspace(), name, again=True)
     assert again != first
     one, two = (stored(small, training_id)[0] for training_id in (first, again))
     assert one["fingerprint"] == two["fingerprint"]
@@ -139,12 +140,12 @@ def test_a_training_is_found_and_not_run_twice_unless_forced(small: Settings) ->
 def test_a_failed_training_has_its_reason_on_its_row_and_a_retry_is_clean(small: Settings) -> None:
     name = declare("metadata_mlp", learning_rate=1e38)
     with pytest.raises(UnusableInputError, match="expected a number"):
-        train_variant(name)
+        train_variant(open_workspace(), name)
     ((status, reason),) = rows_of(small, "SELECT status, reason FROM training")
     assert status == "failed"
     assert "a learning rate of 1e+38 may be too high" in reason
     VARIANTS[name] = replace(VARIANTS[name], learning_rate=1e-3)
-    assert stored(small, train_variant(name))[0]["reason"] is None
+    assert stored(small, train_variant(open_workspace(), name))[0]["reason"] is None
 
 
 def test_weights_that_are_not_there_leave_a_row_with_the_reason(
@@ -154,12 +155,12 @@ def test_weights_that_are_not_there_leave_a_row_with_the_reason(
     monkeypatch.setenv("LESION_WEIGHTS", "/nowhere/weights")
     for _ in range(2):
         with pytest.raises(UnusableInputError, match="found no such file or folder"):
-            train_variant(name)
+            train_variant(open_workspace(), name)
     ((status, reason, weights),) = rows_of(small, "SELECT status, reason, weights FROM training")
     assert (status, weights) == ("failed", None)
     assert "LESION_WEIGHTS /nowhere/weights" in reason
     monkeypatch.setenv("LESION_WEIGHTS", "none")
-    assert stored(small, train_variant(name))[0]["weights"] == "none"
+    assert stored(small, train_variant(open_workspace(), name))[0]["weights"] == "none"
 
 
 def last_word(settings: Settings) -> tuple[str, str | None]:
@@ -177,7 +178,7 @@ def test_weights_of_another_shape_leave_a_row_with_the_reason(
     ).save_weights(file)
     monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
     with pytest.raises(UnusableInputError, match=r"do not fit MobileNetV2 \(alpha 0.35\)"):
-        train_variant(declare("mobilenet_v2_frozen", is_pretrained=True))
+        train_variant(open_workspace(), declare("mobilenet_v2_frozen", is_pretrained=True))
     status, reason = last_word(small)
     assert status == "failed"
     assert reason is not None
@@ -195,12 +196,12 @@ def test_a_disk_that_fills_leaves_a_row_with_the_reason_and_a_retry_is_clean(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         with pytest.raises(UnusableInputError, match="disk full while writing"):
-            train_variant(name)
+            train_variant(open_workspace(), name)
     status, reason = last_word(small)
     assert status == "failed"
     assert reason is not None
     assert "disk full while writing" in reason
-    train_variant(name)
+    train_variant(open_workspace(), name)
     assert last_word(small) == ("finished", None)
 
 
@@ -219,9 +220,9 @@ def test_memory_that_runs_out_leaves_a_row_with_the_reason_and_a_retry_is_clean(
     with monkeypatch.context() as patch:
         patch.setattr(stages, "fit_stage", too_much)
         with pytest.raises(tf.errors.ResourceExhaustedError):
-            train_variant(name)
+            train_variant(open_workspace(), name)
     assert last_word(small) == ("failed", "ResourceExhaustedError: OOM when allocating tensor")
-    train_variant(name)
+    train_variant(open_workspace(), name)
     assert last_word(small) == ("finished", None)
 
 
@@ -229,21 +230,21 @@ def test_a_training_that_nobody_runs_is_said_to_be_lost_and_one_that_runs_is_lef
     small: Settings,
 ) -> None:
     name = declare("metadata_mlp")
-    training_id = train_variant(name)
+    training_id = train_variant(open_workspace(), name)
     engine = engine_for(small.database_url or "")
     with engine.begin() as connection:
         connection.execute(text("UPDATE training SET status = 'running'"))
     ((fingerprint,),) = rows_of(small, "SELECT fingerprint FROM training")
     with advisory_lock(engine, fingerprint):
-        assert note_lost_trainings() == []
+        assert note_lost_trainings(open_workspace()) == []
         assert last_word(small)[0] == "running"
-    assert note_lost_trainings() == [training_id]
+    assert note_lost_trainings(open_workspace()) == [training_id]
     status, reason = last_word(small)
     assert status == "failed"
     assert reason is not None
     assert "its process ended without a word" in reason
-    assert note_lost_trainings() == []
-    assert train_variant(name) == training_id
+    assert note_lost_trainings(open_workspace()) == []
+    assert train_variant(open_workspace(), name) == training_id
     assert last_word(small) == ("finished", None)
 
 
@@ -253,7 +254,7 @@ def test_a_training_that_nobody_runs_is_said_to_be_lost_and_one_that_runs_is_lef
 )
 def test_too_few_images_end_a_training_with_the_reason(small: Settings, changed: dict, message: str) -> None:
     with pytest.raises(UnusableInputError, match=message):
-        train_variant(declare("metadata_mlp", **changed))
+        train_variant(open_workspace(), declare("metadata_mlp", **changed))
     assert message in rows_of(small, "SELECT reason FROM training")[0][0]
 
 
@@ -272,7 +273,7 @@ def test_a_manifest_of_one_class_ends_a_training_with_the_reason(
     with pytest.raises(
         UnusableInputError, match="every train image is benign, expected at least two classes"
     ):
-        train_variant(declare("metadata_mlp"))
+        train_variant(open_workspace(), declare("metadata_mlp"))
     assert "every train image is benign" in rows_of(small, "SELECT reason FROM training")[0][0]
 
 
@@ -284,11 +285,11 @@ def test_the_segmenter_learns_from_masks_where_there_are_any(small: Settings, tm
     for i in range(1, 241):
         Image.fromarray(disc).save(folder / f"ISIC_{i:07d}_segmentation.png")
     (folder / "ISIC_0000999_segmentation.png").write_bytes(b"no picture")
-    assert import_masks(str(folder)) == {"masks": 240, "unreadable": 1, "in_bucket": 240}
-    _, said = stored(small, train_variant(declare("deepskin_resnet50")))
+    assert import_masks(open_workspace(), str(folder)) == {"masks": 240, "unreadable": 1, "in_bucket": 240}
+    _, said = stored(small, train_variant(open_workspace(), declare("deepskin_resnet50")))
     assert said["segmenter"]["learned_from"] == "masks"
     (key,) = [k for k in open_bucket(small).list_keys("segmenters/") if k.endswith(".keras")]
-    train_variant(declare("deepskin_vgg16"))
+    train_variant(open_workspace(), declare("deepskin_vgg16"))
     assert [k for k in open_bucket(small).list_keys("segmenters/") if k.endswith(".keras")] == [key]
 
 
@@ -297,13 +298,13 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, aspect: str
 ) -> None:
     name = declare("smoke", aspect=aspect)
-    prepare_training(name)
-    training_id = train_variant(name)
+    prepare_training(open_workspace(), name)
+    training_id = train_variant(open_workspace(), name)
     isic_id = sorted(dict(rows_of(small, "SELECT isic_id, subset FROM prediction WHERE subset = 'test'")))[0]
     picture = tmp_path / "picture.png"
     picture.write_bytes(open_bucket(small).get(f"images/{isic_id}.png"))
     with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
-        predict_images([str(picture)])
+        predict_images(open_workspace(), [str(picture)])
     # Whether it deserves it is not asked here.
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(
@@ -317,8 +318,8 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
     threshold = stored(small, training_id)[0]["threshold"]
     monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
-    (said,) = predict_images([str(picture)])
+    (said,) = predict_images(open_workspace(), [str(picture)])
     assert list(said["probabilities"].values()) == pytest.approx(measured[isic_id], abs=1e-5)
     assert (said["threshold"], said["model"]) == (threshold, training_id)
     with pytest.raises(UnusableInputError, match="expected a picture file"):
-        predict_images([str(tmp_path / "none.png")])
+        predict_images(open_workspace(), [str(tmp_path / "none.png")])

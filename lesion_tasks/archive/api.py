@@ -10,8 +10,8 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveClient, ArchiveUnavailableError, Body, shown
-from lesion_tasks.archive.cursor import NEWEST, cursor_of, decode_cursor
 from lesion_tasks.archive.listing import Page, Poll, RefusedCursorError
+from lesion_tasks.archive.page_cursor import NEWEST, cursor_of, decode_cursor
 from lesion_tasks.archive.vocabulary import ISIC_ID
 
 PAGE_LENGTH = 100

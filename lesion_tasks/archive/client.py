@@ -22,10 +22,10 @@ import aiohttp
 from yarl import URL
 
 from lesion_tasks import UnavailableError, UnusableInputError, __version__
+from lesion_tasks.catalog.ingest_passes import N_CONNECTIONS
 
 log = logging.getLogger(__name__)
 
-N_CONNECTIONS = 10  # what the archive's own client opens, and about what its operators accept
 MAX_JSON_BYTES = 32 * 2**20  # a page of 100 records has 0.1 MB
 MAX_REDIRECTS = 5
 MAX_UNREACHABLE_IN_A_ROW = 20  # files that the network did not bring: the server is gone, not the files

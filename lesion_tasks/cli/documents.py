@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lesion_tasks import settings
 from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.gates import GATES, SLICE_GUARD
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 DOCUMENTS = ("README.md", "docs/data_dictionary.md", "docs/promotion.md", "docs/settings.md")
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -95,7 +96,7 @@ def _line_of(model: type) -> int:
 
 def settings_table() -> str:
     """Every environment variable that the settings read, with the field's own comment."""
-    source = (Path(__file__).parent / "settings.py").read_text()
+    source = Path(settings.__file__).read_text()
     body = source.split("class Settings")[1].split("@property")[0]
     rows = [
         [f"`LESION_{name.upper()}`", comment]

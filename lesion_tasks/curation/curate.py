@@ -19,8 +19,8 @@ from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesions import settle_lesions
 from lesion_tasks.curation.regroup import NEXT_NUMBER, regroup
 from lesion_tasks.database.bulk import upsert_rows
-from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.progress import progress
+from lesion_tasks.workspace import Workspace
 
 BATCH_ROWS = 5_000
 
@@ -62,13 +62,13 @@ _BATCH = text("""
 """)
 
 
-def curate_images() -> dict[str, int]:
+def curate_images(workspace: Workspace) -> dict[str, int]:
     """Bring `image` and `reject` up to date; returns counts of rows judged, by outcome.
 
     Safe to run again or to kill: a row that is up to date is not touched, and each batch is one transaction.
     """
     counts: Counter[str] = Counter(images=0, rejects=0)
-    engine = engine_for(database_url())
+    engine = workspace.engine
     with engine.begin() as connection:
         connection.execute(_LOCK)
         if connection.execute(_LAST_RULES).scalar_one_or_none() != CLEANING_VERSION:
@@ -89,7 +89,7 @@ def curate_images() -> dict[str, int]:
             advance(len(ids))
     with engine.begin() as connection:
         connection.execute(_LOCK)
-        counts.update(regroup(connection))
+        counts.update(regroup(connection, workspace.bucket))
         totals = connection.execute(
             text("SELECT (SELECT count(*) FROM image), (SELECT count(*) FROM reject)")
         ).one()

@@ -7,7 +7,7 @@ are deleted. The result is that of computing all groups from all images at once.
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.bucket import open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.curation.copies import compare_pictures, copies_among
 from lesion_tasks.curation.grouping import groups_of
 from lesion_tasks.database.bulk import copy_rows
@@ -45,14 +45,14 @@ _ALL = "SELECT isic_id, atom_id, lesion_id, sha256, group_id FROM image ORDER BY
 _FEW = 0.1  # share of images up to which it pays to ask which others they touch
 
 
-def regroup(connection: Connection) -> dict[str, int]:
+def regroup(connection: Connection, bucket: Bucket) -> dict[str, int]:
     """Compare new pictures, then compute every group that a change can touch; returns counts."""
     import numpy as np
 
     fresh = set(connection.execute(text("SELECT isic_id FROM ungrouped")).scalars())
     if not fresh:
         return {"compared": 0, "regrouped": 0}
-    n_compared = compare_pictures(connection, open_bucket(), fresh)
+    n_compared = compare_pictures(connection, bucket, fresh)
     n_images = connection.execute(text("SELECT count(*) FROM image")).scalar_one()
     rows = connection.execute(text(_TOUCHED if len(fresh) < _FEW * n_images else _ALL)).all()
     number = {row.sha256: i for i, row in enumerate(rows)}

@@ -13,18 +13,9 @@ import tempfile
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.ingest_passes import POOLS
 from lesion_tasks.database.connection import migrate
 from lesion_tasks.settings import read_settings
-
-# Keep the slots as the archive's operators would accept, and one training at a time.
-POOLS = {
-    "gpu": {"slots": 1, "description": "One training at a time", "include_deferred": True},
-    "archive": {
-        "slots": 2,
-        "description": "Tasks that talk to the archive at once",
-        "include_deferred": True,
-    },
-}
 
 
 def main() -> None:
@@ -38,7 +29,11 @@ def main() -> None:
     subprocess.run(["airflow", "db", "migrate"], check=True)
     # One command for all of them: each costs seconds to start.
     with tempfile.NamedTemporaryFile("w", suffix=".json") as file:
-        json.dump(POOLS, file)
+        pools = {
+            name: {"slots": slots, "description": what, "include_deferred": True}
+            for name, (slots, what) in POOLS.items()
+        }
+        json.dump(pools, file)
         file.flush()
         subprocess.run(["airflow", "pools", "import", file.name], check=True)
     _write_password(

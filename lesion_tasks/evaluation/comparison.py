@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
-from lesion_tasks.catalog import TASKS, InputSize, Task
-from lesion_tasks.database.connection import database_url, engine_for
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import TASKS, Task
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions
+from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from lesion_tasks.metrics.scored import Scored
@@ -23,7 +23,6 @@ class Contender:
     training_id: str
     task: str
     threshold: float | None
-    input_size: InputSize | None  # of its pictures; None for a model without pixels
     manifest_digest: str
     manifest_key: str
 
@@ -32,7 +31,7 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
     """Look up a finished training, or raise `UnusableInputError`."""
     row = connection.execute(
         text("""
-            SELECT t.training_id, t.task, t.threshold, t.recipe, m.digest, m.object_key
+            SELECT t.training_id, t.task, t.threshold, m.digest, m.object_key
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             WHERE t.training_id = :id AND t.status = 'finished'
         """),
@@ -44,7 +43,6 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
         training_id=row.training_id,
         task=row.task,
         threshold=row.threshold,
-        input_size=InputSize.of_recipe(row.recipe),
         manifest_digest=row.digest,
         manifest_key=row.object_key,
     )
@@ -53,15 +51,11 @@ def find_contender(connection: Connection, training_id: str) -> Contender:
 def missing_scores(connection: Connection, candidate: Contender, champion: Contender) -> list[dict[str, Any]]:
     """Which training must still score which manifest before the two can be compared on old and on new data.
 
-    Each entry has training_id, manifest_digest and input_size: the name of the size to materialize the manifest at first, or None.
+    Each entry has training_id and manifest_digest, as `evaluate_training` takes them.
     """
     wanted = [(champion, candidate), (candidate, champion)]
     return [
-        {
-            "training_id": model.training_id,
-            "manifest_digest": data.manifest_digest,
-            "input_size": model.input_size and str(model.input_size),
-        }
+        {"training_id": model.training_id, "manifest_digest": data.manifest_digest}
         for model, data in wanted
         if model.manifest_digest != data.manifest_digest
         and not _has_scored(connection, model.training_id, data.manifest_digest)
@@ -130,10 +124,10 @@ def _scored(
     return join_to_manifest(predictions, test, task)
 
 
-def compare_trainings(candidate_id: str, champion_id: str) -> dict[str, Any]:
+def compare_trainings(workspace: Workspace, candidate_id: str, champion_id: str) -> dict[str, Any]:
     """Compare two trainings of one task, pair by pair, on the first one's test set."""
-    bucket = open_bucket()
-    with engine_for(database_url()).connect() as connection:
+    bucket = workspace.bucket
+    with workspace.engine.connect() as connection:
         candidate, champion = (find_contender(connection, i) for i in (candidate_id, champion_id))
         if candidate.task != champion.task:
             raise UnusableInputError(

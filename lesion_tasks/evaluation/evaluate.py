@@ -15,10 +15,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import standing
-from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.evaluation.comparison import compare_contenders, find_contender
 from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish
 from lesion_tasks.evaluation.run_checks import judge
@@ -31,9 +30,11 @@ from lesion_tasks.evaluation.subject import (
     manifest_facts,
     training_facts,
 )
+from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
+from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
@@ -46,11 +47,15 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def evaluate_training(training_id: str, *, manifest_digest: str | None = None) -> str:
+def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest: str | None = None) -> str:
     """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id."""
-    engine = engine_for(database_url())
-    bucket = open_bucket()
+    engine = workspace.engine
+    bucket = workspace.bucket
     subject = find_subject(engine, bucket, training_id, manifest_digest)
+    size = InputSize.of_recipe(subject.training.recipe)
+    if not subject.is_own_manifest and size is not None:
+        # Whoever asked for the manifest may look at pictures in another size or shape, or at none.
+        materialize_manifest(workspace, subject.manifest.digest, size)
     with progress(f"evaluate {training_id}", total=4) as advance:
         model = _load_model(bucket, subject)
         examples = _load_examples(engine, bucket, subject)
@@ -69,9 +74,9 @@ def evaluate_training(training_id: str, *, manifest_digest: str | None = None) -
     return subject.evaluation_id
 
 
-def list_unevaluated() -> list[str]:
+def list_unevaluated(workspace: Workspace) -> list[str]:
     """Finished trainings without an evaluation on their own manifest, oldest first."""
-    with engine_for(database_url()).connect() as connection:
+    with workspace.engine.connect() as connection:
         return list(
             connection.execute(
                 text("""

@@ -18,11 +18,10 @@ from sqlalchemy import text, update
 
 from lesion_tasks.archive.api import is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
-from lesion_tasks.archive.cursor import Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing, Page, Poll, RefusedCursorError
+from lesion_tasks.archive.page_cursor import Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.record import CheckedRecord, Refusal
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.ingest.idle import idle
 from lesion_tasks.ingest.scope import (
@@ -38,6 +37,7 @@ from lesion_tasks.ingest.scope import (
 from lesion_tasks.ingest.snapshot_handover import hand_over
 from lesion_tasks.ingest.write_records import check_items, write_records
 from lesion_tasks.progress import Advance, progress
+from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -49,13 +49,18 @@ BEFORE_EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def poll_archive(
-    *, query: str | None = None, source: str | None = None, collections: str = "", retry: Retry = RETRY
+    workspace: Workspace,
+    *,
+    query: str | None = None,
+    source: str | None = None,
+    collections: str = "",
+    retry: Retry = RETRY,
 ) -> dict[str, Any]:
     """Ask a source for its size and newest record, and note the answer in the scope's row.
 
     Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query it does not take.
     """
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     return told(key, poll_scope(key, read_scope(key), retry=retry))
 
 
@@ -93,6 +98,7 @@ def _noted(poll: Poll) -> dict[str, Any]:
 
 
 def append_records(
+    workspace: Workspace,
     *,
     source: str | None = None,
     query: str | None = None,
@@ -107,7 +113,7 @@ def append_records(
     commit left it; one that is complete moves the watermark, and repeating it changes nothing. `newest` is what the
     archive answered a moment ago; where it proves that nothing is new, no other question is asked.
     """
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     scope = read_scope(key)
     if scope is None:
         newest = poll_scope(key, scope, retry=retry)
@@ -245,7 +251,7 @@ def _commit(
     """Write a batch and the cursor behind it in one transaction."""
     for isic_id in records:
         ids.add(isic_id)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         # The server may lose the last commits when its machine fails, each as a whole: the pass then goes on earlier.
         session.execute(text("SET LOCAL synchronous_commit = off"))
         counts = write_records(session.connection(), key.scope_id, list(records.values()), refusals)

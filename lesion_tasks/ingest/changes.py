@@ -10,7 +10,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from lesion_tasks.database.connection import open_session
+from lesion_tasks.workspace import Workspace
 
 KINDS = ("new", "edited", "relabelled", "relicensed", "missing", "withdrawn", "returned")
 _LABEL = tuple(f"metadata.clinical.diagnosis_{level}" for level in range(1, 6))
@@ -28,14 +28,16 @@ class Change:
     fields: tuple[str, ...] = ()  # for edits: the fields that differ, as paths
 
 
-def list_changes(since: datetime) -> list[Change]:
+def list_changes(workspace: Workspace, since: datetime) -> list[Change]:
     """Return everything that changed at or after `since` (with time zone), by time and id."""
-    return sorted(read_changes(since), key=lambda change: (change.seen_at, change.isic_id, change.kind))
+    return sorted(
+        read_changes(workspace, since), key=lambda change: (change.seen_at, change.isic_id, change.kind)
+    )
 
 
-def read_changes(since: datetime) -> Iterator[Change]:
+def read_changes(workspace: Workspace, since: datetime) -> Iterator[Change]:
     """Yield the same, unsorted and without holding it all in memory."""
-    with open_session() as session:
+    with workspace.session() as session:
         rows = session.execute(
             text("""
                 SELECT now.isic_id, now.version, now.seen_at,

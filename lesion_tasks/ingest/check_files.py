@@ -23,11 +23,11 @@ from lesion_tasks.archive.client import (
     Retry,
 )
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database.connection import open_session
+from lesion_tasks.catalog.ingest_passes import CHECK_SHARE
 from lesion_tasks.ingest.scope import ScopeKey, open_listing, polled_scope, scope_key, scope_lock
 from lesion_tasks.progress import progress
+from lesion_tasks.workspace import Workspace
 
-CHECK_SHARE = 0.04  # of a weekly run: every file was asked for within half a year
 OLDER_THAN = timedelta(days=1)  # a file that has just been fetched or checked need not be asked for
 FILES_PER_COMMIT = 500
 
@@ -39,6 +39,7 @@ _STORED = """
 
 
 def check_files(
+    workspace: Workspace,
     *,
     source: str | None = None,
     query: str | None = None,
@@ -56,7 +57,7 @@ def check_files(
     """
     if not 0 < check_share <= 1:
         raise UnusableInputError(f"check_share {check_share}: expected more than 0 and at most 1")
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     polled_scope(key)
     with scope_lock(key, "check_files"):
         counts = asyncio.run(_check(key, check_share, older_than, n_connections, retry))
@@ -72,14 +73,16 @@ async def _check(
         with progress(f"checking files of {key.title}", len(files)) as advance:
             for start in range(0, len(files), FILES_PER_COMMIT):
                 some = files[start : start + FILES_PER_COMMIT]
-                counts += await asyncio.to_thread(_commit, some, await _etags(listing, some, n_connections))
+                counts += await asyncio.to_thread(
+                    _commit, key, some, await _etags(listing, some, n_connections)
+                )
                 advance(len(some), note=f"{counts['replaced']:,} replaced")
     return counts
 
 
 def _oldest(key: ScopeKey, share: float, before: datetime) -> Sequence[Any]:
     values = {"scope_id": key.scope_id, "before": before}
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         n_files = session.scalar(text(f"SELECT count(*) {_STORED}"), values) or 0
         return session.execute(
             text(f"""
@@ -113,7 +116,7 @@ async def _etags(listing: Listing, files: Sequence[Any], n_connections: int) -> 
     return await asyncio.gather(*(etag(file.url) for file in files))
 
 
-def _commit(files: Sequence[Any], etags: Sequence[str | None]) -> Counter[str]:
+def _commit(key: ScopeKey, files: Sequence[Any], etags: Sequence[str | None]) -> Counter[str]:
     counts: Counter[str] = Counter()
     rows = []
     for file, etag in zip(files, etags, strict=True):
@@ -136,7 +139,7 @@ def _commit(files: Sequence[Any], etags: Sequence[str | None]) -> Counter[str]:
             }
         )
     if rows:
-        with open_session() as session:
+        with key.workspace.session() as session:
             # A fetch that has replaced the file meanwhile is right.
             session.execute(
                 text("""

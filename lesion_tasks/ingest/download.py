@@ -31,9 +31,8 @@ from lesion_tasks.archive.client import (
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.picture import Picture, Unusable, read_picture
 from lesion_tasks.archive.zipped import DamagedFileError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.database.bulk import upsert_rows
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, open_listing
 from lesion_tasks.ingest.wanted import COUNT_WANTED, THUMBNAIL_PX, WANTED
 from lesion_tasks.progress import Advance, progress
@@ -89,7 +88,7 @@ class Downloading:
         self.key = key
         self.values = values
         self.rendition: str = values["rendition"]
-        self.bucket: Bucket = open_bucket(key.settings)
+        self.bucket: Bucket = key.workspace.bucket
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.examples: dict[str, str] = {}  # by reason
@@ -110,7 +109,7 @@ class Downloading:
         return self._report()
 
     def _n_wanted(self) -> int:
-        with open_session(self.key.settings) as session:
+        with self.key.workspace.session() as session:
             return session.scalar(COUNT_WANTED, self.values) or 0
 
     async def _fetch_all(
@@ -152,7 +151,7 @@ class Downloading:
         )
 
         def read() -> Sequence[Any]:
-            with open_session(self.key.settings) as session:
+            with self.key.workspace.session() as session:
                 return session.execute(statement, self.values | {"after": after, "n": ROWS_PER_QUERY}).all()
 
         while rows := await asyncio.to_thread(read):
@@ -253,7 +252,7 @@ class Downloading:
 
     def _commit(self, batch: list[_Outcome]) -> None:
         now = datetime.now(UTC)
-        with open_session(self.key.settings) as session:
+        with self.key.workspace.session() as session:
             upsert_rows(
                 session.connection(),
                 "stored_file",
@@ -293,7 +292,7 @@ class Downloading:
             SELECT count(*) FROM stored_file JOIN scope_record USING (isic_id)
             WHERE scope_id = :scope_id AND reason IS NULL
         """)
-        with open_session(self.key.settings) as session:
+        with self.key.workspace.session() as session:
             return session.scalar(statement, {"scope_id": self.key.scope_id}) or 0
 
     def _report(self) -> dict[str, Any]:

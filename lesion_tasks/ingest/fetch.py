@@ -13,11 +13,11 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.idle import is_fetched, note_idle
 from lesion_tasks.ingest.scope import polled_scope, scope_key, scope_lock
 from lesion_tasks.ingest.snapshot_handover import adopt_files
 from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wanted, wanted_values
+from lesion_tasks.workspace import Workspace
 
 PREFIX_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
 FILES_PER_RANGE = 5_000
@@ -25,6 +25,7 @@ MAX_RANGES = 16
 
 
 def fetch_ranges(
+    workspace: Workspace,
     *,
     ranges: int | None = None,
     source: str | None = None,
@@ -39,7 +40,7 @@ def fetch_ranges(
     """
     if ranges is not None and ranges < 1:
         raise UnusableInputError(f"{ranges} ranges found, expected at least 1")
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     values = wanted_values(key, "", rendition)
     if is_fetched(key, polled_scope(key), values["rendition"]):
         return []
@@ -48,7 +49,7 @@ def fetch_ranges(
         f"SELECT left(isic_id, {len('ISIC_') + PREFIX_DIGITS}) AS prefix, count(*) "  # noqa: S608 - our own text
         f"FROM ({WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
     )
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         found = [(row[0], row[1]) for row in session.execute(statement, values)]
     n_wanted = sum(count for _, count in found)
     if not n_wanted:
@@ -68,6 +69,7 @@ def _cut(counts: Sequence[tuple[str, int]], n_prefixes: int) -> list[str]:
 
 
 def fetch_files(
+    workspace: Workspace,
     id_range: str = "",
     *,
     source: str | None = None,
@@ -86,7 +88,7 @@ def fetch_files(
     Raises UnusableInputError when more than MAX_FAILED_SHARE of the files cannot be used, and
     ArchiveUnavailableError when they cannot be had; what was stored before stays.
     """
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     values = wanted_values(key, id_range, rendition, retry_refused_after)
     is_whole = not id_range and retry_refused_after == RETRY_REFUSED_AFTER
     if is_fetched(key, polled_scope(key), values["rendition"]) and is_whole:

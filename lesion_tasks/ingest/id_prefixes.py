@@ -18,7 +18,6 @@ from sqlalchemy import text
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.append import RECORDS_PER_COMMIT, pages_from
 from lesion_tasks.ingest.scope import ScopeKey
 from lesion_tasks.ingest.write_records import check_items, write_records
@@ -124,7 +123,7 @@ def _write(key: ScopeKey, items: list[Any], ids: IdSet) -> tuple[Counter[str], i
     for isic_id in records:
         ids.add(isic_id)
     n_refused = len({refusal.isic_id or refusal.document for refusal in refusals})
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         return write_records(session.connection(), key.scope_id, list(records.values()), refusals), n_refused
 
 
@@ -137,7 +136,7 @@ def _not_returned(key: ScopeKey, prefix: str, ids: IdSet, before: datetime) -> l
         ORDER BY isic_id
     """)
     values = {"scope_id": key.scope_id, "pattern": f"{prefix}%", "before": before}
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         rows = session.execute(statement, values, execution_options={"yield_per": 5_000})
         return [isic_id for (isic_id,) in rows if isic_id not in ids]
 

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 
 from sqlalchemy import text, update
 
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.ingest.scope import ScopeKey, n_listed
 
@@ -47,7 +46,7 @@ def note_idle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datet
     `look` answers with the number of wanted files and the time at which a refused one is due.
     """
     token = secrets.token_hex(8)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         # Who is changing something now has been at the trigger already and would go unnoticed: wait for them.
         session.execute(text("LOCK TABLE scope IN SHARE ROW EXCLUSIVE MODE"))
         session.execute(update(Scope).where(Scope.scope_id == key.scope_id).values(idle={"token": token}))
@@ -60,7 +59,7 @@ def note_idle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datet
         "rendition": rendition,
         "due_at": due_at.isoformat() if due_at else None,
     }
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         # The token is gone if anything changed since.
         session.execute(
             update(Scope)

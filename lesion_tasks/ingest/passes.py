@@ -3,20 +3,20 @@
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.archive.client import RETRY, Retry
+from lesion_tasks.catalog.ingest_passes import DEFAULT_PASSES, INGEST_PASSES, N_CONNECTIONS, SWEEP_SHARE
 from lesion_tasks.ingest.append import append_records, poll_scope, told
 from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
 from lesion_tasks.ingest.scope import read_scope, scope_key
-from lesion_tasks.ingest.sweep import SWEEP_SHARE, sweep_records
-
-PASSES = ("append", "reconcile", "sweep", "check_files", "fetch")
-# Asking for files that are there pays only when it is spread over months.
-DEFAULT_PASSES = ("append", "reconcile", "sweep", "fetch")
+from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.ingest.vocabulary_check import check_vocabulary
+from lesion_tasks.workspace import Workspace
 
 
 def ingest(
+    workspace: Workspace,
     *,
     source: str | None = None,
     query: str | None = None,
@@ -28,29 +28,33 @@ def ingest(
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
 ) -> dict[str, Any]:
-    """Probe, then run the named passes in their order; return the counts of each.
+    """Poll, then run the named passes in their order; return the counts of each.
 
     Repeating it changes nothing where nothing changed. A scope that was read completely just now is not swept.
     """
-    if unknown := set(passes) - set(PASSES):
-        raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(PASSES)}")
+    if unknown := set(passes) - set(INGEST_PASSES):
+        raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(INGEST_PASSES)}")
     scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
     door: dict[str, Any] = {"n_connections": n_connections, "retry": retry}
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     known = read_scope(key)
     is_first_read = known is None or known.watermark_at is None
     newest = poll_scope(key, known, retry=retry)
     done: dict[str, Any] = {"poll": told(key, newest)}
     if "append" in passes:
-        done["append"] = append_records(**scope, **door, newest=newest)
+        done["append"] = append_records(workspace, **scope, **door, newest=newest)
     if "reconcile" in passes:
-        done["reconcile"] = reconcile_records(**scope, **door, max_vanished_share=max_vanished_share)
+        done["reconcile"] = reconcile_records(
+            workspace, **scope, **door, max_vanished_share=max_vanished_share
+        )
     if "sweep" in passes and not ("append" in passes and is_first_read):
         done["sweep"] = sweep_records(
-            **scope, **door, sweep_share=sweep_share, max_vanished_share=max_vanished_share
+            workspace, **scope, **door, sweep_share=sweep_share, max_vanished_share=max_vanished_share
         )
     if "check_files" in passes:
-        done["check_files"] = check_files(**scope, **door)
+        done["check_files"] = check_files(workspace, **scope, **door)
+    if "vocabulary" in passes:
+        done["vocabulary"] = check_vocabulary(workspace, **scope)
     if "fetch" in passes:
-        done["fetch"] = fetch_files(**scope, **door, rendition=rendition)
+        done["fetch"] = fetch_files(workspace, **scope, **door, rendition=rendition)
     return done

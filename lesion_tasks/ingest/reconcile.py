@@ -17,7 +17,6 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, pieces, prefixes, read_prefix, split
 from lesion_tasks.ingest.scope import (
     ScopeKey,
@@ -30,6 +29,7 @@ from lesion_tasks.ingest.scope import (
 )
 from lesion_tasks.ingest.write_records import check_items, write_records
 from lesion_tasks.progress import progress
+from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ CONFIRM_AFTER = timedelta(minutes=10)
 
 
 def reconcile_records(
+    workspace: Workspace,
     *,
     source: str | None = None,
     query: str | None = None,
@@ -58,7 +59,7 @@ def reconcile_records(
     requests and changes nothing. Raises UnusableInputError, with nothing marked, when more than
     `max_vanished_share` of the scope is gone since the last run.
     """
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     polled_scope(key)
     if key.settings.max_records is not None:
         # Under a limit most of the archive is unread on purpose: comparing would read it all.
@@ -144,7 +145,7 @@ async def follow_up(
                 elif isinstance(item, dict) and item.get("isic_id") == isic_id:
                     elsewhere.append(item)
         left, more_refusals = check_items(elsewhere)
-        with open_session(key.settings) as session:
+        with key.workspace.session() as session:
             connection = session.connection()
             counts += write_records(connection, key.scope_id, list(listed.values()), refusals)
             counts += write_records(
@@ -171,7 +172,7 @@ def _pending(key: ScopeKey) -> list[str]:
         WHERE scope_id = :scope_id AND scope_record.missing_since IS NOT NULL
             AND record.missing_since IS NOT NULL AND withdrawn_at IS NULL
     """)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         return list(session.scalars(statement, {"scope_id": key.scope_id}))
 
 
@@ -181,7 +182,7 @@ def _mark(key: ScopeKey, gone: list[str], asked_before: datetime) -> Counter[str
         return Counter()
     values = {"now": datetime.now(UTC), "scope_id": key.scope_id, "before": asked_before, "ids": gone}
     ids: BindParameter[Any] = bindparam("ids", expanding=True)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         withdrawn = session.scalars(
             text("""
                 UPDATE record SET withdrawn_at = :now

@@ -7,14 +7,15 @@ from sqlalchemy import func, select, update
 from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.database.schema import Ingestion
 from lesion_tasks.ingest.scope import scope_key
+from lesion_tasks.workspace import Workspace
 
 N_RUNS_NAMED = 5
 
 
 def begin_ingestion(
+    workspace: Workspace,
     ingestion_id: str | None = None,
     *,
     source: str | None = None,
@@ -22,10 +23,10 @@ def begin_ingestion(
     collections: str = "",
 ) -> str:
     """Note that a run begins, and return its id. One that is tried again keeps the time of its first try."""
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     now = datetime.now(UTC)
     ingestion_id = ingestion_id or f"by_hand__{now.isoformat()}"
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         session.execute(
             insert(Ingestion)
             .values(ingestion_id=ingestion_id, scope_id=key.scope_id, began_at=now)
@@ -34,9 +35,9 @@ def begin_ingestion(
     return ingestion_id
 
 
-def end_ingestion(ingestion_id: str, counts: dict[str, Any]) -> None:
+def end_ingestion(workspace: Workspace, ingestion_id: str, counts: dict[str, Any]) -> None:
     """Note that all passes of a run are done, and what each counted."""
-    with open_session() as session:
+    with workspace.session() as session:
         session.execute(
             update(Ingestion)
             .where(Ingestion.ingestion_id == ingestion_id)
@@ -45,17 +46,17 @@ def end_ingestion(ingestion_id: str, counts: dict[str, Any]) -> None:
 
 
 def last_done(
-    *, source: str | None = None, query: str | None = None, collections: str = ""
+    workspace: Workspace, *, source: str | None = None, query: str | None = None, collections: str = ""
 ) -> dict[str, datetime]:
     """Return, by pass, when the last complete run of a scope that held it began."""
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     pass_label = func.jsonb_object_keys(Ingestion.counts).label("pass")
     runs = (
         select(pass_label, Ingestion.began_at)
         .where(Ingestion.scope_id == key.scope_id, Ingestion.ended_at.is_not(None))
         .subquery()
     )
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         return {
             row[0]: row[1]
             for row in session.execute(
@@ -64,7 +65,7 @@ def last_done(
         }
 
 
-def moment_of(since: str) -> datetime:
+def moment_of(workspace: Workspace, since: str) -> datetime:
     """Return the moment that a time (without zone: UTC) or the id of a run names: when that run began.
 
     Raises UnusableInputError for what is neither.
@@ -72,12 +73,12 @@ def moment_of(since: str) -> datetime:
     try:
         moment = datetime.fromisoformat(since)
     except ValueError:
-        return _began_at(since)
+        return _began_at(workspace, since)
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _began_at(ingestion_id: str) -> datetime:
-    with open_session() as session:
+def _began_at(workspace: Workspace, ingestion_id: str) -> datetime:
+    with workspace.session() as session:
         found = session.scalar(select(Ingestion.began_at).where(Ingestion.ingestion_id == ingestion_id))
         if found is not None:
             return found

@@ -15,9 +15,9 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import ApiListing, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry, shown
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.database.connection import database_url, engine_for, open_session
 from lesion_tasks.database.schema import Scope
-from lesion_tasks.settings import Settings, read_settings
+from lesion_tasks.settings import Settings
+from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +29,12 @@ class ScopeKey:
     source: str  # base URL with trailing slash, or a folder's absolute path
     query: str
     collections: str
-    settings: Settings
+    workspace: Workspace
+
+    @property
+    def settings(self) -> Settings:
+        """The settings in force."""
+        return self.workspace.settings
 
     @property
     def scope_id(self) -> str:
@@ -50,9 +55,9 @@ class ScopeKey:
         return f"{self.stored_source} ({', '.join(narrowed) or 'everything'})"
 
 
-def scope_key(source: str | None, query: str | None, collections: str) -> ScopeKey:
+def scope_key(workspace: Workspace, source: str | None, query: str | None, collections: str) -> ScopeKey:
     """Fill in the settings' source and query; raise UnusableInputError for collections that are no numbers."""
-    settings = read_settings()
+    settings = workspace.settings
     source = source or settings.archive_url
     ids = [part.strip() for part in collections.split(",")] if collections.strip() else []
     if wrong := [part for part in ids if not part.isdigit()]:
@@ -64,7 +69,7 @@ def scope_key(source: str | None, query: str | None, collections: str) -> ScopeK
         source=source,
         query=(settings.query if query is None else query).strip(),
         collections=",".join(str(number) for number in sorted({int(part) for part in ids})),
-        settings=settings,
+        workspace=workspace,
     )
 
 
@@ -94,7 +99,7 @@ async def open_listing(
 
 def read_scope(key: ScopeKey) -> Scope | None:
     """Return the scope's row, detached; None before it is first polled."""
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         scope = session.scalar(select(Scope).where(Scope.scope_id == key.scope_id))
         if scope is not None:
             session.expunge(scope)
@@ -119,7 +124,7 @@ def n_listed(key: ScopeKey) -> int:
                    WHERE listed.scope_id = :scope_id AND listed.isic_id = refused.isic_id
                        AND listed.missing_since IS NULL))
     """)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         return session.scalar(statement, {"scope_id": key.scope_id}) or 0
 
 
@@ -134,14 +139,14 @@ def n_listed_by_prefix(key: ScopeKey, n_digits: int, prefix: str = "") -> dict[s
         ) AS listed GROUP BY 1
     """)
     values = {"scope_id": key.scope_id, "length": 5 + n_digits, "pattern": f"{prefix or 'ISIC_'}%"}
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         return {row[0]: row[1] for row in session.execute(statement, values)}
 
 
 def save_scope(key: ScopeKey, **values: object) -> None:
     """Insert or update the scope's row."""
     fixed = {"source": key.stored_source, "query": key.query, "collections": key.collections}
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         session.execute(
             insert(Scope)
             .values(scope_id=key.scope_id, **fixed, **values)
@@ -156,7 +161,7 @@ def scope_lock(key: ScopeKey, part: str) -> Iterator[None]:
     The lock lives in a connection of its own and ends with it: a killed process lets go at once.
     """
     name = int.from_bytes(hashlib.sha256(f"{key.scope_id}:{part}".encode()).digest()[:8], "big", signed=True)
-    with engine_for(database_url(key.settings)).connect() as connection:
+    with key.workspace.engine.connect() as connection:
         connection.execution_options(isolation_level="AUTOCOMMIT")
         connection.detach()  # closed at the end, never given back to the pool with the lock still held
         if not connection.scalar(text("SELECT pg_try_advisory_lock(:name)"), {"name": name}):

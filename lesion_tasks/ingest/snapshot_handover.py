@@ -11,7 +11,6 @@ from dataclasses import replace
 from sqlalchemy import text
 
 from lesion_tasks.archive.api import is_api
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, read_scope, scope_lock
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,7 @@ def hand_over(key: ScopeKey) -> None:
         "made_at": scope.watermark_at,
         "snapshot_id": key.scope_id,
     }
-    with scope_lock(heir, "append"), open_session(key.settings) as session:
+    with scope_lock(heir, "append"), key.workspace.session() as session:
         session.execute(
             text("""
                 INSERT INTO scope (scope_id, source, query, collections, watermark_at)
@@ -84,5 +83,5 @@ def adopt_files(key: ScopeKey, rendition: str) -> None:
     """Take the files that came with a snapshot for those that the API's records name now."""
     if not is_api(key.source):
         return
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         session.execute(text(_ADOPT), {"scope_id": key.scope_id, "rendition": rendition})

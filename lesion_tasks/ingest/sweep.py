@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.archive.client import RETRY, Retry
+from lesion_tasks.catalog.ingest_passes import N_CONNECTIONS, SWEEP_SHARE
 from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, prefixes, read_prefix
 from lesion_tasks.ingest.reconcile import CONFIRM_AFTER, MAX_VANISHED_SHARE, follow_up
 from lesion_tasks.ingest.scope import (
@@ -23,11 +24,11 @@ from lesion_tasks.ingest.scope import (
     scope_lock,
 )
 from lesion_tasks.progress import progress
-
-SWEEP_SHARE = 1 / 7
+from lesion_tasks.workspace import Workspace
 
 
 def sweep_records(
+    workspace: Workspace,
     *,
     source: str | None = None,
     query: str | None = None,
@@ -44,7 +45,7 @@ def sweep_records(
     """
     if not 0 < sweep_share <= 1:
         raise UnusableInputError(f"sweep_share {sweep_share}: expected more than 0 and at most 1")
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     polled_scope(key)
     if key.settings.max_records is not None:
         # Under a limit most of the archive is unread on purpose: comparing would read it all.

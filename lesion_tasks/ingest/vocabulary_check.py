@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy import text
 
 from lesion_tasks.archive import vocabulary
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey, polled_scope, scope_key
+from lesion_tasks.workspace import Workspace
 
 # Measured by the archive or renamed by it: no contributor's metadata, so no rule is about them.
 _OUTSIDE_THE_RULES = frozenset({"pixels_x", "pixels_y"})
@@ -37,10 +37,10 @@ Finding = tuple[str, str]  # (kind, words): kind is unknown_field or rule
 
 
 def check_vocabulary(
-    *, source: str | None = None, query: str | None = None, collections: str = ""
+    workspace: Workspace, *, source: str | None = None, query: str | None = None, collections: str = ""
 ) -> dict[str, Any]:
     """Compare the current records of a scope with the vocabulary and return counts; reads only."""
-    key = scope_key(source, query, collections)
+    key = scope_key(workspace, source, query, collections)
     polled_scope(key)
     find = lru_cache(maxsize=20_000)(_findings)
     counts: Counter[Finding] = Counter()
@@ -68,7 +68,7 @@ def _current_metadata(key: ScopeKey) -> Iterator[Mapping[str, Any]]:
         JOIN record USING (isic_id) JOIN record_version USING (isic_id, version)
         WHERE scope_id = :scope_id AND scope_record.missing_since IS NULL
     """)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         rows = session.execute(statement, {"scope_id": key.scope_id}, execution_options={"yield_per": 2_000})
         for (metadata,) in rows:
             yield metadata

@@ -7,7 +7,6 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.database.connection import open_session
 from lesion_tasks.ingest.scope import ScopeKey
 
 ISIC_ID_LENGTH = len("ISIC_0000000")
@@ -84,6 +83,6 @@ def look_for_wanted(key: ScopeKey, values: dict[str, Any]) -> tuple[int, datetim
         SELECT min(fetched_at + :retry_after * power(4, n_attempts - 1)) FROM stored_file
         WHERE rendition = :rendition AND reason IS NOT NULL AND n_attempts < :max_tries
     """)
-    with open_session(key.settings) as session:
+    with key.workspace.session() as session:
         n_wanted = session.scalar(COUNT_WANTED, values | {"now": datetime.now(UTC)}) or 0
         return n_wanted, session.scalar(due, values)

@@ -23,6 +23,7 @@ from pathlib import Path
 import psycopg2
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.ingest_passes import POOLS
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.database.embedded.ports import free_port, holder, is_free
 from lesion_tasks.laptop.airflow_api import AirflowApi
@@ -41,10 +42,6 @@ USERNAME = "admin"
 START_TIMEOUT_S = 180.0
 # How many tasks may run at once. One training uses all cores by itself.
 PARALLEL_TASKS = max(2, min(4, os.cpu_count() or 2))
-POOLS = {
-    "gpu": (1, "Trainings: one at a time, they use the whole device."),
-    "archive": (2, "Tasks that talk to the archive: a limit out of politeness."),
-}
 API_SERVER = "api-server"
 
 

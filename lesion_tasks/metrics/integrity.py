@@ -4,10 +4,10 @@ Each check looks for one named fault and says in one sentence what it found. A f
 `is_blocking` refuses promotion.
 
 How strict. A check on bytes, ids or counts is exact. A check on figures weighs two errors: letting a fault pass,
-and refusing an honest model. Where the fault makes the AUC 0.5, a 95 % interval is used as it is: it lets
-one mispaired evaluation in forty pass on this check alone, and the comparison with the trainer's own figure
-catches that one. Simulated honest evaluations (`benchmarks/simulate_evaluation.py`) are refused in fewer than one
-of a hundred; nearly all of these are weak models on few positives, which nobody could tell from chance.
+and refusing an honest model. Where the fault makes the AUC 0.5, a permutation test at 5 % is used: it lets
+one mispaired evaluation in twenty pass on this check alone, and the comparison with the trainer's own figure
+catches that one. Where the images are too few to tell, the verdict is `too_few` and not `failed`. Simulated honest
+evaluations (`benchmarks/simulate_evaluation.py`) are refused in fewer than one of a hundred.
 """
 
 from __future__ import annotations
@@ -21,7 +21,9 @@ import numpy as np
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.compare import auc_difference
 from lesion_tasks.metrics.headline import headline_auc
+from lesion_tasks.metrics.independence import WORTHWHILE_AUC, independence
 from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.metrics.verdict import Status, Verdict
 
 # A trainer may stream its AUC over 200 thresholds, which is off by some thousandths; a mispairing by tenths.
@@ -29,9 +31,12 @@ TRAINER_TOLERANCE = 0.01
 # float32 sums in another order (a batch of one, another machine) differ by about 1e-6; batch norm in training
 # mode or another scaling of pixels by whole hundredths.
 SERVING_TOLERANCE = 1e-4
+# Both come from the same stored numbers; only the reading of a text can round them.
+THRESHOLD_TOLERANCE = 1e-9
 MAX_COMMONEST_SHARE = 0.99
 # 99.9 %: validation chose the epoch and is a little lucky by design, and this runs on every evaluation.
 GAP_LEVEL = 0.999
+N_EXAMPLES = 5
 
 
 def ids_differ(prediction_ids: Iterable[str], manifest_ids: Iterable[str]) -> Verdict:
@@ -75,44 +80,49 @@ def independent_of_labels(
 
     1. The trainer measured another AUC on the same subset. Both start from the same predictions, one from labels
        in the order of its batches, the other joined by key; they can only differ when one pairing is wrong.
-    2. The 95 % interval of the AUC contains 0.5. Given that the trainer agrees, the pairing is right and the
-       model knows nothing, or the subset is too small to tell. Such a model must not be promoted either way, and
-       its figures mean nothing, so the verdict is the same and the sentence says which it is.
+    2. Labels dealt out at random among groups reach the AUC in more than 5 % of permutations, on a subset where a
+       worthwhile model would nearly always stand out. Given that the trainer agrees, the pairing is right and the
+       model knows nothing. Such a model must not be promoted either way, and its figures mean nothing.
 
+    Where even a worthwhile model could look like this, the verdict is `too_few`: nothing is proven, and nobody accused.
     TPR and FPR at the threshold stand beside it: independence makes them equal at every threshold.
     """
-    auc = headline_auc(scored)
+    auc, test = headline_auc(scored), independence(scored)
     name = "independent_of_labels"
-    if auc is None:
+    if auc is None or test is None:
         return _verdict(name, "not_applicable", "A class has no image, so there is no AUC.", _counts(scored))
     interval = auc.interval()
     numbers = _counts(scored) | {"auc": auc.value, "low": interval.low, "high": interval.high}
+    numbers |= {"p_value": test.p_value, "n_permutations": test.n_permutations, "chance_error": test.error}
     numbers |= {"trainer_auc": trainer_auc} | _rates(scored, threshold)
     measured = _auc_words(scored, auc)
-    rates = ""
-    if scored.is_binary:
-        rates = (
-            f" A share of {numbers['tpr']:.4f} of positives and {numbers['fpr']:.4f} of negatives "
-            "is called positive."
-        )
-    contradicts = trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance
-    is_independent = interval.contains(0.5)
-    if is_independent:
+    dealt = f"labels dealt out at random among the groups give one as far from 0.5 in {test.p_value:.1%} of trials"
+    if trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance:
         sentence = (
-            f"The predictions are independent of the labels, as far as this subset can tell: the AUC is {measured}, "
-            f"whose interval contains 0.5.{rates}{_cause(trainer_auc, contradicts)}"
+            f"The predictions do not belong to these labels: the trainer measured an AUC of {trainer_auc:.4f} on this "
+            f"subset, joined by image id it is {measured}.{_rates_words(numbers)}"
         )
-    else:
-        sentence = (
-            f"The predictions do not belong to these labels: the trainer measured an AUC of {trainer_auc} on this "
-            f"subset, joined by image id it is {measured}.{rates}"
-        )
-    if is_independent or contradicts:
         return _verdict(name, "failed", sentence, numbers)
-    agreed = "" if trainer_auc is None else f"; the trainer measured {trainer_auc:.4f}"
-    return _verdict(
-        name, "passed", f"The predictions depend on the labels: the AUC is {measured}{agreed}.", numbers
+    if test.is_rejected:
+        agreed = "" if trainer_auc is None else f"; the trainer measured {trainer_auc:.4f}"
+        sentence = f"The predictions depend on the labels: the AUC is {measured}, and {dealt}{agreed}."
+        return _verdict(name, "passed", sentence, numbers)
+    if not test.could_tell:
+        sentence = (
+            f"Too few images to tell whether the predictions know the labels: the AUC is {measured}, and {dealt}. "
+            f"A model with a true AUC of {WORTHWHILE_AUC} could look like this."
+        )
+        return _verdict(name, "too_few", sentence, numbers)
+    cause = (
+        "They may be paired with the wrong rows."
+        if trainer_auc is None
+        else f"The trainer measured {trainer_auc:.4f} too: the model knows nothing."
     )
+    sentence = (
+        f"The predictions are independent of the labels: the AUC is {measured}, and {dealt}."
+        f"{_rates_words(numbers)} {cause}"
+    )
+    return _verdict(name, "failed", sentence, numbers)
 
 
 def inverted(scored: Scored) -> Verdict:
@@ -261,6 +271,63 @@ def serving_differs(
     )
 
 
+def threshold_differs(stored: float | None, validation: Scored) -> Verdict:
+    """Fails unless the threshold stored with the model is the one that its predictions of val give.
+
+    `validation` is val of the manifest that the model was trained on: the threshold was chosen there.
+    """
+    name = "threshold_differs"
+    if not validation.is_binary:
+        if stored is None:
+            return _verdict(name, "not_applicable", "With more than two classes the likeliest is called.", {})
+        sentence = (
+            f"A threshold of {stored:.6g} is stored with a model of {len(validation.class_names)} classes."
+        )
+        return _verdict(name, "failed", sentence, {"stored": stored})
+    if not 0 < (validation.n_positives or 0) < validation.n_images:
+        return _verdict(name, "not_applicable", "A class has no image on val, so there is no threshold.", {})
+    chosen = choose_threshold(validation).value
+    numbers = {"stored": stored, "chosen": chosen, "tolerance": THRESHOLD_TOLERANCE}
+    if stored is None or not abs(stored - chosen) <= THRESHOLD_TOLERANCE:
+        words = "No threshold is" if stored is None else f"A threshold of {stored:.6g} is"
+        sentence = f"{words} stored with the model; the predictions of val give {chosen:.6g}."
+        return _verdict(name, "failed", sentence, numbers)
+    sentence = f"The stored threshold of {stored:.6g} is the one that the predictions of val give."
+    return _verdict(name, "passed", sentence, numbers)
+
+
+def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None]) -> Verdict:
+    """Cautions when images have another label today than in the manifest, or none.
+
+    `manifest`: image id -> label; `today`: image id -> the label that the task gives the image now, None where no rule
+    of the task matches; an id that it lacks is no longer in the catalogue. The figures stay what they were measured as.
+    """
+    gone = sorted(set(manifest) - set(today))
+    changed = sorted(
+        isic_id for isic_id, label in manifest.items() if isic_id in today and today[isic_id] != label
+    )
+    numbers = {
+        "n_images": len(manifest),
+        "n_changed": len(changed),
+        "n_gone": len(gone),
+        "examples": {isic_id: [manifest[isic_id], today[isic_id]] for isic_id in changed[:N_EXAMPLES]},
+        "examples_gone": gone[:N_EXAMPLES],
+    }
+    if not changed and not gone:
+        sentence = f"All {len(manifest):,} labels of test are those that the archive gives today."
+        return _verdict("labels_changed", "passed", sentence, numbers, is_blocking=False)
+    parts = []
+    if changed:
+        shown = ", ".join(f"{i} from {manifest[i]} to {today[i] or 'none'}" for i in changed[:N_EXAMPLES])
+        parts.append(
+            f"{len(changed):,} of {len(manifest):,} labels of test have changed since: {shown}"
+            + (" and others" if len(changed) > N_EXAMPLES else "")
+        )
+    if gone:
+        parts.append(f"{len(gone):,} of {len(manifest):,} images of test are no longer in the catalogue")
+    return _verdict("labels_changed", "caution", f"{'; '.join(parts)}.", numbers, is_blocking=False)
+
+
 def no_better_than_random_weights(model: Scored, baseline: Scored | None) -> Verdict:
     """Compares with the same recipe from random weights, on the same images.
 
@@ -343,11 +410,7 @@ def _auc_words(scored: Scored, auc: Auc) -> str:
     )
 
 
-def _cause(trainer_auc: float | None, contradicts: bool) -> str:
-    if trainer_auc is None:
-        return " They may be paired with the wrong rows."
-    if contradicts:
-        return f" The trainer measured {trainer_auc:.4f}, so they are paired with the wrong rows."
-    return (
-        f" The trainer measured {trainer_auc:.4f} too: the model knows nothing, or there are too few images."
-    )
+def _rates_words(numbers: Mapping[str, Any]) -> str:
+    if "tpr" not in numbers:
+        return ""
+    return f" A share of {numbers['tpr']:.4f} of positives and {numbers['fpr']:.4f} of negatives is called positive."

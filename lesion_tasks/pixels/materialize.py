@@ -17,22 +17,22 @@ import numpy as np
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.database.bulk import copy_rows
-from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.workspace import Workspace
 
 SHARD_IMAGES = 1_024
 
 
-def materialize_manifest(digest: str, size: InputSize) -> dict[str, Any]:
+def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> dict[str, Any]:
     """Make sure every picture of a manifest stands in a shard at one size and aspect policy; returns counts."""
-    bucket = open_bucket()
-    engine = engine_for(database_url())
+    bucket = workspace.bucket
+    engine = workspace.engine
     with engine.connect() as connection:
         key = connection.execute(
             text("SELECT object_key FROM manifest WHERE digest = :digest"), {"digest": digest}

@@ -13,12 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Task
 from lesion_tasks.catalog.gates import GATES, cautions, interval_words, objections
-from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.evaluation.comparison import compare_contenders, find_contender, missing_scores
 from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish, read_leaderboard
+from lesion_tasks.workspace import Workspace
 
 RULE = "rule"
 
@@ -38,14 +38,14 @@ class Candidate:
     test: Mapping[str, Any]  # figures on the natural test set
 
 
-def plan_promotion(*, task: str) -> dict[str, Any]:
+def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be scored on which manifest.
 
-    Returns candidate and champion (None where there is none) and `rescore`, a list of entries with training_id,
-    manifest_digest and input_size (to materialize the manifest at first; None: no pixels needed).
+    Returns candidate and champion (None where there is none) and `rescore`, a list of entries with training_id and
+    manifest_digest.
     """
     _known_task(task)
-    with engine_for(database_url()).connect() as connection:
+    with workspace.engine.connect() as connection:
         best = _best(_candidates(connection, task))
         champion = champion_of(connection, task)
         rescore = []
@@ -63,15 +63,17 @@ def plan_promotion(*, task: str) -> dict[str, Any]:
     }
 
 
-def promote_model(*, task: str, is_forced: bool = False, decided_by: str = RULE) -> dict[str, Any]:
+def promote_model(
+    workspace: Workspace, *, task: str, is_forced: bool = False, decided_by: str = RULE
+) -> dict[str, Any]:
     """Decide about every candidate of a task: at most one is promoted, the others are refused with a reason.
 
     `is_forced` promotes the best candidate although it misses a gate, never one that failed an integrity check.
     Returns action (promoted, refused or none), is_promoted, training_id, reason.
     """
     _known_task(task)
-    bucket = open_bucket()
-    engine = engine_for(database_url())
+    bucket = workspace.bucket
+    engine = workspace.engine
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"promote {task}"})
         decision = _decide(connection, bucket, TASKS[task], is_forced, decided_by)
@@ -82,14 +84,19 @@ def promote_model(*, task: str, is_forced: bool = False, decided_by: str = RULE)
 
 
 def rollback_champion(
-    *, training_id: str | None = None, reason: str, task: str = "malignancy", decided_by: str = "person"
+    workspace: Workspace,
+    *,
+    training_id: str | None = None,
+    reason: str,
+    task: str = "malignancy",
+    decided_by: str = "person",
 ) -> dict[str, Any]:
     """Put an earlier champion back: the given training, or the champion before the present one."""
     _known_task(task)
     if not reason.strip():
         raise UnusableInputError("rollback: the reason is empty, expected one in words")
-    bucket = open_bucket()
-    engine = engine_for(database_url())
+    bucket = workspace.bucket
+    engine = workspace.engine
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"promote {task}"})
         champion = champion_of(connection, task)
@@ -118,9 +125,9 @@ def rollback_champion(
     return {"action": "rolled_back", "is_promoted": True, "training_id": target, "reason": reason.strip()}
 
 
-def leaderboard() -> list[dict[str, Any]]:
+def leaderboard(workspace: Workspace) -> list[dict[str, Any]]:
     """One row for each evaluated training, best first: what a person wants to see before deciding."""
-    with engine_for(database_url()).connect() as connection:
+    with workspace.engine.connect() as connection:
         board = read_leaderboard(connection)
     return [_flat(task, row) for task in board["tasks"] for row in task["rows"]]
 

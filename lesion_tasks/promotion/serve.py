@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, MissingObjectError, open_bucket
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import InputSize
+from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import keras
@@ -64,7 +65,11 @@ def open_champion(bucket: Bucket, task: str) -> Champion:
 
 
 def predict_images(
-    paths: Sequence[str], *, task: str = "malignancy", metadata: Mapping[str, float] | None = None
+    workspace: Workspace,
+    paths: Sequence[str],
+    *,
+    task: str = "malignancy",
+    metadata: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
     """Score pictures with the champion of a task: for each its probabilities, threshold and the model's name.
 
@@ -74,7 +79,7 @@ def predict_images(
 
     for path in paths:
         _check_picture(path)  # before the model, whose start takes much longer
-    champion = open_champion(open_bucket(), task)
+    champion = open_champion(workspace.bucket, task)
     found = []
     for path in paths:
         inputs = _inputs(champion, path, metadata or {})

@@ -14,15 +14,15 @@ PICTURES = ("picture", "heatmap")
 @cache
 def bundle_schema() -> dict[str, Any]:
     """The published JSON Schema of metrics.json, with the schema of one subset's document inside."""
-    schema = _read("bundle.schema.json")
+    schema = _read("reports", "bundle.schema.json")
     # With an $id of its own, "#/$defs/..." inside the document's schema stays inside it.
-    schema["$defs"]["document"] = {"$id": "document.schema.json", **_read("metrics.schema.json")}
+    schema["$defs"]["document"] = {"$id": "document.schema.json", **_read("metrics", "metrics.schema.json")}
     return schema
 
 
-def _read(name: str) -> dict[str, Any]:
+def _read(room: str, name: str) -> dict[str, Any]:
     # Not by way of `document.metrics_schema`: that module loads the statistics, which no page needs.
-    text = files("lesion_tasks.metrics").joinpath(name).read_text(encoding="utf-8")
+    text = files(f"lesion_tasks.{room}").joinpath(name).read_text(encoding="utf-8")
     schema: dict[str, Any] = json.loads(text)
     return schema
 

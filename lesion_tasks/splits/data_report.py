@@ -3,7 +3,6 @@
 import base64
 import io
 from collections.abc import Mapping
-from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -147,17 +146,9 @@ def thumbnail(bucket: Bucket, key: str) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-@cache
-def _environment() -> Any:
-    from jinja2 import ChoiceLoader, PackageLoader
-
-    from lesion_tasks.reports.environment import environment
-
-    own, house = (PackageLoader(package) for package in ("lesion_tasks.data_report", "lesion_tasks.reports"))
-    return environment().overlay(loader=ChoiceLoader([own, house]))
-
-
 def render_data_page(collected: Mapping[str, Any]) -> str:
     """Render the page."""
-    page: str = _environment().get_template("data_page.html.j2").render(**collected)
+    from lesion_tasks.reports.environment import environment
+
+    page: str = environment().get_template("data_page.html.j2").render(**collected)
     return page

@@ -16,9 +16,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
-from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.splits.balance import draw_balance
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.funnel import funnel_of
@@ -27,6 +26,7 @@ from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
 from lesion_tasks.splits.members import MEMBERSHIP_VERSION, judge_changes
 from lesion_tasks.splits.subsets import SUBSETS
+from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def build_split(name: str) -> str:
+def build_split(workspace: Workspace, name: str) -> str:
     """Assign every image under one split recipe and return the manifest's digest.
 
     Raises `UnusableInputError` before anything is written when the images cannot make this split, or when a check
@@ -44,8 +44,8 @@ def build_split(name: str) -> str:
         raise UnusableInputError(f"unknown split {name!r}, expected one of {', '.join(sorted(SPLITS))}")
     split = SPLITS[name]
     task = TASKS[split.task]
-    bucket = open_bucket()
-    with engine_for(database_url()).begin() as connection:
+    bucket = workspace.bucket
+    with workspace.engine.begin() as connection:
         _lock(connection, task)
         has_news = judge_changes(connection, split, task)
         draw_balance(connection, split, task)
@@ -77,7 +77,9 @@ def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
 def _lock(connection: Connection, task: Task) -> None:
     """Wait until nobody curates and nobody else draws for this task; refuse a catalogue that is half curated."""
     connection.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('curate'))"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"draw {task.assignment}"})
+    connection.execute(
+        text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"draw {task.assignment}"}
+    )
     n_images, n_ungrouped = connection.execute(
         text("SELECT (SELECT count(*) FROM (SELECT FROM image LIMIT 1) i), (SELECT count(*) FROM ungrouped)")
     ).one()

@@ -11,14 +11,15 @@ import re
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, MissingObjectError, open_bucket
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.progress import progress
+from lesion_tasks.workspace import Workspace
 
 INDEX_KEY = "masks/index.json"
 _FILE = re.compile(r"(ISIC_\d{7})(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNORECASE)
 
 
-def import_masks(folder: str) -> dict[str, int]:
+def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
     """Copy masks named `<isic_id>_segmentation.png` or `<isic_id>.png` into the bucket; returns counts.
 
     A mask is any picture: brighter than half is lesion. One that cannot be decoded is left out and counted.
@@ -31,7 +32,7 @@ def import_masks(folder: str) -> dict[str, int]:
         raise UnusableInputError(
             f"masks {folder}: found {found}, expected ISIC_0000000_segmentation.png and the like"
         )
-    bucket = open_bucket()
+    bucket = workspace.bucket
     index = read_index(bucket)
     n_unreadable = 0
     with progress("masks", len(named)) as advance:

@@ -8,25 +8,25 @@ import logging
 
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
-from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.splits.manifest import has_manifest, manifest_in_force
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
 
-def prepare_training(variant: str, *, is_smoke_run: bool = False) -> None:
+def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> None:
     """Build a variant's split if it has never been built, and decode its pictures in the variant's size and shape.
 
     A split that has a manifest is left as it is: when to look at newer images is for `build_split` to say. Raises
     UnusableInputError where the images at hand cannot make the split.
     """
     recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
-    engine = engine_for(database_url())
+    engine = workspace.engine
     if not has_manifest(engine, recipe.split):
         log.info("split %s has no manifest yet and is built", recipe.split)
-        build_split(recipe.split)
+        build_split(workspace, recipe.split)
     if recipe.input_size is not None:
         digest, _ = manifest_in_force(engine, recipe.split)
-        materialize_manifest(digest, recipe.input_size)
+        materialize_manifest(workspace, digest, recipe.input_size)

@@ -1,18 +1,20 @@
 """A recipe, a manifest and weights -> everything that identifies a training, and the data it looks at."""
 
+import ast
 import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import SPLITS, Variant
-from lesion_tasks.settings import read_settings
+from lesion_tasks.catalog import BACKBONES, SPLITS, Variant
 from lesion_tasks.splits.manifest import manifest_in_force
+from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -20,18 +22,45 @@ if TYPE_CHECKING:
     from lesion_tasks.training.examples import Data
     from lesion_tasks.training.model import Weights
 
-# What decides the numbers of a training beside variant, data and weights: these sources, by content.
-CODE_FILES = (
-    "square.py", "dataset.py", "model/*.py", "accelerator.py", "sampling.py", "segmentation.py", "features.py",
-    "in_memory.py", "training_loop.py", "engine.py", "prediction.py",
-)  # fmt: skip
+PACKAGE = Path(__file__).parents[1]
+# Rooms all of whose code decides a training's numbers. What they import from the rooms in SHARED decides with them;
+# what they import from others moves data (database, bucket, splits) or is in the fingerprint by value (catalog).
+DECIDING = ("pixels", "training")
+SHARED = ("archive", "metrics")
 
 
-def code_digest() -> str:
-    """SHA-256 over the sources that decide a training's numbers."""
-    folder = Path(__file__).parent
-    files = [file for pattern in CODE_FILES for file in sorted(folder.glob(pattern))]
-    return hashlib.sha256(b"\0".join(file.read_bytes() for file in files)).hexdigest()
+def deciding_files(package: Path) -> list[Path]:
+    """The sources of a package that decide a training's numbers: whole rooms, and what they reach in shared ones."""
+    found = {path for room in DECIDING for path in (package / room).rglob("*.py")}
+    waiting = list(found)
+    while waiting:
+        for path in _shared_imports(package, waiting.pop()) - found:
+            found.add(path)
+            waiting.append(path)
+    return sorted(found)
+
+
+def _shared_imports(package: Path, path: Path) -> set[Path]:
+    """Modules of shared rooms that a file imports, anywhere in it."""
+    names = set()
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+        elif isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+    parts = [name.split(".")[1:] for name in names if name.startswith(f"{package.name}.")]
+    files = [package.joinpath(*inner).with_suffix(".py") for inner in parts if inner[0] in SHARED]
+    return {file for file in files if file.is_file()}
+
+
+@lru_cache(maxsize=4)
+def code_digest(package: Path = PACKAGE) -> str:
+    """SHA-256 over the sources that decide a training's numbers, with their places."""
+    digest = hashlib.sha256()
+    for path in deciding_files(package):
+        content = path.read_bytes()
+        digest.update(f"{path.relative_to(package)} {len(content)}\n".encode() + content)
+    return digest.hexdigest()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +72,7 @@ class RunSpec:
     manifest_key: str
     weights: "Weights | None"
     weights_location: str  # where the settings say that pretrained weights are
+    code_version: str
 
     @property
     def is_missing_weights(self) -> bool:
@@ -55,6 +85,8 @@ class RunSpec:
             "manifest": self.digest,
             "weights": self.weights.sha256 if self.weights else None,
             "code": code_digest(),
+            # By value: another preprocessing of the same name is another training.
+            "backbone": None if self.variant.backbone is None else asdict(BACKBONES[self.variant.backbone]),
         }
         if self.is_missing_weights:
             parts["missing_weights"] = self.weights_location
@@ -73,21 +105,22 @@ class RunSpec:
             "weights": self.weights.origin if self.weights else None,
             "weights_sha256": self.weights.sha256 if self.weights else None,
             "seed": variant.seed,
-            "code_version": read_settings().code_version,
+            "code_version": self.code_version,
             "versions": versions(),
             "classes": list(task.classes),
         }
 
 
-def find_run_spec(engine: Engine, variant: Variant) -> RunSpec:
+def find_run_spec(workspace: Workspace, variant: Variant) -> RunSpec:
     """The job of a variant on the manifest in force of its split, its weights not looked for yet."""
-    digest, manifest_key = manifest_in_force(engine, variant.split)
+    digest, manifest_key = manifest_in_force(workspace.engine, variant.split)
     return RunSpec(
         variant=variant,
         digest=digest,
         manifest_key=manifest_key,
         weights=None,
-        weights_location=read_settings().weights,
+        weights_location=workspace.settings.weights,
+        code_version=workspace.settings.code_version,
     )
 
 

@@ -17,14 +17,15 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import VARIANTS, SearchRange, SearchSpace, Variant
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust, with_parameters
-from lesion_tasks.database.connection import advisory_lock, database_url, engine_for
+from lesion_tasks.database.connection import advisory_lock
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.training.run_spec import RunSpec, code_digest, find_run_spec, load_data, trainer_figures
+from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
@@ -51,7 +52,12 @@ class Trial:
 
 
 def tune_variant(
-    variant: str, *, n_trials: int, is_smoke_run: bool = False, max_epochs: int | None = None
+    workspace: Workspace,
+    variant: str,
+    *,
+    n_trials: int,
+    is_smoke_run: bool = False,
+    max_epochs: int | None = None,
 ) -> dict[str, Any]:
     """Search until a variant has `n_trials` trials on the manifest in force; returns the best one and their ids.
 
@@ -59,10 +65,10 @@ def tune_variant(
     """
     from lesion_tasks.training.model import find_weights
 
-    engine = engine_for(database_url())
-    bucket = open_bucket()
+    engine = workspace.engine
+    bucket = workspace.bucket
     spec = find_run_spec(
-        engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+        workspace, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
     )
     spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
     return search_parameters(engine, bucket, spec, n_trials).facts

@@ -18,13 +18,12 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, open_bucket
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
-from lesion_tasks.database.connection import advisory_lock, database_url, engine_for
+from lesion_tasks.database.connection import advisory_lock
 from lesion_tasks.progress import progress
-from lesion_tasks.settings import read_settings
 from lesion_tasks.splits.manifest import manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
 from lesion_tasks.training.run_record import Outcome, begin, mark_lost, record_epoch
@@ -38,6 +37,7 @@ from lesion_tasks.training.run_spec import (
     versions,
 )
 from lesion_tasks.training.search import search_parameters
+from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from lesion_tasks.training.stages import Trained
@@ -45,21 +45,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def choose_variants(*, variants: Sequence[str] | None = None, policy: str = "changed") -> list[str]:
+def choose_variants(
+    workspace: Workspace, *, variants: Sequence[str] | None = None, policy: str = "changed"
+) -> list[str]:
     """Return which variants to train: the named ones, or those of the settings.
 
     `policy` "always" keeps all of them; "changed" keeps those never trained, and those whose manifest has new,
     changed or lost rows amounting to `RETRAIN_SHARE` since their last training.
     """
-    names = list(variants or read_settings().variants or DEFAULT_VARIANTS)
+    names = list(variants or workspace.settings.variants or DEFAULT_VARIANTS)
     for name in names:
         find_variant(name)
     if policy == "always":
         return names
     if policy != "changed":
         raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
-    bucket = open_bucket()
-    engine = engine_for(database_url())
+    bucket = workspace.bucket
+    engine = workspace.engine
     return [name for name in names if _has_grown(engine, bucket, VARIANTS[name])]
 
 
@@ -90,12 +92,13 @@ def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
     return share >= RETRAIN_SHARE
 
 
-def note_lost_trainings() -> list[str]:
+def note_lost_trainings(workspace: Workspace) -> list[str]:
     """Write the reason on the rows of trainings whose process ended without a word; returns their ids."""
-    return mark_lost(engine_for(database_url()))
+    return mark_lost(workspace.engine)
 
 
 def train_variant(
+    workspace: Workspace,
     variant: str,
     *,
     again: bool = False,
@@ -111,8 +114,8 @@ def train_variant(
     """
     from lesion_tasks.training.model import find_weights
 
-    engine = engine_for(database_url())
-    bucket = open_bucket()
+    engine = workspace.engine
+    bucket = workspace.bucket
     mark_lost(engine)
     spec = find_run_spec(
         engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
@@ -190,7 +193,7 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
         "code_digest": code_digest(),
         "trainer_figures": figures,
         "versions": versions(),
-        "code_version": read_settings().code_version,
+        "code_version": spec.code_version,
         **facts,
         **trained.facts,
     }

@@ -2,6 +2,7 @@
 
 from alembic import context
 
+import lesion_tasks.database.trigger_changes  # noqa: F401 - has triggers compared, as Alembic compares tables
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.database.schema import Base
 

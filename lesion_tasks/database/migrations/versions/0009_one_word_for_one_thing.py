@@ -1,6 +1,5 @@
 """One word for one thing: columns named as the code names them"""
 
-import sqlalchemy as sa
 from alembic import op
 
 revision = "0009"
@@ -63,12 +62,5 @@ def _watch(before: str, after: str, column: str) -> None:
     for table in WATCHED:
         op.execute(f"ALTER TRIGGER {before} ON {table} RENAME TO {after}")
     op.execute(f"ALTER FUNCTION {before}() RENAME TO {after}")
-    op.execute(
-        sa.text(f"""
-            CREATE OR REPLACE FUNCTION {after}() RETURNS trigger LANGUAGE plpgsql AS $$
-            BEGIN
-                UPDATE scope SET {column} = NULL WHERE {column} IS NOT NULL;
-                RETURN NULL;
-            END $$
-        """)
-    )
+    body = f"BEGIN UPDATE scope SET {column} = NULL WHERE {column} IS NOT NULL; RETURN NULL; END"  # noqa: S608
+    op.execute(f"CREATE OR REPLACE FUNCTION {after}() RETURNS trigger LANGUAGE plpgsql AS $$ {body} $$")

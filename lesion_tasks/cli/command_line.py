@@ -1,0 +1,76 @@
+"""The command `lesion`, and how its results are shown."""
+
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from getpass import getuser
+from typing import Any
+
+import click
+
+from lesion_tasks import __version__
+from lesion_tasks.catalog import TASKS
+
+
+class _Path(click.Group):
+    """A group that lists its commands in the order they were added: the order of the path."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(self.commands)
+
+
+@click.group(cls=_Path, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__)
+def lesion() -> None:
+    """Retrain skin-lesion classifiers from the ISIC Archive, with numbers that can be trusted.
+
+    Each command is one step of the path and can be run again or killed at any moment. Settings are LESION_*
+    environment variables; without any, an embedded Postgres and a directory under ./var are used.
+    """
+
+
+def number(value: float | None, form: str = ".4f") -> str:
+    return "" if value is None else format(value, form)
+
+
+def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    if not rows:
+        return
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    table = Table(*columns)
+    for row in rows:
+        table.add_row(*(str(row.get(name) or "") for name in columns))
+    # Where there is no terminal to ask, wide enough for ids and reasons.
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+
+
+def person() -> str:
+    """Who gives this command; an account without a name (a container's user id, say) is a person all the same."""
+    try:
+        return getuser()
+    except (KeyError, OSError):
+        return "unnamed person"
+
+
+@contextmanager
+def shown_whatever_happens() -> Iterator[dict[str, Any]]:
+    """Results gathered one after the other and printed as one JSON object, also when a later one fails."""
+    done: dict[str, Any] = {}
+    try:
+        yield done
+    finally:
+        if done:
+            show(done)
+
+
+def show(result: Any) -> None:
+    click.echo(json.dumps(result, indent=2, default=str))
+
+
+task_option = click.option(
+    "--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True
+)

@@ -1,0 +1,115 @@
+"""The archive -> pixels: what comes before any training."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
+from lesion_tasks.cli.command_line import lesion, print_table, show
+from lesion_tasks.workspace import open_workspace
+
+
+@lesion.command()
+def setup() -> None:
+    """Create the database's tables, or bring them to the newest version."""
+    from lesion_tasks.database.connection import migrate
+
+    migrate()
+    show({"database": "up to date"})
+
+
+@lesion.command()
+@click.option("--source", help="API base URL or a download folder. Default: LESION_ARCHIVE_URL.")
+@click.option("--query", help="Search DSL that limits the scope. Default: LESION_QUERY.")
+@click.option("--collections", default="", help="Collection ids, comma-separated.")
+@click.option(
+    "--pass",
+    "passes",
+    multiple=True,
+    type=click.Choice(list(INGEST_PASSES)),
+    help="Only these layers, in path order. Default: all but check_files and vocabulary.",
+)
+def ingest(source: str | None, query: str | None, collections: str, passes: Sequence[str]) -> None:
+    """Archive -> records and verified files."""
+    from lesion_tasks.ingest.passes import ingest as run
+    from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
+
+    scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
+    workspace = open_workspace()
+    ingestion_id = begin_ingestion(workspace, **scope)
+    counts = run(workspace, **scope, passes=tuple(passes)) if passes else run(workspace, **scope)
+    end_ingestion(workspace, ingestion_id, counts)
+    show({"ingestion": ingestion_id, **counts})
+
+
+@lesion.command()
+@click.option("--source", help="As for ingest.")
+@click.option("--query", help="As for ingest.")
+@click.option("--collections", default="", help="As for ingest.")
+def vocabulary(source: str | None, query: str | None, collections: str) -> None:
+    """Count what the records of a scope hold that the archive's published vocabulary does not know."""
+    from lesion_tasks.ingest.vocabulary_check import check_vocabulary
+
+    show(check_vocabulary(open_workspace(), source=source, query=query, collections=collections))
+
+
+@lesion.command()
+@click.option(
+    "--since",
+    required=True,
+    help="A time in UTC, such as 2026-01-31T06:00:00, or a run: Airflow's id of it, or what `ingest` printed.",
+)
+def changes(since: str) -> None:
+    """List what ingestion saw change: new, edited, relabelled, relicensed, withdrawn, returned."""
+    from lesion_tasks.ingest.changes import list_changes
+    from lesion_tasks.ingest.runs import moment_of
+
+    workspace = open_workspace()
+    rows = [
+        {
+            "seen_at": c.seen_at.isoformat(timespec="seconds"),
+            "isic_id": c.isic_id,
+            "kind": c.kind,
+            "fields": ", ".join(c.fields),
+        }
+        for c in list_changes(workspace, moment_of(workspace, since))
+    ]
+    if not rows:
+        click.echo("nothing changed")
+    print_table(rows)
+
+
+@lesion.command()
+def curate() -> None:
+    """Records and files -> images, or rejects with a reason."""
+    from lesion_tasks.curation.curate import curate_images
+
+    show(curate_images(open_workspace()))
+
+
+@lesion.command()
+@click.argument("names", nargs=-1, metavar="[SPLIT]...")
+def split(names: Sequence[str]) -> None:
+    """Images -> one immutable manifest for each split (default: those of the default variants)."""
+    from lesion_tasks.splits.plan import plan_splits
+    from lesion_tasks.splits.split import build_split
+
+    workspace = open_workspace()
+    show({planned.name: build_split(workspace, planned.name) for planned in plan_splits(workspace, names)})
+
+
+@lesion.command()
+@click.argument("names", nargs=-1, metavar="[SPLIT]...")
+def materialize(names: Sequence[str]) -> None:
+    """Manifest -> shards of decoded pixels, at the sizes and shapes the variants of the split ask for."""
+    from lesion_tasks.pixels.materialize import materialize_manifest
+    from lesion_tasks.splits.manifest import manifest_in_force
+    from lesion_tasks.splits.plan import plan_splits
+
+    workspace = open_workspace()
+    done = {}
+    for planned in plan_splits(workspace, names):
+        digest, _ = manifest_in_force(workspace.engine, planned.name)
+        done[planned.name] = [materialize_manifest(workspace, digest, size) for size in planned.sizes]
+    show(done)

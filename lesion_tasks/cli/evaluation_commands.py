@@ -1,0 +1,100 @@
+"""Trainings -> reports and tables that compare them."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.cli.command_line import lesion, number, print_table, show, shown_whatever_happens
+from lesion_tasks.workspace import open_workspace
+
+
+@lesion.command()
+@click.argument("training_ids", nargs=-1, metavar="[TRAINING]...")
+@click.option("--manifest", help="Digest of another manifest of the same task to score and evaluate on.")
+def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
+    """Training -> a report bundle and a verdict (default: every finished training without one)."""
+    from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
+
+    workspace = open_workspace()
+    with shown_whatever_happens() as done:
+        for training_id in training_ids or list_unevaluated(workspace):
+            done[training_id] = evaluate_training(workspace, training_id, manifest_digest=manifest)
+        if not done:
+            click.echo("every finished training has its evaluation: nothing to do", err=True)
+
+
+@lesion.command()
+@click.argument("training_id")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
+def report(training_id: str, out: Path | None) -> None:
+    """Say where a training's report is, or copy it out of the bucket."""
+    bucket = open_workspace().bucket
+    folder = f"reports/{training_id}/"
+    keys = list(bucket.list_keys(folder))
+    if f"{folder}report.html" not in keys:
+        raise UnusableInputError(
+            f"training {training_id!r} has no report in {bucket.url}, expected {folder}report.html"
+        )
+    if out is None:
+        show({"report": f"{bucket.url}/{folder}report.html", "files": len(keys)})
+        return
+    for key in keys:
+        path = out / key.removeprefix(folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bucket.get(key))
+    show({"report": str(out / "report.html"), "files": len(keys)})
+
+
+@lesion.command()
+@click.argument("candidate")
+@click.argument("champion")
+def compare(candidate: str, champion: str) -> None:
+    """Compare two trainings on the same test images, pair by pair."""
+    from lesion_tasks.evaluation.comparison import compare_trainings
+
+    found = compare_trainings(open_workspace(), candidate, champion)
+    rows = [
+        {
+            "measure": name,
+            candidate: number(d["candidate"]),
+            champion: number(d["champion"]),
+            "difference": number(d["value"], "+.4f"),
+            "95 % interval": f"{number(d['low'], '+.4f')} to {number(d['high'], '+.4f')}",
+            "p": number(d["p_value"]),
+        }
+        for name, d in found["differences"].items()
+    ]
+    print_table(rows)
+    parts = [part for part in found["slices"] if part["difference"]]
+    if parts:
+        click.echo("By slice, intervals widened to hold together:")
+        print_table([_slice_row(part) for part in parts])
+    if found["two_by_two"]:
+        click.echo("Old and new model on old and new data:")
+        print_table([{"": name, "value": number(value)} for name, value in found["two_by_two"].items()])
+
+
+def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
+    d = part["difference"]
+    return {
+        "slice": f"{part['attribute']}: {part['value']}",
+        "images": part["n_images"],
+        "difference": number(d["value"], "+.4f"),
+        "interval": f"{number(d['low'], '+.4f')} to {number(d['high'], '+.4f')}",
+    }
+
+
+@lesion.command()
+@click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
+def leaderboard(task: str | None) -> None:
+    """Show every evaluated training, best first, and the champions."""
+    from lesion_tasks.promotion.promote import leaderboard as read
+
+    rows = [row for row in read(open_workspace()) if task in {None, row["task"]}]
+    if not rows:
+        click.echo("nothing has been evaluated yet")
+    print_table(rows)

@@ -1,0 +1,103 @@
+"""Evaluations -> decisions, the champion, and what it says of a picture."""
+
+from collections.abc import Sequence
+
+import click
+
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.cli.command_line import (
+    lesion,
+    person,
+    print_table,
+    show,
+    shown_whatever_happens,
+    task_option,
+)
+from lesion_tasks.workspace import open_workspace
+
+
+@lesion.command()
+@click.option("--task", "tasks", multiple=True, type=click.Choice(sorted(TASKS)), help="Default: every task.")
+@click.option("--despite-gates", is_flag=True, help="Promote the best candidate although it misses a gate.")
+def promote(tasks: Sequence[str], despite_gates: bool) -> None:
+    """Evaluations -> a decision with its reason, and perhaps a new champion."""
+    from lesion_tasks.promotion.promote import RULE, plan_promotion, promote_model
+
+    workspace = open_workspace()
+    with shown_whatever_happens() as done:
+        for task in tasks or TASKS:
+            for missing in plan_promotion(workspace, task=task)["rescore"]:
+                from lesion_tasks.evaluation.evaluate import evaluate_training
+
+                evaluate_training(workspace, **missing)
+            done[task] = promote_model(
+                workspace, task=task, is_forced=despite_gates, decided_by=person() if despite_gates else RULE
+            )
+
+
+@lesion.command()
+@click.option("--to", "training_id", help="An earlier champion. Default: the one before the present.")
+@task_option
+@click.option("--reason", required=True, help="Why, in words.")
+def rollback(training_id: str | None, task: str, reason: str) -> None:
+    """Put an earlier champion back."""
+    from lesion_tasks.promotion.promote import rollback_champion
+
+    show(
+        rollback_champion(
+            open_workspace(), training_id=training_id, reason=reason, task=task, decided_by=person()
+        )
+    )
+
+
+@lesion.command()
+@task_option
+def champion(task: str) -> None:
+    """Show the present champion of a task and why it is."""
+    from lesion_tasks.evaluation.leaderboard import champion_of
+
+    with open_workspace().engine.connect() as connection:
+        row = champion_of(connection, task)
+    show(dict(row._mapping) if row else {"champion": None})
+
+
+@lesion.command()
+@task_option
+def history(task: str) -> None:
+    """List every decision about a task's champion, the newest first."""
+    from lesion_tasks.evaluation.leaderboard import decisions_of
+
+    with open_workspace().engine.connect() as connection:
+        rows = decisions_of(connection, task)
+    if not rows:
+        click.echo("no decision yet")
+    print_table(rows)
+
+
+@lesion.command()
+def publish() -> None:
+    """Write champion.json and reports/index.html anew from the database."""
+    from lesion_tasks.evaluation.leaderboard import publish as write
+
+    workspace = open_workspace()
+    with workspace.engine.connect() as connection:
+        write(workspace.bucket, connection)
+    show({"published": ["reports/index.html", "champion.json"]})
+
+
+@lesion.command()
+@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
+@task_option
+@click.option("--age", "age_years", type=float, help="Age in years, where the model asks for it.")
+@click.option("--sex", type=click.Choice(["female", "male"]), help="Sex, where the model asks for it.")
+@click.option("--size", "size_mm", type=float, help="Longest diameter in mm, where the model asks for it.")
+def predict(
+    images: Sequence[str], task: str, age_years: float | None, sex: str | None, size_mm: float | None
+) -> None:
+    """Pictures -> the champion's probabilities, from the bucket alone. For research, not for diagnosis."""
+    from lesion_tasks.promotion.serve import predict_images
+
+    is_male = None if sex is None else float(sex == "male")
+    given = {"age_years": age_years, "is_male": is_male, "size_mm": size_mm}
+    known = {name: value for name, value in given.items() if value is not None}
+    show(predict_images(open_workspace(), images, task=task, metadata=known))

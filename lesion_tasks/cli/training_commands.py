@@ -1,0 +1,116 @@
+"""Variants -> trained models, and searches for their parameters."""
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import click
+
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.cli.command_line import (
+    lesion,
+    show,
+    shown_whatever_happens,
+)
+from lesion_tasks.workspace import open_workspace
+
+
+@lesion.command()
+@click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
+def variants(as_json: bool) -> None:
+    """List the variants, and the system that each reproduces."""
+    rows = [
+        {
+            "name": v.name,
+            "reproduces": v.reproduces or "",
+            "split": v.split,
+            "title": v.title,
+        }
+        for v in VARIANTS.values()
+    ]
+    if as_json:
+        flags = [
+            {"is_promotable": v.is_promotable, "is_searchable": v.search is not None}
+            for v in VARIANTS.values()
+        ]
+        click.echo(json.dumps([row | more for row, more in zip(rows, flags, strict=True)], indent=2))
+        return
+    width = {key: max(len(row[key]) for row in rows) for key in rows[0]}
+    for row in rows:
+        click.echo("  ".join(value.ljust(width[key]) for key, value in row.items()).rstrip())
+
+
+def _shortening(command: Any) -> Any:
+    """The options that shorten a training or a search."""
+    for option in (
+        click.option(
+            "--max-epochs", type=click.IntRange(min=1), help="At most this many epochs in each stage."
+        ),
+        click.option(
+            "--smoke",
+            "is_smoke_run",
+            is_flag=True,
+            help="One epoch on tiny pictures, never promoted: does it run?",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@lesion.command()
+@click.argument("variants", nargs=-1, metavar="[VARIANT]...")
+@click.option("--again", is_flag=True, help="Run a training anew although the same one is finished.")
+@_shortening
+@click.option(
+    "--trials",
+    "n_trials",
+    type=click.IntRange(min=0),
+    default=0,
+    help="Before it, so many trials of a search for the best parameters, see `lesion tune`.",
+)
+def train(
+    variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int
+) -> None:
+    """Variant and manifest -> a stored model and keyed predictions."""
+    from lesion_tasks.training.prepare import prepare_training
+    from lesion_tasks.training.train import choose_variants, train_variant
+
+    workspace = open_workspace()
+    with shown_whatever_happens() as done:
+        for name in choose_variants(workspace, variants=variants, policy="always"):
+            prepare_training(workspace, name, is_smoke_run=is_smoke_run)
+            done[name] = train_variant(
+                workspace,
+                name,
+                again=again,
+                is_smoke_run=is_smoke_run,
+                max_epochs=max_epochs,
+                n_trials=n_trials,
+            )
+
+
+@lesion.command()
+@click.argument("variant")
+@click.option("--trials", "n_trials", type=click.IntRange(min=1), default=20, show_default=True)
+@_shortening
+def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
+    """Search for a variant's best parameters on val; trials made before count, test stays closed."""
+    from lesion_tasks.catalog.lookup import find_variant
+    from lesion_tasks.training.prepare import prepare_training
+    from lesion_tasks.training.search import space_of, tune_variant
+
+    workspace = open_workspace()
+    space_of(find_variant(variant))  # before anything that takes time
+    prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
+    show(
+        tune_variant(workspace, variant, n_trials=n_trials, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    )
+
+
+@lesion.command()
+@click.argument("folder")
+def masks(folder: str) -> None:
+    """A folder of lesion masks -> the bucket, for the variants that look at the lesion alone (optional)."""
+    from lesion_tasks.training.masks import import_masks
+
+    show(import_masks(open_workspace(), folder))

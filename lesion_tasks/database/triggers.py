@@ -1,0 +1,113 @@
+"""What tables do by themselves: triggers on the tables of `schema`, and the functions that they call.
+
+    record, stored_file written               -> the ids in uncurated
+    record, stored_file ... written in a scope -> no note in scope.idle any more
+
+Declared here as the tables are declared there. Migrations make them: `make migration` writes down what a declaration
+changed, and a test compares what a migrated database has.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy.orm import InstrumentedAttribute
+
+from lesion_tasks.database.schema import Base, Record, RefusedRecord, ScopeRecord, StoredFile
+
+
+@dataclass(frozen=True, kw_only=True)
+class Function:
+    """A function in PL/pgSQL that a trigger calls once its rows are written."""
+
+    name: str
+    statement: str  # one, without its semicolon
+
+    @property
+    def create(self) -> str:
+        """The statement that makes or replaces it."""
+        return (
+            f"CREATE OR REPLACE FUNCTION {self.name}() RETURNS trigger LANGUAGE plpgsql AS $$\n"
+            f"BEGIN\n    {self.statement};\n    RETURN NULL;\nEND $$"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trigger:
+    """When a function is called. With `columns`, for each row in which an update changed one of them."""
+
+    name: str
+    table: type[Base]
+    event: str  # after which it is called
+    calls: Function
+    rows_as: str | None = None  # the name by which the function knows all rows of a statement
+    is_for_each_row: bool = False
+    columns: tuple[InstrumentedAttribute[Any], ...] = ()
+
+    @property
+    def create(self) -> str:
+        """The statement that makes or replaces it."""
+        names = [column.key for column in self.columns]
+        parts = [
+            f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.event}",
+            f"OF {', '.join(names)}" if names else "",
+            f"ON {self.table.__tablename__}",
+            f"REFERENCING NEW TABLE AS {self.rows_as}" if self.rows_as else "",
+            "FOR EACH ROW" if self.is_for_each_row else "FOR EACH STATEMENT",
+            f"WHEN ({' OR '.join(f'OLD.{n} IS DISTINCT FROM NEW.{n}' for n in names)})" if names else "",
+            f"EXECUTE FUNCTION {self.calls.name}()",
+        ]
+        return " ".join(part for part in parts if part)
+
+
+# Many rows at once are noted at once. Ids in order, so that two writers of the same rows wait and do not deadlock.
+NOTE_INSERTED = Function(
+    name="note_inserted",
+    statement="INSERT INTO uncurated SELECT DISTINCT isic_id FROM inserted ORDER BY isic_id ON CONFLICT DO NOTHING",
+)
+NOTE_CHANGED = Function(
+    name="note_changed",
+    statement="INSERT INTO uncurated VALUES (coalesce(NEW.isic_id, OLD.isic_id)) ON CONFLICT DO NOTHING",
+)
+END_IDLE = Function(name="end_idle", statement="UPDATE scope SET idle = NULL WHERE idle IS NOT NULL")
+
+# What curation and manifests read of a row; the rest (when it was last seen, how often it was tried) is no news.
+READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
+    Record: (Record.version, Record.withdrawn_at),
+    StoredFile: (
+        StoredFile.object_key,
+        StoredFile.size_bytes,
+        StoredFile.sha256,
+        StoredFile.perceptual_hash,
+        StoredFile.thumbprint,
+        StoredFile.width_px,
+        StoredFile.height_px,
+        StoredFile.reason,
+        StoredFile.detail,
+    ),
+}
+# Whoever changes one of these takes the notes in scope.idle away, by hand too.
+WATCHED: tuple[type[Base], ...] = (Record, ScopeRecord, RefusedRecord, StoredFile)
+
+FUNCTIONS = (NOTE_INSERTED, NOTE_CHANGED, END_IDLE)
+TRIGGERS = (
+    *(
+        Trigger(name="note_inserted", table=table, event="INSERT", calls=NOTE_INSERTED, rows_as="inserted")
+        for table in READ_BY_CURATION
+    ),
+    *(
+        Trigger(
+            name="note_updated",
+            table=table,
+            event="UPDATE",
+            calls=NOTE_CHANGED,
+            is_for_each_row=True,
+            columns=columns,
+        )
+        for table, columns in READ_BY_CURATION.items()
+    ),
+    Trigger(name="note_deleted", table=StoredFile, event="DELETE", calls=NOTE_CHANGED, is_for_each_row=True),
+    *(
+        Trigger(name="end_idle", table=table, event="INSERT OR UPDATE OR DELETE OR TRUNCATE", calls=END_IDLE)
+        for table in WATCHED
+    ),
+)

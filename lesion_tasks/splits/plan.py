@@ -1,0 +1,31 @@
+"""Chosen splits, or the variants of the schedule -> the splits to build, and the sizes in which to decode each."""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import DEFAULT_VARIANTS, SPLITS, VARIANTS, InputSize, input_sizes_of
+from lesion_tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedSplit:
+    """A split to build, and what its pictures are decoded to."""
+
+    name: str
+    sizes: tuple[InputSize, ...]
+
+
+def plan_splits(workspace: Workspace, splits: Collection[str] = ()) -> list[PlannedSplit]:
+    """The named splits, for all of their variants; without names, what the scheduled variants need and no more."""
+    if unknown := sorted(set(splits) - set(SPLITS)):
+        raise UnusableInputError(
+            f"unknown split {unknown[0]!r}, expected some of {', '.join(sorted(SPLITS))}"
+        )
+    if splits:
+        return [PlannedSplit(name=name, sizes=tuple(input_sizes_of(name))) for name in sorted(set(splits))]
+    variants = workspace.settings.variants or DEFAULT_VARIANTS
+    return [
+        PlannedSplit(name=name, sizes=tuple(input_sizes_of(name, variants)))
+        for name in sorted({VARIANTS[variant].split for variant in variants})
+    ]
