@@ -1,17 +1,24 @@
 """The database door: what may pass is waited for, what is wrong is named at once."""
 
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import pytest
 from sqlalchemy import make_url, text
+from sqlalchemy.exc import ProgrammingError
 
+import lesion_tasks
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.database import connection as database
-from lesion_tasks.database.connection import engine_for
+from lesion_tasks.database.connection import engine_for, migrate
+from lesion_tasks.database.locks import Lock, hold_lock, hold_lock_if_free, lock_until_commit
+
+PACKAGE = Path(lesion_tasks.__file__).parent
 
 
 def answer(url: str) -> object:
@@ -114,11 +121,77 @@ def test_a_wrong_address_name_or_password_is_told_at_once(
     assert "\n" not in str(told.value)
 
 
+def failing_read(url: str, statement: str) -> None:
+    with engine_for(url).connect() as connection:
+        connection.execute(text(statement))
+
+
 def test_a_database_without_tables_says_which_command_makes_them(postgres_url: str) -> None:
     url = make_url(postgres_url).set(database="postgres").render_as_string(hide_password=False)
-    with (
-        pytest.raises(UnusableInputError, match=r'relation "record" does not exist.*run `lesion setup`'),
-        engine_for(url).connect() as connection,
+    with pytest.raises(
+        UnusableInputError, match=r"is at no migration, this version needs \d{4}: run `lesion setup`"
     ):
-        connection.execute(text("SELECT count(*) FROM record"))
+        failing_read(url, "SELECT count(*) FROM record")
     engine_for(url).dispose()
+
+
+@pytest.mark.parametrize(
+    ("at", "words"),
+    [
+        ("0008", r"is at migration 0008, this version needs \d{4}: run `lesion setup`"),
+        ("9999", r"is at migration 9999, which this version does not know \(it knows 0008 to \d{4}\)"),
+    ],
+)
+def test_an_older_or_newer_database_is_told_by_its_migration(database_url: str, at: str, words: str) -> None:
+    with engine_for(database_url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = :at"), {"at": at})
+        connection.execute(text("ALTER TABLE record DROP COLUMN changed_at CASCADE"))
+    for statement in ("SELECT changed_at FROM record", "SELECT * FROM no_such_table"):
+        with pytest.raises(UnusableInputError, match=words):
+            failing_read(database_url, statement)
+
+
+def test_a_misspelt_column_of_the_newest_database_is_an_error_and_no_advice(database_url: str) -> None:
+    with pytest.raises(ProgrammingError, match='column "chnaged_at" does not exist'):
+        failing_read(database_url, "SELECT chnaged_at FROM record")
+
+
+def test_a_database_of_a_newer_version_is_not_migrated(database_url: str) -> None:
+    with engine_for(database_url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '9999'"))
+    with pytest.raises(UnusableInputError, match=r"is at migration 9999.*or a newer one"):
+        migrate(database_url)
+
+
+def test_a_lock_is_one_for_its_kind_and_name(database_url: str) -> None:
+    engine = engine_for(database_url)
+    with hold_lock(engine, Lock.PIXELS, "64-squash"):
+        for lock, name, is_free in (
+            (Lock.PIXELS, "64-squash", False),
+            (Lock.PIXELS, "128-squash", True),
+            (Lock.FEATURES, "64-squash", True),
+        ):
+            with hold_lock_if_free(engine, lock, name) as is_held:
+                assert is_held == is_free
+    with hold_lock_if_free(engine, Lock.PIXELS, "64-squash") as is_held:
+        assert is_held
+
+
+def test_a_shared_lock_keeps_out_only_whoever_wants_it_alone(database_url: str) -> None:
+    engine = engine_for(database_url)
+    with engine.begin() as one, engine.begin() as other:
+        lock_until_commit(one, Lock.CURATION, is_shared=True)
+        lock_until_commit(other, Lock.CURATION, is_shared=True)
+        with hold_lock_if_free(engine, Lock.CURATION) as is_held:
+            assert not is_held
+    with hold_lock_if_free(engine, Lock.CURATION) as is_held:
+        assert is_held
+
+
+def test_no_other_module_takes_a_lock_of_the_database() -> None:
+    takers = {
+        str(path.relative_to(PACKAGE))
+        for path in PACKAGE.rglob("*.py")
+        if re.search("pg_(try_)?advisory|hashtext", path.read_text())
+    }
+    assert takers == {"database/locks.py"}

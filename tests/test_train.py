@@ -18,7 +18,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import ASPECTS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
-from lesion_tasks.database.connection import advisory_lock, engine_for
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.leaderboard import publish
 from lesion_tasks.promotion.serve import predict_images
 from lesion_tasks.settings import Settings
@@ -235,7 +236,7 @@ def test_a_training_that_nobody_runs_is_said_to_be_lost_and_one_that_runs_is_lef
     with engine.begin() as connection:
         connection.execute(text("UPDATE training SET status = 'running'"))
     ((fingerprint,),) = rows_of(small, "SELECT fingerprint FROM training")
-    with advisory_lock(engine, fingerprint):
+    with hold_lock(engine, Lock.TRAINING, fingerprint):
         assert note_lost_trainings(open_workspace()) == []
         assert last_word(small)[0] == "running"
     assert note_lost_trainings(open_workspace()) == [training_id]

@@ -19,6 +19,7 @@ from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesions import settle_lesions
 from lesion_tasks.curation.regroup import NEXT_NUMBER, regroup
 from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
 
@@ -34,8 +35,6 @@ REJECT_COLUMNS = (
     "isic_id", "reason", "detail", "record_version", "rules_version", "curated_at", "curated_in",
 )  # fmt: skip
 
-# One curation at a time, and no split is built from half of one.
-_LOCK = text("SELECT pg_advisory_xact_lock(hashtext('curate'))")
 _LAST_RULES = text("SELECT rules_version FROM adopted_rules ORDER BY adopted_at DESC LIMIT 1")
 _ADOPT_RULES = text("""
     WITH judged AS (
@@ -70,7 +69,8 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
     counts: Counter[str] = Counter(images=0, rejects=0)
     engine = workspace.engine
     with engine.begin() as connection:
-        connection.execute(_LOCK)
+        # One curation at a time, and no split is built from half of one.
+        lock_until_commit(connection, Lock.CURATION)
         if connection.execute(_LAST_RULES).scalar_one_or_none() != CLEANING_VERSION:
             connection.execute(_ADOPT_RULES, {"rules": CLEANING_VERSION})
         n_waiting = connection.execute(text("SELECT count(*) FROM uncurated")).scalar_one()
@@ -78,7 +78,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
     with progress("curate", total=n_waiting) as advance:
         while True:
             with engine.begin() as connection:
-                connection.execute(_LOCK)
+                lock_until_commit(connection, Lock.CURATION)
                 ids = list(connection.execute(_TAKE, {"after": last, "n": BATCH_ROWS}).scalars())
                 if not ids:
                     break
@@ -88,7 +88,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
             last = "" if batch["reopened"] else max(ids)
             advance(len(ids))
     with engine.begin() as connection:
-        connection.execute(_LOCK)
+        lock_until_commit(connection, Lock.CURATION)
         counts.update(regroup(connection, workspace.bucket))
         totals = connection.execute(
             text("SELECT (SELECT count(*) FROM image), (SELECT count(*) FROM reject)")

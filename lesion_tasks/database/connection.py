@@ -1,27 +1,25 @@
-"""The database door: engines, sessions, migrations and bulk rows."""
+"""A database's URL -> its engine, patient where waiting helps and plain where it does not; sessions, and migrating."""
 
 import logging
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import psycopg2
 import psycopg2.errors
-from sqlalchemy import Engine, create_engine, event, make_url, text
+from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks.database.migration_state import MIGRATIONS, migration_state
 from lesion_tasks.settings import Settings, read_settings
-
-if TYPE_CHECKING:
-    pass
 
 log = logging.getLogger(__name__)
 
-MIGRATIONS = Path(__file__).parent / "migrations"
+# Execution option of the connection that migrates: until it is done, no table is where this version needs it.
+IS_MIGRATING = "is_migrating"
 # A Postgres that is restarted is back within seconds. After these, an Airflow retry is the better place to wait.
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 # What the server or the resolver says when the address, the name or the password is wrong. Everything else (refused,
@@ -65,12 +63,16 @@ def engine_for(url: str) -> Engine:
 
     @event.listens_for(engine, "handle_error")
     def explain(context: Any) -> None:
+        is_migrating = context.connection is not None and context.connection.get_execution_options().get(
+            IS_MIGRATING
+        )
         missing = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
-        if isinstance(context.original_exception, missing):
-            problem = str(context.original_exception).partition("\n")[0]
-            raise UnusableInputError(
-                f"database {shown} lacks what this version needs ({problem}): run `lesion setup`"
-            ) from context.original_exception
+        if is_migrating or not isinstance(context.original_exception, missing):
+            return
+        # Where the tables are those of this version, the statement is wrong and its error says so best.
+        state = migration_state(engine)
+        if not state.is_newest:
+            raise UnusableInputError(f"database {shown} {state}") from context.original_exception
 
     engine.connect().close()
     return engine
@@ -102,38 +104,19 @@ def open_session(settings: Settings | None = None) -> Iterator[Session]:
         yield session
 
 
-@contextmanager
-def advisory_lock(engine: Engine, name: str) -> Iterator[None]:
-    """Hold a lock on a name, waiting for it first. It ends with the connection, so a killed holder frees it."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        connection.execute(text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": name})
-        try:
-            yield
-        finally:
-            connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), {"name": name})
-
-
-@contextmanager
-def free_advisory_lock(engine: Engine, name: str) -> Iterator[bool]:
-    """Hold a lock on a name where nobody else does; gives whether it is held, and never waits."""
-    with engine.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
-        lock = {"name": name}
-        is_held: bool = connection.execute(
-            text("SELECT pg_try_advisory_lock(hashtext(:name))"), lock
-        ).scalar_one()
-        try:
-            yield is_held
-        finally:
-            if is_held:
-                connection.execute(text("SELECT pg_advisory_unlock(hashtext(:name))"), lock)
-
-
 def migrate(url: str | None = None) -> None:
-    """Bring the tables to the newest migration; does nothing where they are there already."""
+    """Bring the tables to the newest migration; does nothing where they are there already.
+
+    Raises UnusableInputError for a database that another version migrated to where this one cannot follow.
+    """
     from alembic import command
     from alembic.config import Config
 
+    engine = engine_for(url or database_url())
+    state = migration_state(engine)
+    if state.is_unknown:
+        raise UnusableInputError(f"database {engine.url.render_as_string(hide_password=True)} {state}")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
-    config.attributes["engine"] = engine_for(url or database_url())
+    config.attributes["engine"] = engine
     command.upgrade(config, "head")

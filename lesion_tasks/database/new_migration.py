@@ -11,8 +11,9 @@ import click
 from alembic import command
 from alembic.config import Config
 
-from lesion_tasks.database.connection import MIGRATIONS, engine_for, migrate
+from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.database.embedded import postgres
+from lesion_tasks.database.migration_state import MIGRATIONS
 
 
 @click.command(help=__doc__)

@@ -15,6 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import ApiListing, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry, shown
 from lesion_tasks.archive.listing import Listing
+from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import Workspace
@@ -156,15 +157,7 @@ def save_scope(key: ScopeKey, **values: object) -> None:
 
 @contextmanager
 def scope_lock(key: ScopeKey, part: str) -> Iterator[None]:
-    """Hold the only right to write one part of a scope; a second run waits, and says so.
-
-    The lock lives in a connection of its own and ends with it: a killed process lets go at once.
-    """
-    name = int.from_bytes(hashlib.sha256(f"{key.scope_id}:{part}".encode()).digest()[:8], "big", signed=True)
-    with key.workspace.engine.connect() as connection:
-        connection.execution_options(isolation_level="AUTOCOMMIT")
-        connection.detach()  # closed at the end, never given back to the pool with the lock still held
-        if not connection.scalar(text("SELECT pg_try_advisory_lock(:name)"), {"name": name}):
-            log.warning("another run is at work on %s of %s: waiting for it", part, key.title)
-            connection.execute(text("SELECT pg_advisory_lock(:name)"), {"name": name})
+    """Hold the only right to write one part of a scope; a second run waits, and says so."""
+    shown = f"{part} of {key.title}"
+    with hold_lock(key.workspace.engine, Lock.SCOPE_PART, f"{key.scope_id} {part}", shown=shown):
         yield

@@ -15,9 +15,8 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.record import CheckedRecord, Refusal, check_record
 from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.database.locks import Lock, lock_until_commit
 
-# Held to the end of each batch's transaction. Two scopes may list one record, and both would give it version 2.
-_ONE_WRITER = 0x6C6573696F6E
 _OTHER_WAYS = ("hashjoin", "mergejoin", "seqscan", "bitmapscan", "material", "memoize")
 _LOOK_UP = "; ".join(f"SET LOCAL enable_{way} = off" for way in _OTHER_WAYS)
 _AS_USUAL = "; ".join(f"SET LOCAL enable_{way} TO DEFAULT" for way in _OTHER_WAYS)
@@ -51,7 +50,8 @@ def write_records(
     """
     now = datetime.now(UTC)
     counts: Counter[str] = Counter(read=len(records) + len(refusals), refused=len(refusals))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:lock)"), {"lock": _ONE_WRITER})
+    # Two scopes may list one record, and both would give it version 2.
+    lock_until_commit(connection, Lock.RECORD_VERSIONS)
     if records:
         _plan(connection, scope_id, records)
         _add_versions(connection, {record.isic_id: record for record in records}, now)

@@ -20,6 +20,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
@@ -76,7 +77,7 @@ def _store_shard(
             sha256 = hashlib.file_digest(file, "sha256").hexdigest()
     with engine.begin() as connection:
         # Two materializations of one size at once write the same picture twice; the first row stands.
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"pixels {size}"})
+        lock_until_commit(connection, Lock.PIXELS, str(size))
         taken = set(
             connection.execute(
                 text("SELECT sha256 FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:members)"),

@@ -16,6 +16,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Task
 from lesion_tasks.catalog.gates import GATES, cautions, interval_words, objections
+from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.evaluation.comparison import compare_contenders, find_contender, missing_scores
 from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish, read_leaderboard
 from lesion_tasks.workspace import Workspace
@@ -75,7 +76,7 @@ def promote_model(
     bucket = workspace.bucket
     engine = workspace.engine
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"promote {task}"})
+        lock_until_commit(connection, Lock.PROMOTION, task)
         decision = _decide(connection, bucket, TASKS[task], is_forced, decided_by)
     # After the commit: a kill in between leaves copies that the next run, or `lesion publish`, writes anew.
     with engine.connect() as connection:
@@ -98,7 +99,7 @@ def rollback_champion(
     bucket = workspace.bucket
     engine = workspace.engine
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"promote {task}"})
+        lock_until_commit(connection, Lock.PROMOTION, task)
         champion = champion_of(connection, task)
         if champion is None:
             raise UnusableInputError(f"task {task!r} has no champion, so there is none to roll back")

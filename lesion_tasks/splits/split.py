@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.splits.balance import draw_balance
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.funnel import funnel_of
@@ -76,10 +77,8 @@ def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
 
 def _lock(connection: Connection, task: Task) -> None:
     """Wait until nobody curates and nobody else draws for this task; refuse a catalogue that is half curated."""
-    connection.execute(text("SELECT pg_advisory_xact_lock_shared(hashtext('curate'))"))
-    connection.execute(
-        text("SELECT pg_advisory_xact_lock(hashtext(:name))"), {"name": f"draw {task.assignment}"}
-    )
+    lock_until_commit(connection, Lock.CURATION, is_shared=True)
+    lock_until_commit(connection, Lock.ASSIGNMENT, task.assignment)
     n_images, n_ungrouped = connection.execute(
         text("SELECT (SELECT count(*) FROM (SELECT FROM image LIMIT 1) i), (SELECT count(*) FROM ungrouped)")
     ).one()

@@ -21,6 +21,7 @@ from sqlalchemy import Engine, text
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import BACKBONES, Variant
 from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.examples import Examples
@@ -169,9 +170,7 @@ def _store_shard(
         bucket.put_file(key, path)
     with engine.begin() as connection:
         # Two trainings that compute the same features at once: the first row stands.
-        connection.execute(
-            text("SELECT pg_advisory_xact_lock(hashtext(:id))"), {"id": f"features {features_id}"}
-        )
+        lock_until_commit(connection, Lock.FEATURES, features_id)
         taken = set(
             connection.execute(
                 text("SELECT sha256 FROM feature_row WHERE features_id = :id AND sha256 = ANY(:members)"),

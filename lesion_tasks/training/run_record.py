@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Engine, text
 
 from lesion_tasks.database.bulk import copy_rows
-from lesion_tasks.database.connection import free_advisory_lock
+from lesion_tasks.database.locks import Lock, hold_lock_if_free
 
 log = logging.getLogger(__name__)
 
@@ -81,7 +81,10 @@ def mark_lost(engine: Engine) -> list[str]:
             text("SELECT training_id, fingerprint FROM training WHERE status = 'running' ORDER BY 1")
         ).all()
     for row in running:
-        with free_advisory_lock(engine, row.fingerprint) as is_free, engine.begin() as connection:
+        with (
+            hold_lock_if_free(engine, Lock.TRAINING, row.fingerprint) as is_free,
+            engine.begin() as connection,
+        ):
             if (
                 is_free
                 and connection.execute(

@@ -21,7 +21,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import VARIANTS, SearchRange, SearchSpace, Variant
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust, with_parameters
-from lesion_tasks.database.connection import advisory_lock
+from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.training.run_spec import RunSpec, code_digest, find_run_spec, load_data, trainer_figures
@@ -91,7 +91,7 @@ def search_parameters(engine: Engine, bucket: Bucket, spec: RunSpec, n_trials: i
         raise UnusableInputError(f"{n_trials} trials asked for, expected at least 1")
     search_id = _search_id(spec)
     # A second worker with the same search waits, and then finds its trials.
-    with advisory_lock(engine, f"search {search_id}"):
+    with hold_lock(engine, Lock.SEARCH, search_id):
         _record_search(engine, spec, search_id)
         trials = _read_trials(engine, search_id)
         with progress(f"search {spec.variant.name}", n_trials) as advance:

@@ -22,7 +22,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
-from lesion_tasks.database.connection import advisory_lock
+from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
@@ -118,7 +118,7 @@ def train_variant(
     bucket = workspace.bucket
     mark_lost(engine)
     spec = find_run_spec(
-        engine, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+        workspace, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
     )
     try:
         spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
@@ -134,7 +134,7 @@ def train_variant(
         found = search_parameters(engine, bucket, spec, n_trials)
         spec = replace(spec, variant=found.variant)
     # Held until the end: a second worker with the same training waits, and then finds it finished.
-    with advisory_lock(engine, spec.fingerprint):
+    with hold_lock(engine, Lock.TRAINING, spec.fingerprint):
         training_id, is_finished = begin(engine, spec.row, again=again)
         if is_finished:
             log.info("training %s is finished already, nothing to run (--again runs it anew)", training_id)

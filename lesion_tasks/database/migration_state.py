@@ -1,0 +1,49 @@
+"""A database and the migrations of this version -> at which of them it is, and what to do about that."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MigrationState:
+    """Where a database stands."""
+
+    current: str | None  # None before the first migration
+    known: tuple[str, ...]  # of this version, the newest first
+
+    @property
+    def is_newest(self) -> bool:
+        """Whether the tables are those that this version needs."""
+        return self.current == self.known[0]
+
+    @property
+    def is_unknown(self) -> bool:
+        """Whether another version, most likely a newer one, made the tables."""
+        return self.current is not None and self.current not in self.known
+
+    def __str__(self) -> str:
+        if self.is_unknown:
+            return (
+                f"is at migration {self.current}, which this version does not know (it knows {self.known[-1]} to "
+                f"{self.known[0]}): run the version that made it, or a newer one"
+            )
+        at = "no migration" if self.current is None else f"migration {self.current}"
+        return f"is at {at}, this version needs {self.known[0]}: run `lesion setup`"
+
+
+def migration_state(engine: Engine) -> MigrationState:
+    """Ask a database, on a connection of its own."""
+    from alembic.config import Config
+    from alembic.migration import MigrationContext
+    from alembic.script import ScriptDirectory
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    scripts = ScriptDirectory.from_config(config).walk_revisions()
+    with engine.connect() as connection:
+        current = MigrationContext.configure(connection).get_current_revision()
+    return MigrationState(current=current, known=tuple(script.revision for script in scripts))
