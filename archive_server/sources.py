@@ -19,6 +19,7 @@ from archive_server.synthetic_vocabulary import LOOKS
 from archive_server.table import Table
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive import folder as download
+from lesion_tasks.archive.picture import UnusablePictureError, open_picture, read_size_px
 from lesion_tasks.archive.vocabulary import ISIC_ID
 
 THUMBNAIL_PX = 256
@@ -224,7 +225,7 @@ class FolderSource:
         if path is None or ("pixels_x" in acquisition and "pixels_y" in acquisition):
             return
         if position not in self._sizes_px:
-            self._sizes_px[position] = download.size_px(path)
+            self._sizes_px[position] = read_size_px(path)
         size = self._sizes_px[position]
         if size is not None:
             acquisition["pixels_x"], acquisition["pixels_y"] = size
@@ -298,9 +299,8 @@ def fitted_size(width: int, height: int) -> tuple[int, int]:
 def thumbnail(content: bytes) -> bytes:
     """Return the archive's thumbnail of an image file: JPEG, quality 75, Lanczos; no image comes back unchanged."""
     try:
-        with Image.open(io.BytesIO(content)) as image:
-            small = image.convert("RGB")
-    except (OSError, ValueError, Image.DecompressionBombError):
+        small = open_picture(content)
+    except UnusablePictureError:
         return content
     return jpeg(small.resize(fitted_size(*small.size), Image.Resampling.LANCZOS), THUMBNAIL_QUALITY)
 

@@ -53,7 +53,8 @@ for name in sys.argv[1:]:
 """
 TRAIN = (
     OPEN + "import sys; "
-    "from lesion_tasks.training.train import train_variant; [train_variant(open_workspace(), name) for name in sys.argv[1:]]"
+    "from lesion_tasks.training.train import train_variant; "
+    "[train_variant(open_workspace(), name) for name in sys.argv[1:]]"
 )
 
 

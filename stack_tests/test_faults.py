@@ -43,8 +43,8 @@ WHOLE = """
 import json
 from sqlalchemy import text
 from lesion_tasks.database import database_url, engine_for
-from lesion_tasks.store import open_store
-store = open_store()
+from lesion_tasks.bucket import open_bucket
+store = open_bucket()
 with engine_for(database_url()).connect() as c:
     ask = lambda s: [row[0] for row in c.execute(text(s))]
     keys = ask("SELECT object_key FROM stored_file WHERE reason IS NULL")

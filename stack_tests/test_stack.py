@@ -189,7 +189,7 @@ def _left(stack: Stack) -> dict[str, Any]:
     left["champion"] = stack.query("SELECT training_id, sequence FROM promotion ORDER BY sequence")
     left["runs"] = stack.query("SELECT dag_id, run_id, state FROM dag_run ORDER BY 1, 2", "airflow")
     keys = (
-        "from lesion_tasks.bucket import open_store as o; import hashlib; s = o(); "
+        "from lesion_tasks.bucket import open_bucket as o; import hashlib; s = o(); "
         "print(hashlib.sha256(b''.join(k.encode() + s.get(k) for k in s.list_keys())).hexdigest())"
     )
     left["bucket"] = stack.run_in("worker", "python", "-c", keys)

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import VARIANTS, FineTuning, InputSize
-from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.bulk import copy_dicts, copy_rows
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.settings import Settings
@@ -90,19 +90,19 @@ def add_records(
                 assert isinstance(picture, Picture)
                 hash_64, thumbprint = picture.perceptual_hash, picture.thumbprint
             files.append(
-                (
-                    isic_id,
-                    "thumbnail_256",
-                    "http://x/",
-                    key,
-                    len(data),
-                    digest,
-                    hash_64,
-                    thumbprint,
-                    48,
-                    36,
-                    NOW,
-                )
+                {
+                    "isic_id": isic_id,
+                    "rendition": "thumbnail_256",
+                    "url": "http://x/",
+                    "object_key": key,
+                    "size_bytes": len(data),
+                    "sha256": digest,
+                    "perceptual_hash": hash_64,
+                    "thumbprint": thumbprint,
+                    "width_px": 48,
+                    "height_px": 36,
+                    "fetched_at": NOW,
+                }
             )
     with engine_for(settings.database_url or "").begin() as connection:
         copy_rows(
@@ -123,15 +123,7 @@ def add_records(
             ("isic_id", "version", "first_seen_at", "last_seen_at", "changed_at"),
             current,
         )
-        copy_rows(
-            connection,
-            "stored_file",
-            (
-                "isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash",
-                "thumbprint", "width_px", "height_px", "fetched_at",
-            ),
-            files,
-        )  # fmt: skip
+        copy_dicts(connection, "stored_file", files)
 
 
 def labelled_records(n: int, *, first: int = 1) -> list[dict[str, Any]]:

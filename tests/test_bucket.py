@@ -122,8 +122,8 @@ def test_a_write_that_fails_leaves_the_old_object(tmp_path: Path) -> None:
 
 def test_what_a_killed_writer_left_is_no_object_and_is_removed_after_a_day(tmp_path: Path) -> None:
     writer = (
-        "import os, sys; from pathlib import Path; from lesion_tasks.bucket import DirectoryStore\n"
-        "with DirectoryStore(Path(sys.argv[1]))._replacing('a/b') as part:\n"
+        "import os, sys; from pathlib import Path; from lesion_tasks.bucket import DirectoryBucket\n"
+        "with DirectoryBucket(Path(sys.argv[1]))._replacing('a/b') as part:\n"
         "    part.write_bytes(b'half'); os.kill(os.getpid(), 9)"
     )
     for _ in range(2):
@@ -181,9 +181,9 @@ FILL = """
 import sys
 from pathlib import Path
 from lesion_tasks import UnavailableError, UnusableInputError
-from lesion_tasks.store import DirectoryStore
+from lesion_tasks.bucket import DirectoryBucket
 
-store = DirectoryStore(Path(sys.argv[1]))
+store = DirectoryBucket(Path(sys.argv[1]))
 store.put("small", b"kept")
 try:
     store.put("large", bytes(1_000_000))

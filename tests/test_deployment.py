@@ -89,13 +89,12 @@ def test_both_queues_have_workers_and_models_one_slot() -> None:
 
 
 def test_pools_are_those_of_the_laptop_and_train_one_model_at_a_time() -> None:
+    from lesion_tasks.catalog.ingest_passes import GPU_POOL, POOLS
     from lesion_tasks.deployment import prepare_services as deployment
     from lesion_tasks.laptop import airflow
 
-    assert {name: pool["slots"] for name, pool in deployment.POOLS.items()} == {
-        name: slots for name, (slots, _) in airflow.POOLS.items()
-    }
-    assert deployment.POOLS["gpu"]["slots"] == 1
+    assert deployment.POOLS is airflow.POOLS
+    assert POOLS[GPU_POOL][0] == 1
 
 
 def test_only_workers_and_init_reach_the_data() -> None:

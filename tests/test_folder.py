@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.folder import open_folder, read_records, row_instant, size_px
+from lesion_tasks.archive.folder import open_folder, read_records, row_instant
 
 
 def write_folder(root, rows, images=(), images_folder="."):
@@ -122,11 +122,6 @@ def test_a_table_that_is_not_utf_8_is_refused(tmp_path):
         list(read_records(open_folder(tmp_path)))
 
 
-def test_pixel_sizes_come_from_headers_and_no_image_has_none(tmp_path):
-    write_folder(tmp_path, ["isic_id"], ["ISIC_0000001.jpg"])
-    (tmp_path / "ISIC_0000002.jpg").write_text("not a picture")
-    assert size_px(tmp_path / "ISIC_0000001.jpg") == (40, 30)
-    assert size_px(tmp_path / "ISIC_0000002.jpg") is None
 
 
 def test_row_instants_ascend_and_have_microseconds():

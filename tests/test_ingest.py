@@ -49,7 +49,7 @@ def changes_since(moment):
     return [(change.kind, change.isic_id) for change in list_changes(open_workspace(), moment)]
 
 
-def test_the_probe_tells_size_and_newest_image(archive):
+def test_polling_tells_size_and_newest_image(archive):
     answer = poll_archive(open_workspace())
 
     assert answer["n_records"] == 300
@@ -138,7 +138,7 @@ def test_a_sweep_finds_edits_and_says_what_kind(archive, kind, word):
     assert sweep_records(open_workspace(), sweep_share=1.0)["changed"] == 0
 
 
-def test_sweeps_go_round_all_shards(archive):
+def test_sweeps_go_round_all_prefixes(archive):
     append_records(open_workspace())
     n_read = sum(sweep_records(open_workspace(), sweep_share=0.3)["read"] for _ in range(4))
 
@@ -272,7 +272,7 @@ def test_files_that_are_there_are_not_asked_for_again(pictures):
     assert fetch_files(open_workspace())["stored"] == 0
 
 
-def test_shards_of_files_cover_all_and_overlap_nowhere(pictures):
+def test_ranges_of_files_cover_all_and_overlap_nowhere(pictures):
     append_records(open_workspace())
 
     ranges = fetch_ranges(open_workspace(), ranges=4)
@@ -284,12 +284,12 @@ def test_shards_of_files_cover_all_and_overlap_nowhere(pictures):
     assert [fetch_files(open_workspace(), id_range)["stored"] for id_range in ranges] == [30, 30, 30, 30]
 
 
-@pytest.mark.parametrize(("per_shard", "n_shards"), [(5_000, 1), (50, 3), (1, 16)])
-def test_shards_are_sized_by_what_is_missing(pictures, monkeypatch, per_shard, n_prefixes):
-    monkeypatch.setattr("lesion_tasks.ingest.fetch.FILES_PER_SHARD", per_shard)
+@pytest.mark.parametrize(("per_range", "n_ranges"), [(5_000, 1), (50, 3), (1, 16)])
+def test_ranges_are_sized_by_what_is_missing(pictures, monkeypatch, per_range, n_ranges):
+    monkeypatch.setattr("lesion_tasks.ingest.fetch.FILES_PER_RANGE", per_range)
     append_records(open_workspace())
 
-    assert len(fetch_ranges(open_workspace())) == n_prefixes
+    assert len(fetch_ranges(open_workspace())) == n_ranges
 
 
 def test_crowded_prefixes_are_divided_too():
@@ -401,8 +401,8 @@ def test_a_wrong_address_is_named_at_once(settings):
         ingest(open_workspace())
 
 
-def test_a_layer_before_any_probe_says_so(archive):
-    with pytest.raises(UnusableInputError, match="never read so far"):
+def test_a_pass_before_any_poll_says_so(archive):
+    with pytest.raises(UnusableInputError, match="never polled so far"):
         fetch_files(open_workspace())
 
 

@@ -20,7 +20,7 @@ from lesion_tasks.workspace import open_workspace
 # Runs a step in a process that ends itself, as kill -9 would, before the write with this number.
 KILLED = """
 import os, signal, sys
-from lesion_tasks.store import DirectoryBucket
+from lesion_tasks.bucket import DirectoryBucket
 
 left = int(sys.argv[1])
 

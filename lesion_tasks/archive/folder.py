@@ -14,8 +14,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
 from lesion_tasks.archive.vocabulary import (
@@ -162,15 +160,6 @@ def typed_value(field: str, text: str) -> Any:
 def row_instant(row_index: int) -> datetime:
     """Return the made-up `created` of a row: one minute after the row before, with microseconds."""
     return _FIRST_ROW_AT + timedelta(minutes=row_index, microseconds=row_index * 7919 % 1_000_000)
-
-
-def size_px(path: Path) -> tuple[int, int] | None:
-    """Return (width, height) from the file's header; None when it is no image that can be read."""
-    try:
-        with Image.open(path) as image:
-            return image.size
-    except (OSError, ValueError, Image.DecompressionBombError):
-        return None
 
 
 def _text(cell: Any) -> str:

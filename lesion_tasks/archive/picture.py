@@ -1,7 +1,17 @@
-"""Bytes that should be a picture -> what is known of it, or the reason why it is none.
+"""Bytes that should be a picture -> its pixels as a viewer shows them, what is known of it, or why it is none.
 
-A picture is decoded once, completely. JPEGs are decoded at a reduced scale: the whole compressed stream is still
-read, so a cut or damaged file is found, at a fraction of the time and memory.
+The one decoder: hashes, thumbnails, masks, training and serving all see a picture as `open_picture` gives it.
+
+- JPEG (with what cameras write as MPO), PNG and TIFF; of several frames or pages, the first.
+- Upright, as its orientation tag says.
+- 8 bits: deeper greys are scaled by their white level, never clipped.
+- Transparent parts are laid on white, as a web page or paper shows them: the colour stored under them is seen by
+  nobody, and no model shall learn from it.
+- Colour profiles are not applied: nearly all pictures of the archive are sRGB or carry no profile, and published
+  models learned from the numbers as stored. CMYK is converted without a profile too.
+
+A picture is decoded once, completely. JPEGs are decoded at a reduced scale where that is enough: the whole compressed
+stream is still read, so a cut or damaged file is found, at a fraction of the time and memory.
 """
 
 import hashlib
@@ -10,16 +20,50 @@ import struct
 import zlib
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-FORMATS = {"JPEG": ("jpg", "image/jpeg"), "PNG": ("png", "image/png"), "TIFF": ("tif", "image/tiff")}
+from lesion_tasks import UnusableInputError
+
+FORMATS = {
+    "JPEG": ("jpg", "image/jpeg"),
+    "MPO": (
+        "jpg",
+        "image/jpeg",
+    ),  # a JPEG with more of them behind: previews, a second lens, a brightness map
+    "PNG": ("png", "image/png"),
+    "TIFF": ("tif", "image/tiff"),
+}
+# Raise it when some pictures come out with other pixels than before, and say in `Picture.decoder_version` which.
+# 1: as stored. 2: upright, deep greys scaled, transparent parts on white.
+DECODER_VERSION = 2
 # The archive refuses colour pictures above 100 megapixels; what is above it is a mosaic that nothing here trains on.
 MAX_PIXELS = 100_000_000
+MAX_FILE_BYTES = 256 * 2**20
 HASH_SIDE_PX = 32  # the picture is reduced to this before the cosine transform
 THUMBPRINT_SIDE_PX = 16
 HASH_FREQUENCIES = 8  # per axis: 8 x 8 = 64 bits
+
+WHITE = (255, 255, 255)
+BLACK = (0, 0, 0)
+# White of a grey whose samples are wider than what they hold: the least that no pixel exceeds. A photograph that fills
+# a 256th of its range would be black, so the narrower range is the one that was meant.
+_WHITES = {"I": (255, 65_535), "F": (1, 255, 65_535)}
+_WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
+_BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # TIFF
+# TIFF 6.0, section 8: what has to be done to a picture with this orientation tag.
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_SIDEWAYS = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
 # What Pillow's decoders raise on damaged input, from its own fuzzing notes and ours.
 _DECODE_ERRORS = (
@@ -47,59 +91,178 @@ class Picture:
     sha256: str  # of the bytes, 64 hexadecimal digits
     perceptual_hash: int  # signed 64 bits; similar pictures differ in few bits
     thumbprint: bytes  # 16 x 16 grey levels, row by row; tells look-alikes from copies
-    width_px: int
+    width_px: int  # upright
     height_px: int
+    decoder_version: int  # the first that gave the pixels that are given today: 1 for an ordinary picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
     """A file that cannot be used, and why. Nothing that the network did: the bytes arrived whole."""
 
-    reason: str  # empty, not_an_image, unknown_format, too_many_pixels or damaged
+    reason: str  # empty, not_an_image, unknown_format, unknown_scale, too_many_pixels or damaged
     detail: str
+
+
+class UnusablePictureError(UnusableInputError):
+    """Bytes that are no usable picture. The message says what was found; who knows the file's name adds it."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(f"{reason.replace('_', ' ')}: {detail}")
+        self.reason = reason  # as in Unusable
+        self.detail = detail
+
+
+def open_picture(
+    data: bytes,
+    mode: str = "RGB",
+    *,
+    least_px: int | None = None,
+    background: tuple[int, int, int] = WHITE,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """Decode a file completely: upright, 8 bits, mode "RGB" or "L", transparent parts on `background` (RGB, 0..255).
+
+    With `least_px`, a JPEG may come at the smallest scale at which both sides still have that many pixels.
+    Raises `UnusablePictureError`.
+    """
+    return _decode(data, mode, least_px, background, max_pixels).image
 
 
 def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture | Unusable:
     """Decode a file completely and hash it, or say why it is no usable picture."""
-    if not data:
-        return Unusable(reason="empty", detail="0 bytes found, expected a picture")
     try:
-        image = Image.open(io.BytesIO(data))
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        return Unusable(reason="too_many_pixels", detail=str(error))
-    except _DECODE_ERRORS as error:
-        return Unusable(reason="not_an_image", detail=f"begins with {data[:16]!r}: {_words(error)}")
-    with image:
-        return _decode(image, data, max_pixels)
-
-
-def _decode(image: Image.Image, data: bytes, max_pixels: int) -> Picture | Unusable:
-    width_px, height_px = image.size
-    if image.format not in FORMATS:
-        expected = ", ".join(FORMATS)
-        return Unusable(reason="unknown_format", detail=f"{image.format} found, expected one of {expected}")
-    if width_px * height_px > max_pixels:
-        return Unusable(
-            reason="too_many_pixels",
-            detail=f"{width_px} x {height_px} found, expected at most {max_pixels} pixels",
-        )
-    extension, content_type = FORMATS[image.format]
-    try:
-        # Only JPEG heeds it: decode to the smallest scale that still has the pixels we need.
-        image.draft("L", (HASH_SIDE_PX, HASH_SIDE_PX))
-        grey = image if image.mode == "L" else image.convert("L")
-        grey = grey.resize((HASH_SIDE_PX, HASH_SIDE_PX), Image.Resampling.BOX)  # decodes
-    except _DECODE_ERRORS as error:
-        return Unusable(reason="damaged", detail=_words(error))
+        decoded = _decode(data, "L", HASH_SIDE_PX, WHITE, max_pixels)
+    except UnusablePictureError as error:
+        return Unusable(reason=error.reason, detail=error.detail)
+    extension, content_type = FORMATS[decoded.format]
+    grey = decoded.image.resize((HASH_SIDE_PX, HASH_SIDE_PX), Image.Resampling.BOX)
     return Picture(
         extension=extension,
         content_type=content_type,
         sha256=hashlib.sha256(data).hexdigest(),
         perceptual_hash=perceptual_hash(_pixels(grey)),
         thumbprint=grey.resize((THUMBPRINT_SIDE_PX, THUMBPRINT_SIDE_PX), Image.Resampling.BOX).tobytes(),
-        width_px=width_px,
-        height_px=height_px,
+        width_px=decoded.size_px[0],
+        height_px=decoded.size_px[1],
+        decoder_version=1 if decoded.is_ordinary else DECODER_VERSION,
     )
+
+
+def read_size_px(path: Path) -> tuple[int, int] | None:
+    """Return (width, height) of the upright picture from a file's header; None when it is no image that can be read."""
+    try:
+        with Image.open(path) as image:
+            return _upright_size(image)
+    except _DECODE_ERRORS:
+        return None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Decoded:
+    image: Image.Image
+    format: str  # a key of FORMATS
+    size_px: tuple[int, int]  # (width, height), upright, before any reduction
+    is_ordinary: bool  # neither turned nor scaled nor laid on a background
+
+
+def _decode(
+    data: bytes, mode: str, least_px: int | None, background: tuple[int, int, int], max_pixels: int
+) -> _Decoded:
+    with _identify(data, max_pixels) as image:
+        size_px = _upright_size(image)
+        try:
+            if least_px is not None:
+                image.draft(mode, (least_px, least_px))  # only JPEG heeds it
+            image.load()
+            turn = _turn(image)
+            flat = _flat(image, mode, background)
+            if turn is not None:
+                flat = flat.transpose(turn)
+        except _DECODE_ERRORS as error:
+            raise UnusablePictureError("damaged", _words(error)) from error
+        is_ordinary = turn is None and not _is_deep(image) and not image.has_transparency_data
+        return _Decoded(image=flat, format=str(image.format), size_px=size_px, is_ordinary=is_ordinary)
+
+
+def _identify(data: bytes, max_pixels: int) -> Image.Image:
+    """Read the header and no more."""
+    if not data:
+        raise UnusablePictureError("empty", "0 bytes found, expected a picture")
+    try:
+        image = Image.open(io.BytesIO(data))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UnusablePictureError("too_many_pixels", str(error)) from error
+    except _DECODE_ERRORS as error:
+        detail = f"begins with {data[:16]!r}: {_words(error)}"
+        raise UnusablePictureError("not_an_image", detail) from error
+    width_px, height_px = image.size
+    if image.format not in FORMATS:
+        raise UnusablePictureError("unknown_format", f"{image.format} found, expected one of JPEG, PNG, TIFF")
+    if image.mode == "LAB":
+        raise UnusablePictureError("unknown_format", "LAB colours found, expected grey, RGB or CMYK")
+    if width_px * height_px > max_pixels:
+        detail = f"{width_px} x {height_px} found, expected at most {max_pixels} pixels"
+        raise UnusablePictureError("too_many_pixels", detail)
+    return image
+
+
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """What sets the picture upright, by EXIF alone as in a browser; None where it is, or nothing readable says so."""
+    if image.format == "TIFF" or "exif" not in image.info:  # Pillow turns TIFF itself
+        return None
+    exif = Image.Exif()
+    try:
+        exif.load(image.info["exif"])
+        return _TURNS.get(exif.get(ExifTags.Base.Orientation))
+    except _DECODE_ERRORS:
+        return None
+
+
+def _upright_size(image: Image.Image) -> tuple[int, int]:
+    return image.size[::-1] if _turn(image) in _SIDEWAYS else image.size
+
+
+def _is_deep(image: Image.Image) -> bool:
+    return image.mode.startswith("I") or image.mode == "F"
+
+
+def _flat(image: Image.Image, mode: str, background: tuple[int, int, int]) -> Image.Image:
+    if _is_deep(image):
+        image = _eight_bits(image)
+    if image.has_transparency_data:
+        ground = Image.new("RGBA", image.size, background)
+        ground.alpha_composite(image.convert("RGBA"))
+        image = ground.convert("RGB")
+    return image if image.mode == mode else image.convert(mode)
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Scale a grey of 12, 16 or 32 bits: mode "L", or "LA" where one level stands for transparent."""
+    samples = np.asarray(image)
+    levels = samples.astype(np.float32)
+    levels *= 255 / _white(image, float(samples.min()), float(samples.max()))
+    grey = Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
+    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
+        grey = ImageOps.invert(grey)
+    if "transparency" not in image.info:
+        return grey
+    alpha = Image.fromarray(np.where(samples == image.info["transparency"], 0, 255).astype(np.uint8))
+    return Image.merge("LA", (grey, alpha))
+
+
+def _white(image: Image.Image, lowest: float, highest: float) -> int:
+    """The level that is shown as white."""
+    if image.mode in _WHITES:
+        for white in _WHITES[image.mode]:
+            if 0 <= lowest <= highest <= white:
+                return white
+        detail = (
+            f"levels from {lowest:g} to {highest:g} found, expected 0 to {_WHITES[image.mode][-1]} at most"
+        )
+        raise UnusablePictureError("unknown_scale", detail)
+    bits = image.tag_v2.get(_BITS_TAG, (16,))[0] if image.format == "TIFF" else 16
+    return int(2**bits - 1)
 
 
 def _pixels(grey: Image.Image) -> np.ndarray:

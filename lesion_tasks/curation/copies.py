@@ -11,6 +11,7 @@ from os import cpu_count
 import numpy as np
 from sqlalchemy import Connection, text
 
+from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
@@ -20,7 +21,7 @@ from lesion_tasks.curation.picture_hashes import (
     print_correlation,
     read_detail,
 )
-from lesion_tasks.database.bulk import copy_out, copy_rows
+from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
 
 _BATCH_PAIRS = 20_000
@@ -140,28 +141,30 @@ def _open_and_store(
 ) -> int:
     detail_of = lru_cache(_CACHED_DETAILS)(_detail_reader(bucket))
 
-    def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> tuple[object, ...]:
+    def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> dict[str, object]:
         (one, other), (key, other_key, bits), correlation = pair
         left, right = detail_of(key), detail_of(other_key)
         detail = None if left is None or right is None else detail_correlation(left, right)
         is_copy = detail is None or detail >= MIN_DETAIL_CORRELATION
-        return (one, other, bits, correlation, detail, is_copy)
+        return {
+            "sha256": one,
+            "other_sha256": other,
+            "n_bits": bits,
+            "print_correlation": correlation,
+            "detail_correlation": detail,
+            "is_copy": is_copy,
+        }
 
     with ThreadPoolExecutor(cpu_count()) as pool:
         looked = list(pool.map(look, pairs))
-    return copy_rows(
-        connection,
-        "picture_pair",
-        ("sha256", "other_sha256", "n_bits", "print_correlation", "detail_correlation", "is_copy"),
-        looked,
-    )
+    return copy_dicts(connection, "picture_pair", looked)
 
 
 def _detail_reader(bucket: Bucket) -> Callable[[str], np.ndarray | None]:
     def read(key: str) -> np.ndarray | None:
         try:
             return read_detail(bucket.get(key))
-        except MissingObjectError:
+        except (MissingObjectError, UnusablePictureError):
             return None
 
     return read

@@ -25,16 +25,6 @@ from lesion_tasks.workspace import Workspace
 
 BATCH_ROWS = 5_000
 
-IMAGE_COLUMNS = (
-    "isic_id", "record_version", "rendition", "rules_version", "sha256", "patient_id", "lesion_id", "group_id",
-    "atom_id", "diagnosis", "diagnosis_confirm_type", "image_type", "image_manipulation", "sex", "age_years",
-    "size_mm", "anatom_site", "fitzpatrick_skin_type", "copyright_license", "attribution", "perceptual_hash",
-    "curated_at", "curated_in",
-)  # fmt: skip
-REJECT_COLUMNS = (
-    "isic_id", "reason", "detail", "record_version", "rules_version", "curated_at", "curated_in",
-)  # fmt: skip
-
 _LAST_RULES = text("SELECT rules_version FROM adopted_rules ORDER BY adopted_at DESC LIMIT 1")
 _ADOPT_RULES = text("""
     WITH judged AS (
@@ -118,22 +108,19 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
     connection.execute(_NOTE_NEW, {"ids": [image.isic_id for image in images]})
     _drop(connection, "image", [item.isic_id for item in rejects])
     _drop(connection, "reject", [item.isic_id for item in images])
-    stamp = (datetime.now(UTC).isoformat(), number)
+    stamp = {
+        "rules_version": CLEANING_VERSION,
+        "curated_at": datetime.now(UTC),
+        "curated_in": number,
+    }
     hash_by_id = {row.isic_id: row.perceptual_hash for row in rows}
     upsert_rows(
         connection,
         "image",
-        IMAGE_COLUMNS,
         ["isic_id"],
-        (_image_row(image, hash_by_id[image.isic_id], stamp) for image in images),
+        (_image_row(image) | {"perceptual_hash": hash_by_id[image.isic_id]} | stamp for image in images),
     )
-    upsert_rows(
-        connection,
-        "reject",
-        REJECT_COLUMNS,
-        ["isic_id"],
-        ((r.isic_id, r.reason, r.detail, r.record_version, CLEANING_VERSION, *stamp) for r in rejects),
-    )
+    upsert_rows(connection, "reject", ["isic_id"], (vars(reject) | stamp for reject in rejects))
     by_reason = Counter(f"rejected_{reject.reason}" for reject in rejects)
     return Counter(images=len(images), rejects=len(rejects), reopened=n_reopened) + by_reason
 
@@ -148,14 +135,10 @@ _NOTE_NEW = text("""
 """)
 
 
-def _image_row(image: CuratedImage, perceptual_hash: int | None, stamp: tuple[str, int]) -> tuple[Any, ...]:
+def _image_row(image: CuratedImage) -> dict[str, Any]:
+    """The image's facts, and the group it is in until groups are computed: that of its identity alone."""
     atom = atom_of(image.patient_id, image.lesion_id, image.isic_id)
-    return (
-        image.isic_id, image.record_version, image.rendition, CLEANING_VERSION, image.sha256, image.patient_id,
-        image.lesion_id, atom, atom, list(image.diagnosis), image.diagnosis_confirm_type, image.image_type,
-        image.image_manipulation, image.sex, image.age_years, image.size_mm, image.anatom_site,
-        image.fitzpatrick_skin_type, image.copyright_license, image.attribution, perceptual_hash, *stamp,
-    )  # fmt: skip
+    return vars(image) | {"group_id": atom, "atom_id": atom}
 
 
 def _drop(connection: Connection, table: str, isic_ids: list[str]) -> None:

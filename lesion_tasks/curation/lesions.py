@@ -126,9 +126,15 @@ def _patients(
     upsert_rows(
         connection,
         "lesion",
-        ("lesion_id", "patient_key", "is_contested"),
         ["lesion_id"],
-        ((lesion, min(named[lesion], default=""), lesion in contested) for lesion in sorted(named)),
+        (
+            {
+                "lesion_id": lesion,
+                "patient_key": min(named[lesion], default=""),
+                "is_contested": lesion in contested,
+            }
+            for lesion in sorted(named)
+        ),
     )
     values = {"ids": sorted(named), "rules": CLEANING_VERSION, "number": number}
     connection.execute(_ADOPT_PATIENT, values)

@@ -5,13 +5,14 @@ spots from two copies of one photograph (docs/decisions/0003-near-duplicates.md)
 without comparing all pairs; thumbprints that correlate; and fine detail of the pictures themselves.
 """
 
-import io
 from collections.abc import Iterator
 from functools import cache
 from itertools import combinations, pairwise
 from math import comb
 
 import numpy as np
+
+from lesion_tasks.archive.picture import open_picture
 
 HASH_BITS = 64
 # The hash sets half its bits, so distances between real pictures are even: 6 takes in what 7 would.
@@ -133,10 +134,9 @@ def read_detail(data: bytes) -> np.ndarray:
     from PIL import Image
     from scipy.ndimage import gaussian_filter
 
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.draft("L", (2 * DETAIL_SIDE_PX, 2 * DETAIL_SIDE_PX))
-        side = (DETAIL_SIDE_PX, DETAIL_SIDE_PX)
-        grey = np.asarray(picture.convert("L").resize(side, Image.Resampling.BOX), dtype=np.float32)
+    side = (DETAIL_SIDE_PX, DETAIL_SIDE_PX)
+    picture = open_picture(data, "L", least_px=2 * DETAIL_SIDE_PX)
+    grey = np.asarray(picture.resize(side, Image.Resampling.BOX), dtype=np.float32)
     fine = grey - gaussian_filter(grey, _BLUR_PX)
     fine = fine / np.sqrt(gaussian_filter(fine * fine, _CONTRAST_PX) + _CONTRAST_FLOOR)
     middle = fine[_MARGIN_PX:-_MARGIN_PX, _MARGIN_PX:-_MARGIN_PX]

@@ -8,12 +8,17 @@ from functools import lru_cache
 from typing import Any
 
 import psycopg2
-import psycopg2.errors
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnavailableError, UnusableInputError
-from lesion_tasks.database.migration_state import MIGRATIONS, migration_state
+from lesion_tasks.database.migration_state import (
+    MIGRATIONS,
+    MISSING,
+    migration_state,
+    refuse_other_migration,
+    shown_url,
+)
 from lesion_tasks.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
@@ -66,13 +71,8 @@ def engine_for(url: str) -> Engine:
         is_migrating = context.connection is not None and context.connection.get_execution_options().get(
             IS_MIGRATING
         )
-        missing = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
-        if is_migrating or not isinstance(context.original_exception, missing):
-            return
-        # Where the tables are those of this version, the statement is wrong and its error says so best.
-        state = migration_state(engine)
-        if not state.is_newest:
-            raise UnusableInputError(f"database {shown} {state}") from context.original_exception
+        if isinstance(context.original_exception, MISSING) and not is_migrating:
+            refuse_other_migration(engine, context.original_exception)
 
     engine.connect().close()
     return engine
@@ -115,7 +115,7 @@ def migrate(url: str | None = None) -> None:
     engine = engine_for(url or database_url())
     state = migration_state(engine)
     if state.is_unknown:
-        raise UnusableInputError(f"database {engine.url.render_as_string(hide_password=True)} {state}")
+        raise UnusableInputError(f"database {shown_url(engine)} {state}")
     config = Config()
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = engine

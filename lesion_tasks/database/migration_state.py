@@ -3,9 +3,14 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+import psycopg2.errors
 from sqlalchemy import Engine
 
+from lesion_tasks import UnusableInputError
+
 MIGRATIONS = Path(__file__).parent / "migrations"
+# What Postgres says where a database is at another migration, or where a statement is misspelt.
+MISSING = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,3 +52,18 @@ def migration_state(engine: Engine) -> MigrationState:
     with engine.connect() as connection:
         current = MigrationContext.configure(connection).get_current_revision()
     return MigrationState(current=current, known=tuple(script.revision for script in scripts))
+
+
+def refuse_other_migration(engine: Engine, error: Exception) -> None:
+    """Raise UnusableInputError in place of an error of MISSING where the tables are not those of this version.
+
+    Where they are, the statement is wrong, and its own error says so best.
+    """
+    state = migration_state(engine)
+    if not state.is_newest:
+        raise UnusableInputError(f"database {shown_url(engine)} {state}") from error
+
+
+def shown_url(engine: Engine) -> str:
+    """The database's URL without its password."""
+    return engine.url.set(drivername="postgresql").render_as_string(hide_password=True)

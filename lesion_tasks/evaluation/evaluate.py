@@ -96,7 +96,8 @@ def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
     found = hashlib.sha256(data).hexdigest()
     if found != subject.training.model_sha256:
         raise UnusableInputError(
-            f"model {subject.training.model_key}: SHA-256 is {found[:12]}, expected {subject.training.model_sha256[:12]}"
+            f"model {subject.training.model_key}: SHA-256 is {found[:12]}, "
+            f"expected {subject.training.model_sha256[:12]}"
         )
     return load_model(data)
 

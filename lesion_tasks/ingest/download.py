@@ -29,7 +29,7 @@ from lesion_tasks.archive.client import (
     Retry,
 )
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.archive.picture import Picture, Unusable, read_picture
+from lesion_tasks.archive.picture import MAX_FILE_BYTES, Picture, Unusable, open_picture, read_picture
 from lesion_tasks.archive.zipped import DamagedFileError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.database.bulk import upsert_rows
@@ -39,7 +39,7 @@ from lesion_tasks.progress import Advance, progress
 
 log = logging.getLogger(__name__)
 
-MAX_BYTES = {"thumbnail_256": 4 * 2**20, "full": 256 * 2**20}
+MAX_BYTES = {"thumbnail_256": 4 * 2**20, "full": MAX_FILE_BYTES}
 ROWS_PER_COMMIT = 250
 ROWS_PER_QUERY = 2_000
 N_VERIFIERS = 2  # threads that decode and store; Pillow works outside Python's lock
@@ -256,7 +256,6 @@ class Downloading:
             upsert_rows(
                 session.connection(),
                 "stored_file",
-                _COLUMNS,
                 ("isic_id", "rendition"),
                 (_row(outcome, self.rendition, now) for outcome in batch if not outcome.keeps_earlier_file),
             )
@@ -304,34 +303,27 @@ class Downloading:
         }
 
 
-_COLUMNS = (
-    *("isic_id", "rendition", "url", "object_key", "size_bytes", "sha256", "perceptual_hash", "thumbprint"),
-    *("etag", "record_size_bytes", "width_px", "height_px", "reason", "detail", "n_attempts", "fetched_at"),
-    "is_replaced",
-)
-
-
-def _row(outcome: _Outcome, rendition: str, now: datetime) -> tuple[Any, ...]:
+def _row(outcome: _Outcome, rendition: str, now: datetime) -> dict[str, Any]:
     wanted, picture, refusal = outcome.wanted, outcome.picture, outcome.refusal
-    return (
-        wanted.isic_id,
-        rendition,
-        (wanted.url or "").partition("?")[0],
-        outcome.object_key,
-        outcome.size_bytes,
-        picture.sha256 if picture else None,
-        picture.perceptual_hash if picture else None,
-        picture.thumbprint if picture else None,
-        outcome.etag,
-        wanted.record_size_bytes,
-        picture.width_px if picture else None,
-        picture.height_px if picture else None,
-        refusal.reason if refusal else None,
-        refusal.detail if refusal else None,
-        wanted.n_attempts + 1,
-        now,
-        False,
-    )
+    return {
+        "isic_id": wanted.isic_id,
+        "rendition": rendition,
+        "url": (wanted.url or "").partition("?")[0],
+        "object_key": outcome.object_key,
+        "size_bytes": outcome.size_bytes,
+        "sha256": picture.sha256 if picture else None,
+        "perceptual_hash": picture.perceptual_hash if picture else None,
+        "thumbprint": picture.thumbprint if picture else None,
+        "etag": outcome.etag,
+        "record_size_bytes": wanted.record_size_bytes,
+        "width_px": picture.width_px if picture else None,
+        "height_px": picture.height_px if picture else None,
+        "reason": refusal.reason if refusal else None,
+        "detail": refusal.detail if refusal else None,
+        "n_attempts": wanted.n_attempts + 1,
+        "fetched_at": now,
+        "is_replaced": False,
+    }
 
 
 def _refused(wanted: _Wanted, reason: str, detail: str) -> _Outcome:
@@ -343,8 +335,7 @@ def _fit_thumbnail(data: bytes, picture: Picture) -> tuple[bytes, Picture | Unus
     if max(picture.width_px, picture.height_px) <= THUMBNAIL_PX:
         return data, picture
     small = io.BytesIO()
-    with Image.open(io.BytesIO(data)) as opened:
-        image = opened.convert("RGB")
+    image = open_picture(data)
     image.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS, reducing_gap=None)
     image.save(small, "JPEG", quality=75)
     data = small.getvalue()

@@ -1,7 +1,7 @@
 """Id prefixes -> complete reads of them, and the ids that a complete read did not return.
 
-All ids that start with a prefix are read together. Prefixes of at most 100 ids are one page, which none of the archive's
-paging defects can touch, so a prefix whose read does not add up is split until it does.
+All ids that start with a prefix are read together. A prefix of at most 100 ids is one page, which none of the
+archive's paging defects can touch, so a prefix whose read does not add up is split until it does.
 """
 
 import asyncio

@@ -5,7 +5,6 @@ both from what it sent last and from the current version.
 """
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
@@ -14,13 +13,12 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.record import CheckedRecord, Refusal, check_record
-from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.database.bulk import copy_rows, upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 
 _OTHER_WAYS = ("hashjoin", "mergejoin", "seqscan", "bitmapscan", "material", "memoize")
 _LOOK_UP = "; ".join(f"SET LOCAL enable_{way} = off" for way in _OTHER_WAYS)
 _AS_USUAL = "; ".join(f"SET LOCAL enable_{way} TO DEFAULT" for way in _OTHER_WAYS)
-_BACKSLASH, _ESCAPED = "\\", "\\\\"
 
 
 def check_items(items: Iterable[Any]) -> tuple[dict[str, CheckedRecord], list[Refusal]]:
@@ -65,7 +63,7 @@ def write_records(
 def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord]) -> None:
     """Lay the batch beside what is known of its ids. Documents stay here: most are known, in most reads."""
     connection.execute(text("CREATE TEMP TABLE seen (isic_id text, record_hash text) ON COMMIT DROP"))
-    _copy_lines(connection, "seen", (f"{r.isic_id}\t{r.record_hash}\n" for r in records))
+    copy_rows(connection, "seen", ("isic_id", "record_hash"), ((r.isic_id, r.record_hash) for r in records))
     # Without statistics the planner may choose to scan all records for a batch of some hundred.
     connection.execute(text("ANALYZE seen"))
     _execute_by_index(
@@ -114,21 +112,17 @@ def _add_versions(connection: Connection, records: Mapping[str, CheckedRecord], 
     new = connection.execute(
         text("SELECT isic_id, known_version + 1 FROM plan WHERE has_new_version ORDER BY isic_id")
     ).all()
-    # COPY's text format: JSON text has no raw tab or line end, so only backslashes need care.
-    lines = (
-        f"{isic_id}\t{version}\t{record.record_hash}\t{record.document.replace(_BACKSLASH, _ESCAPED)}\t{now}\n"
-        for isic_id, version in new
-        for record in (records[isic_id],)
-    )
     if new:
-        columns = "isic_id, version, record_hash, document, seen_at"
-        _copy_lines(connection, f"record_version ({columns})", lines)
-
-
-def _copy_lines(connection: Connection, target: str, lines: Iterable[str]) -> None:
-    cursor = connection.connection.cursor()
-    cursor.copy_expert(f"COPY {target} FROM STDIN", io.BytesIO("".join(lines).encode()))
-    cursor.close()
+        copy_rows(
+            connection,
+            "record_version",
+            ("isic_id", "version", "record_hash", "document", "seen_at"),
+            (
+                (isic_id, version, record.record_hash, record.document, now)
+                for isic_id, version in new
+                for record in (records[isic_id],)
+            ),
+        )
 
 
 def _apply(connection: Connection, scope_id: str, now: datetime, *, is_listed: bool) -> Counter[str]:
@@ -190,10 +184,17 @@ def _apply(connection: Connection, scope_id: str, now: datetime, *, is_listed: b
 def _write_refusals(
     connection: Connection, scope_id: str, refusals: Sequence[Refusal], now: datetime
 ) -> None:
-    columns = ("refusal_id", "scope_id", "isic_id", "reason", "detail", "document", "seen_at")
     rows = {
-        refusal_id: (refusal_id, scope_id, r.isic_id, r.reason, r.detail, r.document, now)
+        refusal_id: {
+            "refusal_id": refusal_id,
+            "scope_id": scope_id,
+            "isic_id": r.isic_id,
+            "reason": r.reason,
+            "detail": r.detail,
+            "document": r.document,
+            "seen_at": now,
+        }
         for r in refusals
         for refusal_id in [hashlib.sha256(f"{scope_id}\n{r.document}".encode()).hexdigest()]
     }
-    upsert_rows(connection, "refused_record", columns, ("refusal_id",), rows.values())
+    upsert_rows(connection, "refused_record", ("refusal_id",), rows.values())

@@ -8,8 +8,9 @@ import numpy as np
 from sklearn.metrics import brier_score_loss, log_loss
 
 from lesion_tasks.metrics import calibration, ranking
-from lesion_tasks.metrics.auc import measure_auc
-from lesion_tasks.metrics.figure import Figure, Interval
+from lesion_tasks.metrics.auc import Auc, measure_auc
+from lesion_tasks.metrics.degrees import degrees_of_freedom, effective_groups_of, satterthwaite
+from lesion_tasks.metrics.figure import Figure, Interval, Stated
 from lesion_tasks.metrics.proportion import proportion_interval
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
@@ -17,6 +18,9 @@ from lesion_tasks.metrics.scored import Scored
 # Where PPV and NPV are stated beside the subset's own prevalence: screening, and a specialist's referrals.
 PREVALENCES = (0.02, 0.10)
 RANKING_NAMES = ("auc", "average_precision", *ranking.CURVE_MEASURES)
+
+# Even groups (of each class, where a measure needs both) below which a bootstrap of a mean says too little.
+MIN_GROUPS = 10
 
 FigureOf = Callable[..., Figure]
 
@@ -37,17 +41,18 @@ def binary_figures(
 
 
 def figure_of(scored: Scored) -> FigureOf:
-    """`Figure` with the counts of `scored` filled in."""
+    """`Figure` with the counts of `scored` filled in; `stated` is an interval or the reason why there is none."""
 
     def build(
         value: float | None,
-        interval: Interval | None = None,
+        stated: Stated | None = None,
         reason: str | None = None,
         other_intervals: tuple[Interval, ...] = (),
     ) -> Figure:
         return Figure(
             value=None if value is None else float(value),
-            interval=interval,
+            interval=stated if isinstance(stated, Interval) else None,
+            interval_reason=stated if isinstance(stated, str) else None,
             other_intervals=other_intervals,
             n_images=scored.n_images,
             n_groups=scored.n_groups,
@@ -77,15 +82,55 @@ def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampli
     data = scored.is_positive, scored.scores, scored.groups
     values = ranking.ranking_values(*data[:2])
     samples = resampled(*data, resampling, ranking.resampled_measures(names))
-    intervals = {name: resampling.interval(row) for name, row in zip(names, samples, strict=True)}
-    found = {name: figure(values[name], intervals[name]) for name in names}
     auc = measure_auc(*data)
+    degrees = auc.degrees if auc else np.inf
+    even = class_groups(scored)
+    found = {
+        name: figure(values[name], ranking.too_few_groups(name, *even) or resampling.stated(row, degrees))
+        for name, row in zip(names, samples, strict=True)
+    }
     if "auc" in names and auc is not None:
-        bootstrap = intervals["auc"]
+        bootstrap = found["auc"].interval
         found["auc"] = figure(
-            auc.value, auc.interval(resampling.level), other_intervals=(bootstrap,) if bootstrap else ()
+            auc.value,
+            stated_auc(auc, resampling.level),
+            other_intervals=(bootstrap,) if bootstrap else (),
         )
     return found
+
+
+def stated_auc(auc: Auc, level: float) -> Stated:
+    """The interval of an AUC, or the reason why there is none."""
+    return auc.no_interval_reason or auc.interval(level)
+
+
+def class_groups(scored: Scored) -> tuple[float, float]:
+    """How many even groups the positives are, and the negatives."""
+    positive = scored.is_positive
+    return effective_groups_of(positive, scored.groups), effective_groups_of(~positive, scored.groups)
+
+
+def stated_mean(samples: np.ndarray, scored: Scored, losses: np.ndarray, resampling: Resampling) -> Stated:
+    """Interval of a resampled mean over all images, with `losses` (n,) what each image adds to it."""
+    even = effective_groups_of(np.ones(scored.n_images, dtype=bool), scored.groups)
+    if even < MIN_GROUPS:
+        return f"too few groups: they weigh as {even:.0f} of one size, floor {MIN_GROUPS}"
+    found = satterthwaite(losses - losses.mean(), scored.groups)
+    return resampling.stated(samples, degrees_of_freedom([found], scored.n_groups))
+
+
+def stated_rates(samples: np.ndarray, scored: Scored, is_hit: np.ndarray, resampling: Resampling) -> Stated:
+    """Interval of a resampled measure made from the recalls of the classes, `is_hit` (n,) bool."""
+    deviations, n_groups = is_hit.astype(np.float64), []
+    for index, name in enumerate(scored.class_names):
+        mask = scored.labels == index
+        even = effective_groups_of(mask, scored.groups)
+        if even < MIN_GROUPS:
+            return f"too few {name}: they weigh as {even:.0f} groups of one size, floor {MIN_GROUPS}"
+        deviations[mask] = (deviations[mask] - deviations[mask].mean()) / mask.sum()
+        n_groups.append(len(np.unique(scored.groups[mask])))
+    found = satterthwaite(deviations, scored.groups, scored.labels)
+    return resampling.stated(samples, degrees_of_freedom([found], min(n_groups)))
 
 
 def threshold_figures(scored: Scored, threshold: float | None, resampling: Resampling) -> dict[str, Figure]:
@@ -115,7 +160,8 @@ def threshold_figures(scored: Scored, threshold: float | None, resampling: Resam
     if sensitivity is not None and specificity is not None:
         rates = _resampled_rates(scored, called, resampling)
         found["balanced_accuracy"] = figure(
-            (sensitivity + specificity) / 2, resampling.interval(rates.mean(axis=0))
+            (sensitivity + specificity) / 2,
+            stated_rates(rates.mean(axis=0), scored, called == positive, resampling),
         )
     return found
 
@@ -162,7 +208,7 @@ def stated_prevalence_figures(
             is_defined = bool(np.isfinite(value))
             found[f"{name}_at_prevalence_{prevalence:g}"] = figure(
                 value if is_defined else None,
-                resampling.interval(row) if is_defined else None,
+                stated_rates(row, scored, called == scored.is_positive, resampling) if is_defined else None,
                 reason=None
                 if is_defined
                 else f"no image was called {'positive' if name == 'ppv' else 'negative'}",
@@ -200,11 +246,15 @@ def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fig
         float(log_loss(outcome, scores, labels=[0, 1])),
     )
     samples = _resampled_losses(outcome, scores, groups, resampling)
+    squares = (scores - outcome) ** 2
+    # Skill is 1 - Brier / (share (1 - share)): its linear part in each image.
+    skill = squares - brier / max(baseline, 1e-12) * (1 - 2 * outcome.mean()) * outcome
+    losses = (squares, skill, _log_losses(outcome, scores))
     found = {
         name: figure(None, reason=missing_class(scored))
         if value is None
-        else figure(value, resampling.interval(row))
-        for name, value, row in zip(names, values, samples, strict=True)
+        else figure(value, stated_mean(row, scored, loss, resampling))
+        for name, value, row, loss in zip(names, values, samples, losses, strict=True)
     }
     for name, fit in (
         ("calibration_slope", calibration.calibration_slope(scored.is_positive, scores, groups)),
@@ -214,21 +264,25 @@ def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fig
             reason = missing_class(scored) or "the scores separate the classes perfectly, or are all the same"
             found[name] = figure(None, reason=reason)
         else:
-            found[name] = figure(fit.value, fit.interval)
+            found[name] = figure(fit.value, fit.stated)
     error_samples = calibration.resampled_calibration_error(outcome, scores, groups, resampling)
     found["expected_calibration_error"] = figure(
-        calibration.expected_calibration_error(outcome, scores), resampling.interval(error_samples)
+        calibration.expected_calibration_error(outcome, scores),
+        stated_mean(error_samples, scored, scores - outcome, resampling),
     )
     return found
+
+
+def _log_losses(outcome: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    epsilon = np.finfo(np.float64).eps
+    return -np.log(np.clip(np.where(outcome == 1, scores, 1 - scores), epsilon, 1 - epsilon))
 
 
 def _resampled_losses(
     outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
 ) -> np.ndarray:
     """(3, n_resamples): Brier score, Brier skill, log loss."""
-    epsilon = np.finfo(np.float64).eps
-    right = np.clip(np.where(outcome == 1, scores, 1 - scores), epsilon, 1 - epsilon)
-    columns = (np.ones_like(scores), outcome, (scores - outcome) ** 2, -np.log(right))
+    columns = (np.ones_like(scores), outcome, (scores - outcome) ** 2, _log_losses(outcome, scores))
     by_group = np.stack([np.bincount(groups, column) for column in columns])
     rows = []
     for weights in resampling.weights(by_group.shape[1]):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -9,22 +10,27 @@ from typing import Any
 import numpy as np
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.metrics.auc import weighted_sum
-from lesion_tasks.metrics.figure import Interval
+from lesion_tasks.metrics.auc import Auc, weighted_sum
+from lesion_tasks.metrics.binary import MIN_GROUPS
+from lesion_tasks.metrics.degrees import MIN_DEGREES, effective_groups_of
+from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
-from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
+from lesion_tasks.metrics.ranking import MIN_GROUPS as MIN_GROUPS_OF_MEASURE
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures, too_few_groups
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.slices import slice_masks, too_small
 
 PAIRED_METHOD = "paired DeLong by group"
+EXACT_METHOD = "exact limit of no exception among pairs of groups"
 
 
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """`candidate` minus `champion` on one measure; positive is better for the candidate.
 
-    `p_value` is two-sided for no difference, None for measures without a test of their own.
+    `p_value` is two-sided for no difference, None for measures without a test of their own. `interval_reason` says why
+    there is no interval.
     """
 
     measure: str
@@ -32,6 +38,7 @@ class Difference:
     champion: float
     value: float
     interval: Interval | None
+    interval_reason: str | None = None
     p_value: float | None = None
     other_intervals: tuple[Interval, ...] = ()
 
@@ -52,6 +59,7 @@ class Difference:
             "low": self.interval.low if self.interval else None,
             "high": self.interval.high if self.interval else None,
             "method": self.interval.method if self.interval else None,
+            **({"interval_reason": self.interval_reason} if self.interval_reason else {}),
             "p_value": self.p_value,
             "other_intervals": [interval.as_dict() for interval in self.other_intervals],
         }
@@ -76,24 +84,48 @@ def check_paired(first: Scored, second: Scored) -> None:
 
 
 def auc_difference(candidate: Scored, champion: Scored, level: float = 0.95) -> Difference | None:
-    """Paired difference of (macro) AUC with DeLong's test, by group; None where the AUC is undefined."""
+    """Paired difference of (macro) AUC with DeLong's test, by group; None where the AUC is undefined.
+
+    Where neither model's AUC varies (all pairs ranked rightly, or all scores the same) the variance of 0 is no
+    certainty: then `_exact`. The same scores twice are one model, and differ by nothing.
+    """
     check_paired(candidate, champion)
     first, second = headline_auc(candidate), headline_auc(champion)
     if first is None or second is None:
         return None
     difference = weighted_sum([first, second], [1, -1])
     error, value = difference.standard_error, difference.value
-    # The same ranking twice: no difference, and no doubt about it.
-    p_value = 1.0 if error == 0 else difference.p_value()
-    half = difference.quantile((1 - level) / 2) * error
+    if np.array_equal(candidate.probabilities, champion.probabilities):
+        interval, p_value = Interval(low=0.0, high=0.0, method="none needed: the same scores"), 1.0
+    elif error == 0:
+        interval, p_value = _exact(difference, level)
+    else:
+        half = difference.quantile((1 - level) / 2) * error
+        interval = Interval(low=max(value - half, -1.0), high=min(value + half, 1.0), method=PAIRED_METHOD)
+        p_value = difference.p_value()
     return Difference(
         measure="auc" if candidate.is_binary else "macro_auc",
         candidate=first.value,
         champion=second.value,
         value=value,
-        interval=Interval(low=max(value - half, -1.0), high=min(value + half, 1.0), method=PAIRED_METHOD),
+        interval=interval,
         p_value=p_value,
     )
+
+
+def _exact(difference: Auc, level: float) -> tuple[Interval, float]:
+    """Interval and p value of a difference without variance: no pair of groups is an exception to it.
+
+    m pairs (see `Auc.interval`) without an exception leave a share of exceptions up to 1 - ((1 - level) / 2)^(1/m). The
+    p value is that of a sign test on m pairs that all speak for one model; 1 where they speak for neither.
+    """
+    slack = 1 - difference.limit_of_no_exception((1 - level) / 2)
+    value = difference.value
+    low, high = max(value - slack, -1.0), min(value + slack, 1.0)
+    # limit_of_no_exception(1/2) is 0.5^(1/m).
+    n_pairs = math.log(0.5) / math.log(difference.limit_of_no_exception(0.5))
+    p_value = 1.0 if value == 0 else min(2 * 0.5**n_pairs, 1.0)
+    return Interval(low=low, high=high, method=EXACT_METHOD), p_value
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -167,14 +199,23 @@ def compare(
         _values(champion, champion_threshold, resampling),
     )
     found = {}
+    even = _even_groups(candidate)
+    is_same = np.array_equal(candidate.probabilities, champion.probabilities)
+    is_same = is_same and threshold == champion_threshold
     for name in first:
         (value, samples), (other, other_samples) = first[name], second[name]
+        stated: Stated = _too_few(name, even) or resampling.stated(
+            samples - other_samples, max(min(even) - 1, MIN_DEGREES)
+        )
+        if is_same:
+            stated = Interval(low=0.0, high=0.0, method="none needed: the same scores")
         found[name] = Difference(
             measure=name,
             candidate=value,
             champion=other,
             value=value - other,
-            interval=resampling.interval(samples - other_samples),
+            interval=stated if isinstance(stated, Interval) else None,
+            interval_reason=stated if isinstance(stated, str) else None,
         )
     test = auc_difference(candidate, champion, resampling.level)
     if test is not None:
@@ -189,6 +230,24 @@ def compare(
             other_intervals=(bootstrap,) if bootstrap else (),
         )
     return found
+
+
+def _even_groups(scored: Scored) -> list[float]:
+    """How many even groups each class is, the positive one first."""
+    order = [index for index, _ in enumerate(scored.class_names)]
+    if scored.positive_class is not None:
+        order.sort(key=lambda index: scored.class_names[index] != scored.positive_class)
+    return [effective_groups_of(scored.labels == index, scored.groups) for index in order]
+
+
+def _too_few(name: str, even: list[float]) -> str | None:
+    """Why a difference has no interval with so many even groups by class, or None."""
+    ranked = name.removeprefix("macro_")
+    if ranked in MIN_GROUPS_OF_MEASURE:
+        return too_few_groups(ranked, even[0], min(even[1:]))
+    if min(even) < MIN_GROUPS:
+        return f"too few images: a class weighs as {min(even):.0f} groups of one size, floor {MIN_GROUPS}"
+    return None
 
 
 Sampled = tuple[float, np.ndarray]

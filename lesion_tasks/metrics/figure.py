@@ -23,12 +23,16 @@ class Interval:
         return {"method": self.method, "low": self.low, "high": self.high}
 
 
+# An interval, or the reason in words why there is none.
+Stated = Interval | str
+
+
 @dataclass(frozen=True, kw_only=True)
 class Figure:
     """A measure on one set of images.
 
-    `value` is None when the measure is undefined, and then `reason` says why. `interval` is the one to quote;
-    `other_intervals` are by other methods. `n_positives` is None where no class is the positive one.
+    `value` is None when the measure is undefined, and then `reason` says why. `interval` is the one to quote, and
+    `interval_reason` says why a defined value has none; `other_intervals` are by other methods. `n_positives` is None where no class is the positive one.
     """
 
     value: float | None
@@ -38,6 +42,7 @@ class Figure:
     n_groups: int
     n_positives: int | None = None
     reason: str | None = None
+    interval_reason: str | None = None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -45,6 +50,8 @@ class Figure:
             raise ValueError(
                 f"a figure has a value or a reason: value {self.value!r}, reason {self.reason!r}"
             )
+        if self.interval is not None and self.interval_reason is not None:
+            raise ValueError(f"a figure has an interval or a reason for none: {self.interval_reason!r}")
         if self.value is not None and not math.isfinite(self.value):
             raise ValueError(
                 f"a figure's value is {self.value!r}, expected a finite number or None with a reason"
@@ -58,6 +65,8 @@ class Figure:
         shown["low"] = self.interval.low if self.interval else None
         shown["high"] = self.interval.high if self.interval else None
         shown["method"] = self.interval.method if self.interval else None
+        if self.value is not None and self.interval_reason is not None:
+            shown["interval_reason"] = self.interval_reason
         if self.other_intervals:
             shown["other_intervals"] = [interval.as_dict() for interval in self.other_intervals]
         shown |= {"n_images": self.n_images, "n_groups": self.n_groups, "n_positives": self.n_positives}

@@ -6,11 +6,12 @@ import numpy as np
 from sklearn.metrics import log_loss
 
 from lesion_tasks.metrics import calibration
-from lesion_tasks.metrics.binary import figure_of, ranking_figures
+from lesion_tasks.metrics.binary import figure_of, ranking_figures, stated_auc, stated_mean, stated_rates
+from lesion_tasks.metrics.degrees import effective_groups_of
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.headline import macro_auc
 from lesion_tasks.metrics.proportion import proportion_interval
-from lesion_tasks.metrics.ranking import ranking_values, resampled_measures
+from lesion_tasks.metrics.ranking import ranking_values, resampled_measures, too_few_groups
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
 
@@ -35,15 +36,23 @@ def macro_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
         [resampled(side.is_positive, side.scores, scored.groups, resampling, measure) for side in sides],
         axis=0,
     )
-    intervals = [resampling.interval(row) for row in samples]
-    found = {
-        f"macro_{name}": figure(np.mean([value[name] for value in values]), interval)
-        for name, interval in zip(names, intervals, strict=True)
-    }
     macro = macro_auc(scored)
+    degrees = macro.degrees if macro else np.inf
+    rarest = min(effective_groups_of(scored.labels == index, scored.groups) for index in range(len(sides)))
+    found = {
+        f"macro_{name}": figure(
+            np.mean([value[name] for value in values]),
+            too_few_groups(name, rarest, np.inf) or resampling.stated(row, degrees),
+        )
+        for name, row in zip(names, samples, strict=True)
+    }
     if macro is not None:
-        other = (intervals[0],) if intervals[0] else ()
-        found["macro_auc"] = figure(macro.value, macro.interval(resampling.level), other_intervals=other)
+        bootstrap = found["macro_auc"].interval
+        found["macro_auc"] = figure(
+            macro.value,
+            stated_auc(macro, resampling.level),
+            other_intervals=(bootstrap,) if bootstrap else (),
+        )
     return found
 
 
@@ -70,7 +79,7 @@ def hit_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
         samples = [((hits @ w) / (trials @ w)).mean(axis=0) for w in resampling.weights(scored.n_groups)]
     value = (hits.sum(axis=1) / trials.sum(axis=1)).mean()
     return {
-        "balanced_accuracy": figure(value, resampling.interval(np.concatenate(samples))),
+        "balanced_accuracy": figure(value, stated_rates(np.concatenate(samples), scored, is_hit, resampling)),
         "accuracy": accuracy,
     }
 
@@ -94,10 +103,11 @@ def _probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fi
     errors = calibration.resampled_calibration_error(is_hit, top, scored.groups, resampling)
     log_value = log_loss(scored.labels, scored.probabilities, labels=np.arange(n_classes))
     return {
-        "brier_score": figure(squares.mean(), resampling.interval(sums[1] / sums[0])),
-        "log_loss": figure(log_value, resampling.interval(sums[2] / sums[0])),
+        "brier_score": figure(squares.mean(), stated_mean(sums[1] / sums[0], scored, squares, resampling)),
+        "log_loss": figure(log_value, stated_mean(sums[2] / sums[0], scored, losses, resampling)),
         "expected_calibration_error": figure(
-            calibration.expected_calibration_error(is_hit, top), resampling.interval(errors)
+            calibration.expected_calibration_error(is_hit, top),
+            stated_mean(errors, scored, top - is_hit, resampling),
         ),
     }
 

@@ -14,6 +14,19 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lesion_tasks.metrics.resample import auc_of, cumulate
 
+# Groups of each class (of one size) below which a measure's bootstrap interval covers less than 93 %, simulated with
+# AUCs of 0.85 and 0.95 (benchmarks/simulate_evaluation.py): a bound near 1 is read from the last few positives.
+MIN_GROUPS: dict[str, int] = {
+    "auc": 2,
+    "average_precision": 20,
+    "partial_auc_above_80_sensitivity": 200,
+    "auc_above_80_sensitivity": 20,
+    "sensitivity_at_90_specificity": 20,
+    "sensitivity_at_95_specificity": 30,
+    "specificity_at_90_sensitivity": 30,
+    "specificity_at_95_sensitivity": 100,
+}
+
 Bins = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
 # Rates are quotients of counts; a bound like 0.9 is met when it is met up to rounding.
@@ -65,6 +78,14 @@ def ranking_values(is_positive: np.ndarray, scores: np.ndarray) -> dict[str, flo
         "average_precision": float(average_precision_score(is_positive, scores)),
         **{name: measure(false_positive_rate, sensitivity) for name, measure in CURVE_MEASURES.items()},
     }
+
+
+def too_few_groups(name: str, positives: float, negatives: float) -> str | None:
+    """Why a measure has no interval with that many even groups of each class, or None."""
+    for side, count in (("positives", positives), ("negatives", negatives)):
+        if count < MIN_GROUPS[name]:
+            return f"too few {side}: they weigh as {count:.0f} groups of one size, floor {MIN_GROUPS[name]}"
+    return None
 
 
 def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:

@@ -16,8 +16,10 @@ from dataclasses import dataclass
 
 import numpy as np
 from scipy.sparse import csr_array
+from scipy.stats import norm
+from scipy.stats import t as student
 
-from lesion_tasks.metrics.figure import Interval
+from lesion_tasks.metrics.figure import Interval, Stated
 
 N_RESAMPLES = 2_000
 SEED = 20_260
@@ -51,17 +53,28 @@ class Resampling:
                 counts[row] = np.bincount(drawn.view(np.int64), minlength=n_groups)
             yield np.ascontiguousarray(counts.T)
 
-    def interval(self, values: np.ndarray) -> Interval | None:
-        """Percentile interval of the resampled `values` (n_resamples,); undefined ones (NaN) are left out.
+    def stated(self, values: np.ndarray, degrees: float = np.inf) -> Stated:
+        """Percentile interval of the resampled `values` (n_resamples,), or why there is none.
 
-        None where more than one resample in twenty is undefined: what is left is no longer a sample.
+        Undefined values (NaN) are left out; where they are more than one in twenty, what is left is no longer a
+        sample. With few `degrees` of freedom the tails are moved out to where Student's t would have them, for a
+        resample varies too little by (n - 1) / n (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 5.3).
         """
         defined = values[np.isfinite(values)]
         if len(defined) < 0.95 * len(values):
-            return None
+            return "undefined in more than one resample of twenty"
         tail = (1 - self.level) / 2
+        if np.isfinite(degrees):
+            tail = float(norm.sf(np.sqrt((degrees + 1) / degrees) * student.isf(tail, degrees)))
         low, high = np.quantile(defined, [tail, 1 - tail])
+        if low == high:
+            return "every resample has the same value"
         return Interval(low=float(low), high=float(high), method="bootstrap by group, percentile")
+
+    def interval(self, values: np.ndarray, degrees: float = np.inf) -> Interval | None:
+        """The interval of `stated`, None where there is none."""
+        found = self.stated(values, degrees)
+        return found if isinstance(found, Interval) else None
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -1,23 +1,32 @@
 """A picture of any shape -> a square of pixels: the same for materializing, for masks and for serving."""
 
-import io
-
 import numpy as np
 from PIL import Image, ImageOps
 
+from lesion_tasks.archive.picture import BLACK, WHITE, open_picture
 from lesion_tasks.catalog import InputSize
 
 
-def decode_picture(data: bytes, size: InputSize, *, mode: str = "RGB") -> np.ndarray:
-    """Decode a picture and make it a square: uint8 (side, side, 3), RGB 0..255; mode "L" gives grey (side, side).
+def decode_picture(data: bytes, size: InputSize) -> np.ndarray:
+    """Decode a picture and make it a square: uint8 (side, side, 3), RGB 0..255. Raises `UnusablePictureError`.
 
-    Antialiased bilinear resampling in whole numbers (Pillow's filter widens with
+    Transparent parts are white. Antialiased bilinear resampling in whole numbers (Pillow's filter widens with
     the scale), so that no detail is aliased and every machine gives the same bytes.
     """
+    return _squared(open_picture(data, "RGB", background=WHITE), size)
+
+
+def decode_mask(data: bytes, size: InputSize) -> np.ndarray:
+    """Decode a mask like the picture that it belongs to: grey uint8 (side, side), 0..255.
+
+    Transparent parts are black: where nothing is drawn, nothing is marked. Raises `UnusablePictureError`.
+    """
+    return _squared(open_picture(data, "L", background=BLACK), size)
+
+
+def _squared(whole: Image.Image, size: InputSize) -> np.ndarray:
     shape = (size.side_px, size.side_px)
     resampling = Image.Resampling.BILINEAR
-    with Image.open(io.BytesIO(data)) as picture:
-        whole = picture.convert(mode)
     if size.aspect == "pad":
         square = ImageOps.pad(whole, shape, resampling, color="black")
     elif size.aspect == "crop":

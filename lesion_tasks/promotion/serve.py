@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.picture import MAX_FILE_BYTES, Unusable, UnusablePictureError, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.workspace import Workspace
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
+MAX_NAME_LENGTH = 200  # of a file's name in a message
 
 @dataclass(frozen=True, kw_only=True)
 class Champion:
@@ -100,24 +102,32 @@ def predict_images(
 
 
 def _check_picture(path: str) -> None:
-    """Read a picture's header, or raise UnusableInputError."""
-    from PIL import Image, UnidentifiedImageError
+    """Read a picture through, or raise UnusableInputError."""
+    found = read_picture(_read(path))
+    if isinstance(found, Unusable):
+        raise _no_picture(path, f"{found.reason.replace('_', ' ')}: {found.detail}")
 
+
+def _read(path: str) -> bytes:
+    """The file's bytes, or UnusableInputError where it cannot be read or is larger than any picture."""
     try:
-        with Image.open(path):
-            pass
-    except (UnidentifiedImageError, OSError) as error:
-        raise _no_picture(path, error) from error
+        n_bytes = Path(path).stat().st_size
+        if n_bytes <= MAX_FILE_BYTES:
+            return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        raise _no_picture(path, (getattr(error, "strerror", None) or str(error)).lower()) from error
+    raise _no_picture(path, f"{n_bytes:,} bytes, at most {MAX_FILE_BYTES:,} are read")
 
 
-def _no_picture(path: str, error: OSError) -> UnusableInputError:
-    found = (error.strerror or "nothing that can be read as one").lower()
-    return UnusableInputError(f"image {path}: found {found}, expected a picture file")
+def _no_picture(path: str, found: str) -> UnusableInputError:
+    name = path if path.isprintable() else ascii(path)
+    if len(name) > MAX_NAME_LENGTH:
+        name = f"{name[: MAX_NAME_LENGTH // 2]}...{name[-MAX_NAME_LENGTH // 2 :]}"
+    return UnusableInputError(f"image {name}: found {found}; expected a picture file (JPEG, PNG or TIFF)")
 
 
 def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dict[str, "np.ndarray"]:
     import numpy as np
-    from PIL import UnidentifiedImageError
 
     from lesion_tasks.pixels.decode import decode_picture
 
@@ -129,9 +139,9 @@ def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dic
             inputs["metadata"] = np.array([known], dtype=np.float32)
         elif size is not None:
             try:
-                inputs["pixels"] = decode_picture(Path(path).read_bytes(), size)[None]
-            except (UnidentifiedImageError, OSError) as error:
-                raise _no_picture(path, error) from error
+                inputs["pixels"] = decode_picture(_read(path), size)[None]
+            except UnusablePictureError as error:
+                raise _no_picture(path, str(error)) from error
     return inputs
 
 

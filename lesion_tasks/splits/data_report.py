@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import IMPUTATIONS, SPLITS, TASKS
 from lesion_tasks.splits import data_facts as facts
@@ -131,18 +132,13 @@ def _changes(
 
 def thumbnail(bucket: Bucket, key: str) -> str | None:
     """A picture as a small JPEG that the page carries in itself, or None where there is none."""
-    from PIL import Image
-
     try:
-        data = bucket.get(key)
-    except MissingObjectError:
+        small = open_picture(bucket.get(key), least_px=THUMBNAIL_SIDE_PX)
+    except (MissingObjectError, UnusablePictureError):
         return None
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.draft("RGB", (THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
-        small = picture.convert("RGB")
-        small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
-        buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=72)
+    small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
+    buffer = io.BytesIO()
+    small.save(buffer, "JPEG", quality=72)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 

@@ -11,24 +11,28 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Engine, text
+from sqlalchemy.orm import InstrumentedAttribute
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.database.schema import Image, SplitMember, StoredFile
 from lesion_tasks.scratch import scratch_file
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# In this order: name -> text, whole number, number, or yes and no.
-COLUMNS = {
-    "isic_id": "text", "subset": "text", "label": "text", "is_balanced": "bool", "group_id": "text",
-    "patient_id": "text", "lesion_id": "text", "sha256": "text", "object_key": "text", "perceptual_hash": "int",
-    "size_bytes": "int", "width_px": "int", "height_px": "int", "image_type": "text", "sex": "text",
-    "age_years": "float", "size_mm": "float", "anatom_site": "text", "fitzpatrick_skin_type": "text",
-    "diagnosis_confirm_type": "text", "attribution": "text", "copyright_license": "text", "record_version": "int",
-}  # fmt: skip
-
+# In this order, which the digest depends on. Their names and types are those of the tables.
+SOURCES: tuple[InstrumentedAttribute[Any], ...] = (
+    SplitMember.isic_id, SplitMember.subset, SplitMember.label, SplitMember.is_balanced,
+    Image.group_id, Image.patient_id, Image.lesion_id, Image.sha256,
+    StoredFile.object_key, Image.perceptual_hash, StoredFile.size_bytes, StoredFile.width_px, StoredFile.height_px,
+    Image.image_type, Image.sex, Image.age_years, Image.size_mm, Image.anatom_site, Image.fitzpatrick_skin_type,
+    Image.diagnosis_confirm_type, Image.attribution, Image.copyright_license, Image.record_version,
+)  # fmt: skip
+_KINDS = {str: "text", int: "int", float: "float", bool: "bool"}
+# Name -> text, whole number, number, or yes and no.
+COLUMNS = {column.key: _KINDS[column.type.python_type] for column in SOURCES}
 
 _REPETITIVE = [
     "subset", "label", "image_type", "sex", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",

@@ -12,7 +12,8 @@ from sqlalchemy import Connection, text
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Split
 from lesion_tasks.database.bulk import copy_out
-from lesion_tasks.splits.manifest import COLUMNS, arrow_schema, read_table
+from lesion_tasks.database.schema import Image, SplitMember, StoredFile
+from lesion_tasks.splits.manifest import SOURCES, arrow_schema, read_table
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -21,8 +22,14 @@ _MEMBERS = """
     SELECT {columns} FROM {members} JOIN image i USING (isic_id) JOIN stored_file f USING (isic_id, rendition)
     WHERE m.split = '{split}' AND m.reason IS NULL ORDER BY m.isic_id COLLATE "C"
 """
-_OF_MEMBER = ("isic_id", "subset", "label", "is_balanced")
-_OF_FILE = ("object_key", "size_bytes", "width_px", "height_px")
+_ALIASES = {SplitMember: "m", Image: "i", StoredFile: "f"}  # as in the query
+_SELECTED = ", ".join(
+    # Hashes of manifests are whole numbers; a picture without one has 0.
+    f"coalesce(i.{column.key}, 0) AS {column.key}"
+    if column is Image.perceptual_hash
+    else f"{_ALIASES[column.class_]}.{column.key}"
+    for column in SOURCES
+)
 
 
 def manifest_rows(connection: Connection, split: Split, before: "Mapping[str, pa.Table]") -> "pa.Table":
@@ -34,14 +41,7 @@ def manifest_rows(connection: Connection, split: Split, before: "Mapping[str, pa
 
 
 def _read(connection: Connection, split: Split, members: str) -> "pa.Table":
-    def column(name: str) -> str:
-        source = "m" if name in _OF_MEMBER else "f" if name in _OF_FILE else "i"
-        return (
-            f"coalesce(i.perceptual_hash, 0) AS {name}" if name == "perceptual_hash" else f"{source}.{name}"
-        )
-
-    columns = ", ".join(column(name) for name in COLUMNS)
-    query = _MEMBERS.format(columns=columns, members=members, split=split.name)
+    query = _MEMBERS.format(columns=_SELECTED, members=members, split=split.name)
     return copy_out(connection, query, arrow_schema())
 
 

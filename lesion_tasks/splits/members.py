@@ -6,13 +6,14 @@ is news for all its members. What is judged again, or is gone, is left in the te
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
-from lesion_tasks.database.bulk import copy_out, copy_rows
+from lesion_tasks.database.bulk import copy_dicts, copy_out, copy_rows
 from lesion_tasks.splits.balance import drawn_subsets
 from lesion_tasks.splits.exclusions import Facts, reason_of_subset, reason_to_leave_out
 from lesion_tasks.splits.subsets import group_subsets
@@ -168,17 +169,25 @@ def _store_members(connection: Connection, split: Split, members: "pd.DataFrame"
         ("split", "group_id", "subset"),
         ((split.name, *row) for row in groups.itertuples(index=False, name=None)),
     )
-    copy_rows(
+    copy_dicts(
         connection,
         "split_member",
-        ("split", "isic_id", "group_id", "subset", "label", "reason", "is_balanced"),
-        (
-            (split.name, isic_id, group, subset, label, None, subset not in drawn)
-            if reason is None
-            else (split.name, isic_id, group if reason == "quarantined" else None, None, None, reason, False)
-            for isic_id, group, subset, label, reason in members.itertuples(index=False, name=None)
-        ),
+        (_member(split, row, drawn) for row in members.itertuples(index=False)),
     )
+
+
+def _member(split: Split, row: Any, drawn: Sequence[str]) -> dict[str, Any]:
+    """The row of one judged image: in, or left out with the reason; only what is quarantined keeps its group then."""
+    is_in = row.reason is None
+    return {
+        "split": split.name,
+        "isic_id": row.isic_id,
+        "group_id": row.group_id if is_in or row.reason == "quarantined" else None,
+        "subset": row.group_subset if is_in else None,
+        "label": row.label if is_in else None,
+        "reason": row.reason,
+        "is_balanced": is_in and row.group_subset not in drawn,
+    }
 
 
 def _store_placements(connection: Connection, task: Task, members: "pd.DataFrame") -> None:

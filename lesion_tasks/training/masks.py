@@ -5,12 +5,12 @@ another folder adds to it.
 """
 
 import hashlib
-import io
 import json
 import re
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
@@ -38,7 +38,7 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
     with progress("masks", len(named)) as advance:
         for isic_id, file in named.items():
             data = file.read_bytes()
-            if _is_picture(data):
+            if isinstance(read_picture(data), Picture):
                 bucket.put(f"masks/{isic_id}", data)
                 index[isic_id] = hashlib.sha256(data).hexdigest()
             else:
@@ -55,14 +55,3 @@ def read_index(bucket: Bucket) -> dict[str, str]:
     except MissingObjectError:
         return {}
     return found
-
-
-def _is_picture(data: bytes) -> bool:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(io.BytesIO(data)) as picture:
-            picture.load()
-    except (UnidentifiedImageError, OSError, Image.DecompressionBombError):
-        return False
-    return True

@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Engine, text
 
-from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
 
 log = logging.getLogger(__name__)
@@ -50,8 +50,7 @@ def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[
         started = {
             "training_id": training_id, "status": "running", "started_at": datetime.now(UTC).isoformat(),
         }  # fmt: skip
-        whole = row | started
-        copy_rows(connection, "training", list(whole), [list(whole.values())])
+        copy_dicts(connection, "training", [row | started])
         return training_id, False
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize, Variant
-from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.pixels.decode import decode_mask
 from lesion_tasks.training.accelerator import Accelerator
 from lesion_tasks.training.examples import Examples, filled_up
 from lesion_tasks.training.loop import OnEpoch, Stage, fit_stage, load_model, model_bytes
@@ -162,7 +162,7 @@ def _outlines(
 
 def read_mask(data: bytes, size: InputSize) -> np.ndarray:
     """A mask made square like the lesion's own picture: uint8 (side, side), 1 where it is brighter than half."""
-    return (decode_picture(data, size, mode="L") > 127).astype(np.uint8)
+    return (decode_mask(data, size) > 127).astype(np.uint8)
 
 
 def contrast_outline(picture: np.ndarray) -> np.ndarray:
