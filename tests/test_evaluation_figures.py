@@ -383,7 +383,7 @@ def test_slices_are_scored_above_the_floor_and_named_below_it():
     assert (older.n_images, older.n_positives) == (190, int(scored.labels[mask].sum()))
 
 
-@pytest.mark.parametrize("case", ["binary", "multiclass", "no positives", "one image"])
+@pytest.mark.parametrize("subject", ["binary", "multiclass", "no positives", "one image"])
 def test_the_document_is_what_its_schema_says(subject):
     scored = {
         "binary": lambda: tied(600),

@@ -92,35 +92,40 @@ def objections(
     """Return why a candidate may not become champion; empty means that it may.
 
     `test`: figures of the natural test set. `comparison`: candidate minus champion as `compare_contenders` returns it;
-    None for the first champion, to which only the floors apply.
+    None for the first champion, to which only the floors apply: by the lower limit of the interval, for there is nobody
+    to be better than. A guarded measure without an interval is not judged, and `cautions` says so.
     """
     found = []
     for gate in gates:
         figure = test.get(gate.measure) or {"value": None, "reason": "it was not measured"}
-        value = figure["value"]
-        if value is None:
+        if figure["value"] is None:
             found.append(f"{gate.measure} is undefined: {figure.get('reason')}")
             continue
-        if value < gate.floor:
-            found.append(f"{gate.measure} {value:.4f} is under the floor {gate.floor:.4f} ({gate.reason})")
+        found += _under_floor(gate, figure, is_first=comparison is None)
         if comparison is not None:
             found += _losses(gate, comparison["differences"].get(gate.measure))
     return found + _slice_losses(comparison)
 
 
-def cautions(comparison: Mapping[str, Any] | None, gates: Sequence[Gate]) -> list[str]:
-    """Return the losses beyond a margin that these test images cannot exclude: read them with the decision."""
-    if comparison is None:
-        return []
-    differences = [(gate, comparison["differences"].get(gate.measure)) for gate in gates]
-    return [
-        f"a loss of up to {-difference['low']:.3f} in {gate.measure} is not excluded"
-        for gate, difference in differences
-        if difference is not None
-        and difference["low"] is not None
-        and difference["low"] < -gate.margin
-        and not (gate.is_leading or gate.is_exclusion_needed)
-    ]
+def cautions(
+    comparison: Mapping[str, Any] | None,
+    gates: Sequence[Gate],
+    test: Mapping[str, Any] | None = None,
+) -> list[str]:
+    """Return what these test images cannot say, and losses that no gate refuses: read them with the decision.
+
+    Gates that could not be judged (`test` as in `objections`), losses beyond a margin that an interval does not exclude
+    (overall and on guarded slices), and losses that are shown at the models' own thresholds.
+    """
+    differences = comparison["differences"] if comparison is not None else {}
+    found = []
+    for gate in gates:
+        figure, difference = (test or {}).get(gate.measure), differences.get(gate.measure)
+        if reason := _too_few(figure) or _too_few(difference):
+            found.append(f"too few positives to judge {gate.measure} ({reason})")
+        elif difference is not None and _is_possible_loss(gate, difference):
+            found.append(f"a loss of up to {-difference['low']:.3f} in {gate.measure} is not excluded")
+    return found + _threshold_losses(differences) + _possible_slice_losses(comparison)
 
 
 def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Any]:
@@ -130,7 +135,7 @@ def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] |
         "gates": [asdict(gate) for gate in gates],
         "slice_guard": asdict(SLICE_GUARD),
         "objections": objections(test, comparison, gates),
-        "cautions": cautions(comparison, gates),
+        "cautions": cautions(comparison, gates, test),
     }
 
 
@@ -141,9 +146,39 @@ def interval_words(difference: Mapping[str, Any]) -> str:
     return f"difference {difference['value']:+.4f}, 95 % interval {difference['low']:+.4f} to {difference['high']:+.4f}"
 
 
+def _too_few(figure: Mapping[str, Any] | None) -> str | None:
+    """Why a figure or a difference has a value and no interval, or None."""
+    if figure is None or figure["value"] is None or figure.get("low", 0.0) is not None:
+        return None
+    return str(figure.get("interval_reason") or "no interval")
+
+
+def _under_floor(gate: Gate, figure: Mapping[str, Any], *, is_first: bool) -> list[str]:
+    value, low = figure["value"], figure.get("low")
+    if _too_few(figure) and not gate.is_leading:
+        return []
+    if value < gate.floor:
+        return [f"{gate.measure} {value:.4f} is under the floor {gate.floor:.4f} ({gate.reason})"]
+    if is_first and low is not None and low < gate.floor:
+        return [
+            f"{gate.measure} {value:.4f} may be under the floor {gate.floor:.4f}: the 95 % interval begins at "
+            f"{low:.4f} ({gate.reason})"
+        ]
+    return []
+
+
+def _is_possible_loss(gate: Gate, difference: Mapping[str, Any]) -> bool:
+    """Whether a loss beyond the margin is not excluded, and no objection by rule."""
+    if gate.is_leading or gate.is_exclusion_needed or difference["low"] is None:
+        return False
+    return bool(difference["low"] < -gate.margin)
+
+
 def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:
     if difference is None:
         return [f"{gate.measure} cannot be compared with the champion's"]
+    if _too_few(difference) and not (gate.is_leading or gate.is_exclusion_needed):
+        return []
     both = f"{difference['candidate']:.4f} against the champion's {difference['champion']:.4f}"
     if gate.is_leading and difference["value"] <= 0:
         return [f"{gate.measure} does not gain: {both} ({interval_words(difference)})"]
@@ -159,13 +194,46 @@ def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:
     return []
 
 
+def _threshold_losses(differences: Mapping[str, Any]) -> list[str]:
+    """Losses that are shown in what the models call at their own thresholds: the patients' side of a better ranking."""
+    return [
+        f"{name} at each model's own threshold falls by {-difference['value']:.3f} (95 % interval "
+        f"{difference['low']:+.3f} to {difference['high']:+.3f})"
+        for name, difference in differences.items()
+        if (name in ("sensitivity", "specificity") or name.startswith("recall_"))
+        and difference["high"] is not None
+        and difference["high"] < 0
+    ]
+
+
+def _guarded_slices(comparison: Mapping[str, Any] | None) -> list[Mapping[str, Any]]:
+    return [
+        part
+        for part in (comparison["slices"] if comparison else ())
+        if part["attribute"] in SLICE_GUARD.attributes
+        and part["difference"] is not None
+        and part["difference"]["low"] is not None
+    ]
+
+
+def _is_shown_loss(difference: Mapping[str, Any]) -> bool:
+    return bool(difference["value"] < -SLICE_GUARD.margin and difference["high"] < 0)
+
+
+def _possible_slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
+    return [
+        f"a loss of up to {-part['difference']['low']:.3f} in {part['difference']['measure']} where "
+        f"{part['attribute']} is {part['value']} ({part['n_images']:,} images) is not excluded"
+        for part in _guarded_slices(comparison)
+        if part["difference"]["low"] < -SLICE_GUARD.margin and not _is_shown_loss(part["difference"])
+    ]
+
+
 def _slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
     found = []
-    for part in comparison["slices"] if comparison else ():
+    for part in _guarded_slices(comparison):
         difference = part["difference"]
-        if part["attribute"] not in SLICE_GUARD.attributes or difference is None:
-            continue
-        if difference["value"] < -SLICE_GUARD.margin and difference["high"] < 0:
+        if _is_shown_loss(difference):
             found.append(
                 f"{difference['measure']} falls where {part['attribute']} is {part['value']} "
                 f"({part['n_images']:,} images): {difference['candidate']:.4f} against the champion's "

@@ -221,9 +221,14 @@ def _sentence(subject: EvaluationSubject, documents: Mapping[str, Any], verdicts
     figure = documents["test_natural"]["figures"][measure]
     if figure["value"] is None:
         return f"No check failed, but {measure} is undefined: {figure['reason']}"
+    interval = (
+        f"no interval: {figure['interval_reason']}"
+        if figure["low"] is None
+        else f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
+    )
     return (
         f"No check failed; {measure.replace('_', ' ').replace('auc', 'AUC')} {figure['value']:.3f} "
-        f"(95 % interval {figure['low']:.3f} to {figure['high']:.3f}) on {figure['n_images']:,} test images."
+        f"({interval}) on {figure['n_images']:,} test images."
     )
 
 

@@ -15,8 +15,8 @@ from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.degrees import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
-from lesion_tasks.metrics.ranking import MIN_GROUPS as MIN_GROUPS_OF_MEASURE
 from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures, too_few_groups
+from lesion_tasks.metrics.ranking import MIN_GROUPS as MIN_GROUPS_OF_MEASURE
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.slices import slice_masks, too_small

@@ -1,9 +1,10 @@
 """Deviations of images that come in groups -> the degrees of freedom of their variance, and who dominates them.
 
 A variance made of few or unequal groups is itself uncertain, and groups - 1 degrees of freedom count a patient with
-three pictures as much as one with three hundred. Satterthwaite 1946 (doi:10.2307/3002019) takes the degrees from how the
-variance spreads over groups, Bell & McCaffrey 2002 (Survey Methodology 28(2), 169-181) from a working model of it, and
-Imbens & Kolesar 2016 (doi:10.1162/REST_a_00552) let images of a group be alike in that model, as much as they are found to.
+three pictures as much as one with three hundred. Satterthwaite 1946 (doi:10.2307/3002019) takes the degrees from
+how the variance spreads over groups, Bell & McCaffrey 2002 (Survey Methodology 28(2), 169-181) from a working model
+of it, and Imbens & Kolesar 2016 (doi:10.1162/REST_a_00552) let images of a group be alike in that model, as much as
+they are found to.
 """
 
 from __future__ import annotations
@@ -47,8 +48,8 @@ def satterthwaite(
 
     Working model: deviation = loading x error. Errors have variance 1 and one correlation within a group and a
     stratum, another within a group between strata; both are estimated, each group weighted by what its pairs tell.
-    `strata` (n,) int: the class of each image. `loadings` (n,): by default the spread of the stratum. With L_g the variance of
-    group g's sum, the degrees are (sum L)^2 / sum L^2; infinite where nothing deviates.
+    `strata` (n,) int: the class of each image. `loadings` (n,): by default the spread of the stratum. With L_g the
+    variance of group g's sum, the degrees are (sum L)^2 / sum L^2; infinite where nothing deviates.
     """
     if strata is None:
         strata = np.zeros(len(deviations), dtype=np.intp)
@@ -116,8 +117,8 @@ def dominant_groups(
 ) -> list[dict[str, Any]]:
     """Groups with more than `share` of the images of a class, the largest share first.
 
-    `labels` (n,) index into `class_names`, `group_ids` (n,) str. Each has class_name, group_id, share (0 to 1) and n_images.
-    A class that is a handful of images is dominated by any of them, and the number of images says so.
+    `labels` (n,) index into `class_names`, `group_ids` (n,) str. Each has class_name, group_id, share (0 to 1) and
+    n_images. A class that is a handful of images is dominated by any of them, and the number of images says so.
     """
     found = []
     for index, name in enumerate(class_names):

@@ -13,6 +13,7 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
 from lesion_tasks.metrics.binary import PREVALENCES, binary_figures
 from lesion_tasks.metrics.calibration import calibration_curve, net_benefit_curve
+from lesion_tasks.metrics.degrees import dominant_groups
 from lesion_tasks.metrics.multiclass import class_figures, multiclass_figures
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored
@@ -64,6 +65,7 @@ def evaluation_document(
             "prevalence": n_positives / scored.n_images
             if n_positives is not None and scored.n_images
             else None,
+            "dominant_groups": dominant_groups(scored.labels, scored.group_ids, scored.class_names),
         },
         "threshold": threshold.as_dict() if threshold else None,
         "resampling": {

@@ -32,7 +32,8 @@ class Figure:
     """A measure on one set of images.
 
     `value` is None when the measure is undefined, and then `reason` says why. `interval` is the one to quote, and
-    `interval_reason` says why a defined value has none; `other_intervals` are by other methods. `n_positives` is None where no class is the positive one.
+    `interval_reason` says why a defined value has none; `other_intervals` are by other methods. `n_positives` is None
+    where no class is the positive one.
     """
 
     value: float | None

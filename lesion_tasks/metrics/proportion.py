@@ -25,10 +25,10 @@ def proportion_interval(
 
     `hits` and `trials` (n,) bool, hits only where trials; `groups` (n,) int from 0. The variance is that of a
     ratio over groups (Rao & Scott 1992, doi:10.2307/2532311) with the leverage correction CR2 (Bell & McCaffrey 2002):
-    v = sum_g (h_g - p t_g)^2 / (1 - t_g / T) / T^2, and p (1 - p) / v trials carry as much as the T that there are, never
-    more than T; fewer by (z / t)^2 for the degrees of freedom of v (Korn & Graubard 1998). At 0 or 1 the variance
-    says nothing, and with hits or misses in fewer than five groups little: then the trials count as at most the number of even
-    groups, `degrees.effective_groups`.
+    v = sum_g (h_g - p t_g)^2 / (1 - t_g / T) / T^2, and p (1 - p) / v trials carry as much as the T that there are,
+    never more than T; fewer by (z / t)^2 for the degrees of freedom of v (Korn & Graubard 1998). At 0 or 1 the
+    variance says nothing, and with hits or misses in fewer than five groups little: then the trials count as at most
+    the number of even groups, `degrees.effective_groups`.
     """
     n_groups = int(groups.max()) + 1
     hits_by_group = np.bincount(groups[hits & trials], minlength=n_groups)

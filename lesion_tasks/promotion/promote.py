@@ -140,7 +140,9 @@ def _flat(task: Mapping[str, Any], row: Mapping[str, Any]) -> dict[str, Any]:
         "task": task["name"],
         "variant": row["variant"],
         task["leading_measure"]: "undefined" if value is None else f"{value:.3f}",
-        "95 % interval": "" if value is None else f"{figure['low']:.3f} to {figure['high']:.3f}",
+        "95 % interval": ""
+        if value is None or figure["low"] is None
+        else f"{figure['low']:.3f} to {figure['high']:.3f}",
         "checks": "sound" if row["is_sound"] else ", ".join(row["failed_checks"]),
         "champion": "champion" if row["is_champion"] else "",
         "training_id": row["training_id"],
@@ -299,16 +301,16 @@ def _reason(
         # With objections a promotion can only have been forced, and says so.
         return ("Promoted by force despite: " if is_forced else "") + "; ".join(missed) + "."
     measure = leading_measure(task.name)
+    doubts = cautions(comparison, GATES[task.name], best.test)
+    caution = f" To be read with it: {'; '.join(doubts)}." if doubts else ""
+    clears = "clears every gate that could be judged" if doubts else "clears every gate"
     if comparison is None:
         return (
-            f"First champion of the task: best of its round on val, clears every floor; {measure} "
-            f"{best.test[measure]['value']:.4f} on test."
+            f"First champion of the task: best of its round on val, {clears}; {measure} "
+            f"{best.test[measure]['value']:.4f} on test.{caution}"
         )
     gained = interval_words(comparison["differences"][measure])
-    doubts = cautions(comparison, GATES[task.name])
-    return f"Better than {previous} on the same test images: {measure}, {gained}; clears every gate." + (
-        f" On so few images {'; '.join(doubts)}." if doubts else ""
-    )
+    return f"Better than {previous} on the same test images: {measure}, {gained}; {clears}.{caution}"
 
 
 def _earlier_champions(connection: Connection, task: str, present: str) -> list[str]:
