@@ -6,15 +6,20 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from datetime import UTC
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from sqlalchemy import make_url, text
 from sqlalchemy.exc import ProgrammingError
 
 import lesion_tasks
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.database import connection as database
+from lesion_tasks.database.bulk import copy_dicts, copy_out, copy_rows
 from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.database.locks import Lock, hold_lock, hold_lock_if_free, lock_until_commit
 
@@ -195,3 +200,70 @@ def test_no_other_module_takes_a_lock_of_the_database() -> None:
         if re.search("pg_(try_)?advisory|hashtext", path.read_text())
     }
     assert takers == {"database/locks.py"}
+
+
+TEXTS = st.text(st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "a_text": TEXTS | st.none() | st.sampled_from(["\\N", "\\", "\\.", "\t\r\n", '"', "{}", "NULL"]),
+            "a_number": st.integers(-(2**63), 2**63 - 1) | st.none(),
+            "a_float": st.floats(allow_nan=False) | st.none(),
+            "a_flag": st.booleans() | st.none(),
+            "a_time": st.datetimes(timezones=st.just(UTC)) | st.none(),
+            "some_bytes": st.binary() | st.none(),
+            "some_texts": st.lists(TEXTS | st.none()) | st.none(),
+            "some_floats": st.lists(st.floats(allow_nan=False)) | st.none(),
+            "a_document": st.dictionaries(TEXTS, TEXTS | st.integers(-9, 9) | st.lists(TEXTS)) | st.none(),
+        }
+    ),
+    max_size=5,
+)
+
+
+@given(rows=ROWS)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_goes_in_by_copy_is_what_is_there(database_url: str, rows: list[dict[str, Any]]) -> None:
+    with engine_for(database_url).begin() as connection:
+        connection.execute(
+            text("""
+                CREATE TEMP TABLE copied (n serial, a_text text, a_number bigint, a_float double precision,
+                    a_flag boolean, a_time timestamptz, some_bytes bytea, some_texts text[],
+                    some_floats double precision[], a_document json) ON COMMIT DROP
+            """)
+        )
+        assert copy_dicts(connection, "copied", rows) == len(rows)
+        found = connection.execute(text("SELECT * FROM copied ORDER BY n")).mappings().all()
+    for row, there in zip(rows, found, strict=True):
+        for name, value in row.items():
+            seen = bytes(there[name]) if isinstance(there[name], memoryview) else there[name]
+            assert seen == value, name
+
+
+def test_rows_with_other_columns_than_the_first_are_refused(database_url: str) -> None:
+    first = {"lesion_id": "IL_0000001", "patient_key": "", "is_contested": False}
+    with engine_for(database_url).connect() as connection:
+        with pytest.raises(ValueError, match="a row with lesion_id, expected lesion_id, patient_key"):
+            copy_dicts(connection, "lesion", [first, {"lesion_id": "IL_0000002"}])
+        with pytest.raises(KeyError, match="patient_key"):
+            copy_dicts(connection, "lesion", [first, {"lesion_id": "x", "patient": "", "is_contested": True}])
+
+
+def test_many_values_by_position_are_refused(database_url: str) -> None:
+    columns = ("isic_id", "rendition", "url", "object_key", "sha256", "reason")
+    with (
+        engine_for(database_url).connect() as connection,
+        pytest.raises(ValueError, match="stored_file: 6 values by position, expected at most 5"),
+    ):
+        copy_rows(connection, "stored_file", columns, [("ISIC_0000001", *columns[1:])])
+
+
+def test_copying_into_an_older_database_says_that_it_is_older(database_url: str) -> None:
+    with engine_for(database_url).begin() as connection:
+        connection.execute(text("UPDATE alembic_version SET version_num = '0008'"))
+    older = r"is at migration 0008.*run `lesion setup`"
+    engine = engine_for(database_url)
+    with pytest.raises(UnusableInputError, match=older), engine.begin() as connection:
+        copy_rows(connection, "lesion", ("no_such_column",), [("x",)])
+    with pytest.raises(UnusableInputError, match=older), engine.begin() as connection:
+        copy_out(connection, "SELECT no_such_column FROM lesion")

@@ -1,0 +1,244 @@
+"""A picture -> landmarks that survive cropping, turning, mirroring, rims and other colours; pictures that share some.
+
+A landmark is an extremum of the difference of two blurs (Lowe 2004, "Distinctive Image Features from Scale-Invariant
+Keypoints", section 3) at one of five scales. Its surroundings are read on rings. What is kept of them are products of
+their Fourier coefficients along the ring that neither a turn nor a mirror image changes, and whether they lie above or
+below what is usual, by 48 fixed directions (random hyperplanes: Charikar 2002, "Similarity Estimation Techniques from
+Rounding Algorithms"). Signs do not depend on brightness or contrast, and an inverted picture has the same ones.
+"""
+
+import io
+from collections.abc import Iterator
+from functools import cache
+
+import numpy as np
+
+FRAME_PX = 128  # the longer side of a picture, its plain rim cut off, when landmarks are sought
+N_BITS = 48
+MAX_LANDMARKS = 35  # 7 at each scale
+_SCALES_PX = tuple(2.0 * 1.19**step for step in range(5))  # a crop of 15 % is one step
+_PLAIN_LEVELS = 12  # a row of a rim varies by less grey levels than this
+_RINGS = 0.9 * np.arange(1, 7)  # radii, in scales
+_N_ANGLES = 16
+_ORDERS = 5  # Fourier orders along a ring
+_FLOOR_LEVELS = 0.3  # a fainter extremum is noise
+# Keys of landmarks are so long that few of those that do not belong together agree by chance.
+_N_TABLES = 8
+_COMMON = 12  # landmarks that share a key: more of them say nothing about any
+_CHUNK_PAIRS = 2**22
+
+
+def read_grey(data: bytes) -> np.ndarray:
+    """Decode a picture, cut off a plain rim, and shrink or enlarge it: float32, the longer side `FRAME_PX`.
+
+    Raises OSError or ValueError for what Pillow cannot decode.
+    """
+    from PIL import Image
+
+    with Image.open(io.BytesIO(data)) as picture:
+        picture.draft("L", (2 * FRAME_PX, 2 * FRAME_PX))
+        grey = picture.convert("L")
+    grey = grey.crop(_inside_rim(np.asarray(grey)))
+    factor = FRAME_PX / max(grey.size)
+    size = (max(16, round(grey.width * factor)), max(16, round(grey.height * factor)))
+    way = Image.Resampling.BOX if factor < 1 else Image.Resampling.BICUBIC
+    return np.asarray(grey.resize(size, way), dtype=np.float32)
+
+
+def _inside_rim(grey: np.ndarray) -> tuple[int, int, int, int]:
+    """Left, upper, right and lower edge of what a rim of one plain colour leaves: rows, columns, rows again."""
+    upper, lower = _plain_ends(grey)
+    left, right = _plain_ends(grey[upper:lower].T)
+    upper, lower = _plain_ends(grey[:, left:right])
+    return left, upper, right, lower
+
+
+def _plain_ends(rows: np.ndarray) -> tuple[int, int]:
+    is_plain = rows.max(axis=1).astype(np.int16) - rows.min(axis=1) < _PLAIN_LEVELS
+    level = rows.mean(axis=1)
+
+    def depth(step: int) -> int:
+        levels = level[::step]
+        is_rim = is_plain[::step] & (np.abs(levels - levels[0]) < _PLAIN_LEVELS)
+        n = int(np.argmin(is_rim)) if not is_rim.all() else len(levels)
+        return n + 1 if n else 0  # the row between rim and picture is a mixture of both
+
+    first, last = depth(1), depth(-1)
+    return (first, len(rows) - last) if first + last < 0.6 * len(rows) else (0, len(rows))
+
+
+def landmarks_of(grey: np.ndarray) -> np.ndarray:
+    """The landmarks of a picture from `read_grey`: (n,) uint64, n up to `MAX_LANDMARKS`.
+
+    The upper 48 bits are the code; then 3 bits scale, and x and y in units of 2 px, of 6 bits each.
+    """
+    places, descriptions = _described(grey)
+    if not len(places):
+        return np.empty(0, dtype=np.uint64)
+    middle, spread, directions = _usual()
+    bits = ((descriptions - middle) / spread) @ directions > 0
+    codes = (bits * (1 << np.arange(N_BITS, dtype=np.uint64))).sum(axis=1, dtype=np.uint64)
+    x, y, scale = (places[:, column].astype(np.uint64) for column in range(3))
+    return (codes << np.uint64(16)) | (scale << np.uint64(12)) | ((x >> np.uint64(1)) << np.uint64(6)) | (y >> np.uint64(1))
+
+
+def places_of(landmarks: np.ndarray) -> np.ndarray:
+    """Where landmarks lie in their picture's frame: (..., 2) float32, x and y in px."""
+    x, y = (landmarks >> np.uint64(6)) & np.uint64(63), landmarks & np.uint64(63)
+    return 2 * np.stack([x, y], axis=-1).astype(np.float32) + 0.5
+
+
+def _described(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """x, y and scale (n, 3) of the extrema, and what surrounds them (n, 116)."""
+    from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
+
+    places, descriptions = [], []
+    for step, scale in enumerate(_SCALES_PX):
+        difference = gaussian_filter(grey, scale) - gaussian_filter(grey, 1.6 * scale)
+        size = np.abs(difference)
+        is_top = (size == maximum_filter(size, size=2 * round(1.2 * scale) + 1)) & (size > _FLOOR_LEVELS)
+        margin = round(1.5 * scale) + 1
+        y, x = (found + margin for found in np.nonzero(is_top[margin:-margin, margin:-margin]))
+        around = np.sqrt(gaussian_filter(difference * difference, 3 * scale))
+        score = size[y, x] / (around[y, x] + _FLOOR_LEVELS) * np.minimum(1, size[y, x])
+        best = np.argsort(-score, kind="stable")[: MAX_LANDMARKS // len(_SCALES_PX)]
+        y, x = y[best], x[best]
+        if not len(best):
+            continue
+        angle = 2 * np.pi / _N_ANGLES * np.arange(_N_ANGLES)
+        rows = y[:, None, None] + scale * _RINGS[:, None] * np.sin(angle)
+        columns = x[:, None, None] + scale * _RINGS[:, None] * np.cos(angle)
+        rings = map_coordinates(gaussian_filter(grey, 0.6 * scale), [rows, columns], order=1, mode="reflect")
+        places.append(np.column_stack([x, y, np.full(len(x), step)]))
+        descriptions.append(_invariants(rings * np.sign(difference[y, x])[:, None, None]))
+    if not places:
+        return np.empty((0, 3), dtype=np.int64), np.empty((0, 0))
+    return np.concatenate(places), np.concatenate(descriptions)
+
+
+def _invariants(rings: np.ndarray) -> np.ndarray:
+    """Numbers that stay when grey levels on rings, (n, 6, 16), are turned or mirrored: (n, 116).
+
+    A turn multiplies the coefficients of one order on all rings by the same phase, a mirror image conjugates them:
+    the real part of a product of one with the conjugate of another keeps its value.
+    """
+    fourier = np.fft.rfft(rings, axis=2)
+    mean = _unit(fourier[:, :, 0].real - fourier[:, :, 0].real.mean(axis=1, keepdims=True))
+    parts = [mean]
+    n_rings = len(_RINGS)
+    pairs = [(ring, ring + d) for d in (1, 2, 3) for ring in range(n_rings - d)]
+    inner, outer = np.array(pairs).T
+    for order in range(1, _ORDERS + 1):
+        around = _unit(fourier[:, :, order])
+        parts += [(around[:, inner] * around[:, outer].conj()).real, np.abs(around)]
+    parts.append(_unit(np.linalg.norm(fourier[:, :, 1 : _ORDERS + 1], axis=1)))
+    return np.concatenate(parts, axis=1)
+
+
+def _unit(values: np.ndarray) -> np.ndarray:
+    unit: np.ndarray = values / (np.linalg.norm(values, axis=1, keepdims=True) + 1e-6)
+    return unit
+
+
+@cache
+def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean and spread of descriptions, (116,) each, over pictures of noise, and directions (116, 48) to ask along."""
+    from scipy.ndimage import gaussian_filter
+
+    draw = np.random.RandomState(0)  # noqa: NPY002 - its numbers never change: codes are kept for good
+    found = []
+    for _ in range(24):
+        layers = [gaussian_filter(draw.standard_normal((96, 128)), s) * s**1.5 for s in (1, 2, 4, 8, 16)]
+        noise = np.sum(layers, axis=0)
+        found.append(_described((128 + 30 * noise / noise.std()).astype(np.float32))[1])
+    descriptions = np.concatenate(found)
+    directions, _ = np.linalg.qr(draw.standard_normal((descriptions.shape[1],) * 2))
+    return descriptions.mean(axis=0), descriptions.std(axis=0) + 0.05, directions[:, :N_BITS]
+
+
+def pairs_in_common(
+    landmarks: np.ndarray, pictures: np.ndarray, *, fresh: np.ndarray | None = None
+) -> np.ndarray:
+    """Pairs of pictures that share landmarks in one arrangement: (m, 2) numbers of pictures, smaller first, sorted.
+
+    `landmarks` is (n,) uint64, `pictures` (n,) the number of each one's picture. With `fresh`, (numbers,) bool by
+    picture, only pairs with at least one that is. Landmarks are shared when 26 to 40 bits of the 48 agree, more of
+    them among more landmarks; two shared ones must lie as far apart in one picture as in the other, along its axes
+    in either order, give or take a fifth.
+    """
+    shared = [np.empty(0, dtype=np.uint64), *_sharing(landmarks, pictures, fresh)]
+    n = np.uint64(max(len(landmarks), 1))
+    one, other = (side.astype(np.int64) for side in np.divmod(np.unique(np.concatenate(shared)), n))
+    left, right = pictures[one].astype(np.int64), pictures[other].astype(np.int64)
+    n_pictures = int(pictures.max(initial=-1)) + 1
+    pair = left * n_pictures + right
+    order = np.argsort(pair, kind="stable")
+    pair, one, other = pair[order], places_of(landmarks[one[order]]), places_of(landmarks[other[order]])
+    found = []
+    for distance in range(1, 9):
+        some = np.flatnonzero(pair[distance:] == pair[:-distance])
+        if not len(some):
+            break
+        is_alike = _same_arrangement(one[some] - one[some + distance], other[some] - other[some + distance])
+        found.append(pair[some[is_alike]])
+    codes = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
+    return np.column_stack(np.divmod(codes, max(n_pictures, 1)))
+
+
+def _same_arrangement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
+    """Are these steps, (m, 2) px, the same but for a quarter turn, a mirror image and a fifth of their length?"""
+    one, other = np.abs(one), np.abs(other)
+    length = np.hypot(one[:, 0], one[:, 1])
+    off = np.minimum(np.abs(one - other).max(axis=1), np.abs(one - other[:, ::-1]).max(axis=1))
+    return (length >= 16) & (off <= 0.2 * length + 2)
+
+
+def key_bits(n: int) -> int:
+    """How many bits of the code must agree among n landmarks."""
+    return min(40, max(26, n.bit_length() + 9))
+
+
+def _sharing(landmarks: np.ndarray, pictures: np.ndarray, fresh: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Landmarks of two pictures whose codes agree in all bits of one choice, each pair as one number."""
+    n = len(landmarks)
+    row_bits = np.uint64(max(n.bit_length(), 1))
+    n_key = min(key_bits(n), 64 - int(row_bits))
+    rows = np.arange(n, dtype=np.uint64)
+    for table in range(_N_TABLES):
+        # Direction numbers are interchangeable: every choice is a run of a shuffled order.
+        chosen = np.random.RandomState(table).permutation(N_BITS)[:n_key]  # noqa: NPY002
+        packed = np.sort((_gather(landmarks, chosen) << row_bits) | rows)
+        order = (packed & np.uint64((1 << int(row_bits)) - 1)).astype(np.int64)
+        keys = packed >> row_bits
+        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
+        sizes = np.diff(np.r_[starts, n])
+        is_some = (sizes > 1) & (sizes <= _COMMON)
+        starts, ends = starts[is_some], starts[is_some] + sizes[is_some]
+        yield from _sharing_in_runs(order, starts, ends, pictures, fresh)
+
+
+def _sharing_in_runs(
+    order: np.ndarray, starts: np.ndarray, ends: np.ndarray, pictures: np.ndarray, fresh: np.ndarray | None
+) -> Iterator[np.ndarray]:
+    n = np.uint64(len(order))
+    for first in range(_COMMON):
+        for second in range(first + 1, _COMMON):
+            is_long = starts + second < ends
+            if not is_long.any():
+                break
+            one, other = order[starts[is_long] + first], order[starts[is_long] + second]
+            left, right = pictures[one], pictures[other]
+            is_wanted = left != right
+            if fresh is not None:
+                is_wanted &= fresh[left] | fresh[right]
+            is_swapped = left > right
+            one, other = np.where(is_swapped, other, one), np.where(is_swapped, one, other)
+            yield one[is_wanted].astype(np.uint64) * n + other[is_wanted].astype(np.uint64)
+
+
+def _gather(landmarks: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+    """The chosen bits of each code, side by side."""
+    keys = np.zeros(len(landmarks), dtype=np.uint64)
+    for place, bit in enumerate(chosen.tolist()):
+        keys |= ((landmarks >> np.uint64(16 + bit)) & np.uint64(1)) << np.uint64(place)
+    return keys
