@@ -34,7 +34,9 @@ def test_a_malformed_address_is_refused_without_repeating_it(address: str) -> No
     assert not address or address not in str(refused.value)
 
 
-@pytest.mark.parametrize("address", ["http://h/", "https://u:p@h.example:8443/a?b#c", "http://[::1]:80/", "s3://b/p"])
+@pytest.mark.parametrize(
+    "address", ["http://h/", "https://u:p@h.example:8443/a?b#c", "http://[::1]:80/", "s3://b/p"]
+)
 def test_a_sound_address_is_split(address: str) -> None:
     assert split_address(address).geturl() == address
 
@@ -54,7 +56,9 @@ PASSWORDS = ("secret", "sec/ret", "sec@ret", "sec:ret", "sec?ret", "sec#ret", "s
 
 
 @pytest.mark.parametrize("password", PASSWORDS)
-@pytest.mark.parametrize("place", ["https://{}@host:8443/a", "postgresql+psycopg2://{}@host/db", "s3://{}@bucket/a"])
+@pytest.mark.parametrize(
+    "place", ["https://{}@host:8443/a", "postgresql+psycopg2://{}@host/db", "s3://{}@bucket/a"]
+)
 def test_neither_user_nor_password_is_shown_whatever_stands_in_it(place: str, password: str) -> None:
     address = place.format(f"somebody:{password}")
     for text in (shown(address), masked(address), masked(f"Could not connect to {address!r}, sorry")):
@@ -87,7 +91,7 @@ def test_what_identifies_a_place_is_kept(address: str, expected: str) -> None:
         ("fd00:ec2::254", "link-local"),
         ("224.0.0.1", "multicast"),
         ("ff02::1", "multicast"),
-        ("0.0.0.0", "unspecified"),
+        ("0.0.0.0", "unspecified"),  # noqa: S104 - nothing is bound
         ("::", "unspecified"),
         ("127.0.0.1", None),
         ("10.0.0.8", None),
