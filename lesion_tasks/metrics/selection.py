@@ -1,0 +1,121 @@
+"""The best of many looks at one test set -> the figure and interval that it would have without that luck.
+
+A champion that was picked because its figure was the highest of n owes part of it to luck (the winner's curse). For n
+models that are equally good, whose figures spread by s around their mean, that part is s x the expected maximum of n
+standard normal values (Tippett 1925, doi:10.2307/2332087). Figures of models that were retrained on growing data and
+tested on the same images move together, so s is far below the standard error of one figure: it is measured.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import gammaln
+from scipy.stats import norm
+from scipy.stats import t as student
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.metrics.figure import Interval
+
+# With this many figures a straight line is taken out before they are spread: slow improvement is no luck.
+MIN_FIGURES_OF_LINE = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class Corrected:
+    """A figure without the luck of being the best of `n_looks`; `luck` is what was taken off, 0 or more.
+
+    `spread` is the standard deviation of figures of equal models between looks.
+    """
+
+    value: float
+    interval: Interval
+    luck: float
+    spread: float
+    n_looks: int
+
+
+def correct_for_looks(
+    auc: float,
+    standard_error: float,
+    n_looks: int,
+    earlier: Sequence[float] = (),
+    *,
+    degrees: float = math.inf,
+    level: float = 0.95,
+) -> Corrected:
+    """Correct `auc` (0 to 1), the highest of `n_looks` (1 or more) at one test set, for having been picked.
+
+    `standard_error` and `degrees`: of the figure itself. `earlier`: figures of earlier looks on the same images, oldest
+    first, any number up to `n_looks` - 1; from the second on they give the spread. Without them the looks count as
+    independent, which takes off the most. Where an earlier figure is higher, this one was not picked for its height
+    and stays as it is. Raises UnusableInputError where the input is no such figure.
+
+    All is done on the logit scale, where the standard error depends least on the figure: a lucky figure has a lucky
+    error. The variance is that of the test images, standard error^2 - spread^2, and that of the maximum, and that
+    of the spread, which is an estimate. Models that truly differ spread more: they are corrected by too much
+    rather than by too little.
+    """
+    if n_looks < max(len(earlier) + 1, 1) or not 0 <= auc <= 1 or not 0 <= standard_error < math.inf:
+        raise UnusableInputError(
+            f"correction for looks: AUC {auc}, standard error {standard_error}, {n_looks} looks, {len(earlier)} "
+            "earlier figures, expected an AUC of 0 to 1, a finite error, and more looks than earlier figures"
+        )
+    if not all(0 < figure < 1 for figure in (*earlier, auc)):
+        whole = Interval(low=0.0, high=1.0, method="none: a figure is 0 or 1")
+        return Corrected(value=auc, interval=whole, luck=0.0, spread=0.0, n_looks=n_looks)
+    is_picked = n_looks > 1 and auc >= max(earlier, default=auc)
+    error = standard_error / (auc * (1 - auc))
+    spread, spread_degrees = _spread([_logit(figure) for figure in (*earlier, auc)], error)
+    mean, variance = expected_maximum(n_looks) if is_picked else (0.0, 1.0)
+    value = _expit(_logit(auc) - mean * spread)
+    of_images = max(error**2 - spread**2, 0.0)
+    of_luck = (variance + mean**2 / (2 * spread_degrees)) * spread**2
+    half = float(student.isf((1 - level) / 2, degrees)) * math.sqrt(of_images + of_luck)
+    interval = Interval(
+        low=_expit(_logit(value) - half),
+        high=_expit(_logit(value) + half),
+        method=f"corrected for the best of {n_looks} looks" if is_picked else "not picked for its height",
+    )
+    return Corrected(
+        value=value,
+        interval=interval,
+        luck=auc - value,
+        spread=spread * auc * (1 - auc),
+        n_looks=n_looks,
+    )
+
+
+def expected_maximum(n: int) -> tuple[float, float]:
+    """Mean and variance of the largest of `n` independent standard normal values, by quadrature."""
+    x = np.linspace(-10.0, 10.0, 20_001)
+    density = n * norm.pdf(x) * norm.cdf(x) ** (n - 1)
+    density /= density.sum()
+    mean = float(density @ x)
+    return mean, float(density @ (x - mean) ** 2)
+
+
+def _spread(figures: Sequence[float], standard_error: float) -> tuple[float, float]:
+    """Standard deviation of the figures of equal models, never more than that of independent ones, and its degrees."""
+    if len(figures) < 3:
+        return standard_error, math.inf
+    values = np.asarray(figures, dtype=np.float64)
+    n_fitted = 2 if len(values) >= MIN_FIGURES_OF_LINE else 1
+    weeks = np.arange(len(values), dtype=np.float64)
+    residual = values - np.polyval(np.polyfit(weeks, values, n_fitted - 1), weeks)
+    degrees = len(values) - n_fitted
+    # The root of an unbiased variance is too small on average, by c4 (Holtzman 1950).
+    c4 = math.sqrt(2 / degrees) * math.exp(gammaln((degrees + 1) / 2) - gammaln(degrees / 2))
+    found = math.sqrt(float(residual @ residual) / degrees) / c4
+    return min(found, standard_error), float(degrees)
+
+
+def _logit(share: float) -> float:
+    return math.log(share / (1 - share))
+
+
+def _expit(x: float) -> float:
+    return 1 / (1 + math.exp(-x))
