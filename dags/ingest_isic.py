@@ -86,8 +86,11 @@ NAMES = list(INGEST_PASSES)
         "source": Param(
             None,
             type=["null", "string"],
+            # No user and no password: what a form is given stays in Airflow's tables.
+            pattern="^(?![^/]*//.*@)",
             title="Source",
-            description="Address of an archive, or a folder: a download, or the archive's own snapshot "
+            description="Address of an archive that the settings allow, without user or password, or a folder below "
+            "one of LESION_SOURCE_FOLDERS: a download, or the archive's own snapshot "
             "(ISIC_metadata.parquet and ISIC_images.zip), after which the setting's archive goes on from where it "
             "ends. Empty: the setting LESION_ARCHIVE_URL.",
         ),
@@ -230,7 +233,7 @@ def ingest_isic() -> None:
 
 
 def _scope(params: dict[str, Any]) -> dict[str, Any]:
-    return {name: params[name] for name in ("source", "query", "collections")}
+    return {name: params[name] for name in ("source", "query", "collections")} | {"trust": "form"}
 
 
 ingest_isic()

@@ -1,7 +1,9 @@
 import asyncio
+import contextlib
 import gzip
 import logging
 import socket
+import threading
 import time
 from collections import Counter
 from contextlib import contextmanager
@@ -11,13 +13,13 @@ from aiohttp import web
 
 from archive_server.hosting import running
 from lesion_tasks import UnusableInputError
+from lesion_tasks.addresses import shown
 from lesion_tasks.archive.client import (
     ArchiveClient,
     ArchiveUnavailableError,
     OversizedError,
     RefusedUrlError,
     Retry,
-    shown,
 )
 
 FAST = Retry(n_attempts=4, first_delay_s=0.01, max_delay_s=0.02, read_timeout_s=0.3)
@@ -183,7 +185,9 @@ def test_connections_are_kept_and_bounded():
         ("file:///etc/passwd", "scheme 'file'"),
         ("http://127.0.0.1@elsewhere.example/", "host 'elsewhere.example'"),
         ("http://127.0.0.1/a\r\nHost: evil", "is no URL"),
-        ("http://[::1/x", "is no URL"),
+        ("http://[::1/x", "its host is malformed"),
+        ("http://127.0.0.1:99999/", "its port is no number from 1 to 65535"),
+        ("http://elsewhere.example:99999/", "its port is no number from 1 to 65535"),
         ("", "is no URL"),
     ],
 )
@@ -198,15 +202,95 @@ def test_plain_http_is_refused_where_the_archive_is_on_https():
         bytes_of("http://127.0.0.1/x", allow_http=False)
 
 
-@pytest.mark.parametrize(
-    "target", ["http://elsewhere.example/x", "file:///etc/passwd", "//elsewhere.example/"]
+TARGETS = (
+    "http://elsewhere.example/x",
+    "file:///etc/passwd",
+    "//elsewhere.example/",
+    "http://[::1",
+    "http://127.0.0.1:99999/",
+    "http://169.254.169.254/latest",
+    "/x\u00e9",
 )
-def test_a_redirect_leads_to_allowed_places_only(target):
+
+
+def redirecting_to(target):
     async def answer(request, n):
         return web.Response(status=302, headers={"Location": target})
 
-    with answering(answer) as (origin, _), pytest.raises(RefusedUrlError):
+    return answering(answer)
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_redirect_leads_to_allowed_places_only(target):
+    with redirecting_to(target) as (origin, _), pytest.raises(RefusedUrlError):
         bytes_of(f"{origin}/x")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_page_of_records_that_is_redirected_elsewhere_is_named_in_one_line(target):
+    with redirecting_to(target) as (origin, _):
+        with pytest.raises(UnusableInputError, match=r"^archive http://127.0.0.1:\d+/x cannot be asked: .+") as red:
+            json_of(f"{origin}/x")
+    assert "\n" not in str(red.value)
+
+
+@pytest.mark.parametrize("host", ["169.254.169.254", "0.0.0.0", "224.0.0.1", "[fe80::1]", "[::ffff:169.254.169.254]"])  # noqa: S104
+def test_an_address_where_no_archive_can_be_is_not_asked_even_if_it_is_allowed(host):
+    with pytest.raises(RefusedUrlError, match="no archive can be there"):
+        bytes_of(f"http://{host}/x", hosts=[host.strip("[]")])
+
+
+def test_a_name_that_leads_to_such_an_address_is_not_asked_either(monkeypatch):
+    def resolve(host, port, *rest, **more):
+        return [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("169.254.169.254", port))]
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    with pytest.raises(RefusedUrlError, match="'rebound.example' is at the link-local address 169.254.169.254"):
+        bytes_of("http://rebound.example/x", hosts=["rebound.example"])
+
+
+def dripping(pause_s, n_pieces):
+    async def answer(request, n):
+        response = web.StreamResponse(headers={"Content-Type": "application/json"})
+        response.content_length = n_pieces
+        await response.prepare(request)
+        for _ in range(n_pieces):
+            await response.write(b" ")
+            await asyncio.sleep(pause_s)
+        return response
+
+    return answering(answer)
+
+
+@pytest.mark.parametrize(
+    "limits", [{"slow_for_s": 0.2, "min_bytes_per_s": 1_000}, {"max_body_s": 0.2}], ids=["rate", "total"]
+)
+def test_a_body_that_drips_is_a_fault_and_does_not_hang(limits):
+    retry = Retry(n_attempts=2, first_delay_s=0.01, read_timeout_s=1, **limits)
+    with dripping(0.05, 400) as (origin, asked):
+        started = time.monotonic()
+        with pytest.raises(ArchiveUnavailableError, match=r"only \d+ bytes of a body in 0 s, after 2 attempts"):
+            bytes_of(f"{origin}/x", retry=retry)
+        assert time.monotonic() - started < 5
+        assert asked["/x"] == 2
+
+
+def test_an_answer_whose_headers_drip_is_a_fault_and_does_not_hang():
+    """One byte each 50 ms is inside the limit between two pieces."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def drip():
+            for _ in range(2):
+                peer, _ = listener.accept()
+                with peer, contextlib.suppress(OSError):
+                    for byte in b"HTTP/1.1 200 OK\r\nX-Long: " + b"x" * 4_000:
+                        peer.send(bytes([byte]))
+                        time.sleep(0.05)
+
+        threading.Thread(target=drip, daemon=True).start()
+        retry = Retry(n_attempts=2, first_delay_s=0.01, read_timeout_s=1, answer_timeout_s=0.3)
+        with pytest.raises(ArchiveUnavailableError, match="no answer in time, after 2 attempts"):
+            bytes_of(f"http://127.0.0.1:{listener.getsockname()[1]}/x", retry=retry)
 
 
 def test_a_redirect_within_the_archive_is_followed():
@@ -252,8 +336,10 @@ def test_a_small_body_that_unpacks_to_a_large_one_is_refused(monkeypatch):
         headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
         return web.Response(body=packed, headers=headers)
 
-    with answering(answer) as (origin, _), pytest.raises(OversizedError):
-        json_of(f"{origin}/x")
+    with answering(answer) as (origin, asked):
+        with pytest.raises(UnusableInputError, match=r"/x: more than 10000 bytes, expected a page of records"):
+            json_of(f"{origin}/x")
+        assert asked["/x"] == 1
 
 
 def unused_port():

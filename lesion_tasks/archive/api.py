@@ -6,10 +6,11 @@ taken, so that no answer can send us elsewhere.
 
 from collections.abc import Sequence
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
+from urllib.parse import quote, urlencode
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.client import ArchiveClient, ArchiveUnavailableError, Body, shown
+from lesion_tasks.addresses import shown
+from lesion_tasks.archive.client import ArchiveClient, ArchiveUnavailableError, Body
 from lesion_tasks.archive.listing import Page, Poll, RefusedCursorError
 from lesion_tasks.archive.page_cursor import NEWEST, cursor_of, decode_cursor
 from lesion_tasks.archive.vocabulary import ISIC_ID
@@ -131,4 +132,4 @@ def _narrowed(query: str, term: str) -> str:
 
 def is_api(source: str) -> bool:
     """Tell a URL from a path."""
-    return urlsplit(source).scheme in {"http", "https"}
+    return source.lower().startswith(("http://", "https://"))

@@ -2,26 +2,29 @@
 
 One keep-alive session with a bounded number of connections. What the network or a busy server does (timeouts,
 resets, 429, 5xx, pages of HTML, cut bodies) is a fault: it is tried again with back-off and then raised, and never
-taken for an answer. Only hosts and schemes that the settings allow are asked, after redirects too.
+taken for an answer. Only hosts and schemes that the settings allow are asked, after redirects too, and no
+link-local, multicast or unspecified address, whatever name leads to it. Nothing is waited for without end.
 """
 
 import asyncio
 import json
 import logging
 import random
-import re
+import socket
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Self
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
+from aiohttp.abc import AbstractResolver, ResolveResult
 from yarl import URL
 
 from lesion_tasks import UnavailableError, UnusableInputError, __version__
+from lesion_tasks.addresses import MalformedAddressError, masked, never_asked, shown, split_address
 from lesion_tasks.catalog.ingest_passes import N_CONNECTIONS
 
 log = logging.getLogger(__name__)
@@ -30,7 +33,7 @@ MAX_JSON_BYTES = 32 * 2**20  # a page of 100 records has 0.1 MB
 MAX_REDIRECTS = 5
 MAX_UNREACHABLE_IN_A_ROW = 20  # files that the network did not bring: the server is gone, not the files
 FOREIGN_ANSWERS_TO_BELIEVE = 3  # before anything else was answered: then the address is wrong
-_URL_CHARACTERS = re.compile(r"[\x21-\x7e]{1,8000}")  # the archive's request line ends at 8192 bytes
+MAX_URL_CHARACTERS = 8_000  # the archive's request line ends at 8192 bytes
 BUSY_STATUSES = frozenset({408, 413, 425, 429})  # and every 5xx
 
 
@@ -45,6 +48,14 @@ class Retry:
     max_retry_after_s: float = 120.0
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 35.0  # between two pieces of a body; the archive's router gives up after 30
+    # Until status and headers are there, however slowly they drip in: the same router, and a proxy's as well.
+    answer_timeout_s: float = 70.0
+    # A body may be slow for a while, and is then a fault below this rate: ten connections that share a line of
+    # 160 kbit/s are still faster, and no hospital's is that slow.
+    slow_for_s: float = 60.0
+    min_bytes_per_s: float = 2_000.0
+    # However fast it is: the largest file that is taken, 256 MiB, comes in an hour at 75 kB/s.
+    max_body_s: float = 3_600.0
 
     def delay_s(self, attempt: int, retry_after_s: float | None) -> float:
         """Return the pause after failed attempt 1, 2, ...: doubling, with jitter, never under Retry-After."""
@@ -88,12 +99,27 @@ class Body:
     etag: str | None
 
 
-def shown(url: str) -> str:
-    """Return a URL for messages and logs: no user, no password, no query string, no fragment."""
-    parts = urlsplit(url)
-    host = parts.hostname or ""
-    port = f":{parts.port}" if parts.port else ""
-    return f"{parts.scheme}://{host}{port}{parts.path}"
+class _PublicResolver(AbstractResolver):
+    """Names -> addresses that may be asked. What it answers is what is connected to: nobody resolves again."""
+
+    def __init__(self) -> None:
+        self._resolver = aiohttp.ThreadedResolver()
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await self._resolver.resolve(host, port, family)
+        for address in found:
+            _check_ip(host, address["host"])
+        return found
+
+    async def close(self) -> None:
+        await self._resolver.close()
+
+
+def _check_ip(host: str, ip_address: str) -> None:
+    if kind := never_asked(ip_address):
+        raise RefusedUrlError(f"host {host!r} is at the {kind} address {ip_address}: no archive can be there")
 
 
 class ArchiveClient:
@@ -122,8 +148,12 @@ class ArchiveClient:
         self._paused_until = 0.0  # monotonic; one 429 slows all requests down
 
     async def __aenter__(self) -> Self:
+        # So that no request waits for a connection of the session: that would be time without an answer.
+        self._free_connections = asyncio.Semaphore(self.n_connections)
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self.n_connections, keepalive_timeout=30),
+            connector=aiohttp.TCPConnector(
+                limit=self.n_connections, keepalive_timeout=30, resolver=_PublicResolver()
+            ),
             cookie_jar=aiohttp.DummyCookieJar(),
             headers={"User-Agent": f"lesion-tasks/{__version__}"},
             timeout=aiohttp.ClientTimeout(
@@ -141,9 +171,15 @@ class ArchiveClient:
         """GET -> (status, parsed JSON), for status 200 and for 4xx whose body is JSON.
 
         Raises ArchiveUnavailableError after the last attempt; HTML and broken JSON count as failed attempts.
-        Raises OversizedError for a body over MAX_JSON_BYTES.
+        Raises UnusableInputError for an address that is not allowed, a redirect to one, and a body over
+        MAX_JSON_BYTES, counted after decompression.
         """
-        return await self._attempts(url, self._json_once)
+        try:
+            return await self._attempts(url, self._json_once)
+        except RefusedUrlError as error:
+            raise UnusableInputError(f"archive {shown(url)} cannot be asked: {error}") from error
+        except OversizedError as error:
+            raise UnusableInputError(f"archive {shown(url)}: {error}, expected a page of records") from error
 
     async def get_bytes(self, url: str, *, max_bytes: int) -> Body:
         """GET -> the whole body, as the server stored it, for status 200 and 4xx.
@@ -162,19 +198,20 @@ class ArchiveClient:
 
     def check_url(self, url: str) -> None:
         """Raise RefusedUrlError unless a URL's scheme and host are allowed."""
-        if not _URL_CHARACTERS.fullmatch(url):
-            raise RefusedUrlError(f"{url[:200]!r} is no URL: expected visible ASCII characters")
+        if len(url) > MAX_URL_CHARACTERS:
+            raise RefusedUrlError(f"{shown(url)[:200]!r}... is no URL: over {MAX_URL_CHARACTERS} characters")
         try:
-            parts = urlsplit(url)
-            host, scheme = parts.hostname or "", parts.scheme
-        except ValueError as error:
-            raise RefusedUrlError(f"{url[:200]!r} is no URL: {error}") from None
+            parts = split_address(url)
+        except MalformedAddressError as error:
+            raise RefusedUrlError(f"{shown(url)[:200]!r} is no URL: {error}") from None
+        host, scheme = parts.hostname or "", parts.scheme
         if scheme not in self.schemes:
             raise RefusedUrlError(f"scheme {scheme!r} of {shown(url)[:200]}: expected {sorted(self.schemes)}")
         if host not in self.hosts:
             raise RefusedUrlError(
                 f"host {host!r} of {shown(url)[:200]}: expected one of {sorted(self.hosts)}"
             )
+        _check_ip(host, host)
 
     async def _json_once(self, url: str) -> tuple[int, Any]:
         body = await self._once(url, MAX_JSON_BYTES, "gzip")
@@ -191,11 +228,12 @@ class ArchiveClient:
         for attempt in range(1, self.retry.n_attempts + 1):
             await self._wait_for_pause()
             try:
-                answer = await once(url)
+                async with self._free_connections:
+                    answer = await once(url)
             except (_FaultError, aiohttp.ClientError, TimeoutError, ConnectionError) as error:
                 self.n_faults += 1
                 self._raise_if_wrong_address(url, error, attempt)
-                words = str(error) or type(error).__name__
+                words = masked(str(error)) or type(error).__name__
                 if attempt == self.retry.n_attempts:
                     raise ArchiveUnavailableError(
                         f"{shown(url)}: {words}, after {attempt} attempts"
@@ -244,22 +282,54 @@ class ArchiveClient:
         """One request, following redirects to allowed places."""
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"Accept-Encoding": accept_encoding}
-            # encoded=True: a signed URL must be sent byte for byte.
-            async with self._session.request(
-                method, URL(url, encoded=True), headers=headers, allow_redirects=False
-            ) as response:
+            try:
+                async with asyncio.timeout(self.retry.answer_timeout_s):
+                    # encoded=True: a signed URL must be sent byte for byte.
+                    response = await self._session.request(
+                        method, URL(url, encoded=True), headers=headers, allow_redirects=False
+                    )
+            except TimeoutError:
+                raise _FaultError("no answer in time") from None
+            async with response:
                 if response.status in {301, 302, 303, 307, 308}:
-                    url = urljoin(url, response.headers.get("Location", ""))
-                    self.check_url(url)
+                    url = self._redirected(url, response.headers.get("Location", ""))
                     continue
                 _raise_if_busy(response.status, response.headers)
                 return Body(
                     status=response.status,
                     content_type=response.content_type if "Content-Type" in response.headers else "",
-                    data=await _read(response, max_bytes),
+                    data=await self._read(response, max_bytes),
                     etag=response.headers.get("ETag"),
                 )
         raise _FaultError(f"more than {MAX_REDIRECTS} redirects")
+
+    def _redirected(self, url: str, location: str) -> str:
+        try:
+            target = urljoin(url, location)
+        except ValueError:
+            target = location
+        self.check_url(target)
+        return target
+
+    async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
+        """Read a body that is neither too long nor too slow."""
+        if (response.content_length or 0) > max_bytes:
+            raise OversizedError(f"{response.content_length} bytes announced, expected at most {max_bytes}")
+        pieces = bytearray()
+        started = time.monotonic()
+        # Counted after decompression: a small body can unpack to a large one. A body shorter than its Content-Length
+        # raises inside aiohttp.
+        async for piece in response.content.iter_any():
+            pieces += piece
+            if len(pieces) > max_bytes:
+                raise OversizedError(f"more than {max_bytes} bytes")
+            self._raise_if_slow(len(pieces), time.monotonic() - started)
+        return bytes(pieces)
+
+    def _raise_if_slow(self, n_bytes: int, took_s: float) -> None:
+        allowed_s = self.retry.slow_for_s + n_bytes / self.retry.min_bytes_per_s
+        if took_s > min(allowed_s, self.retry.max_body_s):
+            raise _FaultError(f"only {n_bytes} bytes of a body in {took_s:.0f} s")
 
 
 def _raise_if_busy(status: int, headers: Mapping[str, str]) -> None:
@@ -269,26 +339,13 @@ def _raise_if_busy(status: int, headers: Mapping[str, str]) -> None:
         raise _FaultError(f"status {status}, expected 200")
 
 
-async def _read(response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-    if (response.content_length or 0) > max_bytes:
-        raise OversizedError(f"{response.content_length} bytes announced, expected at most {max_bytes}")
-    pieces = bytearray()
-    # Counted after decompression: a small body can unpack to a large one. A body shorter than its Content-Length
-    # raises inside aiohttp.
-    async for piece in response.content.iter_any():
-        pieces += piece
-        if len(pieces) > max_bytes:
-            raise OversizedError(f"more than {max_bytes} bytes")
-    return bytes(pieces)
-
-
 def _retry_after_s(header: str | None) -> float | None:
     """Read Retry-After: seconds, or an HTTP date."""
     if not header:
         return None
-    if header.strip().isdigit():
+    if header.strip().isdecimal():
         return float(header)
     try:
         return max(0.0, parsedate_to_datetime(header).timestamp() - time.time())
-    except ValueError:
+    except (ValueError, TypeError, OverflowError):
         return None

@@ -7,9 +7,12 @@ backwards. Nothing promises this form, so every reader here answers None for wha
 import base64
 import binascii
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from urllib.parse import parse_qs, urlencode, urlsplit
 
+# No image is older than Unix time, and none is newer than a clock that is a day ahead.
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
+CLOCK_SKEW = timedelta(days=1)
 # Answered with the newest item, the total, and a `previous` link whose position is that item's `created`.
 NEWEST = base64.b64encode(b"r=1").decode()
 
@@ -30,20 +33,32 @@ def encode_cursor(position: Position) -> str:
 
 
 def decode_cursor(cursor: str | None) -> Position | None:
-    """Return where a cursor points; None where it has no position or another form."""
+    """Return where a cursor points; None where it has no position, an impossible one, or another form."""
     if not cursor:
         return None
     try:
         tokens = parse_qs(base64.b64decode(cursor, validate=True).decode())
-        created_at = datetime.fromisoformat(tokens["p"][0])
+        created_at = as_possible_time(datetime.fromisoformat(tokens["p"][0]))
         offset = int(tokens.get("o", ["0"])[0])
     except (binascii.Error, ValueError, KeyError):
         return None
-    return Position(created_at if created_at.tzinfo else created_at.replace(tzinfo=UTC), offset)
+    return None if created_at is None or offset < 0 else Position(created_at, offset)
+
+
+def as_possible_time(moment: datetime) -> datetime | None:
+    """Return a time in UTC (without a zone it is one); None where no archive can have made anything."""
+    try:
+        moment = (moment if moment.tzinfo else moment.replace(tzinfo=UTC)).astimezone(UTC)
+    except OverflowError:  # in the first or the last year, and beyond them in another zone
+        return None
+    return moment if EARLIEST <= moment <= datetime.now(UTC) + CLOCK_SKEW else None
 
 
 def cursor_of(url: str | None) -> str | None:
     """Return the cursor in a `next` or `previous` link; None where there is no link or no cursor in it."""
     if not url:
         return None
-    return parse_qs(urlsplit(url).query).get("cursor", [None])[0]
+    try:
+        return parse_qs(urlsplit(url).query).get("cursor", [None])[0]
+    except ValueError:
+        return None

@@ -8,7 +8,8 @@ snapshot tells neither `created` nor file addresses; what it tells is when it wa
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from contextlib import suppress
+from datetime import UTC, datetime
 from decimal import Decimal
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RefusedUrlError
 from lesion_tasks.archive.folder import RECORD_FIELDS, record_from_row
+from lesion_tasks.archive.page_cursor import as_possible_time
 from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, ISIC_ID
 from lesion_tasks.archive.zipped import ZippedPictures
 
@@ -115,13 +117,12 @@ def made_at(written: bytes | None, path: Path) -> datetime | None:
     text = (written or b"").decode("utf-8", "replace").strip().strip('"')
     moment = None
     try:
-        moment = datetime.fromisoformat(text)
+        moment = as_possible_time(datetime.fromisoformat(text))
     except ValueError:
         if text.replace(".", "", 1).isdecimal() and len(text) < 20:
-            moment = datetime.fromtimestamp(float(text), UTC)
-    if moment is not None:
-        moment = moment if moment.tzinfo else moment.replace(tzinfo=UTC)
-    if moment is None or moment > datetime.now(UTC) + timedelta(days=1):
+            with suppress(ValueError, OverflowError, OSError):  # a year that no calendar has
+                moment = as_possible_time(datetime.fromtimestamp(float(text), UTC))
+    if moment is None:
         log.warning(
             "%s: snapshot_timestamp is %r, expected a time in the past; the archive's API will be read from its "
             "beginning",

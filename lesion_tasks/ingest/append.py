@@ -6,7 +6,9 @@ It finds nothing that became public behind it, and no edits: reconciling and swe
 """
 
 import asyncio
+import itertools
 import logging
+import math
 from collections import Counter
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
@@ -16,16 +18,17 @@ from typing import Any
 
 from sqlalchemy import text, update
 
-from lesion_tasks.archive.api import is_api
+from lesion_tasks.archive.api import PAGE_LENGTH, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing, Page, Poll, RefusedCursorError
-from lesion_tasks.archive.page_cursor import Position, decode_cursor, encode_cursor
+from lesion_tasks.archive.page_cursor import EARLIEST, Position, decode_cursor, encode_cursor
 from lesion_tasks.archive.record import CheckedRecord, Refusal
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.ingest.idle import idle
 from lesion_tasks.ingest.scope import (
     ScopeKey,
+    Trust,
     n_listed,
     open_listing,
     polled_scope,
@@ -45,7 +48,9 @@ log = logging.getLogger(__name__)
 OVERLAP = timedelta(hours=1)
 RECORDS_PER_COMMIT = 4_000
 PAGES_AHEAD = 10  # read while the batch before is being written
-BEFORE_EVERYTHING = datetime(1970, 1, 1, tzinfo=UTC)
+BEFORE_EVERYTHING = EARLIEST
+N_IDS = 10_000_000  # "ISIC_" and seven digits
+SPARE_PAGES = 100  # of a pass: where little is announced, this much may come while it runs
 
 
 def poll_archive(
@@ -54,13 +59,14 @@ def poll_archive(
     query: str | None = None,
     source: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     retry: Retry = RETRY,
 ) -> dict[str, Any]:
     """Ask a source for its size and newest record, and note the answer in the scope's row.
 
     Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query it does not take.
     """
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     return told(key, poll_scope(key, read_scope(key), retry=retry))
 
 
@@ -103,6 +109,7 @@ def append_records(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
     newest: Poll | None = None,
@@ -113,7 +120,7 @@ def append_records(
     commit left it; one that is complete moves the watermark, and repeating it changes nothing. `newest` is what the
     archive answered a moment ago; where it proves that nothing is new, no other question is asked.
     """
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     scope = read_scope(key)
     if scope is None:
         newest = poll_scope(key, scope, retry=retry)
@@ -299,8 +306,10 @@ async def pages_from(
     """
     guard = _LoopGuard()
     seen_before_jump: frozenset[str] = frozenset()
-    while True:
+    n_announced = pass_.n_expected if pass_ else None
+    for n_pages in itertools.count(1):
         page = await listing.page(cursor, prefix)
+        n_announced = n_announced if page.n_records is None else page.n_records
         position = decode_cursor(cursor)
         if position is not None and page.n_records is not None:
             # Only a first page tells the total: the archive read another cursor than the one we sent.
@@ -312,6 +321,10 @@ async def pages_from(
             return
         yield page
         if page.next_cursor is None:
+            return
+        if listing.has_prefixes and n_pages >= _most_pages(n_announced):
+            log.warning("%s: %d pages for %s records announced", listing.source, n_pages, n_announced)
+            _give_up(listing, pass_)
             return
         cursor, seen_before_jump = page.next_cursor, frozenset()
         if guard.repeats(cursor):
@@ -326,8 +339,15 @@ def _ids(page: Page) -> frozenset[str]:
     return frozenset(str(item.get("isic_id")) for item in page.items if isinstance(item, dict))
 
 
+def _most_pages(n_announced: int | None) -> int:
+    """How many pages a listing may have: twice what its records fill, for ties and growth, and never more than
+    all ids there are would fill so."""
+    n_records = N_IDS if n_announced is None else min(n_announced, N_IDS)
+    return 2 * math.ceil(n_records / PAGE_LENGTH) + SPARE_PAGES
+
+
 def _give_up(listing: Listing, pass_: "_Pass | None") -> None:
-    log.warning("%s: its pages repeat; reading of them ends here", listing.source)
+    log.warning("%s: its pages do not end; reading of them ends here", listing.source)
     if pass_ is not None:
         pass_.stopped_early = True
 

@@ -24,7 +24,14 @@ from lesion_tasks.archive.client import (
 )
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.catalog.ingest_passes import CHECK_SHARE
-from lesion_tasks.ingest.scope import ScopeKey, open_listing, polled_scope, scope_key, scope_lock
+from lesion_tasks.ingest.scope import (
+    ScopeKey,
+    Trust,
+    open_listing,
+    polled_scope,
+    scope_key,
+    scope_lock,
+)
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
 
@@ -44,6 +51,7 @@ def check_files(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     check_share: float = CHECK_SHARE,
     older_than: timedelta = OLDER_THAN,
     n_connections: int = N_CONNECTIONS,
@@ -57,7 +65,7 @@ def check_files(
     """
     if not 0 < check_share <= 1:
         raise UnusableInputError(f"check_share {check_share}: expected more than 0 and at most 1")
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     with scope_lock(key, "check_files"):
         counts = asyncio.run(_check(key, check_share, older_than, n_connections, retry))

@@ -14,7 +14,7 @@ from sqlalchemy import text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.ingest.idle import is_fetched, note_idle
-from lesion_tasks.ingest.scope import polled_scope, scope_key, scope_lock
+from lesion_tasks.ingest.scope import Trust, polled_scope, scope_key, scope_lock
 from lesion_tasks.ingest.snapshot_handover import adopt_files
 from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wanted, wanted_values
 from lesion_tasks.workspace import Workspace
@@ -31,6 +31,7 @@ def fetch_ranges(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     rendition: str | None = None,
 ) -> list[str]:
     """Cut the ids whose files are wanted into at most `ranges` ranges of id prefixes of about equal work.
@@ -40,7 +41,7 @@ def fetch_ranges(
     """
     if ranges is not None and ranges < 1:
         raise UnusableInputError(f"{ranges} ranges found, expected at least 1")
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     values = wanted_values(key, "", rendition)
     if is_fetched(key, polled_scope(key), values["rendition"]):
         return []
@@ -75,6 +76,7 @@ def fetch_files(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
     retry_refused_after: timedelta = RETRY_REFUSED_AFTER,
@@ -88,7 +90,7 @@ def fetch_files(
     Raises UnusableInputError when more than MAX_FAILED_SHARE of the files cannot be used, and
     ArchiveUnavailableError when they cannot be had; what was stored before stays.
     """
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     values = wanted_values(key, id_range, rendition, retry_refused_after)
     is_whole = not id_range and retry_refused_after == RETRY_REFUSED_AFTER
     if is_fetched(key, polled_scope(key), values["rendition"]) and is_whole:

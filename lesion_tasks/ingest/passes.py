@@ -9,7 +9,7 @@ from lesion_tasks.ingest.append import append_records, poll_scope, told
 from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
-from lesion_tasks.ingest.scope import read_scope, scope_key
+from lesion_tasks.ingest.scope import Trust, read_scope, scope_key
 from lesion_tasks.ingest.sweep import sweep_records
 from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 from lesion_tasks.workspace import Workspace
@@ -21,6 +21,7 @@ def ingest(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     passes: tuple[str, ...] = DEFAULT_PASSES,
     sweep_share: float = SWEEP_SHARE,
     max_vanished_share: float = MAX_VANISHED_SHARE,
@@ -34,9 +35,9 @@ def ingest(
     """
     if unknown := set(passes) - set(INGEST_PASSES):
         raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(INGEST_PASSES)}")
-    scope: dict[str, Any] = {"source": source, "query": query, "collections": collections}
+    scope: dict[str, Any] = {"source": source, "query": query, "collections": collections, "trust": trust}
     door: dict[str, Any] = {"n_connections": n_connections, "retry": retry}
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     known = read_scope(key)
     is_first_read = known is None or known.watermark_at is None
     newest = poll_scope(key, known, retry=retry)

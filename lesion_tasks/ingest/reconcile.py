@@ -20,6 +20,7 @@ from lesion_tasks.archive.listing import Listing
 from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, pieces, prefixes, read_prefix, split
 from lesion_tasks.ingest.scope import (
     ScopeKey,
+    Trust,
     n_listed,
     n_listed_by_prefix,
     open_listing,
@@ -48,6 +49,7 @@ def reconcile_records(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     max_vanished_share: float = MAX_VANISHED_SHARE,
     confirm_after: timedelta = CONFIRM_AFTER,
     n_connections: int = N_CONNECTIONS,
@@ -59,7 +61,7 @@ def reconcile_records(
     requests and changes nothing. Raises UnusableInputError, with nothing marked, when more than
     `max_vanished_share` of the scope is gone since the last run.
     """
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     if key.settings.max_records is not None:
         # Under a limit most of the archive is unread on purpose: comparing would read it all.

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.database.schema import Ingestion
-from lesion_tasks.ingest.scope import scope_key
+from lesion_tasks.ingest.scope import Trust, scope_key
 from lesion_tasks.workspace import Workspace
 
 N_RUNS_NAMED = 5
@@ -21,9 +21,10 @@ def begin_ingestion(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
 ) -> str:
     """Note that a run begins, and return its id. One that is tried again keeps the time of its first try."""
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     now = datetime.now(UTC)
     ingestion_id = ingestion_id or f"by_hand__{now.isoformat()}"
     with key.workspace.session() as session:
@@ -46,10 +47,15 @@ def end_ingestion(workspace: Workspace, ingestion_id: str, counts: dict[str, Any
 
 
 def last_done(
-    workspace: Workspace, *, source: str | None = None, query: str | None = None, collections: str = ""
+    workspace: Workspace,
+    *,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+    trust: Trust = "operator",
 ) -> dict[str, datetime]:
     """Return, by pass, when the last complete run of a scope that held it began."""
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     pass_label = func.jsonb_object_keys(Ingestion.counts).label("pass")
     runs = (
         select(pass_label, Ingestion.began_at)

@@ -6,21 +6,28 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 from urllib.parse import urlsplit
 
 from sqlalchemy import select, text
 from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.addresses import MalformedAddressError, has_user, shown, split_address
 from lesion_tasks.archive.api import ApiListing, is_api
-from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry, shown
+from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.database.schema import Scope
-from lesion_tasks.settings import Settings
+from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+# Who names a source: somebody at a terminal of this machine, who can read its files anyway, or a form that anybody
+# fills in who may open the UI.
+Trust = Literal["operator", "form"]
+MAX_COLLECTION_DIGITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,22 +63,88 @@ class ScopeKey:
         return f"{self.stored_source} ({', '.join(narrowed) or 'everything'})"
 
 
-def scope_key(workspace: Workspace, source: str | None, query: str | None, collections: str) -> ScopeKey:
-    """Fill in the settings' source and query; raise UnusableInputError for collections that are no numbers."""
+def scope_key(
+    workspace: Workspace,
+    source: str | None,
+    query: str | None,
+    collections: str,
+    trust: Trust = "operator",
+) -> ScopeKey:
+    """Fill in the settings' source and query.
+
+    Raises UnusableInputError for a source that is none or that `trust` does not reach, for a query that no archive
+    can be asked, and for collections that are no numbers.
+    """
     settings = workspace.settings
-    source = source or settings.archive_url
+    query = (settings.query if query is None else query).strip()
+    if not query.isprintable():
+        raise UnusableInputError(f"query {query[:200]!a}: expected printable characters")
     ids = [part.strip() for part in collections.split(",")] if collections.strip() else []
-    if wrong := [part for part in ids if not part.isdigit()]:
+    if wrong := [part for part in ids if not (part.isdecimal() and len(part) <= MAX_COLLECTION_DIGITS)]:
         raise UnusableInputError(
-            f"collections {collections!r}: {wrong[0]!r} found, expected numbers and commas"
+            f"collections {collections[:200]!a}: {wrong[0][:80]!a} found, expected numbers and commas"
         )
-    source = source.rstrip("/") + "/" if is_api(source) else str(Path(source).absolute())
     return ScopeKey(
-        source=source,
-        query=(settings.query if query is None else query).strip(),
+        source=_checked_source(source, settings, trust) if source else settings.archive_url,
+        query=query,
         collections=",".join(str(number) for number in sorted({int(part) for part in ids})),
         workspace=workspace,
     )
+
+
+def _checked_source(source: str, settings: Settings, trust: Trust) -> str:
+    """Return an address with its trailing slash, or a folder's absolute path: the one place where trust is decided."""
+    source = source.strip()
+    title = f"source {shown(source)[:200]!a}"
+    if not source.isprintable():
+        raise UnusableInputError(f"{title}: expected printable characters")
+    if is_api(source):
+        _check_address(title, source)
+        if trust == "form":
+            _check_address_of_form(title, source, settings)
+        return source.rstrip("/") + "/"
+    if "://" in source or source.lower().startswith("file:"):
+        raise UnusableInputError(f"{title}: expected an http or https address, or the path of a folder")
+    folder = Path(source).absolute()
+    if trust == "form":
+        _check_folder_of_form(title, folder, settings)
+    return str(folder)
+
+
+def _check_address(title: str, source: str) -> None:
+    try:
+        parts = split_address(source)
+    except MalformedAddressError as error:
+        raise UnusableInputError(f"{title}: {error}, expected the address of an archive") from None
+    if not parts.hostname or parts.query or parts.fragment:
+        raise UnusableInputError(f"{title}: expected the address of an archive, such as {PUBLIC_ARCHIVE_URL}")
+
+
+def _check_address_of_form(title: str, source: str, settings: Settings) -> None:
+    if has_user(source):
+        # What a form is given stays in the scheduler's tables, and anybody can read it there.
+        raise UnusableInputError(
+            f"{title}: a user or password found, expected them in LESION_ARCHIVE_URL alone"
+        )
+    allowed = settings.archive_hosts | {urlsplit(PUBLIC_ARCHIVE_URL).hostname}
+    if urlsplit(source).hostname not in allowed:
+        raise UnusableInputError(
+            f"{title}: from a form, expected the public archive, the host of LESION_ARCHIVE_URL, or one of "
+            "LESION_ARCHIVE_HOSTS"
+        )
+
+
+def _check_folder_of_form(title: str, folder: Path, settings: Settings) -> None:
+    """Refuse a folder without a word about what is there."""
+    try:
+        resolved = folder.resolve()
+        is_below = any(resolved.is_relative_to(allowed.resolve()) for allowed in settings.source_folders)
+    except (OSError, RuntimeError):  # names that are too long, links in a circle
+        is_below = False
+    if not is_below:
+        raise UnusableInputError(
+            f"{title}: from a form, expected a folder below one of LESION_SOURCE_FOLDERS"
+        )
 
 
 @asynccontextmanager
@@ -82,7 +155,13 @@ async def open_listing(
     if not is_api(key.source):
         from lesion_tasks.archive.local import LocalListing
 
-        yield LocalListing(key.source, query=key.query, collections=key.collections)
+        try:
+            listing = LocalListing(key.source, query=key.query, collections=key.collections)
+        except OSError as error:
+            raise UnusableInputError(
+                f"source {key.source[:200]!a}: {error.strerror or error}, expected a folder that can be read"
+            ) from error
+        yield listing
         return
     base = urlsplit(key.source)
     client = ArchiveClient(

@@ -16,6 +16,7 @@ from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, prefixes, r
 from lesion_tasks.ingest.reconcile import CONFIRM_AFTER, MAX_VANISHED_SHARE, follow_up
 from lesion_tasks.ingest.scope import (
     ScopeKey,
+    Trust,
     n_listed,
     open_listing,
     polled_scope,
@@ -33,6 +34,7 @@ def sweep_records(
     source: str | None = None,
     query: str | None = None,
     collections: str = "",
+    trust: Trust = "operator",
     sweep_share: float = SWEEP_SHARE,
     max_vanished_share: float = MAX_VANISHED_SHARE,
     n_connections: int = N_CONNECTIONS,
@@ -45,7 +47,7 @@ def sweep_records(
     """
     if not 0 < sweep_share <= 1:
         raise UnusableInputError(f"sweep_share {sweep_share}: expected more than 0 and at most 1")
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     if key.settings.max_records is not None:
         # Under a limit most of the archive is unread on purpose: comparing would read it all.

@@ -15,7 +15,7 @@ from typing import Any
 from sqlalchemy import text
 
 from lesion_tasks.archive import vocabulary
-from lesion_tasks.ingest.scope import ScopeKey, polled_scope, scope_key
+from lesion_tasks.ingest.scope import ScopeKey, Trust, polled_scope, scope_key
 from lesion_tasks.workspace import Workspace
 
 # Measured by the archive or renamed by it: no contributor's metadata, so no rule is about them.
@@ -37,10 +37,15 @@ Finding = tuple[str, str]  # (kind, words): kind is unknown_field or rule
 
 
 def check_vocabulary(
-    workspace: Workspace, *, source: str | None = None, query: str | None = None, collections: str = ""
+    workspace: Workspace,
+    *,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+    trust: Trust = "operator",
 ) -> dict[str, Any]:
     """Compare the current records of a scope with the vocabulary and return counts; reads only."""
-    key = scope_key(workspace, source, query, collections)
+    key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     find = lru_cache(maxsize=20_000)(_findings)
     counts: Counter[Finding] = Counter()
