@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import InputSize, input_sizes_of
-from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.pixels.decode import decode_mask, decode_picture
 
 
 def striped(width: int = 40, height: int = 30) -> bytes:
@@ -71,10 +72,40 @@ def test_the_same_file_gives_the_same_bytes_on_every_machine(aspect: str, digest
 
 @pytest.mark.parametrize("aspect", ["squash", "pad", "crop"])
 def test_a_mask_takes_the_shape_of_its_picture(aspect: str) -> None:
-    grey = decode_picture(striped(), InputSize(20, aspect), mode="L")
+    grey = decode_mask(striped(), InputSize(20, aspect))
     assert grey.shape == (20, 20)
     rgb = decode_picture(striped(), InputSize(20, aspect)).astype(float) @ (0.299, 0.587, 0.114)
     assert np.abs(grey - rgb).max() <= 1.5
+
+
+def see_through() -> bytes:
+    """White where it is opaque, which is the left half; white is stored under the right half too."""
+    pixels = np.full((20, 20, 4), 255, dtype=np.uint8)
+    pixels[:, 10:, 3] = 0
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def test_nothing_is_marked_where_a_mask_is_transparent() -> None:
+    assert decode_mask(see_through(), InputSize(20))[:, [0, -1]].tolist() == [[255, 0]] * 20
+    assert (decode_picture(see_through(), InputSize(20)) == 255).all()
+
+
+def test_a_mask_is_turned_with_its_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down
+    buffer = io.BytesIO()
+    Image.open(io.BytesIO(striped())).save(buffer, "PNG", exif=exif)
+    left, right = decode_picture(buffer.getvalue(), InputSize(20))[0, [0, -1]].tolist()
+    assert (left, right) == ([0, 0, 255], [255, 0, 0])
+    grey = decode_mask(buffer.getvalue(), InputSize(20))
+    assert grey[0, 0] < grey[0, -1] < grey[0, 10]
+
+
+def test_bytes_that_are_no_picture_are_unusable_input() -> None:
+    with pytest.raises(UnusableInputError, match="not an image"):
+        decode_picture(b"a text", InputSize(20))
 
 
 def test_a_recipe_from_before_the_shape_was_a_choice_was_squashed() -> None:

@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from lesion_tasks import UnusableInputError
 
@@ -193,6 +193,8 @@ def _identify(data: bytes, max_pixels: int) -> Image.Image:
         image = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnusablePictureError("too_many_pixels", str(error)) from error
+    except UnidentifiedImageError as error:  # its own words give nothing but an address in memory
+        raise UnusablePictureError("not_an_image", f"begins with {data[:16]!r}") from error
     except _DECODE_ERRORS as error:
         detail = f"begins with {data[:16]!r}: {_words(error)}"
         raise UnusablePictureError("not_an_image", detail) from error
