@@ -157,3 +157,34 @@ def test_a_slice_too_small_is_named_and_does_not_widen_the_others():
     mask = sexes == "male"
     alone = auc_difference(candidate.where(mask), champion.where(mask))
     assert found["male"].difference.interval.low == pytest.approx(alone.interval.low, abs=1e-12)
+
+
+def test_perfect_scores_against_constant_ones_are_told_apart_exactly():
+    labels = np.repeat([0, 1], [40, 12])
+    perfect, constant = binary(labels, labels * 0.8 + 0.1), binary(labels, np.full(52, 0.5))
+    found = auc_difference(perfect, constant)
+    # Twelve pairs of groups speak for one model: a sign test, and (1 / 40)^(1 / 12) as the lowest share that allows it.
+    assert found.p_value == pytest.approx(2 * 0.5**12)
+    assert found.interval.low == pytest.approx(0.5 - (1 - 0.025 ** (1 / 12)))
+    assert found.interval.high == pytest.approx(0.5 + (1 - 0.025 ** (1 / 12)))
+
+
+def test_two_perfect_models_may_still_differ():
+    labels = np.repeat([0, 1], [40, 40])
+    first, second = binary(labels, labels * 0.8 + 0.1), binary(labels, labels * 0.6 + 0.2)
+    found = auc_difference(first, second)
+    assert (found.value, found.p_value) == (0, 1)
+    assert found.interval.low == pytest.approx(-(1 - 0.025 ** (1 / 40)))
+    every = compare(first, second, resampling=RESAMPLING)
+    assert every["average_precision"].interval is None
+    assert every["average_precision"].interval_reason == "every resample has the same value"
+
+
+def test_a_difference_read_from_few_positives_has_no_interval_and_says_why():
+    labels = np.repeat([0, 1], [200, 8])
+    rng = np.random.default_rng(1)
+    first, second = (binary(labels, 1 / (1 + np.exp(-labels - rng.normal(size=208)))) for _ in range(2))
+    found = compare(first, second, resampling=RESAMPLING)["sensitivity_at_90_specificity"]
+    assert found.interval is None
+    assert found.interval_reason == "too few positives: they weigh as 8 groups of one size, floor 20"
+    assert found.as_dict()["interval_reason"] == found.interval_reason

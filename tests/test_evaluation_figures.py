@@ -18,6 +18,7 @@ from sklearn.metrics import (
 from lesion_tasks.metrics import calibration, names
 from lesion_tasks.metrics.auc import measure_auc
 from lesion_tasks.metrics.binary import binary_figures
+from lesion_tasks.metrics.degrees import effective_groups, satterthwaite
 from lesion_tasks.metrics.document import evaluation_document, metrics_schema
 from lesion_tasks.metrics.multiclass import multiclass_figures
 from lesion_tasks.metrics.proportion import wilson
@@ -419,3 +420,71 @@ def test_curves_of_many_points_are_thinned_and_keep_their_ends():
         curve = curve["malignant"] if name in ("roc", "precision_recall") else curve
         assert tuple(curve) == columns
         assert len({len(column) for column in curve.values()}) == 1
+
+
+# --- Few, unequal and dominant groups ----------------------------------------------------------------------------
+
+
+def test_measures_read_from_the_last_few_positives_have_no_interval_and_say_why():
+    few = binary(np.repeat([0, 1], [300, 12]), np.random.default_rng(2).random(312))
+    figures = binary_figures(few, threshold=0.5, resampling=FEW)
+    for name, floor in (("sensitivity_at_90_specificity", 20), ("specificity_at_90_sensitivity", 30)):
+        shown = figures[name].as_dict()
+        assert shown["value"] is not None
+        assert (shown["low"], shown["high"], shown["method"]) == (None, None, None)
+        assert shown["interval_reason"] == (
+            f"too few positives: they weigh as 12 groups of one size, floor {floor}"
+        )
+    assert figures["auc"].interval is not None
+
+
+def test_constant_scores_have_no_interval_of_no_width():
+    constant = binary(np.repeat([0, 1], [60, 40]), np.full(100, 0.3))
+    for name, figure in binary_figures(constant, threshold=0.5, resampling=FEW).items():
+        if figure.value is not None and figure.interval is not None:
+            assert figure.interval.high > figure.interval.low, name
+    figure = binary_figures(constant, threshold=0.5, resampling=FEW)["auc"]
+    assert figure.interval_reason == "all images have the same score"
+
+
+def test_one_group_with_most_images_leaves_few_degrees_of_freedom():
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=1_000)
+    alike = np.r_[np.zeros(300, int), np.arange(1, 701)]
+    effect = np.r_[np.full(300, 2.0), np.zeros(700)]
+    assert satterthwaite(values, np.arange(1_000)) == pytest.approx(1_000, rel=0.01)
+    assert satterthwaite(values, np.repeat(np.arange(20), 50)) == pytest.approx(20, rel=0.01)
+    assert satterthwaite(values + effect, alike) < 1.5
+    assert effective_groups(np.bincount(alike)) == pytest.approx(1_000**2 / (300**2 + 700))
+
+
+def test_the_leverage_corrected_variance_of_a_slope_is_that_of_the_whole_matrices():
+    scored = drawn(80, n_groups=25)
+    design = np.column_stack([calibration.logits(scored.scores), np.ones(80)])
+    slope = LogisticRegression(C=np.inf, tol=1e-12).fit(design[:, :1], scored.is_positive)
+    expected = slope.predict_proba(design[:, :1])[:, 1]
+    weight = expected * (1 - expected)
+    bread = np.linalg.inv((design * weight[:, None]).T @ design)
+    residual = scored.is_positive - expected
+    scaled = design * np.sqrt(weight)[:, None]
+    found = calibration._leverage_corrected(design, weight, residual, bread, scored.groups)
+    for group in range(scored.n_groups):
+        rows = scored.groups == group
+        values, vectors = np.linalg.eigh(np.eye(rows.sum()) - scaled[rows] @ bread @ scaled[rows].T)
+        adjusted = (vectors / np.sqrt(values)) @ vectors.T @ (residual[rows] / np.sqrt(weight[rows]))
+        assert found[group] == pytest.approx((bread @ scaled[rows].T @ adjusted)[0], abs=1e-9)
+
+
+def test_a_group_with_more_than_a_fifth_of_a_class_is_named_in_the_document():
+    labels = np.repeat([0, 1], [60, 40])
+    groups = np.arange(100)
+    groups[60:75] = 60  # 15 of 40 positives
+    document = evaluation_document(
+        binary(labels, np.random.default_rng(0).random(100), groups),
+        threshold=None,
+        subset="test",
+        resampling=FEW,
+    )
+    assert document["subset"]["dominant_groups"] == [
+        {"class_name": "malignant", "group_id": "G60", "share": 0.375, "n_images": 15}
+    ]

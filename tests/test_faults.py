@@ -38,10 +38,10 @@ def test_a_worker_whose_clock_is_an_hour_ahead_does_not_stay_champion_for_it(set
         connection.execute(text("UPDATE promotion SET decided_at = :ahead"), {"ahead": ahead})
     second = train_variant(open_workspace(), "metadata_logistic", again=True)
     evaluate_training(open_workspace(), second)
-    assert promote_model(open_workspace(), task="malignancy", is_forced=True)["training_id"] == second
-    from lesion_tasks.evaluation.leaderboard import champion_of
+    assert promote_model(open_workspace(), task="malignancy", is_forced=True).training_id == second
+    from lesion_tasks.evaluation.decisions import champion_of
 
     with engine_for(settings.database_url or "").connect() as connection:
         champion = champion_of(connection, "malignancy")
     assert champion is not None
-    assert champion.training_id == second
+    assert champion.training.training_id == second

@@ -119,3 +119,45 @@ def test_a_standing_tells_gates_objections_and_cautions() -> None:
     assert [gate["measure"] for gate in found["gates"]] == ["auc", "sensitivity_at_90_specificity"]
     assert len(found["objections"]) == 2
     assert found["cautions"] == []
+
+
+def test_a_first_champion_is_judged_by_the_lower_limit_and_a_later_one_by_the_point() -> None:
+    shaky = {"auc": {"value": 0.85, "low": 0.69, "high": 0.93}, "sensitivity": {"value": 0.5, "low": 0.3}}
+    (found,) = objections(shaky, None, BOTH)
+    assert found == (
+        "auc 0.8500 may be under the floor 0.7000: the 95 % interval begins at 0.6900 (a reason)"
+    )
+    assert objections(shaky, against(), BOTH) == []
+
+
+def test_a_guarded_measure_without_an_interval_is_a_caution_and_neither_passed_nor_refused() -> None:
+    few = {**SOUND, "sensitivity": {"value": 0.1, "low": None, "interval_reason": "8 positives"}}
+    assert objections(few, None, BOTH) == []
+    assert cautions(None, BOTH, few) == ["too few positives to judge sensitivity (8 positives)"]
+    unsure = against(sensitivity=(-0.3, None, None))
+    assert objections(SOUND, unsure, BOTH) == []
+    assert cautions(unsure, BOTH, SOUND) == ["too few positives to judge sensitivity (no interval)"]
+
+
+def test_a_leading_measure_without_an_interval_is_still_held_to_its_floor() -> None:
+    few = {**SOUND, "auc": {"value": 0.6, "low": None, "interval_reason": "one group"}}
+    assert objections(few, None, BOTH) == ["auc 0.6000 is under the floor 0.7000 (a reason)"]
+    assert cautions(None, BOTH, few) == ["too few positives to judge auc (one group)"]
+
+
+def test_a_loss_that_a_slice_cannot_exclude_is_a_caution_with_its_size() -> None:
+    comparison = against(slices=(part(-0.02, -0.31, 0.27), part(0.01, -0.04, 0.06)))
+    assert objections(SOUND, comparison, BOTH) == []
+    assert cautions(comparison, BOTH) == [
+        "a loss of up to 0.310 in auc where sex is female (400 images) is not excluded"
+    ]
+
+
+def test_a_shown_loss_at_the_models_own_thresholds_is_a_caution() -> None:
+    comparison = against()
+    comparison["differences"]["specificity"] = difference(-0.04, -0.07, -0.01, "specificity")
+    comparison["differences"]["recall_nevus"] = difference(-0.04, -0.09, 0.01, "recall_nevus")
+    comparison["differences"]["accuracy"] = difference(-0.04, -0.07, -0.01, "accuracy")
+    assert cautions(comparison, BOTH) == [
+        "specificity at each model's own threshold falls by 0.040 (95 % interval -0.070 to -0.010)"
+    ]

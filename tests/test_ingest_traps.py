@@ -1,8 +1,12 @@
 """What the archive's paging, records and files do to a naive reader, one test for each."""
 
+import base64
 import json
 import math
+import uuid
+from collections import Counter
 from datetime import UTC, datetime, timedelta
+from urllib.parse import quote, urlencode
 
 import pytest
 from aiohttp import web
@@ -10,12 +14,13 @@ from archives import FAST, execute, listed_ids, rows, scalar, serving, write_fol
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from archive_server.hosting import running
 from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
 from lesion_tasks.archive.page_cursor import Position, cursor_of, decode_cursor, encode_cursor
 from lesion_tasks.archive.record import CheckedRecord, Refusal, canonical_hash, check_record
-from lesion_tasks.ingest.append import append_records, poll_archive
+from lesion_tasks.ingest.append import SPARE_PAGES, append_records, poll_archive
 from lesion_tasks.ingest.download import MAX_BYTES
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
@@ -61,6 +66,68 @@ def test_a_next_link_that_never_changes_ends(settings, monkeypatch):
 
     with serving(SyntheticSource(250, seed=2), monkeypatch, tamper=repeat):
         assert append_records(open_workspace())["is_complete"] is False
+
+
+def never_ending(request, body):
+    """Each page names a next one, a second later, as if there were always more."""
+    if "cursor" in request.query and request.query.get("limit") == "100":
+        position = decode_cursor(request.query["cursor"]) or Position(datetime(2015, 1, 1, tzinfo=UTC))
+        later = encode_cursor(Position(position.created_at + timedelta(seconds=1)))
+        body["next"] = f"http://127.0.0.1/?cursor={later}"
+    return body
+
+
+def opaque_never_ending(request, body):
+    """The same with cursors that no one can read."""
+    if request.query.get("limit") == "100":
+        body["next"] = f"http://127.0.0.1/?cursor={uuid.uuid4().hex}"
+    return body
+
+
+@pytest.mark.parametrize("tamper", [never_ending, opaque_never_ending])
+def test_next_links_without_end_are_followed_as_far_as_the_announced_records_reach(
+    settings, monkeypatch, tamper
+):
+    asked = Counter()
+
+    def count(request, body):
+        asked[request.query.get("limit")] += 1
+        return tamper(request, body)
+
+    with serving(SyntheticSource(150, seed=2), monkeypatch, tamper=count):
+        assert append_records(open_workspace())["is_complete"] is False
+        assert asked["100"] <= 2 * 2 + SPARE_PAGES + 1
+
+
+@pytest.mark.parametrize("moment", ["99999-01-01", "-0001-01-01", "9999-12-31T23:59:59-23:59", "0001-01-01", "2999-01-01"])
+def test_an_impossible_time_in_a_cursor_is_no_watermark(settings, monkeypatch, moment):
+    cursor = base64.b64encode(urlencode({"p": moment}).encode()).decode()
+
+    def lie(request, body):
+        if body.get("previous"):
+            body["previous"] = f"http://127.0.0.1/?cursor={quote(cursor)}"
+        return body
+
+    assert decode_cursor(cursor) is None
+    with serving(SyntheticSource(50, seed=2), monkeypatch, tamper=lie) as archive:
+        assert append_records(open_workspace())["new"] == 50
+        assert scalar("SELECT watermark_at FROM scope") is None
+        archive.admin("grow", images=3)
+        assert append_records(open_workspace())["new"] == 3
+
+
+@pytest.mark.parametrize("link", ["http://[::1?cursor=cD0x", "http://x:99999/?cursor=cD0x", "nonsense"])
+def test_a_malformed_link_is_told_in_one_line_or_does_no_harm(settings, monkeypatch, link):
+    def lie(request, body):
+        if body.get("next"):
+            body["next"] = link
+        return body
+
+    with serving(SyntheticSource(250, seed=2), monkeypatch, tamper=lie):
+        try:
+            append_records(open_workspace())
+        except ArchiveUnavailableError as error:
+            assert "a next link without cursor" in str(error)
 
 
 def test_a_next_link_to_another_host_is_not_followed_there(settings, monkeypatch):
@@ -444,6 +511,8 @@ def pointing_to(url_of, n_records=1):
         (lambda url: "https://elsewhere.example/a.jpg", "refused_url"),
         (lambda url: "file:///etc/passwd", "refused_url"),
         (lambda url: "", "refused_url"),
+        (lambda url: "http://x:99999/", "refused_url"),
+        (lambda url: "http://[::1", "refused_url"),
         (lambda url: url.replace("ISIC_", "ISIX_"), "file_missing"),
         (lambda url: url.split("/thumbnails/")[0].split("/images/")[0] + "/api/v2/stats/", "not_an_image"),
     ],
@@ -456,6 +525,22 @@ def test_a_file_that_cannot_be_used_is_a_row_with_a_reason(settings, monkeypatch
         refused = rows("SELECT * FROM stored_file WHERE reason IS NOT NULL")
         assert [(row.reason, row.object_key, row.n_attempts) for row in refused] == [(reason, None, 1)]
         assert refused[0].detail
+
+
+@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:99999/", "http://169.254.169.254/latest"])
+def test_a_file_that_is_redirected_to_no_archive_is_a_row_and_the_others_go_on(
+    settings, monkeypatch, folder, target
+):
+    async def redirect(request):
+        return web.Response(status=302, headers={"Location": target})
+
+    elsewhere = web.Application()
+    elsewhere.router.add_get("/{path:.*}", redirect)
+    with running(elsewhere) as origin:
+        tamper = pointing_to(lambda url: f"{origin}/a.jpg")
+        with serving(FolderSource(folder), monkeypatch, tamper=tamper):
+            counts = ingest(open_workspace(), passes=("append", "fetch"), retry=FAST)
+    assert (counts["fetch"]["stored"], counts["fetch"]["reasons"]) == (59, {"refused_url": 1})
 
 
 def test_a_size_that_lies_is_no_reason_to_refuse_or_fetch_again(settings, monkeypatch, folder):

@@ -77,7 +77,7 @@ def test_killed_evaluations_and_promotions_leave_nothing_half_published(
     decided = "SELECT sequence, action, training_id FROM promotion"
     ((_, action, promoted),) = rows_of(settings, decided)
     assert json.loads(bucket.get("champion.json")) == {}  # as the evaluation left it
-    assert promote_model(open_workspace(), task="malignancy")["action"] == "none"  # a decision is made once
+    assert promote_model(open_workspace(), task="malignancy").action == "none"  # a decision is made once
     assert rows_of(settings, decided) == [(1, action, promoted)]
     assert action == "promoted"
     assert json.loads(bucket.get("champion.json"))["malignancy"]["training_id"] == promoted

@@ -63,8 +63,8 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
         if not is_sound
     ] == []
     decision = promote_model(open_workspace(), task="malignancy")
-    assert decision["action"] == "promoted"
-    assert decision["training_id"] == trainings["smoke"]  # the pictures carry the signal
+    assert decision.action == "promoted"
+    assert decision.training_id == trainings["smoke"]  # the pictures carry the signal
 
     bucket = open_bucket(settings)
     champion = json.loads(bucket.get("champion.json"))["malignancy"]
@@ -83,7 +83,7 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
     assert {name: train_variant(open_workspace(), name) for name in trainings} == trainings
     assert choose_variants(open_workspace(), variants=list(trainings)) == []
     evaluate_training(open_workspace(), trainings["smoke"])
-    assert promote_model(open_workspace(), task="malignancy")["action"] == "none"
+    assert promote_model(open_workspace(), task="malignancy").action == "none"
     assert (
         rows_of(settings, "SELECT task, sequence, action, training_id FROM promotion ORDER BY sequence")
         == before
@@ -96,7 +96,7 @@ def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
     shuffle_predictions(settings, training_id)
     evaluate_training(open_workspace(), training_id)
     decision = promote_model(open_workspace(), task="malignancy", is_forced=True)
-    assert not decision["is_promoted"]
+    assert not decision.is_promoted
     ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
     assert "independent_of_labels" in failed
     assert "serving_differs" in failed
@@ -112,7 +112,7 @@ def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) ->
     evaluate_training(open_workspace(), training_id)
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("UPDATE training SET recipe = recipe || '{\"is_promotable\": false}'"))
-    assert not promote_model(open_workspace(), task="malignancy", is_forced=True)["is_promoted"]
+    assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion")
     assert "never promotable" in reason
 
@@ -127,7 +127,7 @@ def test_a_missing_prediction_is_refused_by_name(settings: Settings) -> None:
         )
     evaluate_training(open_workspace(), training_id)
     assert rows_of(settings, "SELECT is_sound, failed_checks FROM evaluation") == [(False, ["ids_differ"])]
-    assert promote_model(open_workspace(), task="malignancy")["action"] == "refused"
+    assert promote_model(open_workspace(), task="malignancy").action == "refused"
 
 
 def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settings: Settings) -> None:
@@ -135,11 +135,11 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
     first = train_variant(open_workspace(), "metadata_logistic")
     evaluate_training(open_workspace(), first)
     decision = promote_model(open_workspace(), task="malignancy", is_forced=True)
-    assert decision["training_id"] == first
+    assert decision.training_id == first
     second = train_variant(open_workspace(), "smoke")
     evaluate_training(open_workspace(), second)
 
-    with pytest.raises(UnusableInputError, match="has not scored manifest"):
+    with pytest.raises(UnusableInputError, match="was not evaluated on manifest"):
         promote_model(open_workspace(), task="malignancy")
     plan = plan_promotion(open_workspace(), task="malignancy")
     assert (plan["candidate"], plan["champion"]) == (second, first)
@@ -151,15 +151,15 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
         )
     assert plan_promotion(open_workspace(), task="malignancy")["rescore"] == []
     decision = promote_model(open_workspace(), task="malignancy")
-    assert decision["action"] == "promoted"
-    assert "difference +" in decision["reason"]
+    assert decision.action == "promoted"
+    assert "difference +" in decision.reason
     ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
     cells = figures["comparison"]["two_by_two"]
     assert cells["move"] == pytest.approx(cells["model_effect"] + cells["data_effect"])
     compared = compare_trainings(open_workspace(), second, first)["differences"]["auc"]
     assert compared["value"] == pytest.approx(compared["candidate"] - compared["champion"])
 
-    assert rollback_champion(open_workspace(), reason="too eager")["training_id"] == first
+    assert rollback_champion(open_workspace(), reason="too eager").training_id == first
     assert json.loads(open_bucket(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
     with pytest.raises(UnusableInputError, match="reason is empty"):
         rollback_champion(open_workspace(), reason=" ")

@@ -94,7 +94,7 @@ def faulty(
 def failed_checks(settings: Settings, training_id: str) -> list[str]:
     """Evaluate, ask for promotion in spite of every gate, and return the names that refused it."""
     evaluate_training(open_workspace(), training_id)
-    assert not promote_model(open_workspace(), task="malignancy", is_forced=True)["is_promoted"]
+    assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
     ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
     assert verdict.startswith(f"Not to be trusted ({failed[0]})")
@@ -105,7 +105,7 @@ def failed_checks(settings: Settings, training_id: str) -> list[str]:
 
 def test_without_a_fault_the_same_training_is_promoted(faulty: Settings, trained: Trained) -> None:
     evaluate_training(open_workspace(), trained.training_id)
-    assert promote_model(open_workspace(), task="malignancy")["is_promoted"]
+    assert promote_model(open_workspace(), task="malignancy").is_promoted
 
 
 def test_a_shuffled_loader_is_independent_of_labels(

@@ -139,6 +139,7 @@ def test_a_prediction_is_stored_once_for_an_image(settings: Settings) -> None:
                 INSERT INTO training (training_id, variant, task, fingerprint, recipe, manifest_digest, seed,
                     code_version, versions, status, classes, started_at)
                 VALUES ('t', 'smoke', 'malignancy', 'f', '{}', 'd', 1, 'c', '{}', 'running', '{a,b}', now());
+                INSERT INTO prediction_set VALUES ('t', 'd', 'test', 1, 's');
                 INSERT INTO prediction VALUES ('t', 'd', 'test', 'ISIC_0000001', '{0.5,0.5}')
             """)
         )

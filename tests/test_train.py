@@ -315,7 +315,7 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
             """),
             {"id": training_id},
         )
-        publish(open_bucket(small), connection)
+    publish(open_workspace())
     measured = dict(rows_of(small, "SELECT isic_id, probabilities FROM prediction WHERE subset = 'test'"))
     threshold = stored(small, training_id)[0]["threshold"]
     monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")

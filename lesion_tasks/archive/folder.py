@@ -4,8 +4,8 @@ Two layouts are read: the archive's snapshot (`metadata.csv` beside `images/`) a
 (`metadata.csv` with the files flat beside it). A single CSV export without files is read too.
 """
 
-import csv
 import os
+from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -16,6 +16,8 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
+from lesion_tasks.archive.csv_table import read_columns, read_rows
+from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.vocabulary import (
     ACQUISITION_FIELDS,
     BOOLEAN_FIELDS,
@@ -24,6 +26,12 @@ from lesion_tasks.archive.vocabulary import (
     ISIC_ID,
 )
 
+# A description, a checksum or an unfinished download beside the picture is none. The last line's formats are refused
+# by name once they are read, which says more than that there is no file.
+PICTURE_SUFFIXES = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff"}
+    | {".bmp", ".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".dng"}
+)
 RECORD_FIELDS = ("isic_id", "copyright_license", "attribution")
 _FIRST_ROW_AT = datetime(2015, 1, 1, tzinfo=UTC)
 _BOOLEANS = {"true": True, "false": False}
@@ -74,13 +82,13 @@ class DownloadFolder:
 def open_folder(path: str | Path) -> DownloadFolder:
     """Find the table and the files of a download; nothing but file names is read yet.
 
-    Raises UnusableInputError when the folder or its table is absent, or the table has no `isic_id` column.
+    Raises UnusableInputError when the folder or its table is absent, the table's header is none (see `csv_table`), or
+    an id has two pictures.
     """
     root = Path(path)
     if root.is_file() and root.suffix == ".csv":
-        folder = DownloadFolder(root=root.parent, metadata_path=root, layout="export", path_by_isic_id={})
-        _header(root)
-        return folder
+        read_columns(root)
+        return DownloadFolder(root=root.parent, metadata_path=root, layout="export", path_by_isic_id={})
     if not root.is_dir():
         found = "a file" if root.exists() else "nothing"
         raise UnusableInputError(
@@ -90,12 +98,14 @@ def open_folder(path: str | Path) -> DownloadFolder:
     metadata_path = root / "metadata.csv"
     if not metadata_path.is_file():
         names = sorted(entry.name for entry in root.iterdir())
-        shown = ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+        shown = ", ".join(printable(name, 80) for name in names[:5]) + (
+            f" and {len(names) - 5} more" if len(names) > 5 else ""
+        )
         raise UnusableInputError(
             f"download folder {root}: found {shown or 'nothing in it'}, expected metadata.csv "
             "(with images/ or the image files beside it) or ISIC_metadata.parquet with ISIC_images.zip"
         )
-    _header(metadata_path)
+    read_columns(metadata_path)
     images = root / "images"
     is_snapshot = images.is_dir()
     return DownloadFolder(
@@ -111,25 +121,19 @@ def read_records(folder: DownloadFolder) -> Iterator[dict[str, Any]]:
 
     Absent values are omitted. A value that does not fit its field's type is kept as text. An id is given as found,
     also a malformed or empty one: judging it is ingestion's work.
-    Raises UnusableInputError when the table cannot be read as CSV in UTF-8.
+    Raises UnusableInputError naming the line at which the table stops being one (see `csv_table`).
     """
-    path = folder.metadata_path
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as stream:
-            for row in csv.DictReader(stream):
-                yield record_from_row(row)
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UnusableInputError(f"{path}: {error}; expected a CSV table in UTF-8") from error
+    for _, row in read_rows(folder.metadata_path):
+        yield record_from_row(row)
 
 
-def record_from_row(row: Mapping[Any, Any]) -> dict[str, Any]:
+def record_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn one flat CSV row into the nested shape of an API record."""
     record: dict[str, Any] = {field: _text(row.get(field)) for field in RECORD_FIELDS}
     acquisition: dict[str, Any] = {}
     clinical: dict[str, Any] = {}
     for field, cell in row.items():
-        # A row longer than the header has its surplus under None.
-        if field is None or field in RECORD_FIELDS or field == "public":
+        if field in RECORD_FIELDS or field == "public":
             continue
         text = _text(cell)
         if text:
@@ -167,23 +171,22 @@ def _text(cell: Any) -> str:
     return cell.strip() if isinstance(cell, str) else ""
 
 
-def _header(metadata_path: Path) -> None:
-    try:
-        with metadata_path.open(encoding="utf-8-sig", newline="") as stream:
-            header = next(csv.reader(stream), [])
-    except (csv.Error, UnicodeDecodeError) as error:
-        raise UnusableInputError(f"{metadata_path}: {error}; expected a CSV table in UTF-8") from error
-    if "isic_id" not in header:
-        shown = ", ".join(header[:5]) or "no header"
-        raise UnusableInputError(f"{metadata_path}: found columns {shown}; expected a column isic_id")
-
-
 def _image_files(folder: Path) -> dict[str, Path]:
+    """The picture of each id. Raises UnusableInputError where an id has two: nobody could say which is meant."""
+    found: dict[str, Path] = {}
+    doubled: dict[str, list[str]] = defaultdict(list)
     with os.scandir(folder) as entries:
-        return {
-            stem: Path(entry.path)
-            for entry in entries
-            if ISIC_ID.fullmatch(stem := entry.name.partition(".")[0])
-            and not entry.name.endswith(".csv")
-            and entry.is_file()
-        }
+        for entry in entries:
+            stem, suffix = os.path.splitext(entry.name)
+            if suffix.lower() not in PICTURE_SUFFIXES or not ISIC_ID.fullmatch(stem) or not entry.is_file():
+                continue
+            if stem in found:
+                doubled[stem] += [entry.name]
+            else:
+                found[stem] = Path(entry.path)
+    if doubled:
+        first = min(doubled)
+        names = ", ".join(sorted([found[first].name, *doubled[first]]))
+        more = f", and {len(doubled) - 1} more ids like it" if len(doubled) > 1 else ""
+        raise UnusableInputError(f"{folder}: found {names}{more}; expected one picture of each id")
+    return found

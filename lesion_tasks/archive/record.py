@@ -1,6 +1,7 @@
 """What an archive sent -> a checked record with its canonical hash, or the refusal that says why there is none.
 
-Unknown keys and values are data: only what could not be stored, named or compared is refused.
+Unknown keys and values are data: only what could not be stored, named or compared is refused. Control characters and
+bidirectional overrides are taken off here, where text enters, so that no table, page or terminal ever gets them.
 """
 
 import hashlib
@@ -11,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from lesion_tasks.archive.printable import may_have_controls, printable, without_controls
 from lesion_tasks.archive.vocabulary import DECIMAL_FIELDS, ISIC_ID
 
 # The largest record seen has 2 kB. Postgres would take more; a page of such records should not.
@@ -26,7 +28,7 @@ class CheckedRecord:
 
     isic_id: str
     record_hash: str  # SHA-256 of the canonical record, 64 hexadecimal digits
-    document: str  # the record as sent, as JSON text
+    document: str  # the record as sent but for control characters, as JSON text
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,10 +56,13 @@ def check_record(value: Any) -> CheckedRecord | Refusal:
         # Where nothing had to be normalized, the sorted text is the record itself in another order of keys.
         document = canonical_text if canonical == value else _to_sorted_text(value)
         size_bytes = len(document.encode())
+        cleaned = without_controls(value) if may_have_controls(document) else value
     except (ValueError, RecursionError) as error:  # NaN, infinity, lone surrogates
         return _refuse(value, "not_storable", str(error)[:200], isic_id)
     if "\\u0000" in document and _NUL.search(document):
         return _refuse(value, "not_storable", "holds the character U+0000", isic_id)
+    if cleaned != value:
+        return check_record(cleaned)
     if size_bytes > MAX_RECORD_BYTES:
         return _refuse(
             value, "too_large", f"{size_bytes} bytes, expected at most {MAX_RECORD_BYTES}", isic_id
@@ -87,8 +92,7 @@ def _refuse(value: Any, reason: str, detail: str, isic_id: str | None = None) ->
         text = json.dumps(value)[:KEPT_CHARACTERS]  # ASCII only, so that anything can be kept
     except (ValueError, RecursionError):
         text = f"a {type(value).__name__} that is no JSON"
-    printable = detail.encode("ascii", "backslashreplace").decode().replace("\x00", "\\x00")
-    return Refusal(isic_id=isic_id, reason=reason, detail=printable, document=text)
+    return Refusal(isic_id=isic_id, reason=reason, detail=printable(detail), document=text)
 
 
 def canonical_hash(record: Mapping[str, Any]) -> str:

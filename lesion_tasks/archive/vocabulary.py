@@ -29,3 +29,58 @@ SEARCH_STRINGS = frozenset(
 )
 SEARCH_NUMBERS = frozenset({"age_approx", "clin_size_long_diam_mm", "mel_thick_mm"})
 SEARCH_BOOLEANS = BOOLEAN_FIELDS | {"public"}
+
+# The columns of a download's table that have a meaning here.
+TABLE_COLUMNS = (
+    SEARCH_STRINGS
+    | SEARCH_NUMBERS
+    | SEARCH_BOOLEANS
+    | INTEGER_FIELDS
+    | {"attribution", "anatom_site_general"}  # the latter until May 2026
+)
+
+# How people and programs write that there is no value. Compared in lower case, without blanks around.
+_NO_VALUE = frozenset(
+    {
+        "nan",
+        "na",
+        "n/a",
+        "n.a.",
+        "n.a",
+        "<na>",
+        "#n/a",
+        "#na",
+        "nat",
+        "nil",
+        "null",
+        "none",
+        "(none)",
+        "(null)",
+    }
+    | {
+        "unknown",
+        "unk",
+        "unspecified",
+        "undefined",
+        "missing",
+        "empty",
+        "blank",
+        "not available",
+        "not known",
+    }
+    | {"not applicable", "not specified", "not recorded", "no data", "tbd", "inf", "-inf", "true", "false"}
+)
+_NO_NUMBER = re.compile(r"[+-]?[0.]+|-[0-9.]+")  # 0, 0.0, and the -1 or -9 that stand for none
+
+
+def is_no_value(text: str) -> bool:
+    """Tell whether a cell or a JSON string says that there is no value: empty, `nan`, `unknown`, `-`, `0` and so on.
+
+    What has neither a letter nor a digit of any script is none either.
+    """
+    word = text.strip().casefold()
+    return (
+        word in _NO_VALUE
+        or _NO_NUMBER.fullmatch(word) is not None
+        or not any(character.isalnum() for character in word)
+    )

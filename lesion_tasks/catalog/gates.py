@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lesion_tasks.catalog.tasks import TASKS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Gate:
@@ -86,6 +88,22 @@ SLICE_GUARD = SliceGuard(
 )
 
 
+def gates_of(task: str) -> Sequence[Gate]:
+    """The gates of a task; stated defaults for a task that has none of its own."""
+    if task in GATES:
+        return GATES[task]
+    is_binary = TASKS[task].positive is not None
+    return (
+        Gate(
+            measure="auc" if is_binary else "macro_auc",
+            floor=0.70,
+            margin=0.0,
+            is_leading=True,
+            reason="A default, for a task without gates of its own: below 0.70 a model says little.",
+        ),
+    )
+
+
 def objections(
     test: Mapping[str, Any], comparison: Mapping[str, Any] | None, gates: Sequence[Gate]
 ) -> list[str]:
@@ -130,7 +148,7 @@ def cautions(
 
 def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Any]:
     """What the gates of a task say of a candidate today, for its report: every gate, objections and cautions."""
-    gates = GATES[task]
+    gates = gates_of(task)
     return {
         "gates": [asdict(gate) for gate in gates],
         "slice_guard": asdict(SLICE_GUARD),

@@ -65,7 +65,7 @@ def gates_table() -> str:
 
 
 def dictionary() -> str:
-    """Every table and column."""
+    """Every table and column, and which steps write it."""
     from lesion_tasks.database.schema import Base
 
     parts = []
@@ -82,9 +82,9 @@ def dictionary() -> str:
             ]
             for c in table.columns
         ]
-        parts.append(
-            f"## {table.name}\n\n{text}\n\n{_table(['Column', 'Type', '', 'Filled', 'What it holds'], rows)}"
-        )
+        writers = "Written by " + ", ".join(f"`{module}`" for module in mapper.class_.written_by) + "."
+        columns = _table(["Column", "Type", "", "Filled", "What it holds"], rows)
+        parts.append(f"## {table.name}\n\n{text}\n\n{writers}\n\n{columns}")
     return "\n".join(parts)
 
 

@@ -92,9 +92,9 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 @click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
 def leaderboard(task: str | None) -> None:
     """Show every evaluated training, best first, and the champions."""
-    from lesion_tasks.promotion.promote import leaderboard as read
+    from lesion_tasks.evaluation.leaderboard import leaderboard_rows
 
-    rows = [row for row in read(open_workspace()) if task in {None, row["task"]}]
+    rows = [row for row in leaderboard_rows(open_workspace()) if task in {None, row["task"]}]
     if not rows:
         click.echo("nothing has been evaluated yet")
     print_table(rows)

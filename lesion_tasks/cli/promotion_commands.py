@@ -30,9 +30,10 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
                 from lesion_tasks.evaluation.evaluate import evaluate_training
 
                 evaluate_training(workspace, **missing)
-            done[task] = promote_model(
+            decision = promote_model(
                 workspace, task=task, is_forced=despite_gates, decided_by=person() if despite_gates else RULE
             )
+            done[task] = decision.as_dict()
 
 
 @lesion.command()
@@ -43,29 +44,29 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
     """Put an earlier champion back."""
     from lesion_tasks.promotion.promote import rollback_champion
 
-    show(
-        rollback_champion(
-            open_workspace(), training_id=training_id, reason=reason, task=task, decided_by=person()
-        )
+    decision = rollback_champion(
+        open_workspace(), training_id=training_id, reason=reason, task=task, decided_by=person()
     )
+    show(decision.as_dict())
 
 
 @lesion.command()
 @task_option
 def champion(task: str) -> None:
     """Show the present champion of a task and why it is."""
-    from lesion_tasks.evaluation.leaderboard import champion_of
+    from lesion_tasks.evaluation.decisions import champion_of
+    from lesion_tasks.evaluation.leaderboard import champion_entry
 
     with open_workspace().engine.connect() as connection:
-        row = champion_of(connection, task)
-    show(dict(row._mapping) if row else {"champion": None})
+        found = champion_of(connection, task)
+    show(champion_entry(found) if found else {"champion": None})
 
 
 @lesion.command()
 @task_option
 def history(task: str) -> None:
     """List every decision about a task's champion, the newest first."""
-    from lesion_tasks.evaluation.leaderboard import decisions_of
+    from lesion_tasks.evaluation.decisions import decisions_of
 
     with open_workspace().engine.connect() as connection:
         rows = decisions_of(connection, task)
@@ -79,9 +80,7 @@ def publish() -> None:
     """Write champion.json and reports/index.html anew from the database."""
     from lesion_tasks.evaluation.leaderboard import publish as write
 
-    workspace = open_workspace()
-    with workspace.engine.connect() as connection:
-        write(workspace.bucket, connection)
+    write(open_workspace())
     show({"published": ["reports/index.html", "champion.json"]})
 
 

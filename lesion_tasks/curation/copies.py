@@ -1,6 +1,7 @@
 """Pictures -> pairs that show the same thing, as facts in the database that are never computed twice.
 
-Candidates come from hashes and thumbprints; only those are opened and compared in detail.
+Candidates come from hashes and thumbprints, and from landmarks that two pictures share; only those are opened and
+compared in detail: as they lie, and laid upon each other.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, read_grey
+from lesion_tasks.curation.marking import read_landmarks
 from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -21,11 +24,13 @@ from lesion_tasks.curation.picture_hashes import (
     print_correlation,
     read_detail,
 )
+from lesion_tasks.curation.registration import registered_correlation
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
 
 _BATCH_PAIRS = 20_000
-_CACHED_DETAILS = 4_096  # 17 KiB each
+_CACHED_LOOKS = 2_048  # 66 KiB each
+_ALL_BITS = (1 << 64) - 1
 
 
 def picture_numbers(connection: Connection, sha256s: Sequence[str]) -> np.ndarray:
@@ -69,7 +74,67 @@ def compare_pictures(connection: Connection, bucket: Bucket, fresh: set[str]) ->
             some = pairs[start : start + _BATCH_PAIRS]
             n_opened += _compare(connection, bucket, isic_ids[some], hashes[some])
             advance(len(some))
+    return n_opened + _compare_by_landmarks(connection, bucket, fresh)
+
+
+def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str]) -> int:
+    """Compare the pictures that share landmarks; returns how many pairs were opened."""
+    found = connection.execute(
+        text("SELECT sha256 FROM image WHERE isic_id = ANY(:ids)"), {"ids": list(fresh)}
+    )
+    fresh_sha256s = set(found.scalars())
+    sha256s, landmarks, pictures = read_landmarks(connection)
+    is_fresh = np.array([sha256 in fresh_sha256s for sha256 in sha256s], dtype=bool)
+    pairs = pairs_in_common(landmarks, pictures, fresh=is_fresh)
+    n_opened = 0
+    with progress("compare pictures that share landmarks", len(pairs)) as advance:
+        for start in range(0, len(pairs), _BATCH_PAIRS):
+            some = pairs[start : start + _BATCH_PAIRS].tolist()
+            both = [tuple(sorted((sha256s[one], sha256s[other]))) for one, other in some]
+            n_opened += _compare_marked(connection, bucket, both)
+            advance(len(some))
     return n_opened
+
+
+def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[str, ...]]) -> int:
+    """Open pairs of sha256, smaller first, unless known or together anyway; returns how many were opened."""
+    rows = {
+        row.sha256: row
+        for row in connection.execute(
+            text("""
+                SELECT i.sha256, array_agg(i.atom_id) AS atoms, min(f.object_key) AS object_key,
+                       min(f.perceptual_hash) AS perceptual_hash, min(f.thumbprint) AS thumbprint
+                FROM image i JOIN stored_file f USING (isic_id, rendition)
+                WHERE i.sha256 = ANY(:ids) AND f.thumbprint IS NOT NULL GROUP BY i.sha256
+            """),
+            {"ids": sorted({sha256 for pair in pairs for sha256 in pair})},
+        )
+    }
+    apart = [
+        (rows[one], rows[other])
+        for one, other in pairs
+        if one in rows and other in rows and not set(rows[one].atoms) & set(rows[other].atoms)
+    ]
+    known = _known_pairs(connection, [(one.sha256, other.sha256) for one, other in apart])
+    apart = [(one, other) for one, other in apart if (one.sha256, other.sha256) not in known]
+    if not apart:
+        return 0
+    prints = [
+        np.frombuffer(b"".join(bytes(row.thumbprint) for row in side), dtype=np.uint8).reshape(len(apart), -1)
+        for side in zip(*apart, strict=True)
+    ]
+    opened = [
+        (
+            (one.sha256, other.sha256),
+            (one.object_key, other.object_key, (one.perceptual_hash ^ other.perceptual_hash) & _ALL_BITS),
+            float(value),
+        )
+        for (one, other), value in zip(apart, print_correlation(*prints), strict=True)
+    ]
+    named = [
+        (pair, (key, other_key, bits.bit_count()), value) for pair, (key, other_key, bits), value in opened
+    ]
+    return _open_and_store(connection, bucket, named)
 
 
 def _read_hashes(connection: Connection, fresh: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -139,12 +204,16 @@ def _open_and_store(
     bucket: Bucket,
     pairs: list[tuple[tuple[str, str], tuple[str, str, int], float]],
 ) -> int:
-    detail_of = lru_cache(_CACHED_DETAILS)(_detail_reader(bucket))
+    look_of = lru_cache(_CACHED_LOOKS)(_opener(bucket))
 
     def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> dict[str, object]:
         (one, other), (key, other_key, bits), correlation = pair
-        left, right = detail_of(key), detail_of(other_key)
-        detail = None if left is None or right is None else detail_correlation(left, right)
+        left, right = look_of(key), look_of(other_key)
+        detail: float | None = None
+        if left is not None and right is not None:
+            detail = detail_correlation(left[0], right[0])
+            if detail < MIN_DETAIL_CORRELATION:
+                detail = max(detail, registered_correlation(left[1], right[1], left[2], right[2]))
         is_copy = detail is None or detail >= MIN_DETAIL_CORRELATION
         return {
             "sha256": one,
@@ -160,10 +229,13 @@ def _open_and_store(
     return copy_dicts(connection, "picture_pair", looked)
 
 
-def _detail_reader(bucket: Bucket) -> Callable[[str], np.ndarray | None]:
-    def read(key: str) -> np.ndarray | None:
+def _opener(bucket: Bucket) -> Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
+    def read(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+        """Fine detail, grey levels and landmarks of a picture; None where it cannot be read."""
         try:
-            return read_detail(bucket.get(key))
+            data = bucket.get(key)
+            grey = read_grey(data)
+            return read_detail(data), grey, landmarks_of(grey)
         except (MissingObjectError, UnusablePictureError):
             return None
 

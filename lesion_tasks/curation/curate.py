@@ -17,6 +17,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, curate_record
 from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesions import settle_lesions
+from lesion_tasks.curation.marking import mark_pictures
 from lesion_tasks.curation.regroup import NEXT_NUMBER, regroup
 from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -77,6 +78,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
             # Images that are to be judged again may have lower ids.
             last = "" if batch["reopened"] else max(ids)
             advance(len(ids))
+    mark_pictures(engine, workspace.bucket, NEXT_NUMBER)
     with engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
         counts.update(regroup(connection, workspace.bucket))

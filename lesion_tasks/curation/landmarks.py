@@ -7,15 +7,18 @@ below what is usual, by 48 fixed directions (random hyperplanes: Charikar 2002, 
 Rounding Algorithms"). Signs do not depend on brightness or contrast, and an inverted picture has the same ones.
 """
 
-import io
 from collections.abc import Iterator
 from functools import cache
+from itertools import combinations
 
 import numpy as np
 
+from lesion_tasks.archive.picture import open_picture
+
+LANDMARKS_VERSION = 1  # raise it whenever landmarks come out otherwise: all are then found anew
 FRAME_PX = 128  # the longer side of a picture, its plain rim cut off, when landmarks are sought
 N_BITS = 48
-MAX_LANDMARKS = 35  # 7 at each scale
+MAX_LANDMARKS = 40  # 8 at each scale
 _SCALES_PX = tuple(2.0 * 1.19**step for step in range(5))  # a crop of 15 % is one step
 _PLAIN_LEVELS = 12  # a row of a rim varies by less grey levels than this
 _RINGS = 0.9 * np.arange(1, 7)  # radii, in scales
@@ -23,21 +26,21 @@ _N_ANGLES = 16
 _ORDERS = 5  # Fourier orders along a ring
 _FLOOR_LEVELS = 0.3  # a fainter extremum is noise
 # Keys of landmarks are so long that few of those that do not belong together agree by chance.
-_N_TABLES = 8
+_N_BLOCKS, _BLOCK_BITS = 8, 6
+_N_TABLES = 20
+_MAX_SHARED_BITS = 7  # by which two codes that agree in a key may differ altogether
 _COMMON = 12  # landmarks that share a key: more of them say nothing about any
-_CHUNK_PAIRS = 2**22
+_PART_ROWS = 2**22  # sorted at once: a few dozen MiB
 
 
 def read_grey(data: bytes) -> np.ndarray:
     """Decode a picture, cut off a plain rim, and shrink or enlarge it: float32, the longer side `FRAME_PX`.
 
-    Raises OSError or ValueError for what Pillow cannot decode.
+    Raises `UnusablePictureError`.
     """
     from PIL import Image
 
-    with Image.open(io.BytesIO(data)) as picture:
-        picture.draft("L", (2 * FRAME_PX, 2 * FRAME_PX))
-        grey = picture.convert("L")
+    grey = open_picture(data, "L", least_px=FRAME_PX)
     grey = grey.crop(_inside_rim(np.asarray(grey)))
     factor = FRAME_PX / max(grey.size)
     size = (max(16, round(grey.width * factor)), max(16, round(grey.height * factor)))
@@ -70,7 +73,7 @@ def _plain_ends(rows: np.ndarray) -> tuple[int, int]:
 def landmarks_of(grey: np.ndarray) -> np.ndarray:
     """The landmarks of a picture from `read_grey`: (n,) uint64, n up to `MAX_LANDMARKS`.
 
-    The upper 48 bits are the code; then 3 bits scale, and x and y in units of 2 px, of 6 bits each.
+    The upper 48 bits are the code; then 4 bits scale, and x and y in units of 2 px, of 6 bits each.
     """
     places, descriptions = _described(grey)
     if not len(places):
@@ -79,7 +82,12 @@ def landmarks_of(grey: np.ndarray) -> np.ndarray:
     bits = ((descriptions - middle) / spread) @ directions > 0
     codes = (bits * (1 << np.arange(N_BITS, dtype=np.uint64))).sum(axis=1, dtype=np.uint64)
     x, y, scale = (places[:, column].astype(np.uint64) for column in range(3))
-    return (codes << np.uint64(16)) | (scale << np.uint64(12)) | ((x >> np.uint64(1)) << np.uint64(6)) | (y >> np.uint64(1))
+    return (
+        (codes << np.uint64(16))
+        | (scale << np.uint64(12))
+        | ((x >> np.uint64(1)) << np.uint64(6))
+        | (y >> np.uint64(1))
+    )
 
 
 def places_of(landmarks: np.ndarray) -> np.ndarray:
@@ -145,7 +153,7 @@ def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Mean and spread of descriptions, (116,) each, over pictures of noise, and directions (116, 48) to ask along."""
     from scipy.ndimage import gaussian_filter
 
-    draw = np.random.RandomState(0)  # noqa: NPY002 - its numbers never change: codes are kept for good
+    draw = np.random.RandomState(0)  # its numbers never change: codes are kept for good
     found = []
     for _ in range(24):
         layers = [gaussian_filter(draw.standard_normal((96, 128)), s) * s**1.5 for s in (1, 2, 4, 8, 16)]
@@ -161,10 +169,9 @@ def pairs_in_common(
 ) -> np.ndarray:
     """Pairs of pictures that share landmarks in one arrangement: (m, 2) numbers of pictures, smaller first, sorted.
 
-    `landmarks` is (n,) uint64, `pictures` (n,) the number of each one's picture. With `fresh`, (numbers,) bool by
-    picture, only pairs with at least one that is. Landmarks are shared when 26 to 40 bits of the 48 agree, more of
-    them among more landmarks; two shared ones must lie as far apart in one picture as in the other, along its axes
-    in either order, give or take a fifth.
+    `landmarks` is (n,) uint64, `pictures` (n,) int the number of each one's picture. With `fresh`, bool by number of
+    picture, only pairs with at least one that is. Two of the shared landmarks must lie as far apart in one picture as
+    in the other, along its axes in either order, give or take a fifth. Not exact: some pairs are missed.
     """
     shared = [np.empty(0, dtype=np.uint64), *_sharing(landmarks, pictures, fresh)]
     n = np.uint64(max(len(landmarks), 1))
@@ -190,55 +197,73 @@ def _same_arrangement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
     one, other = np.abs(one), np.abs(other)
     length = np.hypot(one[:, 0], one[:, 1])
     off = np.minimum(np.abs(one - other).max(axis=1), np.abs(one - other[:, ::-1]).max(axis=1))
-    return (length >= 16) & (off <= 0.2 * length + 2)
+    return (length >= 14) & (off <= 0.22 * length + 3)
 
 
-def key_bits(n: int) -> int:
-    """How many bits of the code must agree among n landmarks."""
-    return min(40, max(26, n.bit_length() + 9))
+def _key_blocks(n: int) -> int:
+    """How many of the eight blocks of a code must agree among n landmarks: 24 bits, or 30 above four million."""
+    return 4 if n <= 2**22 else 5
 
 
 def _sharing(landmarks: np.ndarray, pictures: np.ndarray, fresh: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Landmarks of two pictures whose codes agree in all bits of one choice, each pair as one number."""
+    """Landmarks of two pictures whose codes agree in all bits of one choice of blocks, each pair as one number."""
     n = len(landmarks)
-    row_bits = np.uint64(max(n.bit_length(), 1))
-    n_key = min(key_bits(n), 64 - int(row_bits))
-    rows = np.arange(n, dtype=np.uint64)
-    for table in range(_N_TABLES):
-        # Direction numbers are interchangeable: every choice is a run of a shuffled order.
-        chosen = np.random.RandomState(table).permutation(N_BITS)[:n_key]  # noqa: NPY002
-        packed = np.sort((_gather(landmarks, chosen) << row_bits) | rows)
-        order = (packed & np.uint64((1 << int(row_bits)) - 1)).astype(np.int64)
-        keys = packed >> row_bits
-        starts = np.flatnonzero(np.r_[True, keys[1:] != keys[:-1]])
-        sizes = np.diff(np.r_[starts, n])
-        is_some = (sizes > 1) & (sizes <= _COMMON)
-        starts, ends = starts[is_some], starts[is_some] + sizes[is_some]
-        yield from _sharing_in_runs(order, starts, ends, pictures, fresh)
+    n_agreeing = _key_blocks(n)
+    blocks = [
+        ((landmarks >> np.uint64(16 + block * _BLOCK_BITS)) & np.uint64((1 << _BLOCK_BITS) - 1)).astype(
+            np.uint8
+        )
+        for block in range(_N_BLOCKS)
+    ]
+    is_fresh = None if fresh is None or 2 * fresh.sum() > len(fresh) else fresh[pictures]
+    choices = list(combinations(range(_N_BLOCKS), n_agreeing))
+    for chosen in choices[:: len(choices) // _N_TABLES][:_N_TABLES]:
+        keys = np.zeros(n, dtype=np.uint32)
+        for block in chosen:
+            keys = (keys << np.uint32(_BLOCK_BITS)) | blocks[block]
+        for rows in _parts(keys, is_fresh):
+            for one, other in _near_with_one_key(landmarks, keys, rows):
+                is_wanted = pictures[one] != pictures[other]
+                if fresh is not None:
+                    is_wanted &= fresh[pictures[one]] | fresh[pictures[other]]
+                one, other = one[is_wanted], other[is_wanted]
+                is_swapped = pictures[one] > pictures[other]
+                one, other = np.where(is_swapped, other, one), np.where(is_swapped, one, other)
+                yield one.astype(np.uint64) * np.uint64(n) + other.astype(np.uint64)
 
 
-def _sharing_in_runs(
-    order: np.ndarray, starts: np.ndarray, ends: np.ndarray, pictures: np.ndarray, fresh: np.ndarray | None
-) -> Iterator[np.ndarray]:
-    n = np.uint64(len(order))
-    for first in range(_COMMON):
-        for second in range(first + 1, _COMMON):
-            is_long = starts + second < ends
-            if not is_long.any():
-                break
-            one, other = order[starts[is_long] + first], order[starts[is_long] + second]
-            left, right = pictures[one], pictures[other]
-            is_wanted = left != right
-            if fresh is not None:
-                is_wanted &= fresh[left] | fresh[right]
-            is_swapped = left > right
-            one, other = np.where(is_swapped, other, one), np.where(is_swapped, one, other)
-            yield one[is_wanted].astype(np.uint64) * n + other[is_wanted].astype(np.uint64)
+def _parts(keys: np.ndarray, is_fresh: np.ndarray | None) -> Iterator[np.ndarray]:
+    """Row numbers by what their keys begin with, few enough to sort; with fresh ones, only those that share one's."""
+    begin = keys >> np.uint32(12)
+    if is_fresh is not None:
+        is_met = np.zeros(int(begin.max(initial=0)) + 1, dtype=bool)
+        is_met[begin[is_fresh]] = True
+        rows = np.flatnonzero(is_met[begin])
+        is_met = np.zeros(1 << 24, dtype=bool)
+        is_met[keys[is_fresh] & np.uint32((1 << 24) - 1)] = True
+        yield rows[is_met[keys[rows] & np.uint32((1 << 24) - 1)]]
+        return
+    n_parts = 1 + len(keys) // _PART_ROWS
+    part = (keys % np.uint32(n_parts)).astype(np.uint16)
+    for number in range(n_parts):
+        yield np.flatnonzero(part == number)
 
 
-def _gather(landmarks: np.ndarray, chosen: np.ndarray) -> np.ndarray:
-    """The chosen bits of each code, side by side."""
-    keys = np.zeros(len(landmarks), dtype=np.uint64)
-    for place, bit in enumerate(chosen.tolist()):
-        keys |= ((landmarks >> np.uint64(16 + bit)) & np.uint64(1)) << np.uint64(place)
-    return keys
+def _near_with_one_key(
+    landmarks: np.ndarray, keys: np.ndarray, rows: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Rows of landmarks that have one key and nearly one code; keys that too many have are passed over."""
+    # Key and place in one number: sorting it is several times faster than an indirect sort.
+    packed = np.sort((keys[rows].astype(np.uint64) << np.uint64(32)) | np.arange(len(rows), dtype=np.uint64))
+    order = rows[(packed & np.uint64(2**32 - 1)).astype(np.int64)]
+    codes = landmarks[order] >> np.uint64(16)
+    sorted_keys = (packed >> np.uint64(32)).astype(np.uint32)
+    starts = np.flatnonzero(np.r_[len(rows) > 0, sorted_keys[1:] != sorted_keys[:-1]])
+    sizes = np.diff(np.r_[starts, len(rows)])
+    is_some = (sizes > 1) & (sizes <= _COMMON)
+    starts, sizes = starts[is_some], sizes[is_some]
+    for first, second in combinations(range(_COMMON), 2):
+        left = starts[sizes > second] + first
+        right = left + (second - first)
+        is_near = np.bitwise_count(codes[left] ^ codes[right]) <= _MAX_SHARED_BITS
+        yield order[left[is_near]], order[right[is_near]]

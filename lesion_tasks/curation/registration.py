@@ -13,7 +13,7 @@ _NEAR_PX = 4.0
 _MIN_STEP_PX = 14.0
 _SCALE_LIMITS = (0.66, 1.5)
 _MAX_MATCHES = 60
-_BLUR_PX, _CONTRAST_PX, _CONTRAST_FLOOR = 2.0, 4.0, 4.0
+_FINE_PX, _BLUR_PX, _CONTRAST_PX, _CONTRAST_FLOOR = 1.0, 3.0, 6.0, 2.0
 _BORDER_PX = 8  # detail is not read nearer to an edge, where blurs see beyond it
 _MAX_SHIFT_PX = 3
 _MIN_OVERLAP = 0.35  # share of the picture
@@ -95,7 +95,7 @@ def _laid_upon(one: np.ndarray, other: np.ndarray, linear: np.ndarray, shift: np
     weight = gaussian_filter(is_both.astype(np.float32), 3.0) * is_both
     details = []
     for grey in (one, laid):
-        fine = grey - gaussian_filter(grey, _BLUR_PX)
+        fine = gaussian_filter(grey, _FINE_PX) - gaussian_filter(grey, _BLUR_PX)
         fine = fine / np.sqrt(gaussian_filter(fine * fine, _CONTRAST_PX) + _CONTRAST_FLOOR)
         details.append((fine - fine[is_both].mean()) * weight)
     left, right = details

@@ -12,7 +12,6 @@ from sqlalchemy import Connection, text
 from lesion_tasks.database.migration_state import MISSING, refuse_other_migration
 
 if TYPE_CHECKING:
-    import psycopg2.extensions
     import pyarrow as pa
 
 MOST_BY_POSITION = 5
@@ -123,7 +122,7 @@ def _quoted(columns: Iterable[str]) -> str:
 
 
 @contextmanager
-def _cursor(connection: Connection) -> "Iterator[psycopg2.extensions.cursor]":
+def _cursor(connection: Connection) -> Iterator[Any]:
     """A cursor of the driver's own. SQLAlchemy does not see its errors, so those of other migrations are told here."""
     cursor = connection.connection.cursor()
     try:

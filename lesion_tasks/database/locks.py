@@ -28,6 +28,7 @@ class Lock(StrEnum):
     SEARCH = "search"  # search_id
     TRAINING = "training"  # fingerprint: held for as long as the training runs
     PROMOTION = "promotion"  # task
+    PUBLICATION = "publication"  # champion.json and the index of reports
 
 
 def lock_until_commit(connection: Connection, lock: Lock, name: str = "", *, is_shared: bool = False) -> None:

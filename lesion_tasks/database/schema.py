@@ -1,14 +1,14 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
     scope, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject -> ungrouped
-      -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row
-      -> search -> search_trial -> training -> training_epoch, prediction -> evaluation -> promotion
+      -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest
+      -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
 
 from datetime import datetime
-from typing import Any
+from typing import Any, ClassVar
 
 from sqlalchemy import (
     BigInteger,
@@ -51,12 +51,20 @@ class Base(DeclarativeBase):
         list[str]: ARRAY(Text),
         list[float]: ARRAY(Double),
     }
+    written_by: ClassVar[tuple[str, ...]]  # the steps that insert, change or delete rows: room and module
 
 
 class Scope(Base):
     """A part of an archive that is kept up to date, and how far the reading of it has come."""
 
     __tablename__ = "scope"
+    written_by = (
+        "database.triggers",
+        "ingest.append",
+        "ingest.idle",
+        "ingest.scope",
+        "ingest.snapshot_handover",
+    )
 
     scope_id: Mapped[str] = mapped_column(
         primary_key=True, comment="16 hex digits of source, query, collections"
@@ -87,6 +95,7 @@ class Ingestion(Base):
     """One run of ingestion, by Airflow or by hand: since when things changed, and when a pass was last done."""
 
     __tablename__ = "ingestion"
+    written_by = ("ingest.runs",)
 
     ingestion_id: Mapped[str] = mapped_column(
         primary_key=True, comment="Airflow's id of the run, or one made for a run by hand"
@@ -105,6 +114,7 @@ class Record(Base):
     """What is known of one archive id: its current version, and when it was seen or missed."""
 
     __tablename__ = "record"
+    written_by = ("ingest.reconcile", "ingest.write_records")
     __table_args__ = (
         ForeignKeyConstraint(
             ["isic_id", "version"],
@@ -133,6 +143,7 @@ class RecordVersion(Base):
     """One state of a record as the archive sent it, untouched. Versions are added, never changed."""
 
     __tablename__ = "record_version"
+    written_by = ("ingest.write_records",)
     __table_args__ = (CheckConstraint("version >= 1", name="version_counts_from_one"),)
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
@@ -146,6 +157,7 @@ class ScopeRecord(Base):
     """Which scopes a record was listed in. Two scopes can share one catalogue."""
 
     __tablename__ = "scope_record"
+    written_by = ("ingest.reconcile", "ingest.snapshot_handover", "ingest.write_records")
 
     scope_id: Mapped[str] = mapped_column(ForeignKey("scope.scope_id"), primary_key=True, comment="the scope")
     isic_id: Mapped[str] = mapped_column(
@@ -163,6 +175,7 @@ class Withdrawal(Base):
     """One absence of a record from its archive: when it was confirmed, and when it ended."""
 
     __tablename__ = "withdrawal"
+    written_by = ("ingest.reconcile", "ingest.write_records")
 
     isic_id: Mapped[str] = mapped_column(
         ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
@@ -179,6 +192,7 @@ class RefusedRecord(Base):
     """Something an archive sent that cannot be a record, with the reason."""
 
     __tablename__ = "refused_record"
+    written_by = ("ingest.write_records",)
 
     refusal_id: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 of scope and what was sent")
     scope_id: Mapped[str] = mapped_column(ForeignKey("scope.scope_id"), comment="where it came from")
@@ -195,6 +209,7 @@ class StoredFile(Base):
     """The file of a record: verified and in the bucket, or the reason why not."""
 
     __tablename__ = "stored_file"
+    written_by = ("ingest.check_files", "ingest.download", "ingest.snapshot_handover")
     __table_args__ = (
         CheckConstraint("rendition in ('thumbnail_256', 'full')", name="known_rendition"),
         CheckConstraint(
@@ -240,6 +255,7 @@ class Lesion(Base):
     """A lesion belongs to one patient. The key makes a second patient impossible."""
 
     __tablename__ = "lesion"
+    written_by = ("curation.lesions",)
     __table_args__ = (UniqueConstraint("lesion_id", "patient_key"),)
 
     lesion_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, IL_ and 7 digits")
@@ -253,6 +269,7 @@ class Image(Base):
     """A curated image: one verified object, typed metadata, one group."""
 
     __tablename__ = "image"
+    written_by = ("curation.curate", "curation.lesions", "curation.regroup")
     __table_args__ = (
         ForeignKeyConstraint(
             ["lesion_id", "patient_key"],
@@ -323,6 +340,7 @@ class Reject(Base):
     """A record that cannot become an image, with the reason."""
 
     __tablename__ = "reject"
+    written_by = ("curation.curate", "curation.lesions")
     __table_args__ = (Index(None, "reason"), Index(None, "curated_in"))
 
     isic_id: Mapped[str] = mapped_column(
@@ -345,6 +363,7 @@ class Uncurated(Base):
     """
 
     __tablename__ = "uncurated"
+    written_by = ("curation.curate", "curation.lesions", "database.triggers")
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
 
@@ -353,6 +372,7 @@ class AdoptedRules(Base):
     """A version of the curation rules by which every record was, or is being, judged anew."""
 
     __tablename__ = "adopted_rules"
+    written_by = ("curation.curate",)
 
     adopted_at: Mapped[datetime] = mapped_column(primary_key=True, comment="when; the last one is in force")
     rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
@@ -362,6 +382,7 @@ class Ungrouped(Base):
     """An image that came, changed or went since groups were last computed. No split is built while there is one."""
 
     __tablename__ = "ungrouped"
+    written_by = ("curation.curate", "curation.lesions", "curation.regroup")
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
     old_group_id: Mapped[str | None] = mapped_column(
@@ -376,6 +397,7 @@ class PicturePair(Base):
     """
 
     __tablename__ = "picture_pair"
+    written_by = ("curation.copies",)
     __table_args__ = (
         CheckConstraint("sha256 < other_sha256", name="smaller_first"),
         Index(None, "other_sha256"),
@@ -391,10 +413,23 @@ class PicturePair(Base):
     is_copy: Mapped[bool] = mapped_column(comment="both show the same picture: their groups are joined")
 
 
+class PictureLandmarks(Base):
+    """The landmarks by which altered copies of a picture are found: of its bytes, once."""
+
+    __tablename__ = "picture_landmarks"
+
+    sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
+    landmarks: Mapped[bytes] = mapped_column(
+        comment="8 bytes each, little-endian: 48 bits code, 4 scale, 6 x, 6 y; empty where it could not be read"
+    )
+    version: Mapped[int] = mapped_column(comment="of the rules by which they were found")
+
+
 class Placement(Base):
     """The subset an image first stood in, under one draw. Never changed: nobody moves from test to train."""
 
     __tablename__ = "placement"
+    written_by = ("splits.members",)
     __table_args__ = (CheckConstraint("subset in ('train', 'val', 'test')", name="known_subset"),)
 
     assignment: Mapped[str] = mapped_column(
@@ -408,6 +443,7 @@ class GroupSubset(Base):
     """The one subset of a group under a split. The key makes a second one impossible."""
 
     __tablename__ = "group_subset"
+    written_by = ("splits.members",)
     __table_args__ = (
         UniqueConstraint("split", "group_id", "subset"),
         CheckConstraint("subset in ('train', 'val', 'test', 'quarantine')", name="known_subset"),
@@ -424,6 +460,7 @@ class SplitMember(Base):
     """Where one image stands in one split: in a subset with a label, or left out with a reason."""
 
     __tablename__ = "split_member"
+    written_by = ("splits.balance", "splits.members")
     __table_args__ = (
         ForeignKeyConstraint(
             ["split", "group_id", "subset"],
@@ -453,6 +490,7 @@ class SplitState(Base):
     """What the members of a split were computed from, so that only what changed since is judged again."""
 
     __tablename__ = "split_state"
+    written_by = ("splits.members",)
 
     split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
     recipe_digest: Mapped[str] = mapped_column(comment="SHA-256 of split recipe, task recipe and rules")
@@ -463,6 +501,7 @@ class Manifest(Base):
     """An immutable list of images with subset and label, named by its digest; the rows are in the bucket."""
 
     __tablename__ = "manifest"
+    written_by = ("splits.split",)
     __table_args__ = (Index(None, "split", "built_at"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 over the canonical rows")
@@ -483,6 +522,7 @@ class PixelShard(Base):
     """A stored array of decoded pictures, uint8 (n, side, side, 3)."""
 
     __tablename__ = "pixel_shard"
+    written_by = ("pixels.materialize",)
 
     object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
     n_images: Mapped[int] = mapped_column(comment="rows of the array")
@@ -494,6 +534,7 @@ class PixelRow(Base):
     """Where the pixels of one picture lie, at one size and one way of fitting."""
 
     __tablename__ = "pixel_row"
+    written_by = ("pixels.materialize",)
 
     input_size: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
@@ -505,6 +546,7 @@ class FeatureShard(Base):
     """A stored array of what a frozen backbone says of pictures, float32 (n, features)."""
 
     __tablename__ = "feature_shard"
+    written_by = ("training.frozen_features",)
 
     object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
     features_id: Mapped[str] = mapped_column(comment="digest of the recipe")
@@ -520,6 +562,7 @@ class FeatureRow(Base):
     """Where the features of one picture lie, for one recipe."""
 
     __tablename__ = "feature_row"
+    written_by = ("training.frozen_features",)
 
     features_id: Mapped[str] = mapped_column(primary_key=True, comment="digest of the recipe")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
@@ -531,6 +574,7 @@ class Training(Base):
     """One execution of a variant on one manifest."""
 
     __tablename__ = "training"
+    written_by = ("training.run_record",)
     __table_args__ = (
         CheckConstraint("status in ('running', 'finished', 'failed')", name="known_status"),
         CheckConstraint(
@@ -558,6 +602,7 @@ class Training(Base):
     reason: Mapped[str | None] = mapped_column(comment="why it failed")
     classes: Mapped[list[str]] = mapped_column(comment="the order of the model's outputs")
     threshold: Mapped[float | None] = mapped_column(comment="chosen on val; null for more than two classes")
+    threshold_rule: Mapped[str | None] = mapped_column(comment="by which rule it was chosen")
     trainer_figures: Mapped[dict[str, Any] | None] = mapped_column(
         comment="AUC and loss by subset as the trainer computed them, by position"
     )
@@ -571,6 +616,7 @@ class TrainingEpoch(Base):
     """The figures of one epoch, written while the training runs."""
 
     __tablename__ = "training_epoch"
+    written_by = ("training.run_record",)
 
     training_id: Mapped[str] = mapped_column(
         ForeignKey("training.training_id", ondelete="CASCADE"), primary_key=True, comment="the training"
@@ -585,6 +631,7 @@ class Search(Base):
     """A Bayesian search for the parameters of a variant on one manifest."""
 
     __tablename__ = "search"
+    written_by = ("training.search",)
 
     search_id: Mapped[str] = mapped_column(
         primary_key=True, comment="digits of a SHA-256 over recipe, manifest, weights and code"
@@ -602,6 +649,7 @@ class SearchTrial(Base):
     """One set of parameters that a search tried, written when the trial ended."""
 
     __tablename__ = "search_trial"
+    written_by = ("training.search",)
     __table_args__ = (
         CheckConstraint("(val_auc is null) <> (reason is null)", name="figure_or_reason"),
         CheckConstraint("val_auc between 0 and 1", name="val_auc_is_an_auc"),
@@ -619,17 +667,40 @@ class SearchTrial(Base):
     ended_at: Mapped[datetime] = mapped_column(comment="when it ended")
 
 
-class Prediction(Base):
-    """What one training says of one image. The key makes a second opinion, or a row by position, impossible."""
+class PredictionSet(Base):
+    """All that one training says of one subset of a manifest, under one digest that is compared at every reading."""
 
-    __tablename__ = "prediction"
+    __tablename__ = "prediction_set"
+    written_by = ("training.predictions",)
 
     training_id: Mapped[str] = mapped_column(
-        ForeignKey("training.training_id", ondelete="CASCADE"), primary_key=True, comment="whose prediction"
+        ForeignKey("training.training_id", ondelete="CASCADE"), primary_key=True, comment="whose predictions"
     )
     manifest_digest: Mapped[str] = mapped_column(
         ForeignKey("manifest.digest"), primary_key=True, comment="on which manifest"
     )
+    subset: Mapped[str] = mapped_column(primary_key=True, comment="val or test")
+    n_images: Mapped[int] = mapped_column(comment="rows of `prediction` that belong to it")
+    sha256: Mapped[str] = mapped_column(
+        comment="over its rows by id: the id in UTF-8, then each probability as 8 bytes, big-endian"
+    )
+
+
+class Prediction(Base):
+    """What one training says of one image. The key makes a second opinion, or a row by position, impossible."""
+
+    __tablename__ = "prediction"
+    written_by = ("training.predictions",)
+    __table_args__ = (
+        ForeignKeyConstraint(
+            ["training_id", "manifest_digest", "subset"],
+            ["prediction_set.training_id", "prediction_set.manifest_digest", "prediction_set.subset"],
+            ondelete="CASCADE",
+        ),
+    )
+
+    training_id: Mapped[str] = mapped_column(primary_key=True, comment="whose prediction")
+    manifest_digest: Mapped[str] = mapped_column(primary_key=True, comment="on which manifest")
     subset: Mapped[str] = mapped_column(primary_key=True, comment="val or test")
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="of which image")
     probabilities: Mapped[list[float]] = mapped_column(comment="by class, in the training's order; sum to 1")
@@ -639,6 +710,7 @@ class Evaluation(Base):
     """Everything computed from one training's predictions on one manifest."""
 
     __tablename__ = "evaluation"
+    written_by = ("evaluation.evaluation_record",)
     __table_args__ = (UniqueConstraint("training_id", "manifest_digest"),)
 
     evaluation_id: Mapped[str] = mapped_column(primary_key=True, comment="training and manifest digits")
@@ -648,6 +720,7 @@ class Evaluation(Base):
     failed_checks: Mapped[list[str]] = mapped_column(comment="names of the blocking checks that failed")
     verdict: Mapped[str] = mapped_column(comment="one sentence")
     document: Mapped[dict[str, Any]] = mapped_column(comment="metrics.json")
+    document_sha256: Mapped[str] = mapped_column(comment="of the document as Postgres writes it")
     report_key: Mapped[str] = mapped_column(comment="report.html in the bucket")
     evaluated_at: Mapped[datetime] = mapped_column(comment="when it was last computed")
 
@@ -656,6 +729,7 @@ class TestOpening(Base):
     """One look at a test set. Every look is counted and shown."""
 
     __tablename__ = "test_opening"
+    written_by = ("evaluation.evaluation_record",)
 
     opening_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, comment="1, 2, 3 ...")
     training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"), comment="who looked")
@@ -668,9 +742,14 @@ class Promotion(Base):
     """One decision about the champion of a task. The champion is the latest one that put a training in place."""
 
     __tablename__ = "promotion"
+    written_by = ("evaluation.decisions",)
     __table_args__ = (
         UniqueConstraint("task", "sequence"),
-        CheckConstraint("action in ('promoted', 'refused', 'rolled_back')", name="known_action"),
+        UniqueConstraint("request_id", "training_id"),
+        CheckConstraint(
+            "action in ('promoted', 'refused', 'rejected', 'expired', 'superseded', 'rolled_back')",
+            name="known_action",
+        ),
         CheckConstraint("reason <> ''", name="has_reason"),
     )
 
@@ -679,7 +758,12 @@ class Promotion(Base):
     sequence: Mapped[int] = mapped_column(
         Integer, comment="1, 2, 3 ... per task: of two decisions at once, one fails on this key"
     )
-    action: Mapped[str] = mapped_column(comment="promoted, refused or rolled_back")
+    action: Mapped[str] = mapped_column(
+        comment="promoted, refused (by the rule), rejected (by a person), expired, superseded or rolled_back"
+    )
+    request_id: Mapped[str | None] = mapped_column(
+        comment="who asked for it, such as a run of Airflow: a repeat finds its decision and makes no second one"
+    )
     training_id: Mapped[str] = mapped_column(
         ForeignKey("training.training_id"), comment="candidate, or champion again"
     )

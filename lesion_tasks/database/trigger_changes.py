@@ -35,8 +35,8 @@ def declared_definitions(connection: Connection) -> dict[str, str]:
     attempt = connection.begin_nested()
     for name in sorted(definitions(connection), reverse=True):
         connection.exec_driver_sql(f"DROP {name}")
-    for declared in (*FUNCTIONS, *TRIGGERS):
-        connection.exec_driver_sql(declared.create)
+    for statement in [declared.create for declared in FUNCTIONS] + [declared.create for declared in TRIGGERS]:
+        connection.exec_driver_sql(statement)
     found = definitions(connection)
     attempt.rollback()
     return found

@@ -1,55 +1,46 @@
-"""Two trainings and a manifest that both have scored -> what differs, pair by pair, and why a figure moved."""
+"""Two trainings and the test images of one of them -> what differs, pair by pair, and why a figure moved.
 
-from dataclasses import dataclass
+Both must have a sound evaluation there. Images that one of the two has learned from, or whose lesion or patient it
+knows, are left out of the comparison for both: after another draw of the subsets, the champion's train images stand
+in the candidate's test set.
+"""
+
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Task
-from lesion_tasks.splits.manifest import read_manifest
-from lesion_tasks.training.predictions import join_to_manifest, read_predictions
+from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.evaluation_record import failed_checks, find_evaluation, find_sealed
+from lesion_tasks.splits.manifest import find_manifest, read_manifest
+from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
+from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from lesion_tasks.metrics.scored import Scored
 
-
-@dataclass(frozen=True, kw_only=True)
-class Contender:
-    """A finished training, with the manifest it was trained on."""
-
-    training_id: str
-    task: str
-    threshold: float | None
-    manifest_digest: str
-    manifest_key: str
+# A row is known to a training that learned from a row with the same value in one of these.
+IDENTITIES = ("isic_id", "lesion_id", "patient_id", "sha256", "group_id")
+# Of these groups of each class an AUC difference needs some; with fewer nothing is compared.
+MIN_GROUPS_OF_A_CLASS = 5
 
 
-def find_contender(connection: Connection, training_id: str) -> Contender:
-    """Look up a finished training, or raise `UnusableInputError`."""
-    row = connection.execute(
-        text("""
-            SELECT t.training_id, t.task, t.threshold, m.digest, m.object_key
-            FROM training t JOIN manifest m ON m.digest = t.manifest_digest
-            WHERE t.training_id = :id AND t.status = 'finished'
-        """),
-        {"id": training_id},
-    ).one_or_none()
-    if row is None:
-        raise UnusableInputError(f"training {training_id!r}: not found, expected a finished training")
-    return Contender(
-        training_id=row.training_id,
-        task=row.task,
-        threshold=row.threshold,
-        manifest_digest=row.digest,
-        manifest_key=row.object_key,
-    )
+class NoComparisonError(UnusableInputError):
+    """Two trainings cannot be compared on these images, and why."""
 
 
-def missing_scores(connection: Connection, candidate: Contender, champion: Contender) -> list[dict[str, Any]]:
-    """Which training must still score which manifest before the two can be compared on old and on new data.
+class NotEvaluatedError(NoComparisonError):
+    """A model has still to be evaluated on these images."""
+
+
+def missing_scores(connection: Connection, candidate: Training, champion: Training) -> list[dict[str, str]]:
+    """Which training must still be evaluated on which manifest before the two can be compared on old and new data.
 
     Each entry has training_id and manifest_digest, as `evaluate_training` takes them.
     """
@@ -57,86 +48,143 @@ def missing_scores(connection: Connection, candidate: Contender, champion: Conte
     return [
         {"training_id": model.training_id, "manifest_digest": data.manifest_digest}
         for model, data in wanted
-        if model.manifest_digest != data.manifest_digest
-        and not _has_scored(connection, model.training_id, data.manifest_digest)
+        if find_evaluation(connection, model.training_id, data.manifest_digest) is None
     ]
 
 
-def _has_scored(connection: Connection, training_id: str, digest: str) -> bool:
-    return bool(
-        connection.execute(
-            text("""
-                SELECT EXISTS (SELECT FROM prediction
-                               WHERE training_id = :id AND manifest_digest = :digest AND subset = 'test')
-            """),
-            {"id": training_id, "digest": digest},
-        ).scalar_one()
-    )
-
-
-def compare_contenders(
-    connection: Connection, bucket: Bucket, candidate: Contender, champion: Contender
-) -> dict[str, Any] | None:
-    """Candidate minus champion on the candidate's natural test set; None while the champion has not scored it.
+def compare_models(
+    connection: Connection, bucket: Bucket, candidate: Training, champion: Training
+) -> dict[str, Any]:
+    """Candidate minus champion on the candidate's natural test set, without images that either has learned from.
 
     Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
-    the test set) and two_by_two: both models on both test sets, None while one of the four is missing.
+    the test set), n_images, n_left_out and two_by_two: both models on both test sets, None where one of the four is
+    missing. Raises `NoComparisonError` where a model was not evaluated on these images, is not sound there, or has
+    learned from nearly all of them.
     """
-    from lesion_tasks.metrics.compare import compare, compare_slices, two_by_two
+    from lesion_tasks.metrics.compare import compare, compare_slices
 
-    task = TASKS[candidate.task]
-    new = candidate.manifest_digest, candidate.manifest_key
-    old = champion.manifest_digest, champion.manifest_key
-    candidate_new = _scored(connection, bucket, task, candidate.training_id, *new)
-    champion_new = _scored(connection, bucket, task, champion.training_id, *new)
-    if candidate_new is None or champion_new is None:
-        return None
-    differences = compare(
-        candidate_new, champion_new, threshold=candidate.threshold, champion_threshold=champion.threshold
-    )
-    candidate_old = _scored(connection, bucket, task, candidate.training_id, *old)
-    champion_old = _scored(connection, bucket, task, champion.training_id, *old)
-    cells = None
-    if candidate_old is not None and champion_old is not None:
-        cells = two_by_two(
-            old_model_old_data=champion_old,
-            old_model_new_data=champion_new,
-            new_model_old_data=candidate_old,
-            new_model_new_data=candidate_new,
+    if candidate.task != champion.task:
+        raise UnusableInputError(
+            f"{candidate.training_id} is of task {candidate.task!r}, {champion.training_id} of "
+            f"{champion.task!r}: expected one task"
         )
+    task = TASKS[candidate.task]
+    models = (candidate, champion)
+    for model in models:
+        _require_soundness(connection, model, candidate.manifest_digest)
+    rows, n_left_out = _unseen_test(connection, bucket, candidate.manifest_digest, models)
+    new = [_scored(connection, task, model, candidate.manifest_digest, rows) for model in models]
+    if new[0] is None or new[1] is None:
+        raise _not_evaluated(champion, candidate.manifest_digest)
+    _require_groups(new[0], n_left_out)
+    differences = compare(
+        new[0], new[1], threshold=candidate.threshold, champion_threshold=champion.threshold
+    )
     return {
         "champion": champion.training_id,
         "subset": "test_natural",
+        "n_images": len(rows),
+        "n_left_out": n_left_out,
         "differences": {name: difference.as_dict() for name, difference in differences.items()},
-        "slices": [one.as_dict() for one in compare_slices(candidate_new, champion_new)],
-        "two_by_two": cells and dict(cells),
+        "slices": [one.as_dict() for one in compare_slices(new[0], new[1])],
+        "two_by_two": _two_by_two(connection, bucket, task, models, new),
     }
 
 
-def _scored(
-    connection: Connection, bucket: Bucket, task: Task, training_id: str, digest: str, key: str
-) -> "Scored | None":
-    rows = read_manifest(bucket, key)
+def _not_evaluated(model: Training, digest: str) -> NotEvaluatedError:
+    return NotEvaluatedError(
+        f"{model.training_id} was not evaluated on manifest {digest[:12]}: run "
+        f"`lesion evaluate {model.training_id} --manifest {digest}` first"
+    )
+
+
+def _require_soundness(connection: Connection, model: Training, digest: str) -> None:
+    """A yardstick must be sound itself. That it knows some of the images is no fault: those are left out."""
+    found = find_sealed(connection, model.training_id, digest)
+    if found is None:
+        raise _not_evaluated(model, digest)
+    allowed = {"leaks"} if model.manifest_digest != digest else set()
+    # What was found on val does not touch predictions on test.
+    faults = [
+        name for name in failed_checks(found.document) if name not in allowed and not name.endswith("_on_val")
+    ]
+    if faults:
+        raise NoComparisonError(
+            f"the evaluation of {model.training_id} on manifest {digest[:12]} is not sound ({', '.join(faults)}), "
+            "so nothing can be measured against it"
+        )
+
+
+def _unseen_test(
+    connection: Connection, bucket: Bucket, digest: str, models: Sequence[Training]
+) -> "tuple[pd.DataFrame, int]":
+    """Test rows of a manifest that no model has learned from, and how many were left out."""
+    rows = read_manifest(bucket, find_manifest(connection, digest).object_key)
     test = rows[rows["subset"] == "test"]
-    predictions = read_predictions(connection, training_id, digest, "test", task.classes)
-    if set(predictions.index) != set(test["isic_id"]):
+    kept = test
+    for model in models:
+        if model.manifest_digest == digest:
+            continue  # there the manifest's own checks have seen to it
+        own = read_manifest(bucket, find_manifest(connection, model.manifest_digest).object_key)
+        learned = own[own["subset"].isin(["train", "val"])]
+        for name in IDENTITIES:
+            kept = kept[~kept[name].isin(learned[name].dropna()) | kept[name].isna()]
+    return kept, len(test) - len(kept)
+
+
+def _require_groups(scored: "Scored", n_left_out: int) -> None:
+    import numpy as np
+
+    n_groups = [
+        len(np.unique(scored.groups[scored.labels == label])) for label in range(len(scored.class_names))
+    ]
+    if min(n_groups) < MIN_GROUPS_OF_A_CLASS and n_left_out:
+        raise NoComparisonError(
+            f"{n_left_out:,} test images were left out because one of the two models has learned from them; what is "
+            f"left has {min(n_groups)} groups of the rarest class, expected at least {MIN_GROUPS_OF_A_CLASS}"
+        )
+
+
+def _scored(
+    connection: Connection, task: Task, model: Training, digest: str, rows: "pd.DataFrame"
+) -> "Scored | None":
+    """What a model says of these rows; None where it has not scored all of them."""
+    predictions = read_sealed_predictions(connection, model.training_id, digest, "test", task.classes)
+    if not set(rows["isic_id"]) <= set(predictions.index):
         return None
-    return join_to_manifest(predictions, test, task)
+    return join_to_manifest(predictions, rows, task)
+
+
+def _two_by_two(
+    connection: Connection,
+    bucket: Bucket,
+    task: Task,
+    models: Sequence[Training],
+    new: "Sequence[Scored | None]",
+) -> Mapping[str, Any] | None:
+    from lesion_tasks.metrics.compare import two_by_two
+
+    candidate, champion = models
+    if candidate.manifest_digest == champion.manifest_digest:
+        old = new
+    else:
+        rows, _ = _unseen_test(connection, bucket, champion.manifest_digest, models)
+        old = [_scored(connection, task, model, champion.manifest_digest, rows) for model in models]
+    if any(one is None for one in (*old, *new)):
+        return None
+    return dict(
+        two_by_two(
+            old_model_old_data=old[1],
+            old_model_new_data=new[1],
+            new_model_old_data=old[0],
+            new_model_new_data=new[0],
+        )
+    )
 
 
 def compare_trainings(workspace: Workspace, candidate_id: str, champion_id: str) -> dict[str, Any]:
     """Compare two trainings of one task, pair by pair, on the first one's test set."""
-    bucket = workspace.bucket
     with workspace.engine.connect() as connection:
-        candidate, champion = (find_contender(connection, i) for i in (candidate_id, champion_id))
-        if candidate.task != champion.task:
-            raise UnusableInputError(
-                f"{candidate_id} is of task {candidate.task!r}, {champion_id} of {champion.task!r}: expected one task"
-            )
-        found = compare_contenders(connection, bucket, candidate, champion)
-    if found is None:
-        raise UnusableInputError(
-            f"{champion_id} has not scored manifest {candidate.manifest_digest[:12]} of {candidate_id}: run "
-            f"`lesion evaluate {champion_id} --manifest {candidate.manifest_digest}` first"
-        )
-    return found
+        candidate, champion = (find_finished(connection, name) for name in (candidate_id, champion_id))
+        return compare_models(connection, workspace.bucket, candidate, champion)

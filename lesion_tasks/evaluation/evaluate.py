@@ -6,20 +6,21 @@ again writes the same files and the same row.
 """
 
 import hashlib
-import json
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import standing
-from lesion_tasks.evaluation.comparison import compare_contenders, find_contender
-from lesion_tasks.evaluation.leaderboard import champion_of, leading_measure, publish
+from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
+from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
+from lesion_tasks.evaluation.leaderboard import leading_measure, publish
 from lesion_tasks.evaluation.run_checks import judge
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
@@ -67,8 +68,7 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
         _store_bundle(bucket, subject, bundle, stored)
         advance(1, "report")
         _record(engine, subject, bundle)
-        with engine.connect() as connection:
-            publish(bucket, connection)
+        publish(workspace)
         advance(1, "index")
     log.info("%s: %s", training_id, bundle["verdict"])
     return subject.evaluation_id
@@ -77,16 +77,7 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
 def list_unevaluated(workspace: Workspace) -> list[str]:
     """Finished trainings without an evaluation on their own manifest, oldest first."""
     with workspace.engine.connect() as connection:
-        return list(
-            connection.execute(
-                text("""
-                    SELECT training_id FROM training t WHERE status = 'finished' AND NOT EXISTS (
-                        SELECT FROM evaluation e
-                        WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
-                    ORDER BY finished_at
-                """)
-            ).scalars()
-        )
+        return list_unevaluated_ids(connection)
 
 
 def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
@@ -238,30 +229,20 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> d
         return None
     with engine.connect() as connection:
         champion = champion_of(connection, subject.task.name)
-        if champion is None or champion.training_id == subject.training.training_id:
+        if champion is None or champion.training.training_id == subject.training.training_id:
             return None
-        candidate, rival = (
-            find_contender(connection, i) for i in (subject.training.training_id, champion.training_id)
-        )
-        return compare_contenders(connection, bucket, candidate, rival)
+        try:
+            return compare_models(connection, bucket, subject.training, champion.training)
+        except NoComparisonError as error:
+            log.info("no comparison with the champion: %s", error)
+            return None
 
 
 def _open_test(engine: Engine, subject: EvaluationSubject) -> int:
     """Count this look at the test set; returns how often this one has been looked at by anybody."""
+    why = "evaluation" if subject.is_own_manifest else "comparison with a candidate"
     with engine.begin() as connection:
-        connection.execute(
-            text("INSERT INTO test_opening (training_id, manifest_digest, why) VALUES (:id, :digest, :why)"),
-            {
-                "id": subject.training.training_id,
-                "digest": subject.manifest.digest,
-                "why": "evaluation" if subject.is_own_manifest else "comparison with a candidate",
-            },
-        )
-        n: int = connection.execute(
-            text("SELECT count(*) FROM test_opening WHERE manifest_digest = :digest"),
-            {"digest": subject.manifest.digest},
-        ).scalar_one()
-    return n
+        return open_test(connection, subject.training.training_id, subject.manifest.digest, why)
 
 
 def _store_bundle(
@@ -290,24 +271,9 @@ def without_pictures(bundle: dict[str, Any]) -> dict[str, Any]:
 
 def _record(engine: Engine, subject: EvaluationSubject, bundle: dict[str, Any]) -> None:
     with engine.begin() as connection:
-        connection.execute(
-            text("""
-                INSERT INTO evaluation (evaluation_id, training_id, manifest_digest, is_sound, failed_checks, verdict,
-                                        document, report_key, evaluated_at)
-                VALUES (:evaluation_id, :training_id, :digest, :is_sound, :failed, :verdict, :document, :key, :at)
-                ON CONFLICT (evaluation_id) DO UPDATE SET
-                    is_sound = excluded.is_sound, failed_checks = excluded.failed_checks,
-                    verdict = excluded.verdict, document = excluded.document, evaluated_at = excluded.evaluated_at
-            """),
-            {
-                "evaluation_id": subject.evaluation_id,
-                "training_id": subject.training.training_id,
-                "digest": subject.manifest.digest,
-                "is_sound": bundle["is_sound"],
-                "failed": bundle["failed_checks"],
-                "verdict": bundle["verdict"],
-                "document": json.dumps(without_pictures(bundle)),
-                "key": f"{subject.folder}/report.html",
-                "at": bundle["evaluated_at"],
-            },
+        record_evaluation(
+            connection,
+            subject.evaluation_id,
+            without_pictures(bundle),
+            report_key=f"{subject.folder}/report.html",
         )

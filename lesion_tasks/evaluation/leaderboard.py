@@ -5,28 +5,16 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.gates import GATES
-
-
-def champion_of(connection: Connection, task: str) -> Any | None:
-    """The promotion row that put the present champion in place, with its training; None before the first."""
-    return connection.execute(
-        text("""
-            SELECT p.sequence, p.action, p.reason, p.decided_at, p.manifest_digest, t.training_id, t.variant,
-                   t.threshold, t.classes, t.model_key, t.model_sha256
-            FROM promotion p JOIN training t USING (training_id)
-            WHERE p.task = :task AND p.action IN ('promoted', 'rolled_back')
-            ORDER BY p.sequence DESC LIMIT 1
-        """),
-        {"task": task},
-    ).one_or_none()
+from lesion_tasks.catalog.gates import gates_of
+from lesion_tasks.database.locks import Lock, hold_lock
+from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of
+from lesion_tasks.workspace import Workspace
 
 
 def leading_measure(task: str) -> str:
     """The measure that a champion has to lead on."""
-    return next(gate.measure for gate in GATES[task] if gate.is_leading)
+    return next(gate.measure for gate in gates_of(task) if gate.is_leading)
 
 
 def read_leaderboard(connection: Connection) -> dict[str, Any]:
@@ -68,30 +56,18 @@ def _task_board(connection: Connection, name: str) -> dict[str, Any]:
         "leading_measure": measure,
         "champion": champion
         and {
-            "training_id": champion.training_id,
-            "variant": champion.variant,
-            "since": champion.decided_at.isoformat(timespec="seconds"),
-            "reason": champion.reason,
-            "report_path": report_by_training.get(champion.training_id),
+            "training_id": champion.training.training_id,
+            "variant": champion.training.variant,
+            "since": champion.decision.decided_at.isoformat(timespec="seconds"),
+            "reason": champion.decision.reason,
+            "report_path": report_by_training.get(champion.training.training_id),
         },
         "rows": board,
         "decisions": decisions_of(connection, name),
     }
 
 
-def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
-    """Every decision about a task's champion, the newest first."""
-    rows = connection.execute(
-        text("""
-            SELECT decided_at, action, training_id, previous_training_id, reason, decided_by FROM promotion
-            WHERE task = :task ORDER BY sequence DESC
-        """),
-        {"task": task},
-    )
-    return [{**row._mapping, "decided_at": row.decided_at.isoformat(timespec="seconds")} for row in rows]
-
-
-def _board_row(row: Any, champion: Any | None) -> dict[str, Any]:
+def _board_row(row: Any, champion: Champion | None) -> dict[str, Any]:
     subsets = row.document.get("subsets", {})
 
     def figures(subset: str) -> dict[str, Any]:
@@ -111,7 +87,7 @@ def _board_row(row: Any, champion: Any | None) -> dict[str, Any]:
         "balanced": figures("test_balanced"),
         "val": figures("val"),
         "report_path": row.report_key.removeprefix("reports/"),
-        "is_champion": champion is not None and champion.training_id == row.training_id,
+        "is_champion": champion is not None and champion.training.training_id == row.training_id,
         "manifest_digest": row.manifest_digest,
         "n_test_openings": row.n_openings,
     }
@@ -122,27 +98,66 @@ def _value(figures: dict[str, Any], measure: str) -> float | None:
     return value
 
 
-def publish(bucket: Bucket, connection: Connection) -> None:
-    """Write `reports/index.html` and then `champion.json` from what Postgres says."""
+def leaderboard_rows(workspace: Workspace) -> list[dict[str, Any]]:
+    """One row for each evaluated training, best first: what a person wants to see before deciding."""
+    with workspace.engine.connect() as connection:
+        board = read_leaderboard(connection)
+    return [_flat(task, row) for task in board["tasks"] for row in task["rows"]]
+
+
+def _flat(task: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
+    figure = row["figures"].get(task["leading_measure"], {})
+    value, low = figure.get("value"), figure.get("low")
+    return {
+        "task": task["name"],
+        "variant": row["variant"],
+        "measure": task["leading_measure"],
+        "value": "undefined" if value is None else f"{value:.3f}",
+        "95 % interval": "" if low is None else f"{low:.3f} to {figure['high']:.3f}",
+        "checks": "sound" if row["is_sound"] else ", ".join(row["failed_checks"]),
+        "champion": "champion" if row["is_champion"] else "",
+        "training_id": row["training_id"],
+    }
+
+
+def publish(workspace: Workspace) -> None:
+    """Write `reports/index.html` and then `champion.json` from what Postgres says.
+
+    One publisher at a time, and each reads after it holds the lock, so the newest decision is written last. Before
+    `champion.json` goes the same under the number of its decision, `champions/<task>/<sequence>.json`: whoever reads
+    an older number in `champion.json` than is the highest there knows that the copy is stale.
+    """
     from lesion_tasks.reports import render_index
 
-    bucket.put(
-        "reports/index.html",
-        render_index(read_leaderboard(connection)),
-        content_type="text/html; charset=utf-8",
-    )
-    champions = {}
-    for name in TASKS:
-        champion = champion_of(connection, name)
-        if champion is not None:
-            champions[name] = {
-                "training_id": champion.training_id,
-                "variant": champion.variant,
-                "model_key": champion.model_key,
-                "model_sha256": champion.model_sha256,
-                "classes": list(champion.classes),
-                "threshold": champion.threshold,
-                "since": champion.decided_at.isoformat(timespec="seconds"),
-                "reason": champion.reason,
-            }
-    bucket.put("champion.json", json.dumps(champions, indent=2).encode(), content_type="application/json")
+    bucket = workspace.bucket
+    with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
+        page = render_index(read_leaderboard(connection))
+        found = {name: champion_of(connection, name) for name in TASKS}
+        champions = {name: champion_entry(one) for name, one in found.items() if one is not None}
+        bucket.put("reports/index.html", page, content_type="text/html; charset=utf-8")
+        for name, entry in champions.items():
+            key = champion_key(name, entry["sequence"])
+            if not bucket.exists(key):
+                bucket.put(key, json.dumps(entry, indent=2).encode(), content_type="application/json")
+        bucket.put("champion.json", json.dumps(champions, indent=2).encode(), content_type="application/json")
+
+
+def champion_key(task: str, sequence: int) -> str:
+    """Where a decision's own copy of the champion lies; never changed once it is there."""
+    return f"champions/{task}/{sequence:06d}.json"
+
+
+def champion_entry(champion: Champion) -> dict[str, Any]:
+    """What `champion.json` says of a task: the model, how to read it, and the decision behind it."""
+    decision, training = champion.decision, champion.training
+    return {
+        "sequence": decision.sequence,
+        "training_id": training.training_id,
+        "variant": training.variant,
+        "model_key": training.model_key,
+        "model_sha256": training.model_sha256,
+        "classes": list(training.classes),
+        "threshold": training.threshold,
+        "since": decision.decided_at.isoformat(timespec="seconds"),
+        "reason": decision.reason,
+    }

@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine
 
-from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Task
-from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.database.schema import Manifest, Training
+from lesion_tasks.splits.manifest import find_manifest, read_manifest
+from lesion_tasks.training.predictions import trainings_with_predictions
+from lesion_tasks.training.run_record import find_finished, list_epochs, list_finished
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,8 +25,8 @@ _NAMING = ("name", "title", "reproduces", "is_pretrained")
 class EvaluationSubject:
     """One training on one manifest: their rows in the database, and the manifest's rows."""
 
-    training: Any
-    manifest: Any
+    training: Training
+    manifest: Manifest
     task: Task
     rows: "pd.DataFrame"
 
@@ -49,7 +51,11 @@ class EvaluationSubject:
 
         if self.training.threshold is None:
             return None
-        return Threshold(value=self.training.threshold, rule="highest balanced accuracy", chosen_on="val")
+        return Threshold(
+            value=self.training.threshold,
+            rule=self.training.threshold_rule or "a rule that was not written down",
+            chosen_on="val",
+        )
 
     def subset(self, name: str) -> "pd.DataFrame":
         """Rows of train, val or test, or of a balanced draw: `val_balanced`, `test_balanced`."""
@@ -63,21 +69,8 @@ def find_subject(
 ) -> EvaluationSubject:
     """Look up a finished training and a manifest of its task (default: its own)."""
     with engine.connect() as connection:
-        training = connection.execute(
-            text("SELECT * FROM training WHERE training_id = :id"), {"id": training_id}
-        ).one_or_none()
-        if training is None or training.status != "finished":
-            found = "no such training" if training is None else f"it is {training.status}"
-            raise UnusableInputError(f"training {training_id!r}: {found}, expected a finished one")
-        manifest = connection.execute(
-            text("SELECT * FROM manifest WHERE digest = :digest"),
-            {"digest": manifest_digest or training.manifest_digest},
-        ).one_or_none()
-    if manifest is None or manifest.task != training.task:
-        found = "no such manifest" if manifest is None else f"it is of task {manifest.task!r}"
-        raise UnusableInputError(
-            f"manifest {manifest_digest!r} for training {training_id!r}: {found}, expected one of {training.task!r}"
-        )
+        training = find_finished(connection, training_id)
+        manifest = find_manifest(connection, manifest_digest or training.manifest_digest, task=training.task)
     return EvaluationSubject(
         training=training,
         manifest=manifest,
@@ -141,21 +134,15 @@ def data_facts(subject: EvaluationSubject) -> dict[str, Any]:
 def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> dict[str, Any] | None:
     """What the manifest gained and lost since the manifest of this variant's training before; None for the first."""
     with engine.connect() as connection:
-        before = connection.execute(
-            text("""
-                SELECT m.digest, m.object_key FROM training t JOIN manifest m ON m.digest = t.manifest_digest
-                WHERE t.variant = :variant AND t.status = 'finished' AND t.started_at < :started
-                  AND m.digest <> :digest
-                ORDER BY t.started_at DESC LIMIT 1
-            """),
-            {
-                "variant": subject.training.variant,
-                "started": subject.training.started_at,
-                "digest": subject.manifest.digest,
-            },
-        ).one_or_none()
-    if before is None:
-        return None
+        earlier = [
+            training.manifest_digest
+            for training in list_finished(connection, variant=subject.training.variant)
+            if training.started_at < subject.training.started_at
+            and training.manifest_digest != subject.manifest.digest
+        ]
+        if not earlier:
+            return None
+        before = find_manifest(connection, earlier[-1])
     old, new = (
         rows.set_index("isic_id") for rows in (read_manifest(bucket, before.object_key), subject.rows)
     )
@@ -174,32 +161,21 @@ def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> 
 def epochs(engine: Engine, subject: EvaluationSubject) -> list[dict[str, Any]]:
     """The figures of every epoch, in order."""
     with engine.connect() as connection:
-        return [
-            dict(row._mapping)
-            for row in connection.execute(
-                text(
-                    "SELECT epoch, figures, duration_s FROM training_epoch WHERE training_id = :id ORDER BY epoch"
-                ),
-                {"id": subject.training.training_id},
-            )
-        ]
+        return list_epochs(connection, subject.training.training_id)
 
 
 def random_weight_baseline(connection: Connection, subject: EvaluationSubject) -> str | None:
     """The latest training of the same recipe from random weights that has scored this manifest."""
     if not subject.training.recipe.get("backbone") or not subject.training.recipe["is_pretrained"]:
         return None
-    found = connection.execute(
-        text("""
-            SELECT training_id, recipe FROM training t
-            WHERE status = 'finished' AND NOT (recipe ->> 'is_pretrained')::boolean AND EXISTS (
-                SELECT FROM prediction p WHERE p.training_id = t.training_id AND p.manifest_digest = :digest)
-            ORDER BY finished_at DESC
-        """),
-        {"digest": subject.manifest.digest},
-    ).all()
     wanted = _without_naming(subject.training.recipe)
-    return next((row.training_id for row in found if _without_naming(row.recipe) == wanted), None)
+    fitting = [
+        training.training_id
+        for training in list_finished(connection, task=subject.training.task)
+        if not training.recipe["is_pretrained"] and _without_naming(training.recipe) == wanted
+    ]
+    scored = trainings_with_predictions(connection, subject.manifest.digest)
+    return next((name for name in reversed(fitting) if name in scored), None)
 
 
 def _without_naming(recipe: dict[str, Any]) -> dict[str, Any]:

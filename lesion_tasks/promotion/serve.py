@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 MAX_NAME_LENGTH = 200  # of a file's name in a message
 
+
 @dataclass(frozen=True, kw_only=True)
 class Champion:
     """The promoted model of a task and what its file says of itself."""

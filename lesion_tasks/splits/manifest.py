@@ -10,12 +10,12 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Engine, text
-from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.database.schema import Image, SplitMember, StoredFile
+from lesion_tasks.database.schema import Image, Manifest, SplitMember, StoredFile
 from lesion_tasks.scratch import scratch_file
 
 if TYPE_CHECKING:
@@ -143,6 +143,17 @@ def has_manifest(engine: Engine, split: str) -> bool:
     with engine.connect() as connection:
         asked = text("SELECT EXISTS (SELECT FROM manifest WHERE split = :split)")
         return bool(connection.execute(asked, {"split": split}).scalar_one())
+
+
+def find_manifest(connection: Connection, digest: str, *, task: str | None = None) -> Manifest:
+    """The row of a manifest, detached; `UnusableInputError` where there is none, or where it is of another task."""
+    with Session(connection, expire_on_commit=False) as session:
+        found = session.get(Manifest, digest)
+        session.expunge_all()
+    if found is None or task not in (None, found.task):
+        state = "no such manifest" if found is None else f"it is of task {found.task!r}"
+        raise UnusableInputError(f"manifest {digest!r}: {state}, expected one of {task or 'the database'!r}")
+    return found
 
 
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:

@@ -4,7 +4,7 @@ Rows of the manifest before are taken over where nothing about them is news; the
 """
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Connection, text
@@ -22,7 +22,7 @@ _MEMBERS = """
     SELECT {columns} FROM {members} JOIN image i USING (isic_id) JOIN stored_file f USING (isic_id, rendition)
     WHERE m.split = '{split}' AND m.reason IS NULL ORDER BY m.isic_id COLLATE "C"
 """
-_ALIASES = {SplitMember: "m", Image: "i", StoredFile: "f"}  # as in the query
+_ALIASES: dict[Any, str] = {SplitMember: "m", Image: "i", StoredFile: "f"}  # as in the query
 _SELECTED = ", ".join(
     # Hashes of manifests are whole numbers; a picture without one has 0.
     f"coalesce(i.{column.key}, 0) AS {column.key}"

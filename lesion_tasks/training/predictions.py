@@ -1,10 +1,12 @@
 """Prediction rows in Postgres <-> frames and `Scored` values. Rows are keyed; nothing here knows a position."""
 
+import hashlib
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Task
 from lesion_tasks.database.bulk import copy_rows
 
@@ -14,15 +16,40 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.scored import Scored
 
 
+class AlteredPredictionsError(UnusableInputError):
+    """Stored predictions are not those that were stored."""
+
+
+def digest_of_predictions(predictions: "pd.DataFrame") -> str:
+    """SHA-256 over a frame's rows by id: the id in UTF-8, then each probability as 8 bytes, big-endian."""
+    import numpy as np
+
+    ordered = predictions.iloc[np.argsort(np.asarray(predictions.index, dtype=str), kind="stable")]
+    values = np.ascontiguousarray(ordered.to_numpy(dtype=np.float64).astype(">f8"))
+    digest = hashlib.sha256()
+    for isic_id, row in zip(ordered.index, values, strict=True):
+        digest.update(str(isic_id).encode() + row.tobytes())
+    return digest.hexdigest()
+
+
 def store_predictions(
     connection: Connection, training_id: str, digest: str, subset: str, predictions: "pd.DataFrame"
 ) -> int:
-    """Replace what a training says of one subset of a manifest; `predictions` is indexed by image id."""
+    """Replace what a training says of one subset of a manifest, and seal it; `predictions` is indexed by image id."""
+    values = {"id": training_id, "digest": digest, "subset": subset}
     connection.execute(
-        text(
-            "DELETE FROM prediction WHERE training_id = :id AND manifest_digest = :digest AND subset = :subset"
-        ),
-        {"id": training_id, "digest": digest, "subset": subset},
+        text("""
+            DELETE FROM prediction_set
+            WHERE training_id = :id AND manifest_digest = :digest AND subset = :subset
+        """),
+        values,
+    )
+    connection.execute(
+        text("""
+            INSERT INTO prediction_set (training_id, manifest_digest, subset, n_images, sha256)
+            VALUES (:id, :digest, :subset, :n, :sha256)
+        """),
+        {**values, "n": len(predictions), "sha256": digest_of_predictions(predictions)},
     )
     return copy_rows(
         connection,
@@ -52,6 +79,43 @@ def read_predictions(
     values = np.array([row.probabilities for row in rows], dtype=np.float64).reshape(len(rows), len(classes))
     index = pd.Index([row.isic_id for row in rows], name="isic_id", dtype=object)
     return pd.DataFrame(values, index=index, columns=list(classes))
+
+
+def read_sealed_predictions(
+    connection: Connection, training_id: str, digest: str, subset: str, classes: Sequence[str]
+) -> "pd.DataFrame":
+    """The same, held against the digest under which they were stored.
+
+    Raises `AlteredPredictionsError` where a row was added, lost or changed since.
+    """
+    found = read_predictions(connection, training_id, digest, subset, classes)
+    sealed = connection.execute(
+        text("""
+            SELECT sha256 FROM prediction_set
+            WHERE training_id = :id AND manifest_digest = :digest AND subset = :subset
+        """),
+        {"id": training_id, "digest": digest, "subset": subset},
+    ).scalar_one_or_none()
+    if sealed is None and found.empty:
+        return found
+    if (now := digest_of_predictions(found)) != sealed:
+        raise AlteredPredictionsError(
+            f"predictions of training {training_id!r} on {subset} of manifest {digest[:12]}: "
+            f"SHA-256 is {now[:12]}, expected {(sealed or 'none')[:12]}: rows were changed after they were stored"
+        )
+    return found
+
+
+def trainings_with_predictions(connection: Connection, digest: str) -> set[str]:
+    """Trainings that have scored the test set of a manifest."""
+    return set(
+        connection.execute(
+            text(
+                "SELECT training_id FROM prediction_set WHERE manifest_digest = :digest AND subset = 'test'"
+            ),
+            {"digest": digest},
+        ).scalars()
+    )
 
 
 def join_to_manifest(predictions: "pd.DataFrame", rows: "pd.DataFrame", task: Task) -> "Scored":

@@ -1,5 +1,7 @@
 """A training's row in Postgres, from its start to its end: running, finished, or failed with a reason.
 
+The only module that reads or writes the table `training`; others hold its rows as `Training`, typed and detached.
+
 Whoever runs a training holds a lock on its fingerprint for as long as the process lives. A row that says `running`
 while nobody holds the lock belongs to a process that ended without a word, and `mark_lost` says so on it.
 """
@@ -11,10 +13,13 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, Select, select, text, update
+from sqlalchemy.orm import Session
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
+from lesion_tasks.database.schema import Training, TrainingEpoch
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +27,58 @@ LOST = (
     "lost: its process ended without a word, as when it is killed from outside or for lack of memory; "
     "trained again, it goes on after its last complete epoch"
 )
+
+
+def _detached(connection: Connection, statement: "Select[tuple[Training]]") -> list[Training]:
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows
+
+
+def find_finished(connection: Connection, training_id: str) -> Training:
+    """A finished training, or `UnusableInputError` that says what was found."""
+    found = _detached(connection, select(Training).where(Training.training_id == training_id))
+    if not found or found[0].status != "finished":
+        state = f"it is {found[0].status}" if found else "no such training"
+        raise UnusableInputError(f"training {training_id!r}: {state}, expected a finished one")
+    return found[0]
+
+
+def list_finished(
+    connection: Connection, *, task: str | None = None, variant: str | None = None
+) -> list[Training]:
+    """Finished trainings of a task or a variant (default: all), by the time at which they began."""
+    statement = select(Training).where(Training.status == "finished").order_by(Training.started_at)
+    if task is not None:
+        statement = statement.where(Training.task == task)
+    if variant is not None:
+        statement = statement.where(Training.variant == variant)
+    return _detached(connection, statement)
+
+
+def is_adjusted(training: Training) -> bool:
+    """Whether fields of the variant were changed for this training alone, as for a smoke run."""
+    return bool(training.recipe.get("adjusted"))
+
+
+def finish(connection: Connection, training_id: str, **columns: Any) -> None:
+    """Mark a training finished, with what is known at its end: model, threshold and its rule, trainer's figures."""
+    connection.execute(
+        update(Training)
+        .where(Training.training_id == training_id)
+        .values(status="finished", reason=None, finished_at=datetime.now(UTC), **columns)
+    )
+
+
+def list_epochs(connection: Connection, training_id: str) -> list[dict[str, Any]]:
+    """Number, figures and duration of every epoch, in order."""
+    rows = connection.execute(
+        select(TrainingEpoch.epoch, TrainingEpoch.figures, TrainingEpoch.duration_s)
+        .where(TrainingEpoch.training_id == training_id)
+        .order_by(TrainingEpoch.epoch)
+    )
+    return [dict(row._mapping) for row in rows]
 
 
 def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[str, bool]:

@@ -12,10 +12,9 @@ import logging
 import zipfile
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
@@ -24,9 +23,17 @@ from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
-from lesion_tasks.splits.manifest import manifest_in_force, read_manifest
+from lesion_tasks.splits.manifest import find_manifest, manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
-from lesion_tasks.training.run_record import Outcome, begin, mark_lost, record_epoch
+from lesion_tasks.training.run_record import (
+    Outcome,
+    begin,
+    finish,
+    is_adjusted,
+    list_finished,
+    mark_lost,
+    record_epoch,
+)
 from lesion_tasks.training.run_spec import (
     RunSpec,
     code_digest,
@@ -67,17 +74,10 @@ def choose_variants(
 
 def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
     with engine.connect() as connection:
-        last = connection.execute(
-            text("""
-                SELECT m.digest, m.object_key FROM training t JOIN manifest m ON m.digest = t.manifest_digest
-                WHERE t.variant = :variant AND t.status = 'finished'
-                    AND coalesce(jsonb_array_length(t.recipe->'adjusted'), 0) = 0
-                ORDER BY t.started_at DESC LIMIT 1
-            """),
-            {"variant": variant.name},
-        ).one_or_none()
-    if last is None:
-        return True
+        own = [t for t in list_finished(connection, variant=variant.name) if not is_adjusted(t)]
+        if not own:
+            return True
+        last = find_manifest(connection, own[-1].manifest_digest)
     digest, key = manifest_in_force(engine, variant.split)
     if last.digest == digest:
         log.info("%s: its manifest has not changed since the last training", variant.name)
@@ -177,15 +177,14 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
     threshold = None
     if variant.task.positive is not None:
         val_rows = rows[rows["subset"] == "val"]
-        threshold = choose_threshold(
-            join_to_manifest(trained.predictions["val"], val_rows, variant.task)
-        ).value
+        threshold = choose_threshold(join_to_manifest(trained.predictions["val"], val_rows, variant.task))
     said = {
         "training_id": training_id,
         "variant": asdict(variant),
         "task": asdict(TASKS[variant.task.name]),
         "classes": list(variant.task.classes),
-        "threshold": threshold,
+        "threshold": threshold and threshold.value,
+        "threshold_rule": threshold and threshold.rule,
         "manifest_digest": spec.digest,
         "weights": spec.weights.origin if spec.weights else None,
         "weights_sha256": spec.weights.sha256 if spec.weights else None,
@@ -218,20 +217,14 @@ def _finish(engine: Engine, bucket: Bucket, trained: "Trained", said: dict[str, 
     with engine.begin() as connection:
         for subset, frame in trained.predictions.items():
             store_predictions(connection, training_id, said["manifest_digest"], subset, frame)
-        connection.execute(
-            text("""
-                UPDATE training SET status = 'finished', reason = NULL, model_key = :key, model_sha256 = :sha256,
-                    threshold = :threshold, trainer_figures = :figures, finished_at = :now
-                WHERE training_id = :id
-            """),
-            {
-                "id": training_id,
-                "key": model_key,
-                "sha256": sha256,
-                "threshold": said["threshold"],
-                "figures": json.dumps(said["trainer_figures"]),
-                "now": datetime.now(UTC),
-            },
+        finish(
+            connection,
+            training_id,
+            model_key=model_key,
+            model_sha256=sha256,
+            threshold=said["threshold"],
+            threshold_rule=said["threshold_rule"],
+            trainer_figures=said["trainer_figures"],
         )
     for key in list(bucket.list_keys(f"trainings/{training_id}/")):
         bucket.delete(key)

@@ -1,0 +1,143 @@
+"""A CSV file -> its rows, or the line at which it stops being a table.
+
+A table that was cut, that lost a quote or that was written for another program still looks like one to a reader that
+forgives, and gives other rows than its author meant. So nothing is forgiven that could move a value into another
+column or row (RFC 4180, section 2). One line is held at a time.
+"""
+
+import csv
+import logging
+import re
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TextIO
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.printable import printable
+from lesion_tasks.archive.vocabulary import TABLE_COLUMNS
+
+log = logging.getLogger(__name__)
+
+MAX_COLUMNS = 500  # there are about forty
+_BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
+_NO_UTF_8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte that is no UTF-8
+_SWALLOWED_ROW = re.compile(r"[\r\n]\"?ISIC_[0-9]{7}\"?,")
+_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+
+
+def read_columns(path: Path) -> list[str]:
+    """Return the names of a table's columns. Raises UnusableInputError naming the line."""
+    with _opened(path) as stream:
+        return _columns(path, next(_cells(path, stream), (1, []))[1])
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    """Yield each row with the number of the line on which it begins; cells are stripped, blank lines left out.
+
+    A column without a name (the index that pandas writes) is left out too. Raises UnusableInputError naming the line:
+    for an encoding other than UTF-8, another separator than commas, a quote that is not closed, a row with more or
+    fewer cells than there are columns, NUL bytes, and column names that `check_columns` does not take.
+    """
+    with _opened(path) as stream:
+        rows = _cells(path, stream)
+        columns = _columns(path, next(rows, (1, []))[1])
+        for line, cells in rows:
+            if len(cells) != len(columns):
+                raise _refused(path, line, f"{len(cells)} cells", f"{len(columns)}, one for each column")
+            yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name}
+
+
+def check_columns(path: Path, names: Sequence[str]) -> None:
+    """Raise UnusableInputError for names that would lose or mix up a column.
+
+    These are a name that stands twice, and one that differs from a field of the archive in nothing but case, blanks
+    or signs: its values would go under a name that nobody reads. Other unknown names are data.
+    """
+    if "isic_id" not in names or len(names) > MAX_COLUMNS:
+        if near := [name for name in names if _letters(name) == "isicid"]:
+            raise UnusableInputError(f"{path}: found a column {_named(near[0])}; expected a column isic_id")
+        shown = ", ".join(printable(name, 60) for name in names[:5]) or "no header"
+        raise UnusableInputError(
+            f"{path}: found {len(names)} columns, {shown}; expected at most {MAX_COLUMNS} and a column isic_id"
+        )
+    for name, n in Counter(name for name in names if name).items():
+        if n > 1:
+            places = ", ".join(str(i) for i, each in enumerate(names, 1) if each == name)
+            raise UnusableInputError(
+                f"{path}: found {n} columns {_named(name)} (columns {places}); expected each name once"
+            )
+    for name in names:
+        meant = _COLUMN_BY_LETTERS.get(_letters(name))
+        if meant is not None and meant != name:
+            raise UnusableInputError(f"{path}: found a column {_named(name)}; expected it as {meant}")
+
+
+def _letters(name: str) -> str:
+    return re.sub("[^a-z0-9]", "", name.casefold())
+
+
+_COLUMN_BY_LETTERS = {_letters(name): name for name in TABLE_COLUMNS}
+
+
+def _named(name: str) -> str:
+    return printable(repr(name), 80)
+
+
+def _refused(path: Path, line: int, found: str, expected: str) -> UnusableInputError:
+    return UnusableInputError(f"{path}, line {line}: found {found}; expected {expected}")
+
+
+def _opened(path: Path) -> TextIO:
+    with path.open("rb") as stream:
+        start = stream.read(4)
+    if start[:2] in _BOMS:
+        raise _refused(path, 1, _BOMS[start[:2]], "a CSV table in UTF-8")
+    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+
+
+def _columns(path: Path, cells: Sequence[str]) -> list[str]:
+    names = [cell.strip() for cell in cells]
+    if len(names) == 1:
+        for separator, word in _OTHER_SEPARATORS.items():
+            if separator in cells[0]:
+                raise _refused(path, 1, f"one column {_named(names[0])}, as if {word} separated", "commas")
+    check_columns(path, names)
+    return names
+
+
+def _cells(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+    """Yield the cells of each row that has any, with the line on which it begins; the header is the first."""
+    reader = csv.reader(_sound_lines(path, lines), strict=True)
+    while True:
+        line = reader.line_num + 1
+        try:
+            cells = next(reader, None)
+        except csv.Error as error:
+            raise _refused(
+                path, line, f"a row that cannot be read ({error})", "every quote closed"
+            ) from error
+        if cells is None:
+            return
+        if reader.line_num > line and any(_SWALLOWED_ROW.search(cell) for cell in cells):
+            raise _refused(path, line, f"a quote open up to line {reader.line_num}", "every quote closed")
+        if cells:
+            yield line, cells
+
+
+def _sound_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
+    """Hand on lines that are text; say so where the last one may have been cut."""
+    number, text = 0, "\n"
+    for number, text in enumerate(lines, 1):
+        if not text.isascii() and (wrong := _NO_UTF_8.search(text)):
+            byte = ord(wrong[0]) - 0xDC00
+            raise _refused(path, number, f"byte 0x{byte:02X}, no UTF-8", "a CSV table in UTF-8")
+        if "\x00" in text:
+            raise _refused(path, number, "a NUL byte", "a CSV table in UTF-8")
+        yield text
+    if not text.endswith(("\n", "\r")):
+        log.warning(
+            "%s, line %d: the table ends without a line end; where it was cut, the last cell is too",
+            path,
+            number,
+        )

@@ -1,0 +1,107 @@
+"""Stored pictures -> their landmarks in the database, each found once.
+
+Whatever image has none gets them here: new ones, those stored before there were landmarks, and all of them when the
+rules change. Each batch is one transaction, so a killed run goes on where it stopped.
+"""
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from os import cpu_count
+from typing import Any
+
+import numpy as np
+from sqlalchemy import Connection, Engine, text
+
+from lesion_tasks.archive.picture import UnusablePictureError
+from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.curation.landmarks import LANDMARKS_VERSION, landmarks_of, read_grey
+from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.progress import progress
+
+_BATCH_PICTURES = 2_000
+_COUNT = text("""
+    SELECT count(DISTINCT sha256) FROM image i WHERE NOT EXISTS (
+        SELECT FROM picture_landmarks m WHERE m.sha256 = i.sha256 AND m.version = :version
+    )
+""")
+_UNMARKED = text("""
+    SELECT DISTINCT ON (i.sha256) i.sha256, f.object_key FROM image i JOIN stored_file f USING (isic_id, rendition)
+    WHERE i.sha256 > :after AND NOT EXISTS (
+        SELECT FROM picture_landmarks m WHERE m.sha256 = i.sha256 AND m.version = :version
+    ) ORDER BY i.sha256 LIMIT :n
+""")
+# Images that were there before their landmarks are compared as new ones are, and count as changed: their groups may
+# gain members.
+_NOTE_OLD = text("""
+    WITH noted AS (
+        INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM image WHERE sha256 = ANY(:ids)
+        ON CONFLICT DO NOTHING RETURNING isic_id
+    )
+    UPDATE image SET curated_in = :number FROM noted WHERE image.isic_id = noted.isic_id
+""")
+
+
+def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
+    """Find the landmarks of every image's picture that has none yet; returns of how many pictures.
+
+    `next_number` is the statement that gives the number of the running curation. A picture that cannot be read has
+    no landmarks.
+    """
+    n_marked, after = 0, ""
+    with engine.begin() as connection:
+        total = connection.execute(_COUNT, {"version": LANDMARKS_VERSION}).scalar_one()
+    with progress("find landmarks", total) as advance, ThreadPoolExecutor(cpu_count()) as pool:
+        while n_marked < total:
+            with engine.begin() as connection:
+                lock_until_commit(connection, Lock.CURATION)
+                rows = connection.execute(
+                    _UNMARKED, {"after": after, "version": LANDMARKS_VERSION, "n": _BATCH_PICTURES}
+                ).all()
+                if not rows:
+                    break
+                found = pool.map(lambda row: _landmarks(bucket, row.object_key), rows)
+                _store(connection, [row.sha256 for row in rows], list(found), next_number)
+            after = rows[-1].sha256
+            n_marked += len(rows)
+            advance(len(rows))
+    return n_marked
+
+
+def _store(connection: Connection, sha256s: Sequence[str], found: Sequence[bytes], next_number: Any) -> None:
+    upsert_rows(
+        connection,
+        "picture_landmarks",
+        ["sha256"],
+        (
+            {"sha256": sha256, "landmarks": landmarks, "version": LANDMARKS_VERSION}
+            for sha256, landmarks in zip(sha256s, found, strict=True)
+        ),
+    )
+    number = int(connection.execute(next_number).scalar_one())
+    connection.execute(_NOTE_OLD, {"ids": list(sha256s), "number": number})
+
+
+def _landmarks(bucket: Bucket, object_key: str) -> bytes:
+    try:
+        grey = read_grey(bucket.get(object_key))
+    except (MissingObjectError, UnusablePictureError):
+        return b""
+    return landmarks_of(grey).astype("<u8").tobytes()
+
+
+def read_landmarks(connection: Connection) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """Of all images: the sha256 of each picture that has landmarks, all landmarks, and the row number of each one's."""
+    sha256s: list[str] = []
+    parts, sizes = [np.empty(0, dtype=np.uint64)], []
+    query = text("""
+        SELECT sha256, landmarks FROM picture_landmarks m
+        WHERE landmarks <> '' AND EXISTS (SELECT FROM image WHERE sha256 = m.sha256)
+    """)
+    rows = connection.execution_options(yield_per=5_000).execute(query)
+    for some in rows.partitions():
+        sha256s += [row.sha256 for row in some]
+        sizes += [len(row.landmarks) // 8 for row in some]
+        parts.append(np.frombuffer(b"".join(row.landmarks for row in some), dtype="<u8"))
+    pictures = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
+    return sha256s, np.concatenate(parts), pictures

@@ -1,0 +1,122 @@
+"""Decisions about champions as rows in Postgres: the only module that reads or writes the table `promotion`."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, text
+from sqlalchemy.orm import Session
+
+from lesion_tasks.database.schema import Promotion, Training
+from lesion_tasks.training.run_record import find_finished
+
+# What puts a training in place, and what ends a candidacy. An expired question ends nothing: it is asked again.
+ENTHRONING = ("promoted", "rolled_back")
+DECIDING = ("promoted", "rolled_back", "refused", "rejected", "superseded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Champion:
+    """The decision that put a training in place, and the training."""
+
+    decision: Promotion
+    training: Training
+
+
+def _rows(connection: Connection, task: str, *actions: str) -> list[Promotion]:
+    """Decisions of a task, the newest first, detached."""
+    statement = select(Promotion).where(Promotion.task == task).order_by(Promotion.sequence.desc())
+    if actions:
+        statement = statement.where(Promotion.action.in_(actions))
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows
+
+
+def champion_of(connection: Connection, task: str) -> Champion | None:
+    """The present champion of a task; None before the first."""
+    rows = _rows(connection, task, *ENTHRONING)
+    if not rows:
+        return None
+    return Champion(decision=rows[0], training=find_finished(connection, rows[0].training_id))
+
+
+def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
+    """Every decision about a task's champion, the newest first, as a person reads it."""
+    return [
+        {
+            "decided_at": row.decided_at.isoformat(timespec="seconds"),
+            "action": row.action,
+            "training_id": row.training_id,
+            "previous_training_id": row.previous_training_id,
+            "reason": row.reason,
+            "decided_by": row.decided_by,
+        }
+        for row in _rows(connection, task)
+    ]
+
+
+def decided_trainings(connection: Connection, task: str) -> set[str]:
+    """Trainings whose candidacy has ended: each was promoted, refused, rejected or replaced by a newer one."""
+    return {row.training_id for row in _rows(connection, task, *DECIDING)}
+
+
+def earlier_champions(connection: Connection, task: str) -> list[str]:
+    """Trainings that were champion before the present one, the latest first, without those rolled back from.
+
+    A champion that somebody rolled back from was found wanting; it can be named, but is no default.
+    """
+    rows = _rows(connection, task, *ENTHRONING)
+    if not rows:
+        return []
+    left = {row.previous_training_id for row in rows if row.action == "rolled_back"}
+    present = rows[0].training_id
+    return [name for name in dict.fromkeys(row.training_id for row in rows) if name not in {present, *left}]
+
+
+def was_champion(connection: Connection, task: str, training_id: str) -> bool:
+    """Whether a training has ever been champion of a task."""
+    return any(row.training_id == training_id for row in _rows(connection, task, *ENTHRONING))
+
+
+def find_request(connection: Connection, task: str, request_id: str) -> list[Promotion]:
+    """What was decided for a request already, the newest first."""
+    return [row for row in _rows(connection, task) if row.request_id == request_id]
+
+
+def record_decision(
+    connection: Connection,
+    task: str,
+    action: str,
+    *,
+    training_id: str,
+    previous: str | None,
+    manifest_digest: str | None = None,
+    reason: str,
+    figures: Mapping[str, Any] | None = None,
+    decided_by: str,
+    request_id: str | None = None,
+) -> None:
+    """Write a decision under the next number of its task. The caller holds the lock on the task's promotion."""
+    connection.execute(
+        text("""
+            INSERT INTO promotion (task, sequence, action, training_id, previous_training_id, manifest_digest, reason,
+                                   figures, decided_by, request_id)
+            SELECT :task, coalesce(max(sequence), 0) + 1, :action, :training_id, :previous, :digest, :reason,
+                   CAST(:figures AS jsonb), :decided_by, :request_id
+            FROM promotion WHERE task = :task
+        """),
+        {
+            "task": task,
+            "action": action,
+            "training_id": training_id,
+            "previous": previous,
+            "digest": manifest_digest,
+            "reason": reason,
+            "figures": json.dumps(dict(figures or {})),
+            "decided_by": decided_by,
+            "request_id": request_id,
+        },
+    )

@@ -1,0 +1,133 @@
+"""Evaluations and looks at test sets as rows in Postgres: the only module that reads or writes these two tables.
+
+What an evaluation found is its document, under a digest. The columns beside it repeat parts of it for reading; whoever
+decides asks the document itself: `find_sealed`, then `failed_checks` and `undecided_checks`.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from sqlalchemy import Connection, select, text
+from sqlalchemy.orm import Session
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.database.schema import Evaluation
+
+_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
+
+
+class AlteredEvaluationError(UnusableInputError):
+    """The document of an evaluation is not the one that was written."""
+
+
+def record_evaluation(
+    connection: Connection, evaluation_id: str, document: Mapping[str, Any], *, report_key: str
+) -> None:
+    """Write an evaluation's row, or write it anew. `document` is the bundle without its pictures."""
+    connection.execute(
+        text(f"""
+            INSERT INTO evaluation (evaluation_id, training_id, manifest_digest, is_sound, failed_checks, verdict,
+                                    document, document_sha256, report_key, evaluated_at)
+            VALUES (:evaluation_id, :training_id, :digest, :is_sound, :failed, :verdict, :document,
+                    {_DIGEST.format(":document")}, :key, :at)
+            ON CONFLICT (evaluation_id) DO UPDATE SET
+                is_sound = excluded.is_sound, failed_checks = excluded.failed_checks, verdict = excluded.verdict,
+                document = excluded.document, document_sha256 = excluded.document_sha256,
+                evaluated_at = excluded.evaluated_at
+        """),  # noqa: S608 - our own words
+        {
+            "evaluation_id": evaluation_id,
+            "training_id": document["training"]["training_id"],
+            "digest": document["manifest"]["digest"],
+            "is_sound": document["is_sound"],
+            "failed": document["failed_checks"],
+            "verdict": document["verdict"],
+            "document": json.dumps(document),
+            "key": report_key,
+            "at": document["evaluated_at"],
+        },
+    )
+
+
+def find_evaluation(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
+    """What is known of a training on a manifest, detached; None where it was not evaluated there."""
+    statement = select(Evaluation).where(
+        Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
+    )
+    with Session(connection, expire_on_commit=False) as session:
+        found = session.scalar(statement)
+        session.expunge_all()
+    return found
+
+
+def find_sealed(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
+    """The same, its document held against its digest; raises `AlteredEvaluationError` where they differ."""
+    found = find_evaluation(connection, training_id, manifest_digest)
+    if found is None:
+        return None
+    now = connection.execute(
+        text(f"SELECT {_DIGEST.format('document')} FROM evaluation WHERE evaluation_id = :id"),  # noqa: S608
+        {"id": found.evaluation_id},
+    ).scalar_one()
+    if now != found.document_sha256:
+        raise AlteredEvaluationError(
+            f"evaluation {found.evaluation_id!r}: its document has SHA-256 {now[:12]}, expected "
+            f"{found.document_sha256[:12]}: it was changed after it was written; evaluate the training again"
+        )
+    return found
+
+
+def failed_checks(document: Mapping[str, Any]) -> list[str]:
+    """Names of the integrity checks by which an evaluation is not sound, as the document itself tells them."""
+    return _blocking(document, "failed")
+
+
+def undecided_checks(document: Mapping[str, Any]) -> list[str]:
+    """Names of the checks that had too few images to tell: nothing is wrong, and nothing is promoted."""
+    return _blocking(document, "too_few") if document["integrity"] else []
+
+
+def _blocking(document: Mapping[str, Any], status: str) -> list[str]:
+    if not document["integrity"]:
+        return ["not_checked"]
+    return [one["name"] for one in document["integrity"] if one["is_blocking"] and one["status"] == status]
+
+
+def list_unevaluated_ids(connection: Connection) -> list[str]:
+    """Finished trainings without an evaluation on their own manifest, oldest first."""
+    return list(
+        connection.execute(
+            text("""
+                SELECT training_id FROM training t WHERE status = 'finished' AND NOT EXISTS (
+                    SELECT FROM evaluation e
+                    WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
+                ORDER BY finished_at
+            """)
+        ).scalars()
+    )
+
+
+def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:
+    """Count a look at a test set; returns how often it has been looked at by anybody.
+
+    A training that is evaluated again on what it has seen learns nothing new: its second look counts no more.
+    """
+    values = {"id": training_id, "digest": manifest_digest, "why": why}
+    connection.execute(
+        text("""
+            INSERT INTO test_opening (training_id, manifest_digest, why)
+            SELECT :id, :digest, :why WHERE NOT EXISTS (
+                SELECT FROM test_opening WHERE training_id = :id AND manifest_digest = :digest AND why = :why)
+        """),
+        values,
+    )
+    return count_openings(connection, manifest_digest)
+
+
+def count_openings(connection: Connection, manifest_digest: str) -> int:
+    """How often the test set of a manifest has been looked at."""
+    n: int = connection.execute(
+        text("SELECT count(*) FROM test_opening WHERE manifest_digest = :digest"), {"digest": manifest_digest}
+    ).scalar_one()
+    return n

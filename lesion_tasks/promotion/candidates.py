@@ -1,0 +1,134 @@
+"""Evaluated trainings -> those that wait for a decision, and the one of them that val chooses."""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.catalog import SPLITS, TASKS
+from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.decisions import decided_trainings
+from lesion_tasks.evaluation.evaluation_record import (
+    AlteredEvaluationError,
+    failed_checks,
+    find_sealed,
+    undecided_checks,
+)
+from lesion_tasks.evaluation.leaderboard import leading_measure
+from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
+from lesion_tasks.training.run_record import list_finished
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """A training that no decision has been made about yet, and what its evaluation's document says of it."""
+
+    training: Training
+    document: Mapping[str, Any]
+    altered: str | None  # what stands at rest and is not what was stored; None where all of it is
+
+    @property
+    def training_id(self) -> str:
+        return self.training.training_id
+
+    @property
+    def obstacle(self) -> str | None:
+        """Why it cannot become champion whatever its figures are; None where they decide."""
+        if self.altered is not None:
+            return f"What is stored of it is not what was stored: {self.altered}"
+        if failed := failed_checks(self.document):
+            return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
+        if undecided := undecided_checks(self.document):
+            return f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']}"
+        split = self.training.recipe["split"]
+        is_leaking = split in SPLITS and SPLITS[split].is_leaking
+        if is_leaking or not self.training.recipe.get("is_promotable", True):
+            return (
+                "Its recipe or split repeats a published mistake on purpose and is declared never promotable."
+            )
+        if self.val is None:
+            return f"{leading_measure(self.training.task)} is undefined on val."
+        return None
+
+    @property
+    def val(self) -> float | None:
+        """The leading measure on val, by which one of a round is chosen."""
+        value: float | None = self._figures("val").get(leading_measure(self.training.task), {}).get("value")
+        return value
+
+    @property
+    def test(self) -> Mapping[str, Any]:
+        """Figures on the natural test set."""
+        return self._figures("test_natural")
+
+    def _figures(self, subset: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.document["subsets"].get(subset, {}).get("figures", {})
+        return found
+
+
+def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[Candidate]:
+    """The latest evaluated training of each variant, where no decision about it was made."""
+    decided = decided_trainings(connection, task)
+    found = {}
+    for training in sorted(list_finished(connection, task=task), key=_finished_at):
+        try:
+            evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
+        except AlteredEvaluationError as error:
+            empty = {"integrity": [], "subsets": {}, "verdict": ""}
+            found[training.variant] = Candidate(training=training, document=empty, altered=str(error))
+            continue
+        if evaluation is not None:
+            found[training.variant] = Candidate(training=training, document=evaluation.document, altered=None)
+    return [
+        _held_against_digests(connection, bucket, candidate)
+        for candidate in found.values()
+        if candidate.training_id not in decided
+    ]
+
+
+def _finished_at(training: Training) -> Any:
+    return training.finished_at
+
+
+def _held_against_digests(connection: Connection, bucket: Bucket, candidate: Candidate) -> Candidate:
+    """Compare the model and the predictions with the digests under which they were stored."""
+    if candidate.altered is not None:
+        return candidate
+    altered = altered_model(bucket, candidate.training)
+    if altered is None:
+        altered = _altered_predictions(connection, candidate.training)
+    return Candidate(training=candidate.training, document=candidate.document, altered=altered)
+
+
+def altered_model(bucket: Bucket, training: Training) -> str | None:
+    """What is wrong with the stored model of a training, in words; None where it is the one that was stored."""
+    try:
+        found = hashlib.sha256(bucket.get(training.model_key or "")).hexdigest()
+    except MissingObjectError as error:
+        return str(error)
+    if found != training.model_sha256:
+        return (
+            f"model {training.model_key}: SHA-256 is {found[:12]}, expected {str(training.model_sha256)[:12]}"
+        )
+    return None
+
+
+def _altered_predictions(connection: Connection, training: Training) -> str | None:
+    classes = TASKS[training.task].classes
+    try:
+        for subset in ("val", "test"):
+            read_sealed_predictions(
+                connection, training.training_id, training.manifest_digest, subset, classes
+            )
+    except AlteredPredictionsError as error:
+        return str(error)
+    return None
+
+
+def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
+    """The candidate with the highest leading measure on val, among those that nothing speaks against at once."""
+    able = [candidate for candidate in candidates if candidate.obstacle is None]
+    return max(able, key=lambda candidate: (candidate.val or 0.0, candidate.training_id), default=None)

@@ -1,0 +1,203 @@
+"""The best candidate of a round, beside the champion -> what there is to decide, for a person and for the rule."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection
+
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, objections
+from lesion_tasks.evaluation.comparison import NoComparisonError, NotEvaluatedError, compare_models
+from lesion_tasks.evaluation.decisions import Champion, champion_of
+from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
+from lesion_tasks.evaluation.leaderboard import leading_measure
+from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
+from lesion_tasks.training.predictions import AlteredPredictionsError
+
+N_SLICES_SHOWN = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proposal:
+    """Everything that a decision about one candidate rests on."""
+
+    task: str
+    candidate: Candidate
+    others: Sequence[Candidate]  # of the same round
+    champion: Champion | None
+    comparison: Mapping[str, Any] | None  # as `compare_models` gives it; None for a first champion
+    objections: Sequence[str]
+    cautions: Sequence[str]
+    n_openings: int
+    report_keys: Sequence[str]  # of the candidate and, where there is one, of the champion on the same images
+    missing: str | None  # which evaluation has to be made before anything can be decided
+
+    @property
+    def previous(self) -> str | None:
+        """The training that would be replaced."""
+        return self.champion.training.training_id if self.champion else None
+
+    @property
+    def figures(self) -> dict[str, Any]:
+        """What is kept with the decision."""
+        return {
+            "val": self.candidate.val,
+            "comparison": self.comparison,
+            "objections": list(self.objections),
+            "cautions": list(self.cautions),
+        }
+
+
+def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal | None, list[Candidate]]:
+    """What there is to decide in a task, and every candidate of the round. None: no candidate may be promoted."""
+    candidates = find_candidates(connection, bucket, task)
+    best = best_of(candidates)
+    if best is None:
+        return None, candidates
+    champion = champion_of(connection, task)
+    gates = gates_of(task)
+    comparison, obstacle, missing = None, None, None
+    if champion is not None:
+        try:
+            if (altered := altered_model(bucket, champion.training)) is not None:
+                raise NoComparisonError(f"the champion's {altered}")
+            comparison = compare_models(connection, bucket, best.training, champion.training)
+        except NotEvaluatedError as error:
+            missing = str(error)
+        except (NoComparisonError, AlteredEvaluationError, AlteredPredictionsError) as error:
+            obstacle = f"it cannot be compared with the champion: {error}"
+    missed = [words for words in (obstacle, missing) if words] or objections(best.test, comparison, gates)
+    digest = best.training.manifest_digest
+    shown = [best.training_id, *([champion.training.training_id] if champion else [])]
+    found = [find_evaluation(connection, training_id, digest) for training_id in shown]
+    return (
+        Proposal(
+            task=task,
+            candidate=best,
+            others=[candidate for candidate in candidates if candidate is not best],
+            champion=champion,
+            comparison=comparison,
+            objections=missed,
+            cautions=cautions(comparison, gates, best.test),
+            n_openings=count_openings(connection, digest),
+            report_keys=[one.report_key for one in found if one is not None],
+            missing=missing,
+        ),
+        candidates,
+    )
+
+
+def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
+    """Why the candidate is promoted or refused, in one paragraph."""
+    if proposal.objections:
+        # With objections a promotion can only have been forced, and says so.
+        return ("Promoted by force despite: " if is_forced else "") + "; ".join(proposal.objections) + "."
+    measure = leading_measure(proposal.task)
+    doubts = "; ".join(proposal.cautions)
+    caution = f" To be read with it: {doubts}." if doubts else ""
+    clears = "clears every gate that could be judged" if doubts else "clears every gate"
+    if proposal.comparison is None:
+        return (
+            f"First champion of the task: best of its round on val, {clears}; {measure} "
+            f"{proposal.candidate.test[measure]['value']:.4f} on test.{caution}"
+        )
+    gained = interval_words(proposal.comparison["differences"][measure])
+    left_out = proposal.comparison["n_left_out"]
+    on = "the same test images" + (
+        f" ({left_out:,} that one of the two has learned from left out)" if left_out else ""
+    )
+    return f"Better than {proposal.previous} on {on}: {measure}, {gained}; {clears}.{caution}"
+
+
+def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
+    """Why another candidate of the round is the one that is decided about, or why none is."""
+    if candidate.obstacle is not None:
+        return candidate.obstacle
+    if best is None:
+        raise AssertionError("a candidate without an obstacle is the best or has a better one beside it")
+    measure = leading_measure(candidate.training.task)
+    return (
+        f"{best.training_id} of the same round is better on val: {measure} {best.val:.4f} against "
+        f"{candidate.val:.4f}. The test set decides only about the one chosen on val."
+    )
+
+
+def subject_of(proposal: Proposal) -> str:
+    """The question, in one line."""
+    title = TASKS[proposal.task].title
+    if proposal.champion is None:
+        return f"{title}: may {proposal.candidate.training_id} become the first champion?"
+    return f"{title}: may {proposal.candidate.training_id} replace {proposal.previous}?"
+
+
+def body_of(proposal: Proposal, *, report_base: str) -> str:
+    """What a person needs to answer, in Markdown. `report_base` is the address under which report keys are read."""
+    measure = leading_measure(proposal.task)
+    figure = proposal.candidate.test[measure]
+    interval = "" if figure.get("low") is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
+    names = ("candidate", "champion on the same images")
+    reports = [
+        f"[report of the {name}]({report_base}{key})"
+        for name, key in zip(names, proposal.report_keys, strict=False)
+    ]
+    lines = [
+        f"**Candidate** `{proposal.candidate.training_id}`, {measure} {figure['value']:.3f}{interval} on "
+        f"{figure['n_images']:,} test images; best of its round on val ({proposal.candidate.val:.4f}).",
+        "",
+        f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."
+        if proposal.champion
+        else "**No champion yet**: only the floors apply.",
+        "",
+        f"This test set has been opened {proposal.n_openings} times. {' · '.join(reports)}",
+        "",
+        *_outcome(proposal),
+        *_differences(proposal.comparison),
+        *_slices(proposal.comparison),
+    ]
+    return "\n".join(lines)
+
+
+def _outcome(proposal: Proposal) -> list[str]:
+    gates = [
+        f"| {gate.measure} | {gate.floor:.2f} | {'must gain' if gate.is_leading else f'{gate.margin:.2f}'} | "
+        f"{_gate_outcome(gate.measure, proposal)} |"
+        for gate in gates_of(proposal.task)
+    ]
+    told = [f"- **Against it:** {words}." for words in proposal.objections]
+    told += [f"- To be read with it: {words}." for words in proposal.cautions]
+    return ["| Gate | Floor | Loss allowed | Outcome |", "| --- | --- | --- | --- |", *gates, "", *told, ""]
+
+
+def _gate_outcome(measure: str, proposal: Proposal) -> str:
+    named = [words for words in proposal.objections if words.startswith(measure)]
+    if named:
+        return "not met"
+    doubted = [words for words in proposal.cautions if measure in words]
+    return "met, with a caution" if doubted else "met"
+
+
+def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
+    if comparison is None:
+        return []
+    rows = [
+        f"| {name} | {d['candidate']:.4f} | {d['champion']:.4f} | {interval_words(d)} |"
+        for name, d in comparison["differences"].items()
+        if d["candidate"] is not None and d["champion"] is not None
+    ]
+    head = ["| Measure | Candidate | Champion | Difference |", "| --- | --- | --- | --- |"]
+    return [f"On the same {comparison['n_images']:,} test images:", "", *head, *rows, ""]
+
+
+def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
+    parts = [part for part in comparison["slices"] if part["difference"]] if comparison else []
+    if not parts:
+        return []
+    worst = sorted(parts, key=lambda part: part["difference"]["value"])[:N_SLICES_SHOWN]
+    rows = [
+        f"| {part['attribute']} | {part['value']} | {part['n_images']:,} | {interval_words(part['difference'])} |"
+        for part in worst
+    ]
+    head = ["| Slice | Value | Images | Difference |", "| --- | --- | --- | --- |"]
+    return ["The guarded slices with the largest losses:", "", *head, *rows, ""]
