@@ -1,17 +1,24 @@
 """Evaluations -> a decision, and perhaps a new champion. When there are new `evaluations`, and by hand.
 
-The best candidate of each task is compared with the champion on the same images; a champion that was not
-yet scored on them is scored first. The candidate is promoted when it passes every gate; the reasons are
-written down either way. An evaluation that failed its integrity checks can be read, but never promoted.
+1. **plan**: which champion has to be evaluated on its candidate's images first,
+2. **score_again**: evaluate it there,
+3. **compare**: candidate and champion on the same images; what there is to decide,
+4. **ask**: a person, where the form or the setting LESION_APPROVAL says so: one question for each task,
+5. **decide**: promote, refuse, or end as the person said; every outcome is a row with its reason,
+6. **announce**: the new champions.
 
-Safe to clear: deciding twice on the same evaluations gives the same answer and changes nothing.
+A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
+promoted. A question that is still open when a better candidate comes ends as superseded, within ten minutes; it holds
+up nothing else.
+
+Safe to clear: a run that has decided finds its decision again, and deciding twice on the same evaluations changes
+nothing.
 """
 
 from datetime import timedelta
 from typing import Any
 
-from airflow.providers.standard.operators.hitl import ApprovalOperator
-from airflow.sdk import Param, TriggerRule, dag, task
+from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
 
 from lesion_airflow import (
     CHAMPION,
@@ -19,6 +26,7 @@ from lesion_airflow import (
     EVALUATIONS,
     GPU_QUEUE,
     TAGS,
+    AskPerson,
     open_workspace,
     results,
     skip_unless,
@@ -29,21 +37,16 @@ from lesion_tasks.catalog.ingest_passes import GPU_POOL
 NAMES = sorted(TASKS)
 
 
-def decider(answer: dict[str, Any] | None, is_forced: bool, dag_run: Any) -> str:
-    """Who answers for the decision: whoever approved; for a forced one, whoever triggered it; else the rule."""
-    if answer:
-        return str(answer["responded_by_user"]["name"])
-    return (dag_run.triggering_user_name or "unnamed person") if is_forced else "rule"
-
-
 @dag(
     schedule=[EVALUATIONS],
-    max_active_runs=1,
+    # A run that waits for a person must not hold up the next one; decisions take turns on a lock of their own.
+    max_active_runs=16,
     default_args=DEFAULT_ARGS,
     params={
         "tasks": Param(
             NAMES,
             type="array",
+            minItems=1,
             items={"enum": NAMES},
             examples=NAMES,
             values_display={name: entry.title for name, entry in TASKS.items()},
@@ -51,10 +54,11 @@ def decider(answer: dict[str, Any] | None, is_forced: bool, dag_run: Any) -> str
             description="For which tasks to look for a better model.",
         ),
         "is_asked": Param(
-            False,
-            type="boolean",
+            None,
+            type=["null", "boolean"],
             title="Ask a person",
-            description="Wait for an approval under Required Actions before anything is published.",
+            description="Wait for an answer under Required Actions before anything is decided. Empty: as the setting "
+            "LESION_APPROVAL says.",
         ),
         "is_forced": Param(
             False,
@@ -70,32 +74,8 @@ def decider(answer: dict[str, Any] | None, is_forced: bool, dag_run: Any) -> str
 )
 def promote_model() -> None:
     @task
-    def standings() -> str:
-        """Describe what there is to decide on: the leaderboard, as a table."""
-        from lesion_tasks.promotion.promote import leaderboard
-
-        rows = leaderboard(open_workspace())
-        columns = list(rows[0]) if rows else ["nothing to compare"]
-        lines = [columns, ["---"] * len(columns), *([str(row[name]) for name in columns] for row in rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in lines)
-
-    @task.short_circuit(ignore_downstream_trigger_rules=False)
-    def is_person_asked(params: dict[str, Any]) -> bool:
-        """Skip the approval unless it was asked for."""
-        return bool(params["is_asked"])
-
-    approve = ApprovalOperator(
-        task_id="approve",
-        subject="May the best evaluated model become champion?",
-        body="{{ ti.xcom_pull(task_ids='standings') }}",
-        response_timeout=timedelta(days=7),
-        execution_timeout=None,  # the wait has its own limit
-        ignore_downstream_trigger_rules=True,  # a refusal ends the run: nothing is promoted
-    )
-
-    @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def plan(params: dict[str, Any]) -> list[dict[str, Any]]:
-        """Name the champions that were not yet scored on their candidate's images."""
+    def plan(params: dict[str, Any]) -> list[dict[str, str]]:
+        """Name the trainings that were not yet evaluated on their rival's images."""
         from lesion_tasks.promotion.promote import plan_promotion
 
         plans = [plan_promotion(open_workspace(), task=name) for name in params["tasks"]]
@@ -108,25 +88,52 @@ def promote_model() -> None:
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
     def score_again(training_id: str, manifest_digest: str) -> str:
-        """Evaluate a champion on the images that its candidate was evaluated on."""
+        """Evaluate a training on the images that its rival was evaluated on."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
 
         return evaluate_training(open_workspace(), training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def name_tasks(params: dict[str, Any], ti: Any, dag_run: Any) -> list[dict[str, str]]:
-        """Name the tasks to decide on, and who answers for it."""
-        decided_by = decider(ti.xcom_pull(task_ids="approve"), params["is_forced"], dag_run)
-        return [{"task_name": name, "decided_by": decided_by} for name in params["tasks"]]
+    def compare(params: dict[str, Any]) -> list[dict[str, Any]]:
+        """Write the questions, one for each task that has a candidate to ask about; none where nobody is asked."""
+        from lesion_tasks.promotion.questions import write_questions
 
-    @task(map_index_template="{{ task.op_kwargs['task_name'] }}")
-    def promote(task_name: str, decided_by: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Compare, decide, write the reasons down, and publish."""
+        return write_questions(open_workspace(), tasks=params["tasks"], is_asked=params["is_asked"])
+
+    ask = AskPerson.partial(
+        task_id="ask",
+        response_timeout=timedelta(days=7),
+        execution_timeout=None,  # the wait has its own limit
+        map_index_template="{{ task.task_name }}",
+    )
+
+    @task(trigger_rule=TriggerRule.NONE_FAILED)
+    def gather(answers: Any, params: dict[str, Any], dag_run: Any) -> list[dict[str, Any]]:
+        """Name the tasks to decide on, with the answers of those who were asked."""
+        from lesion_tasks.promotion.questions import gather_answers
+
+        return gather_answers(
+            open_workspace(),
+            tasks=params["tasks"],
+            answers=results(answers),
+            is_forced=params["is_forced"],
+            triggered_by=dag_run.triggering_user_name,
+        )
+
+    @task(map_index_template="{{ task.op_kwargs['task_name'] }}{{ done | default('') }}")
+    def decide(task_name: str, params: dict[str, Any], dag_run: Any, **answer: Any) -> dict[str, Any]:
+        """Decide, write the reasons down, and publish."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
 
-        return promote_best(
-            open_workspace(), task=task_name, is_forced=params["is_forced"], decided_by=decided_by
-        )
+        decision = promote_best(
+            open_workspace(),
+            task=task_name,
+            is_forced=params["is_forced"],
+            request_id=f"{dag_run.run_id} {task_name}",
+            **answer,
+        ).as_dict()
+        get_current_context()["done"] = f": {decision['action']}"
+        return decision
 
     @task(outlets=[CHAMPION])
     def announce(decisions: Any, outlet_events: Any) -> int:
@@ -137,10 +144,10 @@ def promote_model() -> None:
         return len(promoted)
 
     missing = plan()
-    names = name_tasks()
-    standings() >> is_person_asked() >> approve >> missing
-    score_again.expand_kwargs(missing) >> names
-    announce(promote.expand_kwargs(names))
+    questions = compare()
+    score_again.expand_kwargs(missing) >> questions
+    answers = ask.expand_kwargs(questions)
+    announce(decide.expand_kwargs(gather(answers.output)))
 
 
 promote_model()

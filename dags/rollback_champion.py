@@ -9,6 +9,7 @@ from typing import Any
 from airflow.sdk import Param, dag, task
 
 from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, open_workspace
+from lesion_tasks.catalog import TASKS
 
 
 @dag(
@@ -16,15 +17,24 @@ from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, open_workspace
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params={
+        "task": Param(
+            "malignancy",
+            enum=sorted(TASKS),
+            values_display={name: entry.title for name, entry in TASKS.items()},
+            title="Task",
+            description="Of which task the champion is replaced.",
+        ),
         "training_id": Param(
             None,
             type=["null", "string"],
             title="Training",
-            description="The training to put back. Empty: the champion before the current one.",
+            description="The training to put back. Empty: the latest champion before the current one that nobody "
+            "rolled back from.",
         ),
         "reason": Param(
             type="string",
             minLength=10,
+            pattern=r"\S.*\S",
             title="Reason",
             description="Why; kept in the history and shown in the report.",
         ),
@@ -43,8 +53,10 @@ def rollback_champion() -> None:
             open_workspace(),
             training_id=params["training_id"],
             reason=params["reason"],
+            task=params["task"],
             decided_by=dag_run.triggering_user_name or "unnamed person",
-        )
+            request_id=dag_run.run_id,
+        ).as_dict()
         outlet_events[CHAMPION].extra = result
         return result
 

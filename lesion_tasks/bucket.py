@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks.addresses import masked
 from lesion_tasks.scratch import naming_full_disk
 from lesion_tasks.settings import Settings, read_settings
 
@@ -30,15 +31,11 @@ ABANDONED_AFTER_S = 86_400.0  # a writer that has not finished after a day was k
 _KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.=+-]*)*")
 
 
-class MissingObjectError(KeyError):
+class MissingObjectError(UnusableInputError):
     """No object has that key."""
 
     def __init__(self, key: str, url: str) -> None:
-        super().__init__(key)
-        self.message = f"no object {key!r} in bucket {url}"
-
-    def __str__(self) -> str:
-        return self.message
+        super().__init__(f"bucket {url} (LESION_BUCKET_URL): no object {key!r}, expected one")
 
 
 class Bucket(Protocol):
@@ -78,6 +75,24 @@ def open_bucket(settings: Settings | None = None) -> Bucket:
     if settings.bucket_url.startswith("s3://"):
         return S3Bucket(settings.bucket_url, cache=settings.cache)
     return DirectoryBucket(Path(settings.bucket_url))
+
+
+@contextlib.contextmanager
+def reading_object(bucket: Bucket, key: str) -> Iterator[None]:
+    """Tell whatever is raised while an object's bytes are understood as a damaged object, in one line.
+
+    Libraries have many ways of failing at truncated or foreign bytes; ours pass unchanged.
+    """
+    try:
+        yield
+    except (UnusableInputError, UnavailableError, MemoryError):
+        raise
+    except Exception as error:
+        words = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UnusableInputError(
+            f"bucket {bucket.url} (LESION_BUCKET_URL): object {key!r} is damaged: {words}; expected it whole, as it "
+            "was written"
+        ) from error
 
 
 def _checked(key: str) -> str:
@@ -188,57 +203,34 @@ class S3Bucket:
         self.client = self._connect()
 
     def _connect(self) -> "BaseClient":
-        import boto3
-        from botocore.config import Config
-        from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
-        from botocore.exceptions import ConnectionError as NoConnectionError
-
-        # The standard mode retries throttling, 5xx and broken connections with back-off.
-        client = boto3.client(
-            "s3",
-            config=Config(
-                retries={"mode": "standard", "total_max_attempts": 8},
-                connect_timeout=5,
-                read_timeout=60,
-                max_pool_connections=32,
-            ),
-        )
-        try:
+        with naming_s3(self.url):
+            client = s3_client()
             client.head_bucket(Bucket=self.bucket_name)
-        except ClientError as error:
-            status = error.response["ResponseMetadata"]["HTTPStatusCode"]
-            if status >= 500 or status == 429:
-                raise UnavailableError(f"bucket {self.url}: status {status}") from error
-            found = {403: "access denied", 404: "no such bucket"}.get(status, f"status {status}")
-            raise UnusableInputError(f"bucket {self.url}: {found}") from error
-        # Refused, reset, timed out: a server that may come back.
-        except (NoConnectionError, HTTPClientError) as error:
-            raise UnavailableError(f"bucket {self.url} cannot be reached: {error}") from error
-        except BotoCoreError as error:
-            raise UnusableInputError(f"bucket {self.url} cannot be reached: {error}") from error
         return client
 
     def _key(self, key: str) -> str:
         return f"{self.prefix}/{_checked(key)}" if self.prefix else _checked(key)
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
-        self.client.put_object(
-            Bucket=self.bucket_name, Key=self._key(key), Body=data, ContentType=content_type
-        )
+        with naming_s3(self.url, key, "put"):
+            self.client.put_object(
+                Bucket=self.bucket_name, Key=self._key(key), Body=data, ContentType=content_type
+            )
 
     def put_file(self, key: str, path: Path, *, content_type: str = OCTETS) -> None:
-        self.client.upload_file(
-            str(path), self.bucket_name, self._key(key), ExtraArgs={"ContentType": content_type}
-        )
+        with path.open("rb") as file, naming_s3(self.url, key, "put"):
+            self.client.upload_fileobj(
+                file, self.bucket_name, self._key(key), ExtraArgs={"ContentType": content_type}
+            )
 
     def get(self, key: str) -> bytes:
-        with self._missing_as_error(key):
+        with naming_s3(self.url, key, "get"):
             body: bytes = self.client.get_object(Bucket=self.bucket_name, Key=self._key(key))["Body"].read()
         return body
 
     def exists(self, key: str) -> bool:
         try:
-            with self._missing_as_error(key):
+            with naming_s3(self.url, key, "head"):
                 self.client.head_object(Bucket=self.bucket_name, Key=self._key(key))
         except MissingObjectError:
             return False
@@ -249,11 +241,17 @@ class S3Bucket:
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket_name, Prefix=base + prefix
         )
-        for page in pages:
+        pages = iter(pages)
+        while True:
+            with naming_s3(self.url, base + prefix, "list"):
+                page = next(pages, None)
+            if page is None:
+                return
             yield from (item["Key"].removeprefix(base) for item in page.get("Contents", ()))
 
     def delete(self, key: str) -> None:
-        self.client.delete_object(Bucket=self.bucket_name, Key=self._key(key))
+        with naming_s3(self.url, key, "delete"):
+            self.client.delete_object(Bucket=self.bucket_name, Key=self._key(key))
 
     def local_path(self, key: str) -> Path:
         target = self.cache / self._key(key)
@@ -266,21 +264,88 @@ class S3Bucket:
         handle, name = tempfile.mkstemp(dir=parts)
         os.close(handle)
         try:
-            with self._missing_as_error(key), naming_full_disk(f"cache {self.cache}", self.cache, key):
+            with naming_s3(self.url, key, "get"), naming_full_disk(f"cache {self.cache}", self.cache, key):
                 self.client.download_file(self.bucket_name, self._key(key), name)
             Path(name).replace(target)
         finally:
             Path(name).unlink(missing_ok=True)
         return target
 
-    @contextlib.contextmanager
-    def _missing_as_error(self, key: str) -> Iterator[None]:
-        from botocore.exceptions import ClientError
 
-        try:
-            yield
-        except ClientError as error:
-            code: Any = error.response["Error"].get("Code")
-            if code in {"404", "NoSuchKey", "NotFound"}:
-                raise MissingObjectError(key, self.url) from None
-            raise
+def s3_client() -> "BaseClient":
+    """Every client of S3 is this one, so that all of them reach the same servers."""
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        config=Config(
+            # The standard mode retries throttling, 5xx and broken connections with back-off.
+            retries={"mode": "standard", "total_max_attempts": 8},
+            connect_timeout=5,
+            read_timeout=60,
+            max_pool_connections=32,
+            # What boto3 adds of its own accord since 1.36 is refused by older Ceph, by Google's server and by others.
+            # TCP and TLS check what is on its way, and our own digests what matters.
+            request_checksum_calculation="when_required",
+            response_checksum_validation="when_required",
+        ),
+    )
+
+
+@contextlib.contextmanager
+def naming_s3(url: str, key: str = "", verb: str = "reach") -> Iterator[None]:
+    """Tell what S3, the network to it or a setting did wrong in one line with bucket, key and setting.
+
+    Raises MissingObjectError where there is no such object, UnavailableError for what may pass, and
+    UnusableInputError for what stays wrong.
+    """
+    from boto3.exceptions import S3UploadFailedError
+    from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
+    from botocore.exceptions import ConnectionError as NoConnectionError
+    from urllib3.exceptions import HTTPError
+
+    title = f"bucket {url} (LESION_BUCKET_URL)" + (f": cannot {verb} {key!r}" if key else "")
+    try:
+        yield
+    except S3UploadFailedError as error:
+        cause = error.__context__
+        raise (_answer(cause, title, key, url) if isinstance(cause, ClientError) else error) from error
+    except ClientError as error:
+        raise _answer(error, title, key, url) from error
+    # Refused, reset, timed out, cut: a server that may come back.
+    except (NoConnectionError, HTTPClientError, HTTPError) as error:
+        raise UnavailableError(f"{title}: {_one_line(error)}; {_WHERE}") from error
+    # A malformed endpoint, region, profile, proxy or certificate bundle; no credentials.
+    except (BotoCoreError, ValueError) as error:
+        raise UnusableInputError(f"{title}: {_one_line(error)}; {_WHERE}") from error
+
+
+_WHERE = "the server is that of AWS_ENDPOINT_URL, without it Amazon's; see the other AWS_* settings too"
+_STATUSES = {
+    301: "the bucket is in another region, see AWS_DEFAULT_REGION",
+    400: "the server does not take the request, see AWS_DEFAULT_REGION and AWS_ENDPOINT_URL",
+    401: "access denied, see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
+    403: "access denied, see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and what they may do",
+    404: "no such bucket, see AWS_ENDPOINT_URL",
+}
+
+
+def _answer(error: Any, title: str, key: str, url: str) -> Exception:
+    """Return the error that an S3 server's answer amounts to."""
+    said = error.response.get("Error", {})
+    code = str(said.get("Code") or "")
+    status = error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0)
+    if key and code in {"404", "NoSuchKey", "NotFound"}:
+        return MissingObjectError(key, url)
+    words = _STATUSES.get(status, "see AWS_ENDPOINT_URL")
+    found = f"{title}: status {status} {'' if code == str(status) else code}".rstrip()
+    message = f"{found}: {words}"
+    # 501 is for good: the server lacks something that is asked of it.
+    if status == 429 or (status >= 500 and status != 501) or code in {"SlowDown", "RequestTimeout"}:
+        return UnavailableError(message)
+    return UnusableInputError(message)
+
+
+def _one_line(error: Exception) -> str:
+    return masked(" ".join(str(error).split()))[:300]

@@ -35,7 +35,16 @@ class Settings:
     max_records: int | None  # for trying: read about this many records of each scope and no more; empty: all
     variants: tuple[str, ...]  # what scheduled retraining trains; empty: the catalogue's default
     weights: str  # pretrained: "imagenet" (default), a folder or file, "bucket:" and a key; or "none"
+    approval: str  # "never" (default) or "always": whether a person is asked before a promotion is decided
+    approvers: tuple[
+        str, ...
+    ]  # names of users who may answer, and who may promote despite a gate; empty: anybody
     code_version: str  # git commit, or the package's version
+
+    @property
+    def is_approval_asked(self) -> bool:
+        """Whether a person is asked where a run does not say."""
+        return self.approval == "always"
 
     @property
     def cache(self) -> Path:
@@ -62,8 +71,16 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
         max_records=_count("LESION_MAX_RECORDS", env.get("LESION_MAX_RECORDS") or None),
         variants=_variants(env.get("LESION_VARIANTS", "")),
         weights=env.get("LESION_WEIGHTS") or "imagenet",
+        approval=_choice("LESION_APPROVAL", env.get("LESION_APPROVAL") or "never", ("never", "always")),
+        approvers=tuple(filter(None, (name.strip() for name in env.get("LESION_APPROVERS", "").split(",")))),
         code_version=env.get("LESION_CODE_VERSION") or _code_version(),
     )
+
+
+def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
+    if text not in allowed:
+        raise UnusableInputError(f"{name} {text!r}: expected one of {', '.join(allowed)}")
+    return text
 
 
 def _check_characters(env: Mapping[str, str]) -> None:

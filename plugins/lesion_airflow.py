@@ -7,7 +7,8 @@ from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from airflow.sdk import Asset, ExceptionRetryPolicy, RetryAction, RetryRule, TriggerRule, task
+from airflow.providers.standard.operators.hitl import HITLOperator
+from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, TriggerRule, task
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 if TYPE_CHECKING:
@@ -91,6 +92,71 @@ def results(value: Any) -> list[Any]:
     """Return what the tasks of a mapped group returned, as a list: Airflow hands over a lone result bare."""
     found = [value] if value is None or isinstance(value, str | dict) else list(value)
     return [result for result in found if result is not None]
+
+
+class AskPerson(HITLOperator):
+    """Ask whether a candidate may become champion; gives who answered what, also when nobody did or it lost its point.
+
+    The wait is cut into slices: after each one the task looks whether its candidate is still the one to ask about,
+    and goes on waiting if it is. A question that a newer candidate has replaced ends by itself.
+    """
+
+    APPROVE, REJECT = "Approve", "Reject"
+    SLICE = timedelta(minutes=10)
+
+    def __init__(
+        self, *, task_name: str, asked_about: str, response_timeout: timedelta, **kwargs: Any
+    ) -> None:
+        super().__init__(
+            options=[self.APPROVE, self.REJECT],
+            params={
+                "reason": Param(
+                    "",
+                    type="string",
+                    title="Reason",
+                    description="Why; kept with the decision. Needed to reject.",
+                )
+            },
+            response_timeout=min(response_timeout, self.SLICE),
+            **kwargs,
+        )
+        self.task_name = task_name
+        self.asked_about = asked_about
+        self.whole_timeout = response_timeout
+
+    def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        if event.get("error_type") == "timeout":
+            return self._look_again(context)
+        answer = super().execute_complete(context, event)
+        person = answer["responded_by_user"] or {"name": "unnamed person"}
+        is_approved = self.APPROVE in answer["chosen_options"]
+        return self._answer(
+            "approved" if is_approved else "rejected",
+            person=person["name"],
+            reason=str((answer["params_input"] or {}).get("reason") or ""),
+        )
+
+    def _look_again(self, context: Any) -> dict[str, Any]:
+        from airflow.sdk.exceptions import TaskAwaitingInput
+
+        from lesion_tasks.promotion.questions import is_superseded
+
+        if is_superseded(open_workspace(), task=self.task_name, asked_about=self.asked_about):
+            return self._answer("expired", person="rule", reason="a newer candidate has taken its place")
+        asked_at = context["dag_run"].start_date or datetime.now(UTC)
+        left = asked_at + self.whole_timeout - datetime.now(UTC)
+        if left <= timedelta(0):
+            return self._answer("expired", person="nobody", reason="")
+        raise TaskAwaitingInput(method_name="execute_complete", timeout=min(left, self.SLICE))
+
+    def _answer(self, answer: str, *, person: str, reason: str) -> dict[str, Any]:
+        return {
+            "task_name": self.task_name,
+            "asked_about": self.asked_about,
+            "answer": answer,
+            "person": person,
+            "reason": reason,
+        }
 
 
 @task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, doc_md="Red when anything before it is red.")

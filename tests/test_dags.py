@@ -47,13 +47,12 @@ ORDER = {
         "stay_red": set(),
     },
     "promote_model": {
-        "standings": {"is_person_asked"},
-        "is_person_asked": {"approve"},
-        "approve": {"plan"},
         "plan": {"score_again"},
-        "score_again": {"name_tasks"},
-        "name_tasks": {"promote"},
-        "promote": {"announce"},
+        "score_again": {"compare"},
+        "compare": {"ask"},
+        "ask": {"gather"},
+        "gather": {"decide"},
+        "decide": {"announce"},
         "announce": set(),
     },
     "rollback_champion": {"roll_back": set()},
@@ -125,7 +124,8 @@ def test_every_dag_has_help_a_description_tags_and_one_run_at_a_time(dags: dict[
         assert "safe to clear" in dag.doc_md.replace("\n", " ").lower(), name
         assert dag.description, name
         assert "lesion" in dag.tags, name
-        assert dag.max_active_runs == 1, name
+        # A question to a person may stay open for days and must not hold up the next decision.
+        assert dag.max_active_runs == (16 if name == "promote_model" else 1), name
         assert not dag.catchup, name
 
 

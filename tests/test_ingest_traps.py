@@ -68,6 +68,22 @@ def test_a_next_link_that_never_changes_ends(settings, monkeypatch):
         assert append_records(open_workspace())["is_complete"] is False
 
 
+def refusing_every_cursor(request, body):
+    return (
+        web.json_response({"detail": [{"loc": ["query", "cursor"]}]}, status=422)
+        if request.query.get("cursor")
+        else body
+    )
+
+
+def test_an_archive_that_takes_none_of_its_own_cursors_is_unavailable(settings, monkeypatch):
+    with (
+        serving(SyntheticSource(250, seed=2), monkeypatch, tamper=refusing_every_cursor),
+        pytest.raises(ArchiveUnavailableError, match="status 422 for cursor"),
+    ):
+        append_records(open_workspace())
+
+
 def never_ending(request, body):
     """Each page names a next one, a second later, as if there were always more."""
     if "cursor" in request.query and request.query.get("limit") == "100":
@@ -78,10 +94,13 @@ def never_ending(request, body):
 
 
 def opaque_never_ending(request, body):
-    """The same with cursors that no one can read."""
-    if request.query.get("limit") == "100":
-        body["next"] = f"http://127.0.0.1/?cursor={uuid.uuid4().hex}"
-    return body
+    """The same with cursors that no one can read, and nothing on the pages."""
+    if request.query.get("limit") != "100":
+        return body
+    link = f"http://127.0.0.1/?cursor={uuid.uuid4().hex}"
+    if "cursor" not in request.query:
+        return body | {"next": link}
+    return web.json_response({"results": [], "count": None, "next": link, "previous": None})
 
 
 @pytest.mark.parametrize("tamper", [never_ending, opaque_never_ending])
@@ -99,7 +118,9 @@ def test_next_links_without_end_are_followed_as_far_as_the_announced_records_rea
         assert asked["100"] <= 2 * 2 + SPARE_PAGES + 1
 
 
-@pytest.mark.parametrize("moment", ["99999-01-01", "-0001-01-01", "9999-12-31T23:59:59-23:59", "0001-01-01", "2999-01-01"])
+@pytest.mark.parametrize(
+    "moment", ["99999-01-01", "-0001-01-01", "9999-12-31T23:59:59-23:59", "0001-01-01", "2999-01-01"]
+)
 def test_an_impossible_time_in_a_cursor_is_no_watermark(settings, monkeypatch, moment):
     cursor = base64.b64encode(urlencode({"p": moment}).encode()).decode()
 
@@ -527,7 +548,9 @@ def test_a_file_that_cannot_be_used_is_a_row_with_a_reason(settings, monkeypatch
         assert refused[0].detail
 
 
-@pytest.mark.parametrize("target", ["http://[::1", "http://127.0.0.1:99999/", "http://169.254.169.254/latest"])
+@pytest.mark.parametrize(
+    "target", ["http://[::1", "http://127.0.0.1:99999/", "http://169.254.169.254/latest"]
+)
 def test_a_file_that_is_redirected_to_no_archive_is_a_row_and_the_others_go_on(
     settings, monkeypatch, folder, target
 ):

@@ -1,8 +1,11 @@
 """A manifest -> shards of pixels: each picture decoded once for each size and shape."""
 
+import io
+
 import numpy as np
 import pytest
 from catalogue import add_records, labelled_records, rows_of
+from PIL import Image
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
@@ -56,3 +59,24 @@ def test_materializing_again_writes_the_same_shards_or_none(settings: Settings) 
 def test_an_unknown_manifest_is_refused(settings: Settings) -> None:
     with pytest.raises(UnusableInputError, match="manifest 'nope' is not in the database"):
         materialize_manifest(open_workspace(), "nope", InputSize(16))
+
+
+def test_only_pictures_that_an_older_decoder_read_otherwise_are_decoded_again(settings: Settings) -> None:
+    digest = prepared(settings)
+    workspace = open_workspace()
+    materialize_manifest(workspace, digest, InputSize(16))
+    (file,) = rows_of(settings, "SELECT sha256, object_key FROM stored_file ORDER BY md5(sha256) LIMIT 1")
+    turned, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 3  # upside down
+    Image.open(io.BytesIO(workspace.bucket.get(file.object_key))).save(turned, "PNG", exif=exif)
+    workspace.bucket.put(file.object_key, turned.getvalue())
+    assert materialize_manifest(workspace, digest, InputSize(16))["decoded"] == 0
+
+    workspace.bucket.put("pixels/16-squash/decoder-version", b"1")  # as if it had been written before
+    counts = materialize_manifest(workspace, digest, InputSize(16))
+
+    assert (counts["outdated"], counts["decoded"]) == (1, 1)
+    with workspace.engine.connect() as connection:
+        pixels = open_pixels(connection, workspace.bucket, InputSize(16), [file.sha256])
+    assert np.array_equal(pixels.take(np.array([0]))[0], decode_picture(turned.getvalue(), InputSize(16)))
+    assert materialize_manifest(workspace, digest, InputSize(16))["outdated"] == 0

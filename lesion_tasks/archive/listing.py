@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Protocol
 
-from lesion_tasks.archive.client import Body
+from lesion_tasks.archive.client import ArchiveUnavailableError, Body
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,8 +31,8 @@ class Page:
     previous_cursor: str | None = None
 
 
-class RefusedCursorError(Exception):
-    """The archive does not take this cursor."""
+class RefusedCursorError(ArchiveUnavailableError):
+    """The archive does not take this cursor, which may have been its own."""
 
 
 class Listing(Protocol):

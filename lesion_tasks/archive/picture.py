@@ -23,7 +23,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
 from lesion_tasks import UnusableInputError
 
@@ -216,7 +216,7 @@ def _turn(image: Image.Image) -> Image.Transpose | None:
     exif = Image.Exif()
     try:
         exif.load(image.info["exif"])
-        return _TURNS.get(exif.get(ExifTags.Base.Orientation))
+        return _TURNS.get(exif.get(ExifTags.Base.Orientation, 1))
     except _DECODE_ERRORS:
         return None
 
@@ -245,7 +245,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     levels = samples.astype(np.float32)
     levels *= 255 / _white(image, float(samples.min()), float(samples.max()))
     grey = Image.fromarray(np.rint(levels, out=levels).astype(np.uint8))
-    if image.format == "TIFF" and image.tag_v2.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO:
+    if (
+        isinstance(image, TiffImagePlugin.TiffImageFile)
+        and image.tag_v2.get(_PHOTOMETRIC_TAG) == _WHITE_IS_ZERO
+    ):
         grey = ImageOps.invert(grey)
     if "transparency" not in image.info:
         return grey
@@ -263,7 +266,7 @@ def _white(image: Image.Image, lowest: float, highest: float) -> int:
             f"levels from {lowest:g} to {highest:g} found, expected 0 to {_WHITES[image.mode][-1]} at most"
         )
         raise UnusablePictureError("unknown_scale", detail)
-    bits = image.tag_v2.get(_BITS_TAG, (16,))[0] if image.format == "TIFF" else 16
+    bits = image.tag_v2.get(_BITS_TAG, (16,))[0] if isinstance(image, TiffImagePlugin.TiffImageFile) else 16
     return int(2**bits - 1)
 
 

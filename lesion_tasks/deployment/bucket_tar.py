@@ -12,7 +12,8 @@ import sys
 import tarfile
 from typing import TYPE_CHECKING, BinaryIO
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks.bucket import naming_s3, s3_client
 from lesion_tasks.settings import read_settings
 
 if TYPE_CHECKING:
@@ -68,23 +69,22 @@ def load(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
 def main() -> None:
     """See the module."""
     words = sys.argv[1:]
-    url = read_settings().bucket_url
     try:
+        url = read_settings().bucket_url
         if words not in (["save"], ["load"]):
             raise UnusableInputError(f"{' '.join(words)!r}: expected save or load")
         if not url.startswith("s3://"):
             raise UnusableInputError(
                 f"bucket {url}: a directory is copied by cp or rsync, expected s3://bucket/prefix"
             )
-        import boto3
-
-        client = boto3.client("s3")
         bucket_name = url.removeprefix("s3://").partition("/")[0]
-        if words == ["save"]:
-            n_objects = save(client, bucket_name, sys.stdout.buffer)
-        else:
-            n_objects = load(client, bucket_name, sys.stdin.buffer)
-    except UnusableInputError as error:
+        with naming_s3(url):
+            client = s3_client()
+            if words == ["save"]:
+                n_objects = save(client, bucket_name, sys.stdout.buffer)
+            else:
+                n_objects = load(client, bucket_name, sys.stdin.buffer)
+    except (UnusableInputError, UnavailableError) as error:
         sys.exit(f"lesion: {error}")
     print(f"{n_objects:,} objects", file=sys.stderr)
 

@@ -5,6 +5,7 @@
 Run by the compose file's `init` service before any other; safe to run again at every start.
 """
 
+import contextlib
 import json
 import os
 import subprocess
@@ -12,7 +13,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks.bucket import naming_s3, s3_client
 from lesion_tasks.catalog.ingest_passes import POOLS
 from lesion_tasks.database.connection import migrate
 from lesion_tasks.settings import read_settings
@@ -20,11 +22,11 @@ from lesion_tasks.settings import read_settings
 
 def main() -> None:
     """Prepare everything, or end with the first thing that is wrong."""
-    settings = read_settings()
     try:
+        settings = read_settings()
         migrate(settings.database_url)
         _create_bucket(settings.bucket_url)
-    except UnusableInputError as error:
+    except (UnusableInputError, UnavailableError) as error:
         sys.exit(f"lesion: {error}")
     subprocess.run(["airflow", "db", "migrate"], check=True)
     # One command for all of them: each costs seconds to start.
@@ -46,19 +48,10 @@ def _create_bucket(url: str) -> None:
     """Create the bucket of an s3:// URL where there is none; directories make themselves."""
     if not url.startswith("s3://"):
         return
-    import boto3
-    from botocore.exceptions import BotoCoreError, ClientError
-
-    name = url.removeprefix("s3://").partition("/")[0]
-    client = boto3.client("s3")
-    try:
-        client.create_bucket(Bucket=name)
-    except client.exceptions.BucketAlreadyOwnedByYou:
-        return
-    except ClientError as error:
-        raise UnusableInputError(f"bucket {name!r} cannot be created: {error}") from error
-    except BotoCoreError as error:
-        raise UnusableInputError(f"bucket {name!r} cannot be reached: {error}") from error
+    with naming_s3(url):
+        client = s3_client()
+        with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
+            client.create_bucket(Bucket=url.removeprefix("s3://").partition("/")[0])
 
 
 def _write_password(path: Path, password: str) -> None:

@@ -17,7 +17,8 @@ import numpy as np
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.archive.picture import DECODER_VERSION, Picture, UnusablePictureError, read_picture
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -34,6 +35,7 @@ def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> 
     """Make sure every picture of a manifest stands in a shard at one size and aspect policy; returns counts."""
     bucket = workspace.bucket
     engine = workspace.engine
+    n_outdated = _forget_outdated(workspace, size)
     with engine.connect() as connection:
         key = connection.execute(
             text("SELECT object_key FROM manifest WHERE digest = :digest"), {"digest": digest}
@@ -58,11 +60,58 @@ def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> 
                 pixels[row] = picture
             _store_shard(bucket, engine, size, [sha256 for sha256, _ in batch], pixels)
             advance(len(batch))
-    return {"images": len(rows), "decoded": len(sources), "input_size": str(size)}
+    return {"images": len(rows), "decoded": len(sources), "outdated": n_outdated, "input_size": str(size)}
+
+
+def _forget_outdated(workspace: Workspace, size: InputSize) -> int:
+    """Drop the rows of pictures that the present decoder reads otherwise than the one that wrote them; how many.
+
+    Once for each size and version of the decoder: every file is looked at, and ordinary ones keep their pixels.
+    """
+    bucket, key = workspace.bucket, f"pixels/{size}/decoder-version"
+    version = int(bucket.get(key)) if bucket.exists(key) else 1
+    if version == DECODER_VERSION:
+        return 0
+    with workspace.engine.connect() as connection:
+        files = connection.execute(
+            text("""
+                SELECT DISTINCT ON (sha256) sha256, stored_file.object_key
+                FROM pixel_row JOIN stored_file USING (sha256) WHERE input_size = :size ORDER BY sha256
+            """),
+            {"size": str(size)},
+        ).all()
+    is_same = partial(_is_decoded_alike, bucket, version=version)
+    with progress(f"pixels of an older decoder {size}", len(files)) as advance:
+        outdated = []
+        with ThreadPoolExecutor(cpu_count()) as pool:
+            for file, is_kept in zip(
+                files, pool.map(is_same, (file.object_key for file in files)), strict=True
+            ):
+                outdated += [] if is_kept else [file.sha256]
+                advance(1)
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text("DELETE FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:ids)"),
+            {"size": str(size), "ids": outdated},
+        )
+    bucket.put(key, str(DECODER_VERSION).encode())  # last: who is killed before looks again
+    return len(outdated)
+
+
+def _is_decoded_alike(bucket: Bucket, key: str, *, version: int) -> bool:
+    """Whether a decoder of that version gave today's pixels of a stored picture; not of one that is refused by now."""
+    try:
+        picture = read_picture(bucket.get(key))
+    except MissingObjectError:
+        return True  # there is nothing to decode anew
+    return isinstance(picture, Picture) and picture.decoder_version <= version
 
 
 def _decode(bucket: Bucket, key: str, *, size: InputSize) -> np.ndarray:
-    return decode_picture(bucket.get(key), size)
+    try:
+        return decode_picture(bucket.get(key), size)
+    except UnusablePictureError as error:
+        raise UnusableInputError(f"picture {key}: {error}") from error
 
 
 def _store_shard(
