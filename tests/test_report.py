@@ -27,7 +27,7 @@ from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
 from lesion_tasks.reports.plot import nice_marks
 from lesion_tasks.reports.views import natural_frequencies
-from lesion_tasks.reports.words import MINUS, NO_VALUE, flattened, moment, number, signed
+from lesion_tasks.reports.words import MINUS, NO_VALUE, flattened, moment, number, signed, span
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.
 RESAMPLING = Resampling(n_resamples=60)
@@ -465,7 +465,7 @@ def test_every_figure_of_every_subset_stands_on_the_page_with_its_interval(bundl
     for document in bundle["subsets"].values():
         for figure in document["figures"].values():
             assert number(figure["value"]) in text
-            assert f"{number(figure['low'])} to {number(figure['high'])}" in text
+            assert span(figure["low"], figure["high"]) in text
 
 
 def test_every_check_shows_its_sentence_and_numbers_also_when_passed(bundle, page):

@@ -26,6 +26,8 @@ CLIP = 1e-6
 MAX_SLOPE = 100.0
 # With fewer groups of the rarer class the slope is far from normally distributed (simulated: 87 to 92 % covered).
 MIN_GROUPS_OF_CLASS = 10
+# The intercept compares a count of outcomes with its expectation, and wants more of them (90 % covered with ten).
+MIN_GROUPS_OF_CLASS_OF_INTERCEPT = 20
 # With fewer degrees of freedom one patient decides which share of outcomes is observed at all.
 MIN_DEGREES_OF_INTERCEPT = 2.0
 NET_BENEFIT_THRESHOLDS = np.round(np.arange(0.01, 0.51, 0.01), 2)
@@ -64,6 +66,7 @@ def calibration_intercept(is_positive: np.ndarray, scores: np.ndarray, groups: n
         logits(scores),
         is_positive,
         groups,
+        min_groups=MIN_GROUPS_OF_CLASS_OF_INTERCEPT,
         min_degrees=MIN_DEGREES_OF_INTERCEPT,
     )
 
@@ -80,9 +83,13 @@ def _logistic_fit(
     groups: np.ndarray,
     *,
     level: float = 0.95,
+    min_groups: int = MIN_GROUPS_OF_CLASS,
     min_degrees: float = 0.0,
 ) -> Estimate | None:
-    """First coefficient of an unpenalised logistic regression, by Newton's method; no interval under `min_degrees`."""
+    """First coefficient of an unpenalised logistic regression, by Newton's method.
+
+    No interval with fewer groups of a class than `min_groups`, or fewer degrees of freedom than `min_degrees`.
+    """
     if is_positive.all() or not is_positive.any():
         return None
     outcome = is_positive.astype(np.float64)
@@ -103,10 +110,10 @@ def _logistic_fit(
         return None
     value = float(beta[0])
     few = [_n_groups(groups[side]) for side in (is_positive, ~is_positive)]
-    if min(few) < MIN_GROUPS_OF_CLASS:
+    if min(few) < min_groups:
         return Estimate(
             value=value,
-            stated=f"{few[0]} groups with a positive and {few[1]} with a negative, floor {MIN_GROUPS_OF_CLASS}",
+            stated=f"{few[0]} groups with a positive and {few[1]} with a negative, floor {min_groups}",
         )
     weight = expected * (1 - expected)
     bread = np.linalg.inv(information)
