@@ -155,7 +155,11 @@ def test_a_folder_without_its_pictures_is_red_and_named(folder):
         (lambda folder: (folder / "metadata.csv").write_text("name,age\n"), "expected a column isic_id"),
         (
             lambda folder: (folder / "metadata.csv").write_bytes(b"isic_id\n\xff\xfe\n"),
-            "expected a CSV table",
+            "line 2: found byte 0xFF, no UTF-8; expected a CSV table",
+        ),
+        (
+            lambda folder: (folder / "metadata.csv").write_text("isic_id,sex\n"),
+            "found a table of column names alone",
         ),
         (
             lambda folder: (folder / "metadata.csv").write_text("isic_id,sex\nISIC_0000001,male\n"),
@@ -181,6 +185,30 @@ def test_a_file_url_cannot_lead_out_of_the_folder(folder):
     """)
 
     assert fetch_files(open_workspace(), source=str(folder))["reasons"] == {"refused_url": 1}
+
+
+def test_an_id_that_stands_twice_with_two_labels_is_refused_before_anything_is_written(folder):
+    table = folder / "metadata.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    table.write_text("".join([*lines, lines[7].replace("Benign", "Malignant")]))
+
+    with pytest.raises(
+        UnusableInputError,
+        match=rf"{lines[7][:12]} stands in rows 7 and 61 below the header with diagnosis_1 'Benign' and 'Malignant'",
+    ):
+        ingest(open_workspace(), source=str(folder))
+    assert listed_ids() == set()
+
+
+def test_a_lost_quote_leaves_nothing_behind(folder):
+    table = folder / "metadata.csv"
+    lines = table.read_text().splitlines(keepends=True)
+    lines[50] = lines[50].replace("A hospital", '"A hospital')
+    table.write_text("".join(lines))
+
+    with pytest.raises(UnusableInputError, match="line 51: found a row that cannot be read"):
+        ingest(open_workspace(), source=str(folder))
+    assert listed_ids() == set()
 
 
 def test_a_repeated_row_counts_once(folder):

@@ -92,6 +92,10 @@ def test_bytes_before_the_first_member_do_no_harm(tmp_path):
         "../../ISIC_0000001.jpg",
         "/images/ISIC_0000001.jpg",
         "images/../ISIC_0000001.jpg",
+        "images//ISIC_0000001.jpg",
+        "__MACOSX/images/ISIC_0000001.jpg",
+        "images/._ISIC_0000001.jpg",
+        "images/ISIC_0000001.jpg.xmp",
         "images/ISIC_0000001.jpg/x",
         "images/ISIC_1.jpg",
         "images/ISIC_0000001.exe",
@@ -102,6 +106,33 @@ def test_bytes_before_the_first_member_do_no_harm(tmp_path):
 )
 def test_a_name_that_is_no_picture_of_an_id_is_not_there(tmp_path, name):
     assert len(zipped(tmp_path / "a.zip", {name: b"x"})) == 0
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "images/ISIC_0000001.JPG",
+        "ISIC_0000001.Jpeg",
+        "ISIC_images/ISIC_0000001.jpg",
+        "export/2026/images/ISIC_0000001.TIFF",
+        "images\\ISIC_0000001.jpg",
+    ],
+)
+def test_a_picture_in_any_folder_and_with_an_extension_in_either_case_is_there(tmp_path, name):
+    pictures = zipped(tmp_path / "a.zip", {name: b"picture", "ISIC_images/ISIC_0000002.txt": b"x"})
+
+    assert len(pictures) == 1
+    assert pictures.read(ID, max_bytes=100) == b"picture"
+
+
+def test_two_pictures_of_one_id_in_a_zip_file_are_refused_by_name(tmp_path):
+    members = {NAME: b"one", "masks/ISIC_0000001.png": b"another", "images/ISIC_0000002.jpg": b"x"}
+
+    with pytest.raises(
+        UnusableInputError,
+        match=r"a\.zip: found images/ISIC_0000001\.jpg and masks/ISIC_0000001\.png; expected one picture",
+    ):
+        zipped(tmp_path / "a.zip", members)
 
 
 def test_a_small_member_that_unpacks_to_a_large_one_is_refused(tmp_path):
@@ -249,6 +280,16 @@ def test_a_table_that_is_cut_or_has_no_ids_is_named(tmp_path):
         Snapshot(tmp_path / "s")
     with pytest.raises(UnusableInputError, match=r"found 1 columns, name; expected .* a column isic_id"):
         table(tmp_path / "t", {"name": ["x"]})
+
+
+def test_a_table_whose_columns_would_be_mixed_up_is_refused(tmp_path):
+    (tmp_path / "s").mkdir()
+    doubled = pyarrow.Table.from_arrays([pyarrow.array(["x"])] * 3, ["isic_id", "lesion_id", "lesion_id"])
+    parquet.write_table(doubled, tmp_path / "s" / "ISIC_metadata.parquet")
+    with pytest.raises(UnusableInputError, match=r"found 2 columns 'lesion_id' \(columns 2, 3\)"):
+        Snapshot(tmp_path / "s")
+    with pytest.raises(UnusableInputError, match="found a column 'Lesion ID '; expected it as lesion_id"):
+        table(tmp_path / "t", {"isic_id": [ID], "Lesion ID ": ["IL_0000001"]})
 
 
 def test_a_url_leads_to_pictures_alone(tmp_path):

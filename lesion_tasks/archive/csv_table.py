@@ -44,7 +44,9 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
         columns = _columns(path, next(rows, (1, []))[1])
         for line, cells in rows:
             if len(cells) != len(columns):
-                raise _refused(path, line, f"{len(cells)} cells", f"{len(columns)}, one for each column")
+                raise _refused(
+                    path, line, f"a row of {len(cells)}", f"{len(columns)} cells, one for each column"
+                )
             yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name}
 
 

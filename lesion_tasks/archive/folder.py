@@ -29,8 +29,8 @@ from lesion_tasks.archive.vocabulary import (
 # A description, a checksum or an unfinished download beside the picture is none. The last line's formats are refused
 # by name once they are read, which says more than that there is no file.
 PICTURE_SUFFIXES = frozenset(
-    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".tif", ".tiff"}
-    | {".bmp", ".gif", ".webp", ".heic", ".heif", ".avif", ".jp2", ".dng"}
+    {"jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff"}
+    | {"bmp", "gif", "webp", "heic", "heif", "avif", "jp2", "dng"}
 )
 RECORD_FIELDS = ("isic_id", "copyright_license", "attribution")
 _FIRST_ROW_AT = datetime(2015, 1, 1, tzinfo=UTC)
@@ -177,7 +177,7 @@ def _image_files(folder: Path) -> dict[str, Path]:
     doubled: dict[str, list[str]] = defaultdict(list)
     with os.scandir(folder) as entries:
         for entry in entries:
-            stem, suffix = os.path.splitext(entry.name)
+            stem, _, suffix = entry.name.rpartition(".")
             if suffix.lower() not in PICTURE_SUFFIXES or not ISIC_ID.fullmatch(stem) or not entry.is_file():
                 continue
             if stem in found:

@@ -6,8 +6,10 @@ whose URL leads into the download.
 
 import asyncio
 import hashlib
-from collections.abc import Iterator, Sequence
+import json
+from collections.abc import Iterator, Mapping, Sequence, Set
 from datetime import datetime
+from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -16,6 +18,7 @@ from lesion_tasks.archive.client import Body
 from lesion_tasks.archive.folder import open_folder
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Page, Poll, RefusedCursorError
+from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.query import Expression, QueryCrashError, QueryError, parse, satisfies
 from lesion_tasks.archive.snapshot import METADATA_NAME, Snapshot, is_snapshot
 from lesion_tasks.archive.vocabulary import ISIC_ID
@@ -49,6 +52,19 @@ def open_download(path: str | Path) -> Download:
     return Snapshot(Path(path))
 
 
+def _difference(one: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The first field in which two records differ, with both values."""
+    flat = [
+        {**each, **each["metadata"]["acquisition"], **each["metadata"]["clinical"], "metadata": None}
+        for each in (one, other)
+    ]
+    name = next(
+        name for name in sorted(flat[0].keys() | flat[1].keys()) if flat[0].get(name) != flat[1].get(name)
+    )
+    found = " and ".join(printable(repr(each.get(name)), 80) for each in flat)
+    return f"{printable(name, 60)} {found}"
+
+
 class LocalListing:
     """The rows of a download that satisfy a query."""
 
@@ -78,8 +94,15 @@ class LocalListing:
             ) from error
 
     async def poll(self) -> Poll:
-        """Count what is listed. Raises UnusableInputError where no row satisfies the query."""
+        """Count what is listed.
+
+        Raises UnusableInputError where no row satisfies the query, and where two rows of one id contradict each other.
+        """
         n_listed, n_rows = await asyncio.to_thread(self._count)
+        if n_rows == 0:
+            raise UnusableInputError(
+                f"download folder {self.source}: found a table of column names alone, expected a row for each image"
+            )
         if n_listed == 0:
             raise UnusableInputError(
                 f"download folder {self.source}: none of {n_rows} rows satisfies query {self.query!r}"
@@ -87,17 +110,40 @@ class LocalListing:
         return Poll(n_records=n_listed, newest_created_at=self.download.made_at, newest_isic_id=None)
 
     def _count(self) -> tuple[int, int]:
-        ids = IdSet()
+        ids, listed = IdSet(), IdSet()
+        repeated: set[str] = set()
         n_refused = n_rows = 0
         for record in self.download.records():
             n_rows += 1
+            isic_id = record["isic_id"]
+            is_well_formed = ISIC_ID.fullmatch(isic_id) is not None
+            if is_well_formed and not ids.add(isic_id):
+                repeated.add(isic_id)
             if not self._is_listed(record):
                 continue
-            if ISIC_ID.fullmatch(record["isic_id"]):
-                ids.add(record["isic_id"])
+            if is_well_formed:
+                listed.add(isic_id)
             else:
                 n_refused += 1
-        return len(ids) + n_refused, n_rows
+        if repeated:
+            self._refuse_contradictions(repeated)
+        return len(listed) + n_refused, n_rows
+
+    def _refuse_contradictions(self, repeated: Set[str]) -> None:
+        """Raise UnusableInputError where rows of one id differ: which of them is meant nobody here can know."""
+        first: dict[str, tuple[int, bytes]] = {}
+        for row, record in enumerate(self.download.records(), 1):
+            isic_id = record["isic_id"]
+            if isic_id not in repeated:
+                continue
+            digest = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).digest()
+            row_before, digest_before = first.setdefault(isic_id, (row, digest))
+            if digest != digest_before:
+                before = next(islice(self.download.records(row_before - 1), 1))
+                raise UnusableInputError(
+                    f"download folder {self.source}: {isic_id} stands in rows {row_before} and {row} below the header "
+                    f"with {_difference(before, record)}; expected one row for each id"
+                )
 
     def _is_listed(self, record: dict[str, Any]) -> bool:
         return self._wanted is None or satisfies(record, self._wanted)

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RefusedUrlError
+from lesion_tasks.archive.csv_table import check_columns
 from lesion_tasks.archive.folder import RECORD_FIELDS, record_from_row
 from lesion_tasks.archive.page_cursor import as_possible_time
 from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, ISIC_ID
@@ -31,7 +32,6 @@ METADATA_NAME = "ISIC_metadata.parquet"
 IMAGES_NAME = "ISIC_images.zip"
 MADE_AT = b"snapshot_timestamp"
 ROWS_PER_BATCH = 1_000
-MAX_COLUMNS = 500  # there are about forty
 
 
 class Snapshot:
@@ -45,11 +45,7 @@ class Snapshot:
             names = table.schema_arrow.names
             self.n_rows: int = table.metadata.num_rows
             written = (table.schema_arrow.metadata or {}).get(MADE_AT)
-        if "isic_id" not in names or len(names) > MAX_COLUMNS:
-            raise UnusableInputError(
-                f"{self.metadata_path}: found {len(names)} columns, {', '.join(names[:5])}; expected at most "
-                f"{MAX_COLUMNS} and a column isic_id"
-            )
+        check_columns(self.metadata_path, names)
         self.made_at = made_at(written, self.metadata_path)
 
     @cached_property

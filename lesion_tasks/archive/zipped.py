@@ -15,14 +15,19 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError
+from lesion_tasks.archive.printable import printable
 
-_MEMBER_NAME = re.compile(rb"(?:images/)?ISIC_([0-9]{7})\.(jpg|jpeg|png|tif|tiff)")
+# In any folder, and with an extension in either case; Windows' own separator occurs too.
+_MEMBER_NAME = re.compile(rb"((?:[^/\\]+[/\\])*)ISIC_([0-9]{7})\.((?i:jpg|jpeg|png|tif|tiff))")
+_NO_FOLDERS = frozenset(
+    {b".", b"..", b"__MACOSX"}
+)  # the last: what a Mac keeps of each file beside the pictures
 EXTENSIONS = ("jpg", "jpeg", "png", "tif", "tiff")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1  # bit of the flags
@@ -70,22 +75,40 @@ class ZippedPictures:
     """The pictures of a zip file. Reading is safe from several threads at once."""
 
     def __init__(self, path: Path) -> None:
-        """Read the directory. Raises UnusableInputError for what is no zip file, or a cut one."""
+        """Read the directory.
+
+        Raises UnusableInputError for what is no zip file, a cut one, or one with two pictures of an id.
+        """
         self.path = path
         try:
             with path.open("rb") as file:
                 packed = bytearray()
-                for entry in _entries(file):
+                for _, *entry in _entries(file):
                     packed += _PACKED_MEMBER.pack(*entry)
         except (OSError, struct.error, ValueError, OverflowError) as error:
             raise UnusableInputError(f"{path}: {error}; expected a complete zip file") from error
         members = np.frombuffer(bytes(packed), _MEMBER)
-        # Of two entries with one id the last one counts, as for every other reader.
-        numbers, last = np.unique(members["number"][::-1], return_index=True)
-        self._numbers = numbers
-        self._members = members[::-1][last]
+        self._numbers, first = np.unique(members["number"], return_index=True)
+        if len(self._numbers) < len(members):
+            raise self._doubled(members["number"])
+        self._members = members[first]
         self._descriptor = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self._descriptor)
+
+    def _doubled(self, numbers: np.ndarray) -> UnusableInputError:
+        """Readers differ in which of two entries they take, so neither is: name those of the lowest id."""
+        found, counts = np.unique(numbers, return_counts=True)
+        several = found[counts > 1]
+        with self.path.open("rb") as file:
+            names = [
+                printable(name.decode("utf-8", "replace"), 120)
+                for name, n, *_ in _entries(file)
+                if n == several[0]
+            ]
+        more = f", and {len(several) - 1} more ids like it" if len(several) > 1 else ""
+        return UnusableInputError(
+            f"{self.path}: found {' and '.join(names[:5])}{more}; expected one picture of each id"
+        )
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -157,8 +180,8 @@ def _unpacked(packed: bytes, member: Member, max_bytes: int) -> bytes:
     return data
 
 
-def _entries(file: BinaryIO) -> Iterator[tuple[int, ...]]:
-    """Yield the values of `_MEMBER` for each picture in the central directory."""
+def _entries(file: BinaryIO) -> Iterator[tuple[Any, ...]]:
+    """Yield the name and the values of `_MEMBER` for each picture in the central directory."""
     n_entries, n_bytes, start, shift = _directory(file)
     file.seek(start)
     for _ in range(n_entries):
@@ -173,13 +196,13 @@ def _entries(file: BinaryIO) -> Iterator[tuple[int, ...]]:
         file.seek(n_comment, os.SEEK_CUR)
         n_bytes -= n_name + n_extra + n_comment
         found = _MEMBER_NAME.fullmatch(name)
-        if found is None:
+        if found is None or _NO_FOLDERS.intersection(re.split(rb"[/\\]", found[1])):
             continue
         if _FULL_32 in (packed, size, offset):
             size, packed, offset = _from_zip64(extra, size, packed, offset)
         method = _UNREADABLE if flags & _ENCRYPTED or method >= _UNREADABLE else method
-        extension = EXTENSIONS.index(found[2].decode())
-        yield int(found[1]), offset + shift, packed, size, crc, extension, method
+        extension = EXTENSIONS.index(found[3].decode().lower())
+        yield name, int(found[2]), offset + shift, packed, size, crc, extension, method
 
 
 def _directory(file: BinaryIO) -> tuple[int, int, int, int]:
