@@ -1,7 +1,7 @@
 """A picture -> landmarks that survive cropping, turning, mirroring, rims and other colours; pictures that share some.
 
 A landmark is an extremum of the difference of two blurs (Lowe 2004, "Distinctive Image Features from Scale-Invariant
-Keypoints", section 3) at one of five scales. Its surroundings are read on rings. What is kept of them are products of
+Keypoints", section 3) at one of eight scales. Its surroundings are read on rings. What is kept of them are products of
 their Fourier coefficients along the ring that neither a turn nor a mirror image changes, and whether they lie above or
 below what is usual, by 48 fixed directions (random hyperplanes: Charikar 2002, "Similarity Estimation Techniques from
 Rounding Algorithms"). Signs do not depend on brightness or contrast, and an inverted picture has the same ones.
@@ -18,12 +18,21 @@ from lesion_tasks.archive.picture import open_picture
 LANDMARKS_VERSION = 1  # raise it whenever landmarks come out otherwise: all are then found anew
 FRAME_PX = 128  # the longer side of a picture, its plain rim cut off, when landmarks are sought
 N_BITS = 48
-MAX_LANDMARKS = 40  # 8 at each scale
-_SCALES_PX = tuple(2.0 * 1.19**step for step in range(5))  # a crop of 15 % is one step
+MAX_LANDMARKS = 40  # 5 at each scale
+# A crop lies at most half a step from one of them: 6 %, which codes bear. A step of 19 % lost every other crop of 8 %.
+_SCALES_PX = tuple(2.0 * 1.12**step for step in range(8))
 _PLAIN_LEVELS = 12  # a row of a rim varies by less grey levels than this
 _RINGS = 0.9 * np.arange(1, 7)  # radii, in scales
 _N_ANGLES = 16
 _ORDERS = 5  # Fourier orders along a ring
+_WEIGHTS = (
+    1.0,
+    1.0,
+    0.9,
+    0.8,
+    0.65,
+    0.5,
+)  # of orders 0 to 5 in a code: compression changes the higher ones more
 _FLOOR_LEVELS = 0.3  # a fainter extremum is noise
 # Keys of landmarks are so long that few of those that do not belong together agree by chance.
 _N_BLOCKS, _BLOCK_BITS = 8, 6
@@ -97,17 +106,18 @@ def places_of(landmarks: np.ndarray) -> np.ndarray:
 
 
 def _described(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x, y and scale (n, 3) of the extrema, and what surrounds them (n, 116)."""
-    from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter
+    """x, y and scale (n, 3) of the extrema, and what surrounds them (n, 101)."""
+    from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, uniform_filter
 
     places, descriptions = [], []
     for step, scale in enumerate(_SCALES_PX):
-        difference = gaussian_filter(grey, scale) - gaussian_filter(grey, 1.6 * scale)
+        difference = gaussian_filter(grey, scale, truncate=3) - gaussian_filter(grey, 1.6 * scale, truncate=3)
         size = np.abs(difference)
         is_top = (size == maximum_filter(size, size=2 * round(1.2 * scale) + 1)) & (size > _FLOOR_LEVELS)
         margin = round(1.5 * scale) + 1
         y, x = (found + margin for found in np.nonzero(is_top[margin:-margin, margin:-margin]))
-        around = np.sqrt(gaussian_filter(difference * difference, 3 * scale))
+        energy = uniform_filter(difference * difference, 2 * round(4 * scale) + 1)
+        around = np.sqrt(np.maximum(energy, 0))  # running sums leave small negative numbers
         score = size[y, x] / (around[y, x] + _FLOOR_LEVELS) * np.minimum(1, size[y, x])
         best = np.argsort(-score, kind="stable")[: MAX_LANDMARKS // len(_SCALES_PX)]
         y, x = y[best], x[best]
@@ -125,7 +135,7 @@ def _described(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _invariants(rings: np.ndarray) -> np.ndarray:
-    """Numbers that stay when grey levels on rings, (n, 6, 16), are turned or mirrored: (n, 116).
+    """Numbers that stay when grey levels on rings, (n, 6, 16), are turned or mirrored: (n, 101).
 
     A turn multiplies the coefficients of one order on all rings by the same phase, a mirror image conjugates them:
     the real part of a product of one with the conjugate of another keeps its value.
@@ -150,7 +160,7 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 @cache
 def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and spread of descriptions, (116,) each, over pictures of noise, and directions (116, 48) to ask along."""
+    """Mean and spread of descriptions, (101,) each, over pictures of noise, and directions (101, 48) to ask along."""
     from scipy.ndimage import gaussian_filter
 
     draw = np.random.RandomState(0)  # its numbers never change: codes are kept for good
@@ -161,7 +171,10 @@ def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         found.append(_described((128 + 30 * noise / noise.std()).astype(np.float32))[1])
     descriptions = np.concatenate(found)
     directions, _ = np.linalg.qr(draw.standard_normal((descriptions.shape[1],) * 2))
-    return descriptions.mean(axis=0), descriptions.std(axis=0) + 0.05, directions[:, :N_BITS]
+    n_pairs = 3 * len(_RINGS) - 6
+    sizes = [len(_RINGS), *[n_pairs + len(_RINGS)] * _ORDERS, _ORDERS]
+    weights = np.repeat([*_WEIGHTS, 1.0], sizes)
+    return descriptions.mean(axis=0), (descriptions.std(axis=0) + 0.05) / weights, directions[:, :N_BITS]
 
 
 def pairs_in_common(

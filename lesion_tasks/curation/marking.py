@@ -98,7 +98,7 @@ def read_landmarks(connection: Connection) -> tuple[list[str], np.ndarray, np.nd
         SELECT sha256, landmarks FROM picture_landmarks m
         WHERE landmarks <> '' AND EXISTS (SELECT FROM image WHERE sha256 = m.sha256)
     """)
-    rows = connection.execution_options(yield_per=5_000).execute(query)
+    rows = connection.execute(query, execution_options={"yield_per": 5_000})
     for some in rows.partitions():
         sha256s += [row.sha256 for row in some]
         sizes += [len(row.landmarks) // 8 for row in some]
