@@ -4,6 +4,8 @@ import re
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.curation.landmarks import LANDMARKS_VERSION
+
 # Shares and sizes are those of the ISIC Archive in 2026, rounded: most images are total-body-photography crops of a
 # thousand patients; of the dermoscopic ones, some have a patient and most have a lesion id.
 DERMOSCOPIC_SHARE = 0.2
@@ -69,6 +71,14 @@ _FILES = """
     FROM numbered
 """
 
+# 40 landmarks of 8 bytes, as many as a picture has; a copy has those of its original.
+_LANDMARKS = """
+    INSERT INTO picture_landmarks (sha256, landmarks, version)
+    SELECT md5(id) || md5(id || 'f'),
+           decode((SELECT string_agg(md5(drawn || 'l' || k), '') FROM generate_series(1, 20) AS k), 'hex'), :version
+    FROM numbered
+"""
+
 
 def add_made_up_records(
     connection: Connection, first: int, last: int, *, seen: str, dermoscopic_share: float = DERMOSCOPIC_SHARE
@@ -80,10 +90,11 @@ def add_made_up_records(
         "seen": seen,
         "dermoscopic": dermoscopic_share,
         "copies": COPY_SHARE,
+        "version": LANDMARKS_VERSION,
     }
     numbered = re.sub(
         r"r\((\S+(?: / 2)?), (\d)\)", r"(abs(hashint8(\1 + \g<2>00000000)) / 2147483648.0)", _NUMBERED
     )
-    for statement in (_VERSIONS, _RECORDS, _FILES):
+    for statement in (_VERSIONS, _RECORDS, _FILES, _LANDMARKS):
         insert, _, select = statement.partition("SELECT")
         connection.execute(text(f"{insert} {numbered} SELECT{select}"), values)

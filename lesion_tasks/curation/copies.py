@@ -214,7 +214,11 @@ def _open_and_store(
             detail = detail_correlation(left[0], right[0])
             if detail < MIN_DETAIL_CORRELATION:
                 detail = max(detail, registered_correlation(left[1], right[1], left[2], right[2]))
-        is_copy = detail is None or detail >= MIN_DETAIL_CORRELATION
+        # What cannot be read is what its thumbprint says: landmarks alone are shared by many that are no copies.
+        evidence = (
+            (correlation, MIN_PRINT_CORRELATION) if detail is None else (detail, MIN_DETAIL_CORRELATION)
+        )
+        is_copy = evidence[0] >= evidence[1]
         return {
             "sha256": one,
             "other_sha256": other,

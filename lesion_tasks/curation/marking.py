@@ -21,7 +21,7 @@ from lesion_tasks.progress import progress
 
 _BATCH_PICTURES = 2_000
 _COUNT = text("""
-    SELECT count(DISTINCT sha256) FROM image i WHERE NOT EXISTS (
+    SELECT count(*) FROM image i WHERE NOT EXISTS (
         SELECT FROM picture_landmarks m WHERE m.sha256 = i.sha256 AND m.version = :version
     )
 """)
