@@ -117,7 +117,8 @@ def _decode(bucket: Bucket, key: str, *, size: InputSize) -> np.ndarray:
 def _store_shard(
     bucket: Bucket, engine: Any, size: InputSize, members: Sequence[str], pixels: np.ndarray
 ) -> None:
-    name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
+    # With the version, so that pictures decoded anew never lie under the name of their former pixels.
+    name = hashlib.sha256("\n".join([f"decoder {DECODER_VERSION}", *members]).encode()).hexdigest()[:32]
     key = f"pixels/{size}/{name}.npy"
     with scratch_file("shard.npy") as path:
         np.save(path, pixels, allow_pickle=False)
