@@ -6,8 +6,9 @@ import sys
 from pathlib import Path
 
 import click
+from aiohttp import web
 
-from archive_server.faults import FaultPlan, parse_faults
+from archive_server.faults import parse_faults
 from archive_server.holdings import Catalogue
 from archive_server.hosting import HOST, start
 from archive_server.published_snapshot import write_snapshot
@@ -20,6 +21,9 @@ from lesion_tasks import UnusableInputError
 @click.command()
 @click.option("--port", default=0, show_default=True, help="Port; 0 takes a free one.")
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
+@click.option(
+    "--name", "names", multiple=True, help="Host name it is asked by, beside loopback ones and --host."
+)
 @click.option("--source", required=True, help="synthetic:IMAGES[:SEED], or a download folder.")
 @click.option("--state", "state_path", type=click.Path(path_type=Path), help="File that keeps changes.")
 @click.option(
@@ -41,6 +45,7 @@ from lesion_tasks import UnusableInputError
 def main(
     port: int,
     host: str,
+    names: tuple[str, ...],
     source: str,
     state_path: Path | None,
     latency_ms: float,
@@ -62,21 +67,20 @@ def main(
                 click.echo(f"not listed: {len(opened.skipped) - 5} more rows", err=True)
         if snapshot_path is not None:
             write_snapshot(catalogue, snapshot_path)
-        asyncio.run(_serve(catalogue, (host, port), plan, latency_ms, has_unstable_ties=unstable_ties))
+        app = build_app(
+            catalogue,
+            fault_plan=plan,
+            latency_ms=latency_ms,
+            has_unstable_ties=unstable_ties,
+            names=frozenset({host, *names}),
+        )
+        asyncio.run(_serve(app, catalogue, (host, port)))
     except UnusableInputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
-async def _serve(
-    catalogue: Catalogue,
-    address: tuple[str, int],
-    plan: FaultPlan,
-    latency_ms: float,
-    *,
-    has_unstable_ties: bool,
-) -> None:
-    app = build_app(catalogue, fault_plan=plan, latency_ms=latency_ms, has_unstable_ties=has_unstable_ties)
+async def _serve(app: web.Application, catalogue: Catalogue, address: tuple[str, int]) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)

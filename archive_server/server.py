@@ -5,11 +5,12 @@ local archive has under `/admin/`.
 """
 
 import asyncio
+import ipaddress
 import re
 import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
-from urllib.parse import parse_qs, urlencode
+from urllib.parse import parse_qs, urlencode, urlsplit
 
 import numpy as np
 from aiohttp import web
@@ -51,12 +52,14 @@ def build_app(
     fault_plan: faults.FaultPlan | None = None,
     latency_ms: float = 0,
     has_unstable_ties: bool = False,
+    names: frozenset[str] = frozenset(),
 ) -> web.Application:
     """Return the application that serves a catalogue.
 
     `latency_ms` is one round trip: it is added to every answer, and once more to the first on a connection, for the
     handshake that a real network makes before it. With `has_unstable_ties`, the order among equal `created` differs
-    from request to request, as it may in the real archive.
+    from request to request, as it may in the real archive. Answered are requests to loopback names and to `names`:
+    links and file URLs repeat the host of a request, and any web page can let a browser ask.
     """
     plan = fault_plan or faults.FaultPlan()
     connected: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -71,7 +74,17 @@ def build_app(
             await asyncio.sleep(n_round_trips * latency_ms / 1000)
         return await faults.answer(request, handler, plan)
 
-    app = web.Application(middlewares=[disturbed, _worded])
+    @web.middleware
+    async def from_here(request: web.Request, handler: Handler) -> web.StreamResponse:
+        if not _is_known(request.host, names):
+            return web.Response(status=421, text="This archive does not go by that name.")
+        if request.path.startswith("/admin/") and not _is_same_origin(request):
+            return web.Response(
+                status=403, text="Changes are made from here alone, not by pages of other sites."
+            )
+        return await handler(request)
+
+    app = web.Application(middlewares=[from_here, disturbed, _worded])
     routes = _Routes(catalogue, has_unstable_ties=has_unstable_ties)
     for path, handler in (
         ("images/", routes.images),
@@ -90,6 +103,25 @@ def build_app(
     files.add_routes(app, catalogue)
     admin.add_routes(app, catalogue, plan)
     return app
+
+
+def _is_known(host: str, names: frozenset[str]) -> bool:
+    """Tell whether the Host header of a request is a loopback name, or one of `names`; the port is free."""
+    try:
+        name = urlsplit(f"//{host}").hostname or ""
+        return name in names or name == "localhost" or ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False
+
+
+def _is_same_origin(request: web.Request) -> bool:
+    """Browsers say which page a request is from; a program says nothing of the kind."""
+    origin = request.headers.get("Origin")
+    return origin in {None, _origin(request)} and request.headers.get("Sec-Fetch-Site") in {
+        None,
+        "none",
+        "same-origin",
+    }
 
 
 @web.middleware

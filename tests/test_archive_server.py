@@ -570,6 +570,41 @@ def test_replacing_a_file_changes_its_bytes_and_not_its_record():
         assert client.api(f"images/{isic_id}/") == record
 
 
+FOREIGN = [
+    {"Host": "elsewhere.example"},
+    {"Host": "127.0.0.1.elsewhere.example:80"},
+    {"Host": "[::1"},
+    {"Origin": "https://elsewhere.example"},
+    {"Origin": "null"},
+    {"Origin": "http://127.0.0.1:1"},
+    {"Sec-Fetch-Site": "cross-site"},
+]
+
+
+@pytest.mark.parametrize("headers", FOREIGN)
+def test_a_page_of_another_site_changes_nothing(headers):
+    with serving(SyntheticSource(30, seed=1)) as client:
+        status, _, content = client.ask("/admin/grow?images=3", "POST", headers=headers)
+        assert status in (403, 421)
+        assert b"elsewhere" not in content
+        assert client.count() == 30
+
+
+def test_a_foreign_name_is_answered_by_no_link_to_it(archive):
+    status, _, content = archive.ask("/api/v2/images/", headers={"Host": "elsewhere.example"})
+    assert (status, b"elsewhere" in content) == (421, False)
+
+
+def test_it_is_asked_by_loopback_names_and_those_it_was_started_with():
+    with serving(SyntheticSource(30, seed=1), names=frozenset({"archive"})) as client:
+        for host in ("localhost:80", "127.0.0.9", "[::1]:8000", "archive:8000"):
+            status, _, content = client.ask("/api/v2/images/?limit=1", headers={"Host": host})
+            assert status == 200
+            assert json.loads(content)["next"].startswith(f"http://{host}/")
+        own = {"Origin": client.origin, "Sec-Fetch-Site": "same-origin"}
+        assert client.ask("/admin/grow?images=3", "POST", headers=own)[0] == 200
+
+
 @pytest.mark.parametrize(
     "path", ["grow", "grow?images=x", "edit?images=1&kind=no", "withdraw?ids=ISIC_0000000", "faults?spec=x=1"]
 )
