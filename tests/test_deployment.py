@@ -209,6 +209,83 @@ def test_a_shell_script_is_one_and_stops_at_the_first_error(path: Path) -> None:
     assert path.stat().st_mode & 0o100
 
 
+DOCKER = """#!/bin/sh
+# A stack as `docker compose` tells of it: one line for each call, and what it is given on standard input.
+stopped=$CALLS.stopped
+case "$*" in
+  "compose ps --services --status running") [ -e "$stopped" ] && printf 'postgres\\nredis\\ns3\\n%s' "$STUBBORN" ;;
+  "compose ps --services") printf 'postgres\\nredis\\ns3\\n%s' "$SERVICES" ;;
+  *) echo "$*" >> "$CALLS"; [ -t 0 ] || cat >> "$CALLS" ;;
+esac
+case "$*" in "compose stop"*) touch "$stopped" ;; esac
+case "$*" in *"$FAILS"*) exit 1 ;; esac
+"""
+
+
+def restored(
+    tmp_path: Path, *, fails: str = "nothing", services: str = "worker\ntrainer\n", stubborn: str = ""
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What restore.sh says, and the calls of docker that it made, in order, with the files it gave to them."""
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "docker").write_text(DOCKER)
+    (tmp_path / "bin" / "docker").chmod(0o755)
+    folder = tmp_path / "backup"
+    folder.mkdir()
+    for name in ("airflow.dump", "lesions.dump", "bucket.tar"):
+        (folder / name).write_text(f"content of {name}\n")
+    environment = {
+        "PATH": f"{tmp_path / 'bin'}:{os.environ['PATH']}",
+        "CALLS": str(tmp_path / "calls"),
+        "FAILS": fails,
+        "SERVICES": services,
+        "STUBBORN": stubborn,
+    }
+    result = subprocess.run(
+        [ROOT / "docker" / "restore.sh", folder],
+        env=environment, capture_output=True, text=True, check=False, stdin=subprocess.DEVNULL,
+    )  # fmt: skip
+    calls = tmp_path / "calls"
+    return result, calls.read_text().splitlines() if calls.exists() else []
+
+
+def test_a_restore_stops_what_writes_before_it_touches_the_bucket_and_publishes_at_last(
+    tmp_path: Path,
+) -> None:
+    result, calls = restored(tmp_path)
+    assert result.returncode == 0, result.stderr
+    words = ("compose stop worker trainer", "bucket_tar load", "content of bucket.tar", "content of airflow.dump",
+             "content of lesions.dump", "compose run --rm --no-deps -T init", "-m lesion_tasks publish",
+             "compose start worker trainer")  # fmt: skip
+    places = [next((i for i, call in enumerate(calls) if word in call), -1) for word in words]
+    assert -1 not in places, calls
+    assert places == sorted(places)
+    assert len(calls) == places[-1] + 1
+
+
+@pytest.mark.parametrize("step", ["bucket_tar", "pg_restore", "init", "publish"])
+def test_a_restore_that_fails_leaves_what_writes_stopped(tmp_path: Path, step: str) -> None:
+    result, calls = restored(tmp_path, fails=step)
+    assert result.returncode != 0
+    assert "compose stop worker trainer" in calls
+    assert not any(call.startswith("compose start") for call in calls)
+
+
+@pytest.mark.parametrize(
+    ("stack", "message"),
+    [
+        ({"stubborn": "worker\n"}, "still running: worker"),
+        ({"services": ""}, "nothing runs that could be restored"),
+    ],
+)
+def test_a_restore_is_refused_while_something_writes_or_nothing_runs(
+    tmp_path: Path, stack: dict[str, str], message: str
+) -> None:
+    result, calls = restored(tmp_path, **stack)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert not any("content of" in call for call in calls)
+
+
 @pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
 def test_a_lock_pins_everything_by_hash_and_names_no_host(path: Path) -> None:
     text = path.read_text()
