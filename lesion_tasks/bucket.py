@@ -294,30 +294,28 @@ def s3_client() -> "BaseClient":
 
 
 @contextlib.contextmanager
-def naming_s3(url: str, key: str = "", verb: str = "reach") -> Iterator[None]:
+def naming_s3(url: str, key: str | None = None, verb: str = "reach") -> Iterator[None]:
     """Tell what S3, the network to it or a setting did wrong in one line with bucket, key and setting.
 
     Raises MissingObjectError where there is no such object, UnavailableError for what may pass, and
     UnusableInputError for what stays wrong.
     """
-    from boto3.exceptions import S3UploadFailedError
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
     from urllib3.exceptions import HTTPError
 
-    title = f"bucket {url} (LESION_BUCKET_URL)" + (f": cannot {verb} {key!r}" if key else "")
+    title = f"bucket {url} (LESION_BUCKET_URL)" + ("" if key is None else f": cannot {verb} {key!r}")
     try:
         yield
-    except S3UploadFailedError as error:
-        cause = error.__context__
-        raise (_answer(cause, title, key, url) if isinstance(cause, ClientError) else error) from error
     except ClientError as error:
         raise _answer(error, title, key, url) from error
     # Refused, reset, timed out, cut: a server that may come back.
     except (NoConnectionError, HTTPClientError, HTTPError) as error:
         raise UnavailableError(f"{title}: {_one_line(error)}; {_WHERE}") from error
     # A malformed endpoint, region, profile, proxy or certificate bundle; no credentials.
-    except (BotoCoreError, ValueError) as error:
+    except (BotoCoreError, ValueError, OSError) as error:
+        if key is not None and not isinstance(error, BotoCoreError):
+            raise  # no setting's fault: the client was made before
         raise UnusableInputError(f"{title}: {_one_line(error)}; {_WHERE}") from error
 
 
@@ -331,7 +329,7 @@ _STATUSES = {
 }
 
 
-def _answer(error: Any, title: str, key: str, url: str) -> Exception:
+def _answer(error: Any, title: str, key: str | None, url: str) -> Exception:
     """Return the error that an S3 server's answer amounts to."""
     said = error.response.get("Error", {})
     code = str(said.get("Code") or "")

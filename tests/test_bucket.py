@@ -1,5 +1,6 @@
 """One contract for both back ends: what a directory promises, S3 promises too."""
 
+import json
 import os
 import subprocess
 import sys
@@ -7,7 +8,9 @@ import threading
 import time
 import uuid
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any, ClassVar
 
 import boto3
 import pytest
@@ -20,6 +23,7 @@ from lesion_tasks.bucket import (
     DirectoryBucket,
     MissingObjectError,
     S3Bucket,
+    reading_object,
 )
 
 
@@ -163,7 +167,9 @@ def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_does_not_exist_is_refused_by_name(s3_endpoint: None, tmp_path: Path) -> None:
-    with pytest.raises(UnusableInputError, match=r"s3://lesion-no-such-bucket: no such bucket"):
+    with pytest.raises(
+        UnusableInputError, match=r"s3://lesion-no-such-bucket .*: no such bucket"
+    ):
         S3Bucket("s3://lesion-no-such-bucket", cache=tmp_path)
 
 
@@ -173,8 +179,192 @@ def test_an_unreachable_server_is_named_and_may_come_back(
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    with pytest.raises(UnavailableError, match=r"s3://anything cannot be reached.*127\.0\.0\.1:9"):
+    with pytest.raises(
+        UnavailableError, match=r"s3://anything \(LESION_BUCKET_URL\): .*127\.0\.0\.1:9.*AWS_ENDP"
+    ):
         S3Bucket("s3://anything", cache=tmp_path)
+
+
+class OldServer(BaseHTTPRequestHandler):
+    """An S3 server as they were before 2025: what carries a checksum of the new kinds is refused.
+
+    `answers` says otherwise for some objects: a status, or how many bytes short of its length a body ends.
+    """
+
+    protocol_version = "HTTP/1.1"
+    objects: ClassVar[dict[str, bytes]] = {}
+    answers: ClassVar[dict[str, int]] = {}
+
+    def log_message(self, *arguments: Any) -> None:
+        pass
+
+    def reply(self, status: int, body: bytes = b"", short_by: int = 0) -> None:
+        self.send_response(status)
+        self.send_header("Content-Length", str(len(body)))
+        if short_by or status >= 400:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(body[: len(body) - short_by])
+        self.close_connection = short_by > 0 or status >= 400
+
+    def refuse(self, status: int, code: str) -> None:
+        self.reply(status, f"<Error><Code>{code}</Code><Message>m</Message></Error>".encode())
+
+    def do_GET(self) -> None:
+        name = self.path.partition("?")[0]
+        told = self.answers.get(name, 0)
+        if told >= 400:
+            self.refuse(told, "Told")
+        elif name.count("/") == 1:
+            self.reply(200)
+        elif name not in self.objects:
+            self.refuse(404, "NoSuchKey")
+        else:
+            self.reply(200, self.objects[name], short_by=told)
+
+    do_HEAD = do_GET  # noqa: N815 - the name that http.server looks for
+
+    def do_PUT(self) -> None:
+        data = self.rfile.read(int(self.headers["Content-Length"]))
+        named = " ".join(f"{name}={value}" for name, value in self.headers.items()).lower()
+        if "x-amz-checksum" in named or "aws-chunked" in named or "x-amz-trailer" in named:
+            self.refuse(501, "NotImplemented")
+        elif (told := self.answers.get(self.path, 0)) >= 400:
+            self.refuse(told, "Told")
+        else:
+            self.objects[self.path] = data
+            self.reply(200)
+
+
+@pytest.fixture
+def old_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[OldServer]]:
+    """It and its endpoint in the environment."""
+    OldServer.objects, OldServer.answers = {}, {}
+    server = ThreadingHTTPServer(("127.0.0.1", 0), OldServer)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://somebody:secret@127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    yield OldServer
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_server_that_knows_no_new_checksums_stores_and_gives_back(old_server: Any, tmp_path: Path) -> None:
+    bucket = S3Bucket("s3://old-bucket/p", cache=tmp_path / "cache")
+    bucket.put("a/b", b"first")
+    (tmp_path / "file").write_bytes(b"x" * 100_000)
+    bucket.put_file("a/c", tmp_path / "file")
+    assert bucket.get("a/b") == b"first"
+    assert bucket.local_path("a/c").read_bytes() == b"x" * 100_000
+    assert not bucket.exists("a/d")
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "words"),
+    [
+        (403, UnusableInputError, "status 403 Told: access denied, see AWS_ACCESS_KEY_ID"),
+        (400, UnusableInputError, "status 400 Told: the server does not take the request"),
+        (501, UnusableInputError, "status 501 Told: see AWS_ENDPOINT_URL"),
+        (503, UnavailableError, "status 503 Told: see AWS_ENDPOINT_URL"),
+    ],
+)
+def test_what_a_server_refuses_is_one_line_with_bucket_key_and_setting(
+    old_server: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    status: int,
+    kind: type[Exception],
+    words: str,
+) -> None:
+    bucket = S3Bucket("s3://old-bucket", cache=tmp_path / "cache")
+    monkeypatch.setattr("time.sleep", lambda _: None)  # the client's own retries
+    old_server.answers["/old-bucket/a"] = status
+    (tmp_path / "file").write_bytes(b"x")
+    for call in (
+        lambda: bucket.put("a", b"1"),
+        lambda: bucket.put_file("a", tmp_path / "file"),
+        lambda: bucket.get("a"),
+        lambda: bucket.local_path("a"),
+    ):
+        with pytest.raises(kind) as refused:
+            call()
+        told = str(refused.value)
+        assert told.startswith("bucket s3://old-bucket (LESION_BUCKET_URL): cannot ")
+        assert " 'a': status " in told
+        assert "\n" not in told
+        assert "secret" not in told
+        if call.__code__.co_names[-1] == "get":
+            assert words in told
+
+
+def test_an_object_that_ends_too_early_is_unavailable_in_one_line(old_server: Any, tmp_path: Path) -> None:
+    bucket = S3Bucket("s3://old-bucket", cache=tmp_path / "cache")
+    bucket.put("a", b"0123456789")
+    old_server.answers["/old-bucket/a"] = 4
+    with pytest.raises(
+        UnavailableError, match=r"^bucket s3://old-bucket .*cannot get 'a': .*AWS_ENDPOINT_URL.*$"
+    ):
+        bucket.get("a")
+
+
+def test_an_object_that_is_damaged_is_named_in_one_line(tmp_path: Path) -> None:
+    bucket = DirectoryBucket(tmp_path)
+    bucket.put("a.json", b"[1, 2")
+    words = rf"^bucket {tmp_path} \(LESION_BUCKET_URL\): object 'a.json' is damaged: .+; expected it whole.*$"
+    with pytest.raises(UnusableInputError, match=words), reading_object(bucket, "a.json"):
+        json.loads(bucket.get("a.json"))
+    with pytest.raises(MissingObjectError, match=r"no object 'b\.json'"), reading_object(bucket, "b.json"):
+        bucket.get("b.json")
+
+
+WHOLE = {"malignancy": {"training_id": "t", "model_key": "models/t.keras", "model_sha256": "0"}}
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "champion.json' is damaged"),
+        (b'{"malignancy": {', "champion.json' is damaged"),
+        (b"[]", "champion.json' is damaged"),
+        (b"\xff\xfe", "champion.json' is damaged"),
+        (b'{"malignancy": "x"}', "champion.json' is damaged"),
+        (b'{"malignancy": {}}', "champion.json' is damaged"),
+        (
+            json.dumps({"malignancy": WHOLE["malignancy"] | {"model_key": "../x"}}).encode(),
+            "is no object key",
+        ),
+        (json.dumps(WHOLE).encode(), "no object 'models/t.keras'"),
+        (b"{}", "no champion of task 'malignancy'"),
+        (None, "no champion of task 'malignancy'"),
+    ],
+)
+def test_a_champion_that_cannot_be_read_is_told_in_one_line(
+    tmp_path: Path, content: bytes | None, words: str
+) -> None:
+    from lesion_tasks.promotion.serve import open_champion
+
+    bucket = DirectoryBucket(tmp_path)
+    if content is not None:
+        bucket.put("champion.json", content)
+    with pytest.raises(UnusableInputError, match=words) as refused:
+        open_champion(bucket, "malignancy")
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x93NUMPY", b"PK"])
+def test_a_damaged_shard_or_manifest_is_told_in_one_line(tmp_path: Path, content: bytes) -> None:
+    from lesion_tasks.pixels.shards import open_shard
+    from lesion_tasks.splits.manifest import read_table
+
+    bucket = DirectoryBucket(tmp_path)
+    bucket.put("damaged", content)
+    for read in (open_shard, read_table):
+        with pytest.raises(UnusableInputError, match="object 'damaged' is damaged"):
+            read(bucket, "damaged")
 
 
 FILL = """

@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.bucket import Bucket, reading_object
 from lesion_tasks.catalog import InputSize
 
 
@@ -49,7 +49,14 @@ def open_pixels(
     keys = sorted({key for key, _ in found.values()})
     number = {key: i for i, key in enumerate(keys)}
     return PixelSource(
-        shards=tuple(np.load(bucket.local_path(key), mmap_mode="r") for key in keys),
+        shards=tuple(open_shard(bucket, key) for key in keys),
         shard_of_row=np.array([number[found[sha256][0]] for sha256 in sha256s]),
         row_in_shard=np.array([found[sha256][1] for sha256 in sha256s]),
     )
+
+
+def open_shard(bucket: Bucket, key: str) -> np.ndarray:
+    """Open an array of the bucket by memory map, or raise `UnusableInputError` where it is missing or damaged."""
+    with reading_object(bucket, key):
+        array: np.ndarray = np.load(bucket.local_path(key), mmap_mode="r")
+    return array

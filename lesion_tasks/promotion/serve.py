@@ -4,6 +4,7 @@ Reads `champion.json` and the model it names, nothing else: no database and no c
 is loaded in Keras's safe mode, after its digest was compared.
 """
 
+import contextlib
 import hashlib
 import io
 import json
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, Unusable, UnusablePictureError, read_picture
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import Bucket, MissingObjectError, reading_object
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.workspace import Workspace
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
 MAX_NAME_LENGTH = 200  # of a file's name in a message
+
+CHAMPION_KEY = "champion.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,30 +44,37 @@ def open_champion(bucket: Bucket, task: str) -> Champion:
     """Load the champion of a task, or raise `UnusableInputError` when there is none or its file is damaged."""
     from lesion_tasks.training.loop import load_model
 
-    try:
-        champions = json.loads(bucket.get("champion.json"))
-    except MissingObjectError:
-        champions = {}
-    if task not in champions:
-        raise UnusableInputError(
-            f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}, expected one in champion.json"
-        )
-    said = champions[task]
-    data = bucket.get(said["model_key"])
+    said = _entry_of(bucket, task)
+    with reading_object(bucket, CHAMPION_KEY):  # which may hold what is no key
+        data = bucket.get(said["model_key"])
     found = hashlib.sha256(data).hexdigest()
     if found != said["model_sha256"]:
         raise UnusableInputError(
             f"model {said['model_key']}: SHA-256 is {found[:12]}, expected {said['model_sha256'][:12]}"
         )
-    with zipfile.ZipFile(io.BytesIO(data)) as archive:
-        manifest = json.loads(archive.read("lesion.json"))
-    return Champion(
-        training_id=said["training_id"],
-        model=load_model(data),
-        classes=tuple(manifest["classes"]),
-        threshold=manifest["threshold"],
-        recipe=manifest["variant"],
-    )
+    with reading_object(bucket, said["model_key"]):
+        with zipfile.ZipFile(io.BytesIO(data)) as archive:
+            manifest = json.loads(archive.read("lesion.json"))
+        return Champion(
+            training_id=said["training_id"],
+            model=load_model(data),
+            classes=tuple(manifest["classes"]),
+            threshold=manifest["threshold"],
+            recipe=manifest["variant"],
+        )
+
+
+def _entry_of(bucket: Bucket, task: str) -> dict[str, str]:
+    entry = None
+    with contextlib.suppress(MissingObjectError), reading_object(bucket, CHAMPION_KEY):
+        said = json.loads(bucket.get(CHAMPION_KEY)).get(task)
+        if said is not None:
+            entry = {name: str(said[name]) for name in ("training_id", "model_key", "model_sha256")}
+    if entry is None:
+        raise UnusableInputError(
+            f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}, expected one in {CHAMPION_KEY}"
+        )
+    return entry
 
 
 def predict_images(

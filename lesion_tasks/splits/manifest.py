@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.bucket import Bucket, reading_object
 from lesion_tasks.database.schema import Image, Manifest, SplitMember, StoredFile
 from lesion_tasks.scratch import scratch_file
 
@@ -122,10 +122,11 @@ def read_table(bucket: Bucket, key: str) -> "pa.Table":
     """Read the rows back, or raise `UnusableInputError` when they are not what the digest promises."""
     import pyarrow.parquet as pq
 
-    table = pq.read_table(bucket.local_path(key))
-    said = json.loads(table.schema.metadata[b"lesion"])
-    table = table.replace_schema_metadata(None)
-    digest = digest_of(said["recipe"], table)
+    with reading_object(bucket, key):
+        table = pq.read_table(bucket.local_path(key))
+        said = json.loads(table.schema.metadata[b"lesion"])
+        table = table.replace_schema_metadata(None)
+        digest = digest_of(said["recipe"], table)
     if digest != said["digest"] or digest not in key:
         raise UnusableInputError(
             f"manifest {key}: its rows have digest {digest[:12]}, expected {said['digest'][:12]}"

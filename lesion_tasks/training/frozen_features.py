@@ -22,6 +22,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import BACKBONES, Variant
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.pixels.shards import open_shard
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.examples import Examples
@@ -211,7 +212,7 @@ def _open(
         labels=some.labels,
         pixels=None,
         metadata=some.metadata,
-        shards=tuple(np.load(bucket.local_path(key), mmap_mode="r") for key in keys),
+        shards=tuple(open_shard(bucket, key) for key in keys),
         shard_of_row=np.array([number[places[sha256][0]] for sha256 in sha256s], dtype=np.int64),
         row_in_shard=np.array([places[sha256][1] for sha256 in sha256s], dtype=np.int64),
     )

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import Picture, read_picture
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import Bucket, MissingObjectError, reading_object
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
 
@@ -51,7 +51,8 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
 def read_index(bucket: Bucket) -> dict[str, str]:
     """SHA-256 of each mask in the bucket by image id; empty where there are none."""
     try:
-        found: dict[str, str] = json.loads(bucket.get(INDEX_KEY))
+        with reading_object(bucket, INDEX_KEY):
+            found: dict[str, str] = json.loads(bucket.get(INDEX_KEY))
     except MissingObjectError:
         return {}
     return found

@@ -16,7 +16,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.bucket import Bucket, reading_object
 from lesion_tasks.catalog import InputSize, Variant
 from lesion_tasks.pixels.decode import decode_mask
 from lesion_tasks.training.accelerator import Accelerator
@@ -106,7 +106,9 @@ def train_segmenter(
         bucket.put(key, model_bytes(_uncompiled(model, variant)))
         for leftover in list(bucket.list_keys(f"segmenters/{segmenter_id}/epoch-")):
             bucket.delete(leftover)
-    return Segmenter(segmenter_id=segmenter_id, model=load_model(bucket.get(key)), facts=facts)
+    with reading_object(bucket, key):
+        model = load_model(bucket.get(key))
+    return Segmenter(segmenter_id=segmenter_id, model=model, facts=facts)
 
 
 def _uncompiled(model: keras.Model, variant: Variant) -> keras.Model:
@@ -153,8 +155,9 @@ def _outlines(
     out = np.empty((len(rows), side_px, side_px, 1), dtype=np.uint8)
     for i, row in enumerate(rows):
         if has_masks:
-            mask = bucket.get(f"masks/{some.isic_ids[row]}")
-            out[i, :, :, 0] = read_mask(mask, InputSize(side_px, variant.aspect))
+            mask_key = f"masks/{some.isic_ids[row]}"
+            with reading_object(bucket, mask_key):
+                out[i, :, :, 0] = read_mask(bucket.get(mask_key), InputSize(side_px, variant.aspect))
         else:
             out[i, :, :, 0] = contrast_outline(some.inputs(np.array([row]))["pixels"][0])
     return out
