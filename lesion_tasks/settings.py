@@ -28,9 +28,7 @@ class Settings:
     bucket_url: str  # a directory, or s3://bucket/prefix
     archive_url: str  # base URL of an ISIC Archive API v2, with its trailing slash
     archive_hosts: frozenset[str]  # hosts that record and file URLs may name
-    source_folders: tuple[
-        Path, ...
-    ]  # folders below which a form may name its source, with commas; empty: none
+    source_folders: tuple[Path, ...]  # a form may name sources below these, with commas; empty: none
     query: str  # search DSL that limits what is ingested; unset: image_type:dermoscopic, empty: everything
     max_records: int | None  # for trying: read about this many records of each scope and no more; empty: all
     variants: tuple[str, ...]  # what scheduled retraining trains; empty: the catalogue's default
