@@ -118,6 +118,8 @@ class Source:
                 return self.values(body) + self.values(orelse)
             case ast.Call(func=ast.Attribute(value=template, attr="format"), args=args, keywords=keywords):
                 return self._formatted(template, args, keywords)
+            case ast.Subscript(value=ast.Name(id=name)):
+                return self._one_of(name)
             case ast.Name(id=name):
                 return self._named(node, name)
         raise UnresolvedError(ast.unparse(node))
@@ -152,6 +154,12 @@ class Source:
         value = getattr(importlib.import_module(self.module), name, None)
         if isinstance(value, str | TextClause):
             return [str(value)]
+        raise UnresolvedError(name)
+
+    def _one_of(self, name: str) -> list[str]:
+        values = getattr(importlib.import_module(self.module), name, None)
+        if isinstance(values, dict) and all(isinstance(value, str) for value in values.values()):
+            return list(values.values())
         raise UnresolvedError(name)
 
     def _handed_in(self, function: str, position: int, name: str) -> list[str]:

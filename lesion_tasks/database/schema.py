@@ -2,7 +2,8 @@
 
     scope, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject -> ungrouped
       -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest
-      -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction -> evaluation -> promotion
+      -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction -> evaluation
+      -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -51,7 +52,9 @@ class Base(DeclarativeBase):
         list[str]: ARRAY(Text),
         list[float]: ARRAY(Double),
     }
-    written_by: ClassVar[tuple[str, ...]]  # the steps that insert, change or delete rows: room and module
+    written_by: ClassVar[
+        tuple[str, ...]
+    ] = ()  # the steps that insert, change or delete rows: room and module
 
 
 class Scope(Base):
@@ -269,7 +272,7 @@ class Image(Base):
     """A curated image: one verified object, typed metadata, one group."""
 
     __tablename__ = "image"
-    written_by = ("curation.curate", "curation.lesions", "curation.regroup")
+    written_by = ("curation.curate", "curation.lesions", "curation.marking", "curation.regroup")
     __table_args__ = (
         ForeignKeyConstraint(
             ["lesion_id", "patient_key"],
@@ -382,7 +385,7 @@ class Ungrouped(Base):
     """An image that came, changed or went since groups were last computed. No split is built while there is one."""
 
     __tablename__ = "ungrouped"
-    written_by = ("curation.curate", "curation.lesions", "curation.regroup")
+    written_by = ("curation.curate", "curation.lesions", "curation.marking", "curation.regroup")
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
     old_group_id: Mapped[str | None] = mapped_column(
@@ -417,6 +420,7 @@ class PictureLandmarks(Base):
     """The landmarks by which altered copies of a picture are found: of its bytes, once."""
 
     __tablename__ = "picture_landmarks"
+    written_by = ("curation.marking",)
 
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
     landmarks: Mapped[bytes] = mapped_column(
@@ -426,7 +430,7 @@ class PictureLandmarks(Base):
 
 
 class Placement(Base):
-    """The subset an image first stood in, under one draw. Never changed: nobody moves from test to train."""
+    """The subset an image first stood in, under one assignment. Never changed: nobody moves from test to train."""
 
     __tablename__ = "placement"
     written_by = ("splits.members",)

@@ -1,9 +1,11 @@
 """A split's members and rejects -> the steps from records to subsets, each with what it left out and why."""
 
+from collections.abc import Iterator
 from typing import Any
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.archive.printable import printable
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.subsets import SUBSETS
 
@@ -33,3 +35,48 @@ def _losses(step: str, n_by_reason: dict[str, int]) -> list[dict[str, Any]]:
     order = list(REASONS)
     known = sorted(n_by_reason, key=lambda word: (order.index(word) if word in order else len(order), word))
     return [{"step": step, "reason": reason, "n": -n_by_reason[reason]} for reason in known]
+
+
+N_LOOKED_AT = 1_000  # left-out images of each reason whose values are read
+N_VALUES_NAMED = 3
+
+# What an image was left out for, as its record has it: curation's own word for what it could not read is no word.
+_FOUND = {
+    "image_type": "v.document #>> '{metadata,acquisition,image_type}'",
+    "image_manipulation": "v.document #>> '{metadata,acquisition,image_manipulation}'",
+    "no_diagnosis": "v.document #>> '{metadata,clinical,diagnosis_1}'",
+    "indeterminate": "array_to_string(i.diagnosis, ' > ')",
+    "diagnosis_not_in_task": "array_to_string(i.diagnosis, ' > ')",
+    "no_sex": "v.document #>> '{metadata,clinical,sex}'",
+    "quarantined": "m.group_id",
+}
+
+
+def left_out_in_words(connection: Connection, split: str) -> Iterator[str]:
+    """Yield one line for each reason for which images are left out of a split: how many, and the values found."""
+    statement = text("SELECT reason, count(*) AS n FROM split_member WHERE split = :split GROUP BY reason")
+    n_by_reason = {row.reason: row.n for row in connection.execute(statement, {"split": split}) if row.reason}
+    for reason, n in sorted(n_by_reason.items(), key=lambda item: -item[1]):
+        words = f"{n:,} left out, {reason}: {REASONS[reason].rstrip('.')}"
+        if reason in _FOUND:
+            words += f"; found {_values_found(connection, split, reason)}"
+            words += f" in the first {N_LOOKED_AT:,}" if n > N_LOOKED_AT else ""
+        yield words
+
+
+def _values_found(connection: Connection, split: str, reason: str) -> str:
+    statement = text(f"""
+        SELECT value, count(*) AS n FROM (
+            SELECT {_FOUND[reason]} AS value
+            FROM split_member m JOIN image i USING (isic_id)
+            JOIN record_version v ON v.isic_id = m.isic_id AND v.version = i.record_version
+            WHERE m.split = :split AND m.reason = :reason ORDER BY m.isic_id LIMIT :n_looked_at
+        ) AS looked_at GROUP BY value ORDER BY n DESC, value LIMIT :n_named
+    """)  # noqa: S608 - our own expressions
+    rows = connection.execute(
+        statement,
+        {"split": split, "reason": reason, "n_looked_at": N_LOOKED_AT, "n_named": N_VALUES_NAMED},
+    )
+    return ", ".join(
+        f"{printable(repr(row.value), 80) if row.value else 'no value'} {row.n:,} times" for row in rows
+    )
