@@ -19,6 +19,7 @@ from lesion_tasks.catalog import TASKS
     params={
         "task": Param(
             "malignancy",
+            type="string",
             enum=sorted(TASKS),
             values_display={name: entry.title for name, entry in TASKS.items()},
             title="Task",

@@ -13,17 +13,58 @@
 Steps meet in tables and objects, never in Python. None of them imports Airflow.
 """
 
+from lesion_tasks.addresses import masked
+
 __version__ = "0.1.0"
 
+# The order of the path, and of imports: a room imports only from those before it.
+ROOMS = (
+    "progress",
+    "scratch",
+    "addresses",
+    "catalog",
+    "settings",
+    "metrics",
+    "reports",
+    "archive",
+    "bucket",
+    "database",
+    "workspace",
+    "ingest",
+    "curation",
+    "splits",
+    "pixels",
+    "training",
+    "evaluation",
+    "promotion",
+    "cli",
+    "laptop",
+    "deployment",
+    "__main__",
+)
 
-class UnusableInputError(Exception):
+MAX_MESSAGE_CHARACTERS = 1_200  # a line that somebody still reads
+
+
+class _TellableError(Exception):
+    """An error whose message is for people: whatever it quotes, no user or password of an address, and not too long."""
+
+    def __init__(self, message: str) -> None:
+        told = masked(message)
+        if len(told) > MAX_MESSAGE_CHARACTERS:
+            half = MAX_MESSAGE_CHARACTERS // 2
+            told = f"{told[:half]} [...] {told[-half:]}"
+        super().__init__(told)
+
+
+class UnusableInputError(_TellableError):
     """The input or a setting is wrong and will stay wrong: fail at once, do not retry.
 
     The message names the thing, what was found and what was expected.
     """
 
 
-class UnavailableError(Exception):
+class UnavailableError(_TellableError):
     """Something did not answer, in spite of retries at its door: worth trying again later.
 
     The message names the thing and what it said.

@@ -298,7 +298,8 @@ def naming_s3(url: str, key: str | None = None, verb: str = "reach") -> Iterator
     """Tell what S3, the network to it or a setting did wrong in one line with bucket, key and setting.
 
     Raises MissingObjectError where there is no such object, UnavailableError for what may pass, and
-    UnusableInputError for what stays wrong.
+    UnusableInputError for what stays wrong; without the library's own error behind it, which a log would show in full
+    with whatever password the endpoint has.
     """
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
@@ -308,15 +309,15 @@ def naming_s3(url: str, key: str | None = None, verb: str = "reach") -> Iterator
     try:
         yield
     except ClientError as error:
-        raise _answer(error, title, key, url) from error
+        raise _answer(error, title, key, url) from None
     # Refused, reset, timed out, cut: a server that may come back.
     except (NoConnectionError, HTTPClientError, HTTPError) as error:
-        raise UnavailableError(f"{title}: {_one_line(error)}; {_WHERE}") from error
+        raise UnavailableError(f"{title}: {_one_line(error)}; {_WHERE}") from None
     # A malformed endpoint, region, profile, proxy or certificate bundle; no credentials.
     except (BotoCoreError, ValueError, OSError) as error:
         if key is not None and not isinstance(error, BotoCoreError):
             raise  # no setting's fault: the client was made before
-        raise UnusableInputError(f"{title}: {_one_line(error)}; {_WHERE}") from error
+        raise UnusableInputError(f"{title}: {_one_line(error)}; {_WHERE}") from None
 
 
 _WHERE = "the server is that of AWS_ENDPOINT_URL, without it Amazon's; see the other AWS_* settings too"

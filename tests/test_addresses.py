@@ -4,6 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, masked, never_asked, shown, split_address
 
 
@@ -64,6 +65,14 @@ def test_neither_user_nor_password_is_shown_whatever_stands_in_it(place: str, pa
     for text in (shown(address), masked(address), masked(f"Could not connect to {address!r}, sorry")):
         assert not any(word in text for word in ("somebody", "sec", "ret")), text
         assert place.partition("@")[2].split("/")[0] in text
+
+
+@pytest.mark.parametrize("kind", [UnusableInputError, UnavailableError])
+def test_no_error_shows_a_password_or_a_page_whatever_it_quotes(kind: type[Exception]) -> None:
+    told = str(kind(f"mirror 'https://somebody:secret@host/a': {'x' * 10_000}, expected y"))
+    assert told.startswith("mirror 'https://host/a': xxx")
+    assert told.endswith("xxx, expected y")
+    assert len(told) < 1_500
 
 
 @pytest.mark.parametrize(

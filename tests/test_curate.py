@@ -388,3 +388,135 @@ def test_a_copy_under_another_lesion_joins_its_group_and_is_compared_once(settin
     assert detail > 0.8
     add_records(settings, [archive_record("ISIC_0000003", lesion_id="IL_0000009", **NEVUS)], version=2)
     assert curate_images(open_workspace())["compared"] == 0
+
+
+PLACEHOLDERS = (
+    *(
+        "nan",
+        "NaN",
+        " NAN ",
+        "unknown",
+        "Unknown",
+        "None",
+        "NA",
+        "n/a",
+        "N/A",
+        "<NA>",
+        "#N/A",
+        "null",
+        "NULL",
+    ),
+    *(
+        "",
+        " ",
+        "\t",
+        "-",
+        "--",
+        "---",
+        "?",
+        "??",
+        ".",
+        "_",
+        "0",
+        "0.0",
+        "00",
+        "-1",
+        "-9",
+        "not available",
+        "\u2014",
+    ),
+)
+
+
+@pytest.mark.parametrize("word", PLACEHOLDERS)
+def test_a_word_for_no_value_is_no_patient_no_lesion_and_no_diagnosis(word: str) -> None:
+    image = curated(patient_id=word, lesion_id=word, diagnosis_1=word, sex=word, image_type=word)
+    assert (image.patient_id, image.lesion_id, image.diagnosis) == (None, None, ())
+    assert (image.sex, image.image_type) == (None, None)
+
+
+@pytest.mark.parametrize("word", ["IP_0000000", "7", "A", "P-1", "Nancy", "unknown1", "0x", "患者"])
+def test_an_identity_that_only_resembles_a_placeholder_is_one(word: str) -> None:
+    assert curated(patient_id=word, lesion_id=word).patient_id == word
+
+
+def test_strangers_under_a_placeholder_are_not_tied_together_and_their_number_is_told(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    words = ["nan", "nan", "nan", "unknown"]
+    records = [
+        archive_record(f"ISIC_{i:07d}", patient_id=word, lesion_id=f"IL_{i:07d}", sex="F", **NEVUS)
+        for i, word in enumerate(words, 1)
+    ]
+    add_records(settings, records)
+    counts = curate_images(open_workspace())
+    assert (counts["unread_patient_id"], counts["unread_sex"]) == (4, 4)
+    assert "patient_id of 4 records taken as missing; found 'nan' 3 times, 'unknown' 1 times" in caplog.text
+    assert "sex of 4 records taken as missing; found 'F' 4 times" in caplog.text
+    assert rows_of(settings, "SELECT count(DISTINCT group_id), count(patient_id) FROM image") == [(4, 0)]
+
+
+def test_a_placeholder_on_one_image_of_a_lesion_is_no_second_patient(settings: Settings) -> None:
+    for i, patient_id in ((1, "IP_0000001"), (2, "nan"), (3, "IP_0000001"), (4, "unknown")):
+        record = archive_record(f"ISIC_{i:07d}", lesion_id="IL_0000001", patient_id=patient_id, **NEVUS)
+        add_records(settings, [record])
+        curate_images(open_workspace())
+    assert rows_of(settings, "SELECT patient_id, count(*) FROM image GROUP BY 1") == [("IP_0000001", 4)]
+
+
+@pytest.mark.parametrize(
+    ("n_of_one", "n_others", "is_told"), [(20, 30, True), (19, 30, False), (20, 380, False), (21, 379, True)]
+)
+@pytest.mark.parametrize("kind", ["patient", "lesion"])
+def test_one_identity_with_many_of_the_images_is_told_by_name_and_count(
+    settings: Settings,
+    caplog: pytest.LogCaptureFixture,
+    kind: str,
+    n_of_one: int,
+    n_others: int,
+    is_told: bool,
+) -> None:
+    records = [
+        archive_record(f"ISIC_{i:07d}", **{f"{kind}_id": "Clinic A" if i < n_of_one else f"{i}"}, **NEVUS)
+        for i in range(n_of_one + n_others)
+    ]
+    add_records(settings, records)
+    curate_images(open_workspace())
+    words = f"{n_of_one} of {n_of_one + n_others} images stand under one {kind}, 'Clinic A'"
+    assert (words in caplog.text) == is_told
+    caplog.clear()
+    curate_images(open_workspace())
+    assert caplog.text == ""
+
+
+def test_a_lesion_of_many_patients_with_many_of_the_images_is_told_by_name_and_count(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [
+        archive_record(
+            f"ISIC_{i:07d}", patient_id=f"IP_{i:07d}", lesion_id="L0" if i < 25 else f"IL_{i:07d}", **NEVUS
+        )
+        for i in range(40)
+    ]
+    add_records(settings, records)
+    curate_images(open_workspace())
+    assert "25 of 40 images are not used, lesion L0 stands under two patients" in caplog.text
+
+
+def test_rejects_are_told_by_reason_with_examples(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = [archive_record(f"ISIC_{i:07d}", **NEVUS) for i in range(5)]
+    add_records(settings, records, picture_by_id={f"ISIC_{i:07d}": b"" for i in range(4)})
+    with caplog.at_level("INFO"):
+        curate_images(open_workspace())
+    assert (
+        "4 records are no images (no_file), such as ISIC_0000000: no picture has been fetched" in caplog.text
+    )
+    assert "ISIC_0000002" in caplog.text
+    assert "ISIC_0000003" not in caplog.text
+
+
+def test_control_characters_of_a_record_stored_earlier_reach_no_image() -> None:
+    image = curated(diagnosis_1="Ben\u202eign\x1b[31m", patient_id="IP_\x9b1\n\t2", anatom_site_1="Tr\x07unk")
+    assert (image.diagnosis, image.patient_id, image.anatom_site) == (("Benign[31m",), "IP_1 2", "Trunk")

@@ -3,6 +3,8 @@
 import base64
 import hashlib
 import io
+import zlib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from PIL import Image
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import InputSize, input_sizes_of
 from lesion_tasks.pixels.decode import decode_mask, decode_picture
+from lesion_tasks.promotion.serve import predict_images
+from lesion_tasks.workspace import open_workspace
 
 
 def striped(width: int = 40, height: int = 30) -> bytes:
@@ -120,3 +124,53 @@ def test_every_size_and_shape_is_asked_for_once() -> None:
         InputSize(32),
         InputSize(128),
     ]
+
+
+def bomb() -> bytes:
+    """A PNG of a few bytes whose header announces 3,600 megapixels."""
+    data = bytearray(striped())
+    data[16:24] = (60_000).to_bytes(4, "big") * 2
+    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
+    return bytes(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "found"),
+    [
+        (b"a text", "not an image"),
+        (b"", "empty"),
+        (bomb(), "too many pixels"),
+        (striped()[:-40], "damaged"),
+    ],
+    ids=["text", "empty", "bomb", "cut"],
+)
+def test_what_is_no_picture_is_refused_in_one_line_before_a_model_is_loaded(
+    data: bytes, found: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "picture.png"
+    path.write_bytes(data)
+    with pytest.raises(
+        UnusableInputError, match=rf"picture\.png: found {found}.*; expected a picture"
+    ) as error:
+        predict_images(open_workspace(), [str(path)])
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    "name", ["x" * 5_000, "two\nlines.png", "nul\0.png", "."], ids=["long", "line", "nul", "folder"]
+)
+def test_a_name_that_names_no_file_is_refused_in_one_short_line(name: str, tmp_path: Path) -> None:
+    with pytest.raises(UnusableInputError, match="^image .*expected a picture file") as error:
+        predict_images(open_workspace(), [f"{tmp_path}/{name}"])
+    assert len(str(error.value)) < 400
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
+    path = tmp_path / "huge.png"
+    with path.open("wb") as file:
+        file.truncate(2**40)  # of holes
+    with pytest.raises(
+        UnusableInputError, match="found 1,099,511,627,776 bytes, at most 268,435,456 are read"
+    ):
+        predict_images(open_workspace(), [str(path)])

@@ -218,7 +218,7 @@ def test_a_folder_without_metadata_is_refused_with_what_is_in_it(tmp_path):
 
 
 def test_a_table_without_ids_is_refused_with_its_columns(tmp_path):
-    with pytest.raises(UnusableInputError, match=r"found 2 columns, name, sex; expected .* a column isic_id"):
+    with pytest.raises(UnusableInputError, match=r"found 2 columns, name, sex; expected a column isic_id"):
         open_folder(write_folder(tmp_path, ["name,sex", "x,male"]))
 
 

@@ -128,6 +128,74 @@ def test_a_row_with_a_bad_id_is_refused_and_named(folder):
     assert "../../etc/passwd" in scalar("SELECT detail FROM refused_record")
 
 
+def test_refused_rows_are_told_by_reason_with_three_examples_at_most(folder, caplog):
+    table = folder / "metadata.csv"
+    wrong = "".join(f"photo {i},A hospital,CC-0,dermoscopic,Benign,0.50\n" for i in range(5))
+    table.write_text(table.read_text() + wrong)
+
+    counts = ingest(open_workspace(), source=str(folder))
+
+    examples = [f"isic_id is 'photo {i}', expected ISIC_ and 7 digits" for i in range(3)]
+    assert counts["append"]["refusals"] == {"bad_id": {"count": 5, "examples": examples}}
+    assert "refused 5 bad_id (isic_id is 'photo 0'" in caplog.text
+
+
+def test_a_table_of_which_every_row_is_refused_is_an_error_each_time_until_it_is_mended(folder):
+    table = folder / "metadata.csv"
+    whole = table.read_text()
+    table.write_text(whole.replace("\nISIC_", "\nISIC-"))
+
+    for _ in range(2):
+        with pytest.raises(
+            UnusableInputError, match=r"all 60 records were refused.*60 bad_id \(isic_id is 'ISIC-"
+        ):
+            ingest(open_workspace(), source=str(folder))
+    table.write_text(whole)
+    assert ingest(open_workspace(), source=str(folder))["append"]["new"] == 60
+
+
+def test_a_mended_file_is_read_at_once_by_hand_though_its_size_is_the_same(folder):
+    broken = min((folder / "images").iterdir())
+    whole = broken.read_bytes()
+    broken.write_bytes(bytes(len(whole)))
+    counts = ingest(open_workspace(), source=str(folder))
+    assert counts["fetch"]["reasons"] == {"not_an_image": 1}
+    assert counts["fetch"]["examples"]["not_an_image"][0].startswith(f"{broken.stem}: begins with")
+    assert ingest(open_workspace(), source=str(folder))["fetch"]["refused"] == 1
+    broken.write_bytes(whole)
+
+    assert fetch_files(open_workspace(), source=str(folder))["stored"] == 0  # on schedule: not before an hour
+    assert ingest(open_workspace(), source=str(folder))["fetch"]["stored"] == 1
+
+
+def test_files_that_stay_refused_stay_red_by_hand_and_few_of_many_do_not(folder, monkeypatch):
+    monkeypatch.setattr("lesion_tasks.ingest.download.MIN_FAILED", 3)
+    files = sorted((folder / "images").iterdir())
+    for path in files[:3]:
+        path.write_text("<html>")
+    for _ in range(2):  # 3 of 60 are one in twenty
+        assert ingest(open_workspace(), source=str(folder))["fetch"]["refused"] == 3
+    for path in files[3:9]:
+        path.write_text("<html>")
+    for _ in range(2):
+        with pytest.raises(UnusableInputError, match="files cannot be used"):
+            ingest(open_workspace(), source=str(folder))
+
+
+def test_control_characters_of_a_table_reach_no_row(folder):
+    table = folder / "metadata.csv"
+    marked = table.read_text().replace("A hospital", "A \x1b[31mhos\u202epital\x9b\x07")
+    table.write_text(marked + "photo\x1b[2J\u2066,A hospital,CC-0,dermoscopic,Benign,0.50\n")
+
+    counts = ingest(open_workspace(), source=str(folder))
+
+    assert counts["append"]["new"] == 60
+    assert scalar("SELECT DISTINCT document ->> 'attribution' FROM record_version") == "A [31mhospital"
+    told = scalar("SELECT detail || document FROM refused_record") + str(counts["append"]["refusals"])
+    assert told.isascii()
+    assert told.isprintable()
+
+
 def test_a_row_without_a_file_and_a_file_that_is_no_picture_are_rows_with_reasons(folder):
     files = sorted((folder / "images").iterdir())
     files[0].unlink()

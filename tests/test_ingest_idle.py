@@ -12,7 +12,7 @@ from archive_server.sources import FolderSource, SyntheticSource
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.ingest.append import append_records
 from lesion_tasks.ingest.fetch import fetch_files, fetch_ranges
-from lesion_tasks.ingest.idle import note_idle
+from lesion_tasks.ingest.idle import Look, note_idle
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.scope import scope_key
@@ -80,7 +80,7 @@ def test_a_change_during_the_look_leaves_no_note(pictures):
 
     def look():
         execute("DELETE FROM stored_file WHERE isic_id = (SELECT min(isic_id) FROM stored_file)")
-        return 0, None
+        return Look(n_wanted=0, due_at=None, n_refused=0)
 
     note_idle(scope_key(open_workspace(), None, None, ""), "thumbnail_256", look)
 

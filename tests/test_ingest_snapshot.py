@@ -235,6 +235,36 @@ def test_damaged_and_absent_members_are_rows_with_reasons_and_come_from_the_api_
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NOT NULL") == 0
 
 
+def test_a_mended_snapshot_is_read_again_though_it_was_made_at_the_same_time(snapshot, monkeypatch):
+    import pyarrow.compute as compute
+    import pyarrow.parquet as parquet
+
+    path = snapshot / "ISIC_metadata.parquet"
+    whole = parquet.read_table(path)
+    at = whole.schema.get_field_index("attribution")
+    wrong = compute.replace_substring_regex(whole["attribution"], "^.*$", "a word too many")
+    parquet.write_table(whole.set_column(at, "attribution", wrong), path)
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        ingest(open_workspace(), source=str(snapshot))
+        assert scalar("SELECT count(DISTINCT document ->> 'attribution') FROM record_version") == 1
+        parquet.write_table(whole, path)
+
+        assert ingest(open_workspace(), source=str(snapshot))["reconcile"]["changed"] == N
+
+
+def test_a_damaged_member_that_is_mended_is_read_at_once_by_hand(snapshot, monkeypatch):
+    path = snapshot / "ISIC_images.zip"
+    whole = path.read_bytes()
+    with zipfile.ZipFile(path) as members:
+        offset = members.infolist()[0].header_offset + 200
+    path.write_bytes(whole[:offset] + bytes(8) + whole[offset + 8 :])
+    with serving(SyntheticSource(N, seed=4), monkeypatch):
+        assert ingest(open_workspace(), source=str(snapshot))["fetch"]["reasons"] == {"damaged": 1}
+        path.write_bytes(whole)
+
+        assert ingest(open_workspace(), source=str(snapshot))["fetch"]["stored"] == 1
+
+
 def test_half_a_snapshot_is_named(snapshot):
     (snapshot / "ISIC_metadata.parquet").unlink()
     with pytest.raises(UnusableInputError, match=r"found a zip file, expected ISIC_metadata\.parquet beside"):

@@ -278,7 +278,7 @@ def test_a_table_that_is_cut_or_has_no_ids_is_named(tmp_path):
         UnusableInputError, match=r"ISIC_metadata\.parquet: .*expected a complete Parquet file"
     ):
         Snapshot(tmp_path / "s")
-    with pytest.raises(UnusableInputError, match=r"found 1 columns, name; expected .* a column isic_id"):
+    with pytest.raises(UnusableInputError, match=r"found 1 columns, name; expected a column isic_id"):
         table(tmp_path / "t", {"name": ["x"]})
 
 

@@ -61,7 +61,7 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
             raise UnusableInputError(f"{path}: found a column {_named(near[0])}; expected a column isic_id")
         shown = ", ".join(printable(name, 60) for name in names[:5]) or "no header"
         raise UnusableInputError(
-            f"{path}: found {len(names)} columns, {shown}; expected at most {MAX_COLUMNS} and a column isic_id"
+            f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most {MAX_COLUMNS} in all"
         )
     for name, n in Counter(name for name in names if name).items():
         if n > 1:

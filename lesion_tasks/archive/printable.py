@@ -40,4 +40,6 @@ def without_controls(value: Any) -> Any:
 
 def may_have_controls(document: str) -> bool:
     """Tell whether a JSON text (not ASCII-only) may hold one; true also for some texts that hold none."""
+    if document.isascii() and not any(sign in document for sign in ("\\u00", "\\b", "\\f", "\x7f")):
+        return False  # nearly every record, for a quarter of the search's time
     return _CONTROL_IN_JSON.search(document) is not None

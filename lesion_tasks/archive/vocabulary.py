@@ -79,8 +79,6 @@ def is_no_value(text: str) -> bool:
     What has neither a letter nor a digit of any script is none either.
     """
     word = text.strip().casefold()
-    return (
-        word in _NO_VALUE
-        or _NO_NUMBER.fullmatch(word) is not None
-        or not any(character.isalnum() for character in word)
-    )
+    if word in _NO_VALUE or word[:1].isalpha():
+        return word in _NO_VALUE
+    return _NO_NUMBER.fullmatch(word) is not None or not any(character.isalnum() for character in word)

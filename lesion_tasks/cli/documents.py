@@ -4,17 +4,26 @@ A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. `
 a test fails while a document says something else.
 """
 
+import ast
 import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lesion_tasks import settings
+from lesion_tasks import ROOMS, settings
 from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.gates import GATES, SLICE_GUARD
 
 ROOT = Path(__file__).parents[2]
-DOCUMENTS = ("README.md", "docs/data_dictionary.md", "docs/promotion.md", "docs/settings.md")
+PACKAGE = Path(__file__).parents[1]
+INDENT = 30  # columns before the phrase of a module
+DOCUMENTS = (
+    "README.md",
+    "docs/architecture.md",
+    "docs/data_dictionary.md",
+    "docs/promotion.md",
+    "docs/settings.md",
+)
 _PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
@@ -105,12 +114,45 @@ def settings_table() -> str:
     return _table(["Variable", "What it is"], rows)
 
 
+def rooms_tree() -> str:
+    """Every room and module with a phrase: the first line of its docstring."""
+    lines = ["```"]
+    for room in ROOMS:
+        path = PACKAGE / room
+        if path.is_dir():
+            lines.append(f"{room}/".ljust(INDENT) + _phrase(path / "__init__.py"))
+            lines += _modules(path, 2)
+        else:
+            lines.append(f"{room}.py".ljust(INDENT) + _phrase(path.with_suffix(".py")))
+    return "\n".join([*lines, "```", ""])
+
+
+def _modules(folder: Path, depth: int) -> list[str]:
+    lines = []
+    for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
+        name = " " * depth + path.name
+        if path.suffix == ".py" and not path.name.startswith("__"):
+            lines.append(name.ljust(INDENT) + _phrase(path))
+        elif (path / "__init__.py").is_file():
+            lines.append(f"{name}/".ljust(INDENT) + _phrase(path / "__init__.py"))
+            lines += _modules(path, depth + 2)
+    return lines
+
+
+def _phrase(path: Path) -> str:
+    """The first sentence of a module's docstring, without its full stop."""
+    text = ast.get_docstring(ast.parse(path.read_text())) or ""
+    first = " ".join(text.split("\n\n")[0].split())
+    return first.removesuffix(".")
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "splits": splits_table,
     "gates": gates_table,
     "dictionary": dictionary,
     "settings": settings_table,
+    "rooms": rooms_tree,
 }
 
 

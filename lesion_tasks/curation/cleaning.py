@@ -4,11 +4,14 @@ What a task then leaves out, and in which order, stands in `rules`.
 """
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-CLEANING_VERSION = 2  # raise it whenever the rules of this module change: every record is then judged again
+from lesion_tasks.archive.printable import without_controls
+from lesion_tasks.archive.vocabulary import is_no_value
+
+CLEANING_VERSION = 3  # raise it whenever the rules of this module change: every record is then judged again
 
 # The archive's older body-site vocabulary (removed in May 2026) in terms of today's first level.
 SITE_BY_GENERAL_SITE = {
@@ -63,7 +66,7 @@ def curate_record(
     """Judge one record. `file` is its `stored_file` row: rendition, sha256, reason, detail.
 
     A value that cannot be read (an age of "old", a negative size) is a missing value, not a reason to lose
-    the image.
+    the image; so is a word for "no value" (`nan`, `unknown`, `-`). `unread_values` tells which these are.
     """
     isic_id = document["isic_id"]
 
@@ -84,22 +87,32 @@ def curate_record(
         record_version=version,
         rendition=file["rendition"],
         sha256=file["sha256"],
-        patient_id=_word(clinical.get("patient_id")),
-        lesion_id=_word(clinical.get("lesion_id")),
+        patient_id=identity(clinical.get("patient_id")),
+        lesion_id=identity(clinical.get("lesion_id")),
         diagnosis=diagnosis_path(clinical),
         diagnosis_confirm_type=_word(clinical.get("diagnosis_confirm_type")),
         image_type=_word(acquisition.get("image_type")),
         image_manipulation=_word(acquisition.get("image_manipulation")),
-        sex=sex if (sex := _word(clinical.get("sex"))) in {"female", "male"} else None,
-        age_years=_number(clinical.get("age_approx"), lowest=0, highest=AGE_LIMIT_YEARS),
-        # The archive stores two decimals: a lesion of size 0.00 is a missing measurement.
-        size_mm=_number(clinical.get("clin_size_long_diam_mm"), lowest=0.005, highest=SIZE_LIMIT_MM - 0.005),
+        sex=_sex(clinical.get("sex")),
+        age_years=_age_years(clinical.get("age_approx")),
+        size_mm=_size_mm(clinical.get("clin_size_long_diam_mm")),
         anatom_site=_word(clinical.get("anatom_site_1"))
         or SITE_BY_GENERAL_SITE.get(str(clinical.get("anatom_site_general"))),
         fitzpatrick_skin_type=_word(clinical.get("fitzpatrick_skin_type")),
-        copyright_license=_word(document.get("copyright_license")),
-        attribution=_word(document.get("attribution")),
+        copyright_license=_text(document.get("copyright_license")),
+        attribution=_text(document.get("attribution")),
     )
+
+
+def unread_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield (field, value as found) for what a record holds and `curate_record` takes as missing."""
+    metadata = document.get("metadata") or {}
+    for group, readers in _READERS.items():
+        fields = metadata.get(group) or {}
+        for name, read in readers.items():
+            found = fields.get(name)
+            if found is not None and found != "" and read(found) is None:
+                yield name, str(found)
 
 
 def diagnosis_path(clinical: Mapping[str, Any]) -> tuple[str, ...]:
@@ -113,11 +126,51 @@ def diagnosis_path(clinical: Mapping[str, Any]) -> tuple[str, ...]:
     return tuple(path)
 
 
+def identity(value: Any) -> str | None:
+    """The id of a patient or a lesion; None for what stands where none is known: it would tie strangers together."""
+    return _word(value)
+
+
 def _word(value: Any) -> str | None:
+    text = _text(value)
+    return None if text is None or is_no_value(text) else text
+
+
+def _text(value: Any) -> str | None:
+    """One line without control characters: records that were stored before those were taken off may hold some."""
     if not isinstance(value, str):
         return None
-    # Postgres text cannot hold NUL.
-    return value.replace("\x00", "").strip() or None
+    if not value.isprintable():
+        value = without_controls(value)
+    return " ".join(value.split()) or None
+
+
+def _sex(value: Any) -> str | None:
+    return sex if (sex := _word(value)) in {"female", "male"} else None
+
+
+def _age_years(value: Any) -> float | None:
+    return _number(value, lowest=0, highest=AGE_LIMIT_YEARS)
+
+
+def _size_mm(value: Any) -> float | None:
+    # The archive stores two decimals: a lesion of size 0.00 is a missing measurement.
+    return _number(value, lowest=0.005, highest=SIZE_LIMIT_MM - 0.005)
+
+
+_READERS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
+    "acquisition": {"image_type": _word, "image_manipulation": _word},
+    "clinical": {
+        "patient_id": identity,
+        "lesion_id": identity,
+        **{f"diagnosis_{level}": _word for level in range(1, 6)},
+        "diagnosis_confirm_type": _word,
+        "sex": _sex,
+        "age_approx": _age_years,
+        "anatom_site_1": _word,
+        "fitzpatrick_skin_type": _word,
+    },
+}
 
 
 def _number(value: Any, *, lowest: float, highest: float) -> float | None:

@@ -7,6 +7,7 @@ that also judges them, so a killed run goes on where it stopped. What came, chan
 images. Groups depend on what the catalogue holds, not on the order in which it came.
 """
 
+import logging
 from collections import Counter
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -15,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, curate_record
+from lesion_tasks.curation.findings import Findings, large_identities
 from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesions import settle_lesions
 from lesion_tasks.curation.marking import mark_pictures
@@ -23,6 +25,8 @@ from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 BATCH_ROWS = 5_000
 
@@ -53,11 +57,12 @@ _BATCH = text("""
 
 
 def curate_images(workspace: Workspace) -> dict[str, int]:
-    """Bring `image` and `reject` up to date; returns counts of rows judged, by outcome.
+    """Bring `image` and `reject` up to date; returns counts of rows judged, by outcome, and of values not read.
 
     Safe to run again or to kill: a row that is up to date is not touched, and each batch is one transaction.
     """
     counts: Counter[str] = Counter(images=0, rejects=0)
+    findings = Findings()
     engine = workspace.engine
     with engine.begin() as connection:
         # One curation at a time, and no split is built from half of one.
@@ -65,6 +70,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
         if connection.execute(_LAST_RULES).scalar_one_or_none() != CLEANING_VERSION:
             connection.execute(_ADOPT_RULES, {"rules": CLEANING_VERSION})
         n_waiting = connection.execute(text("SELECT count(*) FROM uncurated")).scalar_one()
+        first_number = int(connection.execute(NEXT_NUMBER).scalar_one())
     last = ""
     with progress("curate", total=n_waiting) as advance:
         while True:
@@ -73,7 +79,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
                 ids = list(connection.execute(_TAKE, {"after": last, "n": BATCH_ROWS}).scalars())
                 if not ids:
                     break
-                batch = _curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all())
+                batch = _curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all(), findings)
             counts.update(batch)
             # Images that are to be judged again may have lower ids.
             last = "" if batch["reopened"] else max(ids)
@@ -82,14 +88,20 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
     with engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
         counts.update(regroup(connection, workspace.bucket))
+        large = large_identities(connection, since=first_number)
         totals = connection.execute(
             text("SELECT (SELECT count(*) FROM image), (SELECT count(*) FROM reject)")
         ).one()
     counts["all_images"], counts["all_rejects"] = int(totals[0]), int(totals[1])
+    counts.update({f"unread_{name}": n for name, n in findings.n_unread.items()})
+    for words in (*findings.unread_in_words(), *large):
+        log.warning("curate: %s", words)
+    for words in findings.rejects_in_words():
+        log.info("curate: %s", words)
     return dict(counts)
 
 
-def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
+def _curate_batch(connection: Connection, rows: Sequence[Any], findings: Findings) -> Counter[str]:
     judged = [
         curate_record(
             row.document,
@@ -107,6 +119,10 @@ def _curate_batch(connection: Connection, rows: Sequence[Any]) -> Counter[str]:
         connection, images, [item.isic_id for item in judged], number
     )
     rejects += contested
+    for row in rows:
+        findings.note_record(row.document)
+    for reject in rejects:
+        findings.note_reject(reject)
     connection.execute(_NOTE_NEW, {"ids": [image.isic_id for image in images]})
     _drop(connection, "image", [item.isic_id for item in rejects])
     _drop(connection, "reject", [item.isic_id for item in images])

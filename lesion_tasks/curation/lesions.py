@@ -5,7 +5,7 @@ from dataclasses import replace
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected
+from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, identity
 from lesion_tasks.database.bulk import upsert_rows
 
 _CONTESTED = "two patients"  # stands in the place of a patient id
@@ -104,8 +104,9 @@ def _patients(
     for image in images:
         if image.lesion_id is not None:
             patients_by_lesion.setdefault(image.lesion_id, set()).add(image.patient_id or "")
-    for lesion_id in connection.execute(_REFUSED_BEFORE, {"judged": list(judged)}).scalars():
-        patients_by_lesion.setdefault(lesion_id, set())
+    for found in connection.execute(_REFUSED_BEFORE, {"judged": list(judged)}).scalars():
+        if lesion_id := identity(found):
+            patients_by_lesion.setdefault(lesion_id, set())
     known = connection.execute(
         text("SELECT lesion_id, patient_key, is_contested FROM lesion WHERE lesion_id = ANY(:ids)"),
         {"ids": list(patients_by_lesion)},
@@ -117,7 +118,7 @@ def _patients(
     }:
         asked = {"ids": sorted(doubtful), "judged": list(judged)}
         for row in connection.execute(_NAMED_BY_OTHERS, asked):
-            patients_by_lesion[row.lesion_id].add(row.patient_id)
+            patients_by_lesion[row.lesion_id].add(identity(row.patient_id) or "")
     named = {lesion: patients - {""} for lesion, patients in patients_by_lesion.items()}
     contested = {lesion for lesion, patients in named.items() if len(patients) > 1}
     n_reopened = 0

@@ -60,7 +60,8 @@ def engine_for(url: str) -> Engine:
         pool_pre_ping=True,
         connect_args={"connect_timeout": 5},
     )
-    shown = make_url(url).render_as_string(hide_password=True)
+    # Without its options: a password can be one of them.
+    shown = make_url(url).set(query={}).render_as_string(hide_password=True)
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:

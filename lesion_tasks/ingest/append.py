@@ -18,6 +18,7 @@ from typing import Any
 
 from sqlalchemy import text, update
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.identifiers import IdSet
@@ -26,6 +27,7 @@ from lesion_tasks.archive.page_cursor import EARLIEST, Position, decode_cursor, 
 from lesion_tasks.archive.record import CheckedRecord, Refusal
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.ingest.idle import idle
+from lesion_tasks.ingest.refusals import RefusalTally
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     Trust,
@@ -118,7 +120,8 @@ def append_records(
 
     Reads and writes the scope's row; writes records, versions and refusals. A killed pass goes on where its last
     commit left it; one that is complete moves the watermark, and repeating it changes nothing. `newest` is what the
-    archive answered a moment ago; where it proves that nothing is new, no other question is asked.
+    archive answered a moment ago; where it proves that nothing is new, no other question is asked. Where records were
+    refused, `refusals` tells how many for each reason, with examples; UnusableInputError where all were.
     """
     key = scope_key(workspace, source, query, collections, trust)
     scope = read_scope(key)
@@ -142,6 +145,7 @@ class _Pass:
     is_resumed: bool
     ids: IdSet = field(default_factory=IdSet)
     counts: Counter[str] = field(default_factory=Counter)
+    refusals: RefusalTally = field(default_factory=RefusalTally)
     stopped_early: bool = False
     n_wanted: int | None = None  # records still wanted under a limit; None: all
 
@@ -177,8 +181,21 @@ async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, 
                 await _read_all(key, listing, None, pass_, advance)
         if pass_.stopped_early and pass_.n_wanted is not None:
             return _report(key, pass_)  # the committed cursor says where to go on without the limit
+        if pass_.counts["refused"] == pass_.counts["read"] > 0 and not _lists_records(key):
+            # Not read up to any time: the next pass asks for everything again.
+            save_scope(key, next_cursor=None, next_watermark_at=None)
+            raise UnusableInputError(
+                f"{key.title}: all {pass_.counts['read']:,} records were refused, expected some to be of use: "
+                f"{pass_.refusals.in_words()}"
+            )
         save_scope(key, next_cursor=None, next_watermark_at=None, watermark_at=watermark_at)
         return _report(key, pass_)
+
+
+def _lists_records(key: ScopeKey) -> bool:
+    statement = text("SELECT EXISTS (SELECT FROM scope_record WHERE scope_id = :scope_id)")
+    with key.workspace.session() as session:
+        return bool(session.scalar(statement, {"scope_id": key.scope_id}))
 
 
 def _still_wanted(key: ScopeKey) -> int | None:
@@ -223,6 +240,7 @@ async def _read_all(
                 more_records, more_refusals = check_items(page.items)
                 records |= more_records
                 refusals += more_refusals
+                pass_.refusals.note(more_refusals)
                 n_read += len(page.items)
                 n_read_of_batch += len(page.items)
                 # A whole page at a time, so that the cursor behind it can be committed.
@@ -406,5 +424,8 @@ def _report(key: ScopeKey, pass_: _Pass) -> dict[str, Any]:
                 n_seen,
                 pass_.n_expected,
             )
+    if pass_.counts["refused"]:
+        log.warning("%s: refused %s", key.title, pass_.refusals.in_words())
     named = ("read", "new", "changed", "returned", "refused")
-    return {name: pass_.counts[name] for name in named} | {"is_complete": is_complete}
+    counts = {name: pass_.counts[name] for name in named} | {"is_complete": is_complete}
+    return counts | pass_.refusals.report()

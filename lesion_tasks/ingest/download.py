@@ -9,7 +9,7 @@ import hashlib
 import io
 import logging
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -30,6 +30,7 @@ from lesion_tasks.archive.client import (
 )
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, Picture, Unusable, open_picture, read_picture
+from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.zipped import DamagedFileError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.database.bulk import upsert_rows
@@ -50,6 +51,7 @@ N_DOWNLOADS_OF_ONE_FILE = 3  # when what arrived does not match its ETag or is d
 # One in twenty unusable files is more than any public archive has; below 20 files a share says nothing.
 MAX_FAILED_SHARE = 0.05
 MIN_FAILED = 20
+N_EXAMPLES = 3  # that are shown of each reason
 NETWORK_REASONS = frozenset({"unreachable", "file_missing"})
 
 _MD5_ETAG = re.compile(r'"([0-9a-f]{32})"')
@@ -91,7 +93,8 @@ class Downloading:
         self.bucket: Bucket = key.workspace.bucket
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
-        self.examples: dict[str, str] = {}  # by reason
+        self.examples: defaultdict[str, list[str]] = defaultdict(list)  # by reason
+        self.n_first_tries: Counter[str] = Counter()  # of these, failed or not
         self.n_unreachable_in_a_row = 0
         self.n_bytes = 0
 
@@ -262,20 +265,28 @@ class Downloading:
         for outcome in batch:
             self.counts["refused" if outcome.refusal else "stored"] += 1
             self.n_bytes += outcome.size_bytes or 0
+            if not outcome.wanted.n_attempts:
+                self.n_first_tries["failed" if outcome.refusal else "stored"] += 1
             if outcome.refusal:
                 self.reasons[outcome.refusal.reason] += 1
-                example = f"{outcome.wanted.isic_id}: {outcome.refusal.detail}"
-                self.examples.setdefault(outcome.refusal.reason, example)
+                examples = self.examples[outcome.refusal.reason]
+                if len(examples) < N_EXAMPLES:
+                    examples.append(f"{outcome.wanted.isic_id}: {printable(outcome.refusal.detail, 200)}")
 
     def _raise_if_too_many_failed(self) -> None:
         n_failed = self.counts["refused"]
         n_tried = n_failed + self.counts["stored"]
-        is_share_small = n_failed < MIN_FAILED or n_failed <= MAX_FAILED_SHARE * n_tried
+        if not n_failed:
+            return
+        # What failed before fails again, mostly, and alone: its share is one of all that the scope has.
+        n_usable = self._n_stored()
+        is_large = _is_large_share(self.n_first_tries["failed"], self.n_first_tries.total())
+        is_large |= _is_large_share(n_failed, n_failed + n_usable)
         # In a small selection every file may be bad, and then nothing was ingested at all.
-        if not n_failed or (is_share_small and (self.counts["stored"] or self._n_stored())):
+        if not is_large and n_usable:
             return
         shown = "; ".join(
-            f"{n} {reason} ({self.examples[reason]})" for reason, n in self.reasons.most_common(4)
+            f"{n} {reason} ({self.examples[reason][0]})" for reason, n in self.reasons.most_common(4)
         )
         message = (
             f"{self.key.title}: {n_failed} of {n_tried} files cannot be used, "
@@ -300,7 +311,11 @@ class Downloading:
             "refused": self.counts["refused"],
             "size_bytes": self.n_bytes,
             "reasons": dict(self.reasons),
-        }
+        } | ({"examples": dict(self.examples)} if self.examples else {})
+
+
+def _is_large_share(n_failed: int, n_all: int) -> bool:
+    return n_failed >= MIN_FAILED and n_failed > MAX_FAILED_SHARE * n_all
 
 
 def _row(outcome: _Outcome, rendition: str, now: datetime) -> dict[str, Any]:
@@ -319,7 +334,7 @@ def _row(outcome: _Outcome, rendition: str, now: datetime) -> dict[str, Any]:
         "width_px": picture.width_px if picture else None,
         "height_px": picture.height_px if picture else None,
         "reason": refusal.reason if refusal else None,
-        "detail": refusal.detail if refusal else None,
+        "detail": printable(refusal.detail) if refusal else None,
         "n_attempts": wanted.n_attempts + 1,
         "fetched_at": now,
         "is_replaced": False,

@@ -54,7 +54,7 @@ def fetch_ranges(
         found = [(row[0], row[1]) for row in session.execute(statement, values)]
     n_wanted = sum(count for _, count in found)
     if not n_wanted:
-        note_idle(key, values["rendition"], lambda: look_for_wanted(key, values))
+        note_idle(key, values["rendition"], lambda: look_for_wanted(key, values["rendition"]))
     return _cut(found, ranges or min(MAX_RANGES, -(-n_wanted // FILES_PER_RANGE)))
 
 
@@ -79,12 +79,13 @@ def fetch_files(
     trust: Trust = "operator",
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
-    retry_refused_after: timedelta = RETRY_REFUSED_AFTER,
+    retry_refused_after: timedelta | None = RETRY_REFUSED_AFTER,
     rendition: str | None = None,
 ) -> dict[str, Any]:
     """Bring the wanted files of one range (empty: all) into the bucket and return counts.
 
-    `rendition` is `thumbnail_256` or `full`; None is what the catalogue's variants need.
+    `rendition` is `thumbnail_256` or `full`; None is what the catalogue's variants need. With `retry_refused_after`
+    None every refused file is tried once more: its source may have been mended a moment ago.
 
     Reads records; writes objects, then stored_file rows. Repeating it does nothing for files that are there.
     Raises UnusableInputError when more than MAX_FAILED_SHARE of the files cannot be used, and
@@ -92,8 +93,9 @@ def fetch_files(
     """
     key = scope_key(workspace, source, query, collections, trust)
     values = wanted_values(key, id_range, rendition, retry_refused_after)
-    is_whole = not id_range and retry_refused_after == RETRY_REFUSED_AFTER
-    if is_fetched(key, polled_scope(key), values["rendition"]) and is_whole:
+    retries_all = retry_refused_after is None
+    is_whole = not id_range and (retries_all or retry_refused_after == RETRY_REFUSED_AFTER)
+    if is_whole and is_fetched(key, polled_scope(key), values["rendition"], retries_refused=retries_all):
         return {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
     # Loading what decodes pictures takes longer than a run with nothing to do.
     from lesion_tasks.ingest.download import Downloading
@@ -102,5 +104,5 @@ def fetch_files(
         adopt_files(key, values["rendition"])
         done = asyncio.run(Downloading(key, values).run(n_connections, retry))
     if is_whole:
-        note_idle(key, values["rendition"], lambda: look_for_wanted(key, values))
+        note_idle(key, values["rendition"], lambda: look_for_wanted(key, values["rendition"]))
     return done

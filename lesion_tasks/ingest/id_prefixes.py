@@ -18,7 +18,9 @@ from sqlalchemy import text
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing
+from lesion_tasks.archive.record import Refusal
 from lesion_tasks.ingest.append import RECORDS_PER_COMMIT, pages_from
+from lesion_tasks.ingest.refusals import RefusalTally
 from lesion_tasks.ingest.scope import ScopeKey
 from lesion_tasks.ingest.write_records import check_items, write_records
 
@@ -32,17 +34,19 @@ class PrefixReads:
     """What reading prefixes came to."""
 
     counts: Counter[str] = field(default_factory=Counter)
+    refusals: RefusalTally = field(default_factory=RefusalTally)
     n_prefixes: int = 0
     n_incomplete: int = 0  # could not be made to add up: nothing is concluded from them
     missing: list[str] = field(default_factory=list)  # listed by us, not returned by a complete read
 
-    def report(self) -> dict[str, int]:
+    def report(self) -> dict[str, Any]:
         """The counts that a pass returns."""
         named = ("read", "new", "changed", "returned", "refused", "missing", "left_scope", "withdrawn")
-        return {name: self.counts[name] for name in named} | {
+        counts = {name: self.counts[name] for name in named} | {
             "prefixes_read": self.n_prefixes,
             "prefixes_incomplete": self.n_incomplete,
         }
+        return counts | self.refusals.report()
 
 
 def prefixes(n_digits: int, stem: str = "ISIC_") -> list[str]:
@@ -98,8 +102,9 @@ async def _read_pages(
 
     async def write() -> None:
         nonlocal n_refused
-        counts, n_bad = await asyncio.to_thread(_write, key, batch, ids)
-        n_refused += n_bad
+        counts, refusals = await asyncio.to_thread(_write, key, batch, ids)
+        n_refused += len({refusal.isic_id or refusal.document for refusal in refusals})
+        reads.refusals.note(refusals)
         reads.counts.update(counts)
         batch.clear()
 
@@ -118,13 +123,12 @@ async def _read_pages(
     return n_expected, n_refused
 
 
-def _write(key: ScopeKey, items: list[Any], ids: IdSet) -> tuple[Counter[str], int]:
+def _write(key: ScopeKey, items: list[Any], ids: IdSet) -> tuple[Counter[str], list[Refusal]]:
     records, refusals = check_items(items)
     for isic_id in records:
         ids.add(isic_id)
-    n_refused = len({refusal.isic_id or refusal.document for refusal in refusals})
     with key.workspace.session() as session:
-        return write_records(session.connection(), key.scope_id, list(records.values()), refusals), n_refused
+        return write_records(session.connection(), key.scope_id, list(records.values()), refusals), refusals
 
 
 def _not_returned(key: ScopeKey, prefix: str, ids: IdSet, before: datetime) -> list[str]:

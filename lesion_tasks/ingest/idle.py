@@ -15,12 +15,22 @@ from lesion_tasks.ingest.scope import ScopeKey, n_listed
 
 
 @dataclass(frozen=True, kw_only=True)
+class Look:
+    """What a look for wanted files found."""
+
+    n_wanted: int
+    due_at: datetime | None  # when a refused one is due; None: none will be
+    n_refused: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class IdleNote:
     """What a note says."""
 
     n_listed: int  # ids that the scope lists, those of refused records too
     rendition: str  # every wanted file of this one is in the bucket, or refused
     due_at: datetime | None  # when a refused file is to be tried again; None: none is
+    n_refused: int  # files of that rendition that could not be used when they were last tried
 
 
 def idle(key: ScopeKey, scope: Scope) -> IdleNote | None:
@@ -29,35 +39,38 @@ def idle(key: ScopeKey, scope: Scope) -> IdleNote | None:
     if note.get("code_version") != key.settings.code_version:
         return None
     due_at = note["due_at"] and datetime.fromisoformat(note["due_at"])
-    return IdleNote(n_listed=note["n_listed"], rendition=note["rendition"], due_at=due_at)
+    return IdleNote(
+        n_listed=note["n_listed"], rendition=note["rendition"], due_at=due_at, n_refused=note["n_refused"]
+    )
 
 
-def is_fetched(key: ScopeKey, scope: Scope, rendition: str) -> bool:
-    """Tell whether it is noted that no file of a rendition is wanted now."""
+def is_fetched(key: ScopeKey, scope: Scope, rendition: str, *, retries_refused: bool = False) -> bool:
+    """Tell whether it is noted that no file of a rendition is wanted now; with `retries_refused`, every refused one is."""
     note = idle(key, scope)
-    if note is None or note.rendition != rendition:
+    if note is None or note.rendition != rendition or (retries_refused and note.n_refused):
         return False
     return note.due_at is None or note.due_at > datetime.now(UTC)
 
 
-def note_idle(key: ScopeKey, rendition: str, look: Callable[[], tuple[int, datetime | None]]) -> None:
+def note_idle(key: ScopeKey, rendition: str, look: Callable[[], Look]) -> None:
     """Look whether a file of a rendition is wanted, and when one will be; note it where none is.
 
-    `look` answers with the number of wanted files and the time at which a refused one is due.
+    `look` is asked once nothing that changes meanwhile can go unnoticed.
     """
     token = secrets.token_hex(8)
     with key.workspace.session() as session:
         # Who is changing something now has been at the trigger already and would go unnoticed: wait for them.
         session.execute(text("LOCK TABLE scope IN SHARE ROW EXCLUSIVE MODE"))
         session.execute(update(Scope).where(Scope.scope_id == key.scope_id).values(idle={"token": token}))
-    n_wanted, due_at = look()
-    if n_wanted:
+    seen = look()
+    if seen.n_wanted:
         return
     note = {
         "code_version": key.settings.code_version,
         "n_listed": n_listed(key),
         "rendition": rendition,
-        "due_at": due_at.isoformat() if due_at else None,
+        "due_at": seen.due_at.isoformat() if seen.due_at else None,
+        "n_refused": seen.n_refused,
     }
     with key.workspace.session() as session:
         # The token is gone if anything changed since.

@@ -1,5 +1,6 @@
 """All passes, in order, in one process."""
 
+from datetime import timedelta
 from typing import Any
 
 from lesion_tasks import UnusableInputError
@@ -28,10 +29,12 @@ def ingest(
     rendition: str | None = None,
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
+    retry_refused_after: timedelta | None = None,
 ) -> dict[str, Any]:
     """Poll, then run the named passes in their order; return the counts of each.
 
-    Repeating it changes nothing where nothing changed. A scope that was read completely just now is not swept.
+    Repeating it changes nothing where nothing changed. A scope that was read completely just now is not swept. Somebody
+    waits for this, perhaps after mending a source: refused files are tried again at once unless told otherwise.
     """
     if unknown := set(passes) - set(INGEST_PASSES):
         raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(INGEST_PASSES)}")
@@ -57,5 +60,7 @@ def ingest(
     if "vocabulary" in passes:
         done["vocabulary"] = check_vocabulary(workspace, **scope)
     if "fetch" in passes:
-        done["fetch"] = fetch_files(workspace, **scope, **door, rendition=rendition)
+        done["fetch"] = fetch_files(
+            workspace, **scope, **door, rendition=rendition, retry_refused_after=retry_refused_after
+        )
     return done

@@ -84,6 +84,8 @@ def moment_of(workspace: Workspace, since: str) -> datetime:
 
 
 def _began_at(workspace: Workspace, ingestion_id: str) -> datetime:
+    if not ingestion_id.isprintable():
+        raise UnusableInputError(f"{ingestion_id!a}: expected a time such as 2026-01-31T06:00:00 or a run")
     with workspace.session() as session:
         found = session.scalar(select(Ingestion.began_at).where(Ingestion.ingestion_id == ingestion_id))
         if found is not None:

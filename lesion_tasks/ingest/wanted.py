@@ -7,6 +7,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.ingest.idle import Look
 from lesion_tasks.ingest.scope import ScopeKey
 
 ISIC_ID_LENGTH = len("ISIC_0000000")
@@ -51,8 +52,9 @@ WANTED = """
             OR stored.url <> coalesce(file.plain_url, '')
             OR stored.record_size_bytes IS DISTINCT FROM file.size_bytes
             OR stored.is_replaced
+            OR (stored.reason IS NOT NULL AND :retries_all)
             OR (stored.reason IS NOT NULL AND stored.n_attempts < :max_tries
-                AND stored.fetched_at + :retry_after * power(4, stored.n_attempts - 1) < :now))
+                AND stored.fetched_at + :retry_after * power(4, least(stored.n_attempts, :max_tries) - 1) < :now))
 """
 
 
@@ -60,8 +62,9 @@ COUNT_WANTED = text(f"SELECT count(*) FROM ({WANTED}) AS wanted")  # noqa: S608 
 
 
 def wanted_values(
-    key: ScopeKey, id_range: str, rendition: str | None, retry_after: timedelta = RETRY_REFUSED_AFTER
+    key: ScopeKey, id_range: str, rendition: str | None, retry_after: timedelta | None = RETRY_REFUSED_AFTER
 ) -> dict[str, Any]:
+    """The values of `WANTED`. With `retry_after` None every refused file is wanted, however often it was tried."""
     if rendition not in (None, *RENDITIONS):
         raise UnusableInputError(f"rendition {rendition!r}: expected {' or '.join(RENDITIONS)}")
     first, _, last = id_range.partition(":")
@@ -72,17 +75,20 @@ def wanted_values(
         "first": first and first.ljust(ISIC_ID_LENGTH, "0"),
         "last": (last or first).ljust(ISIC_ID_LENGTH, "9"),
         "max_tries": MAX_TRIES,
-        "retry_after": retry_after,
+        "retry_after": retry_after or timedelta(0),
+        "retries_all": retry_after is None,
         "now": datetime.now(UTC),
     }
 
 
-def look_for_wanted(key: ScopeKey, values: dict[str, Any]) -> tuple[int, datetime | None]:
-    """Count the wanted files and tell when a refused one is due."""
+def look_for_wanted(key: ScopeKey, rendition: str) -> Look:
+    """Count the files that are wanted as time goes by, and tell when a refused one is due."""
+    values = wanted_values(key, "", rendition)
     due = text("""
-        SELECT min(fetched_at + :retry_after * power(4, n_attempts - 1)) FROM stored_file
-        WHERE rendition = :rendition AND reason IS NOT NULL AND n_attempts < :max_tries
+        SELECT min(fetched_at + :retry_after * power(4, least(n_attempts, :max_tries) - 1)) FILTER (WHERE n_attempts < :max_tries), count(*)
+        FROM stored_file WHERE rendition = :rendition AND reason IS NOT NULL
     """)
     with key.workspace.session() as session:
-        n_wanted = session.scalar(COUNT_WANTED, values | {"now": datetime.now(UTC)}) or 0
-        return n_wanted, session.scalar(due, values)
+        n_wanted = session.scalar(COUNT_WANTED, values) or 0
+        due_at, n_refused = session.execute(due, values).one()
+        return Look(n_wanted=n_wanted, due_at=due_at, n_refused=n_refused)

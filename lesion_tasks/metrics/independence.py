@@ -12,7 +12,6 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import norm, rankdata
 
-from lesion_tasks.metrics.headline import headline_auc
 from lesion_tasks.metrics.scored import Scored
 
 N_PERMUTATIONS = 999
@@ -50,10 +49,10 @@ def independence(
 
     Images of a group resemble each other, so whole groups change places: each takes over the class shares of another
     group. Where a group holds several classes, its labels are dealt out anew among its own images too. The deviation
-    of an AUC from one half is the sum of both parts.
+    of an AUC from one half is the sum of both parts. With several classes the statistic is the mean over classes of the
+    AUC against the rest, weighted by the pairs that each compares: a class of a single lesion has no say of a fifth.
     """
-    auc = headline_auc(scored)
-    if auc is None:
+    if scored.n_images == 0 or min(scored.class_counts.values()) == 0:
         return None
     if scored.is_binary:
         sides = [_Side.of(scored.is_positive, scored.scores, scored.groups)]
@@ -62,9 +61,10 @@ def independence(
             _Side.of(scored.labels == index, column, scored.groups)
             for index, column in enumerate(scored.probabilities.T)
         ]
+    auc = float(np.average([side.auc for side in sides], weights=[side.n_pairs for side in sides]))
     dealt = _dealt_aucs(sides, scored.labels, scored.groups, n_permutations, seed)
     # The tolerance counts a permutation that gives the same AUC in another order of summing.
-    n_as_far = int((np.abs(dealt - 0.5) >= abs(auc.value - 0.5) - 1e-12).sum())
+    n_as_far = int((np.abs(dealt - 0.5) >= abs(auc - 0.5) - 1e-12).sum())
     return Independence(
         p_value=(1 + n_as_far) / (1 + n_permutations),
         error=float(np.sqrt(np.mean((dealt - 0.5) ** 2))),
@@ -80,12 +80,17 @@ class _Side:
     rank_sum: np.ndarray  # (G,)
     rank: np.ndarray  # (n,)
     excess: np.ndarray  # (n,)
+    auc: float
+    n_pairs: float  # of one image of the class and one of the rest
 
     @classmethod
     def of(cls, is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> _Side:
         rank = rankdata(scores) - (len(scores) + 1) / 2
         share = np.bincount(groups, is_positive) / np.bincount(groups)
+        n_pairs = float(is_positive.sum()) * float((~is_positive).sum())
         return cls(
+            auc=0.5 + float(rank[is_positive].sum()) / n_pairs,
+            n_pairs=n_pairs,
             share=share,
             rank_sum=np.bincount(groups, rank),
             rank=rank,
@@ -112,8 +117,8 @@ def _dealt_aucs(
             share = side.share[places]
             n_positives = share @ sizes
             deviation = share @ side.rank_sum + side.excess[mixed][order] @ side.rank[mixed]
-            aucs += 0.5 + deviation / (n_positives * (len(groups) - n_positives))
-        parts.append(aucs / len(sides))
+            aucs += side.n_pairs * (0.5 + deviation / (n_positives * (len(groups) - n_positives)))
+        parts.append(aucs / sum(side.n_pairs for side in sides))
     return np.concatenate(parts)
 
 

@@ -18,10 +18,11 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.splits.balance import draw_balance
 from lesion_tasks.splits.data_report import write_data_report
-from lesion_tasks.splits.funnel import funnel_of
+from lesion_tasks.splits.funnel import funnel_of, left_out_in_words
 from lesion_tasks.splits.manifest import object_key, write_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
@@ -52,11 +53,20 @@ def build_split(workspace: Workspace, name: str) -> str:
         draw_balance(connection, split, task)
         before = rows_before(connection, bucket, split) if has_news else {}
         table = manifest_rows(connection, split, before)
-        check_manifest(table, split, task)
+        left_out = list(left_out_in_words(connection, split.name))
+        try:
+            check_manifest(table, split, task)
+        except UnusableInputError as error:
+            raise UnusableInputError("; ".join([str(error), *left_out])) from error
+        large = large_identities(connection)
         counts = class_counts(table, task)
         digest = _store_manifest(connection, bucket, split, task, table, counts)
         write_data_report(bucket, connection, digest, {**before, digest: table})
     _say(split, counts)
+    for words in left_out:
+        log.info("%s: %s", split.name, words)
+    for words in large:
+        log.warning("%s: %s", split.name, words)
     return digest
 
 

@@ -1,0 +1,100 @@
+"""What a curation could not take as it stood -> counts and words for whoever gave the data.
+
+A placeholder for a patient ties strangers into one group; a sex that cannot be read leaves its image out of a task that
+asks for it. Neither is an error of one record, so it has to be seen over all of them: by its values and their counts.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.archive.printable import printable
+from lesion_tasks.curation.cleaning import Rejected, unread_values
+
+N_EXAMPLES = 3
+MAX_VALUES = 1_000  # that are counted one by one, of each field
+
+# Nobody has one in twenty of all pictures; below 20 pictures a share says nothing.
+MAX_SHARE_OF_IDENTITY = 0.05
+MIN_IMAGES_OF_IDENTITY = 20
+
+
+class Findings:
+    """Gathers, in bounded memory, what the records of a curation hold that is taken as missing or refused."""
+
+    def __init__(self) -> None:
+        self.n_unread: Counter[str] = Counter()  # by field
+        self._values: defaultdict[str, Counter[str]] = defaultdict(Counter)  # by field
+        self._n_rejects: Counter[str] = Counter()  # by reason
+        self._examples: defaultdict[str, list[str]] = defaultdict(list)  # by reason
+
+    def note_record(self, document: Mapping[str, Any]) -> None:
+        """Count the values of a record that are taken as missing."""
+        for field, value in unread_values(document):
+            self.n_unread[field] += 1
+            values = self._values[field]
+            shown = printable(repr(value), 60)
+            if shown in values or len(values) < MAX_VALUES:
+                values[shown] += 1
+
+    def note_reject(self, reject: Rejected) -> None:
+        """Count a record that is no image."""
+        self._n_rejects[reject.reason] += 1
+        examples = self._examples[reject.reason]
+        if len(examples) < N_EXAMPLES:
+            examples.append(f"{reject.isic_id}: {printable(reject.detail, 200)}")
+
+    def unread_in_words(self) -> Iterator[str]:
+        """Yield one line for each field with values that were taken as missing."""
+        for field, n in self.n_unread.most_common():
+            found = ", ".join(
+                f"{value} {n:,} times" for value, n in self._values[field].most_common(N_EXAMPLES)
+            )
+            yield f"{field} of {n:,} records taken as missing; found {found}"
+
+    def rejects_in_words(self) -> Iterator[str]:
+        """Yield one line for each reason of a reject."""
+        for reason, n in self._n_rejects.most_common():
+            yield f"{n:,} records are no images ({reason}), such as {'; '.join(self._examples[reason])}"
+
+
+_TOUCHED = "WHERE atom_id IN (SELECT atom_id FROM image WHERE curated_in >= :since)"
+_LARGE = """
+    SELECT atom_id, bool_or(atom_id = patient_id) AS is_patient, count(*) AS n, (SELECT count(*) FROM image) AS n_all
+    FROM image {touched} GROUP BY atom_id
+    HAVING count(*) >= :least AND count(*) > :share * (SELECT count(*) FROM image)
+    ORDER BY n DESC LIMIT :n_named
+"""
+# A placeholder for a lesion stands under many patients, so that it leaves rejects and no image.
+_LARGE_CONTESTED = text("""
+    SELECT detail, count(*) AS n, (SELECT count(*) FROM image) + sum(count(*)) OVER () AS n_all
+    FROM reject WHERE reason = 'lesion_of_two_patients' GROUP BY detail ORDER BY n DESC LIMIT :n_named
+""")
+
+
+def large_identities(connection: Connection, *, since: int | None = None) -> list[str]:
+    """Name each patient or lesion that holds more than 5 % of all images and at least 20, with its count.
+
+    `since` is the number of a curation: only identities with an image that it or a later one has touched.
+    """
+    values: dict[str, Any] = {
+        "least": MIN_IMAGES_OF_IDENTITY,
+        "share": MAX_SHARE_OF_IDENTITY,
+        "n_named": N_EXAMPLES,
+    }
+    statement = text(_LARGE.format(touched="" if since is None else _TOUCHED))
+    rows = connection.execute(statement, values | ({} if since is None else {"since": since}))
+    doubt = "is that one identity, or a word for none?"
+    words = [
+        f"{row.n:,} of {row.n_all:,} images stand under one {'patient' if row.is_patient else 'lesion'}, "
+        f"{printable(repr(row.atom_id), 80)}: {doubt}"
+        for row in rows
+    ]
+    for row in connection.execute(_LARGE_CONTESTED, {"n_named": N_EXAMPLES}):
+        if row.n >= MIN_IMAGES_OF_IDENTITY and row.n > MAX_SHARE_OF_IDENTITY * row.n_all:
+            words.append(
+                f"{row.n:,} of {row.n_all:,} images are not used, {printable(row.detail, 160)}: {doubt}"
+            )
+    return words

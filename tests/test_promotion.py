@@ -1,0 +1,321 @@
+"""Decisions: what a candidate is measured against, what a person's answer does, and that nothing at rest is believed."""
+
+import json
+from collections.abc import Callable
+
+import pytest
+from catalogue import rows_of
+from sqlalchemy import text
+from test_path import prepare
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.leaderboard import champion_key, leaderboard_rows
+from lesion_tasks.promotion.promote import Decision, promote_model, rollback_champion
+from lesion_tasks.promotion.questions import gather_answers, is_superseded, write_questions
+from lesion_tasks.settings import Settings
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
+
+TASK = "malignancy"
+SEAL = "document_sha256 = encode(sha256(convert_to(CAST(({}) AS jsonb)::text, 'UTF8')), 'hex')"
+
+
+def candidate(variant: str = "metadata_logistic") -> str:
+    """Train a variant anew and evaluate it."""
+    training_id = train_variant(open_workspace(), variant, again=True)
+    evaluate_training(open_workspace(), training_id)
+    return training_id
+
+
+def promote(**how: object) -> Decision:
+    return promote_model(open_workspace(), task=TASK, **how)  # type: ignore[arg-type]
+
+
+def execute(settings: Settings, statement: str, **values: object) -> None:
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(text(statement), values)
+
+
+def fail_a_check(settings: Settings, training_id: str, name: str) -> None:
+    """Write an evaluation as it is where a check failed, under a digest of its own."""
+    document = f"jsonb_set(document, '{{integrity,0}}', CAST('{json.dumps(verdict(name))}' AS jsonb))"
+    execute(
+        settings,
+        f"UPDATE evaluation SET document = {document}, {SEAL.format(document)} WHERE training_id = :id",  # noqa: S608
+        id=training_id,
+    )
+
+
+def verdict(name: str) -> dict[str, object]:
+    return {"name": name, "status": "failed", "is_blocking": True, "sentence": "It does not.", "numbers": {}}
+
+
+def test_a_champion_whose_evaluation_is_not_sound_is_no_yardstick(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    assert promote(is_forced=True).training_id == first
+    fail_a_check(settings, first, "independent_of_labels")
+    candidate()
+
+    decision = promote()
+
+    assert decision.action == "refused"
+    assert f"the evaluation of {first} on manifest" in decision.reason
+    assert "is not sound (independent_of_labels)" in decision.reason
+
+
+def test_images_that_the_champion_has_learned_from_are_left_out_of_the_comparison(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    # Another draw of the subsets, as after a new salt: train images of the champion become test images.
+    before = TASKS[TASK]
+    own = dict(
+        rows_of(settings, "SELECT isic_id, subset FROM split_member WHERE split = 'malignancy_natural'")
+    )
+    from dataclasses import replace
+
+    from lesion_tasks.splits.split import build_split
+
+    TASKS[TASK] = replace(before, salt="another draw")
+    try:
+        build_split(open_workspace(), "malignancy_natural")
+        second = candidate()
+        now = dict(
+            rows_of(settings, "SELECT isic_id, subset FROM split_member WHERE split = 'malignancy_natural'")
+        )
+        evaluate_training(open_workspace(), first, manifest_digest=manifest_of(settings, second))
+        evaluate_training(open_workspace(), second, manifest_digest=manifest_of(settings, first))
+        promote(is_forced=True)
+    finally:
+        TASKS[TASK] = before
+
+    ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
+    learned = [
+        isic_id for isic_id, subset in now.items() if subset == "test" and own[isic_id] in ("train", "val")
+    ]
+    comparison = figures["comparison"]
+    assert len(learned) > 20
+    assert comparison["n_left_out"] == len(learned)
+    assert comparison["n_images"] == list(now.values()).count("test") - len(learned)
+    # The champion's own evaluation there says by name what it knows.
+    ((failed,),) = rows_of(
+        settings,
+        f"SELECT failed_checks FROM evaluation WHERE training_id = '{first}' AND manifest_digest <> "
+        f"(SELECT manifest_digest FROM training WHERE training_id = '{first}')",
+    )
+    assert "leaks" in failed
+
+
+def manifest_of(settings: Settings, training_id: str) -> str:
+    ((digest,),) = rows_of(
+        settings, f"SELECT manifest_digest FROM training WHERE training_id = '{training_id}'"
+    )
+    return str(digest)
+
+
+ALTERED: dict[str, tuple[Callable[[Settings, str], None], str]] = {
+    "the document": (
+        lambda settings, training_id: execute(
+            settings,
+            "UPDATE evaluation SET document = jsonb_set(document, '{verdict}', '\"fine\"') WHERE training_id = :id",
+            id=training_id,
+        ),
+        "changed after it was written",
+    ),
+    "a prediction": (
+        lambda settings, training_id: execute(
+            settings,
+            "UPDATE prediction SET probabilities = '{0.5,0.5}' WHERE training_id = :id AND isic_id = "
+            "(SELECT min(isic_id) FROM prediction WHERE training_id = :id AND subset = 'val')",
+            id=training_id,
+        ),
+        "rows were changed after they were stored",
+    ),
+    "the model": (
+        lambda settings, training_id: open_bucket(settings).put(f"models/{training_id}/model.keras", b"other"),
+        "SHA-256 is",
+    ),
+    "the column alone": (
+        lambda settings, training_id: (
+            fail_a_check(settings, training_id, "leaks"),
+            execute(settings, "UPDATE evaluation SET is_sound = true, failed_checks = '{}'"),
+        )[1],
+        "failed leaks",
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", ALTERED)
+def test_what_was_altered_at_rest_is_not_promoted_even_by_force(settings: Settings, what: str) -> None:
+    prepare(settings)
+    training_id = candidate()
+    alter, words = ALTERED[what]
+    alter(settings, training_id)
+
+    decision = promote(is_forced=True)
+
+    assert decision.action == "refused"
+    assert words in decision.reason
+    assert json.loads(open_bucket(settings).get("champion.json")) == {}
+
+
+def test_a_rollback_that_is_tried_again_puts_back_the_same_model(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    second = candidate()
+    promote(is_forced=True)
+
+    def roll_back(**more: object) -> Decision:
+        return rollback_champion(open_workspace(), reason="worse in clinic", **more)  # type: ignore[arg-type]
+
+    assert roll_back(request_id="run 1").training_id == first
+    assert roll_back(request_id="run 1").training_id == first, "a retry after a failed publication"
+    assert roll_back(training_id=first).action == "already champion"
+    with pytest.raises(UnusableInputError, match=r"expected one of \(none\)"):
+        roll_back()  # the one before was rolled back from
+    assert rows_of(settings, "SELECT count(*) FROM promotion WHERE action = 'rolled_back'") == [(1,)]
+    assert json.loads(open_bucket(settings).get("champion.json"))[TASK]["training_id"] == first
+    assert roll_back(training_id=second).training_id == second, "by name it can be put back all the same"
+
+
+def test_a_reader_of_the_bucket_can_tell_a_stale_champion(settings: Settings) -> None:
+    prepare(settings)
+    candidate()
+    promote(is_forced=True)
+    bucket = open_bucket(settings)
+    old = bucket.get("champion.json")
+    candidate()
+    promote(is_forced=True)
+    bucket.put("champion.json", old)  # as a publisher that was overtaken would leave it
+
+    said = json.loads(bucket.get("champion.json"))[TASK]["sequence"]
+    newest = max(bucket.list_keys(f"champions/{TASK}/"))
+
+    assert newest != champion_key(TASK, said)
+    assert json.loads(bucket.get(newest))["sequence"] > said
+
+
+def test_a_question_tells_what_is_decided(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    second = candidate()
+
+    (question,) = write_questions(open_workspace(), tasks=list(TASKS), is_asked=True)
+
+    assert (question["task_name"], question["asked_about"]) == (TASK, second)
+    assert question["subject"] == f"Benign or malignant: may {second} replace {first}?"
+    for words in (
+        second,
+        first,
+        "| auc |",
+        "must gain",
+        "test set has been opened 2 times",
+        "report.html",
+        "difference",
+    ):
+        assert words in question["body"], words
+    assert write_questions(open_workspace(), tasks=list(TASKS), is_asked=None) == [], "the setting says never"
+
+
+def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings) -> None:
+    prepare(settings)
+    training_id = candidate()
+
+    said = promote(asked_about=training_id, answer="rejected", answer_reason="too few", decided_by="Ada")
+
+    assert said.action == "rejected"
+    assert said.reason == "Rejected by Ada: too few"
+    assert promote(is_forced=True).action == "none"
+    assert rows_of(settings, "SELECT action, decided_by FROM promotion") == [("rejected", "Ada")]
+
+
+def test_a_question_that_nobody_answered_is_asked_again(settings: Settings) -> None:
+    prepare(settings)
+    training_id = candidate()
+
+    assert promote(asked_about=training_id, answer="expired", decided_by="nobody").action == "expired"
+
+    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    assert question["asked_about"] == training_id
+
+
+def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Settings) -> None:
+    prepare(settings)
+    old = candidate()
+    assert not is_superseded(open_workspace(), task=TASK, asked_about=old)
+    new = candidate()
+
+    assert is_superseded(open_workspace(), task=TASK, asked_about=old)
+    said = promote(asked_about=old, answer="approved", decided_by="Ada")
+
+    assert (said.action, said.training_id) == ("superseded", old)
+    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    assert question["asked_about"] == new
+
+
+def test_a_request_that_is_run_again_finds_its_decision(settings: Settings) -> None:
+    prepare(settings)
+    candidate()
+    said = promote(is_forced=True, request_id="run 1")
+    candidate()
+
+    assert promote(is_forced=True, request_id="run 1") == said
+    assert rows_of(settings, "SELECT count(*) FROM promotion") == [(1,)]
+
+
+@pytest.mark.parametrize(
+    ("answer", "triggered_by", "told"),
+    [
+        (None, "Ada", None),  # an approver's own force
+        (None, "Mallory", "rejected"),
+        (("approved", "Ada"), "Ada", "rejected"),
+        (("approved", "Grace"), "Ada", "approved"),
+        (("rejected", "Ada"), "Ada", "rejected"),
+    ],
+)
+def test_where_approvers_are_named_nobody_else_forces_and_nobody_forces_alone(
+    settings: Settings,
+    monkeypatch: pytest.MonkeyPatch,
+    answer: tuple[str, str] | None,
+    triggered_by: str,
+    told: str | None,
+) -> None:
+    monkeypatch.setenv("LESION_APPROVERS", "Ada, Grace")
+    answers = []
+    if answer is not None:
+        answers = [
+            {"task_name": TASK, "asked_about": "x", "answer": answer[0], "person": answer[1], "reason": ""}
+        ]
+
+    (found,) = gather_answers(
+        open_workspace(), tasks=[TASK], answers=answers, is_forced=True, triggered_by=triggered_by
+    )
+
+    assert found["answer"] == told
+
+
+def test_the_leaderboard_holds_tasks_of_different_leading_measures(settings: Settings) -> None:
+    prepare(settings)
+    candidate()
+    # As an evaluation of the other task: its figures have other names.
+    execute(settings, "UPDATE training SET task = 'five_classes'")
+    execute(
+        settings,
+        "UPDATE evaluation SET document = replace(document::text, '\"auc\"', '\"macro_auc\"')::jsonb",
+    )
+    candidate("metadata_mlp")
+
+    rows = leaderboard_rows(open_workspace())
+
+    assert {(row["task"], row["measure"]) for row in rows} == {
+        ("malignancy", "auc"),
+        ("five_classes", "macro_auc"),
+    }
+    assert len({tuple(row) for row in rows}) == 1, "every row has the same columns"
