@@ -160,7 +160,7 @@ def test_what_is_no_picture_is_refused_in_one_line_before_a_model_is_loaded(
     "name", ["x" * 5_000, "two\nlines.png", "nul\0.png", "."], ids=["long", "line", "nul", "folder"]
 )
 def test_a_name_that_names_no_file_is_refused_in_one_short_line(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UnusableInputError, match="^image .*expected a picture file") as error:
+    with pytest.raises(UnusableInputError, match=r"^image .*expected a picture file") as error:
         predict_images(open_workspace(), [f"{tmp_path}/{name}"])
     assert len(str(error.value)) < 400
     assert "\n" not in str(error.value)
