@@ -33,7 +33,7 @@ from lesion_tasks.curation.picture_hashes import (
     print_correlation,
     read_detail,
 )
-from lesion_tasks.curation.registration import registered_correlation
+from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
 
 Turn = Image.Transpose
 SMOOTH = Image.Resampling.BICUBIC
@@ -145,15 +145,13 @@ def altered(job: tuple[str, Path, int]) -> tuple[np.ndarray, bool, float]:
     return (
         marks[1],
         bool(looks_alike and detail >= MIN_DETAIL_CORRELATION),
-        max(detail, registered_correlation(*greys, *marks)),
+        registered_correlation(*greys, *marks),
     )
 
 
 def opened(pair: tuple[Path, Path]) -> float:
-    data = [path.read_bytes() for path in pair]
-    greys = [read_grey(one) for one in data]
-    detail = detail_correlation(*[read_detail(one) for one in data])
-    return max(detail, registered_correlation(*greys, *[landmarks_of(grey) for grey in greys]))
+    greys = [read_grey(path.read_bytes()) for path in pair]
+    return registered_correlation(*greys, *[landmarks_of(grey) for grey in greys])
 
 
 def main() -> None:
@@ -186,16 +184,16 @@ def main() -> None:
         rows = range(number * n_copies, (number + 1) * n_copies)
         before = [copies[row][1] for row in rows]
         is_candidate = [(i, n + row) in found for i, row in zip(pick, rows, strict=True)]
-        is_same = [copies[row][2] >= MIN_DETAIL_CORRELATION for row in rows]
+        is_same = [copies[row][2] >= MIN_REGISTERED_CORRELATION for row in rows]
         now = [b or (c and s) for b, c, s in zip(before, is_candidate, is_same, strict=True)]
         table[kind] = (np.mean(before), np.mean(now))
         print(f"{kind:67s} before {np.mean(before):6.1%} now {np.mean(now):6.1%}"
               f" (candidate {np.mean(is_candidate):6.1%}, detail {np.mean(is_same):6.1%})", flush=True)  # fmt: skip
     listed = sorted(zip(details, across, strict=True), reverse=True)
     for detail, (i, j) in listed:
-        if detail >= MIN_DETAIL_CORRELATION - 0.1:
+        if detail >= MIN_REGISTERED_CORRELATION - 0.1:
             print(f"{detail:.3f} {paths[i].stem} {paths[j].stem}")
-    n_joined = sum(detail >= MIN_DETAIL_CORRELATION for detail in details)
+    n_joined = sum(detail >= MIN_REGISTERED_CORRELATION for detail in details)
     print(
         json.dumps(
             {

@@ -11,11 +11,10 @@ from PIL import Image, ImageEnhance, ImageOps
 from archive_server.drawing import Scene, draw
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, places_of, read_grey
-from lesion_tasks.curation.registration import registered_correlation
+from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import Workspace
 
-MIN_REGISTERED = 0.67
 SIZE_PX = (256, 192)
 
 
@@ -113,7 +112,7 @@ def test_an_altered_copy_agrees_once_laid_upon_its_original(kind: str) -> None:
     for seed in range(20, 30):
         (one, here), (other, there) = marked(as_jpeg(drawn(seed))), marked(ALTERED[kind](drawn(seed)))
         found.append(registered_correlation(one, other, here, there))
-    assert np.sort(found)[1] >= MIN_REGISTERED
+    assert np.sort(found)[1] >= MIN_REGISTERED_CORRELATION
 
 
 def test_pictures_of_two_lesions_never_agree_however_they_are_laid() -> None:
@@ -123,7 +122,7 @@ def test_pictures_of_two_lesions_never_agree_however_they_are_laid() -> None:
         for j in range(len(looks))
         for i in range(j)
     )
-    assert highest < MIN_REGISTERED
+    assert highest < MIN_REGISTERED_CORRELATION
 
 
 def test_a_plain_rim_is_cut_off_before_landmarks_are_sought() -> None:

@@ -24,7 +24,7 @@ from lesion_tasks.curation.picture_hashes import (
     print_correlation,
     read_detail,
 )
-from lesion_tasks.curation.registration import registered_correlation
+from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
 
@@ -209,16 +209,16 @@ def _open_and_store(
     def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> dict[str, object]:
         (one, other), (key, other_key, bits), correlation = pair
         left, right = look_of(key), look_of(other_key)
-        detail: float | None = None
-        if left is not None and right is not None:
+        if left is None or right is None:
+            # What cannot be read is what its thumbprint says: landmarks alone are shared by many that are no copies.
+            detail, is_copy = None, correlation >= MIN_PRINT_CORRELATION
+        else:
             detail = detail_correlation(left[0], right[0])
-            if detail < MIN_DETAIL_CORRELATION:
-                detail = max(detail, registered_correlation(left[1], right[1], left[2], right[2]))
-        # What cannot be read is what its thumbprint says: landmarks alone are shared by many that are no copies.
-        evidence = (
-            (correlation, MIN_PRINT_CORRELATION) if detail is None else (detail, MIN_DETAIL_CORRELATION)
-        )
-        is_copy = evidence[0] >= evidence[1]
+            is_copy = detail >= MIN_DETAIL_CORRELATION
+            if not is_copy:
+                registered = registered_correlation(left[1], right[1], left[2], right[2])
+                is_copy = registered >= MIN_REGISTERED_CORRELATION
+                detail = max(detail, registered)
         return {
             "sha256": one,
             "other_sha256": other,

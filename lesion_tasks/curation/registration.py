@@ -8,10 +8,13 @@ import numpy as np
 
 from lesion_tasks.curation.landmarks import places_of
 
+# Highest among look-alikes of HAM10000: 0.68.
+MIN_REGISTERED_CORRELATION = 0.73
+
 _MAX_CODE_BITS = 11  # by which codes of one landmark in two pictures may differ
 _NEAR_PX = 4.0
 _MIN_STEP_PX = 14.0
-_SCALE_LIMITS = (0.66, 1.5)
+_SCALE_LIMITS = (0.7, 1.4)
 _MAX_MATCHES = 60
 _FINE_PX, _BLUR_PX, _CONTRAST_PX, _CONTRAST_FLOOR = 1.0, 3.0, 6.0, 2.0
 _BORDER_PX = 8  # detail is not read nearer to an edge, where blurs see beyond it
