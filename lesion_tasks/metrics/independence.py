@@ -25,7 +25,7 @@ CHUNK_ENTRIES = 2**21
 
 @dataclass(frozen=True, kw_only=True)
 class Independence:
-    """`p_value` is two-sided. `error` is the spread (standard deviation) of the AUC under labels dealt out at random."""
+    """`p_value` is two-sided. `error` is the standard deviation of the AUC under labels dealt at random."""
 
     p_value: float
     error: float
