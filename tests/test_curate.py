@@ -12,12 +12,15 @@ from catalogue import MELANOMA, NEVUS, add_records, archive_record, draw, rows_o
 from PIL import Image
 from sqlalchemy import text
 
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.curation import curate
 from lesion_tasks.curation.cleaning import CuratedImage, Rejected, curate_record
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.curation.grouping import groups_of
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
 STORED = {"rendition": "thumbnail_256", "sha256": "ab", "reason": None, "detail": None}
@@ -520,3 +523,20 @@ def test_rejects_are_told_by_reason_with_examples(
 def test_control_characters_of_a_record_stored_earlier_reach_no_image() -> None:
     image = curated(diagnosis_1="Ben\u202eign\x1b[31m", patient_id="IP_\x9b1\n\t2", anatom_site_1="Tr\x07unk")
     assert (image.diagnosis, image.patient_id, image.anatom_site) == (("Benign[31m",), "IP_1 2", "Trunk")
+
+
+def test_a_split_that_cannot_be_made_tells_what_was_left_out_and_the_values_found(settings: Settings) -> None:
+    records = [archive_record(f"ISIC_{i:07d}", sex="w" if i % 3 else None, **NEVUS) for i in range(6)]
+    records += [archive_record(f"ISIC_{i:07d}", sex="male", diagnosis_1="naevus\u202e") for i in range(6, 9)]
+    records += [archive_record(f"ISIC_{i:07d}", sex="male", diagnosis_1="unknown") for i in range(9, 11)]
+    add_records(settings, records)
+    curate_images(open_workspace())
+    with pytest.raises(UnusableInputError) as refused:
+        build_split(open_workspace(), next(name for name in SPLITS if TASKS[SPLITS[name].task].requires_sex))
+    told = str(refused.value)
+    assert "6 left out, no_sex" in told
+    assert "found 'w' 4 times, no value 2 times" in told
+    assert "3 left out, diagnosis_not_in_task" in told
+    assert "found 'naevus' 3 times" in told
+    assert "2 left out, no_diagnosis" in told
+    assert "found 'unknown' 2 times" in told

@@ -69,7 +69,7 @@ _LARGE = """
 """
 # A placeholder for a lesion stands under many patients, so that it leaves rejects and no image.
 _LARGE_CONTESTED = text("""
-    SELECT detail, count(*) AS n, (SELECT count(*) FROM image) + sum(count(*)) OVER () AS n_all
+    SELECT detail, count(*) AS n, (SELECT count(*) FROM image) + CAST(sum(count(*)) OVER () AS bigint) AS n_all
     FROM reject WHERE reason = 'lesion_of_two_patients' GROUP BY detail ORDER BY n DESC LIMIT :n_named
 """)
 

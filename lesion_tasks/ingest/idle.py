@@ -45,7 +45,10 @@ def idle(key: ScopeKey, scope: Scope) -> IdleNote | None:
 
 
 def is_fetched(key: ScopeKey, scope: Scope, rendition: str, *, retries_refused: bool = False) -> bool:
-    """Tell whether it is noted that no file of a rendition is wanted now; with `retries_refused`, every refused one is."""
+    """Tell whether it is noted that no file of a rendition is wanted now.
+
+    With `retries_refused` every refused one is wanted, due or not.
+    """
     note = idle(key, scope)
     if note is None or note.rendition != rendition or (retries_refused and note.n_refused):
         return False

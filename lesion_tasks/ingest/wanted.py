@@ -85,7 +85,9 @@ def look_for_wanted(key: ScopeKey, rendition: str) -> Look:
     """Count the files that are wanted as time goes by, and tell when a refused one is due."""
     values = wanted_values(key, "", rendition)
     due = text("""
-        SELECT min(fetched_at + :retry_after * power(4, least(n_attempts, :max_tries) - 1)) FILTER (WHERE n_attempts < :max_tries), count(*)
+        SELECT min(fetched_at + :retry_after * power(4, least(n_attempts, :max_tries) - 1))
+                   FILTER (WHERE n_attempts < :max_tries),
+               count(*)
         FROM stored_file WHERE rendition = :rendition AND reason IS NOT NULL
     """)
     with key.workspace.session() as session:
