@@ -9,9 +9,10 @@ from typing import Any
 
 import psycopg2
 from sqlalchemy import Engine, create_engine, event, make_url
+from sqlalchemy.exc import ArgumentError
 from sqlalchemy.orm import Session
 
-from lesion_tasks import UnavailableError, UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError, addresses
 from lesion_tasks.database.migration_state import (
     MIGRATIONS,
     MISSING,
@@ -55,13 +56,16 @@ def database_url(settings: Settings | None = None) -> str:
 @lru_cache(maxsize=8)
 def engine_for(url: str) -> Engine:
     """One engine for each URL; the first connection tells whether anything is there."""
-    engine = create_engine(
-        make_url(url).set(drivername="postgresql+psycopg2"),
-        pool_pre_ping=True,
-        connect_args={"connect_timeout": 5},
-    )
     # Without its options: a password can be one of them.
-    shown = make_url(url).set(query={}).render_as_string(hide_password=True)
+    shown = addresses.shown(url)
+    try:
+        engine = create_engine(
+            make_url(url).set(drivername="postgresql+psycopg2"),
+            pool_pre_ping=True,
+            connect_args={"connect_timeout": 5},
+        )
+    except (ArgumentError, ValueError) as error:
+        raise UnusableInputError(f"LESION_DATABASE_URL {shown}: {error}") from error
 
     @event.listens_for(engine, "do_connect")
     def connect(dialect: Any, record: Any, arguments: Any, parameters: dict[str, Any]) -> Any:
