@@ -33,7 +33,12 @@ from lesion_tasks.curation.picture_hashes import (
     print_correlation,
     read_detail,
 )
-from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
+from lesion_tasks.curation.registration import (
+    MIN_AGREEING_PLACES,
+    MIN_REGISTERED_CORRELATION,
+    n_agreeing_places,
+    registered_correlation,
+)
 
 Turn = Image.Transpose
 SMOOTH = Image.Resampling.BICUBIC
@@ -154,6 +159,12 @@ def opened(pair: tuple[Path, Path]) -> float:
     return registered_correlation(*greys, *[landmarks_of(grey) for grey in greys])
 
 
+def search(marks: list[np.ndarray], *, n_fresh: int | None = None) -> np.ndarray:
+    numbers = np.repeat(np.arange(len(marks), dtype=np.int32), [len(one) for one in marks])
+    fresh = None if n_fresh is None else np.arange(len(marks)) >= len(marks) - n_fresh
+    return pairs_in_common(np.concatenate(marks), numbers, fresh=fresh)
+
+
 def main() -> None:
     folder = Path(sys.argv[1])
     n_copies = int(sys.argv[sys.argv.index("--copies") + 1]) if "--copies" in sys.argv else 120
@@ -168,22 +179,25 @@ def main() -> None:
         base = pool.map(landmarks, paths, chunksize=50)
         per_picture_ms = 1e3 * (time.perf_counter() - start) * pool._processes / len(paths)
         copies = pool.map(altered, jobs, chunksize=20)
-        # All in one catalogue: every copy has to be found among all pictures and all other copies.
-        marks = [*base, *[copy[0] for copy in copies]]
-        numbers = np.repeat(np.arange(len(marks), dtype=np.int32), [len(one) for one in marks])
-        pairs = pairs_in_common(np.concatenate(marks), numbers)
-        found = set(map(tuple, pairs.tolist()))
         n = len(paths)
-        own = pairs_in_common(
-            np.concatenate(base), np.repeat(np.arange(n, dtype=np.int32), [len(b) for b in base])
-        )
-        across = [(i, j) for i, j in own.tolist() if lesion[i] != lesion[j]]
+        own = search(base)
+        across = [
+            (i, j)
+            for i, j in own.tolist()
+            if lesion[i] != lesion[j] and n_agreeing_places(base[i], base[j]) >= MIN_AGREEING_PLACES
+        ]
         details = pool.map(opened, [(paths[i], paths[j]) for i, j in across], chunksize=20)
     table = {}
-    for number, kind in enumerate(KINDS):
-        rows = range(number * n_copies, (number + 1) * n_copies)
+    for kind_number, kind in enumerate(KINDS):
+        rows = range(kind_number * n_copies, (kind_number + 1) * n_copies)
         before = [copies[row][1] for row in rows]
-        is_candidate = [(i, n + row) in found for i, row in zip(pick, rows, strict=True)]
+        # As when the copies of one kind come to a catalogue that holds all the pictures.
+        came = [copies[row][0] for row in rows]
+        found = set(map(tuple, search([*base, *came], n_fresh=n_copies).tolist()))
+        is_candidate = [
+            (i, n + number) in found and n_agreeing_places(base[i], copy) >= MIN_AGREEING_PLACES
+            for number, (i, copy) in enumerate(zip(pick, came, strict=True))
+        ]
         is_same = [copies[row][2] >= MIN_REGISTERED_CORRELATION for row in rows]
         now = [b or (c and s) for b, c, s in zip(before, is_candidate, is_same, strict=True)]
         table[kind] = (np.mean(before), np.mean(now))

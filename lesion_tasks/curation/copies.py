@@ -1,7 +1,7 @@
 """Pictures -> pairs that show the same thing, as facts in the database that are never computed twice.
 
 Candidates come from hashes and thumbprints, and from landmarks that two pictures share; only those are opened and
-compared in detail: as they lie, and laid upon each other.
+compared in detail: as they lie, and laid upon each other. Sharing landmarks means that they agree at several places.
 """
 
 from collections.abc import Callable, Sequence
@@ -24,7 +24,12 @@ from lesion_tasks.curation.picture_hashes import (
     print_correlation,
     read_detail,
 )
-from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
+from lesion_tasks.curation.registration import (
+    MIN_AGREEING_PLACES,
+    MIN_REGISTERED_CORRELATION,
+    n_agreeing_places,
+    registered_correlation,
+)
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
 
@@ -86,11 +91,16 @@ def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str
     sha256s, landmarks, pictures = read_landmarks(connection)
     is_fresh = np.array([sha256 in fresh_sha256s for sha256 in sha256s], dtype=bool)
     pairs = pairs_in_common(landmarks, pictures, fresh=is_fresh)
+    marks = np.split(landmarks, np.flatnonzero(np.diff(pictures)) + 1)
     n_opened = 0
     with progress("compare pictures that share landmarks", len(pairs)) as advance:
         for start in range(0, len(pairs), _BATCH_PAIRS):
             some = pairs[start : start + _BATCH_PAIRS].tolist()
-            both = [tuple(sorted((sha256s[one], sha256s[other]))) for one, other in some]
+            both = [
+                tuple(sorted((sha256s[one], sha256s[other])))
+                for one, other in some
+                if n_agreeing_places(marks[one], marks[other]) >= MIN_AGREEING_PLACES
+            ]
             n_opened += _compare_marked(connection, bucket, both)
             advance(len(some))
     return n_opened

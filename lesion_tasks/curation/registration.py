@@ -10,6 +10,7 @@ from lesion_tasks.curation.landmarks import places_of
 
 # Highest among look-alikes of HAM10000: 0.68.
 MIN_REGISTERED_CORRELATION = 0.73
+MIN_AGREEING_PLACES = 5  # nine in ten candidates have fewer, hardly any copy
 
 _MAX_CODE_BITS = 11  # by which codes of one landmark in two pictures may differ
 _NEAR_PX = 4.0
@@ -35,8 +36,13 @@ def registered_correlation(
     return best
 
 
-def _transforms(one: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
-    """The one or two transforms, (2, 2) and (2,), from x, y in one picture to the other, that most matches obey."""
+def n_agreeing_places(one: np.ndarray, other: np.ndarray) -> int:
+    """At how many places landmarks of two pictures agree under the one transform that most of them obey."""
+    return max((n for n, _, _ in _similarities(one, other)), default=0)
+
+
+def _similarities(one: np.ndarray, other: np.ndarray) -> list[tuple[int, complex, complex]]:
+    """Of pictures as they are and of the one mirrored: how many places agree, factor and shift of the best."""
     if not len(one) or not len(other):
         return []
     n_bits = np.bitwise_count((one[:, None] ^ other[None, :]) >> np.uint64(16))
@@ -46,8 +52,13 @@ def _transforms(one: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np
         places[:, 0] + 1j * places[:, 1]
         for places in (places_of(one[left[closest]]), places_of(other[right[closest]]))
     )
-    found = [_best_similarity(source, w) for source in (z, z.conj())]
-    most = max(n for n, _, _ in found)
+    return [_best_similarity(source, w) for source in (z, z.conj())]
+
+
+def _transforms(one: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
+    """The one or two transforms, (2, 2) and (2,), from x, y in one picture to the other, that most matches obey."""
+    found = _similarities(one, other)
+    most = max((n for n, _, _ in found), default=0)
     transforms = []
     for is_mirrored, (n, factor, shift) in enumerate(found):
         if n >= max(2, 0.7 * most):
