@@ -13,8 +13,6 @@
 Steps meet in tables and objects, never in Python. None of them imports Airflow.
 """
 
-from lesion_tasks.addresses import masked
-
 __version__ = "0.1.0"
 
 # The order of the path, and of imports: a room imports only from those before it.
@@ -50,6 +48,10 @@ class _TellableError(Exception):
     """An error whose message is for people: whatever it quotes, no user or password of an address, and not too long."""
 
     def __init__(self, message: str) -> None:
+        from lesion_tasks.addresses import (
+            masked,
+        )  # here: whoever imports the package loads none of its modules
+
         told = masked(message)
         if len(told) > MAX_MESSAGE_CHARACTERS:
             half = MAX_MESSAGE_CHARACTERS // 2

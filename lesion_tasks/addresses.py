@@ -88,7 +88,7 @@ def never_asked(ip_address: str) -> str | None:
     if ip is None:
         return None
     inner = [ip.ipv4_mapped, ip.sixtofour] if isinstance(ip, ipaddress.IPv6Address) else []
-    for each in filter(None, [ip, *inner]):
+    for each in (ip, *(one for one in inner if one is not None)):
         if each.is_link_local or each == _METADATA_SERVICE:
             return "link-local"
         if each.is_multicast:

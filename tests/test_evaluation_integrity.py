@@ -137,7 +137,7 @@ def test_the_stored_threshold_is_held_against_the_one_that_val_gives():
 def test_labels_that_changed_since_are_a_caution_with_their_count_and_five_examples():
     manifest = {f"ISIC_{i:07d}": "benign" for i in range(10)}
     assert integrity.labels_changed(manifest, manifest).status == "passed"
-    today = manifest | {isic_id: "malignant" for isic_id in list(manifest)[:7]}
+    today = manifest | dict.fromkeys(list(manifest)[:7], "malignant")
     del today["ISIC_0000009"]
     verdict = integrity.labels_changed(manifest, today)
     assert verdict.status == "caution" and not verdict.blocks

@@ -135,7 +135,7 @@ def test_a_swapped_class_index_is_inverted(faulty: Settings, trained: Trained) -
 def replace_model(settings: Settings, training_id: str, change: Callable[[keras.Model], keras.Model]) -> None:
     """Store another model under a training's name, as a wrong export would."""
     bucket = open_bucket(settings)
-    ((key,),) = rows_of(settings, f"SELECT model_key FROM training WHERE training_id = '{training_id}'")  # noqa: S608
+    ((key,),) = rows_of(settings, f"SELECT model_key FROM training WHERE training_id = '{training_id}'")
     data = model_bytes(change(load_model(bucket.get(key))))
     bucket.put(key, data)
     with engine_for(settings.database_url or "").begin() as connection:
@@ -206,7 +206,7 @@ def plant_in_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.Da
         )
         for table in ("training", "prediction"):
             connection.execute(
-                text(f"UPDATE {table} SET manifest_digest = :planted WHERE manifest_digest = :digest"),  # noqa: S608
+                text(f"UPDATE {table} SET manifest_digest = :planted WHERE manifest_digest = :digest"),
                 {"planted": planted, "digest": digest},
             )
 

@@ -152,6 +152,6 @@ def test_a_prediction_is_stored_once_for_an_image(settings: Settings) -> None:
 def test_an_id_of_another_form_is_not_stored(settings: Settings) -> None:
     assert "isic_id_form" in refused(
         settings,
-        f"INSERT INTO record (isic_id, version, first_seen_at, last_seen_at, changed_at) "  # noqa: S608
+        f"INSERT INTO record (isic_id, version, first_seen_at, last_seen_at, changed_at) "
         f"VALUES ('../../etc/passwd', 1, '{NOW}', '{NOW}', '{NOW}')",
     )

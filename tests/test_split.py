@@ -293,7 +293,7 @@ def test_a_manifest_with_other_rows_than_its_digest_says_is_refused(settings: Se
 
 def places(settings: Settings, split: str = "malignancy_natural") -> dict[str, str]:
     """Where every image of the catalogue stands: a subset, or the reason why in none."""
-    query = f"SELECT isic_id, coalesce(reason, subset) FROM split_member WHERE split = '{split}'"  # noqa: S608
+    query = f"SELECT isic_id, coalesce(reason, subset) FROM split_member WHERE split = '{split}'"
     return dict(rows_of(settings, query))
 
 

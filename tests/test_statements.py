@@ -219,7 +219,7 @@ def copied_columns(source: Source, call: ast.Call) -> list[Statement]:
     table, columns = call.args[1:3]
     names = ", ".join(str(ast.literal_eval(name)) for name in columns.elts)  # type: ignore[attr-defined]
     return [
-        Statement(source.file, call.lineno, f"SELECT {names} FROM {name}", False)  # noqa: S608
+        Statement(source.file, call.lineno, f"SELECT {names} FROM {name}", False)
         for name in source.values(table)
     ]
 
@@ -284,7 +284,7 @@ def as_read(statement: Statement) -> Statement:
     if inner := re.fullmatch(r"COPY \((.*)\) TO STDOUT.*", statement.sql, re.DOTALL):
         return Statement(statement.file, statement.line, inner[1], False)
     if inner := re.fullmatch(r"COPY (\S+) \((.*)\) FROM STDIN", statement.sql):
-        return Statement(statement.file, statement.line, f"SELECT {inner[2]} FROM {inner[1]}", False)  # noqa: S608
+        return Statement(statement.file, statement.line, f"SELECT {inner[2]} FROM {inner[1]}", False)
     return statement
 
 

@@ -31,7 +31,7 @@ from lesion_tasks.workspace import open_workspace
 
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
     """A training's row, and what its model file says of itself."""
-    ((row,),) = rows_of(settings, f"SELECT to_jsonb(t) FROM training t WHERE training_id = '{training_id}'")  # noqa: S608
+    ((row,),) = rows_of(settings, f"SELECT to_jsonb(t) FROM training t WHERE training_id = '{training_id}'")
     with zipfile.ZipFile(io.BytesIO(open_bucket(settings).get(row["model_key"]))) as archive:
         return row, json.loads(archive.read("lesion.json"))
 

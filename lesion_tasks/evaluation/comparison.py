@@ -171,14 +171,15 @@ def _two_by_two(
     else:
         rows, _ = _unseen_test(connection, bucket, champion.manifest_digest, models)
         old = [_scored(connection, task, model, champion.manifest_digest, rows) for model in models]
-    if any(one is None for one in (*old, *new)):
+    (candidate_old, champion_old), (candidate_new, champion_new) = old, new
+    if candidate_old is None or champion_old is None or candidate_new is None or champion_new is None:
         return None
     return dict(
         two_by_two(
-            old_model_old_data=old[1],
-            old_model_new_data=new[1],
-            new_model_old_data=old[0],
-            new_model_new_data=new[0],
+            old_model_old_data=champion_old,
+            old_model_new_data=champion_new,
+            new_model_old_data=candidate_old,
+            new_model_new_data=candidate_new,
         )
     )
 

@@ -83,12 +83,12 @@ def list_unevaluated(workspace: Workspace) -> list[str]:
 def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
     from lesion_tasks.training.loop import load_model
 
-    data = bucket.get(subject.training.model_key)
+    data = bucket.get(subject.training.model_key or "")
     found = hashlib.sha256(data).hexdigest()
     if found != subject.training.model_sha256:
         raise UnusableInputError(
             f"model {subject.training.model_key}: SHA-256 is {found[:12]}, "
-            f"expected {subject.training.model_sha256[:12]}"
+            f"expected {str(subject.training.model_sha256)[:12]}"
         )
     return load_model(data)
 

@@ -41,7 +41,7 @@ def judge(
     test = scored["test_natural"]
     threshold = subject.training.threshold
     # Of another manifest's rows the trainer has measured nothing.
-    trainer = subject.training.trainer_figures if subject.is_own_manifest else {}
+    trainer = (subject.training.trainer_figures or {}) if subject.is_own_manifest else {}
     recipe = subject.training.recipe
     probes = fit_probes(
         subject.subset("train"),

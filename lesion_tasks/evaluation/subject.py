@@ -96,7 +96,7 @@ def training_facts(subject: EvaluationSubject) -> dict[str, Any]:
         "classes": list(training.classes),
         "positive_class": subject.task.positive,
         "started_at": training.started_at.isoformat(timespec="seconds"),
-        "finished_at": training.finished_at.isoformat(timespec="seconds"),
+        "finished_at": training.finished_at and training.finished_at.isoformat(timespec="seconds"),
     }  # fmt: skip
 
 

@@ -23,6 +23,7 @@ from lesion_tasks.laptop import airflow, chain, stack
 from lesion_tasks.laptop.airflow_api import AirflowApi, AirflowUnreachableError
 from lesion_tasks.laptop.display import leaderboard_table, show_progress, timing_table
 from lesion_tasks.settings import Settings, read_settings
+from lesion_tasks.workspace import open_workspace
 
 PARSE_TIMEOUT_S = 60.0
 LOG_LINES = 15
@@ -160,9 +161,9 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
 
 def _leaderboard() -> list[dict[str, Any]]:
     """Return the rows; the embedded Postgres is found by the settings, as in any step."""
-    from lesion_tasks.promotion.promote import leaderboard
+    from lesion_tasks.evaluation.leaderboard import leaderboard_rows
 
-    return leaderboard()
+    return leaderboard_rows(open_workspace())
 
 
 def _report_path(settings: Settings) -> str:

@@ -1,41 +1,260 @@
-"""The bundle as a file: `metrics.json`, and the JSON Schema that describes it."""
+"""Everything known of one evaluation as one model: `metrics.json`, its JSON Schema, and documents of earlier versions."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from functools import cache
-from importlib.resources import files
-from typing import Any
+from typing import Annotated, Any, Literal
 
-PICTURES = ("picture", "heatmap")
+from pydantic import Field
+
+from lesion_tasks.metrics.published import (
+    DIALECT,
+    SCHEMA_VERSION,
+    Count,
+    Figures,
+    Published,
+    PublishedInterval,
+    PublishedVerdict,
+    Share,
+    SubsetDocument,
+)
+
+
+class TrainingFacts(Published):
+    """The lineage of a training."""
+
+    training_id: str
+    variant: str
+    title: str
+    reproduces: str | None = None
+    task: str
+    task_title: str
+    classes: Annotated[list[str], Field(min_length=2)]
+    positive_class: str | None
+    recipe: dict[str, Any]
+    seed: int
+    weights: str | None = Field(None, description="Null: random weights at the start.")
+    weights_sha256: str | None = None
+    code_version: str
+    versions: dict[str, Any] = {}
+    threshold: float | None
+    started_at: str
+    finished_at: str
+    manifest_digest: str
+    model_sha256: str | None
+
+
+class FunnelStep(Published):
+    """How many images a step has; negative where it leaves some out."""
+
+    step: str
+    reason: str | None = None
+    n: int
+
+
+class ManifestFacts(Published):
+    """The manifest's recipe, counts and funnel."""
+
+    digest: str
+    split: str
+    task: str
+    n_images: Count
+    class_counts: dict[str, dict[str, Count]] = Field(description="Subset -> class -> images.")
+    funnel: list[FunnelStep]
+    recipe: dict[str, Any] = {}
+    created_at: str
+
+
+class DataFacts(Published):
+    """Images by licence, attribution, image type and sex; the share of missing values by field and subset."""
+
+    licences: dict[str, Count] = {}
+    attributions: dict[str, Count] = {}
+    image_types: dict[str, Count] = {}
+    sexes: dict[str, Count] = {}
+    missing: dict[str, dict[str, Share]] = {}
+
+
+class DataChanges(Published):
+    """What the manifest gained and lost since the manifest of this variant's training before."""
+
+    since_manifest: str
+    n_new: Count
+    n_lost: Count
+    n_relabelled: Count
+    n_moved: Count
+    new_by_class: dict[str, Count]
+
+
+class Epoch(Published):
+    epoch: Count
+    figures: dict[str, float | None]
+    duration_s: Annotated[float, Field(ge=0)]
+
+
+class Example(Published):
+    """One of the most confident mistakes and hits. The pictures stand in the page and in no document."""
+
+    isic_id: str
+    label: str
+    called: str | None = Field(None, description="The class the model called, where it was kept.")
+    probability: Share = Field(description="Of the class that was called.")
+    kind: str
+    picture: str | None = Field(None, exclude=True)
+    heatmap: str | None = Field(None, exclude=True)
+
+
+class PublishedDifference(Published):
+    """This training minus the champion on one measure; paired, resampling groups."""
+
+    measure: str
+    candidate: float
+    champion: float
+    value: float
+    low: float | None
+    high: float | None
+    method: str | None
+    interval_reason: str | None = None
+    p_value: float | None
+    other_intervals: list[PublishedInterval] = []
+
+
+class PublishedSliceDifference(Published):
+    """The leading difference on one part of the test set; the intervals are widened to hold together."""
+
+    attribute: str
+    value: str
+    n_images: Count
+    n_groups: Count
+    n_positives: Count | None
+    reason: str | None
+    difference: PublishedDifference | None
+
+
+class TwoByTwo(Published):
+    """Old and new model on old and new data, and what of the move is due to each."""
+
+    old_model_old_data: float | None = None
+    old_model_new_data: float | None = None
+    new_model_old_data: float | None = None
+    new_model_new_data: float | None = None
+    move: float | None = None
+    model_effect: float | None = None
+    data_effect: float | None = None
+
+
+class Comparison(Published):
+    """This training minus the champion, on images that neither has learned from."""
+
+    champion: str
+    subset: str
+    n_images: Count | None = None
+    n_left_out: Count | None = None
+    differences: dict[str, PublishedDifference]
+    slices: list[PublishedSliceDifference] = []
+    two_by_two: TwoByTwo | None = None
+
+
+class PublishedGate(Published):
+    measure: str
+    floor: float
+    margin: Annotated[float, Field(ge=0)]
+    is_leading: bool
+    is_exclusion_needed: bool
+    reason: str
+
+
+class PublishedSliceGuard(Published):
+    attributes: list[str]
+    margin: Annotated[float, Field(ge=0)]
+    reason: str
+
+
+class Standing(Published):
+    """What the gates say of the training as a candidate at the time of the evaluation."""
+
+    gates: list[PublishedGate]
+    slice_guard: PublishedSliceGuard
+    objections: list[str] = Field(description="Empty: it may be promoted.")
+    cautions: list[str]
+
+
+class BestOfLooks(Published):
+    """The leading figure of the natural test set without the luck of being the best of `n_looks` at it."""
+
+    measure: str
+    n_looks: Annotated[int, Field(ge=1)]
+    value: Share
+    low: Share
+    high: Share
+    method: str
+    luck: Annotated[float, Field(ge=0)] = Field(description="What was taken off the measured figure.")
+
+
+class SincePromotion(Published):
+    """A champion on the test images that joined its task after its promotion: nobody chose it by these."""
+
+    promoted_at: str
+    n_images: Count
+    figures: Figures
+
+
+class Bundle(Published):
+    """Everything known of one evaluation: one training on one manifest. Times are ISO 8601 in UTC."""
+
+    schema_version: Literal[2] = SCHEMA_VERSION
+    evaluation_id: str
+    evaluated_at: str
+    is_sound: bool = Field(description="No blocking integrity check failed.")
+    failed_checks: list[str] = Field(description="Names of the blocking checks that failed.")
+    undecided_checks: list[str] = Field([], description="Names of those with too few images to tell.")
+    verdict: str = Field(description="One sentence.")
+    training: TrainingFacts
+    manifest: ManifestFacts
+    integrity: list[PublishedVerdict] = Field(description="Every check, also those that passed.")
+    subsets: dict[str, SubsetDocument] = Field(
+        description="test_natural, test_balanced and val; empty when the predictions could not be joined to the manifest."
+    )
+    best_of_looks: BestOfLooks | None = None
+    since_promotion: SincePromotion | None = None
+    epochs: list[Epoch]
+    comparison: Comparison | None
+    promotion: Standing | None = Field(None, description="Null on another manifest than its own.")
+    data_changes: DataChanges | None = Field(description="Null for the first training of a variant.")
+    data: DataFacts
+    examples: list[Example]
+    n_test_openings: Count = Field(description="How often this test set has been looked at, by anybody.")
 
 
 @cache
 def bundle_schema() -> dict[str, Any]:
-    """The published JSON Schema of metrics.json, with the schema of one subset's document inside."""
-    schema = _read("reports", "bundle.schema.json")
-    # With an $id of its own, "#/$defs/..." inside the document's schema stays inside it.
-    schema["$defs"]["document"] = {"$id": "document.schema.json", **_read("metrics", "metrics.schema.json")}
-    return schema
-
-
-def _read(room: str, name: str) -> dict[str, Any]:
-    # Not by way of `document.metrics_schema`: that module loads the statistics, which no page needs.
-    text = files(f"lesion_tasks.{room}").joinpath(name).read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
-
-
-def metrics_json(bundle: Mapping[str, Any]) -> bytes:
-    """The bundle without the pixels of its examples: those are in the page. ValueError on NaN or infinity."""
-    lean = dict(bundle)
-    lean["examples"] = [
-        {name: value for name, value in example.items() if name not in PICTURES}
-        for example in bundle["examples"]
-    ]
-    return json.dumps(lean, indent=1, ensure_ascii=False, allow_nan=False).encode()
+    """The JSON Schema of metrics.json."""
+    schema = Bundle.model_json_schema(mode="serialization")
+    return {"$schema": DIALECT, "$id": "metrics.schema.json", **schema}
 
 
 def schema_json() -> bytes:
     return json.dumps(bundle_schema(), indent=1).encode()
+
+
+def metrics_json(bundle: Bundle) -> bytes:
+    """The bundle without the pixels of its examples. ValueError on NaN or infinity."""
+    return json.dumps(bundle.model_dump(), indent=1, ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_bundle(document: Mapping[str, Any]) -> Bundle:
+    """A stored document of this or an earlier schema version. ValueError for what is no bundle.
+
+    Version 1 repeated empty lists of checks and lineage in each subset.
+    """
+    if document.get("schema_version", 1) == 1:
+        subsets = {name: _without_repeats(subset) for name, subset in document["subsets"].items()}
+        document = {**document, "schema_version": SCHEMA_VERSION, "subsets": subsets}
+    return Bundle.model_validate(document)
+
+
+def _without_repeats(subset: Mapping[str, Any]) -> dict[str, Any]:
+    kept = {name: value for name, value in subset.items() if name not in ("integrity", "lineage")}
+    return kept | {"schema_version": SCHEMA_VERSION}

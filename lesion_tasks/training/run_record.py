@@ -29,7 +29,7 @@ LOST = (
 )
 
 
-def _detached(connection: Connection, statement: "Select[tuple[Training]]") -> list[Training]:
+def _detached(connection: Connection, statement: "Select[Training]") -> list[Training]:
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))
         session.expunge_all()
