@@ -1,11 +1,8 @@
-"""A `Scored`, its threshold and its verdicts -> `metrics.json`, the one document that reports are made from."""
+"""A `Scored` and its threshold -> the document of one subset, which reports are made from."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
-from importlib.resources import files
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -15,13 +12,12 @@ from lesion_tasks.metrics.binary import PREVALENCES, binary_figures
 from lesion_tasks.metrics.calibration import calibration_curve, net_benefit_curve
 from lesion_tasks.metrics.degrees import dominant_groups
 from lesion_tasks.metrics.multiclass import class_figures, multiclass_figures
+from lesion_tasks.metrics.published import SubsetDocument
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.slices import slice_figures
 from lesion_tasks.metrics.threshold import Threshold
-from lesion_tasks.metrics.verdict import Verdict
 
-SCHEMA_VERSION = 1
 # More points than a screen has pixels only make the page heavy.
 MAX_CURVE_POINTS = 500
 
@@ -32,16 +28,14 @@ def evaluation_document(
     threshold: Threshold | None,
     subset: str,
     training_id: str | int | None = None,
-    verdicts: Iterable[Verdict] = (),
-    lineage: Mapping[str, Any] | None = None,
     prevalences: Sequence[float] = PREVALENCES,
     resampling: Resampling | None = None,
-) -> dict[str, Any]:
-    """Measure everything and return the document that `metrics.schema.json` describes.
+) -> SubsetDocument:
+    """Measure everything of one subset.
 
     `threshold` is the one stored with the model; None takes the likeliest class (a score of one half in a
-    binary task). `subset` is its name, `lineage` is kept as it is and must be JSON-able. Undefined measures are
-    null with a reason; no number is NaN or infinite.
+    binary task). `subset` is its name. Undefined measures are null with a reason; a number that is NaN or infinite
+    raises ValueError.
     """
     resampling = resampling or Resampling()
     cut = threshold.value if threshold and scored.is_binary else None
@@ -50,8 +44,7 @@ def evaluation_document(
     else:
         figures = multiclass_figures(scored, resampling)
     n_positives = scored.n_positives
-    return {
-        "schema_version": SCHEMA_VERSION,
+    document = {
         "training_id": training_id,
         "task": "binary" if scored.is_binary else "multiclass",
         "class_names": list(scored.class_names),
@@ -85,17 +78,8 @@ def evaluation_document(
         },
         "curves": _curves(scored, resampling),
         "slices": [s.as_dict() for s in slice_figures(scored, threshold=cut, resampling=resampling)],
-        "integrity": [verdict.as_dict() for verdict in verdicts],
-        "lineage": dict(lineage or {}),
     }
-
-
-@cache
-def metrics_schema() -> dict[str, Any]:
-    """The published JSON Schema of the document."""
-    text = files("lesion_tasks.metrics").joinpath("metrics.schema.json").read_text(encoding="utf-8")
-    schema: dict[str, Any] = json.loads(text)
-    return schema
+    return SubsetDocument.model_validate(document)
 
 
 def confusion_counts(scored: Scored, threshold: float | None = None) -> np.ndarray:
