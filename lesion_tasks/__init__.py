@@ -48,9 +48,8 @@ class _TellableError(Exception):
     """An error whose message is for people: whatever it quotes, no user or password of an address, and not too long."""
 
     def __init__(self, message: str) -> None:
-        from lesion_tasks.addresses import (
-            masked,
-        )  # here: whoever imports the package loads none of its modules
+        # Not above: whoever imports the package loads none of its modules.
+        from lesion_tasks.addresses import masked
 
         told = masked(message)
         if len(told) > MAX_MESSAGE_CHARACTERS:
