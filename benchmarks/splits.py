@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import numpy as np
 
 from lesion_tasks.curation import picture_hashes as look_alikes
+from lesion_tasks.curation.landmarks import MAX_LANDMARKS, pairs_in_common
 
 SIZES = (10_000, 100_000, 1_000_000)
 DAY = 500
@@ -124,6 +125,22 @@ def measure_search(n: int) -> dict[str, float]:
     }
 
 
+def measure_landmarks(n: int) -> dict[str, float]:
+    """The search for shared landmarks among n pictures of which a fiftieth are copies, then for a day's alone."""
+    rng = np.random.default_rng(5)
+    marks = rng.integers(0, 2**64 - 1, n * MAX_LANDMARKS, dtype=np.uint64, endpoint=True)
+    near = n // 50 * MAX_LANDMARKS
+    marks[:near] = marks[near : 2 * near] ^ (np.uint64(1) << rng.integers(16, 64, near, dtype=np.uint64))
+    pictures = np.repeat(np.arange(n, dtype=np.int32), MAX_LANDMARKS)
+    start = time.perf_counter()
+    n_found = len(pairs_in_common(marks, pictures))
+    all_s = time.perf_counter() - start
+    assert n_found >= n // 50
+    start = time.perf_counter()
+    pairs_in_common(marks, pictures, fresh=np.arange(n) < DAY)
+    return {"n": n, "all_s": all_s, "day_s": time.perf_counter() - start, "n_found": n_found}
+
+
 def in_own_process(argument: str) -> dict[str, float]:
     with tempfile.TemporaryDirectory(prefix="splits-") as home:
         done = subprocess.run(
@@ -141,6 +158,12 @@ def main() -> None:
     print(
         f"near-duplicates among {search['n']:,} hashes: {search['ours_s']:.1f} s, all pairs {search['brute_s']:,.0f} s "
         f"(scaled from {N_BRUTE:,}, same pairs): {search['ratio']:,.0f} times",
+        flush=True,
+    )
+    marks = measure_landmarks(max(sizes))
+    print(
+        f"shared landmarks among {marks['n']:,} pictures: {marks['all_s']:.1f} s, "
+        f"for a day's {DAY} {marks['day_s']:.1f} s",
         flush=True,
     )
     results = []
@@ -174,6 +197,7 @@ def main() -> None:
                 "unit": "s",
                 "ratio": round(search["ratio"], 1),
                 "target": MIN_SEARCH_RATIO,
+                "landmarks": marks,
                 "full_s": round(largest["full_s"], 1),
                 "times_for_tenfold": [round(float(g), 1) for g in growth],
                 "day_share": round(day_share, 4),
