@@ -19,9 +19,10 @@ from lesion_tasks.metrics import calibration, names
 from lesion_tasks.metrics.auc import measure_auc
 from lesion_tasks.metrics.binary import binary_figures
 from lesion_tasks.metrics.degrees import effective_groups, satterthwaite
-from lesion_tasks.metrics.document import evaluation_document, metrics_schema
+from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.multiclass import multiclass_figures
 from lesion_tasks.metrics.proportion import wilson
+from lesion_tasks.metrics.published import DominantGroup, SubsetDocument, metrics_schema
 from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
 from lesion_tasks.metrics.resample import Resampling, resampled, resampled_auc
 from lesion_tasks.metrics.slices import slice_figures
@@ -396,30 +397,30 @@ def test_the_document_is_what_its_schema_says(subject):
     document = evaluation_document(
         scored, threshold=threshold, subset="test", training_id="t1", resampling=FEW
     )
-    json.dumps(document, allow_nan=False)
+    published = json.loads(json.dumps(document.model_dump(), allow_nan=False))
     jsonschema.Draft202012Validator.check_schema(metrics_schema())
-    jsonschema.Draft202012Validator(metrics_schema()).validate(document)
+    jsonschema.Draft202012Validator(metrics_schema()).validate(published)
+    assert SubsetDocument.model_validate(published) == document
     expected = names.BINARY_FIGURES if scored.is_binary else names.MULTICLASS_FIGURES
-    assert set(expected) <= set(document["figures"])
-    assert sum(map(sum, document["confusion"]["counts"])) == scored.n_images
+    assert set(expected) <= set(document.figures)
+    assert sum(map(sum, document.confusion.counts)) == scored.n_images
 
 
 def test_curves_of_many_points_are_thinned_and_keep_their_ends():
     document = evaluation_document(
         drawn(4_000), threshold=None, subset="test", resampling=Resampling(n_resamples=20)
     )
-    roc = document["curves"]["roc"]["malignant"]
-    assert 100 < len(roc["threshold"]) <= 502
-    assert (roc["false_positive_rate"][0], roc["true_positive_rate"][0]) == (0, 0)
-    assert (roc["false_positive_rate"][-1], roc["true_positive_rate"][-1]) == (1, 1)
-    assert auc(roc["false_positive_rate"], roc["true_positive_rate"]) == pytest.approx(
-        document["figures"]["auc"]["value"], abs=0.002
+    roc = document.curves.roc["malignant"]
+    assert roc is not None
+    assert 100 < len(roc.threshold) <= 502
+    assert (roc.false_positive_rate[0], roc.true_positive_rate[0]) == (0, 0)
+    assert (roc.false_positive_rate[-1], roc.true_positive_rate[-1]) == (1, 1)
+    assert auc(roc.false_positive_rate, roc.true_positive_rate) == pytest.approx(
+        document.figures["auc"].value, abs=0.002
     )
-    for name, columns in names.CURVE_COLUMNS.items():
-        curve = document["curves"][name]
-        curve = curve["malignant"] if name in ("roc", "precision_recall") else curve
-        assert tuple(curve) == columns
-        assert len({len(column) for column in curve.values()}) == 1
+    curves = dict(document.curves)
+    for curve in (roc, curves["precision_recall"]["malignant"], curves["calibration"], curves["net_benefit"]):
+        assert len({len(column) for _, column in curve}) == 1
 
 
 # --- Few, unequal and dominant groups ----------------------------------------------------------------------------
@@ -485,6 +486,6 @@ def test_a_group_with_more_than_a_fifth_of_a_class_is_named_in_the_document():
         subset="test",
         resampling=FEW,
     )
-    assert document["subset"]["dominant_groups"] == [
-        {"class_name": "malignant", "group_id": "G60", "share": 0.375, "n_images": 15}
+    assert document.subset.dominant_groups == [
+        DominantGroup(class_name="malignant", group_id="G60", share=0.375, n_images=15)
     ]

@@ -9,7 +9,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
@@ -21,7 +21,7 @@ from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
 from lesion_tasks.evaluation.leaderboard import leading_measure, publish
-from lesion_tasks.evaluation.run_checks import judge
+from lesion_tasks.evaluation.run_checks import judge, judge_ids
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
     data_changes,
@@ -31,8 +31,10 @@ from lesion_tasks.evaluation.subject import (
     manifest_facts,
     training_facts,
 )
+from lesion_tasks.metrics.published import PublishedVerdict, SubsetDocument
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
+from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
 from lesion_tasks.workspace import Workspace
@@ -70,7 +72,7 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
         _record(engine, subject, bundle)
         publish(workspace)
         advance(1, "index")
-    log.info("%s: %s", training_id, bundle["verdict"])
+    log.info("%s: %s", training_id, bundle.verdict)
     return subject.evaluation_id
 
 
@@ -148,49 +150,57 @@ def _measure(
     model: "keras.Model",
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
-) -> dict[str, Any]:
-    """The bundle: everything that is known of this training on this manifest, as one JSON-able document."""
+) -> Bundle:
+    """Everything that is known of this training on this manifest."""
     from lesion_tasks.metrics.document import evaluation_document
-    from lesion_tasks.metrics.integrity import ids_differ
 
-    verdicts = [ids_differ(stored["test"].index, subject.subset("test")["isic_id"])]
+    verdicts = judge_ids(subject, stored)
     scored: dict[str, Scored] = {}
-    if verdicts[0].status == "passed" and set(stored["val"].index) == set(subject.subset("val")["isic_id"]):
+    if not any(verdict.blocks for verdict in verdicts):
         scored = {
             "test_natural": join_to_manifest(stored["test"], subject.subset("test"), subject.task),
             "test_balanced": join_to_manifest(stored["test"], subject.subset("test_balanced"), subject.task),
             "val": join_to_manifest(stored["val"], subject.subset("val"), subject.task),
         }
-        verdicts += judge(engine, subject, scored, stored, model, examples)
+        verdicts += judge(engine, bucket, subject, scored, stored, model, examples)
     documents = {
         name: evaluation_document(
             some, threshold=subject.threshold, subset=name, training_id=subject.training.training_id
         )
         for name, some in scored.items()
     }
-    failed = [verdict.name for verdict in verdicts if verdict.blocks]
     comparison = _comparison(engine, bucket, subject) if scored else None
-    return {
-        "schema_version": 1,
-        "evaluation_id": subject.evaluation_id,
-        "evaluated_at": datetime.now(UTC).isoformat(timespec="seconds"),
-        "is_sound": not failed,
-        "failed_checks": failed,
-        "verdict": _sentence(subject, documents, verdicts),
-        "training": training_facts(subject),
-        "manifest": manifest_facts(subject),
-        "integrity": [verdict.as_dict() for verdict in verdicts],
-        "subsets": documents,
-        "epochs": epochs(engine, subject),
-        "comparison": comparison,
-        "promotion": standing(subject.task.name, documents["test_natural"]["figures"], comparison)
-        if scored and subject.is_own_manifest
-        else None,
-        "data_changes": data_changes(engine, bucket, subject),
-        "data": data_facts(subject),
-        "examples": _examples(subject, model, examples, stored) if scored else [],
-        "n_test_openings": _open_test(engine, subject),
-    }
+    failed = [verdict.name for verdict in verdicts if verdict.is_failure]
+    return Bundle(
+        evaluation_id=subject.evaluation_id,
+        evaluated_at=datetime.now(UTC).isoformat(timespec="seconds"),
+        is_sound=not failed,
+        failed_checks=failed,
+        undecided_checks=[verdict.name for verdict in verdicts if verdict.is_undecided],
+        verdict=_sentence(subject, documents, verdicts),
+        training=training_facts(subject),
+        manifest=manifest_facts(subject),
+        integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
+        subsets=documents,
+        epochs=epochs(engine, subject),
+        comparison=comparison,
+        promotion=_standing(subject, documents, comparison),
+        data_changes=data_changes(engine, bucket, subject),
+        data=data_facts(subject),
+        examples=_examples(subject, model, examples, stored) if scored else [],
+        n_test_openings=_open_test(engine, subject),
+    )
+
+
+def _standing(
+    subject: EvaluationSubject, documents: Mapping[str, SubsetDocument], comparison: Comparison | None
+) -> Standing | None:
+    """What the gates say; None on another manifest than its own, and of predictions that could not be joined."""
+    if not documents or not subject.is_own_manifest:
+        return None
+    figures = documents["test_natural"].model_dump()["figures"]
+    said = standing(subject.task.name, figures, comparison.model_dump() if comparison else None)
+    return Standing.model_validate(said)
 
 
 def _examples(
@@ -198,32 +208,38 @@ def _examples(
     model: "keras.Model",
     examples: "dict[str, Examples]",
     stored: "Mapping[str, pd.DataFrame]",
-) -> list[dict[str, Any]]:
+) -> list[Example]:
     from lesion_tasks.evaluation.heatmaps import confident_examples
 
     labels = subject.subset("test").set_index("isic_id")["label"]
     return confident_examples(model, examples["test"], stored["test"], labels)
 
 
-def _sentence(subject: EvaluationSubject, documents: Mapping[str, Any], verdicts: "list[Verdict]") -> str:
-    if blocking := [verdict for verdict in verdicts if verdict.blocks]:
-        return f"Not to be trusted ({blocking[0].name}): {blocking[0].sentence}"
+def _sentence(
+    subject: EvaluationSubject, documents: Mapping[str, SubsetDocument], verdicts: "list[Verdict]"
+) -> str:
+    if failed := [verdict for verdict in verdicts if verdict.is_failure]:
+        return f"Not to be trusted ({failed[0].name}): {failed[0].sentence}"
+    undecided = [verdict.name for verdict in verdicts if verdict.is_undecided]
+    checked = (
+        f"No check failed, but too few images for {', '.join(undecided)}" if undecided else "No check failed"
+    )
     measure = leading_measure(subject.task.name)
-    figure = documents["test_natural"]["figures"][measure]
-    if figure["value"] is None:
-        return f"No check failed, but {measure} is undefined: {figure['reason']}"
+    figure = documents["test_natural"].figures[measure]
+    if figure.value is None:
+        return f"{checked}; {measure} is undefined: {figure.reason}"
     interval = (
-        f"no interval: {figure['interval_reason']}"
-        if figure["low"] is None
-        else f"95 % interval {figure['low']:.3f} to {figure['high']:.3f}"
+        f"no interval: {figure.interval_reason}"
+        if figure.low is None or figure.high is None
+        else f"95 % interval {figure.low:.3f} to {figure.high:.3f}"
     )
     return (
-        f"No check failed; {measure.replace('_', ' ').replace('auc', 'AUC')} {figure['value']:.3f} "
-        f"({interval}) on {figure['n_images']:,} test images."
+        f"{checked}; {measure.replace('_', ' ').replace('auc', 'AUC')} {figure.value:.3f} "
+        f"({interval}) on {figure.n_images:,} test images."
     )
 
 
-def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> dict[str, Any] | None:
+def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> Comparison | None:
     """Against the present champion on the same test rows, where it has scored them."""
     if not subject.is_own_manifest:
         return None
@@ -232,10 +248,11 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> d
         if champion is None or champion.training.training_id == subject.training.training_id:
             return None
         try:
-            return compare_models(connection, bucket, subject.training, champion.training)
+            found = compare_models(connection, bucket, subject.training, champion.training)
         except NoComparisonError as error:
             log.info("no comparison with the champion: %s", error)
             return None
+    return Comparison.model_validate(found)
 
 
 def _open_test(engine: Engine, subject: EvaluationSubject) -> int:
@@ -246,7 +263,7 @@ def _open_test(engine: Engine, subject: EvaluationSubject) -> int:
 
 
 def _store_bundle(
-    bucket: Bucket, subject: EvaluationSubject, bundle: dict[str, Any], predictions: "dict[str, pd.DataFrame]"
+    bucket: Bucket, subject: EvaluationSubject, bundle: Bundle, predictions: "dict[str, pd.DataFrame]"
 ) -> None:
     import pandas as pd
 
@@ -263,17 +280,11 @@ def _store_bundle(
         bucket.put(f"{subject.folder}/{name}", data, content_type=content_type)
 
 
-def without_pictures(bundle: dict[str, Any]) -> dict[str, Any]:
-    """The bundle without its data URLs: they stand in the page, and would only weigh on the database."""
-    kept = [{k: v for k, v in one.items() if k not in {"picture", "heatmap"}} for one in bundle["examples"]]
-    return {**bundle, "examples": kept}
-
-
-def _record(engine: Engine, subject: EvaluationSubject, bundle: dict[str, Any]) -> None:
+def _record(engine: Engine, subject: EvaluationSubject, bundle: Bundle) -> None:
     with engine.begin() as connection:
         record_evaluation(
             connection,
             subject.evaluation_id,
-            without_pictures(bundle),
+            bundle.model_dump(),
             report_key=f"{subject.folder}/report.html",
         )

@@ -2,13 +2,13 @@
 
 import base64
 import io
-from typing import Any
 
 import keras
 import numpy as np
 import pandas as pd
 from PIL import Image
 
+from lesion_tasks.reports.bundle import Example
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.model.serving import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
 
@@ -18,11 +18,11 @@ SHOWN_PX = 192
 
 def confident_examples(
     model: keras.Model, examples: Examples, predictions: pd.DataFrame, labels: pd.Series
-) -> list[dict[str, Any]]:
+) -> list[Example]:
     """The most confident mistakes and hits with a heat map each; empty for a model that sees no pixels.
 
     `predictions` (index isic_id, a column for each class) and `labels` (index isic_id, class names) are keyed.
-    Each entry has isic_id, label, probability (of the predicted class), kind, picture and heatmap (data URLs).
+    Pictures and heat maps are data URLs.
     """
     if examples.pixels is None:
         return []
@@ -41,14 +41,15 @@ def confident_examples(
     class_indices = np.array([list(predictions.columns).index(said[isic_id]) for _, isic_id in chosen])
     heats = grad_cam(model, examples.inputs(rows), class_indices, n_classes=predictions.shape[1])
     return [
-        {
-            "isic_id": str(isic_id),
-            "label": str(labels[isic_id]),
-            "probability": float(confidence[isic_id]),
-            "kind": kind,
-            "picture": _data_url(Image.fromarray(pixels)),
-            "heatmap": None if heats is None else _data_url(_overlay(pixels, heats[i])),
-        }
+        Example(
+            isic_id=str(isic_id),
+            label=str(labels[isic_id]),
+            called=str(said[isic_id]),
+            probability=float(confidence[isic_id]),
+            kind=kind,
+            picture=_data_url(Image.fromarray(pixels)),
+            heatmap=None if heats is None else _data_url(_overlay(pixels, heats[i])),
+        )
         for i, ((kind, isic_id), pixels) in enumerate(zip(chosen, examples.pixels.take(rows), strict=True))
     ]
 

@@ -9,6 +9,14 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of
+from lesion_tasks.reports.index import (
+    BoardRow,
+    ChampionLine,
+    DecisionLine,
+    Leaderboard,
+    TaskBoard,
+    subset_figures,
+)
 from lesion_tasks.workspace import Workspace
 
 
@@ -17,7 +25,7 @@ def leading_measure(task: str) -> str:
     return next(gate.measure for gate in gates_of(task) if gate.is_leading)
 
 
-def read_leaderboard(connection: Connection) -> dict[str, Any]:
+def read_leaderboard(connection: Connection) -> Leaderboard:
     """Everything the index page shows, by task: champion, every evaluated training, every decision."""
     tasks = [_task_board(connection, name) for name in TASKS]
     newest = connection.execute(
@@ -25,13 +33,13 @@ def read_leaderboard(connection: Connection) -> dict[str, Any]:
             "SELECT greatest((SELECT max(evaluated_at) FROM evaluation), (SELECT max(decided_at) FROM promotion))"
         )
     ).scalar()
-    return {
-        "generated_at": newest.isoformat(timespec="seconds") if newest else None,
-        "tasks": [task for task in tasks if task["rows"]],
-    }
+    return Leaderboard(
+        generated_at=newest.isoformat(timespec="seconds") if newest else None,
+        tasks=[task for task in tasks if task.rows],
+    )
 
 
-def _task_board(connection: Connection, name: str) -> dict[str, Any]:
+def _task_board(connection: Connection, name: str) -> TaskBoard:
     champion = champion_of(connection, name)
     rows = connection.execute(
         text("""
@@ -45,78 +53,71 @@ def _task_board(connection: Connection, name: str) -> dict[str, Any]:
     measure = leading_measure(name)
     board = [_board_row(row, champion) for row in rows]
     # Sound rows first; within them by the leading measure, undefined ones last.
-    board.sort(
-        key=lambda row: (not row["is_sound"], -(_value(row["figures"], measure) or -1.0), row["training_id"])
+    board.sort(key=lambda row: (not row.is_sound, -(_value(row, measure) or -1.0), row.training_id))
+    report_by_training = {row.training_id: row.report_path for row in board}
+    return TaskBoard(
+        name=name,
+        title=TASKS[name].title,
+        classes=list(TASKS[name].classes),
+        leading_measure=measure,
+        champion=None
+        if champion is None
+        else ChampionLine(
+            training_id=champion.training.training_id,
+            variant=champion.training.variant,
+            since=champion.decision.decided_at.isoformat(timespec="seconds"),
+            reason=champion.decision.reason,
+            report_path=report_by_training.get(champion.training.training_id),
+        ),
+        rows=board,
+        decisions=[DecisionLine.model_validate(one) for one in decisions_of(connection, name)],
     )
-    report_by_training = {row["training_id"]: row["report_path"] for row in board}
-    return {
-        "name": name,
-        "title": TASKS[name].title,
-        "classes": list(TASKS[name].classes),
-        "leading_measure": measure,
-        "champion": champion
-        and {
-            "training_id": champion.training.training_id,
-            "variant": champion.training.variant,
-            "since": champion.decision.decided_at.isoformat(timespec="seconds"),
-            "reason": champion.decision.reason,
-            "report_path": report_by_training.get(champion.training.training_id),
-        },
-        "rows": board,
-        "decisions": decisions_of(connection, name),
-    }
 
 
-def _board_row(row: Any, champion: Champion | None) -> dict[str, Any]:
-    subsets = row.document.get("subsets", {})
-
-    def figures(subset: str) -> dict[str, Any]:
-        found: dict[str, Any] = subsets.get(subset, {}).get("figures", {})
-        return found
-
-    return {
-        "training_id": row.training_id,
-        "variant": row.variant,
-        "title": row.recipe["title"],
-        "reproduces": row.recipe["reproduces"],
-        "evaluated_at": row.evaluated_at.isoformat(timespec="seconds"),
-        "is_sound": row.is_sound,
-        "failed_checks": list(row.failed_checks),
-        "verdict": row.verdict,
-        "figures": figures("test_natural"),
-        "balanced": figures("test_balanced"),
-        "val": figures("val"),
-        "report_path": row.report_key.removeprefix("reports/"),
-        "is_champion": champion is not None and champion.training.training_id == row.training_id,
-        "manifest_digest": row.manifest_digest,
-        "n_test_openings": row.n_openings,
-    }
+def _board_row(row: Any, champion: Champion | None) -> BoardRow:
+    return BoardRow(
+        training_id=row.training_id,
+        variant=row.variant,
+        title=row.recipe["title"],
+        reproduces=row.recipe["reproduces"],
+        evaluated_at=row.evaluated_at.isoformat(timespec="seconds"),
+        is_sound=row.is_sound,
+        failed_checks=list(row.failed_checks),
+        verdict=row.verdict,
+        figures=subset_figures(row.document, "test_natural"),
+        balanced=subset_figures(row.document, "test_balanced"),
+        val=subset_figures(row.document, "val"),
+        report_path=row.report_key.removeprefix("reports/"),
+        is_champion=champion is not None and champion.training.training_id == row.training_id,
+        manifest_digest=row.manifest_digest,
+        n_test_openings=row.n_openings,
+    )
 
 
-def _value(figures: dict[str, Any], measure: str) -> float | None:
-    value: float | None = figures.get(measure, {}).get("value")
-    return value
+def _value(row: BoardRow, measure: str) -> float | None:
+    figure = row.figures.get(measure)
+    return None if figure is None else figure.value
 
 
 def leaderboard_rows(workspace: Workspace) -> list[dict[str, Any]]:
     """One row for each evaluated training, best first: what a person wants to see before deciding."""
     with workspace.engine.connect() as connection:
         board = read_leaderboard(connection)
-    return [_flat(task, row) for task in board["tasks"] for row in task["rows"]]
+    return [_flat(task, row) for task in board.tasks for row in task.rows]
 
 
-def _flat(task: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
-    figure = row["figures"].get(task["leading_measure"], {})
-    value, low = figure.get("value"), figure.get("low")
+def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
+    figure = row.figures.get(task.leading_measure)
+    value, low, high = (figure.value, figure.low, figure.high) if figure else (None, None, None)
     return {
-        "task": task["name"],
-        "variant": row["variant"],
-        "measure": task["leading_measure"],
+        "task": task.name,
+        "variant": row.variant,
+        "measure": task.leading_measure,
         "value": "undefined" if value is None else f"{value:.3f}",
-        "95 % interval": "" if low is None else f"{low:.3f} to {figure['high']:.3f}",
-        "checks": "sound" if row["is_sound"] else ", ".join(row["failed_checks"]),
-        "champion": "champion" if row["is_champion"] else "",
-        "training_id": row["training_id"],
+        "95 % interval": "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        "checks": "sound" if row.is_sound else ", ".join(row.failed_checks),
+        "champion": "champion" if row.is_champion else "",
+        "training_id": row.training_id,
     }
 
 

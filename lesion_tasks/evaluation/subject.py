@@ -8,6 +8,7 @@ from sqlalchemy import Connection, Engine
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Task
 from lesion_tasks.database.schema import Manifest, Training
+from lesion_tasks.reports.bundle import DataChanges, DataFacts, Epoch, ManifestFacts, TrainingFacts
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import trainings_with_predictions
 from lesion_tasks.training.run_record import find_finished, list_epochs, list_finished
@@ -79,59 +80,60 @@ def find_subject(
     )
 
 
-def training_facts(subject: EvaluationSubject) -> dict[str, Any]:
-    """The lineage of a training, JSON-able."""
+def training_facts(subject: EvaluationSubject) -> TrainingFacts:
+    """The lineage of a training."""
     training = subject.training
-    return {
-        **{
-            name: getattr(training, name)
-            for name in (
-                "training_id", "variant", "task", "recipe", "seed", "weights", "weights_sha256", "code_version",
-                "versions", "threshold", "manifest_digest", "model_sha256",
-            )
-        },
-        "title": training.recipe["title"],
-        "reproduces": training.recipe["reproduces"],
-        "task_title": subject.task.title,
-        "classes": list(training.classes),
-        "positive_class": subject.task.positive,
-        "started_at": training.started_at.isoformat(timespec="seconds"),
-        "finished_at": training.finished_at and training.finished_at.isoformat(timespec="seconds"),
-    }  # fmt: skip
+    return TrainingFacts.model_validate(
+        {
+            **{
+                name: getattr(training, name)
+                for name in (
+                    "training_id", "variant", "task", "recipe", "seed", "weights", "weights_sha256", "code_version",
+                    "versions", "threshold", "manifest_digest", "model_sha256",
+                )
+            },
+            "title": training.recipe["title"],
+            "reproduces": training.recipe["reproduces"],
+            "task_title": subject.task.title,
+            "classes": list(training.classes),
+            "positive_class": subject.task.positive,
+            "started_at": training.started_at.isoformat(timespec="seconds"),
+            "finished_at": training.finished_at and training.finished_at.isoformat(timespec="seconds"),
+        }
+    )  # fmt: skip
 
 
-def manifest_facts(subject: EvaluationSubject) -> dict[str, Any]:
-    """The manifest's recipe, counts and funnel, JSON-able."""
+def manifest_facts(subject: EvaluationSubject) -> ManifestFacts:
+    """The manifest's recipe, counts and funnel."""
     manifest = subject.manifest
-    return {
-        **{
-            name: getattr(manifest, name)
-            for name in ("digest", "split", "task", "n_images", "class_counts", "funnel", "recipe")
-        },
-        "created_at": manifest.created_at.isoformat(timespec="seconds"),
+    known = {
+        name: getattr(manifest, name)
+        for name in ("digest", "split", "task", "n_images", "class_counts", "funnel", "recipe")
     }
+    created_at = manifest.created_at.isoformat(timespec="seconds")
+    return ManifestFacts.model_validate({**known, "created_at": created_at})
 
 
-def data_facts(subject: EvaluationSubject) -> dict[str, Any]:
+def data_facts(subject: EvaluationSubject) -> DataFacts:
     """Licences, attributions, image types and sexes by count; the share of missing values by field and subset."""
     rows = subject.rows
 
     def counts(column: str) -> dict[str, int]:
         return {str(name): int(n) for name, n in rows[column].fillna("unknown").value_counts().items()}
 
-    return {
-        "licences": counts("copyright_license"),
-        "attributions": counts("attribution"),
-        "image_types": counts("image_type"),
-        "sexes": counts("sex"),
-        "missing": {
+    return DataFacts(
+        licences=counts("copyright_license"),
+        attributions=counts("attribution"),
+        image_types=counts("image_type"),
+        sexes=counts("sex"),
+        missing={
             field: {str(subset): float(part[field].isna().mean()) for subset, part in rows.groupby("subset")}
             for field in ("age_years", "sex", "size_mm", "anatom_site", "patient_id", "lesion_id")
         },
-    }
+    )
 
 
-def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> dict[str, Any] | None:
+def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> DataChanges | None:
     """What the manifest gained and lost since the manifest of this variant's training before; None for the first."""
     with engine.connect() as connection:
         earlier = [
@@ -148,20 +150,20 @@ def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> 
     )
     both = old.index.intersection(new.index)
     fresh = new[~new.index.isin(both)]
-    return {
-        "since_manifest": before.digest,
-        "n_new": len(fresh),
-        "n_lost": len(old) - len(both),
-        "n_relabelled": int((old.loc[both, "label"] != new.loc[both, "label"]).sum()),
-        "n_moved": int((old.loc[both, "subset"] != new.loc[both, "subset"]).sum()),
-        "new_by_class": {str(k): int(n) for k, n in fresh["label"].value_counts().items()},
-    }
+    return DataChanges(
+        since_manifest=before.digest,
+        n_new=len(fresh),
+        n_lost=len(old) - len(both),
+        n_relabelled=int((old.loc[both, "label"] != new.loc[both, "label"]).sum()),
+        n_moved=int((old.loc[both, "subset"] != new.loc[both, "subset"]).sum()),
+        new_by_class={str(k): int(n) for k, n in fresh["label"].value_counts().items()},
+    )
 
 
-def epochs(engine: Engine, subject: EvaluationSubject) -> list[dict[str, Any]]:
+def epochs(engine: Engine, subject: EvaluationSubject) -> list[Epoch]:
     """The figures of every epoch, in order."""
     with engine.connect() as connection:
-        return list_epochs(connection, subject.training.training_id)
+        return [Epoch.model_validate(one) for one in list_epochs(connection, subject.training.training_id)]
 
 
 def random_weight_baseline(connection: Connection, subject: EvaluationSubject) -> str | None:

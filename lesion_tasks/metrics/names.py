@@ -45,11 +45,3 @@ CLASS_FIGURES: dict[str, str] = {
     "auc": "AUC of the class against the rest.",
     "average_precision": "Average precision of the class against the rest.",
 }
-
-# Columns of each curve in metrics.json.
-CURVE_COLUMNS: dict[str, tuple[str, ...]] = {
-    "roc": ("false_positive_rate", "true_positive_rate", "threshold"),
-    "precision_recall": ("recall", "precision", "threshold"),
-    "calibration": ("mean_score", "observed_share", "low", "high", "n_images"),
-    "net_benefit": ("threshold", "model", "low", "high", "treat_all", "treat_none"),
-}

@@ -7,14 +7,14 @@ infinite. Every key is always there. Light: no statistics are imported, so that 
 from __future__ import annotations
 
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lesion_tasks.metrics.verdict import Status
 
 # 2: a subset has no integrity and no lineage of its own; a key without a value is null, not absent.
-SCHEMA_VERSION = 2
+SCHEMA_VERSION: Final = 2
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 Count = Annotated[int, Field(ge=0)]
@@ -49,7 +49,7 @@ class PublishedFigure(Published):
     high: float | None
     method: str | None
     interval_reason: str | None = Field(None, description="Why a defined value has no interval.")
-    other_intervals: list[PublishedInterval] = []
+    other_intervals: list[PublishedInterval] = Field(default_factory=list)
     n_images: Count
     n_groups: Count
     n_positives: Count | None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
+from lesion_tasks.metrics.published import PublishedFigure, PublishedVerdict, SubsetDocument
+from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.words import (
     check_title,
     class_label,
@@ -23,13 +24,11 @@ from lesion_tasks.reports.words import (
     subset_title,
 )
 
-Bundle = Mapping[str, Any]
-
 
 def question(bundle: Bundle) -> str | None:
-    training = bundle["training"]
-    classes = ", ".join(class_label(name) for name in training["classes"])
-    return f"{training.get('task_title') or training['task']}: {classes}."
+    training = bundle.training
+    classes = ", ".join(class_label(name) for name in training.classes)
+    return f"{training.task_title}: {classes}."
 
 
 def design(bundle: Bundle) -> str | None:
@@ -42,35 +41,31 @@ def design(bundle: Bundle) -> str | None:
 def sources(bundle: Bundle) -> str | None:
     parts = []
     for name in ("attributions", "licences"):
-        if known := bundle["data"].get(name):
+        if known := getattr(bundle.data, name):
             parts.append(f"{label(name)}: {_counts(known)}.")
     return " ".join(parts) or None
 
 
 def dates(bundle: Bundle) -> str | None:
-    made = bundle["manifest"].get("created_at")
-    return (
-        f"The list of images was fixed {moment(made)}; when they were taken is not recorded."
-        if made
-        else None
-    )
+    made = moment(bundle.manifest.created_at)
+    return f"The list of images was fixed {made}; when they were taken is not recorded."
 
 
 def funnel(bundle: Bundle) -> str | None:
     steps = []
-    for step in bundle["manifest"]["funnel"]:
-        reason = f" ({class_label(str(step['reason']))})" if step.get("reason") else ""
-        steps.append(f"{step['step']}{reason} {count(step['n'])}")
+    for step in bundle.manifest.funnel:
+        reason = f" ({class_label(step.reason)})" if step.reason else ""
+        steps.append(f"{step.step}{reason} {count(step.n)}")
     return f"{'; '.join(steps)}." if steps else None
 
 
 def image_types(bundle: Bundle) -> str | None:
-    known = bundle["data"].get("image_types")
+    known = bundle.data.image_types
     return f"{_counts(known)}." if known else None
 
 
 def artefacts(bundle: Bundle) -> str | None:
-    excluded = bundle["manifest"].get("recipe", {}).get("task", {}).get("excluded_manipulations")
+    excluded = bundle.manifest.recipe.get("task", {}).get("excluded_manipulations")
     return f"Pictures that the archive marks as {' or '.join(excluded)} are left out." if excluded else None
 
 
@@ -82,7 +77,7 @@ _SHAPED = {
 
 
 def preprocessing(bundle: Bundle) -> str | None:
-    recipe = bundle["training"]["recipe"]
+    recipe = bundle.training.recipe
     if "side_px" not in recipe:
         return None
     if recipe["side_px"] is None:
@@ -94,11 +89,11 @@ def preprocessing(bundle: Bundle) -> str | None:
 
 
 def metadata(bundle: Bundle) -> str | None:
-    fields = bundle["training"]["recipe"].get("metadata")
+    fields = bundle.training.recipe.get("metadata")
     if fields is None:
         return None
     used = f"The model uses {', '.join(fields)}." if fields else "The model uses none."
-    known = bundle["data"].get("missing")
+    known = bundle.data.missing
     return f"{used} Known of images: {', '.join(known)}." if known else used
 
 
@@ -107,7 +102,7 @@ def skin_types(bundle: Bundle) -> str | None:
 
 
 def missing(bundle: Bundle) -> str | None:
-    known = bundle["data"].get("missing")
+    known = bundle.data.missing
     if not known:
         return None
     shares = "; ".join(
@@ -118,7 +113,7 @@ def missing(bundle: Bundle) -> str | None:
 
 
 def label_source(bundle: Bundle) -> str | None:
-    version = bundle["manifest"].get("recipe", {}).get("task", {}).get("mapping_version")
+    version = bundle.manifest.recipe.get("task", {}).get("mapping_version")
     if version is None:
         return None
     return (
@@ -131,17 +126,15 @@ def histopathology(bundle: Bundle) -> str | None:
     document = _test(bundle)
     if document is None:
         return None
-    for part in document["slices"]:
-        if part["attribute"] == "diagnosis_confirm_type" and part["value"] == "histopathology":
-            n = document["subset"]["n_images"]
-            return (
-                f"{count(part['n_images'])} of {plural(n, 'test image')} ({percent(part['n_images'] / n)})."
-            )
+    for part in document.slices:
+        if part.attribute == "diagnosis_confirm_type" and part.value == "histopathology":
+            n = document.subset.n_images
+            return f"{count(part.n_images)} of {plural(n, 'test image')} ({percent(part.n_images / n)})."
     return None
 
 
 def partitions(bundle: Bundle) -> str | None:
-    task = bundle["manifest"].get("recipe", {}).get("task", {})
+    task = bundle.manifest.recipe.get("task", {})
     if "val_share" not in task:
         return None
     return (
@@ -152,26 +145,24 @@ def partitions(bundle: Bundle) -> str | None:
 
 def overlap(bundle: Bundle) -> str | None:
     found = _verdict(bundle, "leaks")
-    if found is None or found["status"] == "not_applicable":
+    if found is None or found.status == "not_applicable":
         return None
-    return f"Groups of patient, lesion, identical file and near-duplicate. {found['sentence']}"
+    return f"Groups of patient, lesion, identical file and near-duplicate. {found.sentence}"
 
 
 def sizes(bundle: Bundle) -> str | None:
     parts = [
         f"{subset_title(subset)}: {_counts(counts)}"
-        for subset, counts in bundle["manifest"]["class_counts"].items()
+        for subset, counts in bundle.manifest.class_counts.items()
     ]
     return f"{'; '.join(parts)}." if parts else None
 
 
 def precision(bundle: Bundle) -> str | None:
     document, figure = _test(bundle), _leading(bundle)
-    if document is None or figure is None or figure["low"] is None:
+    if document is None or figure is None or figure.low is None:
         return None
-    return (
-        f"No sample size was set in advance; the interval it gave is {span(figure['low'], figure['high'])}."
-    )
+    return f"No sample size was set in advance; the interval it gave is {span(figure.low, figure.high)}."
 
 
 def characteristics(bundle: Bundle) -> str | None:
@@ -183,12 +174,12 @@ def characteristics(bundle: Bundle) -> str | None:
         for attribute in ("sex", "age_years", "anatom_site")
         if (sizes := _slice_sizes(bundle, attribute))
     ]
-    groups = f"Test: {plural(document['subset']['n_groups'], 'patient or lesion group')}."
+    groups = f"Test: {plural(document.subset.n_groups, 'patient or lesion group')}."
     return " ".join([groups, *parts])
 
 
 def architecture(bundle: Bundle) -> str | None:
-    recipe = bundle["training"]["recipe"]
+    recipe = bundle.training.recipe
     names = ("architecture", "backbone", "conv_filters", "dense_units", "dropout_rate", "is_backbone_frozen")
     known = [
         f"{label(name).lower()} {plain(recipe[name])}"
@@ -199,14 +190,14 @@ def architecture(bundle: Bundle) -> str | None:
 
 
 def weights(bundle: Bundle) -> str | None:
-    training = bundle["training"]
-    if training.get("weights"):
-        return f"{training['weights']}, SHA-256 {short_digest(training.get('weights_sha256'))}."
-    return f"Random, seed {training['seed']}."
+    training = bundle.training
+    if training.weights:
+        return f"{training.weights}, SHA-256 {short_digest(training.weights_sha256)}."
+    return f"Random, seed {training.seed}."
 
 
 def training(bundle: Bundle) -> str | None:
-    recipe = bundle["training"]["recipe"]
+    recipe = bundle.training.recipe
     names = ("optimizer", "learning_rate", "batch_size", "max_epochs", "patience", "is_augmented", "seed")
     known = [
         f"{name.replace('_', ' ').removeprefix('is ')} {plain(recipe[name])}"
@@ -215,23 +206,23 @@ def training(bundle: Bundle) -> str | None:
     ]
     if not known:
         return None
-    return f"{'; '.join(known)}; {plural(len(bundle['epochs']), 'epoch')} run."
+    return f"{'; '.join(known)}; {plural(len(bundle.epochs), 'epoch')} run."
 
 
 def selection(bundle: Bundle) -> str | None:
-    if not any("val_loss" in epoch["figures"] for epoch in bundle["epochs"]):
+    if not any("val_loss" in epoch.figures for epoch in bundle.epochs):
         return "There was one fit and nothing to choose; the test set takes no part in it."
     return "The epoch with the lowest loss on validation; the test set takes no part in it."
 
 
 def versions(bundle: Bundle) -> str | None:
-    known = bundle["training"].get("versions")
-    code = f"Code {bundle['training']['code_version']}"
+    known = bundle.training.versions
+    code = f"Code {bundle.training.code_version}"
     return f"{code}; {plain(known)}." if known else f"{code}."
 
 
 def imbalance(bundle: Bundle) -> str | None:
-    split = bundle["manifest"].get("recipe", {}).get("split", {})
+    split = bundle.manifest.recipe.get("split", {})
     if "max_per_class" not in split:
         return None
     if split["max_per_class"] is None:
@@ -246,12 +237,10 @@ def threshold(bundle: Bundle) -> str | None:
     document = _test(bundle)
     if document is None:
         return None
-    stored = document["threshold"]
+    stored = document.threshold
     if stored is None:
-        return "None: the likeliest class is taken." if document["task"] == "multiclass" else None
-    return (
-        f"{number(stored['value'])}, chosen on {subset_phrase(stored['chosen_on'])} for the {stored['rule']}."
-    )
+        return "None: the likeliest class is taken." if document.task == "multiclass" else None
+    return f"{number(stored.value)}, chosen on {subset_phrase(stored.chosen_on)} for the {stored.rule}."
 
 
 def performance(bundle: Bundle) -> str | None:
@@ -260,8 +249,8 @@ def performance(bundle: Bundle) -> str | None:
         return None
     name = label(_leading_name(document))
     return (
-        f"{name} {figure_words(figure)} by {figure['method'] or 'no method'}; all others in report.html. "
-        f"Resampling by {document['resampling']['unit']}, {count(document['resampling']['n_resamples'])} times."
+        f"{name} {figure_words(figure)} by {figure.method or 'no method'}; all others in report.html. "
+        f"Resampling by {document.resampling.unit}, {count(document.resampling.n_resamples)} times."
     )
 
 
@@ -269,10 +258,10 @@ def confusion(bundle: Bundle) -> str | None:
     document = _test(bundle)
     if document is None:
         return None
-    names = [class_label(name) for name in document["confusion"]["class_names"]]
+    names = [class_label(name) for name in document.confusion.class_names]
     rows = [
         f"{name} called {', '.join(f'{called} {count(n)}' for called, n in zip(names, row, strict=True))}"
-        for name, row in zip(names, document["confusion"]["counts"], strict=True)
+        for name, row in zip(names, document.confusion.counts, strict=True)
     ]
     return f"{'; '.join(rows)}."
 
@@ -281,86 +270,82 @@ def calibration(bundle: Bundle) -> str | None:
     document = _test(bundle)
     names = ("calibration_slope", "calibration_intercept", "brier_score", "expected_calibration_error")
     known = [
-        f"{label(name).lower()} {figure_words(document['figures'][name])}"
+        f"{label(name).lower()} {figure_words(document.figures[name])}"
         for name in names
-        if document is not None and name in document["figures"]
+        if document is not None and name in document.figures
     ]
     return f"{'; '.join(known)}." if known else None
 
 
 def subgroups(bundle: Bundle) -> str | None:
     document = _test(bundle)
-    if document is None or not document["slices"]:
+    if document is None or not document.slices:
         return None
-    n_scored = sum(part["is_scored"] for part in document["slices"])
-    attributes = dict.fromkeys(label(part["attribute"]) for part in document["slices"])
+    n_scored = sum(part.is_scored for part in document.slices)
+    attributes = dict.fromkeys(label(part.attribute) for part in document.slices)
     return (
-        f"{n_scored} of {len(document['slices'])} slices are measured, the others are too small and named. "
+        f"{n_scored} of {len(document.slices)} slices are measured, the others are too small and named. "
         f"By: {'; '.join(attributes)}."
     )
 
 
 def robustness(bundle: Bundle) -> str | None:
-    verdicts = bundle["integrity"]
+    verdicts = bundle.integrity
     if not verdicts:
         return None
-    return "; ".join(f"{check_title(v['name'])}: {v['status'].replace('_', ' ')}" for v in verdicts) + "."
+    return "; ".join(f"{check_title(v.name)}: {v.status.replace('_', ' ')}" for v in verdicts) + "."
 
 
 def comparison(bundle: Bundle) -> str | None:
-    document, found = _test(bundle), bundle["comparison"]
+    document, found = _test(bundle), bundle.comparison
     if document is None or found is None:
         return None
-    difference = found["differences"].get(_leading_name(document))
+    difference = found.differences.get(_leading_name(document))
     if difference is None:
         return None
     return (
-        f"Paired with {found['champion']}: {label(difference['measure'])} {signed(difference['value'])} "
-        f"({span(difference['low'], difference['high'])}). No comparison with clinicians."
+        f"Paired with {found.champion}: {label(difference.measure)} {signed(difference.value)} "
+        f"({span(difference.low, difference.high)}). No comparison with clinicians."
     )
 
 
 def explanations(bundle: Bundle) -> str | None:
-    n = sum(bool(example.get("heatmap")) for example in bundle["examples"])
+    n = sum(bool(example.heatmap) for example in bundle.examples)
     return f"Grad-CAM on {plural(n, 'confident mistake and hit')} in report.html." if n else None
 
 
 def failures(bundle: Bundle) -> str | None:
-    n = sum("mistake" in example["kind"] for example in bundle["examples"])
+    n = sum("mistake" in example.kind for example in bundle.examples)
     return f"{plural(n, 'confident mistake')} shown in report.html." if n else None
 
 
 def openings(bundle: Bundle) -> str | None:
-    return f"{plural(bundle['n_test_openings'], 'time')}, this one among them."
+    return f"{plural(bundle.n_test_openings, 'time')}, this one among them."
 
 
 def availability(bundle: Bundle) -> str | None:
-    trained = bundle["training"]
+    trained = bundle.training
     return (
-        f"Code {trained['code_version']}; list of images {short_digest(bundle['manifest']['digest'])}; "
-        f"model SHA-256 {short_digest(trained['model_sha256'])}."
+        f"Code {trained.code_version}; list of images {short_digest(bundle.manifest.digest)}; "
+        f"model SHA-256 {short_digest(trained.model_sha256)}."
     )
 
 
-def _test(bundle: Bundle) -> Mapping[str, Any] | None:
-    found: Mapping[str, Any] | None = bundle["subsets"].get("test_natural")
-    return found
+def _test(bundle: Bundle) -> SubsetDocument | None:
+    return bundle.subsets.get("test_natural")
 
 
-def _leading_name(document: Mapping[str, Any]) -> str:
-    return "auc" if document["task"] == "binary" else "macro_auc"
+def _leading_name(document: SubsetDocument) -> str:
+    return "auc" if document.task == "binary" else "macro_auc"
 
 
-def _leading(bundle: Bundle) -> Mapping[str, Any] | None:
+def _leading(bundle: Bundle) -> PublishedFigure | None:
     document = _test(bundle)
-    if document is None:
-        return None
-    figure: Mapping[str, Any] | None = document["figures"].get(_leading_name(document))
-    return figure
+    return None if document is None else document.figures.get(_leading_name(document))
 
 
-def _verdict(bundle: Bundle, name: str) -> Mapping[str, Any] | None:
-    return next((verdict for verdict in bundle["integrity"] if verdict["name"] == name), None)
+def _verdict(bundle: Bundle, name: str) -> PublishedVerdict | None:
+    return next((verdict for verdict in bundle.integrity if verdict.name == name), None)
 
 
 def _slice_sizes(bundle: Bundle, attribute: str) -> str | None:
@@ -368,9 +353,7 @@ def _slice_sizes(bundle: Bundle, attribute: str) -> str | None:
     if document is None:
         return None
     sizes = [
-        f"{part['value']} {count(part['n_images'])}"
-        for part in document["slices"]
-        if part["attribute"] == attribute
+        f"{part.value} {count(part.n_images)}" for part in document.slices if part.attribute == attribute
     ]
     return f"{', '.join(sizes)}." if sizes else None
 

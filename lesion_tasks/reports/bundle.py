@@ -1,4 +1,4 @@
-"""Everything known of one evaluation as one model: `metrics.json`, its JSON Schema, and documents of earlier versions."""
+"""Everything known of one evaluation as one model: `metrics.json`, its JSON Schema, and older documents."""
 
 from __future__ import annotations
 
@@ -38,10 +38,10 @@ class TrainingFacts(Published):
     weights: str | None = Field(None, description="Null: random weights at the start.")
     weights_sha256: str | None = None
     code_version: str
-    versions: dict[str, Any] = {}
+    versions: dict[str, Any] = Field(default_factory=dict)
     threshold: float | None
     started_at: str
-    finished_at: str
+    finished_at: str | None
     manifest_digest: str
     model_sha256: str | None
 
@@ -63,18 +63,18 @@ class ManifestFacts(Published):
     n_images: Count
     class_counts: dict[str, dict[str, Count]] = Field(description="Subset -> class -> images.")
     funnel: list[FunnelStep]
-    recipe: dict[str, Any] = {}
+    recipe: dict[str, Any] = Field(default_factory=dict)
     created_at: str
 
 
 class DataFacts(Published):
     """Images by licence, attribution, image type and sex; the share of missing values by field and subset."""
 
-    licences: dict[str, Count] = {}
-    attributions: dict[str, Count] = {}
-    image_types: dict[str, Count] = {}
-    sexes: dict[str, Count] = {}
-    missing: dict[str, dict[str, Share]] = {}
+    licences: dict[str, Count] = Field(default_factory=dict)
+    attributions: dict[str, Count] = Field(default_factory=dict)
+    image_types: dict[str, Count] = Field(default_factory=dict)
+    sexes: dict[str, Count] = Field(default_factory=dict)
+    missing: dict[str, dict[str, Share]] = Field(default_factory=dict)
 
 
 class DataChanges(Published):
@@ -118,7 +118,7 @@ class PublishedDifference(Published):
     method: str | None
     interval_reason: str | None = None
     p_value: float | None
-    other_intervals: list[PublishedInterval] = []
+    other_intervals: list[PublishedInterval] = Field(default_factory=list)
 
 
 class PublishedSliceDifference(Published):
@@ -153,7 +153,7 @@ class Comparison(Published):
     n_images: Count | None = None
     n_left_out: Count | None = None
     differences: dict[str, PublishedDifference]
-    slices: list[PublishedSliceDifference] = []
+    slices: list[PublishedSliceDifference] = Field(default_factory=list)
     two_by_two: TwoByTwo | None = None
 
 
@@ -215,7 +215,7 @@ class Bundle(Published):
     manifest: ManifestFacts
     integrity: list[PublishedVerdict] = Field(description="Every check, also those that passed.")
     subsets: dict[str, SubsetDocument] = Field(
-        description="test_natural, test_balanced and val; empty when the predictions could not be joined to the manifest."
+        description="test_natural, test_balanced and val; empty where predictions could not be joined to the manifest."
     )
     best_of_looks: BestOfLooks | None = None
     since_promotion: SincePromotion | None = None

@@ -1,128 +1,124 @@
-"""The documents of a bundle -> the plots of the page, as inline SVG."""
+"""The documents of a bundle -> its plots, prepared once: SVG on the page, the same marks in the PNG beside it."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from markupsafe import Markup
 
+from lesion_tasks.metrics.published import SubsetDocument
+from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
 from lesion_tasks.reports.views import class_figure
 from lesion_tasks.reports.words import MINUS, class_label, figure_words, label, number
 
-Document = Mapping[str, Any]
 
-
-def roc_chart(document: Document) -> Markup | None:
+def roc_plot(document: SubsetDocument) -> Plot | None:
     """ROC of the positive class, or of each class against the rest; None where no curve is defined."""
-    curves = {name: curve for name, curve in document["curves"]["roc"].items() if curve}
+    curves = {name: curve for name, curve in document.curves.roc.items() if curve}
     if not curves:
         return None
+    key = [f"{class_label(name)}: AUC {figure_words(class_figure(document, name, 'auc'))}" for name in curves]
     plot = Plot(
         ident="roc",
         title="ROC curve",
-        description=_roc_description(document, curves),
+        description=f"{'; '.join(key)}. The dashed diagonal is chance.",
         x=Axis(label=f"1 {MINUS} specificity (false positive rate)"),
         y=Axis(label="Sensitivity (true positive rate)"),
+        key=key,
     )
     plot.line([(0, 0), (1, 1)], "chance")
-    is_single = len(curves) == 1
-    for index, (_name, curve) in enumerate(curves.items()):
-        points = list(zip(curve["false_positive_rate"], curve["true_positive_rate"], strict=True))
-        if is_single:
+    for index, curve in enumerate(curves.values()):
+        points = list(zip(curve.false_positive_rate, curve.true_positive_rate, strict=True))
+        if len(curves) == 1:
             plot.area([*points, (1, 0)], "fill")
         plot.line(points, series(index))
     _operating_point(plot, document)
-    return plot.svg()
+    return plot
 
 
-def _roc_description(document: Document, curves: Mapping[str, Any]) -> str:
-    parts = [
-        f"{class_label(name)}: AUC {figure_words(class_figure(document, name, 'auc'))}" for name in curves
-    ]
-    return f"{'; '.join(parts)}. The dashed diagonal is chance."
-
-
-def _operating_point(plot: Plot, document: Document) -> None:
+def _operating_point(plot: Plot, document: SubsetDocument) -> None:
     """Sensitivity and specificity at the stored threshold, both with their intervals, as a cross."""
-    sensitivity, specificity = (document["figures"].get(name) for name in ("sensitivity", "specificity"))
-    if not sensitivity or not specificity or None in (sensitivity["value"], specificity["value"]):
+    sensitivity, specificity = (document.figures.get(name) for name in ("sensitivity", "specificity"))
+    if not sensitivity or not specificity or sensitivity.value is None or specificity.value is None:
         return
-    x, y = 1 - specificity["value"], sensitivity["value"]
-    if sensitivity["low"] is not None:
-        plot.line([(x, sensitivity["low"]), (x, sensitivity["high"])], "error")
-    if specificity["low"] is not None:
-        plot.line([(1 - specificity["high"], y), (1 - specificity["low"], y)], "error")
+    x, y = 1 - specificity.value, sensitivity.value
+    if sensitivity.low is not None and sensitivity.high is not None:
+        plot.line([(x, sensitivity.low), (x, sensitivity.high)], "error")
+    if specificity.low is not None and specificity.high is not None:
+        plot.line([(1 - specificity.high, y), (1 - specificity.low, y)], "error")
     plot.dot(x, y, "operating", 5)
-    threshold = document["threshold"]
-    words = f"at {number(threshold['value'])}" if threshold else "at one half"
+    threshold = document.threshold
+    words = f"threshold at {number(threshold.value)}" if threshold else "threshold at one half"
     if x < 0.6:
-        plot.note(x, y, f"threshold {words}", dx=10, dy=18)
+        plot.note(x, y, words, dx=10, dy=18)
     else:
-        plot.note(x, y, f"threshold {words}", anchor="end", dx=-10, dy=18)
+        plot.note(x, y, words, anchor="end", dx=-10, dy=18)
 
 
-def precision_recall_chart(document: Document) -> Markup | None:
-    """Precision over recall, with the prevalence as what no knowledge gives."""
-    curves = {name: curve for name, curve in document["curves"]["precision_recall"].items() if curve}
+def precision_recall_plot(document: SubsetDocument) -> Plot | None:
+    """Precision over recall, with the prevalence, which a model without knowledge has."""
+    curves = {name: curve for name, curve in document.curves.precision_recall.items() if curve}
     if not curves:
         return None
-    words = "; ".join(
+    key = [
         f"{class_label(name)}: average precision {figure_words(class_figure(document, name, 'average_precision'))}"
         for name in curves
-    )
+    ]
     plot = Plot(
         ident="pr",
         title="Precision-recall curve",
-        description=f"{words}.",
+        description=f"{'; '.join(key)}.",
         x=Axis(label="Recall (sensitivity)"),
         y=Axis(label="Precision (positive predictive value)"),
+        key=key,
     )
-    prevalence = document["subset"]["prevalence"]
+    prevalence = document.subset.prevalence
     if prevalence is not None:
         plot.line([(0, prevalence), (1, prevalence)], "chance")
         plot.note(1, prevalence, f"prevalence {number(prevalence)}", anchor="end", dx=-4, dy=-5)
     for index, curve in enumerate(curves.values()):
-        plot.line(list(zip(curve["recall"], curve["precision"], strict=True)), series(index))
-    return plot.svg()
+        plot.line(list(zip(curve.recall, curve.precision, strict=True)), series(index))
+    return plot
 
 
-def calibration_chart(document: Document) -> Markup | None:
-    """Observed share over mean score in bins, with intervals; the histogram of images at the foot."""
-    curve = document["curves"]["calibration"]
+def calibration_plot(document: SubsetDocument) -> Plot | None:
+    """Observed share over mean score in bins, with intervals."""
+    curve = document.curves.calibration
     if not curve:
         return None
-    figures = document["figures"]
+    slope, intercept = (
+        figure_words(document.figures.get(f"calibration_{name}")) for name in ("slope", "intercept")
+    )
     plot = Plot(
         ident="calibration",
         title="Calibration",
         description=(
-            f"Observed share of positives over mean predicted probability in {len(curve['mean_score'])} bins. "
-            f"Slope {figure_words(figures.get('calibration_slope'))}; "
-            f"intercept {figure_words(figures.get('calibration_intercept'))}."
+            f"Observed share of positives over mean predicted probability in {len(curve.mean_score)} bins. "
+            f"Slope {slope}; intercept {intercept}."
         ),
         x=Axis(label="Predicted probability, mean of the bin"),
         y=Axis(label="Observed share of positives"),
+        key=[f"slope {slope}; 1 is ideal"],
     )
     plot.line([(0, 0), (1, 1)], "chance")
-    points = list(zip(curve["mean_score"], curve["observed_share"], strict=True))
-    for (x, _), low, high in zip(points, curve["low"], curve["high"], strict=True):
+    points = list(zip(curve.mean_score, curve.observed_share, strict=True))
+    for (x, _), low, high in zip(points, curve.low, curve.high, strict=True):
         if low is not None and high is not None:
             plot.line([(x, low), (x, high)], "error")
     plot.line(points, series(0))
     for x, y in points:
         plot.dot(x, y, f"{series(0)}-fill", 4)
-    return plot.svg()
+    return plot
 
 
-def net_benefit_chart(document: Document) -> Markup | None:
+def net_benefit_plot(document: SubsetDocument) -> Plot | None:
     """Decision curve: the model against treating everyone and treating nobody."""
-    curve = document["curves"]["net_benefit"]
+    curve = document.curves.net_benefit
     if not curve:
         return None
-    at = curve["threshold"]
-    top = max([*curve["high"], *curve["treat_all"], 0.01])
+    at = curve.threshold
+    top = max([*curve.high, *curve.treat_all, 0.01])
     bottom = -0.25 * top
     marks = tuple(mark for mark in nice_marks(bottom, top) if mark >= bottom)
     plot = Plot(
@@ -133,38 +129,36 @@ def net_benefit_chart(document: Document) -> Markup | None:
         x=Axis(label="Threshold probability", high=0.5, marks=(0.0, 0.1, 0.2, 0.3, 0.4, 0.5)),
         y=Axis(label="Net benefit", low=bottom, high=max(marks[-1], top), marks=marks),
     )
-    low, high = ([max(value, bottom) for value in curve[side]] for side in ("low", "high"))
+    low, high = ([max(value, bottom) for value in side] for side in (curve.low, curve.high))
     plot.area(
         [*zip(at, high, strict=True), *zip(reversed(at), reversed(low), strict=True)],
         "band",
     )
-    everyone = [(x, y) for x, y in zip(at, curve["treat_all"], strict=True) if y >= bottom]
+    everyone = [(x, y) for x, y in zip(at, curve.treat_all, strict=True) if y >= bottom]
     plot.line(everyone, "chance")
     if everyone:
         plot.note(*everyone[-1], "everyone", dx=5, dy=-2)
     plot.line([(0, 0), (0.5, 0)], "zero")
     plot.note(0.5, 0, "nobody", anchor="end", dy=13)
-    plot.line([(x, max(y, bottom)) for x, y in zip(at, curve["model"], strict=True)], series(0))
-    return plot.svg()
+    plot.line([(x, max(y, bottom)) for x, y in zip(at, curve.model, strict=True)], series(0))
+    return plot
 
 
-def training_charts(epochs: Sequence[Mapping[str, Any]]) -> list[tuple[str, Markup]]:
+def training_charts(epochs: Sequence[Epoch]) -> list[tuple[str, Markup]]:
     """One plot for each figure of the epochs, training and validation together: (name, plot)."""
     names: list[str] = []
     for epoch in epochs:
-        names += [name for name in epoch["figures"] if name.removeprefix("val_") not in names]
+        names += [name for name in epoch.figures if name.removeprefix("val_") not in names]
         names = list(dict.fromkeys(name.removeprefix("val_") for name in names))
     charts = ((name, _training_chart(name, epochs)) for name in names)
     return [(name, chart) for name, chart in charts if chart is not None]
 
 
-def _training_chart(name: str, epochs: Sequence[Mapping[str, Any]]) -> Markup | None:
+def _training_chart(name: str, epochs: Sequence[Epoch]) -> Markup | None:
     sides = {}
     for key, css in ((name, series(0)), (f"val_{name}", series(1))):
         points = [
-            (float(epoch["epoch"]), float(epoch["figures"][key]))
-            for epoch in epochs
-            if epoch["figures"].get(key) is not None
+            (float(epoch.epoch), value) for epoch in epochs if (value := epoch.figures.get(key)) is not None
         ]
         if points:
             sides[key] = points, css
@@ -172,7 +166,7 @@ def _training_chart(name: str, epochs: Sequence[Mapping[str, Any]]) -> Markup | 
         return None
     values = [y for points, _ in sides.values() for _, y in points]
     marks = nice_marks(min(values), max(values))
-    first, last = epochs[0]["epoch"], epochs[-1]["epoch"]
+    first, last = epochs[0].epoch, epochs[-1].epoch
     room = 0.5 if first == last else 0.0
     steps = tuple(mark for mark in nice_marks(first, last) if first <= mark <= last and mark == int(mark))
     plot = Plot(
@@ -197,11 +191,7 @@ def _training_chart(name: str, epochs: Sequence[Mapping[str, Any]]) -> Markup | 
     return plot.svg()
 
 
-def best_epoch(epochs: Sequence[Mapping[str, Any]]) -> int | None:
+def best_epoch(epochs: Sequence[Epoch]) -> int | None:
     """The epoch with the lowest validation loss; None where no validation loss was kept."""
-    known = [
-        (epoch["figures"]["val_loss"], epoch["epoch"])
-        for epoch in epochs
-        if epoch["figures"].get("val_loss") is not None
-    ]
-    return int(min(known)[1]) if known else None
+    known = [(loss, epoch.epoch) for epoch in epochs if (loss := epoch.figures.get("val_loss")) is not None]
+    return min(known)[1] if known else None

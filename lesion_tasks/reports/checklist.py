@@ -3,85 +3,145 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 
+from lesion_tasks.reports import answers
+from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.checklist_items import GUIDELINES, ITEMS
 from lesion_tasks.reports.markdown import escape, table
 from lesion_tasks.reports.words import moment
 
 ANSWERED, IN_PART, PERSON = "answered by the run", "in part; a person completes it", "needs a person"
 
+_NO_ANSWER, _IN_PART = "-", " in part"
 
-def fill_checklist(bundle: Mapping[str, Any]) -> list[dict[str, Any]]:
+
+@dataclass(frozen=True, kw_only=True)
+class Item:
+    """One thing that guidelines ask. `answer` gives None where a bundle does not hold it."""
+
+    section: str
+    asks: str
+    guidelines: tuple[str, ...]
+    answer: Callable[[Bundle], str | None] | None
+    is_partial: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilledItem:
+    """An item with its status and, where the run has one, its answer."""
+
+    section: str
+    asks: str
+    guidelines: tuple[str, ...]
+    status: str
+    answer: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Total:
+    """For one guideline: how many items, and how many of each status."""
+
+    guideline: str
+    n: int
+    n_answered: int
+    n_in_part: int
+    n_person: int
+
+
+def checklist() -> list[Item]:
+    """The table of `checklist_items` with its answers looked up; AttributeError for one that does not exist."""
+    items, section = [], ""
+    for line in ITEMS.strip().splitlines():
+        if line.startswith("#"):
+            section = line.removeprefix("#").strip()
+        else:
+            items.append(_item(section, *(cell.strip() for cell in line.split("|"))))
+    return items
+
+
+def _item(section: str, letters: str, answer: str, asks: str) -> Item:
+    name = answer.removesuffix(_IN_PART)
+    return Item(
+        section=section,
+        asks=asks,
+        guidelines=tuple(GUIDELINES[letter] for letter in letters),
+        answer=None if name == _NO_ANSWER else getattr(answers, name),
+        is_partial=answer.endswith(_IN_PART),
+    )
+
+
+def fill_checklist(bundle: Bundle) -> list[FilledItem]:
     """Every item with its status and, where the run has one, its answer."""
     filled = []
-    for item in ITEMS:
+    for item in checklist():
         answer = item.answer(bundle) if item.answer else None
-        status = PERSON if answer is None else IN_PART if item.is_partial else ANSWERED
         filled.append(
-            {
-                "section": item.section,
-                "asks": item.asks,
-                "guidelines": list(item.guidelines),
-                "status": status,
-                "answer": answer,
-            }
+            FilledItem(
+                section=item.section,
+                asks=item.asks,
+                guidelines=item.guidelines,
+                status=PERSON if answer is None else IN_PART if item.is_partial else ANSWERED,
+                answer=answer,
+            )
         )
     return filled
 
 
-def totals(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def totals(items: Sequence[FilledItem]) -> list[Total]:
     """For each guideline: how many items, and how many of each status."""
     rows = []
-    for guideline in GUIDELINES:
-        statuses = [item["status"] for item in items if guideline in item["guidelines"]]
+    for guideline in GUIDELINES.values():
+        statuses = [item.status for item in items if guideline in item.guidelines]
         rows.append(
-            {
-                "guideline": guideline,
-                "n": len(statuses),
-                "answered": statuses.count(ANSWERED),
-                "in_part": statuses.count(IN_PART),
-                "person": statuses.count(PERSON),
-            }
+            Total(
+                guideline=guideline,
+                n=len(statuses),
+                n_answered=statuses.count(ANSWERED),
+                n_in_part=statuses.count(IN_PART),
+                n_person=statuses.count(PERSON),
+            )
         )
     return rows
 
 
-def by_section(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Items under the title of their section, in the order of `ITEMS`."""
+def by_section(items: Sequence[FilledItem]) -> list[tuple[str, list[FilledItem]]]:
+    """Items under the title of their section, in the order of the table."""
     return [
-        {"title": section, "entries": [item for item in items if item["section"] == section]}
-        for section in dict.fromkeys(item["section"] for item in items)
+        (section, [item for item in items if item.section == section])
+        for section in dict.fromkeys(item.section for item in items)
     ]
 
 
-def checklist_json(bundle: Mapping[str, Any]) -> bytes:
+def checklist_json(bundle: Bundle) -> bytes:
     items = fill_checklist(bundle)
-    document = {"evaluation_id": bundle["evaluation_id"], "totals": totals(items), "items": items}
+    document = {
+        "evaluation_id": bundle.evaluation_id,
+        "totals": [asdict(total) for total in totals(items)],
+        "items": [asdict(item) for item in items],
+    }
     return json.dumps(document, indent=1, ensure_ascii=False).encode()
 
 
-def checklist_markdown(bundle: Mapping[str, Any]) -> str:
+def checklist_markdown(bundle: Bundle) -> str:
     items = fill_checklist(bundle)
     lines = [
         "# Reporting checklist",
         "",
-        f"Training {escape(bundle['training']['training_id'])}, evaluated {escape(moment(bundle['evaluated_at']))}. "
-        f"Items of {', '.join(GUIDELINES)} in our words; before a submission, the guideline's own form decides.",
+        f"Training {escape(bundle.training.training_id)}, evaluated {escape(moment(bundle.evaluated_at))}. "
+        f"Items of {', '.join(GUIDELINES.values())} in our words; before a submission, the guideline's own form "
+        "decides.",
         "",
         table(
             ("Guideline", "Items", "Answered by the run", "In part", "Needs a person"),
             [
-                (row["guideline"], row["n"], row["answered"], row["in_part"], row["person"])
-                for row in totals(items)
+                (total.guideline, total.n, total.n_answered, total.n_in_part, total.n_person)
+                for total in totals(items)
             ],
         ),
     ]
-    for section in by_section(items):
-        rows = [
-            (item["asks"], ", ".join(item["guidelines"]), item["status"], item["answer"] or "")
-            for item in section["entries"]
-        ]
-        lines += ["", f"## {section['title']}", "", table(("Item", "Asked by", "Status", "Answer"), rows)]
+    for title, entries in by_section(items):
+        rows = [(item.asks, ", ".join(item.guidelines), item.status, item.answer or "") for item in entries]
+        lines += ["", f"## {title}", "", table(("Item", "Asked by", "Status", "Answer"), rows)]
     return "\n".join(lines) + "\n"

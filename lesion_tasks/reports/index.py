@@ -2,52 +2,134 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
+from markupsafe import Markup
+
+from lesion_tasks.metrics.published import Figures, Published, PublishedFigure
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import share_scale, whisker
 
 
-def render_index(leaderboard: Mapping[str, Any]) -> bytes:
+class BoardRow(Published):
+    """One evaluated training. The figures are empty where its predictions could not be joined."""
+
+    training_id: str
+    variant: str
+    title: str
+    reproduces: str | None
+    evaluated_at: str
+    is_sound: bool
+    failed_checks: list[str]
+    verdict: str
+    figures: Figures
+    balanced: Figures
+    val: Figures
+    report_path: str
+    is_champion: bool
+    manifest_digest: str
+    n_test_openings: int
+
+
+class ChampionLine(Published):
+    training_id: str
+    variant: str
+    since: str
+    reason: str
+    report_path: str | None
+
+
+class DecisionLine(Published):
+    """One decision about a champion. Its figures are whatever was compared."""
+
+    decided_at: str
+    action: str
+    training_id: str
+    previous_training_id: str | None
+    reason: str
+    decided_by: str
+
+
+class TaskBoard(Published):
+    name: str
+    title: str
+    classes: list[str]
+    leading_measure: str
+    champion: ChampionLine | None
+    rows: list[BoardRow]
+    decisions: list[DecisionLine]
+
+
+class Leaderboard(Published):
+    """Champion, evaluated trainings and decisions of every task that has a training."""
+
+    generated_at: str | None
+    tasks: list[TaskBoard]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _RankedRow:
+    """A row with its rank, None where it has none, and the leading figure."""
+
+    row: BoardRow
+    rank: int | None
+    leading: PublishedFigure | None
+    whisker: Markup | None
+
+
+def subset_figures(document: Mapping[str, Any], subset: str) -> Figures:
+    """The figures of a subset in a stored document of any schema version; empty where it has none."""
+    found = document.get("subsets", {}).get(subset, {}).get("figures", {})
+    return {name: PublishedFigure.model_validate(figure) for name, figure in found.items()}
+
+
+def render_index(leaderboard: Leaderboard) -> bytes:
     """Render the page. An evaluation that is not sound is never ranked and stands below all that are."""
-    tasks = [_task(task) for task in leaderboard["tasks"]]
     template = environment().get_template("index.html.j2")
-    return template.render(generated_at=leaderboard.get("generated_at"), tasks=tasks).encode()
+    tasks = [_shown(task) for task in leaderboard.tasks]
+    return template.render(generated_at=leaderboard.generated_at, tasks=tasks).encode()
 
 
-def _task(task: Mapping[str, Any]) -> dict[str, Any]:
-    is_binary = len(task["classes"]) == 2
-    measure = task.get("leading_measure") or ("auc" if is_binary else "macro_auc")
-    scale = share_scale(row["figures"].get(measure) for row in task["rows"])
-    rows = sorted((_row(row, measure, scale) for row in task["rows"]), key=lambda row: row["order"])
-    sound = [row for row in rows if row["is_sound"]]
-    for rank, row in enumerate(sound, start=1):
-        row["rank"] = rank if row["leading"] and row["leading"]["value"] is not None else None
-    unsound = [row for row in rows if not row["is_sound"]]
-    groups: list[dict[str, Any]] = [{"title": None, "rows": sound}]
+def _shown(task: TaskBoard) -> dict[str, Any]:
+    measure = task.leading_measure
+    scale = share_scale(row.figures.get(measure) for row in task.rows)
+    rows = sorted(task.rows, key=lambda row: _order(row, measure))
+    sound, unsound = ([row for row in rows if row.is_sound is wanted] for wanted in (True, False))
+    groups: list[dict[str, Any]] = [{"title": None, "rows": _ranked(sound, measure, scale)}]
     if unsound:
-        groups.append({"title": "Not sound: shown, never ranked, never promoted", "rows": unsound})
+        title = "Not sound: shown, never ranked, never promoted"
+        groups.append({"title": title, "rows": _ranked(unsound, measure, scale)})
     return {
-        **task,
-        "measure": measure,
-        "columns": ("sensitivity_at_90_specificity",) if is_binary else ("balanced_accuracy",),
+        "board": task,
+        "columns": ("sensitivity_at_90_specificity",) if len(task.classes) == 2 else ("balanced_accuracy",),
         "scale": scale,
         "groups": groups,
-        "n_manifests": len({row["manifest_digest"] for row in rows}),
+        "n_manifests": len({row.manifest_digest for row in rows}),
     }
 
 
-def _row(row: Mapping[str, Any], measure: str, scale: tuple[float, float]) -> dict[str, Any]:
-    leading = row["figures"].get(measure)  # absent where the predictions could not be joined
-    value = leading["value"] if leading else None
-    return {
-        **row,
-        "rank": None,
-        "leading": leading,
-        "whisker": None
-        if value is None
-        else whisker(value, leading["low"], leading["high"], scale=scale, reference=0.5),
-        # Undefined ones last; ties by name, so that the page does not change by itself.
-        "order": (value is None, -(value or 0.0), row["training_id"]),
-    }
+def _order(row: BoardRow, measure: str) -> tuple[bool, float, str]:
+    """Undefined ones last; ties by name, so that the page does not change by itself."""
+    figure = row.figures.get(measure)
+    value = None if figure is None else figure.value
+    return value is None, -(value or 0.0), row.training_id
+
+
+def _ranked(rows: Sequence[BoardRow], measure: str, scale: tuple[float, float]) -> list[_RankedRow]:
+    ranked = []
+    for place, row in enumerate(rows, start=1):
+        figure = row.figures.get(measure)
+        value = None if figure is None else figure.value
+        ranked.append(
+            _RankedRow(
+                row=row,
+                rank=place if row.is_sound and value is not None else None,
+                leading=figure,
+                whisker=None
+                if figure is None or value is None
+                else whisker(value, figure.low, figure.high, scale=scale, reference=0.5),
+            )
+        )
+    return ranked

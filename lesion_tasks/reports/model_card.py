@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lesion_tasks.reports import answers, views
+from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.markdown import escape, table
 from lesion_tasks.reports.words import (
     check_title,
@@ -22,13 +20,13 @@ from lesion_tasks.reports.words import (
 _BY_A_PERSON = "To be written by a person."
 
 
-def model_card(bundle: Mapping[str, Any]) -> str:
+def model_card(bundle: Bundle) -> str:
     """Render the card. What the run cannot know is marked as needing a person."""
-    training = bundle["training"]
+    training = bundle.training
     sections = [
-        f"# {escape(training['title'])}",
+        f"# {escape(training.title)}",
         "**For research. Not for diagnosis.**",
-        escape(bundle["verdict"]),
+        escape(bundle.verdict),
         "## Model details",
         table(("", ""), _details(bundle)),
         "## Intended use",
@@ -55,36 +53,36 @@ def model_card(bundle: Mapping[str, Any]) -> str:
     return "\n\n".join(sections) + "\n"
 
 
-def _details(bundle: Mapping[str, Any]) -> list[tuple[str, str]]:
-    training = bundle["training"]
+def _details(bundle: Bundle) -> list[tuple[str, str]]:
+    training = bundle.training
     return [
-        ("Training", training["training_id"]),
-        ("Variant", training["variant"]),
-        ("Reproduces", training.get("reproduces") or "no published system"),
-        ("Task", answers.question(bundle) or training["task"]),
+        ("Training", training.training_id),
+        ("Variant", training.variant),
+        ("Reproduces", training.reproduces or "no published system"),
+        ("Task", answers.question(bundle) or training.task),
         ("Architecture", answers.architecture(bundle) or "not recorded"),
         ("Weights at the start", answers.weights(bundle) or "not recorded"),
         ("Threshold", answers.threshold(bundle) or "none"),
-        ("Code", training["code_version"]),
-        ("Libraries", plain(training.get("versions"))),
-        ("Seed", str(training["seed"])),
-        ("Model SHA-256", training["model_sha256"] or "none"),
-        ("Manifest", training["manifest_digest"]),
-        ("Trained", f"{moment(training.get('started_at'))} to {moment(training.get('finished_at'))}"),
-        ("Evaluated", moment(bundle["evaluated_at"])),
+        ("Code", training.code_version),
+        ("Libraries", plain(training.versions)),
+        ("Seed", str(training.seed)),
+        ("Model SHA-256", training.model_sha256 or "none"),
+        ("Manifest", training.manifest_digest),
+        ("Trained", f"{moment(training.started_at)} to {moment(training.finished_at)}"),
+        ("Evaluated", moment(bundle.evaluated_at)),
     ]
 
 
-def _factors(bundle: Mapping[str, Any]) -> str:
+def _factors(bundle: Bundle) -> str:
     document = views.leading_document(bundle)
-    attributes = dict.fromkeys(part["attribute"] for part in document["slices"]) if document else {}
+    attributes = dict.fromkeys(part.attribute for part in document.slices) if document else {}
     if not attributes:
         return "No attribute of the images is known, so nothing is sliced."
     return f"Measured in parts by: {'; '.join(escape(label(name)) for name in attributes)}."
 
 
-def _figures(bundle: Mapping[str, Any]) -> str:
-    documents = {name: bundle["subsets"][name] for name in views.SUBSET_ORDER if name in bundle["subsets"]}
+def _figures(bundle: Bundle) -> str:
+    documents = views.ordered_documents(bundle)
     if not documents:
         return "Nothing was measured: the predictions could not be joined to the manifest."
     rows = [
@@ -92,11 +90,11 @@ def _figures(bundle: Mapping[str, Any]) -> str:
         for group in views.figure_groups(documents)
         for row in group["rows"]
     ]
-    sizes = ("Images", *(counts_words(document["subset"]) for document in documents.values()))
+    sizes = ("Images", *(counts_words(document.subset) for document in documents.values()))
     return table(("Measure", *(subset_title(name) for name in documents)), [sizes, *rows])
 
 
-def _evaluation_data(bundle: Mapping[str, Any]) -> str:
+def _evaluation_data(bundle: Bundle) -> str:
     words = [
         answers.partitions(bundle),
         answers.overlap(bundle),
@@ -105,8 +103,8 @@ def _evaluation_data(bundle: Mapping[str, Any]) -> str:
     return " ".join(escape(sentence) for sentence in words if sentence)
 
 
-def _training_data(bundle: Mapping[str, Any]) -> str:
-    counts = bundle["manifest"]["class_counts"]
+def _training_data(bundle: Bundle) -> str:
+    counts = bundle.manifest.class_counts
     classes = list(dict.fromkeys(name for by_class in counts.values() for name in by_class))
     rows = [
         (subset_title(subset), *(count(by_class.get(name)) for name in classes))
@@ -118,37 +116,35 @@ def _training_data(bundle: Mapping[str, Any]) -> str:
     return f"{table(header, rows)}\n\n{prose}".rstrip()
 
 
-def _slices(bundle: Mapping[str, Any]) -> str:
+def _slices(bundle: Bundle) -> str:
     document = views.leading_document(bundle)
-    if document is None or not document["slices"]:
+    if document is None or not document.slices:
         return "There are no slices."
     leading = views.leading_measure(document)
     rows = [
         (
-            label(part["attribute"]),
-            part["value"],
+            label(part.attribute),
+            part.value,
             counts_words(part),
-            figure_words(part["figures"].get(leading))
-            if part["is_scored"]
-            else f"not scored: {part['reason']}",
+            figure_words(part.figures.get(leading)) if part.is_scored else f"not scored: {part.reason}",
         )
-        for part in document["slices"]
+        for part in document.slices
     ]
     return table(("Attribute", "Slice", "Size", label(leading)), rows)
 
 
-def _checks(bundle: Mapping[str, Any]) -> str:
+def _checks(bundle: Bundle) -> str:
     rows = [
-        (check_title(check["name"]), check["word"], check["sentence"])
-        for check in views.checks(bundle["integrity"])
+        (check_title(row.verdict.name), row.word, row.verdict.sentence)
+        for row in views.checks(bundle.integrity)
     ]
     return table(("Check", "Outcome", "What was found"), rows)
 
 
-def _caveats(bundle: Mapping[str, Any]) -> str:
+def _caveats(bundle: Bundle) -> str:
     lines = []
-    if not bundle["is_sound"]:
-        failed = ", ".join(check_title(name) for name in bundle["failed_checks"])
+    if not bundle.is_sound:
+        failed = ", ".join(check_title(name) for name in bundle.failed_checks)
         lines.append(f"- The figures are not to be relied on. Failed: {escape(failed)}.")
     lines.append(
         "- Measured on archive images; how it does on another clinic's images is unknown until it is measured there."

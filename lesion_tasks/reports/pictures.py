@@ -1,32 +1,53 @@
-"""A bundle -> the PNG figures of its folder, for slides and papers: light, with intervals and counts in the picture."""
+"""A bundle -> the PNG figures of its folder, for slides and papers: light, with intervals and counts in the picture.
+
+Curves are the plots of the page, mark by mark; the confusion matrix is a table there and a picture here.
+"""
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
-from typing import Any, Literal
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lesion_tasks.reports.views import class_figure, leading_document
-from lesion_tasks.reports.words import MINUS, class_label, counts_words, figure_words, number, subset_title
+from lesion_tasks.metrics.published import SubsetDocument
+from lesion_tasks.reports.bundle import Bundle
+from lesion_tasks.reports.charts import calibration_plot, precision_recall_plot, roc_plot
+from lesion_tasks.reports.plot import Area, Dot, Line, Mark, Note, Plot
+from lesion_tasks.reports.views import leading_document
+from lesion_tasks.reports.words import class_label, counts_words, subset_title
 
 # The palette of the page, in the same order.
 COLOURS = ("#1d5d8c", "#b4501a", "#2b7a58", "#8a4a9c", "#7a6a00", "#5b6670")
 DASHES = ("-", (0, (6, 2)), (0, (2, 2)), (0, (8, 2, 2, 2)), (0, (4, 1)), (0, (1, 1)))
-INK, MUTED, LINE = "#1c2329", "#59646e", "#d9d6cf"
+INK, MUTED, GRID = "#1c2329", "#59646e", "#d9d6cf"
 SIZE_INCHES, DPI = (6.0, 5.6), 150
+# One pixel of the SVG in points: both pictures are about as wide, 400 pixels and 6 inches.
+PX = 6.0 * 72 / 400
 
-Document = Mapping[str, Any]
+# What the classes of the style sheet are in a picture.
+LINES: dict[str, dict[str, Any]] = {
+    "chance": {"color": MUTED, "linewidth": 1.2, "linestyle": ":"},
+    "error": {"color": INK, "linewidth": 1.3},
+    **{
+        f"series-{i}": {"color": colour, "linestyle": dash, "linewidth": 2}
+        for i, (colour, dash) in enumerate(zip(COLOURS, DASHES, strict=True))
+    },
+}
+DOTS = {"operating": INK, **{f"series-{i}-fill": colour for i, colour in enumerate(COLOURS)}}
+
+# Draws on the axes; returns why there is nothing to draw, or None.
+Draw = Callable[[Axes, SubsetDocument], str | None]
 
 
-def pictures(bundle: Mapping[str, Any]) -> dict[str, bytes]:
+def pictures(bundle: Bundle) -> dict[str, bytes]:
     """File name -> PNG. What is undefined is a picture that says so, so that a link never leads nowhere."""
     document = leading_document(bundle)
-    title = str(bundle["training"]["training_id"])
+    title = bundle.training.training_id
     return {
         "roc.png": _picture(document, title, "ROC", _roc),
         "pr.png": _picture(document, title, "Precision and recall", _precision_recall),
@@ -35,7 +56,7 @@ def pictures(bundle: Mapping[str, Any]) -> dict[str, bytes]:
     }
 
 
-def _picture(document: Document | None, training_id: str, title: str, draw: Any) -> bytes:
+def _picture(document: SubsetDocument | None, training_id: str, title: str, draw: Draw) -> bytes:
     figure = Figure(figsize=SIZE_INCHES, dpi=DPI, layout="constrained", facecolor="white")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
@@ -56,9 +77,8 @@ def _picture(document: Document | None, training_id: str, title: str, draw: Any)
     return buffer.getvalue()
 
 
-def _size_words(document: Document) -> str:
-    subset = document["subset"]
-    return f"{subset_title(subset['name'])}: {counts_words(subset)}. "
+def _size_words(document: SubsetDocument) -> str:
+    return f"{subset_title(document.subset.name)}: {counts_words(document.subset)}. "
 
 
 def _safe(text: str) -> str:
@@ -66,93 +86,88 @@ def _safe(text: str) -> str:
     return text.replace("$", r"\$")
 
 
-def _style(axes: Axes, x_label: str, y_label: str) -> None:
-    axes.set(xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), xlabel=x_label, ylabel=y_label)
+def _reason(document: SubsetDocument, measure: str, macro: str) -> str:
+    figure = document.figures.get(measure) or document.figures.get(macro)
+    return figure.reason if figure and figure.reason else "there is no curve"
+
+
+def _roc(axes: Axes, document: SubsetDocument) -> str | None:
+    plot = roc_plot(document)
+    if plot is None:
+        return _reason(document, "auc", "macro_auc")
+    draw_plot(axes, plot)
+    return None
+
+
+def _precision_recall(axes: Axes, document: SubsetDocument) -> str | None:
+    plot = precision_recall_plot(document)
+    if plot is None:
+        return _reason(document, "average_precision", "macro_average_precision")
+    draw_plot(axes, plot)
+    return None
+
+
+def _calibration(axes: Axes, document: SubsetDocument) -> str | None:
+    plot = calibration_plot(document)
+    if plot is None:
+        is_multiclass = document.task == "multiclass"
+        return "more than two classes have no one curve" if is_multiclass else "there are no images"
+    draw_plot(axes, plot)
+    return None
+
+
+def draw_plot(axes: Axes, plot: Plot) -> None:
+    """Draw the marks of a plot of the page, with its key as the legend."""
+    axes.set(
+        xlim=(plot.x.low - 0.01, plot.x.high + 0.01),
+        ylim=(plot.y.low - 0.01, plot.y.high + 0.01),
+        xlabel=_safe(plot.x.label),
+        ylabel=_safe(plot.y.label),
+    )
     axes.set_aspect("equal")
-    axes.grid(color=LINE, linewidth=0.6)
+    axes.grid(color=GRID, linewidth=0.6)
     axes.set_axisbelow(True)
     axes.tick_params(colors=MUTED, length=0)
     for side in axes.spines.values():
-        side.set_color(LINE)
+        side.set_color(GRID)
+    for mark in plot.marks:
+        _draw(axes, mark)
+    handles = [axes.plot([], [], **LINES[f"series-{i % len(COLOURS)}"])[0] for i in range(len(plot.key))]
+    legend = axes.legend(
+        handles, [_safe(words) for words in plot.key], fontsize=8.5, labelcolor=INK, framealpha=0.9
+    )
+    legend.get_frame().set_edgecolor(GRID)
 
 
-def _legend(axes: Axes, where: Literal["lower right", "upper left", "best"]) -> None:
-    legend = axes.legend(loc=where, frameon=True, fontsize=8.5, labelcolor=INK, framealpha=0.9)
-    legend.get_frame().set_edgecolor(LINE)
+def _draw(axes: Axes, mark: Mark) -> None:
+    match mark:
+        case Line(points=points, css=css):
+            axes.plot(*zip(*points, strict=True), **LINES[css])
+        case Area(points=points):
+            axes.fill(*zip(*points, strict=True), color=COLOURS[0], alpha=0.13, linewidth=0)
+        case Dot():
+            axes.plot(mark.x, mark.y, "o", color=DOTS[mark.css], markersize=2 * mark.radius * PX * 0.75)
+        case Note():
+            axes.annotate(
+                _safe(mark.text),
+                (mark.x, mark.y),
+                xytext=(mark.dx * PX, -mark.dy * PX),
+                textcoords="offset points",
+                ha="right" if mark.anchor == "end" else "left",
+                fontsize=8.5,
+                color=INK,
+            )
 
 
-def _curves(document: Document, kind: str, measure: str) -> list[tuple[str, Mapping[str, Any]]]:
-    """Legend words and points of every curve that is defined."""
-    return [
-        (
-            _safe(f"{class_label(name)}: {figure_words(class_figure(document, name, measure))}"),
-            curve,
-        )
-        for name, curve in document["curves"][kind].items()
-        if curve
-    ]
-
-
-def _reason(document: Document, measure: str, macro: str) -> str:
-    figure = document["figures"].get(measure) or document["figures"].get(macro)
-    return str(figure["reason"]) if figure and figure.get("reason") else "there is no curve"
-
-
-def _roc(axes: Axes, document: Document) -> str | None:
-    curves = _curves(document, "roc", "auc")
-    if not curves:
-        return _reason(document, "auc", "macro_auc")
-    _style(axes, f"1 {MINUS} specificity", "Sensitivity")
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
-    for i, (words, curve) in enumerate(curves):
-        axes.plot(
-            curve["false_positive_rate"],
-            curve["true_positive_rate"],
-            color=COLOURS[i % 6],
-            linestyle=DASHES[i % 6],
-            linewidth=1.8,
-            label=words,
-        )
-    sensitivity, specificity = (document["figures"].get(name) for name in ("sensitivity", "specificity"))
-    if sensitivity and specificity and None not in (sensitivity["value"], specificity["value"]):
-        at = f"at {number(document['threshold']['value'])}" if document["threshold"] else "at one half"
-        axes.plot(1 - specificity["value"], sensitivity["value"], "o", color=INK, label=f"threshold {at}")
-    _legend(axes, "lower right")
-    return None
-
-
-def _precision_recall(axes: Axes, document: Document) -> str | None:
-    curves = _curves(document, "precision_recall", "average_precision")
-    if not curves:
-        return _reason(document, "average_precision", "macro_average_precision")
-    _style(axes, "Recall (sensitivity)", "Precision (positive predictive value)")
-    if document["subset"]["prevalence"] is not None:
-        prevalence = document["subset"]["prevalence"]
-        axes.axhline(
-            prevalence, color=MUTED, linewidth=1, linestyle=":", label=f"prevalence {number(prevalence)}"
-        )
-    for i, (words, curve) in enumerate(curves):
-        axes.plot(
-            curve["recall"],
-            curve["precision"],
-            color=COLOURS[i % 6],
-            linestyle=DASHES[i % 6],
-            linewidth=1.8,
-            label=words,
-        )
-    _legend(axes, "best")
-    return None
-
-
-def _confusion(axes: Axes, document: Document) -> str | None:
-    counts = np.array(document["confusion"]["counts"])
+def _confusion(axes: Axes, document: SubsetDocument) -> str | None:
+    counts = np.array(document.confusion.counts)
     if not counts.sum():
         return "there are no images"
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
     # Never so dark that the ink of the numbers could not be read on it.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
-    names = [_safe(class_label(name).replace(" ", "\n")) for name in document["confusion"]["class_names"]]
+    names = [_safe(class_label(name).replace(" ", "\n")) for name in document.confusion.class_names]
     axes.set(xlabel="Called", ylabel="Truth")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
@@ -161,32 +176,4 @@ def _confusion(axes: Axes, document: Document) -> str | None:
         side.set_visible(False)
     for (i, j), n in np.ndenumerate(counts):
         axes.text(j, i, f"{n:,}\n{shares[i, j]:.1%}", ha="center", va="center", color=INK, fontsize=9.5)
-    return None
-
-
-def _calibration(axes: Axes, document: Document) -> str | None:
-    curve = document["curves"]["calibration"]
-    if not curve:
-        return (
-            "more than two classes have no one curve"
-            if document["task"] == "multiclass"
-            else "there are no images"
-        )
-    _style(axes, "Predicted probability, mean of the bin", "Observed share of positives")
-    axes.plot([0, 1], [0, 1], color=MUTED, linewidth=1, linestyle=":")
-    share = np.array(curve["observed_share"], dtype=float)
-    low, high = (np.array(curve[side], dtype=float) for side in ("low", "high"))
-    slope = figure_words(document["figures"].get("calibration_slope"))
-    axes.errorbar(
-        curve["mean_score"],
-        share,
-        yerr=np.clip([share - low, high - share], 0, None),
-        fmt="o-",
-        color=COLOURS[0],
-        capsize=3,
-        linewidth=1.6,
-        markersize=5,
-        label=f"slope {slope}",
-    )
-    _legend(axes, "upper left")
     return None

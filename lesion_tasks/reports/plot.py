@@ -1,20 +1,58 @@
-"""Points -> one inline SVG plot whose colours follow the page (light, dark, print). No drawing library.
+"""Points -> one plot: marks in data coordinates, and the inline SVG whose colours follow the page. No drawing library.
 
 Colours and strokes are classes of the style sheet. A plot is an image to a screen reader: its title and description
-say what it shows, and the page has the table behind it.
+say what it shows, and the page has the table behind it. `pictures` draws the same marks as a PNG.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 from markupsafe import Markup
+
+from lesion_tasks.metrics.published import PublishedFigure
 
 N_COLOURS = 6  # classes series-0 to series-5 of the style sheet, each with its own dash pattern
 
 Points = Sequence[tuple[float, float]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    points: Points
+    css: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Area:
+    """A closed, filled shape."""
+
+    points: Points
+    css: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Dot:
+    x: float
+    y: float
+    css: str
+    radius: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Note:
+    """Words beside a point, `dx` and `dy` pixels of the SVG away from it."""
+
+    x: float
+    y: float
+    text: str
+    anchor: str
+    dx: int
+    dy: int
+
+
+Mark = Line | Area | Dot | Note
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +72,7 @@ class Axis:
 
 @dataclass(kw_only=True)
 class Plot:
-    """Collects marks in data coordinates; `svg()` gives the picture."""
+    """Collects marks in data coordinates. `key` says in words what each series is, in order."""
 
     ident: str  # unique on the page
     title: str
@@ -47,9 +85,25 @@ class Plot:
     right: int = 12
     top: int = 12
     bottom: int = 44
-    marks: list[Markup] = field(default_factory=list)
+    marks: list[Mark] = field(default_factory=list)
+    key: list[str] = field(default_factory=list)
+
+    def line(self, points: Points, css: str) -> None:
+        if len(points) > 1:
+            self.marks.append(Line(points=points, css=css))
+
+    def area(self, points: Points, css: str) -> None:
+        if len(points) > 2:
+            self.marks.append(Area(points=points, css=css))
+
+    def dot(self, x: float, y: float, css: str, radius: float = 4) -> None:
+        self.marks.append(Dot(x=x, y=y, css=css, radius=radius))
+
+    def note(self, x: float, y: float, text: str, *, anchor: str = "start", dx: int = 0, dy: int = 0) -> None:
+        self.marks.append(Note(x=x, y=y, text=text, anchor=anchor, dx=dx, dy=dy))
 
     def position(self, x: float, y: float) -> tuple[float, float]:
+        """Data coordinates -> pixels of the SVG."""
         inner_width, inner_height = self.width - self.left - self.right, self.height - self.top - self.bottom
         return (
             round(self.left + self.x.at(x) * inner_width, 1),
@@ -59,37 +113,22 @@ class Plot:
     def _path(self, points: Points) -> str:
         return "M" + "L".join("{},{}".format(*self.position(x, y)) for x, y in points)
 
-    def line(self, points: Points, css: str) -> None:
-        if len(points) > 1:
-            self.marks.append(Markup('<path class="{}" d="{}"/>').format(f"line {css}", self._path(points)))
-
-    def area(self, points: Points, css: str) -> None:
-        """A closed, filled shape."""
-        if len(points) > 2:
-            self.marks.append(Markup('<path class="{}" d="{}Z"/>').format(css, self._path(points)))
-
-    def dot(self, x: float, y: float, css: str, radius: float = 4) -> None:
-        cx, cy = self.position(x, y)
-        self.marks.append(
-            Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(f"dot {css}", cx, cy, radius)
-        )
-
-    def bar(self, x_low: float, x_high: float, y_low: float, y_high: float, css: str) -> None:
-        left, bottom = self.position(x_low, y_low)
-        right, top = self.position(x_high, y_high)
-        self.marks.append(
-            Markup('<rect class="{}" x="{}" y="{}" width="{}" height="{}"/>').format(
-                css, left, top, round(max(right - left, 0.5), 1), round(max(bottom - top, 0.0), 1)
-            )
-        )
-
-    def note(self, x: float, y: float, text: str, *, anchor: str = "start", dx: int = 0, dy: int = 0) -> None:
-        px, py = self.position(x, y)
-        self.marks.append(
-            Markup('<text class="note" x="{}" y="{}" text-anchor="{}">{}</text>').format(
-                px + dx, py + dy, anchor, text
-            )
-        )
+    def _drawn(self, mark: Mark) -> Markup:
+        match mark:
+            case Line(points=points, css=css):
+                return Markup('<path class="{}" d="{}"/>').format(f"line {css}", self._path(points))
+            case Area(points=points, css=css):
+                return Markup('<path class="{}" d="{}Z"/>').format(css, self._path(points))
+            case Dot():
+                cx, cy = self.position(mark.x, mark.y)
+                return Markup('<circle class="{}" cx="{}" cy="{}" r="{}"/>').format(
+                    f"dot {mark.css}", cx, cy, mark.radius
+                )
+            case Note():
+                px, py = self.position(mark.x, mark.y)
+                return Markup('<text class="note" x="{}" y="{}" text-anchor="{}">{}</text>').format(
+                    px + mark.dx, py + mark.dy, mark.anchor, mark.text
+                )
 
     def svg(self) -> Markup:
         return Markup(
@@ -102,7 +141,7 @@ class Plot:
             title=self.title,
             description=self.description,
             grid=self._grid(),
-            marks=Markup().join(self.marks),
+            marks=Markup().join(self._drawn(mark) for mark in self.marks),
         )
 
     def _grid(self) -> Markup:
@@ -170,12 +209,12 @@ def _floor_log10(value: float) -> int:
     return floor(log10(value))
 
 
-def share_scale(figures: Iterable[Mapping[str, Any] | None]) -> tuple[float, float]:
+def share_scale(figures: Iterable[PublishedFigure | None]) -> tuple[float, float]:
     """A scale for shares that ends at 1 and starts at the tenth below the lowest interval."""
     lows = [
-        figure["value"] if figure["low"] is None else figure["low"]
+        figure.value if figure.low is None else figure.low
         for figure in figures
-        if figure and figure["value"] is not None
+        if figure and figure.value is not None
     ]
     return min(max(_floor(min(lows, default=0.5) * 10) / 10, 0.0), 0.9), 1.0
 

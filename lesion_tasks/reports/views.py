@@ -3,11 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
 from markupsafe import Markup
 
+from lesion_tasks.metrics.published import (
+    Published,
+    PublishedFigure,
+    PublishedSlice,
+    PublishedVerdict,
+    SubsetDocument,
+)
+from lesion_tasks.reports.bundle import (
+    Bundle,
+    Comparison,
+    PublishedDifference,
+    PublishedGate,
+    PublishedSliceDifference,
+    Standing,
+)
 from lesion_tasks.reports.plot import share_scale, whisker
 
 SUBSET_ORDER = ("test_natural", "test_balanced", "val")
@@ -46,117 +62,170 @@ FIGURE_GROUPS = (
     ),
 )
 CURVE_TABLE_ROWS = 21
-STATUS_ORDER = {"failed": 0, "passed": 1, "not_applicable": 2}
+
+# Status -> the words and the style class of it, where a failure blocks; and where it does not.
+STATUSES = {
+    "failed": ("failed", "bad"),
+    "too_few": ("too few images to tell", "warn"),
+    "caution": ("passed with a caution", "warn"),
+    "passed": ("passed", "good"),
+    "not_applicable": ("not applicable", "quiet"),
+}
+UNBLOCKING = {
+    "failed": ("failed, does not block", "warn"),
+    "too_few": ("too few images to tell, does not block", "quiet"),
+}
 
 
-def leading_document(bundle: Mapping[str, Any]) -> Mapping[str, Any] | None:
+@dataclass(frozen=True, kw_only=True)
+class CheckRow:
+    verdict: PublishedVerdict
+    word: str
+    css: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Frequencies:
+    """What a threshold means among `n` lesions of which `n_positive` are positive."""
+
+    n: int
+    n_positive: int
+    n_found: int
+    n_missed: int
+    n_false_alarms: int
+    n_rightly_cleared: int
+    is_own_prevalence: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SliceRow:
+    part: PublishedSlice
+    leading: PublishedFigure | None
+    whisker: Markup | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class DifferenceRow:
+    """A difference from the champion, of the whole test set or of one `part` of it, and what it amounts to."""
+
+    difference: PublishedDifference
+    outcome: str
+    css: str
+    whisker: Markup | None = None
+    part: PublishedSliceDifference | None = None
+    is_guarded: bool = False
+
+
+def leading_document(bundle: Bundle) -> SubsetDocument | None:
     """The natural test set; where it is absent, whatever was measured first."""
-    subsets = bundle["subsets"]
-    for name in (*SUBSET_ORDER, *subsets):
-        if name in subsets:
-            found: Mapping[str, Any] = subsets[name]
-            return found
-    return None
+    subsets = bundle.subsets
+    return next((subsets[name] for name in (*SUBSET_ORDER, *subsets) if name in subsets), None)
 
 
-def leading_measure(document: Mapping[str, Any]) -> str:
-    return "auc" if document["task"] == "binary" else "macro_auc"
+def ordered_documents(bundle: Bundle) -> dict[str, SubsetDocument]:
+    """The subsets that every page shows, in its order."""
+    return {name: bundle.subsets[name] for name in SUBSET_ORDER if name in bundle.subsets}
 
 
-def class_figure(document: Mapping[str, Any], name: str, measure: str) -> Mapping[str, Any] | None:
+def leading_measure(document: SubsetDocument) -> str:
+    return "auc" if document.task == "binary" else "macro_auc"
+
+
+def value_of(figure: PublishedFigure | None) -> float | None:
+    return None if figure is None else figure.value
+
+
+def class_figure(document: SubsetDocument, name: str, measure: str) -> PublishedFigure | None:
     """A measure of one class against the rest; of two classes it stands among the figures of the subset."""
-    found: Mapping[str, Any] | None = document["by_class"].get(name, {}).get(measure)
-    if found is None and name == document["positive_class"]:
-        found = document["figures"].get(measure)
+    found = document.by_class.get(name, {}).get(measure)
+    if found is None and name == document.positive_class:
+        found = document.figures.get(measure)
     return found
 
 
-def curve_keys(document: Mapping[str, Any], kind: str, measure: str) -> list[dict[str, Any]]:
+def curve_keys(
+    document: SubsetDocument, curves: Mapping[str, Published | None], measure: str
+) -> list[dict[str, Any]]:
     """What stands under a plot of curves: each class that has one, with its figure."""
     return [
         {"name": name, "figure": class_figure(document, name, measure)}
-        for name, curve in document["curves"][kind].items()
+        for name, curve in curves.items()
         if curve
     ]
 
 
-def headline_figures(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def headline_figures(document: SubsetDocument) -> list[dict[str, Any]]:
     """The four figures that stand under the verdict."""
     names = (
         ("auc", "sensitivity", "specificity", "calibration_slope")
-        if document["task"] == "binary"
+        if document.task == "binary"
         else ("macro_auc", "balanced_accuracy", "accuracy", "expected_calibration_error")
     )
-    return [
-        {"name": name, "figure": document["figures"][name]} for name in names if name in document["figures"]
-    ]
+    return [{"name": name, "figure": document.figures[name]} for name in names if name in document.figures]
 
 
-def check_summary(verdicts: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    """How many checks passed, failed (blocking), failed (told only), or did not apply."""
-    return {
-        "passed": sum(v["status"] == "passed" for v in verdicts),
-        "failed": sum(v["status"] == "failed" and v["is_blocking"] for v in verdicts),
-        "told": sum(v["status"] == "failed" and not v["is_blocking"] for v in verdicts),
-        "not_applicable": sum(v["status"] == "not_applicable" for v in verdicts),
-    }
+def check_summary(verdicts: Sequence[PublishedVerdict]) -> list[tuple[int, str]]:
+    """How many checks came out which way, in the order of the table; ways that none took are left out but two."""
+    n_by_word: dict[str, int] = {"passed": 0, "failed": 0}
+    for row in checks(verdicts):
+        n_by_word[row.word] = n_by_word.get(row.word, 0) + 1
+    return [(n, word) for word, n in n_by_word.items()]
 
 
-def checks(verdicts: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def checks(verdicts: Iterable[PublishedVerdict]) -> list[CheckRow]:
     """All checks, failures first, each with the word and style class of its status."""
-    words = {"passed": ("passed", "good"), "not_applicable": ("not applicable", "quiet")}
+    order = list(STATUSES)
     shown = []
     for verdict in verdicts:
-        word, css = words.get(
-            verdict["status"],
-            ("failed", "bad") if verdict["is_blocking"] else ("failed, does not block", "warn"),
-        )
-        shown.append({**verdict, "word": word, "css": css})
-    return sorted(shown, key=lambda v: (STATUS_ORDER.get(v["status"], 3), not v["is_blocking"]))
+        word, css = STATUSES[verdict.status]
+        if not verdict.is_blocking:
+            word, css = UNBLOCKING.get(verdict.status, (word, css))
+        shown.append(CheckRow(verdict=verdict, word=word, css=css))
+    return sorted(shown, key=lambda row: (order.index(row.verdict.status), not row.verdict.is_blocking))
 
 
-def is_apart(verdicts: Iterable[Mapping[str, Any]]) -> bool:
-    """Whether it was looked for, and found, that nobody stands on two sides of the split."""
-    return any(v["name"] == "leaks" and v["status"] == "passed" for v in verdicts)
+def is_apart(verdicts: Iterable[PublishedVerdict]) -> bool:
+    """Whether it was looked for, and found, that nobody is on two sides of the split."""
+    return any(v.name == "leaks" and v.status == "passed" for v in verdicts)
 
 
-def natural_frequencies(document: Mapping[str, Any], n: int = 1000) -> list[dict[str, int]]:
+def natural_frequencies(document: SubsetDocument, n: int = 1000) -> list[Frequencies]:
     """What the threshold means among `n` lesions, at each stated prevalence and at the subset's own.
 
     From sensitivity and specificity alone, so that it holds for another clinic only as far as these do.
     """
     sensitivity, specificity = (
-        document["figures"].get(name, {}).get("value") for name in ("sensitivity", "specificity")
+        value_of(document.figures.get(name)) for name in ("sensitivity", "specificity")
     )
     if sensitivity is None or specificity is None:
         return []
     prefix = "ppv_at_prevalence_"
-    shares = [float(name.removeprefix(prefix)) for name in document["figures"] if name.startswith(prefix)]
-    own = document["subset"]["prevalence"]
+    shares = [float(name.removeprefix(prefix)) for name in document.figures if name.startswith(prefix)]
+    own = document.subset.prevalence
     if own is not None and 0 < own < 1:
         shares.append(own)
     rows = []
     for share in sorted(set(shares)):
         n_positive = round(n * share)
-        found = round(n_positive * sensitivity)
-        alarms = round((n - n_positive) * (1 - specificity))
+        n_found = round(n_positive * sensitivity)
+        n_false_alarms = round((n - n_positive) * (1 - specificity))
         rows.append(
-            {
-                "n": n,
-                "positive": n_positive,
-                "found": found,
-                "missed": n_positive - found,
-                "alarms": alarms,
-                "right_negatives": n - n_positive - alarms,
-                "is_own": share == own,
-            }
+            Frequencies(
+                n=n,
+                n_positive=n_positive,
+                n_found=n_found,
+                n_missed=n_positive - n_found,
+                n_false_alarms=n_false_alarms,
+                n_rightly_cleared=n - n_positive - n_false_alarms,
+                is_own_prevalence=share == own,
+            )
         )
     return rows
 
 
-def figure_groups(documents: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+def figure_groups(documents: Mapping[str, SubsetDocument]) -> list[dict[str, Any]]:
     """Every figure of every subset, grouped by question: rows of a measure and its figure in each subset."""
-    names = list(dict.fromkeys(name for document in documents.values() for name in document["figures"]))
+    names = list(dict.fromkeys(name for document in documents.values() for name in document.figures))
     groups, seen = [], set()
     for title, members in FIGURE_GROUPS:
         inside = [
@@ -173,10 +242,7 @@ def figure_groups(documents: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
         {
             "title": title,
             "rows": [
-                {
-                    "name": name,
-                    "figures": [document["figures"].get(name) for document in documents.values()],
-                }
+                {"name": name, "figures": [document.figures.get(name) for document in documents.values()]}
                 for name in inside
             ],
         }
@@ -185,11 +251,12 @@ def figure_groups(documents: Mapping[str, Mapping[str, Any]]) -> list[dict[str, 
     ]
 
 
-def confusion_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def confusion_rows(document: SubsetDocument) -> list[dict[str, Any]]:
     """The confusion matrix with the share of each row, which shades the cell."""
-    names, counts = document["confusion"]["class_names"], document["confusion"]["counts"]
     rows = []
-    for i, (name, row) in enumerate(zip(names, counts, strict=True)):
+    for i, (name, row) in enumerate(
+        zip(document.confusion.class_names, document.confusion.counts, strict=True)
+    ):
         total = sum(row)
         cells = [
             {"n": n, "share": n / total if total else 0.0, "is_right": i == j} for j, n in enumerate(row)
@@ -198,186 +265,174 @@ def confusion_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def curve_table(curve: Mapping[str, Sequence[float | None]]) -> dict[str, Any]:
+def curve_table(curve: Published) -> dict[str, Any]:
     """At most `CURVE_TABLE_ROWS` evenly spaced points of a curve; all of them are in metrics.json."""
-    columns = list(curve)
-    n = len(curve[columns[0]])
+    points = dict(curve)
+    columns = list(points)
+    n = len(points[columns[0]])
     step = max(1, -(-(n - 1) // (CURVE_TABLE_ROWS - 1))) if n > 1 else 1
     kept = sorted({*range(0, n, step), n - 1}) if n else []
     return {
         "columns": columns,
-        "rows": [[curve[name][i] for name in columns] for i in kept],
+        "rows": [[points[name][i] for name in columns] for i in kept],
         "n_points": n,
     }
 
 
-def class_rows(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def class_rows(document: SubsetDocument) -> list[dict[str, Any]]:
     """Each class against the rest, with the number of its images."""
     return [
         {
             "name": name,
-            "n": document["subset"]["class_counts"].get(name),
+            "n": document.subset.class_counts.get(name),
             "figures": [figures.get(key) for key in ("auc", "average_precision", "recall", "precision")],
         }
-        for name, figures in document["by_class"].items()
+        for name, figures in document.by_class.items()
     ]
 
 
-def slice_scale(document: Mapping[str, Any]) -> tuple[float, float]:
+def slice_scale(document: SubsetDocument) -> tuple[float, float]:
     """The common scale of the whiskers of all slices."""
     leading = leading_measure(document)
-    return share_scale(part["figures"].get(leading) for part in document["slices"])
+    return share_scale(part.figures.get(leading) for part in document.slices)
 
 
-def slice_groups(document: Mapping[str, Any]) -> list[dict[str, Any]]:
+def slice_groups(document: SubsetDocument) -> list[tuple[str, list[SliceRow]]]:
     """Slices by attribute; each scored one with its figures and a whisker on one common scale."""
     leading = leading_measure(document)
-    overall = document["figures"].get(leading, {}).get("value")
+    overall = value_of(document.figures.get(leading))
     scale = slice_scale(document)
     groups = []
-    for attribute, members in groupby(document["slices"], key=lambda part: part["attribute"]):
-        rows = []
-        # Skin types have an order of their own; so have bands, and everything else comes largest first.
+    for attribute, members in groupby(document.slices, key=lambda part: part.attribute):
         parts = list(members)
+        # Skin types have an order of their own; so have bands, and everything else comes largest first.
         if attribute == "fitzpatrick_skin_type":
             parts.sort(key=_roman)
-        for part in parts:
-            figure = part["figures"].get(leading)
-            rows.append(
-                {**part, "leading": figure, "whisker": _whisker(figure, overall, scale)},
+        rows = [
+            SliceRow(
+                part=part,
+                leading=part.figures.get(leading),
+                whisker=_figure_whisker(part.figures.get(leading), overall, scale),
             )
-        groups.append({"attribute": attribute, "rows": rows})
+            for part in parts
+        ]
+        groups.append((attribute, rows))
     return groups
 
 
-def _roman(part: Mapping[str, Any]) -> tuple[bool, str]:
+def _roman(part: PublishedSlice) -> tuple[bool, str]:
     """I to VI sort as they read; what is missing comes last."""
-    return part["value"] == "missing", part["value"]
+    return part.value == "missing", part.value
 
 
-def lowest_slice(document: Mapping[str, Any]) -> dict[str, Any] | None:
+def lowest_slice(document: SubsetDocument) -> dict[str, Any] | None:
     """The scored slice with the lowest leading figure, and how many it is the lowest of; None below two."""
     leading = leading_measure(document)
     scored = [
-        part
-        for part in document["slices"]
-        if part["is_scored"] and part["figures"].get(leading, {}).get("value") is not None
+        (figure.value, part, figure)
+        for part in document.slices
+        if (figure := part.figures.get(leading)) is not None and figure.value is not None
     ]
     if len(scored) < 2:
         return None
-    lowest = min(scored, key=lambda part: part["figures"][leading]["value"])
-    return {**lowest, "figure": lowest["figures"][leading], "n_scored": len(scored)}
+    _, part, figure = min(scored, key=lambda one: one[0])
+    return {"part": part, "figure": figure, "n_scored": len(scored)}
 
 
-def slice_columns(document: Mapping[str, Any]) -> tuple[str, ...]:
+def slice_columns(document: SubsetDocument) -> tuple[str, ...]:
     """Which measures stand beside the leading one."""
-    return ("sensitivity", "specificity") if document["task"] == "binary" else ("balanced_accuracy",)
+    return ("sensitivity", "specificity") if document.task == "binary" else ("balanced_accuracy",)
 
 
-def _whisker(
-    figure: Mapping[str, Any] | None, reference: float | None, scale: tuple[float, float]
+def _figure_whisker(
+    figure: PublishedFigure | None, reference: float | None, scale: tuple[float, float]
 ) -> Markup | None:
-    if not figure or figure["value"] is None:
+    if figure is None or figure.value is None:
         return None
-    return whisker(figure["value"], figure["low"], figure["high"], scale=scale, reference=reference)
+    return whisker(figure.value, figure.low, figure.high, scale=scale, reference=reference)
 
 
-def comparison_rows(comparison: Mapping[str, Any] | None) -> list[dict[str, Any]]:
-    """Differences in the order measured, each with a whisker around zero and what it amounts to."""
-    if comparison is None:
-        return []
-    differences = list(comparison["differences"].values())
-    # Calibration and probability measures are not compared, so one scale fits all: shares.
-    extent = max(
-        [0.02]
-        + [
-            abs(bound)
-            for d in differences
-            for bound in (d["value"], d["low"], d["high"])
-            if bound is not None
-        ]
-    )
-    return [
-        {
-            **difference,
-            "whisker": whisker(
-                difference["value"],
-                difference["low"],
-                difference["high"],
-                scale=(-extent, extent),
-                reference=0.0,
-            ),
-            **_outcome(difference),
-        }
-        for difference in differences
-    ]
+def difference_rows(
+    found: Sequence[tuple[PublishedDifference, PublishedSliceDifference | None]],
+    guarded: Sequence[str] = (),
+) -> list[DifferenceRow]:
+    """Differences of the whole or of parts, each with a whisker around zero on a scale that all share.
+
+    Calibration and probability measures are not compared, so one scale fits all: shares.
+    """
+    bounds = [bound for d, _ in found for bound in (d.value, d.low, d.high) if bound is not None]
+    extent = max([0.02, *map(abs, bounds)])
+    rows = []
+    for difference, part in found:
+        outcome, css = _outcome(difference)
+        rows.append(
+            DifferenceRow(
+                difference=difference,
+                outcome=outcome,
+                css=css,
+                whisker=whisker(
+                    difference.value,
+                    difference.low,
+                    difference.high,
+                    scale=(-extent, extent),
+                    reference=0.0,
+                ),
+                part=part,
+                is_guarded=part is not None and part.attribute in guarded,
+            )
+        )
+    return rows
 
 
-def slice_differences(
-    comparison: Mapping[str, Any] | None, promotion: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
-    """The parts of the test set that were compared, the largest loss first, and the names of those too small."""
-    if comparison is None or not comparison.get("slices"):
+def comparison_rows(comparison: Comparison | None) -> list[DifferenceRow]:
+    """Differences in the order measured."""
+    return difference_rows([(one, None) for one in comparison.differences.values()]) if comparison else []
+
+
+def slice_differences(comparison: Comparison | None, promotion: Standing | None) -> dict[str, Any] | None:
+    """The parts of the test set that were compared, the largest loss first, and how many were too small."""
+    if comparison is None or not comparison.slices:
         return None
-    guarded = promotion["slice_guard"]["attributes"] if promotion else ()
-    compared = [part for part in comparison["slices"] if part["difference"]]
-    extent = max([0.02] + [abs(part["difference"][end]) for part in compared for end in ("low", "high")])
-    rows = [
-        {
-            **part,
-            "is_guarded": part["attribute"] in guarded,
-            "whisker": whisker(
-                part["difference"]["value"],
-                part["difference"]["low"],
-                part["difference"]["high"],
-                scale=(-extent, extent),
-                reference=0.0,
-            ),
-            **_outcome(part["difference"]),
-        }
-        for part in compared
-    ]
+    compared = [(part.difference, part) for part in comparison.slices if part.difference]
+    rows = difference_rows(compared, promotion.slice_guard.attributes if promotion else ())
     return {
-        "rows": sorted(rows, key=lambda row: row["difference"]["value"]),
-        "n_too_small": len(comparison["slices"]) - len(compared),
+        "rows": sorted(rows, key=lambda row: row.difference.value),
+        "n_too_small": len(comparison.slices) - len(compared),
     }
 
 
 def gate_rows(
-    promotion: Mapping[str, Any] | None,
-    document: Mapping[str, Any] | None,
-    comparison: Mapping[str, Any] | None,
-) -> list[dict[str, Any]]:
+    promotion: Standing | None, document: SubsetDocument | None, comparison: Comparison | None
+) -> list[tuple[PublishedGate, PublishedFigure | None, PublishedDifference | None]]:
     """Every gate with the figure it looks at, and the difference from the champion's where there is one."""
     if promotion is None or document is None:
         return []
-    differences = comparison["differences"] if comparison else {}
+    differences = comparison.differences if comparison else {}
     return [
-        {
-            **gate,
-            "figure": document["figures"].get(gate["measure"]),
-            "difference": differences.get(gate["measure"]),
-        }
-        for gate in promotion["gates"]
+        (gate, document.figures.get(gate.measure), differences.get(gate.measure)) for gate in promotion.gates
     ]
 
 
 def leading_difference(
-    comparison: Mapping[str, Any] | None, document: Mapping[str, Any] | None
-) -> dict[str, Any] | None:
+    comparison: Comparison | None, document: SubsetDocument | None
+) -> DifferenceRow | None:
     """The difference on the leading measure, with what it amounts to."""
     if comparison is None or document is None:
         return None
-    difference = comparison["differences"].get(leading_measure(document))
-    return None if difference is None else {**difference, **_outcome(difference)}
+    difference = comparison.differences.get(leading_measure(document))
+    if difference is None:
+        return None
+    outcome, css = _outcome(difference)
+    return DifferenceRow(difference=difference, outcome=outcome, css=css)
 
 
-def _outcome(difference: Mapping[str, Any]) -> dict[str, str]:
-    low, high = difference["low"], difference["high"]
+def _outcome(difference: PublishedDifference) -> tuple[str, str]:
+    """What a difference amounts to, and the style class of it."""
+    low, high = difference.low, difference.high
     if low is None or high is None:
-        return {"outcome": "no interval", "css": "quiet"}
+        return "no interval", "quiet"
     if low > 0:
-        return {"outcome": "better", "css": "good"}
+        return "better", "good"
     if high < 0:
-        return {"outcome": "worse", "css": "bad"}
-    return {"outcome": "no difference shown", "css": "quiet"}
+        return "worse", "bad"
+    return "no difference shown", "quiet"

@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
+from lesion_tasks.metrics.published import PublishedFigure, PublishedSlice, SubsetSize
 
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
@@ -150,20 +151,20 @@ def span(low: float | None, high: float | None, digits: int = 3) -> str:
     return f"{number(low, digits)} to {number(high, digits)}"
 
 
-def figure_words(figure: Mapping[str, Any] | None) -> str:
+def figure_words(figure: PublishedFigure | None) -> str:
     """A figure in one line: value and interval, or the reason why there is none."""
     if figure is None:
         return "not measured"
-    if figure["value"] is None:
-        return f"undefined: {figure['reason']}"
-    return f"{number(figure['value'])} ({span(figure['low'], figure['high'])})"
+    if figure.value is None:
+        return f"undefined: {figure.reason}"
+    return f"{number(figure.value)} ({span(figure.low, figure.high)})"
 
 
-def counts_words(holder: Mapping[str, Any]) -> str:
-    """`n_images`, `n_groups`, `n_positives` of a figure, slice or subset in words."""
-    words = f"{plural(holder['n_images'], 'image')}, {plural(holder['n_groups'], 'group')}"
-    if holder.get("n_positives") is not None:
-        words += f", {count(holder['n_positives'])} positive"
+def counts_words(holder: PublishedFigure | PublishedSlice | SubsetSize) -> str:
+    """Images, groups and positives of a figure, slice or subset in words."""
+    words = f"{plural(holder.n_images, 'image')}, {plural(holder.n_groups, 'group')}"
+    if holder.n_positives is not None:
+        words += f", {count(holder.n_positives)} positive"
     return words
 
 
