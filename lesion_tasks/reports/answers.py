@@ -12,6 +12,7 @@ from lesion_tasks.reports.words import (
     count,
     figure_words,
     label,
+    measure_words,
     moment,
     number,
     percent,
@@ -33,7 +34,7 @@ def question(bundle: Bundle) -> str | None:
 
 def design(bundle: Bundle) -> str | None:
     return (
-        "Retrospective: images and diagnoses of an archive, gathered before the model was trained. "
+        "Retrospective: images and diagnoses of an archive, collected before the model was trained. "
         "Development with an internal test set that shares no group with training."
     )
 
@@ -66,13 +67,13 @@ def image_types(bundle: Bundle) -> str | None:
 
 def artefacts(bundle: Bundle) -> str | None:
     excluded = bundle.manifest.recipe.get("task", {}).get("excluded_manipulations")
-    return f"Pictures that the archive marks as {' or '.join(excluded)} are left out." if excluded else None
+    return f"Images that the archive marks as {' or '.join(excluded)} are left out." if excluded else None
 
 
 _SHAPED = {
-    "squash": "Resized, whatever its shape, to",
+    "squash": "Resized regardless of aspect ratio to",
     "pad": "Padded with black to a square and resized to",
-    "crop": "Its middle square cut out and resized to",
+    "crop": "Cropped to the central square and resized to",
 }
 
 
@@ -162,7 +163,7 @@ def precision(bundle: Bundle) -> str | None:
     document, figure = _test(bundle), _leading(bundle)
     if document is None or figure is None or figure.low is None:
         return None
-    return f"No sample size was set in advance; the interval it gave is {span(figure.low, figure.high)}."
+    return f"No sample size was planned; the resulting interval is {span(figure.low, figure.high)}."
 
 
 def characteristics(bundle: Bundle) -> str | None:
@@ -211,8 +212,8 @@ def training(bundle: Bundle) -> str | None:
 
 def selection(bundle: Bundle) -> str | None:
     if not any("val_loss" in epoch.figures for epoch in bundle.epochs):
-        return "There was one fit and nothing to choose; the test set takes no part in it."
-    return "The epoch with the lowest loss on validation; the test set takes no part in it."
+        return "There was a single fit and nothing to select; the test set plays no part."
+    return "The epoch with the lowest validation loss; the test set plays no part."
 
 
 def versions(bundle: Bundle) -> str | None:
@@ -239,7 +240,7 @@ def threshold(bundle: Bundle) -> str | None:
         return None
     stored = document.threshold
     if stored is None:
-        return "None: the likeliest class is taken." if document.task == "multiclass" else None
+        return "None: the most likely class is the prediction." if document.task == "multiclass" else None
     return f"{number(stored.value)}, chosen on {subset_phrase(stored.chosen_on)} for the {stored.rule}."
 
 
@@ -249,7 +250,7 @@ def performance(bundle: Bundle) -> str | None:
         return None
     name = label(_leading_name(document))
     return (
-        f"{name} {figure_words(figure)} by {figure.method or 'no method'}; all others in report.html. "
+        f"{name} {figure_words(figure)} by {figure.method or 'no method'}; all other measures are in report.html. "
         f"Resampling by {document.resampling.unit}, {count(document.resampling.n_resamples)} times."
     )
 
@@ -260,7 +261,7 @@ def confusion(bundle: Bundle) -> str | None:
         return None
     names = [class_label(name) for name in document.confusion.class_names]
     rows = [
-        f"{name} called {', '.join(f'{called} {count(n)}' for called, n in zip(names, row, strict=True))}"
+        f"{name} classified as {', '.join(f'{called} {count(n)}' for called, n in zip(names, row, strict=True))}"
         for name, row in zip(names, document.confusion.counts, strict=True)
     ]
     return f"{'; '.join(rows)}."
@@ -270,7 +271,7 @@ def calibration(bundle: Bundle) -> str | None:
     document = _test(bundle)
     names = ("calibration_slope", "calibration_intercept", "brier_score", "expected_calibration_error")
     known = [
-        f"{label(name).lower()} {figure_words(document.figures[name])}"
+        f"{measure_words(name).lower()} {figure_words(document.figures[name])}"
         for name in names
         if document is not None and name in document.figures
     ]
@@ -284,7 +285,7 @@ def subgroups(bundle: Bundle) -> str | None:
     n_scored = sum(part.is_scored for part in document.slices)
     attributes = dict.fromkeys(label(part.attribute) for part in document.slices)
     return (
-        f"{n_scored} of {len(document.slices)} slices are measured, the others are too small and named. "
+        f"{n_scored} of {len(document.slices)} slices are measured; the others are too small and only listed. "
         f"By: {'; '.join(attributes)}."
     )
 
@@ -320,7 +321,7 @@ def failures(bundle: Bundle) -> str | None:
 
 
 def openings(bundle: Bundle) -> str | None:
-    return f"{plural(bundle.n_test_openings, 'time')}, this one among them."
+    return f"{plural(bundle.n_test_openings, 'time')}, including this one."
 
 
 def availability(bundle: Bundle) -> str | None:

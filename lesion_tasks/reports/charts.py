@@ -57,7 +57,7 @@ def _operating_point(plot: Plot, document: SubsetDocument) -> None:
 
 
 def precision_recall_plot(document: SubsetDocument) -> Plot | None:
-    """Precision over recall, with the prevalence, which a model without knowledge has."""
+    """Precision over recall, with the prevalence: the precision of a model that knows nothing."""
     curves = {name: curve for name, curve in document.curves.precision_recall.items() if curve}
     if not curves:
         return None

@@ -27,7 +27,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     for function in (
-        words.label, words.explanation, words.class_label, words.subset_title, words.subset_phrase,
+        words.label, words.ideal, words.explanation, words.class_label, words.subset_title, words.subset_phrase,
         words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
         words.figure_words, words.counts_words, words.plural, words.moment, words.duration, words.short_digest,
         words.plain, words.flattened,

@@ -12,6 +12,7 @@ from lesion_tasks.reports.words import (
     counts_words,
     figure_words,
     label,
+    measure_words,
     moment,
     plain,
     subset_title,
@@ -35,7 +36,7 @@ def model_card(bundle: Bundle) -> str:
         "## Factors",
         _factors(bundle),
         "## Metrics",
-        "Value with its 95 % interval. Intervals take images of one patient or lesion together.",
+        "Value with its 95 % interval. Intervals treat the images of one patient or lesion as one cluster.",
         _figures(bundle),
         "## Evaluation data",
         _evaluation_data(bundle),
@@ -77,8 +78,8 @@ def _factors(bundle: Bundle) -> str:
     document = views.leading_document(bundle)
     attributes = dict.fromkeys(part.attribute for part in document.slices) if document else {}
     if not attributes:
-        return "No attribute of the images is known, so nothing is sliced."
-    return f"Measured in parts by: {'; '.join(escape(label(name)) for name in attributes)}."
+        return "No attribute of the images is known, so there are no slices."
+    return f"Measured by: {'; '.join(escape(label(name)) for name in attributes)}."
 
 
 def _figures(bundle: Bundle) -> str:
@@ -86,7 +87,7 @@ def _figures(bundle: Bundle) -> str:
     if not documents:
         return "Nothing was measured: the predictions could not be joined to the manifest."
     rows = [
-        (label(row["name"]), *(figure_words(figure) for figure in row["figures"]))
+        (measure_words(row["name"]), *(figure_words(figure) for figure in row["figures"]))
         for group in views.figure_groups(documents)
         for row in group["rows"]
     ]
@@ -98,7 +99,7 @@ def _evaluation_data(bundle: Bundle) -> str:
     words = [
         answers.partitions(bundle),
         answers.overlap(bundle),
-        f"The test set has been looked at {answers.openings(bundle)}",
+        f"The test set has been used {answers.openings(bundle)}",
     ]
     return " ".join(escape(sentence) for sentence in words if sentence)
 
@@ -126,7 +127,7 @@ def _slices(bundle: Bundle) -> str:
             label(part.attribute),
             part.value,
             counts_words(part),
-            figure_words(part.figures.get(leading)) if part.is_scored else f"not scored: {part.reason}",
+            figure_words(part.figures.get(leading)) if part.is_scored else f"not measured: {part.reason}",
         )
         for part in document.slices
     ]
@@ -145,9 +146,9 @@ def _caveats(bundle: Bundle) -> str:
     lines = []
     if not bundle.is_sound:
         failed = ", ".join(check_title(name) for name in bundle.failed_checks)
-        lines.append(f"- The figures are not to be relied on. Failed: {escape(failed)}.")
+        lines.append(f"- The figures are not to be relied on. Failed checks: {escape(failed)}.")
     lines.append(
-        "- Measured on archive images; how it does on another clinic's images is unknown until it is measured there."
+        "- Measured on archive images; performance on another clinic's images is unknown until measured there."
     )
     lines.append(f"- {_BY_A_PERSON}")
     return "\n".join(lines)

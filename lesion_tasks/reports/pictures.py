@@ -51,7 +51,7 @@ def pictures(bundle: Bundle) -> dict[str, bytes]:
     return {
         "roc.png": _picture(document, title, "ROC", _roc),
         "pr.png": _picture(document, title, "Precision and recall", _precision_recall),
-        "confusion.png": _picture(document, title, "Calls against truth", _confusion),
+        "confusion.png": _picture(document, title, "Confusion matrix", _confusion),
         "calibration.png": _picture(document, title, "Calibration", _calibration),
     }
 
@@ -168,7 +168,7 @@ def _confusion(axes: Axes, document: SubsetDocument) -> str | None:
     # Never so dark that the ink of the numbers could not be read on it.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
     names = [_safe(class_label(name).replace(" ", "\n")) for name in document.confusion.class_names]
-    axes.set(xlabel="Called", ylabel="Truth")
+    axes.set(xlabel="Predicted class", ylabel="True class")
     axes.set_xticks(range(len(names)), names)
     axes.set_yticks(range(len(names)), names)
     axes.tick_params(length=0, labelsize=8.5)

@@ -46,11 +46,11 @@ FIGURE_GROUPS = (
         ),
     ),
     (
-        "How good are the calls?",
+        "How good are the classifications?",
         ("sensitivity", "specificity", "balanced_accuracy", "accuracy", "ppv", "npv"),
     ),
     (
-        "Can the probabilities be believed?",
+        "Can the probabilities be trusted?",
         (
             "brier_score",
             "brier_skill",

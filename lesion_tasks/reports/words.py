@@ -28,18 +28,18 @@ SUBSET_PHRASES = {
     "train": "the training set",
 }
 
-# What each integrity check makes sure of; the name in the data is that of the fault.
+# What each integrity check ensures; the name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are of the right images",
-    "independent_of_labels": "The predictions belong to these labels",
+    "independent_of_labels": "The predictions go with these labels",
     "inverted": "The classes are the right way round",
-    "marginals_differ": "The class counts are the manifest's",
+    "marginals_differ": "The class counts match the manifest",
     "serving_differs": "The stored model gives the same predictions",
     "degenerate": "The model gives more than one answer",
-    "leaks": "Nobody stands on two sides of the split",
-    "shortcut": "The model knows more than the camera does",
+    "leaks": "No patient, lesion or picture is on both sides of the split",
+    "shortcut": "The model does more than recognise the camera or the metadata",
     "no_better_than_random_weights": "Pretraining helps",
-    "gap": "Validation and test tell the same story",
+    "gap": "Validation and test agree",
 }
 
 _LABELS = {
@@ -64,9 +64,9 @@ _LABELS = {
     "missing": "Missing values",
     "sexes": "Sex",
     "n_new": "New images",
-    "n_relabelled": "With another label",
-    "n_lost": "No longer there",
-    "n_moved": "In another subset",
+    "n_relabelled": "Label changed",
+    "n_lost": "Removed",
+    "n_moved": "Moved to another subset",
     "since_manifest": "Since manifest",
 }
 
@@ -89,10 +89,28 @@ def label(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
+# What a measure would be in a perfect model, where neither the highest nor the lowest value is the best.
+_IDEALS = {
+    "calibration_slope": "1 is ideal",
+    "calibration_intercept": "0 is ideal",
+    "expected_calibration_error": "0 is ideal",
+}
+
+
+def ideal(name: str) -> str:
+    """`1 is ideal` for a calibration slope, nothing for a measure of which more, or less, is simply better."""
+    return _IDEALS.get(name, "")
+
+
+def measure_words(name: str) -> str:
+    """The label of a measure, with its ideal where a value alone says nothing."""
+    return f"{label(name)} ({ideal(name)})" if ideal(name) else label(name)
+
+
 def explanation(name: str, task: str) -> str:
     """One sentence on what a measure of a binary or multiclass task is, or nothing."""
     if name.startswith(("ppv_at_prevalence_", "npv_at_prevalence_")):
-        return "By Bayes' rule from sensitivity and specificity, as if the prevalence were this."
+        return "By Bayes' rule from sensitivity and specificity, at this prevalence."
     return EXPLANATIONS[task].get(name, "")
 
 
