@@ -321,8 +321,8 @@ def model_of(rows, latent):
 
 def test_a_probe_sees_the_camera_and_nothing_in_file_sizes(camera):
     _, probes = camera
-    assert integrity.headline_auc(probes["image_type_and_size"]).value > 0.75
-    assert integrity.headline_auc(probes["file_size"]).interval().contains(0.5)
+    assert integrity.headline_auc(probes["image_type_and_size"].scored).value > 0.75
+    assert integrity.headline_auc(probes["file"].scored).interval().contains(0.5)
 
 
 def test_a_model_that_knows_the_lesion_is_no_shortcut(camera):
@@ -347,11 +347,14 @@ def test_a_model_that_knows_only_the_camera_is_a_shortcut(camera, noise):
 
 def test_a_probe_of_the_models_own_inputs_is_shown_and_not_judged(camera):
     rows, probes = camera
-    same = binary(rows["label"] == "malignant", probes["image_type_and_size"].scores)
-    assert shortcut(same, {"metadata": probes["image_type_and_size"]}).blocks
-    verdict = shortcut(same, {"metadata": probes["image_type_and_size"]}, own_inputs=("metadata",))
+    same = binary(rows["label"] == "malignant", probes["image_type_and_size"].scored.scores)
+    assert shortcut(same, {"metadata": probes["image_type_and_size"]}).is_failure
+    unjudged = {"metadata": "the model is meant to look at them"}
+    verdict = shortcut(same, {"metadata": probes["image_type_and_size"]}, unjudged=unjudged)
     assert verdict.status == "passed"
     assert verdict.numbers["probes"]["metadata"]["is_judged"] is False
+    assert "nothing was judged" in verdict.sentence
+    assert "not judged: metadata 0." in verdict.sentence
 
 
 def test_pretraining_that_does_nothing_is_no_better_than_random_weights():

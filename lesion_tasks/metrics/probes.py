@@ -1,40 +1,69 @@
-"""Train and evaluation rows without their pixels -> what can be told from everything but the lesion.
+"""Train and evaluation rows without the lesion -> what can be told from everything else.
 
-A probe is a small model that sees only the camera's traces or the metadata. If it ranks the images as well as
-the real model does, the real model may have learned the same shortcut.
+A probe is a small model that sees only traces of the archive: the camera, the file, the frame of the picture, who sent
+it, the metadata, or what is missing. If all that the real model knows can be told from these, it may have learned the
+same shortcut.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from sklearn.tree import DecisionTreeClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.scored import Scored, join
 
-MAX_DEPTH = 5
+N_TREES = 60
+MAX_LEAVES = 8
 MIN_LEAF_IMAGES = 25
 # Rarer values of a text column share one column: they cannot carry a leaf of their own anyway.
 MAX_VALUES = 30
 
 METADATA = ("sex", "age_years", "anatom_site", "fitzpatrick_skin_type", "size_mm")
+# Columns that begin so are facts of the decoded picture (`pixels.picture_facts`).
+PICTURE_PREFIX = "picture_"
+TOGETHER = "all_together"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Probe:
+    """`scored`: what the probe says of the images. `seen` (n, columns): what it saw, in that order, NaN if missing."""
+
+    scored: Scored
+    seen: np.ndarray
 
 
 def _columns(names: Sequence[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
     return lambda frame: frame.reindex(columns=list(names))
 
 
+def _file(frame: pd.DataFrame) -> pd.DataFrame:
+    """Bytes, and bytes for each pixel: JPEG quality, as far as the columns of a manifest show it."""
+    known = frame.reindex(columns=["size_bytes", "width_px", "height_px"]).astype(float)
+    per_pixel = known["size_bytes"] / (known["width_px"] * known["height_px"])
+    return pd.DataFrame({"size_bytes": known["size_bytes"], "bytes_per_pixel": per_pixel})
+
+
+def _picture(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[[name for name in frame.columns if str(name).startswith(PICTURE_PREFIX)]]
+
+
 def _is_missing(frame: pd.DataFrame) -> pd.DataFrame:
-    return frame.reindex(columns=[*METADATA, "patient_id", "lesion_id"]).isna().astype(float)
+    missing = frame.reindex(columns=[*METADATA, "patient_id", "lesion_id"]).isna().astype(float)
+    return missing.add_prefix("no_")
 
 
 # What each probe sees. A column that the frames do not carry is all missing.
 PROBES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "image_type_and_size": _columns(("image_type", "width_px", "height_px")),
-    "file_size": _columns(("size_bytes",)),
+    "file": _file,
+    "picture_frame": _picture,
+    "institution": _columns(("attribution", "copyright_license")),
+    "anatom_site": _columns(("anatom_site",)),
     "missing_values": _is_missing,
     "metadata": _columns(METADATA),
 }
@@ -46,28 +75,55 @@ def fit_probes(
     *,
     class_names: Sequence[str],
     positive_class: str | None = None,
-) -> dict[str, Scored]:
-    """Fit every probe on `train` and score `evaluated`: probe name -> `Scored`.
+    unjudged: Collection[str] = (),
+) -> dict[str, Probe]:
+    """Fit every probe on `train` and score `evaluated`: probe name -> `Probe`.
 
-    Both frames have `isic_id`, `label`, `group_id` and whichever columns of `PROBES` are known. A decision tree of
-    depth 5: seconds for the whole archive, takes missing values as they are, and needs no scaling. A probe whose
-    columns never vary in `train` is left out: it can know nothing.
+    Both frames have `isic_id`, `label`, `group_id` and whichever columns of `PROBES` are known. Boosted trees: seconds
+    for the whole archive, take missing values as they are, and need no scaling. A probe whose columns never vary in
+    `train` is left out: it can know nothing. `all_together` sees what all but the `unjudged` ones see, since a
+    model can take two shortcuts at once.
     """
     if train["label"].nunique() < 2:
         raise UnusableInputError(
             f"probes need two classes to fit, found {train['label'].unique().tolist()} in train"
         )
-    found = {}
-    for name, select in PROBES.items():
-        known, asked = _numbers(select(train), select(evaluated))
-        if known.shape[1] == 0:
-            continue
-        tree = DecisionTreeClassifier(max_depth=MAX_DEPTH, min_samples_leaf=MIN_LEAF_IMAGES, random_state=0)
-        tree.fit(known, train["label"].astype(str))
-        scores = pd.DataFrame(0.0, index=evaluated["isic_id"].astype(object), columns=list(class_names))
-        scores[list(tree.classes_)] = tree.predict_proba(asked)
-        found[name] = join(scores, evaluated, class_names=class_names, positive_class=positive_class)
-    return found
+    seen = {name: _numbers(select(train), select(evaluated)) for name, select in PROBES.items()}
+    seen = {name: pair for name, pair in seen.items() if pair[0].shape[1]}
+    judged = [pair for name, pair in seen.items() if name not in unjudged]
+    if len(judged) > 1:
+        seen[TOGETHER] = (
+            np.column_stack([known for known, _ in judged]),
+            np.column_stack([asked for _, asked in judged]),
+        )
+    return {
+        name: _fit(known, asked, train, evaluated, class_names, positive_class)
+        for name, (known, asked) in seen.items()
+    }
+
+
+def _fit(
+    known: np.ndarray,
+    asked: np.ndarray,
+    train: pd.DataFrame,
+    evaluated: pd.DataFrame,
+    class_names: Sequence[str],
+    positive_class: str | None,
+) -> Probe:
+    trees = HistGradientBoostingClassifier(
+        max_iter=N_TREES,
+        max_leaf_nodes=MAX_LEAVES,
+        min_samples_leaf=MIN_LEAF_IMAGES,
+        early_stopping=False,
+        random_state=0,
+    )
+    trees.fit(known, train["label"].astype(str))
+    ids = evaluated["isic_id"].astype(object)
+    scores = pd.DataFrame(0.0, index=ids, columns=list(class_names))
+    scores[list(trees.classes_)] = trees.predict_proba(asked)
+    scored = join(scores, evaluated, class_names=class_names, positive_class=positive_class)
+    place = pd.Index(ids).get_indexer(scored.isic_ids)
+    return Probe(scored=scored, seen=asked[place])
 
 
 def _numbers(train: pd.DataFrame, evaluated: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

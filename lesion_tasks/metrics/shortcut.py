@@ -1,116 +1,211 @@
-"""A model and the probes beside it -> the verdict `shortcut`: does it know more than the camera does?"""
+"""A model and the probes beside it -> the verdict `shortcut`: does it know more than the archive's traces do?
+
+A fact that goes with the class convicts nobody: one institution really may see more melanomas. What counts is whether
+the model knows anything at equal facts. A model that knows the lesion does; one that took the shortcut does not.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from lesion_tasks.metrics.auc import Auc
-from lesion_tasks.metrics.compare import auc_difference, check_paired
+from lesion_tasks.metrics.beyond import Beyond, beyond
+from lesion_tasks.metrics.compare import Difference, auc_difference, check_paired
 from lesion_tasks.metrics.headline import auc_within, headline_auc
+from lesion_tasks.metrics.independence import WORTHWHILE_AUC
+from lesion_tasks.metrics.probes import Probe
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.verdict import Verdict
 
-MAX_STRATA = 10
-# With fewer groups of a class in comparable strata, even a perfect ranking has an interval near 0.5.
-MIN_GROUPS_WITHIN = 10
+# With fewer groups of a class to compare, even a perfect ranking has an interval near 0.5.
+MIN_GROUPS = 10
+# An AUC at equal facts that is surely below this is nothing that anybody would want a model for.
+MIN_BEYOND = 0.6
+# Where the facts leave less than this of the labels' variance open, there is nothing to compare at equal facts.
+MIN_OPEN_SHARE = 0.1
 
 
-def shortcut(model: Scored, probes: Mapping[str, Scored], *, own_inputs: Collection[str] = ()) -> Verdict:
+def shortcut(
+    model: Scored, probes: Mapping[str, Probe], *, unjudged: Mapping[str, str] | None = None
+) -> Verdict:
     """Fails when the model knows no more than a probe, or nothing within one image type.
 
-    `probes`: name -> the probe's predictions on the same images (`probes.fit_probes`). `own_inputs`: probes whose
-    columns the model is meant to use (`metadata` for a model of metadata alone); shown and not judged.
+    `probes`: name -> probe of the same images (`probes.fit_probes`). `unjudged`: probes that are shown and not
+    judged, with the reason (`metadata` for a model that is meant to look at them).
 
-    A probe convicts only when its own AUC is above 0.5 beyond its interval: a probe that knows nothing is no
-    explanation of anything. It then convicts on either of two grounds:
+    A probe is held against the model only when its own AUC is above 0.5 beyond its interval: a probe that knows nothing
+    is no explanation of anything. Then:
 
-    1. The model's AUC is not above the probe's.
-    2. Among images that the probe finds alike (tenths of its score), the 95 % interval of the model's AUC contains 0.5:
-       all it knows, the probe knows too. A model that learned the camera perfectly ties with the probe, and
-       a tie is won half of the time; this ground catches the other half.
+    1. At equal facts (`beyond`) the model's AUC must not surely be below 0.6. Where it may be 0.5 as well as more, and
+       the model does not beat the probe either, the images are too few to tell.
+    2. Where the facts settle nearly every label there are no equal facts to compare at, and a model that ties
+       with the probe may be the probe. One that is clearly worse is something else, which nobody can tell what.
 
-    The same second ground holds for images of one image type, whatever the probes know. It is not judged where the
-    strata leave fewer than ten groups of a class to compare: that would refuse a small test set, not a model.
+    Within one image type, whatever the probes know, the AUC must not surely be about 0.5 either.
     """
-    numbers: dict[str, Any] = {"probes": {}}
+    unjudged = unjudged or {}
     auc = headline_auc(model)
     if auc is None:
-        return _verdict("not_applicable", "A class has no image, so there is no AUC.", numbers)
-    numbers["auc"] = auc.value
-    reasons, shown = [], []
-    for name, probe in probes.items():
-        found = _beside(model, probe)
-        found["is_judged"] = name not in own_inputs
-        numbers["probes"][name] = found
-        shown.append(f"{name} {found['auc']:.4f}")
-        if found["is_judged"] and found["low"] > 0.5:
-            reasons += _objections(name, found)
+        return _verdict("not_applicable", "A class has no image, so there is no AUC.", {"probes": {}})
+    compared = {
+        name: _Compared.of(model, probe, is_judged=name not in unjudged) for name, probe in probes.items()
+    }
     within_type = _within_image_type(model)
-    numbers["within_image_type"] = within_type
-    if within_type is not None and within_type["is_judged"] and within_type["low"] <= 0.5:
+    numbers = {
+        "auc": auc.value,
+        "probes": {name: one.as_dict() for name, one in compared.items()},
+        "unjudged": dict(unjudged),
+        "within_image_type": within_type,
+    }
+    if not probes and within_type is None:
+        return _verdict("not_applicable", "No probe could be fitted and there is one image type.", numbers)
+    reasons = [reason for name, one in compared.items() if (reason := one.objection(name))]
+    if within_type is not None and within_type["is_judged"] and _is_about_half(within_type):
         reasons.append(
             f"within one image type its AUC is {within_type['auc']:.4f} [{within_type['low']:.4f}, "
             f"{within_type['high']:.4f}]"
         )
-    if not probes and within_type is None:
-        return _verdict("not_applicable", "No probe could be fitted and there is one image type.", numbers)
-    beside = f"AUC {auc.value:.4f}; {', '.join(shown) or 'no probe'}"
+    account = _account(auc, compared, unjudged)
     if reasons:
         return _verdict(
             "failed",
-            f"The model may know the camera and not the lesion: {'; '.join(reasons)} ({beside}).",
+            f"The model may know the archive and not the lesion: {'; '.join(reasons)}. {account}",
             numbers,
         )
-    return _verdict("passed", f"The model knows more than the probes do ({beside}).", numbers)
+    doubts = [doubt for name, one in compared.items() if (doubt := one.doubt(name))]
+    if doubts:
+        return _verdict(
+            "too_few",
+            f"Too few images to tell whether the model knows more than the archive: {'; '.join(doubts)}. {account}",
+            numbers,
+        )
+    return _verdict("passed", account, numbers)
 
 
 def _verdict(status: Any, sentence: str, numbers: Mapping[str, Any]) -> Verdict:
     return Verdict(name="shortcut", status=status, sentence=sentence, numbers=numbers)
 
 
-def _objections(name: str, found: Mapping[str, Any]) -> list[str]:
-    reasons = []
-    if found["difference"] <= 0:
-        reasons.append(f"it does not beat the probe {name} (difference {found['difference']:+.4f})")
-    within = found["within"]
-    if within is not None and within["is_judged"] and within["low"] <= 0.5 <= within["high"]:
-        reasons.append(
-            f"among images that the probe {name} finds alike its AUC is {within['auc']:.4f} "
-            f"[{within['low']:.4f}, {within['high']:.4f}]"
+@dataclass(frozen=True, kw_only=True)
+class _Compared:
+    """One probe beside the model. `beyond` is None where the probe is not judged or knows nothing."""
+
+    auc: float
+    low: float
+    high: float
+    difference: Difference
+    beyond: Beyond | None
+    is_judged: bool
+    n_groups: int  # of the class with fewer
+
+    @classmethod
+    def of(cls, model: Scored, probe: Probe, *, is_judged: bool) -> _Compared:
+        check_paired(model, probe.scored)
+        own, difference = headline_auc(probe.scored), auc_difference(model, probe.scored)
+        if own is None or difference is None:
+            raise AssertionError("the model has an AUC on these images, so the probe has one")
+        interval = own.interval()
+        is_informative = interval.low > 0.5
+        return cls(
+            auc=own.value,
+            low=interval.low,
+            high=interval.high,
+            difference=difference,
+            beyond=beyond(model, probe) if is_judged and is_informative else None,
+            is_judged=is_judged,
+            n_groups=min(own.n_groups_by_class),
         )
-    return reasons
+
+    @property
+    def is_informative(self) -> bool:
+        return self.low > 0.5
+
+    @property
+    def has_equal_facts(self) -> bool:
+        """Whether the facts leave enough labels open to compare images with the same facts."""
+        return self.beyond is not None and self.beyond.open_share >= MIN_OPEN_SHARE
+
+    @property
+    def _is_tie(self) -> bool:
+        interval = self.difference.interval
+        return interval is None or interval.low <= 0 <= interval.high
+
+    def objection(self, name: str) -> str | None:
+        """Why this probe explains the model, or None."""
+        if not (self.is_judged and self.is_informative):
+            return None
+        if self.has_equal_facts and self.beyond is not None:
+            if self.beyond.high >= MIN_BEYOND or self.n_groups < MIN_GROUPS:
+                return None
+            return (
+                f"among images that are alike to the probe {name} its AUC is {self.beyond.value:.4f} "
+                f"[{self.beyond.low:.4f}, {self.beyond.high:.4f}]"
+            )
+        if self._is_tie:
+            return (
+                f"it ties with the probe {name} (difference {self.difference.value:+.4f}), which settles nearly "
+                "every label alone"
+            )
+        return None
+
+    def doubt(self, name: str) -> str | None:
+        """What too few images leave open about this probe, or None."""
+        if not (self.is_judged and self.is_informative) or self.difference.value > 0:
+            return None
+        if self.has_equal_facts and self.beyond is not None:
+            if self.beyond.low > 0.5:
+                return None
+            return (
+                f"it does not beat the probe {name} (difference {self.difference.value:+.4f}), and among images "
+                f"that are alike to it the AUC is {self.beyond.value:.4f} [{self.beyond.low:.4f}, "
+                f"{self.beyond.high:.4f}]"
+            )
+        return (
+            f"the probe {name} settles nearly every label and the model does not beat it (difference "
+            f"{self.difference.value:+.4f})"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        interval = self.difference.interval
+        return {
+            "auc": self.auc,
+            "low": self.low,
+            "high": self.high,
+            "difference": self.difference.value,
+            "difference_low": interval.low if interval else None,
+            "difference_high": interval.high if interval else None,
+            "is_judged": self.is_judged and self.is_informative,
+            "at_equal_facts": self.beyond.as_dict() if self.beyond else None,
+        }
 
 
-def _beside(model: Scored, probe: Scored) -> dict[str, Any]:
-    check_paired(model, probe)
-    own, difference = headline_auc(probe), auc_difference(model, probe)
-    if own is None or difference is None or difference.interval is None:
-        raise AssertionError("the model has an AUC on these images, so the probe has one")
-    interval = own.interval()
-    return {
-        "auc": own.value,
-        "low": interval.low,
-        "high": interval.high,
-        "difference": difference.value,
-        "difference_low": difference.interval.low,
-        "difference_high": difference.interval.high,
-        "within": _numbers(auc_within(model, _strata(probe))),
-    }
-
-
-def _strata(probe: Scored) -> np.ndarray:
-    """Tenths of the probe's score; (n, K), a column per class, with more than two classes."""
-    if probe.is_binary:
-        return _tenths(probe.scores)
-    return np.column_stack([_tenths(column) for column in probe.probabilities.T])
-
-
-def _tenths(scores: np.ndarray) -> np.ndarray:
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, MAX_STRATA + 1)[1:-1]))
-    return np.searchsorted(edges, scores, side="right")
+def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str, str]) -> str:
+    """What the model was held against and what not, in words."""
+    judged, idle = [], []
+    for name, one in compared.items():
+        if not one.is_judged:
+            continue
+        if not one.is_informative:
+            idle.append(f"{name} {one.auc:.4f}")
+        elif one.has_equal_facts and one.beyond is not None:
+            judged.append(f"{name} {one.auc:.4f} (at equal facts the model has {one.beyond.value:.4f})")
+        else:
+            judged.append(f"{name} {one.auc:.4f}")
+    aside = [f"{name} {compared[name].auc:.4f} ({why})" for name, why in unjudged.items() if name in compared]
+    parts = [
+        f"AUC {auc.value:.4f}; judged against {', '.join(judged)}"
+        if judged
+        else f"AUC {auc.value:.4f}; nothing that was probed tells the classes apart, so nothing was judged"
+    ]
+    if idle:
+        parts.append(f"these probes tell nothing: {', '.join(idle)}")
+    if aside:
+        parts.append(f"not judged: {', '.join(aside)}")
+    return "; ".join(parts) + "."
 
 
 def _within_image_type(model: Scored) -> dict[str, Any] | None:
@@ -120,10 +215,7 @@ def _within_image_type(model: Scored) -> dict[str, Any] | None:
     if len(values) < 2:
         return None
     strata = codes if model.is_binary else np.column_stack([codes] * len(model.class_names))
-    return _numbers(auc_within(model, strata))
-
-
-def _numbers(auc: Auc | None) -> dict[str, Any] | None:
+    auc = auc_within(model, strata)
     if auc is None:
         return None
     interval = auc.interval()
@@ -132,5 +224,12 @@ def _numbers(auc: Auc | None) -> dict[str, Any] | None:
         "low": interval.low,
         "high": interval.high,
         "n_groups_by_class": list(auc.n_groups_by_class),
-        "is_judged": min(auc.n_groups_by_class) >= MIN_GROUPS_WITHIN,
+        "is_judged": min(auc.n_groups_by_class) >= MIN_GROUPS,
+        # The same score for all images of a type: no variance, and no knowledge either.
+        "is_constant": auc.standard_error == 0 and auc.value == 0.5,
     }
+
+
+def _is_about_half(found: Mapping[str, Any]) -> bool:
+    """Whether an interval has 0.5 in it, or lies below, and excludes every worthwhile AUC."""
+    return bool(found["is_constant"] or (found["low"] <= 0.5 and found["high"] < WORTHWHILE_AUC))

@@ -1,0 +1,86 @@
+"""A training's manifest and pictures -> probes of everything but the lesion that its model could look at."""
+
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Engine
+
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import InputSize
+from lesion_tasks.evaluation.subject import EvaluationSubject
+from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
+from lesion_tasks.pixels.shards import PixelSource, open_pixels
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from lesion_tasks.metrics.probes import Probe
+    from lesion_tasks.training.examples import Examples
+
+# Probes are small: more rows than this teach them nothing, and the pictures of each row have to be read.
+MAX_TRAIN_ROWS = 8_000
+_BATCH_ROWS = 256
+_SEED = 7
+# What names a row and its label, whatever the model sees.
+_KEYS = ["isic_id", "label", "group_id"]
+
+
+def probe_predictions(
+    engine: Engine, bucket: Bucket, subject: EvaluationSubject, test: "Examples"
+) -> "tuple[dict[str, Probe], dict[str, str]]":
+    """Probes by name, and why some of them are shown and not judged.
+
+    A model of pictures could take in whatever a picture carries: the camera, the file, the frame, the institution's
+    style, the site; and, through these, the metadata and what is missing of them. A model of metadata alone sees its
+    own fields, and which of them are missing.
+    """
+    from lesion_tasks.metrics.probes import fit_probes
+
+    recipe = subject.training.recipe
+    train = _some_rows(subject.subset("train"))
+    evaluated = subject.subset("test")
+    size = InputSize.of_recipe(recipe)
+    if size is None:
+        seen = _KEYS + ["sex" if field == "is_male" else field for field in recipe["metadata"]]
+        train, evaluated = train[seen], evaluated[seen]
+    else:
+        with engine.connect() as connection:
+            pixels = open_pixels(connection, bucket, size, train["sha256"].tolist())
+        train = _with_picture_facts(train, pixels)
+        if test.pixels is not None:
+            # The rows of the examples are those of the subset, in its order.
+            evaluated = _with_picture_facts(evaluated, test.pixels)
+    unjudged = {"metadata": "the model is meant to look at them"} if recipe["metadata"] else {}
+    probes = fit_probes(
+        train,
+        evaluated,
+        class_names=subject.task.classes,
+        positive_class=subject.task.positive,
+        unjudged=unjudged,
+    )
+    return probes, unjudged
+
+
+def _some_rows(train: "pd.DataFrame") -> "pd.DataFrame":
+    """Train rows, at most `MAX_TRAIN_ROWS` of them; a rare class keeps all of its rows as long as they fit."""
+    if len(train) <= MAX_TRAIN_ROWS:
+        return train
+    share = MAX_TRAIN_ROWS // train["label"].nunique()
+    drawn = train.sample(frac=1, random_state=_SEED)
+    return drawn[drawn.groupby("label").cumcount() < share].sort_index()
+
+
+def _with_picture_facts(rows: "pd.DataFrame", pixels: PixelSource) -> "pd.DataFrame":
+    """The rows with a column for each fact of their pictures; `pixels` holds the pictures in the same order."""
+    import numpy as np
+    import pandas as pd
+
+    from lesion_tasks.metrics.probes import PICTURE_PREFIX
+
+    parts = [
+        picture_facts(pixels.take(np.arange(start, min(start + _BATCH_ROWS, len(rows)))))
+        for start in range(0, len(rows), _BATCH_ROWS)
+    ]
+    facts = pd.DataFrame(
+        np.concatenate(parts), index=rows.index, columns=[f"{PICTURE_PREFIX}{name}" for name in FACTS]
+    )
+    return pd.concat([rows, facts], axis=1)
