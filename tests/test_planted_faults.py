@@ -1,6 +1,7 @@
 """A fault planted in the running pipeline ends in its verdict, by name, and in no promotion."""
 
 import hashlib
+import io
 import json
 import shutil
 import uuid
@@ -13,6 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from catalogue import add_records, draw, labelled_records, rows_of
+from PIL import Image as Pillow
 from sqlalchemy import make_url, text
 
 from lesion_tasks.bucket import open_bucket
@@ -32,6 +34,7 @@ from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import open_workspace
 
 BALANCED = "malignancy_balanced_5000"
+CLASSES = ("benign", "malignant")
 
 
 @dataclass(frozen=True)
@@ -108,7 +111,7 @@ def test_without_a_fault_the_same_training_is_promoted(faulty: Settings, trained
     assert promote_model(open_workspace(), task="malignancy").is_promoted
 
 
-def test_a_shuffled_loader_is_independent_of_labels(
+def test_predictions_of_a_shuffled_loader_are_not_shown_to_depend_on_the_labels(
     faulty: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     honest = dataset.PixelSource.take
@@ -121,15 +124,104 @@ def test_a_shuffled_loader_is_independent_of_labels(
     with monkeypatch.context() as planted:
         planted.setattr(dataset.PixelSource, "take", shuffled)
         training_id = train_variant(open_workspace(), "smoke", again=True)
-    assert "independent_of_labels" in failed_checks(faulty, training_id)
+    assert "serving_differs" in failed_checks(faulty, training_id)
+    ((document,),) = rows_of(faulty, "SELECT document FROM evaluation")
+    status = {one["name"]: one["status"] for one in document["integrity"]}
+    # Of some twenty lesions, a worthwhile model could look like this too.
+    assert status["independent_of_labels"] == "too_few"
+    assert document["undecided_checks"] == ["independent_of_labels", "independent_of_labels_on_val"]
+
+
+def plant_predictions(
+    settings: Settings, training_id: str, subset: str, change: Callable[[pd.DataFrame], pd.DataFrame]
+) -> None:
+    """Store other predictions of a subset under a training's name, sealed as a trainer would that got them wrong."""
+    ((digest,),) = rows_of(settings, "SELECT manifest_digest FROM training")
+    with engine_for(settings.database_url or "").begin() as connection:
+        stored = read_predictions(connection, training_id, digest, subset, CLASSES)
+        store_predictions(connection, training_id, digest, subset, change(stored))
+
+
+def labels_of(settings: Settings) -> pd.Series:
+    """The label of every row of the training's manifest, by image id."""
+    ((digest,),) = rows_of(settings, "SELECT manifest_digest FROM training")
+    rows = read_manifest(open_bucket(settings), object_key(BALANCED, digest))
+    return rows.set_index("isic_id")["label"]
 
 
 def test_a_swapped_class_index_is_inverted(faulty: Settings, trained: Trained) -> None:
+    for subset in ("val", "test"):
+        plant_predictions(faulty, trained.training_id, subset, lambda frame: 1 - frame)
+    failed = failed_checks(faulty, trained.training_id)
+    assert {"inverted", "inverted_on_val"} <= set(failed)
+
+
+def test_val_predictions_that_are_the_labels_are_found_out(faulty: Settings, trained: Trained) -> None:
+    labels = labels_of(faulty)
+
+    def cheated(frame: pd.DataFrame) -> pd.DataFrame:
+        is_malignant = (labels[frame.index] == "malignant").to_numpy(float)
+        return pd.DataFrame({"benign": 1 - is_malignant, "malignant": is_malignant}, index=frame.index)
+
+    plant_predictions(faulty, trained.training_id, "val", cheated)
+    assert {"serving_differs_on_val", "threshold_differs"} <= set(failed_checks(faulty, trained.training_id))
+
+
+def test_val_predictions_paired_with_other_rows_are_found_out(faulty: Settings, trained: Trained) -> None:
+    def shifted(frame: pd.DataFrame) -> pd.DataFrame:
+        return pd.DataFrame(np.roll(frame.to_numpy(), 7, axis=0), index=frame.index, columns=frame.columns)
+
+    plant_predictions(faulty, trained.training_id, "val", shifted)
+    failed = failed_checks(faulty, trained.training_id)
+    assert {"independent_of_labels_on_val", "serving_differs_on_val"} <= set(failed)
+
+
+@pytest.mark.parametrize(("subset", "name"), [("val", "ids_differ_on_val"), ("test", "ids_differ")])
+def test_a_row_without_a_prediction_is_a_verdict(
+    faulty: Settings, trained: Trained, subset: str, name: str
+) -> None:
+    plant_predictions(faulty, trained.training_id, subset, lambda frame: frame.iloc[1:])
+    assert failed_checks(faulty, trained.training_id) == [name]
+
+
+def test_a_threshold_that_val_does_not_give_differs(faulty: Settings, trained: Trained) -> None:
+    with engine_for(faulty.database_url or "").begin() as connection:
+        connection.execute(text("UPDATE training SET threshold = threshold * 0.9"))
+    assert failed_checks(faulty, trained.training_id) == ["threshold_differs"]
+
+
+def test_a_test_set_of_rows_that_the_training_learned_from_leaks_on_any_manifest(
+    faulty: Settings, trained: Trained
+) -> None:
+    """After another draw of the subsets, train images of the champion stand in test."""
+    ((own,),) = rows_of(faulty, "SELECT manifest_digest FROM training")
+    moved = {"train": "test", "test": "train"}
+    drawn = copy_manifest(faulty, lambda rows: rows.assign(subset=rows["subset"].replace(moved)))
+    evaluate_training(open_workspace(), trained.training_id, manifest_digest=drawn)
+    n_train = int((read_manifest(open_bucket(faulty), object_key(BALANCED, own))["subset"] == "train").sum())
+    ((failed, verdict),) = rows_of(faulty, "SELECT failed_checks, verdict FROM evaluation")
+    assert failed == ["leaks"]
+    assert f"its own train and test share {n_train} images" in verdict
+    assert f"{n_train} identical files" in verdict
+
+
+def test_labels_that_the_archive_gives_otherwise_today_are_a_caution(
+    faulty: Settings, trained: Trained
+) -> None:
+    ((digest,),) = rows_of(faulty, "SELECT manifest_digest FROM training")
+    rows = read_manifest(open_bucket(faulty), object_key(BALANCED, digest))
+    test = rows[(rows["subset"] == "test") & (rows["label"] == "benign")]["isic_id"].tolist()[:2]
     with engine_for(faulty.database_url or "").begin() as connection:
         connection.execute(
-            text("UPDATE prediction SET probabilities = ARRAY[probabilities[2], probabilities[1]]")
+            text("UPDATE image SET diagnosis = ARRAY['Malignant'] WHERE isic_id = ANY(:ids)"), {"ids": test}
         )
-    assert "inverted" in failed_checks(faulty, trained.training_id)
+    evaluate_training(open_workspace(), trained.training_id)
+    ((document,),) = rows_of(faulty, "SELECT document FROM evaluation")
+    (found,) = [one for one in document["integrity"] if one["name"] == "labels_changed"]
+    assert found["status"] == "caution"
+    assert found["sentence"].startswith("2 of ")
+    assert f"{test[0]} from benign to malignant" in found["sentence"]
+    assert document["is_sound"]
 
 
 def replace_model(settings: Settings, training_id: str, change: Callable[[keras.Model], keras.Model]) -> None:
@@ -187,28 +279,42 @@ def test_batch_norm_in_training_mode_serves_differently(faulty: Settings, traine
     assert "serving_differs" in failed_checks(faulty, trained.training_id)
 
 
-def plant_in_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
-    """Give the training a manifest that no split of ours would write."""
+def copy_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.DataFrame]) -> str:
+    """Write a changed copy of the training's manifest, and return its digest."""
     bucket = open_bucket(settings)
     ((digest, recipe),) = rows_of(
         settings, "SELECT digest, m.recipe FROM manifest m JOIN training ON manifest_digest = digest"
     )
     rows = change(read_manifest(bucket, object_key(BALANCED, digest)))
     planted = write_manifest(bucket, BALANCED, recipe, as_table(rows))
+    counts = {subset: part["label"].value_counts().to_dict() for subset, part in rows.groupby("subset")}
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(
             text("""
                 INSERT INTO manifest SELECT (jsonb_populate_record(m, jsonb_build_object(
-                    'digest', CAST(:planted AS text), 'object_key', CAST(:key AS text)))).* FROM manifest m
+                    'digest', CAST(:planted AS text), 'object_key', CAST(:key AS text),
+                    'class_counts', m.class_counts || CAST(:counts AS jsonb)))).* FROM manifest m
                 WHERE m.digest = :digest
             """),
-            {"planted": planted, "key": object_key(BALANCED, planted), "digest": digest},
+            {
+                "planted": planted,
+                "key": object_key(BALANCED, planted),
+                "digest": digest,
+                "counts": json.dumps(counts),
+            },
         )
-        for table in ("training", "prediction"):
-            connection.execute(
-                text(f"UPDATE {table} SET manifest_digest = :planted WHERE manifest_digest = :digest"),
-                {"planted": planted, "digest": digest},
-            )
+    return planted
+
+
+def plant_in_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.DataFrame]) -> None:
+    """Give the training a manifest that no split of ours would write."""
+    ((digest, training_id),) = rows_of(settings, "SELECT manifest_digest, training_id FROM training")
+    planted = copy_manifest(settings, change)
+    with engine_for(settings.database_url or "").begin() as connection:
+        for subset in ("val", "test"):
+            stored = read_predictions(connection, training_id, digest, subset, CLASSES)
+            store_predictions(connection, training_id, planted, subset, stored)
+        connection.execute(text("UPDATE training SET manifest_digest = :planted"), {"planted": planted})
 
 
 @pytest.mark.parametrize(
@@ -253,6 +359,37 @@ def test_a_model_that_knows_no_more_than_the_file_size_takes_a_shortcut(
     curate_images(open_workspace())
     materialize_manifest(open_workspace(), build_split(open_workspace(), BALANCED), InputSize(32))
     assert "shortcut" in failed_checks(settings, train_variant(open_workspace(), "smoke"))
+
+
+def trained_on(
+    settings: Settings, changed: Callable[[np.ndarray, int, bool], np.ndarray], variant: str = "smoke"
+) -> str:
+    """Train on 300 pictures without a lesion to tell the classes by, each changed by id and label."""
+    records, pictures = labelled_records(300), {}
+    for record in records:
+        number = int(record["isic_id"][5:])
+        is_malignant = record["metadata"]["clinical"]["diagnosis_1"] == "Malignant"
+        with Pillow.open(io.BytesIO(draw(number, is_malignant=False))) as picture:
+            pixels = np.asarray(picture).copy()
+        buffer = io.BytesIO()
+        Pillow.fromarray(changed(pixels, number, is_malignant)).save(buffer, "PNG")
+        pictures[record["isic_id"]] = buffer.getvalue().ljust(48 * 48 * 3)
+    add_records(settings, records, picture_by_id=pictures)
+    curate_images(open_workspace())
+    materialize_manifest(open_workspace(), build_split(open_workspace(), BALANCED), InputSize(32))
+    return train_variant(open_workspace(), variant)
+
+
+def test_a_ruler_at_the_edge_of_malignant_pictures_is_a_shortcut(settings: Settings) -> None:
+    def with_ruler(pixels: np.ndarray, number: int, is_malignant: bool) -> np.ndarray:
+        if is_malignant:
+            pixels[-5:] = 250
+        return pixels
+
+    training_id = trained_on(settings, with_ruler)
+    assert failed_checks(settings, training_id) == ["shortcut"]
+    ((verdict,),) = rows_of(settings, "SELECT verdict FROM evaluation")
+    assert "picture_frame" in verdict
 
 
 def test_stored_predictions_are_those_of_the_trainer(trained: Trained, faulty: Settings) -> None:

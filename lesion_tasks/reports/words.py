@@ -40,6 +40,8 @@ CHECK_TITLES = {
     "shortcut": "The model does more than recognise the camera or the metadata",
     "no_better_than_random_weights": "Pretraining helps",
     "gap": "Validation and test agree",
+    "threshold_differs": "The threshold is the one that validation gives",
+    "labels_changed": "The labels are those of today",
 }
 
 _LABELS = {
@@ -129,7 +131,9 @@ def subset_phrase(name: str) -> str:
 
 
 def check_title(name: str) -> str:
-    return CHECK_TITLES.get(name, label(name))
+    """What a check makes sure of; `_on_val` after a name says that it looked at validation."""
+    title = CHECK_TITLES.get(name.removesuffix("_on_val"), label(name))
+    return f"{title}, on validation" if name.endswith("_on_val") and name not in CHECK_TITLES else title
 
 
 def number(value: float | None, digits: int = 3) -> str:
