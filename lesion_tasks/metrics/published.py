@@ -24,7 +24,9 @@ Share = Annotated[float, Field(ge=0, le=1)]
 class Published(BaseModel):
     """A part of a published document: unknown keys and numbers that JSON cannot hold are errors; never changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+    )
 
 
 class PublishedInterval(Published):
