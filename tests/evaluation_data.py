@@ -1,10 +1,23 @@
-"""Small evaluations for tests: rows in, a `Scored` out."""
+"""Small evaluations for tests: rows in, a `Scored` out; and one that was really run, with every file it left."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
+from catalogue import add_records, labelled_records, rows_of
 
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import VARIANTS, InputSize
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.evaluation.decisions import record_decision
+from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.metrics.scored import Scored, join
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
 
 CLASSES = ("benign", "malignant")
 
@@ -65,3 +78,72 @@ def drawn_multiclass(n_images: int, n_classes: int = 4, *, signal: float = 1.5, 
     return multiclass(
         labels, odds / odds.sum(axis=1, keepdims=True), rng.integers(0, n_images // 2, n_images)
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Evaluated:
+    """What a real evaluation left: its row's document, and the files of its folder and the index by name."""
+
+    training_id: str
+    document: dict[str, Any]
+    files: dict[str, bytes]
+    index: bytes
+
+
+SITES = ("lower extremity", "anterior torso", "head/neck")
+
+
+def described_records(n: int, *, first: int = 1) -> list[dict[str, Any]]:
+    """Labelled records that also tell site, skin type and how the diagnosis was confirmed."""
+    records = labelled_records(n, first=first)
+    for i, record in enumerate(records):
+        clinical = record["metadata"]["clinical"]
+        # One site is too rare to be measured.
+        clinical["anatom_site_general"] = "palms/soles" if i % 40 == 0 else SITES[i % 3]
+        clinical["fitzpatrick_skin_type"] = ("I", "II", "III")[i % 3]
+        clinical["diagnosis_confirm_type"] = "histopathology" if i % 4 else "serial imaging showing no change"
+        record["copyright_license"] = ("CC-0", "CC-BY-NC")[i % 2]
+    return records
+
+
+def run_evaluation(settings: Settings) -> Evaluated:
+    """Train and evaluate a small network twice, on a catalogue that grew in between; the first is the champion."""
+    VARIANTS["report_smoke"] = replace(
+        VARIANTS["smoke"], name="report_smoke", split="malignancy_natural", max_epochs=2
+    )
+    workspace = open_workspace()
+    first = _train_on(settings, described_records(300))
+    with workspace.engine.begin() as connection:
+        record_decision(
+            connection,
+            "malignancy",
+            "promoted",
+            training_id=first,
+            previous=None,
+            reason="The first of its kind.",
+            decided_by="a test",
+        )
+    second = _train_on(settings, described_records(300, first=1_001))
+    ((digest,),) = rows_of(settings, f"SELECT manifest_digest FROM training WHERE training_id = '{second}'")
+    evaluate_training(workspace, first, manifest_digest=digest)
+    evaluate_training(workspace, second)
+    ((document,),) = rows_of(
+        settings,
+        f"SELECT document FROM evaluation WHERE training_id = '{second}' AND manifest_digest = '{digest}'",
+    )
+    folder = f"reports/{second}/"
+    bucket = open_bucket(settings)
+    return Evaluated(
+        training_id=second,
+        document=document,
+        files={key.removeprefix(folder): bucket.get(key) for key in bucket.list_keys(folder)},
+        index=bucket.get("reports/index.html"),
+    )
+
+
+def _train_on(settings: Settings, records: list[dict[str, Any]]) -> str:
+    add_records(settings, records)
+    curate_images(open_workspace())
+    digest = build_split(open_workspace(), "malignancy_natural")
+    materialize_manifest(open_workspace(), digest, InputSize(32))
+    return train_variant(open_workspace(), "report_smoke")

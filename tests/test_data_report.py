@@ -46,7 +46,7 @@ def test_the_page_shows_copies_with_their_pictures(settings: Settings) -> None:
     add_records(settings, records, picture_by_id=pictures, hashed=True)
     curate_images(open_workspace())
     page = page_of(settings)
-    assert "1 pair of pictures with other patient and lesion ids show the same thing" in page
+    assert "1 pair of pictures with different patient and lesion ids show the same thing" in page
     assert page.count("data:image/jpeg;base64,") == 2
 
 

@@ -1,33 +1,54 @@
-"""The report bundle as people see it: from simulated predictions through the real statistics to the files."""
+"""The report as people see it: a real evaluation of a small catalogue, its files, and variations of its bundle."""
 
 import json
 import subprocess
 import sys
-from dataclasses import asdict
+from collections.abc import Iterator
 from html.parser import HTMLParser
+from pathlib import Path
 from typing import Any
 
 import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+from evaluation_data import Evaluated, run_evaluation
 
 from lesion_tasks import catalog
-from lesion_tasks.catalog.gates import standing
+from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.metrics import integrity
-from lesion_tasks.metrics.compare import compare, compare_slices
-from lesion_tasks.metrics.document import confusion_counts, evaluation_document
+from lesion_tasks.metrics.document import evaluation_document
+from lesion_tasks.metrics.published import Figures, PublishedVerdict
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored, join
-from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.reports import bundle_schema, render_bundle, render_index
-from lesion_tasks.reports.checklist import GUIDELINES, PERSON, fill_checklist
+from lesion_tasks.reports.bundle import (
+    BestOfLooks,
+    Bundle,
+    DataFacts,
+    Epoch,
+    Example,
+    SincePromotion,
+    TwoByTwo,
+    read_bundle,
+)
+from lesion_tasks.reports.checklist import PERSON, checklist, fill_checklist
+from lesion_tasks.reports.checklist_items import GUIDELINES
+from lesion_tasks.reports.index import (
+    BoardRow,
+    ChampionLine,
+    DecisionLine,
+    Leaderboard,
+    TaskBoard,
+    subset_figures,
+)
 from lesion_tasks.reports.markdown import escape
 from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
 from lesion_tasks.reports.plot import nice_marks
 from lesion_tasks.reports.views import natural_frequencies
 from lesion_tasks.reports.words import MINUS, NO_VALUE, flattened, moment, number, signed, span
+from lesion_tasks.settings import read_settings
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.
 RESAMPLING = Resampling(n_resamples=60)
@@ -39,6 +60,76 @@ PIXEL = (
 )
 
 
+@pytest.fixture(scope="module")
+def evaluated(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Evaluated]:
+    """A real evaluation, run once for all tests of this file."""
+    home = tmp_path_factory.mktemp("report")
+    before = dict(VARIANTS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("LESION_HOME", str(home))
+        patch.setenv("LESION_DATABASE_URL", module_database_url)
+        patch.setenv("LESION_BUCKET_URL", str(Path(home) / "bucket"))
+        patch.setenv("LESION_ARCHIVE_URL", "http://127.0.0.1:9/api/v2/")
+        patch.delenv("LESION_VARIANTS", raising=False)
+        patch.delenv("LESION_WEIGHTS", raising=False)
+        yield run_evaluation(read_settings())
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+@pytest.fixture(scope="module")
+def bundle(evaluated: Evaluated) -> Bundle:
+    """What Postgres holds of it. The pixels of its examples stand in the page alone: here is one in their place."""
+    stored = read_bundle(evaluated.document)
+    return changed(stored, examples=[changed(one, picture=PIXEL, heatmap=PIXEL) for one in stored.examples])
+
+
+@pytest.fixture(scope="module")
+def multiclass_bundle(bundle: Bundle) -> Bundle:
+    """The same training as one of five classes, with the documents of simulated predictions."""
+    task = catalog.TASKS["five_classes"]
+    test, val = (simulated(task, n=n, seed=seed) for n, seed in ((600, 2), (300, 1)))
+    subsets = {"test_natural": test, "test_balanced": test.where(np.arange(600) % 3 == 0), "val": val}
+    documents = {
+        name: evaluation_document(part, threshold=None, subset=name, resampling=RESAMPLING)
+        for name, part in subsets.items()
+    }
+    counts = {"train": test.class_counts, "val": val.class_counts, "test": test.class_counts}
+    return changed(
+        bundle,
+        subsets=documents,
+        training=changed(
+            bundle.training,
+            task=task.name,
+            task_title=task.title,
+            classes=list(task.classes),
+            positive_class=None,
+            threshold=None,
+        ),
+        manifest=changed(bundle.manifest, task=task.name, class_counts=counts),
+        comparison=None,
+        promotion=None,
+        examples=[],
+    )
+
+
+@pytest.fixture(scope="module")
+def files(bundle: Bundle) -> Files:
+    return render_bundle(bundle)
+
+
+@pytest.fixture(scope="module")
+def multiclass_files(multiclass_bundle: Bundle) -> Files:
+    return render_bundle(multiclass_bundle)
+
+
+def changed(model: Any, **fields: Any) -> Any:
+    """A variation of a bundle or of a part of it."""
+    unknown = set(fields) - set(type(model).model_fields)
+    assert not unknown, unknown
+    return model.model_copy(update=fields)
+
+
 def simulated(
     task: catalog.Task,
     *,
@@ -46,7 +137,7 @@ def simulated(
     seed: int,
     skill: float = 1.6,
     prevalence: float = 0.25,
-    attribution: str = "Clinic A",
+    is_shuffled: bool = False,
 ) -> Scored:
     """Predictions of a model of some skill on images of a made-up archive, several to a patient."""
     random = np.random.default_rng(seed)
@@ -71,198 +162,12 @@ def simulated(
             "image_type": "dermoscopic",
             "fitzpatrick_skin_type": random.choice([None, "I", "II", "III"], size=n, p=[0.7, 0.1, 0.1, 0.1]),
             "diagnosis_confirm_type": random.choice(["histopathology", "serial imaging"], size=n),
-            "attribution": attribution,
         }
     )  # fmt: skip
+    if is_shuffled:
+        probabilities = random.permutation(probabilities)
     predictions = pd.DataFrame(probabilities, index=ids, columns=list(task.classes))
     return join(predictions, rows, class_names=task.classes, positive_class=task.positive)
-
-
-def make_bundle(
-    task_name: str = "malignancy",
-    *,
-    n: int = 600,
-    skill: float = 1.6,
-    is_shuffled: bool = False,
-    attribution: str = "Clinic A",
-    resampling: Resampling = RESAMPLING,
-) -> dict[str, Any]:
-    """A bundle as the evaluate step makes it, from simulated predictions and the real statistics."""
-    task = catalog.TASKS[task_name]
-    val = simulated(task, n=n // 2, seed=1, skill=skill, attribution=attribution)
-    test = simulated(task, n=n, seed=2, skill=skill, attribution=attribution)
-    if is_shuffled:
-        order = np.random.default_rng(3).permutation(test.n_images)
-        test = join(
-            pd.DataFrame(test.probabilities[order], index=test.isic_ids, columns=list(task.classes)),
-            pd.DataFrame(
-                {
-                    "isic_id": test.isic_ids,
-                    "label": [task.classes[label] for label in test.labels],
-                    "group_id": test.group_ids,
-                }
-            ),
-            class_names=task.classes,
-            positive_class=task.positive,
-        )
-    balanced = test.where(np.arange(test.n_images) % 3 == 0)
-    threshold = choose_threshold(val) if task.positive else None
-    cut = threshold.value if threshold else None
-    stored = dict(zip(test.isic_ids, test.probabilities, strict=True))
-    verdicts = [
-        integrity.ids_differ(test.isic_ids, test.isic_ids),
-        integrity.independent_of_labels(test, threshold=cut, trainer_auc=None),
-        integrity.inverted(test),
-        integrity.marginals_differ(confusion_counts(test, cut), task.classes, test.class_counts),
-        integrity.degenerate(test, threshold=cut),
-        integrity.serving_differs(stored, {"alone": {k: stored[k] for k in list(stored)[:5]}}),
-        integrity.no_better_than_random_weights(test, None),
-        integrity.gap(val, test),
-    ]
-    failed = [verdict.name for verdict in verdicts if verdict.blocks]
-    subsets = {"test_natural": test, "test_balanced": balanced, "val": val}
-    variant = next(v for v in catalog.VARIANTS.values() if v.name == "mobilenet_v2_frozen_augmented")
-    champion = simulated(task, n=n, seed=2, skill=skill * 0.85, attribution=attribution)
-    counts = {
-        "train": {name: 4 * n for name, n in test.class_counts.items()},
-        "val": val.class_counts,
-        "test": test.class_counts,
-        "test_balanced": balanced.class_counts,
-    }
-    documents = {
-        name: evaluation_document(part, threshold=threshold, subset=name, resampling=resampling)
-        for name, part in subsets.items()
-    }
-    candidate = simulated(task, n=n, seed=2, skill=skill)
-    comparison = {
-        "champion": "cnn_scratch-99aa88bb77",
-        "subset": "test_natural",
-        "differences": {
-            name: difference.as_dict()
-            for name, difference in compare(candidate, champion, resampling=resampling).items()
-        },
-        "slices": [one.as_dict() for one in compare_slices(candidate, champion)],
-    }
-    return {
-        "schema_version": 1,
-        "evaluation_id": "mobilenet-0a1b2c3d-on-9f8e7d6c5b",
-        "evaluated_at": "2026-03-01T14:05:00+00:00",
-        "is_sound": not failed,
-        "failed_checks": failed,
-        "verdict": verdicts[1].sentence if failed else "Sound: all checks passed.",
-        "training": {
-            "training_id": "mobilenet_v2_frozen_augmented-0a1b2c3d4e",
-            "variant": variant.name,
-            "title": variant.title,
-            "reproduces": variant.reproduces,
-            "task": task.name,
-            "task_title": task.title,
-            "classes": list(task.classes),
-            "positive_class": task.positive,
-            "recipe": json.loads(json.dumps(asdict(variant))),
-            "seed": variant.seed,
-            "weights": "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_128_no_top.h5",
-            "weights_sha256": "ab" * 32,
-            "code_version": "3f2a9c1",
-            "versions": {"python": "3.11.9", "keras": "3.12.0", "tensorflow": "2.21.0", "numpy": "2.4.6"},
-            "threshold": cut,
-            "started_at": "2026-03-01T13:00:00+00:00",
-            "finished_at": "2026-03-01T13:58:12+00:00",
-            "manifest_digest": "9f8e7d6c5b" * 6 + "abcd",
-            "model_sha256": "cd" * 32,
-        },
-        "manifest": {
-            "digest": "9f8e7d6c5b" * 6 + "abcd",
-            "split": "malignancy_balanced_5000",
-            "task": task.name,
-            "n_images": sum(sum(by_class.values()) for by_class in counts.values()),
-            "class_counts": counts,
-            "funnel": [
-                {"step": "records", "n": 12 * n},
-                {"step": "rejected", "reason": "not_an_image", "n": -3},
-                {"step": "images", "n": 12 * n - 3},
-                {"step": "left out", "reason": "image_type", "n": -2 * n},
-                {"step": "left out", "reason": "indeterminate", "n": -n // 9},
-                {"step": "train", "n": 4 * n},
-                {"step": "val", "n": val.n_images},
-                {"step": "test", "n": test.n_images},
-            ],
-            "recipe": json.loads(
-                json.dumps(
-                    {
-                        "split": asdict(catalog.SPLITS["malignancy_balanced_5000"]),
-                        "task": asdict(task),
-                    }
-                )
-            ),
-            "created_at": "2026-03-01T12:00:00+00:00",
-        },
-        "integrity": [verdict.as_dict() for verdict in verdicts],
-        "subsets": documents,
-        "epochs": [
-            {
-                "epoch": i + 1,
-                "figures": {
-                    "loss": 0.62 * 0.9**i,
-                    "auc": 0.9 - 0.2 * 0.8**i,
-                    "val_loss": 0.60 * 0.94**i + 0.004 * i,
-                    "val_auc": 0.87 - 0.15 * 0.8**i,
-                },
-                "duration_s": 11.5,
-            }
-            for i in range(14)
-        ],
-        "comparison": comparison,
-        "promotion": standing(task_name, documents["test_natural"]["figures"], comparison),
-        "data_changes": {
-            "since_manifest": "11223344",
-            "n_new": 120,
-            "n_lost": 2,
-            "by_class": {"benign": {"n_new": 100}},
-        },
-        "data": {
-            "licences": {"CC-0": 5 * n, "CC-BY-NC": n},
-            "attributions": {attribution: 6 * n},
-            "image_types": {"dermoscopic": 6 * n},
-            "sexes": {"female": 3 * n, "male": 3 * n},
-            "missing": {
-                "age_years": {"train": 0.1, "val": 0.12, "test": 0.11},
-                "size_mm": {"train": 0.8, "val": 0.79, "test": 0.81},
-            },
-        },
-        "examples": [
-            {
-                "isic_id": test.isic_ids[i],
-                "label": task.classes[test.labels[i]],
-                "probability": 0.97,
-                "kind": kind,
-                "picture": PIXEL,
-                "heatmap": PIXEL,
-            }
-            for i, kind in enumerate(["confident mistake"] * 3 + ["confident hit"] * 3)
-        ],
-        "n_test_openings": 3,
-    }
-
-
-@pytest.fixture(scope="module")
-def bundle() -> dict[str, Any]:
-    return make_bundle()
-
-
-@pytest.fixture(scope="module")
-def multiclass_bundle() -> dict[str, Any]:
-    return make_bundle("five_classes")
-
-
-@pytest.fixture(scope="module")
-def files(bundle: dict[str, Any]) -> Files:
-    return render_bundle(bundle)
-
-
-@pytest.fixture(scope="module")
-def multiclass_files(multiclass_bundle: dict[str, Any]) -> Files:
-    return render_bundle(multiclass_bundle)
 
 
 class Page(HTMLParser):
@@ -312,7 +217,7 @@ def multiclass_page(multiclass_files: Files) -> Page:
     return Page(multiclass_files["report.html"][0])
 
 
-def page_of(bundle: dict[str, Any]) -> Page:
+def page_of(bundle: Bundle) -> Page:
     """The page alone, without the pictures beside it."""
     return Page(render_page(bundle))
 
@@ -348,7 +253,9 @@ def test_the_schema_refuses_an_undefined_figure_without_a_reason(files):
 
 
 def test_a_number_that_json_cannot_hold_is_an_error_and_not_a_file(bundle):
-    broken = {**bundle, "n_test_openings": float("nan")}
+    with pytest.raises(ValueError, match="finite number"):
+        Epoch(epoch=1, figures={"loss": float("nan")}, duration_s=1)
+    broken = changed(bundle, epochs=[changed(bundle.epochs[0], figures={"loss": float("inf")})])
     with pytest.raises(ValueError, match="JSON compliant"):
         render_bundle(broken)
 
@@ -371,19 +278,32 @@ def test_a_page_asks_for_nothing_from_elsewhere(files, multiclass_files):
         )
 
 
-def test_every_value_of_the_bundle_shows_as_text():
-    hostile = make_bundle(n=150, attribution=HOSTILE)
-    hostile["verdict"] = hostile["training"]["title"] = hostile["training"]["task_title"] = HOSTILE
-    hostile["training"] |= {"training_id": HOSTILE, "weights": HOSTILE, "versions": {HOSTILE: HOSTILE}}
-    hostile["training"]["recipe"][HOSTILE] = [HOSTILE]
-    hostile["manifest"]["funnel"].append({"step": HOSTILE, "reason": HOSTILE, "n": -1})
-    hostile["comparison"]["champion"] = HOSTILE
-    hostile["data"] |= {HOSTILE: {HOSTILE: 1}, "missing": {HOSTILE: {HOSTILE: 0.5}}}
-    hostile["data_changes"] = {HOSTILE: HOSTILE, "by_class": {HOSTILE: {HOSTILE: 3}}}
-    hostile["examples"][0] |= {"isic_id": HOSTILE, "label": HOSTILE, "kind": HOSTILE}
-    hostile["integrity"].append(
-        {"name": HOSTILE, "status": "failed", "is_blocking": False, "sentence": HOSTILE, "numbers": {HOSTILE: HOSTILE}}
-    )  # fmt: skip
+def test_every_value_of_the_bundle_shows_as_text(bundle):
+    step = changed(bundle.manifest.funnel[0], step=HOSTILE, reason=HOSTILE, n=-1)
+    hostile = changed(
+        bundle,
+        verdict=HOSTILE,
+        training=changed(
+            bundle.training,
+            title=HOSTILE,
+            task_title=HOSTILE,
+            training_id=HOSTILE,
+            weights=HOSTILE,
+            versions={HOSTILE: HOSTILE},
+            recipe={**bundle.training.recipe, HOSTILE: [HOSTILE]},
+        ),
+        manifest=changed(bundle.manifest, funnel=[*bundle.manifest.funnel, step]),
+        comparison=changed(bundle.comparison, champion=HOSTILE),
+        data=DataFacts(attributions={HOSTILE: 1}, licences={HOSTILE: 1}, missing={HOSTILE: {HOSTILE: 0.5}}),
+        data_changes=changed(bundle.data_changes, since_manifest=HOSTILE, new_by_class={HOSTILE: 3}),
+        examples=[changed(bundle.examples[0], isic_id=HOSTILE, label=HOSTILE, kind=HOSTILE)],
+        integrity=[
+            *bundle.integrity,
+            PublishedVerdict(
+                name=HOSTILE, status="failed", is_blocking=False, sentence=HOSTILE, numbers={HOSTILE: HOSTILE}
+            ),
+        ],
+    )
     files = render_bundle(hostile)
     page = Page(files["report.html"][0])
     assert page.text.count("<script>alert(1)</script>") > 15
@@ -394,48 +314,63 @@ def test_every_value_of_the_bundle_shows_as_text():
         assert "<script" not in text and "<img" not in text and "[x](" not in text
 
 
-def test_a_picture_from_elsewhere_is_left_out():
-    bundle = make_bundle(n=150)
-    bundle["examples"][0]["picture"] = "https://example.org/tracker.png"
-    bundle["examples"][1]["heatmap"] = "https://example.org/tracker.png"
-    html = render_page(bundle)
+def test_a_picture_from_elsewhere_is_left_out(bundle):
+    tracker = "https://example.org/tracker.png"
+    one, other = bundle.examples[:2]
+    html = render_page(
+        changed(bundle, examples=[changed(one, picture=tracker), changed(other, heatmap=tracker)])
+    )
     assert "example.org" not in html
     assert "1 example left out" in Page(html).text
 
 
-def test_pictures_beyond_the_room_of_a_page_are_left_out_and_counted():
-    bundle = make_bundle(n=150)
-    big = "data:image/jpeg;base64," + "A" * 900_000
-    bundle["examples"] = [{**bundle["examples"][0], "picture": big, "heatmap": None} for _ in range(6)]
-    html = render_page(bundle)
+def test_pictures_beyond_the_room_of_a_page_are_left_out_and_counted(bundle):
+    big = changed(bundle.examples[0], picture="data:image/jpeg;base64," + "A" * 900_000, heatmap=None)
+    html = render_page(changed(bundle, examples=[big] * 6))
     assert len(html) < 5_000_000
     assert "3 examples left out" in Page(html).text
 
 
-def test_a_confident_mistake_names_truth_and_call():
-    bundle = make_bundle(n=150)
-    bundle["examples"] = [{**bundle["examples"][0], "label": "benign", "probability": 0.97}]
-    assert "In truth benign , called malignant with 0.970" in page_of(bundle).text
+@pytest.mark.parametrize("called", ["malignant", None])
+def test_a_confident_mistake_names_truth_and_call(bundle, called):
+    """Also where the call was not kept: of two classes it is the other one."""
+    example = Example(
+        isic_id="ISIC_1",
+        label="benign",
+        called=called,
+        probability=0.97,
+        kind="confident mistake",
+        picture=PIXEL,
+    )
+    assert (
+        "True class benign , predicted malignant with probability 0.970"
+        in page_of(changed(bundle, examples=[example])).text
+    )
 
 
 def test_the_move_of_a_figure_is_told_as_model_and_data(bundle):
-    moved = {
-        "old_model_old_data": 0.80, "old_model_new_data": 0.82, "new_model_old_data": 0.85, "new_model_new_data": 0.88,
-        "move": 0.08, "model_effect": 0.055, "data_effect": 0.025,
-    }  # fmt: skip
-    text = page_of({**bundle, "comparison": {**bundle["comparison"], "two_by_two": moved}}).text
-    assert "It moved by +0.080: +0.055 by the model, +0.025 by the data." in text
+    moved = TwoByTwo(
+        old_model_old_data=0.80,
+        old_model_new_data=0.82,
+        new_model_old_data=0.85,
+        new_model_new_data=0.88,
+        move=0.08,
+        model_effect=0.055,
+        data_effect=0.025,
+    )
+    text = page_of(changed(bundle, comparison=changed(bundle.comparison, two_by_two=moved))).text
+    assert "It changed by +0.080: +0.055 from the model, +0.025 from the data." in text
     assert "New model 0.850 0.880" in text
 
 
 def test_the_lowest_slice_is_named_with_its_size(bundle, page):
-    document = bundle["subsets"]["test_natural"]
-    scored = [part for part in document["slices"] if part["is_scored"]]
-    lowest = min(scored, key=lambda part: part["figures"]["auc"]["value"])
-    n_images, auc = lowest["n_images"], number(lowest["figures"]["auc"]["value"])
+    document = bundle.subsets["test_natural"]
+    scored = [part for part in document.slices if part.is_scored]
+    lowest = min(scored, key=lambda part: part.figures["auc"].value)
+    n_images, auc = lowest.n_images, number(lowest.figures["auc"].value)
     words = page.text.split("Lowest AUC of ")[1].split("The lowest of many")[0]
     assert (
-        words.startswith(f"{len(scored)} scored parts:")
+        words.startswith(f"{len(scored)} measured parts:")
         and f"{auc} (" in words
         and f"n = {n_images}." in words
     )
@@ -443,12 +378,12 @@ def test_the_lowest_slice_is_named_with_its_size(bundle, page):
 
 def test_a_report_on_another_manifest_finds_the_index_one_folder_further_up(bundle):
     def links(manifest):
-        return {link["href"] for link in page_of({**bundle, "manifest": manifest}).attributes("a")}
+        return {link["href"] for link in page_of(changed(bundle, manifest=manifest)).attributes("a")}
 
-    own, other = bundle["manifest"]["digest"], "f" * 64
-    assert {"../index.html", f"../data/{own}.html"} <= links(bundle["manifest"])
+    own, other = bundle.manifest.digest, "f" * 64
+    assert {"../index.html", f"../data/{own}.html"} <= links(bundle.manifest)
     assert {"../../index.html", f"../../data/{own}.html", f"../../data/{other}.html"} <= links(
-        {**bundle["manifest"], "digest": other}
+        changed(bundle.manifest, digest=other)
     )
 
 
@@ -462,17 +397,17 @@ def test_sections_stand_in_the_order_a_reader_asks(page):
 
 def test_every_figure_of_every_subset_stands_on_the_page_with_its_interval(bundle, page):
     text = page.text
-    for document in bundle["subsets"].values():
-        for figure in document["figures"].values():
-            assert number(figure["value"]) in text
-            assert span(figure["low"], figure["high"]) in text
+    for document in bundle.subsets.values():
+        for figure in document.figures.values():
+            assert number(figure.value) in text
+            assert span(figure.low, figure.high) in text
 
 
 def test_every_check_shows_its_sentence_and_numbers_also_when_passed(bundle, page):
     text = page.text
-    for verdict in bundle["integrity"]:
-        assert verdict["sentence"] in text
-        for name, value in flattened(verdict["numbers"]):
+    for verdict in bundle.integrity:
+        assert verdict.sentence in text
+        for name, value in flattened(verdict.numbers):
             assert f"{name} {value}" in text
 
 
@@ -528,23 +463,26 @@ def test_text_has_enough_contrast_in_light_and_dark(files):
             assert contrast(colour[f"s{i}"], colour["sheet"]) >= 3, i
 
 
-def test_an_unsound_evaluation_says_so_before_any_figure():
-    bundle = make_bundle(n=400, is_shuffled=True)
-    assert "independent_of_labels" in bundle["failed_checks"]
-    text = page_of(bundle).text
-    assert text.index("Verdict: not sound") < text.index("not to be relied on") < text.index("95 % interval")
-    assert "independent of the labels" in text
-    assert "not to be relied on" in model_card(bundle)
-
-
-def test_an_undefined_figure_shows_its_reason():
-    task = catalog.TASKS["malignancy"]
-    bundle = make_bundle(n=150)
-    benign = simulated(task, n=120, seed=5, prevalence=0.0)
-    bundle["subsets"]["test_natural"] = evaluation_document(
-        benign, threshold=None, subset="test_natural", resampling=RESAMPLING
+def test_an_unsound_evaluation_says_so_before_any_figure(bundle):
+    shuffled = simulated(catalog.TASKS["malignancy"], n=400, seed=2, is_shuffled=True)
+    verdict = integrity.independent_of_labels(shuffled, threshold=0.5, trainer_auc=None)
+    unsound = changed(
+        bundle,
+        is_sound=False,
+        failed_checks=[verdict.name],
+        verdict=verdict.sentence,
+        integrity=[PublishedVerdict.model_validate(verdict.as_dict())],
     )
-    page = page_of(bundle)
+    text = page_of(unsound).text
+    assert text.index("Verdict: not sound") < text.index("not to be relied on") < text.index("95 % interval")
+    assert verdict.sentence in text
+    assert "not to be relied on" in model_card(unsound)
+
+
+def test_an_undefined_figure_shows_its_reason(bundle):
+    benign = simulated(catalog.TASKS["malignancy"], n=120, seed=5, prevalence=0.0)
+    document = evaluation_document(benign, threshold=None, subset="test_natural", resampling=RESAMPLING)
+    page = page_of(changed(bundle, subsets={**bundle.subsets, "test_natural": document}))
     assert "undefined no positives among 120 images" in page.text
     assert "No ROC curve: no positives among 120 images." in page.text
     assert page.text.count("None") == page.text.count("None of")
@@ -552,17 +490,17 @@ def test_an_undefined_figure_shows_its_reason():
 
 def test_predictions_that_could_not_be_joined_still_give_a_page_that_says_why(bundle):
     verdict = integrity.ids_differ(["a", "b"], ["b", "c"])
-    unjoined = {
-        **bundle,
-        "is_sound": False,
-        "failed_checks": ["ids_differ"],
-        "verdict": f"Not to be trusted: {verdict.sentence}",
-        "integrity": [verdict.as_dict()],
-        "subsets": {},
-        "comparison": None,
-        "examples": [],
-        "data_changes": None,
-    }
+    unjoined = changed(
+        bundle,
+        is_sound=False,
+        failed_checks=["ids_differ"],
+        verdict=f"Not to be trusted: {verdict.sentence}",
+        integrity=[PublishedVerdict.model_validate(verdict.as_dict())],
+        subsets={},
+        comparison=None,
+        examples=[],
+        data_changes=None,
+    )
     files = render_bundle(unjoined)
     page = Page(files["report.html"][0])
     assert verdict.sentence in page.text
@@ -571,66 +509,63 @@ def test_predictions_that_could_not_be_joined_still_give_a_page_that_says_why(bu
 
 
 def test_a_fit_without_epochs_or_pixels_says_what_there_is_instead(bundle):
-    recipe = {**bundle["training"]["recipe"], "side_px": None, "metadata": ["age_years", "is_male"]}
-    plain = {
-        **bundle,
-        "training": {**bundle["training"], "recipe": recipe, "weights": None},
-        "epochs": [{"epoch": 1, "figures": {"loss": 0.4}, "duration_s": 0.2}],
-        "examples": [],
-        "data": {},
-    }
+    recipe = {**bundle.training.recipe, "side_px": None, "metadata": ["age_years", "is_male"]}
+    plain = changed(
+        bundle,
+        training=changed(bundle.training, recipe=recipe, weights=None),
+        epochs=[Epoch(epoch=1, figures={"loss": 0.4}, duration_s=0.2)],
+        examples=[],
+        data=DataFacts(),
+    )
     text = page_of(plain).text
     assert "This model does not look at pixels: it uses age_years, is_male." in text
     assert "there is no curve" in text
 
 
 def test_natural_frequencies_add_up_to_the_lesions_they_speak_of(bundle):
-    rows = natural_frequencies(bundle["subsets"]["test_natural"])
-    assert [row["positive"] for row in rows][:2] == [20, 100]
+    rows = natural_frequencies(bundle.subsets["test_natural"])
+    assert [row.n_positive for row in rows][:2] == [20, 100]
     for row in rows:
-        assert row["found"] + row["missed"] == row["positive"]
-        assert sum(row[key] for key in ("found", "missed", "alarms", "right_negatives")) == row["n"]
+        assert row.n_found + row.n_missed == row.n_positive
+        assert row.n_found + row.n_missed + row.n_false_alarms + row.n_rightly_cleared == row.n
 
 
 # --- The checklist and the card -----------------------------------------------------------------------------------
 
 
 def test_the_checklist_answers_from_the_bundle_and_leaves_the_rest_to_a_person(bundle):
-    items = {item["asks"]: item for item in fill_checklist(bundle)}
-    assert items["Ethical approval"]["status"] == PERSON and items["Ethical approval"]["answer"] is None
-    sizes = items["Size of each partition and its balance of classes"]["answer"]
-    assert f"benign {bundle['manifest']['class_counts']['test']['benign']:,}" in sizes
-    asked = {guideline for item in items.values() for guideline in item["guidelines"]}
-    assert asked == set(GUIDELINES)
+    items = {item.asks: item for item in fill_checklist(bundle)}
+    assert items["Ethical approval"].status == PERSON and items["Ethical approval"].answer is None
+    sizes = items["Size of each partition and its balance of classes"].answer
+    assert f"benign {bundle.manifest.class_counts['test']['benign']:,}" in sizes
+    asked = {guideline for item in items.values() for guideline in item.guidelines}
+    assert asked == set(GUIDELINES.values())
+    assert len(items) == len(checklist())
 
 
 def test_a_bundle_that_holds_less_answers_less(bundle):
-    bare = {**bundle, "data": {}, "comparison": None, "examples": [], "subsets": {}, "integrity": []}
-    bare["manifest"] = {**bundle["manifest"], "recipe": {}}
-    n_answered = [sum(i["status"] != PERSON for i in fill_checklist(some)) for some in (bundle, bare)]
+    manifest = changed(bundle.manifest, recipe={})
+    bare = changed(
+        bundle, data=DataFacts(), comparison=None, examples=[], subsets={}, integrity=[], manifest=manifest
+    )
+    n_answered = [sum(i.status != PERSON for i in fill_checklist(some)) for some in (bundle, bare)]
     assert n_answered[1] < n_answered[0] - 10
 
 
 def test_the_overlap_item_is_answered_only_where_leaks_were_looked_for(bundle):
     asks = "The level at which the partitions are disjoint, and the proof"
-    status = {item["asks"]: item["status"] for item in fill_checklist(bundle)}
+    (leaks,) = [verdict for verdict in bundle.integrity if verdict.name == "leaks"]
+    answer = {item.asks: item.answer for item in fill_checklist(bundle)}
+    assert answer[asks].endswith(leaks.sentence)
+    others = [verdict for verdict in bundle.integrity if verdict is not leaks]
+    status = {item.asks: item.status for item in fill_checklist(changed(bundle, integrity=others))}
     assert status[asks] == PERSON
-    leaks = {
-        "name": "leaks",
-        "status": "passed",
-        "is_blocking": True,
-        "sentence": "No overlap.",
-        "numbers": {},
-    }
-    proven = {**bundle, "integrity": [*bundle["integrity"], leaks]}
-    answer = {item["asks"]: item["answer"] for item in fill_checklist(proven)}
-    assert answer[asks].endswith("No overlap.")
 
 
 def test_a_model_card_carries_figures_and_what_they_stand_on(bundle, files):
     card = files["model_card.md"][0].decode()
-    auc = bundle["subsets"]["test_natural"]["figures"]["auc"]
-    assert f"{auc['value']:.3f} ({auc['low']:.3f} to {auc['high']:.3f})" in card
+    auc = bundle.subsets["test_natural"].figures["auc"]
+    assert f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})" in card
     assert "Not for diagnosis" in card
     widths = {}
     for line in card.splitlines():
@@ -645,44 +580,45 @@ def test_a_model_card_carries_figures_and_what_they_stand_on(bundle, files):
 # --- The index ----------------------------------------------------------------------------------------------------
 
 
-def board_row(bundle: dict[str, Any], training_id: str, **changes: Any) -> dict[str, Any]:
-    subsets = bundle["subsets"]
-    row = {
-        "training_id": training_id,
-        "variant": "cnn",
-        "title": f"Title of {training_id}",
-        "reproduces": None,
-        "evaluated_at": "2026-03-01T14:05:00+00:00",
-        "is_sound": True,
-        "failed_checks": [],
-        "verdict": "Sound.",
-        "figures": subsets["test_natural"]["figures"],
-        "balanced": subsets["test_balanced"]["figures"],
-        "val": subsets["val"]["figures"],
-        "report_path": f"{training_id}/report.html",
-        "is_champion": False,
-        "manifest_digest": "aaaabbbbcccc",
-        "n_test_openings": 1,
-    }
-    return row | changes
+def board_row(bundle: Bundle, training_id: str, **changes: Any) -> BoardRow:
+    subsets = bundle.subsets
+    row = BoardRow(
+        training_id=training_id,
+        variant="cnn",
+        title=f"Title of {training_id}",
+        reproduces=None,
+        evaluated_at="2026-03-01T14:05:00+00:00",
+        is_sound=True,
+        failed_checks=[],
+        verdict="Sound.",
+        figures=subsets["test_natural"].figures,
+        balanced=subsets["test_balanced"].figures,
+        val=subsets["val"].figures,
+        report_path=f"{training_id}/report.html",
+        is_champion=False,
+        manifest_digest="aaaabbbbcccc",
+        n_test_openings=1,
+    )
+    return changed(row, **changes)
 
 
-def board(rows: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
-    task = {
-        "name": "malignancy",
-        "title": "Benign or malignant",
-        "classes": ["benign", "malignant"],
-        "champion": None,
-        "rows": rows,
-        "decisions": [],
-    }
-    return {"generated_at": "2026-03-01T14:10:00+00:00", "tasks": [task | changes]}
+def board(rows: list[BoardRow], **changes: Any) -> Leaderboard:
+    task = TaskBoard(
+        name="malignancy",
+        title="Benign or malignant",
+        classes=["benign", "malignant"],
+        leading_measure="auc",
+        champion=None,
+        rows=rows,
+        decisions=[],
+    )
+    return Leaderboard(generated_at="2026-03-01T14:10:00+00:00", tasks=[changed(task, **changes)])
 
 
-def with_auc(bundle: dict[str, Any], value: float | None) -> dict[str, Any]:
-    figure = bundle["subsets"]["test_natural"]["figures"]["auc"]
-    changed = {**figure, "value": value} | ({"reason": "no positives"} if value is None else {})
-    return {**bundle["subsets"]["test_natural"]["figures"], "auc": changed}
+def with_auc(bundle: Bundle, value: float | None) -> Figures:
+    figures = bundle.subsets["test_natural"].figures
+    reason = "no positives" if value is None else None
+    return {**figures, "auc": changed(figures["auc"], value=value, reason=reason)}
 
 
 def test_the_index_leads_to_the_data_of_every_row(bundle):
@@ -728,18 +664,24 @@ def test_the_index_links_only_to_pages_beside_it(bundle):
 
 
 def test_the_index_shows_champion_and_decisions_as_text(bundle):
-    champion = {
-        "training_id": "a",
-        "variant": "cnn",
-        "since": "2026-03-01T14:10:00+00:00",
-        "reason": HOSTILE,
-        "report_path": "a/report.html",
-    }
+    champion = ChampionLine(
+        training_id="a",
+        variant="cnn",
+        since="2026-03-01T14:10:00+00:00",
+        reason=HOSTILE,
+        report_path="a/report.html",
+    )
     decisions = [
-        {"decided_at": "2026-03-01T14:10:00+00:00", "action": action, "training_id": "a", "previous_training_id": None,
-         "reason": HOSTILE, "decided_by": "rule"}
+        DecisionLine(
+            decided_at="2026-03-01T14:10:00+00:00",
+            action=action,
+            training_id="a",
+            previous_training_id=None,
+            reason=HOSTILE,
+            decided_by="rule",
+        )
         for action in ("promoted", "refused", "rolled_back")
-    ]  # fmt: skip
+    ]
     page = Page(
         render_index(
             board([board_row(bundle, "a", is_champion=True)], champion=champion, decisions=decisions)
@@ -759,7 +701,8 @@ def test_a_row_whose_predictions_could_not_be_joined_has_a_place_but_no_figure(b
 def test_the_index_needs_neither_statistics_nor_plots():
     probe = (
         "import sys; from lesion_tasks.reports import render_index; "
-        "render_index({'generated_at': None, 'tasks': []}); "
+        "from lesion_tasks.reports.index import Leaderboard; "
+        "render_index(Leaderboard(generated_at=None, tasks=[])); "
         "print([name for name in ('matplotlib', 'numpy', 'pandas', 'sklearn') if name in sys.modules])"
     )
     result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
@@ -767,7 +710,9 @@ def test_the_index_needs_neither_statistics_nor_plots():
 
 
 def test_an_empty_leaderboard_is_a_page():
-    assert "Nothing has been evaluated yet." in Page(render_index({"generated_at": None, "tasks": []})).text
+    assert (
+        "Nothing has been evaluated yet." in Page(render_index(Leaderboard(generated_at=None, tasks=[]))).text
+    )
 
 
 # --- Words --------------------------------------------------------------------------------------------------------
@@ -803,27 +748,98 @@ def test_markdown_takes_no_markup_from_a_value():
     assert escape("a|b <i> [x](y)\nz") == "a\\|b &lt;i&gt; \\[x\\](y) z"
 
 
-def test_the_page_shows_what_the_gates_say(bundle: dict[str, Any]) -> None:
-    clear = page_of({**bundle, "promotion": {**bundle["promotion"], "objections": [], "cautions": []}}).text
-    assert "It clears every gate." in clear
-    refused = {
-        **bundle["promotion"],
-        "objections": ["auc does not <gain>"],
-        "cautions": ["a loss is possible"],
-    }
-    text = page_of({**bundle, "promotion": refused}).text
+def test_the_page_shows_what_the_gates_say(bundle):
+    def page_with(**fields):
+        return page_of(changed(bundle, promotion=changed(bundle.promotion, **fields))).text
+
+    assert "It clears every gate." in page_with(objections=[], cautions=[])
+    text = page_with(objections=["auc does not <gain>"], cautions=["a loss is possible"])
     assert "It would be refused:" in text
     assert "auc does not <gain>" in text  # as text: the page is escaped
     assert "a loss is possible" in text
-    assert all(gate["reason"] in text for gate in bundle["promotion"]["gates"])
-    assert "What the gates say" not in page_of({**bundle, "promotion": None}).text
+    assert all(gate.reason in text for gate in bundle.promotion.gates)
+    assert "What the gates say" not in page_of(changed(bundle, promotion=None)).text
 
 
-def test_the_page_compares_slices_with_the_champion(bundle: dict[str, Any]) -> None:
+def test_the_page_compares_slices_with_the_champion(bundle):
     text = page_of(bundle).text
-    assert "In which parts of the test set" in text
-    (too_small,) = [part for part in bundle["comparison"]["slices"] if part["difference"] is None]
-    assert too_small["value"] == "palms/soles"
-    assert "1 part too small to compare." in text
-    without = {**bundle["comparison"], "slices": []}
-    assert "In which parts of the test set" not in page_of({**bundle, "comparison": without}).text
+    assert "By part of the test set" in text
+    n_too_small = sum(part.difference is None for part in bundle.comparison.slices)
+    assert n_too_small > 0 and len(bundle.comparison.slices) > n_too_small
+    assert f"{n_too_small} part{'' if n_too_small == 1 else 's'} too small to compare." in text
+    without = changed(bundle.comparison, slices=[])
+    assert "By part of the test set" not in page_of(changed(bundle, comparison=without)).text
+
+
+# --- What was really written --------------------------------------------------------------------------------------
+
+
+def test_the_document_in_the_database_gives_the_files_that_the_evaluation_wrote(evaluated, bundle, files):
+    for name, data in evaluated.files.items():
+        if name not in ("report.html", "predictions.parquet"):
+            assert files[name][0] == data, name
+    assert set(evaluated.files) == {*files, "predictions.parquet"}
+
+
+def test_the_written_page_has_pictures_and_its_documents_have_none(evaluated, bundle):
+    page = Page(evaluated.files["report.html"])
+    assert len(page.attributes("img")) == 2 * len(bundle.examples) > 0
+    assert b"data:image" not in evaluated.files["metrics.json"]
+    assert "data:image" not in json.dumps(evaluated.document)
+
+
+def test_the_real_bundle_has_everything_that_a_second_training_can_have(bundle):
+    assert bundle.data_changes.n_new == 300
+    assert bundle.comparison.differences and bundle.promotion.gates and bundle.examples
+
+
+def test_a_document_of_the_first_version_still_loads(evaluated, bundle):
+    """As stored before: with empty lists in each subset, and without what was not yet measured."""
+    old = json.loads(json.dumps(evaluated.document))
+    old["schema_version"] = 1
+    for name in ("best_of_looks", "since_promotion", "undecided_checks"):
+        del old[name]
+    for subset in old["subsets"].values():
+        subset |= {"schema_version": 1, "integrity": [], "lineage": {}}
+        del subset["subset"]["dominant_groups"]
+        for figure in subset["figures"].values():
+            for name in ("reason", "interval_reason"):
+                if figure[name] is None:
+                    del figure[name]
+            del figure["other_intervals"]
+    assert read_bundle(old).verdict == bundle.verdict
+    assert subset_figures(old, "val")["auc"].value == bundle.subsets["val"].figures["auc"].value
+    assert render_page(read_bundle(old))
+
+
+@pytest.mark.parametrize("broken", [{"n_test_openings": -1}, {"unheard_of": 1}, {"verdict": None}])
+def test_what_is_no_bundle_is_not_read(evaluated, broken):
+    with pytest.raises(ValueError, match=next(iter(broken))):
+        read_bundle({**evaluated.document, **broken})
+
+
+def test_what_the_best_of_many_looks_owes_to_luck_stands_beside_the_leading_figure(bundle):
+    assert "looks" not in page_of(bundle).text.split("Integrity checks")[0]
+    best = BestOfLooks(measure="auc", n_looks=12, value=0.871, low=0.812, high=0.915, method="m", luck=0.013)
+    text = page_of(changed(bundle, best_of_looks=best)).text
+    assert "Best of 12 looks: 0.871 (0.812 to 0.915) without the luck of being picked" in text
+
+
+def test_a_champion_says_how_it_does_on_images_that_came_after_it(bundle):
+    auc = bundle.subsets["test_natural"].figures["auc"]
+    fresh = SincePromotion(
+        promoted_at="2026-03-01T14:10:00+00:00", n_images=77, figures={"auc": changed(auc, value=0.8125)}
+    )
+    text = page_of(changed(bundle, since_promotion=fresh)).text
+    assert "77 images joined the test set after its promotion on 2026-03-01 14:10 UTC" in text
+    assert "AUC 0.812" in text
+
+
+def test_a_calibration_slope_never_stands_without_what_is_ideal(bundle, page):
+    tile = page.text.split("Calibration slope", 1)[1][:60]
+    assert "1 is ideal" in tile
+
+
+def test_the_index_that_was_published_leads_to_the_report(evaluated):
+    links = {link["href"] for link in Page(evaluated.index).attributes("a")}
+    assert f"{evaluated.training_id}/report.html" in links

@@ -3,10 +3,12 @@
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, text
 
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.curation.copies import picture_numbers
 from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
+from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
@@ -20,29 +22,44 @@ if TYPE_CHECKING:
 # How much is scored again to see that the stored model serves what was measured.
 N_ALONE = 16
 N_PERMUTED = 512
+# Val chooses the candidate: most val sets are scored again whole, the largest by this many rows.
+N_VAL = 2_048
 _SEED = 7
+
+
+def judge_ids(subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]") -> "list[Verdict]":
+    """Whether test and val have one prediction for each row. Nothing can be joined, and judged, before that."""
+    from lesion_tasks.metrics.integrity import ids_differ
+
+    test, val = (ids_differ(stored[name].index, subject.subset(name)["isic_id"]) for name in ("test", "val"))
+    return [test, val.on_val()]
 
 
 def judge(
     engine: Engine,
+    bucket: Bucket,
     subject: EvaluationSubject,
     scored: "Mapping[str, Scored]",
     stored: "Mapping[str, pd.DataFrame]",
     model: "keras.Model",
     examples: "Mapping[str, Examples]",
 ) -> "list[Verdict]":
-    """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test`."""
+    """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test` and `val`."""
     from lesion_tasks.metrics import integrity
-    from lesion_tasks.metrics.document import confusion_counts
     from lesion_tasks.metrics.leaks import leaks
     from lesion_tasks.metrics.probes import fit_probes
     from lesion_tasks.metrics.shortcut import shortcut
 
-    test = scored["test_natural"]
-    threshold = subject.training.threshold
-    # Of another manifest's rows the trainer has measured nothing.
-    trainer = (subject.training.trainer_figures or {}) if subject.is_own_manifest else {}
-    recipe = subject.training.recipe
+    test, val = scored["test_natural"], scored["val"]
+    on_test = _judge_subset(subject, "test", test)
+    on_test.append(
+        integrity.serving_differs(_by_id(stored["test"]), rescore(subject, model, examples["test"]))
+    )
+    on_val = _judge_subset(subject, "val", val)
+    on_val.append(
+        integrity.serving_differs(_by_id(stored["val"]), rescore_some(subject, model, examples["val"]))
+    )
+    sides, pairs = _identities(engine, bucket, subject)
     probes = fit_probes(
         subject.subset("train"),
         subject.subset("test"),
@@ -50,21 +67,39 @@ def judge(
         positive_class=subject.task.positive,
     )
     # A model of metadata is meant to know them, and which of them are missing.
-    own_inputs = ("metadata", "missing_values") if recipe["metadata"] else ()
+    own_inputs = ("metadata", "missing_values") if subject.training.recipe["metadata"] else ()
     return [
-        integrity.independent_of_labels(
-            test, threshold=threshold, trainer_auc=trainer.get("test", {}).get("auc")
-        ),
-        integrity.inverted(test),
-        integrity.marginals_differ(
-            confusion_counts(test, threshold), subject.task.classes, subject.manifest.class_counts["test"]
-        ),
-        integrity.degenerate(test, threshold=threshold),
-        integrity.serving_differs(_by_id(stored["test"]), rescore(subject, model, examples["test"])),
-        leaks(_identities(engine, subject)),
+        *on_test,
+        integrity.degenerate(test, threshold=subject.training.threshold),
+        *(verdict.on_val() for verdict in on_val),
+        # On the val rows of another manifest nobody has chosen anything.
+        *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
+        leaks(sides, pairs=pairs),
         shortcut(test, probes, own_inputs=own_inputs),
         integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
-        integrity.gap(scored["val"], test),
+        integrity.gap(val, test),
+        integrity.labels_changed(*_labels(engine, subject)),
+    ]
+
+
+def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> "list[Verdict]":
+    """The checks that test and val both have to pass, on figures and counts."""
+    from lesion_tasks.metrics import integrity
+    from lesion_tasks.metrics.document import confusion_counts
+
+    threshold = subject.training.threshold
+    # Of another manifest's rows the trainer has measured nothing.
+    trainer = (subject.training.trainer_figures or {}) if subject.is_own_manifest else {}
+    return [
+        integrity.independent_of_labels(
+            scored, threshold=threshold, trainer_auc=trainer.get(subset, {}).get("auc")
+        ),
+        integrity.inverted(scored),
+        integrity.marginals_differ(
+            confusion_counts(scored, threshold),
+            subject.task.classes,
+            subject.manifest.class_counts[subset],
+        ),
     ]
 
 
@@ -84,21 +119,61 @@ def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") 
     return {way: _by_id(frame) for way, frame in ways.items()}
 
 
+def rescore_some(
+    subject: EvaluationSubject, model: "keras.Model", val: "Examples"
+) -> dict[str, dict[str, Any]]:
+    """The same for val, without the whole of a very large one."""
+    import numpy as np
+
+    from lesion_tasks.training.predict_examples import predict_examples
+
+    shuffled = np.random.default_rng(_SEED).permutation(len(val))
+    frame = predict_examples(model, val, classes=subject.task.classes, order=shuffled[:N_VAL])
+    return {"permuted": _by_id(frame)}
+
+
 def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
     return dict(zip(frame.index, frame.to_numpy(), strict=True))
 
 
-def _identities(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.DataFrame]":
-    """Patient, lesion, bytes and picture of every row, by subset.
+def _identities(
+    engine: Engine, bucket: Bucket, subject: EvaluationSubject
+) -> "tuple[dict[str, pd.DataFrame], list[tuple[str, str]] | None]":
+    """Who and what every row is, by subset, and which subsets must be apart; None: every two.
 
+    On another manifest than its own, a training must not have learned from that manifest's test and val rows.
     In the place of the bare perceptual hash stands the number of the picture: copies share one, and look-alikes
     with the same hash do not.
     """
-    rows = subject.rows
+    import pandas as pd
+
+    sides = {str(name): part for name, part in subject.rows.groupby("subset")}
+    pairs = None
     with engine.connect() as connection:
-        pictures = picture_numbers(connection, rows["sha256"].tolist())
-    identified = rows[["subset", "patient_id", "lesion_id", "sha256"]].assign(perceptual_hash=pictures)
-    return {str(subset): part for subset, part in identified.groupby("subset")}
+        if not subject.is_own_manifest:
+            own = read_manifest(
+                bucket, find_manifest(connection, subject.training.manifest_digest).object_key
+            )
+            learned = {f"its own {name}": own[own["subset"] == name] for name in ("train", "val")}
+            sides = learned | {name: sides[name] for name in ("val", "test")}
+            pairs = [("its own train", "test"), ("its own val", "test"), ("its own train", "val")]
+        together = pd.concat(sides, names=["side"])
+        pictures = picture_numbers(connection, together["sha256"].tolist())
+    identified = together[["isic_id", "group_id", "patient_id", "lesion_id", "sha256"]].assign(
+        perceptual_hash=pictures
+    )
+    return {name: identified.loc[name] for name in sides}, pairs
+
+
+def _labels(engine: Engine, subject: EvaluationSubject) -> tuple[dict[str, str], dict[str, str | None]]:
+    """The labels of test in the manifest, and those that the task gives the same images today, by image id."""
+    test = subject.subset("test")
+    then = dict(zip(test["isic_id"], test["label"], strict=True))
+    with engine.connect() as connection:
+        found = connection.execute(
+            text("SELECT isic_id, diagnosis FROM image WHERE isic_id = ANY(:ids)"), {"ids": list(then)}
+        ).all()
+    return then, {row.isic_id: subject.task.label_of(tuple(row.diagnosis)) for row in found}
 
 
 def _baseline(engine: Engine, subject: EvaluationSubject) -> "Scored | None":

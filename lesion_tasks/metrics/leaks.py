@@ -1,8 +1,12 @@
-"""Identities of each subset's images -> the verdict `leaks`: does anyone stand on two sides?"""
+"""Identities of each subset's images -> the verdict `leaks`: does anyone stand on two sides?
+
+What a training must not have seen is the test set that it is evaluated on, whichever manifest that stands in: the sides
+are the train and val rows that it learned from, and those test rows.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations, pairwise
 from typing import Any
 
@@ -11,22 +15,28 @@ import pandas as pd
 
 from lesion_tasks.metrics.verdict import Verdict
 
-IDENTITIES = ("patient_id", "lesion_id", "sha256")
+IDENTITIES = ("isic_id", "group_id", "patient_id", "lesion_id", "sha256")
 HASH = "perceptual_hash"
 HASH_BITS = 64
 # Pairs of hashes compared at once, 16 bytes each.
 CHUNK_PAIRS = 2**21
 
 
-def leaks(subsets: Mapping[str, pd.DataFrame], *, max_hash_distance: int = 0) -> Verdict:
-    """Fails when two subsets share a patient, a lesion, the same bytes, or a perceptual hash.
+def leaks(
+    subsets: Mapping[str, pd.DataFrame],
+    *,
+    pairs: Sequence[tuple[str, str]] | None = None,
+    max_hash_distance: int = 0,
+) -> Verdict:
+    """Fails when two subsets share an image, a group, a patient, a lesion, the same bytes, or a perceptual hash.
 
-    `subsets`: name -> frame with the columns `patient_id`, `lesion_id`, `sha256` and `perceptual_hash` (64 bits, as
-    an integer or 16 hexadecimal digits); a missing value or column identifies nobody. Hashes that differ in at most
-    `max_hash_distance` bits are the same picture: give the distance that the split was grouped by.
+    `subsets`: name -> frame with the columns `isic_id`, `group_id`, `patient_id`, `lesion_id`, `sha256` and
+    `perceptual_hash` (64 bits, as an integer or 16 hexadecimal digits); a missing value or column identifies nobody.
+    `pairs`: which two must be apart; every two unless given. Hashes that differ in at most `max_hash_distance` bits are
+    the same picture: give the distance that the split was grouped by.
     """
     overlaps: dict[str, dict[str, int]] = {}
-    for first, second in combinations(subsets, 2):
+    for first, second in combinations(subsets, 2) if pairs is None else pairs:
         left, right = subsets[first], subsets[second]
         counts = {column: _n_shared(left, right, column) for column in IDENTITIES}
         counts[HASH] = _n_near(_hashes(left), _hashes(right), max_hash_distance)
@@ -53,14 +63,17 @@ def leaks(subsets: Mapping[str, pd.DataFrame], *, max_hash_distance: int = 0) ->
     if found:
         sentence = f"The subsets are not apart: {'; '.join(found)}."
         return Verdict(name="leaks", status="failed", sentence=sentence, numbers=numbers)
-    compared = ", ".join(f"{count:,} {_WORDS[column]}" for column, count in known.items())
+    compared = ", ".join(f"{count:,} {_WORDS[column]}" for column, count in known.items() if count)
+    apart = ", ".join(subsets) if pairs is None else "; ".join(overlaps)
     sentence = (
-        f"No patient, lesion, file or picture stands in two of {', '.join(subsets)} ({compared} compared)."
+        f"No image, group, patient, lesion, file or picture stands in two of {apart} ({compared} compared)."
     )
     return Verdict(name="leaks", status="passed", sentence=sentence, numbers=numbers)
 
 
 _WORDS = {
+    "isic_id": "images",
+    "group_id": "groups",
     "patient_id": "patients",
     "lesion_id": "lesions",
     "sha256": "identical files",
