@@ -121,7 +121,15 @@ def promote_model() -> None:
         )
 
     @task(map_index_template="{{ task.op_kwargs['task_name'] }}{{ done | default('') }}")
-    def decide(task_name: str, params: dict[str, Any], dag_run: Any, **answer: Any) -> dict[str, Any]:
+    def decide(
+        task_name: str,
+        decided_by: str,
+        asked_about: str | None,
+        answer: str | None,
+        answer_reason: str,
+        params: dict[str, Any],
+        dag_run: Any,
+    ) -> dict[str, Any]:
         """Decide, write the reasons down, and publish."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
 
@@ -130,7 +138,10 @@ def promote_model() -> None:
             task=task_name,
             is_forced=params["is_forced"],
             request_id=f"{dag_run.run_id} {task_name}",
-            **answer,
+            decided_by=decided_by,
+            asked_about=asked_about,
+            answer=answer,
+            answer_reason=answer_reason,
         ).as_dict()
         get_current_context()["done"] = f": {decision['action']}"
         return decision

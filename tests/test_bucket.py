@@ -167,9 +167,7 @@ def test_a_bucket_that_is_a_file_is_refused_by_name(tmp_path: Path) -> None:
 
 
 def test_a_bucket_that_does_not_exist_is_refused_by_name(s3_endpoint: None, tmp_path: Path) -> None:
-    with pytest.raises(
-        UnusableInputError, match=r"s3://lesion-no-such-bucket .*: no such bucket"
-    ):
+    with pytest.raises(UnusableInputError, match=r"s3://lesion-no-such-bucket .*: no such bucket"):
         S3Bucket("s3://lesion-no-such-bucket", cache=tmp_path)
 
 

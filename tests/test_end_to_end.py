@@ -104,7 +104,7 @@ def test_bad_input_is_a_red_task_that_is_not_retried(finished: Demo) -> None:
     for _ in chain.follow(finished.api, stages):
         pass
     assert stages[0].state == "failed"
-    assert [(task["task_id"], task["try_number"]) for task in stages[0].failed] == [("probe", 1)]
+    assert [(task["task_id"], task["try_number"]) for task in stages[0].failed] == [("poll", 1)]
     assert any("/no/such/folder" in line for line in finished.api.log(stages[0].failed[0]))
 
 

@@ -44,7 +44,9 @@ def test_near_pairs_are_those_of_brute_force(
     array = np.array(hashes, dtype=np.uint64)
     with pytest.MonkeyPatch.context() as patch:
         if is_sorted:
-            patch.setattr(picture_hashes, "_BRUTE_PAIRS", 0)  # as for a catalogue too large to compare all pairs
+            patch.setattr(
+                picture_hashes, "_BRUTE_PAIRS", 0
+            )  # as for a catalogue too large to compare all pairs
         for max_bits in (0, 1, 3, 6, 8):
             found = near_pairs(array, max_bits)
             expected = brute_force(array, max_bits)

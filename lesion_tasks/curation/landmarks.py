@@ -186,9 +186,6 @@ def pairs_in_common(
     picture, only pairs with at least one that is. Two of the shared landmarks must lie as far apart in one picture as
     in the other, along its axes in either order, give or take a fifth. Not exact: some pairs are missed.
     """
-    # In the order of their codes, so that among many that share a key the nearest ones are neighbours.
-    order = np.argsort(landmarks)
-    landmarks, pictures = landmarks[order], pictures[order]
     shared = [np.empty(0, dtype=np.uint64), *_sharing(landmarks, pictures, fresh)]
     n = np.uint64(max(len(landmarks), 1))
     one, other = (side.astype(np.int64) for side in np.divmod(np.unique(np.concatenate(shared)), n))
@@ -271,7 +268,7 @@ def _parts(keys: np.ndarray, is_fresh: np.ndarray | None) -> Iterator[np.ndarray
 def _near_with_one_key(
     landmarks: np.ndarray, keys: np.ndarray, rows: np.ndarray
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of landmarks, sorted by code, that have one key and nearly one code."""
+    """Rows of landmarks that have one key and nearly one code."""
     # Key and place in one number: sorting it is several times faster than an indirect sort.
     packed = np.sort((keys[rows].astype(np.uint64) << np.uint64(32)) | np.arange(len(rows), dtype=np.uint64))
     order = rows[(packed & np.uint64(2**32 - 1)).astype(np.int64)]
@@ -279,16 +276,19 @@ def _near_with_one_key(
     sorted_keys = (packed >> np.uint64(32)).astype(np.uint32)
     starts = np.flatnonzero(np.r_[len(rows) > 0, sorted_keys[1:] != sorted_keys[:-1]])
     sizes = np.diff(np.r_[starts, len(rows)])
-    is_some, is_many = (sizes > 1) & (sizes <= _COMMON), sizes > _COMMON
-    crowded = np.flatnonzero(np.repeat(is_many, sizes))
+    is_some = (sizes > 1) & (sizes <= _COMMON)
+    crowd = np.flatnonzero(np.repeat(sizes > _COMMON, sizes))
     starts, sizes = starts[is_some], sizes[is_some]
-    sides = [
-        (starts[sizes > second] + first, second - first) for first, second in combinations(range(_COMMON), 2)
-    ]
+    sides = []
+    for first, second in combinations(range(_COMMON), 2):
+        left = starts[sizes > second]
+        sides.append((left + first, left + second))
+    # In the order of their codes the nearest of a crowd are neighbours.
+    crowd = crowd[np.lexsort((codes[crowd], sorted_keys[crowd]))]
     for distance in range(1, _NEIGHBOURS + 1):
-        left = crowded[crowded + distance < len(rows)]
-        sides.append((left[sorted_keys[left] == sorted_keys[left + distance]], distance))
-    for left, distance in sides:
-        right = left + distance
+        left, right = crowd[:-distance], crowd[distance:]
+        has_one_key = sorted_keys[left] == sorted_keys[right]
+        sides.append((left[has_one_key], right[has_one_key]))
+    for left, right in sides:
         is_near = np.bitwise_count(codes[left] ^ codes[right]) <= _MAX_SHARED_BITS
         yield order[left[is_near]], order[right[is_near]]

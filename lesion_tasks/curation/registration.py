@@ -8,7 +8,7 @@ import numpy as np
 
 from lesion_tasks.curation.landmarks import places_of
 
-# Highest among look-alikes of HAM10000: 0.68.
+# Look-alikes of HAM10000 reach 0.70.
 MIN_REGISTERED_CORRELATION = 0.73
 MIN_AGREEING_PLACES = 5  # nine in ten candidates have fewer, hardly any copy
 
@@ -28,7 +28,8 @@ def registered_correlation(
 ) -> float:
     """The correlation of fine detail of two pictures, as `read_grey` gives them, laid upon each other: 0 to 1.
 
-    0 where too few landmarks agree. The sign is left out: an inverted picture is a copy, too.
+    0 where landmarks agree at fewer than `MIN_AGREEING_PLACES`. The sign is left out: inverted pictures are
+    copies, too.
     """
     best = 0.0
     for linear, shift in _transforms(one_landmarks, other_landmarks):
@@ -61,7 +62,7 @@ def _transforms(one: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np
     most = max((n for n, _, _ in found), default=0)
     transforms = []
     for is_mirrored, (n, factor, shift) in enumerate(found):
-        if n >= max(2, 0.7 * most):
+        if n >= max(MIN_AGREEING_PLACES, 0.7 * most):
             a, b = factor.real, factor.imag
             linear = np.array([[a, b], [b, -a]]) if is_mirrored else np.array([[a, -b], [b, a]])
             transforms.append((linear, np.array([shift.real, shift.imag])))

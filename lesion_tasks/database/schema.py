@@ -700,6 +700,7 @@ class Prediction(Base):
             ["training_id", "manifest_digest", "subset"],
             ["prediction_set.training_id", "prediction_set.manifest_digest", "prediction_set.subset"],
             ondelete="CASCADE",
+            onupdate="CASCADE",
         ),
     )
 

@@ -155,7 +155,8 @@ def _identities(
     identified = together[["isic_id", "group_id", "patient_id", "lesion_id", "sha256"]].assign(
         perceptual_hash=pictures
     )
-    return {name: identified.loc[name] for name in sides}, pairs
+    side = identified.index.get_level_values("side")
+    return {name: identified[side == name] for name in sides}, pairs
 
 
 def _labels(engine: Engine, subject: EvaluationSubject) -> tuple[dict[str, str], dict[str, str | None]]:

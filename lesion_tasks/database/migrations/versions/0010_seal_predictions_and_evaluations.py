@@ -66,6 +66,7 @@ def upgrade() -> None:
         "prediction_set",
         ["training_id", "manifest_digest", "subset"],
         ["training_id", "manifest_digest", "subset"],
+        onupdate="CASCADE",
         ondelete="CASCADE",
     )
     op.add_column(
