@@ -721,7 +721,8 @@ def report(n_honest: int) -> str:
     """The generated part of the document."""
     mistakes, n_named = table()
     lines = [
-        f"{n_named} of {len(MISTAKES)} planted mistakes are named, each on one drawn evaluation of {N_TEST:,} test images.",
+        f"{n_named} of {len(MISTAKES)} planted mistakes are named, each on one drawn evaluation of "
+        f"{N_TEST:,} test images.",
         "",
         mistakes,
         "",

@@ -235,7 +235,8 @@ def test_a_page_of_records_that_is_redirected_elsewhere_is_named_in_one_line(tar
 
 
 @pytest.mark.parametrize(
-    "host", ["169.254.169.254", "0.0.0.0", "224.0.0.1", "[fe80::1]", "[::ffff:169.254.169.254]"]
+    "host",
+    ["169.254.169.254", "0.0.0.0", "224.0.0.1", "[fe80::1]", "[::ffff:169.254.169.254]"],  # noqa: S104
 )
 def test_an_address_where_no_archive_can_be_is_not_asked_even_if_it_is_allowed(host):
     with pytest.raises(RefusedUrlError, match="no archive can be there"):

@@ -99,8 +99,8 @@ def independent_of_labels(
     dealt = f"labels dealt out at random among the groups give one as far from 0.5 in {test.p_value:.1%} of trials"
     if trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance:
         sentence = (
-            f"The predictions do not belong to these labels: the trainer measured an AUC of {trainer_auc:.4f} on this "
-            f"subset, joined by image id it is {measured}.{_rates_words(numbers)}"
+            f"The predictions do not belong to these labels, as when they are paired with the wrong rows: the trainer "
+            f"measured an AUC of {trainer_auc:.4f} on this subset, joined by image id it is {measured}.{_rates_words(numbers)}"
         )
         return _verdict(name, "failed", sentence, numbers)
     if test.is_rejected:
