@@ -100,7 +100,8 @@ def independent_of_labels(
     if trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance:
         sentence = (
             f"The predictions do not belong to these labels, as when they are paired with the wrong rows: the trainer "
-            f"measured an AUC of {trainer_auc:.4f} on this subset, joined by image id it is {measured}.{_rates_words(numbers)}"
+            f"measured an AUC of {trainer_auc:.4f} on this subset, "
+            f"joined by image id it is {measured}.{_rates_words(numbers)}"
         )
         return _verdict(name, "failed", sentence, numbers)
     if test.is_rejected:
