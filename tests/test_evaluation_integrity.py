@@ -6,6 +6,7 @@ import pytest
 from evaluation_data import binary, drawn, drawn_multiclass, multiclass
 from scipy.stats import norm
 
+from benchmarks import planted_mistakes
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.document import confusion_counts
 from lesion_tasks.metrics.independence import independence
@@ -355,6 +356,58 @@ def test_a_probe_of_the_models_own_inputs_is_shown_and_not_judged(camera):
     assert verdict.numbers["probes"]["metadata"]["is_judged"] is False
     assert "nothing was judged" in verdict.sentence
     assert "not judged: metadata 0." in verdict.sentence
+
+
+@pytest.mark.parametrize("share", [0.7, 0.9])
+def test_a_sound_model_is_not_convicted_by_an_institution_that_has_more_melanomas(share):
+    made = planted_mistakes.honest(3, auc=0.85)
+    for subset, frame in made.rows.items():
+        is_malignant = made.is_malignant(subset)
+        at_a = made.rng.random(len(frame)) < np.where(is_malignant, share, 1 - share)
+        made.rows[subset] = frame.assign(attribution=np.where(at_a, "Hospital A", "Hospital B"))
+    (verdict,) = [one for one in planted_mistakes.verdicts(made) if one.name == "shortcut"]
+    assert verdict.status == "passed"
+    assert verdict.numbers["probes"]["institution"]["low"] > 0.5
+    assert "institution 0." in verdict.sentence
+
+
+@pytest.mark.parametrize(
+    "title",
+    [
+        "A white ruler at the edge of malignant pictures only",
+        "A vignette that is deeper the likelier the lesion is malignant",
+        "JPEG quality 40 for malignant, 90 for benign",
+        "One institution sent the malignant lesions",
+        "The institution is the class, without exception",
+        "The licence goes with the class",
+        "Half of the malignant pictures have a ruler, the other half another licence",
+        "The size is missing for malignant lesions only, a model of metadata",
+    ],
+)
+def test_a_shortcut_is_named(title):
+    made = planted_mistakes.honest(1)
+    planted_mistakes.MISTAKES[title][1](made)
+    failed = [one.name for one in planted_mistakes.verdicts(made) if one.is_failure]
+    assert failed == ["shortcut"]
+
+
+def test_what_a_shortcut_was_judged_by_and_what_not_is_said():
+    made = planted_mistakes.honest(1)
+    made.is_of_metadata = True
+    (verdict,) = [one for one in planted_mistakes.verdicts(made) if one.name == "shortcut"]
+    assert set(verdict.numbers["probes"]) == {"missing_values", "metadata"}
+    assert "not judged: metadata 0." in verdict.sentence
+    assert "(the model is meant to look at them)" in verdict.sentence
+
+
+def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows():
+    own, test = identities("a"), identities("b", sha256=["a2", "x", "y"])
+    verdict = leaks({"its own train": own, "test": test}, pairs=[("its own train", "test")])
+    assert verdict.is_failure
+    assert verdict.sentence == "The subsets are not apart: its own train and test share 1 identical files."
+    # The subsets of that manifest are no concern of this training.
+    apart = {"its own train": own, "train": test, "test": identities("c", sha256=["x", "z", "w"])}
+    assert leaks(apart, pairs=[("its own train", "test")]).status == "passed"
 
 
 def test_pretraining_that_does_nothing_is_no_better_than_random_weights():
