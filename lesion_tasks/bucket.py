@@ -6,6 +6,7 @@ cached copy of an S3 object.
 """
 
 import contextlib
+import hashlib
 import os
 import re
 import secrets
@@ -38,6 +39,10 @@ class MissingObjectError(UnusableInputError):
         super().__init__(f"bucket {url} (LESION_BUCKET_URL): no object {key!r}, expected one")
 
 
+class AlteredObjectError(UnusableInputError):
+    """An object is not the one whose digest was kept."""
+
+
 class Bucket(Protocol):
     """What both back ends promise; one contract test runs against each."""
 
@@ -67,6 +72,18 @@ class Bucket(Protocol):
 
         For objects that never change under their key: a cached copy is not compared with the bucket again.
         """
+
+
+def get_verified(bucket: "Bucket", key: str, sha256: str, *, kind: str) -> bytes:
+    """Read an object and hold it against the digest that was kept of it.
+
+    Raises `AlteredObjectError` in the words of `kind`, such as "model", where they differ, and `MissingObjectError`.
+    """
+    data = bucket.get(key)
+    found = hashlib.sha256(data).hexdigest()
+    if found != sha256:
+        raise AlteredObjectError(f"{kind} {key}: SHA-256 is {found[:12]}, expected {sha256[:12]}")
+    return data
 
 
 def open_bucket(settings: Settings | None = None) -> Bucket:

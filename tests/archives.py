@@ -16,7 +16,7 @@ from archive_server.hosting import running
 from archive_server.server import API, build_app
 from archive_server.state import load_state
 from lesion_tasks.archive.client import Retry
-from lesion_tasks.database.connection import open_session
+from lesion_tasks.workspace import open_workspace
 
 FAST = Retry(n_attempts=6, first_delay_s=0.01, max_delay_s=0.05, read_timeout_s=5)
 
@@ -71,17 +71,17 @@ def serving(source, monkeypatch, *, tamper=None, **options):
 
 
 def rows(statement, **values):
-    with open_session() as session:
+    with open_workspace().session() as session:
         return session.execute(text(statement), values).all()
 
 
 def scalar(statement, **values):
-    with open_session() as session:
+    with open_workspace().session() as session:
         return session.scalar(text(statement), values)
 
 
 def execute(statement, **values):
-    with open_session() as session:
+    with open_workspace().session() as session:
         session.execute(text(statement), values)
 
 

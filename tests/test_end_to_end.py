@@ -86,10 +86,8 @@ def test_the_path_ends_with_an_evaluated_training_and_a_decision(finished: Demo)
     assert "smoke" in index
     run = finished.api.runs("promote_model")[-1]
     tasks = finished.api.task_instances("promote_model", run["dag_run_id"])
-    assert {t["rendered_map_index"] for t in tasks if t["task_id"] == "promote"} == {
-        "malignancy",
-        "five_classes",
-    }
+    decided = {t["rendered_map_index"] for t in tasks if t["task_id"] == "decide"}
+    assert decided == {"malignancy: promoted", "five_classes: none"}
 
 
 def test_trainings_waited_in_the_gpu_queue_and_pool(finished: Demo) -> None:

@@ -46,7 +46,7 @@ def document(scored, threshold=None):
 
 
 def value_of(figures, name):
-    return figures[name]["value"]
+    return figures[name].value
 
 
 def test_binary_figures_equal_the_official_scorers():
@@ -55,7 +55,7 @@ def test_binary_figures_equal_the_official_scorers():
     scored = binary(tied.labels, np.floor(tied.scores * 100) / 100 + 0.005, tied.groups)
     found = document(scored, Threshold(value=0.5, rule="the scorer's", chosen_on="nothing"))
     official = official_score(scored).per_category.loc["malignant"]
-    ours = found["figures"]
+    ours = found.figures
     for name, theirs in {
         "auc": "auc",
         "average_precision": "ap",
@@ -73,15 +73,15 @@ def test_multiclass_figures_equal_the_official_scorers():
     scored = drawn_multiclass(600)
     found = document(scored)
     official = official_score(scored, ClassificationMetric.BALANCED_ACCURACY)
-    assert value_of(found["figures"], "balanced_accuracy") == pytest.approx(official.overall, abs=1e-12)
-    assert value_of(found["figures"], "macro_auc") == pytest.approx(official.macro_average["auc"], abs=1e-12)
-    assert value_of(found["figures"], "macro_average_precision") == pytest.approx(
+    assert value_of(found.figures, "balanced_accuracy") == pytest.approx(official.overall, abs=1e-12)
+    assert value_of(found.figures, "macro_auc") == pytest.approx(official.macro_average["auc"], abs=1e-12)
+    assert value_of(found.figures, "macro_average_precision") == pytest.approx(
         official.macro_average["ap"], abs=1e-12
     )
     for name in scored.class_names:
         row = official.per_category.loc[name]
-        assert value_of(found["by_class"][name], "auc") == pytest.approx(row["auc"], abs=1e-12)
-        assert value_of(found["by_class"][name], "average_precision") == pytest.approx(row["ap"], abs=1e-12)
+        assert value_of(found.by_class[name], "auc") == pytest.approx(row["auc"], abs=1e-12)
+        assert value_of(found.by_class[name], "average_precision") == pytest.approx(row["ap"], abs=1e-12)
 
 
 def test_delongs_own_example_has_the_published_areas_errors_and_contrasts():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 
+import numpy as np
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 from sqlalchemy import text
@@ -19,6 +20,7 @@ from lesion_tasks.promotion.promote import plan_promotion, promote_model, rollba
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.predictions import read_predictions, store_predictions
 from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
@@ -34,21 +36,25 @@ def prepare(settings: Settings, n: int = 400) -> dict[str, str]:
     return digests
 
 
-def shuffle_predictions(settings: Settings, training_id: str) -> None:
-    """Give every test image of a training the prediction of another one: the mistake this project is about."""
-    with engine_for(settings.database_url or "").begin() as connection:
+def shuffle_predictions(training_id: str, digest: str, *, is_sealed: bool = True) -> None:
+    """Give every test image the prediction of another one: the mistake this project is about.
+
+    Sealed, as a trainer would that pairs them with the wrong rows; otherwise as somebody who edits the stored rows.
+    """
+    workspace, classes = open_workspace(), TASKS["malignancy"].classes
+    with workspace.engine.begin() as connection:
+        stored = read_predictions(connection, training_id, digest, "test", classes)
+        mixed = np.random.default_rng(0).permutation(len(stored))
+        shuffled = stored.set_axis(stored.index[mixed])
+        if is_sealed:
+            store_predictions(connection, training_id, digest, "test", shuffled)
+            return
         connection.execute(
-            text("""
-                WITH numbered AS (
-                    SELECT isic_id, probabilities, row_number() OVER (ORDER BY isic_id) AS n,
-                           row_number() OVER (ORDER BY md5(isic_id)) AS shuffled
-                    FROM prediction WHERE training_id = :id AND subset = 'test'
-                )
-                UPDATE prediction p SET probabilities = b.probabilities
-                FROM numbered a JOIN numbered b ON a.n = b.shuffled
-                WHERE p.training_id = :id AND p.subset = 'test' AND p.isic_id = a.isic_id
-            """),
-            {"id": training_id},
+            text("UPDATE prediction SET probabilities = :p WHERE training_id = :t AND isic_id = :i"),
+            [
+                {"t": training_id, "i": i, "p": row.tolist()}
+                for i, row in zip(shuffled.index, shuffled.to_numpy(), strict=True)
+            ],
         )
 
 
@@ -91,9 +97,9 @@ def test_the_path_ends_with_a_champion_and_every_step_can_be_run_again(settings:
 
 
 def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
-    prepare(settings)
+    digests = prepare(settings)
     training_id = train_variant(open_workspace(), "smoke")
-    shuffle_predictions(settings, training_id)
+    shuffle_predictions(training_id, digests["malignancy_balanced_5000"])
     evaluate_training(open_workspace(), training_id)
     decision = promote_model(open_workspace(), task="malignancy", is_forced=True)
     assert not decision.is_promoted
@@ -103,6 +109,17 @@ def test_shuffled_predictions_are_refused_by_name(settings: Settings) -> None:
     assert "paired with the wrong rows" in verdict
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
     assert "independent_of_labels" in reason
+    assert not json.loads(open_bucket(settings).get("champion.json"))
+
+
+def test_predictions_that_were_changed_after_they_were_stored_are_refused_by_name(settings: Settings) -> None:
+    digests = prepare(settings)
+    training_id = train_variant(open_workspace(), "smoke")
+    evaluate_training(open_workspace(), training_id)
+    shuffle_predictions(training_id, digests["malignancy_balanced_5000"], is_sealed=False)
+    assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
+    ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
+    assert "rows were changed after they were stored" in reason
     assert not json.loads(open_bucket(settings).get("champion.json"))
 
 

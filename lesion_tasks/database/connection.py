@@ -2,15 +2,12 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
 from typing import Any
 
 import psycopg2
 from sqlalchemy import Engine, create_engine, event, make_url
 from sqlalchemy.exc import ArgumentError
-from sqlalchemy.orm import Session
 
 from lesion_tasks import UnavailableError, UnusableInputError, addresses
 from lesion_tasks.database.migration_state import (
@@ -100,13 +97,6 @@ def _connect_patiently(shown: str, parameters: dict[str, Any]) -> Any:
             log.info("%s; next attempt in %g s", message, wait_s)
             time.sleep(wait_s)
     raise AssertionError("the last attempt returns or raises")
-
-
-@contextmanager
-def open_session(settings: Settings | None = None) -> Iterator[Session]:
-    """A session in one transaction: committed at the end, rolled back on any error."""
-    with Session(engine_for(database_url(settings))) as session, session.begin():
-        yield session
 
 
 def migrate(url: str | None = None) -> None:

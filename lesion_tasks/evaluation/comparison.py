@@ -73,7 +73,11 @@ def compare_models(
     models = (candidate, champion)
     for model in models:
         _require_soundness(connection, model, candidate.manifest_digest)
-    rows, n_left_out = _unseen_test(connection, bucket, candidate.manifest_digest, models)
+    tables = {
+        digest: read_manifest(bucket, find_manifest(connection, digest).object_key)
+        for digest in {model.manifest_digest for model in models}
+    }
+    rows, n_left_out = _unseen_test(tables, candidate.manifest_digest, models)
     new = [_scored(connection, task, model, candidate.manifest_digest, rows) for model in models]
     if new[0] is None or new[1] is None:
         raise _not_evaluated(champion, candidate.manifest_digest)
@@ -88,7 +92,7 @@ def compare_models(
         "n_left_out": n_left_out,
         "differences": {name: difference.as_dict() for name, difference in differences.items()},
         "slices": [one.as_dict() for one in compare_slices(new[0], new[1])],
-        "two_by_two": _two_by_two(connection, bucket, task, models, new),
+        "two_by_two": _two_by_two(connection, tables, task, models, new),
     }
 
 
@@ -117,16 +121,15 @@ def _require_soundness(connection: Connection, model: Training, digest: str) -> 
 
 
 def _unseen_test(
-    connection: Connection, bucket: Bucket, digest: str, models: Sequence[Training]
+    tables: "Mapping[str, pd.DataFrame]", digest: str, models: Sequence[Training]
 ) -> "tuple[pd.DataFrame, int]":
     """Test rows of a manifest that no model has learned from, and how many were left out."""
-    rows = read_manifest(bucket, find_manifest(connection, digest).object_key)
-    test = rows[rows["subset"] == "test"]
+    test = tables[digest][tables[digest]["subset"] == "test"]
     kept = test
     for model in models:
         if model.manifest_digest == digest:
             continue  # there the manifest's own checks have seen to it
-        own = read_manifest(bucket, find_manifest(connection, model.manifest_digest).object_key)
+        own = tables[model.manifest_digest]
         learned = own[own["subset"].isin(["train", "val"])]
         for name in IDENTITIES:
             kept = kept[~kept[name].isin(learned[name].dropna()) | kept[name].isna()]
@@ -158,7 +161,7 @@ def _scored(
 
 def _two_by_two(
     connection: Connection,
-    bucket: Bucket,
+    tables: "Mapping[str, pd.DataFrame]",
     task: Task,
     models: Sequence[Training],
     new: "Sequence[Scored | None]",
@@ -169,7 +172,7 @@ def _two_by_two(
     if candidate.manifest_digest == champion.manifest_digest:
         old = new
     else:
-        rows, _ = _unseen_test(connection, bucket, champion.manifest_digest, models)
+        rows, _ = _unseen_test(tables, champion.manifest_digest, models)
         old = [_scored(connection, task, model, champion.manifest_digest, rows) for model in models]
     (candidate_old, champion_old), (candidate_new, champion_new) = old, new
     if candidate_old is None or champion_old is None or candidate_new is None or champion_new is None:

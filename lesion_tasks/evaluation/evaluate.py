@@ -5,7 +5,6 @@ measures every figure, and writes `reports/<training_id>/`, then one evaluation 
 again writes the same files and the same row.
 """
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -13,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
 
-from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import standing
@@ -37,6 +35,7 @@ from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
+from lesion_tasks.training.run_record import read_model
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -85,14 +84,7 @@ def list_unevaluated(workspace: Workspace) -> list[str]:
 def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
     from lesion_tasks.training.loop import load_model
 
-    data = bucket.get(subject.training.model_key or "")
-    found = hashlib.sha256(data).hexdigest()
-    if found != subject.training.model_sha256:
-        raise UnusableInputError(
-            f"model {subject.training.model_key}: SHA-256 is {found[:12]}, "
-            f"expected {str(subject.training.model_sha256)[:12]}"
-        )
-    return load_model(data)
+    return load_model(read_model(bucket, subject.training))
 
 
 def _load_examples(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "dict[str, Examples]":

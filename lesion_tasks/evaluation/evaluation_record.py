@@ -108,6 +108,19 @@ def list_unevaluated_ids(connection: Connection) -> list[str]:
     )
 
 
+def list_evaluated_ids(connection: Connection, task: str) -> set[str]:
+    """Trainings of a task with an evaluation on their own manifest."""
+    return set(
+        connection.execute(
+            text("""
+                SELECT training_id FROM training t JOIN evaluation e USING (training_id, manifest_digest)
+                WHERE t.task = :task
+            """),
+            {"task": task},
+        ).scalars()
+    )
+
+
 def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:
     """Count a look at a test set; returns how often it has been looked at by anybody.
 

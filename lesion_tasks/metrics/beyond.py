@@ -19,7 +19,7 @@ from scipy.stats import t as student
 from sklearn.ensemble import HistGradientBoostingRegressor
 from sklearn.linear_model import LogisticRegression
 
-from lesion_tasks.metrics.probes import MAX_LEAVES, N_TREES, Probe
+from lesion_tasks.metrics.probes import Probe, fit_trees, one_thread
 from lesion_tasks.metrics.scored import Scored
 
 N_FOLDS = 5
@@ -101,6 +101,7 @@ def _calibrated(told: np.ndarray, label: np.ndarray) -> np.ndarray:
     return np.asarray(fitted.predict_proba(evidence)[:, 1])
 
 
+@one_thread
 def _from_facts(seen: np.ndarray, rank: np.ndarray, fold: np.ndarray) -> np.ndarray:
     """(n,) rank expected from the facts, learned from the other folds."""
     expected = np.full(len(rank), rank.mean())
@@ -108,12 +109,8 @@ def _from_facts(seen: np.ndarray, rank: np.ndarray, fold: np.ndarray) -> np.ndar
         here = fold == one
         if (~here).sum() < 2 * MIN_LEAF_IMAGES:
             continue
-        trees = HistGradientBoostingRegressor(
-            max_iter=N_TREES,
-            max_leaf_nodes=MAX_LEAVES,
-            min_samples_leaf=MIN_LEAF_IMAGES,
-            early_stopping=False,
-            random_state=0,
+        trees = fit_trees(
+            HistGradientBoostingRegressor, seen[~here], rank[~here], min_leaf_images=MIN_LEAF_IMAGES
         )
-        expected[here] = trees.fit(seen[~here], rank[~here]).predict(seen[here])
+        expected[here] = trees.predict(seen[here])
     return expected

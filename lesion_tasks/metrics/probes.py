@@ -9,10 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 import pandas as pd
-from sklearn.ensemble import HistGradientBoostingClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
+from threadpoolctl import threadpool_limits
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.scored import Scored, join
@@ -24,6 +26,7 @@ MIN_LEAF_IMAGES = 25
 MAX_VALUES = 30
 
 METADATA = ("sex", "age_years", "anatom_site", "fitzpatrick_skin_type", "size_mm")
+Trees = TypeVar("Trees", HistGradientBoostingClassifier, HistGradientBoostingRegressor)
 # Columns that begin so are facts of the decoded picture (`pixels.picture_facts`).
 PICTURE_PREFIX = "picture_"
 TOGETHER = "all_together"
@@ -102,6 +105,24 @@ def fit_probes(
     }
 
 
+# These tables are small, and OpenMP's threads wait for each other by spinning: as soon as another process wants a core,
+# two threads take ten times as long as one.
+one_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
+
+
+def fit_trees(kind: type[Trees], seen: np.ndarray, target: object, *, min_leaf_images: int) -> Trees:
+    """A few small boosted trees, the same on every machine."""
+    trees = kind(
+        max_iter=N_TREES,
+        max_leaf_nodes=MAX_LEAVES,
+        min_samples_leaf=min_leaf_images,
+        early_stopping=False,
+        random_state=0,
+    )
+    return trees.fit(seen, target)
+
+
+@one_thread
 def _fit(
     known: np.ndarray,
     asked: np.ndarray,
@@ -110,14 +131,9 @@ def _fit(
     class_names: Sequence[str],
     positive_class: str | None,
 ) -> Probe:
-    trees = HistGradientBoostingClassifier(
-        max_iter=N_TREES,
-        max_leaf_nodes=MAX_LEAVES,
-        min_samples_leaf=MIN_LEAF_IMAGES,
-        early_stopping=False,
-        random_state=0,
+    trees = fit_trees(
+        HistGradientBoostingClassifier, known, train["label"].astype(str), min_leaf_images=MIN_LEAF_IMAGES
     )
-    trees.fit(known, train["label"].astype(str))
     ids = evaluated["isic_id"].astype(object)
     scores = pd.DataFrame(0.0, index=ids, columns=list(class_names))
     scores[list(trees.classes_)] = trees.predict_proba(asked)

@@ -1,13 +1,12 @@
 """Evaluated trainings -> those that wait for a decision, and the one of them that val chooses."""
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection
 
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import decided_trainings
@@ -15,11 +14,12 @@ from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     failed_checks,
     find_sealed,
+    list_evaluated_ids,
     undecided_checks,
 )
 from lesion_tasks.evaluation.leaderboard import leading_measure
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
-from lesion_tasks.training.run_record import list_finished
+from lesion_tasks.training.run_record import list_finished, read_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,20 +72,16 @@ class Candidate:
 def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[Candidate]:
     """The latest evaluated training of each variant, where no decision about it was made."""
     decided = decided_trainings(connection, task)
-    found = {}
-    for training in sorted(list_finished(connection, task=task), key=_finished_at):
-        try:
-            evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
-        except AlteredEvaluationError as error:
-            empty = {"integrity": [], "subsets": {}, "verdict": ""}
-            found[training.variant] = Candidate(training=training, document=empty, altered=str(error))
-            continue
-        if evaluation is not None:
-            found[training.variant] = Candidate(training=training, document=evaluation.document, altered=None)
+    evaluated = list_evaluated_ids(connection, task)
+    newest = {
+        training.variant: training
+        for training in sorted(list_finished(connection, task=task), key=_finished_at)
+        if training.training_id in evaluated
+    }
     return [
-        _held_against_digests(connection, bucket, candidate)
-        for candidate in found.values()
-        if candidate.training_id not in decided
+        _candidate(connection, bucket, training)
+        for training in newest.values()
+        if training.training_id not in decided
     ]
 
 
@@ -93,26 +89,25 @@ def _finished_at(training: Training) -> Any:
     return training.finished_at
 
 
-def _held_against_digests(connection: Connection, bucket: Bucket, candidate: Candidate) -> Candidate:
-    """Compare the model and the predictions with the digests under which they were stored."""
-    if candidate.altered is not None:
-        return candidate
-    altered = altered_model(bucket, candidate.training)
-    if altered is None:
-        altered = _altered_predictions(connection, candidate.training)
-    return Candidate(training=candidate.training, document=candidate.document, altered=altered)
+def _candidate(connection: Connection, bucket: Bucket, training: Training) -> Candidate:
+    """What is stored of a training, each part held against the digest under which it was stored."""
+    try:
+        evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
+        if evaluation is None:
+            raise AssertionError("only evaluated trainings are candidates")
+    except AlteredEvaluationError as error:
+        empty = {"integrity": [], "subsets": {}, "verdict": ""}
+        return Candidate(training=training, document=empty, altered=str(error))
+    altered = altered_model(bucket, training) or _altered_predictions(connection, training)
+    return Candidate(training=training, document=evaluation.document, altered=altered)
 
 
 def altered_model(bucket: Bucket, training: Training) -> str | None:
     """What is wrong with the stored model of a training, in words; None where it is the one that was stored."""
     try:
-        found = hashlib.sha256(bucket.get(training.model_key or "")).hexdigest()
-    except MissingObjectError as error:
+        read_model(bucket, training)
+    except (MissingObjectError, AlteredObjectError) as error:
         return str(error)
-    if found != training.model_sha256:
-        return (
-            f"model {training.model_key}: SHA-256 is {found[:12]}, expected {str(training.model_sha256)[:12]}"
-        )
     return None
 
 
@@ -126,6 +121,11 @@ def _altered_predictions(connection: Connection, training: Training) -> str | No
     except AlteredPredictionsError as error:
         return str(error)
     return None
+
+
+def find_best(connection: Connection, bucket: Bucket, task: str) -> Candidate | None:
+    """The candidate that a decision would be about; what it would rest on is for `proposal.propose` to say."""
+    return best_of(find_candidates(connection, bucket, task))
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:

@@ -25,7 +25,7 @@ from lesion_tasks.evaluation.decisions import (
     was_champion,
 )
 from lesion_tasks.evaluation.leaderboard import publish
-from lesion_tasks.promotion.candidates import Candidate
+from lesion_tasks.promotion.candidates import Candidate, find_best
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of, why_not_best
 from lesion_tasks.workspace import Workspace
 
@@ -67,14 +67,14 @@ def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
     """
     known_task(task)
     with workspace.engine.connect() as connection:
-        proposal, _ = propose(connection, workspace.bucket, task)
+        best = find_best(connection, workspace.bucket, task)
         champion = champion_of(connection, task)
         rescore = []
-        if proposal and champion:
-            rescore = missing_scores(connection, proposal.candidate.training, champion.training)
+        if best and champion:
+            rescore = missing_scores(connection, best.training, champion.training)
     return {
         "task": task,
-        "candidate": proposal.candidate.training_id if proposal else None,
+        "candidate": best.training_id if best else None,
         "champion": champion.training.training_id if champion else None,
         "rescore": rescore,
     }

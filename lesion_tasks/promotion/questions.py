@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lesion_tasks.promotion.candidates import find_best
 from lesion_tasks.promotion.promote import RULE, known_task
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.workspace import Workspace
@@ -41,8 +42,8 @@ def write_questions(
 def is_superseded(workspace: Workspace, *, task: str, asked_about: str) -> bool:
     """Whether a question has lost its point: its candidate was decided about, or a better one is there."""
     with workspace.engine.connect() as connection:
-        proposal, _ = propose(connection, workspace.bucket, known_task(task))
-    return proposal is None or proposal.candidate.training_id != asked_about
+        best = find_best(connection, workspace.bucket, known_task(task))
+    return best is None or best.training_id != asked_about
 
 
 def gather_answers(

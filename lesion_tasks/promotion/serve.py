@@ -5,7 +5,6 @@ is loaded in Keras's safe mode, after its digest was compared.
 """
 
 import contextlib
-import hashlib
 import io
 import json
 import zipfile
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, Unusable, UnusablePictureError, read_picture
-from lesion_tasks.bucket import Bucket, MissingObjectError, reading_object
+from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.workspace import Workspace
 
@@ -46,12 +45,7 @@ def open_champion(bucket: Bucket, task: str) -> Champion:
 
     said = _entry_of(bucket, task)
     with reading_object(bucket, CHAMPION_KEY):  # which may hold what is no key
-        data = bucket.get(said["model_key"])
-    found = hashlib.sha256(data).hexdigest()
-    if found != said["model_sha256"]:
-        raise UnusableInputError(
-            f"model {said['model_key']}: SHA-256 is {found[:12]}, expected {said['model_sha256'][:12]}"
-        )
+        data = get_verified(bucket, said["model_key"], said["model_sha256"], kind="model")
     with reading_object(bucket, said["model_key"]):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
             manifest = json.loads(archive.read("lesion.json"))

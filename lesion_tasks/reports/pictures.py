@@ -91,29 +91,27 @@ def _reason(document: SubsetDocument, measure: str, macro: str) -> str:
     return figure.reason if figure and figure.reason else "there is no curve"
 
 
-def _roc(axes: Axes, document: SubsetDocument) -> str | None:
-    plot = roc_plot(document)
+def _drawn(axes: Axes, plot: Plot | None, reason: str) -> str | None:
+    """Draw a plot; where there is none, give the reason back."""
     if plot is None:
-        return _reason(document, "auc", "macro_auc")
+        return reason
     draw_plot(axes, plot)
     return None
+
+
+def _roc(axes: Axes, document: SubsetDocument) -> str | None:
+    return _drawn(axes, roc_plot(document), _reason(document, "auc", "macro_auc"))
 
 
 def _precision_recall(axes: Axes, document: SubsetDocument) -> str | None:
-    plot = precision_recall_plot(document)
-    if plot is None:
-        return _reason(document, "average_precision", "macro_average_precision")
-    draw_plot(axes, plot)
-    return None
+    reason = _reason(document, "average_precision", "macro_average_precision")
+    return _drawn(axes, precision_recall_plot(document), reason)
 
 
 def _calibration(axes: Axes, document: SubsetDocument) -> str | None:
-    plot = calibration_plot(document)
-    if plot is None:
-        is_multiclass = document.task == "multiclass"
-        return "more than two classes have no one curve" if is_multiclass else "there are no images"
-    draw_plot(axes, plot)
-    return None
+    is_multiclass = document.task == "multiclass"
+    reason = "more than two classes have no one curve" if is_multiclass else "there are no images"
+    return _drawn(axes, calibration_plot(document), reason)
 
 
 def draw_plot(axes: Axes, plot: Plot) -> None:

@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Engine, Select, select, text, update
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket, get_verified
 from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
 from lesion_tasks.database.schema import Training, TrainingEpoch
@@ -43,6 +44,11 @@ def find_finished(connection: Connection, training_id: str) -> Training:
         state = f"it is {found[0].status}" if found else "no such training"
         raise UnusableInputError(f"training {training_id!r}: {state}, expected a finished one")
     return found[0]
+
+
+def read_model(bucket: Bucket, training: Training) -> bytes:
+    """The stored model of a finished training, held against its digest: `AlteredObjectError` where they differ."""
+    return get_verified(bucket, training.model_key or "", training.model_sha256 or "", kind="model")
 
 
 def list_finished(
