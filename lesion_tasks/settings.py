@@ -2,15 +2,25 @@
 
 import os
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
 from pathlib import Path
+from typing import Annotated, Any, Literal
 from urllib.parse import SplitResult, urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationInfo
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, is_host, masked, shown, split_address
 from lesion_tasks.catalog import VARIANTS
 
+PREFIX = "LESION_"
 PUBLIC_ARCHIVE_URL = "https://api.isic-archive.com/api/v2/"
 # The public archive answers with file URLs on these hosts.
 PUBLIC_FILE_HOSTS = frozenset({"isic-archive.s3.amazonaws.com", "content.isic-archive.com"})
@@ -19,82 +29,9 @@ _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _BUCKET_PREFIX = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.=+-]*)*)?")
 
 
-@dataclass(frozen=True, kw_only=True)
-class Settings:
-    """Where things are. Every field has one environment variable, `LESION_<FIELD>`."""
-
-    home: Path  # embedded Postgres, the directory bucket and caches live here
-    database_url: str | None  # SQLAlchemy URL; None: the embedded Postgres under `home`
-    bucket_url: str  # a directory, or s3://bucket/prefix
-    archive_url: str  # base URL of an ISIC Archive API v2, with its trailing slash
-    archive_hosts: frozenset[str]  # hosts that record and file URLs may name
-    source_folders: tuple[Path, ...]  # a form may name sources below these, with commas; empty: none
-    query: str  # search DSL that limits what is ingested; unset: image_type:dermoscopic, empty: everything
-    max_records: int | None  # for trying: read about this many records of each scope and no more; empty: all
-    variants: tuple[str, ...]  # what scheduled retraining trains; empty: the catalogue's default
-    weights: str  # pretrained: "imagenet" (default), a folder or file, "bucket:" and a key; or "none"
-    approval: str  # "never" (default) or "always": whether a person is asked before a promotion is decided
-    approvers: tuple[
-        str, ...
-    ]  # names of users who may answer, and who may promote despite a gate; empty: anybody
-    code_version: str  # git commit, or the package's version
-
-    @property
-    def is_approval_asked(self) -> bool:
-        """Whether a person is asked where a run does not say."""
-        return self.approval == "always"
-
-    @property
-    def cache(self) -> Path:
-        """Local copies of bucket objects that are read by memory map."""
-        return self.home / "cache"
-
-
-def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read every `LESION_*` variable, or raise `UnusableInputError` naming the bad one."""
-    env = os.environ if environ is None else environ
-    _check_characters(env)
-    home = Path(env.get("LESION_HOME") or "var").absolute()
-    archive_url = _archive_url(env.get("LESION_ARCHIVE_URL") or PUBLIC_ARCHIVE_URL)
-    return Settings(
-        home=home,
-        database_url=_database_url(env.get("LESION_DATABASE_URL") or None),
-        bucket_url=_bucket_url(env.get("LESION_BUCKET_URL") or str(home / "bucket")),
-        archive_url=archive_url,
-        archive_hosts=PUBLIC_FILE_HOSTS
-        | _hosts(env.get("LESION_ARCHIVE_HOSTS", ""))
-        | {urlsplit(archive_url).hostname or ""},
-        source_folders=_folders(env.get("LESION_SOURCE_FOLDERS", "")),
-        query=env.get("LESION_QUERY", "image_type:dermoscopic"),
-        max_records=_count("LESION_MAX_RECORDS", env.get("LESION_MAX_RECORDS") or None),
-        variants=_variants(env.get("LESION_VARIANTS", "")),
-        weights=env.get("LESION_WEIGHTS") or "imagenet",
-        approval=_choice("LESION_APPROVAL", env.get("LESION_APPROVAL") or "never", ("never", "always")),
-        approvers=tuple(filter(None, (name.strip() for name in env.get("LESION_APPROVERS", "").split(",")))),
-        code_version=env.get("LESION_CODE_VERSION") or _code_version(),
-    )
-
-
-def _choice(name: str, text: str, allowed: tuple[str, ...]) -> str:
-    if text not in allowed:
-        raise UnusableInputError(f"{name} {text!r}: expected one of {', '.join(allowed)}")
-    return text
-
-
-def _check_characters(env: Mapping[str, str]) -> None:
-    """Refuse what no setting can hold: control characters, and bytes that are no UTF-8."""
-    for name, value in env.items():
-        if not name.startswith("LESION_"):
-            continue
-        if not value.isprintable():
-            raise UnusableInputError(
-                f"{name} {masked(value)[:200]!a}: expected printable characters in UTF-8"
-            )
-
-
-def _words(text: str) -> list[str]:
-    """Return what stands between commas."""
-    return list(filter(None, (word.strip() for word in text.split(","))))
+def _words(found: str | Collection[Any]) -> Collection[Any]:
+    """Return what stands between commas; a default is a collection already."""
+    return tuple(filter(None, map(str.strip, found.split(",")))) if isinstance(found, str) else found
 
 
 def _split_address(name: str, url: str, expected: str) -> SplitResult:
@@ -112,43 +49,50 @@ def _archive_url(url: str) -> str:
     return url if url.endswith("/") else url + "/"
 
 
-def _hosts(text: str) -> frozenset[str]:
-    names = _words(text.lower())
-    for name in names:
+def _hosts(named: frozenset[str], found: ValidationInfo) -> frozenset[str]:
+    """The hosts that are named, the public archive's, and the one of the archive that is asked."""
+    for name in named:
         if not is_host(name):
             raise UnusableInputError(
                 f"LESION_ARCHIVE_HOSTS: {shown(name)[:200]!r} found, expected names of hosts, without scheme or port"
             )
-    return frozenset(names)
+    asked = urlsplit(found.data["archive_url"]).hostname or ""
+    return PUBLIC_FILE_HOSTS | {name.lower() for name in named} | {asked}
 
 
-def _folders(text: str) -> tuple[Path, ...]:
-    names = _words(text)
-    for name in names:
-        if not name.startswith("/"):
-            raise UnusableInputError(f"LESION_SOURCE_FOLDERS: {name[:200]!r} found, expected absolute paths")
-    return tuple(map(Path, names))
+def _folders(paths: tuple[Path, ...]) -> tuple[Path, ...]:
+    for path in paths:
+        if not path.is_absolute():
+            raise UnusableInputError(
+                f"LESION_SOURCE_FOLDERS: {str(path)[:200]!r} found, expected absolute paths"
+            )
+    return paths
 
 
-def _count(name: str, text: str | None) -> int | None:
+def _max_records(text: str | None) -> int | None:
     if text is None:
         return None
     # Not longer than the largest: Python reads no number of thousands of digits.
     if not text.isdecimal() or len(text) > len(str(MAX_RECORDS)) or not 1 <= int(text) <= MAX_RECORDS:
         raise UnusableInputError(
-            f"{name} {text[:80]!r}: expected a whole number of at least 1, at most {MAX_RECORDS}"
+            f"LESION_MAX_RECORDS {text[:80]!r}: expected a whole number of at least 1, at most {MAX_RECORDS}"
         )
     return int(text)
 
 
-def _variants(text: str) -> tuple[str, ...]:
-    names = tuple(filter(None, (name.strip() for name in text.split(","))))
+def _variants(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in VARIANTS:
             raise UnusableInputError(
-                f"LESION_VARIANTS {text!r}: unknown variant {name!r}, expected some of {', '.join(sorted(VARIANTS))}"
+                f"LESION_VARIANTS: unknown variant {name!r}, expected some of {', '.join(sorted(VARIANTS))}"
             )
     return names
+
+
+def _approval(text: str) -> str:
+    if text not in {"never", "always"}:
+        raise UnusableInputError(f"LESION_APPROVAL {text[:80]!r}: expected never or always")
+    return text
 
 
 def _database_url(url: str | None) -> str | None:
@@ -198,3 +142,109 @@ def _code_version() -> str:
         return (git / head.removeprefix("ref: ")).read_text().strip()[:12]
     except OSError:
         return __version__
+
+
+Words = Annotated[tuple[str, ...], NoDecode, BeforeValidator(_words)]
+
+
+class Settings(BaseSettings):
+    """Where things are. Every field has one environment variable, `LESION_<FIELD>`; an empty one counts as unset."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    home: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        Path("var"), description="The embedded Postgres, the directory bucket and caches live here."
+    )
+    database_url: Annotated[str | None, AfterValidator(_database_url)] = Field(
+        None,
+        repr=False,
+        description="A SQLAlchemy URL of a Postgres; unset: the embedded Postgres in the home folder.",
+    )
+    bucket_url: Annotated[str, AfterValidator(_bucket_url)] = Field(
+        default_factory=lambda found: str(found["home"] / "bucket"),
+        description="A directory, or s3://bucket/prefix; unset: a directory in the home folder.",
+    )
+    archive_url: Annotated[str, AfterValidator(_archive_url)] = Field(
+        PUBLIC_ARCHIVE_URL, description="The base URL of an ISIC Archive API v2."
+    )
+    archive_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_words), AfterValidator(_hosts)] = (
+        Field(
+            frozenset(),
+            description="Hosts that the URLs of records and files may name, with commas, beside those of the public "
+            "archive and the host of the archive's own URL.",
+        )
+    )
+    source_folders: Annotated[
+        tuple[Path, ...], NoDecode, BeforeValidator(_words), AfterValidator(_folders)
+    ] = Field(
+        (), description="Folders, with commas: a form of Airflow may name sources below these; unset: none."
+    )
+    query: str = Field(
+        "image_type:dermoscopic",
+        description="What is ingested, in the archive's search language; empty: everything.",
+    )
+    max_records: Annotated[int | None, BeforeValidator(_max_records)] = Field(
+        None,
+        description="For trying things out: read about this many records of each scope and no more; unset: all.",
+    )
+    variants: Annotated[Words, AfterValidator(_variants)] = Field(
+        (), description="What scheduled retraining trains, with commas; unset: the catalogue's choice."
+    )
+    weights: str = Field(
+        "imagenet",
+        description='Pretrained weights: "imagenet", a folder or file, "bucket:" and a key, or "none".',
+    )
+    approval: Annotated[Literal["never", "always"], BeforeValidator(_approval)] = Field(
+        "never", description="Whether a person is asked before a promotion is decided: never or always."
+    )
+    approvers: Words = Field(
+        (),
+        description="Users, with commas, who may answer, and who may promote despite a gate; unset: anybody.",
+    )
+    code_version: str = Field(
+        default_factory=_code_version,
+        description="What trainings are said to be made by; unset: the commit of the checkout, or the version.",
+    )
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """`read_settings` hands the values over: no file is read, and the environment not twice."""
+        return (init_settings,)
+
+    @property
+    def is_approval_asked(self) -> bool:
+        """Whether a person is asked where a run does not say."""
+        return self.approval == "always"
+
+    @property
+    def cache(self) -> Path:
+        """Local copies of bucket objects that are read by memory map."""
+        return self.home / "cache"
+
+
+def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
+    """Read every `LESION_*` variable, or raise `UnusableInputError` naming the bad one."""
+    env = os.environ if environ is None else environ
+    _check_characters(env)
+    source = EnvSettingsSource(Settings)
+    source.env_vars = {name.lower(): value for name, value in env.items()}
+    found = source()
+    return Settings(**{name: value for name, value in found.items() if value or name == "query"})
+
+
+def _check_characters(env: Mapping[str, str]) -> None:
+    """Refuse what no setting can hold: control characters, and bytes that are no UTF-8."""
+    for name, value in env.items():
+        if not name.startswith("LESION_"):
+            continue
+        if not value.isprintable():
+            raise UnusableInputError(
+                f"{name} {masked(value)[:200]!a}: expected printable characters in UTF-8"
+            )

@@ -7,6 +7,7 @@ import pytest
 
 from lesion_tasks.__main__ import lesion
 from lesion_tasks.cli.documents import DOCUMENTS, ROOT, with_parts
+from lesion_tasks.settings import Settings
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")])
 
@@ -35,3 +36,26 @@ def test_every_make_target_of_the_readme_exists() -> None:
     named = set(re.findall(r"^make (\w+)", (ROOT / "README.md").read_text(), re.MULTILINE))
     targets = set(re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     assert named <= targets
+
+
+def test_every_variable_of_the_code_and_the_deployment_is_documented() -> None:
+    sources = [
+        path
+        for folder in ("lesion_tasks", "dags", "plugins", "docker", "deploy", "archive_server")
+        for path in (ROOT / folder).rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts
+    ]
+    used = {
+        name
+        for path in [*sources, ROOT / "Makefile", ROOT / "docker-compose.yaml"]
+        for name in re.findall(r"\bLESION_[A-Z]+(?:_[A-Z]+)*\b", path.read_text(errors="replace"))
+    }
+    documented = set(re.findall(r"`(LESION_[A-Z_]+)`", (ROOT / "docs/settings.md").read_text()))
+    assert used - documented == set()
+    assert documented - used <= {f"LESION_{name.upper()}" for name in Settings.model_fields}
+
+
+def test_every_page_is_linked_from_the_readme() -> None:
+    readme = (ROOT / "README.md").read_text()
+    pages = [page for page in (ROOT / "docs").glob("*.md") if f"docs/{page.name}" not in readme]
+    assert pages == []

@@ -28,7 +28,7 @@ def setup() -> None:
     "passes",
     multiple=True,
     type=click.Choice(list(INGEST_PASSES)),
-    help="Only these layers, in path order. Default: all but check_files and vocabulary.",
+    help="Only these passes, in path order. Default: all but check_files and vocabulary.",
 )
 def ingest(source: str | None, query: str | None, collections: str, passes: Sequence[str]) -> None:
     """Archive -> records and verified files."""

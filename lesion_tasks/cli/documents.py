@@ -10,21 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lesion_tasks import ROOMS, settings
+import click
+
+from lesion_tasks import ROOMS
 from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.gates import GATES, SLICE_GUARD
+from lesion_tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(__file__).parents[1]
 INDENT = 30  # columns before the phrase of a module
-DOCUMENTS = (
-    "README.md",
-    "docs/architecture.md",
-    "docs/data_dictionary.md",
-    "docs/promotion.md",
-    "docs/settings.md",
-)
-_PART = re.compile(r"(<!-- generated: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
 def _table(header: list[str], rows: list[list[Any]]) -> str:
@@ -104,14 +99,34 @@ def _line_of(model: type) -> int:
 
 
 def settings_table() -> str:
-    """Every environment variable that the settings read, with the field's own comment."""
-    source = Path(settings.__file__).read_text()
-    body = source.split("class Settings")[1].split("@property")[0]
+    """Every environment variable that the settings read: what it holds, what it is without one, what it is for."""
+    properties = Settings.model_json_schema()["properties"]
     rows = [
-        [f"`LESION_{name.upper()}`", comment]
-        for name, comment in re.findall(r"^    (\w+): .*?  # (.*)$", body, re.MULTILINE)
+        [f"`{PREFIX}{name.upper()}`", _kind(entry), _default(entry), entry["description"]]
+        for name, entry in properties.items()
     ]
-    return _table(["Variable", "What it is"], rows)
+    return _table(["Variable", "Type", "Default", "What it is"], rows)
+
+
+def _kind(entry: dict[str, Any]) -> str:
+    """A JSON Schema type in words: what a variable's text is read as."""
+    kinds = [one for one in entry.get("anyOf", [entry]) if one.get("type") != "null"]
+    (kind,) = kinds
+    if "enum" in kind:
+        return " or ".join(f"`{value}`" for value in kind["enum"])
+    if kind["type"] == "array":
+        return "list"
+    return (
+        "path"
+        if kind.get("format") == "path"
+        else {"string": "text", "integer": "whole number"}[kind["type"]]
+    )
+
+
+def _default(entry: dict[str, Any]) -> str:
+    """The default where it is a value of its own; none, or one that follows from others, is in the description."""
+    value = entry.get("default")
+    return f"`{value}`" if value else ""
 
 
 def rooms_tree() -> str:
@@ -146,6 +161,28 @@ def _phrase(path: Path) -> str:
     return first.removesuffix(".")
 
 
+def commands() -> str:
+    """Every command with its help, its arguments and its options, in the order of the path."""
+    from lesion_tasks.__main__ import lesion
+
+    parts = []
+    for name, command in lesion.commands.items():
+        if command.hidden:
+            continue
+        context = click.Context(command, info_name=f"lesion {name}")
+        usage = " ".join(command.collect_usage_pieces(context))
+        parts.append(f"### `lesion {name}`\n\n{command.help}\n\n```\nlesion {name} {usage}\n```\n")
+        rows = [_option(one, context) for one in command.params if isinstance(one, click.Option)]
+        if rows:
+            parts.append(_table(["Option", "What it does"], rows))
+    return "\n".join(parts)
+
+
+def _option(option: click.Option, context: click.Context) -> list[str]:
+    names, text = option.get_help_record(context) or ("", "")
+    return [f"`{names}`", text]
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "splits": splits_table,
@@ -153,7 +190,17 @@ PARTS: dict[str, Callable[[], str]] = {
     "dictionary": dictionary,
     "settings": settings_table,
     "rooms": rooms_tree,
+    "commands": commands,
 }
+
+
+# Other generated parts are what a benchmark measured: nothing here can write them anew.
+_PART = re.compile(rf"(<!-- generated: ({'|'.join(PARTS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
+DOCUMENTS = sorted(
+    str(path.relative_to(ROOT))
+    for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/**/*.md")]
+    if _PART.search(path.read_text())
+)
 
 
 def with_parts(document: str) -> str:
