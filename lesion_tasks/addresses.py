@@ -1,7 +1,7 @@
-"""Addresses (URLs) as people and servers write them -> parts to rely on, and the form in which they may be shown.
+"""Addresses (URLs) as people and servers write them -> validated parts, and a form that is safe to show.
 
-No message, log line or row holds the user or password of an address: whatever shows one calls `shown` for an address
-and `masked` for somebody else's words.
+No message, log line or row holds the user or password of an address: code that shows one calls `shown` for an address
+and `masked` for other people's text.
 """
 
 import ipaddress
@@ -13,18 +13,18 @@ _VISIBLE = re.compile(r"[\x21-\x7e]+")
 _LABEL = r"[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?"
 _HOST_NAME = re.compile(rf"(?=.{{1,253}}\Z){_LABEL}(\.{_LABEL})*\.?")
 MAX_PORT = 65_535
-# Amazon's address for what a machine may know of itself, where the network is IPv6; all others are link-local.
+# Amazon's instance metadata service on IPv6 networks; the other metadata services are at link-local addresses.
 _METADATA_SERVICE = ipaddress.ip_address("fd00:ec2::254")
 
 
 class MalformedAddressError(ValueError):
-    """Text is no address. The message says what is wrong with it, and repeats nothing of it."""
+    """Text is not an address. The message says what is wrong with it without quoting it."""
 
 
 def split_address(address: str) -> SplitResult:
-    """Split an address whose host (where there is one) and port can be relied on.
+    """Split an address and validate its host (if it has one) and port.
 
-    `urlsplit` alone fails later, at the first look at the port, or not at all. Raises MalformedAddressError.
+    `urlsplit` alone fails later, when the port is first read, or not at all. Raises MalformedAddressError.
     """
     if not _VISIBLE.fullmatch(address):
         raise MalformedAddressError("expected visible ASCII characters")
@@ -41,7 +41,7 @@ def split_address(address: str) -> SplitResult:
     except ValueError:
         port = 0
     if port == 0 or parts.netloc.endswith(":"):
-        raise MalformedAddressError(f"its port is no number from 1 to {MAX_PORT}")
+        raise MalformedAddressError(f"its port is not a number from 1 to {MAX_PORT}")
     return parts
 
 
@@ -63,12 +63,12 @@ def masked(text: str) -> str:
 
 
 def _without_user(rest: str) -> str:
-    """Take away what stands before the @ of an authority. `rest` is what follows "://"."""
+    """Remove everything before the @ of an authority. `rest` is what follows "://"."""
     authority = re.split(r"[/?#]", rest, maxsplit=1)[0]
     if "@" in authority:
         return rest[authority.rindex("@") + 1 :]
     port = authority.rpartition(":")[2] if ":" in authority else "0"
-    # A password with an unescaped slash: what looks like a port is none.
+    # A password with an unescaped slash: what looks like a port is not one.
     if "@" in rest and not port.isdecimal():
         return rest.rpartition("@")[2]
     return rest
@@ -80,9 +80,9 @@ def has_user(address: str) -> bool:
 
 
 def never_asked(ip_address: str) -> str | None:
-    """Say what kind of address this is, where no archive can be at it; None where one can.
+    """Return the kind of an address at which no archive can be; None for any other address.
 
-    169.254.169.254 and its kin tell any process of a machine in a cloud that machine's credentials.
+    169.254.169.254 and its kin give a cloud machine's credentials to any process on it.
     """
     ip = _ip(ip_address)
     if ip is None:

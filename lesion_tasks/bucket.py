@@ -1,7 +1,7 @@
 """The bucket door: objects by key, in a directory or in S3, with the same promises.
 
 An object is visible whole or not at all. Keys are slash-separated words; a key that could leave the bucket is
-refused. Objects that are read by memory map come as a local file: the object itself in a directory bucket, a
+refused. Objects that are memory-mapped are returned as a local file: the object itself in a directory bucket, a
 cached copy of an S3 object.
 """
 
@@ -40,20 +40,20 @@ class MissingObjectError(UnusableInputError):
 
 
 class AlteredObjectError(UnusableInputError):
-    """An object is not the one whose digest was kept."""
+    """An object does not match its stored digest."""
 
 
 class Bucket(Protocol):
-    """What both back ends promise; one contract test runs against each."""
+    """What both back ends promise; the same contract test runs against each."""
 
     url: str
-    is_local: bool  # reading and writing wait for no network
+    is_local: bool  # reading and writing do not use a network
 
     def put(self, key: str, data: bytes, *, content_type: str = OCTETS) -> None:
-        """Write an object whole, replacing one that is there."""
+        """Write an object whole, replacing an existing one."""
 
     def put_file(self, key: str, path: Path, *, content_type: str = OCTETS) -> None:
-        """The same from a file, without holding it in memory."""
+        """Write an object from a file, without holding it in memory."""
 
     def get(self, key: str) -> bytes:
         """Read an object, or raise `MissingObjectError`."""
@@ -65,19 +65,19 @@ class Bucket(Protocol):
         """Yield the keys that start with `prefix`, sorted."""
 
     def delete(self, key: str) -> None:
-        """Remove an object; nothing happens where there is none."""
+        """Remove an object; do nothing if there is none."""
 
     def local_path(self, key: str) -> Path:
         """Return a local file with the object's bytes, or raise `MissingObjectError`.
 
-        For objects that never change under their key: a cached copy is not compared with the bucket again.
+        Only for objects that never change under their key: a cached copy is not compared with the bucket again.
         """
 
 
 def get_verified(bucket: "Bucket", key: str, sha256: str, *, kind: str) -> bytes:
-    """Read an object and hold it against the digest that was kept of it.
+    """Read an object and check it against its stored digest.
 
-    Raises `AlteredObjectError` in the words of `kind`, such as "model", where they differ, and `MissingObjectError`.
+    Raises `AlteredObjectError`, worded with `kind` (such as "model"), if they differ, and `MissingObjectError`.
     """
     data = bucket.get(key)
     found = hashlib.sha256(data).hexdigest()
@@ -96,9 +96,9 @@ def open_bucket(settings: Settings | None = None) -> Bucket:
 
 @contextlib.contextmanager
 def reading_object(bucket: Bucket, key: str) -> Iterator[None]:
-    """Tell whatever is raised while an object's bytes are understood as a damaged object, in one line.
+    """Report any exception raised while an object's bytes are parsed as a damaged object, in one line.
 
-    Libraries have many ways of failing at truncated or foreign bytes; ours pass unchanged.
+    Libraries fail in many ways on truncated or foreign bytes. Our own errors pass unchanged.
     """
     try:
         yield
@@ -114,17 +114,19 @@ def reading_object(bucket: Bucket, key: str) -> Iterator[None]:
 
 def _checked(key: str) -> str:
     if not _KEY.fullmatch(key) or len(key) > 900:
-        raise ValueError(f"{key!r} is no object key: expected words of A-Z a-z 0-9 _ . = + - between slashes")
+        raise ValueError(
+            f"{key!r} is not an object key: expected words of A-Z a-z 0-9 _ . = + - between slashes"
+        )
     return key
 
 
 def _open_private(path: str, flags: int) -> int:
-    """Open a new file that its owner alone may write."""
+    """Open a new file that only its owner may write."""
     return os.open(path, flags, 0o644)
 
 
 def _remove_abandoned(parts: Path) -> None:
-    """Remove what killed writers left. All of it lies in one folder, so looking costs next to nothing."""
+    """Remove what killed writers left behind. It is all in one folder, so looking costs almost nothing."""
     if not parts.is_dir():
         return
     for path in parts.iterdir():
@@ -134,7 +136,7 @@ def _remove_abandoned(parts: Path) -> None:
 
 
 class DirectoryBucket:
-    """A bucket that is a directory. Objects are written in a folder of its own and renamed into their place."""
+    """A bucket that is a directory. Objects are written in a separate folder and renamed into place."""
 
     is_local = True
 
@@ -290,7 +292,7 @@ class S3Bucket:
 
 
 def s3_client() -> "BaseClient":
-    """Every client of S3 is this one, so that all of them reach the same servers."""
+    """Return an S3 client. All code uses this one, so that it all reaches the same servers."""
     import boto3
     from botocore.config import Config
 
@@ -302,8 +304,8 @@ def s3_client() -> "BaseClient":
             connect_timeout=5,
             read_timeout=60,
             max_pool_connections=32,
-            # What boto3 adds of its own accord since 1.36 is refused by older Ceph, by Google's server and by others.
-            # TCP and TLS check what is on its way, and our own digests what matters.
+            # The checksums that boto3 adds by default since 1.36 are refused by older Ceph, Google's server and others.
+            # TCP and TLS check data in transit, and our own digests check what matters.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
         ),
@@ -312,11 +314,11 @@ def s3_client() -> "BaseClient":
 
 @contextlib.contextmanager
 def naming_s3(url: str, key: str | None = None, verb: str = "reach") -> Iterator[None]:
-    """Tell what S3, the network to it or a setting did wrong in one line with bucket, key and setting.
+    """Report what S3, the network or a setting did wrong in one line with bucket, key and setting.
 
-    Raises MissingObjectError where there is no such object, UnavailableError for what may pass, and
-    UnusableInputError for what stays wrong; without the library's own error behind it, which a log would show in full
-    with whatever password the endpoint has.
+    Raises MissingObjectError if there is no such object, UnavailableError for what may pass, and UnusableInputError
+    for what will stay wrong. The library's own error is not chained: a log would show it in full, with any password
+    of the endpoint.
     """
     from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError
     from botocore.exceptions import ConnectionError as NoConnectionError
@@ -327,22 +329,22 @@ def naming_s3(url: str, key: str | None = None, verb: str = "reach") -> Iterator
         yield
     except ClientError as error:
         raise _answer(error, title, key, url) from None
-    # Refused, reset, timed out, cut: a server that may come back.
+    # Refused, reset, timed out, cut off: a server that may come back.
     except (NoConnectionError, HTTPClientError, HTTPError) as error:
         raise UnavailableError(f"{title}: {_one_line(error)}; {_WHERE}") from None
     # A malformed endpoint, region, profile, proxy or certificate bundle; no credentials.
     except (BotoCoreError, ValueError, OSError) as error:
         if key is not None and not isinstance(error, BotoCoreError):
-            raise  # no setting's fault: the client was made before
+            raise  # not caused by a setting: the client already exists
         raise UnusableInputError(f"{title}: {_one_line(error)}; {_WHERE}") from None
 
 
-_WHERE = "the server is that of AWS_ENDPOINT_URL, without it Amazon's; see the other AWS_* settings too"
+_WHERE = "the server is the one in AWS_ENDPOINT_URL, or Amazon's if that is unset; see the other AWS_* settings too"
 _STATUSES = {
     301: "the bucket is in another region, see AWS_DEFAULT_REGION",
-    400: "the server does not take the request, see AWS_DEFAULT_REGION and AWS_ENDPOINT_URL",
+    400: "the server rejects the request, see AWS_DEFAULT_REGION and AWS_ENDPOINT_URL",
     401: "access denied, see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
-    403: "access denied, see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY and what they may do",
+    403: "access denied, see AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and their permissions",
     404: "no such bucket, see AWS_ENDPOINT_URL",
 }
 
@@ -357,7 +359,7 @@ def _answer(error: Any, title: str, key: str | None, url: str) -> Exception:
     words = _STATUSES.get(status, "see AWS_ENDPOINT_URL")
     found = f"{title}: status {status} {'' if code == str(status) else code}".rstrip()
     message = f"{found}: {words}"
-    # 501 is for good: the server lacks something that is asked of it.
+    # 501 is permanent: the server lacks something that the request needs.
     if status == 429 or (status >= 500 and status != 501) or code in {"SlowDown", "RequestTimeout"}:
         return UnavailableError(message)
     return UnusableInputError(message)

@@ -1,4 +1,4 @@
-"""A file on this machine's own disk for as long as a step needs it, and a disk that fills told by its name."""
+"""A temporary file on the local disk while a step needs it; when a disk fills up, the error says which one."""
 
 import contextlib
 import errno
@@ -9,18 +9,18 @@ from pathlib import Path
 
 from lesion_tasks import UnusableInputError
 
-# NumPy says how many items it could write, and no number of an error: then the room that is left tells.
+# NumPy says how many items it could write but sets no errno; the free space on the disk then decides.
 _NO_ROOM_BYTES = 1 << 16
 
 
 @contextlib.contextmanager
 def scratch_file(name: str) -> Iterator[Path]:
-    """The path of a file of this name in a folder of its own below TMPDIR, removed at the end.
+    """Yield the path of a file with this name in its own folder under TMPDIR, removed at the end.
 
-    Raises UnusableInputError, naming the folder, when the disk fills while it is written.
+    Raises UnusableInputError, naming the folder, if the disk fills up while the file is written.
     """
     below = tempfile.gettempdir()
-    # Told before the folder goes, while the room that is left still tells.
+    # Inside the folder's own context: once it is removed, the free space no longer shows that the disk was full.
     told = naming_full_disk(f"scratch folder {below}", Path(below), name)
     with tempfile.TemporaryDirectory() as folder, told:
         yield Path(folder) / name
@@ -28,7 +28,7 @@ def scratch_file(name: str) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def naming_full_disk(place: str, folder: Path, what: str) -> Iterator[None]:
-    """Tell an OSError for lack of room on the disk of `folder` in the words of an operator; let others rise."""
+    """Turn an OSError caused by a full disk under `folder` into a message for an operator; re-raise all others."""
     try:
         yield
     except OSError as error:

@@ -184,11 +184,11 @@ def test_connections_are_kept_and_bounded():
         ("ftp://127.0.0.1/x", "scheme 'ftp'"),
         ("file:///etc/passwd", "scheme 'file'"),
         ("http://127.0.0.1@elsewhere.example/", "host 'elsewhere.example'"),
-        ("http://127.0.0.1/a\r\nHost: evil", "is no URL"),
+        ("http://127.0.0.1/a\r\nHost: evil", "is not a URL"),
         ("http://[::1/x", "its host is malformed"),
-        ("http://127.0.0.1:99999/", "its port is no number from 1 to 65535"),
-        ("http://elsewhere.example:99999/", "its port is no number from 1 to 65535"),
-        ("", "is no URL"),
+        ("http://127.0.0.1:99999/", "its port is not a number from 1 to 65535"),
+        ("http://elsewhere.example:99999/", "its port is not a number from 1 to 65535"),
+        ("", "is not a URL"),
     ],
 )
 def test_a_url_that_is_not_allowed_is_refused(url, words):

@@ -13,7 +13,7 @@ from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, read_settings
     [
         ("LESION_ARCHIVE_URL", "ftp://archive", "expected an http or https address"),
         ("LESION_ARCHIVE_URL", "https://", "expected an http or https address"),
-        ("LESION_ARCHIVE_URL", "http://h:99999/", "port is no number from 1 to 65535; expected an http"),
+        ("LESION_ARCHIVE_URL", "http://h:99999/", "port is not a number from 1 to 65535; expected an http"),
         ("LESION_ARCHIVE_URL", "http://[::1/api", "host is malformed; expected an http"),
         ("LESION_ARCHIVE_URL", "http://h/?a=b", "expected an http or https address"),
         ("LESION_ARCHIVE_URL", "not an address", "expected visible ASCII characters"),
@@ -27,7 +27,7 @@ from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, read_settings
         ("LESION_MAX_RECORDS", "many", "expected a whole number of at least 1"),
         ("LESION_MAX_RECORDS", "0", "expected a whole number of at least 1"),
         ("LESION_DATABASE_URL", "mysql://host/lesions", "scheme 'mysql' found, expected postgresql"),
-        ("LESION_DATABASE_URL", "postgresql://h:99999/lesions", "port is no number"),
+        ("LESION_DATABASE_URL", "postgresql://h:99999/lesions", "port is not a number"),
         ("LESION_DATABASE_URL", "postgresql://[::1/lesions", "host is malformed"),
         ("LESION_DATABASE_URL", "nonsense", "no scheme found"),
         ("LESION_BUCKET_URL", "s3://", "no bucket name"),

@@ -1,7 +1,7 @@
 """The ISIC Archive API v2 -> a listing.
 
-Pages have 100 items, always: shorter ones lose records that share a `created`. Of a `next` link only the cursor is
-taken, so that no answer can send us elsewhere.
+Pages always have 100 items: shorter ones lose records that share a `created`. Only the cursor of a `next` link is
+used, so that no answer can send us elsewhere.
 """
 
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ MAX_REQUEST_LINE = 8_000  # the archive refuses request lines over 8192 bytes
 
 
 class ApiListing:
-    """A query, and perhaps collections, of an API."""
+    """The images of an API that match a query and, optionally, belong to collections."""
 
     has_prefixes = True
 
@@ -32,7 +32,10 @@ class ApiListing:
         self.collections = collections
 
     async def poll(self) -> Poll:
-        """Ask for the newest item. Raises UnusableInputError where no ISIC Archive API answers, or not this query."""
+        """Ask for the newest item.
+
+        Raises UnusableInputError if no ISIC Archive API answers, or if it does not accept this query.
+        """
         page = await self._search(limit=1, cursor=NEWEST)
         newest = page.items[-1].get("isic_id") if page.items and isinstance(page.items[-1], dict) else None
         position = decode_cursor(page.previous_cursor)
@@ -56,7 +59,7 @@ class ApiListing:
 
     async def item(self, isic_id: str) -> Any | None:
         if not ISIC_ID.fullmatch(isic_id):
-            raise ValueError(f"{isic_id!r} is no ISIC id")
+            raise ValueError(f"{isic_id!r} is not an ISIC id")
         status, answer = await self.client.get_json(f"{self.base_url}images/{isic_id}/")
         if status == 200:
             return answer
@@ -80,7 +83,7 @@ class ApiListing:
         )
         if len(url) > MAX_REQUEST_LINE:
             raise UnusableInputError(
-                f"query {self.query[:200]!r}...: {len(url)} characters with its address, "
+                f"query {self.query[:200]!r}...: {len(url)} characters including the address, "
                 f"expected at most {MAX_REQUEST_LINE}"
             )
         status, answer = await self.client.get_json(url)
@@ -99,7 +102,7 @@ class ApiListing:
         next_url, previous_url = answer.get("next"), answer.get("previous")
         next_cursor = cursor_of(next_url) if isinstance(next_url, str) else None
         if isinstance(next_url, str) and next_url and not next_cursor:
-            raise ArchiveUnavailableError(f"{self.source}: a next link without cursor")
+            raise ArchiveUnavailableError(f"{self.source}: a next link without a cursor")
         return Page(
             items=answer["results"],
             n_records=count
@@ -124,7 +127,7 @@ class ApiListing:
 
 
 def _narrowed(query: str, term: str) -> str:
-    """Return a query for what satisfies both. A group needs an explicit operator beside it."""
+    """Return a query for what satisfies both. A group needs an explicit operator next to it."""
     if not query or not term:
         return query or term
     return f"({query}) AND {term}"

@@ -1,9 +1,9 @@
-"""URLs -> bodies that can be believed: the asynchronous HTTP door to an archive.
+"""URLs -> complete, checked bodies: the asynchronous HTTP door to an archive.
 
-One keep-alive session with a bounded number of connections. What the network or a busy server does (timeouts,
-resets, 429, 5xx, pages of HTML, cut bodies) is a fault: it is tried again with back-off and then raised, and never
-taken for an answer. Only hosts and schemes that the settings allow are asked, after redirects too, and no
-link-local, multicast or unspecified address, whatever name leads to it. Nothing is waited for without end.
+One keep-alive session with a bounded number of connections. Whatever the network or a busy server causes (timeouts,
+resets, 429, 5xx, pages of HTML, truncated bodies) is a fault: it is retried with back-off and then raised, and never
+taken for an answer. Only hosts and schemes that the settings allow are contacted, also after redirects, and no
+link-local, multicast or unspecified address, whatever name resolves to it. Every wait is bounded.
 """
 
 import asyncio
@@ -31,8 +31,8 @@ log = logging.getLogger(__name__)
 
 MAX_JSON_BYTES = 32 * 2**20  # a page of 100 records has 0.1 MB
 MAX_REDIRECTS = 5
-MAX_UNREACHABLE_IN_A_ROW = 20  # files that the network did not bring: the server is gone, not the files
-FOREIGN_ANSWERS_TO_BELIEVE = 3  # before anything else was answered: then the address is wrong
+MAX_UNREACHABLE_IN_A_ROW = 20  # files that could not be fetched: then the server is gone, not the files
+FOREIGN_ANSWERS_TO_BELIEVE = 3  # if the first answers are all foreign, the address is wrong
 MAX_URL_CHARACTERS = 8_000  # the archive's request line ends at 8192 bytes
 BUSY_STATUSES = frozenset({408, 413, 425, 429})  # and every 5xx
 
@@ -44,17 +44,17 @@ class Retry:
     n_attempts: int = 8
     first_delay_s: float = 0.25
     max_delay_s: float = 30.0
-    # A longer Retry-After is cut to this: a scheduler's own retry is the better place to wait for an hour.
+    # A longer Retry-After is cut to this: to wait for an hour is better left to the scheduler's own retry.
     max_retry_after_s: float = 120.0
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 35.0  # between two pieces of a body; the archive's router gives up after 30
-    # Until status and headers are there, however slowly they drip in: the same router, and a proxy's as well.
+    # Until status and headers have arrived, however slowly they trickle in: that router's limit and a proxy's on top.
     answer_timeout_s: float = 70.0
-    # A body may be slow for a while, and is then a fault below this rate: ten connections that share a line of
-    # 160 kbit/s are still faster, and no hospital's is that slow.
+    # A body may be slow for this long; after that, a rate below the minimum is a fault. Ten connections that share a
+    # line of 160 kbit/s still reach it, and no hospital's line is slower.
     slow_for_s: float = 60.0
     min_bytes_per_s: float = 2_000.0
-    # However fast it is: the largest file that is taken, 256 MiB, comes in an hour at 75 kB/s.
+    # Whatever its rate: the largest file that is accepted, 256 MiB, takes an hour at 75 kB/s.
     max_body_s: float = 3_600.0
 
     def delay_s(self, attempt: int, retry_after_s: float | None) -> float:
@@ -69,7 +69,7 @@ RETRY = Retry()
 
 
 class ArchiveUnavailableError(UnavailableError):
-    """The archive did not answer properly in spite of retries."""
+    """The archive did not answer properly despite retries."""
 
 
 class RefusedUrlError(Exception):
@@ -86,7 +86,7 @@ class _FaultError(Exception):
 
 
 class OversizedError(Exception):
-    """A body is longer than it may be: no other attempt will change that."""
+    """A body is longer than allowed: another attempt will not change that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class Body:
 
 
 class _PublicResolver(AbstractResolver):
-    """Names -> addresses that may be asked. What it answers is what is connected to: nobody resolves again."""
+    """Host names -> addresses that may be contacted. The session connects to exactly these: nothing resolves again."""
 
     def __init__(self) -> None:
         self._resolver = aiohttp.ThreadedResolver()
@@ -134,10 +134,10 @@ class ArchiveClient:
         retry: Retry = RETRY,
         fails_at_first_contact: bool = False,
     ) -> None:
-        """Allow `hosts` (names without port); plain http only where `allow_http`.
+        """Allow `hosts` (names without port); plain http only if `allow_http`.
 
         With `fails_at_first_contact`, a refused connection, an unknown host or repeated pages of HTML before the
-        first answer are a wrong address (UnusableInputError), not faults to be retried.
+        first answer mean a wrong address (UnusableInputError) and are not retried as faults.
         """
         self.hosts = hosts
         self.schemes = frozenset({"https", "http"} if allow_http else {"https"})
@@ -148,7 +148,7 @@ class ArchiveClient:
         self._paused_until = 0.0  # monotonic; one 429 slows all requests down
 
     async def __aenter__(self) -> Self:
-        # So that no request waits for a connection of the session: that would be time without an answer.
+        # So that no request waits inside the session for a connection: that would count as time without an answer.
         self._free_connections = asyncio.Semaphore(self.n_connections)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
@@ -177,7 +177,7 @@ class ArchiveClient:
         try:
             return await self._attempts(url, self._json_once)
         except RefusedUrlError as error:
-            raise UnusableInputError(f"archive {shown(url)} cannot be asked: {error}") from error
+            raise UnusableInputError(f"archive {shown(url)} cannot be queried: {error}") from error
         except OversizedError as error:
             raise UnusableInputError(f"archive {shown(url)}: {error}, expected a page of records") from error
 
@@ -189,7 +189,7 @@ class ArchiveClient:
         return await self._attempts(url, lambda each: self._once(each, max_bytes, "identity"))
 
     async def get_etag(self, url: str) -> str | None:
-        """HEAD -> the server's word for the present state of a file; None where it has none or says none.
+        """HEAD -> the ETag of a file; None if the server has no such file or sends no ETag.
 
         Raises ArchiveUnavailableError after the last attempt.
         """
@@ -199,11 +199,13 @@ class ArchiveClient:
     def check_url(self, url: str) -> None:
         """Raise RefusedUrlError unless a URL's scheme and host are allowed."""
         if len(url) > MAX_URL_CHARACTERS:
-            raise RefusedUrlError(f"{shown(url)[:200]!r}... is no URL: over {MAX_URL_CHARACTERS} characters")
+            raise RefusedUrlError(
+                f"{shown(url)[:200]!r}... is not a URL: over {MAX_URL_CHARACTERS} characters"
+            )
         try:
             parts = split_address(url)
         except MalformedAddressError as error:
-            raise RefusedUrlError(f"{shown(url)[:200]!r} is no URL: {error}") from None
+            raise RefusedUrlError(f"{shown(url)[:200]!r} is not a URL: {error}") from None
         host, scheme = parts.hostname or "", parts.scheme
         if scheme not in self.schemes:
             raise RefusedUrlError(f"scheme {scheme!r} of {shown(url)[:200]}: expected {sorted(self.schemes)}")
@@ -274,12 +276,12 @@ class ArchiveClient:
             raise UnusableInputError(
                 f"archive {shown(url)} cannot be reached: {reason}; {expected}"
             ) from error
-        # A proxy in a bad moment answers in HTML too, so one such answer is not enough.
+        # A proxy in trouble answers in HTML too, so one such answer is not enough.
         if isinstance(error, _FaultError) and error.is_foreign and attempt >= FOREIGN_ANSWERS_TO_BELIEVE:
             raise UnusableInputError(f"archive {shown(url)}: {error}; {expected}") from error
 
     async def _once(self, url: str, max_bytes: int, accept_encoding: str, method: str = "GET") -> Body:
-        """One request, following redirects to allowed places."""
+        """Send one request and follow redirects to allowed places."""
         for _ in range(MAX_REDIRECTS + 1):
             headers = {"Accept-Encoding": accept_encoding}
             try:
@@ -312,7 +314,7 @@ class ArchiveClient:
         return target
 
     async def _read(self, response: aiohttp.ClientResponse, max_bytes: int) -> bytes:
-        """Read a body that is neither too long nor too slow."""
+        """Read a body; raise if it is too long or too slow."""
         if (response.content_length or 0) > max_bytes:
             raise OversizedError(f"{response.content_length} bytes announced, expected at most {max_bytes}")
         pieces = bytearray()

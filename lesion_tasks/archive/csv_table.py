@@ -1,8 +1,8 @@
 """A CSV file -> its rows, or the line at which it stops being a table.
 
-A table that was cut, that lost a quote or that was written for another program still looks like one to a reader that
-forgives, and gives other rows than its author meant. So nothing is forgiven that could move a value into another
-column or row (RFC 4180, section 2). One line is held at a time.
+A table that was cut off, lost a quote or was written for another program still looks like a table to a lenient
+reader, which then yields rows that its author did not mean. So this reader tolerates nothing that could move a value
+into another column or row (RFC 4180, section 2). It holds one line at a time.
 """
 
 import csv
@@ -21,13 +21,13 @@ log = logging.getLogger(__name__)
 
 MAX_COLUMNS = 500  # there are about forty
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
-_NO_UTF_8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte that is no UTF-8
+_NO_UTF_8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte that is not UTF-8
 _SWALLOWED_ROW = re.compile(r"[\r\n]\"?ISIC_[0-9]{7}\"?,")
 _OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
 def read_columns(path: Path) -> list[str]:
-    """Return the names of a table's columns. Raises UnusableInputError naming the line."""
+    """Return the names of a table's columns. Raises UnusableInputError that names the line."""
     with _opened(path) as stream:
         return _columns(path, next(_cells(path, stream), (1, []))[1])
 
@@ -35,9 +35,9 @@ def read_columns(path: Path) -> list[str]:
 def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row with the number of the line on which it begins; cells are stripped, blank lines left out.
 
-    A column without a name (the index that pandas writes) is left out too. Raises UnusableInputError naming the line:
-    for an encoding other than UTF-8, another separator than commas, a quote that is not closed, a row with more or
-    fewer cells than there are columns, NUL bytes, and column names that `check_columns` does not take.
+    A column without a name (the index that pandas writes) is left out too. Raises UnusableInputError that names the
+    line for an encoding other than UTF-8, a separator other than commas, an unclosed quote, a row with more or fewer
+    cells than there are columns, NUL bytes, and column names that `check_columns` rejects.
     """
     with _opened(path) as stream:
         rows = _cells(path, stream)
@@ -53,8 +53,8 @@ def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
 def check_columns(path: Path, names: Sequence[str]) -> None:
     """Raise UnusableInputError for names that would lose or mix up a column.
 
-    These are a name that stands twice, and one that differs from a field of the archive in nothing but case, blanks
-    or signs: its values would go under a name that nobody reads. Other unknown names are data.
+    These are a name that occurs twice, and one that differs from a field of the archive only in case, spaces or
+    punctuation: its values would be stored under a name that nothing reads. Other unknown names are data.
     """
     if "isic_id" not in names or len(names) > MAX_COLUMNS:
         if near := [name for name in names if _letters(name) == "isicid"]:
@@ -128,7 +128,7 @@ def _cells(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
 
 
 def _sound_lines(path: Path, lines: Iterable[str]) -> Iterator[str]:
-    """Hand on lines that are text; say so where the last one may have been cut."""
+    """Pass on lines that are text; warn if the last one may have been cut off."""
     number, text = 0, "\n"
     for number, text in enumerate(lines, 1):
         if not text.isascii() and (wrong := _NO_UTF_8.search(text)):

@@ -1,7 +1,7 @@
 """A download folder -> API-shaped records, and the file of each.
 
-Two layouts are read: the archive's snapshot (`metadata.csv` beside `images/`) and what `isic image download` leaves
-(`metadata.csv` with the files flat beside it). A single CSV export without files is read too.
+Two layouts are read: the archive's snapshot (`metadata.csv` beside `images/`) and what `isic image download` writes
+(`metadata.csv` with the image files beside it). A single CSV export without files is read too.
 """
 
 import os
@@ -26,8 +26,8 @@ from lesion_tasks.archive.vocabulary import (
     ISIC_ID,
 )
 
-# A description, a checksum or an unfinished download beside the picture is none. The last line's formats are refused
-# by name once they are read, which says more than that there is no file.
+# A description, a checksum or an unfinished download beside a picture is not a picture. The formats on the last line
+# are refused by name once they are read, which says more than that there is no file.
 PICTURE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff"}
     | {"bmp", "gif", "webp", "heic", "heif", "avif", "jp2", "dng"}
@@ -39,7 +39,7 @@ _BOOLEANS = {"true": True, "false": False}
 
 @dataclass(frozen=True, kw_only=True)
 class DownloadFolder:
-    """An opened download: where its table is, and the file of each id that has one."""
+    """An opened download: the path of its table, and the file of each id that has one."""
 
     root: Path
     metadata_path: Path
@@ -48,7 +48,7 @@ class DownloadFolder:
     made_at: datetime | None = None  # a folder does not say when it was made
 
     def path_of(self, isic_id: str) -> Path | None:
-        """Return the file of an image; None when there is none, or the id has not the form of one."""
+        """Return the file of an image; None if there is none or the id is malformed."""
         return self.path_by_isic_id.get(isic_id)
 
     def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
@@ -58,7 +58,7 @@ class DownloadFolder:
     def file_of(self, isic_id: str) -> dict[str, Any] | None:
         """Return what a record's `files.full` says; None where there is no file.
 
-        The URL is relative to the folder, so that a folder that moves stays the same archive.
+        The URL is relative to the folder, so that a folder that is moved remains the same archive.
         """
         path = self.path_of(isic_id)
         if path is None:
@@ -82,7 +82,7 @@ class DownloadFolder:
 def open_folder(path: str | Path) -> DownloadFolder:
     """Find the table and the files of a download; nothing but file names is read yet.
 
-    Raises UnusableInputError when the folder or its table is absent, the table's header is none (see `csv_table`), or
+    Raises UnusableInputError if the folder or its table is absent, the table's header is unusable (see `csv_table`), or
     an id has two pictures.
     """
     root = Path(path)
@@ -117,11 +117,11 @@ def open_folder(path: str | Path) -> DownloadFolder:
 
 
 def read_records(folder: DownloadFolder) -> Iterator[dict[str, Any]]:
-    """Yield one API-shaped record per row, in row order; `files` is left out, a folder has no URLs.
+    """Yield one API-shaped record per row, in row order, without `files`: a folder has no URLs.
 
-    Absent values are omitted. A value that does not fit its field's type is kept as text. An id is given as found,
-    also a malformed or empty one: judging it is ingestion's work.
-    Raises UnusableInputError naming the line at which the table stops being one (see `csv_table`).
+    Absent values are omitted. A value that does not fit its field's type is kept as text. An id is yielded as found,
+    even if malformed or empty: ingestion judges it.
+    Raises UnusableInputError that names the line at which the table stops being one (see `csv_table`).
     """
     for _, row in read_rows(folder.metadata_path):
         yield record_from_row(row)
@@ -147,7 +147,7 @@ def record_from_row(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def typed_value(field: str, text: str) -> Any:
-    """Give a cell the JSON type that the API gives the field; text that does not fit stays text."""
+    """Convert a cell to the JSON type that the API gives the field; text that does not fit stays text."""
     if field in BOOLEAN_FIELDS:
         return _BOOLEANS.get(text.lower(), text)
     if field in INTEGER_FIELDS or field in DECIMAL_FIELDS:
@@ -167,12 +167,12 @@ def row_instant(row_index: int) -> datetime:
 
 
 def _text(cell: Any) -> str:
-    """Strip a cell; the snapshot's writer puts a tab before values that a spreadsheet would run."""
+    """Strip a cell; the snapshot's writer puts a tab before values that a spreadsheet would run as formulas."""
     return cell.strip() if isinstance(cell, str) else ""
 
 
 def _image_files(folder: Path) -> dict[str, Path]:
-    """The picture of each id. Raises UnusableInputError where an id has two: nobody could say which is meant."""
+    """The picture of each id. Raises UnusableInputError if an id has two: it is unclear which one is meant."""
     found: dict[str, Path] = {}
     doubled: dict[str, list[str]] = defaultdict(list)
     with os.scandir(folder) as entries:

@@ -1,4 +1,4 @@
-"""Sets of ISIC ids in memory that does not grow: one bit for each of the ten million ids there can be."""
+"""Sets of ISIC ids in constant memory: one bit for each of the ten million possible ids."""
 
 N_IDS = 10_000_000
 
@@ -18,7 +18,7 @@ class IdSet:
         return bool(self._bits[number >> 3] & (1 << (number & 7)))
 
     def add(self, isic_id: str) -> bool:
-        """Add an id; tell whether it is new."""
+        """Add an id; return whether it is new."""
         number = int(isic_id[5:])
         bit = 1 << (number & 7)
         if self._bits[number >> 3] & bit:

@@ -1,7 +1,7 @@
-"""What every source of records offers, whether it is an API or a folder: a scope of it that can be listed.
+"""What every source of records offers, whether an API or a folder: a scope that can be listed.
 
-A listing is a part of an archive (a query, perhaps collections). It is read by pages, or by prefixes: all ids that
-start with a prefix.
+A listing is a part of an archive (a query, optionally collections). It is read in pages, or by prefix: all ids that
+start with it.
 """
 
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ from lesion_tasks.archive.client import ArchiveUnavailableError, Body
 
 @dataclass(frozen=True, kw_only=True)
 class Poll:
-    """What one cheap question tells."""
+    """What one cheap request reveals."""
 
     n_records: int | None  # None: the archive did not say
     newest_created_at: datetime | None  # None: the source has no such time
@@ -23,16 +23,16 @@ class Poll:
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Some items of a listing, as sent, and where to go on."""
+    """Some items of a listing, as sent, and where to continue."""
 
     items: list[Any]
-    n_records: int | None  # all items of the listing; only first pages tell
+    n_records: int | None  # all items of the listing; only first pages say so
     next_cursor: str | None  # None: this was the last page
     previous_cursor: str | None = None
 
 
 class RefusedCursorError(ArchiveUnavailableError):
-    """The archive does not take this cursor, which may have been its own."""
+    """The archive rejects this cursor, even though it may have issued it."""
 
 
 class Listing(Protocol):
@@ -47,22 +47,22 @@ class Listing(Protocol):
         """Return size and newest record."""
 
     async def page(self, cursor: str | None, prefix: str = "") -> Page:
-        """Return the page at a cursor (None: the first) of all ids that start with `prefix`.
+        """Return the page at a cursor (None: the first page) of all ids that start with `prefix`.
 
         Raises RefusedCursorError.
         """
 
     async def count(self, prefix: str) -> int | None:
-        """Return how many ids start with `prefix`; None where the archive does not say."""
+        """Return how many ids start with `prefix`; None if the archive does not say."""
 
     async def items_among(self, isic_ids: Sequence[str]) -> list[Any]:
-        """Return what the listing has of up to 100 ids."""
+        """Return the listing's items among up to 100 ids."""
 
     async def item(self, isic_id: str) -> Any | None:
-        """Return one item whether or not it is in this scope; None where the source says it has none."""
+        """Return one item, whether or not it is in this scope; None if the source says that it does not exist."""
 
     async def file(self, url: str, *, max_bytes: int) -> Body:
         """Return the body behind a record's file URL."""
 
     async def etag(self, url: str) -> str | None:
-        """Return the server's word for the present state of a file; None where it does not say."""
+        """Return the ETag of a file's current state; None if the server does not send one."""

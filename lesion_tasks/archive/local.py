@@ -1,7 +1,7 @@
-"""A download folder, or the archive's own snapshot -> a listing, so that both take the same way as the API.
+"""A download folder, or the archive's own snapshot -> a listing, so that both are ingested like the API.
 
 A download has no `created` and no prefixes: it is read from its first row to its last. Its records get a `files` entry
-whose URL leads into the download.
+whose URL points into the download.
 """
 
 import asyncio
@@ -31,10 +31,10 @@ class Download(Protocol):
 
     @property
     def made_at(self) -> datetime | None:
-        """When the archive made it; None where it does not say."""
+        """When the archive made it; None if it does not say."""
 
     def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield API-shaped records from a row on, without `files`."""
+        """Yield API-shaped records from a given row on, without `files`."""
 
     def file_of(self, isic_id: str) -> dict[str, Any] | None:
         """Return what a record's `files.full` says; None where there is no file."""
@@ -81,8 +81,8 @@ class LocalListing:
         self.collections = ""
         self._wanted: Expression | None = self._parsed_query()
         self._rows: Iterator[Any] = iter(())
-        self._next_row = -1  # where `_rows` stands; -1: nowhere
-        # A resume point in one snapshot says nothing about the next one under the same path.
+        self._next_row = -1  # the row that `_rows` yields next; -1: none
+        # A resume point in one snapshot is meaningless for the next one under the same path.
         self._cursor = f"row@{made_at:%Y%m%d%H%M%S}:" if (made_at := self.download.made_at) else "row:"
 
     def _parsed_query(self) -> Expression | None:
@@ -96,12 +96,12 @@ class LocalListing:
     async def poll(self) -> Poll:
         """Count what is listed.
 
-        Raises UnusableInputError where no row satisfies the query, and where two rows of one id contradict each other.
+        Raises UnusableInputError if no row satisfies the query, or if two rows of one id contradict each other.
         """
         n_listed, n_rows = await asyncio.to_thread(self._count)
         if n_rows == 0:
             raise UnusableInputError(
-                f"download folder {self.source}: found a table of column names alone, expected a row for each image"
+                f"download folder {self.source}: found a table with column names only, expected a row for each image"
             )
         if n_listed == 0:
             raise UnusableInputError(
@@ -130,7 +130,7 @@ class LocalListing:
         return len(listed) + n_refused, n_rows
 
     def _refuse_contradictions(self, repeated: Set[str]) -> None:
-        """Raise UnusableInputError where rows of one id differ: which of them is meant nobody here can know."""
+        """Raise UnusableInputError if rows of one id differ: nothing here can tell which one is meant."""
         first: dict[str, tuple[int, bytes]] = {}
         for row, record in enumerate(self.download.records(), 1):
             isic_id = record["isic_id"]
@@ -141,7 +141,7 @@ class LocalListing:
             if digest != digest_before:
                 before = next(islice(self.download.records(row_before - 1), 1))
                 raise UnusableInputError(
-                    f"download folder {self.source}: {isic_id} stands in rows {row_before} and {row} below the header "
+                    f"download folder {self.source}: {isic_id} is in rows {row_before} and {row} below the header "
                     f"with {_difference(before, record)}; expected one row for each id"
                 )
 
@@ -203,7 +203,7 @@ class LocalListing:
             data = self.download.read_file(url, max_bytes=max_bytes)
         except (FileNotFoundError, IsADirectoryError):
             return Body(status=404, content_type="", data=b"", etag=None)
-        # A snapshot's file is known again by what the archive's bucket says of one that came in one piece.
+        # The ETag that the archive's bucket gives a file uploaded in one piece: it identifies a snapshot's file there.
         is_archives_own = url.startswith("zip:")
         etag = f'"{hashlib.md5(data, usedforsecurity=False).hexdigest()}"' if is_archives_own else None
         return Body(status=200, content_type="", data=data, etag=etag)

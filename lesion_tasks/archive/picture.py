@@ -1,17 +1,17 @@
-"""Bytes that should be a picture -> its pixels as a viewer shows them, what is known of it, or why it is none.
+"""Bytes that should be a picture -> its pixels as a viewer shows them, facts about it, or why it is unusable.
 
-The one decoder: hashes, thumbnails, masks, training and serving all see a picture as `open_picture` gives it.
+The only decoder: hashes, thumbnails, masks, training and serving all see a picture as `open_picture` returns it.
 
 - JPEG (with what cameras write as MPO), PNG and TIFF; of several frames or pages, the first.
 - Upright, as its orientation tag says.
 - 8 bits: deeper greys are scaled by their white level, never clipped.
-- Transparent parts are laid on white, as a web page or paper shows them: the colour stored under them is seen by
-  nobody, and no model shall learn from it.
+- Transparent parts are placed on white, as a web page or paper shows them: nobody sees the colour stored under them,
+  and no model should learn from it.
 - Colour profiles are not applied: nearly all pictures of the archive are sRGB or carry no profile, and published
   models learned from the numbers as stored. CMYK is converted without a profile too.
 
-A picture is decoded once, completely. JPEGs are decoded at a reduced scale where that is enough: the whole compressed
-stream is still read, so a cut or damaged file is found, at a fraction of the time and memory.
+A picture is decoded once, completely. JPEGs are decoded at a reduced scale where that is enough: this still reads the
+whole compressed stream, so it finds a truncated or damaged file in a fraction of the time and memory.
 """
 
 import hashlib
@@ -32,14 +32,14 @@ FORMATS = {
     "MPO": (
         "jpg",
         "image/jpeg",
-    ),  # a JPEG with more of them behind: previews, a second lens, a brightness map
+    ),  # a JPEG followed by others: previews, a second lens, a brightness map
     "PNG": ("png", "image/png"),
     "TIFF": ("tif", "image/tiff"),
 }
-# Raise it when some pictures come out with other pixels than before, and say in `Picture.decoder_version` which.
+# Raise it when some pictures decode to different pixels than before, and say in `Picture.decoder_version` which ones.
 # 1: as stored. 2: upright, deep greys scaled, transparent parts on white.
 DECODER_VERSION = 2
-# The archive refuses colour pictures above 100 megapixels; what is above it is a mosaic that nothing here trains on.
+# The archive refuses colour pictures above 100 megapixels; larger ones are mosaics, which nothing here trains on.
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 * 2**20
 HASH_SIDE_PX = 32  # the picture is reduced to this before the cosine transform
@@ -48,12 +48,12 @@ HASH_FREQUENCIES = 8  # per axis: 8 x 8 = 64 bits
 
 WHITE = (255, 255, 255)
 BLACK = (0, 0, 0)
-# White of a grey whose samples are wider than what they hold: the least that no pixel exceeds. A photograph that fills
-# a 256th of its range would be black, so the narrower range is the one that was meant.
+# White level of a grey whose samples are wider than their content: the lowest of these that no pixel exceeds. A
+# photograph that used 1/256 of its range would look black, so the narrower range must have been meant.
 _WHITES = {"I": (255, 65_535), "F": (1, 255, 65_535)}
 _WHITE_IS_ZERO = 0  # TIFF's photometric interpretation
 _BITS_TAG, _PHOTOMETRIC_TAG = 258, 262  # TIFF
-# TIFF 6.0, section 8: what has to be done to a picture with this orientation tag.
+# TIFF 6.0, section 8: how to set a picture with this orientation tag upright.
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -65,7 +65,7 @@ _TURNS = {
 }
 _SIDEWAYS = {_TURNS[5], _TURNS[6], _TURNS[7], _TURNS[8]}
 
-# What Pillow's decoders raise on damaged input, from its own fuzzing notes and ours.
+# What Pillow's decoders raise on damaged input, according to its fuzzing notes and ours.
 _DECODE_ERRORS = (
     OSError,
     ValueError,
@@ -93,19 +93,19 @@ class Picture:
     thumbprint: bytes  # 16 x 16 grey levels, row by row; tells look-alikes from copies
     width_px: int  # upright
     height_px: int
-    decoder_version: int  # the first that gave the pixels that are given today: 1 for an ordinary picture
+    decoder_version: int  # the first version that produced today's pixels: 1 for an ordinary picture
 
 
 @dataclass(frozen=True, kw_only=True)
 class Unusable:
-    """A file that cannot be used, and why. Nothing that the network did: the bytes arrived whole."""
+    """A file that cannot be used, and why. Not a network fault: the bytes arrived complete."""
 
     reason: str  # empty, not_an_image, unknown_format, unknown_scale, too_many_pixels or damaged
     detail: str
 
 
 class UnusablePictureError(UnusableInputError):
-    """Bytes that are no usable picture. The message says what was found; who knows the file's name adds it."""
+    """Bytes that are not a usable picture. The message says what was found; callers that know the file add its name."""
 
     def __init__(self, reason: str, detail: str) -> None:
         super().__init__(f"{reason.replace('_', ' ')}: {detail}")
@@ -121,16 +121,16 @@ def open_picture(
     background: tuple[int, int, int] = WHITE,
     max_pixels: int = MAX_PIXELS,
 ) -> Image.Image:
-    """Decode a file completely: upright, 8 bits, mode "RGB" or "L", transparent parts on `background` (RGB, 0..255).
+    """Decode a file completely: upright, 8 bits, mode "RGB" or "L", transparent parts on `background` (RGB, 0 to 255).
 
-    With `least_px`, a JPEG may come at the smallest scale at which both sides still have that many pixels.
+    With `least_px`, a JPEG may be returned at the smallest scale at which both sides still have that many pixels.
     Raises `UnusablePictureError`.
     """
     return _decode(data, mode, least_px, background, max_pixels).image
 
 
 def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture | Unusable:
-    """Decode a file completely and hash it, or say why it is no usable picture."""
+    """Decode a file completely and hash it, or say why it is not a usable picture."""
     try:
         decoded = _decode(data, "L", HASH_SIDE_PX, WHITE, max_pixels)
     except UnusablePictureError as error:
@@ -150,7 +150,7 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture | Unus
 
 
 def read_size_px(path: Path) -> tuple[int, int] | None:
-    """Return (width, height) of the upright picture from a file's header; None when it is no image that can be read."""
+    """Return (width, height) of the upright picture from a file's header; None if it is not a readable image."""
     try:
         with Image.open(path) as image:
             return _upright_size(image)
@@ -163,7 +163,7 @@ class _Decoded:
     image: Image.Image
     format: str  # a key of FORMATS
     size_px: tuple[int, int]  # (width, height), upright, before any reduction
-    is_ordinary: bool  # neither turned nor scaled nor laid on a background
+    is_ordinary: bool  # neither rotated nor scaled nor placed on a background
 
 
 def _decode(
@@ -173,7 +173,7 @@ def _decode(
         size_px = _upright_size(image)
         try:
             if least_px is not None:
-                image.draft(mode, (least_px, least_px))  # only JPEG heeds it
+                image.draft(mode, (least_px, least_px))  # only JPEG obeys it
             image.load()
             turn = _turn(image)
             flat = _flat(image, mode, background)
@@ -186,14 +186,14 @@ def _decode(
 
 
 def _identify(data: bytes, max_pixels: int) -> Image.Image:
-    """Read the header and no more."""
+    """Read only the header."""
     if not data:
         raise UnusablePictureError("empty", "0 bytes found, expected a picture")
     try:
         image = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
         raise UnusablePictureError("too_many_pixels", str(error)) from error
-    except UnidentifiedImageError as error:  # its own words give nothing but an address in memory
+    except UnidentifiedImageError as error:  # its own message has nothing but a memory address
         raise UnusablePictureError("not_an_image", f"begins with {data[:16]!r}") from error
     except _DECODE_ERRORS as error:
         detail = f"begins with {data[:16]!r}: {_words(error)}"
@@ -210,8 +210,8 @@ def _identify(data: bytes, max_pixels: int) -> Image.Image:
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:
-    """What sets the picture upright, by EXIF alone as in a browser; None where it is, or nothing readable says so."""
-    if image.format == "TIFF" or "exif" not in image.info:  # Pillow turns TIFF itself
+    """What sets the picture upright, by EXIF alone as in a browser; None if it is upright or has no readable tag."""
+    if image.format == "TIFF" or "exif" not in image.info:  # Pillow rotates TIFF itself
         return None
     exif = Image.Exif()
     try:
@@ -240,7 +240,7 @@ def _flat(image: Image.Image, mode: str, background: tuple[int, int, int]) -> Im
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Scale a grey of 12, 16 or 32 bits: mode "L", or "LA" where one level stands for transparent."""
+    """Scale a grey of 12, 16 or 32 bits: mode "L", or "LA" if one level stands for transparent."""
     samples = np.asarray(image)
     levels = samples.astype(np.float32)
     levels *= 255 / _white(image, float(samples.min()), float(samples.max()))
@@ -257,7 +257,7 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 
 
 def _white(image: Image.Image, lowest: float, highest: float) -> int:
-    """The level that is shown as white."""
+    """The level to show as white."""
     if image.mode in _WHITES:
         for white in _WHITES[image.mode]:
             if 0 <= lowest <= highest <= white:
@@ -271,7 +271,7 @@ def _white(image: Image.Image, lowest: float, highest: float) -> int:
 
 
 def _pixels(grey: Image.Image) -> np.ndarray:
-    """Return a grey picture as (height, width) float32; `np.asarray` asks it for much more than its bytes."""
+    """Return a grey picture as (height, width) float32; faster than `np.asarray`, which reads more than the bytes."""
     return np.frombuffer(grey.tobytes(), np.uint8).reshape(grey.height, grey.width).astype(np.float32)
 
 

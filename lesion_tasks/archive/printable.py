@@ -1,23 +1,23 @@
-"""Text from an archive or about one -> text that a terminal, a log and a page can show as it is.
+"""Text from or about an archive -> text that a terminal, a log and a page can show unchanged.
 
-An escape character moves a terminal's cursor or recolours its lines, and a bidirectional override lets a reader see
-another word than the one that is compared. Neither is part of any metadata, so both are taken off where text enters.
+An escape character moves a terminal's cursor or recolours its lines, and a bidirectional override makes a reader see
+a different word from the one that is compared. Neither belongs in metadata, so both are removed where text enters.
 """
 
 import re
 from typing import Any
 
-# C0 but tab and the line ends, DEL, C1, and Unicode's embeddings, overrides and isolates (UAX 9, section 2).
+# C0 except tab and line ends, DEL, C1, and Unicode's embeddings, overrides and isolates (UAX 9, section 2).
 _CONTROL = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
-# The same in JSON: the C0 controls are escaped there (\b and \f by a letter), and a backslash before may be one too.
+# The same in JSON, where C0 controls are escaped (\b and \f by a letter). An escaped backslash before them matches too.
 _CONTROL_IN_JSON = re.compile("\\\\u00[01][0-9a-f]|\\\\[bf]|[\x7f-\x9f\u202a-\u202e\u2066-\u2069]")
 _ADDRESS = re.compile(r" at 0x[0-9a-fA-F]{4,}")
 
 
 def printable(value: object, limit: int = 500) -> str:
-    """Words for a message or a detail: one line of at most `limit` ASCII characters, the others escaped.
+    """Text for a message or a detail: one line of at most `limit` ASCII characters, all others escaped.
 
-    Without the address that Python gives an object without a name: equal reasons stay equal.
+    Leaves out the memory address that Python shows for an object without a name, so that equal reasons stay equal.
     """
     line = " ".join(_ADDRESS.sub("", str(value)).split())
     return _CONTROL.sub(_escaped, line).encode("ascii", "backslashreplace").decode()[:limit]
@@ -28,7 +28,7 @@ def _escaped(found: "re.Match[str]") -> str:
 
 
 def without_controls(value: Any) -> Any:
-    """Take control characters off every text of a JSON value, keys too; U+0000 as well."""
+    """Remove control characters, including U+0000, from every string of a JSON value, keys too."""
     if isinstance(value, str):
         return _CONTROL.sub("", value)
     if isinstance(value, list):
@@ -39,7 +39,7 @@ def without_controls(value: Any) -> Any:
 
 
 def may_have_controls(document: str) -> bool:
-    """Tell whether a JSON text (not ASCII-only) may hold one; true also for some texts that hold none."""
+    """Tell whether a JSON text (not ASCII-only) may hold control characters; true also for some texts without any."""
     if document.isascii() and not any(sign in document for sign in ("\\u00", "\\b", "\\f", "\x7f")):
-        return False  # nearly every record, for a quarter of the search's time
+        return False  # nearly every record; takes a quarter of the search's time
     return _CONTROL_IN_JSON.search(document) is not None

@@ -25,7 +25,7 @@ from lesion_tasks.archive.vocabulary import (
 Value = str | int | float | bool | None
 
 TOP_LEVEL_FIELDS = frozenset({"isic_id", "copyright_license", "public"})
-# Upstream still parses these removed fields, and then fails on them.
+# Upstream still parses these removed fields and then fails on them.
 BROKEN_FIELDS = frozenset({"blurry", "hairy", "marker_pen", "color_tint"})
 IMAGE_TYPE_ALIASES = {"clinical": "clinical: close-up", "overview": "clinical: overview"}
 
@@ -41,7 +41,7 @@ class QueryError(ValueError):
 
 
 class QueryCrashError(ArithmeticError):
-    """The query parses, and upstream answers it with a server error."""
+    """The query parses, but upstream answers it with a server error."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ Expression = Term | And | Or
 
 
 def parse(text: str) -> Expression | None:
-    """Parse a query; None for an empty one, which filters nothing.
+    """Parse a query; return None for an empty one, which filters nothing.
 
     Raises QueryError (answered 400) and QueryCrashError (answered 500).
     """
@@ -89,7 +89,7 @@ def parse(text: str) -> Expression | None:
 
 
 def field_value(record: Mapping[str, Any], field: str) -> Value:
-    """Return the value of a search field in an API record; None where it is absent."""
+    """Return the value of a search field in an API record; None if it is absent."""
     if field in TOP_LEVEL_FIELDS:
         return record.get(field)
     group = "acquisition" if field in ACQUISITION_FIELDS else "clinical"
@@ -190,7 +190,7 @@ class _Parser:
         elif field in SEARCH_BOOLEANS:
             matches = self.boolean_condition()
         elif field in BROKEN_FIELDS and (self.take(_QUOTED) or self.take(_WORD)):
-            raise QueryCrashError(f"field {field!r} is parsed and has no column")
+            raise QueryCrashError(f"field {field!r} parses but has no column")
         else:
             raise self.fail()
         return Term(field, _negation(matches) if is_negated else matches)
@@ -265,7 +265,7 @@ class _Parser:
 
 
 def _number(value: Value) -> float | None:
-    """Return a stored value as a number; None where it is absent or, in a folder, no number at all."""
+    """Return a stored value as a number; None if it is absent or, in a folder, not a number."""
     try:
         return None if value is None else float(value)
     except ValueError:

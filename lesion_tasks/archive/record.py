@@ -1,7 +1,7 @@
-"""What an archive sent -> a checked record with its canonical hash, or the refusal that says why there is none.
+"""What an archive sent -> a checked record with its canonical hash, or a refusal with its reason.
 
-Unknown keys and values are data: only what could not be stored, named or compared is refused. Control characters and
-bidirectional overrides are taken off here, where text enters, so that no table, page or terminal ever gets them.
+Unknown keys and values are data: only what cannot be stored, named or compared is refused. Control characters and
+bidirectional overrides are removed here, where text enters, so that no table, page or terminal ever gets them.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from typing import Any
 from lesion_tasks.archive.printable import may_have_controls, printable, without_controls
 from lesion_tasks.archive.vocabulary import DECIMAL_FIELDS, ISIC_ID
 
-# The largest record seen has 2 kB. Postgres would take more; a page of such records should not.
+# The largest record seen has 2 kB. Postgres would accept more, but a page of such records would be too large.
 MAX_RECORD_BYTES = 65_536
 KEPT_CHARACTERS = 10_000  # of a refused record
 # The escape of U+0000, which Postgres cannot hold, and not an escaped backslash before "u0000".
@@ -28,21 +28,21 @@ class CheckedRecord:
 
     isic_id: str
     record_hash: str  # SHA-256 of the canonical record, 64 hexadecimal digits
-    document: str  # the record as sent but for control characters, as JSON text
+    document: str  # the record as sent, minus control characters, as JSON text
 
 
 @dataclass(frozen=True, kw_only=True)
 class Refusal:
     """A record that cannot be stored, and why."""
 
-    isic_id: str | None  # where it is well formed
+    isic_id: str | None  # if it is well formed
     reason: str  # not_an_object, bad_id, wrong_shape, not_storable or too_large
     detail: str
-    document: str  # what was sent, cut
+    document: str  # what was sent, truncated
 
 
 def check_record(value: Any) -> CheckedRecord | Refusal:
-    """Check one item of a page: its id before it becomes a key, its shape, and that Postgres can hold it."""
+    """Check one item of a page: its id (before it becomes a key), its shape, and that Postgres can store it."""
     if not isinstance(value, dict):
         return _refuse(value, "not_an_object", f"{type(value).__name__} found, expected an object")
     isic_id = value.get("isic_id")
@@ -53,7 +53,7 @@ def check_record(value: Any) -> CheckedRecord | Refusal:
     try:
         canonical = _canonical_object(value)
         canonical_text = _to_sorted_text(canonical)
-        # Where nothing had to be normalized, the sorted text is the record itself in another order of keys.
+        # If nothing had to be normalized, the sorted text is the record itself with its keys in another order.
         document = canonical_text if canonical == value else _to_sorted_text(value)
         size_bytes = len(document.encode())
         cleaned = without_controls(value) if may_have_controls(document) else value
@@ -91,26 +91,26 @@ def _refuse(value: Any, reason: str, detail: str, isic_id: str | None = None) ->
     try:
         text = json.dumps(value)[:KEPT_CHARACTERS]  # ASCII only, so that anything can be kept
     except (ValueError, RecursionError):
-        text = f"a {type(value).__name__} that is no JSON"
+        text = f"a {type(value).__name__} that is not JSON"
     return Refusal(isic_id=isic_id, reason=reason, detail=printable(detail), document=text)
 
 
 def canonical_hash(record: Mapping[str, Any]) -> str:
     """Return the SHA-256 of a record with sorted keys, URLs without query string, and decimals normalized.
 
-    "3.50", 3.5 and 3.500 are one value where the vocabulary has a decimal; an absent key and null are one too.
+    "3.50", 3.5 and 3.500 are the same value if the vocabulary has a decimal; so are an absent key and null.
     """
     return hashlib.sha256(_to_sorted_text(_canonical_object(record)).encode()).hexdigest()
 
 
-# Made once: `json.dumps` builds an encoder at each call that has options.
+# Made once: `json.dumps` builds a new encoder at each call that has options.
 _to_sorted_text = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
 ).encode
 
 
 def _canonical_object(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy in which every spelling of one value is the same. Called for each record that is read."""
+    """Return a copy in which equal values are spelled alike. Called for each record that is read."""
     canonical = {}
     for name, value in record.items():
         kind = type(value)
@@ -131,7 +131,7 @@ def _canonical_value(name: str, value: Any) -> Any:
     if isinstance(value, list):
         return [_canonical_object(v) if isinstance(v, dict) else _canonical_value(name, v) for v in value]
     if name == "url":
-        # Links of private images are signed anew each day; the signature is in the query string.
+        # Links to private images are signed afresh each day; the signature is in the query string.
         return value.partition("?")[0] if isinstance(value, str) else value
     if name in DECIMAL_FIELDS and not isinstance(value, bool):
         return _plain_number(value if isinstance(value, str) else repr(value)) if value is not None else None

@@ -1,8 +1,8 @@
 """The archive's own snapshot -> API-shaped records, and the file of each, without unpacking.
 
-Two files that its operators build and ask bulk users to take: `ISIC_metadata.parquet`, one row for each public image,
-and `ISIC_images.zip`. Rows are read in batches and files one by one, so memory does not grow with the archive. A
-snapshot tells neither `created` nor file addresses; what it tells is when it was made.
+It is two files that the archive's operators build and ask bulk users to download: `ISIC_metadata.parquet`, one row for
+each public image, and `ISIC_images.zip`. Rows are read in batches and files one by one, so memory does not grow with
+the archive. A snapshot holds neither `created` nor file addresses, but it does say when it was made.
 """
 
 import logging
@@ -38,7 +38,7 @@ class Snapshot:
     """An opened snapshot. The zip file may be absent: then records have no files."""
 
     def __init__(self, root: Path) -> None:
-        """Read both directories. Raises UnusableInputError for what is no snapshot, or a cut one."""
+        """Read both directories. Raises UnusableInputError if this is not a snapshot or a truncated one."""
         self.root = root
         self.metadata_path = root / METADATA_NAME
         with self._open() as table:
@@ -58,7 +58,7 @@ class Snapshot:
         import pyarrow.parquet as parquet
 
         try:
-            # Buffered: of a row group only the pages at hand are in memory.
+            # Buffered: only the pages of a row group that are being read are in memory.
             return parquet.ParquetFile(self.metadata_path, buffer_size=2**18)
         except (OSError, pyarrow.ArrowException) as error:
             raise self._unreadable(error) from error
@@ -87,7 +87,7 @@ class Snapshot:
             raise self._unreadable(error) from error
 
     def file_of(self, isic_id: str) -> dict[str, Any] | None:
-        """Return what a record's `files.full` says; None where the zip file has no picture of it."""
+        """Return what a record's `files.full` says; None if the zip file has no picture of it."""
         if self._pictures is None or not ISIC_ID.fullmatch(isic_id):
             return None
         member = self._pictures.member(isic_id)
@@ -104,12 +104,12 @@ class Snapshot:
 
 
 def is_snapshot(path: str | Path) -> bool:
-    """Tell a snapshot from other download folders: by its table, or by its zip file."""
+    """Tell a snapshot from other download folders by its table or its zip file."""
     return any((Path(path) / name).is_file() for name in (METADATA_NAME, IMAGES_NAME))
 
 
 def made_at(written: bytes | None, path: Path) -> datetime | None:
-    """Read when a snapshot was made: ISO 8601, or seconds since 1970. None, and a warning, where it does not say."""
+    """Read when a snapshot was made: ISO 8601, or seconds since 1970. If it does not say, warn and return None."""
     text = (written or b"").decode("utf-8", "replace").strip().strip('"')
     moment = None
     try:
@@ -132,7 +132,7 @@ def made_at(written: bytes | None, path: Path) -> datetime | None:
 def record_from_values(row: Mapping[str, Any]) -> dict[str, Any]:
     """Turn one flat row of typed values into the nested shape of an API record.
 
-    Known fields get the type that the API gives them. Unknown ones keep theirs, where JSON has it.
+    Known fields get the type that the API gives them. Unknown ones keep theirs if JSON has it.
     """
     known = {name: _as_text(value) for name, value in row.items()}
     record = record_from_row(known)

@@ -1,12 +1,12 @@
 """The archive's public vocabulary, as far as this project uses it: field names, their types, and some paths.
 
-Plain data, standard library only. Unknown fields and values are data, never errors: nothing here is a whitelist.
+Plain data, standard library only. Unknown fields and values are data, never errors: nothing here is an allowlist.
 Spelling, including upstream's typos, is the archive's own.
 """
 
 import re
 
-ISIC_ID = re.compile(r"ISIC_[0-9]{7}")  # the only form an image id has; use fullmatch before building a path
+ISIC_ID = re.compile(r"ISIC_[0-9]{7}")  # the only form of an image id; use fullmatch before building a path
 
 LICENCES = ("CC-0", "CC-BY", "CC-BY-NC")
 
@@ -39,7 +39,7 @@ TABLE_COLUMNS = (
     | {"attribution", "anatom_site_general"}  # the latter until May 2026
 )
 
-# How people and programs write that there is no value. Compared in lower case, without blanks around.
+# How people and programs write that there is no value. Compared in lower case, without surrounding spaces.
 _NO_VALUE = frozenset(
     {
         "nan",
@@ -76,7 +76,7 @@ _NO_NUMBER = re.compile(r"[+-]?[0.]+|-[0-9.]+")  # 0, 0.0, and the -1 or -9 that
 def is_no_value(text: str) -> bool:
     """Tell whether a cell or a JSON string says that there is no value: empty, `nan`, `unknown`, `-`, `0` and so on.
 
-    What has neither a letter nor a digit of any script is none either.
+    Text without a letter or digit of any script is not a value either.
     """
     word = text.strip().casefold()
     if word in _NO_VALUE or word[:1].isalpha():

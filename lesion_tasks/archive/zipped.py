@@ -1,8 +1,8 @@
 """A zip file of pictures -> the bytes of each, by ISIC id, without unpacking it.
 
 The directory at its end is read entry by entry and kept as 33 bytes for each picture, where `zipfile` keeps over 500:
-half a million pictures take 17 MB. Nothing in the file is believed. A name is looked at only for the id in it and
-never becomes a path or key; a member gives no more bytes than its caller allows, whatever its header announces.
+half a million pictures take 17 MB. Nothing in the file is trusted. A name is read only for the id in it and never
+becomes a path or key; a member yields no more bytes than its caller allows, whatever its header announces.
 
 The format is that of PKWARE's APPNOTE 6.3.10, sections 4.3 and 4.5.3 (zip64).
 """
@@ -23,11 +23,9 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError
 from lesion_tasks.archive.printable import printable
 
-# In any folder, and with an extension in either case; Windows' own separator occurs too.
+# In any folder, and with an extension in upper or lower case; Windows' path separator occurs too.
 _MEMBER_NAME = re.compile(rb"((?:[^/\\]+[/\\])*)ISIC_([0-9]{7})\.((?i:jpg|jpeg|png|tif|tiff))")
-_NO_FOLDERS = frozenset(
-    {b".", b"..", b"__MACOSX"}
-)  # the last: what a Mac keeps of each file beside the pictures
+_NO_FOLDERS = frozenset({b".", b"..", b"__MACOSX"})  # the last: macOS's own data about each file
 EXTENSIONS = ("jpg", "jpeg", "png", "tif", "tiff")
 _STORED, _DEFLATED = 0, 8
 _ENCRYPTED = 1  # bit of the flags
@@ -56,7 +54,7 @@ _UNREADABLE = 255
 
 
 class DamagedFileError(Exception):
-    """A file is there and its bytes are not what they should be: no other attempt will change that."""
+    """A file is there but its bytes are not what they should be: another attempt will not change that."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +75,7 @@ class ZippedPictures:
     def __init__(self, path: Path) -> None:
         """Read the directory.
 
-        Raises UnusableInputError for what is no zip file, a cut one, or one with two pictures of an id.
+        Raises UnusableInputError if it is not a zip file, is truncated, or has two pictures of one id.
         """
         self.path = path
         try:
@@ -96,7 +94,7 @@ class ZippedPictures:
         weakref.finalize(self, os.close, self._descriptor)
 
     def _doubled(self, numbers: np.ndarray) -> UnusableInputError:
-        """Readers differ in which of two entries they take, so neither is: name those of the lowest id."""
+        """Name the entries of the lowest repeated id. Readers differ in which of two they take, so neither is taken."""
         found, counts = np.unique(numbers, return_counts=True)
         several = found[counts > 1]
         with self.path.open("rb") as file:
@@ -114,7 +112,7 @@ class ZippedPictures:
         return len(self._numbers)
 
     def member(self, isic_id: str) -> Member | None:
-        """Return what the directory says of an id's picture; None where it has none."""
+        """Return what the directory says about an id's picture; None if it has none."""
         number = int(isic_id.removeprefix("ISIC_"))
         index = int(np.searchsorted(self._numbers, number))
         if index == len(self._numbers) or self._numbers[index] != number:
@@ -132,8 +130,8 @@ class ZippedPictures:
     def read(self, isic_id: str, *, max_bytes: int) -> bytes:
         """Return a picture's bytes.
 
-        Raises FileNotFoundError where there is none, OversizedError for more than `max_bytes`, and
-        DamagedFileError where the bytes are not those that were packed.
+        Raises FileNotFoundError if there is none, OversizedError for more than `max_bytes`, and DamagedFileError if
+        the bytes are not those that were packed.
         """
         member = self.member(isic_id)
         if member is None:
@@ -173,7 +171,7 @@ def _unpacked(packed: bytes, member: Member, max_bytes: int) -> bytes:
         raise DamagedFileError(f"{found}, expected stored or deflated")
     unpacking = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        # One byte more than announced is enough to know that the announcement is wrong.
+        # One byte more than announced is enough to show that the announced size is wrong.
         data = unpacking.decompress(packed, min(member.size_bytes, max_bytes) + 1)
     except zlib.error as error:
         raise DamagedFileError(str(error)) from error
@@ -188,7 +186,7 @@ def _entries(file: BinaryIO) -> Iterator[tuple[Any, ...]]:
         fixed = file.read(_ENTRY.size)
         n_bytes -= len(fixed)
         if len(fixed) < _ENTRY.size or not fixed.startswith(b"PK\x01\x02") or n_bytes < 0:
-            raise ValueError("its directory is cut or damaged")
+            raise ValueError("its directory is truncated or damaged")
         (_, _, _, flags, method, _, _, crc, packed, size, n_name, n_extra, n_comment, *_, offset) = (
             _ENTRY.unpack(fixed)
         )
@@ -233,7 +231,7 @@ def _directory(file: BinaryIO) -> tuple[int, int, int, int]:
 
 
 def _from_zip64(extra: bytes, *values: int) -> list[int]:
-    """Return size, packed size and offset, those of 32 bits that are full replaced by the 64-bit ones."""
+    """Return size, packed size and offset, with every saturated 32-bit value replaced by its 64-bit one."""
     while len(extra) >= 4:
         kind, length = struct.unpack_from("<2H", extra)
         if kind == 1:
