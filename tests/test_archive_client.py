@@ -228,7 +228,7 @@ def test_a_redirect_leads_to_allowed_places_only(target):
 
 @pytest.mark.parametrize("target", TARGETS)
 def test_a_page_of_records_that_is_redirected_elsewhere_is_named_in_one_line(target):
-    expected = r"^archive http://127.0.0.1:\d+/x cannot be asked: .+"
+    expected = r"^archive http://127.0.0.1:\d+/x cannot be queried: .+"
     with redirecting_to(target) as (origin, _), pytest.raises(UnusableInputError, match=expected) as red:
         json_of(f"{origin}/x")
     assert "\n" not in str(red.value)
