@@ -100,7 +100,7 @@ def test_a_file_is_stored_and_comes_back_as_a_file(bucket: Bucket, tmp_path: Pat
     "key", ["", "/etc/passwd", "../a", "a/../b", "a//b", ".hidden", "a/.part", "a\x00b", "a b"]
 )
 def test_a_key_that_could_leave_the_bucket_is_refused(bucket: Bucket, key: str) -> None:
-    with pytest.raises(ValueError, match="no object key"):
+    with pytest.raises(ValueError, match="not an object key"):
         bucket.put(key, b"")
 
 
@@ -265,7 +265,7 @@ def test_a_server_that_knows_no_new_checksums_stores_and_gives_back(old_server: 
     ("status", "kind", "words"),
     [
         (403, UnusableInputError, "status 403 Told: access denied, see AWS_ACCESS_KEY_ID"),
-        (400, UnusableInputError, "status 400 Told: the server does not take the request"),
+        (400, UnusableInputError, "status 400 Told: the server rejects the request"),
         (501, UnusableInputError, "status 501 Told: see AWS_ENDPOINT_URL"),
         (503, UnavailableError, "status 503 Told: see AWS_ENDPOINT_URL"),
     ],
@@ -333,7 +333,7 @@ WHOLE = {"malignancy": {"training_id": "t", "model_key": "models/t.keras", "mode
         (b'{"malignancy": {}}', "champion.json' is damaged"),
         (
             json.dumps({"malignancy": WHOLE["malignancy"] | {"model_key": "../x"}}).encode(),
-            "is no object key",
+            "is not an object key",
         ),
         (json.dumps(WHOLE).encode(), "no object 'models/t.keras'"),
         (b"{}", "no champion of task 'malignancy'"),

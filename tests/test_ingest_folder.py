@@ -227,7 +227,7 @@ def test_a_folder_without_its_pictures_is_red_and_named(folder):
         ),
         (
             lambda folder: (folder / "metadata.csv").write_text("isic_id,sex\n"),
-            "found a table of column names alone",
+            "found a table with column names only",
         ),
         (
             lambda folder: (folder / "metadata.csv").write_text("isic_id,sex\nISIC_0000001,male\n"),
@@ -262,7 +262,7 @@ def test_an_id_that_stands_twice_with_two_labels_is_refused_before_anything_is_w
 
     with pytest.raises(
         UnusableInputError,
-        match=rf"{lines[7][:12]} stands in rows 7 and 61 below the header with diagnosis_1 'Benign' and 'Malignant'",
+        match=rf"{lines[7][:12]} is in rows 7 and 61 below the header with diagnosis_1 'Benign' and 'Malignant'",
     ):
         ingest(open_workspace(), source=str(folder))
     assert listed_ids() == set()

@@ -148,7 +148,7 @@ def test_a_second_run_waits_for_the_lock_and_says_so(settings, caplog):
     thread.join()
 
     assert entered.is_set()
-    assert "another run is at work on append" in caplog.text
+    assert "another run is working on append" in caplog.text
 
 
 def test_a_lock_dies_with_its_connection(settings):

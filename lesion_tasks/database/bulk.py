@@ -18,7 +18,7 @@ MOST_BY_POSITION = 5
 
 
 def copy_out(connection: Connection, query: str, schema: "pa.Schema | None" = None) -> "pa.Table":
-    """Run a query by COPY: every column as text, or as the schema says. Far less memory than rows of objects."""
+    """Run a query by COPY: every column as text, or typed by the schema. Far less memory than rows of objects."""
     import pyarrow as pa
     import pyarrow.csv as csv
 
@@ -48,8 +48,8 @@ def copy_rows(
 ) -> int:
     """Append rows of a few values, in the order of `columns`, by COPY and return how many.
 
-    Values: str, bytes, numbers, bool, datetime, None, dict for JSON, or list for arrays. More than MOST_BY_POSITION
-    are refused: of two that changed places nobody would know, so `copy_dicts` takes such rows.
+    Values: str, bytes, numbers, bool, datetime, None, dict for JSON, or list for arrays. Raises ValueError for more
+    than MOST_BY_POSITION columns: nobody would notice if two were swapped, so use `copy_dicts` for such rows.
     """
     if len(columns) > MOST_BY_POSITION:
         raise ValueError(f"{table}: {len(columns)} values by position, expected at most {MOST_BY_POSITION}")
@@ -57,7 +57,7 @@ def copy_rows(
 
 
 def copy_dicts(connection: Connection, table: str, rows: Iterable[Mapping[str, Any]]) -> int:
-    """Append rows keyed by column by COPY and return how many. The first row says which columns; all have the same."""
+    """Append rows keyed by column by COPY and return how many. All rows must have the columns of the first."""
     columns, rows = _columns_of(rows)
     return _copy_in(connection, table, columns, _in_order(table, columns, rows)) if columns else 0
 
@@ -65,7 +65,7 @@ def copy_dicts(connection: Connection, table: str, rows: Iterable[Mapping[str, A
 def upsert_rows(
     connection: Connection, table: str, key: Sequence[str], rows: Iterable[Mapping[str, Any]]
 ) -> int:
-    """Insert rows keyed by column, or update those whose key is there already; return how many."""
+    """Insert rows keyed by column, or update those whose key already exists; return how many."""
     columns, rows = _columns_of(rows)
     if not columns:
         return 0
@@ -87,7 +87,7 @@ def upsert_rows(
 
 
 def _columns_of(rows: Iterable[Mapping[str, Any]]) -> tuple[list[str], Iterable[Mapping[str, Any]]]:
-    """The columns of the first row, and all rows; no columns where there is no row."""
+    """The columns of the first row, and all rows; no columns if there are no rows."""
     rows = iter(rows)
     first = next(rows, None)
     return ([], ()) if first is None else (list(first), chain((first,), rows))
@@ -105,7 +105,7 @@ def _in_order(
 def _copy_in(
     connection: Connection, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]
 ) -> int:
-    """Send rows in COPY's text format. Half the time of its CSV, since JSON is full of what CSV has to double."""
+    """Send rows in COPY's text format. Takes half the time of CSV, which has to double every quote in JSON."""
     n_rows = 0
     buffer = io.BytesIO()
     for row in rows:
@@ -123,7 +123,7 @@ def _quoted(columns: Iterable[str]) -> str:
 
 @contextmanager
 def _cursor(connection: Connection) -> Iterator[Any]:
-    """A cursor of the driver's own. SQLAlchemy does not see its errors, so those of other migrations are told here."""
+    """The driver's own cursor. SQLAlchemy does not see its errors, so those of another migration are reported here."""
     cursor = connection.connection.cursor()
     try:
         yield cursor

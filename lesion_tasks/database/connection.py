@@ -1,4 +1,4 @@
-"""A database's URL -> its engine, patient where waiting helps and plain where it does not; sessions, and migrating."""
+"""A database URL -> its engine, which waits where waiting helps and fails at once where it does not; migrating."""
 
 import logging
 import time
@@ -21,9 +21,9 @@ from lesion_tasks.settings import Settings, read_settings
 
 log = logging.getLogger(__name__)
 
-# Execution option of the connection that migrates: until it is done, no table is where this version needs it.
+# Execution option of the connection that migrates: until it is done, the tables are not those that this version needs.
 IS_MIGRATING = "is_migrating"
-# A Postgres that is restarted is back within seconds. After these, an Airflow retry is the better place to wait.
+# A restarted Postgres is back within seconds. Longer waits are better left to an Airflow retry.
 WAITS_S = (0.5, 1.0, 2.0, 4.0, 8.0)
 # What the server or the resolver says when the address, the name or the password is wrong. Everything else (refused,
 # starting up, too many clients, reset) may pass.
@@ -39,7 +39,7 @@ _WRONG = (
 
 
 def database_url(settings: Settings | None = None) -> str:
-    """Return the database's URL, starting the embedded Postgres where the settings name none."""
+    """Return the database's URL, starting the embedded Postgres if the settings name no database."""
     settings = settings or read_settings()
     if settings.database_url is not None:
         return settings.database_url
@@ -52,7 +52,7 @@ def database_url(settings: Settings | None = None) -> str:
 
 @lru_cache(maxsize=8)
 def engine_for(url: str) -> Engine:
-    """One engine for each URL; the first connection tells whether anything is there."""
+    """One engine for each URL; opens a connection to see whether a database answers."""
     # Without its options: a password can be one of them.
     shown = addresses.shown(url)
     try:
@@ -83,7 +83,7 @@ def engine_for(url: str) -> Engine:
 def _connect_patiently(shown: str, parameters: dict[str, Any]) -> Any:
     """Connect, waiting for a server that is down for a moment.
 
-    Raises UnusableInputError at once where it will stay wrong, and UnavailableError after the last wait.
+    Raises UnusableInputError at once if waiting cannot help, and UnavailableError after the last wait.
     """
     for wait_s in (*WAITS_S, None):
         try:
@@ -100,9 +100,9 @@ def _connect_patiently(shown: str, parameters: dict[str, Any]) -> Any:
 
 
 def migrate(url: str | None = None) -> None:
-    """Bring the tables to the newest migration; does nothing where they are there already.
+    """Bring the tables to the newest migration; do nothing if they are already there.
 
-    Raises UnusableInputError for a database that another version migrated to where this one cannot follow.
+    Raises UnusableInputError if another version brought the database to a migration that this one does not know.
     """
     from alembic import command
     from alembic.config import Config

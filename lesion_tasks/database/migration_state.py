@@ -1,4 +1,4 @@
-"""A database and the migrations of this version -> at which of them it is, and what to do about that."""
+"""A database and the migrations of this version -> which migration it is at, and what to do about that."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,16 +9,16 @@ from sqlalchemy import Engine
 from lesion_tasks import UnusableInputError
 
 MIGRATIONS = Path(__file__).parent / "migrations"
-# What Postgres says where a database is at another migration, or where a statement is misspelt.
+# What Postgres raises if the database is at another migration, or if a statement is misspelt.
 MISSING = (psycopg2.errors.UndefinedTable, psycopg2.errors.UndefinedColumn)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MigrationState:
-    """Where a database stands."""
+    """Which migration a database is at."""
 
     current: str | None  # None before the first migration
-    known: tuple[str, ...]  # of this version, the newest first
+    known: tuple[str, ...]  # of this version, newest first
 
     @property
     def is_newest(self) -> bool:
@@ -41,7 +41,7 @@ class MigrationState:
 
 
 def migration_state(engine: Engine) -> MigrationState:
-    """Ask a database, on a connection of its own."""
+    """Read the state of a database over a separate connection."""
     from alembic.config import Config
     from alembic.migration import MigrationContext
     from alembic.script import ScriptDirectory
@@ -55,9 +55,9 @@ def migration_state(engine: Engine) -> MigrationState:
 
 
 def refuse_other_migration(engine: Engine, error: Exception) -> None:
-    """Raise UnusableInputError in place of an error of MISSING where the tables are not those of this version.
+    """Replace an error of MISSING by UnusableInputError if the tables are not those of this version.
 
-    Where they are, the statement is wrong, and its own error says so best.
+    If they are, the statement is wrong, and its own error says so best.
     """
     state = migration_state(engine)
     if not state.is_newest:

@@ -1,6 +1,6 @@
 """Models and migrations -> a new migration with their difference: `make migration name="add lesion size"`.
 
-Works on an empty Postgres of its own, so that no database of yours decides what the migration holds.
+Works on its own empty Postgres, so that none of your databases affects what the migration contains.
 """
 
 import re
@@ -24,7 +24,7 @@ def main(name: str) -> None:
     revision = f"{max(numbers, default=0) + 1:04d}"
     slug = re.sub(r"\W+", "_", name.lower()).strip("_")
     with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # as root, the server may have to run as somebody else
+        Path(folder).chmod(0o755)  # as root, the server may have to run as another user
         try:
             url = postgres.database_url(Path(folder), "lesions")
             migrate(url)

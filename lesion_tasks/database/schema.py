@@ -32,7 +32,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 
 class Base(DeclarativeBase):
-    """Types by annotation, and names for every constraint, so that migrations can speak of them."""
+    """Types by annotation, and names for every constraint, so that migrations can refer to them."""
 
     metadata = MetaData(
         naming_convention={
@@ -58,7 +58,7 @@ class Base(DeclarativeBase):
 
 
 class Scope(Base):
-    """A part of an archive that is kept up to date, and how far the reading of it has come."""
+    """A part of an archive that is kept up to date, and how far it has been read."""
 
     __tablename__ = "scope"
     written_by = (
@@ -95,7 +95,7 @@ class Scope(Base):
 
 
 class Ingestion(Base):
-    """One run of ingestion, by Airflow or by hand: since when things changed, and when a pass was last done."""
+    """One run of ingestion, by Airflow or by hand: shows what changed since a run, and when a pass was last done."""
 
     __tablename__ = "ingestion"
     written_by = ("ingest.runs",)
@@ -114,7 +114,7 @@ class Ingestion(Base):
 
 
 class Record(Base):
-    """What is known of one archive id: its current version, and when it was seen or missed."""
+    """What is known about one archive id: its current version, and when it was seen or missed."""
 
     __tablename__ = "record"
     written_by = ("ingest.reconcile", "ingest.write_records")
@@ -166,8 +166,8 @@ class ScopeRecord(Base):
     isic_id: Mapped[str] = mapped_column(
         ForeignKey("record.isic_id"), primary_key=True, comment="listed in that scope"
     )
-    # Two sources may describe one id differently. Only what a scope itself said before tells whether it
-    # changed its mind, so that reading A, B and A again gives two versions and not three.
+    # Two sources may describe one id differently. A scope's record has changed only if it differs from what that scope
+    # last sent, so that reading A, B and A again gives two versions and not three.
     record_hash: Mapped[str] = mapped_column(comment="of the record as this scope last sent it")
     missing_since: Mapped[datetime | None] = mapped_column(
         comment="first complete read in which this scope did not list it; null while it is listed"
@@ -209,7 +209,7 @@ class RefusedRecord(Base):
 
 
 class StoredFile(Base):
-    """The file of a record: verified and in the bucket, or the reason why not."""
+    """The file of a record: verified and in the bucket, or the reason why it is not."""
 
     __tablename__ = "stored_file"
     written_by = ("ingest.check_files", "ingest.download", "ingest.snapshot_handover")
@@ -292,7 +292,7 @@ class Image(Base):
         Index(None, "lesion_id"),
         Index(None, "sha256"),
         Index(None, "curated_in"),
-        # The hashes of all images, with which a day's new ones are compared: read from the index alone.
+        # The hashes of all images, with which each day's new ones are compared: read from the index alone.
         Index("ix_image_hash", "isic_id", postgresql_include=["perceptual_hash"]),
     )
 
@@ -360,9 +360,9 @@ class Reject(Base):
 
 
 class Uncurated(Base):
-    """A record that came or changed, or whose file did, since it was last judged.
+    """A record that arrived or changed, or whose file did, since it was last judged.
 
-    Triggers on `record` and `stored_file` write it, so no writer can forget to, and a day's curation reads a day's ids.
+    Triggers on `record` and `stored_file` write it, so no writer can forget to; a daily curation reads one day's ids.
     """
 
     __tablename__ = "uncurated"
@@ -372,7 +372,7 @@ class Uncurated(Base):
 
 
 class AdoptedRules(Base):
-    """A version of the curation rules by which every record was, or is being, judged anew."""
+    """A version of the curation rules by which every record was, or is being, judged again."""
 
     __tablename__ = "adopted_rules"
     written_by = ("curation.curate",)
@@ -382,7 +382,7 @@ class AdoptedRules(Base):
 
 
 class Ungrouped(Base):
-    """An image that came, changed or went since groups were last computed. No split is built while there is one."""
+    """An image that arrived, changed or left since groups were last computed. While there is one, no split is built."""
 
     __tablename__ = "ungrouped"
     written_by = ("curation.curate", "curation.lesions", "curation.marking", "curation.regroup")
@@ -417,7 +417,7 @@ class PicturePair(Base):
 
 
 class PictureLandmarks(Base):
-    """The landmarks by which altered copies of a picture are found: of its bytes, once."""
+    """The landmarks by which altered copies of a picture are found, computed once for its bytes."""
 
     __tablename__ = "picture_landmarks"
     written_by = ("curation.marking",)
@@ -430,7 +430,7 @@ class PictureLandmarks(Base):
 
 
 class Placement(Base):
-    """The subset an image first stood in, under one assignment. Never changed: nobody moves from test to train."""
+    """The first subset of an image under one assignment. Never changed: no image moves from test to train."""
 
     __tablename__ = "placement"
     written_by = ("splits.members",)
@@ -461,7 +461,7 @@ class GroupSubset(Base):
 
 
 class SplitMember(Base):
-    """Where one image stands in one split: in a subset with a label, or left out with a reason."""
+    """The place of one image in one split: in a subset with a label, or left out with a reason."""
 
     __tablename__ = "split_member"
     written_by = ("splits.balance", "splits.members")
@@ -471,9 +471,9 @@ class SplitMember(Base):
             ["group_subset.split", "group_subset.group_id", "group_subset.subset"],
         ),
         CheckConstraint("(reason is null) = (label is not null and subset is not null)", name="in_or_out"),
-        # Without a group the key above would not be asked.
+        # Without a group the key above would not be checked.
         CheckConstraint("subset is null or group_id is not null", name="member_has_group"),
-        # Deleting a group asks for its members: without this, by reading the whole split for each group.
+        # Deleting a group looks up its members: without this index, that reads the whole split for each group.
         Index("ix_split_member_group", "split", "group_id", postgresql_where=text("group_id is not null")),
     )
 
@@ -535,7 +535,7 @@ class PixelShard(Base):
 
 
 class PixelRow(Base):
-    """Where the pixels of one picture lie, at one size and one way of fitting."""
+    """Where the pixels of one picture are stored, at one input size."""
 
     __tablename__ = "pixel_row"
     written_by = ("pixels.materialize",)
@@ -547,7 +547,7 @@ class PixelRow(Base):
 
 
 class FeatureShard(Base):
-    """A stored array of what a frozen backbone says of pictures, float32 (n, features)."""
+    """A stored array of a frozen backbone's features of pictures, float32 (n, features)."""
 
     __tablename__ = "feature_shard"
     written_by = ("training.frozen_features",)
@@ -563,7 +563,7 @@ class FeatureShard(Base):
 
 
 class FeatureRow(Base):
-    """Where the features of one picture lie, for one recipe."""
+    """Where the features of one picture are stored, for one recipe."""
 
     __tablename__ = "feature_row"
     written_by = ("training.frozen_features",)
@@ -672,7 +672,7 @@ class SearchTrial(Base):
 
 
 class PredictionSet(Base):
-    """All that one training says of one subset of a manifest, under one digest that is compared at every reading."""
+    """All predictions of one training for one subset of a manifest, under one digest that every read checks."""
 
     __tablename__ = "prediction_set"
     written_by = ("training.predictions",)
@@ -691,7 +691,7 @@ class PredictionSet(Base):
 
 
 class Prediction(Base):
-    """What one training says of one image. The key makes a second opinion, or a row by position, impossible."""
+    """What one training predicts for one image. The key makes a second prediction, or a row by position, impossible."""
 
     __tablename__ = "prediction"
     written_by = ("training.predictions",)
@@ -744,7 +744,7 @@ class TestOpening(Base):
 
 
 class Promotion(Base):
-    """One decision about the champion of a task. The champion is the latest one that put a training in place."""
+    """One decision about the champion of a task. The latest one that installed a training names the champion."""
 
     __tablename__ = "promotion"
     written_by = ("evaluation.decisions",)

@@ -1,7 +1,7 @@
 """The declared triggers and a database's own -> what a migration has to change; Alembic's autogeneration calls it.
 
-Postgres writes what it was told in words of its own. So the declared ones are made, read back as Postgres writes them
-and rolled back again: both sides are then in the same words.
+Postgres rewrites a definition in its own form. So the declared triggers are created, read back as Postgres writes them
+and rolled back: both sides are then in the same form.
 """
 
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.database.triggers import FUNCTIONS, TRIGGERS
 
-# The name as DROP wants it, and the statement that makes the thing or replaces it. Functions first: triggers call them.
+# The name as DROP needs it, and the statement that creates or replaces it. Functions first: triggers call them.
 _DEFINITIONS = text("""
     SELECT 'FUNCTION ' || proname || '()' AS name, pg_get_functiondef(oid) AS definition FROM pg_proc
     WHERE prorettype = 'trigger'::regtype AND pronamespace = current_schema()::regnamespace
@@ -26,12 +26,12 @@ _DEFINITIONS = text("""
 
 
 def definitions(connection: Connection) -> dict[str, str]:
-    """What a database has: name, such as `TRIGGER end_idle ON record` -> the statement that makes it."""
+    """What a database has: name, such as `TRIGGER end_idle ON record` -> the statement that creates it."""
     return {row.name: row.definition for row in connection.execute(_DEFINITIONS)}
 
 
 def declared_definitions(connection: Connection) -> dict[str, str]:
-    """What it would have if it were made as declared; nothing of it stays."""
+    """What it would have if it were created as declared; leaves no trace."""
     attempt = connection.begin_nested()
     for name in sorted(definitions(connection), reverse=True):
         connection.exec_driver_sql(f"DROP {name}")
@@ -43,18 +43,18 @@ def declared_definitions(connection: Connection) -> dict[str, str]:
 
 
 def _agree(one: str | None, other: str) -> bool:
-    """Whether two definitions say the same; how their lines are broken says nothing."""
+    """Whether two definitions are the same apart from line breaks."""
     return one is not None and one.split() == other.split()
 
 
 class ChangeTriggers(ops.MigrateOperation):
-    """From some definitions to others."""
+    """A change from some definitions to others."""
 
     def __init__(self, before: Mapping[str, str], after: Mapping[str, str]) -> None:
         self.before, self.after = before, after
 
     def reverse(self) -> "ChangeTriggers":
-        """The way back."""
+        """The change that undoes this one."""
         return ChangeTriggers(self.after, self.before)
 
     def to_diff_tuple(self) -> tuple[Any, ...]:
@@ -62,7 +62,7 @@ class ChangeTriggers(ops.MigrateOperation):
         return ("change_triggers", self.statements())
 
     def statements(self) -> list[str]:
-        """What is to be executed: functions before the triggers that call them, and dropped after them."""
+        """What to execute: functions are created before the triggers that call them, and dropped after them."""
         made = [
             statement.replace("CREATE TRIGGER", "CREATE OR REPLACE TRIGGER", 1)
             for name, statement in sorted(self.after.items())

@@ -1,10 +1,10 @@
-"""What tables do by themselves: triggers on the tables of `schema`, and the functions that they call.
+"""Triggers on the tables of `schema`, and the functions that they call.
 
-    record, stored_file written               -> the ids in uncurated
-    record, stored_file ... written in a scope -> no note in scope.idle any more
+    record, stored_file written               -> their ids are added to uncurated
+    record, stored_file ... written in a scope -> the note in scope.idle is removed
 
-Declared here as the tables are declared there. Migrations make them: `make migration` writes down what a declaration
-changed, and a test compares what a migrated database has.
+They are declared here as the tables are declared there. Migrations create them: `make migration` writes one for a
+changed declaration, and a test compares it with a migrated database.
 """
 
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ class Function:
 
     @property
     def create(self) -> str:
-        """The statement that makes or replaces it."""
+        """The statement that creates or replaces it."""
         return (
             f"CREATE OR REPLACE FUNCTION {self.name}() RETURNS trigger LANGUAGE plpgsql AS $$\n"
             f"BEGIN\n    {self.statement};\n    RETURN NULL;\nEND $$"
@@ -37,7 +37,7 @@ class Trigger:
 
     name: str
     table: type[Base]
-    event: str  # after which it is called
+    event: str  # the event after which it is called
     calls: Function
     rows_as: str | None = None  # the name by which the function knows all rows of a statement
     is_for_each_row: bool = False
@@ -45,7 +45,7 @@ class Trigger:
 
     @property
     def create(self) -> str:
-        """The statement that makes or replaces it."""
+        """The statement that creates or replaces it."""
         names = [column.key for column in self.columns]
         parts = [
             f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.event}",
@@ -59,7 +59,8 @@ class Trigger:
         return " ".join(part for part in parts if part)
 
 
-# Many rows at once are noted at once. Ids in order, so that two writers of the same rows wait and do not deadlock.
+# Rows that are inserted together are noted together, ids in order, so that two writers of the same rows wait for each
+# other and do not deadlock.
 NOTE_INSERTED = Function(
     name="note_inserted",
     statement="INSERT INTO uncurated SELECT DISTINCT isic_id FROM inserted ORDER BY isic_id ON CONFLICT DO NOTHING",
@@ -70,7 +71,7 @@ NOTE_CHANGED = Function(
 )
 END_IDLE = Function(name="end_idle", statement="UPDATE scope SET idle = NULL WHERE idle IS NOT NULL")
 
-# What curation and manifests read of a row; the rest (when it was last seen, how often it was tried) is no news.
+# The columns that curation and manifests read; changes of others (last seen, number of attempts) do not matter.
 READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
     Record: (Record.version, Record.withdrawn_at),
     StoredFile: (
@@ -85,7 +86,7 @@ READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
         StoredFile.detail,
     ),
 }
-# Whoever changes one of these takes the notes in scope.idle away, by hand too.
+# A change of any of these, also by hand, removes the notes in scope.idle.
 WATCHED: tuple[type[Base], ...] = (Record, ScopeRecord, RefusedRecord, StoredFile)
 
 FUNCTIONS = (NOTE_INSERTED, NOTE_CHANGED, END_IDLE)

@@ -1,1 +1,1 @@
-"""A Postgres server from a wheel, for where the settings name no database."""
+"""A Postgres server from a wheel, used when the settings name no database."""

@@ -15,7 +15,7 @@ NOBODY = 65534  # the unprivileged user that every Unix has
 
 @dataclass(frozen=True, kw_only=True)
 class Account:
-    """How to run a server binary: words before the command, and options of `Popen`."""
+    """How to run a server binary: a command prefix, and options of `Popen`."""
 
     prefix: tuple[str, ...] = ()
     popen_options: dict[str, Any]
@@ -24,14 +24,14 @@ class Account:
 def account_for(data: Path, binary: Path, *, may_chown: bool) -> Account:
     """Choose who runs the server, since Postgres refuses to run as root.
 
-    An ordinary user: that user. Root: whoever owns the data folder; and if that is root as well, a user
-    namespace in which root goes by another number (nothing on disk changes hands). Where the system does
-    not permit namespaces, as in many containers, a new data folder is given to `nobody`.
+    An ordinary user: that user. Root: whoever owns the data folder; if that is root too, a user namespace in
+    which root has another user id (nothing on disk changes owner). Where the system does not permit
+    namespaces, as in many containers, a new data folder is given to `nobody`.
     """
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("PG") and name != "LC_ALL"
     }
-    # Postgres wants to start in a folder that it may enter.
+    # Postgres must start in a folder that it may enter.
     options: dict[str, Any] = {"env": environment | {"LC_ALL": "C"}, "cwd": "/"}
     if os.geteuid() != 0:
         return Account(popen_options=options)
@@ -41,8 +41,8 @@ def account_for(data: Path, binary: Path, *, may_chown: bool) -> Account:
             return Account(prefix=prefix, popen_options=options)
         if not may_chown:
             raise UnusableInputError(
-                f"Postgres cluster {data}: belongs to root, made where user namespaces were permitted; here "
-                "they are not (`unshare -U`). Expected a permission for them, or another owner: "
+                f"Postgres cluster {data}: belongs to root, created where user namespaces were permitted; here "
+                "they are not (`unshare -U`). Expected permission to use them, or another owner: "
                 f"chown -R {NOBODY}:{NOBODY} {data}"
             )
         owner = NOBODY
@@ -61,13 +61,13 @@ def _namespace_prefix() -> tuple[str, ...]:
 
 
 def _check_reachable(data: Path, binary: Path, owner: int) -> None:
-    """Raise unless user `owner` may walk to the data folder and to the binaries."""
+    """Raise unless user `owner` may reach the data folder and the binaries."""
     for path in (data, binary):
         walk = ["test", "-x", str(path)]
         found = subprocess.run(walk, user=owner, group=owner, extra_groups=[], cwd="/", check=False)
         if found.returncode != 0:
             raise UnusableInputError(
                 f"{path}: user {owner}, who has to run Postgres because root may not, cannot reach it; "
-                "expected a checkout and a LESION_HOME that everybody may enter, or an ordinary user, or a "
+                "expected a checkout and a LESION_HOME that every user may enter, or an ordinary user, or a "
                 "LESION_DATABASE_URL"
             )

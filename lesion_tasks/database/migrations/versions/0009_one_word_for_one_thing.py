@@ -38,7 +38,7 @@ COMMENTS = (
         "its id where that is well formed, for counting what a prefix lists",
     ),
 )
-# Whoever changes one of these takes the notes in scope.idle away, by hand too.
+# A change of any of these, also by hand, removes the notes in scope.idle.
 WATCHED = ("record", "scope_record", "refused_record", "stored_file")
 
 

@@ -11,7 +11,7 @@ depends_on = None
 
 ACTIONS = "'promoted', 'refused', 'rolled_back'"
 NEW_ACTIONS = "'rejected', 'expired', 'superseded'"
-# What was predicted before there were digests is sealed as it lies here now.
+# Predictions made before there were digests are sealed as they are stored now.
 SEAL_PREDICTIONS = """
     INSERT INTO prediction_set (training_id, manifest_digest, subset, n_images, sha256)
     SELECT training_id, manifest_digest, subset, count(*), encode(sha256(string_agg(
