@@ -1,8 +1,8 @@
 """An archive -> its newest records: polling it, and the append pass.
 
-The archive lists by `created`, oldest first, and takes a hand-made cursor that starts at any time. A pass starts one
+The archive lists by `created`, oldest first, and accepts a hand-made cursor that starts at any time. A pass starts one
 hour before the time up to which the last one was complete, and commits the cursor together with the rows before it.
-It finds nothing that became public behind it, and no edits: reconciling and sweeping do.
+It does not find edits, or records that became public behind it: reconciling and sweeping do.
 """
 
 import asyncio
@@ -49,10 +49,10 @@ log = logging.getLogger(__name__)
 # Publishing holds an exclusive lock, so records become visible in the order of `created`; an hour is ample.
 OVERLAP = timedelta(hours=1)
 RECORDS_PER_COMMIT = 4_000
-PAGES_AHEAD = 10  # read while the batch before is being written
+PAGES_AHEAD = 10  # read while the previous batch is being written
 BEFORE_EVERYTHING = EARLIEST
 N_IDS = 10_000_000  # "ISIC_" and seven digits
-SPARE_PAGES = 100  # of a pass: where little is announced, this much may come while it runs
+SPARE_PAGES = 100  # allowed beyond what was announced: this much may arrive while a pass runs
 
 
 def poll_archive(
@@ -66,18 +66,18 @@ def poll_archive(
 ) -> dict[str, Any]:
     """Ask a source for its size and newest record, and note the answer in the scope's row.
 
-    Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query it does not take.
+    Raises UnusableInputError for an address where no ISIC Archive API answers, and for a query that it rejects.
     """
     key = scope_key(workspace, source, query, collections, trust)
     return told(key, poll_scope(key, read_scope(key), retry=retry))
 
 
 def poll_scope(key: ScopeKey, known: Scope | None, *, retry: Retry = RETRY) -> Poll:
-    """Ask, and note the answer. `known` is the scope's row, None where there is none so far."""
+    """Poll a scope and note the answer. `known` is the scope's row, or None if it has none yet."""
     is_first = known is None or known.polled_at is None
 
     async def ask() -> Poll:
-        # An address that worked before is not wrong now, only down.
+        # An address that worked before is not wrong, only down.
         async with open_listing(key, retry=retry, is_first_contact=is_first) as listing:
             return await listing.poll()
 
@@ -87,7 +87,7 @@ def poll_scope(key: ScopeKey, known: Scope | None, *, retry: Retry = RETRY) -> P
 
 
 def told(key: ScopeKey, poll: Poll) -> dict[str, Any]:
-    """Return the answer as it is shown."""
+    """Return the answer in the form that is shown."""
     return {
         "scope_id": key.scope_id,
         "source": key.stored_source,
@@ -118,10 +118,10 @@ def append_records(
 ) -> dict[str, Any]:
     """Read what is newer than the scope's watermark and return counts.
 
-    Reads and writes the scope's row; writes records, versions and refusals. A killed pass goes on where its last
-    commit left it; one that is complete moves the watermark, and repeating it changes nothing. `newest` is what the
-    archive answered a moment ago; where it proves that nothing is new, no other question is asked. Where records were
-    refused, `refusals` tells how many for each reason, with examples; UnusableInputError where all were.
+    Reads and writes the scope's row; writes records, versions and refusals. A killed pass continues from its last
+    commit; a complete one moves the watermark, and repeating it changes nothing. `newest` is what the archive answered
+    a moment ago; if it proves that nothing is new, no other request is made. If records were refused, `refusals` holds
+    the number for each reason, with examples. Raises UnusableInputError if all were refused.
     """
     key = scope_key(workspace, source, query, collections, trust)
     scope = read_scope(key)
@@ -138,7 +138,7 @@ def append_records(
 
 @dataclass(kw_only=True)
 class _Pass:
-    """Where a running append pass stands."""
+    """The state of a running append pass."""
 
     n_expected: int | None
     is_full: bool
@@ -180,12 +180,12 @@ async def _append(key: ScopeKey, n_connections: int, retry: Retry) -> dict[str, 
                 save_scope(key, next_cursor="")
                 await _read_all(key, listing, None, pass_, advance)
         if pass_.stopped_early and pass_.n_wanted is not None:
-            return _report(key, pass_)  # the committed cursor says where to go on without the limit
+            return _report(key, pass_)  # the committed cursor says where to continue without the limit
         if pass_.counts["refused"] == pass_.counts["read"] > 0 and not _lists_records(key):
-            # Not read up to any time: the next pass asks for everything again.
+            # Not complete up to any time: the next pass requests everything again.
             save_scope(key, next_cursor=None, next_watermark_at=None)
             raise UnusableInputError(
-                f"{key.title}: all {pass_.counts['read']:,} records were refused, expected some to be of use: "
+                f"{key.title}: all {pass_.counts['read']:,} records were refused, expected some to be usable: "
                 f"{pass_.refusals.in_words()}"
             )
         save_scope(key, next_cursor=None, next_watermark_at=None, watermark_at=watermark_at)
@@ -204,7 +204,7 @@ def _still_wanted(key: ScopeKey) -> int | None:
 
 
 def _nothing_new(key: ScopeKey, scope: Scope, poll: Poll) -> bool:
-    """Tell whether one answer is proof enough: nothing newer, and as many records as we list."""
+    """Tell whether one answer is proof enough: no newer record, and as many records as this scope lists."""
     if scope.next_cursor is not None:
         return False  # a pass was stopped
     if scope.watermark_at is None or poll.newest_created_at != scope.watermark_at:
@@ -225,7 +225,7 @@ def _expected(key: ScopeKey, pass_: _Pass) -> int | None:
 async def _read_all(
     key: ScopeKey, listing: Listing, start: str | None, pass_: _Pass, advance: Advance
 ) -> None:
-    """Read pages, check each while the archive makes the next one, and write the batch before meanwhile."""
+    """Read pages, check each while the archive prepares the next one, and meanwhile write the previous batch."""
     records: dict[str, CheckedRecord] = {}
     refusals: list[Refusal] = []
     n_read = n_read_of_batch = 0
@@ -236,14 +236,14 @@ async def _read_all(
             aclosing(_read_ahead(pages)) as ahead,
         ):
             async for page in ahead:
-                # In this thread: a second one that only computes would keep requests waiting for Python's lock.
+                # In this thread: a second, computing thread would keep requests waiting for Python's lock.
                 more_records, more_refusals = check_items(page.items)
                 records |= more_records
                 refusals += more_refusals
                 pass_.refusals.note(more_refusals)
                 n_read += len(page.items)
                 n_read_of_batch += len(page.items)
-                # A whole page at a time, so that the cursor behind it can be committed.
+                # Only whole pages, so that the cursor after them can be committed.
                 is_enough = pass_.n_wanted is not None and n_read >= pass_.n_wanted
                 if n_read_of_batch < RECORDS_PER_COMMIT and page.next_cursor is not None and not is_enough:
                     continue
@@ -273,11 +273,11 @@ def _commit(
     next_cursor: str | None,
     ids: IdSet,
 ) -> Counter[str]:
-    """Write a batch and the cursor behind it in one transaction."""
+    """Write a batch and the cursor after it in one transaction."""
     for isic_id in records:
         ids.add(isic_id)
     with key.workspace.session() as session:
-        # The server may lose the last commits when its machine fails, each as a whole: the pass then goes on earlier.
+        # If its machine fails, the server may lose the last commits, each as a whole: the pass then resumes earlier.
         session.execute(text("SET LOCAL synchronous_commit = off"))
         counts = write_records(session.connection(), key.scope_id, list(records.values()), refusals)
         if next_cursor is not None:
@@ -301,7 +301,7 @@ async def _read_ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page,
         while True:
             taking = asyncio.create_task(queue.get())
             await asyncio.wait({taking, filling}, return_when=asyncio.FIRST_COMPLETED)
-            # What was read before a fault is still handed on, so that it is committed.
+            # What was read before a fault is still passed on, so that it is committed.
             if filling.done() and filling.exception() and not taking.done() and queue.empty():
                 taking.cancel()
                 await filling
@@ -317,10 +317,10 @@ async def _read_ahead(pages: AsyncGenerator[Page, None]) -> AsyncGenerator[Page,
 async def pages_from(
     listing: Listing, cursor: str | None, pass_: "_Pass | None" = None, prefix: str = ""
 ) -> AsyncGenerator[Page, None]:
-    """Yield the pages of a listing from a cursor on, and end, whatever the archive's paging does.
+    """Yield the pages of a listing from a cursor on, and stop at some point, whatever the archive's paging does.
 
-    A cursor that is ignored or leads back raises RefusedCursorError; a run of more than 100 records with one
-    `created`, which the archive repeats without end, is jumped over.
+    A cursor that is ignored or leads back raises RefusedCursorError; a run of more than 100 records with the same
+    `created`, which the archive would repeat endlessly, is skipped.
     """
     guard = _LoopGuard()
     seen_before_jump: frozenset[str] = frozenset()
@@ -330,12 +330,10 @@ async def pages_from(
         n_announced = n_announced if page.n_records is None else page.n_records
         position = decode_cursor(cursor)
         if position is not None and page.n_records is not None:
-            # Only a first page tells the total: the archive read another cursor than the one we sent.
+            # Only a first page holds the total: the archive did not use the cursor that we sent.
             raise RefusedCursorError(f"cursor {cursor!r} was answered with the first page")
         if not seen_before_jump.isdisjoint(_ids(page)):
-            _give_up(
-                listing, pass_
-            )  # the jump led over one record and not over a tie: `next` itself is broken
+            _give_up(listing, pass_)  # the jump skipped one record and no tie: `next` itself is broken
             return
         yield page
         if page.next_cursor is None:
@@ -359,28 +357,28 @@ def _ids(page: Page) -> frozenset[str]:
 
 def _most_pages(n_announced: int | None) -> int:
     """How many pages a listing may have: twice what its records fill, for ties and growth, and never more than
-    all ids there are would fill so."""
+    all possible ids would fill."""
     n_records = N_IDS if n_announced is None else min(n_announced, N_IDS)
     return 2 * math.ceil(n_records / PAGE_LENGTH) + SPARE_PAGES
 
 
 def _give_up(listing: Listing, pass_: "_Pass | None") -> None:
-    log.warning("%s: its pages do not end; reading of them ends here", listing.source)
+    log.warning("%s: its pages do not end; stopped reading them", listing.source)
     if pass_ is not None:
         pass_.stopped_early = True
 
 
 async def _beyond_tie(listing: Listing, position: Position | None, prefix: str) -> str | None:
-    """Return a cursor behind the run of equal `created` that follows a position; None where there is no telling.
+    """Return a cursor after the run of equal `created` that follows a position; None if it cannot be determined.
 
-    The `previous` link of the page behind a position names the `created` of the page's first item.
+    The `previous` link of the page after a position names the `created` of the page's first item.
     """
     before = position.created_at if position else BEFORE_EVERYTHING
     page = await listing.page(encode_cursor(Position(before)), prefix)
     tie = decode_cursor(page.previous_cursor)
     if tie is None or tie.created_at <= before:
         return None
-    log.info("%s: over 100 records created at %s; reading on behind them", listing.source, tie.created_at)
+    log.info("%s: over 100 records created at %s; continuing after them", listing.source, tie.created_at)
     return encode_cursor(Position(tie.created_at))
 
 
@@ -389,13 +387,13 @@ class _LoopGuard:
 
     def __init__(self) -> None:
         self._last: Position | None = None
-        # For cursors without position: Brent's cycle detection keeps one cursor, at growing distances.
+        # For cursors without a position: Brent's cycle detection keeps one cursor, at growing distances.
         self._kept: str | None = None
         self._n_since = 0
         self._n_until = 1
 
     def repeats(self, cursor: str) -> bool:
-        """Tell whether a cursor does not lead forward from the one before; it is noted if it does."""
+        """Tell whether a cursor fails to lead forward from the one before; note it if it does lead forward."""
         position = decode_cursor(cursor)
         if position is not None:
             if self._last is not None and position <= self._last:
@@ -411,7 +409,7 @@ class _LoopGuard:
 
 
 def _report(key: ScopeKey, pass_: _Pass) -> dict[str, Any]:
-    """Return the counts, and whether a full pass saw as many ids as the archive said it has."""
+    """Return the counts; warn if a full pass saw fewer ids than the archive announced."""
     is_complete = not pass_.stopped_early
     n_seen = n_listed(key) if pass_.is_resumed else len(pass_.ids) + pass_.counts["refused"]
     if pass_.is_full and pass_.n_expected is not None:
@@ -419,7 +417,7 @@ def _report(key: ScopeKey, pass_: _Pass) -> dict[str, Any]:
         is_complete = is_complete and n_missed <= 0
         if n_missed > 0:
             log.warning(
-                "%s: %d ids read of %d announced; reconciling finds the others",
+                "%s: read %d ids of %d announced; reconciling will find the others",
                 key.title,
                 n_seen,
                 pass_.n_expected,

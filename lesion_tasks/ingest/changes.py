@@ -1,6 +1,6 @@
 """Versions, withdrawals and returns since a time -> what changed, in words.
 
-The times are our own observations: when an edit was made upstream cannot be known.
+The times are our own observations: nothing shows when an edit was made upstream.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ from lesion_tasks.workspace import Workspace
 KINDS = ("new", "edited", "relabelled", "relicensed", "missing", "withdrawn", "returned")
 _LABEL = tuple(f"metadata.clinical.diagnosis_{level}" for level in range(1, 6))
 _LICENCE = ("copyright_license", "attribution")
-_TOLD_DIFFERENTLY = frozenset({"files", "public", "attribution"})  # by the API and by downloads
+_TOLD_DIFFERENTLY = frozenset({"files", "public", "attribution"})  # as the API and as downloads give them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,14 +29,14 @@ class Change:
 
 
 def list_changes(workspace: Workspace, since: datetime) -> list[Change]:
-    """Return everything that changed at or after `since` (with time zone), by time and id."""
+    """Return everything that changed at or after `since` (with time zone), sorted by time and id."""
     return sorted(
         read_changes(workspace, since), key=lambda change: (change.seen_at, change.isic_id, change.kind)
     )
 
 
 def read_changes(workspace: Workspace, since: datetime) -> Iterator[Change]:
-    """Yield the same, unsorted and without holding it all in memory."""
+    """Yield the same changes, unsorted and without holding them all in memory."""
     with workspace.session() as session:
         rows = session.execute(
             text("""
@@ -76,8 +76,8 @@ def read_changes(workspace: Workspace, since: datetime) -> Iterator[Change]:
 def changed_fields(before: dict[str, Any], after: dict[str, Any]) -> tuple[str, ...]:
     """Return the paths of the values that differ between two documents, sorted.
 
-    A download knows no addresses, and its attribution is each image's own where the API gives that of the whole
-    cohort. Between one and the other such differences are two descriptions and no edit.
+    A download has no addresses, and it attributes each image separately where the API attributes the whole cohort.
+    Such differences between the two are different descriptions, not edits.
     """
     old, new = dict(_leaves(before)), dict(_leaves(after))
     fields = {path for path in old.keys() | new.keys() if old.get(path) != new.get(path)}

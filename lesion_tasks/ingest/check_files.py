@@ -1,7 +1,7 @@
-"""Stored files -> those that the archive has replaced: a share of them asked for in turn, by one HEAD each.
+"""Stored files -> those that the archive has replaced: a share of them is checked in turn, by one HEAD each.
 
-A file can change under its address without a word in its record. What the server calls its state (the ETag) is the
-only sign. A file that is not there right now is no sign of anything: the archive replaces files in place.
+A file can change at its address without any change in its record; its ETag is the only sign. A file that is absent at
+the moment proves nothing: the archive replaces files in place.
 """
 
 import asyncio
@@ -35,7 +35,7 @@ from lesion_tasks.ingest.scope import (
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
 
-OLDER_THAN = timedelta(days=1)  # a file that has just been fetched or checked need not be asked for
+OLDER_THAN = timedelta(days=1)  # a file that has just been fetched or checked need not be checked again
 FILES_PER_COMMIT = 500
 
 _STORED = """
@@ -57,11 +57,11 @@ def check_files(
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
 ) -> dict[str, Any]:
-    """Ask for the state of the `check_share` (above 0, to 1) of files not checked for longest; return counts.
+    """Check the `check_share` (above 0, up to 1) of files whose last check is longest ago; return counts.
 
-    Counts: checked, replaced (the next fetch brings them), noted (their state was not known before), and unknown (the
-    server did not say; asked for again next time). Writes `stored_file`. A killed check goes on behind its last
-    commit.
+    Counts: checked, replaced (the next fetch downloads them), noted (their ETag was not known before), and unknown
+    (the server did not send one; checked again next time). Writes `stored_file`. A killed check continues after its
+    last commit.
     """
     if not 0 < check_share <= 1:
         raise UnusableInputError(f"check_share {check_share}: expected more than 0 and at most 1")
@@ -140,7 +140,7 @@ def _commit(key: ScopeKey, files: Sequence[Any], etags: Sequence[str | None]) ->
                 "isic_id": file.isic_id,
                 "rendition": file.rendition,
                 "known": file.etag,
-                # The fetch notes the new state together with the new file.
+                # The fetch notes the new ETag together with the new file.
                 "etag": file.etag if is_replaced else etag,
                 "is_replaced": is_replaced,
                 "now": datetime.now(UTC),
@@ -148,7 +148,7 @@ def _commit(key: ScopeKey, files: Sequence[Any], etags: Sequence[str | None]) ->
         )
     if rows:
         with key.workspace.session() as session:
-            # A fetch that has replaced the file meanwhile is right.
+            # If a fetch has replaced the file in the meantime, its row is right.
             session.execute(
                 text("""
                     UPDATE stored_file SET checked_at = :now, etag = :etag, is_replaced = :is_replaced

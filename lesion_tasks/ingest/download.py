@@ -1,7 +1,7 @@
 """Wanted files -> outcomes: stored objects with the rows that name them, or refusals.
 
-One event loop downloads; verifying happens there too where files are small and the bucket is a directory, else in
-threads. Outcomes are committed in batches.
+One event loop downloads. It also verifies files if they are small and the bucket is a directory; otherwise threads do.
+Outcomes are committed in batches.
 """
 
 import asyncio
@@ -48,10 +48,10 @@ N_VERIFIERS = 2  # threads that decode and store; Pillow works outside Python's 
 MIN_BYTES_FOR_THREAD = 65_536
 N_DOWNLOADS_OF_ONE_FILE = 3  # when what arrived does not match its ETag or is damaged
 
-# One in twenty unusable files is more than any public archive has; below 20 files a share says nothing.
+# One unusable file in twenty is more than any public archive has; below 20 files a share means nothing.
 MAX_FAILED_SHARE = 0.05
 MIN_FAILED = 20
-N_EXAMPLES = 3  # that are shown of each reason
+N_EXAMPLES = 3  # shown for each reason
 NETWORK_REASONS = frozenset({"unreachable", "file_missing"})
 
 _MD5_ETAG = re.compile(r'"([0-9a-f]{32})"')
@@ -62,7 +62,7 @@ class _Wanted:
     isic_id: str
     url: str | None  # as in the record, signature included; None: the record names no file
     record_size_bytes: int | None
-    n_attempts: int  # tries of this URL that failed before
+    n_attempts: int  # earlier failed attempts at this URL
     has_file: bool  # an earlier file is in the bucket
 
 
@@ -79,7 +79,7 @@ class _Outcome:
 
     @property
     def keeps_earlier_file(self) -> bool:
-        """A replaced file that cannot be had right now does not take the earlier one away."""
+        """If a replaced file cannot be fetched right now, the earlier one is kept."""
         return self.wanted.has_file and self.refusal is not None and self.refusal.reason in NETWORK_REASONS
 
 
@@ -94,7 +94,7 @@ class Downloading:
         self.counts: Counter[str] = Counter()
         self.reasons: Counter[str] = Counter()
         self.examples: defaultdict[str, list[str]] = defaultdict(list)  # by reason
-        self.n_first_tries: Counter[str] = Counter()  # of these, failed or not
+        self.n_first_tries: Counter[str] = Counter()  # of files tried for the first time: failed, stored
         self.n_unreachable_in_a_row = 0
         self.n_bytes = 0
 
@@ -104,7 +104,7 @@ class Downloading:
             async with open_listing(self.key, n_connections=n_connections, retry=retry) as listing:
                 with (
                     progress(f"fetching files of {self.key.title}", n_wanted) as advance,
-                    # Storing elsewhere is waiting, so that as many can wait as arrive at once.
+                    # Storing in a remote bucket is mostly waiting, so there are as many threads as downloads.
                     ThreadPoolExecutor(N_VERIFIERS if self.bucket.is_local else n_connections) as pool,
                 ):
                     await self._fetch_all(listing, pool, n_connections + N_VERIFIERS, advance)
@@ -118,7 +118,7 @@ class Downloading:
     async def _fetch_all(
         self, listing: Listing, pool: ThreadPoolExecutor, n_workers: int, advance: Advance
     ) -> None:
-        """Workers take files and put outcomes; both queues are bounded, so memory is too."""
+        """Workers take files and put outcomes; both queues are bounded, and so is memory."""
         todo: asyncio.Queue[_Wanted | None] = asyncio.Queue(2 * n_workers)
         done: asyncio.Queue[_Outcome | None] = asyncio.Queue(2 * n_workers)
 
@@ -147,7 +147,7 @@ class Downloading:
             raise _first(errors) from None
 
     async def _wanted(self) -> AsyncIterator[_Wanted]:
-        """Read what is wanted in pieces, by id; what this run has refused is not offered to it again."""
+        """Read wanted files in chunks, by id; files that this run has refused are not offered to it again."""
         after = ""
         statement = text(
             f"SELECT * FROM ({WANTED}) AS wanted WHERE isic_id > :after ORDER BY isic_id LIMIT :n"  # noqa: S608
@@ -169,7 +169,7 @@ class Downloading:
             after = rows[-1].isic_id
 
     async def _fetch(self, listing: Listing, pool: ThreadPoolExecutor, wanted: _Wanted) -> _Outcome:
-        """Download, verify and store one file. What the network did wrong is an outcome too."""
+        """Download, verify and store one file. A network failure is an outcome too."""
         if wanted.url is None:
             return _refused(wanted, "no_file", "the record names no file")
         digest = ""
@@ -184,7 +184,7 @@ class Downloading:
                     pool, self._verify_and_store, wanted, body, digest
                 )
             known = hashlib.sha256(body.data).hexdigest() if outcome.refusal else ""
-            # The same bad bytes twice are what the server has; other bytes may be what the network made of them.
+            # If the same bad bytes arrive twice, the server has them; other bytes may have been damaged on the way.
             if outcome.refusal is None or known == digest or attempt == N_DOWNLOADS_OF_ONE_FILE - 1:
                 return outcome
             digest = known
@@ -205,7 +205,7 @@ class Downloading:
             self.n_unreachable_in_a_row += 1
             if self.n_unreachable_in_a_row >= MAX_UNREACHABLE_IN_A_ROW:
                 raise ArchiveUnavailableError(
-                    f"{self.n_unreachable_in_a_row} files in a row could not be had; the last: {error}"
+                    f"{self.n_unreachable_in_a_row} files in a row could not be fetched; the last: {error}"
                 ) from error
             return Unusable(reason="unreachable", detail=str(error)[:500])
         self.n_unreachable_in_a_row = 0
@@ -214,14 +214,14 @@ class Downloading:
         return body
 
     def _verify_and_store(self, wanted: _Wanted, body: Body, digest_before: str) -> _Outcome:
-        """Decode, hash, put."""
+        """Decode, hash and store one file."""
         data = body.data
         found = _MD5_ETAG.fullmatch(body.etag or "")
-        # Encrypted buckets have ETags that look like MD5 and are none: two equal downloads count for more.
+        # Encrypted buckets have ETags that look like MD5 but are not: two equal downloads count for more.
         if found and hashlib.md5(data, usedforsecurity=False).hexdigest() != found[1]:
             if hashlib.sha256(data).hexdigest() != digest_before:
                 return _refused(wanted, "damaged", f"{len(data)} bytes do not match ETag {body.etag}")
-            log.info("%s: its ETag is no MD5 of its bytes", wanted.isic_id)
+            log.info("%s: its ETag is not the MD5 of its bytes", wanted.isic_id)
         picture = read_picture(data)
         if isinstance(picture, Picture) and self.rendition == "thumbnail_256":
             data, picture = _fit_thumbnail(data, picture)
@@ -278,11 +278,11 @@ class Downloading:
         n_tried = n_failed + self.counts["stored"]
         if not n_failed:
             return
-        # What failed before fails again, mostly, and alone: its share is one of all that the scope has.
+        # Files that failed before mostly fail again and are tried alone: their share is taken of the whole scope.
         n_usable = self._n_stored()
         is_large = _is_large_share(self.n_first_tries["failed"], self.n_first_tries.total())
         is_large |= _is_large_share(n_failed, n_failed + n_usable)
-        # In a small selection every file may be bad, and then nothing was ingested at all.
+        # In a small selection every file may be bad; then nothing was ingested at all.
         if not is_large and n_usable:
             return
         shown = "; ".join(
@@ -356,7 +356,7 @@ def _fit_thumbnail(data: bytes, picture: Picture) -> tuple[bytes, Picture | Unus
     data = small.getvalue()
     fitted = read_picture(data)
     if isinstance(fitted, Picture):
-        # The hash of the original: two copies of one picture stay alike whatever size they came in.
+        # The hash of the original: two copies of one picture stay similar whatever size they arrived in.
         fitted = replace(fitted, perceptual_hash=picture.perceptual_hash, thumbprint=picture.thumbprint)
     return data, fitted
 

@@ -1,7 +1,7 @@
 """Records without a usable file -> verified objects in the bucket, and rows that name them.
 
-A file is downloaded, checked against its length and ETag, decoded, hashed, put under its id and digest, and only
-then named in the database. A file that cannot be used is a row with a reason, and is tried again later.
+A file is downloaded, checked against its length and ETag, decoded, hashed, stored under its id and digest, and only
+then named in the database. A file that cannot be used becomes a row with a reason, and is tried again later.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from lesion_tasks.ingest.snapshot_handover import adopt_files
 from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wanted, wanted_values
 from lesion_tasks.workspace import Workspace
 
-PREFIX_DIGITS = 4  # a thousand ids at most under each prefix: also the crowded low ones can be divided
+PREFIX_DIGITS = 4  # at most a thousand ids under each prefix, so that the crowded low ones can be divided too
 FILES_PER_RANGE = 5_000
 MAX_RANGES = 16
 
@@ -34,10 +34,10 @@ def fetch_ranges(
     trust: Trust = "operator",
     rendition: str | None = None,
 ) -> list[str]:
-    """Cut the ids whose files are wanted into at most `ranges` ranges of id prefixes of about equal work.
+    """Divide the ids whose files are wanted into at most `ranges` ranges of id prefixes with about equal work.
 
-    None sizes them by what is missing, which on a first load is what the source announced: FILES_PER_RANGE each, at
-    most MAX_RANGES. A range is its first and last prefix, as in "ISIC_0024:ISIC_0029"; there is none without work.
+    None derives their number from the number of wanted files: FILES_PER_RANGE each, at most MAX_RANGES. A range is
+    its first and last prefix, as in "ISIC_0024:ISIC_0029". No range is empty.
     """
     if ranges is not None and ranges < 1:
         raise UnusableInputError(f"{ranges} ranges found, expected at least 1")
@@ -59,7 +59,7 @@ def fetch_ranges(
 
 
 def _cut(counts: Sequence[tuple[str, int]], n_prefixes: int) -> list[str]:
-    """Cut prefixes in their order into ranges; a prefix belongs to the range in which its middle falls."""
+    """Divide prefixes, in order, into ranges; a prefix belongs to the range in which its middle falls."""
     n_wanted = sum(count for _, count in counts)
     ranges: dict[int, list[str]] = {}
     n_before = 0
@@ -82,14 +82,14 @@ def fetch_files(
     retry_refused_after: timedelta | None = RETRY_REFUSED_AFTER,
     rendition: str | None = None,
 ) -> dict[str, Any]:
-    """Bring the wanted files of one range (empty: all) into the bucket and return counts.
+    """Fetch the wanted files of one range (empty: all) into the bucket and return counts.
 
     `rendition` is `thumbnail_256` or `full`; None is what the catalogue's variants need. With `retry_refused_after`
-    None every refused file is tried once more: its source may have been mended a moment ago.
+    None every refused file is tried once more: its source may just have been repaired.
 
-    Reads records; writes objects, then stored_file rows. Repeating it does nothing for files that are there.
-    Raises UnusableInputError when more than MAX_FAILED_SHARE of the files cannot be used, and
-    ArchiveUnavailableError when they cannot be had; what was stored before stays.
+    Reads records; writes objects, then stored_file rows. Repeating it does nothing for files already stored.
+    Raises UnusableInputError if more than MAX_FAILED_SHARE of the files cannot be used, and ArchiveUnavailableError
+    if they cannot be fetched; files stored before that are kept.
     """
     key = scope_key(workspace, source, query, collections, trust)
     values = wanted_values(key, id_range, rendition, retry_refused_after)
@@ -97,7 +97,7 @@ def fetch_files(
     is_whole = not id_range and (retries_all or retry_refused_after == RETRY_REFUSED_AFTER)
     if is_whole and is_fetched(key, polled_scope(key), values["rendition"], retries_refused=retries_all):
         return {"stored": 0, "refused": 0, "size_bytes": 0, "reasons": {}}
-    # Loading what decodes pictures takes longer than a run with nothing to do.
+    # Loading the picture decoders takes longer than a run with nothing to do.
     from lesion_tasks.ingest.download import Downloading
 
     with scope_lock(key, f"files {id_range}"):

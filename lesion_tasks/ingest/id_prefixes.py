@@ -1,7 +1,7 @@
 """Id prefixes -> complete reads of them, and the ids that a complete read did not return.
 
 All ids that start with a prefix are read together. A prefix of at most 100 ids is one page, which none of the
-archive's paging defects can touch, so a prefix whose read does not add up is split until it does.
+archive's paging defects can affect, so a prefix whose read does not add up is split until it does.
 """
 
 import asyncio
@@ -31,13 +31,13 @@ MAX_DIGITS = 7
 
 @dataclass(kw_only=True)
 class PrefixReads:
-    """What reading prefixes came to."""
+    """The results of reading prefixes."""
 
     counts: Counter[str] = field(default_factory=Counter)
     refusals: RefusalTally = field(default_factory=RefusalTally)
     n_prefixes: int = 0
-    n_incomplete: int = 0  # could not be made to add up: nothing is concluded from them
-    missing: list[str] = field(default_factory=list)  # listed by us, not returned by a complete read
+    n_incomplete: int = 0  # prefixes that could not be made to add up: nothing is concluded from them
+    missing: list[str] = field(default_factory=list)  # listed by us, but not returned by a complete read
 
     def report(self) -> dict[str, Any]:
         """The counts that a pass returns."""
@@ -50,12 +50,12 @@ class PrefixReads:
 
 
 def prefixes(n_digits: int, stem: str = "ISIC_") -> list[str]:
-    """Return every prefix with `n_digits` digits more than `stem`, in order."""
+    """Return every prefix that has `n_digits` more digits than `stem`, in order."""
     return [f"{stem}{number:0{n_digits}d}" for number in range(10**n_digits)] if n_digits else [stem]
 
 
 def digits_for(n_records: int | None) -> int:
-    """Return how many digits make prefixes of a few thousand ids at most: 1 up to 5,000 records, then 2."""
+    """Return how many digits keep prefixes to a few thousand ids: 1 up to 5,000 records, then 2."""
     return 1 if n_records is not None and n_records <= 5_000 else 2
 
 
@@ -65,9 +65,9 @@ def split(prefix: str) -> list[str]:
 
 
 async def read_prefix(key: ScopeKey, listing: Listing, prefix: str, reads: PrefixReads) -> None:
-    """Read one prefix completely, write what it has, and note what it does not have.
+    """Read one prefix completely, write the records that it has, and note the ids that it lacks.
 
-    Where the unique ids and the archive's own count differ, the prefix is split, down to single pages.
+    If the number of unique ids differs from the archive's own count, the prefix is split, down to single pages.
     """
     before = datetime.now(UTC)
     ids = IdSet()
@@ -76,7 +76,7 @@ async def read_prefix(key: ScopeKey, listing: Listing, prefix: str, reads: Prefi
     if n_expected is not None and len(ids) + n_refused == n_expected:
         reads.missing += await asyncio.to_thread(_not_returned, key, prefix, ids, before)
         return
-    # A single page cannot be wrong about itself: it changed under us, and the next run sees to it.
+    # A single page cannot contradict itself: it changed while it was read, and the next run will deal with it.
     can_split = listing.has_prefixes and len(prefix) < len("ISIC_") + MAX_DIGITS
     if can_split and n_expected is not None and max(n_expected, len(ids)) > PAGE_LENGTH:
         for part in split(prefix):
@@ -146,6 +146,6 @@ def _not_returned(key: ScopeKey, prefix: str, ids: IdSet, before: datetime) -> l
 
 
 def pieces(isic_ids: list[str], length: int) -> Iterator[list[str]]:
-    """Cut a list."""
+    """Cut a list into pieces of at most `length`."""
     for start in range(0, len(isic_ids), length):
         yield isic_ids[start : start + length]

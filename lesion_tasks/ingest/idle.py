@@ -1,6 +1,6 @@
-"""A scope in which nothing is left to do -> a note of it, so that the next look reads one row and not every row.
+"""A scope with nothing left to do -> a note that says so, so that the next check reads one row and not every row.
 
-The database itself takes the notes away (by triggers) as soon as anything changes in the tables they speak of.
+Triggers in the database remove the notes as soon as anything changes in the tables that they are about.
 """
 
 import secrets
@@ -16,25 +16,25 @@ from lesion_tasks.ingest.scope import ScopeKey, n_listed
 
 @dataclass(frozen=True, kw_only=True)
 class Look:
-    """What a look for wanted files found."""
+    """What a search for wanted files found."""
 
     n_wanted: int
-    due_at: datetime | None  # when a refused one is due; None: none will be
+    due_at: datetime | None  # when the next refused file is due; None: none is
     n_refused: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class IdleNote:
-    """What a note says."""
+    """The content of a note."""
 
-    n_listed: int  # ids that the scope lists, those of refused records too
-    rendition: str  # every wanted file of this one is in the bucket, or refused
-    due_at: datetime | None  # when a refused file is to be tried again; None: none is
+    n_listed: int  # ids that the scope lists, including those of refused records
+    rendition: str  # every wanted file of this rendition is in the bucket, or refused
+    due_at: datetime | None  # when a refused file is to be tried again; None: never
     n_refused: int  # files of that rendition that could not be used when they were last tried
 
 
 def idle(key: ScopeKey, scope: Scope) -> IdleNote | None:
-    """Return what is noted of a scope; None where nothing is, or another version of this program noted it."""
+    """Return a scope's note; None if it has none, or if another version of this program wrote it."""
     note = scope.idle or {}
     if note.get("code_version") != key.settings.code_version:
         return None
@@ -45,7 +45,7 @@ def idle(key: ScopeKey, scope: Scope) -> IdleNote | None:
 
 
 def is_fetched(key: ScopeKey, scope: Scope, rendition: str, *, retries_refused: bool = False) -> bool:
-    """Tell whether it is noted that no file of a rendition is wanted now.
+    """Tell whether a note says that no file of a rendition is wanted now.
 
     With `retries_refused` every refused one is wanted, due or not.
     """
@@ -56,13 +56,13 @@ def is_fetched(key: ScopeKey, scope: Scope, rendition: str, *, retries_refused: 
 
 
 def note_idle(key: ScopeKey, rendition: str, look: Callable[[], Look]) -> None:
-    """Look whether a file of a rendition is wanted, and when one will be; note it where none is.
+    """Find out whether a file of a rendition is wanted, or when one will be; write a note if none is wanted.
 
-    `look` is asked once nothing that changes meanwhile can go unnoticed.
+    `look` is called only once no change can go unnoticed any more.
     """
     token = secrets.token_hex(8)
     with key.workspace.session() as session:
-        # Who is changing something now has been at the trigger already and would go unnoticed: wait for them.
+        # A writer whose trigger has already fired but who has not committed would go unnoticed: wait for it.
         session.execute(text("LOCK TABLE scope IN SHARE ROW EXCLUSIVE MODE"))
         session.execute(update(Scope).where(Scope.scope_id == key.scope_id).values(idle={"token": token}))
     seen = look()

@@ -33,8 +33,8 @@ def ingest(
 ) -> dict[str, Any]:
     """Poll, then run the named passes in their order; return the counts of each.
 
-    Repeating it changes nothing where nothing changed. A scope that was read completely just now is not swept. Somebody
-    waits for this, perhaps after mending a source: refused files are tried again at once unless told otherwise.
+    Repeating it changes nothing if nothing changed. A scope that was just read completely is not swept. A person waits
+    for this, perhaps after repairing a source, so refused files are tried again at once unless told otherwise.
     """
     if unknown := set(passes) - set(INGEST_PASSES):
         raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(INGEST_PASSES)}")

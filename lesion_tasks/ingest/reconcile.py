@@ -1,8 +1,8 @@
 """Counts by id prefix -> what became public behind the watermark, and what is gone.
 
-Only prefixes whose count differs from ours are read. A record that a complete read does not return is asked for by its
-id; two answers of 404 in two runs make it withdrawn. Faults are never taken for absence, and when too much is gone
-at once nothing is marked at all.
+Only prefixes whose count differs from ours are read. A record that a complete read does not return is requested by its
+id; a 404 in each of two runs makes it withdrawn. Faults are never taken for absence, and if too many records are gone
+at once, none is marked.
 """
 
 import asyncio
@@ -34,12 +34,12 @@ from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-# Unequal prefixes above this are counted by one digit more before they are read.
+# Unequal prefixes with more ids than this are counted again with one more digit before they are read.
 MAX_IDS_TO_REREAD = 1_000
-# Withdrawal is a rare act by hand. More than this at once is far more likely a fault of the archive, or of ours.
+# Records are rarely withdrawn, and by hand. More than this at once is far more likely a fault, the archive's or ours.
 MAX_VANISHED_SHARE = 0.02
 MIN_VANISHED = 10
-# Between the first 404 and the one that confirms it: a retry of the same run is no second observation.
+# Between the first 404 and the one that confirms it: a retry of the same run is not a second observation.
 CONFIRM_AFTER = timedelta(minutes=10)
 
 
@@ -58,13 +58,13 @@ def reconcile_records(
     """Compare counts by id prefix, read what differs, and follow up on what is missing; return counts.
 
     Reads the scope's records; writes records, versions, `missing_since`, withdrawals. Repeating it costs 10 or 100
-    requests and changes nothing. Raises UnusableInputError, with nothing marked, when more than
-    `max_vanished_share` of the scope is gone since the last run.
+    requests and changes nothing. Raises UnusableInputError and marks nothing if more than `max_vanished_share` of the
+    scope has gone since the last run.
     """
     key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     if key.settings.max_records is not None:
-        # Under a limit most of the archive is unread on purpose: comparing would read it all.
+        # With a limit, most of the archive is deliberately unread: comparing would read it all.
         return PrefixReads().report()
     with scope_lock(key, "reconcile"):
         return asyncio.run(_reconcile(key, max_vanished_share, confirm_after, n_connections, retry))
@@ -89,12 +89,12 @@ async def _reconcile(
 
 
 async def _unequal_prefixes(key: ScopeKey, listing: Listing, n_connections: int) -> list[str]:
-    """Return the prefixes whose count differs from ours, the smaller the better."""
+    """Return the prefixes whose count differs from ours, as narrow as possible."""
     if not listing.has_prefixes:
         return ["ISIC_"]  # reading a folder costs less than a wrong guess
     asked = prefixes(digits_for(await asyncio.to_thread(n_listed, key)))
     unequal: list[str] = []
-    # One level deeper for large prefixes. What is still unequal after three digits is read as it is.
+    # One level deeper for large prefixes. Prefixes that still differ after three digits are read whole.
     for n_digits in range(len(asked[0]) - 5, 4):
         ours = await asyncio.to_thread(n_listed_by_prefix, key, n_digits)
         theirs = await _counts(listing, asked, n_connections)
@@ -126,10 +126,10 @@ async def _counts(listing: Listing, asked: list[str], n_connections: int) -> dic
 async def follow_up(
     key: ScopeKey, listing: Listing, missing: list[str], *, max_share: float, asked_before: datetime
 ) -> Counter[str]:
-    """Ask for each missing id, those of earlier runs too -> counts: missing, left_scope, withdrawn.
+    """Request each missing id, including those of earlier runs -> counts: missing, left_scope, withdrawn.
 
-    An id that the scope's query does not list any more, and that still exists, has left the scope. One that the
-    archive answers 404 for is missing; if a run before `asked_before` saw the same, it is withdrawn.
+    An id that still exists but that the scope's query no longer lists has left the scope. An id for which the archive
+    answers 404 is missing; if a run before `asked_before` saw the same, it is withdrawn.
     """
     pending = await asyncio.to_thread(_pending, key)
     _raise_if_mass_disappearance(key, len(missing), await asyncio.to_thread(n_listed, key), max_share)
@@ -162,13 +162,13 @@ def _raise_if_mass_disappearance(key: ScopeKey, n_vanished: int, n_ours: int, ma
     if not n_vanished or is_few or max_share >= 1:
         return
     raise UnusableInputError(
-        f"{key.title}: {n_vanished} of {n_ours} records are gone since the last run, expected at most "
-        f"{max_share:.0%}; nothing was marked. If they are truly gone, reconcile with max_vanished_share=1"
+        f"{key.title}: {n_vanished} of {n_ours} records have gone since the last run, expected at most "
+        f"{max_share:.0%}; nothing was marked. If they are really gone, reconcile with max_vanished_share=1"
     )
 
 
 def _pending(key: ScopeKey) -> list[str]:
-    """Return the ids of this scope whose absence was seen once and is not confirmed."""
+    """Return the ids of this scope whose absence was seen once but is not yet confirmed."""
     statement = text("""
         SELECT isic_id FROM scope_record JOIN record USING (isic_id)
         WHERE scope_id = :scope_id AND scope_record.missing_since IS NOT NULL

@@ -1,4 +1,4 @@
-"""Records that were refused -> how many for each reason, with examples, for whoever reads the counts of a pass."""
+"""Records that were refused -> the number for each reason, with examples, in the counts of a pass."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -27,7 +27,7 @@ class RefusalTally:
                 examples.append(words[:MAX_CHARACTERS])
 
     def report(self) -> dict[str, Any]:
-        """Return `refusals`, by reason: its count and up to three examples. Nothing where nothing was refused."""
+        """Return `refusals`, by reason: its count and up to three examples. Empty if nothing was refused."""
         if not self._counts:
             return {}
         by_reason = {

@@ -1,4 +1,4 @@
-"""Runs of ingestion -> rows, so that one can ask what changed since a run, and when a pass was last done."""
+"""Runs of ingestion -> rows that show what changed since a run, and when a pass was last done."""
 
 from datetime import UTC, datetime
 from typing import Any
@@ -23,7 +23,7 @@ def begin_ingestion(
     collections: str = "",
     trust: Trust = "operator",
 ) -> str:
-    """Note that a run begins, and return its id. One that is tried again keeps the time of its first try."""
+    """Note that a run begins, and return its id. A retried run keeps the time of its first attempt."""
     key = scope_key(workspace, source, query, collections, trust)
     now = datetime.now(UTC)
     ingestion_id = ingestion_id or f"by_hand__{now.isoformat()}"
@@ -54,7 +54,7 @@ def last_done(
     collections: str = "",
     trust: Trust = "operator",
 ) -> dict[str, datetime]:
-    """Return, by pass, when the last complete run of a scope that held it began."""
+    """Return, by pass, when the last complete run of a scope that included it began."""
     key = scope_key(workspace, source, query, collections, trust)
     pass_label = func.jsonb_object_keys(Ingestion.counts).label("pass")
     runs = (
@@ -72,9 +72,9 @@ def last_done(
 
 
 def moment_of(workspace: Workspace, since: str) -> datetime:
-    """Return the moment that a time (without zone: UTC) or the id of a run names: when that run began.
+    """Return the moment given by a time (UTC if it has no zone) or by the id of a run: when that run began.
 
-    Raises UnusableInputError for what is neither.
+    Raises UnusableInputError for anything else.
     """
     try:
         moment = datetime.fromisoformat(since)

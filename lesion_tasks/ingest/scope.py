@@ -24,15 +24,15 @@ from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-# Who names a source: somebody at a terminal of this machine, who can read its files anyway, or a form that anybody
-# fills in who may open the UI.
+# Who names a source: a person at a terminal of this machine, who can read its files anyway, or a form that anybody
+# with access to the UI can fill in.
 Trust = Literal["operator", "form"]
 MAX_COLLECTION_DIGITS = 9
 
 
 @dataclass(frozen=True, kw_only=True)
 class ScopeKey:
-    """A scope as its caller names it, with what the settings leave open filled in."""
+    """A scope as its caller names it, completed from the settings."""
 
     source: str  # base URL with trailing slash, or a folder's absolute path
     query: str
@@ -52,7 +52,7 @@ class ScopeKey:
 
     @property
     def stored_source(self) -> str:
-        """The source as it may be written down."""
+        """The source without credentials, as it may be stored."""
         return shown(self.source) if is_api(self.source) else self.source
 
     @property
@@ -72,8 +72,8 @@ def scope_key(
 ) -> ScopeKey:
     """Fill in the settings' source and query.
 
-    Raises UnusableInputError for a source that is none or that `trust` does not reach, for a query that no archive
-    can be asked, and for collections that are no numbers.
+    Raises UnusableInputError for a source that is not valid or that `trust` does not allow, for a query with
+    unprintable characters, and for collections that are not numbers.
     """
     settings = workspace.settings
     query = (settings.query if query is None else query).strip()
@@ -93,7 +93,7 @@ def scope_key(
 
 
 def _checked_source(source: str, settings: Settings, trust: Trust) -> str:
-    """Return an address with its trailing slash, or a folder's absolute path: the one place where trust is decided."""
+    """Return an address with its trailing slash, or a folder's absolute path. Trust is decided only here."""
     source = source.strip()
     title = f"source {shown(source)[:200]!a}"
     if not source.isprintable():
@@ -122,9 +122,9 @@ def _check_address(title: str, source: str) -> None:
 
 def _check_address_of_form(title: str, source: str, settings: Settings) -> None:
     if has_user(source):
-        # What a form is given stays in the scheduler's tables, and anybody can read it there.
+        # Form input stays in the scheduler's tables, where anybody can read it.
         raise UnusableInputError(
-            f"{title}: a user or password found, expected them in LESION_ARCHIVE_URL alone"
+            f"{title}: a user or password found, expected them in LESION_ARCHIVE_URL only"
         )
     allowed = settings.archive_hosts | {urlsplit(PUBLIC_ARCHIVE_URL).hostname}
     if urlsplit(source).hostname not in allowed:
@@ -135,15 +135,15 @@ def _check_address_of_form(title: str, source: str, settings: Settings) -> None:
 
 
 def _check_folder_of_form(title: str, folder: Path, settings: Settings) -> None:
-    """Refuse a folder without a word about what is there."""
+    """Refuse a folder without revealing what is there."""
     try:
         resolved = folder.resolve()
         is_below = any(resolved.is_relative_to(allowed.resolve()) for allowed in settings.source_folders)
-    except (OSError, RuntimeError):  # names that are too long, links in a circle
+    except (OSError, RuntimeError):  # names that are too long, circular links
         is_below = False
     if not is_below:
         raise UnusableInputError(
-            f"{title}: from a form, expected a folder below one of LESION_SOURCE_FOLDERS"
+            f"{title}: from a form, expected a folder under one of LESION_SOURCE_FOLDERS"
         )
 
 
@@ -151,7 +151,7 @@ def _check_folder_of_form(title: str, folder: Path, settings: Settings) -> None:
 async def open_listing(
     key: ScopeKey, *, n_connections: int = N_CONNECTIONS, retry: Retry = RETRY, is_first_contact: bool = False
 ) -> AsyncIterator[Listing]:
-    """Open the source of a scope: the one session with it."""
+    """Open the only session with a scope's source."""
     if not is_api(key.source):
         from lesion_tasks.archive.local import LocalListing
 
@@ -159,7 +159,7 @@ async def open_listing(
             listing = LocalListing(key.source, query=key.query, collections=key.collections)
         except OSError as error:
             raise UnusableInputError(
-                f"source {key.source[:200]!a}: {error.strerror or error}, expected a folder that can be read"
+                f"source {key.source[:200]!a}: {error.strerror or error}, expected a readable folder"
             ) from error
         yield listing
         return
@@ -174,7 +174,7 @@ async def open_listing(
     async with client:
         yield ApiListing(client, key.source, query=key.query, collections=key.collections)
         if client.n_faults:
-            log.info("%s: %d failed attempts were made good by others", key.title, client.n_faults)
+            log.info("%s: %d failed attempts succeeded when retried", key.title, client.n_faults)
 
 
 def read_scope(key: ScopeKey) -> Scope | None:
@@ -187,15 +187,15 @@ def read_scope(key: ScopeKey) -> Scope | None:
 
 
 def polled_scope(key: ScopeKey) -> Scope:
-    """Return the scope's row; raise UnusableInputError where it was never polled."""
+    """Return the scope's row; raise UnusableInputError if it was never polled."""
     scope = read_scope(key)
     if scope is None:
-        raise UnusableInputError(f"{key.title}: never polled so far, expected that before")
+        raise UnusableInputError(f"{key.title}: never polled, expected a poll first")
     return scope
 
 
 def n_listed(key: ScopeKey) -> int:
-    """Count the ids that a scope lists, those of refused records too."""
+    """Count the ids that a scope lists, including those of refused records."""
     statement = text("""
         SELECT (SELECT count(*) FROM scope_record WHERE scope_id = :scope_id AND missing_since IS NULL)
             + (SELECT count(DISTINCT isic_id) FROM refused_record AS refused
@@ -209,7 +209,7 @@ def n_listed(key: ScopeKey) -> int:
 
 
 def n_listed_by_prefix(key: ScopeKey, n_digits: int, prefix: str = "") -> dict[str, int]:
-    """Count the ids that a scope lists, by their first digits; only those under `prefix`."""
+    """Count the ids under `prefix` that a scope lists, by their first digits."""
     statement = text("""
         SELECT left(isic_id, :length) AS prefix, count(*) FROM (
             SELECT isic_id FROM scope_record
@@ -236,7 +236,7 @@ def save_scope(key: ScopeKey, **values: object) -> None:
 
 @contextmanager
 def scope_lock(key: ScopeKey, part: str) -> Iterator[None]:
-    """Hold the only right to write one part of a scope; a second run waits, and says so."""
+    """Hold the exclusive right to write one part of a scope; a second run waits, and logs that it does."""
     shown = f"{part} of {key.title}"
     with hold_lock(key.workspace.engine, Lock.SCOPE_PART, f"{key.scope_id} {part}", shown=shown):
         yield

@@ -1,8 +1,8 @@
-"""A snapshot that was read completely -> the API goes on from where it ends.
+"""A snapshot that was read completely -> a scope of the archive's API that continues where it ends.
 
-A snapshot lists every image that was public when it was made. Its records are taken over into the same scope of the
-settings' archive, and that scope's watermark is set to the moment: its first append pass starts an hour before it,
-its first reconciliation finds counts that agree, and no file is asked for that came with the snapshot.
+A snapshot lists every image that was public when it was made. Its records are copied into the same scope of the
+settings' archive, and that scope's watermark is set to the time of the snapshot: its first append pass starts an hour
+before it, its first reconciliation finds equal counts, and no file that came with the snapshot is fetched again.
 """
 
 import logging
@@ -17,9 +17,9 @@ log = logging.getLogger(__name__)
 
 
 def hand_over(key: ScopeKey) -> None:
-    """Let the archive's API go on from the end of a snapshot; nothing happens for other sources.
+    """Let the archive's API continue from the end of a snapshot; do nothing for other sources.
 
-    A scope that the API has read beyond that end is left as it is. Repeating it changes nothing.
+    A scope that the API has already read beyond that end is left unchanged. Repeating it changes nothing.
     """
     if is_api(key.source):
         return
@@ -49,7 +49,7 @@ def hand_over(key: ScopeKey) -> None:
             """),
             values,
         )
-        # Without a hash: the API itself has said nothing of these so far.
+        # Without a hash: the API itself has not sent these records yet.
         n_taken = session.execute(  # type: ignore[attr-defined]
             text("""
                 INSERT INTO scope_record (scope_id, isic_id, record_hash)
@@ -60,12 +60,12 @@ def hand_over(key: ScopeKey) -> None:
             values,
         ).rowcount
     log.info(
-        "%s: goes on from the snapshot of %s, %d records taken over", heir.title, scope.watermark_at, n_taken
+        "%s: continues from the snapshot of %s, %d records copied", heir.title, scope.watermark_at, n_taken
     )
 
 
-# A record that the API sends for the first time says where its file is; the file itself came with the snapshot. Only a
-# whole file is known by its ETag: that of a thumbnail was never told.
+# A record that the API sends for the first time says where its file is; the file itself came with the snapshot. Only
+# the ETag of a full file is known: that of a thumbnail never was.
 _ADOPT = """
     UPDATE stored_file SET url = split_part(entry ->> 'url', '?', 1),
         record_size_bytes = CASE WHEN jsonb_typeof(entry -> 'size') = 'number'
@@ -80,7 +80,7 @@ _ADOPT = """
 
 
 def adopt_files(key: ScopeKey, rendition: str) -> None:
-    """Take the files that came with a snapshot for those that the API's records name now."""
+    """Match the files that came with a snapshot to those that the API's records name now."""
     if not is_api(key.source):
         return
     with key.workspace.session() as session:

@@ -1,7 +1,7 @@
-"""A part of all id prefixes -> their records read again: the only way to see an edit.
+"""A share of all id prefixes -> their records read again: the only way to see an edit.
 
-The archive tells nothing about changes, so records are verified in turn: with one seventh each night, every record
-was compared within seven days.
+The archive does not announce changes, so records are verified in turn: with one seventh each night, every record is
+compared within seven days.
 """
 
 import asyncio
@@ -40,17 +40,17 @@ def sweep_records(
     n_connections: int = N_CONNECTIONS,
     retry: Retry = RETRY,
 ) -> dict[str, Any]:
-    """Read the next `sweep_share` (above 0, to 1) of the scope's prefixes again and return counts.
+    """Read the next `sweep_share` (above 0, up to 1) of the scope's prefixes again and return counts.
 
-    Reads and writes the scope's row; writes records, versions and `missing_since`. A killed sweep goes on at the
-    shard it was in.
+    Reads and writes the scope's row; writes records, versions and `missing_since`. A killed sweep continues with the
+    prefix that it was reading.
     """
     if not 0 < sweep_share <= 1:
         raise UnusableInputError(f"sweep_share {sweep_share}: expected more than 0 and at most 1")
     key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     if key.settings.max_records is not None:
-        # Under a limit most of the archive is unread on purpose: comparing would read it all.
+        # With a limit, most of the archive is deliberately unread: comparing would read it all.
         return PrefixReads().report()
     with scope_lock(key, "sweep"):
         return asyncio.run(_sweep(key, sweep_share, max_vanished_share, n_connections, retry))
@@ -85,7 +85,7 @@ async def _sweep(
 
 
 def _next(every: list[str], start: str | None, n_prefixes: int) -> list[tuple[str, str]]:
-    """Return the next prefixes from `start` on, round and round, each with the one after it."""
+    """Return the next prefixes from `start` on, wrapping around, each with the one after it."""
     first = next((index for index, prefix in enumerate(every) if prefix >= (start or "")), 0)
     turn = every[first:] + every[:first]
     return list(zip(turn, turn[1:] + turn[:1], strict=True))[:n_prefixes]

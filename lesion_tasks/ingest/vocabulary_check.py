@@ -1,7 +1,7 @@
 """Stored records -> counts of fields and values that the archive's published vocabulary does not know.
 
-Soft: nothing is refused for it. Older records may violate newer rules, and the archive adds fields as it likes; a
-count that jumps tells that labels and curation rules need a look. The rules are those of the ISIC team's
+Only a warning: nothing is refused because of it. Older records may violate newer rules, and the archive adds fields
+freely; a count that jumps is a sign to review labels and curation rules. The rules are those of the ISIC team's
 `isic-metadata` package; its version 4.12 knows both generations of anatomical sites.
 """
 
@@ -18,9 +18,9 @@ from lesion_tasks.archive import vocabulary
 from lesion_tasks.ingest.scope import ScopeKey, Trust, polled_scope, scope_key
 from lesion_tasks.workspace import Workspace
 
-# Measured by the archive or renamed by it: no contributor's metadata, so no rule is about them.
+# Measured or renamed by the archive: not contributors' metadata, so no rule covers them.
 _OUTSIDE_THE_RULES = frozenset({"pixels_x", "pixels_y"})
-# Identifiers differ from record to record and have one rule, their form, which the archive itself sees to.
+# Identifiers differ from record to record and have one rule, their form, which the archive itself enforces.
 _IDENTIFIERS = frozenset({"patient_id", "lesion_id", "rcm_case_id", "acquisition_day"})
 _KNOWN_FIELDS = (
     vocabulary.SEARCH_STRINGS
@@ -31,7 +31,7 @@ _KNOWN_FIELDS = (
     | {"anatom_site_general"}  # until May 2026
 )
 
-MAX_CHARACTERS = 200  # of a finding's words: some rules list every value there is
+MAX_CHARACTERS = 200  # of a finding's text: some rules list every possible value
 
 Finding = tuple[str, str]  # (kind, words): kind is unknown_field or rule
 
@@ -44,7 +44,7 @@ def check_vocabulary(
     collections: str = "",
     trust: Trust = "operator",
 ) -> dict[str, Any]:
-    """Compare the current records of a scope with the vocabulary and return counts; reads only."""
+    """Compare the current records of a scope with the vocabulary and return counts; writes nothing."""
     key = scope_key(workspace, source, query, collections, trust)
     polled_scope(key)
     find = lru_cache(maxsize=20_000)(_findings)
@@ -80,7 +80,7 @@ def _current_metadata(key: ScopeKey) -> Iterator[Mapping[str, Any]]:
 
 
 def _comparable(metadata: Mapping[str, Any]) -> str:
-    """Return what the rules are about, as text: many records share it, so each combination is checked once."""
+    """Return the metadata that rules apply to, as text: many records share it, so each combination is checked once."""
     fields = {
         name: "known" if name in _IDENTIFIERS and isinstance(value, str) else value
         for group in ("acquisition", "clinical")
@@ -91,19 +91,19 @@ def _comparable(metadata: Mapping[str, Any]) -> str:
 
 
 def _findings(comparable: str) -> tuple[Finding, ...]:
-    """Hold one record's fields against the package's rules; it is slow to load, so it is loaded here."""
+    """Check one record's fields against the package's rules; the package is slow to load, so it is loaded here."""
     from isic_metadata.metadata import MetadataRow
     from pydantic import ValidationError
 
     fields = json.loads(comparable)
-    # The archive publishes ages in five-year steps under a name of their own.
+    # The archive publishes ages in five-year steps under a separate name.
     if "age_approx" in fields:
         fields["age"] = fields.pop("age_approx")
     make_row: Callable[..., Any] = MetadataRow
     try:
         return tuple(("unknown_field", name) for name in make_row(**fields).unstructured)
     except ValidationError as error:
-        # The rule is older than anatom_site_1..5, which took the place of anatom_site_general.
+        # The rule is older than anatom_site_1 to 5, which replaced anatom_site_general.
         rules = [
             ("rule", _words(dict(problem)))
             for problem in error.errors(include_url=False)

@@ -1,4 +1,4 @@
-"""Which files of a scope are wanted: missing, named anew by their record, replaced, or refused and due again."""
+"""Which files of a scope are wanted: missing, renamed in their record, replaced, or refused and due for a retry."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,19 +14,19 @@ ISIC_ID_LENGTH = len("ISIC_0000000")
 THUMBNAIL_PX = 256
 RENDITIONS = ("thumbnail_256", "full")
 
-# A refused file is tried again after an hour, then 4, 16, ... hours, five times in all.
+# A refused file is tried again after 1, 4, 16, ... hours: five attempts in all.
 RETRY_REFUSED_AFTER = timedelta(hours=1)
 MAX_TRIES = 5
 
 
 def wanted_rendition() -> str:
-    """Return `thumbnail_256` when no variant looks at more than 256 px, else `full`."""
+    """Return `thumbnail_256` if no variant uses more than 256 px, else `full`."""
     largest_px = max((variant.side_px or 0 for variant in VARIANTS.values()), default=0)
     return "thumbnail_256" if largest_px <= THUMBNAIL_PX else "full"
 
 
-# The files of records that this scope speaks for: listed, not withdrawn, and the current version is the one that
-# this scope sent (another source's version has another source's file).
+# The files of records that this scope is responsible for: listed, not withdrawn, and the current version is the one
+# that this scope sent (another source's version has another source's file).
 WANTED = """
     SELECT record.isic_id, file.url AS url, file.size_bytes AS record_size_bytes,
            stored.isic_id IS NOT NULL AND stored.reason IS NULL AS has_file,
@@ -64,7 +64,7 @@ COUNT_WANTED = text(f"SELECT count(*) FROM ({WANTED}) AS wanted")  # noqa: S608 
 def wanted_values(
     key: ScopeKey, id_range: str, rendition: str | None, retry_after: timedelta | None = RETRY_REFUSED_AFTER
 ) -> dict[str, Any]:
-    """The values of `WANTED`. With `retry_after` None every refused file is wanted, however often it was tried."""
+    """The parameters of `WANTED`. With `retry_after` None every refused file is wanted, however often it was tried."""
     if rendition not in (None, *RENDITIONS):
         raise UnusableInputError(f"rendition {rendition!r}: expected {' or '.join(RENDITIONS)}")
     first, _, last = id_range.partition(":")
@@ -82,7 +82,7 @@ def wanted_values(
 
 
 def look_for_wanted(key: ScopeKey, rendition: str) -> Look:
-    """Count the files that are wanted as time goes by, and tell when a refused one is due."""
+    """Count the files that are wanted now, and find when the next refused one is due."""
     values = wanted_values(key, "", rendition)
     due = text("""
         SELECT min(fetched_at + :retry_after * power(4, least(n_attempts, :max_tries) - 1))

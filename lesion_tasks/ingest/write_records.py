@@ -22,7 +22,7 @@ _AS_USUAL = "; ".join(f"SET LOCAL enable_{way} TO DEFAULT" for way in _OTHER_WAY
 
 
 def check_items(items: Iterable[Any]) -> tuple[dict[str, CheckedRecord], list[Refusal]]:
-    """Sort items into records, the last one of each id, and refusals."""
+    """Sort items into records (the last one of each id) and refusals."""
     records: dict[str, CheckedRecord] = {}
     refusals = []
     for item in items:
@@ -44,11 +44,11 @@ def write_records(
 ) -> Counter[str]:
     """Store a batch and return counts: read, new, changed, returned, refused.
 
-    With `is_listed` False the records were read outside the scope's listing: they exist, and left the scope.
+    With `is_listed` False the records were read outside the scope's listing: they exist, but have left the scope.
     """
     now = datetime.now(UTC)
     counts: Counter[str] = Counter(read=len(records) + len(refusals), refused=len(refusals))
-    # Two scopes may list one record, and both would give it version 2.
+    # Two scopes may list one record, and both would make it version 2.
     lock_until_commit(connection, Lock.RECORD_VERSIONS)
     if records:
         _plan(connection, scope_id, records)
@@ -61,10 +61,10 @@ def write_records(
 
 
 def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord]) -> None:
-    """Lay the batch beside what is known of its ids. Documents stay here: most are known, in most reads."""
+    """Join the batch with what is known about its ids. Documents are not sent: in most reads, most are known."""
     connection.execute(text("CREATE TEMP TABLE seen (isic_id text, record_hash text) ON COMMIT DROP"))
     copy_rows(connection, "seen", ("isic_id", "record_hash"), ((r.isic_id, r.record_hash) for r in records))
-    # Without statistics the planner may choose to scan all records for a batch of some hundred.
+    # Without statistics the planner may choose to scan all records for a batch of a few hundred.
     connection.execute(text("ANALYZE seen"))
     _execute_by_index(
         connection,
@@ -98,9 +98,9 @@ def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord
 
 
 def _execute_by_index(connection: Connection, statement: str, values: Mapping[str, Any]) -> None:
-    """Join a batch with all records by looking each id up.
+    """Join a batch with all records by looking up each id.
 
-    A first load outruns the statistics, and the planner then reads all that is there for each batch.
+    A first load outruns the statistics, and the planner would then read the whole table for each batch.
     """
     connection.execute(text(_LOOK_UP))
     connection.execute(text(statement), values)
@@ -108,7 +108,7 @@ def _execute_by_index(connection: Connection, statement: str, values: Mapping[st
 
 
 def _add_versions(connection: Connection, records: Mapping[str, CheckedRecord], now: datetime) -> None:
-    """Send the documents that are new, straight into their table: nothing is written twice."""
+    """Send the new documents straight into their table: nothing is written twice."""
     new = connection.execute(
         text("SELECT isic_id, known_version + 1 FROM plan WHERE has_new_version ORDER BY isic_id")
     ).all()
