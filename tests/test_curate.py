@@ -454,8 +454,8 @@ def test_strangers_under_a_placeholder_are_not_tied_together_and_their_number_is
     add_records(settings, records)
     counts = curate_images(open_workspace())
     assert (counts["unread_patient_id"], counts["unread_sex"]) == (4, 4)
-    assert "patient_id of 4 records taken as missing; found 'nan' 3 times, 'unknown' 1 times" in caplog.text
-    assert "sex of 4 records taken as missing; found 'F' 4 times" in caplog.text
+    assert "patient_id taken as missing in 4 records; found 'nan' 3 times, 'unknown' 1 times" in caplog.text
+    assert "sex taken as missing in 4 records; found 'F' 4 times" in caplog.text
     assert rows_of(settings, "SELECT count(DISTINCT group_id), count(patient_id) FROM image") == [(4, 0)]
 
 
@@ -485,7 +485,7 @@ def test_one_identity_with_many_of_the_images_is_told_by_name_and_count(
     ]
     add_records(settings, records)
     curate_images(open_workspace())
-    words = f"{n_of_one} of {n_of_one + n_others} images stand under one {kind}, 'Clinic A'"
+    words = f"{n_of_one} of {n_of_one + n_others} images belong to one {kind}, 'Clinic A'"
     assert (words in caplog.text) == is_told
     caplog.clear()
     curate_images(open_workspace())
@@ -514,7 +514,7 @@ def test_rejects_are_told_by_reason_with_examples(
     with caplog.at_level("INFO"):
         curate_images(open_workspace())
     assert (
-        "4 records are no images (no_file), such as ISIC_0000000: no picture has been fetched" in caplog.text
+        "4 records are not images (no_file), such as ISIC_0000000: no picture has been fetched" in caplog.text
     )
     assert "ISIC_0000002" in caplog.text
     assert "ISIC_0000003" not in caplog.text

@@ -371,7 +371,7 @@ def test_no_split_is_built_from_half_a_curation(settings: Settings) -> None:
     curate_images(open_workspace())
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("INSERT INTO ungrouped (isic_id) VALUES ('ISIC_0000001')"))
-    with pytest.raises(UnusableInputError, match="1 images wait for their group"):
+    with pytest.raises(UnusableInputError, match="1 images have no group yet"):
         build_split(open_workspace(), "malignancy_natural")
 
 

@@ -1,6 +1,6 @@
-"""One record and its stored file -> the typed facts of an image, or the reason why it is none. No database.
+"""One record and its stored file -> the typed facts of an image, or the reason why it is not one. No database.
 
-What a task then leaves out, and in which order, stands in `rules`.
+`splits.exclusions` says what a task then leaves out, and in which order.
 """
 
 import math
@@ -52,7 +52,7 @@ class CuratedImage:
 
 @dataclass(frozen=True, kw_only=True)
 class Rejected:
-    """Why a record is no image."""
+    """Why a record is not an image."""
 
     isic_id: str
     record_version: int
@@ -66,7 +66,7 @@ def curate_record(
     """Judge one record. `file` is its `stored_file` row: rendition, sha256, reason, detail.
 
     A value that cannot be read (an age of "old", a negative size) is a missing value, not a reason to lose
-    the image; so is a word for "no value" (`nan`, `unknown`, `-`). `unread_values` tells which these are.
+    the image; so is a placeholder for "no value" (`nan`, `unknown`, `-`). `unread_values` lists these values.
     """
     isic_id = document["isic_id"]
 
@@ -105,7 +105,7 @@ def curate_record(
 
 
 def unread_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    """Yield (field, value as found) for what a record holds and `curate_record` takes as missing."""
+    """Yield (field, value as found) for each value of a record that `curate_record` takes as missing."""
     metadata = document.get("metadata") or {}
     for group, readers in _READERS.items():
         fields = metadata.get(group) or {}
@@ -127,7 +127,7 @@ def diagnosis_path(clinical: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def identity(value: Any) -> str | None:
-    """The id of a patient or a lesion; None for what stands where none is known: it would tie strangers together."""
+    """The id of a patient or a lesion; None for a placeholder, which would tie strangers together."""
     return _word(value)
 
 
@@ -137,7 +137,7 @@ def _word(value: Any) -> str | None:
 
 
 def _text(value: Any) -> str | None:
-    """One line without control characters: records that were stored before those were taken off may hold some."""
+    """One line without control characters: records stored before these were removed may hold some."""
     if not isinstance(value, str):
         return None
     if not value.isprintable():
@@ -154,7 +154,7 @@ def _age_years(value: Any) -> float | None:
 
 
 def _size_mm(value: Any) -> float | None:
-    # The archive stores two decimals: a lesion of size 0.00 is a missing measurement.
+    # The archive stores two decimals: a size of 0.00 is a missing measurement.
     return _number(value, lowest=0.005, highest=SIZE_LIMIT_MM - 0.005)
 
 
@@ -174,7 +174,7 @@ _READERS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
 
 
 def _number(value: Any, *, lowest: float, highest: float) -> float | None:
-    """Read a JSON number or a decimal string such as "3.50"; anything else or out of range is missing."""
+    """Read a JSON number or a decimal string such as "3.50"; anything else, or out of range, is missing."""
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

@@ -1,7 +1,7 @@
 """Pictures -> pairs that show the same thing, as facts in the database that are never computed twice.
 
 Candidates come from hashes and thumbprints, and from landmarks that two pictures share; only those are opened and
-compared in detail: as they lie, and laid upon each other. Sharing landmarks means that they agree at several places.
+compared in detail: as they are, and aligned with each other. Sharing landmarks means that they agree at several places.
 """
 
 from collections.abc import Callable, Sequence
@@ -54,7 +54,7 @@ def picture_numbers(connection: Connection, sha256s: Sequence[str]) -> np.ndarra
 
 def copies_among(connection: Connection, number: dict[str, int]) -> np.ndarray:
     """Pairs of the given pictures that show the same thing, as their numbers: (m, 2) int64."""
-    if len(number) > 10_000:  # one pass over all pairs instead of a look-up for each picture
+    if len(number) > 10_000:  # one pass over all pairs instead of one look-up per picture
         found = connection.execute(text("SELECT sha256, other_sha256 FROM picture_pair WHERE is_copy"))
     else:
         found = connection.execute(
@@ -68,8 +68,8 @@ def copies_among(connection: Connection, number: dict[str, int]) -> np.ndarray:
 def compare_pictures(connection: Connection, bucket: Bucket, fresh: set[str]) -> int:
     """Compare the pictures of some images with those of all images, and store what was found.
 
-    `fresh` holds isic_ids; every other pair of images has been compared before. Returns how many new pairs were
-    opened. Pairs whose pictures cannot be read count as copies: their thumbprints say so and nothing denies it.
+    `fresh` holds isic_ids; all pairs without one of them have been compared before. Returns how many new pairs were
+    opened. Pairs whose pictures cannot be read count as copies: their thumbprints say so and nothing contradicts it.
     """
     isic_ids, hashes, fresh_rows = _read_hashes(connection, fresh)
     pairs = near_pairs(hashes, fresh=None if len(fresh_rows) == len(hashes) else fresh_rows)
@@ -107,7 +107,7 @@ def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str
 
 
 def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[str, ...]]) -> int:
-    """Open pairs of sha256, smaller first, unless known or together anyway; returns how many were opened."""
+    """Open pairs of sha256, smaller first, unless known or grouped anyway; returns how many were opened."""
     rows = {
         row.sha256: row
         for row in connection.execute(
@@ -148,7 +148,7 @@ def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[st
 
 
 def _read_hashes(connection: Connection, fresh: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Of all images that have a hash, in no order: ids (n,) bytes, hashes (n,) int64, and which rows are fresh."""
+    """For all images with a hash, in no particular order: ids (n,) bytes, hashes (n,) int64, and which are fresh."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
@@ -181,7 +181,7 @@ def _compare(connection: Connection, bucket: Bucket, isic_ids: np.ndarray, hashe
     prints: list[tuple[bytes, bytes]] = []
     for (one, other), bits in zip(isic_ids.tolist(), n_bits.tolist(), strict=True):
         if one not in rows or other not in rows or rows[one].atom_id == rows[other].atom_id:
-            continue  # one patient, lesion or record: together whatever the pictures show
+            continue  # the same patient, lesion or record: grouped whatever the pictures show
         left, right = sorted((rows[one], rows[other]), key=lambda row: row.sha256)
         if left.sha256 == right.sha256:
             continue
@@ -245,7 +245,7 @@ def _open_and_store(
 
 def _opener(bucket: Bucket) -> Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
     def read(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
-        """Fine detail, grey levels and landmarks of a picture; None where it cannot be read."""
+        """Fine detail, grey levels and landmarks of a picture; None if it cannot be read."""
         try:
             data = bucket.get(key)
             grey = read_grey(data)

@@ -1,10 +1,10 @@
 """Records and stored files -> images, or rejects with a reason word; then the groups they belong to.
 
-Whoever writes a record or a file leaves its id in `uncurated`: triggers of the database see to that, so nothing
-compares the whole catalogue to find out what is new. Ids are taken from there in batches, each batch one transaction
-that also judges them, so a killed run goes on where it stopped. What came, changed or went is noted with it
-(`ungrouped`), and only the groups that this can touch are computed again: the work of a day is that of a day's
-images. Groups depend on what the catalogue holds, not on the order in which it came.
+Every write of a record or a file leaves its id in `uncurated`, by triggers of the database, so nothing compares the
+whole catalogue to find out what is new. Ids are taken from there in batches, each batch one transaction that also
+judges them, so a killed run continues where it stopped. Images that arrived, changed or left are noted in the same
+transaction (`ungrouped`), and only the groups that they can touch are computed again: a daily run costs what one day's
+images cost. Groups depend on what the catalogue holds, not on the order in which it arrived.
 """
 
 import logging
@@ -37,13 +37,13 @@ _ADOPT_RULES = text("""
     )
     INSERT INTO adopted_rules (rules_version, adopted_at) VALUES (:rules, clock_timestamp())
 """)
-# Deleted before their records are read: who changes one of them meanwhile waits, and leaves its id anew.
+# Deleted before their records are read: a writer that changes one of them meanwhile waits, and adds its id again.
 _TAKE = text("""
     DELETE FROM uncurated WHERE isic_id IN (
         SELECT isic_id FROM uncurated WHERE isic_id > :after ORDER BY isic_id LIMIT :n
     ) RETURNING isic_id
 """)
-# One stored rendition for each record: a usable one before a refused one, the larger before the smaller.
+# One stored rendition for each record: usable before refused, then larger before smaller.
 _BATCH = text("""
     SELECT r.isic_id, r.version, v.document, r.withdrawn_at IS NOT NULL AS is_withdrawn,
            f.rendition, f.sha256, f.reason, f.detail, f.perceptual_hash
@@ -57,7 +57,7 @@ _BATCH = text("""
 
 
 def curate_images(workspace: Workspace) -> dict[str, int]:
-    """Bring `image` and `reject` up to date; returns counts of rows judged, by outcome, and of values not read.
+    """Bring `image` and `reject` up to date; returns counts of judged rows by outcome, and of values not read.
 
     Safe to run again or to kill: a row that is up to date is not touched, and each batch is one transaction.
     """
@@ -65,7 +65,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
     findings = Findings()
     engine = workspace.engine
     with engine.begin() as connection:
-        # One curation at a time, and no split is built from half of one.
+        # One curation at a time, so that no split is built from half of one.
         lock_until_commit(connection, Lock.CURATION)
         if connection.execute(_LAST_RULES).scalar_one_or_none() != CLEANING_VERSION:
             connection.execute(_ADOPT_RULES, {"rules": CLEANING_VERSION})
@@ -81,7 +81,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
                     break
                 batch = _curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all(), findings)
             counts.update(batch)
-            # Images that are to be judged again may have lower ids.
+            # Images that must be judged again may have lower ids.
             last = "" if batch["reopened"] else max(ids)
             advance(len(ids))
     mark_pictures(engine, workspace.bucket, NEXT_NUMBER)
@@ -143,7 +143,7 @@ def _curate_batch(connection: Connection, rows: Sequence[Any], findings: Finding
     return Counter(images=len(images), rejects=len(rejects), reopened=n_reopened) + by_reason
 
 
-# The group that an image has now is the one that its going or changing may split.
+# An image's present group is the one that may split when the image leaves or changes.
 _NOTE_CHANGED = text("""
     INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM image WHERE isic_id = ANY(:ids)
     ON CONFLICT DO NOTHING
@@ -154,7 +154,7 @@ _NOTE_NEW = text("""
 
 
 def _image_row(image: CuratedImage) -> dict[str, Any]:
-    """The image's facts, and the group it is in until groups are computed: that of its identity alone."""
+    """The image's facts, and its group until groups are computed: its identity alone."""
     atom = atom_of(image.patient_id, image.lesion_id, image.isic_id)
     return vars(image) | {"group_id": atom, "atom_id": atom}
 

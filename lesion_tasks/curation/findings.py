@@ -1,7 +1,7 @@
-"""What a curation could not take as it stood -> counts and words for whoever gave the data.
+"""What a curation could not use as given -> counts and messages for whoever supplied the data.
 
 A placeholder for a patient ties strangers into one group; a sex that cannot be read leaves its image out of a task that
-asks for it. Neither is an error of one record, so it has to be seen over all of them: by its values and their counts.
+needs it. Neither is an error of a single record: it shows only in the values and their counts over all records.
 """
 
 from collections import Counter, defaultdict
@@ -14,15 +14,15 @@ from lesion_tasks.archive.printable import printable
 from lesion_tasks.curation.cleaning import Rejected, unread_values
 
 N_EXAMPLES = 3
-MAX_VALUES = 1_000  # that are counted one by one, of each field
+MAX_VALUES = 1_000  # distinct values counted for each field
 
-# Nobody has one in twenty of all pictures; below 20 pictures a share says nothing.
+# Nobody has one in twenty of all pictures; below 20 pictures a share means nothing.
 MAX_SHARE_OF_IDENTITY = 0.05
 MIN_IMAGES_OF_IDENTITY = 20
 
 
 class Findings:
-    """Gathers, in bounded memory, what the records of a curation hold that is taken as missing or refused."""
+    """Collects, in bounded memory, the values of a curation that are taken as missing, and the records it rejects."""
 
     def __init__(self) -> None:
         self.n_unread: Counter[str] = Counter()  # by field
@@ -40,7 +40,7 @@ class Findings:
                 values[shown] += 1
 
     def note_reject(self, reject: Rejected) -> None:
-        """Count a record that is no image."""
+        """Count a record that is not an image."""
         self._n_rejects[reject.reason] += 1
         examples = self._examples[reject.reason]
         if len(examples) < N_EXAMPLES:
@@ -52,12 +52,12 @@ class Findings:
             found = ", ".join(
                 f"{value} {n:,} times" for value, n in self._values[field].most_common(N_EXAMPLES)
             )
-            yield f"{field} of {n:,} records taken as missing; found {found}"
+            yield f"{field} taken as missing in {n:,} records; found {found}"
 
     def rejects_in_words(self) -> Iterator[str]:
         """Yield one line for each reason of a reject."""
         for reason, n in self._n_rejects.most_common():
-            yield f"{n:,} records are no images ({reason}), such as {'; '.join(self._examples[reason])}"
+            yield f"{n:,} records are not images ({reason}), such as {'; '.join(self._examples[reason])}"
 
 
 _TOUCHED = "WHERE atom_id IN (SELECT atom_id FROM image WHERE curated_in >= :since)"
@@ -67,7 +67,7 @@ _LARGE = """
     HAVING count(*) >= :least AND count(*) > :share * (SELECT count(*) FROM image)
     ORDER BY n DESC LIMIT :n_named
 """
-# A placeholder for a lesion stands under many patients, so that it leaves rejects and no image.
+# A placeholder for a lesion belongs to many patients, so all its records are rejected and none is an image.
 _LARGE_CONTESTED = text("""
     SELECT detail, count(*) AS n, (SELECT count(*) FROM image) + CAST(sum(count(*)) OVER () AS bigint) AS n_all
     FROM reject WHERE reason = 'lesion_of_two_patients' GROUP BY detail ORDER BY n DESC LIMIT :n_named
@@ -77,7 +77,7 @@ _LARGE_CONTESTED = text("""
 def large_identities(connection: Connection, *, since: int | None = None) -> list[str]:
     """Name each patient or lesion that holds more than 5 % of all images and at least 20, with its count.
 
-    `since` is the number of a curation: only identities with an image that it or a later one has touched.
+    `since` is the number of a curation: only identities with an image that it or a later one touched.
     """
     values: dict[str, Any] = {
         "least": MIN_IMAGES_OF_IDENTITY,
@@ -86,9 +86,9 @@ def large_identities(connection: Connection, *, since: int | None = None) -> lis
     }
     statement = text(_LARGE.format(touched="" if since is None else _TOUCHED))
     rows = connection.execute(statement, values | ({} if since is None else {"since": since}))
-    doubt = "is that one identity, or a word for none?"
+    doubt = "is that one identity, or a placeholder?"
     words = [
-        f"{row.n:,} of {row.n_all:,} images stand under one {'patient' if row.is_patient else 'lesion'}, "
+        f"{row.n:,} of {row.n_all:,} images belong to one {'patient' if row.is_patient else 'lesion'}, "
         f"{printable(repr(row.atom_id), 80)}: {doubt}"
         for row in rows
     ]

@@ -1,4 +1,4 @@
-"""Identities and picture hashes -> groups that must stay on one side, and the subset that each falls in.
+"""Identities and picture hashes -> groups that must stay on one side.
 
 A group is a connected component over patient, lesion, identical bytes and near-duplicate pictures. Everything
 here is a pure function of the set of images: the order in which they arrived does not matter.
@@ -10,7 +10,7 @@ import numpy as np
 
 
 def atom_of(patient_id: str | None, lesion_id: str | None, isic_id: str) -> str:
-    """The widest identity known of one image: what its subset is drawn from."""
+    """The widest known identity of an image, which decides its subset."""
     return patient_id or lesion_id or isic_id
 
 
@@ -43,7 +43,7 @@ def groups_of(
 
 
 def _codes(words: Sequence[str | None]) -> np.ndarray:
-    """Number the words, equal ones alike: (n,) int64; every missing one gets a number of its own."""
+    """Number the words, equal ones alike: (n,) int64; every missing one gets its own number."""
     number: dict[str, int] = {}
     return np.array(
         [-1 - i if word is None else number.setdefault(word, len(number)) for i, word in enumerate(words)],

@@ -1,10 +1,11 @@
-"""A picture -> landmarks that survive cropping, turning, mirroring, rims and other colours; pictures that share some.
+"""A picture -> landmarks that survive crops, rotation, mirroring, rims and colour changes; pairs that share some.
 
 A landmark is an extremum of the difference of two blurs (Lowe 2004, "Distinctive Image Features from Scale-Invariant
-Keypoints", section 3) at one of eight scales. Its surroundings are read on rings. What is kept of them are products of
-their Fourier coefficients along the ring that neither a turn nor a mirror image changes, and whether they lie above or
-below what is usual, by 48 fixed directions (random hyperplanes: Charikar 2002, "Similarity Estimation Techniques from
-Rounding Algorithms"). Signs do not depend on brightness or contrast, and an inverted picture has the same ones.
+Keypoints", section 3) at one of eight scales. Its surroundings are read on rings. Its description consists of products
+of their Fourier coefficients along the ring, which neither a rotation nor a mirror image changes. Its code says on
+which side of 48 fixed hyperplanes through the usual description it lies (random hyperplanes: Charikar 2002, "Similarity
+Estimation Techniques from Rounding Algorithms"). The signs do not depend on brightness or contrast, and an inverted
+picture has the same ones.
 """
 
 from collections.abc import Iterator
@@ -15,13 +16,13 @@ import numpy as np
 
 from lesion_tasks.archive.picture import open_picture
 
-LANDMARKS_VERSION = 1  # raise it whenever landmarks come out otherwise: all are then found anew
-FRAME_PX = 128  # the longer side of a picture, its plain rim cut off, when landmarks are sought
+LANDMARKS_VERSION = 1  # raise it whenever landmarks come out differently: all are then computed again
+FRAME_PX = 128  # the longer side of a picture, without its plain rim, when landmarks are sought
 N_BITS = 48
 MAX_LANDMARKS = 40  # 5 at each scale
-# A crop lies at most half a step from one of them: 6 %, which codes bear. A step of 19 % lost every other crop of 8 %.
+# A crop is at most half a step from one of them: 6 %, which codes tolerate. A step of 19 % lost half the crops of 8 %.
 _SCALES_PX = tuple(2.0 * 1.12**step for step in range(8))
-_PLAIN_LEVELS = 12  # a row of a rim varies by less grey levels than this
+_PLAIN_LEVELS = 12  # a row of a rim varies by fewer grey levels than this
 _RINGS = 0.9 * np.arange(1, 7)  # radii, in scales
 _N_ANGLES = 16
 _ORDERS = 5  # Fourier orders along a ring
@@ -34,11 +35,11 @@ _WEIGHTS = (
     0.5,
 )  # of orders 0 to 5 in a code: compression changes the higher ones more
 _FLOOR_LEVELS = 0.3  # a fainter extremum is noise
-# Keys of landmarks are so long that few of those that do not belong together agree by chance.
+# Keys of landmarks are long enough that few unrelated ones agree by chance.
 _N_BLOCKS, _BLOCK_BITS = 8, 6
-_MAX_SHARED_BITS = 7  # by which two codes that agree in a key may differ altogether
+_MAX_SHARED_BITS = 7  # total bits in which two codes that agree in a key may differ
 _NEIGHBOURS = 3
-_COMMON = 16  # landmarks that share a key: where more do, each is compared with its next neighbours alone
+_COMMON = 16  # landmarks that share a key: if more do, each is compared only with its next neighbours
 _PART_ROWS = 2**22  # sorted at once: a few dozen MiB
 
 
@@ -58,7 +59,7 @@ def read_grey(data: bytes) -> np.ndarray:
 
 
 def _inside_rim(grey: np.ndarray) -> tuple[int, int, int, int]:
-    """Left, upper, right and lower edge of what a rim of one plain colour leaves: rows, columns, rows again."""
+    """Left, upper, right and lower edge of the picture inside a plain rim. Trims rows, columns, then rows again."""
     upper, lower = _plain_ends(grey)
     left, right = _plain_ends(grey[upper:lower].T)
     upper, lower = _plain_ends(grey[:, left:right])
@@ -73,7 +74,7 @@ def _plain_ends(rows: np.ndarray) -> tuple[int, int]:
         levels = level[::step]
         is_rim = is_plain[::step] & (np.abs(levels - levels[0]) < _PLAIN_LEVELS)
         n = int(np.argmin(is_rim)) if not is_rim.all() else len(levels)
-        return n + 1 if n else 0  # the row between rim and picture is a mixture of both
+        return n + 1 if n else 0  # the row between rim and picture mixes both
 
     first, last = depth(1), depth(-1)
     return (first, len(rows) - last) if first + last < 0.6 * len(rows) else (0, len(rows))
@@ -100,13 +101,13 @@ def landmarks_of(grey: np.ndarray) -> np.ndarray:
 
 
 def places_of(landmarks: np.ndarray) -> np.ndarray:
-    """Where landmarks lie in their picture's frame: (..., 2) float32, x and y in px."""
+    """The positions of landmarks in their picture's frame: (..., 2) float32, x and y in px."""
     x, y = (landmarks >> np.uint64(6)) & np.uint64(63), landmarks & np.uint64(63)
     return 2 * np.stack([x, y], axis=-1).astype(np.float32) + 0.5
 
 
 def _described(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """x, y and scale (n, 3) of the extrema, and what surrounds them (n, 101)."""
+    """x, y and scale (n, 3) of the extrema, and descriptions of their surroundings (n, 101)."""
     from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, uniform_filter
 
     places, descriptions = [], []
@@ -135,10 +136,10 @@ def _described(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _invariants(rings: np.ndarray) -> np.ndarray:
-    """Numbers that stay when grey levels on rings, (n, 6, 16), are turned or mirrored: (n, 101).
+    """Numbers that do not change when grey levels on rings, (n, 6, 16), are rotated or mirrored: (n, 101).
 
-    A turn multiplies the coefficients of one order on all rings by the same phase, a mirror image conjugates them:
-    the real part of a product of one with the conjugate of another keeps its value.
+    A rotation multiplies the coefficients of one order on all rings by the same phase, a mirror image conjugates them:
+    the real part of the product of one with the conjugate of another keeps its value.
     """
     fourier = np.fft.rfft(rings, axis=2)
     mean = _unit(fourier[:, :, 0].real - fourier[:, :, 0].real.mean(axis=1, keepdims=True))
@@ -160,10 +161,10 @@ def _unit(values: np.ndarray) -> np.ndarray:
 
 @cache
 def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean and spread of descriptions, (101,) each, over pictures of noise, and directions (101, 48) to ask along."""
+    """Mean and spread of descriptions of noise pictures, (101,) each, and the directions (101, 48) of hyperplanes."""
     from scipy.ndimage import gaussian_filter
 
-    draw = np.random.RandomState(0)  # its numbers never change: codes are kept for good
+    draw = np.random.RandomState(0)  # its numbers never change, and codes are kept for good
     found = []
     for _ in range(24):
         layers = [gaussian_filter(draw.standard_normal((96, 128)), s) * s**1.5 for s in (1, 2, 4, 8, 16)]
@@ -180,11 +181,11 @@ def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def pairs_in_common(
     landmarks: np.ndarray, pictures: np.ndarray, *, fresh: np.ndarray | None = None
 ) -> np.ndarray:
-    """Pairs of pictures that share landmarks in one arrangement: (m, 2) numbers of pictures, smaller first, sorted.
+    """Pairs of pictures that share landmarks in one arrangement: (m, 2) picture numbers, smaller first, sorted.
 
-    `landmarks` is (n,) uint64, `pictures` (n,) int the number of each one's picture. With `fresh`, bool by number of
-    picture, only pairs with at least one that is. Two of the shared landmarks must lie as far apart in one picture as
-    in the other, along its axes in either order, give or take a fifth. Not exact: some pairs are missed.
+    `landmarks` is (n,) uint64, `pictures` (n,) int the picture number of each. With `fresh`, bool by picture number,
+    only pairs with at least one fresh picture. Two of the shared landmarks must be as far apart in one picture as in
+    the other, along its axes in either order, give or take a fifth. Not exact: some pairs are missed.
     """
     shared = [np.empty(0, dtype=np.uint64), *_sharing(landmarks, pictures, fresh)]
     n = np.uint64(max(len(landmarks), 1))
@@ -206,7 +207,7 @@ def pairs_in_common(
 
 
 def _same_arrangement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Are these steps, (m, 2) px, the same but for a quarter turn, a mirror image and a fifth of their length?"""
+    """Are these steps, (m, 2) px, the same up to a quarter turn, a mirror image and a fifth of their length?"""
     one, other = np.abs(one), np.abs(other)
     length = np.hypot(one[:, 0], one[:, 1])
     off = np.minimum(np.abs(one - other).max(axis=1), np.abs(one - other[:, ::-1]).max(axis=1))
@@ -216,7 +217,8 @@ def _same_arrangement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 def _keys_for(n: int) -> tuple[int, int]:
     """How many of the eight blocks of a code must agree among n landmarks, and how many choices of them are tried.
 
-    24 bits, or 30 above eight million landmarks (200,000 pictures): fewer agree by chance, and more copies are missed.
+    24 bits, or 30 above eight million landmarks (200,000 pictures), where fewer agree by chance but more copies are
+    missed.
     """
     return (4, 12) if n <= 2**23 else (5, 20)
 
@@ -249,7 +251,7 @@ def _sharing(landmarks: np.ndarray, pictures: np.ndarray, fresh: np.ndarray | No
 
 
 def _parts(keys: np.ndarray, is_fresh: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Row numbers by what their keys begin with, few enough to sort; with fresh ones, only those that share one's."""
+    """Row numbers by the start of their keys, few enough to sort; with fresh rows, only parts that hold one."""
     begin = keys >> np.uint32(12)
     if is_fresh is not None:
         is_met = np.zeros(int(begin.max(initial=0)) + 1, dtype=bool)
@@ -283,7 +285,7 @@ def _near_with_one_key(
     for first, second in combinations(range(_COMMON), 2):
         left = starts[sizes > second]
         sides.append((left + first, left + second))
-    # In the order of their codes the nearest of a crowd are neighbours.
+    # Sorted by code, the nearest of a crowd are neighbours.
     crowd = crowd[np.lexsort((codes[crowd], sorted_keys[crowd]))]
     for distance in range(1, _NEIGHBOURS + 1):
         left, right = crowd[:-distance], crowd[distance:]

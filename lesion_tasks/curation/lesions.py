@@ -1,4 +1,4 @@
-"""The lesions of some images -> one patient for each, or none where records name two."""
+"""The lesions of some images -> one patient for each, or none if records name two."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, identity
 from lesion_tasks.database.bulk import upsert_rows
 
-_CONTESTED = "two patients"  # stands in the place of a patient id
+_CONTESTED = "two patients"  # stands in for a patient id
 
 
 _ADOPT_PATIENT = text("""
@@ -37,7 +37,7 @@ _REJECT_CONTESTED = text("""
 """)
 
 
-# What the records of other images of some lesions say now, whether those images are used or were refused.
+# What the records of other images of these lesions say now, whether those images are used or were refused.
 _NAMED_BY_OTHERS = text("""
     SELECT v.document #>> '{metadata,clinical,lesion_id}' AS lesion_id,
            v.document #>> '{metadata,clinical,patient_id}' AS patient_id
@@ -50,7 +50,7 @@ _NAMED_BY_OTHERS = text("""
         AND v.document #>> '{metadata,clinical,lesion_id}' = ANY(:ids)
         AND v.document #>> '{metadata,clinical,patient_id}' <> ''
 """)
-# Lesions that these records were refused for, as they were then: the archive may have moved one to another lesion.
+# The lesions for which these records were refused, as they were then: the archive may since have reassigned a record.
 _REFUSED_BEFORE = text("""
     SELECT DISTINCT v.document #>> '{metadata,clinical,lesion_id}'
     FROM reject j JOIN record_version v ON v.isic_id = j.isic_id AND v.version = j.record_version
@@ -68,13 +68,13 @@ _REOPEN = text("""
 def settle_lesions(
     connection: Connection, images: Sequence[CuratedImage], judged: Sequence[str], number: int
 ) -> tuple[list[CuratedImage], list[Rejected], int]:
-    """Upsert the lesions of some images; returns the images with their lesion's patient, those of no use, and how
-    many others were refused before and are to be judged again.
+    """Upsert the lesions of some images; returns the images with their lesion's patient, the unusable ones, and how
+    many others were refused before and must be judged again.
 
-    A lesion has one patient: an image of it without a patient takes over the one that another image names.
-    Where records name two, no image of the lesion is used, whichever record came first, until the archive corrects
-    one of them. Other images of these lesions follow, under the number of this curation. `judged` are the ids of the
-    records that are judged now, whether they made an image or not.
+    A lesion has one patient: an image of it without a patient takes the one that another image names.
+    If records name two, no image of the lesion is used, whichever record came first, until the archive corrects
+    one of them. Other images of these lesions are updated too, under the number of this curation. `judged` are the ids
+    of the records that are being judged, whether or not they made an image.
     """
     patient_by_lesion, n_reopened = _patients(connection, images, judged, number)
     settled, contested = [], []
@@ -99,7 +99,7 @@ def _rejected(image: CuratedImage) -> Rejected:
 def _patients(
     connection: Connection, images: Sequence[CuratedImage], judged: Sequence[str], number: int
 ) -> tuple[dict[str, str | None], int]:
-    """The patient of each lesion of these images: None where unknown, `_CONTESTED` where there are two."""
+    """The patient of each lesion of these images: None if unknown, `_CONTESTED` if there are two."""
     patients_by_lesion: dict[str, set[str]] = {}
     for image in images:
         if image.lesion_id is not None:
@@ -112,7 +112,7 @@ def _patients(
         {"ids": list(patients_by_lesion)},
     ).all()
     before = {row.lesion_id for row in known if row.is_contested}
-    # What is noted of a lesion may be a patient whom no record names any more: where they differ, all are asked.
+    # A lesion's stored patient may be one that no record names any more: if they differ, all records are read.
     if doubtful := before | {
         row.lesion_id for row in known if patients_by_lesion[row.lesion_id] != {row.patient_key}
     }:

@@ -1,7 +1,7 @@
-"""Stored pictures -> their landmarks in the database, each found once.
+"""Stored pictures -> their landmarks in the database, each computed once.
 
-Whatever image has none gets them here: new ones, those stored before there were landmarks, and all of them when the
-rules change. Each batch is one transaction, so a killed run goes on where it stopped.
+Every image without landmarks gets them here: new ones, those stored before landmarks existed, and all of them when the
+rules change. Each batch is one transaction, so a killed run continues where it stopped.
 """
 
 from collections.abc import Sequence
@@ -31,8 +31,8 @@ _UNMARKED = text("""
         SELECT FROM picture_landmarks m WHERE m.sha256 = i.sha256 AND m.version = :version
     ) ORDER BY i.sha256 LIMIT :n
 """)
-# Images that were there before their landmarks are compared as new ones are, and count as changed: their groups may
-# gain members.
+# Images that are older than their landmarks are compared like new ones and count as changed: their groups may gain
+# members.
 _NOTE_OLD = text("""
     WITH noted AS (
         INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM image WHERE sha256 = ANY(:ids)
@@ -43,9 +43,9 @@ _NOTE_OLD = text("""
 
 
 def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
-    """Find the landmarks of every image's picture that has none yet; returns of how many pictures.
+    """Find the landmarks of every image's picture that has none yet; returns the number of pictures.
 
-    `next_number` is the statement that gives the number of the running curation. A picture that cannot be read has
+    `next_number` is the statement that returns the number of the running curation. A picture that cannot be read has
     no landmarks.
     """
     n_marked, after = 0, ""
@@ -91,7 +91,7 @@ def _landmarks(bucket: Bucket, object_key: str) -> bytes:
 
 
 def read_landmarks(connection: Connection) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """Of all images: the sha256 of each picture that has landmarks, all landmarks, and the row number of each one's."""
+    """For all images: the sha256 of each picture with landmarks, all landmarks, and the picture number of each."""
     sha256s: list[str] = []
     parts, sizes = [np.empty(0, dtype=np.uint64)], []
     query = text("""

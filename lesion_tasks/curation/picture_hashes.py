@@ -1,8 +1,8 @@
 """Picture hashes, thumbprints and pixels -> which pictures show the same thing.
 
-Three looks, each closer and dearer than the one before, because no cheap one can tell two photographs of small dark
-spots from two copies of one photograph (docs/decisions/0003-near-duplicates.md): hashes within a few bits, found
-without comparing all pairs; thumbprints that correlate; and fine detail of the pictures themselves.
+Three comparisons, each finer and more expensive than the one before, because no cheap one can tell two photographs of
+small dark spots from two copies of one photograph (docs/decisions/0003-near-duplicates.md): hashes within a few bits,
+found without comparing all pairs; thumbprints that correlate; and fine detail of the pictures themselves.
 """
 
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ import numpy as np
 from lesion_tasks.archive.picture import open_picture
 
 HASH_BITS = 64
-# The hash sets half its bits, so distances between real pictures are even: 6 takes in what 7 would.
+# The hash sets half of its bits, so distances between real pictures are even: 6 includes everything that 7 would.
 MAX_BITS = 6
 MIN_PRINT_CORRELATION = 0.95
 MIN_DETAIL_CORRELATION = 0.67
@@ -25,7 +25,7 @@ _MARGIN_PX = 15  # the dark corners and rims of the optics are alike in all pict
 _BLUR_PX, _CONTRAST_PX, _CONTRAST_FLOOR = 2.0, 4.0, 4.0
 _MAX_SHIFT_PX = 6
 _BRUTE_PAIRS = 1_500_000_000  # below this, comparing all pairs is faster than sorting
-_NEAR_ROWS = 2**14  # of them at once: 128 KiB, which stay in the processor's cache for all that look at them
+_NEAR_ROWS = 2**14  # compared at once: 128 KiB, which stay in the processor's cache meanwhile
 _CHUNK_PAIRS = 2**22  # compared at once: 32 MiB of row numbers on either side
 
 
@@ -34,7 +34,7 @@ def near_pairs(
 ) -> np.ndarray:
     """All pairs of rows whose hashes differ in at most `max_bits` bits: (m, 2) row numbers, smaller first, sorted.
 
-    `hashes` is (n,) int64 or uint64. With `fresh`, row numbers, only pairs with at least one of them. Exact.
+    `hashes` is (n,) int64 or uint64. With `fresh` (row numbers), only pairs with at least one of them. Exact.
     """
     values = hashes.astype(np.int64, copy=False).view(np.uint64)
     if fresh is not None and len(fresh) * len(values) <= _BRUTE_PAIRS:
@@ -91,7 +91,7 @@ def _near_by_blocks(values: np.ndarray, max_bits: int) -> Iterator[np.ndarray]:
 
 
 def _agreeing_blocks(max_bits: int) -> int:
-    """How many blocks must agree: few choices to sort by, yet a key long enough to tell a million rows apart."""
+    """How many blocks must agree: few choices to sort by, but a key long enough to tell a million rows apart."""
     for n in range(1, HASH_BITS):
         if n * HASH_BITS / (max_bits + n) >= 17 or comb(max_bits + n + 1, n + 1) > 1_000:
             return n
@@ -130,7 +130,7 @@ def print_correlation(left: np.ndarray, right: np.ndarray) -> np.ndarray:
 
 
 def read_detail(data: bytes) -> np.ndarray:
-    """The fine detail of a picture's middle: float32 (66, 66), local contrast evened out, fading to the rim."""
+    """The fine detail of a picture's centre: float32 (66, 66), with local contrast normalized, fading to the rim."""
     from PIL import Image
     from scipy.ndimage import gaussian_filter
 

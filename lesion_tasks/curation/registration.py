@@ -1,7 +1,7 @@
-"""Two pictures and their landmarks -> how well their fine detail agrees once one is laid upon the other.
+"""Two pictures and their landmarks -> how well their fine detail agrees once they are aligned.
 
 Landmarks with nearly the same code give the similarity transform, mirrored or not, that most of them obey; under it,
-fine detail is correlated where both pictures are.
+fine detail is correlated where the pictures overlap.
 """
 
 import numpy as np
@@ -10,15 +10,15 @@ from lesion_tasks.curation.landmarks import places_of
 
 # Look-alikes of HAM10000 reach 0.70.
 MIN_REGISTERED_CORRELATION = 0.73
-MIN_AGREEING_PLACES = 5  # nine in ten candidates have fewer, hardly any copy
+MIN_AGREEING_PLACES = 5  # nine in ten candidates have fewer; hardly any copy does
 
-_MAX_CODE_BITS = 11  # by which codes of one landmark in two pictures may differ
+_MAX_CODE_BITS = 11  # in which the codes of one landmark in two pictures may differ
 _NEAR_PX = 4.0
 _MIN_STEP_PX = 14.0
 _SCALE_LIMITS = (0.7, 1.4)
 _MAX_MATCHES = 60
 _FINE_PX, _BLUR_PX, _CONTRAST_PX, _CONTRAST_FLOOR = 1.0, 3.0, 6.0, 2.0
-_BORDER_PX = 8  # detail is not read nearer to an edge, where blurs see beyond it
+_BORDER_PX = 8  # detail is not read nearer to an edge, where blurs reach beyond it
 _MAX_SHIFT_PX = 3
 _MIN_OVERLAP = 0.35  # share of the picture
 
@@ -26,10 +26,9 @@ _MIN_OVERLAP = 0.35  # share of the picture
 def registered_correlation(
     one: np.ndarray, other: np.ndarray, one_landmarks: np.ndarray, other_landmarks: np.ndarray
 ) -> float:
-    """The correlation of fine detail of two pictures, as `read_grey` gives them, laid upon each other: 0 to 1.
+    """The correlation of fine detail of two pictures from `read_grey` once they are aligned: 0 to 1.
 
-    0 where landmarks agree at fewer than `MIN_AGREEING_PLACES`. The sign is left out: inverted pictures are
-    copies, too.
+    0 if landmarks agree at fewer than `MIN_AGREEING_PLACES`. The sign is dropped: inverted pictures are copies too.
     """
     best = 0.0
     for linear, shift in _transforms(one_landmarks, other_landmarks):
@@ -43,7 +42,7 @@ def n_agreeing_places(one: np.ndarray, other: np.ndarray) -> int:
 
 
 def _similarities(one: np.ndarray, other: np.ndarray) -> list[tuple[int, complex, complex]]:
-    """Of pictures as they are and of the one mirrored: how many places agree, factor and shift of the best."""
+    """For the pictures as they are and with one mirrored: how many places agree, factor and shift of the best fit."""
     if not len(one) or not len(other):
         return []
     n_bits = np.bitwise_count((one[:, None] ^ other[None, :]) >> np.uint64(16))
@@ -70,7 +69,7 @@ def _transforms(one: np.ndarray, other: np.ndarray) -> list[tuple[np.ndarray, np
 
 
 def _best_similarity(z: np.ndarray, w: np.ndarray) -> tuple[int, complex, complex]:
-    """How many of the matches z -> w obey the best w = factor z + shift, and that: every two of them are tried."""
+    """How many matches z -> w obey the best w = factor z + shift, its factor and shift: tries every pair of them."""
     first, second = np.triu_indices(len(z), 1)
     step = z[first] - z[second]
     is_long = np.abs(step) >= _MIN_STEP_PX
@@ -87,7 +86,7 @@ def _best_similarity(z: np.ndarray, w: np.ndarray) -> tuple[int, complex, comple
     middle_z, middle_w = z.mean(), w.mean()
     spread = (np.abs(z - middle_z) ** 2).sum()
     fitted = ((w - middle_w) * (z - middle_z).conj()).sum() / spread if spread > 1 else factor[best]
-    # Matches of one place at several scales count once.
+    # Matches of the same place at several scales count once.
     n = len({(round(p.real / 6), round(p.imag / 6)) for p in z.tolist()})
     return n, complex(fitted), complex(middle_w - fitted * middle_z)
 

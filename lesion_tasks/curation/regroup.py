@@ -1,8 +1,8 @@
-"""Images that came, changed or went -> the groups they belong to now, and no others.
+"""Images that arrived, changed or left -> new groups for them and whatever they touch, and for no others.
 
 Everything that can split or join a group is noted in `ungrouped` by the transaction that did it. Here the pictures of
 new images are compared, the groups that any of this can touch are computed from their members' links, and the notes
-are deleted. The result is that of computing all groups from all images at once.
+are deleted. The result is the same as computing all groups from all images at once.
 """
 
 from sqlalchemy import Connection, text
@@ -12,14 +12,14 @@ from lesion_tasks.curation.copies import compare_pictures, copies_among
 from lesion_tasks.curation.grouping import groups_of
 from lesion_tasks.database.bulk import copy_rows
 
-# Changes are numbered, so that a split can ask for those it has not seen.
+# Changes are numbered, so that a split can query those it has not seen.
 NEXT_NUMBER = text("""
     SELECT 1 + greatest((SELECT max(curated_in) FROM image), (SELECT max(curated_in) FROM reject), 0)
 """)
 
 # Everything that a change can touch: the groups that changed images were in, and those that they, their identities,
 # bytes or copies lead to now. No other group gains or loses a link. A day's images are few, but the planner cannot know
-# how few images share an identity with them: `OFFSET 0` has it look each of them up and not read the whole table.
+# how few images share an identity with them: `OFFSET 0` makes it look each one up instead of reading the whole table.
 _TOUCHED = """
     WITH fresh AS (
         SELECT i.atom_id, i.lesion_id, i.sha256, i.group_id FROM image i JOIN ungrouped USING (isic_id)
@@ -42,7 +42,7 @@ _TOUCHED = """
     ) i ORDER BY i.isic_id
 """
 _ALL = "SELECT isic_id, atom_id, lesion_id, sha256, group_id FROM image ORDER BY isic_id"
-_FEW = 0.1  # share of images up to which it pays to ask which others they touch
+_FEW = 0.1  # share of images up to which it pays to look up which others they touch
 
 
 def regroup(connection: Connection, bucket: Bucket) -> dict[str, int]:
@@ -63,8 +63,8 @@ def regroup(connection: Connection, bucket: Bucket) -> dict[str, int]:
         copies=copies_among(connection, number) if rows else np.empty((0, 2), dtype=np.int64),
     )
     connection.execute(text("CREATE TEMP TABLE regrouped (isic_id text, group_id text) ON COMMIT DROP"))
-    # A group that gained or lost a member is news for all its members, also where its name stays. Those that
-    # changed themselves were numbered then.
+    # If a group gained or lost a member, all its members count as changed, even if its name stays the same. Images that
+    # changed themselves were numbered when they did.
     n_rows = copy_rows(
         connection,
         "regrouped",

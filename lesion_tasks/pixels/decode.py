@@ -8,16 +8,16 @@ from lesion_tasks.catalog import InputSize
 
 
 def decode_picture(data: bytes, size: InputSize) -> np.ndarray:
-    """Decode a picture and make it a square: uint8 (side, side, 3), RGB 0..255. Raises `UnusablePictureError`.
+    """Decode a picture to a square: uint8 (side, side, 3), RGB 0 to 255. Raises `UnusablePictureError`.
 
-    Transparent parts are white. Antialiased bilinear resampling in whole numbers (Pillow's filter widens with
-    the scale), so that no detail is aliased and every machine gives the same bytes.
+    Transparent parts are white. Antialiased bilinear resampling in integer arithmetic (Pillow's filter widens with
+    the scale), so that no detail is aliased and every machine produces the same bytes.
     """
     return _squared(open_picture(data, "RGB", background=WHITE), size)
 
 
 def decode_mask(data: bytes, size: InputSize) -> np.ndarray:
-    """Decode a mask like the picture that it belongs to: grey uint8 (side, side), 0..255.
+    """Decode a mask like the picture that it belongs to: grey uint8 (side, side), 0 to 255.
 
     Transparent parts are black: where nothing is drawn, nothing is marked. Raises `UnusablePictureError`.
     """

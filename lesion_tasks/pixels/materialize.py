@@ -1,8 +1,8 @@
 """Manifest -> shards of decoded pixels, uint8 (n, side, side, 3), that a training maps into memory.
 
-A picture is decoded and resized once for each size, whatever manifest asks for it: only pictures that no shard
-holds yet are touched. Each shard is written under the digest of its members and then named in Postgres, one
-transaction each, so a killed run goes on at the next shard.
+A picture is decoded and resized once for each size, whichever manifest needs it: only pictures that no shard holds yet
+are processed. Each shard is written under the digest of its members and then named in Postgres, one transaction each,
+so a killed run continues with the next shard.
 """
 
 import hashlib
@@ -32,7 +32,7 @@ SHARD_IMAGES = 1_024
 
 
 def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> dict[str, Any]:
-    """Make sure every picture of a manifest stands in a shard at one size and aspect policy; returns counts."""
+    """Make sure that every picture of a manifest is in a shard of this input size; returns counts."""
     bucket = workspace.bucket
     engine = workspace.engine
     n_outdated = _forget_outdated(workspace, size)
@@ -64,9 +64,9 @@ def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> 
 
 
 def _forget_outdated(workspace: Workspace, size: InputSize) -> int:
-    """Drop the rows of pictures that the present decoder reads otherwise than the one that wrote them; how many.
+    """Drop rows of pictures that the current decoder reads differently from the one that wrote them; return how many.
 
-    Once for each size and version of the decoder: every file is looked at, and ordinary ones keep their pixels.
+    Runs once for each size and decoder version: every file is checked, and ordinary ones keep their pixels.
     """
     bucket, key = workspace.bucket, f"pixels/{size}/decoder-version"
     version = int(bucket.get(key)) if bucket.exists(key) else 1
@@ -94,16 +94,16 @@ def _forget_outdated(workspace: Workspace, size: InputSize) -> int:
             text("DELETE FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:ids)"),
             {"size": str(size), "ids": outdated},
         )
-    bucket.put(key, str(DECODER_VERSION).encode())  # last: who is killed before looks again
+    bucket.put(key, str(DECODER_VERSION).encode())  # last: a run killed before this checks again
     return len(outdated)
 
 
 def _is_decoded_alike(bucket: Bucket, key: str, *, version: int) -> bool:
-    """Whether a decoder of that version gave today's pixels of a stored picture; not of one that is refused by now."""
+    """Whether that decoder version produced today's pixels of a stored picture; False if it is refused by now."""
     try:
         picture = read_picture(bucket.get(key))
     except MissingObjectError:
-        return True  # there is nothing to decode anew
+        return True  # there is nothing to decode again
     return isinstance(picture, Picture) and picture.decoder_version <= version
 
 
@@ -117,7 +117,7 @@ def _decode(bucket: Bucket, key: str, *, size: InputSize) -> np.ndarray:
 def _store_shard(
     bucket: Bucket, engine: Any, size: InputSize, members: Sequence[str], pixels: np.ndarray
 ) -> None:
-    # With the version, so that pictures decoded anew never lie under the name of their former pixels.
+    # With the version, so that pictures decoded again never get the name of their former pixels.
     name = hashlib.sha256("\n".join([f"decoder {DECODER_VERSION}", *members]).encode()).hexdigest()[:32]
     key = f"pixels/{size}/{name}.npy"
     with scratch_file("shard.npy") as path:

@@ -1,8 +1,8 @@
 """Decoded pictures -> numbers about everything but the lesion: the frame, the light, the camera and the file.
 
-A ruler at the edge, a vignette, a colour cast or another JPEG quality can tell the classes apart where one institution
+A ruler at the edge, a vignette, a colour cast or a different JPEG quality can tell the classes apart if one institution
 sent the malignant lesions and another the benign ones. A model that knows no more than these has learned the archive.
-Only the rim of the picture is measured: what stands in its middle is the lesion, which a model is meant to see.
+Only the rim of the picture is measured: its middle is the lesion, which a model is meant to see.
 """
 
 import numpy as np
@@ -20,9 +20,9 @@ FACTS = (
 
 
 def picture_facts(pixels: np.ndarray) -> np.ndarray:
-    """Measure uint8 (n, side, side, 3), side at least 16: float32 (n, len(FACTS)), in levels of 0 to 255 or shares.
+    """Measure uint8 (n, side, side, 3), side at least 16: float32 (n, len(FACTS)), in levels from 0 to 255 or shares.
 
-    Memory does not grow with n beyond the result.
+    Apart from the result, memory does not grow with n.
     """
     facts = np.empty((len(pixels), len(FACTS)), dtype=np.float32)
     for start in range(0, len(pixels), BATCH_PICTURES):
@@ -60,13 +60,13 @@ def _measure(pixels: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _strip(pixels: np.ndarray, edge: int, width: int) -> np.ndarray:
-    """(n, width, side, 3) one of the four edges, laid level."""
+    """(n, width, side, 3) one of the four edges, laid out horizontally."""
     level = pixels if edge < 2 else pixels.transpose(0, 2, 1, 3)
     return level[:, :width] if edge % 2 == 0 else level[:, -width:]
 
 
 def _fine(grey: np.ndarray) -> np.ndarray:
-    """(n, m) how far each pixel is from the mean of its four neighbours, times four."""
+    """(n, m) how much each pixel differs from the mean of its four neighbours, times four."""
     around = grey[:, :-2, 1:-1] + grey[:, 2:, 1:-1] + grey[:, 1:-1, :-2] + grey[:, 1:-1, 2:]
     return np.abs(4 * grey[:, 1:-1, 1:-1] - around).reshape(len(grey), -1)
 

@@ -13,7 +13,7 @@ from lesion_tasks.catalog import InputSize
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSource:
-    """Pictures by SHA-256, lying in memory-mapped shards."""
+    """Pictures by SHA-256, in memory-mapped shards."""
 
     shards: tuple[np.ndarray, ...]  # each uint8 (n, side, side, 3)
     shard_of_row: np.ndarray  # (n_images,) int

@@ -1,4 +1,4 @@
-"""The members of a split -> which of them a subset keeps when classes shall be equal, by lowest hash."""
+"""The members of a split -> those that a subset keeps when classes are to be equal, by lowest hash."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def drawn_subsets(split: Split) -> tuple[str, ...]:
-    """The subsets of which a balanced draw is taken: val and test, and train where the recipe limits it."""
+    """The subsets that get a balanced draw: val and test, and train if the recipe limits it."""
     return SUBSETS if split.max_per_class is not None else ("val", "test")
 
 
@@ -24,8 +24,8 @@ def balanced_draw(
 ) -> list[bool]:
     """Tell which images are drawn: as many of each class as the rarest one has, at most `at_most`, by lowest hash.
 
-    A smaller draw is a part of a larger one, and an image that is in stays in as images come, unless the draw is
-    full and one with a lower hash takes its place.
+    A smaller draw is part of a larger one, and a drawn image stays in as images arrive, unless the draw is full and
+    one with a lower hash takes its place.
     """
     rows_by_label: dict[str, list[int]] = {label: [] for label in task.classes}
     for row, label in enumerate(labels):
@@ -40,7 +40,7 @@ def balanced_draw(
 
 
 def draw_members(members: "pd.DataFrame", split: Split, task: Task) -> "pd.DataFrame":
-    """Draw from the eligible images of all subsets: isic_id, subset, label -> the same and is_balanced, is_member."""
+    """Draw from the eligible images of all subsets: isic_id, subset, label -> plus is_balanced and is_member."""
     import pandas as pd
 
     parts = []
@@ -65,7 +65,7 @@ _ELIGIBLE = """
 
 
 def draw_balance(connection: Connection, split: Split, task: Task) -> None:
-    """Take the balanced draw anew and write down what it changed; whose place changed is added to `news`."""
+    """Take the balanced draw again and store what it changed; images whose place changed are added to `news`."""
     subsets = ", ".join(f"'{subset}'" for subset in drawn_subsets(split))
     before = copy_out(connection, _ELIGIBLE.format(split=split.name, subsets=subsets)).to_pandas()
     for flag in ("is_balanced", "is_member"):
@@ -84,7 +84,7 @@ def draw_balance(connection: Connection, split: Split, task: Task) -> None:
         after.loc[is_changed, ["isic_id", "is_balanced", "is_member"]].itertuples(index=False, name=None),
     )
     connection.execute(text("ANALYZE drawn"))
-    # Whoever is left out keeps label and group: a later draw may take it in.
+    # Images that are left out keep label and group: a later draw may take them in.
     connection.execute(
         text("""
             UPDATE split_member m SET is_balanced = d.is_balanced,

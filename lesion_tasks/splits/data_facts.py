@@ -29,7 +29,7 @@ COUNTED = {
     "Licence": "copyright_license",
     "Picture size": "pixels",
 }
-MAX_VALUES = 20  # rows of one table; the rest is summed up
+MAX_VALUES = 20  # rows of one table; the rest are added up
 
 
 def class_rows(class_counts: Mapping[str, Mapping[str, int]], task: Task) -> list[dict[str, Any]]:
@@ -52,7 +52,7 @@ def class_rows(class_counts: Mapping[str, Mapping[str, int]], task: Task) -> lis
 
 
 def share_rows(table: "pa.Table", split: Split, task: Task) -> list[dict[str, Any]]:
-    """How the groups of each class fell, against what was asked for, in standard errors."""
+    """How the groups of each class are distributed, against the requested shares, in standard errors."""
     return [
         {
             "label": label,
@@ -80,7 +80,7 @@ def missing_rows(table: "pa.Table") -> list[dict[str, Any]]:
 
 
 def imputation_rows(table: "pa.Table") -> list[dict[str, Any]]:
-    """What stands in for a missing number: the mean over train, beside the one over all images; None without values."""
+    """What replaces a missing number: the mean over train, beside that over all images; None without values."""
     import pyarrow.compute as pc
 
     train = table.filter(pc.equal(table["subset"], "train"))
@@ -138,7 +138,7 @@ def _word(value: Any) -> str:
 
 
 def _leading_rows(rows: dict[str, dict[str, Any]], *, by_name: bool) -> list[dict[str, Any]]:
-    """The commonest values first, or in the order of their names; the rest summed up."""
+    """The most common values first, or sorted by name; the rest are added up."""
     ordered = sorted(rows.items(), key=lambda item: item[0] if by_name else (-item[1]["n"], item[0]))
     shown = [{"value": value, **row} for value, row in ordered[:MAX_VALUES]]
     if rest := ordered[MAX_VALUES:]:
@@ -149,7 +149,7 @@ def _leading_rows(rows: dict[str, dict[str, Any]], *, by_name: bool) -> list[dic
 
 
 def group_rows(table: "pa.Table") -> list[dict[str, Any]]:
-    """Groups of the manifest by how many of its images they hold."""
+    """Groups of the manifest by the number of its images that they hold."""
     sizes = table.group_by("group_id").aggregate([([], "count_all")])["count_all"].to_pylist()
     edges = ((1, 1), (2, 2), (3, 3), (4, 5), (6, 10), (11, 100), (101, None))
     rows = []
@@ -162,7 +162,7 @@ def group_rows(table: "pa.Table") -> list[dict[str, Any]]:
 
 
 def quarantine_counts(connection: Connection, split: str, assignment: str) -> dict[str, int]:
-    """Groups and images in quarantine, and how many of the images have stood in a subset before."""
+    """Groups and images in quarantine, and how many of the images were in a subset before."""
     row = connection.execute(
         text("""
             SELECT count(DISTINCT m.group_id) AS groups, count(*) AS images, count(p.isic_id) AS former
@@ -175,7 +175,7 @@ def quarantine_counts(connection: Connection, split: str, assignment: str) -> di
 
 
 def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> dict[str, Any]:
-    """Identical files of the manifest, and copies in the whole catalogue that identities do not show."""
+    """Identical files of the manifest, and copies in the whole catalogue that identities do not reveal."""
     import pyarrow.compute as pc
 
     sizes = table.group_by("sha256").aggregate([([], "count_all")])["count_all"]
@@ -200,7 +200,7 @@ def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_sho
 
 
 def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -> list[dict[str, Any]]:
-    """Pairs with their pictures' keys: copies least alike first, look-alikes most alike first (the doubtful ones)."""
+    """Pairs with their pictures' keys, doubtful ones first: the least similar copies, the most similar look-alikes."""
     order = "ASC" if is_copy else "DESC"
     rows = connection.execute(
         text(f"""

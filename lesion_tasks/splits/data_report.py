@@ -23,7 +23,7 @@ THUMBNAIL_SIDE_PX = 144
 
 
 def page_key(digest: str) -> str:
-    """Where the page of a manifest lies in the bucket."""
+    """The key of a manifest's page in the bucket."""
     return f"reports/data/{digest}.html"
 
 
@@ -90,7 +90,7 @@ def collect_facts(
 def _rule_in_words(max_per_class: int | None) -> str:
     if max_per_class is None:
         return "Train holds every image that falls into it, with the natural share of classes."
-    return f"Train holds as many images of each class as the rarest one has, at most {max_per_class:,}, by lowest hash."
+    return f"Train holds as many images of each class as the rarest has, at most {max_per_class:,}, by lowest hash."
 
 
 def _funnel(steps: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -109,7 +109,7 @@ def _funnel(steps: list[Mapping[str, Any]]) -> list[dict[str, Any]]:
 def _changes(
     bucket: Bucket, connection: Connection, manifest: Any, tables: "Mapping[str, pa.Table]"
 ) -> dict[str, Any] | None:
-    """Against the manifest of the same split that was in force before this one was first made."""
+    """The changes since the manifest of the same split that was in force before this one was first made."""
     previous = connection.execute(
         text("""
             SELECT digest, object_key, created_at FROM manifest
@@ -143,7 +143,7 @@ def thumbnail(bucket: Bucket, key: str) -> str | None:
 
 
 def render_data_page(collected: Mapping[str, Any]) -> str:
-    """Render the page."""
+    """Render the page as HTML."""
     from lesion_tasks.reports.environment import environment
 
     page: str = environment().get_template("data_page.html.j2").render(**collected)

@@ -1,7 +1,7 @@
 """Which images a task leaves out, and why: every rule that an image passes through, in order, in one place.
 
 `curate.curate_record` rejects records before this (no usable picture, withdrawn, a lesion of two patients); the
-rules here depend on the task. Each has a reason word that stands in the database, in the funnel and in the report.
+rules here depend on the task. Each has a reason word that appears in the database, in the funnel and in the report.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,16 +13,16 @@ from lesion_tasks.splits.subsets import QUARANTINE
 REASONS = {
     # of curation
     "no_file": "No picture has been fetched.",
-    "file_refused": "The file is no usable picture.",
+    "file_refused": "The file is not a usable picture.",
     "withdrawn": "The archive no longer publishes it.",
-    "lesion_of_two_patients": "Its lesion stands under two patients.",
+    "lesion_of_two_patients": "Records name two patients for its lesion.",
     # of the task, in the order they are applied
-    "image_type": "Another kind of picture than the task is about.",
+    "image_type": "Not the kind of picture that the task is about.",
     "image_manipulation": "Altered or synthetic.",
     "no_diagnosis": "The archive gives no diagnosis.",
     "indeterminate": "The diagnosis is indeterminate: neither benign nor malignant.",
     "diagnosis_not_in_task": "Diagnosed, but as none of the task's classes.",
-    "no_sex": "The task asks for sex, as the paper does, and it is unknown.",
+    "no_sex": "The task requires a known sex, as the paper does, and it is unknown.",
     # of the split
     "quarantined": "Linked to images of another subset: on either side it would leak.",
     "beyond_balance": "In train, but its class has more images than the balanced set takes.",
@@ -31,7 +31,7 @@ REASONS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the rules look at."""
+    """The facts that the rules use."""
 
     image_type: str | None
     image_manipulation: str | None
@@ -62,5 +62,5 @@ def reason_to_leave_out(task: Task, facts: Facts) -> str | None:
 
 
 def reason_of_subset(subset: str) -> str | None:
-    """Why an image that passes every rule is left out all the same."""
+    """Why an image that passes every rule is nevertheless left out."""
     return "quarantined" if subset == QUARANTINE else None

@@ -11,7 +11,7 @@ from lesion_tasks.splits.subsets import SUBSETS
 
 
 def funnel_of(connection: Connection, split: str) -> list[dict[str, Any]]:
-    """In the order of the path. Each step has step and n (negative: left out), and a reason where images left."""
+    """The steps in order. Each has step and n (negative: left out), and a reason if images were left out."""
     n_records = connection.execute(text("SELECT count(*) FROM record")).scalar_one()
     rejects = connection.execute(text("SELECT reason, count(*) AS n FROM reject GROUP BY reason")).all()
     members = connection.execute(
@@ -40,7 +40,7 @@ def _losses(step: str, n_by_reason: dict[str, int]) -> list[dict[str, Any]]:
 N_LOOKED_AT = 1_000  # left-out images of each reason whose values are read
 N_VALUES_NAMED = 3
 
-# What an image was left out for, as its record has it: curation's own word for what it could not read is no word.
+# The value that an image was left out for, as its record has it: what curation could not read, it holds as missing.
 _FOUND = {
     "image_type": "v.document #>> '{metadata,acquisition,image_type}'",
     "image_manipulation": "v.document #>> '{metadata,acquisition,image_manipulation}'",

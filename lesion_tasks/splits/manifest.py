@@ -1,7 +1,7 @@
 """The manifest: an immutable table of images with subset and label, named by the digest of its rows.
 
-One parquet object for each manifest, `splits/<split>-<digest>.parquet`. The digest is taken over the values and not
-over the parquet bytes, so that it is the same with any library version; it is checked whenever a manifest is read.
+One Parquet object for each manifest, `splits/<split>-<digest>.parquet`. The digest is taken over the values and not
+over the Parquet bytes, so that it is the same with any library version; it is checked whenever a manifest is read.
 Since each row carries the SHA-256 of its picture, the digest covers the pixels.
 """
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-# In this order, which the digest depends on. Their names and types are those of the tables.
+# In this order, on which the digest depends. Names and types are those of the tables.
 SOURCES: tuple[InstrumentedAttribute[Any], ...] = (
     SplitMember.isic_id, SplitMember.subset, SplitMember.label, SplitMember.is_balanced,
     Image.group_id, Image.patient_id, Image.lesion_id, Image.sha256,
@@ -41,7 +41,7 @@ _REPETITIVE = [
 
 
 def object_key(split: str, digest: str) -> str:
-    """Where a manifest lies in the bucket."""
+    """The key of a manifest in the bucket."""
     return f"splits/{split}-{digest}.parquet"
 
 
@@ -65,9 +65,9 @@ def as_table(rows: "pd.DataFrame") -> "pa.Table":
 def digest_of(recipe: dict[str, Any], table: "pa.Table") -> str:
     """SHA-256 over the recipe in canonical JSON and the columns in order.
 
-    Of each column: its name; a byte for each row, 1 where there is a value; then the values, little-endian, 8 bytes
-    for a number and 1 for yes or no, and for text the lengths in bytes (8 bytes each) and the UTF-8 text. What is
-    missing is 0 or empty.
+    For each column: its name; a byte for each row, 1 if there is a value; then the values, little-endian, 8 bytes
+    for a number and 1 for yes or no, and for text the lengths in bytes (8 bytes each) and the UTF-8 text. Missing
+    values are 0 or empty.
     """
     digest = hashlib.sha256(_canonical(recipe))
     for name, kind in COLUMNS.items():
@@ -81,7 +81,7 @@ def _canonical_column(column: "pa.ChunkedArray", kind: str) -> list[Any]:
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if kind == "float":  # not a number is as missing as null is
+    if kind == "float":  # NaN counts as missing, like null
         column = pc.if_else(pc.fill_null(pc.is_nan(column), True), pa.scalar(None, pa.float64()), column)
     is_valid = np.ascontiguousarray(pc.is_valid(column).to_numpy().astype(np.uint8))
     if kind != "text":
@@ -104,7 +104,7 @@ def _canonical(value: Any) -> bytes:
 
 
 def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "pa.Table") -> str:
-    """Store the rows, sorted by isic_id, and return their digest; a known one is left as it is."""
+    """Store the rows, sorted by isic_id, and return their digest; an existing manifest is left unchanged."""
     import pyarrow.parquet as pq
 
     digest = digest_of(recipe, table)
@@ -112,14 +112,14 @@ def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "p
     if not bucket.exists(key):
         table = table.replace_schema_metadata({"lesion": _canonical({"recipe": recipe, "digest": digest})})
         with scratch_file("manifest.parquet") as path:
-            # Columns whose values differ from row to row gain nothing from a dictionary, and cost the time to fill it.
+            # Columns whose values differ from row to row gain nothing from a dictionary, and filling it takes time.
             pq.write_table(table, path, compression="zstd", use_dictionary=_REPETITIVE)
             bucket.put_file(key, path)
     return digest
 
 
 def read_table(bucket: Bucket, key: str) -> "pa.Table":
-    """Read the rows back, or raise `UnusableInputError` when they are not what the digest promises."""
+    """Read the rows back; raise `UnusableInputError` if they do not match their digest."""
     import pyarrow.parquet as pq
 
     with reading_object(bucket, key):
@@ -135,7 +135,7 @@ def read_table(bucket: Bucket, key: str) -> "pa.Table":
 
 
 def read_manifest(bucket: Bucket, key: str) -> "pd.DataFrame":
-    """The same as a data frame; missing text is None or NaN."""
+    """Read the rows as a data frame; missing text is None or NaN."""
     return read_table(bucket, key).to_pandas()
 
 
@@ -147,7 +147,7 @@ def has_manifest(engine: Engine, split: str) -> bool:
 
 
 def find_manifest(connection: Connection, digest: str, *, task: str | None = None) -> Manifest:
-    """The row of a manifest, detached; `UnusableInputError` where there is none, or where it is of another task."""
+    """The row of a manifest, detached; raises `UnusableInputError` if there is none or it is of another task."""
     with Session(connection, expire_on_commit=False) as session:
         found = session.get(Manifest, digest)
         session.expunge_all()
@@ -158,7 +158,7 @@ def find_manifest(connection: Connection, digest: str, *, task: str | None = Non
 
 
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
-    """Return digest and object key of the manifest that a split gave last."""
+    """Return digest and object key of the newest manifest of a split."""
     with engine.connect() as connection:
         row = connection.execute(
             text(

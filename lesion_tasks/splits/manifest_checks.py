@@ -1,4 +1,4 @@
-"""The rows of a manifest -> nothing, or an error that names the rows that break a promise, before anything trains."""
+"""The rows of a manifest -> nothing, or an error that names rows that break a promise, before anything trains."""
 
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 # Below this a subset cannot hold every class, and a figure on it means nothing.
 MIN_IMAGES_PER_CLASS = 1
-# Classes of groups fall into subsets by chance. A subset whose share of a class is this many standard errors off
+# Groups of a class fall into subsets by chance. A subset whose share of a class is this many standard errors off
 # was not drawn by chance: the hash, the grouping or the labels are broken.
 MAX_STANDARD_ERRORS = 8.0
-MIN_DIFFERENCE = 0.03  # quarantine takes more from small subsets than from large ones; that is no fault
+MIN_DIFFERENCE = 0.03  # quarantine takes more from small subsets than from large ones; that is not a fault
 N_NAMED = 5  # rows that a message names for each broken promise
 
 
@@ -33,7 +33,7 @@ def check_manifest(table: "pa.Table", split: Split, task: Task) -> None:
 
 
 def check_rows(frame: "pd.DataFrame", task: Task) -> str | None:
-    """What is wrong with single rows, all of it, with the ids of some; None where nothing is."""
+    """Everything that is wrong with single rows, with the ids of some; None if nothing is."""
     import pandera.pandas as pandera
 
     try:
@@ -44,7 +44,7 @@ def check_rows(frame: "pd.DataFrame", task: Task) -> str | None:
 
 
 def row_schema(task: Task) -> "pandera.DataFrameSchema":
-    """The promises about single rows: values in their ranges, and identities that stand on one side."""
+    """The promises about single rows: values within their ranges, and identities on one side only."""
     import pandera.pandas as pandera
 
     def one_of(values: Sequence[str], *, is_optional: bool = False) -> pandera.Column:
@@ -83,7 +83,7 @@ def row_schema(task: Task) -> "pandera.DataFrameSchema":
 
 
 def _alone(name: str, other: str) -> "pandera.Check":
-    """A check that all rows with one value of `name` have the same value of `other`; vectorised, by numbering both."""
+    """Check that all rows with one value of `name` have the same value of `other`; vectorised, by numbering both."""
     import pandas as pd
     import pandera.pandas as pandera
 
@@ -92,7 +92,7 @@ def _alone(name: str, other: str) -> "pandera.Check":
         is_known = codes >= 0
         codes, others = codes[is_known], others[is_known]
         first = np.full(codes.max(initial=-1) + 1, -1)
-        first[codes] = others  # some row of each; all others have to agree with it
+        first[codes] = others  # one row of each; all others must agree with it
         is_torn = np.zeros(len(first), dtype=bool)
         is_torn[codes[first[codes] != others]] = True
         is_right = np.ones(len(frame), dtype=bool)
@@ -103,12 +103,12 @@ def _alone(name: str, other: str) -> "pandera.Check":
 
 
 def _in_words(failures: "pd.DataFrame", frame: "pd.DataFrame") -> str:
-    """Every broken promise with how many rows break it, and some of them by id and value."""
+    """Every broken promise with the number of rows that break it, and some of them by id and value."""
     told = []
-    # A check of whole rows names every column of each: those are one promise.
+    # A check of whole rows reports every column of each: together they are one promise.
     of_column = failures["column"].where(failures["schema_context"] == "Column", "")
     for (column, check), some in failures.groupby([of_column, "check"], sort=False, dropna=False):
-        if some["index"].isna().any():  # of the whole table, such as a column that is not there
+        if some["index"].isna().any():  # about the whole table, such as a missing column
             told.append(f"{check}: {some['failure_case'].iloc[0]}")
             continue
         rows = some["index"].drop_duplicates().astype(int)
@@ -120,7 +120,7 @@ def _in_words(failures: "pd.DataFrame", frame: "pd.DataFrame") -> str:
     return "; ".join(told)
 
 
-_PANDERAS_OWN = {"field_uniqueness": "expected once", "not_nullable": "expected a value"}
+_PANDERAS_OWN = {"field_uniqueness": "expected each value once", "not_nullable": "expected a value"}
 
 
 def _row_in_words(frame: "pd.DataFrame", row: int, column: Any) -> str:
@@ -132,7 +132,7 @@ def _row_in_words(frame: "pd.DataFrame", row: int, column: Any) -> str:
 
 
 def _check_classes(table: "pa.Table", split: Split, task: Task) -> str | None:
-    """Every class in every subset."""
+    """Check that every class is in every subset."""
     import pyarrow.compute as pc
 
     for subset in SUBSETS:
@@ -145,7 +145,7 @@ def _check_classes(table: "pa.Table", split: Split, task: Task) -> str | None:
 
 
 def _check_balance(table: "pa.Table", split: Split, task: Task) -> str | None:
-    """Balanced draws hold as many of each class."""
+    """Check that balanced draws hold the same number of each class."""
     import pyarrow.compute as pc
 
     for subset in SUBSETS if split.max_per_class is not None else ("val", "test"):
@@ -155,12 +155,12 @@ def _check_balance(table: "pa.Table", split: Split, task: Task) -> str | None:
             for row in pc.value_counts(table.filter(is_drawn)["label"]).to_pylist()
         }
         if len({counts.get(label, 0) for label in task.classes}) != 1:
-            return f"the balanced draw of {subset} has {counts}, expected as many of each class"
+            return f"the balanced draw of {subset} has {counts}, expected the same number of each class"
     return None
 
 
 def _check_shares(table: "pa.Table", split: Split, task: Task) -> str | None:
-    """Val and test hold their share of each class, within chance of groups."""
+    """Check that val and test hold their share of each class, within what chance allows for groups."""
     for label, subset, share, expected, error in subset_shares(table, split, task):
         if abs(share - expected) > max(MAX_STANDARD_ERRORS * error, MIN_DIFFERENCE):
             return (
@@ -173,7 +173,7 @@ def _check_shares(table: "pa.Table", split: Split, task: Task) -> str | None:
 def subset_shares(table: "pa.Table", split: Split, task: Task) -> list[tuple[str, str, float, float, float]]:
     """How the groups of each class fall into subsets: class, subset, share, expected share, its standard error.
 
-    Balanced train sets leave images out, so there the shares are those between val and test.
+    Balanced train sets leave images out, so there the shares are relative to val and test only.
     """
     groups = (
         table.select(["group_id", "subset", "label"]).group_by(["group_id", "subset", "label"]).aggregate([])

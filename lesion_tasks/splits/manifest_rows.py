@@ -1,6 +1,6 @@
 """The members of a split, as the database has them -> the rows of its manifest.
 
-Rows of the manifest before are taken over where nothing about them is news; the result is that of reading all anew.
+Unchanged rows of the previous manifest are reused; the result is the same as reading all of them again.
 """
 
 from collections.abc import Mapping
@@ -33,7 +33,7 @@ _SELECTED = ", ".join(
 
 
 def manifest_rows(connection: Connection, split: Split, before: "Mapping[str, pa.Table]") -> "pa.Table":
-    """The rows, sorted by id. With `before`, the temporary table `news` says which differ from those."""
+    """The rows, sorted by id. With `before`, the temporary table `news` lists those that differ from it."""
     if not before:
         return impute(_read(connection, split, "split_member m"), split)
     (rows,) = before.values()
@@ -46,12 +46,12 @@ def _read(connection: Connection, split: Split, members: str) -> "pa.Table":
 
 
 def rows_before(connection: Connection, bucket: Bucket, split: Split) -> "dict[str, pa.Table]":
-    """The manifest that the split gave last, by its digest; empty where its rows cannot be taken over."""
+    """The newest manifest of the split, by its digest; empty if its rows cannot be reused."""
     manifest = connection.execute(
         text("SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"),
         {"split": split.name},
     ).one_or_none()
-    # A mean over all images: with one new image every imputed value is another.
+    # A mean over all images: one new image changes every imputed value.
     if manifest is None or split.imputation != "none":
         return {}
     try:
@@ -68,13 +68,13 @@ def _with_news(connection: Connection, before: "pa.Table", fresh: "pa.Table") ->
     both = pa.concat_tables([before, fresh])
     is_kept = pc.invert(pc.is_in(before["isic_id"], value_set=news)).to_numpy()
     rows = np.concatenate([np.flatnonzero(is_kept), np.arange(len(before), len(both))])
-    # Sorted but for the few rows at the end: a merge sort has little to do.
+    # Sorted except for the few rows at the end: a merge sort has little to do.
     ids = both["isic_id"].to_numpy().astype("S")
     return both.take(rows[np.argsort(ids[rows], kind="stable")])
 
 
 def impute(table: "pa.Table", split: Split) -> "pa.Table":
-    """Fill in missing numbers as the recipe says; the paper's way looks at test images too, and is marked so."""
+    """Fill in missing numbers as the recipe says; the paper's method uses test images too, and is marked as such."""
     import pyarrow.compute as pc
 
     if split.imputation == "none":

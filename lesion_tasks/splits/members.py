@@ -1,7 +1,7 @@
-"""Curated images -> where each stands in a split: in a subset with a label, or left out with a reason.
+"""Curated images -> the place of each in a split: in a subset with a label, or left out with a reason.
 
 Only images that changed since the split was last built are judged again, in whole groups: what a group gains or loses
-is news for all its members. What is judged again, or is gone, is left in the temporary table `news`.
+concerns all its members. Images that are judged again, or are gone, are listed in the temporary table `news`.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from lesion_tasks.splits.subsets import group_subsets
 if TYPE_CHECKING:
     import pandas as pd
 
-MEMBERSHIP_VERSION = 1  # raise it whenever the rules of this module, of `balance` or of `rules` change
+MEMBERSHIP_VERSION = 1  # raise it whenever the rules of this module, of `balance` or of `exclusions` change
 
 _FACTS = """
     SELECT i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation,
@@ -33,9 +33,9 @@ _OF_CHANGED_GROUPS = "WHERE i.group_id IN (SELECT group_id FROM image WHERE cura
 
 
 def judge_changes(connection: Connection, split: Split, task: Task) -> bool:
-    """Bring `group_subset`, `split_member` and `placement` up to date, but for the balanced draw.
+    """Bring `group_subset`, `split_member` and `placement` up to date, except for the balanced draw.
 
-    Returns whether members of an earlier build were kept: then `news` has the ids of all others.
+    Returns whether members of an earlier build were kept; if so, `news` has the ids of all others.
     """
     recipe_digest = hashlib.sha256(
         json.dumps([asdict(split), asdict(task), MEMBERSHIP_VERSION], sort_keys=True).encode()
@@ -71,7 +71,7 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
     """Judge images, in whole groups: facts -> isic_id, group_id, group_subset, label, reason (None for members).
 
     `facts` has the columns isic_id, group_id, atom_id, image_type, image_manipulation, diagnosis (a list, or JSON of
-    one), sex, and perhaps placed: the subset an image has stood in before, None where it never has.
+    one), sex, and optionally placed: the subset that an image was in before, None if it never was in one.
     """
     import pandas as pd
 
@@ -92,7 +92,7 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
         test_share=task.test_share,
     )
 
-    # Objects, so that what is missing stays None: pandas' own text columns would make it NaN.
+    # Objects, so that missing values stay None: pandas' own text columns would make them NaN.
     def column(values: list[Any]) -> "pd.Series":
         return pd.Series(values, index=facts.index, dtype=object)
 
@@ -118,7 +118,7 @@ def _judge(
 
 
 def _objects(values: "pd.Series") -> list[Any]:
-    """A column as a list in which what is missing is None."""
+    """A column as a list in which missing values are None."""
     known = values.astype(object)
     return list(known.where(known.notna(), None))
 
@@ -129,7 +129,7 @@ def _forget_all(connection: Connection, split: str) -> None:
 
 
 def _forget_news(connection: Connection, split: str, isic_ids: "pd.Series", since: int) -> None:
-    """Note what is judged again or is an image no longer, and delete its rows."""
+    """Note images that are judged again or no longer exist, and delete their rows."""
     copy_rows(connection, "news", ("isic_id",), ((isic_id,) for isic_id in isic_ids))
     connection.execute(
         text("INSERT INTO news SELECT isic_id FROM reject WHERE curated_in > :since ON CONFLICT DO NOTHING"),
@@ -137,7 +137,7 @@ def _forget_news(connection: Connection, split: str, isic_ids: "pd.Series", sinc
     )
     connection.execute(
         text("ANALYZE news")
-    )  # a day's ids: without this the planner expects a thousand times more
+    )  # one day's ids: without this the planner expects a thousand times as many
     connection.execute(
         text("""
             CREATE TEMP TABLE emptied ON COMMIT DROP AS
@@ -151,7 +151,7 @@ def _forget_news(connection: Connection, split: str, isic_ids: "pd.Series", sinc
         text("DELETE FROM split_member m USING news n WHERE m.split = :split AND m.isic_id = n.isic_id"),
         {"split": split},
     )
-    # Their groups were judged whole, so no member is left in any of them.
+    # Their groups are judged whole, so no member is left in any of them.
     connection.execute(
         text("DELETE FROM group_subset g USING emptied e WHERE g.split = :split AND g.group_id = e.group_id"),
         {"split": split},
@@ -160,7 +160,7 @@ def _forget_news(connection: Connection, split: str, isic_ids: "pd.Series", sinc
 
 def _store_members(connection: Connection, split: Split, members: "pd.DataFrame") -> None:
     drawn = drawn_subsets(split)
-    # Only groups that have a say in this split; the key refuses a group in two subsets.
+    # Only groups that matter in this split; the key refuses a group in two subsets.
     is_of_group = members["reason"].isna() | (members["reason"] == "quarantined")
     groups = members.loc[is_of_group, ["group_id", "group_subset"]].drop_duplicates()
     copy_rows(
@@ -177,7 +177,7 @@ def _store_members(connection: Connection, split: Split, members: "pd.DataFrame"
 
 
 def _member(split: Split, row: Any, drawn: Sequence[str]) -> dict[str, Any]:
-    """The row of one judged image: in, or left out with the reason; only what is quarantined keeps its group then."""
+    """The row of one judged image: in, or left out with a reason; of those left out, only quarantined keep a group."""
     is_in = row.reason is None
     return {
         "split": split.name,
@@ -191,7 +191,7 @@ def _member(split: Split, row: Any, drawn: Sequence[str]) -> dict[str, Any]:
 
 
 def _store_placements(connection: Connection, task: Task, members: "pd.DataFrame") -> None:
-    """Remember where images stand that had no place before."""
+    """Store the subsets of images that had none before."""
     placed = members[members["reason"].isna()]
     connection.execute(text("CREATE TEMP TABLE placed (isic_id text, subset text) ON COMMIT DROP"))
     copy_rows(

@@ -1,4 +1,4 @@
-"""Chosen splits, or the variants of the schedule -> the splits to build, and the sizes in which to decode each."""
+"""Chosen splits, or the scheduled variants -> the splits to build, and the sizes in which to decode each."""
 
 from collections.abc import Collection
 from dataclasses import dataclass
@@ -10,14 +10,14 @@ from lesion_tasks.workspace import Workspace
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedSplit:
-    """A split to build, and what its pictures are decoded to."""
+    """A split to build, and the input sizes to decode its pictures to."""
 
     name: str
     sizes: tuple[InputSize, ...]
 
 
 def plan_splits(workspace: Workspace, splits: Collection[str] = ()) -> list[PlannedSplit]:
-    """The named splits, for all of their variants; without names, what the scheduled variants need and no more."""
+    """The named splits, for all their variants; without names, only what the scheduled variants need."""
     if unknown := sorted(set(splits) - set(SPLITS)):
         raise UnusableInputError(
             f"unknown split {unknown[0]!r}, expected some of {', '.join(sorted(SPLITS))}"

@@ -2,7 +2,7 @@
 
 Every image of the catalogue gets a row in `split_member`: in a subset with a label, or left out with a reason.
 Only images that changed since the split was last built, and those of their groups, are judged again. The subset of
-an identity is a hash, so growth moves nobody; a group whose parts belong to different subsets is quarantined.
+an identity is a hash, so growth moves no one; a group whose parts belong to different subsets is quarantined.
 Running it again on the same catalogue gives the same digest and changes nothing.
 """
 
@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 def build_split(workspace: Workspace, name: str) -> str:
     """Assign every image under one split recipe and return the manifest's digest.
 
-    Raises `UnusableInputError` before anything is written when the images cannot make this split, or when a check
-    of the manifest fails.
+    Raises `UnusableInputError` before anything is written if the images cannot make this split, or if a check of the
+    manifest fails.
     """
     if name not in SPLITS:
         raise UnusableInputError(f"unknown split {name!r}, expected one of {', '.join(sorted(SPLITS))}")
@@ -71,7 +71,7 @@ def build_split(workspace: Workspace, name: str) -> str:
 
 
 def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
-    """Log how many images there are of each class, and where the draw found fewer than it may take."""
+    """Log the number of images of each class, and where the draw found fewer than it may take."""
     for subset, by_label in counts.items():
         log.info(
             "%s: %s: %s", split.name, subset, ", ".join(f"{n:,} {label}" for label, n in by_label.items())
@@ -86,7 +86,7 @@ def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
 
 
 def _lock(connection: Connection, task: Task) -> None:
-    """Wait until nobody curates and nobody else draws for this task; refuse a catalogue that is half curated."""
+    """Wait until no curation runs and no other draw for this task; refuse a half-curated catalogue."""
     lock_until_commit(connection, Lock.CURATION, is_shared=True)
     lock_until_commit(connection, Lock.ASSIGNMENT, task.assignment)
     n_images, n_ungrouped = connection.execute(
@@ -98,7 +98,7 @@ def _lock(connection: Connection, task: Task) -> None:
         )
     if n_ungrouped:
         raise UnusableInputError(
-            f"{n_ungrouped:,} images wait for their group, expected none: curation did not finish, run it again"
+            f"{n_ungrouped:,} images have no group yet, expected none: curation did not finish, run it again"
         )
 
 

@@ -1,4 +1,4 @@
-"""Groups -> the subset that each falls in: by hash, so that growth moves nobody."""
+"""Groups -> the subset that each falls in: by hash, so that growth moves no one."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def unit_interval(salt: str, key: str) -> float:
 
 
 def subset_of(atom_id: str, *, salt: str, val_share: float, test_share: float) -> str:
-    """The subset an identity falls in. It depends on nothing else, so growth moves nobody."""
+    """The subset that an identity falls in. It depends on nothing else, so growth moves no one."""
     position = unit_interval(salt, atom_id)
     if position < test_share:
         return "test"
@@ -32,11 +32,11 @@ def group_subsets(
     val_share: float,
     test_share: float,
 ) -> list[str]:
-    """The subset of each image's group, or `QUARANTINE` where its parts belong to different ones.
+    """The subset of each image's group, or `QUARANTINE` if its parts belong to different ones.
 
-    One entry for each image; groups must be whole. An identity (atom) belongs where its images have stood before
-    (`placed`), and only if none has, where its hash falls: when the archive learns the patient of an old image,
-    the image stays where it is, or is quarantined, and never moves.
+    One entry for each image; groups must be whole. An identity (atom) belongs where its images were before
+    (`placed`), and only if none was anywhere, where its hash falls: when the archive learns the patient of an old
+    image, the image stays where it is or is quarantined, and never moves.
     """
     places: dict[str, set[str]] = {}
     for atom, place in zip(atoms, placed, strict=True):
