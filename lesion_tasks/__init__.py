@@ -35,6 +35,7 @@ ROOMS = (
     "training",
     "evaluation",
     "promotion",
+    "verification",
     "cli",
     "laptop",
     "deployment",

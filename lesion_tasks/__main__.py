@@ -7,15 +7,6 @@ import sys
 import click
 
 from lesion_tasks import UnavailableError, UnusableInputError
-
-# Each registers its commands, in the order of the path.
-from lesion_tasks.cli import (  # isort: skip
-    data_commands as data_commands,
-    training_commands as training_commands,
-    evaluation_commands as evaluation_commands,
-    promotion_commands as promotion_commands,
-    document_commands as document_commands,
-)
 from lesion_tasks.cli.command_line import lesion
 
 

@@ -24,6 +24,7 @@ from lesion_tasks.settings import Settings, read_settings
 if TYPE_CHECKING:
     from botocore.client import BaseClient
 
+CHUNK_BYTES = 1 << 20
 OCTETS = "application/octet-stream"
 PARTS = (
     ".parts"  # in a bucket's or a cache's folder: files that are being written; no key part starts with a dot
@@ -58,6 +59,9 @@ class Bucket(Protocol):
     def get(self, key: str) -> bytes:
         """Read an object, or raise `MissingObjectError`."""
 
+    def digest(self, key: str) -> str:
+        """SHA-256 of an object as the bucket holds it, in hexadecimal digits, or raise `MissingObjectError`."""
+
     def exists(self, key: str) -> bool:
         """Tell whether an object has that key."""
 
@@ -80,10 +84,35 @@ def get_verified(bucket: "Bucket", key: str, sha256: str, *, kind: str) -> bytes
     Raises `AlteredObjectError`, worded with `kind` (such as "model"), if they differ, and `MissingObjectError`.
     """
     data = bucket.get(key)
-    found = hashlib.sha256(data).hexdigest()
-    if found != sha256:
-        raise AlteredObjectError(f"{kind} {key}: SHA-256 is {found[:12]}, expected {sha256[:12]}")
+    _hold(hashlib.sha256(data).hexdigest(), sha256, f"{kind} {key}")
     return data
+
+
+def verified_path(bucket: "Bucket", key: str, sha256: str, *, kind: str) -> Path:
+    """The same for an object that is read by memory map: a local file with its bytes."""
+    path = bucket.local_path(key)
+    found = digest_of_file(path)
+    if found != sha256 and not bucket.is_local:
+        # Perhaps only the cached copy was damaged.
+        path.unlink(missing_ok=True)
+        path = bucket.local_path(key)
+        found = digest_of_file(path)
+    _hold(found, sha256, f"{kind} {key}")
+    return path
+
+
+def digest_of_file(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _hold(found: str, sha256: str, what: str) -> None:
+    if found != sha256:
+        raise AlteredObjectError(
+            f"{what}: SHA-256 is {found[:12]}, expected {sha256[:12]}: it was changed after it was stored; "
+            "`lesion verify` repairs what can be made again"
+        )
 
 
 def open_bucket(settings: Settings | None = None) -> Bucket:
@@ -187,6 +216,9 @@ class DirectoryBucket:
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key, self.url) from None
 
+    def digest(self, key: str) -> str:
+        return digest_of_file(self.local_path(key))
+
     def exists(self, key: str) -> bool:
         return (self.root / _checked(key)).is_file()
 
@@ -246,6 +278,14 @@ class S3Bucket:
         with naming_s3(self.url, key, "get"):
             body: bytes = self.client.get_object(Bucket=self.bucket_name, Key=self._key(key))["Body"].read()
         return body
+
+    def digest(self, key: str) -> str:
+        found = hashlib.sha256()
+        with naming_s3(self.url, key, "get"):
+            body = self.client.get_object(Bucket=self.bucket_name, Key=self._key(key))["Body"]
+            for chunk in body.iter_chunks(CHUNK_BYTES):
+                found.update(chunk)
+        return found.hexdigest()
 
     def exists(self, key: str) -> bool:
         try:

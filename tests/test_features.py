@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from test_training_loop import examples
 
-from lesion_tasks.bucket import open_bucket
+from lesion_tasks.bucket import AlteredObjectError, open_bucket
 from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.settings import Settings
@@ -101,6 +101,9 @@ def test_a_stopped_extraction_goes_on_and_features_are_shared(
     assert len(n_put) == 3 + 2  # 180 pictures are four shards: two were there, one was cut short
     run(settings, variant(name="another", dense_units=(4,)), "trainings/another")
     assert len(n_put) == 5
+    open_bucket(settings).put(n_put[0], open_bucket(settings).get(n_put[0]) + b" ")
+    with pytest.raises(AlteredObjectError, match=f"shard {n_put[0]}"):
+        run(settings, variant(name="third", dense_units=(4,)), "trainings/third")
 
 
 @pytest.mark.parametrize(

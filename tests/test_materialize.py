@@ -1,11 +1,13 @@
 """A manifest -> shards of pixels: each picture decoded once for each size and shape."""
 
+import hashlib
 import io
 
 import numpy as np
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 from PIL import Image
+from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
@@ -62,14 +64,22 @@ def test_an_unknown_manifest_is_refused(settings: Settings) -> None:
 
 
 def test_only_pictures_that_an_older_decoder_read_otherwise_are_decoded_again(settings: Settings) -> None:
-    digest = prepared(settings)
     workspace = open_workspace()
-    materialize_manifest(workspace, digest, InputSize(16))
-    (file,) = rows_of(settings, "SELECT sha256, object_key FROM stored_file ORDER BY md5(sha256) LIMIT 1")
+    add_records(settings, labelled_records(300))
+    (file,) = rows_of(settings, "SELECT isic_id, object_key FROM stored_file ORDER BY isic_id LIMIT 1")
     turned, exif = io.BytesIO(), Image.Exif()
     exif[0x0112] = 3  # upside down
     Image.open(io.BytesIO(workspace.bucket.get(file.object_key))).save(turned, "PNG", exif=exif)
     workspace.bucket.put(file.object_key, turned.getvalue())
+    sha256 = hashlib.sha256(turned.getvalue()).hexdigest()
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE stored_file SET sha256 = :sha256 WHERE isic_id = :isic_id"),
+            {"sha256": sha256, "isic_id": file.isic_id},
+        )
+    curate_images(workspace)
+    digest = build_split(workspace, "malignancy_natural")
+    materialize_manifest(workspace, digest, InputSize(16))
     assert materialize_manifest(workspace, digest, InputSize(16))["decoded"] == 0
 
     workspace.bucket.put("pixels/16-squash/decoder-version", b"1")  # as if it had been written before
@@ -77,6 +87,6 @@ def test_only_pictures_that_an_older_decoder_read_otherwise_are_decoded_again(se
 
     assert (counts["outdated"], counts["decoded"]) == (1, 1)
     with workspace.engine.connect() as connection:
-        pixels = open_pixels(connection, workspace.bucket, InputSize(16), [file.sha256])
+        pixels = open_pixels(connection, workspace.bucket, InputSize(16), [sha256])
     assert np.array_equal(pixels.take(np.array([0]))[0], decode_picture(turned.getvalue(), InputSize(16)))
     assert materialize_manifest(workspace, digest, InputSize(16))["outdated"] == 0

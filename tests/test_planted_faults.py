@@ -17,7 +17,7 @@ from catalogue import add_records, draw, labelled_records, rows_of
 from PIL import Image as Pillow
 from sqlalchemy import make_url, text
 
-from lesion_tasks.bucket import open_bucket
+from lesion_tasks.bucket import AlteredObjectError, open_bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
@@ -277,6 +277,66 @@ def test_batch_norm_in_training_mode_serves_differently(faulty: Settings, traine
         with engine.begin() as connection:
             store_predictions(connection, trained.training_id, digest, subset, frame)
     assert "serving_differs" in failed_checks(faulty, trained.training_id)
+
+
+def test_pictures_exchanged_in_the_bucket_are_refused_before_they_are_decoded(faulty: Settings) -> None:
+    workspace = open_workspace()
+    one, other = rows_of(faulty, "SELECT object_key FROM stored_file ORDER BY object_key LIMIT 2")
+    first, second = (workspace.bucket.get(file.object_key) for file in (one, other))
+    workspace.bucket.put(one.object_key, second)
+    workspace.bucket.put(other.object_key, first)
+    ((digest,),) = rows_of(faulty, "SELECT manifest_digest FROM training")
+    with pytest.raises(
+        AlteredObjectError, match=f"picture ({one.object_key}|{other.object_key}).*changed after"
+    ):
+        materialize_manifest(workspace, digest, InputSize(16))
+
+
+def test_exchanged_rows_of_a_shard_are_not_the_pixels_of_their_pictures(
+    faulty: Settings, trained: Trained
+) -> None:
+    """Every digest is right; only the index says where another picture lies."""
+    with engine_for(faulty.database_url or "").begin() as connection:
+        connection.execute(
+            text("""
+                WITH numbered AS (
+                    SELECT sha256, row_index, row_number() OVER (ORDER BY sha256) AS n,
+                           row_number() OVER (ORDER BY md5(sha256)) AS other FROM pixel_row
+                )
+                UPDATE pixel_row p SET row_index = b.row_index
+                FROM numbered a JOIN numbered b ON a.n = b.other WHERE p.sha256 = a.sha256
+            """)
+        )
+    training_id = train_variant(open_workspace(), "smoke", again=True)
+    assert {"pixels_differ", "pixels_differ_on_val"} <= set(failed_checks(faulty, training_id))
+
+
+def test_an_edited_shard_is_neither_trained_on_nor_evaluated(faulty: Settings, trained: Trained) -> None:
+    bucket = open_bucket(faulty)
+    ((key,),) = rows_of(faulty, "SELECT object_key FROM pixel_shard")
+    data = bytearray(bucket.get(key))
+    data[-1] ^= 1
+    bucket.put(key, bytes(data))
+    with pytest.raises(AlteredObjectError, match=f"shard {key}"):
+        train_variant(open_workspace(), "smoke", again=True)
+    with pytest.raises(AlteredObjectError, match=f"shard {key}"):
+        evaluate_training(open_workspace(), trained.training_id)
+
+
+def test_predictions_changed_after_they_were_stored_fail_their_evaluation(
+    faulty: Settings, trained: Trained
+) -> None:
+    with engine_for(faulty.database_url or "").begin() as connection:
+        connection.execute(
+            text("""
+                UPDATE prediction SET probabilities = '{0.4999, 0.5001}' WHERE subset = 'val'
+                    AND isic_id = (SELECT min(isic_id) FROM prediction WHERE subset = 'val')
+            """)
+        )
+    evaluate_training(open_workspace(), trained.training_id)
+    ((failed,),) = rows_of(faulty, "SELECT failed_checks FROM evaluation")
+    assert "predictions_altered" in failed
+    assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
 
 
 def copy_manifest(settings: Settings, change: Callable[[pd.DataFrame], pd.DataFrame]) -> str:

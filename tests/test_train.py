@@ -15,7 +15,7 @@ from PIL import Image
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_bucket
+from lesion_tasks.bucket import AlteredObjectError, open_bucket
 from lesion_tasks.catalog import ASPECTS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
@@ -292,6 +292,14 @@ def test_the_segmenter_learns_from_masks_where_there_are_any(small: Settings, tm
     (key,) = [k for k in open_bucket(small).list_keys("segmenters/") if k.endswith(".keras")]
     train_variant(open_workspace(), declare("deepskin_vgg16"))
     assert [k for k in open_bucket(small).list_keys("segmenters/") if k.endswith(".keras")] == [key]
+    open_bucket(small).put(key, open_bucket(small).get(key) + b" ")
+    with pytest.raises(AlteredObjectError, match=f"segmenter {key}"):
+        train_variant(open_workspace(), "tiny_deepskin_vgg16", again=True)
+    open_bucket(small).put("masks/ISIC_0000001", b"another")
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(text("DELETE FROM segmenter"))
+    with pytest.raises(AlteredObjectError, match="mask masks/ISIC_0000001"):
+        train_variant(open_workspace(), "tiny_deepskin_vgg16", again=True)
 
 
 @pytest.mark.parametrize("aspect", ASPECTS)

@@ -15,6 +15,7 @@ import click
 from lesion_tasks import ROOMS
 from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.gates import GATES, SLICE_GUARD
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -163,8 +164,6 @@ def _phrase(path: Path) -> str:
 
 def commands() -> str:
     """Every command with its help, its arguments and its options, in the order of the path."""
-    from lesion_tasks.__main__ import lesion
-
     parts = []
     for name, command in lesion.commands.items():
         if command.hidden:

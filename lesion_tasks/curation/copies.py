@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, read_grey
 from lesion_tasks.curation.marking import read_landmarks
 from lesion_tasks.curation.picture_hashes import (
@@ -218,7 +218,7 @@ def _open_and_store(
 
     def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> dict[str, object]:
         (one, other), (key, other_key, bits), correlation = pair
-        left, right = look_of(key), look_of(other_key)
+        left, right = look_of(one, key), look_of(other, other_key)
         if left is None or right is None:
             # What cannot be read is what its thumbprint says: landmarks alone are shared by many that are no copies.
             detail, is_copy = None, correlation >= MIN_PRINT_CORRELATION
@@ -243,11 +243,11 @@ def _open_and_store(
     return copy_dicts(connection, "picture_pair", looked)
 
 
-def _opener(bucket: Bucket) -> Callable[[str], tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
-    def read(key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
+def _opener(bucket: Bucket) -> Callable[[str, str], tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
+    def read(sha256: str, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Fine detail, grey levels and landmarks of a picture; None if it cannot be read."""
         try:
-            data = bucket.get(key)
+            data = get_verified(bucket, key, sha256, kind="picture")
             grey = read_grey(data)
             return read_detail(data), grey, landmarks_of(grey)
         except (MissingObjectError, UnusablePictureError):

@@ -13,7 +13,7 @@ import numpy as np
 from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.curation.landmarks import LANDMARKS_VERSION, landmarks_of, read_grey
 from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -60,7 +60,7 @@ def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
                 ).all()
                 if not rows:
                     break
-                found = pool.map(lambda row: _landmarks(bucket, row.object_key), rows)
+                found = pool.map(lambda row: _landmarks(bucket, row.sha256, row.object_key), rows)
                 _store(connection, [row.sha256 for row in rows], list(found), next_number)
             after = rows[-1].sha256
             n_marked += len(rows)
@@ -82,9 +82,9 @@ def _store(connection: Connection, sha256s: Sequence[str], found: Sequence[bytes
     connection.execute(_NOTE_OLD, {"ids": list(sha256s), "number": number})
 
 
-def _landmarks(bucket: Bucket, object_key: str) -> bytes:
+def _landmarks(bucket: Bucket, sha256: str, object_key: str) -> bytes:
     try:
-        grey = read_grey(bucket.get(object_key))
+        grey = read_grey(get_verified(bucket, object_key, sha256, kind="picture"))
     except (MissingObjectError, UnusablePictureError):
         return b""
     return landmarks_of(grey).astype("<u8").tobytes()

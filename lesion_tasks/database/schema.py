@@ -212,7 +212,12 @@ class StoredFile(Base):
     """The file of a record: verified and in the bucket, or the reason why it is not."""
 
     __tablename__ = "stored_file"
-    written_by = ("ingest.check_files", "ingest.download", "ingest.snapshot_handover")
+    written_by = (
+        "ingest.check_files",
+        "ingest.download",
+        "ingest.snapshot_handover",
+        "verification.verify",
+    )
     __table_args__ = (
         CheckConstraint("rendition in ('thumbnail_256', 'full')", name="known_rendition"),
         CheckConstraint(
@@ -526,7 +531,7 @@ class PixelShard(Base):
     """A stored array of decoded pictures, uint8 (n, side, side, 3)."""
 
     __tablename__ = "pixel_shard"
-    written_by = ("pixels.materialize",)
+    written_by = ("pixels.materialize", "verification.verify")
 
     object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
     n_images: Mapped[int] = mapped_column(comment="rows of the array")
@@ -538,7 +543,7 @@ class PixelRow(Base):
     """Where the pixels of one picture are stored, at one input size."""
 
     __tablename__ = "pixel_row"
-    written_by = ("pixels.materialize",)
+    written_by = ("pixels.materialize", "verification.verify")
 
     input_size: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
@@ -550,7 +555,7 @@ class FeatureShard(Base):
     """A stored array of a frozen backbone's features of pictures, float32 (n, features)."""
 
     __tablename__ = "feature_shard"
-    written_by = ("training.frozen_features",)
+    written_by = ("training.frozen_features", "verification.verify")
 
     object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
     features_id: Mapped[str] = mapped_column(comment="digest of the recipe")
@@ -559,6 +564,7 @@ class FeatureShard(Base):
     )
     n_images: Mapped[int] = mapped_column(comment="rows of the array")
     n_features: Mapped[int] = mapped_column(comment="columns of the array")
+    sha256: Mapped[str] = mapped_column(comment="of the object's bytes")
     created_at: Mapped[datetime] = mapped_column(comment="when it was written")
 
 
@@ -566,12 +572,26 @@ class FeatureRow(Base):
     """Where the features of one picture are stored, for one recipe."""
 
     __tablename__ = "feature_row"
-    written_by = ("training.frozen_features",)
+    written_by = ("training.frozen_features", "verification.verify")
 
     features_id: Mapped[str] = mapped_column(primary_key=True, comment="digest of the recipe")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
     object_key: Mapped[str] = mapped_column(ForeignKey("feature_shard.object_key"), comment="the shard")
     row_index: Mapped[int] = mapped_column(comment="row in the shard, from 0")
+
+
+class Segmenter(Base):
+    """A stored network that outlines lesions; several variants may share it."""
+
+    __tablename__ = "segmenter"
+    written_by = ("training.segmentation", "verification.verify")
+
+    segmenter_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="digest of its recipe and its pictures"
+    )
+    object_key: Mapped[str] = mapped_column(comment="the .keras object in the bucket")
+    sha256: Mapped[str] = mapped_column(comment="of the object's bytes")
+    created_at: Mapped[datetime] = mapped_column(comment="when it was stored")
 
 
 class Training(Base):

@@ -19,7 +19,7 @@ from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
 from lesion_tasks.evaluation.leaderboard import leading_measure, publish
-from lesion_tasks.evaluation.run_checks import judge, judge_ids
+from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
     data_changes,
@@ -154,6 +154,7 @@ def _measure(
             "test_balanced": join_to_manifest(stored["test"], subject.subset("test_balanced"), subject.task),
             "val": join_to_manifest(stored["val"], subject.subset("val"), subject.task),
         }
+        verdicts.append(judge_seals(engine, subject, stored))
         verdicts += judge(engine, bucket, subject, scored, stored, model, examples)
     documents = {
         name: evaluation_document(

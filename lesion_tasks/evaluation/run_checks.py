@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine, text
 
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.copies import picture_numbers
 from lesion_tasks.evaluation.probing import probe_predictions
 from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
-from lesion_tasks.training.predictions import join_to_manifest, read_predictions
+from lesion_tasks.training.predictions import find_alteration, join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
     import keras
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 # How much is scored again to see that the stored model serves what was measured.
 N_ALONE = 16
 N_PERMUTED = 512
+# Pictures of each subset that are decoded again from the bucket.
+N_DECODED = 256
 # Val chooses the candidate: most val sets are scored again whole, the largest by this many rows.
 N_VAL = 2_048
 _SEED = 7
@@ -34,6 +37,21 @@ def judge_ids(subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]") 
 
     test, val = (ids_differ(stored[name].index, subject.subset(name)["isic_id"]) for name in ("test", "val"))
     return [test, val.on_val()]
+
+
+def judge_seals(
+    engine: Engine, subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]"
+) -> "Verdict":
+    """Whether the predictions of val and test are those that were stored."""
+    from lesion_tasks.metrics.integrity import predictions_altered
+
+    training_id, digest = subject.training.training_id, subject.manifest.digest
+    with engine.connect() as connection:
+        found = {
+            subset: find_alteration(connection, training_id, digest, subset, frame)
+            for subset, frame in stored.items()
+        }
+    return predictions_altered({subset: words for subset, words in found.items() if words is not None})
 
 
 def judge(
@@ -59,6 +77,8 @@ def judge(
     on_val.append(
         integrity.serving_differs(_by_id(stored["val"]), rescore_some(subject, model, examples["val"]))
     )
+    on_test.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "test")))
+    on_val.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "val")))
     sides, pairs = _identities(engine, bucket, subject)
     probes, unjudged = probe_predictions(engine, bucket, subject, examples["test"])
     return [
@@ -123,6 +143,37 @@ def rescore_some(
     shuffled = np.random.default_rng(_SEED).permutation(len(val))
     frame = predict_examples(model, val, classes=subject.task.classes, order=shuffled[:N_VAL])
     return {"permuted": _by_id(frame)}
+
+
+def decode_again(
+    bucket: Bucket, subject: EvaluationSubject, examples: "Mapping[str, Examples]", subset: str
+) -> tuple[dict[str, float], dict[str, str]]:
+    """Some pictures of a subset, decoded from the bucket as serving would: how far they are from the model's pixels.
+
+    The largest difference in grey levels by image id, and why a picture could not be decoded.
+    """
+    import numpy as np
+
+    from lesion_tasks.archive.picture import UnusablePictureError
+    from lesion_tasks.pixels.decode import decode_picture
+
+    pixels, size = examples[subset].pixels, InputSize.of_recipe(subject.training.recipe)
+    differences: dict[str, float] = {}
+    unreadable: dict[str, str] = {}
+    if pixels is None or size is None:
+        return differences, unreadable
+    # The rows of the examples are those of the subset, in its order.
+    rows = subject.subset(subset)[["isic_id", "sha256", "object_key"]]
+    for row in sorted(np.random.default_rng(_SEED).permutation(len(rows))[:N_DECODED]):
+        isic_id, sha256, key = rows.iloc[row]
+        try:
+            fresh = decode_picture(get_verified(bucket, key, sha256, kind="picture"), size)
+        except (AlteredObjectError, MissingObjectError, UnusablePictureError) as error:
+            unreadable[isic_id] = str(error)
+            continue
+        shown = pixels.take(np.array([row]))[0]
+        differences[isic_id] = float(np.abs(fresh.astype(np.int16) - shown).max())
+    return differences, unreadable
 
 
 def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:

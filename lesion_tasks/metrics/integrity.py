@@ -33,6 +33,8 @@ TRAINER_TOLERANCE = 0.01
 SERVING_TOLERANCE = 1e-4
 # Both come from the same stored numbers; only the reading of a text can round them.
 THRESHOLD_TOLERANCE = 1e-9
+# Decoders of other versions differ by a few grey levels at an edge; another picture, or a mark in it, by many.
+PIXEL_TOLERANCE = 8
 MAX_COMMONEST_SHARE = 0.99
 # 99.9 %: validation chose the epoch and is a little lucky by design, and this runs on every evaluation.
 GAP_LEVEL = 0.999
@@ -66,6 +68,18 @@ def ids_differ(prediction_ids: Iterable[str], manifest_ids: Iterable[str]) -> Ve
         "passed",
         f"All {len(wanted):,} images of the manifest have one prediction each.",
         numbers,
+    )
+
+
+def predictions_altered(altered: Mapping[str, str]) -> Verdict:
+    """Fails where stored predictions are not those that were stored. `altered`: subset -> what was found."""
+    sentence = (
+        "; ".join(f"Of {subset}: {found}" for subset, found in altered.items()) + "."
+        if altered
+        else "The stored predictions have the digest under which they were stored."
+    )
+    return _verdict(
+        "predictions_altered", "failed" if altered else "passed", sentence, {"altered": dict(altered)}
     )
 
 
@@ -268,6 +282,41 @@ def serving_differs(
         "serving_differs",
         "passed",
         f"The stored model gives the same predictions again, {words}: largest difference {max(worst.values()):.2g}.",
+        numbers,
+    )
+
+
+def pixels_differ(differences: Mapping[str, float], unreadable: Mapping[str, str]) -> Verdict:
+    """Fails unless pictures decoded afresh are the pixels that the model was shown.
+
+    `differences`: image id -> largest difference of a pixel, in grey levels of 0 to 255, of the pictures that were
+    decoded again. `unreadable`: image id -> why its picture could not be.
+    """
+    far = {isic_id: value for isic_id, value in differences.items() if not value <= PIXEL_TOLERANCE}
+    n_asked = len(differences) + len(unreadable)
+    numbers = {
+        "n_images": n_asked,
+        "n_different": len(far),
+        "n_unreadable": len(unreadable),
+        "max_difference": max(differences.values(), default=None),
+        "tolerance": PIXEL_TOLERANCE,
+        "examples": sorted(far)[:N_EXAMPLES] + sorted(unreadable)[:N_EXAMPLES],
+    }
+    if not n_asked:
+        return _verdict("pixels_differ", "not_applicable", "The model sees no pictures.", numbers)
+    if far or unreadable:
+        why = f" ({next(iter(unreadable.values()))})" if unreadable else ""
+        return _verdict(
+            "pixels_differ",
+            "failed",
+            f"The pixels are not those of the stored pictures: of {n_asked:,} decoded again, {len(far):,} differ by "
+            f"more than {PIXEL_TOLERANCE} grey levels, {len(unreadable):,} cannot be read{why}.",
+            numbers,
+        )
+    return _verdict(
+        "pixels_differ",
+        "passed",
+        f"{n_asked:,} pictures decoded again give the pixels that the model was shown.",
         numbers,
     )
 

@@ -18,7 +18,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import DECODER_VERSION, Picture, UnusablePictureError, read_picture
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import Bucket, MissingObjectError, digest_of_file, get_verified
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -51,12 +51,12 @@ def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> 
         )
     missing = rows[~rows["sha256"].isin(done)]
     sources = list(zip(missing["sha256"], missing["object_key"], strict=True))
-    decode = partial(_decode, bucket, size=size)
+    decode = partial(_decode, bucket, size)
     with progress(f"materialize {size}", len(sources)) as advance, ThreadPoolExecutor(cpu_count()) as pool:
         for start in range(0, len(sources), SHARD_IMAGES):
             batch = sources[start : start + SHARD_IMAGES]
             pixels = np.empty((len(batch), size.side_px, size.side_px, 3), dtype=np.uint8)
-            for row, picture in enumerate(pool.map(decode, (key for _, key in batch))):
+            for row, picture in enumerate(pool.map(decode, *zip(*batch, strict=True))):
                 pixels[row] = picture
             _store_shard(bucket, engine, size, [sha256 for sha256, _ in batch], pixels)
             advance(len(batch))
@@ -84,9 +84,7 @@ def _forget_outdated(workspace: Workspace, size: InputSize) -> int:
     with progress(f"pixels of an older decoder {size}", len(files)) as advance:
         outdated = []
         with ThreadPoolExecutor(cpu_count()) as pool:
-            for file, is_kept in zip(
-                files, pool.map(is_same, (file.object_key for file in files)), strict=True
-            ):
+            for file, is_kept in zip(files, pool.map(is_same, *zip(*files, strict=True)), strict=True):
                 outdated += [] if is_kept else [file.sha256]
                 advance(1)
     with workspace.engine.begin() as connection:
@@ -98,18 +96,18 @@ def _forget_outdated(workspace: Workspace, size: InputSize) -> int:
     return len(outdated)
 
 
-def _is_decoded_alike(bucket: Bucket, key: str, *, version: int) -> bool:
+def _is_decoded_alike(bucket: Bucket, sha256: str, key: str, *, version: int) -> bool:
     """Whether that decoder version produced today's pixels of a stored picture; False if it is refused by now."""
     try:
-        picture = read_picture(bucket.get(key))
+        picture = read_picture(get_verified(bucket, key, sha256, kind="picture"))
     except MissingObjectError:
         return True  # there is nothing to decode again
     return isinstance(picture, Picture) and picture.decoder_version <= version
 
 
-def _decode(bucket: Bucket, key: str, *, size: InputSize) -> np.ndarray:
+def _decode(bucket: Bucket, size: InputSize, sha256: str, key: str) -> np.ndarray:
     try:
-        return decode_picture(bucket.get(key), size)
+        return decode_picture(get_verified(bucket, key, sha256, kind="picture"), size)
     except UnusablePictureError as error:
         raise UnusableInputError(f"picture {key}: {error}") from error
 
@@ -123,8 +121,7 @@ def _store_shard(
     with scratch_file("shard.npy") as path:
         np.save(path, pixels, allow_pickle=False)
         bucket.put_file(key, path)
-        with path.open("rb") as file:
-            sha256 = hashlib.file_digest(file, "sha256").hexdigest()
+        sha256 = digest_of_file(path)
     with engine.begin() as connection:
         # Two materializations of one size at once write the same picture twice; the first row stands.
         lock_until_commit(connection, Lock.PIXELS, str(size))
@@ -137,7 +134,7 @@ def _store_shard(
         connection.execute(
             text("""
                 INSERT INTO pixel_shard (object_key, n_images, sha256, created_at) VALUES (:key, :n, :sha256, :now)
-                ON CONFLICT (object_key) DO NOTHING
+                ON CONFLICT (object_key) DO UPDATE SET sha256 = excluded.sha256
             """),
             {"key": key, "n": len(members), "sha256": sha256, "now": datetime.now(UTC)},
         )

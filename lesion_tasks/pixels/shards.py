@@ -7,7 +7,7 @@ import numpy as np
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, reading_object
+from lesion_tasks.bucket import Bucket, reading_object, verified_path
 from lesion_tasks.catalog import InputSize
 
 
@@ -34,11 +34,13 @@ def open_pixels(
 ) -> PixelSource:
     """Map the shards that hold these pictures, or raise `UnusableInputError` naming how many are missing."""
     found = {
-        row.sha256: (row.object_key, row.row_index)
+        row.sha256: (row.object_key, row.row_index, row.shard_sha256)
         for row in connection.execute(
-            text(
-                "SELECT sha256, object_key, row_index FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:ids)"
-            ),
+            text("""
+                SELECT pixel_row.sha256, object_key, row_index, pixel_shard.sha256 AS shard_sha256
+                FROM pixel_row JOIN pixel_shard USING (object_key)
+                WHERE input_size = :size AND pixel_row.sha256 = ANY(:ids)
+            """),
             {"size": str(size), "ids": list(set(sha256s))},
         )
     }
@@ -46,17 +48,20 @@ def open_pixels(
         raise UnusableInputError(
             f"{len(missing):,} of {len(sha256s):,} pictures have no pixels at {size}: materialize the manifest first"
         )
-    keys = sorted({key for key, _ in found.values()})
-    number = {key: i for i, key in enumerate(keys)}
+    shards = sorted({(key, shard_sha256) for key, _, shard_sha256 in found.values()})
+    number = {key: i for i, (key, _) in enumerate(shards)}
     return PixelSource(
-        shards=tuple(open_shard(bucket, key) for key in keys),
+        shards=tuple(open_shard(bucket, key, shard_sha256) for key, shard_sha256 in shards),
         shard_of_row=np.array([number[found[sha256][0]] for sha256 in sha256s]),
         row_in_shard=np.array([found[sha256][1] for sha256 in sha256s]),
     )
 
 
-def open_shard(bucket: Bucket, key: str) -> np.ndarray:
-    """Open an array of the bucket by memory map, or raise `UnusableInputError` where it is missing or damaged."""
+def open_shard(bucket: Bucket, key: str, sha256: str) -> np.ndarray:
+    """Memory-map an array of the bucket, checked against its digest.
+
+    Raises `UnusableInputError` if it is missing or not what was stored.
+    """
     with reading_object(bucket, key):
-        array: np.ndarray = np.load(bucket.local_path(key), mmap_mode="r")
+        array: np.ndarray = np.load(verified_path(bucket, key, sha256, kind="shard"), mmap_mode="r")
     return array

@@ -31,6 +31,8 @@ SUBSET_PHRASES = {
 # What each integrity check ensures; the name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are of the right images",
+    "predictions_altered": "The predictions are those that were stored",
+    "pixels_differ": "The pixels are those of the stored pictures",
     "independent_of_labels": "The predictions go with these labels",
     "inverted": "The classes are the right way round",
     "marginals_differ": "The class counts match the manifest",

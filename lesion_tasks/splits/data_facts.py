@@ -204,7 +204,8 @@ def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -
     order = "ASC" if is_copy else "DESC"
     rows = connection.execute(
         text(f"""
-            SELECT p.n_bits, p.print_correlation, p.detail_correlation, a.isic_id, b.isic_id AS other_isic_id,
+            SELECT p.sha256, p.other_sha256, p.n_bits, p.print_correlation, p.detail_correlation, a.isic_id,
+                   b.isic_id AS other_isic_id,
                    fa.object_key, fb.object_key AS other_object_key, a.lesion_id, b.lesion_id AS other_lesion_id,
                    coalesce(ma.subset, ma.reason) AS place, coalesce(mb.subset, mb.reason) AS other_place
             FROM picture_pair p

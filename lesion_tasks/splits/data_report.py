@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import UnusablePictureError, open_picture
-from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import IMPUTATIONS, SPLITS, TASKS
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
@@ -54,8 +54,8 @@ def collect_facts(
         table = tables[digest] = read_table(bucket, manifest.object_key)
     duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
     for pair in (*duplicates["copies"], *duplicates["look_alikes"]):
-        pair["picture"] = thumbnail(bucket, pair["object_key"])
-        pair["other_picture"] = thumbnail(bucket, pair["other_object_key"])
+        pair["picture"] = thumbnail(bucket, pair["sha256"], pair["object_key"])
+        pair["other_picture"] = thumbnail(bucket, pair["other_sha256"], pair["other_object_key"])
     return {
         "manifest": {
             "digest": digest,
@@ -130,11 +130,11 @@ def _changes(
     }
 
 
-def thumbnail(bucket: Bucket, key: str) -> str | None:
-    """A picture as a small JPEG that the page carries in itself, or None where there is none."""
+def thumbnail(bucket: Bucket, sha256: str, key: str) -> str | None:
+    """A picture as a small JPEG that the page carries in itself; None where the bucket does not hold it as it was."""
     try:
-        small = open_picture(bucket.get(key), least_px=THUMBNAIL_SIDE_PX)
-    except (MissingObjectError, UnusablePictureError):
+        small = open_picture(get_verified(bucket, key, sha256, kind="picture"), least_px=THUMBNAIL_SIDE_PX)
+    except (AlteredObjectError, MissingObjectError, UnusablePictureError):
         return None
     small.thumbnail((THUMBNAIL_SIDE_PX, THUMBNAIL_SIDE_PX))
     buffer = io.BytesIO()

@@ -6,7 +6,10 @@ Since each row carries the SHA-256 of its picture, the digest covers the pixels.
 """
 
 import hashlib
+import io
 import json
+from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -120,10 +123,19 @@ def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "p
 
 def read_table(bucket: Bucket, key: str) -> "pa.Table":
     """Read the rows back; raise `UnusableInputError` if they do not match their digest."""
+    return _read(bucket, key, lambda: bucket.local_path(key))
+
+
+def check_stored(bucket: Bucket, key: str) -> None:
+    """The same of the object as the bucket holds it, not of a cached copy; its rows are not handed on."""
+    _read(bucket, key, lambda: io.BytesIO(bucket.get(key)))
+
+
+def _read(bucket: Bucket, key: str, source: Callable[[], Path | io.BytesIO]) -> "pa.Table":
     import pyarrow.parquet as pq
 
     with reading_object(bucket, key):
-        table = pq.read_table(bucket.local_path(key))
+        table = pq.read_table(source())
         said = json.loads(table.schema.metadata[b"lesion"])
         table = table.replace_schema_metadata(None)
         digest = digest_of(said["recipe"], table)

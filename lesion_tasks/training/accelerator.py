@@ -1,7 +1,7 @@
-"""What computes, and how: the one place that looks for a GPU and decides precision, XLA, memory and devices.
+"""The machine's CPU or GPUs -> precision, XLA, memory and devices, decided in this one place.
 
-Variants never say any of this. On a CPU: float32. On a GPU: mixed precision, memory as needed, all devices of the
-machine. Every operation is deterministic on both, and for that XLA stays off (docs/decisions/0007).
+Variants never specify any of this. On a CPU: float32. On a GPU: mixed precision, memory as needed, all devices of the
+machine. Every operation is deterministic on both, which is why XLA stays off (docs/decisions/0007).
 """
 
 import logging
@@ -21,25 +21,25 @@ BFLOAT16_CAPABILITY = (8, 0)
 
 @dataclass(frozen=True, kw_only=True)
 class Accelerator:
-    """The machine's devices and what was decided for them."""
+    """The machine's devices and the settings chosen for them."""
 
     n_gpus: int
     training_policy: str  # dtype policy of layers while they learn; stored models are float32
-    strategy: Any  # a tf.distribute strategy; None where one device does the work
+    strategy: Any  # a tf.distribute strategy; None if one device does the work
 
     @property
     def is_plain(self) -> bool:
-        """Whether a model learns in the precision and on the device in which it is served."""
+        """Whether a model learns in the precision and on the device with which it is served."""
         return self.training_policy == "float32" and self.strategy is None
 
     @property
     def n_devices(self) -> int:
-        """How many devices share a batch."""
+        """The number of devices that share a batch."""
         return 1 if self.strategy is None else int(self.strategy.num_replicas_in_sync)
 
     @contextmanager
     def training(self) -> Iterator[None]:
-        """Build a model inside for training: under the precision and the devices of this machine."""
+        """A context in which to build a model for training, with the precision and devices of this machine."""
         before = keras.config.dtype_policy()
         keras.config.set_dtype_policy(self.training_policy)
         try:
@@ -54,7 +54,7 @@ class Accelerator:
 
 @lru_cache(maxsize=1)
 def find_accelerator() -> Accelerator:
-    """Look once, before the first operation: memory growth and determinism cannot be changed later."""
+    """Detect devices once, before the first operation: memory growth and determinism cannot be changed later."""
     if keras.backend.backend() != "tensorflow":
         return Accelerator(n_gpus=0, training_policy="float32", strategy=None)
     import tensorflow as tf

@@ -1,7 +1,7 @@
-"""Manifest rows and pixel shards -> arrays, and batches for Keras in a stated order.
+"""Manifest rows and pixel shards -> arrays, and batches for Keras in a defined order.
 
-Pixels stay in memory-mapped shards; only the batch in hand is copied, so memory does not grow with the
-archive. Rows always carry their image id, and nothing here hands out pixels without the ids they belong to.
+Pixels stay in memory-mapped shards; only the current batch is copied, so memory does not grow with the
+archive. Rows always carry their image id, and nothing here returns pixels without the ids they belong to.
 """
 
 import math
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def metadata_matrix(rows: "pd.DataFrame", fields: Sequence[str]) -> np.ndarray:
-    """Numbers a model may look at: float32 (n, len(fields)), NaN where missing.
+    """The metadata that a model may use: float32 (n, len(fields)), NaN where missing.
 
     `is_male` is 1 for male and 0 for female; every other field is a numeric column of the manifest.
     """
@@ -41,7 +41,7 @@ def metadata_matrix(rows: "pd.DataFrame", fields: Sequence[str]) -> np.ndarray:
 
 @dataclass(frozen=True, kw_only=True)
 class Examples:
-    """The rows of one subset with everything a model takes in, every row under its image id."""
+    """The rows of one subset with all inputs of a model, every row under its image id."""
 
     isic_ids: np.ndarray  # (n,) str
     labels: np.ndarray  # (n,) int, index into the task's classes
@@ -63,24 +63,24 @@ class Examples:
 
 @dataclass(frozen=True, kw_only=True)
 class Data:
-    """What a variant learns from and is asked about, with every picture's SHA-256."""
+    """What a variant learns from and predicts, with every picture's SHA-256."""
 
     train: Examples
-    val_drawn: Examples  # val as the split draws it: what early stopping looks at
-    val: Examples  # natural: what threshold and calibration are chosen on
-    test: Examples | None  # None: not to be looked at, as in a search
+    val_drawn: Examples  # val as the split draws it: used for early stopping
+    val: Examples  # natural: threshold and calibration are chosen on it
+    test: Examples | None  # None: must not be used, as in a search
     sha256_by_id: Mapping[str, str]
 
     def subset(self, name: str) -> Examples:
         """Val or test."""
         found = {"val": self.val, "test": self.test}[name]
         if found is None:
-            raise ValueError(f"subset {name!r} is not to be looked at")
+            raise ValueError(f"subset {name!r} must not be used")
         return found
 
     @property
     def to_predict(self) -> dict[str, Examples]:
-        """What the finished model is asked about: val, and test unless it stays closed."""
+        """What the finished model predicts: val, and test unless it stays closed."""
         return {"val": self.val} | ({} if self.test is None else {"test": self.test})
 
 
@@ -93,7 +93,7 @@ def load_examples(
     input_size: InputSize | None,
     metadata_fields: Sequence[str],
 ) -> Examples:
-    """Open the rows of a manifest as examples. `input_size` None: no pixels."""
+    """Open the rows of a manifest as examples, without pixels if `input_size` is None."""
     number = {label: i for i, label in enumerate(classes)}
     return Examples(
         isic_ids=rows["isic_id"].to_numpy(dtype=object),
@@ -106,15 +106,15 @@ def load_examples(
 
 
 def filled_up(rows: np.ndarray, n_devices: int) -> np.ndarray:
-    """Rows of a batch, the first ones again until the devices that share it get equally many.
+    """Rows of a batch, the first ones repeated until all devices that share it get the same number.
 
-    Keras averages over devices, so one without a row would turn the loss into no number.
+    Keras averages over devices, so a device without a row would make the loss NaN.
     """
     return np.resize(rows, math.ceil(len(rows) / n_devices) * n_devices)
 
 
 class Batches(keras.utils.PyDataset):
-    """Examples in batches. Shuffled anew for each epoch, in an order that seed and epoch alone decide."""
+    """Examples in batches, reshuffled for each epoch in an order that depends only on seed and epoch."""
 
     def __init__(
         self,
@@ -132,7 +132,7 @@ class Batches(keras.utils.PyDataset):
         self.n_classes = n_classes
         self.n_devices = n_devices
         order = np.arange(len(examples))
-        # A training that resumes at epoch 7 sees the rows in the order it would have seen them anyway.
+        # A training that resumes at epoch 7 sees the rows in the same order as without the interruption.
         self.order = order if seed is None else np.random.default_rng((seed, epoch)).permutation(order)
 
     def __len__(self) -> int:
@@ -150,7 +150,7 @@ class Batches(keras.utils.PyDataset):
 
 
 class WeightedBatches(keras.utils.PyDataset):
-    """Batches in which every example counts by its class, in val as in train: both losses mean the same."""
+    """Batches in which every example is weighted by its class, in val as in train, so both losses mean the same."""
 
     def __init__(self, batches: Batches, weights: Mapping[int, float]) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class WeightedBatches(keras.utils.PyDataset):
 
     @classmethod
     def of(cls, batches: Batches, weights: Mapping[int, float] | None) -> keras.utils.PyDataset:
-        """The batches themselves where no weights are given."""
+        """Weighted batches, or the batches themselves if no weights are given."""
         return batches if weights is None else cls(batches, weights)
 
     def __len__(self) -> int:

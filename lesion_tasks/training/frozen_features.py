@@ -1,9 +1,9 @@
 """A frozen backbone and pictures -> their features, computed once and kept in the bucket.
 
-What a frozen backbone says of a picture never changes, so it is computed once for each backbone, weights, size,
-preprocessing and picture, and shared by every variant and training that asks. When images arrive, only theirs are
-added: shards are written under the digest of their members and then named in Postgres, one transaction each, so a
-killed run goes on at the next shard.
+A frozen backbone's features of a picture never change, so they are computed once for each backbone, weights, size,
+preprocessing and picture, and shared by every variant and training that needs them. When images arrive, only their
+features are added: shards are written under the digest of their members and then named in Postgres, one transaction
+each, so a killed run continues with the next shard.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from sqlalchemy import Engine, text
 
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.bucket import Bucket, digest_of_file
 from lesion_tasks.catalog import BACKBONES, Variant
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -33,14 +33,14 @@ log = logging.getLogger(__name__)
 # Raise it when the layers between pixels and features change their numbers.
 FEATURES_VERSION = 1
 SHARD_IMAGES = 4_096
-# One shape for every batch, the last one filled up: the same kernels, so the same numbers whoever stands beside.
+# One shape for every batch, the last one filled up: the same kernels, so the same numbers whatever else is in it.
 BATCH_IMAGES = 64
 
 
 def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str | None) -> dict[str, Any]:
-    """Everything that decides a frozen variant's features, beside the picture."""
+    """Everything besides the picture that decides a frozen variant's features."""
     if variant.side_px is None or variant.backbone is None:
-        raise ValueError(f"variant {variant.name!r} has no backbone that could give features")
+        raise ValueError(f"variant {variant.name!r} has no backbone to compute features with")
     return {
         "version": FEATURES_VERSION,
         "backbone": asdict(BACKBONES[variant.backbone]),
@@ -48,7 +48,7 @@ def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str 
         "weights": f"random-{variant.seed}"
         if weights is None or weights.origin == "none"
         else weights.sha256,
-        "fit": str(variant.input_size),  # the key is part of digests that stand in databases
+        "fit": str(variant.input_size),  # the key is part of digests stored in databases
         "is_hair_removed": variant.is_hair_removed,
         "segmenter": segmenter_id,
     }
@@ -61,7 +61,7 @@ def recipe_id(recipe: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureExamples(Examples):
-    """Examples whose pixels a frozen backbone has seen already."""
+    """Examples whose features a frozen backbone has already computed."""
 
     shards: tuple[np.ndarray, ...]  # each float32 (n, C), mapped into memory
     shard_of_row: np.ndarray  # (n,) int
@@ -69,7 +69,7 @@ class FeatureExamples(Examples):
 
     @property
     def n_features(self) -> int:
-        """C, the number of features of a picture."""
+        """C, the number of features per picture."""
         return int(self.shards[0].shape[1])
 
     def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
@@ -93,9 +93,9 @@ def with_features(
     subsets: Mapping[str, Examples],
     sha256_by_id: Mapping[str, str],
 ) -> dict[str, FeatureExamples]:
-    """Give examples their features instead of pixels; computes and stores those that are missing.
+    """Replace the pixels of examples by features; computes and stores those that are missing.
 
-    `make_extractor` (pixels -> features) is only called when something is missing.
+    `make_extractor` (pixels -> features) is only called if something is missing.
     """
     features_id = recipe_id(recipe)
     missing = _missing(engine, features_id, subsets, sha256_by_id)
@@ -106,7 +106,7 @@ def with_features(
                 part = missing[start : start + SHARD_IMAGES]
                 array = _extract(extractor, part, advance)
                 _store_shard(engine, bucket, recipe, [sha256 for sha256, _, _ in part], array)
-    log.info("features %s: %d computed, the others found", features_id[:8], len(missing))
+    log.info("features %s: %d computed, the others reused", features_id[:8], len(missing))
     return {name: _open(engine, bucket, features_id, some, sha256_by_id) for name, some in subsets.items()}
 
 
@@ -133,6 +133,14 @@ def _places(engine: Engine, features_id: str, sha256s: Sequence[str]) -> dict[st
             {"features_id": features_id, "sha256s": sorted(set(sha256s))},
         ).all()
     return {row.sha256: (row.object_key, row.row_index) for row in rows}
+
+
+def _digests(engine: Engine, keys: Sequence[str]) -> dict[str, str]:
+    with engine.connect() as connection:
+        rows = connection.execute(
+            text("SELECT object_key, sha256 FROM feature_shard WHERE object_key = ANY(:keys)"), {"keys": keys}
+        ).all()
+    return {row.object_key: row.sha256 for row in rows}
 
 
 def _extract(
@@ -169,8 +177,9 @@ def _store_shard(
     with scratch_file("shard.npy") as path:
         np.save(path, features, allow_pickle=False)
         bucket.put_file(key, path)
+        sha256 = digest_of_file(path)
     with engine.begin() as connection:
-        # Two trainings that compute the same features at once: the first row stands.
+        # If two trainings compute the same features at once, the first row is kept.
         lock_until_commit(connection, Lock.FEATURES, features_id)
         taken = set(
             connection.execute(
@@ -180,8 +189,9 @@ def _store_shard(
         )
         connection.execute(
             text("""
-                INSERT INTO feature_shard (object_key, features_id, recipe, n_images, n_features, created_at)
-                VALUES (:key, :id, :recipe, :n_images, :n_features, :now) ON CONFLICT (object_key) DO NOTHING
+                INSERT INTO feature_shard (object_key, features_id, recipe, n_images, n_features, sha256, created_at)
+                VALUES (:key, :id, :recipe, :n_images, :n_features, :sha256, :now)
+                ON CONFLICT (object_key) DO UPDATE SET sha256 = excluded.sha256
             """),
             {
                 "key": key,
@@ -189,6 +199,7 @@ def _store_shard(
                 "recipe": json.dumps(recipe),
                 "n_images": len(members),
                 "n_features": features.shape[1],
+                "sha256": sha256,
                 "now": datetime.now(UTC),
             },
         )
@@ -207,12 +218,13 @@ def _open(
     places = _places(engine, features_id, sha256s)
     keys = sorted({key for key, _ in places.values()})
     number = {key: i for i, key in enumerate(keys)}
+    digests = _digests(engine, keys)
     return FeatureExamples(
         isic_ids=some.isic_ids,
         labels=some.labels,
         pixels=None,
         metadata=some.metadata,
-        shards=tuple(open_shard(bucket, key) for key in keys),
+        shards=tuple(open_shard(bucket, key, digests[key]) for key in keys),
         shard_of_row=np.array([number[places[sha256][0]] for sha256 in sha256s], dtype=np.int64),
         row_in_shard=np.array([places[sha256][1] for sha256 in sha256s], dtype=np.int64),
     )

@@ -1,8 +1,8 @@
-"""Examples small enough to lie in memory -> an epoch as one graph, without a trip to Python for each batch.
+"""Examples small enough to fit in memory -> an epoch as one graph, without returning to Python for each batch.
 
-A head on stored features has so little to compute that feeding it costs thirty times the work. Here features and
-targets are tensors once, and an epoch is a loop in the graph over the model's own `train_step`: the same batches in
-the same order as `dataset.Batches`, and so the same training.
+A head on stored features has so little to compute that feeding it costs thirty times as much as computing. Here
+features and targets are converted to tensors once, and an epoch is a loop in the graph over the model's own
+`train_step`: the same batches in the same order as `examples.Batches`, and so the same training.
 """
 
 from collections.abc import Mapping
@@ -19,14 +19,14 @@ MAX_BYTES = 3_000_000_000
 
 
 def fits_in_memory(examples: Examples) -> bool:
-    """Whether these examples' inputs may be held as tensors, on the one back end that this is written for."""
+    """Whether these examples' inputs may be held as tensors, on the only back end that this supports."""
     row = examples.inputs(np.arange(min(1, len(examples))))
     size_bytes = len(examples) * sum(values.nbytes for values in row.values())
     return keras.backend.backend() == "tensorflow" and size_bytes <= MAX_BYTES
 
 
 class InMemory:
-    """Runs the epochs of a compiled model on train and val examples that lie in memory."""
+    """Runs the epochs of a compiled model on train and val examples in memory."""
 
     def __init__(
         self,
@@ -61,21 +61,21 @@ class InMemory:
         self._train_epoch, self._judge, self._tf = train_epoch, judge, tf
 
     def train(self, epoch: int) -> dict[str, float]:
-        """One epoch in the order that seed and epoch decide; returns its figures."""
+        """Run one epoch in the order given by seed and epoch; returns its figures."""
         order = np.random.default_rng((self.seed, epoch)).permutation(np.arange(self.n_train))
         self.model.reset_metrics()
         self._train_epoch(self._tf.constant(order))
         return _figures(self.model)
 
     def validate(self) -> dict[str, float]:
-        """The figures of the val examples."""
+        """Compute the figures of the val examples."""
         self.model.reset_metrics()
         self._judge()
         return _figures(self.model)
 
 
 def _arrays(examples: Examples, n_classes: int, weights: Mapping[int, float] | None) -> list[Any]:
-    """Inputs by name, targets as `Batches` gives them, and a weight for each example where asked."""
+    """Inputs by name, targets as in `Batches`, and a weight for each example if weights are given."""
     inputs, targets = Batches(examples, max(1, len(examples)), n_classes=n_classes)[0]
     if weights is None:
         return [dict(inputs), targets]

@@ -1,7 +1,7 @@
 """A model, train and val batches -> the model with its best weights, one resumable epoch at a time.
 
 After every epoch everything that decides the next one (weights, optimizer, seeds of dropout and augmentation,
-history) lies in the bucket, the pointer to it written last. A training killed at any moment goes on after its last
+history) is in the bucket, the pointer to it written last. A training killed at any moment continues after its last
 complete epoch, on any worker, and sees the same rows in the same order as one that was never killed.
 """
 
@@ -32,7 +32,7 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Stage:
-    """How a model learns: everything but the data."""
+    """How a model learns: everything except the data."""
 
     name: str  # for messages
     learning_rate: float
@@ -53,13 +53,13 @@ METRICS: dict[str, Callable[[], keras.metrics.Metric]] = {
 
 @dataclass(kw_only=True)
 class _State:
-    """Where a stage stands: what the pointer object in the bucket says."""
+    """The state of a stage: the content of the pointer object in the bucket."""
 
     epoch: int = 0  # complete epochs
     best_epoch: int = 0
     best_val_loss: float = math.inf
     history: list[dict[str, Any]] = field(default_factory=list)
-    sha256_by_epoch: dict[str, str] = field(default_factory=dict)  # of the checkpoints that count
+    sha256_by_epoch: dict[str, str] = field(default_factory=dict)  # of the valid checkpoints
 
     def is_over(self, stage: Stage) -> bool:
         return self.epoch >= stage.max_epochs or self.epoch - self.best_epoch >= stage.patience
@@ -79,12 +79,12 @@ def fit_stage(
     on_epoch: OnEpoch,
     in_memory: Callable[[keras.Model], InMemory] | None = None,
 ) -> float:
-    """Train until val loss has not improved for `patience` epochs, put the best weights in; returns their val loss.
+    """Train until val loss has not improved for `patience` epochs, load the best weights, return their val loss.
 
-    `train_batches(epoch)` gives the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
-    checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, also again for the epochs of an
-    earlier attempt. `in_memory` makes what runs the epochs in place of the batches. Raises UnusableInputError when
-    the loss is not a number.
+    `train_batches(epoch)` returns the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
+    checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, and again for the epochs of an
+    earlier attempt. `in_memory` makes an object that runs the epochs in place of the batches. Raises
+    UnusableInputError if the loss is not a number.
     """
     model.compile(
         optimizer=keras.optimizers.get(
@@ -118,7 +118,7 @@ def fit_stage(
 
 
 def _end_epoch(stage: Stage, state: _State, figures: dict[str, float], duration_s: float) -> None:
-    """Write the epoch into the state, or raise when its loss is not a number."""
+    """Add the epoch to the state; raise if its loss is not a number."""
     epoch = state.epoch + 1
     for name in ("loss", "val_loss"):
         if not math.isfinite(figures[name]):
@@ -133,7 +133,7 @@ def _end_epoch(stage: Stage, state: _State, figures: dict[str, float], duration_
 
 
 class _Checkpoints:
-    """Variables by epoch in the bucket, and the pointer that says which of them count."""
+    """Variables by epoch in the bucket, and the pointer that says which of them are valid."""
 
     def __init__(self, bucket: Bucket, folder: str, stage: Stage) -> None:
         self.bucket = bucket
@@ -144,9 +144,9 @@ class _Checkpoints:
         return f"{self.folder}/epoch-{epoch:04d}.npz"
 
     def resume(self, model: keras.Model) -> _State:
-        """Put the last complete epoch into the model; where a checkpoint is damaged, begin anew.
+        """Load the last complete epoch into the model; if a checkpoint is damaged, start over.
 
-        Beginning anew gives the same weights, since seed and epoch decide everything: only time is lost.
+        Starting over gives the same weights, since seed and epoch decide everything: only time is lost.
         """
         try:
             state = _State(**json.loads(self.bucket.get(f"{self.folder}/state.json")))
@@ -157,10 +157,10 @@ class _Checkpoints:
                     self._read(state, state.best_epoch, first)
         except MissingObjectError as missing:
             if "state.json" not in str(missing):
-                log.warning("%s: %s; training begins anew", self.stage.name, missing)
+                log.warning("%s: %s; training starts over", self.stage.name, missing)
             return _State()
         except (ValueError, TypeError) as damage:
-            log.warning("%s: checkpoint is damaged (%s); training begins anew", self.stage.name, damage)
+            log.warning("%s: checkpoint is damaged (%s); training starts over", self.stage.name, damage)
             return _State()
         return state
 
@@ -180,7 +180,7 @@ class _Checkpoints:
         except (zipfile.BadZipFile, KeyError) as error:
             raise ValueError(f"{self._key(epoch)}: {error}") from error
         if [a.shape for a in found_arrays] != [tuple(v.shape) for v in expected]:
-            raise ValueError(f"{self._key(epoch)} holds variables of other shapes than the model's")
+            raise ValueError(f"{self._key(epoch)} holds variables whose shapes differ from the model's")
         return found_arrays
 
     def write(self, model: keras.Model, state: _State) -> None:
@@ -199,7 +199,7 @@ class _Checkpoints:
 
 
 def _variables(model: keras.Model) -> list[keras.Variable]:
-    """Weights, batch-norm statistics, seeds of dropout and augmentation, and the optimizer's own."""
+    """Weights, batch-norm statistics, seeds of dropout and augmentation, and the optimizer's variables."""
     return [*model.variables, *model.optimizer.variables]
 
 
@@ -212,7 +212,7 @@ def model_bytes(model: keras.Model) -> bytes:
 
 def load_model(data: bytes) -> keras.Model:
     """Load a `.keras` file in safe mode: no code that it carries is run."""
-    find_accelerator()  # what is served is computed as exactly as what was measured
+    find_accelerator()  # serving computes with the same precision as the evaluation
     with scratch_file("model.keras") as path:
         path.write_bytes(data)
         return keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -221,7 +221,7 @@ def load_model(data: bytes) -> keras.Model:
 def fit_logistic(model: keras.Model, variant: Variant, train: Examples) -> dict[str, float]:
     """Fit a metadata logistic regression with scikit-learn and write its coefficients into the Keras model.
 
-    The model keeps imputation, indicators and scaling inside and is stored and served like every other.
+    Imputation, indicators and scaling stay inside the model, which is stored and served like every other.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss

@@ -1,7 +1,7 @@
-"""A folder of lesion masks -> `masks/` in the bucket, by image id: what a segmentation network learns from.
+"""A folder of lesion masks -> `masks/` in the bucket, by image id, for training a segmentation network.
 
-Masks are optional. The index is written last, and names only masks that are there whole; running it again with
-another folder adds to it.
+Masks are optional. The index is written last, and names only complete masks; running this again with another folder
+adds to it.
 """
 
 import hashlib
@@ -22,7 +22,7 @@ _FILE = re.compile(r"(ISIC_\d{7})(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNOR
 def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
     """Copy masks named `<isic_id>_segmentation.png` or `<isic_id>.png` into the bucket; returns counts.
 
-    A mask is any picture: brighter than half is lesion. One that cannot be decoded is left out and counted.
+    A mask is any picture: pixels above half brightness are lesion. A mask that cannot be decoded is skipped and counted.
     """
     path = Path(folder)
     files = sorted(path.iterdir()) if path.is_dir() else []
@@ -30,7 +30,7 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
     if not named:
         found = f"{len(files)} other files" if path.is_dir() else "no such folder"
         raise UnusableInputError(
-            f"masks {folder}: found {found}, expected ISIC_0000000_segmentation.png and the like"
+            f"masks {folder}: found {found}, expected files like ISIC_0000000_segmentation.png"
         )
     bucket = workspace.bucket
     index = read_index(bucket)
@@ -49,7 +49,7 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
 
 
 def read_index(bucket: Bucket) -> dict[str, str]:
-    """SHA-256 of each mask in the bucket by image id; empty where there are none."""
+    """SHA-256 of each mask in the bucket by image id; empty if there are none."""
     try:
         with reading_object(bucket, INDEX_KEY):
             found: dict[str, str] = json.loads(bucket.get(INDEX_KEY))

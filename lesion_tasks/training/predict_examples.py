@@ -9,8 +9,8 @@ import pandas as pd
 
 from lesion_tasks.training.examples import Examples
 
-BATCH_IMAGES = 64  # a model that averages over mirror images makes four times as many of it
-# A batch of another length is compiled anew: lengths are rounded up to a multiple of this, and the answers cut.
+BATCH_IMAGES = 64  # a model that averages over mirror images makes four times as many of them
+# Every new batch length is compiled again: lengths are rounded up to a multiple of this, and the results cut.
 BATCH_STEP = 32
 
 
@@ -24,7 +24,7 @@ def predict_examples(
 ) -> pd.DataFrame:
     """Score examples: a frame indexed by `isic_id` with one float64 column of probabilities for each class.
 
-    `order` (row numbers) chooses which examples are scored, and in which order; the result is keyed either way.
+    `order` (row numbers) selects which examples are scored, and in which order; the result is keyed either way.
     """
     rows = np.arange(len(examples)) if order is None else order
     length = min(batch_images, math.ceil(len(rows) / BATCH_STEP) * BATCH_STEP)

@@ -1,4 +1,4 @@
-"""Prediction rows in Postgres <-> frames and `Scored` values. Rows are keyed; nothing here knows a position."""
+"""Prediction rows in Postgres <-> frames and `Scored` values. Rows are keyed; nothing here depends on position."""
 
 import hashlib
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class AlteredPredictionsError(UnusableInputError):
-    """Stored predictions are not those that were stored."""
+    """Predictions were changed after they were stored."""
 
 
 def digest_of_predictions(predictions: "pd.DataFrame") -> str:
@@ -35,7 +35,7 @@ def digest_of_predictions(predictions: "pd.DataFrame") -> str:
 def store_predictions(
     connection: Connection, training_id: str, digest: str, subset: str, predictions: "pd.DataFrame"
 ) -> int:
-    """Replace what a training says of one subset of a manifest, and seal it; `predictions` is indexed by image id."""
+    """Replace and seal a training's predictions for one subset of a manifest; `predictions` is indexed by image id."""
     values = {"id": training_id, "digest": digest, "subset": subset}
     connection.execute(
         text("""
@@ -65,7 +65,7 @@ def store_predictions(
 def read_predictions(
     connection: Connection, training_id: str, digest: str, subset: str, classes: Sequence[str]
 ) -> "pd.DataFrame":
-    """What a training says of one subset: a frame indexed by `isic_id`, one column for each class; perhaps empty."""
+    """A training's predictions for one subset: a frame indexed by `isic_id`, a column for each class; may be empty."""
     import numpy as np
     import pandas as pd
 
@@ -84,11 +84,22 @@ def read_predictions(
 def read_sealed_predictions(
     connection: Connection, training_id: str, digest: str, subset: str, classes: Sequence[str]
 ) -> "pd.DataFrame":
-    """The same, held against the digest under which they were stored.
+    """A training's predictions for one subset, checked against the digest under which they were stored.
 
-    Raises `AlteredPredictionsError` where a row was added, lost or changed since.
+    Raises `AlteredPredictionsError` if a row was added, lost or changed since.
     """
     found = read_predictions(connection, training_id, digest, subset, classes)
+    if (alteration := find_alteration(connection, training_id, digest, subset, found)) is not None:
+        raise AlteredPredictionsError(
+            f"predictions of training {training_id!r} on {subset} of manifest {digest[:12]}: {alteration}"
+        )
+    return found
+
+
+def find_alteration(
+    connection: Connection, training_id: str, digest: str, subset: str, found: "pd.DataFrame"
+) -> str | None:
+    """Evidence that predictions were changed since they were stored; None if there is none."""
     sealed = connection.execute(
         text("""
             SELECT sha256 FROM prediction_set
@@ -97,13 +108,12 @@ def read_sealed_predictions(
         {"id": training_id, "digest": digest, "subset": subset},
     ).scalar_one_or_none()
     if sealed is None and found.empty:
-        return found
-    if (now := digest_of_predictions(found)) != sealed:
-        raise AlteredPredictionsError(
-            f"predictions of training {training_id!r} on {subset} of manifest {digest[:12]}: "
-            f"SHA-256 is {now[:12]}, expected {(sealed or 'none')[:12]}: rows were changed after they were stored"
-        )
-    return found
+        return None
+    if (now := digest_of_predictions(found)) == sealed:
+        return None
+    return (
+        f"SHA-256 is {now[:12]}, expected {(sealed or 'none')[:12]}: rows were changed after they were stored"
+    )
 
 
 def trainings_with_predictions(connection: Connection, digest: str) -> set[str]:
@@ -119,7 +129,7 @@ def trainings_with_predictions(connection: Connection, digest: str) -> set[str]:
 
 
 def join_to_manifest(predictions: "pd.DataFrame", rows: "pd.DataFrame", task: Task) -> "Scored":
-    """Join predictions to manifest rows by image id; predictions of other rows of the manifest are left aside."""
+    """Join predictions to manifest rows by image id; predictions of other rows of the manifest are ignored."""
     from lesion_tasks.metrics.scored import join
 
     wanted = predictions[predictions.index.isin(rows["isic_id"])]

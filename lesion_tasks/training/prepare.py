@@ -1,7 +1,7 @@
 """A chosen variant -> the manifest and the pixels that its training needs.
 
-The schedule builds splits and pixels for the variants it trains; one that is chosen by hand may need another split
-or look at pictures in another size. Running it again finds both and changes nothing.
+The schedule builds splits and pixels for the variants that it trains; a variant chosen by hand may need another split
+or another input size. Running it again finds both and changes nothing.
 """
 
 import logging
@@ -17,15 +17,15 @@ log = logging.getLogger(__name__)
 
 
 def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> None:
-    """Build a variant's split if it has never been built, and decode its pictures in the variant's size and shape.
+    """Build a variant's split if it has never been built, and decode its pictures in the variant's input size.
 
-    A split that has a manifest is left as it is: when to look at newer images is for `build_split` to say. Raises
-    UnusableInputError where the images at hand cannot make the split.
+    A split that has a manifest is left unchanged: `build_split` decides when to include newer images. Raises
+    UnusableInputError if the available images cannot make the split.
     """
     recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
     engine = workspace.engine
     if not has_manifest(engine, recipe.split):
-        log.info("split %s has no manifest yet and is built", recipe.split)
+        log.info("split %s has no manifest yet: building it", recipe.split)
         build_split(workspace, recipe.split)
     if recipe.input_size is not None:
         digest, _ = manifest_in_force(engine, recipe.split)

@@ -2,8 +2,8 @@
 
 The only module that reads or writes the table `training`; others hold its rows as `Training`, typed and detached.
 
-Whoever runs a training holds a lock on its fingerprint for as long as the process lives. A row that says `running`
-while nobody holds the lock belongs to a process that ended without a word, and `mark_lost` says so on it.
+A process that runs a training holds a lock on its fingerprint as long as it lives. A row that says `running` while
+nobody holds the lock belongs to a process that ended without notice, and `mark_lost` marks it so.
 """
 
 import json
@@ -25,8 +25,8 @@ from lesion_tasks.database.schema import Training, TrainingEpoch
 log = logging.getLogger(__name__)
 
 LOST = (
-    "lost: its process ended without a word, as when it is killed from outside or for lack of memory; "
-    "trained again, it goes on after its last complete epoch"
+    "lost: its process ended without notice, for example killed from outside or for lack of memory; "
+    "trained again, it continues after its last complete epoch"
 )
 
 
@@ -38,7 +38,7 @@ def _detached(connection: Connection, statement: "Select[Training]") -> list[Tra
 
 
 def find_finished(connection: Connection, training_id: str) -> Training:
-    """A finished training, or `UnusableInputError` that says what was found."""
+    """Return a finished training, or raise `UnusableInputError` that says what was found."""
     found = _detached(connection, select(Training).where(Training.training_id == training_id))
     if not found or found[0].status != "finished":
         state = f"it is {found[0].status}" if found else "no such training"
@@ -47,14 +47,14 @@ def find_finished(connection: Connection, training_id: str) -> Training:
 
 
 def read_model(bucket: Bucket, training: Training) -> bytes:
-    """The stored model of a finished training, held against its digest: `AlteredObjectError` where they differ."""
+    """The stored model of a finished training, checked against its digest: `AlteredObjectError` if they differ."""
     return get_verified(bucket, training.model_key or "", training.model_sha256 or "", kind="model")
 
 
 def list_finished(
     connection: Connection, *, task: str | None = None, variant: str | None = None
 ) -> list[Training]:
-    """Finished trainings of a task or a variant (default: all), by the time at which they began."""
+    """Finished trainings of a task or a variant (default: all), sorted by start time."""
     statement = select(Training).where(Training.status == "finished").order_by(Training.started_at)
     if task is not None:
         statement = statement.where(Training.task == task)
@@ -64,12 +64,12 @@ def list_finished(
 
 
 def is_adjusted(training: Training) -> bool:
-    """Whether fields of the variant were changed for this training alone, as for a smoke run."""
+    """Whether fields of the variant were changed for this training only, as for a smoke run."""
     return bool(training.recipe.get("adjusted"))
 
 
 def finish(connection: Connection, training_id: str, **columns: Any) -> None:
-    """Mark a training finished, with what is known at its end: model, threshold and its rule, trainer's figures."""
+    """Mark a training finished, with its results: model, threshold and its rule, trainer's figures."""
     connection.execute(
         update(Training)
         .where(Training.training_id == training_id)
@@ -90,8 +90,8 @@ def list_epochs(connection: Connection, training_id: str) -> list[dict[str, Any]
 def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[str, bool]:
     """Find the training of a fingerprint, or insert its row; returns its id and whether it is finished.
 
-    `row` has every column that is known at the start but training_id, status and started_at. The caller holds the
-    lock on the fingerprint. `again` asks for a new row although a finished one is there.
+    `row` has every column that is known at the start except training_id, status and started_at. The caller holds the
+    lock on the fingerprint. `again` inserts a new row even if a finished one exists.
     """
     with engine.begin() as connection:
         past = connection.execute(
@@ -118,7 +118,7 @@ def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[
 
 
 class Outcome(AbstractContextManager[None]):
-    """Writes the reason on a training's row when it ends in any error, and lets the error rise."""
+    """Writes the reason to a training's row if it ends in any error, and lets the error propagate."""
 
     def __init__(self, engine: Engine, training_id: str) -> None:
         self.engine = engine
@@ -136,7 +136,7 @@ class Outcome(AbstractContextManager[None]):
 
 
 def mark_lost(engine: Engine) -> list[str]:
-    """Write the reason on every training that is said to run and that nobody runs; returns their ids."""
+    """Write the reason to every training that is marked as running but has no process; returns their ids."""
     lost = []
     with engine.connect() as connection:
         running = connection.execute(
@@ -165,7 +165,7 @@ def mark_lost(engine: Engine) -> list[str]:
 def record_epoch(
     engine: Engine, training_id: str, epoch: int, figures: dict[str, float], duration_s: float
 ) -> None:
-    """Write the figures of an epoch; of one that was recorded before, write them anew."""
+    """Write the figures of an epoch, replacing those recorded before."""
     with engine.begin() as connection:
         connection.execute(
             text("""

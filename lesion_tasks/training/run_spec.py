@@ -1,4 +1,4 @@
-"""A recipe, a manifest and weights -> everything that identifies a training, and the data it looks at."""
+"""A recipe, a manifest and weights -> everything that identifies a training, and the data it uses."""
 
 import ast
 import hashlib
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
     from lesion_tasks.training.model import Weights
 
 PACKAGE = Path(__file__).parents[1]
-# Rooms all of whose code decides a training's numbers. What they import from the rooms in SHARED decides with them;
+# Rooms whose code, all of it, decides a training's numbers. So does whatever they import from the rooms in SHARED;
 # what they import from others moves data (database, bucket, splits) or is in the fingerprint by value (catalog).
 DECIDING = ("pixels", "training")
 SHARED = ("archive", "metrics")
 
 
 def deciding_files(package: Path) -> list[Path]:
-    """The sources of a package that decide a training's numbers: whole rooms, and what they reach in shared ones."""
+    """The sources of a package that decide a training's numbers: whole rooms, and what they import from shared ones."""
     found = {path for room in DECIDING for path in (package / room).rglob("*.py")}
     waiting = list(found)
     while waiting:
@@ -55,7 +55,7 @@ def _shared_imports(package: Path, path: Path) -> set[Path]:
 
 @lru_cache(maxsize=4)
 def code_digest(package: Path = PACKAGE) -> str:
-    """SHA-256 over the sources that decide a training's numbers, with their places."""
+    """SHA-256 over the sources that decide a training's numbers, with their paths."""
     digest = hashlib.sha256()
     for path in deciding_files(package):
         content = path.read_bytes()
@@ -85,7 +85,7 @@ class RunSpec:
             "manifest": self.digest,
             "weights": self.weights.sha256 if self.weights else None,
             "code": code_digest(),
-            # By value: another preprocessing of the same name is another training.
+            # By value: different preprocessing under the same name is a different training.
             "backbone": None if self.variant.backbone is None else asdict(BACKBONES[self.variant.backbone]),
         }
         if self.is_missing_weights:
@@ -112,7 +112,7 @@ class RunSpec:
 
 
 def find_run_spec(workspace: Workspace, variant: Variant) -> RunSpec:
-    """The job of a variant on the manifest in force of its split, its weights not looked for yet."""
+    """The run spec of a variant on the manifest in force of its split, without looking for weights yet."""
     digest, manifest_key = manifest_in_force(workspace.engine, variant.split)
     return RunSpec(
         variant=variant,
@@ -125,7 +125,7 @@ def find_run_spec(workspace: Workspace, variant: Variant) -> RunSpec:
 
 
 def versions() -> dict[str, str]:
-    """Versions of what computes: Keras, its back end, NumPy, scikit-learn and Python."""
+    """Versions of the software that computes: Keras, its back end, NumPy, scikit-learn and Python."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
@@ -179,10 +179,10 @@ def load_data(
 
 
 def licences_of(rows: "pd.DataFrame") -> dict[str, dict[str, Any]]:
-    """Under which licences the pictures that a model learned from (train and val) stand, and whom to name.
+    """The licences of the pictures that a model learned from (train and val), and whom to credit.
 
-    Licence -> `images`, how many, and `attributions`, how many by the words that the archive asks for. A picture
-    without a licence stands under "none stated".
+    Licence -> `images`, their number, and `attributions`, the number for each wording that the archive asks for. A
+    picture without a licence is listed under "none stated".
     """
     learned = rows[rows["subset"].isin(["train", "val"])]
     found: dict[str, dict[str, Any]] = {}
@@ -197,7 +197,7 @@ def licences_of(rows: "pd.DataFrame") -> dict[str, dict[str, Any]]:
 def trainer_figures(labels: Any, predictions: "pd.DataFrame") -> Mapping[str, float | None]:
     """AUC as the trainer sees it: labels and scores by position, straight from the arrays it trained with.
 
-    The evaluator computes the same from keyed rows; where the two differ, rows were mixed up.
+    The evaluator computes the same from keyed rows; if the two differ, rows were mixed up.
     """
     import numpy as np
     from sklearn.metrics import roc_auc_score

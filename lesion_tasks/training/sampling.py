@@ -1,4 +1,4 @@
-"""Train examples and a sampling rule -> the examples that an epoch sees, perhaps with rotated copies among them."""
+"""Train examples and a sampling rule -> the examples that an epoch sees, possibly including rotated copies."""
 
 from dataclasses import dataclass
 
@@ -14,14 +14,14 @@ LEAKY_VAL_SHARE = 0.2
 
 @dataclass(frozen=True, kw_only=True)
 class SampledExamples(Examples):
-    """Some rows of other examples, in another order, perhaps repeated, perhaps each with a rotation."""
+    """Some rows of other examples, in another order, possibly repeated, possibly each with a rotation."""
 
     source: Examples
     rows: np.ndarray  # (n,) int, rows of the source
-    angles_deg: np.ndarray | None = None  # (n,) float; 0 leaves a picture as it is
+    angles_deg: np.ndarray | None = None  # (n,) float; 0 leaves a picture unchanged
 
     def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The model's inputs for some rows, rotated where an angle says so."""
+        """The model's inputs for some rows, each rotated by its angle."""
         inputs = self.source.inputs(self.rows[rows])
         if self.angles_deg is not None:
             turned = [
@@ -33,7 +33,7 @@ class SampledExamples(Examples):
 
 
 def sample_rows(source: Examples, rows: np.ndarray, angles_deg: np.ndarray | None = None) -> SampledExamples:
-    """Take rows of examples, each under the image id it has there."""
+    """Take rows of examples, each under its own image id."""
     return SampledExamples(
         isic_ids=source.isic_ids[rows],
         labels=source.labels[rows],
@@ -75,7 +75,7 @@ def pool(first: Examples, second: Examples) -> Examples:
 
 
 def resample(train: Examples, sampling: str, seed: int) -> Examples:
-    """Draw what an epoch sees. `sampling` is one of `catalog.SAMPLINGS`; "as_drawn" is the examples themselves."""
+    """Draw the examples of an epoch. `sampling` is one of `catalog.SAMPLINGS`; "as_drawn" returns them unchanged."""
     if sampling == "as_drawn":
         return train
     generator = np.random.default_rng((seed, 1))
@@ -91,7 +91,7 @@ def resample(train: Examples, sampling: str, seed: int) -> Examples:
 
 
 def _bring_to(rows: np.ndarray, n: int, generator: np.random.Generator) -> np.ndarray:
-    """n of these rows: a draw without repetition where there are more, every row and repetitions where fewer."""
+    """n of these rows: a draw without repetition if there are more, every row plus repetitions if there are fewer."""
     if n <= len(rows):
         return generator.permutation(rows)[:n]
     whole, rest = divmod(n, len(rows))
@@ -115,7 +115,7 @@ def with_rotated_copies(examples: Examples, seed: int) -> SampledExamples:
 
 
 def leaky_train_and_val(pooled: Examples, seed: int) -> tuple[SampledExamples, SampledExamples]:
-    """Copies first, then a random fifth as val: a picture and its rotated copies stand on both sides.
+    """Copies first, then a random fifth as val: a picture and its rotated copies are on both sides.
 
     This is the mistake of the published notebook, kept so that its effect can be measured.
     """
@@ -131,7 +131,7 @@ def leaky_train_and_val(pooled: Examples, seed: int) -> tuple[SampledExamples, S
 
 
 def rotate_picture(picture: np.ndarray, angle_deg: float) -> np.ndarray:
-    """Rotate a square uint8 picture (side, side, 3) and cut the empty corners away, at the same size."""
+    """Rotate a square uint8 picture (side, side, 3) and crop the empty corners, at the same size."""
     from PIL import Image
 
     side = picture.shape[0]
@@ -145,7 +145,7 @@ def rotate_picture(picture: np.ndarray, angle_deg: float) -> np.ndarray:
 
 
 def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:
-    """Weights by class so that every class that is there counts the same; their mean over the examples is 1."""
+    """Weights by class so that every class present counts the same; their mean over the examples is 1."""
     counts = np.bincount(labels, minlength=n_classes)
     n_present = int((counts > 0).sum())
     return {i: len(labels) / (n_present * int(n)) if n else 0.0 for i, n in enumerate(counts)}

@@ -1,9 +1,9 @@
 """A variant's search space and a manifest -> the parameters that do best on val, by Bayesian search.
 
-Trials are proposed by the tree-structured Parzen estimator (Bergstra et al. 2011) as Optuna has it, judged by AUC on
-the natural val, and kept in Postgres, each as soon as it ends. A trial is decided by the seed, its number and the
-trials before it, so a search that was killed goes on with the trial it was in, at the epoch it was in, and ends as
-one that was not. Test is never opened.
+Trials are proposed by Optuna's tree-structured Parzen estimator (Bergstra et al. 2011), judged by AUC on the natural
+val, and kept in Postgres, each as soon as it ends. A trial is determined by the seed, its number and the trials before
+it, so a killed search continues with the trial and the epoch that it was in, and ends as if it had not been killed.
+Test is never opened.
 """
 
 import hashlib
@@ -29,13 +29,13 @@ from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-# Drawn at random before the estimator has anything to learn from; Optuna's own number.
+# Trials drawn at random before the estimator has anything to learn from; Optuna's default.
 N_RANDOM_TRIALS = 10
 
 
 @dataclass(frozen=True, kw_only=True)
 class Found:
-    """What a search found: the variant with the best parameters, and where they come from."""
+    """The result of a search: the variant with the best parameters, and where they come from."""
 
     variant: Variant
     facts: dict[str, Any]
@@ -61,7 +61,7 @@ def tune_variant(
 ) -> dict[str, Any]:
     """Search until a variant has `n_trials` trials on the manifest in force; returns the best one and their ids.
 
-    Trials that were made before count. Raises UnusableInputError for a variant without a search space.
+    Earlier trials count. Raises UnusableInputError for a variant without a search space.
     """
     from lesion_tasks.training.model import find_weights
 
@@ -75,7 +75,7 @@ def tune_variant(
 
 
 def space_of(variant: Variant) -> SearchSpace:
-    """The search space of a variant; raises UnusableInputError where there is none, naming variants that have one."""
+    """The search space of a variant; if it has none, raises UnusableInputError that names variants with one."""
     if variant.search is None:
         searchable = ", ".join(name for name, some in VARIANTS.items() if some.search is not None)
         raise UnusableInputError(
@@ -85,10 +85,10 @@ def space_of(variant: Variant) -> SearchSpace:
 
 
 def search_parameters(engine: Engine, bucket: Bucket, spec: RunSpec, n_trials: int) -> Found:
-    """Make the trials of a job's variant that are missing, and return it with the best parameters of the first n."""
+    """Run the missing trials of a spec's variant, and return it with the best parameters of the first n."""
     space = space_of(spec.variant)
     if n_trials < 1:
-        raise UnusableInputError(f"{n_trials} trials asked for, expected at least 1")
+        raise UnusableInputError(f"{n_trials} trials requested, expected at least 1")
     search_id = _search_id(spec)
     # A second worker with the same search waits, and then finds its trials.
     with hold_lock(engine, Lock.SEARCH, search_id):
@@ -104,7 +104,7 @@ def search_parameters(engine: Engine, bucket: Bucket, spec: RunSpec, n_trials: i
     best = max((t for t in made if t.val_auc is not None), key=lambda t: t.val_auc or 0.0, default=None)
     if best is None:
         raise UnusableInputError(
-            f"search {search_id}: none of {n_trials} trials gave an AUC, the last because of: {made[-1].reason}"
+            f"search {search_id}: none of {n_trials} trials gave an AUC; reason of the last: {made[-1].reason}"
         )
     facts = {
         "search_id": search_id,
@@ -146,7 +146,7 @@ def _distribution(some: SearchRange) -> Any:
 
 
 def _search_id(spec: RunSpec) -> str:
-    """32 hexadecimal digits that change with whatever decides a trial's figures."""
+    """32 hexadecimal digits that change with anything that decides a trial's figures."""
     parts = {
         "variant": asdict(spec.variant),
         "manifest": spec.digest,
@@ -164,7 +164,7 @@ def _try(
     number: int,
     parameters: Mapping[str, float],
 ) -> Trial:
-    """Train with some parameters for the epochs of a trial, and keep how it did."""
+    """Train with some parameters for the epochs of a trial, and store the result."""
     from lesion_tasks.training.stages import train_model
 
     some = adjust(

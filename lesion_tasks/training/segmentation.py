@@ -1,8 +1,8 @@
 """Train pictures and their masks -> a U-Net that outlines lesions, trained once and kept in the bucket.
 
-Where the bucket holds masks of train images, it learns from those. Where there are too few, it learns from the
-pictures' own contrast (Otsu's threshold): an outline for the workflow to run with, not one to believe; the model's
-manifest says which of the two it was.
+If the bucket holds enough masks of train images, it learns from those. If not, it learns from the pictures' own
+contrast (Otsu's threshold): such an outline lets the workflow run but is not reliable. The model's manifest says which
+of the two was used.
 """
 
 import hashlib
@@ -11,12 +11,14 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from typing import Any
 
 import keras
 import numpy as np
+from sqlalchemy import Engine, text
 
-from lesion_tasks.bucket import Bucket, reading_object
+from lesion_tasks.bucket import Bucket, get_verified, reading_object
 from lesion_tasks.catalog import InputSize, Variant
 from lesion_tasks.pixels.decode import decode_mask
 from lesion_tasks.training.accelerator import Accelerator
@@ -28,7 +30,7 @@ from lesion_tasks.training.model.unet import FILTERS, INNER_SIDE_PX, build_unet
 log = logging.getLogger(__name__)
 
 MIN_MASKS = 16
-# A lesion's outline is learned from far fewer pictures than its diagnosis.
+# Learning a lesion's outline takes far fewer pictures than learning its diagnosis.
 MAX_TRAIN = 2_000
 MAX_VAL = 400
 BATCH_SIZE = 16
@@ -56,14 +58,15 @@ def train_segmenter(
     train: Examples,
     val: Examples,
     *,
+    engine: Engine,
     bucket: Bucket,
     accelerator: Accelerator,
     on_epoch: OnEpoch,
 ) -> Segmenter:
     """Find or train the U-Net for these train and val pictures at the variant's side.
 
-    Variants that share pictures, masks and side share the U-Net. Only train pictures teach it. It learns for no more
-    epochs than the variant does.
+    Variants that share pictures, masks and side share the U-Net. It learns only from train pictures, and for no more
+    epochs than the variant.
     """
     stage = replace(STAGE, max_epochs=min(STAGE.max_epochs, variant.max_epochs))
     index = read_index(bucket)
@@ -72,14 +75,15 @@ def train_segmenter(
         "train": _choose(train, index if has_masks else None, MAX_TRAIN),
         "val": _choose(val, index if has_masks else None, MAX_VAL),
     }
-    if not len(rows["val"]):  # masks of train images alone: watch the loss on some of those
+    if not len(rows["val"]):  # only train images have masks: watch the loss on some of those
         rows["train"], rows["val"], val = rows["train"][::2], rows["train"][1::2], train
     parts = {"train": (train, rows["train"]), "val": (val, rows["val"])}
     recipe = _recipe(variant, stage, parts, index, has_masks)
     segmenter_id = hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:32]
     key = f"segmenters/{segmenter_id}/segmenter.keras"
     facts = {"learned_from": recipe["learned_from"], "n_train": len(rows["train"]), "n_val": len(rows["val"])}
-    if not bucket.exists(key):
+    sha256 = _stored_digest(engine, segmenter_id)
+    if sha256 is None:
         log.info(
             "segmenter %s: %d pictures, outlines %s",
             segmenter_id[:8],
@@ -87,7 +91,7 @@ def train_segmenter(
             facts["learned_from"],
         )
         outlines = {
-            name: _outlines(bucket, some, rows[name], variant, has_masks)
+            name: _outlines(bucket, some, rows[name], variant, index if has_masks else None)
             for name, some in (("train", train), ("val", val))
         }
         with accelerator.training():
@@ -103,16 +107,40 @@ def train_segmenter(
                 folder=f"segmenters/{segmenter_id}",
                 on_epoch=on_epoch,
             )
-        bucket.put(key, model_bytes(_uncompiled(model, variant)))
+        data = model_bytes(_uncompiled(model, variant))
+        bucket.put(key, data)
+        sha256 = _keep_digest(engine, segmenter_id, key, data)
         for leftover in list(bucket.list_keys(f"segmenters/{segmenter_id}/epoch-")):
             bucket.delete(leftover)
     with reading_object(bucket, key):
-        model = load_model(bucket.get(key))
+        model = load_model(get_verified(bucket, key, sha256, kind="segmenter"))
     return Segmenter(segmenter_id=segmenter_id, model=model, facts=facts)
 
 
+def _stored_digest(engine: Engine, segmenter_id: str) -> str | None:
+    with engine.connect() as connection:
+        digest: str | None = connection.execute(
+            text("SELECT sha256 FROM segmenter WHERE segmenter_id = :id"), {"id": segmenter_id}
+        ).scalar_one_or_none()
+    return digest
+
+
+def _keep_digest(engine: Engine, segmenter_id: str, key: str, data: bytes) -> str:
+    """Store a segmenter's digest; if two are trained at once, the last one written is the one in the bucket."""
+    sha256 = hashlib.sha256(data).hexdigest()
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                INSERT INTO segmenter (segmenter_id, object_key, sha256, created_at) VALUES (:id, :key, :sha256, :now)
+                ON CONFLICT (segmenter_id) DO UPDATE SET sha256 = excluded.sha256
+            """),
+            {"id": segmenter_id, "key": key, "sha256": sha256, "now": datetime.now(UTC)},
+        )
+    return sha256
+
+
 def _uncompiled(model: keras.Model, variant: Variant) -> keras.Model:
-    """The same weights without optimizer and loss: what is stored is for serving."""
+    """The same weights without optimizer and loss: the stored model is for serving."""
     fresh = build_unet(int(variant.side_px or 0), variant.seed)
     fresh.set_weights(model.get_weights())
     return fresh
@@ -132,7 +160,7 @@ def _recipe(
     return {
         "version": 1,
         "learned_from": "masks" if has_masks else "contrast",
-        "fit": str(variant.input_size),  # the key is part of digests that stand in databases
+        "fit": str(variant.input_size),  # the key is part of digests stored in databases
         "seed": variant.seed,
         "network": [INNER_SIDE_PX, *FILTERS],
         "learning": [stage.learning_rate, stage.max_epochs, stage.patience, BATCH_SIZE],
@@ -141,30 +169,31 @@ def _recipe(
 
 
 def _choose(some: Examples, index: Mapping[str, str] | None, n: int) -> np.ndarray:
-    """At most n rows, those with masks where an index is given, by lowest hash: the choice grows with the archive."""
+    """At most n rows by lowest hash, only those with masks if an index is given: stable as the archive grows."""
     rows = [row for row, isic_id in enumerate(some.isic_ids) if index is None or isic_id in index]
     rows.sort(key=lambda row: hashlib.sha256(str(some.isic_ids[row]).encode()).digest())
     return np.array(sorted(rows[:n]), dtype=np.int64)
 
 
 def _outlines(
-    bucket: Bucket, some: Examples, rows: np.ndarray, variant: Variant, has_masks: bool
+    bucket: Bucket, some: Examples, rows: np.ndarray, variant: Variant, index: Mapping[str, str] | None
 ) -> np.ndarray:
     """uint8 (n, side, side, 1), 1 is lesion."""
     side_px = int(variant.side_px or 0)
     out = np.empty((len(rows), side_px, side_px, 1), dtype=np.uint8)
     for i, row in enumerate(rows):
-        if has_masks:
+        if index is not None:
             mask_key = f"masks/{some.isic_ids[row]}"
+            mask = get_verified(bucket, mask_key, index[str(some.isic_ids[row])], kind="mask")
             with reading_object(bucket, mask_key):
-                out[i, :, :, 0] = read_mask(bucket.get(mask_key), InputSize(side_px, variant.aspect))
+                out[i, :, :, 0] = read_mask(mask, InputSize(side_px, variant.aspect))
         else:
             out[i, :, :, 0] = contrast_outline(some.inputs(np.array([row]))["pixels"][0])
     return out
 
 
 def read_mask(data: bytes, size: InputSize) -> np.ndarray:
-    """A mask made square like the lesion's own picture: uint8 (side, side), 1 where it is brighter than half."""
+    """A mask made square like the lesion's own picture: uint8 (side, side), 1 where brighter than half."""
     return (decode_mask(data, size) > 127).astype(np.uint8)
 
 
@@ -181,7 +210,7 @@ def contrast_outline(picture: np.ndarray) -> np.ndarray:
 
 
 class _Outlined(keras.utils.PyDataset):
-    """Pictures and their outlines in batches; shuffled by `seed` where one is given."""
+    """Pictures and their outlines in batches; shuffled by `seed` if one is given."""
 
     def __init__(
         self,

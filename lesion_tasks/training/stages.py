@@ -1,7 +1,7 @@
 """A variant, its weights and its examples -> the model that is stored, and its keyed predictions.
 
-One engine for all variants, in stages: outline lesions where asked, learn (on features of a frozen backbone where
-they are the same in every epoch, else on pixels), fine-tune, average over flips, calibrate. Every stage is resumable.
+One engine for all variants, in stages: outline lesions if the variant needs it, learn (on features of a frozen backbone
+if they are the same in every epoch, else on pixels), fine-tune, average over flips, calibrate. Every stage is resumable.
 """
 
 import logging
@@ -52,7 +52,7 @@ VAL_BATCH_IMAGES = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The model that is stored, its predictions by subset (val, test), and facts for its manifest."""
+    """The model to store, its predictions by subset (val, test), and facts for its manifest."""
 
     model: keras.Model
     predictions: dict[str, pd.DataFrame]
@@ -61,7 +61,7 @@ class Trained:
 
 @dataclass(kw_only=True)
 class _Epochs:
-    """Numbers the epochs of all stages in one row."""
+    """Numbers the epochs of all stages consecutively."""
 
     on_epoch: OnEpoch
     n_before: int = 0
@@ -104,7 +104,7 @@ def train_model(
 ) -> Trained:
     """Train a variant; `folder` is the bucket prefix of its checkpoints. Raises UnusableInputError on bad data.
 
-    `accelerator` is what this machine has, unless one is given.
+    `accelerator` defaults to what this machine has.
     """
     _check(variant, data)
     context = _Context(
@@ -162,7 +162,7 @@ def _build(context: _Context, segmenter: Segmenter | None) -> keras.Model:
 
 
 def _as_stored(context: _Context, learned: keras.Model, segmenter: Segmenter | None) -> keras.Model:
-    """A model that has learned as it is stored: uncompiled, in float32, on one device."""
+    """A trained model in the form in which it is stored: uncompiled, in float32, on one device."""
     if context.accelerator.is_plain:
         return keras.Model(inputs_of(learned), learned.outputs[0], name=learned.name)
     stored = _build(context, segmenter)
@@ -175,6 +175,7 @@ def _segment(context: _Context) -> Segmenter:
         context.variant,
         context.data.train,
         context.data.val,
+        engine=context.engine,
         bucket=context.bucket,
         accelerator=context.accelerator,
         on_epoch=lambda epoch, figures, seconds: None,
@@ -190,7 +191,7 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
         train, val = leaky_train_and_val(pool(data.train, data.val_drawn), variant.seed)
     else:
         train, val = resample(data.train, variant.sampling, variant.seed), data.val_drawn
-    # A model that sees no pixels is too small to gain from other precision or several devices.
+    # A model without pixel input is too small to gain from other precision or several devices.
     with context.accelerator.training() if variant.side_px is not None else nullcontext():
         model = _build(context, segmenter)
         learner = with_bias_loss(model, variant.bias_alpha) if variant.loss == "bias" else model
@@ -223,9 +224,9 @@ def _learn_head(
 def _fine_tune(
     context: _Context, head: keras.Model, segmenter: Segmenter | None, loss_before: float
 ) -> tuple[keras.Model, dict[str, Any]]:
-    """Go on with the backbone unfrozen and a low rate; the first stage's weights stay where val loss is no better.
+    """Continue with the backbone unfrozen and a low rate; keep the first stage's weights if val loss does not improve.
 
-    Returns the model, and whether the second stage is in it.
+    Returns the model, and whether it includes the second stage.
     """
     variant, tuning = context.variant, context.variant.fine_tuning or FineTuning()
     with context.accelerator.training():
@@ -241,7 +242,7 @@ def _fine_tune(
             model.set_weights(before)
     log.info(
         "second stage %s: val loss %.4f, after the first %.4f",
-        "kept" if is_kept else "thrown away",
+        "kept" if is_kept else "discarded",
         loss,
         loss_before,
     )
@@ -311,7 +312,7 @@ Head = tuple[keras.Model, Mapping[str, Examples]]
 def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: Head | None) -> Trained:
     """Average over flips, calibrate on val, and predict val and test.
 
-    With a head and its features at hand, they answer in place of the whole model: the same numbers, no pixels read.
+    With a head and its features available, they predict in place of the whole model: same numbers, no pixels read.
     """
     variant, data = context.variant, context.data
     classes = variant.task.classes
@@ -331,6 +332,6 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
 
 
 def n_epochs_at_most(variant: Variant) -> int:
-    """Epochs of all stages when none stops early."""
+    """The number of epochs of all stages if none stops early."""
     tuning = variant.fine_tuning
     return variant.max_epochs + (tuning.max_epochs if tuning else 0)

@@ -1,8 +1,8 @@
 """A variant and the manifest in force -> a stored model and keyed predictions.
 
-Reads one manifest by digest, never the live tables. Writes the model, then its manifest, then one transaction
-with the predictions and the finished row: a training that has no finished row can simply be run again and goes
-on after its last complete epoch. A training whose fingerprint is finished already is found, not run.
+Reads one manifest by digest, never the live tables. Writes the model, then its manifest, then one transaction with the
+predictions and the finished row: a training without a finished row can simply be run again and continues after its last
+complete epoch. If a training with the same fingerprint is already finished, it is reused, not run.
 """
 
 import hashlib
@@ -55,10 +55,10 @@ log = logging.getLogger(__name__)
 def choose_variants(
     workspace: Workspace, *, variants: Sequence[str] | None = None, policy: str = "changed"
 ) -> list[str]:
-    """Return which variants to train: the named ones, or those of the settings.
+    """Return the variants to train: the named ones, or those of the settings.
 
-    `policy` "always" keeps all of them; "changed" keeps those never trained, and those whose manifest has new,
-    changed or lost rows amounting to `RETRAIN_SHARE` since their last training.
+    `policy` "always" keeps all of them; "changed" keeps those never trained, and those of whose manifest at least
+    `RETRAIN_SHARE` is new, changed or lost since their last training.
     """
     names = list(variants or workspace.settings.variants or DEFAULT_VARIANTS)
     for name in names:
@@ -93,7 +93,7 @@ def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
 
 
 def note_lost_trainings(workspace: Workspace) -> list[str]:
-    """Write the reason on the rows of trainings whose process ended without a word; returns their ids."""
+    """Write the reason to the rows of trainings whose process ended without notice; returns their ids."""
     return mark_lost(workspace.engine)
 
 
@@ -108,9 +108,9 @@ def train_variant(
 ) -> str:
     """Train a variant on the manifest in force of its split; returns the training id.
 
-    `again` runs a training anew whose fingerprint is finished already. `is_smoke_run` and `max_epochs` shorten it,
-    see `adjust`. `n_trials` of a Bayesian search come first for a variant that has a search space; the best
-    parameters are trained with.
+    `again` runs a training even if one with its fingerprint is finished. `is_smoke_run` and `max_epochs` shorten it,
+    see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
+    the best parameters.
     """
     from lesion_tasks.training.model import find_weights
 
@@ -123,21 +123,21 @@ def train_variant(
     try:
         spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
     except UnusableInputError:
-        # A row of its own, since without weights there is no fingerprint of the training that was meant.
+        # A separate row, since without weights the intended training has no fingerprint.
         training_id, _ = begin(engine, spec.row)
         with Outcome(engine, training_id):
             raise
     found = None
     if n_trials and spec.variant.search is None:
-        log.info("%s has no search space: trained as it is", variant)
+        log.info("%s has no search space: training it unchanged", variant)
     elif n_trials:
         found = search_parameters(engine, bucket, spec, n_trials)
         spec = replace(spec, variant=found.variant)
-    # Held until the end: a second worker with the same training waits, and then finds it finished.
+    # Held until the end: a second worker with the same training waits and then finds it finished.
     with hold_lock(engine, Lock.TRAINING, spec.fingerprint):
         training_id, is_finished = begin(engine, spec.row, again=again)
         if is_finished:
-            log.info("training %s is finished already, nothing to run (--again runs it anew)", training_id)
+            log.info("training %s is already finished, nothing to run (--again repeats it)", training_id)
             return training_id
         with Outcome(engine, training_id):
             _run(engine, bucket, spec, training_id, {} if found is None else {"search": found.facts})
@@ -157,7 +157,7 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
         def on_epoch(epoch: int, figures: dict[str, float], duration_s: float) -> None:
             record_epoch(engine, training_id, epoch, figures, duration_s)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
-            minutes_left = duration_s * (n_epochs - epoch) / 60  # when no stage stops early
+            minutes_left = duration_s * (n_epochs - epoch) / 60  # if no stage stops early
             log.info("epoch %d: %s (%.1f s, at most %.0f min left)", epoch, shown, duration_s, minutes_left)
             advance(1, shown)
 
@@ -200,7 +200,7 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
 
 
 def _finish(engine: Engine, bucket: Bucket, trained: "Trained", said: dict[str, Any]) -> None:
-    """Store the model, then its manifest, then the predictions with the finished row; then the checkpoints go."""
+    """Store the model, then its manifest, then the predictions with the finished row; then delete the checkpoints."""
     from lesion_tasks.training.loop import model_bytes
 
     training_id = said["training_id"]

@@ -1,7 +1,7 @@
 """A catalogue variant -> an untrained Keras model, preprocessing included.
 
-Pixels 0..255 and raw metadata in, probabilities out: (b, 1), P(second class), for a task of two classes; (b, K)
-for K. Pure Keras 3: nothing of a back end is called, so a model runs on any of them and loads in safe mode.
+Pixels 0 to 255 and raw metadata in, probabilities out: (b, 1), P(second class), for a task of two classes; (b, K)
+for K. Pure Keras 3: it calls no specific back end, so a model runs on any of them and loads in safe mode.
 """
 
 import keras
@@ -21,10 +21,10 @@ def build_model(
 ) -> keras.Model:
     """Build the untrained classifier of a variant.
 
-    Inputs, as the variant asks: `pixels` uint8 or float (b, side, side, 3) in 0..255, `metadata` float32
-    (b, fields) with NaN where missing. Output float32 (b, 1) or (b, K) in 0..1.
-    `segmenter` is a trained U-Net, for variants that look at the lesion alone. The layer `standardize` must be
-    adapted to train rows before the first step when there is metadata.
+    Inputs, depending on the variant: `pixels` uint8 or float (b, side, side, 3), 0 to 255, and `metadata` float32
+    (b, fields) with NaN where missing. Output float32 (b, 1) or (b, K), 0 to 1.
+    `segmenter` is a trained U-Net, for variants that look only at the lesion. With metadata, the layer `standardize`
+    must be adapted to train rows before the first step.
     """
     keras.utils.set_random_seed(variant.seed)
     inputs: dict[str, keras.KerasTensor] = {}
@@ -45,9 +45,9 @@ def build_extractor(
 
 
 def build_head(variant: Variant, n_features: int) -> keras.Model:
-    """The part of a frozen variant that learns: `features` (b, C), and metadata where asked, to probabilities.
+    """The part of a frozen variant that learns: `features` (b, C), and metadata if it uses any, to probabilities.
 
-    Its layers have the names and, by the seed, the first weights that `build_model` gives them.
+    Its layers have the names and, through the seed, the initial weights that `build_model` gives them.
     """
     keras.utils.set_random_seed(variant.seed)
     features = keras.Input((n_features,), name="features")
@@ -55,7 +55,7 @@ def build_head(variant: Variant, n_features: int) -> keras.Model:
 
 
 def copy_head(head: keras.Model, model: keras.Model) -> None:
-    """Put the weights of a trained head into the whole model of the same variant."""
+    """Copy the weights of a trained head into the whole model of the same variant."""
     for layer in head.layers:
         if layer.name != "standardize" and layer.get_weights():
             model.get_layer(layer.name).set_weights(layer.get_weights())
@@ -103,9 +103,9 @@ def _pixel_features(
         x = remove_hair(x)
     if variant.is_segmented:
         if segmenter is None:
-            raise ValueError(f"variant {variant.name!r} looks at the lesion alone: a segmenter is needed")
+            raise ValueError(f"variant {variant.name!r} looks only at the lesion: a segmenter is needed")
         segmenter.trainable = False
-        # What is before the network learns nothing: no gradient is asked of it, nor of the augmentation behind it.
+        # The steps before the network learn nothing: neither they nor the augmentation after them need a gradient.
         x = keep_lesion(x, ops.stop_gradient(segmenter(x, training=False)))
     if variant.is_augmented:
         x = augment(x, variant.seed, is_strong=variant.is_augmented_strongly)
@@ -135,7 +135,7 @@ def _transferred(variant: Variant, x: keras.KerasTensor, weights: Weights | None
     set_trainable(
         base,
         variant.unfrozen_from if variant.is_backbone_frozen else "",
-        # Batch norm that learns anew needs a base that is trained as a whole.
+        # Batch norm that relearns its statistics needs a base that is trained as a whole.
         has_frozen_statistics=variant.is_backbone_frozen,
     )
     x = base(preprocess(x, backbone.preprocessing))
@@ -153,9 +153,9 @@ def backbone_of(model: keras.Model) -> keras.Model:
 def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_statistics: bool) -> None:
     """Freeze a backbone up to the first layer whose name starts with `unfrozen_from`; None freezes all, "" nothing.
 
-    With `has_frozen_statistics` batch norm keeps the mean and variance it came with, in training as in serving, and
-    for that is frozen wherever it stands. (A model called with `training=False` inside another one does not: Keras
-    hands the outer model's mode down.)
+    With `has_frozen_statistics` batch norm keeps its pretrained mean and variance, in training as in serving, and is
+    therefore frozen wherever it is. (Calling the inner model with `training=False` is not enough: Keras passes the
+    outer model's mode down.)
     """
     base.trainable = unfrozen_from is not None
     if base.trainable and has_frozen_statistics:

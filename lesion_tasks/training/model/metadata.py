@@ -6,7 +6,7 @@ from keras import layers, ops
 
 
 def metadata_features(metadata: keras.KerasTensor) -> keras.KerasTensor:
-    """Standardize, put the train mean (0 by then) where a value is missing, and say where: (b, 2 * fields)."""
+    """Standardize, replace missing values by the train mean (0 by then), and append indicators: (b, 2 * fields)."""
     standardized = layers.Normalization(name="standardize", dtype="float32")(metadata)
     is_missing = ops.isnan(standardized)
     filled = ops.where(is_missing, 0.0, standardized)
@@ -34,9 +34,9 @@ def adapt_metadata(model: keras.Model, metadata: np.ndarray) -> None:
 def join_metadata(features: keras.KerasTensor, metadata: keras.KerasTensor, fusion: str) -> keras.KerasTensor:
     """Join pixel features (b, C) with metadata features (b, M).
 
-    concatenate: side by side, (b, C + M). gated: metadata decides how much of each feature passes, and stands
-    beside them, (b, C + M). film: metadata scales and shifts each feature (Perez et al. 2018), (b, C); it
-    starts as the identity.
+    concatenate: side by side, (b, C + M). gated: metadata decides how much of each feature passes, and is also
+    concatenated with them, (b, C + M). film: metadata scales and shifts each feature (Perez et al. 2018), (b, C);
+    it starts as the identity.
     """
     n_features = features.shape[-1]
     if fusion == "concatenate":

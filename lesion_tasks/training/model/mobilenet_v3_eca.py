@@ -1,7 +1,7 @@
-"""MobileNetV3-Large with efficient channel attention for squeeze-and-excite, and dilated convolutions at the end.
+"""MobileNetV3-Large with efficient channel attention instead of squeeze-and-excite, and dilation at the end.
 
-The blocks are Howard et al. 2019, table 1; the attention is Wang et al. 2020 (ECA-Net); that both go together
-follows Lilhore et al. 2024, who publish no code: which convolutions are dilated is our reading of it.
+The blocks are Howard et al. 2019, table 1; the attention is Wang et al. 2020 (ECA-Net). Their combination follows
+Lilhore et al. 2024, who publish no code: which convolutions are dilated is our reading of the paper.
 """
 
 import math
@@ -9,8 +9,8 @@ import math
 import keras
 from keras import layers, ops
 
-# kernel, expanded filters, filters out, attention, activation, stride, and whether it is dilated. The last stage
-# keeps its size (stride 1 where MobileNetV3 has 2) and sees as far by a dilation, 2 unless a variant says otherwise.
+# kernel, expanded filters, filters out, attention, activation, stride, and whether it is dilated. The last stage keeps
+# its size (stride 1 where MobileNetV3 has 2) and sees as far through dilation, 2 unless a variant says otherwise.
 _BLOCKS = (
     (3, 16, 16, False, "relu", 1, False),
     (3, 64, 24, False, "relu", 2, False),
@@ -31,7 +31,7 @@ _BLOCKS = (
 
 
 def mobilenet_v3_eca(pixels: keras.KerasTensor, dilation_rate: int = 2) -> keras.KerasTensor:
-    """Pixels 0..255 (b, side, side, 3) -> feature maps (b, side / 16, side / 16, 960)."""
+    """Pixels 0 to 255 (b, side, side, 3) -> feature maps (b, side / 16, side / 16, 960)."""
     x = layers.Rescaling(1 / 127.5, offset=-1, name="symmetric")(pixels)
     x = _normalize(layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x), "hard_swish")
     for block in _BLOCKS:
@@ -69,7 +69,7 @@ def _normalize(x: keras.KerasTensor, activation: str | None) -> keras.KerasTenso
 
 
 def efficient_channel_attention(x: keras.KerasTensor) -> keras.KerasTensor:
-    """Weigh each channel by its neighbours: one convolution along the channels' means, no reduction.
+    """Weight each channel by its neighbours: one convolution along the channels' means, no reduction.
 
     Its width grows with the channels: the odd number nearest log2(C) / 2 + 1 / 2 (equation 12 of the paper).
     """

@@ -1,4 +1,4 @@
-"""Pixels 0..255 -> what a network looks at: backbone preprocessing, hair removal, the lesion alone, augmentation."""
+"""Pixels 0 to 255 -> a network's input: backbone preprocessing, hair removal, the lesion alone, augmentation."""
 
 from typing import Any
 
@@ -10,14 +10,14 @@ HAIR_LENGTH_PX = 9
 # A pixel that a closing brightens by more than this (0..255) lies on a hair. DullRazor's own threshold is 10 of
 # 256 grey levels on full-size pictures; hairs are fainter once a picture is reduced, noise is not.
 HAIR_CONTRAST = 14.0
-# Mean and deviation of ImageNet, RGB in 0..1, as `keras.applications.imagenet_utils` uses them.
+# Mean and deviation of ImageNet, RGB from 0 to 1, as `keras.applications.imagenet_utils` uses them.
 _TORCH_MEAN = (0.485, 0.456, 0.406)
 _TORCH_DEVIATION = (0.229, 0.224, 0.225)
 _CAFFE_MEAN_BGR = (103.939, 116.779, 123.68)
 
 
 def preprocess(pixels: keras.KerasTensor, how: str) -> keras.KerasTensor:
-    """Turn RGB pixels 0..255 (b, side, side, 3) into what a backbone was trained on.
+    """Convert RGB pixels 0 to 255 (b, side, side, 3) to the input that a backbone was trained on.
 
     The same numbers as `keras.applications.imagenet_utils.preprocess_input` in its modes tf ("symmetric"), caffe
     and torch, as layers, so that they are stored with the model.
@@ -37,12 +37,12 @@ def preprocess(pixels: keras.KerasTensor, how: str) -> keras.KerasTensor:
 
 
 def augment(x: keras.KerasTensor, seed: int, *, is_strong: bool = False) -> keras.KerasTensor:
-    """Random pictures of the same lesion, in training only; pixels stay in 0..255.
+    """Random views of the same lesion, in training only; pixels stay between 0 and 255.
 
     Paper: flips, rotation up to 18 degrees, zoom up to 10 % (it states no magnitudes). Strong: any rotation,
     zoom up to 20 %, shifts up to 10 %, brightness and contrast by up to 20 %.
     """
-    # float32 even under mixed precision: a GPU turns and zooms no bfloat16.
+    # float32 even under mixed precision: a GPU cannot rotate or zoom bfloat16.
     exact: dict[str, Any] = {"dtype": "float32"}
     x = layers.RandomFlip("horizontal_and_vertical", seed=seed, name="flip", **exact)(x)
     x = layers.RandomRotation(0.5 if is_strong else 0.05, seed=seed + 1, name="rotate", **exact)(x)
@@ -55,16 +55,16 @@ def augment(x: keras.KerasTensor, seed: int, *, is_strong: bool = False) -> kera
 
 
 def remove_hair(pixels: keras.KerasTensor) -> keras.KerasTensor:
-    """Replace dark hairs by what lies beside them, after DullRazor (Lee et al. 1997).
+    """Replace dark hairs by their surroundings, after DullRazor (Lee et al. 1997).
 
-    A grey-level closing along four directions fills what is dark and thin; where it changes a pixel by more than
-    `HAIR_CONTRAST`, the pixel lies on a hair and takes the closed value, smoothed. Everything else stays as it was.
+    A grey-level closing along four directions fills whatever is dark and thin; if it changes a pixel by more than
+    `HAIR_CONTRAST`, the pixel is on a hair and takes the closed value, smoothed. All other pixels stay unchanged.
     """
     closed = pixels
     for direction in ("horizontal", "vertical", "falling", "rising"):
         closed = ops.maximum(closed, _close_along(pixels, direction))
     on_hair = ops.max(closed - pixels, axis=-1, keepdims=True) > HAIR_CONTRAST  # (b, side, side, 1)
-    # A hair's soft rim is no darker than the threshold: one pixel more on each side.
+    # A hair's soft rim does not exceed the threshold: one more pixel on each side.
     on_hair = layers.MaxPooling2D(3, strides=1, padding="same", name="hair")(ops.cast(on_hair, pixels.dtype))
     smooth = layers.AveragePooling2D(3, strides=1, padding="same", name="beside_hair")(closed)
     return on_hair * smooth + (1.0 - on_hair) * pixels
@@ -81,7 +81,7 @@ def _brightest_along(x: keras.KerasTensor, direction: str) -> keras.KerasTensor:
         return layers.MaxPooling2D(size, strides=1, padding="same")(x)
     reach = HAIR_LENGTH_PX // 2
     side = x.shape[1]
-    # Edges repeat, so that a line that leaves the picture says nothing new.
+    # Edges repeat, so that a line that leaves the picture adds no new values.
     padded = ops.pad(x, [[0, 0], [reach, reach], [reach, reach], [0, 0]], mode="symmetric")
     brightest = None
     for step in range(-reach, reach + 1):
@@ -93,9 +93,9 @@ def _brightest_along(x: keras.KerasTensor, direction: str) -> keras.KerasTensor:
 
 
 def keep_lesion(pixels: keras.KerasTensor, outline: keras.KerasTensor) -> keras.KerasTensor:
-    """Fade what lies outside the lesion to the picture's own mean colour.
+    """Fade everything outside the lesion to the picture's own mean colour.
 
-    `outline` is P(lesion) for each pixel, (b, side, side, 1) in 0..1.
+    `outline` is P(lesion) for each pixel, (b, side, side, 1), 0 to 1.
     """
     mean = ops.mean(pixels, axis=(1, 2), keepdims=True)
     return outline * pixels + (1.0 - outline) * mean

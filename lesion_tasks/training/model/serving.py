@@ -1,4 +1,4 @@
-"""A trained model -> the model that is stored: calibrated, and averaged over flips where the variant asks."""
+"""A trained model -> the model that is stored: calibrated, and averaged over flips if the variant says so."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,15 +9,15 @@ from keras import layers, ops
 
 from lesion_tasks.catalog import Variant
 
-# Probabilities are kept away from 0 and 1 before their logarithm is taken.
+# Probabilities are kept this far from 0 and 1 before taking their logarithm.
 _EPSILON = 1e-7
 # A picture and its mirror images, as axes of (b, side, side, 3).
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
-MEAN_OF_FLIPS = "mean_of_flips"  # the layer by which a flip-averaged model is known
+MEAN_OF_FLIPS = "mean_of_flips"  # the layer by which a flip-averaged model is recognized
 
 
 def as_views(inputs: Mapping[str, Any], views: Sequence[tuple[int, ...]]) -> dict[str, Any]:
-    """A model's inputs, view after view in one batch: pictures mirrored along each view's axes, the rest as it is."""
+    """A model's inputs, view after view in one batch: pictures mirrored along each view's axes, the rest unchanged."""
     return {
         name: ops.concatenate(
             [ops.flip(value, axis=axes) if axes and name == "pixels" else value for axes in views], axis=0
@@ -32,9 +32,9 @@ def mean_of_views(p: Any, n_views: int) -> Any:
 
 
 def average_over_flips(model: keras.Model) -> keras.Model:
-    """The same inputs; the mean of the probabilities for a picture and its three mirror images."""
+    """A model with the same inputs that outputs the mean probabilities of a picture and its three mirror images."""
     inputs = {tensor.name: keras.Input(tensor.shape[1:], name=tensor.name) for tensor in model.inputs}
-    # All views in one batch: the model stands once in the graph, and is compiled once.
+    # All views in one batch: the model is in the graph once, and is compiled once.
     mean = mean_of_views(model(as_views(inputs, FLIPS), training=False), len(FLIPS))
     named = layers.Activation("linear", name=MEAN_OF_FLIPS, dtype="float32")(mean)
     return keras.Model(inputs, named, name=model.name)
@@ -51,7 +51,7 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
     clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
     if probabilities.shape[1] == 2:
         logit = np.log(clipped[:, 1]) - np.log1p(-clipped[:, 1])
-        # Platt's targets keep a perfectly ranked validation set from asking for an infinite slope.
+        # Platt's targets prevent an infinite slope on a perfectly ranked validation set.
         n_positive = labels.sum()
         target = np.where(
             labels == 1, (n_positive + 1) / (n_positive + 2), 1 / (len(labels) - n_positive + 2)
@@ -62,7 +62,7 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
             return float(-np.mean(target * np.log(p) + (1 - target) * np.log(1 - p)))
 
         found = minimize(cross_entropy, np.array([1.0, 0.0]), method="Nelder-Mead")
-        # A slope below 0 would turn the ranking round: then the scores say nothing, and stay as they are.
+        # A slope below 0 would reverse the ranking: then the scores are meaningless, and stay unchanged.
         return (float(found.x[0]), float(found.x[1])) if found.x[0] > 0 else (1.0, 0.0)
     logs = np.log(clipped)
     rows = np.arange(len(labels))
@@ -75,13 +75,13 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
 
 
 def with_calibration(model: keras.Model, scale: float, shift: float) -> keras.Model:
-    """The same model, its logit scaled and shifted. The ranking of images stays what it was."""
+    """The same model, its logit scaled and shifted. The ranking of images does not change."""
     output = _calibrate(model.outputs[0], scale, shift)
     return keras.Model(inputs_of(model), output, name=model.name)
 
 
 def calibrated(probabilities: np.ndarray, scale: float, shift: float) -> np.ndarray:
-    """What the calibrated model says where the model said these probabilities, (n, 2) or (n, K): no picture is read."""
+    """The calibrated model's probabilities, from the model's own, (n, 2) or (n, K), without reading a picture."""
     if probabilities.shape[1] != 2:
         return np.asarray(_calibrate(probabilities.astype(np.float32), scale, shift), dtype=np.float64)
     p = np.asarray(_calibrate(probabilities[:, 1:].astype(np.float32), scale, shift), dtype=np.float64)
@@ -105,5 +105,5 @@ def inputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:
 
 
 def finish_model(variant: Variant, model: keras.Model) -> keras.Model:
-    """What a variant serves before calibration."""
+    """The model that a variant serves, before calibration."""
     return average_over_flips(model) if variant.is_flip_averaged else model

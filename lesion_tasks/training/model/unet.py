@@ -1,16 +1,16 @@
-"""U-Net (Ronneberger et al. 2015), small: pixels 0..255 -> P(lesion) of each pixel, at the pictures' own size."""
+"""A small U-Net (Ronneberger et al. 2015): pixels 0 to 255 -> P(lesion) of each pixel, at the pictures' own size."""
 
 import keras
 from keras import layers
 
-# Outlines are found at this side and enlarged: a lesion's border needs no more, and it costs a quarter of 128 px.
+# Outlines are found at this side and enlarged: a lesion's border needs no more, at a quarter of the cost of 128 px.
 INNER_SIDE_PX = 64
 FILTERS = (16, 32, 64, 128)
 SEGMENTER_NAME = "segmenter"
 
 
 def build_unet(side_px: int, seed: int) -> keras.Model:
-    """Input (b, side, side, 3) in 0..255; output (b, side, side, 1) in 0..1."""
+    """Input (b, side, side, 3), 0 to 255; output (b, side, side, 1), 0 to 1."""
     keras.utils.set_random_seed(seed)
     pixels = keras.Input((side_px, side_px, 3), name="pixels")
     x = layers.Rescaling(1 / 127.5, offset=-1)(pixels)

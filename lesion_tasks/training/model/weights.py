@@ -1,4 +1,4 @@
-"""Where a backbone's pretrained weights are -> the file or the name, with a digest of what is in it."""
+"""Where a backbone's pretrained weights are -> the file or the name, with a digest of the content."""
 
 import hashlib
 import warnings
@@ -23,15 +23,15 @@ class Weights:
 
     origin: str  # "imagenet", "none", or the file's name
     path: Path | None  # None: Keras's own, or none
-    sha256: str  # of the file, or of the arrays where Keras fetched them
+    sha256: str  # of the file, or of the arrays if Keras fetched them
 
 
 def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) -> Weights | None:
-    """Find the pretrained weights of a variant; None when it starts from random weights on purpose.
+    """Find the pretrained weights of a variant; None if it deliberately starts from random weights.
 
     `location` is "imagenet" (Keras fetches its own file), a weights file, a folder in which one file starts with
     the backbone's stem, "bucket:" and the key of such a file or folder, or "none" for an explicit random start.
-    Weights that are not there are an error, never a silent random start.
+    Missing weights are an error, never a silent random start.
     """
     if variant.backbone is None or not variant.is_pretrained:
         return None
@@ -87,11 +87,11 @@ def _imagenet_digest(variant: Variant, backbone: Backbone) -> str:
 
 
 def keras_base(variant: Variant, backbone: Backbone, weights: str | None) -> keras.Model:
-    """The Keras Applications model without its top at the variant's size; `weights` "imagenet" or None."""
+    """The Keras Applications model without its top, at the variant's size; `weights` is "imagenet" or None."""
     options = {} if backbone.alpha is None else {"alpha": backbone.alpha}
     make = getattr(keras.applications, backbone.keras_class)
     shape = (variant.side_px, variant.side_px, 3)
-    # No name of ours: some of these builders look their tables and files up by it.
+    # Without our own name: some of these builders look up their tables and files by it.
     if weights is None:
         return make(include_top=False, weights=None, input_shape=shape, **options)
     try:
@@ -113,7 +113,7 @@ def load_base(variant: Variant, weights: Weights | None) -> keras.Model:
         return base
     try:
         with warnings.catch_warnings():
-            # Keras warns of layers it leaves at random: for us that is no loading at all.
+            # Keras only warns about layers that it leaves random: here that counts as a failure.
             warnings.simplefilter("error", UserWarning)
             base.load_weights(weights.path)
     except (ValueError, OSError, KeyError, UserWarning) as error:
@@ -129,9 +129,9 @@ def load_base(variant: Variant, weights: Weights | None) -> keras.Model:
 def _repair_efficientnet(base: keras.Model) -> None:
     """Finish the scaling that EfficientNet's ImageNet weights were trained with.
 
-    Its files hold the ImageNet deviation where the layer expects the variance. Keras divides by the root of it
-    and, for weights="imagenet" alone, once more by the root in an extra layer. Loading the same file by path
-    misses the extra layer, so the stored variance is squared here: root of the square, the same scaling.
+    Its files hold the ImageNet deviation where the layer expects the variance. Keras divides by its root and, only
+    for weights="imagenet", once more by the root in an extra layer. Loading the same file by path lacks the extra
+    layer, so the stored variance is squared here: the root of the square is the same scaling.
     """
     layer = next(layer for layer in base.layers if isinstance(layer, keras.layers.Normalization))
     layer.adapt_variance.assign(layer.adapt_variance**2)

@@ -1,0 +1,60 @@
+"""The bucket -> what is no longer what was stored, repaired where possible. A part each week, and by hand.
+
+Pictures, pixels, features, segmenters and models are held against the digests in the database, a thirteenth of them
+each week; manifests, masks, predictions and evaluations every time. What can be made again is forgotten and made again
+by the step that made it. Where something is lost that nothing can make again, the task is red and its log names it.
+
+Safe to clear: looking again changes nothing that is as it was stored.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from lesion_airflow import DEFAULT_ARGS, TAGS, open_workspace
+from lesion_tasks.catalog.upkeep import N_VERIFICATION_PARTS, VERIFICATION_CRON
+
+
+@dag(
+    schedule=VERIFICATION_CRON,
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "part": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            maximum=N_VERIFICATION_PARTS,
+            title="Part",
+            description=f"Which of {N_VERIFICATION_PARTS} parts of the objects. Empty: the one of this week.",
+        ),
+        "is_repairing": Param(
+            True,
+            type="boolean",
+            title="Repair",
+            description="Make again what can be made again. Off: only say what is wrong.",
+        ),
+    },
+    description="The bucket held against the database",
+    doc_md=__doc__,
+    tags=TAGS,
+)
+def verify_bucket() -> None:
+    @task(execution_timeout=timedelta(hours=12))
+    def verify(params: dict[str, Any], dag_run: Any) -> dict[str, int]:
+        """Read a part of the objects, and repair."""
+        from lesion_tasks.verification.verify import verify_part_due
+
+        return verify_part_due(
+            open_workspace(),
+            part=params["part"],
+            is_repairing=params["is_repairing"],
+            moment=dag_run.run_after,
+        )
+
+    verify()
+
+
+verify_bucket()
