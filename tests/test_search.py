@@ -105,7 +105,7 @@ def test_bad_parameters_are_a_trial_with_a_reason_and_a_search_without_any_good_
 def test_a_search_without_a_space_or_trials_is_refused(small: Settings) -> None:
     with pytest.raises(UnusableInputError, match="has no search space"):
         tune_variant(open_workspace(), declare("metadata_logistic"), n_trials=2)
-    with pytest.raises(UnusableInputError, match="0 trials asked for"):
+    with pytest.raises(UnusableInputError, match="0 trials requested"):
         tune_variant(open_workspace(), searched(), n_trials=0)
 
 

@@ -409,7 +409,7 @@ def manifest_table(numbers: set[int], change: dict[str, Any] | None = None, row:
         ({}, None),
         (
             {"isic_id": "ISIC_0000001"},
-            r"expected once \(isic_id\): ISIC_0000001 has 'ISIC_0000001', ISIC_0000001",
+            r"expected each value once \(isic_id\): ISIC_0000001 has 'ISIC_0000001', ISIC_0000001",
         ),
         ({"isic_id": "../x"}, r"expected ISIC_ and 7 digits \(isic_id\): \.\./x has"),
         ({"label": "unclear"}, r"expected one of benign, malignant \(label\): ISIC_\d{7} has 'unclear'"),
@@ -427,7 +427,7 @@ def manifest_table(numbers: set[int], change: dict[str, Any] | None = None, row:
             r"expected one subset for each group_id: ISIC_\d{7}",
         ),
         ({"age_years": 400.0, "sex": "x"}, r"\(sex\): .*; expected 0 to 120 \(age_years\): "),
-        ({"is_balanced": True}, "as many of each class"),
+        ({"is_balanced": True}, "the same number of each class"),
     ],
 )
 def test_a_broken_promise_stops_a_manifest(change: dict[str, Any], objection: str | None) -> None:

@@ -243,7 +243,7 @@ def test_a_training_that_nobody_runs_is_said_to_be_lost_and_one_that_runs_is_lef
     status, reason = last_word(small)
     assert status == "failed"
     assert reason is not None
-    assert "its process ended without a word" in reason
+    assert "its process ended without notice" in reason
     assert note_lost_trainings(open_workspace()) == []
     assert train_variant(open_workspace(), name) == training_id
     assert last_word(small) == ("finished", None)

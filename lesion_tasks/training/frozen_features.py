@@ -44,7 +44,7 @@ def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str 
     return {
         "version": FEATURES_VERSION,
         "backbone": asdict(BACKBONES[variant.backbone]),
-        # A random backbone is decided by its seed.
+        # A random backbone depends on its seed.
         "weights": f"random-{variant.seed}"
         if weights is None or weights.origin == "none"
         else weights.sha256,

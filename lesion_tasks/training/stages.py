@@ -1,7 +1,7 @@
 """A variant, its weights and its examples -> the model that is stored, and its keyed predictions.
 
-One engine for all variants, in stages: outline lesions if the variant needs it, learn (on features of a frozen backbone
-if they are the same in every epoch, else on pixels), fine-tune, average over flips, calibrate. Every stage is resumable.
+One engine for all variants, in resumable stages: outline lesions if the variant needs it, learn (on features of a
+frozen backbone if they are the same in every epoch, else on pixels), fine-tune, average over flips, calibrate.
 """
 
 import logging

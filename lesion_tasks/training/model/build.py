@@ -64,7 +64,7 @@ def copy_head(head: keras.Model, model: keras.Model) -> None:
 def _with_head(
     variant: Variant, inputs: dict[str, keras.KerasTensor], features: keras.KerasTensor | None
 ) -> keras.Model:
-    # Seeds by layer and not by order of building: a head alone starts like the head of a whole model.
+    # Seeds per layer and not by order of construction: a head alone starts like the head of a whole model.
     seeds = iter(range(variant.seed + 100, variant.seed + 200))
     x = features
     if variant.metadata:
@@ -80,7 +80,7 @@ def _with_head(
         if variant.dropout_rate:
             x = layers.Dropout(variant.dropout_rate, seed=next(seeds), name=f"dropout_{i + 1}")(x)
     n_classes = len(variant.task.classes)
-    # float32 even under mixed precision: half-precision probabilities tie.
+    # float32 even under mixed precision: half-precision probabilities have ties.
     output = layers.Dense(
         1 if n_classes == 2 else n_classes,
         activation="sigmoid" if n_classes == 2 else "softmax",

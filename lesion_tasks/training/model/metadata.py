@@ -20,11 +20,11 @@ def adapt_metadata(model: keras.Model, metadata: np.ndarray) -> None:
     standardize = model.get_layer("standardize")
     known = ~np.isnan(metadata)
     n = known.sum(axis=0)
-    # A field that train never knows stays at 0 with variance 1: it is "missing" for every row.
+    # A field without any value in train keeps mean 0 and variance 1: it is "missing" in every row.
     mean = np.where(n > 0, np.nansum(metadata, axis=0) / np.maximum(n, 1), 0.0)
     squared = np.where(known, metadata - mean, 0.0) ** 2
     variance = np.where(n > 1, squared.sum(axis=0) / np.maximum(n, 1), 1.0)
-    # The layer's own statistics, so that they are stored with the model; its `adapt` would spread the NaN.
+    # The layer's own statistics, so that they are stored with the model; its `adapt` would propagate NaN.
     standardize.adapt(np.zeros((2, metadata.shape[1]), dtype=np.float32))
     standardize.adapt_mean.assign(mean.astype(np.float32))
     standardize.adapt_variance.assign(np.maximum(variance, 1e-6).astype(np.float32))

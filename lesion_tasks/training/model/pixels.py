@@ -5,10 +5,10 @@ from typing import Any
 import keras
 from keras import layers, ops
 
-# Closings along lines of this length fill what is thinner than a hair: 9 px of 128 is 1.4 mm of a 20 mm picture.
+# Closings along lines of this length fill whatever is thinner, such as hairs: 9 px of 128 is 1.4 mm of a 20 mm picture.
 HAIR_LENGTH_PX = 9
-# A pixel that a closing brightens by more than this (0..255) lies on a hair. DullRazor's own threshold is 10 of
-# 256 grey levels on full-size pictures; hairs are fainter once a picture is reduced, noise is not.
+# A pixel that a closing brightens by more than this (0 to 255) is on a hair. DullRazor's own threshold is 10 of 256
+# grey levels on full-size pictures; hairs become fainter when a picture is reduced, noise does not.
 HAIR_CONTRAST = 14.0
 # Mean and deviation of ImageNet, RGB from 0 to 1, as `keras.applications.imagenet_utils` uses them.
 _TORCH_MEAN = (0.485, 0.456, 0.406)
