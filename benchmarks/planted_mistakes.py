@@ -185,7 +185,7 @@ def _shortcut(made: Evaluation, test: Scored) -> Verdict:
     unjudged = {}
     if made.is_of_metadata:
         frames = [frame[METADATA_KEYS] for frame in frames]
-        unjudged = {"metadata": "the model is meant to look at them"}
+        unjudged = {"metadata": "the model is meant to use them"}
     else:
         facts = [
             pd.DataFrame(

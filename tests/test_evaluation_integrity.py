@@ -350,7 +350,7 @@ def test_a_probe_of_the_models_own_inputs_is_shown_and_not_judged(camera):
     rows, probes = camera
     same = binary(rows["label"] == "malignant", probes["image_type_and_size"].scored.scores)
     assert shortcut(same, {"metadata": probes["image_type_and_size"]}).is_failure
-    unjudged = {"metadata": "the model is meant to look at them"}
+    unjudged = {"metadata": "the model is meant to use them"}
     verdict = shortcut(same, {"metadata": probes["image_type_and_size"]}, unjudged=unjudged)
     assert verdict.status == "passed"
     assert verdict.numbers["probes"]["metadata"]["is_judged"] is False
@@ -397,7 +397,7 @@ def test_what_a_shortcut_was_judged_by_and_what_not_is_said():
     (verdict,) = [one for one in planted_mistakes.verdicts(made) if one.name == "shortcut"]
     assert set(verdict.numbers["probes"]) == {"missing_values", "metadata"}
     assert "not judged: metadata 0." in verdict.sentence
-    assert "(the model is meant to look at them)" in verdict.sentence
+    assert "(the model is meant to use them)" in verdict.sentence
 
 
 def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows():

@@ -1,8 +1,8 @@
 """Two trainings and the test images of one of them -> what differs, pair by pair, and why a figure moved.
 
 Both must have a sound evaluation there. Images that one of the two has learned from, or whose lesion or patient it
-knows, are left out of the comparison for both: after another draw of the subsets, the champion's train images stand
-in the candidate's test set.
+knows, are left out of the comparison for both: after a new draw of the subsets, the champion's train images may be in
+the candidate's test set.
 """
 
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 # A row is known to a training that learned from a row with the same value in one of these.
 IDENTITIES = ("isic_id", "lesion_id", "patient_id", "sha256", "group_id")
-# Of these groups of each class an AUC difference needs some; with fewer nothing is compared.
+# An AUC difference needs this many groups of each class; with fewer nothing is compared.
 MIN_GROUPS_OF_A_CLASS = 5
 
 
@@ -40,7 +40,7 @@ class NotEvaluatedError(NoComparisonError):
 
 
 def missing_scores(connection: Connection, candidate: Training, champion: Training) -> list[dict[str, str]]:
-    """Which training must still be evaluated on which manifest before the two can be compared on old and new data.
+    """Which training must still be evaluated on which manifest before the two can be compared.
 
     Each entry has training_id and manifest_digest, as `evaluate_training` takes them.
     """
@@ -58,9 +58,9 @@ def compare_models(
     """Candidate minus champion on the candidate's natural test set, without images that either has learned from.
 
     Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
-    the test set), n_images, n_left_out and two_by_two: both models on both test sets, None where one of the four is
-    missing. Raises `NoComparisonError` where a model was not evaluated on these images, is not sound there, or has
-    learned from nearly all of them.
+    the test set), n_images, n_left_out and two_by_two: both models on both test sets, None if one of the four is
+    missing. Raises `NoComparisonError` if a model was not evaluated on these images, is not sound there, or has learned
+    from nearly all of them.
     """
     from lesion_tasks.metrics.compare import compare, compare_slices
 
@@ -104,12 +104,12 @@ def _not_evaluated(model: Training, digest: str) -> NotEvaluatedError:
 
 
 def _require_soundness(connection: Connection, model: Training, digest: str) -> None:
-    """A yardstick must be sound itself. That it knows some of the images is no fault: those are left out."""
+    """Raise unless a model is sound itself. That it knows some of the images is not a fault: those are left out."""
     found = find_sealed(connection, model.training_id, digest)
     if found is None:
         raise _not_evaluated(model, digest)
     allowed = {"leaks"} if model.manifest_digest != digest else set()
-    # What was found on val does not touch predictions on test.
+    # Findings on val do not affect predictions on test.
     faults = [
         name for name in failed_checks(found.document) if name not in allowed and not name.endswith("_on_val")
     ]
@@ -128,7 +128,7 @@ def _unseen_test(
     kept = test
     for model in models:
         if model.manifest_digest == digest:
-            continue  # there the manifest's own checks have seen to it
+            continue  # there the manifest's own checks have ensured this
         own = tables[model.manifest_digest]
         learned = own[own["subset"].isin(["train", "val"])]
         for name in IDENTITIES:
@@ -144,15 +144,15 @@ def _require_groups(scored: "Scored", n_left_out: int) -> None:
     ]
     if min(n_groups) < MIN_GROUPS_OF_A_CLASS and n_left_out:
         raise NoComparisonError(
-            f"{n_left_out:,} test images were left out because one of the two models has learned from them; what is "
-            f"left has {min(n_groups)} groups of the rarest class, expected at least {MIN_GROUPS_OF_A_CLASS}"
+            f"{n_left_out:,} test images were left out because one of the two models has learned from them; the "
+            f"others have {min(n_groups)} groups of the rarest class, expected at least {MIN_GROUPS_OF_A_CLASS}"
         )
 
 
 def _scored(
     connection: Connection, task: Task, model: Training, digest: str, rows: "pd.DataFrame"
 ) -> "Scored | None":
-    """What a model says of these rows; None where it has not scored all of them."""
+    """A model's predictions for these rows; None if it has not scored all of them."""
     predictions = read_sealed_predictions(connection, model.training_id, digest, "test", task.classes)
     if not set(rows["isic_id"]) <= set(predictions.index):
         return None

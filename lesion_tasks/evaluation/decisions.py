@@ -11,21 +11,21 @@ from sqlalchemy.orm import Session
 from lesion_tasks.database.schema import Promotion, Training
 from lesion_tasks.training.run_record import find_finished
 
-# What puts a training in place, and what ends a candidacy. An expired question ends nothing: it is asked again.
+# The actions that install a training, and those that end a candidacy. An expired question does not: it is asked again.
 ENTHRONING = ("promoted", "rolled_back")
 DECIDING = ("promoted", "rolled_back", "refused", "rejected", "superseded")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Champion:
-    """The decision that put a training in place, and the training."""
+    """The decision that made a training champion, and the training."""
 
     decision: Promotion
     training: Training
 
 
 def _rows(connection: Connection, task: str, *actions: str) -> list[Promotion]:
-    """Decisions of a task, the newest first, detached."""
+    """Decisions of a task, newest first, detached."""
     statement = select(Promotion).where(Promotion.task == task).order_by(Promotion.sequence.desc())
     if actions:
         statement = statement.where(Promotion.action.in_(actions))
@@ -36,7 +36,7 @@ def _rows(connection: Connection, task: str, *actions: str) -> list[Promotion]:
 
 
 def champion_of(connection: Connection, task: str) -> Champion | None:
-    """The present champion of a task; None before the first."""
+    """The current champion of a task; None before the first."""
     rows = _rows(connection, task, *ENTHRONING)
     if not rows:
         return None
@@ -44,7 +44,7 @@ def champion_of(connection: Connection, task: str) -> Champion | None:
 
 
 def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
-    """Every decision about a task's champion, the newest first, as a person reads it."""
+    """Every decision about a task's champion, newest first, for display."""
     return [
         {
             "decided_at": row.decided_at.isoformat(timespec="seconds"),
@@ -59,14 +59,14 @@ def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
 
 
 def decided_trainings(connection: Connection, task: str) -> set[str]:
-    """Trainings whose candidacy has ended: each was promoted, refused, rejected or replaced by a newer one."""
+    """Trainings whose candidacy has ended: each was promoted, refused, rejected or superseded by a newer one."""
     return {row.training_id for row in _rows(connection, task, *DECIDING)}
 
 
 def earlier_champions(connection: Connection, task: str) -> list[str]:
-    """Trainings that were champion before the present one, the latest first, without those rolled back from.
+    """Trainings that were champion before the current one, latest first, without those rolled back from.
 
-    A champion that somebody rolled back from was found wanting; it can be named, but is no default.
+    A champion that somebody rolled back from had faults; it can be named, but is not a default.
     """
     rows = _rows(connection, task, *ENTHRONING)
     if not rows:
@@ -82,7 +82,7 @@ def was_champion(connection: Connection, task: str, training_id: str) -> bool:
 
 
 def find_request(connection: Connection, task: str, request_id: str) -> list[Promotion]:
-    """What was decided for a request already, the newest first."""
+    """The decisions already made for a request, newest first."""
     return [row for row in _rows(connection, task) if row.request_id == request_id]
 
 

@@ -1,8 +1,8 @@
 """A training -> a report bundle in the bucket and a verdict in Postgres.
 
-Reads the stored predictions by key, loads the stored model afresh and scores again, runs every integrity check,
-measures every figure, and writes `reports/<training_id>/`, then one evaluation row, then the index. Running it
-again writes the same files and the same row.
+Reads the stored predictions by key, loads the stored model and scores again, runs every integrity check, measures
+every figure, and writes `reports/<training_id>/`, then one evaluation row, then the index. Running it again writes the
+same files and the same row.
 """
 
 import logging
@@ -56,7 +56,7 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
     subject = find_subject(engine, bucket, training_id, manifest_digest)
     size = InputSize.of_recipe(subject.training.recipe)
     if not subject.is_own_manifest and size is not None:
-        # Whoever asked for the manifest may look at pictures in another size or shape, or at none.
+        # The training for which this manifest was made may use another input size, or no pictures.
         materialize_manifest(workspace, subject.manifest.digest, size)
     with progress(f"evaluate {training_id}", total=4) as advance:
         model = _load_model(bucket, subject)
@@ -108,7 +108,7 @@ def _load_examples(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -
 def _ensure_predictions(
     engine: Engine, subject: EvaluationSubject, model: "keras.Model", examples: "dict[str, Examples]"
 ) -> None:
-    """On another manifest than its own, a training has said nothing yet: score its subsets once."""
+    """On a manifest other than its own, a training has no predictions yet: score its subsets once."""
     from lesion_tasks.training.predict_examples import predict_examples
 
     if subject.is_own_manifest:
@@ -143,7 +143,7 @@ def _measure(
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
 ) -> Bundle:
-    """Everything that is known of this training on this manifest."""
+    """Everything that is known about this training on this manifest."""
     from lesion_tasks.metrics.document import evaluation_document
 
     verdicts = judge_ids(subject, stored)
@@ -188,7 +188,7 @@ def _measure(
 def _standing(
     subject: EvaluationSubject, documents: Mapping[str, SubsetDocument], comparison: Comparison | None
 ) -> Standing | None:
-    """What the gates say; None on another manifest than its own, and of predictions that could not be joined."""
+    """What the gates say; None on a manifest other than its own, and for predictions that could not be joined."""
     if not documents or not subject.is_own_manifest:
         return None
     figures = documents["test_natural"].model_dump()["figures"]
@@ -233,7 +233,7 @@ def _sentence(
 
 
 def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> Comparison | None:
-    """Against the present champion on the same test rows, where it has scored them."""
+    """The comparison with the current champion on the same test rows, if the champion has scored them."""
     if not subject.is_own_manifest:
         return None
     with engine.connect() as connection:
@@ -249,7 +249,7 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> C
 
 
 def _open_test(engine: Engine, subject: EvaluationSubject) -> int:
-    """Count this look at the test set; returns how often this one has been looked at by anybody."""
+    """Count this look at the test set; returns how often this test set has been looked at in all."""
     why = "evaluation" if subject.is_own_manifest else "comparison with a candidate"
     with engine.begin() as connection:
         return open_test(connection, subject.training.training_id, subject.manifest.digest, why)
@@ -267,7 +267,7 @@ def _store_bundle(
     with scratch_file("predictions.parquet") as path:
         keyed.to_parquet(path)
         bucket.put_file(f"{subject.folder}/predictions.parquet", path)
-    # The page last: whoever finds it finds everything it points to.
+    # The page last: once it exists, everything that it points to exists.
     for name in sorted(files, key=lambda name: name == "report.html"):
         data, content_type = files[name]
         bucket.put(f"{subject.folder}/{name}", data, content_type=content_type)

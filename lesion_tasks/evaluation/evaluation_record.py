@@ -1,7 +1,7 @@
 """Evaluations and looks at test sets as rows in Postgres: the only module that reads or writes these two tables.
 
-What an evaluation found is its document, under a digest. The columns beside it repeat parts of it for reading; whoever
-decides asks the document itself: `find_sealed`, then `failed_checks` and `undecided_checks`.
+The result of an evaluation is its document, sealed by a digest. The columns beside it repeat parts of it for display;
+decisions use the document itself: `find_sealed`, then `failed_checks` and `undecided_checks`.
 """
 
 import json
@@ -18,13 +18,13 @@ _DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
 
 
 class AlteredEvaluationError(UnusableInputError):
-    """The document of an evaluation is not the one that was written."""
+    """The document of an evaluation was changed after it was written."""
 
 
 def record_evaluation(
     connection: Connection, evaluation_id: str, document: Mapping[str, Any], *, report_key: str
 ) -> None:
-    """Write an evaluation's row, or write it anew. `document` is the bundle without its pictures."""
+    """Write or rewrite an evaluation's row. `document` is the bundle without its pictures."""
     connection.execute(
         text(f"""
             INSERT INTO evaluation (evaluation_id, training_id, manifest_digest, is_sound, failed_checks, verdict,
@@ -51,7 +51,7 @@ def record_evaluation(
 
 
 def find_evaluation(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
-    """What is known of a training on a manifest, detached; None where it was not evaluated there."""
+    """The evaluation of a training on a manifest, detached; None if it was not evaluated there."""
     statement = select(Evaluation).where(
         Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
     )
@@ -62,7 +62,7 @@ def find_evaluation(connection: Connection, training_id: str, manifest_digest: s
 
 
 def find_sealed(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
-    """The same, its document held against its digest; raises `AlteredEvaluationError` where they differ."""
+    """The same, its document checked against its digest; raises `AlteredEvaluationError` if they differ."""
     found = find_evaluation(connection, training_id, manifest_digest)
     if found is None:
         return None
@@ -79,12 +79,12 @@ def find_sealed(connection: Connection, training_id: str, manifest_digest: str) 
 
 
 def failed_checks(document: Mapping[str, Any]) -> list[str]:
-    """Names of the integrity checks by which an evaluation is not sound, as the document itself tells them."""
+    """Names of the integrity checks that make an evaluation unsound, taken from the document itself."""
     return _blocking(document, "failed")
 
 
 def undecided_checks(document: Mapping[str, Any]) -> list[str]:
-    """Names of the checks that had too few images to tell: nothing is wrong, and nothing is promoted."""
+    """Names of the checks that had too few images to tell: nothing is wrong, but nothing is promoted."""
     return _blocking(document, "too_few") if document["integrity"] else []
 
 
@@ -122,9 +122,9 @@ def list_evaluated_ids(connection: Connection, task: str) -> set[str]:
 
 
 def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:
-    """Count a look at a test set; returns how often it has been looked at by anybody.
+    """Count a look at a test set; returns how often it has been looked at in all.
 
-    A training that is evaluated again on what it has seen learns nothing new: its second look counts no more.
+    Evaluating a training again on the same test set reveals nothing new: its second look is not counted.
     """
     values = {"id": training_id, "digest": manifest_digest, "why": why}
     connection.execute(

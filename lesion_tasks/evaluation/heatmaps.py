@@ -1,4 +1,4 @@
-"""A model and its most confident answers -> pictures that show what it looked at (Grad-CAM, Selvaraju et al. 2017)."""
+"""A model and its most confident predictions -> pictures of what it looked at (Grad-CAM, Selvaraju et al. 2017)."""
 
 import base64
 import io
@@ -19,7 +19,7 @@ SHOWN_PX = 192
 def confident_examples(
     model: keras.Model, examples: Examples, predictions: pd.DataFrame, labels: pd.Series
 ) -> list[Example]:
-    """The most confident mistakes and hits with a heat map each; empty for a model that sees no pixels.
+    """The most confident mistakes and hits with a heat map each; empty for a model without pixel input.
 
     `predictions` (index isic_id, a column for each class) and `labels` (index isic_id, class names) are keyed.
     Pictures and heat maps are data URLs.
@@ -57,22 +57,22 @@ def confident_examples(
 def grad_cam(
     model: keras.Model, inputs: dict[str, np.ndarray], class_indices: np.ndarray, *, n_classes: int
 ) -> np.ndarray | None:
-    """Where one class's score rises with the last feature map: float (n, h, w) in 0..1, all 0 where nowhere.
+    """Where one class's score rises with the last feature map: float (n, h, w), 0 to 1, all 0 if nowhere.
 
     None for a model that has no feature map.
 
-    `inputs` hold n images, `class_indices` int (n,) the class that is asked about for each. The score is the class's
-    logit; its gradient is averaged over the map for each channel, and the weighted sum of channels is cut at 0
+    `inputs` hold n images, `class_indices` int (n,) the class of interest for each. The score is the class's logit;
+    its gradient is averaged over the map for each channel, and the weighted sum of channels is clipped at 0
     (Selvaraju et al. 2017, equations 1 and 2). A model that averages over mirror images has a map for each of them:
-    their heat is turned back and averaged. Its score is taken before the scaling of a calibration, which for two
-    classes changes the heat by a factor alone.
+    their heat is mirrored back and averaged. Its score is taken before calibration, whose scaling changes the heat
+    for two classes only by a factor.
     """
-    import tensorflow as tf  # gradients are the one thing Keras leaves to its back end
+    import tensorflow as tf  # gradients are the one thing that Keras leaves to its back end
 
     watched, views = _with_feature_map(model)
     if watched is None:
         return None
-    # One batch of everything, view after view: images do not know of each other, so neither do their gradients.
+    # Everything in one batch, view after view: images do not affect each other, so neither do their gradients.
     known = {name: tf.convert_to_tensor(value, tf.float32) for name, value in inputs.items()}
     tensors = as_views(known, views)
     with tf.GradientTape() as tape:
@@ -95,11 +95,11 @@ def grad_cam(
 
 
 def _with_feature_map(model: keras.Model) -> tuple[keras.Model | None, tuple[tuple[int, ...], ...]]:
-    """The model with its last feature map (b, h, w, C) as a further output in front, and the views it averages over.
+    """The model with its last feature map (b, h, w, C) as an additional first output, and the views it averages over.
 
-    The map is what the last layer that pools or flattens takes in: asked of that layer, because a backbone is a
-    model inside the model, and its own output is a tensor of another graph. A model that averages over mirror
-    images is one around the model that has the map. None where there is no map.
+    The map is the input of the last layer that pools or flattens. It is taken from that layer because a backbone is a
+    model inside the model, and its own output is a tensor of another graph. A model that averages over mirror images
+    wraps the model that has the map. None if there is no map.
     """
     if MEAN_OF_FLIPS in [layer.name for layer in model.layers]:
         (inner,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
@@ -111,7 +111,7 @@ def _with_feature_map(model: keras.Model) -> tuple[keras.Model | None, tuple[tup
 
 
 def _overlay(pixels: np.ndarray, heat: np.ndarray) -> Image.Image:
-    """The picture in grey under a warm veil where the heat is: uint8 (side, side, 3)."""
+    """The picture in grey, tinted in a warm colour where the heat is: uint8 (side, side, 3)."""
     side = pixels.shape[0]
     veil = Image.fromarray((heat * 255).astype(np.uint8)).resize((side, side), Image.Resampling.BICUBIC)
     strength = np.asarray(veil, dtype=np.float32)[..., None] / 255 * 0.65

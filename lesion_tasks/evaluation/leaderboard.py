@@ -21,7 +21,7 @@ from lesion_tasks.workspace import Workspace
 
 
 def leading_measure(task: str) -> str:
-    """The measure that a champion has to lead on."""
+    """The measure on which a champion must lead."""
     return next(gate.measure for gate in gates_of(task) if gate.is_leading)
 
 
@@ -52,7 +52,7 @@ def _task_board(connection: Connection, name: str) -> TaskBoard:
     ).all()
     measure = leading_measure(name)
     board = [_board_row(row, champion) for row in rows]
-    # Sound rows first; within them by the leading measure, undefined ones last.
+    # Sound rows first; then by the leading measure, undefined ones last.
     board.sort(key=lambda row: (not row.is_sound, -(_value(row, measure) or -1.0), row.training_id))
     report_by_training = {row.training_id: row.report_path for row in board}
     return TaskBoard(
@@ -100,7 +100,7 @@ def _value(row: BoardRow, measure: str) -> float | None:
 
 
 def leaderboard_rows(workspace: Workspace) -> list[dict[str, Any]]:
-    """One row for each evaluated training, best first: what a person wants to see before deciding."""
+    """One row for each evaluated training, best first: what a person needs to see before deciding."""
     with workspace.engine.connect() as connection:
         board = read_leaderboard(connection)
     return [_flat(task, row) for task in board.tasks for row in task.rows]
@@ -122,11 +122,11 @@ def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
 
 
 def publish(workspace: Workspace) -> None:
-    """Write `reports/index.html` and then `champion.json` from what Postgres says.
+    """Write `reports/index.html` and then `champion.json` from Postgres.
 
-    One publisher at a time, and each reads after it holds the lock, so the newest decision is written last. Before
-    `champion.json` goes the same under the number of its decision, `champions/<task>/<sequence>.json`: whoever reads
-    an older number in `champion.json` than is the highest there knows that the copy is stale.
+    One publisher at a time, and each reads after it holds the lock, so the newest decision is written last. A copy
+    under the number of its decision, `champions/<task>/<sequence>.json`, is written before `champion.json`: if
+    `champion.json` has a lower number than the highest there, it is stale.
     """
     from lesion_tasks.reports import render_index
 
@@ -144,12 +144,12 @@ def publish(workspace: Workspace) -> None:
 
 
 def champion_key(task: str, sequence: int) -> str:
-    """Where a decision's own copy of the champion lies; never changed once it is there."""
+    """The key of a decision's own copy of the champion, which never changes once written."""
     return f"champions/{task}/{sequence:06d}.json"
 
 
 def champion_entry(champion: Champion) -> dict[str, Any]:
-    """What `champion.json` says of a task: the model, how to read it, and the decision behind it."""
+    """What `champion.json` says about a task: the model, how to read it, and the decision behind it."""
     decision, training = champion.decision, champion.training
     return {
         "sequence": decision.sequence,

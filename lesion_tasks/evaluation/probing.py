@@ -1,4 +1,4 @@
-"""A training's manifest and pictures -> probes of everything but the lesion that its model could look at."""
+"""A training's manifest and pictures -> probes of everything but the lesion that its model could use."""
 
 from typing import TYPE_CHECKING
 
@@ -16,21 +16,21 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.probes import Probe
     from lesion_tasks.training.examples import Examples
 
-# Probes are small: more rows than this teach them nothing, and the pictures of each row have to be read.
+# Probes are small: more rows than this teach them nothing, and each row's picture has to be read.
 MAX_TRAIN_ROWS = 8_000
 _BATCH_ROWS = 256
 _SEED = 7
-# What names a row and its label, whatever the model sees.
+# The columns that identify a row and its label, whatever the model sees.
 _KEYS = ["isic_id", "label", "group_id"]
 
 
 def probe_predictions(
     engine: Engine, bucket: Bucket, subject: EvaluationSubject, test: "Examples"
 ) -> "tuple[dict[str, Probe], dict[str, str]]":
-    """Probes by name, and why some of them are shown and not judged.
+    """Probes by name, and why some of them are shown but not judged.
 
-    A model of pictures could take in whatever a picture carries: the camera, the file, the frame, the institution's
-    style, the site; and, through these, the metadata and what is missing of them. A model of metadata alone sees its
+    A model with pixel input could use whatever a picture reveals: the camera, the file, the frame, the institution's
+    style, the site; and, through these, the metadata and which of them are missing. A model with metadata only sees its
     own fields, and which of them are missing.
     """
     from lesion_tasks.metrics.probes import fit_probes
@@ -49,7 +49,7 @@ def probe_predictions(
         if test.pixels is not None:
             # The rows of the examples are those of the subset, in its order.
             evaluated = _with_picture_facts(evaluated, test.pixels)
-    unjudged = {"metadata": "the model is meant to look at them"} if recipe["metadata"] else {}
+    unjudged = {"metadata": "the model is meant to use them"} if recipe["metadata"] else {}
     probes = fit_probes(
         train,
         evaluated,
@@ -61,7 +61,7 @@ def probe_predictions(
 
 
 def _some_rows(train: "pd.DataFrame") -> "pd.DataFrame":
-    """Train rows, at most `MAX_TRAIN_ROWS` of them; a rare class keeps all of its rows as long as they fit."""
+    """At most `MAX_TRAIN_ROWS` train rows; a rare class keeps all of its rows as long as they fit."""
     if len(train) <= MAX_TRAIN_ROWS:
         return train
     share = MAX_TRAIN_ROWS // train["label"].nunique()

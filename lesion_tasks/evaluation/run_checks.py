@@ -21,18 +21,18 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.verdict import Verdict
     from lesion_tasks.training.examples import Examples
 
-# How much is scored again to see that the stored model serves what was measured.
+# How much is scored again to check that the stored model serves what was measured.
 N_ALONE = 16
 N_PERMUTED = 512
 # Pictures of each subset that are decoded again from the bucket.
 N_DECODED = 256
-# Val chooses the candidate: most val sets are scored again whole, the largest by this many rows.
+# Val decides the candidate: most val sets are scored again whole, of larger ones this many rows.
 N_VAL = 2_048
 _SEED = 7
 
 
 def judge_ids(subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]") -> "list[Verdict]":
-    """Whether test and val have one prediction for each row. Nothing can be joined, and judged, before that."""
+    """Whether test and val have one prediction for each row. Without that, nothing can be joined and judged."""
     from lesion_tasks.metrics.integrity import ids_differ
 
     test, val = (ids_differ(stored[name].index, subject.subset(name)["isic_id"]) for name in ("test", "val"))
@@ -42,7 +42,7 @@ def judge_ids(subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]") 
 def judge_seals(
     engine: Engine, subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]"
 ) -> "Verdict":
-    """Whether the predictions of val and test are those that were stored."""
+    """Whether the predictions for val and test are unchanged since they were stored."""
     from lesion_tasks.metrics.integrity import predictions_altered
 
     training_id, digest = subject.training.training_id, subject.manifest.digest
@@ -85,7 +85,7 @@ def judge(
         *on_test,
         integrity.degenerate(test, threshold=subject.training.threshold),
         *(verdict.on_val() for verdict in on_val),
-        # On the val rows of another manifest nobody has chosen anything.
+        # Nothing was chosen on the val rows of another manifest.
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
         leaks(sides, pairs=pairs),
         shortcut(test, probes, unjudged=unjudged),
@@ -96,12 +96,12 @@ def judge(
 
 
 def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> "list[Verdict]":
-    """The checks that test and val both have to pass, on figures and counts."""
+    """The checks on figures and counts that test and val must both pass."""
     from lesion_tasks.metrics import integrity
     from lesion_tasks.metrics.document import confusion_counts
 
     threshold = subject.training.threshold
-    # Of another manifest's rows the trainer has measured nothing.
+    # The trainer has measured nothing on another manifest's rows.
     trainer = (subject.training.trainer_figures or {}) if subject.is_own_manifest else {}
     return [
         integrity.independent_of_labels(
@@ -117,7 +117,7 @@ def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> 
 
 
 def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") -> dict[str, dict[str, Any]]:
-    """Score again with the model loaded afresh: every test image in batches, some permuted, some alone."""
+    """Score again with the reloaded model: every test image in batches, some in another order, some alone."""
     import numpy as np
 
     from lesion_tasks.training.predict_examples import predict_examples
@@ -135,7 +135,7 @@ def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") 
 def rescore_some(
     subject: EvaluationSubject, model: "keras.Model", val: "Examples"
 ) -> dict[str, dict[str, Any]]:
-    """The same for val, without the whole of a very large one."""
+    """The same for val, but only part of a very large one."""
     import numpy as np
 
     from lesion_tasks.training.predict_examples import predict_examples
@@ -148,9 +148,9 @@ def rescore_some(
 def decode_again(
     bucket: Bucket, subject: EvaluationSubject, examples: "Mapping[str, Examples]", subset: str
 ) -> tuple[dict[str, float], dict[str, str]]:
-    """Some pictures of a subset, decoded from the bucket as serving would: how far they are from the model's pixels.
+    """Decode some pictures of a subset from the bucket, as serving would, and compare them with the model's pixels.
 
-    The largest difference in grey levels by image id, and why a picture could not be decoded.
+    Returns the largest difference in grey levels by image id, or why a picture could not be decoded.
     """
     import numpy as np
 
@@ -183,11 +183,11 @@ def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
 def _identities(
     engine: Engine, bucket: Bucket, subject: EvaluationSubject
 ) -> "tuple[dict[str, pd.DataFrame], list[tuple[str, str]] | None]":
-    """Who and what every row is, by subset, and which subsets must be apart; None: every two.
+    """The identities of every row, by subset, and which pairs of subsets must be disjoint; None: all pairs.
 
-    On another manifest than its own, a training must not have learned from that manifest's test and val rows.
-    In the place of the bare perceptual hash stands the number of the picture: copies share one, and look-alikes
-    with the same hash do not.
+    On a manifest other than its own, a training must not have learned from that manifest's test and val rows.
+    The bare perceptual hash is replaced by the number of the picture: copies share one, and look-alikes with the same
+    hash do not.
     """
     import pandas as pd
 
@@ -211,7 +211,7 @@ def _identities(
 
 
 def _labels(engine: Engine, subject: EvaluationSubject) -> tuple[dict[str, str], dict[str, str | None]]:
-    """The labels of test in the manifest, and those that the task gives the same images today, by image id."""
+    """The labels of test images in the manifest, and those that the task gives them today, by image id."""
     test = subject.subset("test")
     then = dict(zip(test["isic_id"], test["label"], strict=True))
     with engine.connect() as connection:

@@ -1,4 +1,4 @@
-"""One training on one manifest, as the database knows it: what an evaluation is about, and the facts it tells."""
+"""One training on one manifest, as the database knows it: the subject of an evaluation, and its facts."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from lesion_tasks.metrics.threshold import Threshold
 
-# What a recipe may differ in and still be the same recipe from other weights.
+# The fields in which recipes may differ and still be the same recipe with other weights.
 _NAMING = ("name", "title", "reproduces", "is_pretrained")
 
 
@@ -41,7 +41,7 @@ class EvaluationSubject:
 
     @property
     def folder(self) -> str:
-        """Where the report lies in the bucket."""
+        """The folder of the report in the bucket."""
         base = f"reports/{self.training.training_id}"
         return base if self.is_own_manifest else f"{base}/on-{self.manifest.digest[:10]}"
 
@@ -54,7 +54,7 @@ class EvaluationSubject:
             return None
         return Threshold(
             value=self.training.threshold,
-            rule=self.training.threshold_rule or "a rule that was not written down",
+            rule=self.training.threshold_rule or "a rule that was not recorded",
             chosen_on="val",
         )
 
@@ -134,7 +134,7 @@ def data_facts(subject: EvaluationSubject) -> DataFacts:
 
 
 def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> DataChanges | None:
-    """What the manifest gained and lost since the manifest of this variant's training before; None for the first."""
+    """What the manifest gained and lost since the one of this variant's previous training; None for the first."""
     with engine.connect() as connection:
         earlier = [
             training.manifest_digest

@@ -1,1 +1,1 @@
-"""Evaluations -> a decision with its reason, the champion, and what the champion says of a picture."""
+"""Evaluations -> a decision with its reason, the champion, and the champion's predictions for pictures."""

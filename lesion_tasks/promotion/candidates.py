@@ -1,4 +1,4 @@
-"""Evaluated trainings -> those that wait for a decision, and the one of them that val chooses."""
+"""Evaluated trainings -> those that wait for a decision, and the one with the best val figure."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,11 +24,11 @@ from lesion_tasks.training.run_record import list_finished, read_model
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A training that no decision has been made about yet, and what its evaluation's document says of it."""
+    """A training that has not been decided on yet, and what its evaluation's document says about it."""
 
     training: Training
     document: Mapping[str, Any]
-    altered: str | None  # what stands at rest and is not what was stored; None where all of it is
+    altered: str | None  # which stored part was changed since; None if all of it is intact
 
     @property
     def training_id(self) -> str:
@@ -36,9 +36,9 @@ class Candidate:
 
     @property
     def obstacle(self) -> str | None:
-        """Why it cannot become champion whatever its figures are; None where they decide."""
+        """Why it cannot become champion whatever its figures are; None if they decide."""
         if self.altered is not None:
-            return f"What is stored of it is not what was stored: {self.altered}"
+            return f"It was changed after it was stored: {self.altered}"
         if failed := failed_checks(self.document):
             return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
         if undecided := undecided_checks(self.document):
@@ -46,16 +46,14 @@ class Candidate:
         split = self.training.recipe["split"]
         is_leaking = split in SPLITS and SPLITS[split].is_leaking
         if is_leaking or not self.training.recipe.get("is_promotable", True):
-            return (
-                "Its recipe or split repeats a published mistake on purpose and is declared never promotable."
-            )
+            return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
         if self.val is None:
             return f"{leading_measure(self.training.task)} is undefined on val."
         return None
 
     @property
     def val(self) -> float | None:
-        """The leading measure on val, by which one of a round is chosen."""
+        """The leading measure on val, by which one candidate of a round is chosen."""
         value: float | None = self._figures("val").get(leading_measure(self.training.task), {}).get("value")
         return value
 
@@ -70,7 +68,7 @@ class Candidate:
 
 
 def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[Candidate]:
-    """The latest evaluated training of each variant, where no decision about it was made."""
+    """The latest evaluated training of each variant, unless it was already decided on."""
     decided = decided_trainings(connection, task)
     evaluated = list_evaluated_ids(connection, task)
     newest = {
@@ -90,7 +88,7 @@ def _finished_at(training: Training) -> Any:
 
 
 def _candidate(connection: Connection, bucket: Bucket, training: Training) -> Candidate:
-    """What is stored of a training, each part held against the digest under which it was stored."""
+    """Read what is stored about a training, and check each part against its digest."""
     try:
         evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
         if evaluation is None:
@@ -103,7 +101,7 @@ def _candidate(connection: Connection, bucket: Bucket, training: Training) -> Ca
 
 
 def altered_model(bucket: Bucket, training: Training) -> str | None:
-    """What is wrong with the stored model of a training, in words; None where it is the one that was stored."""
+    """What is wrong with the stored model of a training, in words; None if it is intact."""
     try:
         read_model(bucket, training)
     except (MissingObjectError, AlteredObjectError) as error:
@@ -124,11 +122,11 @@ def _altered_predictions(connection: Connection, training: Training) -> str | No
 
 
 def find_best(connection: Connection, bucket: Bucket, task: str) -> Candidate | None:
-    """The candidate that a decision would be about; what it would rest on is for `proposal.propose` to say."""
+    """The candidate that a decision would be about; `proposal.propose` says what the decision would rest on."""
     return best_of(find_candidates(connection, bucket, task))
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:
-    """The candidate with the highest leading measure on val, among those that nothing speaks against at once."""
+    """The candidate with the highest leading measure on val, among those without an obstacle."""
     able = [candidate for candidate in candidates if candidate.obstacle is None]
     return max(able, key=lambda candidate: (candidate.val or 0.0, candidate.training_id), default=None)

@@ -1,8 +1,8 @@
 """Evaluations -> a decision, and perhaps a new champion. Every decision is a row with its reason and its numbers.
 
 The candidate is chosen on val. Candidate and champion are then compared on the candidate's own test set, image
-by image; the champion must have been evaluated there (`plan_promotion` says when it still has to be). Two decisions at
-once cannot both win: they take turns on a lock, and the decision's sequence number is a key.
+by image; the champion must have been evaluated there (`plan_promotion` says if it still has to be). Two simultaneous
+decisions cannot both win: they take turns on a lock, and the decision's sequence number is a key.
 """
 
 from collections.abc import Sequence
@@ -35,20 +35,20 @@ Answer = Literal["approved", "rejected", "expired"]
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
-    """What came of a request."""
+    """The outcome of a request."""
 
     task: str
-    action: str  # one of the table's actions, "none" where nothing was to decide, "already champion"
+    action: str  # one of the table's actions, "none" if there was nothing to decide, or "already champion"
     training_id: str | None
     reason: str
 
     @property
     def is_promoted(self) -> bool:
-        """Whether there is another champion now."""
+        """Whether there is a new champion now."""
         return self.action in ENTHRONING
 
     def as_dict(self) -> dict[str, Any]:
-        """JSON-able, as tasks hand it on and commands show it."""
+        """A dictionary fit for JSON, as tasks pass it on and commands show it."""
         return {**asdict(self), "is_promoted": self.is_promoted}
 
 
@@ -62,7 +62,7 @@ def known_task(task: str) -> str:
 def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be evaluated on which manifest.
 
-    Returns candidate and champion (None where there is none) and `rescore`, a list of entries with training_id and
+    Returns candidate and champion (None if there is none) and `rescore`, a list of entries with training_id and
     manifest_digest, as `evaluate_training` takes them.
     """
     known_task(task)
@@ -93,10 +93,10 @@ def promote_model(
 ) -> Decision:
     """Decide about every candidate of a task: at most one is promoted, the others are refused with a reason.
 
-    `is_forced` promotes the best candidate although it misses a gate, never one that failed an integrity check.
-    `asked_about` and `answer`: the candidate that a person was asked about, and what came of it. Where another one is
-    best by now, the old question ends as superseded and nothing else is decided: the newer one has a question of its
-    own. `request_id` names who asks; a repeat gives the same decision and makes no second one.
+    `is_forced` promotes the best candidate even if it misses a gate, but never one that failed an integrity check.
+    `asked_about` and `answer`: the candidate that a person was asked about, and the outcome. If another candidate is
+    best by now, the old question ends as superseded and nothing else is decided: the newer one gets its own question.
+    `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     known_task(task)
     with workspace.engine.begin() as connection:
@@ -104,7 +104,7 @@ def promote_model(
         decision = _repeated(connection, task, request_id) or _decide(
             connection, workspace, task, is_forced, decided_by, asked_about, answer, answer_reason, request_id
         )
-    # After the commit: a kill in between leaves copies that the next run, or `lesion publish`, writes anew.
+    # After the commit: a kill in between leaves old copies, which the next run or `lesion publish` rewrites.
     publish(workspace)
     return decision
 
@@ -113,7 +113,7 @@ def _repeated(connection: Connection, task: str, request_id: str | None) -> Deci
     if request_id is None:
         return None
     rows = find_request(connection, task, request_id)
-    # What was decided last is what the request was about; the refusals of its round stand before it.
+    # The last decision is the one that the request was about; the refusals of its round come before it.
     if not rows:
         return None
     return Decision(task=task, action=rows[0].action, training_id=rows[0].training_id, reason=rows[0].reason)
@@ -166,13 +166,11 @@ def _decide(
 def _supersede(
     connection: Connection, task: str, asked_about: str, best: Candidate | None, common: dict[str, Any]
 ) -> Decision:
-    """End a question about a candidate that is not the best any more."""
+    """End a question about a candidate that is no longer the best."""
     newer = f"{best.training_id} is the candidate now" if best else "no candidate may be promoted now"
-    reason = f"{newer}: the question about {asked_about} was not answered before."
+    reason = f"{newer}: the question about {asked_about} was not answered before that."
     if asked_about in decided_trainings(connection, task):
-        return Decision(
-            task=task, action="none", training_id=asked_about, reason="it has been decided before"
-        )
+        return Decision(task=task, action="none", training_id=asked_about, reason="it was already decided")
     record_decision(connection, task, "superseded", training_id=asked_about, reason=reason, **common)
     return Decision(task=task, action="superseded", training_id=asked_about, reason=reason)
 
@@ -233,20 +231,20 @@ def _nothing_to_promote(task: str, candidates: Sequence[Candidate]) -> Decision:
 
 
 def rollback_target(workspace: Workspace, *, task: str, training_id: str | None = None) -> str:
-    """The training that a rollback puts back: the named one, or the champion before that nobody rolled back from.
+    """The training that a rollback restores: the named one, or the latest earlier champion not rolled back from.
 
-    To be fixed when a rollback is asked for, so that trying it again means the same model.
+    Call it when a rollback is requested, so that a retry means the same model.
     """
     known_task(task)
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         if champion is None:
-            raise UnusableInputError(f"task {task!r} has no champion, so there is none to roll back")
+            raise UnusableInputError(f"task {task!r} has no champion to roll back")
         earlier = earlier_champions(connection, task)
         target = training_id or (earlier[0] if earlier else None)
         if target is None or not was_champion(connection, task, target):
             raise UnusableInputError(
-                f"rollback to {target!r}: it was never champion of {task!r} before the present one, "
+                f"rollback to {target!r}: it was never champion of {task!r} before the current one, "
                 f"expected one of {', '.join(earlier) or '(none)'}"
             )
     return target
@@ -261,9 +259,9 @@ def rollback_champion(
     decided_by: str = "person",
     request_id: str | None = None,
 ) -> Decision:
-    """Put an earlier champion back: the given training, or the one that `rollback_target` names.
+    """Restore an earlier champion: the given training, or the one that `rollback_target` names.
 
-    Where it is champion already, by an earlier try of the same request say, nothing is decided and only published.
+    If it is already champion, for example by an earlier attempt at the same request, this only publishes.
     """
     if not reason.strip():
         raise UnusableInputError("rollback: the reason is empty, expected one in words")

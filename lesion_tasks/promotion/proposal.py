@@ -1,4 +1,4 @@
-"""The best candidate of a round, beside the champion -> what there is to decide, for a person and for the rule."""
+"""The best candidate of a round and the champion -> what there is to decide, for a person and for the rule."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -27,12 +27,12 @@ class Proposal:
     candidate: Candidate
     others: Sequence[Candidate]  # of the same round
     champion: Champion | None
-    comparison: Mapping[str, Any] | None  # as `compare_models` gives it; None for a first champion
+    comparison: Mapping[str, Any] | None  # as `compare_models` returns it; None for a first champion
     objections: Sequence[str]
     cautions: Sequence[str]
     n_openings: int
-    report_keys: Sequence[str]  # of the candidate and, where there is one, of the champion on the same images
-    missing: str | None  # which evaluation has to be made before anything can be decided
+    report_keys: Sequence[str]  # of the candidate and, if there is one, of the champion on the same images
+    missing: str | None  # which evaluation is needed before anything can be decided
 
     @property
     def previous(self) -> str | None:
@@ -41,7 +41,7 @@ class Proposal:
 
     @property
     def figures(self) -> dict[str, Any]:
-        """What is kept with the decision."""
+        """What is stored with the decision."""
         return {
             "val": self.candidate.val,
             "comparison": self.comparison,
@@ -51,7 +51,7 @@ class Proposal:
 
 
 def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal | None, list[Candidate]]:
-    """What there is to decide in a task, and every candidate of the round. None: no candidate may be promoted."""
+    """What there is to decide for a task, and every candidate of the round. None: no candidate may be promoted."""
     candidates = find_candidates(connection, bucket, task)
     best = best_of(candidates)
     if best is None:
@@ -92,11 +92,11 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
 def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     """Why the candidate is promoted or refused, in one paragraph."""
     if proposal.objections:
-        # With objections a promotion can only have been forced, and says so.
+        # With objections a promotion can only have been forced, and the reason says so.
         return ("Promoted by force despite: " if is_forced else "") + "; ".join(proposal.objections) + "."
     measure = leading_measure(proposal.task)
     doubts = "; ".join(proposal.cautions)
-    caution = f" To be read with it: {doubts}." if doubts else ""
+    caution = f" Caution: {doubts}." if doubts else ""
     clears = "clears every gate that could be judged" if doubts else "clears every gate"
     if proposal.comparison is None:
         return (
@@ -106,13 +106,13 @@ def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     gained = interval_words(proposal.comparison["differences"][measure])
     left_out = proposal.comparison["n_left_out"]
     on = "the same test images" + (
-        f" ({left_out:,} that one of the two has learned from left out)" if left_out else ""
+        f" (without {left_out:,} that one of the two has learned from)" if left_out else ""
     )
     return f"Better than {proposal.previous} on {on}: {measure}, {gained}; {clears}.{caution}"
 
 
 def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
-    """Why another candidate of the round is the one that is decided about, or why none is."""
+    """Why a different candidate of the round is decided on, or why none is."""
     if candidate.obstacle is not None:
         return candidate.obstacle
     if best is None:
@@ -120,7 +120,7 @@ def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
     measure = leading_measure(candidate.training.task)
     return (
         f"{best.training_id} of the same round is better on val: {measure} {best.val:.4f} against "
-        f"{candidate.val:.4f}. The test set decides only about the one chosen on val."
+        f"{candidate.val:.4f}. Only the one chosen on val is judged on the test set."
     )
 
 
@@ -133,7 +133,7 @@ def subject_of(proposal: Proposal) -> str:
 
 
 def body_of(proposal: Proposal, *, report_base: str) -> str:
-    """What a person needs to answer, in Markdown. `report_base` is the address under which report keys are read."""
+    """What a person needs to answer the question, in Markdown. `report_base` is the base address of report keys."""
     measure = leading_measure(proposal.task)
     figure = proposal.candidate.test[measure]
     interval = "" if figure.get("low") is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
@@ -166,7 +166,7 @@ def _outcome(proposal: Proposal) -> list[str]:
         for gate in gates_of(proposal.task)
     ]
     told = [f"- **Against it:** {words}." for words in proposal.objections]
-    told += [f"- To be read with it: {words}." for words in proposal.cautions]
+    told += [f"- Caution: {words}." for words in proposal.cautions]
     return ["| Gate | Floor | Loss allowed | Outcome |", "| --- | --- | --- | --- |", *gates, "", *told, ""]
 
 

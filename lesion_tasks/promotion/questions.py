@@ -1,4 +1,4 @@
-"""What there is to decide -> questions to a person, and the answers -> what each task's decision is told."""
+"""What there is to decide -> questions to a person; their answers -> input for each task's decision."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def write_questions(
 ) -> list[dict[str, Any]]:
     """A question for each task that has a candidate: task_name, asked_about, subject, body, assigned_users.
 
-    `is_asked` None: as the setting LESION_APPROVAL says. Empty where nobody is asked.
+    `is_asked` None: as the setting LESION_APPROVAL says. Empty if nobody is asked.
     """
     if not (workspace.settings.is_approval_asked if is_asked is None else is_asked):
         return []
@@ -40,7 +40,7 @@ def write_questions(
 
 
 def is_superseded(workspace: Workspace, *, task: str, asked_about: str) -> bool:
-    """Whether a question has lost its point: its candidate was decided about, or a better one is there."""
+    """Whether a question is obsolete: its candidate was decided on, or there is a better one."""
     with workspace.engine.connect() as connection:
         best = find_best(connection, workspace.bucket, known_task(task))
     return best is None or best.training_id != asked_about
@@ -56,9 +56,9 @@ def gather_answers(
 ) -> list[dict[str, Any]]:
     """For each task: task_name, decided_by, asked_about, answer, answer_reason, as `promote_model` takes them.
 
-    Without a question the rule answers, or, for a forced promotion, whoever triggered it. Where approvers are named,
-    nobody forces alone: whoever triggered a forced promotion cannot be the one who approves it, and one that nobody
-    was asked about is taken for rejected unless an approver triggered it.
+    Without a question the rule answers or, for a forced promotion, the person who triggered it. If approvers are named,
+    nobody forces a promotion alone: the person who triggered it cannot approve it, and a forced promotion that nobody
+    was asked about counts as rejected unless an approver triggered it.
     """
     by_task = {answer["task_name"]: answer for answer in answers}
     person = triggered_by or UNNAMED
@@ -93,6 +93,6 @@ def _told(
     if answer is not None and answer["answer"] == "approved" and answer["person"] == person:
         return told | {
             "answer": "rejected",
-            "answer_reason": "whoever triggers a promotion despite the gates cannot approve it alone",
+            "answer_reason": "the person who triggers a promotion despite the gates cannot approve it alone",
         }
     return told

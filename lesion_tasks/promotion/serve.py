@@ -1,7 +1,7 @@
-"""Pictures -> what the champion says of them, from the bucket alone.
+"""Pictures -> the champion's predictions, from the bucket alone.
 
-Reads `champion.json` and the model it names, nothing else: no database and no code of the model's own. The model
-is loaded in Keras's safe mode, after its digest was compared.
+Reads only `champion.json` and the model it names: no database, and no code that the model carries. The model is loaded
+in Keras's safe mode, after its digest was checked.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ CHAMPION_KEY = "champion.json"
 
 @dataclass(frozen=True, kw_only=True)
 class Champion:
-    """The promoted model of a task and what its file says of itself."""
+    """The promoted model of a task and what its file says about it."""
 
     training_id: str
     model: "keras.Model"
@@ -40,11 +40,11 @@ class Champion:
 
 
 def open_champion(bucket: Bucket, task: str) -> Champion:
-    """Load the champion of a task, or raise `UnusableInputError` when there is none or its file is damaged."""
+    """Load the champion of a task, or raise `UnusableInputError` if there is none or its file is damaged."""
     from lesion_tasks.training.loop import load_model
 
     said = _entry_of(bucket, task)
-    with reading_object(bucket, CHAMPION_KEY):  # which may hold what is no key
+    with reading_object(bucket, CHAMPION_KEY):  # which may hold something that is not a key
         data = get_verified(bucket, said["model_key"], said["model_sha256"], kind="model")
     with reading_object(bucket, said["model_key"]):
         with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -80,12 +80,12 @@ def predict_images(
 ) -> list[dict[str, Any]]:
     """Score pictures with the champion of a task: for each its probabilities, threshold and the model's name.
 
-    `metadata` (age_years, is_male, size_mm) holds for every picture; what is not given is missing to the model.
+    `metadata` (age_years, is_male, size_mm) applies to every picture; values not given are missing to the model.
     """
     import numpy as np
 
     for path in paths:
-        _check_picture(path)  # before the model, whose start takes much longer
+        _check_picture(path)  # before the model, which takes much longer to load
     champion = open_champion(workspace.bucket, task)
     found = []
     for path in paths:
@@ -107,21 +107,21 @@ def predict_images(
 
 
 def _check_picture(path: str) -> None:
-    """Read a picture through, or raise UnusableInputError."""
+    """Decode a picture completely, or raise UnusableInputError."""
     found = read_picture(_read(path))
     if isinstance(found, Unusable):
         raise _no_picture(path, f"{found.reason.replace('_', ' ')}: {found.detail}")
 
 
 def _read(path: str) -> bytes:
-    """The file's bytes, or UnusableInputError where it cannot be read or is larger than any picture."""
+    """Return the file's bytes; raise UnusableInputError if it cannot be read or is larger than any picture."""
     try:
         n_bytes = Path(path).stat().st_size
         if n_bytes <= MAX_FILE_BYTES:
             return Path(path).read_bytes()
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise _no_picture(path, (getattr(error, "strerror", None) or str(error)).lower()) from error
-    raise _no_picture(path, f"{n_bytes:,} bytes, at most {MAX_FILE_BYTES:,} are read")
+    raise _no_picture(path, f"{n_bytes:,} bytes, more than the limit of {MAX_FILE_BYTES:,}")
 
 
 def _no_picture(path: str, found: str) -> UnusableInputError:
@@ -151,7 +151,7 @@ def _inputs(champion: Champion, path: str, metadata: Mapping[str, float]) -> dic
 
 
 def _decide(champion: Champion, probabilities: Sequence[float]) -> str:
-    """The positive class from the threshold on; without a threshold, the likeliest class."""
+    """The positive class at or above the threshold; without a threshold, the most likely class."""
     if champion.threshold is not None:
         return champion.classes[1] if probabilities[1] >= champion.threshold else champion.classes[0]
     return champion.classes[max(range(len(probabilities)), key=lambda i: probabilities[i])]

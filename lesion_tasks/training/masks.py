@@ -22,7 +22,7 @@ _FILE = re.compile(r"(ISIC_\d{7})(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNOR
 def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
     """Copy masks named `<isic_id>_segmentation.png` or `<isic_id>.png` into the bucket; returns counts.
 
-    A mask is any picture: pixels above half brightness are lesion. Masks that cannot be decoded are skipped and counted.
+    A mask is any picture: pixels brighter than half are lesion. A mask that cannot be decoded is left out and counted.
     """
     path = Path(folder)
     files = sorted(path.iterdir()) if path.is_dir() else []
