@@ -60,13 +60,11 @@ def _hosts(named: frozenset[str], found: ValidationInfo) -> frozenset[str]:
     return PUBLIC_FILE_HOSTS | {name.lower() for name in named} | {asked}
 
 
-def _folders(paths: tuple[Path, ...]) -> tuple[Path, ...]:
-    for path in paths:
-        if not path.is_absolute():
-            raise UnusableInputError(
-                f"LESION_SOURCE_FOLDERS: {str(path)[:200]!r} found, expected absolute paths"
-            )
-    return paths
+def _folders(names: Collection[str]) -> Collection[str]:
+    for name in names:
+        if not name.startswith("/"):
+            raise UnusableInputError(f"LESION_SOURCE_FOLDERS: {name[:200]!r} found, expected absolute paths")
+    return names
 
 
 def _max_records(text: str | None) -> int | None:
@@ -120,7 +118,7 @@ def _bucket_url(url: str) -> str:
             raise UnusableInputError(
                 f"LESION_BUCKET_URL {url[:200]!r}: expected file:// and an absolute path"
             )
-        return path
+        return str(Path(path).absolute())
     name, _, prefix = url.removeprefix("s3://").partition("/")
     if not _BUCKET_NAME.fullmatch(name) or not _BUCKET_PREFIX.fullmatch(prefix.rstrip("/")):
         found = "no bucket name" if not name else "no name of a bucket and words between slashes"
@@ -175,7 +173,7 @@ class Settings(BaseSettings):
         )
     )
     source_folders: Annotated[
-        tuple[Path, ...], NoDecode, BeforeValidator(_words), AfterValidator(_folders)
+        tuple[Path, ...], NoDecode, BeforeValidator(_folders), BeforeValidator(_words)
     ] = Field(
         (), description="Folders, with commas: a form of Airflow may name sources below these; unset: none."
     )
@@ -218,6 +216,12 @@ class Settings(BaseSettings):
         """`read_settings` hands the values over: no file is read, and the environment not twice."""
         return (init_settings,)
 
+    def as_environment(self) -> dict[str, str]:
+        """The variables that say the same in another folder; the version of the code is left to whoever runs it."""
+        return {
+            f"{PREFIX}{name.upper()}": _as_text(value) for name, value in self if name not in {"code_version"}
+        }
+
     @property
     def is_approval_asked(self) -> bool:
         """Whether a person is asked where a run does not say."""
@@ -237,6 +241,12 @@ def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
     source.env_vars = {name.lower(): value for name, value in env.items()}
     found = source()
     return Settings(**{name: value for name, value in found.items() if value or name == "query"})
+
+
+def _as_text(value: Any) -> str:
+    if isinstance(value, tuple | frozenset):
+        return ",".join(sorted(map(str, value)) if isinstance(value, frozenset) else map(str, value))
+    return "" if value is None else str(value)
 
 
 def _check_characters(env: Mapping[str, str]) -> None:

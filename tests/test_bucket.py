@@ -1,5 +1,6 @@
 """One contract for both back ends: what a directory promises, S3 promises too."""
 
+import hashlib
 import json
 import os
 import subprocess
@@ -19,11 +20,13 @@ from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.bucket import (
     ABANDONED_AFTER_S,
     PARTS,
+    AlteredObjectError,
     Bucket,
     DirectoryBucket,
     MissingObjectError,
     S3Bucket,
     reading_object,
+    verified_path,
 )
 
 
@@ -67,7 +70,7 @@ def test_what_was_put_is_read_back(bucket: Bucket) -> None:
 
 def test_a_missing_object_is_named(bucket: Bucket) -> None:
     assert not bucket.exists("images/none.jpg")
-    for read in (bucket.get, bucket.local_path):
+    for read in (bucket.get, bucket.local_path, bucket.digest):
         with pytest.raises(MissingObjectError, match=r"images/none\.jpg"):
             read("images/none.jpg")
 
@@ -360,9 +363,29 @@ def test_a_damaged_shard_or_manifest_is_told_in_one_line(tmp_path: Path, content
 
     bucket = DirectoryBucket(tmp_path)
     bucket.put("damaged", content)
-    for read in (open_shard, read_table):
+    digest = hashlib.sha256(content).hexdigest()  # it was stored like this
+    for read in (lambda: open_shard(bucket, "damaged", digest), lambda: read_table(bucket, "damaged")):
         with pytest.raises(UnusableInputError, match="object 'damaged' is damaged"):
-            read(bucket, "damaged")
+            read()
+    with pytest.raises(AlteredObjectError, match="shard damaged: SHA-256 is"):
+        open_shard(bucket, "damaged", "0" * 64)
+
+
+def test_an_altered_object_is_refused_and_a_damaged_copy_of_a_sound_one_is_fetched_again(
+    bucket: Bucket,
+) -> None:
+    bucket.put("array", b"whole")
+    digest = hashlib.sha256(b"whole").hexdigest()
+    assert bucket.digest("array") == digest
+    if not bucket.is_local:
+        bucket.local_path("array").write_bytes(b"holed")
+    assert verified_path(bucket, "array", digest, kind="shard").read_bytes() == b"whole"
+    bucket.put("array", b"holed")
+    if not bucket.is_local:
+        bucket.local_path("array").unlink()
+    with pytest.raises(AlteredObjectError, match="shard array: SHA-256 is"):
+        verified_path(bucket, "array", digest, kind="shard")
+    assert bucket.digest("array") != digest
 
 
 FILL = """

@@ -1,7 +1,5 @@
 """Nonsense at every door, setting, option or form, ends with one line and never with a traceback."""
 
-from dataclasses import fields
-
 import pytest
 from click.testing import CliRunner
 
@@ -10,7 +8,7 @@ from lesion_tasks.__main__ import lesion
 from lesion_tasks.archive.client import Retry
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.ingest.append import poll_archive
-from lesion_tasks.settings import Settings, read_settings
+from lesion_tasks.settings import PREFIX, Settings, read_settings
 from lesion_tasks.workspace import Workspace, open_workspace
 
 NONSENSE = (
@@ -43,7 +41,7 @@ NONSENSE = (
     "{",
     "\U0001f600",
 )
-SETTINGS = [f"LESION_{field.name.upper()}" for field in fields(Settings)]
+SETTINGS = [f"{PREFIX}{name.upper()}" for name in Settings.model_fields]
 ONCE = Retry(n_attempts=1, connect_timeout_s=1)
 
 

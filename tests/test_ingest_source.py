@@ -1,7 +1,5 @@
 """Which sources a form may name, and which only somebody at a terminal."""
 
-from dataclasses import replace
-
 import pytest
 from archives import write_folder
 
@@ -73,7 +71,7 @@ def test_a_form_reaches_what_the_settings_allow(workspace, tmp_path, source):
 
 
 def test_without_folders_in_the_settings_a_form_reaches_none(workspace, tmp_path):
-    without = Workspace(replace(workspace.settings, source_folders=()))
+    without = Workspace(workspace.settings.model_copy(update={"source_folders": ()}))
     with pytest.raises(UnusableInputError, match="LESION_SOURCE_FOLDERS"):
         scope_key(without, str(tmp_path / "allowed"), None, "", "form")
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, read_settings
+from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings, read_settings
 
 
 @pytest.mark.parametrize(
@@ -98,3 +98,25 @@ def test_the_host_of_the_archive_may_be_named_in_records() -> None:
     )
     assert found.archive_url == "http://archive.example/api/"
     assert {"archive.example", "a", "b"} <= found.archive_hosts
+
+
+def test_settings_written_to_an_environment_are_read_back_the_same() -> None:
+    found = read_settings(
+        {
+            "LESION_HOME": "/somewhere",
+            "LESION_DATABASE_URL": "postgresql://lesions@host/lesions",
+            "LESION_BUCKET_URL": "relative",
+            "LESION_ARCHIVE_HOSTS": "a, b",
+            "LESION_SOURCE_FOLDERS": "/data,/more",
+            "LESION_QUERY": "",
+            "LESION_MAX_RECORDS": "7",
+            "LESION_VARIANTS": "smoke",
+            "LESION_APPROVAL": "always",
+            "LESION_APPROVERS": "ann, bob",
+        }
+    )
+    assert found.bucket_url == str(Path("relative").absolute())
+    assert read_settings(found.as_environment()) == found
+    assert set(found.as_environment()) == {f"LESION_{name.upper()}" for name in Settings.model_fields} - {
+        "LESION_CODE_VERSION"
+    }

@@ -8,7 +8,7 @@ import json
 import re
 import sys
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
@@ -95,38 +95,23 @@ def bring_up(
     migrate(database)
     archive_url = _archive_url(home, wishes, say)
     (home / "demo.json").write_text(json.dumps(asdict(wishes)))
-    chosen = replace(
-        settings,
-        database_url=database,
-        archive_url=archive_url,
-        # The synthetic archive is made to this size; of another one so many records are read.
-        max_records=None if wishes.archive == SYNTHETIC else wishes.images,
-        variants=tuple(filter(None, wishes.variants.split(","))) or settings.variants,
-        weights=wishes.weights or settings.weights,
+    chosen = settings.model_copy(
+        update={
+            "database_url": database,
+            "archive_url": archive_url,
+            # The synthetic archive is made to this size; of another one so many records are read.
+            "max_records": None if wishes.archive == SYNTHETIC else wishes.images,
+            "variants": tuple(filter(None, wishes.variants.split(","))) or settings.variants,
+            "weights": wishes.weights or settings.weights,
+        }
     )
-    return airflow.start(home, _environment(chosen), port=port, say=say)
+    return airflow.start(home, chosen.as_environment(), port=port, say=say)
 
 
 def take_down(home: Path) -> list[str]:
     """Stop everything that `bring_up` started below `home`, and nothing else; return what ran."""
     stopped = airflow.stop_all(home) + stop(_run_folder(home))
     return [*stopped, "postgres"] if postgres.stop(home) else stopped
-
-
-def _environment(settings: Settings) -> dict[str, str]:
-    """Settings -> the environment variables that say the same, for tasks in other folders."""
-    bucket = settings.bucket_url
-    return {
-        "LESION_HOME": str(settings.home),
-        "LESION_DATABASE_URL": settings.database_url or "",
-        "LESION_BUCKET_URL": bucket if "://" in bucket else str(Path(bucket).absolute()),
-        "LESION_ARCHIVE_URL": settings.archive_url,
-        "LESION_ARCHIVE_HOSTS": ",".join(sorted(settings.archive_hosts)),
-        "LESION_QUERY": settings.query,
-        "LESION_MAX_RECORDS": str(settings.max_records or ""),
-        "LESION_VARIANTS": ",".join(settings.variants),
-        "LESION_WEIGHTS": settings.weights,
-    }
 
 
 def _run_folder(home: Path) -> Path:
