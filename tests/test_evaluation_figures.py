@@ -434,7 +434,7 @@ def test_measures_read_from_the_last_few_positives_have_no_interval_and_say_why(
         assert shown["value"] is not None
         assert (shown["low"], shown["high"], shown["method"]) == (None, None, None)
         assert shown["interval_reason"] == (
-            f"too few positives: they weigh as 12 groups of one size, floor {floor}"
+            f"too few positives: they count as 12 groups of equal size, floor {floor}"
         )
     assert figures["auc"].interval is not None
 

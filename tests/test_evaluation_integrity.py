@@ -404,7 +404,7 @@ def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows
     own, test = identities("a"), identities("b", sha256=["a2", "x", "y"])
     verdict = leaks({"its own train": own, "test": test}, pairs=[("its own train", "test")])
     assert verdict.is_failure
-    assert verdict.sentence == "The subsets are not apart: its own train and test share 1 identical files."
+    assert verdict.sentence == "The subsets overlap: its own train and test share 1 identical files."
     # The subsets of that manifest are no concern of this training.
     apart = {"its own train": own, "train": test, "test": identities("c", sha256=["x", "z", "w"])}
     assert leaks(apart, pairs=[("its own train", "test")]).status == "passed"

@@ -2,9 +2,9 @@
 
 Placement values ("structural components") by midranks: Sun & Xu 2014, doi:10.1109/LSP.2014.2337313.
 Variance: DeLong, DeLong & Clarke-Pearson 1988, doi:10.2307/2531595; for images that come in groups
-Obuchowski 1997, doi:10.2307/2533958, which is DeLong's when every group is a single image. Where she multiplies with
+Obuchowski 1997, doi:10.2307/2533958, which is DeLong's when every group is a single image. Where she multiplies by
 I / (I - 1), I the number of groups, we divide each group's part by the root of 1 - its share of the class (the leverage
-correction CR2, Bell & McCaffrey 2002): the same for groups of one size, and nearer the truth when one patient
+correction CR2, Bell & McCaffrey 2002): the same for groups of equal size, and closer to the truth when one patient
 has many images. Degrees of freedom: `degrees`.
 """
 
@@ -28,7 +28,7 @@ METHOD = "DeLong by group, logit scale"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class ByImage:
-    """What each image adds to the deviation: `influence` (n,), `groups` (n,) int, `strata` (n,) int (its class)."""
+    """Each image's part in the deviation: `influence` (n,), `groups` (n,) int, `strata` (n,) int (its class)."""
 
     influence: np.ndarray
     groups: np.ndarray
@@ -39,11 +39,11 @@ class ByImage:
 class Auc:
     """An AUC, or a weighted sum of AUCs on the same images.
 
-    `influence` (G,): what each group adds to the deviation from the true value. The variance is its sum of
+    `influence` (G,): each group's contribution to the deviation from the true value. The variance is its sum of
     squares, and every sum or difference of AUCs on the same groups is the sum or difference of influences.
-    `n_groups_by_class`: groups with a positive, groups with a negative. `n_even_groups`: of the class with fewer, how
-    many groups of one size would weigh as evenly. `by_image` is None where only groups are known: their number
-    then gives the degrees of freedom.
+    `n_groups_by_class`: groups with a positive, groups with a negative. `n_even_groups`: the effective number of groups
+    (of equal size) of the class with fewer. `by_image` is None if only groups are known: their number then gives the
+    degrees of freedom.
     """
 
     value: float
@@ -54,14 +54,14 @@ class Auc:
 
     @property
     def standard_error(self) -> float:
-        """Infinite where a class has a single group: one group has no spread."""
+        """Infinite if a class has a single group: one group has no spread."""
         if min(self.n_groups_by_class) < 2:
             return math.inf
         return math.sqrt(float(self.influence @ self.influence))
 
     @cached_property
     def degrees(self) -> float:
-        """Satterthwaite's, or those of the tails where they are fewer; at most the rarer class's groups - 1."""
+        """Satterthwaite's, or those of the tails if they are fewer; at most the rarer class's groups - 1."""
         found = [math.inf]
         if self.by_image is not None:
             images = self.by_image
@@ -76,12 +76,12 @@ class Auc:
         return float(student.isf(tail, self.degrees))
 
     def p_value(self) -> float:
-        """Two-sided, for a true value of 0: meant for a difference."""
+        """Two-sided, for a true value of 0: intended for a difference."""
         return float(2 * student.sf(abs(self.value) / self.standard_error, self.degrees))
 
     @property
     def no_interval_reason(self) -> str | None:
-        """Why `interval` says nothing, or None."""
+        """Why `interval` is meaningless, or None."""
         if self.value <= 0 or self.value >= 1:
             return None
         if math.isinf(self.standard_error):
@@ -89,9 +89,9 @@ class Auc:
         return "all images have the same score" if self.standard_error == 0 else None
 
     def limit_of_no_exception(self, tail: float) -> float:
-        """tail^(1/m): the lowest share of pairs that leaves a chance of `tail` to see m pairs without one exception.
+        """tail^(1/m): the lowest share of pairs with which m pairs have no exception with probability `tail`.
 
-        m is the number of even groups of the class with fewer: a group's images are not independent pairs.
+        m is the effective number of groups of the class with fewer: a group's images are not independent pairs.
         """
         m = min(self.n_groups_by_class) if self.n_even_groups is None else self.n_even_groups
         return float(tail ** (1 / m))
@@ -99,10 +99,10 @@ class Auc:
     def interval(self, level: float = LEVEL) -> Interval:
         """logit(AUC) +- t SE / (AUC (1 - AUC)), transformed back (Pepe 2003, section 5.2.4).
 
-        At an AUC of exactly 1 the standard error is 0 and says nothing. Then the limit comes from m pairs of one
-        positive and one negative group, m the smaller number of (even) groups: all were ranked rightly, which has
-        probability AUC^m, so the lower limit is ((1 - level) / 2)^(1/m). The same, mirrored, at 0. Where there is
-        no variance to go by, 0 to 1, and `no_interval_reason` says why.
+        At an AUC of exactly 1 the standard error is 0 and meaningless. Then the limit comes from m pairs of one
+        positive and one negative group, m the smaller effective number of groups: all were ranked correctly, which has
+        probability AUC^m, so the lower limit is ((1 - level) / 2)^(1/m). The same, mirrored, at 0. Without any
+        variance the interval is 0 to 1, and `no_interval_reason` says why.
         """
         tail = (1 - level) / 2
         if self.value <= 0 or self.value >= 1:
@@ -117,7 +117,7 @@ class Auc:
 
 
 def placement_values(is_positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """(n,) share of the other class that each image is ranked rightly against; ties count half."""
+    """(n,) share of the other class against which each image is ranked correctly; ties count half."""
     n_positives = int(is_positive.sum())
     n_negatives = len(is_positive) - n_positives
     rank = rankdata(scores)  # midranks over all images, then within each class
@@ -130,7 +130,7 @@ def placement_values(is_positive: np.ndarray, scores: np.ndarray) -> np.ndarray:
 def measure_auc(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Auc | None:
     """AUC of `scores` (n,) for `is_positive` (n,) bool, with images grouped by `groups` (n,) int from 0.
 
-    None where one class is missing. Give `groups` = arange(n) for DeLong's own variance.
+    None if one class is missing. Pass `groups` = arange(n) for DeLong's own variance.
     """
     if is_positive.all() or not is_positive.any():
         return None
@@ -142,7 +142,7 @@ def measure_auc(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray)
     for mask in (is_positive, ~is_positive):
         deviations = np.bincount(groups[mask], values[mask] - auc, len(influence))
         share = np.bincount(groups[mask], minlength=len(influence)) / mask.sum()
-        # A group pulls the mean towards itself by its share, and its deviation is that much too small.
+        # A group pulls the mean towards itself by its share, which makes its deviation that much too small.
         influence += deviations / mask.sum() / np.sqrt(1 - np.minimum(share, 0.99))
         by_image[mask] = (values[mask] - auc) / mask.sum()
         n_groups_by_class.append(int((share > 0).sum()))
@@ -171,7 +171,7 @@ def weighted_sum(aucs: Sequence[Auc], weights: Sequence[float]) -> Auc:
 
 
 def _sum_by_image(aucs: Sequence[Auc], weights: Sequence[float]) -> ByImage | None:
-    """The images of a weighted sum; images are of one stratum when they are so in every AUC."""
+    """The images of a weighted sum; images share a stratum if they do in every AUC."""
     images = [auc.by_image for auc in aucs if auc.by_image is not None]
     if len(images) < len(aucs):
         return None

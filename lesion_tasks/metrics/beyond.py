@@ -1,9 +1,9 @@
-"""A model and a probe -> how much the model knows at equal facts: what is left of it once the probe's facts are known.
+"""A model and a probe -> how much the model knows at equal facts, that is, beyond what the probe's facts explain.
 
 The generalised covariance measure (Shah & Peters 2020, doi:10.1214/19-AOS1857): regress the model's ranks on the facts
-and the labels on the facts, and ask whether what is left of both still goes together. Each regression may be rough: the
-error is the product of both errors. Comparing within strata of a probe's score is not enough; a model that took in a
-continuous fact, a vignette say, knows more of it than the stratum tells.
+and the labels on the facts, and test whether the residuals of both are still correlated. Each regression may be rough:
+the error is the product of both errors. Comparing within strata of a probe's score is not enough: a model that uses a
+continuous fact, such as a vignette, knows more about it than the stratum shows.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ _EPSILON = 1e-6
 
 @dataclass(frozen=True, kw_only=True)
 class Beyond:
-    """`value`: the AUC at equal facts: 0.5 where the model knows nothing beyond them, its own where they say nothing.
+    """`value`: the AUC at equal facts: 0.5 if the model knows nothing beyond them, its own AUC if they say nothing.
 
-    More exactly one half plus the mean difference of rank, 0 to 1, between images of a class and others of the same
-    facts, each weighted by how open the facts leave its label. `open_share`: what the facts leave of the labels'
-    variance. `explained_share`: what they explain of the variance of the model's ranks.
+    More precisely one half plus the mean difference of rank, 0 to 1, between images of a class and others with the
+    same facts, each weighted by how open the facts leave its label. `open_share`: the share of the labels' variance
+    that the facts do not explain. `explained_share`: the share of the variance of the model's ranks that they explain.
     """
 
     value: float
@@ -48,7 +48,7 @@ class Beyond:
 
 
 def beyond(model: Scored, probe: Probe) -> Beyond | None:
-    """Measure it on the images of both, by group; None where the facts leave no label open."""
+    """Measure it on the images of both, by group; None if the facts leave no label open."""
     fold = _folds(model.groups)
     covariance = np.zeros(model.n_images)
     open_variance = np.zeros(model.n_images)
@@ -83,7 +83,7 @@ def beyond(model: Scored, probe: Probe) -> Beyond | None:
 
 
 def _quantile(by_group: np.ndarray) -> float:
-    """Student's, with as many degrees of freedom as groups weigh evenly in the variance."""
+    """Student's quantile; the degrees of freedom are the effective number of groups in the variance."""
     squares = by_group**2
     n_even = float(squares.sum() ** 2 / (squares**2).sum()) if squares.any() else 1.0
     return float(student.isf((1 - LEVEL) / 2, max(n_even - 1, 1)))
@@ -95,7 +95,7 @@ def _folds(groups: np.ndarray) -> np.ndarray:
 
 
 def _calibrated(told: np.ndarray, label: np.ndarray) -> np.ndarray:
-    """(n,) P(label) from the probe's score: train may hold another share of the class (Platt 1999)."""
+    """(n,) P(label) from the probe's score: train may have a different share of the class (Platt 1999)."""
     evidence = logit(np.clip(told, _EPSILON, 1 - _EPSILON))[:, None]
     fitted = LogisticRegression(C=1e6, max_iter=200).fit(evidence, label)
     return np.asarray(fitted.predict_proba(evidence)[:, 1])

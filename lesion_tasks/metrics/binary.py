@@ -15,11 +15,11 @@ from lesion_tasks.metrics.proportion import proportion_interval
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
 
-# Where PPV and NPV are stated beside the subset's own prevalence: screening, and a specialist's referrals.
+# Prevalences at which PPV and NPV are stated besides the subset's own: screening, and a specialist's referrals.
 PREVALENCES = (0.02, 0.10)
 RANKING_NAMES = ("auc", "average_precision", *ranking.CURVE_MEASURES)
 
-# Even groups (of each class, where a measure needs both) below which a bootstrap of a mean says too little.
+# Effective groups (of each class, if a measure needs both) below which a bootstrap of a mean is unreliable.
 MIN_GROUPS = 10
 
 FigureOf = Callable[..., Figure]
@@ -41,7 +41,7 @@ def binary_figures(
 
 
 def figure_of(scored: Scored) -> FigureOf:
-    """`Figure` with the counts of `scored` filled in; `stated` is an interval or the reason why there is none."""
+    """A builder of `Figure` with the counts of `scored`; `stated` is an interval or the reason why there is none."""
 
     def build(
         value: float | None,
@@ -75,7 +75,7 @@ def missing_class(scored: Scored) -> str | None:
 
 
 def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampling) -> dict[str, Figure]:
-    """AUC and what is read from the ROC and precision-recall curves; names from `RANKING_NAMES`."""
+    """AUC and the figures read from the ROC and precision-recall curves; names from `RANKING_NAMES`."""
     figure = figure_of(scored)
     if reason := missing_class(scored):
         return {name: figure(None, reason=reason) for name in names}
@@ -107,16 +107,16 @@ def stated_auc(auc: Auc, level: float) -> Stated:
 
 
 def class_groups(scored: Scored) -> tuple[float, float]:
-    """How many even groups the positives are, and the negatives."""
+    """The effective number of groups of the positives, and of the negatives."""
     positive = scored.is_positive
     return effective_groups_of(positive, scored.groups), effective_groups_of(~positive, scored.groups)
 
 
 def stated_mean(samples: np.ndarray, scored: Scored, losses: np.ndarray, resampling: Resampling) -> Stated:
-    """Interval of a resampled mean over all images, with `losses` (n,) what each image adds to it."""
+    """Interval of a resampled mean over all images; `losses` (n,) are the images' contributions."""
     even = effective_groups_of(np.ones(scored.n_images, dtype=bool), scored.groups)
     if even < MIN_GROUPS:
-        return f"too few groups: they weigh as {even:.0f} of one size, floor {MIN_GROUPS}"
+        return f"too few groups: they count as {even:.0f} of equal size, floor {MIN_GROUPS}"
     found = satterthwaite(losses - losses.mean(), scored.groups)
     return resampling.stated(samples, degrees_of_freedom([found], scored.n_groups))
 
@@ -128,7 +128,7 @@ def stated_rates(samples: np.ndarray, scored: Scored, is_hit: np.ndarray, resamp
         mask = scored.labels == index
         even = effective_groups_of(mask, scored.groups)
         if even < MIN_GROUPS:
-            return f"too few {name}: they weigh as {even:.0f} groups of one size, floor {MIN_GROUPS}"
+            return f"too few {name}: they count as {even:.0f} groups of equal size, floor {MIN_GROUPS}"
         deviations[mask] = (deviations[mask] - deviations[mask].mean()) / mask.sum()
         n_groups.append(len(np.unique(scored.groups[mask])))
     found = satterthwaite(deviations, scored.groups, scored.labels)
@@ -169,7 +169,7 @@ def threshold_figures(scored: Scored, threshold: float | None, resampling: Resam
 
 
 def called_positive(scored: Scored, threshold: float | None) -> np.ndarray:
-    """(n,) bool: a score at or above the threshold; one half where there is none."""
+    """(n,) bool: a score at or above the threshold, or one half if there is none."""
     return scored.scores >= (0.5 if threshold is None else threshold)
 
 
@@ -191,7 +191,7 @@ def _resampled_rates(scored: Scored, called: np.ndarray, resampling: Resampling)
 def stated_prevalence_figures(
     scored: Scored, threshold: float | None, resampling: Resampling, prevalences: Sequence[float]
 ) -> dict[str, Figure]:
-    """PPV and NPV by Bayes' rule from sensitivity and specificity, as if the prevalence were another."""
+    """PPV and NPV by Bayes' rule from sensitivity and specificity, at other prevalences."""
     figure, names = figure_of(scored), ("ppv", "npv")
     if reason := missing_class(scored):
         return {

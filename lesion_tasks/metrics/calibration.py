@@ -1,4 +1,4 @@
-"""Scores and outcomes -> how far the scores can be read as probabilities.
+"""Scores and outcomes -> how well the scores can be read as probabilities.
 
 Van Calster et al. 2019, doi:10.1186/s12916-019-1466-7: calibration in the large, slope, curve. Net benefit:
 Vickers & Elkin 2006, doi:10.1177/0272989X06295361. Expected calibration error: Naeini et al. 2015, ten bins of
@@ -24,11 +24,11 @@ WALD = "Wald with the sandwich variance by group (CR2), Student's t"
 CLIP = 1e-6
 # A slope this large comes from scores that separate the classes (nearly) perfectly: there is no slope.
 MAX_SLOPE = 100.0
-# With fewer groups of the rarer class the slope is far from normally distributed (simulated: 87 to 92 % covered).
+# With fewer groups of the rarer class the slope is far from normally distributed (simulated coverage: 87 to 92 %).
 MIN_GROUPS_OF_CLASS = 10
-# The intercept compares a count of outcomes with its expectation, and wants more of them (90 % covered with ten).
+# The intercept compares a count of outcomes with its expectation, and needs more of them (90 % coverage with ten).
 MIN_GROUPS_OF_CLASS_OF_INTERCEPT = 20
-# With fewer degrees of freedom one patient decides which share of outcomes is observed at all.
+# With fewer degrees of freedom a single patient decides the observed share of outcomes.
 MIN_DEGREES_OF_INTERCEPT = 2.0
 NET_BENEFIT_THRESHOLDS = np.round(np.arange(0.01, 0.51, 0.01), 2)
 
@@ -46,7 +46,7 @@ class Estimate:
 
 
 def calibration_slope(is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Estimate | None:
-    """Slope of the logistic regression of the outcome on the logit of the score; None when it does not exist.
+    """Slope of the logistic regression of the outcome on the logit of the score; None if it does not exist.
 
     The interval is Wald's with the sandwich variance by group (Liang & Zeger 1986), corrected for leverage (CR2) and
     with degrees of freedom by Bell & McCaffrey 2002 (see `degrees`).
@@ -100,7 +100,7 @@ def _logistic_fit(
         if not np.isfinite(np.linalg.cond(information)) or np.linalg.cond(information) > 1e12:
             return None
         step = np.linalg.solve(information, design.T @ (outcome - expected))
-        # Half-way back from a step that would overshoot far beyond any slope worth reporting.
+        # Go back half-way from a step that would overshoot far beyond any slope worth reporting.
         beta += np.clip(step, -5, 5)
         if np.abs(beta).max() > MAX_SLOPE:
             return None
@@ -135,10 +135,10 @@ def _n_groups(groups: np.ndarray) -> int:
 def _leverage_corrected(
     design: np.ndarray, weight: np.ndarray, residual: np.ndarray, bread: np.ndarray, groups: np.ndarray
 ) -> np.ndarray:
-    """(G,) what each group adds to the first coefficient, by CR2: its residuals times (1 - its leverage)^(-1/2).
+    """(G,) each group's contribution to the first coefficient, by CR2: its residuals times (1 - its leverage)^(-1/2).
 
-    With M the bread and K the information of a group, X' (I - X M X')^(-1/2) e = (I - K M)^(-1/2) X' e: a matrix as
-    small as the number of coefficients, however many images a group has.
+    With M the bread and K the information of a group, X' (I - X M X')^(-1/2) e = (I - K M)^(-1/2) X' e: a matrix whose
+    size is the number of coefficients, however many images a group has.
     """
     n_groups, columns = int(groups.max()) + 1, range(design.shape[1])
     gradient = np.column_stack([np.bincount(groups, column * residual, n_groups) for column in design.T])
@@ -154,7 +154,7 @@ def _leverage_corrected(
 
 
 def expected_calibration_error(outcome: np.ndarray, scores: np.ndarray, n_bins: int = N_BINS) -> float:
-    """Mean over images of |mean score - share of hits| in its bin of equal width; `outcome` (n,) 0 or 1."""
+    """Mean over images of |mean score - share of hits| in their bin of equal width; `outcome` (n,) 0 or 1."""
     return float(_error_of_sums(_equal_width_sums(outcome, scores, n_bins))[0])
 
 
@@ -196,7 +196,7 @@ def by_bin(bins: np.ndarray, groups: np.ndarray, values: np.ndarray, n_bins: int
 def calibration_curve(
     is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
 ) -> dict[str, list[float]]:
-    """Ten bins of equally many images: mean score, observed share with its interval, number of images."""
+    """Ten bins with equal numbers of images: mean score, observed share with its interval, number of images."""
     edges = np.unique(np.quantile(scores, np.linspace(0, 1, N_BINS + 1)[1:-1]))
     bins = np.searchsorted(edges, scores, side="left")
     bins = np.unique(bins, return_inverse=True)[1]  # tied scores can leave a bin without an image

@@ -29,7 +29,7 @@ EXACT_METHOD = "exact limit of no exception among pairs of groups"
 class Difference:
     """`candidate` minus `champion` on one measure; positive is better for the candidate.
 
-    `p_value` is two-sided for no difference, None for measures without a test of their own. `interval_reason` says why
+    `p_value` is two-sided for no difference, None for measures without their own test. `interval_reason` says why
     there is no interval.
     """
 
@@ -69,7 +69,7 @@ def check_paired(first: Scored, second: Scored) -> None:
     """Raise UnusableInputError unless both hold the same images, labels, groups and classes, in the same order."""
     if first.class_names != second.class_names or first.positive_class != second.positive_class:
         raise UnusableInputError(
-            f"models name classes {first.class_names} and {second.class_names}, expected the same"
+            f"models have classes {first.class_names} and {second.class_names}, expected the same"
         )
     if not np.array_equal(first.isic_ids, second.isic_ids):
         n_shared = len(np.intersect1d(first.isic_ids.astype(str), second.isic_ids.astype(str)))
@@ -80,14 +80,14 @@ def check_paired(first: Scored, second: Scored) -> None:
     if not np.array_equal(first.labels, second.labels) or not np.array_equal(
         first.group_ids, second.group_ids
     ):
-        raise UnusableInputError("the same images have other labels or groups, expected one manifest")
+        raise UnusableInputError("the same images have different labels or groups, expected one manifest")
 
 
 def auc_difference(candidate: Scored, champion: Scored, level: float = 0.95) -> Difference | None:
-    """Paired difference of (macro) AUC with DeLong's test, by group; None where the AUC is undefined.
+    """Paired difference of (macro) AUC with DeLong's test, by group; None if the AUC is undefined.
 
-    Where neither model's AUC varies (all pairs ranked rightly, or all scores the same) the variance of 0 is no
-    certainty: then `_exact`. The same scores twice are one model, and differ by nothing.
+    If neither model's AUC varies (all pairs ranked correctly, or all scores the same) the variance of 0 is not
+    certainty: then `_exact` applies. Identical scores mean one model, and the difference is 0.
     """
     check_paired(candidate, champion)
     first, second = headline_auc(candidate), headline_auc(champion)
@@ -116,8 +116,8 @@ def auc_difference(candidate: Scored, champion: Scored, level: float = 0.95) -> 
 def _exact(difference: Auc, level: float) -> tuple[Interval, float]:
     """Interval and p value of a difference without variance: no pair of groups is an exception to it.
 
-    m pairs (see `Auc.interval`) without an exception leave a share of exceptions up to 1 - ((1 - level) / 2)^(1/m). The
-    p value is that of a sign test on m pairs that all speak for one model; 1 where they speak for neither.
+    m pairs (see `Auc.interval`) without an exception allow a share of exceptions up to 1 - ((1 - level) / 2)^(1/m). The
+    p value is that of a sign test on m pairs that all favour one model; 1 if they favour neither.
     """
     slack = 1 - difference.limit_of_no_exception((1 - level) / 2)
     value = difference.value
@@ -148,11 +148,11 @@ class SliceDifference:
 def compare_slices(candidate: Scored, champion: Scored, level: float = 0.95) -> list[SliceDifference]:
     """Paired difference of AUC on every slice that is large enough to be scored.
 
-    The intervals hold together: each has the level 1 - (1 - `level`) / number of slices compared (Bonferroni), so that
+    The intervals hold jointly: each has the level 1 - (1 - `level`) / number of slices compared (Bonferroni), so that
     one model in twenty, not one slice in twenty, looks worse somewhere by chance.
     """
     check_paired(candidate, champion)
-    # A value that all images share is no part of them, and would only widen the others' intervals.
+    # A value that all images share does not divide them, and would only widen the others' intervals.
     masks = [part for part in slice_masks(candidate.attributes) if not part[2].all()]
     reasons = [_not_compared(candidate.where(mask)) for _, _, mask in masks]
     joint = 1 - (1 - level) / max(reasons.count(None), 1)
@@ -233,7 +233,7 @@ def compare(
 
 
 def _even_groups(scored: Scored) -> list[float]:
-    """How many even groups each class is, the positive one first."""
+    """The effective number of groups of each class, the positive one first."""
     order = [index for index, _ in enumerate(scored.class_names)]
     if scored.positive_class is not None:
         order.sort(key=lambda index: scored.class_names[index] != scored.positive_class)
@@ -241,12 +241,12 @@ def _even_groups(scored: Scored) -> list[float]:
 
 
 def _too_few(name: str, even: list[float]) -> str | None:
-    """Why a difference has no interval with so many even groups by class, or None."""
+    """Why a difference has no interval with these effective numbers of groups by class, or None."""
     ranked = name.removeprefix("macro_")
     if ranked in MIN_GROUPS_OF_MEASURE:
         return too_few_groups(ranked, even[0], min(even[1:]))
     if min(even) < MIN_GROUPS:
-        return f"too few images: a class weighs as {min(even):.0f} groups of one size, floor {MIN_GROUPS}"
+        return f"too few images: a class counts as {min(even):.0f} groups of equal size, floor {MIN_GROUPS}"
     return None
 
 
@@ -287,7 +287,7 @@ def _hit_values(scored: Scored, threshold: float | None, resampling: Resampling)
     np.add.at(counts, (scored.labels, scored.groups), 1.0)
     np.add.at(counts, (n_classes + scored.labels[is_hit], scored.groups[is_hit]), 1.0)
     weights = [np.ones((scored.n_groups, 1)), *resampling.weights(scored.n_groups)]
-    totals = np.concatenate([counts @ w for w in weights], axis=1)  # first column: the images as they are
+    totals = np.concatenate([counts @ w for w in weights], axis=1)  # first column: without resampling
     trials, hits = totals[:n_classes], totals[n_classes:]
     with np.errstate(invalid="ignore"):
         recall = hits / trials
@@ -311,11 +311,11 @@ def two_by_two(
     new_model_new_data: Scored,
     measure: Callable[[Scored], float | None] | None = None,
 ) -> Mapping[str, float | None]:
-    """Why a figure moved: both models on both data sets, and the split of the move.
+    """Why a figure changed: both models on both data sets, and how much each contributed to the change.
 
-    `measure` is the (macro) AUC unless given. The move from old on old to new on new is `model_effect` +
-    `data_effect`, each the mean over both orders of changing one thing at a time (Shapley 1953); None where a
-    figure is undefined.
+    `measure` is the (macro) AUC unless given. The change from the old model on old data to the new model on new data is
+    `model_effect` + `data_effect`, each the mean over both orders of changing one thing at a time (Shapley 1953); None
+    if a figure is undefined.
     """
     check_paired(old_model_old_data, new_model_old_data)
     check_paired(old_model_new_data, new_model_new_data)

@@ -1,10 +1,10 @@
-"""Deviations of images that come in groups -> the degrees of freedom of their variance, and who dominates them.
+"""Deviations of images that come in groups -> the degrees of freedom of their variance, and the dominant groups.
 
-A variance made of few or unequal groups is itself uncertain, and groups - 1 degrees of freedom count a patient with
-three pictures as much as one with three hundred. Satterthwaite 1946 (doi:10.2307/3002019) takes the degrees from
-how the variance spreads over groups, Bell & McCaffrey 2002 (Survey Methodology 28(2), 169-181) from a working model
-of it, and Imbens & Kolesar 2016 (doi:10.1162/REST_a_00552) let images of a group be alike in that model, as much as
-they are found to.
+A variance estimated from few or unequal groups is itself uncertain, and groups - 1 degrees of freedom count a patient
+with three pictures as much as one with three hundred. Satterthwaite 1946 (doi:10.2307/3002019) derives the degrees from
+how the variance is distributed over groups, Bell & McCaffrey 2002 (Survey Methodology 28(2), 169-181) from a working
+model of it, and Imbens & Kolesar 2016 (doi:10.1162/REST_a_00552) let images of a group be correlated in that model, as
+much as is estimated from the data.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from typing import Any
 import numpy as np
 
 # A group that dominates an estimate's error dominates its standard error too, so below this the approximation makes
-# intervals too wide: with one group of 30 % of the images they covered 98 to 100 % (benchmarks/simulate_evaluation.py).
+# intervals too wide: coverage was 98 to 100 % with one group of 30 % of the images (benchmarks/simulate_evaluation.py).
 MIN_DEGREES = 6.0
-# The likeness of images within groups is drawn towards a half with the weight of two large groups: one or two
+# The correlation of images within groups is shrunk towards a half with the weight of two large groups: one or two
 # groups of many images say little about it.
 PRIOR_LIKENESS = 0.5
 PRIOR_N_GROUPS = 2
-# A group of very many images tells about likeness no more than 1 / LIKENESS_NOISE pairs of images do.
+# A group of very many images says no more about the correlation than 1 / LIKENESS_NOISE pairs of images.
 LIKENESS_NOISE = 0.09
 # A group with more than this of a class's images is named: without it, a fifth of the evidence is gone.
 DOMINANT_SHARE = 0.20
 
 
 def effective_groups(sizes: np.ndarray) -> float:
-    """How many groups of one size would weigh as evenly as groups of `sizes` (Kish 1965): (sum)^2 / sum of squares."""
+    """The effective number of groups of `sizes`, as if of equal size (Kish 1965): (sum)^2 / sum of squares."""
     squares = float(np.square(sizes, dtype=np.float64).sum())
     return float(sizes.sum()) ** 2 / squares if squares else 0.0
 
@@ -47,9 +47,9 @@ def satterthwaite(
     """Degrees of freedom of the sum over groups of (sum of `deviations` (n,))^2, with `groups` (n,) int from 0.
 
     Working model: deviation = loading x error. Errors have variance 1 and one correlation within a group and a
-    stratum, another within a group between strata; both are estimated, each group weighted by what its pairs tell.
-    `strata` (n,) int: the class of each image. `loadings` (n,): by default the spread of the stratum. With L_g the
-    variance of group g's sum, the degrees are (sum L)^2 / sum L^2; infinite where nothing deviates.
+    stratum, another within a group between strata; both are estimated, each group weighted by the information in its
+    pairs. `strata` (n,) int: the class of each image. `loadings` (n,): by default the spread of the stratum. With L_g
+    the variance of group g's sum, the degrees are (sum L)^2 / sum L^2; infinite if nothing deviates.
     """
     if strata is None:
         strata = np.zeros(len(deviations), dtype=np.intp)
@@ -97,7 +97,7 @@ def tail_degrees(influence: np.ndarray) -> float:
     """Degrees of freedom of the sum of squares of `influence` (G,) from its fourth moment, 2 V^2 / Var(V).
 
     Placement values near a perfect ranking are nearly all zero: a few groups then make up the variance, whatever
-    their size. Infinite where nothing varies.
+    their size. Infinite if nothing varies.
     """
     square = influence[influence != 0] ** 2
     if not len(square):
@@ -108,17 +108,17 @@ def tail_degrees(influence: np.ndarray) -> float:
 
 
 def degrees_of_freedom(found: Sequence[float], n_groups: int, floor: float = MIN_DEGREES) -> float:
-    """The least of the degrees `found`, at least `floor`, at most `n_groups` - 1 and never under 1."""
+    """The smallest of the degrees `found`, at least `floor`, at most `n_groups` - 1 and never under 1."""
     return max(min(max(min(found), floor), n_groups - 1), 1.0)
 
 
 def dominant_groups(
     labels: np.ndarray, group_ids: np.ndarray, class_names: Sequence[str], share: float = DOMINANT_SHARE
 ) -> list[dict[str, Any]]:
-    """Groups with more than `share` of the images of a class, the largest share first.
+    """Groups with more than `share` of the images of a class, largest share first.
 
     `labels` (n,) index into `class_names`, `group_ids` (n,) str. Each has class_name, group_id, share (0 to 1) and
-    n_images. A class that is a handful of images is dominated by any of them, and the number of images says so.
+    n_images. A class of a handful of images is dominated by any of its groups; the number of images shows this.
     """
     found = []
     for index, name in enumerate(class_names):

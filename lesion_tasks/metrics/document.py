@@ -1,4 +1,4 @@
-"""A `Scored` and its threshold -> the document of one subset, which reports are made from."""
+"""A `Scored` and its threshold -> the document of one subset, from which reports are made."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def evaluation_document(
 ) -> SubsetDocument:
     """Measure everything of one subset.
 
-    `threshold` is the one stored with the model; None takes the likeliest class (a score of one half in a
+    `threshold` is the one stored with the model; None means the most likely class (a score of one half in a
     binary task). `subset` is its name. Undefined measures are null with a reason; a number that is NaN or infinite
     raises ValueError.
     """
@@ -132,13 +132,13 @@ def precision_recall_points(scored: Scored) -> dict[str, list[float | None]] | N
     return {
         "recall": recall[kept].tolist(),
         "precision": precision[kept].tolist(),
-        # Point 0 stands before every threshold and has none of its own.
+        # Point 0 comes before every threshold and has none itself.
         "threshold": [None if index == 0 else float(thresholds[index - 1]) for index in kept],
     }
 
 
 def _evenly(position: np.ndarray) -> np.ndarray:
-    """Indices of points about evenly spaced along a rising `position`, both ends among them."""
+    """Indices of points spaced about evenly along a rising `position`, including both ends."""
     if len(position) <= MAX_CURVE_POINTS:
         return np.arange(len(position))
     wanted = np.linspace(position[0], position[-1], MAX_CURVE_POINTS)

@@ -10,7 +10,7 @@ from typing import Any
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A confidence interval and the method that gave it."""
+    """A confidence interval and the method that produced it."""
 
     low: float
     high: float
@@ -31,9 +31,9 @@ Stated = Interval | str
 class Figure:
     """A measure on one set of images.
 
-    `value` is None when the measure is undefined, and then `reason` says why. `interval` is the one to quote, and
+    `value` is None if the measure is undefined, and then `reason` says why. `interval` is the one to quote, and
     `interval_reason` says why a defined value has none; `other_intervals` are by other methods. `n_positives` is None
-    where no class is the positive one.
+    if no class is the positive one.
     """
 
     value: float | None

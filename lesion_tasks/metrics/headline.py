@@ -1,4 +1,4 @@
-"""A `Scored` -> the one measure that verdicts speak about: AUC, or the mean AUC of each class against the rest."""
+"""A `Scored` -> the measure that verdicts are about: AUC, or the mean AUC of each class against the rest."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from lesion_tasks.metrics.scored import Scored
 
 
 def headline_auc(scored: Scored) -> Auc | None:
-    """AUC of a binary task, macro AUC of a multiclass one; None where a class has no image."""
+    """AUC of a binary task, macro AUC of a multiclass one; None if a class has no image."""
     if scored.n_images == 0:
         return None
     if scored.is_binary:
@@ -32,7 +32,7 @@ def auc_within(scored: Scored, strata: np.ndarray) -> Auc | None:
     """AUC that compares only images of the same stratum: what the model knows beyond the stratum.
 
     `strata` (n,) int, or (n, K) with one column per class of a multiclass task. Strata are weighted by
-    M N / (M + N), which is nearly the inverse of the variance (van Elteren 1960). None where no stratum
+    M N / (M + N), which is nearly the inverse of the variance (van Elteren 1960). None if no stratum
     holds both classes.
     """
     if scored.is_binary:

@@ -1,6 +1,6 @@
-"""A `Scored` -> how often labels dealt out at random give its AUC: a permutation test by group.
+"""A `Scored` -> how often randomly permuted labels reach its AUC: a permutation test by group.
 
-Pesarin & Salmaso 2010, doi:10.1002/9780470689516. An interval asks where the AUC lies and needs a variance, which a few
+Pesarin & Salmaso 2010, doi:10.1002/9780470689516. An interval estimates the AUC and needs a variance, which a few
 positive groups hardly have; the test asks only whether chance explains it, and is exact with a single positive lesion.
 """
 
@@ -16,7 +16,7 @@ from lesion_tasks.metrics.scored import Scored
 
 N_PERMUTATIONS = 999
 LEVEL = 0.05
-# A model below this AUC is of no use to anybody; one at it must not be called independent more than once in a hundred.
+# A model below this AUC is useless; one at this AUC must not be called independent more than once in a hundred.
 WORTHWHILE_AUC = 0.75
 MAX_MISSED = 0.01
 # Entries of one chunk of permutations, 8 bytes each.
@@ -25,7 +25,7 @@ CHUNK_ENTRIES = 2**21
 
 @dataclass(frozen=True, kw_only=True)
 class Independence:
-    """`p_value` is two-sided. `error` is the standard deviation of the AUC under labels dealt at random."""
+    """`p_value` is two-sided. `error` is the standard deviation of the AUC under randomly permuted labels."""
 
     p_value: float
     error: float
@@ -37,7 +37,7 @@ class Independence:
 
     @property
     def could_tell(self) -> bool:
-        """Whether a worthwhile model would have been told from chance, nearly always."""
+        """Whether a worthwhile model would nearly always have been distinguished from chance."""
         reach = float(norm.isf(LEVEL / 2) + norm.isf(MAX_MISSED)) * self.error
         return 0.5 + reach <= WORTHWHILE_AUC
 
@@ -45,12 +45,13 @@ class Independence:
 def independence(
     scored: Scored, *, n_permutations: int = N_PERMUTATIONS, seed: int = 7
 ) -> Independence | None:
-    """Test whether scores are independent of labels; None where a class has no image.
+    """Test whether scores are independent of labels; None if a class has no image.
 
-    Images of a group resemble each other, so whole groups change places: each takes over the class shares of another
-    group. Where a group holds several classes, its labels are dealt out anew among its own images too. The deviation
-    of an AUC from one half is the sum of both parts. With several classes the statistic is the mean over classes of the
-    AUC against the rest, weighted by the pairs that each compares: a class of a single lesion has no say of a fifth.
+    Images of a group resemble each other, so whole groups are permuted: each takes the class shares of another group.
+    If a group holds several classes, its labels are also permuted among its own images. The deviation of an AUC from
+    one half is the sum of both parts. With several classes the statistic is the mean over classes of the AUC against
+    the rest, weighted by the number of pairs that each compares, so that one of five classes with a single lesion does
+    not count for a fifth.
     """
     if scored.n_images == 0 or min(scored.class_counts.values()) == 0:
         return None
@@ -63,7 +64,7 @@ def independence(
         ]
     auc = float(np.average([side.auc for side in sides], weights=[side.n_pairs for side in sides]))
     dealt = _dealt_aucs(sides, scored.labels, scored.groups, n_permutations, seed)
-    # The tolerance counts a permutation that gives the same AUC in another order of summing.
+    # The tolerance also counts permutations with the same AUC that differ only in the order of summation.
     n_as_far = int((np.abs(dealt - 0.5) >= abs(auc - 0.5) - 1e-12).sum())
     return Independence(
         p_value=(1 + n_as_far) / (1 + n_permutations),
@@ -74,7 +75,7 @@ def independence(
 
 @dataclass(frozen=True, kw_only=True)
 class _Side:
-    """One class against the rest, by group and by image; `rank` has mean 0, `excess` is the label less the share."""
+    """One class against the rest, by group and by image; `rank` has mean 0, `excess` is the label minus the share."""
 
     share: np.ndarray  # (G,)
     rank_sum: np.ndarray  # (G,)
@@ -101,7 +102,7 @@ class _Side:
 def _dealt_aucs(
     sides: Sequence[_Side], labels: np.ndarray, groups: np.ndarray, n_permutations: int, seed: int
 ) -> np.ndarray:
-    """(n_permutations,) mean AUC of the sides with labels dealt out at random."""
+    """(n_permutations,) mean AUC of the sides with randomly permuted labels."""
     rng = np.random.default_rng(seed)
     sizes = np.bincount(groups).astype(np.float64)
     mixed = _images_of_mixed_groups(labels, groups)
@@ -110,7 +111,7 @@ def _dealt_aucs(
     for start in range(0, n_permutations, chunk):
         n = min(chunk, n_permutations - start)
         places = rng.permuted(np.tile(np.arange(len(sizes)), (n, 1)), axis=1)
-        # Sorting by group and a random fraction shuffles each group in its own place.
+        # Sorting by group plus a random fraction shuffles the images within each group.
         order = np.argsort(groups[mixed] + rng.random((n, len(mixed))), axis=1)
         aucs = np.zeros(n)
         for side in sides:

@@ -1,13 +1,13 @@
-"""Predictions -> verdicts: can the figures of this evaluation be believed?
+"""Predictions -> verdicts: can the figures of this evaluation be trusted?
 
 Each check looks for one named fault and says in one sentence what it found. A failed check with
-`is_blocking` refuses promotion.
+`is_blocking` prevents promotion.
 
-How strict. A check on bytes, ids or counts is exact. A check on figures weighs two errors: letting a fault pass,
-and refusing an honest model. Where the fault makes the AUC 0.5, a permutation test at 5 % is used: it lets
-one mispaired evaluation in twenty pass on this check alone, and the comparison with the trainer's own figure
-catches that one. Where the images are too few to tell, the verdict is `too_few` and not `failed`. Simulated honest
-evaluations (`benchmarks/simulate_evaluation.py`) are refused in fewer than one of a hundred.
+Strictness: a check on bytes, ids or counts is exact. A check on figures balances two errors: letting a fault pass,
+and refusing an honest model. If the fault makes the AUC 0.5, a permutation test at 5 % is used: alone, it would let
+one mispaired evaluation in twenty pass, and the comparison with the trainer's own figure catches that one. If there are
+too few images to tell, the verdict is `too_few` and not `failed`. Of simulated honest evaluations
+(`benchmarks/simulate_evaluation.py`), fewer than one in a hundred is refused.
 """
 
 from __future__ import annotations
@@ -26,17 +26,17 @@ from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.metrics.verdict import Status, Verdict
 
-# A trainer may stream its AUC over 200 thresholds, which is off by some thousandths; a mispairing by tenths.
+# A trainer may stream its AUC over 200 thresholds, which is off by a few thousandths; a mispairing is off by tenths.
 TRAINER_TOLERANCE = 0.01
 # float32 sums in another order (a batch of one, another machine) differ by about 1e-6; batch norm in training
-# mode or another scaling of pixels by whole hundredths.
+# mode or a different scaling of pixels makes differences of whole hundredths.
 SERVING_TOLERANCE = 1e-4
-# Both come from the same stored numbers; only the reading of a text can round them.
+# Both come from the same stored numbers; only parsing them from text can round them.
 THRESHOLD_TOLERANCE = 1e-9
-# Decoders of other versions differ by a few grey levels at an edge; another picture, or a mark in it, by many.
+# Decoder versions differ by a few grey levels at an edge; a different picture, or a mark in it, by many.
 PIXEL_TOLERANCE = 8
 MAX_COMMONEST_SHARE = 0.99
-# 99.9 %: validation chose the epoch and is a little lucky by design, and this runs on every evaluation.
+# 99.9 %: the epoch was chosen on validation, whose figure is therefore a little lucky, and every evaluation is tested.
 GAP_LEVEL = 0.999
 N_EXAMPLES = 5
 
@@ -59,7 +59,7 @@ def ids_differ(prediction_ids: Iterable[str], manifest_ids: Iterable[str]) -> Ve
         return _verdict(
             "ids_differ",
             "failed",
-            f"Predictions are of other images than the manifest's: {len(unknown):,} have no manifest row, "
+            f"The predictions are not for the manifest's images: {len(unknown):,} have no manifest row, "
             f"{len(absent):,} manifest rows have no prediction, {n_repeated:,} ids are repeated.",
             numbers,
         )
@@ -72,11 +72,11 @@ def ids_differ(prediction_ids: Iterable[str], manifest_ids: Iterable[str]) -> Ve
 
 
 def predictions_altered(altered: Mapping[str, str]) -> Verdict:
-    """Fails where stored predictions are not those that were stored. `altered`: subset -> what was found."""
+    """Fails if predictions were changed after they were stored. `altered`: subset -> what was found."""
     sentence = (
         "; ".join(f"Of {subset}: {found}" for subset, found in altered.items()) + "."
         if altered
-        else "The stored predictions have the digest under which they were stored."
+        else "The stored predictions match the digest under which they were stored."
     )
     return _verdict(
         "predictions_altered", "failed" if altered else "passed", sentence, {"altered": dict(altered)}
@@ -90,16 +90,16 @@ def independent_of_labels(
     trainer_auc: float | None = None,
     trainer_tolerance: float = TRAINER_TOLERANCE,
 ) -> Verdict:
-    """Fails when nothing shows that the predictions belong to these rows. Two grounds, either is enough:
+    """Fails if nothing shows that the predictions belong to these rows. Either of two grounds is enough:
 
-    1. The trainer measured another AUC on the same subset. Both start from the same predictions, one from labels
-       in the order of its batches, the other joined by key; they can only differ when one pairing is wrong.
-    2. Labels dealt out at random among groups reach the AUC in more than 5 % of permutations, on a subset where a
-       worthwhile model would nearly always stand out. Given that the trainer agrees, the pairing is right and the
-       model knows nothing. Such a model must not be promoted either way, and its figures mean nothing.
+    1. The trainer measured a different AUC on the same subset. Both start from the same predictions, one with labels
+       in the order of its batches, the other joined by key; they can only differ if one pairing is wrong.
+    2. Labels permuted at random among groups reach the AUC in more than 5 % of permutations, on a subset where a
+       worthwhile model would nearly always stand out. If the trainer agrees, the pairing is right and the model knows
+       nothing. Such a model must not be promoted either way, and its figures mean nothing.
 
-    Where even a worthwhile model could look like this, the verdict is `too_few`: nothing is proven, and nobody accused.
-    TPR and FPR at the threshold stand beside it: independence makes them equal at every threshold.
+    If even a worthwhile model could look like this, the verdict is `too_few`: nothing is proven, and nothing alleged.
+    TPR and FPR at the threshold are shown beside it: independence makes them equal at every threshold.
     """
     auc, test = headline_auc(scored), independence(scored)
     name = "independent_of_labels"
@@ -110,11 +110,11 @@ def independent_of_labels(
     numbers |= {"p_value": test.p_value, "n_permutations": test.n_permutations, "chance_error": test.error}
     numbers |= {"trainer_auc": trainer_auc} | _rates(scored, threshold)
     measured = _auc_words(scored, auc)
-    dealt = f"labels dealt out at random among the groups give one as far from 0.5 in {test.p_value:.1%} of trials"
+    dealt = f"labels permuted at random among groups give one as far from 0.5 in {test.p_value:.1%} of trials"
     if trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance:
         sentence = (
-            f"The predictions do not belong to these labels, as when they are paired with the wrong rows: the trainer "
-            f"measured an AUC of {trainer_auc:.4f} on this subset, "
+            f"The predictions do not belong to these labels and may be paired with the wrong rows: the trainer "
+            f"measured an AUC of {trainer_auc:.4f} on this subset; "
             f"joined by image id it is {measured}.{_rates_words(numbers)}"
         )
         return _verdict(name, "failed", sentence, numbers)
@@ -124,14 +124,14 @@ def independent_of_labels(
         return _verdict(name, "passed", sentence, numbers)
     if not test.could_tell:
         sentence = (
-            f"Too few images to tell whether the predictions know the labels: the AUC is {measured}, and {dealt}. "
+            f"Too few images to tell whether the predictions depend on the labels: the AUC is {measured}, and {dealt}. "
             f"A model with a true AUC of {WORTHWHILE_AUC} could look like this."
         )
         return _verdict(name, "too_few", sentence, numbers)
     cause = (
         "They may be paired with the wrong rows."
         if trainer_auc is None
-        else f"The trainer measured {trainer_auc:.4f} too: the model knows nothing."
+        else f"The trainer also measured {trainer_auc:.4f}: the model knows nothing."
     )
     sentence = (
         f"The predictions are independent of the labels: the AUC is {measured}, and {dealt}."
@@ -141,10 +141,10 @@ def independent_of_labels(
 
 
 def inverted(scored: Scored) -> Verdict:
-    """Fails when the AUC is below 0.5 beyond its 95 % interval: the score is that of the other class.
+    """Fails if the whole 95 % interval of the AUC is below 0.5: the score is that of the other class.
 
-    With more than two classes, also when this holds for one class against the rest (an index that was swapped), at
-    a level that is divided by the number of classes (Bonferroni).
+    With more than two classes, also if this holds for one class against the rest (a swapped index), at a level
+    divided by the number of classes (Bonferroni).
     """
     auc = headline_auc(scored)
     if auc is None:
@@ -157,7 +157,7 @@ def inverted(scored: Scored) -> Verdict:
         return _verdict(
             "inverted",
             "failed",
-            f"The classes are swapped: the AUC is {_auc_words(scored, auc)}, wholly below 0.5.",
+            f"The classes are swapped: the AUC is {_auc_words(scored, auc)}, entirely below 0.5.",
             numbers,
         )
     swapped = [] if scored.is_binary else _inverted_classes(scored)
@@ -198,7 +198,7 @@ def marginals_differ(
         return _verdict(
             "marginals_differ",
             "failed",
-            f"This was evaluated on another set than the manifest's: {'; '.join(wrong)} images.",
+            f"This was evaluated on a set other than the manifest's: {'; '.join(wrong)} images.",
             numbers,
         )
     counts = ", ".join(f"{count:,} {name}" for name, count in expected.items())
@@ -206,10 +206,10 @@ def marginals_differ(
 
 
 def degenerate(scored: Scored, *, threshold: float | None = None) -> Verdict:
-    """Fails when more than 99 % of images are called the same class, or all have the same score.
+    """Fails if more than 99 % of images are called the same class, or all have the same score.
 
-    Where a class really is that common, the limit is higher: an honest model of a rare class calls few images
-    positive. It fails when the other classes are called less than half as often as they occur.
+    If a class really is that common, the limit is higher: an honest model of a rare class calls few images
+    positive. It then fails if the other classes are called less than half as often as they occur.
     """
     if scored.n_images == 0:
         return _verdict("degenerate", "not_applicable", "There are no images.", {})
@@ -229,8 +229,8 @@ def degenerate(scored: Scored, *, threshold: float | None = None) -> Verdict:
         "is_constant": is_constant,
     }
     sentence = (
-        f"A share of {share:.4f} of images is called {name}, which {true_share:.4f} are; "
-        f"the limit is {limit:.4f}."
+        f"A share of {share:.4f} of images is called {name}; the true share is {true_share:.4f}, "
+        f"the limit {limit:.4f}."
     )
     # A single image has one prediction and proves nothing.
     is_failed = (share > limit or is_constant) and scored.n_images > 1
@@ -245,7 +245,7 @@ def serving_differs(
     *,
     tolerance: float = SERVING_TOLERANCE,
 ) -> Verdict:
-    """Fails unless the model, loaded afresh, gives the stored probabilities again.
+    """Fails unless the reloaded model reproduces the stored probabilities.
 
     `stored`: image id -> probability or probabilities. `rescored`: a name such as `alone`, `batch`, `permuted` -> the
     same by image id, for some or all of the stored images.
@@ -274,23 +274,23 @@ def serving_differs(
         return _verdict(
             "serving_differs",
             "failed",
-            f"The stored model does not give the stored predictions again: {words}, tolerance {tolerance:g}.",
+            f"The stored model does not reproduce the stored predictions: {words}, tolerance {tolerance:g}.",
             numbers,
         )
     words = ", ".join(f"{way} ({n_images[way]:,} images)" for way in rescored)
     return _verdict(
         "serving_differs",
         "passed",
-        f"The stored model gives the same predictions again, {words}: largest difference {max(worst.values()):.2g}.",
+        f"The stored model reproduces the predictions, {words}: largest difference {max(worst.values()):.2g}.",
         numbers,
     )
 
 
 def pixels_differ(differences: Mapping[str, float], unreadable: Mapping[str, str]) -> Verdict:
-    """Fails unless pictures decoded afresh are the pixels that the model was shown.
+    """Fails unless pictures decoded again give the pixels that the model was shown.
 
-    `differences`: image id -> largest difference of a pixel, in grey levels of 0 to 255, of the pictures that were
-    decoded again. `unreadable`: image id -> why its picture could not be.
+    `differences`: image id -> largest difference of a pixel, in grey levels from 0 to 255, for the pictures that were
+    decoded again. `unreadable`: image id -> why its picture could not be decoded.
     """
     far = {isic_id: value for isic_id, value in differences.items() if not value <= PIXEL_TOLERANCE}
     n_asked = len(differences) + len(unreadable)
@@ -303,7 +303,7 @@ def pixels_differ(differences: Mapping[str, float], unreadable: Mapping[str, str
         "examples": sorted(far)[:N_EXAMPLES] + sorted(unreadable)[:N_EXAMPLES],
     }
     if not n_asked:
-        return _verdict("pixels_differ", "not_applicable", "The model sees no pictures.", numbers)
+        return _verdict("pixels_differ", "not_applicable", "The model uses no pictures.", numbers)
     if far or unreadable:
         why = f" ({next(iter(unreadable.values()))})" if unreadable else ""
         return _verdict(
@@ -322,16 +322,18 @@ def pixels_differ(differences: Mapping[str, float], unreadable: Mapping[str, str
 
 
 def threshold_differs(stored: float | None, validation: Scored) -> Verdict:
-    """Fails unless the threshold stored with the model is the one that its predictions of val give.
+    """Fails unless the threshold stored with the model is the one that its predictions on val give.
 
     `validation` is val of the manifest that the model was trained on: the threshold was chosen there.
     """
     name = "threshold_differs"
     if not validation.is_binary:
         if stored is None:
-            return _verdict(name, "not_applicable", "With more than two classes the likeliest is called.", {})
+            return _verdict(
+                name, "not_applicable", "With more than two classes the most likely is called.", {}
+            )
         sentence = (
-            f"A threshold of {stored:.6g} is stored with a model of {len(validation.class_names)} classes."
+            f"A threshold of {stored:.6g} is stored with a model for {len(validation.class_names)} classes."
         )
         return _verdict(name, "failed", sentence, {"stored": stored})
     if not 0 < (validation.n_positives or 0) < validation.n_images:
@@ -340,17 +342,17 @@ def threshold_differs(stored: float | None, validation: Scored) -> Verdict:
     numbers = {"stored": stored, "chosen": chosen, "tolerance": THRESHOLD_TOLERANCE}
     if stored is None or not abs(stored - chosen) <= THRESHOLD_TOLERANCE:
         words = "No threshold is" if stored is None else f"A threshold of {stored:.6g} is"
-        sentence = f"{words} stored with the model; the predictions of val give {chosen:.6g}."
+        sentence = f"{words} stored with the model; the predictions on val give {chosen:.6g}."
         return _verdict(name, "failed", sentence, numbers)
-    sentence = f"The stored threshold of {stored:.6g} is the one that the predictions of val give."
+    sentence = f"The stored threshold of {stored:.6g} is the one that the predictions on val give."
     return _verdict(name, "passed", sentence, numbers)
 
 
 def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None]) -> Verdict:
-    """Cautions when images have another label today than in the manifest, or none.
+    """Cautions if images have a different label today than in the manifest, or none.
 
-    `manifest`: image id -> label; `today`: image id -> the label that the task gives the image now, None where no rule
-    of the task matches; an id that it lacks is no longer in the catalogue. The figures stay what they were measured as.
+    `manifest`: image id -> label; `today`: image id -> the label that the task gives the image now, None if no rule of
+    the task matches; a missing id is no longer in the catalogue. The measured figures stay unchanged.
     """
     gone = sorted(set(manifest) - set(today))
     changed = sorted(
@@ -364,7 +366,7 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
         "examples_gone": gone[:N_EXAMPLES],
     }
     if not changed and not gone:
-        sentence = f"All {len(manifest):,} labels of test are those that the archive gives today."
+        sentence = f"All {len(manifest):,} labels of test are the same in the archive today."
         return _verdict("labels_changed", "passed", sentence, numbers, is_blocking=False)
     parts = []
     if changed:
@@ -381,8 +383,8 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
 def no_better_than_random_weights(model: Scored, baseline: Scored | None) -> Verdict:
     """Compares with the same recipe from random weights, on the same images.
 
-    Blocks when the model is not better at all: then its weights were probably not loaded. A gain within its
-    interval is failed too, but only told: on a small subset a true gain can look like that.
+    Blocks if the model is not better at all: then its weights were probably not loaded. A gain whose interval includes
+    0 fails too but does not block: on a small subset a true gain can look like that.
     """
     name = "no_better_than_random_weights"
     difference = None if baseline is None else auc_difference(model, baseline)
@@ -404,14 +406,14 @@ def no_better_than_random_weights(model: Scored, baseline: Scored | None) -> Ver
 
 
 def gap(validation: Scored | None, test: Scored | None) -> Verdict:
-    """Fails when validation and test AUC differ beyond the 99.9 % interval of their difference.
+    """Fails if validation and test AUC differ beyond the 99.9 % interval of their difference.
 
     The two subsets share no group, so the variances add.
     """
     first = None if validation is None else headline_auc(validation)
     second = None if test is None else headline_auc(test)
     if first is None or second is None:
-        return _verdict("gap", "not_applicable", "There are not two subsets with an AUC.", {})
+        return _verdict("gap", "not_applicable", "Fewer than two subsets have an AUC.", {})
     difference = first.value - second.value
     error = math.hypot(first.standard_error, second.standard_error)
     half = max(auc.quantile((1 - GAP_LEVEL) / 2) for auc in (first, second)) * error
@@ -424,7 +426,7 @@ def gap(validation: Scored | None, test: Scored | None) -> Verdict:
     }
     if not math.isfinite(half):
         return _verdict(
-            "gap", "not_applicable", "A subset has one group of a class, so no interval.", numbers
+            "gap", "not_applicable", "A subset has only one group of a class, so no interval.", numbers
         )
     words = (
         f"AUC {first.value:.4f} on validation and {second.value:.4f} on test, "

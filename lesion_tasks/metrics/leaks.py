@@ -1,7 +1,7 @@
-"""Identities of each subset's images -> the verdict `leaks`: does anyone stand on two sides?
+"""Identities of each subset's images -> the verdict `leaks`: is any of them on two sides?
 
-What a training must not have seen is the test set that it is evaluated on, whichever manifest that stands in: the sides
-are the train and val rows that it learned from, and those test rows.
+A training must not have seen the test set that it is evaluated on, whichever manifest that belongs to: the sides are
+the train and val rows that it learned from, and those test rows.
 """
 
 from __future__ import annotations
@@ -28,12 +28,12 @@ def leaks(
     pairs: Sequence[tuple[str, str]] | None = None,
     max_hash_distance: int = 0,
 ) -> Verdict:
-    """Fails when two subsets share an image, a group, a patient, a lesion, the same bytes, or a perceptual hash.
+    """Fails if two subsets share an image, a group, a patient, a lesion, the same bytes, or a perceptual hash.
 
     `subsets`: name -> frame with the columns `isic_id`, `group_id`, `patient_id`, `lesion_id`, `sha256` and
     `perceptual_hash` (64 bits, as an integer or 16 hexadecimal digits); a missing value or column identifies nobody.
-    `pairs`: which two must be apart; every two unless given. Hashes that differ in at most `max_hash_distance` bits are
-    the same picture: give the distance that the split was grouped by.
+    `pairs`: which two must be disjoint; all pairs unless given. Hashes that differ in at most `max_hash_distance` bits
+    are the same picture: pass the distance that the split was grouped by.
     """
     overlaps: dict[str, dict[str, int]] = {}
     for first, second in combinations(subsets, 2) if pairs is None else pairs:
@@ -52,7 +52,7 @@ def leaks(
         "max_hash_distance": max_hash_distance,
     }
     if len(subsets) < 2 or not any(known.values()):
-        sentence = "There are not two subsets with identities to compare."
+        sentence = "Fewer than two subsets have identities to compare."
         return Verdict(name="leaks", status="not_applicable", sentence=sentence, numbers=numbers)
     found = [
         f"{pair} share {count:,} {_WORDS[column]}"
@@ -61,12 +61,12 @@ def leaks(
         if count
     ]
     if found:
-        sentence = f"The subsets are not apart: {'; '.join(found)}."
+        sentence = f"The subsets overlap: {'; '.join(found)}."
         return Verdict(name="leaks", status="failed", sentence=sentence, numbers=numbers)
     compared = ", ".join(f"{count:,} {_WORDS[column]}" for column, count in known.items() if count)
     apart = ", ".join(subsets) if pairs is None else "; ".join(overlaps)
     sentence = (
-        f"No image, group, patient, lesion, file or picture stands in two of {apart} ({compared} compared)."
+        f"No image, group, patient, lesion, file or picture is in two of {apart} ({compared} compared)."
     )
     return Verdict(name="leaks", status="passed", sentence=sentence, numbers=numbers)
 
@@ -88,7 +88,7 @@ def _n_shared(left: pd.DataFrame, right: pd.DataFrame, column: str) -> int:
 
 
 def _hashes(frame: pd.DataFrame) -> np.ndarray:
-    """The different hashes of a subset, (n,) uint64."""
+    """The distinct hashes of a subset, (n,) uint64."""
     if HASH not in frame:
         return np.zeros(0, dtype=np.uint64)
     numbers = [
@@ -123,7 +123,7 @@ def _near_in_runs(
 ) -> np.ndarray:
     """(n,) whether left[i] is near any of right[start[i]:stop[i]], a bounded number of pairs at a time."""
     is_near = np.zeros(len(left), dtype=bool)
-    # One row of every run at a time would be slow, all at once too large: walk the pairs in chunks.
+    # One row of every run at a time would be slow, all at once too large: go through the pairs in chunks.
     ends = np.cumsum(stop - start)
     for first in range(0, int(ends[-1]), CHUNK_PAIRS):
         pair = np.arange(first, min(first + CHUNK_PAIRS, int(ends[-1])))

@@ -17,7 +17,7 @@ from lesion_tasks.metrics.scored import Scored
 
 
 def multiclass_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
-    """The figures of `names.MULTICLASS_FIGURES`. The likeliest class is the prediction; of ties, the first."""
+    """The figures of `names.MULTICLASS_FIGURES`. The most likely class is the prediction; of ties, the first."""
     found = macro_figures(scored, resampling)
     found |= hit_figures(scored, resampling)
     found |= _probability_figures(scored, resampling)
@@ -25,7 +25,7 @@ def multiclass_figures(scored: Scored, resampling: Resampling) -> dict[str, Figu
 
 
 def macro_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
-    """Mean over classes of AUC and of average precision, one class against the rest; all classes must be there."""
+    """Mean over classes of AUC and of average precision, one class against the rest; no class may be absent."""
     figure, names = figure_of(scored), ("auc", "average_precision")
     if reason := absent_classes(scored):
         return {f"macro_{name}": figure(None, reason=reason) for name in names}
@@ -63,7 +63,7 @@ def absent_classes(scored: Scored) -> str | None:
 
 
 def hit_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
-    """Balanced accuracy and accuracy of the likeliest class."""
+    """Balanced accuracy and accuracy of the most likely class."""
     figure = figure_of(scored)
     if scored.n_images == 0:
         return {name: figure(None, reason="no images") for name in ("balanced_accuracy", "accuracy")}
@@ -125,7 +125,7 @@ def class_figures(
             "recall": _share(side, is_called, side.is_positive, no_images, resampling.level),
             "precision": _share(side, side.is_positive, is_called, no_calls, resampling.level),
         }
-        # Of two classes the AUC is the same, and stands with the figures of the positive one.
+        # With two classes the AUC is the same for both, and is listed with the figures of the positive one.
         if not scored.is_binary:
             found[name] |= ranking_figures(side, ("auc", "average_precision"), resampling)
     return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-# Binary tasks: key in metrics.json -> what it is. Higher is better unless it says otherwise.
+# Binary tasks: key in metrics.json -> what it is. Higher is better unless the text says otherwise.
 BINARY_FIGURES: dict[str, str] = {
     "auc": "Chance that a random positive scores above a random negative (ties count half).",
     "average_precision": "Average precision; the prevalence is chance level.",
@@ -27,7 +27,7 @@ BINARY_FIGURES: dict[str, str] = {
 }
 # `ppv_at_prevalence_<p>` and `npv_at_prevalence_<p>` follow for every stated prevalence.
 
-# More than two classes; the likeliest class is the prediction. `by_class` holds recall, auc and average_precision.
+# More than two classes; the most likely class is the prediction. `by_class` holds recall, auc and average_precision.
 MULTICLASS_FIGURES: dict[str, str] = {
     "macro_auc": "Mean over classes of the AUC of one class against the rest.",
     "balanced_accuracy": "Mean over classes of the recall.",
@@ -38,10 +38,10 @@ MULTICLASS_FIGURES: dict[str, str] = {
     "expected_calibration_error": "Mean distance of top probability and hit rate over ten bins; lower is better.",
 }
 
-# What one entry of `by_class` carries; in a binary task recall and precision alone.
+# The figures of one entry of `by_class`; in a binary task only recall and precision.
 CLASS_FIGURES: dict[str, str] = {
     "recall": "Share of the class's images that are classified as it.",
-    "precision": "Share of the images classified as the class that are of it.",
+    "precision": "Share of the images classified as the class that belong to it.",
     "auc": "AUC of the class against the rest.",
     "average_precision": "Average precision of the class against the rest.",
 }

@@ -1,8 +1,8 @@
-"""Train and evaluation rows without the lesion -> what can be told from everything else.
+"""Train and evaluation rows without the lesion -> what can be predicted from everything else.
 
 A probe is a small model that sees only traces of the archive: the camera, the file, the frame of the picture, who sent
-it, the metadata, or what is missing. If all that the real model knows can be told from these, it may have learned the
-same shortcut.
+it, the metadata, or what is missing. If everything that the real model knows can be predicted from these, it may have
+learned the same shortcut.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from lesion_tasks.metrics.scored import Scored, join
 N_TREES = 60
 MAX_LEAVES = 8
 MIN_LEAF_IMAGES = 25
-# Rarer values of a text column share one column: they cannot carry a leaf of their own anyway.
+# Rarer values of a text column share one column: they are too few for a leaf of their own anyway.
 MAX_VALUES = 30
 
 METADATA = ("sex", "age_years", "anatom_site", "fitzpatrick_skin_type", "size_mm")
 Trees = TypeVar("Trees", HistGradientBoostingClassifier, HistGradientBoostingRegressor)
-# Columns that begin so are facts of the decoded picture (`pixels.picture_facts`).
+# Columns with this prefix are facts of the decoded picture (`pixels.picture_facts`).
 PICTURE_PREFIX = "picture_"
 TOGETHER = "all_together"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
-    """`scored`: what the probe says of the images. `seen` (n, columns): what it saw, in that order, NaN if missing."""
+    """`scored`: the probe's predictions. `seen` (n, columns): its input, in the same order, NaN where missing."""
 
     scored: Scored
     seen: np.ndarray
@@ -45,7 +45,7 @@ def _columns(names: Sequence[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
 
 
 def _file(frame: pd.DataFrame) -> pd.DataFrame:
-    """Bytes, and bytes for each pixel: JPEG quality, as far as the columns of a manifest show it."""
+    """Bytes, and bytes per pixel: JPEG quality, as far as the columns of a manifest show it."""
     known = frame.reindex(columns=["size_bytes", "width_px", "height_px"]).astype(float)
     per_pixel = known["size_bytes"] / (known["width_px"] * known["height_px"])
     return pd.DataFrame({"size_bytes": known["size_bytes"], "bytes_per_pixel": per_pixel})
@@ -60,7 +60,7 @@ def _is_missing(frame: pd.DataFrame) -> pd.DataFrame:
     return missing.add_prefix("no_")
 
 
-# What each probe sees. A column that the frames do not carry is all missing.
+# What each probe sees. A column that the frames do not have counts as all missing.
 PROBES: dict[str, Callable[[pd.DataFrame], pd.DataFrame]] = {
     "image_type_and_size": _columns(("image_type", "width_px", "height_px")),
     "file": _file,
@@ -82,9 +82,9 @@ def fit_probes(
 ) -> dict[str, Probe]:
     """Fit every probe on `train` and score `evaluated`: probe name -> `Probe`.
 
-    Both frames have `isic_id`, `label`, `group_id` and whichever columns of `PROBES` are known. Boosted trees: seconds
-    for the whole archive, take missing values as they are, and need no scaling. A probe whose columns never vary in
-    `train` is left out: it can know nothing. `all_together` sees what all but the `unjudged` ones see, since a
+    Both frames have `isic_id`, `label`, `group_id` and whichever columns of `PROBES` are known. Boosted trees take
+    seconds for the whole archive, handle missing values, and need no scaling. A probe whose columns never vary in
+    `train` is left out: it cannot know anything. `all_together` sees what all except the `unjudged` ones see, since a
     model can take two shortcuts at once.
     """
     if train["label"].nunique() < 2:
@@ -105,8 +105,8 @@ def fit_probes(
     }
 
 
-# These tables are small, and OpenMP's threads wait for each other by spinning: as soon as another process wants a core,
-# two threads take ten times as long as one.
+# These tables are small, and OpenMP's threads spin while they wait for each other: as soon as another process needs a
+# core, two threads take ten times as long as one.
 one_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
 
 
@@ -143,7 +143,7 @@ def _fit(
 
 
 def _numbers(train: pd.DataFrame, evaluated: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Both frames as float columns that vary in train: numbers as they are, texts as one column per value."""
+    """Both frames as float columns that vary in train: numbers unchanged, texts as one column per value."""
     columns: list[tuple[np.ndarray, np.ndarray]] = []
     for name in train.columns:
         if pd.api.types.is_numeric_dtype(train[name]):

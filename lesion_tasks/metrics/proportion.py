@@ -1,4 +1,4 @@
-"""Hits and trials by group -> a proportion with an interval that knows that images come in groups."""
+"""Hits and trials by group -> a proportion with an interval that accounts for groups of images."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from lesion_tasks.metrics.degrees import degrees_of_freedom, effective_groups, s
 from lesion_tasks.metrics.figure import Interval
 
 METHOD = "Wilson with the design effect of groups"
-# Fewer groups than this with a hit, or with a miss, give no variance to go by.
+# Fewer groups than this with a hit, or with a miss, give no reliable variance.
 MIN_GROUPS_OF_OUTCOME = 5
-# Simulated as `degrees.MIN_DEGREES` was: shares are bounded, and need a little less caution.
+# Simulated like `degrees.MIN_DEGREES`: shares are bounded, and need a little less caution.
 MIN_DEGREES = 8.0
 
 
@@ -25,10 +25,10 @@ def proportion_interval(
 
     `hits` and `trials` (n,) bool, hits only where trials; `groups` (n,) int from 0. The variance is that of a
     ratio over groups (Rao & Scott 1992, doi:10.2307/2532311) with the leverage correction CR2 (Bell & McCaffrey 2002):
-    v = sum_g (h_g - p t_g)^2 / (1 - t_g / T) / T^2, and p (1 - p) / v trials carry as much as the T that there are,
-    never more than T; fewer by (z / t)^2 for the degrees of freedom of v (Korn & Graubard 1998). At 0 or 1 the
-    variance says nothing, and with hits or misses in fewer than five groups little: then the trials count as at most
-    the number of even groups, `degrees.effective_groups`.
+    v = sum_g (h_g - p t_g)^2 / (1 - t_g / T) / T^2. The effective number of trials is p (1 - p) / v, never more than
+    T; it is reduced by (z / t)^2 for the degrees of freedom of v (Korn & Graubard 1998). At 0 or 1 the variance means
+    nothing, and with hits or misses in fewer than five groups little: then the trials count as at most the effective
+    number of groups, `degrees.effective_groups`.
     """
     n_groups = int(groups.max()) + 1
     hits_by_group = np.bincount(groups[hits & trials], minlength=n_groups)

@@ -1,7 +1,7 @@
-"""What is published of one training on one subset: models, and the JSON Schema that follows from them.
+"""The published document of one training on one subset: pydantic models, and the JSON Schema derived from them.
 
-Shares and probabilities are 0 to 1. A measure that is undefined has value null and a reason; no number is NaN or
-infinite. Every key is always there. Light: no statistics are imported, so that pages need none.
+Shares and probabilities are 0 to 1. An undefined measure has value null and a reason; no number is NaN or infinite.
+Every key is always present. This module imports no statistics, so that pages need none.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from lesion_tasks.metrics.verdict import Status
 
-# 2: a subset has no integrity and no lineage of its own; a key without a value is null, not absent.
+# 2: a subset no longer has its own integrity and lineage; a key without a value is null, not absent.
 SCHEMA_VERSION: Final = 2
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
@@ -22,7 +22,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class Published(BaseModel):
-    """A part of a published document: unknown keys and numbers that JSON cannot hold are errors; never changed."""
+    """An immutable part of a published document: unknown keys and numbers that JSON cannot hold are errors."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
@@ -71,7 +71,7 @@ class PublishedVerdict(Published):
 
     name: str
     status: Status
-    is_blocking: bool = Field(description="Whether a failure, or too few images to tell, refuses promotion.")
+    is_blocking: bool = Field(description="Whether a failure, or too few images to tell, prevents promotion.")
     sentence: str
     numbers: dict[str, Any]
 
@@ -84,7 +84,7 @@ class DominantGroup(Published):
 
 
 class SubsetSize(Published):
-    """How many images, groups and positives a subset has."""
+    """The numbers of images, groups and positives in a subset."""
 
     name: str
     n_images: Count
@@ -92,10 +92,10 @@ class SubsetSize(Published):
     n_positives: Count | None
     class_counts: dict[str, Count]
     prevalence: Share | None = Field(
-        description="Share of positives; null with more than two classes or no image."
+        description="Share of positives; null with more than two classes or no images."
     )
     dominant_groups: list[DominantGroup] = Field(
-        [], description="Groups with more than a fifth of the images of a class, the largest share first."
+        [], description="Groups with more than a fifth of the images of a class, largest share first."
     )
 
 
@@ -136,7 +136,7 @@ class PrecisionRecallCurve(Published):
 
 
 class CalibrationCurve(Published):
-    """Bins of equally many images; `low` and `high` bound the observed share."""
+    """Bins with equal numbers of images; `low` and `high` bound the observed share."""
 
     mean_score: list[float]
     observed_share: list[float]
@@ -155,7 +155,7 @@ class NetBenefitCurve(Published):
 
 
 class Curves(Published):
-    """Curves as equally long lists; by class against the rest, of which a binary task has its positive one alone."""
+    """Curves as lists of equal length; by class against the rest, for a binary task only the positive class."""
 
     roc: dict[str, RocCurve | None]
     precision_recall: dict[str, PrecisionRecallCurve | None]
@@ -172,7 +172,7 @@ class PublishedSlice(Published):
     n_groups: Count
     n_positives: Count | None
     is_scored: bool
-    reason: str | None = Field(description="Why a slice is named and not scored.")
+    reason: str | None = Field(description="Why a slice is listed but not scored.")
     figures: Figures
 
 
@@ -185,7 +185,7 @@ class SubsetDocument(Published):
     class_names: Annotated[list[str], Field(min_length=2)]
     positive_class: str | None
     subset: SubsetSize
-    threshold: OperatingPoint | None = Field(description="Null: the likeliest class is taken.")
+    threshold: OperatingPoint | None = Field(description="Null: the most likely class is called.")
     resampling: ResamplingFacts
     figures: Figures
     by_class: dict[str, Figures] = Field(description="Class name -> that class against the rest.")

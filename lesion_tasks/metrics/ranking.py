@@ -1,7 +1,7 @@
-"""Measures that depend on the order of scores: one value by scikit-learn's curves, and all resamples at once.
+"""Measures that depend on the order of scores: one value from scikit-learn's curves, and all resamples at once.
 
-Each measure stands here twice: `of_curve` on the ROC curve of the images as they are, and `of_bins` on class
-weights (B, r) in bins of falling score, for r resamples. The tests hold the two together.
+Each measure is defined twice: `of_curve` on the ROC curve of the images themselves, and `of_bins` on class weights
+(B, r) in bins of falling score, for r resamples. The tests check that the two agree.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
 from lesion_tasks.metrics.resample import auc_of, cumulate
 
-# Groups of each class (of one size) below which a measure's bootstrap interval covers less than 93 %, simulated with
-# AUCs of 0.85 and 0.95 (benchmarks/simulate_evaluation.py): a bound near 1 is read from the last few positives.
+# Groups of each class (of equal size) below which a measure's bootstrap interval covers less than 93 %, simulated with
+# AUCs of 0.85 and 0.95 (benchmarks/simulate_evaluation.py): a bound near 1 depends on the last few positives.
 MIN_GROUPS: dict[str, int] = {
     "auc": 2,
     "average_precision": 20,
@@ -29,7 +29,7 @@ MIN_GROUPS: dict[str, int] = {
 
 Bins = Callable[[np.ndarray, np.ndarray], np.ndarray]
 
-# Rates are quotients of counts; a bound like 0.9 is met when it is met up to rounding.
+# Rates are quotients of counts; a bound like 0.9 counts as met if it is met up to rounding.
 ROUNDING = 1e-9
 SENSITIVITY_FLOOR = 0.8
 
@@ -45,18 +45,18 @@ def partial_auc_above(false_positive_rate: np.ndarray, sensitivity: np.ndarray, 
 def full_auc_above(false_positive_rate: np.ndarray, sensitivity: np.ndarray, floor: float) -> float:
     """Area under the ROC curve right of where sensitivity reaches `floor`: isic-challenge-scoring.
 
-    It holds the rectangle below the floor too, and is at most 1.
+    It includes the rectangle below the floor, and is at most 1.
     """
     return float(_full_area(sensitivity[:, None], false_positive_rate[:, None], floor)[0])
 
 
 def sensitivity_at(false_positive_rate: np.ndarray, sensitivity: np.ndarray, specificity: float) -> float:
-    """Highest sensitivity of a threshold with at least this specificity; no point between thresholds."""
+    """Highest sensitivity of a threshold with at least this specificity; not interpolated between thresholds."""
     return float(sensitivity[false_positive_rate <= 1 - specificity + ROUNDING].max())
 
 
 def specificity_at(false_positive_rate: np.ndarray, sensitivity: np.ndarray, min_sensitivity: float) -> float:
-    """Highest specificity of a threshold with at least this sensitivity; no point between thresholds."""
+    """Highest specificity of a threshold with at least this sensitivity; not interpolated between thresholds."""
     return float(1 - false_positive_rate[sensitivity >= min_sensitivity - ROUNDING].min())
 
 
@@ -81,17 +81,17 @@ def ranking_values(is_positive: np.ndarray, scores: np.ndarray) -> dict[str, flo
 
 
 def too_few_groups(name: str, positives: float, negatives: float) -> str | None:
-    """Why a measure has no interval with that many even groups of each class, or None."""
+    """Why a measure has no interval with these effective numbers of groups of each class, or None."""
     for side, count in (("positives", positives), ("negatives", negatives)):
         if count < MIN_GROUPS[name]:
-            return f"too few {side}: they weigh as {count:.0f} groups of one size, floor {MIN_GROUPS[name]}"
+            return f"too few {side}: they count as {count:.0f} groups of equal size, floor {MIN_GROUPS[name]}"
     return None
 
 
 def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
     true = cumulate(positives)
     called = true + cumulate(negatives)
-    # A bin that a resample left empty at the top has called nothing yet, and adds nothing.
+    # If a resample left the top bins empty, nothing has been called there yet, and they add nothing.
     np.maximum(called, 1.0, out=called)
     total = true[-1].copy()
     true *= positives
@@ -100,7 +100,7 @@ def _average_precision(positives: np.ndarray, negatives: np.ndarray) -> np.ndarr
 
 
 def _rates(counts: np.ndarray) -> np.ndarray:
-    """(B + 1, r) cumulated rates from (B, r) counts, starting at 0."""
+    """(B + 1, r) cumulative rates from (B, r) counts, starting at 0."""
     rates = np.zeros((counts.shape[0] + 1, counts.shape[1]))
     rates[1:] = cumulate(counts)
     rates /= rates[-1]
@@ -125,7 +125,7 @@ def _full_area(sensitivity: np.ndarray, false_positive_rate: np.ndarray, floor: 
 
 
 def _crossing(sensitivity: np.ndarray, floor: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First point at or above the floor in each column, and where on the segment before it the floor lies, 0 to 1."""
+    """First point at or above the floor in each column, and the floor's position on the segment before it, 0 to 1."""
     columns = np.arange(sensitivity.shape[1])
     point = (sensitivity < floor).sum(axis=0)  # sensitivity only rises; the origin is below every floor
     before = sensitivity[point - 1, columns]
@@ -139,7 +139,7 @@ def _resampled_curve(positives: np.ndarray, negatives: np.ndarray) -> tuple[np.n
 def resampled_measures(names: tuple[str, ...]) -> Callable[[np.ndarray, np.ndarray], np.ndarray]:
     """Return a function of class weights (B, r) that gives the named measures, (len(names), r).
 
-    The cumulated rates are made once for all of them.
+    The cumulative rates are computed once for all of them.
     """
     on_counts: dict[str, Bins] = {"auc": auc_of, "average_precision": _average_precision}
     on_rates: dict[str, Bins] = {

@@ -2,8 +2,8 @@
 
 Images of one patient or lesion resemble each other, so the unit that is drawn with replacement is the group
 (Field & Welsh 2007). A resample is never copied out: each group has the number of times it was drawn, and
-each measure is computed from weighted counts. That is what makes 2,000 resamples of 50,000 predictions cost
-about as much as a few hundred AUCs.
+each measure is computed from weighted counts. Thus 2,000 resamples of 50,000 predictions cost about as much as a few
+hundred AUCs.
 
 The same groups, seed and number of resamples give the same draws, whatever the chunk size: two models on the
 same images are compared draw by draw.
@@ -23,7 +23,7 @@ from lesion_tasks.metrics.figure import Interval, Stated
 
 N_RESAMPLES = 2_000
 SEED = 20_260
-# One table of a chunk of resamples: it fits a core's own cache, unless that leaves rows too short to be worth adding.
+# Size of one table for a chunk of resamples: fits a core's own cache, unless rows would become too short.
 CHUNK_BYTES = 2 * 2**20
 MIN_CHUNK = 8
 
@@ -37,9 +37,9 @@ class Resampling:
     level: float = 0.95
 
     def weights(self, n_groups: int, n_rows: int = 0) -> Iterator[np.ndarray]:
-        """Yield (n_groups, r) float64 chunks: how often each group stands in each of r resamples.
+        """Yield (n_groups, r) float64 chunks: how often each group is in each of r resamples.
 
-        `n_rows` is the number of rows of the largest table the caller makes per resample.
+        `n_rows` is the number of rows of the largest table that the caller makes per resample.
         """
         raw = np.random.SFC64(self.seed).random_raw
         chunk = min(self.n_resamples, max(MIN_CHUNK, CHUNK_BYTES // (8 * max(n_groups, n_rows, 1))))
@@ -47,7 +47,7 @@ class Resampling:
             size = min(chunk, self.n_resamples - start)
             counts = np.empty((size, n_groups), dtype=np.float64)
             for row in range(size):
-                # A 32-bit number times n_groups, without its last 32 bits: uniform to within n_groups / 2^32.
+                # A 32-bit number times n_groups, shifted right by 32 bits: uniform to within n_groups / 2^32.
                 bits = raw(-(-n_groups // 2)).view(np.uint32)[:n_groups]
                 drawn = (bits * np.uint64(n_groups)) >> np.uint64(32)
                 counts[row] = np.bincount(drawn.view(np.int64), minlength=n_groups)
@@ -56,13 +56,13 @@ class Resampling:
     def stated(self, values: np.ndarray, degrees: float = np.inf) -> Stated:
         """Percentile interval of the resampled `values` (n_resamples,), or why there is none.
 
-        Undefined values (NaN) are left out; where they are more than one in twenty, what is left is no longer a
-        sample. With few `degrees` of freedom the tails are moved out to where Student's t would have them, for a
+        Undefined values (NaN) are left out; if there are more than one in twenty, the others are no longer a
+        sample. With few `degrees` of freedom the tails are moved out to where Student's t would have them, because a
         resample varies too little by (n - 1) / n (Hesterberg 2015, doi:10.1080/00031305.2015.1089789, section 5.3).
         """
         defined = values[np.isfinite(values)]
         if len(defined) < 0.95 * len(values):
-            return "undefined in more than one resample of twenty"
+            return "undefined in more than one resample in twenty"
         tail = (1 - self.level) / 2
         if np.isfinite(degrees):
             tail = float(norm.sf(np.sqrt((degrees + 1) / degrees) * student.isf(tail, degrees)))
@@ -72,7 +72,7 @@ class Resampling:
         return Interval(low=float(low), high=float(high), method="bootstrap by group, percentile")
 
     def interval(self, values: np.ndarray, degrees: float = np.inf) -> Interval | None:
-        """The interval of `stated`, None where there is none."""
+        """The interval of `stated`, or None."""
         found = self.stated(values, degrees)
         return found if isinstance(found, Interval) else None
 
@@ -82,7 +82,7 @@ class RankedBins:
     """Images in bins of falling score, as matrices that turn group weights into class weights per bin.
 
     `positives` and `negatives` are (B, G) sparse: images of the class of a group in a bin. Neighbouring scores
-    that only negatives have are one bin: the steps of the ROC curve and of the precision-recall curve, and
+    that only negatives have form one bin: the steps of the ROC curve and of the precision-recall curve, and
     every measure read from them, stay exactly the same, and a rare class makes B small.
     """
 
@@ -118,7 +118,7 @@ def resampled_auc(
     """(n_resamples,) AUC of every resample; NaN where a resample lacks a class.
 
     One row per distinct score of a positive, falling: its positives, and the negatives from there down to the
-    next. AUC = sum over rows of positives so far x negatives, less half of the tied pairs, over all pairs.
+    next. AUC = (sum over rows of positives so far x negatives, minus half of the tied pairs) / all pairs.
     """
     if is_positive.all() or not is_positive.any():
         return np.full(resampling.n_resamples, np.nan)
@@ -178,7 +178,7 @@ def auc_of(positives: np.ndarray, negatives: np.ndarray) -> np.ndarray:
 def cumulate(counts: np.ndarray, block: int = 128) -> np.ndarray:
     """Cumulative sums down the columns of (B, r).
 
-    The same as numpy's cumsum, which takes three times as long down columns: whole rows are added, in blocks.
+    The same as NumPy's cumsum, which takes three times as long down columns: here whole rows are added, in blocks.
     """
     n_bins, width = counts.shape
     n_blocks = -(-n_bins // block)

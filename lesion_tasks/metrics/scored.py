@@ -1,8 +1,7 @@
-"""Predictions by image id + manifest rows -> `Scored`: labels and probabilities, joined by key and by nothing else.
+"""Predictions by image id + manifest rows -> `Scored`: labels and probabilities, joined only by key.
 
-Everything in this folder starts from a `Scored`. There is no way to build one from two arrays that
-merely have the same length: that mistake (predictions paired with the wrong rows) gives an AUC of 0.5
-from a good model.
+Everything in this folder starts from a `Scored`. There is no way to build one from two arrays that merely have the same
+length: that mistake (predictions paired with the wrong rows) turns a good model's AUC into 0.5.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import pandas as pd
 
 from lesion_tasks import UnusableInputError
 
-# What slices are cut by; a column that the manifest does not carry is all missing.
+# The attributes that define slices; a column that the manifest does not have counts as all missing.
 ATTRIBUTES = (
     "sex",
     "age_years",
@@ -29,7 +28,7 @@ ATTRIBUTES = (
     "attribution",
 )
 
-# float32 softmax rows miss 1 by about 1e-6; a row that misses it by more is no distribution.
+# float32 softmax rows miss 1 by about 1e-6; a row that misses it by more is not a distribution.
 PROBABILITY_SUM_TOLERANCE = 1e-3
 
 Predictions = Mapping[str, "float | Sequence[float]"] | pd.DataFrame
@@ -82,7 +81,7 @@ class Scored:
 
     @property
     def n_positives(self) -> int | None:
-        """Images of the positive class; None when there are more than two classes."""
+        """Images of the positive class; None if there are more than two classes."""
         return int(self.is_positive.sum()) if self.is_binary else None
 
     @property
@@ -91,7 +90,7 @@ class Scored:
         return dict(zip(self.class_names, counts.tolist(), strict=True))
 
     def predicted(self, threshold: float | None = None) -> np.ndarray:
-        """(n,) class index: positive where P(positive) >= threshold; without a threshold, the likeliest."""
+        """(n,) class index: positive where P(positive) >= threshold; without a threshold, the most likely."""
         if threshold is None:
             return self.probabilities.argmax(axis=1)
         positive = self._positive_index
@@ -140,11 +139,11 @@ def join(
     """Join predictions to the manifest's rows of one subset, by image id.
 
     `predictions_by_key`: image id -> the probabilities in the order of `class_names` (for two classes, P(positive
-    class) alone will do); or a frame with the ids as index and one column per class name, in any order.
+    class) is enough); or a frame with the ids as index and one column per class name, in any order.
     `manifest_rows`: mappings (or a frame) with `isic_id`, `label` (a class name), `group_id`, and as many of
-    `ATTRIBUTES` as are known. The result is ordered by image id, whatever order came in.
+    `ATTRIBUTES` as are known. The result is sorted by image id, whatever the order of the input.
 
-    Raises UnusableInputError when the two id sets differ, an id repeats, a label is not among `class_names`, a group
+    Raises UnusableInputError if the two id sets differ, an id repeats, a label is not among `class_names`, a group
     is missing, or a row of probabilities is not a distribution.
     """
     classes = tuple(class_names)
@@ -179,7 +178,7 @@ def join(
 
 def _check_classes(classes: tuple[str, ...], positive_class: str | None) -> None:
     if len(classes) < 2 or len(set(classes)) != len(classes):
-        raise UnusableInputError(f"class names are {list(classes)}, expected two or more different ones")
+        raise UnusableInputError(f"class names are {list(classes)}, expected two or more distinct ones")
     if len(classes) == 2 and positive_class not in classes:
         raise UnusableInputError(f"positive class is {positive_class!r}, expected one of {list(classes)}")
     if len(classes) > 2 and positive_class is not None:

@@ -1,9 +1,9 @@
 """The best of many looks at one test set -> the figure and interval that it would have without that luck.
 
 A champion that was picked because its figure was the highest of n owes part of it to luck (the winner's curse). For n
-models that are equally good, whose figures spread by s around their mean, that part is s x the expected maximum of n
-standard normal values (Tippett 1925, doi:10.2307/2332087). Figures of models that were retrained on growing data and
-tested on the same images move together, so s is far below the standard error of one figure: it is measured.
+equally good models whose figures spread by s around their mean, that part is s x the expected maximum of n standard
+normal values (Tippett 1925, doi:10.2307/2332087). Figures of models that were retrained on growing data and tested on
+the same images move together, so s is far below the standard error of one figure and has to be measured.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from scipy.stats import t as student
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.figure import Interval
 
-# With this many figures a straight line is taken out before they are spread: slow improvement is no luck.
+# With this many figures a straight line is removed before measuring their spread: slow improvement is not luck.
 MIN_FIGURES_OF_LINE = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class Corrected:
-    """A figure without the luck of being the best of `n_looks`; `luck` is what was taken off, 0 or more.
+    """A figure without the luck of being the best of `n_looks`; `luck` is the amount subtracted, 0 or more.
 
-    `spread` is the standard deviation of figures of equal models between looks.
+    `spread` is the standard deviation of equally good models' figures between looks.
     """
 
     value: float
@@ -50,14 +50,14 @@ def correct_for_looks(
     """Correct `auc` (0 to 1), the highest of `n_looks` (1 or more) at one test set, for having been picked.
 
     `standard_error` and `degrees`: of the figure itself. `earlier`: figures of earlier looks on the same images, oldest
-    first, any number up to `n_looks` - 1; from the second on they give the spread. Without them the looks count as
-    independent, which takes off the most. Where an earlier figure is higher, this one was not picked for its height
-    and stays as it is. Raises UnusableInputError where the input is no such figure.
+    first, any number up to `n_looks` - 1; two or more of them give the spread. Without them the looks count as
+    independent, which subtracts the most. If an earlier figure is higher, this one was not picked for its height and
+    stays unchanged. Raises UnusableInputError if the input is out of range.
 
-    All is done on the logit scale, where the standard error depends least on the figure: a lucky figure has a lucky
-    error. The variance is that of the test images, standard error^2 - spread^2, and that of the maximum, and that
-    of the spread, which is an estimate. Models that truly differ spread more: they are corrected by too much
-    rather than by too little.
+    Everything is computed on the logit scale, where the standard error depends least on the figure: a lucky figure has
+    a lucky error. The variance is the sum of that of the test images, standard error^2 - spread^2, that of the maximum,
+    and that of the spread, which is an estimate. Models that truly differ spread more: they are corrected by too much
+    rather than too little.
     """
     if n_looks < max(len(earlier) + 1, 1) or not 0 <= auc <= 1 or not 0 <= standard_error < math.inf:
         raise UnusableInputError(
@@ -99,7 +99,7 @@ def expected_maximum(n: int) -> tuple[float, float]:
 
 
 def _spread(figures: Sequence[float], standard_error: float) -> tuple[float, float]:
-    """Standard deviation of the figures of equal models, never more than that of independent ones, and its degrees."""
+    """Standard deviation of equally good models' figures, at most that of independent ones, and its degrees."""
     if len(figures) < 3:
         return standard_error, math.inf
     values = np.asarray(figures, dtype=np.float64)

@@ -1,7 +1,7 @@
-"""A model and the probes beside it -> the verdict `shortcut`: does it know more than the archive's traces do?
+"""A model and its probes -> the verdict `shortcut`: does it know more than the archive's traces reveal?
 
-A fact that goes with the class convicts nobody: one institution really may see more melanomas. What counts is whether
-the model knows anything at equal facts. A model that knows the lesion does; one that took the shortcut does not.
+A fact that is correlated with the class proves nothing: one institution may really see more melanomas. What counts is
+whether the model knows anything at equal facts. A model that knows the lesion does; one that took a shortcut does not.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from lesion_tasks.metrics.verdict import Verdict
 
 # With fewer groups of a class to compare, even a perfect ranking has an interval near 0.5.
 MIN_GROUPS = 10
-# An AUC at equal facts that is surely below this is nothing that anybody would want a model for.
+# A model whose AUC at equal facts is certainly below this is useless.
 MIN_BEYOND = 0.6
-# Where the facts leave less than this of the labels' variance open, there is nothing to compare at equal facts.
+# If the facts leave less than this of the labels' variance open, there is nothing to compare at equal facts.
 MIN_OPEN_SHARE = 0.1
 
 
 def shortcut(
     model: Scored, probes: Mapping[str, Probe], *, unjudged: Mapping[str, str] | None = None
 ) -> Verdict:
-    """Fails when the model knows no more than a probe, or nothing within one image type.
+    """Fails if the model knows no more than a probe, or nothing within one image type.
 
-    `probes`: name -> probe of the same images (`probes.fit_probes`). `unjudged`: probes that are shown and not
-    judged, with the reason (`metadata` for a model that is meant to look at them).
+    `probes`: name -> probe on the same images (`probes.fit_probes`). `unjudged`: probes that are shown but not
+    judged, with the reason (`metadata` for a model that is meant to use them).
 
-    A probe is held against the model only when its own AUC is above 0.5 beyond its interval: a probe that knows nothing
-    is no explanation of anything. Then:
+    A probe counts against the model only if its own AUC is above 0.5 beyond its interval: a probe that knows nothing
+    explains nothing. Then:
 
-    1. At equal facts (`beyond`) the model's AUC must not surely be below 0.6. Where it may be 0.5 as well as more, and
-       the model does not beat the probe either, the images are too few to tell.
-    2. Where the facts settle nearly every label there are no equal facts to compare at, and a model that ties
-       with the probe may be the probe. One that is clearly worse is something else, which nobody can tell what.
+    1. At equal facts (`beyond`) the model's AUC must not be certainly below 0.6. If it may be 0.5 as well as more, and
+       the model does not beat the probe either, there are too few images to tell.
+    2. If the facts settle nearly every label there are no equal facts to compare at, and a model that ties with the
+       probe may be the probe. One that is clearly worse knows something else, and nothing shows what.
 
-    Within one image type, whatever the probes know, the AUC must not surely be about 0.5 either.
+    Within one image type, whatever the probes know, the AUC must not be certainly about 0.5 either.
     """
     unjudged = unjudged or {}
     auc = headline_auc(model)
@@ -62,7 +62,9 @@ def shortcut(
         "within_image_type": within_type,
     }
     if not probes and within_type is None:
-        return _verdict("not_applicable", "No probe could be fitted and there is one image type.", numbers)
+        return _verdict(
+            "not_applicable", "No probe could be fitted and there is only one image type.", numbers
+        )
     reasons = [reason for name, one in compared.items() if (reason := one.objection(name))]
     if within_type is not None and within_type["is_judged"] and _is_about_half(within_type):
         reasons.append(
@@ -92,7 +94,7 @@ def _verdict(status: Any, sentence: str, numbers: Mapping[str, Any]) -> Verdict:
 
 @dataclass(frozen=True, kw_only=True)
 class _Compared:
-    """One probe beside the model. `beyond` is None where the probe is not judged or knows nothing."""
+    """One probe compared with the model. `beyond` is None if the probe is not judged or knows nothing."""
 
     auc: float
     low: float
@@ -142,13 +144,13 @@ class _Compared:
             if self.beyond.high >= MIN_BEYOND or self.n_groups < MIN_GROUPS:
                 return None
             return (
-                f"among images that are alike to the probe {name} its AUC is {self.beyond.value:.4f} "
+                f"among images that look alike to the probe {name} its AUC is {self.beyond.value:.4f} "
                 f"[{self.beyond.low:.4f}, {self.beyond.high:.4f}]"
             )
         if self._is_tie:
             return (
-                f"it ties with the probe {name} (difference {self.difference.value:+.4f}), which settles nearly "
-                "every label alone"
+                f"it ties with the probe {name} (difference {self.difference.value:+.4f}), which alone settles nearly "
+                "every label"
             )
         return None
 
@@ -161,7 +163,7 @@ class _Compared:
                 return None
             return (
                 f"it does not beat the probe {name} (difference {self.difference.value:+.4f}), and among images "
-                f"that are alike to it the AUC is {self.beyond.value:.4f} [{self.beyond.low:.4f}, "
+                f"that look alike to it the AUC is {self.beyond.value:.4f} [{self.beyond.low:.4f}, "
                 f"{self.beyond.high:.4f}]"
             )
         return (
@@ -184,7 +186,7 @@ class _Compared:
 
 
 def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str, str]) -> str:
-    """What the model was held against and what not, in words."""
+    """What the model was judged against and what it was not, in words."""
     judged, idle = [], []
     for name, one in compared.items():
         if not one.is_judged:
@@ -199,17 +201,17 @@ def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str,
     parts = [
         f"AUC {auc.value:.4f}; judged against {', '.join(judged)}"
         if judged
-        else f"AUC {auc.value:.4f}; nothing that was probed tells the classes apart, so nothing was judged"
+        else f"AUC {auc.value:.4f}; no probe can tell the classes apart, so nothing was judged"
     ]
     if idle:
-        parts.append(f"these probes tell nothing: {', '.join(idle)}")
+        parts.append(f"these probes know nothing: {', '.join(idle)}")
     if aside:
         parts.append(f"not judged: {', '.join(aside)}")
     return "; ".join(parts) + "."
 
 
 def _within_image_type(model: Scored) -> dict[str, Any] | None:
-    """The AUC among images of one image type; None when there is a single type, or none known."""
+    """The AUC among images of the same image type; None if there is a single type, or none is known."""
     image_type = model.attributes["image_type"].astype(object).fillna("missing").astype(str)
     codes, values = image_type.factorize()
     if len(values) < 2:
@@ -225,11 +227,11 @@ def _within_image_type(model: Scored) -> dict[str, Any] | None:
         "high": interval.high,
         "n_groups_by_class": list(auc.n_groups_by_class),
         "is_judged": min(auc.n_groups_by_class) >= MIN_GROUPS,
-        # The same score for all images of a type: no variance, and no knowledge either.
+        # The same score for all images of a type: no variance, but no knowledge either.
         "is_constant": auc.standard_error == 0 and auc.value == 0.5,
     }
 
 
 def _is_about_half(found: Mapping[str, Any]) -> bool:
-    """Whether an interval has 0.5 in it, or lies below, and excludes every worthwhile AUC."""
+    """Whether an interval includes 0.5, or is below it, and excludes every worthwhile AUC."""
     return bool(found["is_constant"] or (found["low"] <= 0.5 and found["high"] < WORTHWHILE_AUC))

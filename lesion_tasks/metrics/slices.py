@@ -1,4 +1,4 @@
-"""A `Scored` -> the same few figures on every slice of it; a slice that is too small is named, not scored."""
+"""A `Scored` -> the same few figures on every slice of it; a slice that is too small is listed, not scored."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from lesion_tasks.metrics.scored import Scored
 MISSING = "missing"
 AGE_BANDS_YEARS = (0, 30, 45, 60, 75, np.inf)
 SIZE_BANDS_MM = (0, 3, 6, 10, np.inf)
-# Under these, an interval spans most of the scale and a slice would only invite reading noise.
+# Below these, an interval spans most of the scale and a slice would only invite overinterpreting noise.
 MIN_IMAGES = 50
 MIN_OF_EACH_CLASS = 10
 
@@ -59,7 +59,7 @@ def slice_figures(scored: Scored, *, threshold: float | None, resampling: Resamp
 
 
 def slice_masks(attributes: pd.DataFrame) -> Iterator[tuple[str, str, np.ndarray]]:
-    """Yield attribute, value and (n,) mask. Histopathology is the one confirm type that is sliced by."""
+    """Yield attribute, value and (n,) mask. Histopathology is the only confirmation type with a slice."""
     for attribute in attributes.columns:
         column = attributes[attribute]
         if column.isna().all():

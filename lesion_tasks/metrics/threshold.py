@@ -13,7 +13,7 @@ from lesion_tasks.metrics.scored import Scored
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
-    """A score at or above `value` is called positive. `rule` and `chosen_on` say where the number comes from."""
+    """A score at or above `value` is called positive. `rule` and `chosen_on` say where the value comes from."""
 
     value: float
     rule: str
@@ -29,14 +29,14 @@ def choose_threshold(
     """Choose the operating point of a binary task.
 
     Without `min_sensitivity`, the threshold with the highest balanced accuracy (Youden 1950); with it, the highest
-    threshold that reaches this sensitivity. Raises UnusableInputError when only one class is there.
+    threshold that reaches this sensitivity. Raises UnusableInputError if only one class is present.
     """
     n_positives = scored.n_positives or 0
     if not 0 < n_positives < scored.n_images:
         raise UnusableInputError(
             f"a threshold needs both classes on {chosen_on}, found {n_positives} positives in {scored.n_images} images"
         )
-    # The curve starts at an infinite threshold, which no JSON can hold and no score reaches.
+    # The curve starts at an infinite threshold, which JSON cannot hold and no score reaches.
     false_positive_rate, sensitivity, thresholds = (
         values[1:] for values in roc_curve(scored.is_positive, scored.scores, drop_intermediate=False)
     )

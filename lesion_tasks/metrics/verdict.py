@@ -1,7 +1,7 @@
 """The outcome of one integrity check: a name, a status, and one plain sentence with its numbers.
 
-`failed` is a fault of the evaluation. `too_few` is none: the images cannot tell, so nothing is proven either way, and
-what is not proven is not promoted. `caution` passes, and tells a reader something.
+`failed` is a fault of the evaluation. `too_few` is not: there are too few images to tell, so nothing is proven either
+way, and what is not proven is not promoted. `caution` passes, but warns the reader.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ ON_VAL = "_on_val"
 
 @dataclass(frozen=True, kw_only=True)
 class Verdict:
-    """`is_blocking`: whether `failed` or `too_few` refuses promotion. `numbers` is JSON-able.
+    """`is_blocking`: whether `failed` or `too_few` prevents promotion. `numbers` can be written as JSON.
 
-    `name` is that of the fault on test; the same check on val has `_on_val` after it.
+    `name` is that of the fault on test; the same check on val has the suffix `_on_val`.
     """
 
     name: str
@@ -34,16 +34,16 @@ class Verdict:
 
     @property
     def is_failure(self) -> bool:
-        """A fault that refuses promotion: the evaluation is not sound."""
+        """A fault that prevents promotion: the evaluation is not sound."""
         return self.status == "failed" and self.is_blocking
 
     @property
     def is_undecided(self) -> bool:
-        """Too few images to tell, which refuses promotion and says nothing against the evaluation."""
+        """Too few images to tell, which prevents promotion but says nothing against the evaluation."""
         return self.status == "too_few" and self.is_blocking
 
     def on_val(self) -> Verdict:
-        """The same verdict, said of val."""
+        """The same verdict for val."""
         return replace(self, name=f"{self.name}{ON_VAL}", sentence=f"On val: {self.sentence}")
 
     def as_dict(self) -> dict[str, Any]:
@@ -58,5 +58,5 @@ class Verdict:
 
 
 def blocking(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Those that refuse promotion; empty means that the numbers can be trusted, and are enough to judge by."""
+    """Those that prevent promotion; if empty, the numbers can be trusted and are enough to judge by."""
     return [verdict for verdict in verdicts if verdict.blocks]
