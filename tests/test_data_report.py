@@ -81,5 +81,5 @@ def test_the_page_shows_what_stands_in_for_missing_values(settings: Settings) ->
 def test_a_leaking_recipe_says_so_on_its_page(settings: Settings) -> None:
     add_records(settings, labelled_records(300))
     curate_images(open_workspace())
-    assert "leaks on purpose" in page_of(settings, "malignancy_balanced_5000_paper_imputation")
-    assert "leaks on purpose" not in page_of(settings, "malignancy_balanced_5000")
+    assert "leaks deliberately" in page_of(settings, "malignancy_balanced_5000_paper_imputation")
+    assert "leaks deliberately" not in page_of(settings, "malignancy_balanced_5000")

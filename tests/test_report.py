@@ -517,9 +517,9 @@ def test_an_unsound_evaluation_says_so_before_any_figure(bundle):
         integrity=[PublishedVerdict.model_validate(verdict.as_dict())],
     )
     text = page_of(unsound).text
-    assert text.index("Verdict: not sound") < text.index("not to be relied on") < text.index("95 % interval")
+    assert text.index("Verdict: not sound") < text.index("do not rely on them") < text.index("95 % interval")
     assert verdict.sentence in text
-    assert "not to be relied on" in model_card(unsound)
+    assert "Do not rely on the figures" in model_card(unsound)
 
 
 def test_an_undefined_figure_shows_its_reason(bundle):

@@ -1,4 +1,4 @@
-"""A bundle -> what the run itself can say to an item of a reporting guideline; None where it holds nothing on it."""
+"""A bundle -> the run's own answers to items of reporting guidelines; None if it has none."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def sources(bundle: Bundle) -> str | None:
 
 def dates(bundle: Bundle) -> str | None:
     made = moment(bundle.manifest.created_at)
-    return f"The list of images was fixed {made}; when they were taken is not recorded."
+    return f"The list of images was fixed {made}; when the images were taken is not recorded."
 
 
 def funnel(bundle: Bundle) -> str | None:
@@ -82,7 +82,7 @@ def preprocessing(bundle: Bundle) -> str | None:
     if "side_px" not in recipe:
         return None
     if recipe["side_px"] is None:
-        return "The model sees no pixels."
+        return "The model uses no pixels."
     return (
         f"{_SHAPED[recipe.get('aspect', 'squash')]} {recipe['side_px']} x {recipe['side_px']} px; scaling of pixels "
         "is part of the stored model, so that training and use cannot differ."
@@ -95,7 +95,7 @@ def metadata(bundle: Bundle) -> str | None:
         return None
     used = f"The model uses {', '.join(fields)}." if fields else "The model uses none."
     known = bundle.data.missing
-    return f"{used} Known of images: {', '.join(known)}." if known else used
+    return f"{used} Known about images: {', '.join(known)}." if known else used
 
 
 def skin_types(bundle: Bundle) -> str | None:
@@ -118,8 +118,8 @@ def label_source(bundle: Bundle) -> str | None:
     if version is None:
         return None
     return (
-        f"Diagnosis paths of the archive, mapped to classes by rules of version {version}; indeterminate and missing "
-        "diagnoses are left out, not taken as benign."
+        f"Diagnosis paths of the archive, mapped to classes by version {version} of the rules; indeterminate and "
+        "missing diagnoses are left out, not taken as benign."
     )
 
 
@@ -229,7 +229,7 @@ def imbalance(bundle: Bundle) -> str | None:
     if split["max_per_class"] is None:
         return "Training keeps the natural share of classes."
     return (
-        f"Training takes equally many images of each class, at most {count(split['max_per_class'])}; "
+        f"Training takes the same number of images of each class, at most {count(split['max_per_class'])}; "
         "the natural test set keeps the archive's share."
     )
 

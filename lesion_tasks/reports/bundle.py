@@ -1,4 +1,4 @@
-"""Everything known of one evaluation as one model: `metrics.json`, its JSON Schema, and older documents."""
+"""Everything known about one evaluation as one pydantic model: `metrics.json`, its JSON Schema, older documents."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ class TrainingFacts(Published):
 
 
 class FunnelStep(Published):
-    """How many images a step has; negative where it leaves some out."""
+    """The number of images at a step; negative if the step leaves some out."""
 
     step: str
     reason: str | None = None
@@ -78,7 +78,7 @@ class DataFacts(Published):
 
 
 class DataChanges(Published):
-    """What the manifest gained and lost since the manifest of this variant's training before."""
+    """What the manifest gained and lost since the one of this variant's previous training."""
 
     since_manifest: str
     n_new: Count
@@ -95,11 +95,11 @@ class Epoch(Published):
 
 
 class Example(Published):
-    """One of the most confident mistakes and hits. The pictures stand in the page and in no document."""
+    """One of the most confident mistakes and hits. The pictures are on the page only, not in any document."""
 
     isic_id: str
     label: str
-    called: str | None = Field(None, description="The class the model called, where it was kept.")
+    called: str | None = Field(None, description="The class that the model called, if it was kept.")
     probability: Share = Field(description="Of the class that was called.")
     kind: str
     picture: str | None = Field(None, exclude=True)
@@ -122,7 +122,7 @@ class PublishedDifference(Published):
 
 
 class PublishedSliceDifference(Published):
-    """The leading difference on one part of the test set; the intervals are widened to hold together."""
+    """The leading difference on one part of the test set; the intervals are widened to hold jointly."""
 
     attribute: str
     value: str
@@ -134,7 +134,7 @@ class PublishedSliceDifference(Published):
 
 
 class TwoByTwo(Published):
-    """Old and new model on old and new data, and what of the move is due to each."""
+    """Old and new model on old and new data, and how much of the change is due to each."""
 
     old_model_old_data: float | None = None
     old_model_new_data: float | None = None
@@ -173,7 +173,7 @@ class PublishedSliceGuard(Published):
 
 
 class Standing(Published):
-    """What the gates say of the training as a candidate at the time of the evaluation."""
+    """What the gates say about the training as a candidate at the time of the evaluation."""
 
     gates: list[PublishedGate]
     slice_guard: PublishedSliceGuard
@@ -190,11 +190,11 @@ class BestOfLooks(Published):
     low: Share
     high: Share
     method: str
-    luck: Annotated[float, Field(ge=0)] = Field(description="What was taken off the measured figure.")
+    luck: Annotated[float, Field(ge=0)] = Field(description="The amount subtracted from the measured figure.")
 
 
 class SincePromotion(Published):
-    """A champion on the test images that joined its task after its promotion: nobody chose it by these."""
+    """A champion on the test images that joined its task after its promotion: it was not chosen on these."""
 
     promoted_at: str
     n_images: Count
@@ -202,7 +202,7 @@ class SincePromotion(Published):
 
 
 class Bundle(Published):
-    """Everything known of one evaluation: one training on one manifest. Times are ISO 8601 in UTC."""
+    """Everything known about one evaluation: one training on one manifest. Times are ISO 8601 in UTC."""
 
     schema_version: Literal[2] = SCHEMA_VERSION
     evaluation_id: str
@@ -215,17 +215,17 @@ class Bundle(Published):
     manifest: ManifestFacts
     integrity: list[PublishedVerdict] = Field(description="Every check, also those that passed.")
     subsets: dict[str, SubsetDocument] = Field(
-        description="test_natural, test_balanced and val; empty where predictions could not be joined to the manifest."
+        description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
     )
     best_of_looks: BestOfLooks | None = None
     since_promotion: SincePromotion | None = None
     epochs: list[Epoch]
     comparison: Comparison | None
-    promotion: Standing | None = Field(None, description="Null on another manifest than its own.")
+    promotion: Standing | None = Field(None, description="Null on a manifest other than its own.")
     data_changes: DataChanges | None = Field(description="Null for the first training of a variant.")
     data: DataFacts
     examples: list[Example]
-    n_test_openings: Count = Field(description="How often this test set has been looked at, by anybody.")
+    n_test_openings: Count = Field(description="How often this test set has been looked at in all.")
 
 
 @cache
@@ -245,7 +245,7 @@ def metrics_json(bundle: Bundle) -> bytes:
 
 
 def read_bundle(document: Mapping[str, Any]) -> Bundle:
-    """A stored document of this or an earlier schema version. ValueError for what is no bundle.
+    """A stored document of this or an earlier schema version. ValueError if it is not a bundle.
 
     Version 1 repeated empty lists of checks and lineage in each subset.
     """

@@ -1,4 +1,4 @@
-"""The documents of a bundle -> its plots, prepared once: SVG on the page, the same marks in the PNG beside it."""
+"""The documents of a bundle -> its plots, prepared once: SVG for the page, the same marks for the PNG beside it."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lesion_tasks.reports.words import MINUS, class_label, figure_words, label, 
 
 
 def roc_plot(document: SubsetDocument) -> Plot | None:
-    """ROC of the positive class, or of each class against the rest; None where no curve is defined."""
+    """ROC of the positive class, or of each class against the rest; None if no curve is defined."""
     curves = {name: curve for name, curve in document.curves.roc.items() if curve}
     if not curves:
         return None
@@ -192,6 +192,6 @@ def _training_chart(name: str, epochs: Sequence[Epoch]) -> Markup | None:
 
 
 def best_epoch(epochs: Sequence[Epoch]) -> int | None:
-    """The epoch with the lowest validation loss; None where no validation loss was kept."""
+    """The epoch with the lowest validation loss; None if no validation loss was kept."""
     known = [(loss, epoch.epoch) for epoch in epochs if (loss := epoch.figures.get("val_loss")) is not None]
     return min(known)[1] if known else None

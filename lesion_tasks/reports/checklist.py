@@ -19,7 +19,7 @@ _NO_ANSWER, _IN_PART = "-", " in part"
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """One thing that guidelines ask. `answer` gives None where a bundle does not hold it."""
+    """One thing that guidelines ask. `answer` returns None if a bundle does not hold it."""
 
     section: str
     asks: str
@@ -30,7 +30,7 @@ class Item:
 
 @dataclass(frozen=True, kw_only=True)
 class FilledItem:
-    """An item with its status and, where the run has one, its answer."""
+    """An item with its status and the run's answer, if it has one."""
 
     section: str
     asks: str
@@ -41,7 +41,7 @@ class FilledItem:
 
 @dataclass(frozen=True, kw_only=True)
 class Total:
-    """For one guideline: how many items, and how many of each status."""
+    """The number of items of one guideline, in all and by status."""
 
     guideline: str
     n: int
@@ -73,7 +73,7 @@ def _item(section: str, letters: str, answer: str, asks: str) -> Item:
 
 
 def fill_checklist(bundle: Bundle) -> list[FilledItem]:
-    """Every item with its status and, where the run has one, its answer."""
+    """Every item with its status and the run's answer, if it has one."""
     filled = []
     for item in checklist():
         answer = item.answer(bundle) if item.answer else None

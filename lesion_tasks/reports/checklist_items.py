@@ -1,4 +1,4 @@
-"""What four reporting guidelines ask, each thing once, and who can answer it. Data only.
+"""What four reporting guidelines ask, each item once, and who can answer it. Data only.
 
 CLEAR Derm (Daneshjou et al. 2022, doi:10.1001/jamadermatol.2021.4915), STARD-AI (Sounderajah et al. 2025,
 doi:10.1038/s41591-025-03953-8), TRIPOD+AI (Collins et al. 2024, doi:10.1136/bmj-2023-078378), CLAIM (Tejani et al.
@@ -8,8 +8,8 @@ own form decides.
 
 GUIDELINES = {"D": "CLEAR Derm", "S": "STARD-AI", "T": "TRIPOD+AI", "C": "CLAIM"}
 
-# Under the title of each section: the guidelines that ask | the function of `answers` that may know, "in part" where a
-# person completes what it says, - where only a person can | what is asked.
+# Under the title of each section: the guidelines that ask | the function of `answers` that may know, "in part" if a
+# person completes the answer, - if only a person can answer | what is asked.
 ITEMS = """
 # Aim
 DSTC | -                       | Intended use, target population and place in care

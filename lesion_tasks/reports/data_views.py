@@ -1,4 +1,4 @@
-"""A bundle -> what the page shows of pictures and data: examples, funnel, counts, changes."""
+"""A bundle -> the pictures and data on the page: examples, funnel, counts, changes."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from lesion_tasks.reports.bundle import Bundle, DataChanges, DataFacts, Example,
 from lesion_tasks.reports.environment import is_inline_picture
 from lesion_tasks.reports.words import NO_VALUE, count, percent, plain
 
-# Pictures beyond this are left out, so that a page stays fit for mail: base64 characters, pictures and maps together.
+# Pictures beyond this are left out, so that a page can be mailed: base64 characters, pictures and maps together.
 MAX_PICTURE_CHARACTERS = 3_500_000
 
 
 def examples(bundle: Bundle) -> dict[str, Any]:
-    """Examples by kind, mistakes first, as many as the page has room for; only pictures that carry their own bytes."""
+    """Examples by kind, mistakes first, as many as the page has room for; only inline pictures."""
     groups: dict[str, list[Example]] = {}
     used = n_left_out = 0
     for example in sorted(bundle.examples, key=lambda e: "mistake" not in e.kind):
@@ -33,7 +33,7 @@ def examples(bundle: Bundle) -> dict[str, Any]:
 
 
 def _called(example: Example, classes: Sequence[str]) -> str:
-    """The class that the model called. Where it was not kept: of two classes, a mistake is the other one."""
+    """The class that the model called. If it was not kept: with two classes, a mistake is the other one."""
     if example.called is not None:
         return example.called
     if "mistake" not in example.kind:
@@ -57,7 +57,7 @@ def change_tables(changes: DataChanges | None) -> dict[str, Any] | None:
 
 
 def data_tables(data: DataFacts | DataChanges) -> list[dict[str, Any]]:
-    """What the bundle knows of its data as tables: counts with shares, or shares by subset."""
+    """What the bundle knows about its data as tables: counts with shares, or shares by subset."""
     return [_table(name, content) for name, content in data if content and isinstance(content, Mapping)]
 
 

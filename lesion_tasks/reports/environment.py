@@ -10,7 +10,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from lesion_tasks.reports import words
 
-# Only an inline picture: an address would make the page ask the network.
+# Only an inline picture: an address would make the page use the network.
 _PICTURE = re.compile(r"data:image/(?:jpeg|png|webp);base64,[A-Za-z0-9+/]+={0,2}")
 # Only a page beside this one: no scheme, no host, no way up the tree.
 _DIGEST = re.compile(r"[0-9a-f]{64}")
@@ -40,12 +40,12 @@ def environment() -> Environment:
 
 
 def is_inline_picture(source: Any) -> bool:
-    """Whether `source` is a picture that carries its own bytes."""
+    """Whether `source` is an inline picture."""
     return isinstance(source, str) and _PICTURE.fullmatch(source) is not None
 
 
 def is_digest(word: Any) -> bool:
-    """Whether `word` is the digest of a manifest, so that a page on its data lies under that name."""
+    """Whether `word` is the digest of a manifest, which names the page about its data."""
     return isinstance(word, str) and _DIGEST.fullmatch(word) is not None
 
 

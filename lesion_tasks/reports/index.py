@@ -14,7 +14,7 @@ from lesion_tasks.reports.plot import share_scale, whisker
 
 
 class BoardRow(Published):
-    """One evaluated training. The figures are empty where its predictions could not be joined."""
+    """One evaluated training. The figures are empty if its predictions could not be joined."""
 
     training_id: str
     variant: str
@@ -71,7 +71,7 @@ class Leaderboard(Published):
 
 @dataclass(frozen=True, kw_only=True)
 class _RankedRow:
-    """A row with its rank, None where it has none, and the leading figure."""
+    """A row with its rank, or None, and the leading figure."""
 
     row: BoardRow
     rank: int | None
@@ -80,13 +80,13 @@ class _RankedRow:
 
 
 def subset_figures(document: Mapping[str, Any], subset: str) -> Figures:
-    """The figures of a subset in a stored document of any schema version; empty where it has none."""
+    """The figures of a subset in a stored document of any schema version; empty if it has none."""
     found = document.get("subsets", {}).get(subset, {}).get("figures", {})
     return {name: PublishedFigure.model_validate(figure) for name, figure in found.items()}
 
 
 def render_index(leaderboard: Leaderboard) -> bytes:
-    """Render the page. An evaluation that is not sound is never ranked and stands below all that are."""
+    """Render the page. An evaluation that is not sound is never ranked and is listed below all sound ones."""
     template = environment().get_template("index.html.j2")
     tasks = [_shown(task) for task in leaderboard.tasks]
     return template.render(generated_at=leaderboard.generated_at, tasks=tasks).encode()

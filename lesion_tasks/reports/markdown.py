@@ -1,4 +1,4 @@
-"""Values -> Markdown in which no value is markup."""
+"""Values -> Markdown in which no value acts as markup."""
 
 from __future__ import annotations
 

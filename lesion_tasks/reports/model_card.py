@@ -146,7 +146,7 @@ def _caveats(bundle: Bundle) -> str:
     lines = []
     if not bundle.is_sound:
         failed = ", ".join(check_title(name) for name in bundle.failed_checks)
-        lines.append(f"- The figures are not to be relied on. Failed checks: {escape(failed)}.")
+        lines.append(f"- Do not rely on the figures. Failed checks: {escape(failed)}.")
     lines.append(
         "- Measured on archive images; performance on another clinic's images is unknown until measured there."
     )

@@ -28,7 +28,7 @@ File = tuple[bytes, str]
 def render_bundle(bundle: Bundle) -> dict[str, File]:
     """Render `report.html` and everything beside it: file name -> (bytes, content type).
 
-    ValueError when the bundle holds NaN or infinity.
+    Raises ValueError if the bundle holds NaN or infinity.
     """
     from lesion_tasks.reports.pictures import pictures
 
@@ -67,11 +67,11 @@ class Performance:
 
 
 def render_page(bundle: Bundle) -> str:
-    """Render the page alone."""
+    """Render only the page."""
     document = views.leading_document(bundle)
     documents = views.ordered_documents(bundle)
     items = fill_checklist(bundle)
-    # A training that was scored on another manifest than its own lies one folder deeper.
+    # The report of a training on a manifest other than its own is one folder deeper.
     is_own = bundle.training.manifest_digest == bundle.manifest.digest
     root = "../" if is_own else "../../"
     return (

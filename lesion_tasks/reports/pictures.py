@@ -1,4 +1,4 @@
-"""A bundle -> the PNG figures of its folder, for slides and papers: light, with intervals and counts in the picture.
+"""A bundle -> the PNG figures of its folder, for slides and papers: light background, with intervals and counts.
 
 Curves are the plots of the page, mark by mark; the confusion matrix is a table there and a picture here.
 """
@@ -29,7 +29,7 @@ SIZE_INCHES, DPI = (6.0, 5.6), 150
 # One pixel of the SVG in points: both pictures are about as wide, 400 pixels and 6 inches.
 PX = 6.0 * 72 / 400
 
-# What the classes of the style sheet are in a picture.
+# How the classes of the style sheet look in a picture.
 LINES: dict[str, dict[str, Any]] = {
     "chance": {"color": MUTED, "linewidth": 1.2, "linestyle": ":"},
     "error": {"color": INK, "linewidth": 1.3},
@@ -45,7 +45,7 @@ Draw = Callable[[Axes, SubsetDocument], str | None]
 
 
 def pictures(bundle: Bundle) -> dict[str, bytes]:
-    """File name -> PNG. What is undefined is a picture that says so, so that a link never leads nowhere."""
+    """File name -> PNG. An undefined figure becomes a picture that says so, so that no link is broken."""
     document = leading_document(bundle)
     title = bundle.training.training_id
     return {
@@ -72,7 +72,7 @@ def _picture(document: SubsetDocument | None, training_id: str, title: str, draw
         _safe(f"{training_id}\n{size}Research, not diagnosis."), x=0.01, ha="left", fontsize=8, color=MUTED
     )
     buffer = io.BytesIO()
-    # Without a date, the same bundle gives the same bytes.
+    # No date, so that the same bundle gives the same bytes.
     figure.savefig(buffer, format="png", metadata={"Software": None})
     return buffer.getvalue()
 
@@ -92,7 +92,7 @@ def _reason(document: SubsetDocument, measure: str, macro: str) -> str:
 
 
 def _drawn(axes: Axes, plot: Plot | None, reason: str) -> str | None:
-    """Draw a plot; where there is none, give the reason back."""
+    """Draw a plot; if there is none, return the reason."""
     if plot is None:
         return reason
     draw_plot(axes, plot)
@@ -110,7 +110,7 @@ def _precision_recall(axes: Axes, document: SubsetDocument) -> str | None:
 
 def _calibration(axes: Axes, document: SubsetDocument) -> str | None:
     is_multiclass = document.task == "multiclass"
-    reason = "more than two classes have no one curve" if is_multiclass else "there are no images"
+    reason = "more than two classes have no single curve" if is_multiclass else "there are no images"
     return _drawn(axes, calibration_plot(document), reason)
 
 
@@ -163,7 +163,7 @@ def _confusion(axes: Axes, document: SubsetDocument) -> str | None:
         return "there are no images"
     totals = counts.sum(axis=1, keepdims=True)
     shares = np.divide(counts, totals, out=np.zeros(counts.shape), where=totals > 0)
-    # Never so dark that the ink of the numbers could not be read on it.
+    # Never so dark that the numbers on it become unreadable.
     axes.imshow(shares, cmap="Blues", vmin=0, vmax=1.8, aspect="auto")
     names = [_safe(class_label(name).replace(" ", "\n")) for name in document.confusion.class_names]
     axes.set(xlabel="Predicted class", ylabel="True class")

@@ -1,7 +1,7 @@
-"""Points -> one plot: marks in data coordinates, and the inline SVG whose colours follow the page. No drawing library.
+"""Points -> one plot: marks in data coordinates, and inline SVG in the page's colours. No drawing library.
 
-Colours and strokes are classes of the style sheet. A plot is an image to a screen reader: its title and description
-say what it shows, and the page has the table behind it. `pictures` draws the same marks as a PNG.
+Colours and strokes are classes of the style sheet. To a screen reader a plot is an image: its title and description say
+what it shows, and the page also has the data as a table. `pictures` draws the same marks as a PNG.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Dot:
 
 @dataclass(frozen=True, kw_only=True)
 class Note:
-    """Words beside a point, `dx` and `dy` pixels of the SVG away from it."""
+    """Text beside a point, offset from it by `dx` and `dy` pixels of the SVG."""
 
     x: float
     y: float
@@ -188,7 +188,7 @@ def series(index: int) -> str:
 
 
 def nice_marks(low: float, high: float, n: int = 5) -> tuple[float, ...]:
-    """About `n` round numbers that enclose low and high, in steps of 1, 2 or 5 times a power of ten."""
+    """About `n` round numbers that enclose `low` and `high`, in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         low, high = low - 0.5, high + 0.5
     raw = (high - low) / n
@@ -227,7 +227,7 @@ def whisker(
     scale: tuple[float, float],
     reference: float | None = None,
 ) -> Markup:
-    """A dot with its interval on a common scale, for a table cell; decoration, since the numbers stand beside it."""
+    """A dot with its interval on a common scale, for a table cell; decoration only, since the numbers are beside it."""
     start, stop = scale
 
     def at(number: float) -> float:

@@ -1,4 +1,4 @@
-"""A bundle -> what each section of the page shows, so that the template only lays out."""
+"""A bundle -> the content of each section of the page, so that templates only do the layout."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from lesion_tasks.reports.plot import share_scale, whisker
 
 SUBSET_ORDER = ("test_natural", "test_balanced", "val")
 
-# Figures by what they ask; any other key of the document comes last, so that nothing measured is hidden.
+# Figures by the question they answer; any other key of the document comes last, so that nothing measured is hidden.
 FIGURE_GROUPS = (
     (
         "How well are the classes told apart?",
@@ -63,7 +63,7 @@ FIGURE_GROUPS = (
 )
 CURVE_TABLE_ROWS = 21
 
-# Status -> the words and the style class of it, where a failure blocks; and where it does not.
+# Status -> its words and its style class, for checks that block promotion and for those that do not.
 STATUSES = {
     "failed": ("failed", "bad"),
     "too_few": ("too few images to tell", "warn"),
@@ -106,7 +106,7 @@ class SliceRow:
 
 @dataclass(frozen=True, kw_only=True)
 class DifferenceRow:
-    """A difference from the champion, of the whole test set or of one `part` of it, and what it amounts to."""
+    """A difference from the champion, on the whole test set or one `part` of it, and its outcome."""
 
     difference: PublishedDifference
     outcome: str
@@ -117,13 +117,13 @@ class DifferenceRow:
 
 
 def leading_document(bundle: Bundle) -> SubsetDocument | None:
-    """The natural test set; where it is absent, whatever was measured first."""
+    """The natural test set or, if it is absent, the subset that was measured first."""
     subsets = bundle.subsets
     return next((subsets[name] for name in (*SUBSET_ORDER, *subsets) if name in subsets), None)
 
 
 def ordered_documents(bundle: Bundle) -> dict[str, SubsetDocument]:
-    """The subsets that every page shows, in its order."""
+    """The subsets that every page shows, in order."""
     return {name: bundle.subsets[name] for name in SUBSET_ORDER if name in bundle.subsets}
 
 
@@ -136,7 +136,7 @@ def value_of(figure: PublishedFigure | None) -> float | None:
 
 
 def class_figure(document: SubsetDocument, name: str, measure: str) -> PublishedFigure | None:
-    """A measure of one class against the rest; of two classes it stands among the figures of the subset."""
+    """A measure of one class against the rest; with two classes it is among the figures of the subset."""
     found = document.by_class.get(name, {}).get(measure)
     if found is None and name == document.positive_class:
         found = document.figures.get(measure)
@@ -146,7 +146,7 @@ def class_figure(document: SubsetDocument, name: str, measure: str) -> Published
 def curve_keys(
     document: SubsetDocument, curves: Mapping[str, Published | None], measure: str
 ) -> list[dict[str, Any]]:
-    """What stands under a plot of curves: each class that has one, with its figure."""
+    """The key below a plot of curves: each class that has a curve, with its figure."""
     return [
         {"name": name, "figure": class_figure(document, name, measure)}
         for name, curve in curves.items()
@@ -155,7 +155,7 @@ def curve_keys(
 
 
 def headline_figures(document: SubsetDocument) -> list[dict[str, Any]]:
-    """The four figures that stand under the verdict."""
+    """The four figures below the verdict."""
     names = (
         ("auc", "sensitivity", "specificity", "calibration_slope")
         if document.task == "binary"
@@ -165,7 +165,7 @@ def headline_figures(document: SubsetDocument) -> list[dict[str, Any]]:
 
 
 def check_summary(verdicts: Sequence[PublishedVerdict]) -> list[tuple[int, str]]:
-    """How many checks came out which way, in the order of the table; ways that none took are left out but two."""
+    """The number of checks by outcome, in the order of the table; passed and failed are always listed."""
     n_by_word: dict[str, int] = {"passed": 0, "failed": 0}
     for row in checks(verdicts):
         n_by_word[row.word] = n_by_word.get(row.word, 0) + 1
@@ -173,7 +173,7 @@ def check_summary(verdicts: Sequence[PublishedVerdict]) -> list[tuple[int, str]]
 
 
 def checks(verdicts: Iterable[PublishedVerdict]) -> list[CheckRow]:
-    """All checks, failures first, each with the word and style class of its status."""
+    """All checks, failures first, each with the words and the style class of its status."""
     order = list(STATUSES)
     shown = []
     for verdict in verdicts:
@@ -185,14 +185,14 @@ def checks(verdicts: Iterable[PublishedVerdict]) -> list[CheckRow]:
 
 
 def is_apart(verdicts: Iterable[PublishedVerdict]) -> bool:
-    """Whether it was looked for, and found, that nobody is on two sides of the split."""
+    """Whether the check for leaks was run and found nobody on two sides of the split."""
     return any(v.name == "leaks" and v.status == "passed" for v in verdicts)
 
 
 def natural_frequencies(document: SubsetDocument, n: int = 1000) -> list[Frequencies]:
     """What the threshold means among `n` lesions, at each stated prevalence and at the subset's own.
 
-    From sensitivity and specificity alone, so that it holds for another clinic only as far as these do.
+    Computed only from sensitivity and specificity, so that it holds for another clinic only as far as these do.
     """
     sensitivity, specificity = (
         value_of(document.figures.get(name)) for name in ("sensitivity", "specificity")
@@ -305,7 +305,7 @@ def slice_groups(document: SubsetDocument) -> list[tuple[str, list[SliceRow]]]:
     groups = []
     for attribute, members in groupby(document.slices, key=lambda part: part.attribute):
         parts = list(members)
-        # Skin types have an order of their own; so have bands, and everything else comes largest first.
+        # Skin types and bands have their own order; everything else is sorted largest first.
         if attribute == "fitzpatrick_skin_type":
             parts.sort(key=_roman)
         rows = [
@@ -321,12 +321,12 @@ def slice_groups(document: SubsetDocument) -> list[tuple[str, list[SliceRow]]]:
 
 
 def _roman(part: PublishedSlice) -> tuple[bool, str]:
-    """I to VI sort as they read; what is missing comes last."""
+    """I to VI in order; missing values come last."""
     return part.value == "missing", part.value
 
 
 def lowest_slice(document: SubsetDocument) -> dict[str, Any] | None:
-    """The scored slice with the lowest leading figure, and how many it is the lowest of; None below two."""
+    """The scored slice with the lowest leading figure, and out of how many; None if there are fewer than two."""
     leading = leading_measure(document)
     scored = [
         (figure.value, part, figure)
@@ -340,7 +340,7 @@ def lowest_slice(document: SubsetDocument) -> dict[str, Any] | None:
 
 
 def slice_columns(document: SubsetDocument) -> tuple[str, ...]:
-    """Which measures stand beside the leading one."""
+    """The measures shown beside the leading one."""
     return ("sensitivity", "specificity") if document.task == "binary" else ("balanced_accuracy",)
 
 
@@ -356,7 +356,7 @@ def difference_rows(
     found: Sequence[tuple[PublishedDifference, PublishedSliceDifference | None]],
     guarded: Sequence[str] = (),
 ) -> list[DifferenceRow]:
-    """Differences of the whole or of parts, each with a whisker around zero on a scale that all share.
+    """Differences on the whole or on parts, each with a whisker around zero on a shared scale.
 
     Calibration and probability measures are not compared, so one scale fits all: shares.
     """
@@ -390,7 +390,7 @@ def comparison_rows(comparison: Comparison | None) -> list[DifferenceRow]:
 
 
 def slice_differences(comparison: Comparison | None, promotion: Standing | None) -> dict[str, Any] | None:
-    """The parts of the test set that were compared, the largest loss first, and how many were too small."""
+    """The parts of the test set that were compared, largest loss first, and how many were too small."""
     if comparison is None or not comparison.slices:
         return None
     compared = [(part.difference, part) for part in comparison.slices if part.difference]
@@ -404,7 +404,7 @@ def slice_differences(comparison: Comparison | None, promotion: Standing | None)
 def gate_rows(
     promotion: Standing | None, document: SubsetDocument | None, comparison: Comparison | None
 ) -> list[tuple[PublishedGate, PublishedFigure | None, PublishedDifference | None]]:
-    """Every gate with the figure it looks at, and the difference from the champion's where there is one."""
+    """Every gate with its figure, and the difference from the champion's if there is one."""
     if promotion is None or document is None:
         return []
     differences = comparison.differences if comparison else {}
@@ -416,7 +416,7 @@ def gate_rows(
 def leading_difference(
     comparison: Comparison | None, document: SubsetDocument | None
 ) -> DifferenceRow | None:
-    """The difference on the leading measure, with what it amounts to."""
+    """The difference on the leading measure, with its outcome."""
     if comparison is None or document is None:
         return None
     difference = comparison.differences.get(leading_measure(document))
@@ -427,7 +427,7 @@ def leading_difference(
 
 
 def _outcome(difference: PublishedDifference) -> tuple[str, str]:
-    """What a difference amounts to, and the style class of it."""
+    """The outcome of a difference, and its style class."""
     low, high = difference.low, difference.high
     if low is None or high is None:
         return "no interval", "quiet"

@@ -28,12 +28,12 @@ SUBSET_PHRASES = {
     "train": "the training set",
 }
 
-# What each integrity check ensures; the name in the data is that of the fault.
+# What each integrity check ensures; its name in the data is that of the fault.
 CHECK_TITLES = {
-    "ids_differ": "The predictions are of the right images",
-    "predictions_altered": "The predictions are those that were stored",
+    "ids_differ": "The predictions are for the right images",
+    "predictions_altered": "The predictions are unchanged since they were stored",
     "pixels_differ": "The pixels are those of the stored pictures",
-    "independent_of_labels": "The predictions go with these labels",
+    "independent_of_labels": "The predictions belong to these labels",
     "inverted": "The classes are the right way round",
     "marginals_differ": "The class counts match the manifest",
     "serving_differs": "The stored model gives the same predictions",
@@ -43,7 +43,7 @@ CHECK_TITLES = {
     "no_better_than_random_weights": "Pretraining helps",
     "gap": "Validation and test agree",
     "threshold_differs": "The threshold is the one that validation gives",
-    "labels_changed": "The labels are those of today",
+    "labels_changed": "The labels are up to date",
 }
 
 _LABELS = {
@@ -93,7 +93,7 @@ def label(name: str) -> str:
     return words[:1].upper() + words[1:]
 
 
-# What a measure would be in a perfect model, where neither the highest nor the lowest value is the best.
+# The value of a measure in a perfect model, where neither the highest nor the lowest value is the best.
 _IDEALS = {
     "calibration_slope": "1 is ideal",
     "calibration_intercept": "0 is ideal",
@@ -102,17 +102,17 @@ _IDEALS = {
 
 
 def ideal(name: str) -> str:
-    """`1 is ideal` for a calibration slope, nothing for a measure of which more, or less, is simply better."""
+    """`1 is ideal` for a calibration slope, empty for a measure where higher, or lower, is simply better."""
     return _IDEALS.get(name, "")
 
 
 def measure_words(name: str) -> str:
-    """The label of a measure, with its ideal where a value alone says nothing."""
+    """The label of a measure, with its ideal if the value alone means nothing."""
     return f"{label(name)} ({ideal(name)})" if ideal(name) else label(name)
 
 
 def explanation(name: str, task: str) -> str:
-    """One sentence on what a measure of a binary or multiclass task is, or nothing."""
+    """One sentence that explains a measure of a binary or multiclass task, or empty."""
     if name.startswith(("ppv_at_prevalence_", "npv_at_prevalence_")):
         return "By Bayes' rule from sensitivity and specificity, at this prevalence."
     return EXPLANATIONS[task].get(name, "")
@@ -133,13 +133,13 @@ def subset_phrase(name: str) -> str:
 
 
 def check_title(name: str) -> str:
-    """What a check makes sure of; `_on_val` after a name says that it looked at validation."""
+    """What a check ensures; the suffix `_on_val` says that it was run on validation."""
     title = CHECK_TITLES.get(name.removesuffix("_on_val"), label(name))
     return f"{title}, on validation" if name.endswith("_on_val") and name not in CHECK_TITLES else title
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A measure with a fixed number of digits; a true minus sign; a dash where there is none."""
+    """A measure with a fixed number of digits and a true minus sign; a dash if there is none."""
     if value is None:
         return NO_VALUE
     text = f"{value:.{digits}f}"
@@ -197,7 +197,7 @@ def plural(n: int, noun: str) -> str:
 
 
 def moment(text: str | None) -> str:
-    """An ISO time -> `2026-03-01 14:05 UTC`; anything else stays as it is."""
+    """An ISO time -> `2026-03-01 14:05 UTC`; anything else stays unchanged."""
     if not text:
         return NO_VALUE
     try:
