@@ -82,7 +82,7 @@ def add_records(
         versions.append((isic_id, version, digest, dict(record), NOW))
         current.append((isic_id, version, NOW, NOW, NOW))
         if data:
-            key = f"images/{isic_id}.png"
+            key = f"images/thumbnail_256/{isic_id[5:7]}/{isic_id}-{digest[:16]}.png"
             bucket.put(key, data)
             hash_64, thumbprint = int.from_bytes(hashlib.sha256(data).digest()[:8], "big", signed=True), None
             if hashed:

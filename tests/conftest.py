@@ -1,10 +1,12 @@
 """What tests share: one embedded Postgres, a fresh database for each test that asks, and its own bucket."""
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import psycopg2
 import pytest
 from catalogue import add_records, labelled_records, materialize_natural
@@ -13,7 +15,10 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import make_url
 
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.curation import copies, marking
 from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.curation.landmarks import landmarks_of
+from lesion_tasks.curation.registration import n_agreeing_places
 from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.settings import Settings, read_settings
@@ -38,6 +43,28 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: where files are divided among processes, nobody waits for them in the end."""
     items.sort(key=lambda item: item.get_closest_marker("scheduler") is None)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def pictures_compared_once() -> Iterator[None]:
+    """Most tests curate the same drawn pictures: what follows from them alone is computed once in a process."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(marking, "landmarks_of", _once(landmarks_of))
+        patch.setattr(copies, "n_agreeing_places", _once(n_agreeing_places))
+        yield
+
+
+def _once(function: Callable[..., Any]) -> Callable[..., Any]:
+    """The same function of arrays, which remembers what it found."""
+    found: dict[tuple[Any, ...], Any] = {}
+
+    def remembered(*arrays: np.ndarray) -> Any:
+        key = tuple((array.shape, array.tobytes()) for array in arrays)
+        if key not in found:
+            found[key] = function(*arrays)
+        return found[key]
+
+    return remembered
 
 
 @pytest.fixture(scope="session")

@@ -109,7 +109,7 @@ def test_bad_input_is_a_red_task_that_is_not_retried(finished: Demo) -> None:
 def test_more_images_are_taken_in_alone(finished: Demo) -> None:
     again = demo(finished.home, "--images", str(N_SECOND))
     assert again.returncode == 0, again.stdout
-    assert f"grows from {N_FIRST} to {N_SECOND} images" in again.stdout
+    assert f"growing the synthetic archive from {N_FIRST} to {N_SECOND} images" in again.stdout
     new = finished.announced("ingest_isic")["new"]
     assert 0 < new <= N_SECOND - N_FIRST
 
@@ -134,7 +134,7 @@ def test_what_was_asked_for_is_remembered(finished: Demo) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--variants", "no_such"), "VARIANTS: unknown no_such; expected names out of"),
+        (("--variants", "no_such"), "VARIANTS: unknown no_such; expected some of"),
         (("--archive", "/no/such/folder"), "ARCHIVE /no/such/folder: there is no such folder; expected"),
         (("--weights", "/no/such/file"), "WEIGHTS /no/such/file: there is no such file or folder; expected"),
         (("--images", "0"), "IMAGES=0: expected at least 1"),

@@ -50,7 +50,7 @@ def test_a_gain_without_losses_has_no_objection() -> None:
 def test_a_first_champion_needs_only_the_floors() -> None:
     assert objections(SOUND, None, BOTH) == []
     low = {**SOUND, "auc": {"value": 0.65}}
-    assert objections(low, None, BOTH) == ["auc 0.6500 is under the floor 0.7000 (a reason)"]
+    assert objections(low, None, BOTH) == ["auc 0.6500 is below the floor 0.7000 (a reason)"]
 
 
 def test_an_undefined_or_unmeasured_figure_is_an_objection() -> None:
@@ -125,7 +125,7 @@ def test_a_first_champion_is_judged_by_the_lower_limit_and_a_later_one_by_the_po
     shaky = {"auc": {"value": 0.85, "low": 0.69, "high": 0.93}, "sensitivity": {"value": 0.5, "low": 0.3}}
     (found,) = objections(shaky, None, BOTH)
     assert found == (
-        "auc 0.8500 may be under the floor 0.7000: the 95 % interval begins at 0.6900 (a reason)"
+        "auc 0.8500 may be below the floor 0.7000: the 95 % interval begins at 0.6900 (a reason)"
     )
     assert objections(shaky, against(), BOTH) == []
 
@@ -141,7 +141,7 @@ def test_a_guarded_measure_without_an_interval_is_a_caution_and_neither_passed_n
 
 def test_a_leading_measure_without_an_interval_is_still_held_to_its_floor() -> None:
     few = {**SOUND, "auc": {"value": 0.6, "low": None, "interval_reason": "one group"}}
-    assert objections(few, None, BOTH) == ["auc 0.6000 is under the floor 0.7000 (a reason)"]
+    assert objections(few, None, BOTH) == ["auc 0.6000 is below the floor 0.7000 (a reason)"]
     assert cautions(None, BOTH, few) == ["too few positives to judge auc (one group)"]
 
 

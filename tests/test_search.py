@@ -122,11 +122,11 @@ def test_the_estimator_looks_where_it_was_good() -> None:
 
 
 def test_a_range_that_is_none_or_of_no_field_is_refused() -> None:
-    with pytest.raises(ValueError, match="is no range"):
+    with pytest.raises(ValueError, match="is not a range"):
         SearchRange(field="dropout_rate", low=0.5, high=0.5)
-    with pytest.raises(ValueError, match="is no range"):
+    with pytest.raises(ValueError, match="is not a range"):
         SearchRange(field="learning_rate", low=0.0, high=0.1, is_log=True)
-    with pytest.raises(ValueError, match="search of unknown fields \\['nonsense'\\]"):
+    with pytest.raises(ValueError, match="search over unknown fields \\['nonsense'\\]"):
         replace(
             VARIANTS["smoke"],
             search=SearchSpace(ranges=(SearchRange(field="nonsense", low=0, high=1),)),

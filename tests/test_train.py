@@ -311,7 +311,10 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     training_id = train_variant(open_workspace(), name)
     isic_id = sorted(dict(rows_of(small, "SELECT isic_id, subset FROM prediction WHERE subset = 'test'")))[0]
     picture = tmp_path / "picture.png"
-    picture.write_bytes(open_bucket(small).get(f"images/{isic_id}.png"))
+    (key,) = dict(
+        rows_of(small, "SELECT object_key, isic_id FROM stored_file WHERE isic_id = '" + isic_id + "'")
+    )
+    picture.write_bytes(open_bucket(small).get(key))
     with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
         predict_images(open_workspace(), [str(picture)])
     # Whether it deserves it is not asked here.

@@ -1,6 +1,6 @@
-"""Every Keras Applications model by a readable name: what its pixels must look like, what its weights are called.
+"""Every Keras Applications model by a readable name, with its pixel scaling and the names of its weights files.
 
-Data only, standard library only. `lesion_tasks.catalog` hands it on as `BACKBONES`.
+Data only, standard library only. `lesion_tasks.catalog` re-exports it as `BACKBONES`.
 """
 
 from dataclasses import dataclass
@@ -12,9 +12,9 @@ class Backbone:
 
     name: str
     keras_class: str  # in keras.applications
-    # How pixels 0..255 become its input: "symmetric" is x / 127.5 - 1; "caffe" is BGR minus the ImageNet mean;
-    # "torch" is x / 255, minus the ImageNet mean, by the ImageNet deviation; "none" is for models that carry
-    # their own rescaling, where scaling outside would be a silent error.
+    # How pixels 0 to 255 become its input: "symmetric" is x / 127.5 - 1; "caffe" is BGR minus the ImageNet mean;
+    # "torch" is x / 255, minus the ImageNet mean, divided by the ImageNet deviation; "none" is for models with their
+    # own rescaling, for which rescaling outside would be a silent error.
     preprocessing: str
     weights_stem: str  # in a folder of weights, the file that starts with this belongs to this backbone
     alpha: float | None = None  # width multiplier, MobileNets only
@@ -35,8 +35,8 @@ def _same(how: str, members: dict[str, tuple[str, str]], *, min_side_px: int = 3
     ]
 
 
-# The stems are the beginnings of the names under which Keras publishes and caches its own files, so that a
-# folder of those can be used as it is.
+# The stems are the beginnings of the names under which Keras publishes and caches its own files, so that a folder of
+# those can be used unchanged.
 _ALL = [
     _mobilenet("mobilenet", "MobileNet", "symmetric", "mobilenet_1_0_"),
     _mobilenet("mobilenet_v2", "MobileNetV2", "symmetric", "mobilenet_v2_1.0_"),

@@ -1,4 +1,4 @@
-"""What all entries of the catalogue have in common: a name that is theirs alone, and a fingerprint."""
+"""What all entries of the catalogue have in common: a unique name, and a fingerprint."""
 
 import hashlib
 import json

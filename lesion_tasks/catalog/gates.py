@@ -1,7 +1,7 @@
-"""A candidate's figures, beside the champion's on the same images -> what speaks against promoting it.
+"""A candidate's figures and the champion's on the same images -> objections to promoting it.
 
-Floors and margins are data, each with its reason. What the rule lets through and stops, by the size of the test
-set: `docs/promotion.md`.
+Floors and margins are data, each with its reason. What the rule passes and stops, by the size of the test set:
+`docs/promotion.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,7 +16,7 @@ class Gate:
     """What a candidate must show on one measure of the natural test set.
 
     `margin`: the largest loss against the champion that is accepted; the leading measure must gain instead. The
-    measured loss is held against it, or, where `is_exclusion_needed`, the far end of its 95 % interval: proof of
+    measured loss is compared with it or, if `is_exclusion_needed`, the far end of its 95 % interval: proof of
     non-inferiority, which takes hundreds of positives for a margin of 0.05.
     """
 
@@ -30,9 +30,9 @@ class Gate:
 
 @dataclass(frozen=True, kw_only=True)
 class SliceGuard:
-    """No part of the test set may lose more than `margin` in AUC, where a loss is shown at all.
+    """No part of the test set may lose more than `margin` in AUC, if a loss is demonstrated at all.
 
-    Shown: the interval, widened for the number of slices, lies below zero. A part is small and there are many of
+    Demonstrated: the interval, widened for the number of slices, is below zero. Parts are small and there are many of
     them, so the measured loss alone would refuse most honest candidates.
     """
 
@@ -48,13 +48,13 @@ GATES = {
             floor=0.70,
             margin=0.0,
             is_leading=True,
-            reason="Below 0.70 a model says little more than age and sex do.",
+            reason="Below 0.70 a model says little more than age and sex.",
         ),
         Gate(
             measure="sensitivity_at_90_specificity",
             floor=0.20,
             margin=0.05,
-            reason="Random guessing reaches 0.10; a better ranking elsewhere must not be paid for here.",
+            reason="Random guessing reaches 0.10; a better ranking elsewhere must not come at the expense of this.",
         ),
     ),
     "five_classes": (
@@ -63,13 +63,13 @@ GATES = {
             floor=0.70,
             margin=0.0,
             is_leading=True,
-            reason="One-vs-rest, the multiclass sibling of the binary floor.",
+            reason="One-vs-rest, the multiclass counterpart of the binary floor.",
         ),
         Gate(
             measure="balanced_accuracy",
             floor=0.25,
             margin=0.05,
-            reason="Guessing one class reaches 0.20 of five.",
+            reason="With five classes, always guessing one of them reaches 0.20.",
         ),
     ),
 }
@@ -84,12 +84,12 @@ SLICE_GUARD = SliceGuard(
         "diagnosis_confirm_type",
     ),
     margin=0.05,
-    reason="A gain on average must not be paid for by one group of patients.",
+    reason="A gain on average must not come at the expense of one group of patients.",
 )
 
 
 def gates_of(task: str) -> Sequence[Gate]:
-    """The gates of a task; stated defaults for a task that has none of its own."""
+    """The gates of a task; defaults for a task that has none of its own."""
     if task in GATES:
         return GATES[task]
     is_binary = TASKS[task].positive is not None
@@ -109,9 +109,9 @@ def objections(
 ) -> list[str]:
     """Return why a candidate may not become champion; empty means that it may.
 
-    `test`: figures of the natural test set. `comparison`: candidate minus champion as `compare_contenders` returns it;
-    None for the first champion, to which only the floors apply: by the lower limit of the interval, for there is nobody
-    to be better than. A guarded measure without an interval is not judged, and `cautions` says so.
+    `test`: figures of the natural test set. `comparison`: candidate minus champion as `compare_models` returns it;
+    None for the first champion, to which only the floors apply: by the lower limit of the interval, since there is no
+    champion to beat. A guarded measure without an interval is not judged, and `cautions` says so.
     """
     found = []
     for gate in gates:
@@ -130,10 +130,10 @@ def cautions(
     gates: Sequence[Gate],
     test: Mapping[str, Any] | None = None,
 ) -> list[str]:
-    """Return what these test images cannot say, and losses that no gate refuses: read them with the decision.
+    """Return what these test images cannot show, and losses that no gate refuses: consider them in the decision.
 
     Gates that could not be judged (`test` as in `objections`), losses beyond a margin that an interval does not exclude
-    (overall and on guarded slices), and losses that are shown at the models' own thresholds.
+    (overall and on guarded slices), and losses demonstrated at the models' own thresholds.
     """
     differences = comparison["differences"] if comparison is not None else {}
     found = []
@@ -147,7 +147,7 @@ def cautions(
 
 
 def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What the gates of a task say of a candidate today, for its report: every gate, objections and cautions."""
+    """What the gates of a task say about a candidate today, for its report: every gate, objections and cautions."""
     gates = gates_of(task)
     return {
         "gates": [asdict(gate) for gate in gates],
@@ -158,14 +158,14 @@ def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] |
 
 
 def interval_words(difference: Mapping[str, Any]) -> str:
-    """The difference and its interval, as a reason quotes them."""
+    """The difference and its interval, as quoted in a reason."""
     if difference["low"] is None:
         return f"difference {difference['value']:+.4f}"
     return f"difference {difference['value']:+.4f}, 95 % interval {difference['low']:+.4f} to {difference['high']:+.4f}"
 
 
 def _too_few(figure: Mapping[str, Any] | None) -> str | None:
-    """Why a figure or a difference has a value and no interval, or None."""
+    """Why a figure or a difference has a value but no interval, or None."""
     if figure is None or figure["value"] is None or figure.get("low", 0.0) is not None:
         return None
     return str(figure.get("interval_reason") or "no interval")
@@ -176,17 +176,17 @@ def _under_floor(gate: Gate, figure: Mapping[str, Any], *, is_first: bool) -> li
     if _too_few(figure) and not gate.is_leading:
         return []
     if value < gate.floor:
-        return [f"{gate.measure} {value:.4f} is under the floor {gate.floor:.4f} ({gate.reason})"]
+        return [f"{gate.measure} {value:.4f} is below the floor {gate.floor:.4f} ({gate.reason})"]
     if is_first and low is not None and low < gate.floor:
         return [
-            f"{gate.measure} {value:.4f} may be under the floor {gate.floor:.4f}: the 95 % interval begins at "
+            f"{gate.measure} {value:.4f} may be below the floor {gate.floor:.4f}: the 95 % interval begins at "
             f"{low:.4f} ({gate.reason})"
         ]
     return []
 
 
 def _is_possible_loss(gate: Gate, difference: Mapping[str, Any]) -> bool:
-    """Whether a loss beyond the margin is not excluded, and no objection by rule."""
+    """Whether a loss beyond the margin is not excluded, but is not an objection by the rule."""
     if gate.is_leading or gate.is_exclusion_needed or difference["low"] is None:
         return False
     return bool(difference["low"] < -gate.margin)
@@ -213,7 +213,7 @@ def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:
 
 
 def _threshold_losses(differences: Mapping[str, Any]) -> list[str]:
-    """Losses that are shown in what the models call at their own thresholds: the patients' side of a better ranking."""
+    """Losses demonstrated at the models' own thresholds: what a better ranking may mean for patients."""
     return [
         f"{name} at each model's own threshold falls by {-difference['value']:.3f} (95 % interval "
         f"{difference['low']:+.3f} to {difference['high']:+.3f})"

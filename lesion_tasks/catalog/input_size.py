@@ -1,17 +1,17 @@
-"""The size and shape in which a model looks at pictures."""
+"""The size and shape in which a model sees pictures."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-# How a picture that is not square becomes one. "squash" is the paper's: both sides scaled to fit, a 4:3 picture
-# loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and cuts the middle out.
+# How a picture that is not square becomes square. "squash" is the paper's: both sides are scaled to fit, and a 4:3
+# picture loses a quarter of its width. "pad" keeps the shape and adds black. "crop" keeps the shape and the middle.
 ASPECTS = ("squash", "pad", "crop")
 
 
 @dataclass(frozen=True, order=True)
 class InputSize:
-    """A square of `side_px` pixels, and the policy (one of `ASPECTS`) by which a picture becomes one."""
+    """A square with sides of `side_px` pixels, and the policy (one of `ASPECTS`) by which a picture becomes one."""
 
     side_px: int
     aspect: str = "squash"
@@ -34,7 +34,7 @@ class InputSize:
 
     @classmethod
     def of_recipe(cls, recipe: Mapping[str, Any]) -> "InputSize | None":
-        """The size in which a stored recipe looks at pictures; None where it looks at none."""
+        """The input size of a stored recipe; None if it uses no pictures."""
         if recipe["side_px"] is None:
             return None
         # Recipes from before the aspect was a choice do not name it: their pictures were squashed.

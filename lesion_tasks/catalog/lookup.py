@@ -1,4 +1,4 @@
-"""A name -> the catalogue entry, or an error that lists what there is."""
+"""A name -> the catalogue entry, or an error that lists the known names."""
 
 from typing import TYPE_CHECKING
 
@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 
 def find_variant(name: str) -> Variant:
-    """Return a catalogue entry, or raise `UnusableInputError` listing what there is."""
+    """Return a catalogue entry, or raise `UnusableInputError` that lists the known names."""
     if name not in VARIANTS:
         raise UnusableInputError(f"unknown variant {name!r}, expected one of {', '.join(sorted(VARIANTS))}")
     return VARIANTS[name]

@@ -10,10 +10,10 @@ from lesion_tasks.catalog.tasks import TASKS, Task
 ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
 FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
 LOSSES = ("cross_entropy", "focal", "bias")
-# Which train images an epoch sees. "resampled" brings every class to the mean size of a class: over-sampling the
-# rare, under-sampling the common. "rotated_copies" adds rotated copies (10 degrees at most, probability 0.7)
-# until every class is as large as the largest; "rotated_copies_leaky" adds them before val is drawn at random, so
-# that one picture stands on both sides, as it was published.
+# Which train images an epoch sees. "resampled" brings every class to the mean class size: over-sampling the rare,
+# under-sampling the common. "rotated_copies" adds rotated copies (10 degrees at most, probability 0.7) until every
+# class is as large as the largest; "rotated_copies_leaky" adds them before val is drawn at random, so that one picture
+# is on both sides, as it was published.
 SAMPLINGS = (
     "as_drawn", "undersampled", "oversampled", "resampled", "rotated_copies", "rotated_copies_leaky",
 )  # fmt: skip
@@ -21,12 +21,12 @@ SAMPLINGS = (
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
-    """A second stage after the head has learned on the frozen backbone; batch-norm statistics stay as they are."""
+    """A second stage after the head has learned on the frozen backbone; batch-norm statistics do not change."""
 
     learning_rate: float = 1e-5
     max_epochs: int = 20
     patience: int = 4
-    unfrozen_from: str = ""  # layers from the first whose name starts so; "" for the whole backbone
+    unfrozen_from: str = ""  # layers from the first whose name starts with this; "" for the whole backbone
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +41,7 @@ class SearchRange:
 
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.is_log and self.low <= 0):
-            raise ValueError(f"search of {self.field!r}: {self.low} to {self.high} is no range")
+            raise ValueError(f"search of {self.field!r}: {self.low} to {self.high} is not a range")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,15 +63,15 @@ class Variant:
     reproduces: str | None = None  # the row of the systems table this stands for, such as "S8"
     is_promotable: bool = True  # False: reproduced for comparison, never champion
     backbone: str | None = None
-    is_pretrained: bool = True  # with a backbone: False starts from random weights on purpose
+    is_pretrained: bool = True  # with a backbone: False deliberately starts from random weights
     is_backbone_frozen: bool = True
-    # Of a frozen backbone: layers from the first whose name starts so are trained all the same.
+    # Of a frozen backbone: layers from the first whose name starts with this are trained nevertheless.
     unfrozen_from: str | None = None
     fine_tuning: FineTuning | None = None
-    side_px: int | None = 128  # None: the model does not look at pixels
+    side_px: int | None = 128  # None: the model does not use pixels
     aspect: str = "squash"  # one of ASPECTS
     is_hair_removed: bool = False
-    is_segmented: bool = False  # outside the lesion, as a U-Net sees it, there is only the mean colour
+    is_segmented: bool = False  # outside the lesion, as outlined by a U-Net, there is only the mean colour
     # Numbers a model may use beside or instead of pixels, in input order; NaN where missing.
     metadata: tuple[str, ...] = ()
     fusion: str = "concatenate"  # one of FUSIONS
@@ -83,7 +83,7 @@ class Variant:
     is_augmented: bool = False  # flips, rotation up to 18 degrees, zoom up to 10 %
     is_augmented_strongly: bool = False  # with is_augmented: any rotation, shifts, brightness, contrast
     loss: str = "cross_entropy"  # one of LOSSES
-    # Of bias loss: how far an example whose feature maps vary counts more. 0.3 is Abrahamyan et al. 2021, section 4.
+    # For bias loss: how much more an example with varied feature maps counts. 0.3 is Abrahamyan et al. 2021, section 4.
     bias_alpha: float = 0.3
     dilation_rate: int = 2  # of the last stage of mobilenet_v3_eca
     is_class_weighted: bool = False  # every class counts the same, however many images it has
@@ -95,9 +95,9 @@ class Variant:
     max_epochs: int = 50
     patience: int = 10  # epochs without a better validation loss before training stops
     seed: int = 20_260
-    search: SearchSpace | None = None  # for `lesion tune` and trainings that are asked for trials
+    search: SearchSpace | None = None  # for `lesion tune` and trainings that are given a number of trials
     search_id: str | None = None  # the search that chose some of these fields
-    adjusted: tuple[str, ...] = ()  # fields that were changed for one training alone, such as a smoke run
+    adjusted: tuple[str, ...] = ()  # fields that were changed for one training only, such as a smoke run
 
     def __post_init__(self) -> None:
         for field, allowed in (
@@ -107,15 +107,15 @@ class Variant:
             if getattr(self, field) not in allowed:
                 raise ValueError(f"variant {self.name!r}: unknown {field} {getattr(self, field)!r}")
         if (self.architecture == "transfer") != (self.backbone is not None):
-            raise ValueError(f"variant {self.name!r}: a backbone belongs to architecture 'transfer' alone")
+            raise ValueError(f"variant {self.name!r}: only architecture 'transfer' may have a backbone")
         if self.side_px is None and not self.metadata:
-            raise ValueError(f"variant {self.name!r}: neither pixels nor metadata to look at")
+            raise ValueError(f"variant {self.name!r}: uses neither pixels nor metadata")
         if self.fine_tuning is not None and not (self.backbone and self.is_backbone_frozen):
             raise ValueError(f"variant {self.name!r}: fine-tuning follows a stage with a frozen backbone")
         if self.loss == "bias" and self.architecture not in {"transfer", "mobilenet_v3_eca"}:
             raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
         if unknown := {r.field for r in (self.search.ranges if self.search else ())} - set(asdict(self)):
-            raise ValueError(f"variant {self.name!r}: a search of unknown fields {sorted(unknown)}")
+            raise ValueError(f"variant {self.name!r}: a search over unknown fields {sorted(unknown)}")
         if self.sampling == "rotated_copies_leaky" and self.is_promotable:
             raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
 
@@ -126,14 +126,14 @@ class Variant:
 
     @property
     def input_size(self) -> InputSize | None:
-        """The size and shape in which it looks at pictures; None where it looks at none."""
+        """The size and shape in which it sees pictures; None if it uses none."""
         return None if self.side_px is None else InputSize(self.side_px, self.aspect)
 
     @property
     def has_frozen_features(self) -> bool:
         """Whether its first stage sees each picture as the same numbers in every epoch.
 
-        A variant that is fine-tuned learns its head on pictures as they are and is augmented afterwards.
+        A variant that is fine-tuned learns its head on unaltered pictures and is augmented afterwards.
         """
         return (
             self.architecture == "transfer"

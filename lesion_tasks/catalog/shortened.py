@@ -1,7 +1,7 @@
-"""A variant and what is asked of one training alone -> the recipe that is run.
+"""A variant and changes for one training -> the recipe that is run.
 
-The result is a variant like any other: its fields stand on the training's row, in the model's file and in the
-fingerprint, so an adjusted training is never taken for the variant's own.
+The result is a variant like any other: its fields are in the training's row, in the model's file and in the
+fingerprint, so an adjusted training is never mistaken for the variant's own.
 """
 
 from collections.abc import Mapping
@@ -51,7 +51,7 @@ def _capped(variant: Variant, max_epochs: int) -> dict[str, Any]:
 
 
 def _changed(variant: Variant, wanted: Mapping[str, Any], how: str) -> Variant:
-    """Replace fields, and say in the title and in `adjusted` what was done; nothing where nothing changes."""
+    """Replace fields, and record it in the title and in `adjusted`; change nothing if no field changes."""
     adjusted = replace(variant, **wanted)
     before, after = asdict(variant), asdict(adjusted)
     if not (names := tuple(sorted(name for name in wanted if before[name] != after[name]))):

@@ -13,7 +13,7 @@ class Split:
     name: str
     task: str
     # At most this many train images of each class, by lowest hash, so the set grows without reshuffling.
-    # Never more than the rarest class has, so a number that no class reaches means as many as there are.
+    # Never more than the rarest class has, so a number that no class reaches means as many as the rarest class has.
     # None keeps the natural share of classes. Val is drawn the same way.
     max_per_class: int | None = None
     imputation: str = "none"  # a key of IMPUTATIONS
@@ -30,16 +30,16 @@ class Split:
 
     @property
     def is_leaking(self) -> bool:
-        """Whether test images have a say in what training sees: such a split is for reproducing, not for use."""
+        """Whether test images influence what training sees: such a split is for reproducing, not for use."""
         return self.imputation == "paper_global_mean"
 
 
-# What a manifest says where age or size is missing. Models fill in what they learned from train, with an
-# indicator, so the honest manifest leaves missing values missing.
+# What a manifest holds if age or size is missing. Models fill in what they learned from train, with an indicator, so
+# the honest manifest leaves missing values missing.
 IMPUTATIONS = {
-    "none": "Missing values stay missing; a model fills in the mean of its train images and is told where.",
+    "none": "Missing values stay missing; a model fills in the mean of its train images and marks where it did.",
     "paper_global_mean": (
-        "The paper's: the mean over all images, test images included, before anything is split. It leaks."
+        "The paper's method: the mean over all images, including test images, before the split. It leaks."
     ),
 }
 

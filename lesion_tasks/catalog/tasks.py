@@ -1,4 +1,4 @@
-"""Tasks: what is asked of a model, and on which images."""
+"""Tasks: the question for a model, and the images it is about."""
 
 from dataclasses import dataclass
 
@@ -17,14 +17,14 @@ class LabelRule:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """A question, its classes, the images it may be asked about, and who is held out.
+    """A question, its classes, the images that it applies to, and who is held out.
 
     All splits of a task share its salt and shares, so they share their test sets too.
     """
 
     name: str
     title: str
-    mapping_version: int  # raise it whenever `rules` change: a label is only comparable under one mapping
+    mapping_version: int  # raise it whenever `rules` change: labels are comparable only under one mapping
     classes: tuple[str, ...]  # the order of a model's outputs
     positive: str | None  # for two classes: the one whose probability is reported
     rules: tuple[LabelRule, ...]  # first match wins; no match means the image has no label and is left out
@@ -51,11 +51,11 @@ class Task:
 
     @property
     def assignment(self) -> str:
-        """All that subsets depend on: with another salt or other shares, everybody is assigned anew."""
+        """Everything that subsets depend on: with another salt or other shares, everybody is assigned afresh."""
         return f"{self.name}:{self.salt}:{self.val_share:g}:{self.test_share:g}"
 
     def label_of(self, diagnosis: tuple[str, ...]) -> str | None:
-        """Return the class of a diagnosis path, or None where no rule matches."""
+        """Return the class of a diagnosis path, or None if no rule matches."""
         for rule in self.rules:
             if diagnosis[: len(rule.path)] == rule.path:
                 return rule.label

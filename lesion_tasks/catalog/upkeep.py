@@ -1,4 +1,4 @@
-"""When the bucket is held against the database, and how much of it at a time. Data only."""
+"""When the bucket is checked against the database, and how much of it at a time. Data only."""
 
 # A part each week: every object is read once a quarter.
 N_VERIFICATION_PARTS = 13

@@ -272,12 +272,12 @@ _MODERN = [
 
 VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
 
-# What scheduled retraining trains when LESION_VARIANTS names nothing: variants that need no download.
+# What scheduled retraining trains if LESION_VARIANTS is empty: variants that need no download.
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic")
 
 
 def input_sizes_of(split: str, variants: Iterable[str] | None = None) -> list[InputSize]:
-    """The sizes in which these variants (default: all) of a split look at pictures, smallest first."""
+    """The input sizes of these variants (default: all) of a split, smallest first."""
     asked = VARIANTS.values() if variants is None else [VARIANTS[name] for name in variants]
     return sorted({v.input_size for v in asked if v.split == split and v.input_size is not None})
 

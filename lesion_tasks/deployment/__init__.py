@@ -1,1 +1,1 @@
-"""What prepares, backs up and restores the services of a team: run by docker compose, Helm and docker/*.sh."""
+"""Preparing, backing up and restoring the services of a team: run by docker compose, Helm and docker/*.sh."""

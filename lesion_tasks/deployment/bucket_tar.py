@@ -1,10 +1,10 @@
-"""A whole bucket -> one tar on standard output, and back: what a backup of the team's stack needs.
+"""A whole bucket -> one tar on standard output, and back, for backups of the team's stack.
 
     python -m lesion_tasks.deployment.bucket_tar save > bucket.tar
     python -m lesion_tasks.deployment.bucket_tar load < bucket.tar
 
-Everything in the bucket of LESION_BUCKET_URL goes in, also what lies outside its prefix, such as task logs. One object
-at a time is held in memory. `load` replaces objects of the same key and removes nothing.
+It holds everything in the bucket of LESION_BUCKET_URL, also objects outside its prefix, such as task logs. One object
+at a time is held in memory. `load` replaces objects with the same key and removes nothing.
 """
 
 import io
@@ -42,7 +42,7 @@ def save(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
 def load(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
     """Put every member of such a tar into a bucket; return how many.
 
-    Raises UnusableInputError on a member that is no plain file, and on a tar that ends too early.
+    Raises UnusableInputError on a member that is not a plain file, and on a tar that ends too early.
     """
     n_objects = 0
     try:
@@ -51,7 +51,7 @@ def load(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
                 file = tar.extractfile(member) if member.isreg() else None
                 if file is None:
                     raise UnusableInputError(f"tar member {member.name!r}: expected a plain file")
-                # Nothing is unpacked to a disk, so a name can lead nowhere but into the bucket.
+                # Nothing is unpacked to a disk, so a name cannot lead outside the bucket.
                 client.put_object(
                     Bucket=bucket_name,
                     Key=member.name,
@@ -75,7 +75,7 @@ def main() -> None:
             raise UnusableInputError(f"{' '.join(words)!r}: expected save or load")
         if not url.startswith("s3://"):
             raise UnusableInputError(
-                f"bucket {url}: a directory is copied by cp or rsync, expected s3://bucket/prefix"
+                f"bucket {url}: copy a directory with cp or rsync; expected s3://bucket/prefix"
             )
         bucket_name = url.removeprefix("s3://").partition("/")[0]
         with naming_s3(url):

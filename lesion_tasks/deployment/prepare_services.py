@@ -45,7 +45,7 @@ def main() -> None:
 
 
 def _create_bucket(url: str) -> None:
-    """Create the bucket of an s3:// URL where there is none; directories make themselves."""
+    """Create the bucket of an s3:// URL if it does not exist; directories are created when opened."""
     if not url.startswith("s3://"):
         return
     with naming_s3(url):

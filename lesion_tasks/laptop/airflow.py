@@ -1,9 +1,9 @@
 """The checkout -> Airflow's four processes, on the embedded Postgres and on 127.0.0.1 only.
 
-Airflow is configured by environment variables alone; the airflow.cfg that it writes holds only defaults.
+Airflow is configured only by environment variables; the airflow.cfg that it writes holds only defaults.
 
     <home>/airflow/secrets.json     generated keys        } readable by
-    <home>/airflow/passwords.json   the user's password   } their owner alone
+    <home>/airflow/passwords.json   the user's password   } their owner only
     <home>/airflow/logs             of tasks
     <home>/airflow/run              process ids and output of the four processes
 """
@@ -47,7 +47,7 @@ API_SERVER = "api-server"
 
 @dataclass(frozen=True, kw_only=True)
 class Paths:
-    """Where Airflow keeps what, below the home folder."""
+    """Airflow's files under the home folder."""
 
     home: Path
 
@@ -84,10 +84,10 @@ def start(
     dags_folder: Path = CHECKOUT / "dags",
     say: Callable[[str], None] = print,
 ) -> AirflowApi:
-    """Bring up Airflow below `home` with `settings` (the `LESION_*` variables of tasks); return its API.
+    """Start Airflow under `home` with `settings` (the `LESION_*` variables of tasks); return its API.
 
-    What runs already with these settings is left alone. Raises `UnusableInputError` when `port` is taken
-    by somebody else, `RuntimeError` with the end of the log when a process does not come up.
+    Processes that already run with these settings are left alone. Raises `UnusableInputError` if `port` is in
+    use, and `RuntimeError` with the end of the log if a process does not start.
     """
     paths = Paths(home=home)
     paths.run.mkdir(parents=True, exist_ok=True)
@@ -96,7 +96,7 @@ def start(
     environment = _configuration(paths, database, chosen_port, dags_folder)
     _migrate(paths, database, environment, say)
     services = _services(environment, settings)
-    # Together: each takes seconds to end.
+    # All at once: each takes seconds to end.
     stop(paths.run, [service.name for service in services if is_outdated(paths.run, service)])
     for service in services:
         if ensure_started(paths.run, service):
@@ -115,7 +115,7 @@ def start(
 def _services(environment: Mapping[str, str], settings: Mapping[str, str]) -> list[Service]:
     command = str(Path(sys.executable).with_name("airflow"))
     plugins = "".join(path.read_text() for path in sorted((CHECKOUT / "plugins").glob("*.py")))
-    # Tasks are children of the scheduler: it alone has to know, and to start again, when settings change.
+    # Tasks are children of the scheduler: only the scheduler needs these settings and a restart when they change.
     with_settings = {**environment, **settings}
     return [
         Service(name=name, command=(command, *arguments), settings=given, depends_on=plugins)
@@ -133,20 +133,20 @@ def _is_component_healthy(api: AirflowApi, component: str) -> bool:
 
 
 def connect(home: Path) -> AirflowApi:
-    """Return the API of the Airflow that was started below `home`."""
+    """Return the API of the Airflow that was started under `home`."""
     paths = Paths(home=home)
     try:
         password = json.loads(paths.passwords.read_text())[USERNAME]
         port = paths.port.read_text()
     except FileNotFoundError as error:
         raise UnusableInputError(
-            f"Airflow below {home}: never started, {error.filename} is missing"
+            f"Airflow under {home}: never started, {error.filename} is missing"
         ) from error
     return AirflowApi(url=f"http://127.0.0.1:{port}", username=USERNAME, password=password)
 
 
 def stop_all(home: Path) -> list[str]:
-    """Stop Airflow's processes below `home` and the tasks they run; return the names of those that ran."""
+    """Stop Airflow's processes under `home` and the tasks they run; return the names of those that ran."""
     return stop(Paths(home=home).run)
 
 
@@ -184,20 +184,20 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
             "dag_processor_child_process_log_directory": str(paths.airflow_home / "logs" / "dag_processor"),
         },
         "scheduler": {
-            # From one task's end to the next one's start passes up to this long. A turn costs about 20 ms.
+            # The longest pause between one task's end and the next one's start. A scheduler loop costs about 20 ms.
             "scheduler_idle_sleep_time": "0.3",
             # A task whose machine was switched off is tried again after this long.
             "task_instance_heartbeat_timeout": "60",
         },
         "workers": {
-            # A task that ends just before its supervisor looks is only seen at the next heartbeat. At the
-            # usual 5 s that doubled the time of the whole path.
+            # A task that ends just before its supervisor checks is noticed only at the next heartbeat. At the default
+            # of 5 s that doubled the time of the whole path.
             "min_heartbeat_interval": "1",
             "max_failed_heartbeats": "30",
         },
         "dag_processor": {
             "parsing_processes": "1",
-            # A DAG file that was edited is seen after this long; unchanged ones cost a second each time.
+            # An edited DAG file is noticed after this long; unchanged ones cost a second each time.
             "min_file_process_interval": "60",
             "refresh_interval": "30",
             "print_stats_interval": "0",
@@ -220,7 +220,7 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
 
 
 def _keys(paths: Paths) -> dict[str, str]:
-    """Return the generated keys, made at the first call."""
+    """Return the generated keys, which the first call creates."""
     if not paths.secrets.exists():
         fernet = base64.urlsafe_b64encode(secrets.token_bytes(32)).decode()
         keys = {"fernet": fernet, "api": secrets.token_hex(32), "jwt": secrets.token_hex(64)}
@@ -242,7 +242,7 @@ def _write_private(path: Path, text: str) -> None:
 
 
 def _choose_port(paths: Paths, wanted: int | None) -> int:
-    """Return the port for the API server: as asked, else as the last time, else any that is free."""
+    """Return the port for the API server: the requested one, else that of the last time, else any free one."""
     if leader(paths.run, API_SERVER) is not None:
         present = int(paths.port.read_text())
         if wanted in (None, present):
@@ -258,11 +258,11 @@ def _choose_port(paths: Paths, wanted: int | None) -> int:
 
 
 def _migrate(paths: Paths, database: str, environment: Mapping[str, str], say: Callable[[str], None]) -> None:
-    """Bring Airflow's own tables to its version, unless they are: the command takes seconds to find out."""
+    """Migrate Airflow's own tables unless they are known to be current: the command takes seconds to find out."""
     is_newest = paths.migrated.exists() and paths.migrated.read_text() == version("apache-airflow")
     if is_newest and _has_tables(database):
         return
-    say("airflow prepares its database")
+    say("Airflow is preparing its database")
     result = subprocess.run(
         [str(Path(sys.executable).with_name("airflow")), "db", "migrate"],
         env={**inherited_environment(), **environment},

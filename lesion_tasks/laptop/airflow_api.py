@@ -1,4 +1,4 @@
-"""Airflow's REST API v2 -> what runs, and how it goes. Nothing but the standard library."""
+"""Airflow's REST API v2 -> runs, their tasks and states. Standard library only."""
 
 import json
 import time
@@ -10,7 +10,7 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 TOKEN_LIFETIME_S = 3600.0
-PAGE_SIZE = 100  # the most that the server gives at once by default
+PAGE_SIZE = 100  # the most that the server returns at once by default
 MAX_ERROR_LINES, MAX_LINE_LENGTH = 6, 400  # of one error's text
 
 
@@ -22,7 +22,7 @@ class AirflowUnreachableError(Exception):
 class AirflowApi:
     """One user's session with an API server on this machine."""
 
-    url: str  # with no slash at its end
+    url: str  # without a trailing slash
     username: str
     password: str
     _token: str = field(default="", init=False, repr=False)
@@ -38,11 +38,11 @@ class AirflowApi:
         return self._call("GET", f"/api/v2/{path}{asked}")
 
     def post(self, path: str, body: Any) -> Any:
-        """Create something; return what the server made of it."""
+        """Create something; return it as the server created it."""
         return self._call("POST", f"/api/v2/{path}", body)
 
     def patch(self, path: str, body: Any) -> Any:
-        """Change something; return it as it is now."""
+        """Change something; return it as it is afterwards."""
         return self._call("PATCH", f"/api/v2/{path}", body)
 
     def health(self) -> dict[str, str]:
@@ -54,15 +54,15 @@ class AirflowApi:
         return {name: (found.get(name) or {}).get("status") or "absent" for name in COMPONENTS}
 
     def is_healthy(self) -> bool:
-        """Tell whether all components are."""
+        """Tell whether all components are healthy."""
         return set(self.health().values()) == {"healthy"}
 
     def warm_up(self) -> None:
-        """Have the server build the routes that tasks use: it does so at their first request, for 3 s."""
+        """Make the server build the routes that tasks use, which takes 3 s at the first request."""
         self._send("GET", "/execution/health", None, {})
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
-        """Create a pool unless there is one of this name; its size may have been changed by hand."""
+        """Create a pool unless one with this name exists; its size may have been changed by hand."""
         try:
             self.get(f"pools/{quote(name)}")
         except HTTPError as error:
@@ -137,7 +137,7 @@ class AirflowApi:
 
 
 def _log_lines(entry: Any) -> list[str]:
-    """A structured log entry -> the lines that a person wants to read."""
+    """A structured log entry -> the lines that a person needs to read."""
     if isinstance(entry, str):
         return entry.splitlines()
     lines = str(entry.get("event", "")).splitlines()

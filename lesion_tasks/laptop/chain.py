@@ -1,4 +1,4 @@
-"""One run of the first DAG -> the runs that assets start after it, watched to the end."""
+"""One run of the first DAG -> the runs that assets start after it, followed to the end."""
 
 import time
 from collections.abc import Iterator
@@ -10,14 +10,14 @@ from lesion_tasks.laptop.airflow_api import AirflowApi
 
 STAGES = ("ingest_isic", "build_splits", "train_variants", "promote_model")
 ANNOUNCE = "announce"  # the task of each DAG that starts the next one
-MIRROR = "stay_red"  # only repeats that another task failed
+MIRROR = "stay_red"  # fails only because another task failed
 ACTIVE = ("queued", "running")
 WAIT_FOR_NEXT_S = 60.0
 
 
 @dataclass(kw_only=True)
 class Stage:
-    """What is known of one DAG's part in the chain."""
+    """What is known about one DAG's part in the chain."""
 
     dag_id: str
     run_id: str = ""
@@ -27,7 +27,7 @@ class Stage:
 
     @property
     def running(self) -> list[str]:
-        """Names of the tasks that run or wait for another try, by map index where they have one."""
+        """Names of the tasks that run or wait for another attempt, with their map index if they have one."""
         found = []
         for task in self.tasks:
             if task["state"] in ("running", "up_for_retry", "awaiting_input"):
@@ -38,12 +38,12 @@ class Stage:
 
     @property
     def failed(self) -> list[dict[str, Any]]:
-        """The tasks that failed by themselves."""
+        """The tasks that failed themselves, not because of another task."""
         return [task for task in self.tasks if task["state"] == "failed" and task["task_id"] != MIRROR]
 
     @property
     def n_done(self) -> int:
-        """How many tasks have ended."""
+        """The number of tasks that have ended."""
         return sum(task["end_date"] is not None for task in self.tasks)
 
     def spans(self) -> list[tuple[float, float]]:
@@ -58,7 +58,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True)
 class Timing:
-    """Where a stage's time went, in seconds. `airflow_s` is when none of its tasks ran."""
+    """Where a stage's time went, in seconds. `airflow_s` is the time when none of its tasks ran."""
 
     dag_id: str
     total_s: float
@@ -66,7 +66,7 @@ class Timing:
 
 
 def begin(api: AirflowApi, conf: dict[str, Any]) -> list[Stage]:
-    """Go on with the chain that is under way, or start a new one; return its stages."""
+    """Continue the chain that is under way, or start a new one; return its stages."""
     stages = [Stage(dag_id=dag_id) for dag_id in STAGES]
     for position, stage in enumerate(stages):
         active = [run for run in api.runs(stage.dag_id) if run["state"] in ACTIVE]
@@ -82,7 +82,7 @@ def begin(api: AirflowApi, conf: dict[str, Any]) -> list[Stage]:
 def follow(api: AirflowApi, stages: list[Stage], pause_s: float = 0.5) -> Iterator[list[Stage]]:
     """Yield the stages again and again, up to date, until the chain has ended.
 
-    It ends where a stage fails without announcing, or has nothing to announce.
+    It ends when a stage fails without announcing, or has nothing to announce.
     """
     for position, stage in enumerate(stages):
         if stage.state == "done before":
@@ -124,7 +124,7 @@ def timings(stages: list[Stage]) -> list[Timing]:
 def _wait_for_run(
     api: AirflowApi, before: Stage, stage: Stage, stages: list[Stage], pause_s: float
 ) -> Iterator[list[Stage]]:
-    """Wait until the run appears that was started by what `before` announced."""
+    """Wait until the run appears that the announcement of `before` started."""
     deadline = time.monotonic() + WAIT_FOR_NEXT_S
     while time.monotonic() < deadline:
         for run in api.runs(stage.dag_id, limit=5):

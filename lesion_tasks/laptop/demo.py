@@ -2,9 +2,9 @@
 
     python -m lesion_tasks.laptop.demo            start what is needed, run the path, follow it
     python -m lesion_tasks.laptop.demo --stop     stop everything this started, and nothing else
-    python -m lesion_tasks.laptop.demo --clean    stop, and forget everything
+    python -m lesion_tasks.laptop.demo --clean    stop, and remove everything that this made
 
-Run again, it goes on where it stopped, and takes in only what is new.
+Run again, it continues where it stopped, and ingests only what is new.
 """
 
 import shutil
@@ -27,17 +27,17 @@ from lesion_tasks.workspace import open_workspace
 
 PARSE_TIMEOUT_S = 60.0
 LOG_LINES = 15
-LINE_WIDTH = 140  # where there is no terminal to ask
+LINE_WIDTH = 140  # if there is no terminal
 
 
 @click.command(help=__doc__)
 @click.option("--archive", envvar="LESION_DEMO_ARCHIVE", help='A download folder, an address, or "isic".')
 @click.option("--images", envvar="LESION_DEMO_IMAGES", type=int, help="Size of the synthetic archive.")
-@click.option("--variants", envvar="LESION_DEMO_VARIANTS", help="Names, with commas between.")
+@click.option("--variants", envvar="LESION_DEMO_VARIANTS", help="Names, separated by commas.")
 @click.option("--weights", envvar="LESION_DEMO_WEIGHTS", help="Folder or file of pretrained weights.")
-@click.option("--port", envvar="LESION_DEMO_PORT", type=int, help="Port of the UI; else any free one.")
+@click.option("--port", envvar="LESION_DEMO_PORT", type=int, help="Port of the UI; default: any free one.")
 @click.option("--stop", "is_stop", is_flag=True, help="Stop everything this started.")
-@click.option("--clean", "is_clean", is_flag=True, help="Stop, and forget everything.")
+@click.option("--clean", "is_clean", is_flag=True, help="Stop, and remove everything that this made.")
 def main(
     archive: str | None,
     images: int | None,
@@ -62,16 +62,14 @@ def main(
         console.print(f"Error: {error}", style="red", markup=False, soft_wrap=True)
         sys.exit(1)
     except KeyboardInterrupt:
-        console.print(
-            "\nLeft alone: it goes on by itself. `make demo` follows it again, `make stop` stops it."
-        )
+        console.print("\nIt continues in the background. `make demo` follows it again, `make stop` stops it.")
         sys.exit(130)
 
 
 def _wishes(
     before: stack.Wishes, archive: str | None, images: int | None, variants: str | None, weights: str | None
 ) -> stack.Wishes:
-    """Return what was asked for; what was not is as the last time."""
+    """Return the requested options; those not given stay as they were the last time."""
     changed: dict[str, Any] = {"variants": variants, "weights": weights, "archive": archive, "images": images}
     if archive is not None and archive != before.archive:
         changed["images"] = images
@@ -86,7 +84,7 @@ def _wishes(
 
 
 def _run(console: Console, settings: Settings, wishes: stack.Wishes, port: int | None) -> int:
-    """Bring everything up, run the chain, and say how it went; return the exit status."""
+    """Start everything, run the chain, and report the outcome; return the exit status."""
     begun = time.monotonic()
     console.print(
         f"on {wishes.described}; everything is kept in {settings.home}", markup=False, soft_wrap=True
@@ -107,7 +105,7 @@ def _run(console: Console, settings: Settings, wishes: stack.Wishes, port: int |
 
 
 def _unpause(api: AirflowApi) -> None:
-    """Wait until every DAG file was read, and switch the DAGs on."""
+    """Wait until every DAG file was read, then unpause the DAGs."""
     expected = {path.stem for path in (airflow.CHECKOUT / "dags").glob("*.py")}
     deadline = time.monotonic() + PARSE_TIMEOUT_S
     while missing := expected - api.dag_ids():
@@ -154,13 +152,13 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
     console.print(f"report:   {_report_path(settings)}", markup=False, soft_wrap=True)
     console.print(f"Airflow:  {api.url}  user {api.username}  password {api.password}", markup=False)
     console.print(
-        "It goes on by its schedule. `make stop` stops it, `make demo IMAGES=<more>` adds images.",
+        "It keeps running on its schedule. `make stop` stops it, `make demo IMAGES=<more>` adds images.",
         soft_wrap=True,
     )
 
 
 def _leaderboard() -> list[dict[str, Any]]:
-    """Return the rows; the embedded Postgres is found by the settings, as in any step."""
+    """Return the rows; the settings lead to the embedded Postgres, as in any step."""
     from lesion_tasks.evaluation.leaderboard import leaderboard_rows
 
     return leaderboard_rows(open_workspace())
@@ -193,7 +191,7 @@ def _forget(console: Console, settings: Settings, ours: tuple[str, ...]) -> None
             path.unlink(missing_ok=True)
     if not any(settings.home.iterdir()):
         settings.home.rmdir()
-    console.print(f"forgot what was in {settings.home}", markup=False, soft_wrap=True)
+    console.print(f"removed what the demo had made in {settings.home}", markup=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

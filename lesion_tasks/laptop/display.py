@@ -1,4 +1,4 @@
-"""The stages of a chain -> a table that is drawn again and again, or plain lines where there is no terminal."""
+"""The stages of a chain -> a table that is redrawn as they change, or plain lines if there is no terminal."""
 
 import time
 from collections.abc import Iterable
@@ -15,7 +15,7 @@ REDRAWS_PER_S = 4
 
 
 def show_progress(console: Console, updates: Iterable[list[Stage]]) -> list[Stage]:
-    """Show the stages while they change; return them as they were at the end."""
+    """Show the stages while they change; return their final state."""
     return _show_live(console, updates) if console.is_terminal else _show_lines(console, updates)
 
 
@@ -31,12 +31,12 @@ def leaderboard_table(rows: list[dict[str, Any]]) -> Table:
 
 
 def timing_table(started_s: float, found: list[Timing]) -> Table:
-    """Where the time went. Airflow's own share is what passes while no task runs, and its start."""
+    """Where the time went. Airflow's own share is its start and the time while no task runs."""
     table = Table(title="time", title_justify="left")
     table.add_column("stage")
     table.add_column("seconds", justify="right")
-    table.add_column("of these Airflow's own", justify="right")
-    table.add_row("services start", f"{started_s:.1f}", f"{started_s:.1f}")
+    table.add_column("of which Airflow's own", justify="right")
+    table.add_row("starting services", f"{started_s:.1f}", f"{started_s:.1f}")
     for timing in found:
         table.add_row(timing.dag_id, f"{timing.total_s:.1f}", f"{timing.airflow_s:.1f}")
     total = started_s + sum(timing.total_s for timing in found)
@@ -89,7 +89,7 @@ def _show_lines(console: Console, updates: Iterable[list[Stage]]) -> list[Stage]
 
 
 class _Clock:
-    """Remembers when each stage was first seen at work, and when it ended."""
+    """Remembers when each stage was first seen running, and when it ended."""
 
     def __init__(self) -> None:
         self._begun = time.monotonic()

@@ -1,8 +1,7 @@
-"""A command -> a service that outlives us, and that `stop` finds again and nothing else.
+"""A command -> a service that outlives its starter, and that `stop` finds again, and nothing else.
 
-Each service leads a session of its own. `<folder>/<name>.json` remembers its process by number, start time
-and boot, because numbers are used again; everything in its session belongs to it, also what it left behind
-when it was killed.
+Each service leads its own session. `<folder>/<name>.json` records its process by id, start time and boot, because ids
+are reused; everything in its session belongs to it, including processes left behind when it was killed.
 """
 
 import hashlib
@@ -26,23 +25,23 @@ class Service:
     name: str
     command: tuple[str, ...]
     settings: Mapping[str, str]  # environment variables on top of our own
-    depends_on: str = ""  # anything else whose change asks for a restart
+    depends_on: str = ""  # anything else whose change requires a restart
 
     @property
     def fingerprint(self) -> str:
-        """Change when the service would run differently."""
+        """A digest that changes if the service would run differently."""
         stated = [self.command, sorted(self.settings.items()), self.depends_on]
         return hashlib.sha256(json.dumps(stated).encode()).hexdigest()
 
 
-# Kept until they end, so that they can be reaped and are not reported as forgotten.
+# Kept until they end, so that they can be reaped and Python does not warn that they still run.
 _children: list[subprocess.Popen[bytes]] = []
 
 
 def ensure_started(folder: Path, service: Service) -> bool:
-    """Start the service unless it runs with these very settings; return whether it was started now.
+    """Start the service unless it already runs with the same settings; return whether it was started now.
 
-    One that runs with other settings is stopped first. What it prints goes to `<folder>/<name>.log`.
+    A service that runs with other settings is stopped first. Its output goes to `<folder>/<name>.log`.
     """
     if leader(folder, service.name) is not None:
         if not is_outdated(folder, service):
@@ -79,12 +78,12 @@ def is_outdated(folder: Path, service: Service) -> bool:
 
 
 def inherited_environment() -> dict[str, str]:
-    """Return our own environment without what belongs to another Airflow, or was not stated for a service."""
+    """Return our own environment without variables of another Airflow or not meant for a service."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("AIRFLOW_", "LESION_"))}
 
 
 def leader(folder: Path, name: str) -> psutil.Process | None:
-    """Return the running process that `ensure_started` made, or None."""
+    """Return the running process that `ensure_started` started, or None."""
     _reap()
     remembered = _remembered(folder, name)
     if remembered.get("boot") != _boot():
@@ -105,12 +104,12 @@ def services(folder: Path) -> list[str]:
 def stop(folder: Path, names: Iterable[str] | None = None) -> list[str]:
     """Stop these services, by default all, with everything they started; return those that ran.
 
-    They are asked together and have `STOP_TIMEOUT_S` to end; then they are killed.
+    They are all signalled at once and have `STOP_TIMEOUT_S` to end; then they are killed.
     """
     names = services(folder) if names is None else list(names)
     members = {name: _members(folder, name) for name in names}
     for name in names:
-        # The leader alone is asked first: it ends its own children in the right order.
+        # Only the leader is signalled first: it ends its own children in the right order.
         first = leader(folder, name)
         for process in [first] if first is not None else members[name]:
             _signal(process, "terminate")
@@ -130,7 +129,7 @@ def log_path(folder: Path, name: str) -> Path:
 
 
 def tail(path: Path, n_lines: int = 15) -> str:
-    """Return the last lines of a log, or nothing."""
+    """Return the last lines of a log; empty if there is none."""
     try:
         return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
     except FileNotFoundError:
@@ -138,7 +137,7 @@ def tail(path: Path, n_lines: int = 15) -> str:
 
 
 def wait_for(folder: Path, name: str, is_ready: Callable[[], bool], timeout_s: float) -> None:
-    """Wait until `is_ready`, or raise `RuntimeError` with the end of the log when the service ends first."""
+    """Wait until `is_ready`; raise `RuntimeError` with the end of the log if the service ends or takes too long."""
     deadline = time.monotonic() + timeout_s
     while not is_ready():
         has_ended = leader(folder, name) is None
@@ -156,13 +155,13 @@ def _members(folder: Path, name: str) -> list[psutil.Process]:
         return []
     pid = int(remembered["pid"])
     if leader(folder, name) is None and psutil.pid_exists(pid) and not _is_zombie(pid):
-        return []  # the number was given to a stranger, so nothing of the session is left
+        return []  # the id now belongs to another process, so nothing of the session is left
     return [process for process in psutil.process_iter() if _is_member(process, pid, folder)]
 
 
 def _is_member(process: psutil.Process, session: int, folder: Path) -> bool:
     try:
-        # The folder in which services run is a second witness: nobody else works there.
+        # The working directory of services is additional evidence: no other process works there.
         return os.getsid(process.pid) == session and Path(process.cwd()) == folder.resolve()
     except (ProcessLookupError, PermissionError, psutil.Error):
         return False
@@ -199,7 +198,7 @@ def _pid_path(folder: Path, name: str) -> Path:
 
 
 def _boot() -> str:
-    """Identify this boot: process numbers of another one say nothing."""
+    """Identify this boot: process ids of an earlier one are meaningless."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -207,7 +206,7 @@ def _boot() -> str:
 
 
 def _start_time(process: psutil.Process) -> str:
-    """Return when a process started, in a form that setting the clock does not change."""
+    """Return when a process started, in a form that does not change when the clock is set."""
     try:
         # Field 22 of /proc/<pid>/stat, ticks since boot; the name in field 2 may hold spaces and brackets.
         return Path(f"/proc/{process.pid}/stat").read_text().rpartition(")")[2].split()[19]

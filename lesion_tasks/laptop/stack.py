@@ -1,6 +1,6 @@
-"""Wishes -> running services: Postgres, the archive server where one is needed, and Airflow.
+"""Wishes -> running services: Postgres, the archive server if one is needed, and Airflow.
 
-What was asked for is kept in `<home>/demo.json`, so that asking for nothing means the same as last time.
+The wishes are kept in `<home>/demo.json`, so that a wish that is not given means the same as last time.
 """
 
 import hashlib
@@ -33,18 +33,18 @@ ARCHIVE_TIMEOUT_S = 120.0  # a large folder is listed first
 
 @dataclass(frozen=True, kw_only=True)
 class Wishes:
-    """What a demo is to run on."""
+    """What a demo should run on."""
 
     archive: str = SYNTHETIC  # or "isic", an address, a download folder
-    images: int | None = None  # how many the synthetic archive holds, or how many to read of another one
-    variants: str = ""  # names with commas between; empty: the catalogue's default
+    images: int | None = None  # the size of the synthetic archive, or how many to read of another one
+    variants: str = ""  # names separated by commas; empty: the catalogue's default
     weights: str = ""  # a folder or file of pretrained weights, or "none"; empty: what the settings say
 
     def __post_init__(self) -> None:
         unknown = sorted(set(filter(None, self.variants.split(","))) - set(VARIANTS))
         if unknown:
             raise UnusableInputError(
-                f"VARIANTS: unknown {', '.join(unknown)}; expected names out of {', '.join(sorted(VARIANTS))}"
+                f"VARIANTS: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(VARIANTS))}"
             )
         if self.weights and self.weights not in NAMED_WEIGHTS and not Path(self.weights).exists():
             raise UnusableInputError(
@@ -77,7 +77,7 @@ class Wishes:
 
 
 def remembered(home: Path) -> Wishes:
-    """Return the wishes of the last time, or the defaults."""
+    """Return the wishes of the last run, or the defaults."""
     try:
         return Wishes(**json.loads((home / "demo.json").read_text()))
     except FileNotFoundError:
@@ -87,10 +87,10 @@ def remembered(home: Path) -> Wishes:
 def bring_up(
     settings: Settings, wishes: Wishes, *, port: int | None, say: Callable[[str], None]
 ) -> AirflowApi:
-    """Start what does not run yet, restart what runs with other settings; return Airflow's API."""
+    """Start services that do not run yet, restart those with other settings; return Airflow's API."""
     home = settings.home
     server_url = postgres.ensure_running(home)
-    say("Postgres runs")
+    say("Postgres is running")
     database = settings.database_url or f"{server_url}/lesions"
     migrate(database)
     archive_url = _archive_url(home, wishes, say)
@@ -99,7 +99,7 @@ def bring_up(
         update={
             "database_url": database,
             "archive_url": archive_url,
-            # The synthetic archive is made to this size; of another one so many records are read.
+            # The synthetic archive is made in this size; of any other archive, this many records are read.
             "max_records": None if wishes.archive == SYNTHETIC else wishes.images,
             "variants": tuple(filter(None, wishes.variants.split(","))) or settings.variants,
             "weights": wishes.weights or settings.weights,
@@ -109,7 +109,7 @@ def bring_up(
 
 
 def take_down(home: Path) -> list[str]:
-    """Stop everything that `bring_up` started below `home`, and nothing else; return what ran."""
+    """Stop everything that `bring_up` started under `home`, and nothing else; return what ran."""
     stopped = airflow.stop_all(home) + stop(_run_folder(home))
     return [*stopped, "postgres"] if postgres.stop(home) else stopped
 
@@ -119,21 +119,21 @@ def _run_folder(home: Path) -> Path:
 
 
 def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
-    """Return the archive's address, after starting a server for it where it has none."""
+    """Return the archive's address, starting a server for it if it has none."""
     if not wishes.is_served_here:
         stop(_run_folder(home), [ARCHIVE_SERVER])
         return PUBLIC_ARCHIVE_URL if wishes.archive == PUBLIC else wishes.archive
     folder = _run_folder(home)
     folder.mkdir(parents=True, exist_ok=True)
     if wishes.archive == SYNTHETIC:
-        # The source keeps the size of the first time, growth is part of the state: the name is the identity.
+        # The source keeps its first size, and growth is part of the state, because the name is the identity.
         source = f"{SYNTHETIC}:{_first_size(home, wishes)}"
         state = home.resolve() / "archive-state.json"
     else:
         source = str(Path(wishes.archive).resolve())
-        # A state belongs to one folder, and is refused with another.
+        # A state belongs to one folder, and is refused for any other.
         state = home.resolve() / f"archive-state-{hashlib.sha256(source.encode()).hexdigest()[:8]}.json"
-    # The archive's address is part of what ingestion remembers, so it stays as long as it can.
+    # Ingestion remembers the archive's address, so it is kept as long as possible.
     is_running = leader(folder, ARCHIVE_SERVER) is not None
     port = int((folder / "port").read_text()) if is_running else free_port(folder / "port")
     service = Service(
@@ -145,7 +145,7 @@ def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
         settings={"PYTHONPATH": str(airflow.CHECKOUT), "PYTHONUNBUFFERED": "1"},
     )
     if ensure_started(folder, service):
-        say(f"archive server starts on {source}")
+        say(f"starting an archive server on {source}")
     log = log_path(folder, ARCHIVE_SERVER)
     wait_for(folder, ARCHIVE_SERVER, lambda: _address(log) != "", ARCHIVE_TIMEOUT_S)
     url = _address(log)
@@ -155,7 +155,7 @@ def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
 
 
 def _address(log: Path) -> str:
-    """Return the address that the server printed once it was ready, or nothing."""
+    """Return the address that the server printed once it was ready, or an empty string."""
     found = re.search(r"^serving .* at (\S+)", log.read_text(errors="replace"), flags=re.MULTILINE)
     return found[1] if found else ""
 
@@ -175,8 +175,8 @@ def _grow(url: str, wanted: int, say: Callable[[str], None]) -> None:
         present = int(json.load(answer)["images"])
     if wanted > present:
         with opener.open(Request(f"{admin}grow?images={wanted - present}", method="POST"), timeout=120):  # noqa: S310
-            say(f"the synthetic archive grows from {present:,} to {wanted:,} images")
+            say(f"growing the synthetic archive from {present:,} to {wanted:,} images")
     elif wanted < present:
         say(
-            f"the synthetic archive holds {present:,} images already; it does not shrink (make clean forgets it)"
+            f"the synthetic archive already holds {present:,} images; it does not shrink (make clean removes it)"
         )
