@@ -1,11 +1,11 @@
-# The front door. `make` alone says what there is.
+# The entry point. `make` alone lists the targets.
 PYTHON ?= python3.11
 BIN := .venv/bin
 CODE := lesion_tasks archive_server dags plugins tests stack_tests benchmarks docker requirements
 DEPLOYED := airflow worker-cpu worker-gpu
 
 # make demo ARCHIVE=<folder, address or "isic"> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>
-# Passed by the environment, so that no value is ever read by a shell.
+# Passed through the environment, so that no shell ever interprets a value.
 export LESION_DEMO_ARCHIVE = $(ARCHIVE)
 export LESION_DEMO_IMAGES = $(IMAGES)
 export LESION_DEMO_VARIANTS = $(VARIANTS)
@@ -17,26 +17,26 @@ export LESION_DEMO_PORT = $(PORT)
         locks archive-server
 .DELETE_ON_ERROR:
 
-help: ## this list
+help: ## show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
 	@echo '  make demo takes ARCHIVE=<folder, address or isic> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n>'
 
-setup: .venv/laptop.stamp ## the environment in .venv, from the lock
+setup: .venv/laptop.stamp ## create the environment in .venv from the lock
 
-demo: .venv/laptop.stamp ## from nothing to a champion, followed live; again: go on where it stopped
+demo: .venv/laptop.stamp ## go from nothing to a champion, followed live; run again to continue where it stopped
 	@$(BIN)/python -m lesion_tasks.laptop.demo
 
 stop: ## stop everything the demo started, and nothing else
 	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.laptop.demo --stop
 
-clean: ## stop, and forget everything the demo made
+clean: ## stop, and remove everything the demo made
 	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.laptop.demo --clean
 
-test: .venv/dev.stamp ## every test, with a real Postgres and a real scheduler
+test: .venv/dev.stamp ## run every test, with a real Postgres and a real scheduler
 	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
 
-lint: .venv/dev.stamp ## rules, format and types
+lint: .venv/dev.stamp ## check rules, format and types
 	$(BIN)/ruff check $(CODE)
 	$(BIN)/ruff format --check $(CODE)
 	$(BIN)/mypy
@@ -45,11 +45,11 @@ format: .venv/dev.stamp ## rewrite the code in the house format
 	$(BIN)/ruff check --fix $(CODE)
 	$(BIN)/ruff format $(CODE)
 
-migration: .venv/dev.stamp ## a migration from the difference between models and tables: name="add lesion size"
+migration: .venv/dev.stamp ## write a migration from the difference between models and tables: name="add lesion size"
 	@test -n "$(name)" || { echo 'name is missing, such as: make migration name="add lesion size"' >&2; exit 1; }
 	$(BIN)/python -m lesion_tasks.database.new_migration "$(name)"
 
-docs: .venv/dev.stamp ## write the generated parts of the documents anew
+docs: .venv/dev.stamp ## regenerate the generated parts of the documents
 	$(BIN)/python -m lesion_tasks docs
 
 env: ## write .env with generated secrets, for docker compose
@@ -58,37 +58,37 @@ env: ## write .env with generated secrets, for docker compose
 images: ## build both images, with the commit as version and time
 	CODE_VERSION=$$(git rev-parse --short=12 HEAD) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker compose build
 
-test-variants: .venv/dev.stamp ## every variant trained and evaluated through a real scheduler (ten minutes)
+test-variants: .venv/dev.stamp ## train and evaluate every variant through a real scheduler (ten minutes)
 	$(BIN)/python -m pytest tests/test_every_variant.py --every-variant --capture no
 
-test-stack: .venv/dev.stamp ## the whole stack in containers, and the path run through it (needs a Docker engine)
+test-stack: .venv/dev.stamp ## start the whole stack in containers and run the path through it (needs a Docker engine)
 	$(BIN)/python -m pytest stack_tests/test_stack.py --capture no --timeout 3600
 
-test-faults: .venv/dev.stamp ## kill workers and services under it, again and again (needs a Docker engine, an hour)
+test-faults: .venv/dev.stamp ## kill workers and services while the path runs, repeatedly (needs a Docker engine, an hour)
 	$(BIN)/python -m pytest stack_tests/test_faults.py --capture no --timeout 3600
 
-sbom: .venv/dev.stamp ## what each image is made of, as CycloneDX: build/sbom-*.json
+sbom: .venv/dev.stamp ## write the contents of each image as CycloneDX: build/sbom-*.json
 	@mkdir -p build
 	@for lock in $(DEPLOYED); do $(BIN)/cyclonedx-py requirements requirements/$$lock.lock --pyproject pyproject.toml \
 	  --output-reproducible --output-format JSON --output-file build/sbom-$$lock.json || exit 1; \
 	  echo "build/sbom-$$lock.json"; done
 
-audit: .venv/dev.stamp ## known vulnerabilities of everything in the locks
+audit: .venv/dev.stamp ## list known vulnerabilities of everything in the locks
 	@$(BIN)/python requirements/audit.py
 
-agree: .venv/dev.stamp ## the independent judge: isic-cli against the local server: ISIC_PYTHON=<python with isic-cli>
+agree: .venv/dev.stamp ## check the local server with isic-cli, an independent client: ISIC_PYTHON=<python with isic-cli>
 	$(BIN)/python -m benchmarks.agree_with_isic_cli --isic-python "$(ISIC_PYTHON)"
 
-locks: ## resolve all dependencies anew, into requirements/*.lock (needs uv)
+locks: ## resolve all dependencies again, into requirements/*.lock (needs uv)
 	requirements/compile.sh
 
-bench-%: .venv/dev.stamp ## one benchmark of benchmarks/, such as make bench-ingest
+bench-%: .venv/dev.stamp ## run one benchmark of benchmarks/, such as make bench-ingest
 	$(BIN)/python benchmarks/$*.py
 
 archive-server: .venv/laptop.stamp ## serve a synthetic archive, or a folder: ARCHIVE=<folder> IMAGES=<n>
 	$(BIN)/python -m archive_server --port 0 --source "$(or $(ARCHIVE),synthetic:$(or $(IMAGES),1000))"
 
-# The environment for development holds everything of the laptop's, so having it is enough.
+# The development environment contains everything of the laptop's, so it is enough to have it.
 .venv/laptop.stamp: requirements/laptop.lock requirements/uv.lock pyproject.toml
 	@if [ .venv/dev.stamp -nt requirements/dev.lock ] && [ .venv/dev.stamp -nt pyproject.toml ]; then :; \
 	else requirements/install.sh laptop "$(PYTHON)"; fi

@@ -19,10 +19,10 @@ from lesion_tasks import UnusableInputError
 
 
 @click.command()
-@click.option("--port", default=0, show_default=True, help="Port; 0 takes a free one.")
+@click.option("--port", default=0, show_default=True, help="Port; 0 picks a free one.")
 @click.option("--host", default=HOST, show_default=True, help="Address to listen on; 0.0.0.0 in a container.")
 @click.option(
-    "--name", "names", multiple=True, help="Host name it is asked by, beside loopback ones and --host."
+    "--name", "names", multiple=True, help="Host name that it answers to, besides loopback names and --host."
 )
 @click.option("--source", required=True, help="synthetic:IMAGES[:SEED], or a download folder.")
 @click.option("--state", "state_path", type=click.Path(path_type=Path), help="File that keeps changes.")
@@ -34,12 +34,12 @@ from lesion_tasks import UnusableInputError
 )
 @click.option("--faults", "faults_text", default="", help="KIND=PROBABILITY,... and seed=N; see faults.py.")
 @click.option("--ties", default=1, show_default=True, help="Synthetic images that share one `created`.")
-@click.option("--unstable-ties", is_flag=True, help="Order equal `created` anew for each page.")
+@click.option("--unstable-ties", is_flag=True, help="Reorder equal `created` for each page.")
 @click.option(
     "--snapshot",
     "snapshot_path",
     type=click.Path(path_type=Path),
-    help="Write a snapshot there before serving.",
+    help="Write a snapshot to this folder before serving.",
 )
 @click.option("--keep-files", default=512, show_default=True, help="Drawn files kept in memory.")
 def main(
@@ -86,7 +86,7 @@ async def _serve(app: web.Application, catalogue: Catalogue, address: tuple[str,
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     runner, origin = await start(app, address[1], address[0])
     try:
-        # click.echo flushes: whoever started this waits for the line.
+        # click.echo flushes: the process that started this waits for the line.
         click.echo(f"serving {len(catalogue.visible):,} images at {origin}{API}")
         await asked_to_stop.wait()
     finally:

@@ -1,6 +1,6 @@
-"""POST /admin/... -> growth, edits, withdrawals: what makes an increment to ingest.
+"""POST /admin/... -> growth, edits, withdrawals: changes for the next run of ingestion to find.
 
-Not part of the archive's API. Which images are taken is random, and the same for the same state.
+Not part of the archive's API. Which images are chosen is random, but the same for the same state.
 """
 
 import zlib
@@ -33,7 +33,7 @@ class _Admin:
         self.plan = plan
 
     def checked(self, change):  # type: ignore[no-untyped-def]
-        """Turn unusable input into an answer that says so."""
+        """Answer unusable input with its error message."""
 
         async def handle(request: web.Request) -> web.Response:
             try:
@@ -75,7 +75,7 @@ class _Admin:
         return {"added": [isic_id for isic_id in added if isic_id not in set(catalogue.state.embargoed)]}
 
     async def edit_images(self, request: web.Request) -> dict[str, Any]:
-        """Edit chosen images at random, or exactly: a JSON body {"isic_id": ..., "changes": {field: value or null}}."""
+        """Edit images at random, or one exactly: a JSON body {"isic_id": ..., "changes": {field: value or null}}."""
         catalogue = self.catalogue
         if request.can_read_body:
             try:
@@ -142,7 +142,7 @@ class _Admin:
         return [self.catalogue.visible_id(int(position)) for position in self.catalogue.visible]
 
     def _chosen(self, request: web.Request, isic_ids: list[str]) -> list[str]:
-        """Return the ids named in `ids`, else `images` of those given, at random."""
+        """Return the ids named in `ids`, else a random choice of `images` of the given ids."""
         if request.query.get("ids"):
             return request.query["ids"].split(",")
         n_chosen = min(_count(request, "images"), len(isic_ids))

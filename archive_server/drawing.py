@@ -1,9 +1,9 @@
 """A latent score, a look and two seeds -> the pixels of a drawn, dermoscopic-looking lesion.
 
-The lesion is drawn once in a frame of its own (its seed gives shape and colours), then laid onto skin as one
-photograph (the photograph's seed gives pose, light, hair, bubbles, ruler, vignette). Only the latent score carries
-malignancy: it shifts size, border irregularity, asymmetry and the number of colours, each with noise of its own, so
-that no single feature gives the score away and all together nearly do.
+The lesion is drawn once in its own frame (its seed gives shape and colours), then placed onto skin as one photograph
+(the photograph's seed gives pose, light, hair, bubbles, ruler, vignette). Only the latent score carries malignancy: it
+shifts size, border irregularity, asymmetry and the number of colours, each with independent noise, so that no single
+feature reveals the score but all together nearly do.
 """
 
 import math
@@ -56,7 +56,7 @@ def draw(scene: Scene) -> Image.Image:
 
 
 def recropped(picture: Image.Image, size: tuple[int, int], seed: int) -> Image.Image:
-    """Crop a few percent off each side and resize: what a near-duplicate upload looks like."""
+    """Crop a few percent off each side and resize, like a near-duplicate upload."""
     rng = np.random.default_rng((seed, 2))
     width, height = picture.size
     left, right = rng.uniform(0.0, 0.05, 2) * width
@@ -70,7 +70,7 @@ def _lesion(scene: Scene) -> Image.Image:
     rng = np.random.default_rng((scene.lesion_seed, 0))
     noise = rng.standard_normal(4) * FEATURE_NOISE
     expressed = 1 / (1 + np.exp(-(scene.latent + noise - FEATURE_MIDDLE) / FEATURE_WIDTH))  # (4,), 0 to 1
-    # As Python floats, so that pictures stay float32: a NumPy float64 would widen them, at twice the time.
+    # As Python floats, so that pictures stay float32: NumPy's float64 would widen them and take twice the time.
     size, irregularity, asymmetry, colours = expressed.tolist()
     axis = np.linspace(-FRAME_UNITS / 2, FRAME_UNITS / 2, FRAME_PX, dtype=np.float32)
     x, y = axis[None, :], axis[:, None]
@@ -190,7 +190,7 @@ def _placed(
 
 
 def _artefacts(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """Add what gets in the way of a dermoscope: hair, gel bubbles, a ruler."""
+    """Add dermoscopic artefacts: hair, gel bubbles, a ruler."""
     width, height = picture.size
     canvas = ImageDraw.Draw(picture)
     if rng.random() < 0.35:

@@ -1,4 +1,4 @@
-"""A fault plan -> what goes wrong with which answer, by chance (seeded) or by script.
+"""A fault plan -> which answer is disturbed and how, by chance (seeded) or by script.
 
 Kinds: `429` (with Retry-After), `500`, `502`, `503`, `reset` (the connection is reset), `truncate` (half the body,
 then the end), `wrong` (damaged bytes of the right length), `html200` and `html502` (an error page), `slow`.
@@ -30,7 +30,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 @dataclass(kw_only=True)
 class FaultPlan:
-    """Probabilities per answer by kind, and a script that is played first."""
+    """The probability of each kind per answer, and a script that is played first."""
 
     probability_by_kind: dict[str, float] = field(default_factory=dict)
     seed: int = 0
@@ -90,7 +90,7 @@ def parse_faults(text: str) -> FaultPlan:
 
 
 def scripted(kinds: Iterable[str]) -> deque[str]:
-    """Check a script; raises UnusableInputError for a kind that there is not."""
+    """Check a script; raises UnusableInputError for an unknown kind."""
     script = deque(kinds)
     for kind in script:
         if kind not in (*KINDS, "ok"):

@@ -43,7 +43,7 @@ def add_routes(app: web.Application, catalogue: Catalogue) -> None:
 
 
 def _sent(request: web.Request, stored: StoredFile) -> web.Response:
-    """Answer with a whole file, a part of it, or the news that the client's copy is current."""
+    """Answer with a whole file, a part of it, or that the client's copy is current."""
     digest = hashlib.md5(stored.content, usedforsecurity=False).hexdigest()
     etag = f'"{digest}"'
     headers = {

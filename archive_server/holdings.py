@@ -52,13 +52,13 @@ class Source(Protocol):
     can_grow: bool
 
     def n_initial(self) -> int:
-        """Return how many records there are before anything has happened."""
+        """Return the number of records before any change."""
 
     def load(self, n_images: int) -> tuple[Table, np.ndarray]:
         """Return the records and their `created`, (N,) int64 microseconds since 1970, ascending."""
 
     def complete(self, position: int, record: dict[str, Any]) -> None:
-        """Add to a record, in place, what is only known by looking at its file (pixel sizes)."""
+        """Add to a record, in place, what only its file shows (pixel sizes)."""
 
     def extension(self, position: int) -> str:
         """Return the file name extension of the full image, with its dot."""
@@ -70,10 +70,10 @@ class Source(Protocol):
         """Return the sum of the recorded sizes of the full images."""
 
     def file(self, position: int, rendition: str, revision: int) -> StoredFile | None:
-        """Return a rendition's bytes; None when there is no such file."""
+        """Return a rendition's bytes; None if there is no such file."""
 
     def has_at_hand(self, position: int, rendition: str, revision: int) -> bool:
-        """Tell whether a rendition has only to be read, in less time than a thread takes to start on it."""
+        """Tell whether a rendition only needs to be read, in less time than handing it to a thread takes."""
 
 
 class Catalogue:
@@ -100,7 +100,7 @@ class Catalogue:
         self._show()
 
     def _show(self) -> None:
-        """Recompute what is visible; searches made before are forgotten."""
+        """Recompute what is visible; forget earlier searches."""
         is_visible = np.ones(self.table.n_records, bool)
         for isic_id in (*self.state.withdrawn, *self.state.embargoed):
             position = self._position(isic_id)
@@ -124,7 +124,7 @@ class Catalogue:
         return None
 
     def position_of(self, isic_id: str) -> int | None:
-        """Return the position of a visible image; None when there is none with this id."""
+        """Return the position of a visible image; None if there is none with this id."""
         if not ISIC_ID.fullmatch(isic_id):
             return None
         position = self._position(isic_id)
@@ -210,7 +210,7 @@ class Catalogue:
         }
 
     def file(self, isic_id: str, rendition: str) -> StoredFile | None:
-        """Return the bytes of a visible image; None when it is not visible or has no file."""
+        """Return the bytes of a visible image; None if it is not visible or has no file."""
         position = self.position_of(isic_id)
         if position is None:
             return None
@@ -227,7 +227,7 @@ class Catalogue:
         return self.table.column(("record", "isic_id"))[position]
 
     def changed(self, *, has_grown: bool = False) -> None:
-        """Take over what was written to the state, and store it."""
+        """Apply what was written to the state, and save it."""
         if has_grown:
             self._load()
         else:
@@ -235,7 +235,7 @@ class Catalogue:
         self.state.save()
 
     def edit(self, isic_id: str, changes: Mapping[str, Any]) -> None:
-        """Set fields of one record (None: remove), and remember them; call `changed` afterwards."""
+        """Set fields of one record (None: remove) and keep them in the state; call `changed` afterwards."""
         self.state.edits.setdefault(isic_id, {}).update(changes)
         self._apply(isic_id, changes)
 

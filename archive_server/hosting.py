@@ -1,4 +1,4 @@
-"""An app -> a server, on 127.0.0.1 unless told otherwise, in this event loop or in a thread of its own."""
+"""An app -> a server, by default on 127.0.0.1, in this event loop or in its own thread."""
 
 import asyncio
 import errno
@@ -14,9 +14,9 @@ HOST = "127.0.0.1"
 
 
 async def start(app: web.Application, port: int, host: str = HOST) -> tuple[web.AppRunner, str]:
-    """Serve an app on one address of this machine -> (what to clean up, its origin). Port 0 takes a free one.
+    """Serve an app on one address of this machine -> (what to clean up, its origin). Port 0 picks a free one.
 
-    Raises UnusableInputError when the port is taken.
+    Raises UnusableInputError if the port is in use.
     """
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=2)
     await runner.setup()
@@ -36,7 +36,7 @@ async def start(app: web.Application, port: int, host: str = HOST) -> tuple[web.
 
 @contextmanager
 def running(app: web.Application, port: int = 0) -> Iterator[str]:
-    """Serve an app from a thread of this process while the block runs; gives its origin."""
+    """Serve an app from a thread of this process while the block runs; yields its origin."""
     loop = asyncio.new_event_loop()
     thread = threading.Thread(target=loop.run_forever, name="archive server", daemon=True)
     thread.start()

@@ -1,9 +1,9 @@
 """Sorted keys, a cursor and a limit -> one page, with the archive's own paging quirks.
 
-The scheme is that of Django REST Framework's cursor pagination as the archive runs it: keyset paging on `created`
-alone, no tiebreaker, and 101 rows fetched whatever the limit. The defects that follow from it (records lost inside a
-tie when the limit is under 100, endless pages when more than 100 records share one instant, a corrupt cursor that
-silently restarts) are part of the contract, because ingestion must survive them.
+The scheme is Django REST Framework's cursor pagination as the archive runs it: keyset paging only on `created`, no
+tiebreaker, and 101 rows fetched whatever the limit. The resulting defects (records lost inside a tie when the limit is
+under 100, endless pages when more than 100 records share one instant, a corrupt cursor that silently restarts) are part
+of the contract, because ingestion must survive them.
 """
 
 import base64
@@ -29,12 +29,12 @@ class InvalidCursorError(ValueError):
 
 
 class InvalidPositionError(ValueError):
-    """The cursor decodes, but its position is no value of the order that the listing has."""
+    """The cursor decodes, but its position is not a valid value in the listing's order."""
 
 
 @dataclass(frozen=True)
 class Cursor:
-    """Where a page starts: `offset` rows beyond `position`, walking backwards if `reverse`."""
+    """Where a page starts: `offset` rows beyond `position`, going backwards if `reverse`."""
 
     offset: int = 0
     reverse: bool = False
@@ -53,9 +53,9 @@ class Cursor:
 
 
 def decode_cursor(text: str) -> Cursor:
-    """Read a cursor; anything that decodes but says nothing (such as `AAAA`) is the first page, as upstream.
+    """Read a cursor; anything that decodes but has no meaning (such as `AAAA`) is the first page, as upstream.
 
-    Raises InvalidCursorError when it is not base64 of UTF-8, or `o` or `r` is no integer.
+    Raises InvalidCursorError if it is not base64 of UTF-8, or `o` or `r` is not an integer.
     """
     try:
         tokens = parse_qs(base64.b64decode(text).decode(), keep_blank_values=True)
@@ -108,7 +108,7 @@ BY_NAME = Order(key_of=str, text_of=str)
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """Indices into the keys, ascending, and where to go from here (None: nowhere)."""
+    """Indices into the keys, ascending, and where to continue (None: nowhere)."""
 
     indices: range
     count: int | None
@@ -124,7 +124,7 @@ def clamp_limit(limit: int | None) -> int:
 def paginate(keys: Sequence[Any], cursor: Cursor, limit: int | None, order: Order = CREATED) -> Page:
     """Cut one page out of ascending keys (any sequence that `bisect` can search).
 
-    Raises InvalidPositionError when the cursor's position does not fit the order.
+    Raises InvalidPositionError if the cursor's position does not fit the order.
     """
     size = clamp_limit(limit)
     start, stop = 0, len(keys)
@@ -135,7 +135,7 @@ def paginate(keys: Sequence[Any], cursor: Cursor, limit: int | None, order: Orde
         else:
             start = bisect.bisect_right(keys, bound)
     # Rows as fetched, nearest first. Always one more than the largest page: `beyond` is the last of them, not the
-    # row after the page. That is what loses records inside a tie when the limit is small.
+    # row after the page. This is why records inside a tie are lost when the limit is small.
     if cursor.reverse:
         fetched = range(stop - 1, start - 1, -1)[cursor.offset : cursor.offset + MAX_PAGE + 1]
     else:
@@ -178,7 +178,7 @@ def _link(
     behind: str | None,
     has_opposite: bool,
 ) -> Cursor:
-    """Find the nearest item of the page whose position differs from its neighbour's, and start behind it.
+    """Find the nearest item of the page whose position differs from its neighbour's, and start after it.
 
     `walk` holds the page's positions, the one nearest to the link's direction first.
     """

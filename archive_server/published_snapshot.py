@@ -65,7 +65,7 @@ def _write_files(catalogue: Catalogue, path: Path, fields: list[str]) -> None:
     licences, attributions = set(), set()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as zipped:
         for position, row in zip(catalogue.visible, _rows(catalogue), strict=True):
-            # As the archive's own writer does, so that no spreadsheet runs a cell.
+            # As the archive's own writer does, so that no spreadsheet runs a cell as a formula.
             writer.writerow(
                 {k: f"\t{v}" if isinstance(v, str) and v[:1] in "=-+@" and v else v for k, v in row.items()}
             )

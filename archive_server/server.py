@@ -1,7 +1,7 @@
 """HTTP requests -> the answers of the ISIC Archive API, version 2, from a catalogue.
 
-Everything is on one origin: the API under `/api/v2/`, files under `/images/` and `/thumbnails/`, and what only a
-local archive has under `/admin/`.
+Everything is on one origin: the API under `/api/v2/`, files under `/images/` and `/thumbnails/`, and additions of a
+local archive under `/admin/`.
 """
 
 import asyncio
@@ -40,7 +40,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class _InvalidError(Exception):
-    """A parameter is wrong; carries the parts of the 422 body."""
+    """A parameter is wrong; holds the parts of the 422 body."""
 
     def __init__(self, *details: dict[str, Any]) -> None:
         self.details = list(details)
@@ -57,9 +57,9 @@ def build_app(
     """Return the application that serves a catalogue.
 
     `latency_ms` is one round trip: it is added to every answer, and once more to the first on a connection, for the
-    handshake that a real network makes before it. With `has_unstable_ties`, the order among equal `created` differs
-    from request to request, as it may in the real archive. Answered are requests to loopback names and to `names`:
-    links and file URLs repeat the host of a request, and any web page can let a browser ask.
+    handshake on a real network. With `has_unstable_ties`, the order among equal `created` differs from request to
+    request, as it may in the real archive. Only requests to loopback names and to `names` are answered: links and file
+    URLs repeat the host of a request, and any web page can make a browser send one.
     """
     plan = fault_plan or faults.FaultPlan()
     connected: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -77,10 +77,10 @@ def build_app(
     @web.middleware
     async def from_here(request: web.Request, handler: Handler) -> web.StreamResponse:
         if not _is_known(request.host, names):
-            return web.Response(status=421, text="This archive does not go by that name.")
+            return web.Response(status=421, text="This archive does not answer to that name.")
         if request.path.startswith("/admin/") and not _is_same_origin(request):
             return web.Response(
-                status=403, text="Changes are made from here alone, not by pages of other sites."
+                status=403, text="Changes are accepted only from here, not from pages of other sites."
             )
         return await handler(request)
 
@@ -106,7 +106,7 @@ def build_app(
 
 
 def _is_known(host: str, names: frozenset[str]) -> bool:
-    """Tell whether the Host header of a request is a loopback name, or one of `names`; the port is free."""
+    """Tell whether the Host header of a request is a loopback name, or one of `names`, with any port."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         return name in names or name == "localhost" or ipaddress.ip_address(name).is_loopback
@@ -115,7 +115,7 @@ def _is_known(host: str, names: frozenset[str]) -> bool:
 
 
 def _is_same_origin(request: web.Request) -> bool:
-    """Browsers say which page a request is from; a program says nothing of the kind."""
+    """Tell whether a request is from this origin or not from a browser: browsers send the origin of the page."""
     origin = request.headers.get("Origin")
     return origin in {None, _origin(request)} and request.headers.get("Sec-Fetch-Site") in {
         None,
@@ -126,7 +126,7 @@ def _is_same_origin(request: web.Request) -> bool:
 
 @web.middleware
 async def _worded(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """Give errors the archive's own bodies."""
+    """Answer errors with the archive's own bodies."""
     is_api = request.path.startswith(API)
     if is_api and not request.path.endswith("/"):
         query = f"?{request.query_string}" if request.query_string else ""
@@ -265,7 +265,7 @@ class _Routes:
 
 
 def _with_unstable_ties(indices: range, created_us: np.ndarray) -> list[int]:
-    """Reorder equal `created` in an order of this page's own: records move between pages, as upstream."""
+    """Reorder equal `created` differently for each page: records move between pages, as upstream."""
     reordered = []
     for index in indices:
         first = int(np.searchsorted(created_us, created_us[index], "left"))
@@ -305,13 +305,13 @@ def _origin(request: web.Request) -> str:
 
 
 def _last(request: web.Request, name: str) -> str | None:
-    """Return a parameter; the last of several wins."""
+    """Return a parameter; of several, the last one."""
     values = request.query.getall(name, [])
     return values[-1] if values else None
 
 
 def _paging(request: web.Request) -> tuple[Cursor, int | None]:
-    """Read `cursor` and `limit`; raises _InvalidError naming every one that is wrong."""
+    """Read `cursor` and `limit`; raises _InvalidError that names each one that is wrong."""
     details: list[dict[str, Any]] = []
     text = _last(request, "limit")
     if text is not None and not _INTEGER.fullmatch(text):

@@ -1,4 +1,4 @@
-"""The two things that a server can serve: the synthetic archive, and a download folder."""
+"""The two sources that a server can serve: the synthetic archive, and a download folder."""
 
 import io
 import threading
@@ -31,7 +31,7 @@ _KINDS = ("dermoscopic", "clinical", "tile")  # by synthetic.DERMOSCOPIC, CLINIC
 
 
 class RecentFiles:
-    """The last few files made, by key: drawing one costs some ten milliseconds."""
+    """The most recently made files, by key: drawing one takes some ten milliseconds."""
 
     def __init__(self, capacity: int) -> None:
         self.capacity = capacity
@@ -43,7 +43,7 @@ class RecentFiles:
             return key in self._files
 
     def get(self, key: Hashable, make: Callable[[], bytes]) -> bytes:
-        """Return the file under `key`, making it if it is not kept any more."""
+        """Return the file under `key`, making it if it is no longer kept."""
         with self._lock:
             if key in self._files:
                 self._files.move_to_end(key)
@@ -57,7 +57,7 @@ class RecentFiles:
 
 
 class SyntheticSource:
-    """Drawn lesions; `n_images` of them to begin with, and as many more as one asks for."""
+    """Drawn lesions: `n_images` at first, and as many more as are requested."""
 
     can_grow = True
     collections: tuple[Collection, ...] = (
@@ -103,8 +103,8 @@ class SyntheticSource:
         self.population = synthetic.populate(self.seed, n_images)
         self.created_us = synthetic.created_instants(self.seed, n_images, self.tie_length)
         self.sizes_px = synthetic.sizes_px(self.seed, self.population)
-        # An estimate, like the real archive's, which is taken before the file gets its final form. Knowing better
-        # would mean drawing every image that is listed.
+        # An estimate, like the real archive's, which is made before the file gets its final form. An exact size would
+        # require drawing every listed image.
         jitter = synthetic.hashed(self.seed, "bytes", np.arange(n_images)) % np.uint64(1001)
         fitted = np.minimum(1.0, THUMBNAIL_PX / self.sizes_px.max(axis=1, initial=1))
         area = self.sizes_px.prod(axis=1) * 0.13
@@ -165,7 +165,7 @@ class SyntheticSource:
     def _full(self, position: int, drawn: int, revision: int) -> bytes:
         if position == drawn:
             return jpeg(draw(self.scene(position, revision)), FULL_QUALITY)
-        # A copy starts from the stored file of the original, as somebody else's upload would.
+        # A copy is made from the stored file of the original, like another contributor's upload.
         original = Image.open(io.BytesIO(self.file(drawn, "full", 0).content))
         width, height = (int(side) for side in self.sizes_px[position])
         copy = recropped(original, (width, height), self._seed(f"recrop {revision}", position))
@@ -245,7 +245,7 @@ class FolderSource:
         width, height = fitted_size(int(width), int(height))
         return int(
             width * height * 0.18
-        )  # an estimate: knowing better would mean making every thumbnail listed
+        )  # an estimate: an exact size would require making every listed thumbnail
 
     def total_bytes(self, positions: np.ndarray) -> int:
         paths = (self._paths[position] for position in positions)
@@ -262,7 +262,7 @@ class FolderSource:
         modified_at = datetime.fromtimestamp(path.stat().st_mtime, UTC) + timedelta(days=revision)
         media_type = {".png": "image/png", ".tif": "image/tiff"}.get(path.suffix, "image/jpeg")
         if rendition == "thumbnail_256":
-            # What cannot be decoded is served as it is: refusing it is the reader's part.
+            # What cannot be decoded is served unchanged: the reader has to refuse it.
             full = content
             content = self._files.get((position, path.stat().st_mtime_ns), lambda: thumbnail(full))
             media_type = "image/jpeg"
@@ -276,7 +276,7 @@ class FolderSource:
 def source_from_text(text: str, *, tie_length: int = 1, n_kept_files: int = 512) -> Source:
     """Read `synthetic:IMAGES[:SEED]`, or a folder's path.
 
-    Raises UnusableInputError when it is neither.
+    Raises UnusableInputError if it is neither.
     """
     if not text.startswith("synthetic:"):
         return FolderSource(text, n_kept_files=n_kept_files)
@@ -297,7 +297,7 @@ def fitted_size(width: int, height: int) -> tuple[int, int]:
 
 
 def thumbnail(content: bytes) -> bytes:
-    """Return the archive's thumbnail of an image file: JPEG, quality 75, Lanczos; no image comes back unchanged."""
+    """Return the archive's thumbnail of an image file: JPEG, quality 75, Lanczos; return other bytes unchanged."""
     try:
         small = open_picture(content)
     except UnusablePictureError:

@@ -1,4 +1,4 @@
-"""What has happened to an archive since it was made <-> one JSON file, so that a restart changes nothing."""
+"""The changes to an archive since it was made <-> one JSON file, so that they survive a restart."""
 
 import json
 import os
@@ -15,8 +15,8 @@ class State:
 
     source: str  # the name of the source this state belongs to
     path: Path | None = None  # where it is kept; None: only in memory
-    n_images: int = 0  # after growth; 0: as the source began
-    n_changes: int = 0  # how many admin requests have changed something; salts the next random choice
+    n_images: int = 0  # after growth; 0: the source's initial number
+    n_changes: int = 0  # admin requests that have changed something; salts the next random choice
     edits: dict[str, dict[str, Any]] = field(default_factory=dict)
     withdrawn: list[str] = field(default_factory=list)
     embargoed: list[str] = field(default_factory=list)
@@ -36,7 +36,7 @@ class State:
 def load_state(path: Path | None, source: str) -> State:
     """Read a state file; an absent one is a new archive.
 
-    Raises UnusableInputError when the file is damaged or belongs to another source.
+    Raises UnusableInputError if the file is damaged or belongs to another source.
     """
     if path is None or not path.exists():
         return State(source=source, path=path)

@@ -1,7 +1,7 @@
 """(seed, number of images) -> the records of a synthetic archive, as columns.
 
-Every value is a hash of (seed, what it is, whose it is), so record i never depends on how many images there are, and
-a larger archive with the same seed begins with the same records. No dictionary per record is ever kept.
+Every value is a hash of (seed, what it is, whose it is), so record i never depends on the number of images, and a
+larger archive with the same seed begins with the same records. No dictionary per record is ever kept.
 
 The malignancy of a lesion shows in one latent score: N(0, 1) when benign, N(LATENT_SHIFT, 1) when malignant. Nothing
 else in a picture depends on the label, so no classifier of pictures can beat the AUC of the latent score, 0.90. The
@@ -32,7 +32,7 @@ MAX_IMAGES = 9_999_999  # ids have seven digits
 LATENT_SHIFT = 1.8124
 MALIGNANT_SHARE = 0.25  # of the labelled; far above the real archive's, so that small demos have positives
 TBP_MALIGNANT_SHARE = 0.02  # total-body tiles are nearly all benign: a trap for splits that mix image types
-MISSING_SHARE = 0.04  # diagnosis not given
+MISSING_SHARE = 0.04  # without a diagnosis
 INDETERMINATE_SHARE = 0.04
 
 BENIGN, INDETERMINATE, MALIGNANT = 0, 1, 2
@@ -88,10 +88,8 @@ class Population:
     patient: np.ndarray  # whose age and sex
     lesion_identity: np.ndarray  # whose lesion_id it carries: another one's for a copy under a foreign id
     patient_identity: np.ndarray
-    drawn: np.ndarray  # the image that this one is a copy of, else itself
-    is_identical: (
-        np.ndarray
-    )  # bool: the very bytes of `drawn`; a copy that is not is cropped and encoded anew
+    drawn: np.ndarray  # the image of which this one is a copy, else itself
+    is_identical: np.ndarray  # bool: exactly the bytes of `drawn`; other copies are cropped and re-encoded
     image_type: np.ndarray  # DERMOSCOPIC, CLINICAL or TBP
     is_malignant: np.ndarray  # bool, also where the record does not say
     label: np.ndarray  # BENIGN, INDETERMINATE, MALIGNANT or MISSING, as the record says
@@ -231,7 +229,7 @@ def build_table(seed: int, population: Population) -> Table:
 
 
 def sizes_px(seed: int, population: Population) -> np.ndarray:
-    """Return (N, 2) int widths and heights; a copy that was cropped anew has a size of its own."""
+    """Return (N, 2) int widths and heights; a cropped copy has its own size."""
     camera = _pick(uniform(seed, "camera", population.patient), [share for _, share in SIZES_PX])
     size = np.array([size for size, _ in SIZES_PX])[camera]
     size[population.image_type == TBP] = (256, 256)

@@ -1,9 +1,9 @@
-"""What the synthetic archive is made of: looks, diagnoses, sites, hospitals, sizes, each with its share. Data only.
+"""The contents of the synthetic archive: looks, diagnoses, sites, hospitals, sizes, each with its share. Data only.
 
 Shares of one table sum to 1. Diagnosis and site paths are the archive's own spelling.
 """
 
-# The same shares for benign and malignant: a look alone says nothing about malignancy.
+# The same shares for benign and malignant: the look alone says nothing about malignancy.
 LOOKS = (("pigmented", 0.60), ("pink", 0.22), ("keratotic", 0.18))
 
 _NEVUS = "Benign:Benign melanocytic proliferations:Nevus"

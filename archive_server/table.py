@@ -1,7 +1,7 @@
 """Many records -> compact columns, and back.
 
-A column holds each distinct value once and one 4-byte code per record, so 500,000 records take some hundred
-megabytes less than as dictionaries, and a search looks at each distinct value instead of at each record.
+A column holds each distinct value once and one 4-byte code per record, so 500,000 records take some hundred megabytes
+less than as dictionaries, and a search checks each distinct value instead of each record.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -33,7 +33,7 @@ class Column:
             return MISSING
         if self._code_by_value is None:
             self._code_by_value = {(type(known), known): code for code, known in enumerate(self.values)}
-        # The type is part of the key: True and 1 are equal in Python and are not the same JSON.
+        # The type is part of the key: True and 1 are equal in Python but different in JSON.
         code = self._code_by_value.setdefault((type(value), value), len(self.values))
         if code == len(self.values):
             self.values.append(value)
@@ -77,7 +77,7 @@ class Table:
         return cls(columns, n_records)
 
     def column(self, key: Key) -> Column:
-        """Return a column, making an empty one for a field that no record has had so far."""
+        """Return a column, creating an empty one for a field that no record has had so far."""
         if key not in self.columns:
             self.columns[key] = Column([], np.full(self.n_records, MISSING, np.int32))
         return self.columns[key]

@@ -1,11 +1,11 @@
 """Records and files -> images -> splits -> arrays. Whenever `images` change, and by hand.
 
-Curation gives every image one label and one group, or a reject with a reason. Each split then becomes an
-immutable manifest, named by its digest, and the pixels it names are decoded once for each size and
-shape that a variant asks for. Images that are there already are not touched again.
+Curation turns every record into an image with one label and one group, or a reject with a reason. Each split then
+becomes an immutable manifest, named by its digest, and its pixels are decoded once for each size and shape that a
+variant needs. Images that are already there are not touched again.
 
-Every task is safe to clear. A split that cannot be built does not keep the others from being announced,
-but the run stays red.
+Every task is safe to clear. A split that cannot be built does not keep the others from being announced, but the run
+stays red.
 """
 
 from datetime import timedelta
@@ -48,7 +48,7 @@ def build_splits() -> None:
 
     @task
     def choose(params: dict[str, Any]) -> list[dict[str, Any]]:
-        """Name the splits to build, and the sizes and shapes in which variants look at their pictures."""
+        """Name the splits to build, and the sizes and shapes in which variants use their pictures."""
         from lesion_tasks.splits.plan import plan_splits
 
         planned = plan_splits(open_workspace(), params["splits"] or ())
@@ -76,7 +76,7 @@ def build_splits() -> None:
 
     @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(built: Any, outlet_events: Any) -> dict[str, str]:
-        """Name the manifest of each split. Once, after all."""
+        """Name the manifest of each split, once, after all are built."""
         digests = {one["split"]: one["digest"] for one in results(built)}
         outlet_events[SPLITS].extra = digests
         return digests

@@ -1,18 +1,17 @@
 """Archive -> records and files. By each pass's schedule, and by hand.
 
-The passes run in this order, each on what the ones before it left:
+The passes run in this order, each on the result of the ones before it:
 
 - **append** reads what the archive added since the last time,
 - **reconcile** compares counts per id prefix and reads again where they differ,
-- **sweep** reads a share of all records again, so that every change is found in the end,
-- **check_files** asks for the state of a share of all files, so that a replaced one is found,
-- **fetch** gets the files that are missing or replaced, checks them and stores them,
+- **sweep** reads a share of all records again, so that every change is found eventually,
+- **check_files** checks a share of all files, so that a replaced one is found,
+- **fetch** downloads the files that are missing or replaced, checks them and stores them,
 - **vocabulary** counts fields and values that the archive's published rules do not know; it changes nothing.
 
-A scheduled run does the passes whose time has come since they were last done. A run by hand does those that are
-chosen in its form. Every task goes on where it was stopped, so any of them is safe to clear. A file that cannot be
-used is a row with a reason; only too many of those make a task red. `lesion changes --since <id of a run>` lists what
-changed since that run began.
+A scheduled run does the passes that are due. A manual run does those that are chosen in its form. Every task continues
+where it was stopped, so any of them is safe to clear. A file that cannot be used is a row with a reason; only too many
+of those make a task red. `lesion changes --since <id of a run>` lists what changed since that run began.
 """
 
 from datetime import timedelta
@@ -46,13 +45,13 @@ from lesion_tasks.catalog.ingest_passes import (
     SWEEP_SHARE,
 )
 
-# A pass that missed its time is done with the next run.
+# A pass that missed its time is done in the next run.
 SCHEDULES = {name: one.cron for name, one in INGEST_PASSES.items()}
 NAMES = list(INGEST_PASSES)
 
 
 @dag(
-    # Switching the DAG on by day is no reason to start at once.
+    # Unpausing the DAG during the day must not start a run at once.
     schedule=MultipleCronTriggerTimetable(
         *sorted(set(SCHEDULES.values())), timezone="UTC", run_immediately=timedelta(0)
     ),
@@ -66,7 +65,7 @@ NAMES = list(INGEST_PASSES)
             items={"enum": NAMES},
             examples=NAMES,
             title="Passes",
-            description="What a run by hand does, always in the order of the list. A scheduled run does what is due.",
+            description="What a manual run does, always in the order of the list. A scheduled run does what is due.",
         ),
         "query": Param(
             None,
@@ -80,19 +79,19 @@ NAMES = list(INGEST_PASSES)
             type="string",
             pattern="^[0-9, ]*$",
             title="Collections",
-            description="Numbers of the archive's collections, with commas between; images in any of them. "
+            description="Numbers of the archive's collections, separated by commas; images in any of them. "
             "Empty: no limit.",
         ),
         "source": Param(
             None,
             type=["null", "string"],
-            # No user and no password: what a form is given stays in Airflow's tables.
+            # No user and no password: form input stays in Airflow's tables.
             pattern="^(?![^/]*//.*@)",
             title="Source",
-            description="Address of an archive that the settings allow, without user or password, or a folder below "
+            description="Address of an archive that the settings allow, without user or password, or a folder under "
             "one of LESION_SOURCE_FOLDERS: a download, or the archive's own snapshot "
-            "(ISIC_metadata.parquet and ISIC_images.zip), after which the setting's archive goes on from where it "
-            "ends. Empty: the setting LESION_ARCHIVE_URL.",
+            "(ISIC_metadata.parquet and ISIC_images.zip); ingestion from LESION_ARCHIVE_URL then continues where the "
+            "snapshot ends. Empty: the setting LESION_ARCHIVE_URL.",
         ),
         "sweep_share": Param(
             SWEEP_SHARE,
@@ -109,7 +108,7 @@ NAMES = list(INGEST_PASSES)
             exclusiveMinimum=0,
             maximum=1,
             title="Share of files to check",
-            description="Share of all files that one run asks for; "
+            description="Share of all files that one run checks; "
             "0.04 each week checks all of them within half a year.",
         ),
         "fetch_tasks": Param(
@@ -118,7 +117,7 @@ NAMES = list(INGEST_PASSES)
             minimum=1,
             maximum=64,
             title="Fetch tasks",
-            description="Into how many parallel tasks the missing files are divided, by id prefix. "
+            description="The number of parallel tasks into which the missing files are divided, by id prefix. "
             "Empty: one for each 5,000, at most 16.",
         ),
     },
@@ -129,7 +128,7 @@ NAMES = list(INGEST_PASSES)
 def ingest_isic() -> None:
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(minutes=10))
     def poll(params: dict[str, Any], dag_run: Any) -> list[str]:
-        """Ask whether the archive answers as expected and how much it holds; name the passes to do."""
+        """Check that the archive answers as expected and how much it holds; name the passes to do."""
         from lesion_tasks.ingest.append import poll_archive
         from lesion_tasks.ingest.runs import begin_ingestion, last_done
 
@@ -140,7 +139,7 @@ def ingest_isic() -> None:
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=12))
     def append(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
-        """Read records that are new."""
+        """Read new records."""
         from lesion_tasks.ingest.append import append_records
 
         skip_unless("append" in passes, "the pass append is not wanted in this run")
@@ -156,7 +155,7 @@ def ingest_isic() -> None:
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
     def sweep(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
-        """Read the records again that were not read for the longest time."""
+        """Read those records again that have not been read for the longest time."""
         from lesion_tasks.ingest.sweep import sweep_records
 
         skip_unless("sweep" in passes, "the pass sweep is not wanted in this run")
@@ -164,7 +163,7 @@ def ingest_isic() -> None:
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
     def check_files(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
-        """Ask for the state of the files that were not checked for the longest time."""
+        """Check those files that have not been checked for the longest time."""
         from lesion_tasks.ingest.check_files import check_files
 
         skip_unless("check_files" in passes, "the pass check_files is not wanted in this run")
@@ -172,7 +171,7 @@ def ingest_isic() -> None:
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def divide(passes: list[str], params: dict[str, Any]) -> list[str]:
-        """Divide the files that are missing into runs of id prefixes."""
+        """Divide the missing files into ranges of id prefixes."""
         from lesion_tasks.ingest.fetch import fetch_ranges
 
         skip_unless("fetch" in passes, "the pass fetch is not wanted in this run")
@@ -184,7 +183,7 @@ def ingest_isic() -> None:
         map_index_template="{{ task.op_kwargs['id_range'] }}{{ done | default('') }}",
     )
     def fetch(id_range: str, params: dict[str, Any]) -> dict[str, Any]:
-        """Get one part of the missing files, check each, and store it."""
+        """Download one part of the missing files, check each, and store it."""
         from lesion_tasks.ingest.fetch import fetch_files
 
         counts = fetch_files(open_workspace(), id_range, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
@@ -199,7 +198,7 @@ def ingest_isic() -> None:
         skip_unless("vocabulary" in passes, "the pass vocabulary is not wanted in this run")
         return check_vocabulary(open_workspace(), **_scope(params))
 
-    # Once, after all: a mapped task with outlets would announce each of its parts.
+    # Once, after all passes: a mapped task with outlets would announce each of its parts.
     @task(outlets=[IMAGES], trigger_rule=TriggerRule.NONE_FAILED)
     def announce(
         done: dict[str, dict[str, Any] | None],
@@ -208,7 +207,7 @@ def ingest_isic() -> None:
         dag_run: Any,
         outlet_events: Any,
     ) -> dict[str, int]:
-        """Say what changed. Also when nothing did: a run that was stopped may have left something unsaid."""
+        """Announce what changed, even if nothing did: a stopped run may have left something unannounced."""
         from lesion_tasks.ingest.runs import end_ingestion
 
         counts = done | {"fetch": total(results(parts))}

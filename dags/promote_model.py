@@ -3,13 +3,13 @@
 1. **plan**: which champion has to be evaluated on its candidate's images first,
 2. **score_again**: evaluate it there,
 3. **compare**: candidate and champion on the same images; what there is to decide,
-4. **ask**: a person, where the form or the setting LESION_APPROVAL says so: one question for each task,
-5. **decide**: promote, refuse, or end as the person said; every outcome is a row with its reason,
+4. **ask**: a person, if the form or the setting LESION_APPROVAL says so: one question for each task,
+5. **decide**: promote, refuse, or do as the person said; every outcome is a row with its reason,
 6. **announce**: the new champions.
 
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
-promoted. A question that is still open when a better candidate comes ends as superseded, within ten minutes; it holds
-up nothing else.
+promoted. A question that is still open when a better candidate arrives ends as superseded within ten minutes; it does
+not block anything else.
 
 Safe to clear: a run that has decided finds its decision again, and deciding twice on the same evaluations changes
 nothing.
@@ -39,7 +39,7 @@ NAMES = sorted(TASKS)
 
 @dag(
     schedule=[EVALUATIONS],
-    # A run that waits for a person must not hold up the next one; decisions take turns on a lock of their own.
+    # A run that waits for a person must not block the next one; decisions take turns on their own lock.
     max_active_runs=16,
     default_args=DEFAULT_ARGS,
     params={
@@ -51,7 +51,7 @@ NAMES = sorted(TASKS)
             examples=NAMES,
             values_display={name: entry.title for name, entry in TASKS.items()},
             title="Tasks",
-            description="For which tasks to look for a better model.",
+            description="Tasks for which to look for a better model.",
         ),
         "is_asked": Param(
             None,
@@ -75,7 +75,7 @@ NAMES = sorted(TASKS)
 def promote_model() -> None:
     @task
     def plan(params: dict[str, Any]) -> list[dict[str, str]]:
-        """Name the trainings that were not yet evaluated on their rival's images."""
+        """Name the champions that were not yet evaluated on their candidate's images."""
         from lesion_tasks.promotion.promote import plan_promotion
 
         plans = [plan_promotion(open_workspace(), task=name) for name in params["tasks"]]
@@ -88,14 +88,14 @@ def promote_model() -> None:
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
     def score_again(training_id: str, manifest_digest: str) -> str:
-        """Evaluate a training on the images that its rival was evaluated on."""
+        """Evaluate a champion on its candidate's images."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
 
         return evaluate_training(open_workspace(), training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def compare(params: dict[str, Any]) -> list[dict[str, Any]]:
-        """Write the questions, one for each task that has a candidate to ask about; none where nobody is asked."""
+        """Write the questions, one for each task that has a candidate to ask about; none if nobody is asked."""
         from lesion_tasks.promotion.questions import write_questions
 
         return write_questions(open_workspace(), tasks=params["tasks"], is_asked=params["is_asked"])
@@ -130,7 +130,7 @@ def promote_model() -> None:
         params: dict[str, Any],
         dag_run: Any,
     ) -> dict[str, Any]:
-        """Decide, write the reasons down, and publish."""
+        """Decide, record the reasons, and publish."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
 
         decision = promote_best(

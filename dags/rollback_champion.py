@@ -1,7 +1,7 @@
 """An earlier champion -> champion again, with a reason. By hand only.
 
-The history is kept: a rollback is one more row, not the removal of one. Safe to clear: putting back the
-model that is champion already changes nothing.
+The history is kept: a rollback adds a row and removes none. Safe to clear: restoring the model that is already champion
+changes nothing.
 """
 
 from typing import Any
@@ -23,13 +23,13 @@ from lesion_tasks.catalog import TASKS
             enum=sorted(TASKS),
             values_display={name: entry.title for name, entry in TASKS.items()},
             title="Task",
-            description="Of which task the champion is replaced.",
+            description="The task whose champion is replaced.",
         ),
         "training_id": Param(
             None,
             type=["null", "string"],
             title="Training",
-            description="The training to put back. Empty: the latest champion before the current one that nobody "
+            description="The training to restore. Empty: the latest champion before the current one that nobody "
             "rolled back from.",
         ),
         "reason": Param(
@@ -40,14 +40,14 @@ from lesion_tasks.catalog import TASKS
             description="Why; kept in the history and shown in the report.",
         ),
     },
-    description="Put an earlier champion back",
+    description="Restore an earlier champion",
     doc_md=__doc__,
     tags=TAGS,
 )
 def rollback_champion() -> None:
     @task(outlets=[CHAMPION])
     def roll_back(params: dict[str, Any], dag_run: Any, outlet_events: Any) -> dict[str, Any]:
-        """Publish the earlier model, and write down why."""
+        """Publish the earlier model, and record why."""
         from lesion_tasks.promotion.promote import rollback_champion as put_back
 
         result = put_back(

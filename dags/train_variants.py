@@ -1,10 +1,10 @@
 """Manifests -> trainings -> evaluations. When `splits` change, weekly, and by hand.
 
-By itself it trains the variants whose data changed enough since their last training, and skips the rest.
+On schedule it trains the variants whose data changed enough since their last training, and skips the rest.
 By hand, choose any variants; a split that one of them needs and that was never built is built first. A
-training that exists already (same variant, manifest, code and seed) is found and not run again, unless asked.
+training that already exists (same variant, manifest, code and seed) is reused and not run again, unless requested.
 
-Safe to clear: a training goes on from its last complete epoch. One failed variant does not keep the others
+Safe to clear: a training continues after its last complete epoch. One failed variant does not keep the others
 from being evaluated and announced, but the run stays red.
 """
 
@@ -37,8 +37,8 @@ from lesion_tasks.catalog.ingest_passes import GPU_POOL
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
 POLICIES = {
-    "changed": "Where enough of the data changed since the last training",
-    "always": "Every one of them",
+    "changed": "Those for which enough data changed since their last training",
+    "always": "All of them",
 }
 
 
@@ -63,13 +63,13 @@ POLICIES = {
             enum=list(POLICIES),
             values_display=POLICIES,
             title="Which of them",
-            description="Whether a variant is left out while its data is nearly what it was trained on.",
+            description="Whether to skip a variant whose data has hardly changed since its last training.",
         ),
         "again": Param(
             False,
             type="boolean",
             title="Train again",
-            description="Run a training anew even if the same one exists already.",
+            description="Run a training again even if the same one already exists.",
         ),
         "trials": Param(
             0,
@@ -78,7 +78,7 @@ POLICIES = {
             maximum=1_000,
             title="Search trials",
             description=(
-                "Before training, so many trials of a Bayesian search on val for the best parameters, where the "
+                "Before training, run this many trials of a Bayesian search on val for the best parameters, if the "
                 "variant has a search space. Trials of an earlier run on the same data count."
             ),
         ),
@@ -87,7 +87,7 @@ POLICIES = {
             type=["null", "integer"],
             minimum=1,
             title="At most this many epochs",
-            description="Of each stage. Empty: as many as the variant says.",
+            description="In each stage. Empty: as many as the variant says.",
         ),
         "smoke_run": Param(
             False,
@@ -120,7 +120,7 @@ def train_variants() -> None:
         from lesion_tasks.training.train import train_variant
 
         workspace = open_workspace()
-        # Done already for the variants of the schedule.
+        # Already done for the scheduled variants.
         prepare_training(workspace, variant, is_smoke_run=params["smoke_run"])
         return train_variant(
             workspace,
@@ -138,7 +138,7 @@ def train_variants() -> None:
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
     def evaluate(training_id: str) -> str:
-        """Check one training's predictions, compute everything from them, and write its report."""
+        """Check one training's predictions, compute all figures, and write its report."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
 
         return evaluate_training(open_workspace(), training_id)
@@ -149,14 +149,14 @@ def train_variants() -> None:
 
     @task(outlets=[EVALUATIONS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
     def announce(evaluated: Any, outlet_events: Any) -> int:
-        """Name the evaluations that were made. Once, after all."""
+        """Name the new evaluations, once, after all are made."""
         ids = results(evaluated)
         outlet_events[EVALUATIONS].extra = {"evaluations": ids}
         return len(ids)
 
     @task(trigger_rule=TriggerRule.ALL_DONE)
     def note_lost() -> list[str]:
-        """Write the reason on the row of a training whose worker was killed at its last try."""
+        """Write the reason to the row of a training whose worker was killed in its last attempt."""
         from lesion_tasks.training.train import note_lost_trainings
 
         return note_lost_trainings(open_workspace())

@@ -1,10 +1,10 @@
-"""The bucket -> what is no longer what was stored, repaired where possible. A part each week, and by hand.
+"""The bucket -> objects that were changed or lost, repaired where possible. A part each week, and by hand.
 
-Pictures, pixels, features, segmenters and models are held against the digests in the database, a thirteenth of them
-each week; manifests, masks, predictions and evaluations every time. What can be made again is forgotten and made again
-by the step that made it. Where something is lost that nothing can make again, the task is red and its log names it.
+Pictures, pixels, features, segmenters and models are checked against the digests in the database, a thirteenth of them
+each week; manifests, masks, predictions and evaluations every time. What can be made again is removed and made again by
+the step that made it. If something is lost that nothing can make again, the task is red and its log names it.
 
-Safe to clear: looking again changes nothing that is as it was stored.
+Safe to clear: checking again changes nothing that is intact.
 """
 
 from datetime import timedelta
@@ -28,16 +28,16 @@ from lesion_tasks.catalog.upkeep import N_VERIFICATION_PARTS, VERIFICATION_CRON
             minimum=1,
             maximum=N_VERIFICATION_PARTS,
             title="Part",
-            description=f"Which of {N_VERIFICATION_PARTS} parts of the objects. Empty: the one of this week.",
+            description=f"Which of {N_VERIFICATION_PARTS} parts of the objects. Empty: this week's part.",
         ),
         "is_repairing": Param(
             True,
             type="boolean",
             title="Repair",
-            description="Make again what can be made again. Off: only say what is wrong.",
+            description="Make again what can be made again. Off: only report what is wrong.",
         ),
     },
-    description="The bucket held against the database",
+    description="The bucket checked against the database",
     doc_md=__doc__,
     tags=TAGS,
 )

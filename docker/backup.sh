@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # backup.sh FOLDER: both databases and the bucket of the running stack, into FOLDER.
-# Databases first: a row names only objects that are in the bucket already, so the copy of the bucket has them all.
+# Databases first: a row names only objects that are already in the bucket, so the copy of the bucket has them all.
 # COMPOSE_FILE, COMPOSE_ENV_FILES and COMPOSE_PROJECT_NAME are docker compose's own.
 set -euo pipefail
 umask 077

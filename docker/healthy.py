@@ -1,6 +1,6 @@
-"""Exit status 0 when the Airflow service of this container does its work, 1 with one line when it does not.
+"""Exit status 0 if the Airflow service of this container works, 1 with one line if it does not.
 
-The image's HEALTHCHECK. What to ask follows from the command that the container runs. Imports little: it runs all the
+The image's HEALTHCHECK. The command that the container runs decides what to check. Imports little: it runs all the
 time, and starting Airflow's own command costs seconds of a core.
 """
 
@@ -14,12 +14,12 @@ from urllib.parse import urljoin
 from urllib.request import ProxyHandler, build_opener
 
 TIMEOUT_S = 5.0
-# Seconds since its last heartbeat after which Airflow itself calls a component unhealthy: it is asked, not guessed.
+# Airflow's API decides after how many seconds without a heartbeat a component is unhealthy; here it is only asked.
 COMPONENTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 
 
 def main() -> None:
-    """Find out what runs here, and ask it."""
+    """Find out what runs here, and check it."""
     words = Path("/proc/1/cmdline").read_text().split("\0")
     try:
         check_for(words)()
@@ -28,7 +28,7 @@ def main() -> None:
 
 
 def check_for(words: list[str]) -> Callable[[], None]:
-    """Command line of the container's first process -> what to ask; raises ValueError when it is unknown."""
+    """Command line of the container's first process -> its check; raises ValueError if it is unknown."""
     if "api-server" in words:
         return check_api
     if "celery" in words:
@@ -40,12 +40,12 @@ def check_for(words: list[str]) -> Callable[[], None]:
 
 
 def check_api() -> None:
-    """The API answers on this machine."""
+    """Check that the API answers on this machine."""
     _get("http://127.0.0.1:8080/api/v2/version")
 
 
 def check_component(name: str) -> None:
-    """The API has seen this component's heartbeat lately, and tasks could reach the API."""
+    """Check that the API has seen this component's heartbeat lately, and that tasks could reach the API."""
     found = _get(urljoin(os.environ["AIRFLOW__CORE__EXECUTION_API_SERVER_URL"], "/api/v2/monitor/health"))[
         name
     ]
@@ -54,7 +54,7 @@ def check_component(name: str) -> None:
 
 
 def check_worker() -> None:
-    """The worker answers through the broker."""
+    """Check that the worker answers through the broker."""
     from celery import Celery
 
     app = Celery(broker=os.environ["AIRFLOW__CELERY__BROKER_URL"])

@@ -1,4 +1,4 @@
-"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one is left as it is.
+"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one is left unchanged.
 
 python docker/write_env.py [PATH]
 """
@@ -24,7 +24,7 @@ SECRETS = (
 
 
 def main() -> None:
-    """Create the file with mode 0600, or say that it is there already."""
+    """Create the file with mode 0600, or say that it already exists."""
     path = Path(sys.argv[1]) if len(sys.argv) > 1 else PATH
     lines = [f"{name}={secrets.token_hex(24)}" for name in SECRETS]
     lines.append(f"AIRFLOW_FERNET_KEY={base64.urlsafe_b64encode(os.urandom(32)).decode()}")
@@ -33,11 +33,11 @@ def main() -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        sys.stdout.write(f"{path} is there already and was left as it is\n")
+        sys.stdout.write(f"{path} already exists and was left unchanged\n")
         return
     with os.fdopen(handle, "w") as file:
         file.write("\n".join(lines) + "\n")
-    sys.stdout.write(f"wrote {path}; the UI's login is admin and AIRFLOW_UI_PASSWORD in it\n")
+    sys.stdout.write(f"wrote {path}; log in to the UI as admin with its AIRFLOW_UI_PASSWORD\n")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What the DAG files share: assets, default arguments, the retry policy, queue and pools.
 
-Airflow loads this once per process, so nothing that changes often goes here, and nothing heavy.
+Airflow loads this once per process, so it holds nothing that changes often and nothing heavy.
 """
 
 from collections.abc import Iterable, Mapping
@@ -14,7 +14,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 if TYPE_CHECKING:
     from lesion_tasks.workspace import Workspace
 
-# Declared once: a DAG scheduled on a mistyped asset never runs, and nothing says so.
+# Declared once: a DAG scheduled on a mistyped asset silently never runs.
 IMAGES = Asset("images", uri="lesion://images", group="lesion")
 SPLITS = Asset("splits", uri="lesion://splits", group="lesion")
 EVALUATIONS = Asset("evaluations", uri="lesion://evaluations", group="lesion")
@@ -22,8 +22,8 @@ CHAMPION = Asset("champion", uri="lesion://champion", group="lesion")
 
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 
-# Input that is wrong stays wrong. Nearly everything else may be the network or a machine, and is tried again,
-# later each time.
+# Wrong input stays wrong. Nearly everything else may be the network or a machine, and is tried again, after a longer
+# pause each time.
 RETRY_POLICY = ExceptionRetryPolicy(
     rules=[
         RetryRule(
@@ -34,7 +34,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
         RetryRule(
             exception=["sqlalchemy.exc.ProgrammingError", "sqlalchemy.exc.DataError"],
             action=RetryAction.FAIL,
-            reason="A statement that the database does not take: trying again cannot help.",
+            reason="The database rejects a statement: trying again cannot help.",
         ),
     ]
 )
@@ -53,7 +53,7 @@ TAGS = ["lesion"]
 
 
 def open_workspace() -> "Workspace":
-    """The database and the bucket of the settings: opened by a running task, and not when a DAG file is parsed."""
+    """The database and the bucket of the settings: opened by a running task, not when a DAG file is parsed."""
     from lesion_tasks import workspace
 
     return workspace.open_workspace()
@@ -66,10 +66,10 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
 
 
 def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment: datetime) -> list[str]:
-    """Return the names whose cron time came, up to `moment`, after they were last done; those never done too."""
+    """Return the names that are due at `moment`: never done, or their cron time passed since they were last done."""
     from croniter import croniter
 
-    # `get_prev` looks strictly before its start, and a run is due at its very moment.
+    # `get_prev` looks strictly before its start, but a run is due exactly at its time.
     start = moment.astimezone(UTC) + timedelta(seconds=1)
     return [
         name
@@ -79,7 +79,7 @@ def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment:
 
 
 def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:
-    """Add up the whole numbers of several results; tasks that were skipped have none."""
+    """Add up the whole numbers of several results; skipped tasks have none."""
     summed: dict[str, int] = {}
     for result in counts:
         for name, value in (result or {}).items():
@@ -89,16 +89,16 @@ def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:
 
 
 def results(value: Any) -> list[Any]:
-    """Return what the tasks of a mapped group returned, as a list: Airflow hands over a lone result bare."""
+    """Return what the tasks of a mapped group returned, as a list: Airflow passes a single result without one."""
     found = [value] if value is None or isinstance(value, str | dict) else list(value)
     return [result for result in found if result is not None]
 
 
 class AskPerson(HITLOperator):
-    """Ask whether a candidate may become champion; gives who answered what, also when nobody did or it lost its point.
+    """Ask whether a candidate may become champion; returns who answered what, also if nobody did or it became obsolete.
 
-    The wait is cut into slices: after each one the task looks whether its candidate is still the one to ask about,
-    and goes on waiting if it is. A question that a newer candidate has replaced ends by itself.
+    The wait is divided into slices: after each one the task checks whether its candidate is still the one to ask about,
+    and continues waiting if it is. A question that a newer candidate has replaced ends by itself.
     """
 
     APPROVE, REJECT = "Approve", "Reject"
@@ -161,5 +161,5 @@ class AskPerson(HITLOperator):
 
 @task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, doc_md="Red when anything before it is red.")
 def stay_red() -> None:
-    """Keep the run red when one of several failed: a run's colour is that of its last tasks alone."""
+    """Keep the run red if one of several failed: only the last tasks decide a run's state."""
     raise AirflowFailException("at least one task before this one failed; the others were announced")

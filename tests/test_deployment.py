@@ -274,7 +274,7 @@ def test_a_restore_that_fails_leaves_what_writes_stopped(tmp_path: Path, step: s
     ("stack", "message"),
     [
         ({"stubborn": "worker\n"}, "still running: worker"),
-        ({"services": ""}, "nothing runs that could be restored"),
+        ({"services": ""}, "the stack is not running"),
     ],
 )
 def test_a_restore_is_refused_while_something_writes_or_nothing_runs(
