@@ -14,7 +14,7 @@ from urllib.parse import urljoin
 from urllib.request import ProxyHandler, build_opener
 
 TIMEOUT_S = 5.0
-# Airflow's API decides after how many seconds without a heartbeat a component is unhealthy; here it is only asked.
+# Airflow's API decides after how many seconds without a heartbeat a component is unhealthy; this only asks it.
 COMPONENTS = {"scheduler": "scheduler", "dag-processor": "dag_processor", "triggerer": "triggerer"}
 
 

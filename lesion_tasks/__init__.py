@@ -42,14 +42,14 @@ ROOMS = (
     "__main__",
 )
 
-MAX_MESSAGE_CHARACTERS = 1_200  # a line that somebody still reads
+MAX_MESSAGE_CHARACTERS = 1_200  # a length that people still read
 
 
 class _TellableError(Exception):
-    """An error whose message is for people: whatever it quotes, no user or password of an address, and not too long."""
+    """An error whose message is for people: it never holds the user or password of an address, and is not too long."""
 
     def __init__(self, message: str) -> None:
-        # Not above: whoever imports the package loads none of its modules.
+        # Not at the top: importing the package must not load any of its modules.
         from lesion_tasks.addresses import masked
 
         told = masked(message)
@@ -62,12 +62,12 @@ class _TellableError(Exception):
 class UnusableInputError(_TellableError):
     """The input or a setting is wrong and will stay wrong: fail at once, do not retry.
 
-    The message names the thing, what was found and what was expected.
+    The message says what was wrong, what was found and what was expected.
     """
 
 
 class UnavailableError(_TellableError):
-    """Something did not answer, in spite of retries at its door: worth trying again later.
+    """Something did not answer despite immediate retries: worth trying again later.
 
-    The message names the thing and what it said.
+    The message says what did not answer, and what it said.
     """

@@ -11,10 +11,10 @@ from lesion_tasks.cli.command_line import lesion
 
 
 def main() -> None:
-    """Run the command line; bad input, and what cannot be reached, end with one line and exit status 1."""
+    """Run the command line; bad input and unreachable services end it with one line and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # TensorFlow's notes on its start, not its warnings
+    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # hides TensorFlow's start-up notes, not its warnings
     try:
         lesion(prog_name="lesion")
     except (UnusableInputError, UnavailableError) as error:

@@ -13,14 +13,14 @@ SECONDS_BETWEEN_LINES = 10.0
 
 
 class Advance(Protocol):
-    """Call it with the number of finished items, and perhaps a few words on where things stand."""
+    """Call it with the number of finished items and, optionally, a short note on the state."""
 
     def __call__(self, n: int = 1, note: str = "") -> None: ...
 
 
 @contextmanager
 def progress(title: str, total: int | None) -> Iterator[Advance]:
-    """Show how far a step is; yields the function to call as items finish."""
+    """Show the progress of a step; yields the function to call as items finish."""
     with _bar(title, total) if sys.stderr.isatty() else _lines(title, total) as advance:
         yield advance
 

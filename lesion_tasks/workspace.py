@@ -1,4 +1,4 @@
-"""Settings -> the database and the bucket they name, opened once by whoever starts a step and handed down to it."""
+"""Settings -> the database and the bucket they name, opened once by the code that starts a step and passed to it."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,19 +13,19 @@ from lesion_tasks.settings import Settings, read_settings
 
 
 class Workspace:
-    """Where a step reads and writes. Each part is opened when it is first asked for: not every step needs both."""
+    """Where a step reads and writes. Each part is opened on first use: not every step needs both."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings = settings
 
     @cached_property
     def engine(self) -> Engine:
-        """The database; the embedded Postgres is started where the settings name none."""
+        """The database; if the settings name none, the embedded Postgres is started."""
         return engine_for(database_url(self.settings))
 
     @cached_property
     def bucket(self) -> Bucket:
-        """The bucket; raises UnusableInputError or UnavailableError naming it."""
+        """The bucket; raises UnusableInputError or UnavailableError that names it."""
         return open_bucket(self.settings)
 
     @contextmanager

@@ -220,7 +220,7 @@ def _open_and_store(
         (one, other), (key, other_key, bits), correlation = pair
         left, right = look_of(one, key), look_of(other, other_key)
         if left is None or right is None:
-            # What cannot be read is what its thumbprint says: landmarks alone are shared by many that are no copies.
+            # If a picture cannot be read, its thumbprint decides: many that are not copies share landmarks.
             detail, is_copy = None, correlation >= MIN_PRINT_CORRELATION
         else:
             detail = detail_correlation(left[0], right[0])

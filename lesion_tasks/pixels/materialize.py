@@ -123,7 +123,7 @@ def _store_shard(
         bucket.put_file(key, path)
         sha256 = digest_of_file(path)
     with engine.begin() as connection:
-        # Two materializations of one size at once write the same picture twice; the first row stands.
+        # If two materializations of one size write the same picture at once, the first row is kept.
         lock_until_commit(connection, Lock.PIXELS, str(size))
         taken = set(
             connection.execute(

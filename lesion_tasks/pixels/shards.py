@@ -20,7 +20,7 @@ class PixelSource:
     row_in_shard: np.ndarray  # (n_images,) int
 
     def take(self, rows: np.ndarray) -> np.ndarray:
-        """Copy the pictures of some image rows, in the order asked for: uint8 (len(rows), side, side, 3)."""
+        """Copy the pictures of some image rows, in the order of `rows`: uint8 (len(rows), side, side, 3)."""
         out = np.empty((len(rows), *self.shards[0].shape[1:]), dtype=np.uint8)
         shards = self.shard_of_row[rows]
         for shard in np.unique(shards):

@@ -1,8 +1,8 @@
-"""Every object and prediction that has a digest -> those that are no longer what was stored, repaired where possible.
+"""Every object and prediction that has a digest -> those changed since they were stored, repaired where possible.
 
-What can be made again is forgotten, so that the step that made it makes it again: a picture is fetched, pixels and
-features are computed, a segmenter is trained. A manifest, a model, a mask and predictions cannot: whoever reads them is
-told, and nothing that rests on them is promoted.
+What can be made again is removed, so that the step that made it makes it again: a picture is fetched, pixels and
+features are computed, a segmenter is trained. A manifest, a model, a mask and predictions cannot: reading them raises
+an error, and nothing that rests on them is promoted.
 """
 
 import logging
@@ -32,7 +32,7 @@ _BATCH_OBJECTS = 256
 
 @dataclass(frozen=True, kw_only=True)
 class Finding:
-    """An object, or a set of predictions, that is not what was stored."""
+    """An object, or a set of predictions, that was changed or lost since it was stored."""
 
     kind: str
     name: str
@@ -42,10 +42,10 @@ class Finding:
 
 @dataclass(kw_only=True)
 class Verification:
-    """What a verification found. `findings` are examples, those that cannot be repaired first."""
+    """The result of a verification. `findings` are examples, those that cannot be repaired first."""
 
     n_checked: dict[str, int] = field(default_factory=dict)
-    n_repairable: int = 0  # and repaired, unless that was not wanted
+    n_repairable: int = 0  # and repaired, unless repair is off
     n_lost: int = 0  # nothing here can make it again
     findings: list[Finding] = field(default_factory=list)
 
@@ -54,7 +54,7 @@ class Verification:
 
     @property
     def sentence(self) -> str:
-        """In one line, for a log."""
+        """The result in one line, for a log."""
         first = "".join(
             f"; {one.kind} {one.name} is {one.problem}: {one.remedy}" for one in self.findings[:1]
         )
@@ -69,10 +69,10 @@ class Verification:
 
 @dataclass(frozen=True, kw_only=True)
 class _Kind:
-    """Objects of one kind: how the database names them, and how they are made to be made again."""
+    """Objects of one kind: how the database lists them, and how to have them made again."""
 
     name: str
-    listing: str  # gives object_key, sha256
+    listing: str  # selects object_key, sha256
     remedy: str
     forget: str | None = None  # takes :keys
 
@@ -100,18 +100,18 @@ KINDS = (
             WITH rows AS (DELETE FROM feature_row WHERE object_key = ANY(:keys))
             DELETE FROM feature_shard WHERE object_key = ANY(:keys)
         """,
-        remedy="they are computed again by the next training that asks for them",
+        remedy="they are computed again by the next training that needs them",
     ),
     _Kind(
         name="segmenter",
         listing="SELECT object_key, sha256 FROM segmenter",
         forget="DELETE FROM segmenter WHERE object_key = ANY(:keys)",
-        remedy="it is trained again by the next training that asks for it",
+        remedy="it is trained again by the next training that needs it",
     ),
     _Kind(
         name="model",
         listing="SELECT model_key AS object_key, model_sha256 AS sha256 FROM training WHERE status = 'finished'",
-        remedy="it is neither served, evaluated nor promoted: put the object back from a backup, or train anew",
+        remedy="it is not served, evaluated or promoted: restore the object from a backup, or train again",
     ),
 )
 
@@ -124,7 +124,7 @@ PART = """
 
 
 def part_due(moment: datetime) -> int:
-    """The part, from 1, that a weekly verification looks at: all of them in turn, whenever one is missed."""
+    """The part, from 1, that a weekly verification checks: all of them in turn, even if a week is missed."""
     weeks = (moment.astimezone(UTC) - datetime(1970, 1, 5, tzinfo=UTC)).days // 7
     return weeks % N_VERIFICATION_PARTS + 1
 
@@ -132,12 +132,12 @@ def part_due(moment: datetime) -> int:
 def verify_bucket(
     workspace: Workspace, *, part: int = 1, n_parts: int = 1, is_repairing: bool = True
 ) -> Verification:
-    """Hold a part of the bucket against the database: `part` (from 1) of `n_parts`, a fixed share of the objects each.
+    """Check a part of the bucket against the database: `part` (from 1) of `n_parts`, each a fixed share of the objects.
 
-    Reads every object of the part once, in constant memory; manifests, masks, reports and what lies in the database
-    are few or quick to read, and belong to every part. Without `is_repairing` nothing is written. Killed, it has
-    repaired what it had found; run twice at once, both find the same. An object that is replaced while it is read may
-    be taken for altered, which costs making it again.
+    Reads every object of the part once, in constant memory; manifests, masks, reports and what is in the database are
+    few or quick to read, and belong to every part. Without `is_repairing` nothing is written. A killed run has repaired
+    what it had found; two simultaneous runs find the same. An object that is replaced while it is read may be mistaken
+    for altered, which only means that it is made again.
     """
     if not 1 <= part <= n_parts:
         raise UnusableInputError(f"part {part} of {n_parts}: expected a part from 1 to {n_parts}")
@@ -169,9 +169,9 @@ def verify_bucket(
 def verify_part_due(
     workspace: Workspace, *, part: int | None, is_repairing: bool, moment: datetime
 ) -> dict[str, int]:
-    """Verify one part, that of the week where none is named; returns counts.
+    """Verify one part, by default that of the week; returns counts.
 
-    Raises `UnusableInputError` naming what is lost where nothing here can make it again.
+    Raises `UnusableInputError` that names what is lost if nothing here can make it again.
     """
     found = verify_bucket(
         workspace,
@@ -189,7 +189,7 @@ def verify_part_due(
 def _verify_objects(
     workspace: Workspace, kind: _Kind, share: dict[str, int]
 ) -> Iterator[tuple[int, list[Finding]]]:
-    """Batch by batch: how many objects were looked at, and what is wrong with some of them."""
+    """Yield, batch by batch, the number of objects checked and what is wrong with some of them."""
     inside = PART.format(listing=kind.listing)
     with workspace.engine.connect() as connection:
         n_objects = connection.execute(text(f"SELECT count(*) {inside}"), share).scalar_one()
@@ -239,8 +239,8 @@ def _verify_manifests(workspace: Workspace) -> Iterator[Finding | None]:
                 kind="manifest",
                 name=key,
                 problem=problem,
-                remedy="delete the object and build its split: it comes back where the catalogue is as it was; "
-                "otherwise put it back from a backup",
+                remedy="delete the object and build its split: it comes back if the catalogue has not changed; "
+                "otherwise restore it from a backup",
             )
         )
 
@@ -277,7 +277,7 @@ def _verify_predictions(workspace: Workspace) -> Iterator[Finding | None]:
                     kind="predictions",
                     name=f"{row.training_id} on {row.subset} of manifest {row.manifest_digest[:12]}",
                     problem="altered",
-                    remedy="its evaluations fail, it is not promoted: put the rows back from a backup, or train anew",
+                    remedy="its evaluations fail, it is not promoted: restore the rows from a backup, or train again",
                 )
                 if is_altered
                 else None

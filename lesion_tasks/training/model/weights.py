@@ -67,7 +67,7 @@ def _local_weights(variant: Variant, backbone: Backbone, path: Path) -> Path:
 
 def _bucket_weights(variant: Variant, backbone: Backbone, key: str, bucket: Bucket | None) -> Path:
     if bucket is None:
-        raise ValueError("weights in the bucket were asked for without a bucket")
+        raise ValueError("weights in the bucket were requested without a bucket")
     try:
         return bucket.local_path(key.rstrip("/"))
     except MissingObjectError:
