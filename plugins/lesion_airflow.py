@@ -114,7 +114,7 @@ class AskPerson(HITLOperator):
                     "",
                     type="string",
                     title="Reason",
-                    description="Why; kept with the decision. Needed to reject.",
+                    description="Why; kept with the decision and shown in the history.",
                 )
             },
             response_timeout=min(response_timeout, self.SLICE),

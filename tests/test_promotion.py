@@ -3,25 +3,29 @@
 import json
 from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
-from catalogue import rows_of
+from catalogue import add_records, labelled_records, rows_of
 from sqlalchemy import text
 from test_path import prepare
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.gates import gates_of
+from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.leaderboard import champion_key, leaderboard_rows
 from lesion_tasks.promotion.promote import Decision, promote_model, rollback_champion
 from lesion_tasks.promotion.proposal import propose
-from lesion_tasks.promotion.questions import gather_answers, is_superseded, write_questions
+from lesion_tasks.promotion.questions import gather_answers, is_superseded, require_approver, write_questions
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import train_variant
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.workspace import Workspace, open_workspace
 
 TASK = "malignancy"
 SEAL = "document_sha256 = encode(sha256(convert_to(CAST(({}) AS jsonb)::text, 'UTF8')), 'hex')"
@@ -326,3 +330,97 @@ def test_the_leaderboard_holds_tasks_of_different_leading_measures(settings: Set
         ("five_classes", "macro_auc"),
     }
     assert len({tuple(row) for row in rows}) == 1, "every row has the same columns"
+
+
+def decision(
+    training_id: str, previous: str | None, step: float | None, action: str = "promoted"
+) -> SimpleNamespace:
+    differences = {"sensitivity_at_90_specificity": {"value": step}}
+    figures = {"comparison": None if step is None else {"differences": differences}}
+    return SimpleNamespace(
+        training_id=training_id, previous_training_id=previous, action=action, figures=figures
+    )
+
+
+@pytest.mark.parametrize(
+    ("line", "step", "loss"),
+    [
+        # Each lost less than the margin of 0.05; together with the candidate they lost more.
+        ([("a", None, None), ("b", "a", -0.03), ("c", "b", -0.02)], -0.01, 0.06),
+        ([("a", None, None), ("b", "a", -0.03), ("c", "b", -0.02)], 0.01, None),
+        # The best was not the first.
+        ([("a", None, None), ("b", "a", 0.04), ("c", "b", -0.04)], -0.02, 0.06),
+        # Without a comparison nothing is known of what came before.
+        ([("a", None, None), ("b", "a", None), ("c", "b", -0.04)], -0.005, None),
+        # A rollback puts the best back.
+        ([("a", None, None), ("b", "a", -0.04), ("a", "b", None, "rolled_back")], -0.04, None),
+    ],
+)
+def test_small_losses_of_many_promotions_cannot_add_up(
+    monkeypatch: pytest.MonkeyPatch, line: list[tuple[Any, ...]], step: float, loss: float | None
+) -> None:
+    from lesion_tasks.promotion import drift
+
+    monkeypatch.setattr(drift, "enthronements", lambda connection, task: [decision(*one) for one in line])
+    comparison = {"differences": {"sensitivity_at_90_specificity": {"value": step}, "auc": {"value": 0.01}}}
+    gates = gates_of(TASK)
+    found = drift.objections_to(drift.declines(None, TASK, comparison, gates), gates)  # type: ignore[arg-type]
+    assert len(found) == (loss is not None)
+    if loss is not None:
+        assert f"would be {loss:.4f} below that of {'b' if line[1][2] == 0.04 else 'a'}, the best" in found[0]
+
+
+def test_a_champions_luck_is_told_and_its_figures_on_images_that_joined_since(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    entry = json.loads(open_bucket(settings).get("champion.json"))[TASK]
+    assert entry["figures"]["best_of_looks"] is None  # the first look
+    assert entry["figures"]["since_promotion"] is None
+
+    add_records(settings, labelled_records(120, first=401))
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    second = candidate()
+    evaluate_training(open_workspace(), first, manifest_digest=manifest_of(settings, second))
+
+    documents = dict(rows_of(settings, "SELECT evaluation_id, document FROM evaluation"))
+    looks = {
+        document["training"]["training_id"]: document["best_of_looks"] for document in documents.values()
+    }
+    assert looks[second]["n_looks"] == 2
+    assert looks[second]["luck"] >= 0
+    figures = json.loads(open_bucket(settings).get("champion.json"))[TASK]["figures"]
+    assert figures["measure"] == "auc"
+    ((n_joined,),) = rows_of(
+        settings,
+        "SELECT count(*) FROM prediction WHERE subset = 'test' AND isic_id > 'ISIC_0000400' "
+        f"AND training_id = '{first}'",
+    )
+    assert figures["since_promotion"]["n_images"] == n_joined > 0
+    page = open_bucket(settings).get("reports/index.html").decode()
+    assert f"On {n_joined} images that joined the test set since" in page
+
+
+def test_a_rollback_to_an_altered_model_is_refused(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    candidate()
+    promote(is_forced=True)
+    ((key,),) = rows_of(settings, f"SELECT model_key FROM training WHERE training_id = '{first}'")
+    open_bucket(settings).put(key, b"another")
+    with pytest.raises(UnusableInputError, match=f"rollback to '{first}': model {key}: SHA-256 is"):
+        rollback_champion(open_workspace(), reason="worse in practice")
+
+
+def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings: Settings) -> None:
+    prepare(settings)
+    candidate()
+    workspace = Workspace(settings.model_copy(update={"approvers": ("ann",)}))
+    with pytest.raises(
+        UnusableInputError, match="bob may not promote despite the gates, expected one of ann"
+    ):
+        require_approver(workspace, "bob")
+    require_approver(workspace, "ann")
+    require_approver(open_workspace(), "bob")

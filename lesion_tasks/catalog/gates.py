@@ -1,7 +1,7 @@
 """A candidate's figures and the champion's on the same images -> objections to promoting it.
 
 Floors and margins are data, each with its reason. What the rule passes and stops, by the size of the test set:
-`docs/promotion.md`.
+`docs/results.md`.
 """
 
 from collections.abc import Mapping, Sequence
@@ -102,6 +102,11 @@ def gates_of(task: str) -> Sequence[Gate]:
             reason="A default, for a task without gates of its own: below 0.70 a model says little.",
         ),
     )
+
+
+def leading_measure(task: str) -> str:
+    """The measure on which a champion must lead."""
+    return next(gate.measure for gate in gates_of(task) if gate.is_leading)
 
 
 def objections(

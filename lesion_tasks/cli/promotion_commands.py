@@ -22,8 +22,11 @@ from lesion_tasks.workspace import open_workspace
 def promote(tasks: Sequence[str], despite_gates: bool) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
     from lesion_tasks.promotion.promote import RULE, plan_promotion, promote_model
+    from lesion_tasks.promotion.questions import require_approver
 
     workspace = open_workspace()
+    if despite_gates:
+        require_approver(workspace, person())
     with shown_whatever_happens() as done:
         for task in tasks or TASKS:
             for missing in plan_promotion(workspace, task=task)["rescore"]:
@@ -59,7 +62,8 @@ def champion(task: str) -> None:
 
     with open_workspace().engine.connect() as connection:
         found = champion_of(connection, task)
-    show(champion_entry(found) if found else {"champion": None})
+        entry = champion_entry(connection, found) if found else {"champion": None}
+    show(entry)
 
 
 @lesion.command()
@@ -77,11 +81,11 @@ def history(task: str) -> None:
 
 @lesion.command()
 def publish() -> None:
-    """Write champion.json and reports/index.html anew from the database."""
+    """Rewrite champion.json, champions/ and reports/index.html from the database."""
     from lesion_tasks.evaluation.leaderboard import publish as write
 
     write(open_workspace())
-    show({"published": ["reports/index.html", "champion.json"]})
+    show({"published": ["reports/index.html", "champions/", "champion.json"]})
 
 
 @lesion.command()

@@ -76,6 +76,11 @@ def earlier_champions(connection: Connection, task: str) -> list[str]:
     return [name for name in dict.fromkeys(row.training_id for row in rows) if name not in {present, *left}]
 
 
+def enthronements(connection: Connection, task: str) -> list[Promotion]:
+    """The decisions that installed a champion, oldest first."""
+    return _rows(connection, task, *ENTHRONING)[::-1]
+
+
 def was_champion(connection: Connection, task: str, training_id: str) -> bool:
     """Whether a training has ever been champion of a task."""
     return any(row.training_id == training_id for row in _rows(connection, task, *ENTHRONING))

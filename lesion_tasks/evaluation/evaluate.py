@@ -14,11 +14,12 @@ from sqlalchemy import Engine
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
-from lesion_tasks.catalog.gates import standing
+from lesion_tasks.catalog.gates import leading_measure, standing
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
-from lesion_tasks.evaluation.leaderboard import leading_measure, publish
+from lesion_tasks.evaluation.leaderboard import publish
+from lesion_tasks.evaluation.looks import best_of_looks, since_promotion
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
@@ -164,6 +165,10 @@ def _measure(
     }
     comparison = _comparison(engine, bucket, subject) if scored else None
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
+    with engine.connect() as connection:
+        test = scored.get("test_natural")
+        best = best_of_looks(connection, subject, test) if test else None
+        fresh = since_promotion(connection, bucket, subject, test) if test else None
     return Bundle(
         evaluation_id=subject.evaluation_id,
         evaluated_at=datetime.now(UTC).isoformat(timespec="seconds"),
@@ -175,6 +180,8 @@ def _measure(
         manifest=manifest_facts(subject),
         integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
         subsets=documents,
+        best_of_looks=best,
+        since_promotion=fresh,
         epochs=epochs(engine, subject),
         comparison=comparison,
         promotion=_standing(subject, documents, comparison),

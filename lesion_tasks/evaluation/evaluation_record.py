@@ -121,6 +121,42 @@ def list_evaluated_ids(connection: Connection, task: str) -> set[str]:
     )
 
 
+def newest_since_promotion(connection: Connection, training_id: str) -> dict[str, Any] | None:
+    """What the newest evaluation of a champion says of images that joined test after its promotion."""
+    found: dict[str, Any] | None = connection.execute(
+        text("""
+            SELECT document -> 'since_promotion' FROM evaluation
+            WHERE training_id = :training_id AND is_sound AND jsonb_typeof(document -> 'since_promotion') = 'object'
+            ORDER BY evaluated_at DESC LIMIT 1
+        """),
+        {"training_id": training_id},
+    ).scalar_one_or_none()
+    return found
+
+
+def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
+    """A measure of every training of the task that was tested before this one on the same draw of test, oldest first.
+
+    Of sound evaluations on the trainings' own manifests; where it is undefined, there is no figure.
+    """
+    rows = connection.execute(
+        text("""
+            SELECT CAST(
+                e.document #>> ARRAY['subsets', 'test_natural', 'figures', :measure, 'value'] AS double precision)
+            FROM training one JOIN manifest own ON own.digest = one.manifest_digest
+            JOIN training t
+                ON t.task = one.task AND t.training_id <> one.training_id AND t.finished_at < one.finished_at
+            JOIN manifest m ON m.digest = t.manifest_digest
+                AND m.recipe #> '{task,salt}' = own.recipe #> '{task,salt}'
+                AND m.recipe #> '{task,test_share}' = own.recipe #> '{task,test_share}'
+            JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
+            WHERE one.training_id = :training_id AND e.is_sound ORDER BY t.finished_at, t.training_id
+        """),
+        {"training_id": training_id, "measure": measure},
+    )
+    return [float(value) for value in rows.scalars() if value is not None]
+
+
 def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:
     """Count a look at a test set; returns how often it has been looked at in all.
 

@@ -1,14 +1,17 @@
 """Postgres -> the published copies: `champion.json` and `reports/index.html`. Both can be rebuilt at any time."""
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.gates import gates_of
+from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of
+from lesion_tasks.evaluation.evaluation_record import find_evaluation, newest_since_promotion
+from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.index import (
     BoardRow,
     ChampionLine,
@@ -18,11 +21,6 @@ from lesion_tasks.reports.index import (
     subset_figures,
 )
 from lesion_tasks.workspace import Workspace
-
-
-def leading_measure(task: str) -> str:
-    """The measure on which a champion must lead."""
-    return next(gate.measure for gate in gates_of(task) if gate.is_leading)
 
 
 def read_leaderboard(connection: Connection) -> Leaderboard:
@@ -68,6 +66,7 @@ def _task_board(connection: Connection, name: str) -> TaskBoard:
             since=champion.decision.decided_at.isoformat(timespec="seconds"),
             reason=champion.decision.reason,
             report_path=report_by_training.get(champion.training.training_id),
+            since_promotion=_since_promotion(connection, champion),
         ),
         rows=board,
         decisions=[DecisionLine.model_validate(one) for one in decisions_of(connection, name)],
@@ -91,7 +90,18 @@ def _board_row(row: Any, champion: Champion | None) -> BoardRow:
         is_champion=champion is not None and champion.training.training_id == row.training_id,
         manifest_digest=row.manifest_digest,
         n_test_openings=row.n_openings,
+        best_of_looks=_best_of_looks(row.document),
     )
+
+
+def _best_of_looks(document: Mapping[str, Any]) -> BestOfLooks | None:
+    found = document.get("best_of_looks")
+    return None if found is None else BestOfLooks.model_validate(found)
+
+
+def _since_promotion(connection: Connection, champion: Champion) -> SincePromotion | None:
+    found = newest_since_promotion(connection, champion.training.training_id)
+    return None if found is None else SincePromotion.model_validate(found)
 
 
 def _value(row: BoardRow, measure: str) -> float | None:
@@ -134,7 +144,7 @@ def publish(workspace: Workspace) -> None:
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
         page = render_index(read_leaderboard(connection))
         found = {name: champion_of(connection, name) for name in TASKS}
-        champions = {name: champion_entry(one) for name, one in found.items() if one is not None}
+        champions = {name: champion_entry(connection, one) for name, one in found.items() if one is not None}
         bucket.put("reports/index.html", page, content_type="text/html; charset=utf-8")
         for name, entry in champions.items():
             key = champion_key(name, entry["sequence"])
@@ -148,9 +158,14 @@ def champion_key(task: str, sequence: int) -> str:
     return f"champions/{task}/{sequence:06d}.json"
 
 
-def champion_entry(champion: Champion) -> dict[str, Any]:
-    """What `champion.json` says about a task: the model, how to read it, and the decision behind it."""
+def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]:
+    """What `champion.json` says about a task: the model, how to read it, the decision behind it, and its figures."""
     decision, training = champion.decision, champion.training
+    evaluation = find_evaluation(connection, training.training_id, training.manifest_digest)
+    document = evaluation.document if evaluation is not None else {}
+    best, fresh = _best_of_looks(document), _since_promotion(connection, champion)
+    measure = leading_measure(training.task)
+    figure = subset_figures(document, "test_natural").get(measure)
     return {
         "sequence": decision.sequence,
         "training_id": training.training_id,
@@ -161,4 +176,12 @@ def champion_entry(champion: Champion) -> dict[str, Any]:
         "threshold": training.threshold,
         "since": decision.decided_at.isoformat(timespec="seconds"),
         "reason": decision.reason,
+        "figures": {
+            "measure": measure,
+            "value": figure.value if figure else None,
+            "low": figure.low if figure else None,
+            "high": figure.high if figure else None,
+            "best_of_looks": best.model_dump() if best else None,
+            "since_promotion": fresh.model_dump() if fresh else None,
+        },
     }

@@ -8,6 +8,7 @@ from sqlalchemy import Connection
 
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
 from lesion_tasks.catalog import SPLITS, TASKS
+from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import decided_trainings
 from lesion_tasks.evaluation.evaluation_record import (
@@ -17,7 +18,6 @@ from lesion_tasks.evaluation.evaluation_record import (
     list_evaluated_ids,
     undecided_checks,
 )
-from lesion_tasks.evaluation.leaderboard import leading_measure
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
 from lesion_tasks.training.run_record import list_finished, read_model
 

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.evaluation.comparison import missing_scores
@@ -25,8 +26,9 @@ from lesion_tasks.evaluation.decisions import (
     was_champion,
 )
 from lesion_tasks.evaluation.leaderboard import publish
-from lesion_tasks.promotion.candidates import Candidate, find_best
+from lesion_tasks.promotion.candidates import Candidate, altered_model, find_best
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of, why_not_best
+from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
 RULE = "rule"
@@ -271,17 +273,27 @@ def rollback_champion(
         decision = _repeated(connection, task, request_id)
         if decision is None:
             target = rollback_target(workspace, task=task, training_id=training_id)
-            decision = _put_back(connection, task, target, reason.strip(), decided_by, request_id)
+            decision = _put_back(
+                connection, workspace.bucket, task, target, reason.strip(), decided_by, request_id
+            )
     publish(workspace)
     return decision
 
 
 def _put_back(
-    connection: Connection, task: str, target: str, reason: str, decided_by: str, request_id: str | None
+    connection: Connection,
+    bucket: Bucket,
+    task: str,
+    target: str,
+    reason: str,
+    decided_by: str,
+    request_id: str | None,
 ) -> Decision:
     champion = champion_of(connection, task)
     if champion is not None and champion.training.training_id == target:
         return Decision(task=task, action="already champion", training_id=target, reason=reason)
+    if (altered := altered_model(bucket, find_finished(connection, target))) is not None:
+        raise UnusableInputError(f"rollback to {target!r}: {altered}")
     record_decision(
         connection,
         task,

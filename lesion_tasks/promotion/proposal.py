@@ -8,12 +8,12 @@ from sqlalchemy import Connection
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, objections
+from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, leading_measure, objections
 from lesion_tasks.evaluation.comparison import NoComparisonError, NotEvaluatedError, compare_models
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
-from lesion_tasks.evaluation.leaderboard import leading_measure
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
+from lesion_tasks.promotion.drift import declines, objections_to
 from lesion_tasks.training.predictions import AlteredPredictionsError
 
 N_SLICES_SHOWN = 12
@@ -68,7 +68,10 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             missing = str(error)
         except (NoComparisonError, AlteredEvaluationError, AlteredPredictionsError) as error:
             obstacle = f"it cannot be compared with the champion: {error}"
-    missed = [words for words in (obstacle, missing) if words] or objections(best.test, comparison, gates)
+    missed = [words for words in (obstacle, missing) if words] or [
+        *objections(best.test, comparison, gates),
+        *objections_to(declines(connection, task, comparison, gates), gates),
+    ]
     digest = best.training.manifest_digest
     shown = [best.training_id, *([champion.training.training_id] if champion else [])]
     found = [find_evaluation(connection, training_id, digest) for training_id in shown]

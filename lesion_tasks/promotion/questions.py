@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.promotion.candidates import find_best
 from lesion_tasks.promotion.promote import RULE, known_task
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
@@ -44,6 +45,15 @@ def is_superseded(workspace: Workspace, *, task: str, asked_about: str) -> bool:
     with workspace.engine.connect() as connection:
         best = find_best(connection, workspace.bucket, known_task(task))
     return best is None or best.training_id != asked_about
+
+
+def require_approver(workspace: Workspace, person: str) -> None:
+    """Raise `UnusableInputError` unless a person may promote despite a gate: anybody where no approvers are named."""
+    approvers = workspace.settings.approvers
+    if approvers and person not in approvers:
+        raise UnusableInputError(
+            f"{person} may not promote despite the gates, expected one of {', '.join(approvers)} (LESION_APPROVERS)"
+        )
 
 
 def gather_answers(

@@ -9,6 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lesion_tasks.metrics.published import Figures, Published, PublishedFigure
+from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import share_scale, whisker
 
@@ -31,6 +32,7 @@ class BoardRow(Published):
     is_champion: bool
     manifest_digest: str
     n_test_openings: int
+    best_of_looks: BestOfLooks | None = None
 
 
 class ChampionLine(Published):
@@ -39,6 +41,7 @@ class ChampionLine(Published):
     since: str
     reason: str
     report_path: str | None
+    since_promotion: SincePromotion | None = None
 
 
 class DecisionLine(Published):
