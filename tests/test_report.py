@@ -20,7 +20,7 @@ from lesion_tasks.catalog.gates import standing
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
 from lesion_tasks.metrics.document import evaluation_document
-from lesion_tasks.metrics.published import Figures, PublishedVerdict, SubsetDocument
+from lesion_tasks.metrics.published import DominantGroup, Figures, PublishedVerdict, SubsetDocument
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.metrics.threshold import Threshold, choose_threshold
@@ -874,6 +874,15 @@ def test_a_champion_says_how_it_does_on_images_that_came_after_it(bundle):
     text = page_of(changed(bundle, since_promotion=fresh)).text
     assert "77 images joined the test set after its promotion on 2026-03-01 14:10 UTC" in text
     assert "AUC 0.812" in text
+
+
+def test_a_group_that_has_much_of_a_class_is_named(bundle):
+    test = bundle.subsets["test_natural"]
+    group = DominantGroup(class_name="malignant", group_id="IP_0000007", share=0.31, n_images=31)
+    size = changed(test.subset, dominant_groups=[group])
+    subsets = {**bundle.subsets, "test_natural": changed(test, subset=size)}
+    text = page_of(changed(bundle, subsets=subsets)).text
+    assert "Group IP_0000007 alone has 31 % of the malignant images (31)" in text
 
 
 def test_a_calibration_slope_never_stands_without_what_is_ideal(bundle, page):
