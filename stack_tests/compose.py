@@ -22,7 +22,7 @@ from lesion_tasks.laptop.airflow_api import AirflowApi
 
 ROOT = Path(__file__).parents[1]
 START_TIMEOUT_S = 900
-DAGS = ("ingest_isic", "build_splits", "train_variants", "promote_model", "rollback_champion")
+DAGS = sorted(path.stem for path in (ROOT / "dags").glob("*.py"))
 
 
 @dataclass(kw_only=True)
