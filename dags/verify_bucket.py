@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import Param, dag, task
 
 from lesion_airflow import DEFAULT_ARGS, TAGS, open_workspace
-from lesion_tasks.catalog.upkeep import N_VERIFICATION_PARTS, VERIFICATION_CRON
+from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS, VERIFICATION_CRON
 
 
 @dag(
@@ -45,7 +45,7 @@ def verify_bucket() -> None:
     @task(execution_timeout=timedelta(hours=12))
     def verify(params: dict[str, Any], dag_run: Any) -> dict[str, int]:
         """Read a part of the objects, and repair."""
-        from lesion_tasks.verification.verify import verify_part_due
+        from lesion_tasks.upkeep.verify_bucket import verify_part_due
 
         return verify_part_due(
             open_workspace(),

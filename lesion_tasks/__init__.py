@@ -35,7 +35,7 @@ ROOMS = (
     "training",
     "evaluation",
     "promotion",
-    "verification",
+    "upkeep",
     "cli",
     "laptop",
     "deployment",

@@ -15,7 +15,7 @@ from hypothesis import settings as hypothesis_settings
 from sqlalchemy import make_url
 
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.curation import copies, marking
+from lesion_tasks.curation import copies, store_landmarks
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.curation.landmarks import landmarks_of
 from lesion_tasks.curation.registration import n_agreeing_places
@@ -49,7 +49,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def pictures_compared_once() -> Iterator[None]:
     """Most tests curate the same drawn pictures: what follows from them alone is computed once in a process."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(marking, "landmarks_of", _once(landmarks_of))
+        patch.setattr(store_landmarks, "landmarks_of", _once(landmarks_of))
         patch.setattr(copies, "n_agreeing_places", _once(n_agreeing_places))
         yield
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 from lesion_tasks.metrics import calibration, names
 from lesion_tasks.metrics.auc import measure_auc
 from lesion_tasks.metrics.binary import binary_figures
-from lesion_tasks.metrics.degrees import effective_groups, satterthwaite
+from lesion_tasks.metrics.degrees_of_freedom import effective_groups, satterthwaite
 from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.multiclass import multiclass_figures
 from lesion_tasks.metrics.proportion import wilson

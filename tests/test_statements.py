@@ -26,7 +26,7 @@ import lesion_tasks
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Base
 from lesion_tasks.database.triggers import FUNCTIONS, TRIGGERS
-from lesion_tasks.verification.verify import KINDS, PART
+from lesion_tasks.upkeep.verify_bucket import KINDS, PART
 
 PACKAGE = Path(lesion_tasks.__file__).parent
 # (file, expression) -> what it may be. Only what does not stand in the source as text.
@@ -44,8 +44,8 @@ COMPOSED = {
     ("splits/manifest_rows.py", "split.name"): ["a_split"],
     ("splits/members.py", "assignment"): ["an_assignment"],
     ("splits/members.py", "int(since)"): ["1"],
-    ("verification/verify.py", "kind.forget"): [kind.forget for kind in KINDS if kind.forget],
-    ("verification/verify.py", "inside"): [PART.format(listing=kind.listing) for kind in KINDS],
+    ("upkeep/verify_bucket.py", "kind.forget"): [kind.forget for kind in KINDS if kind.forget],
+    ("upkeep/verify_bucket.py", "inside"): [PART.format(listing=kind.listing) for kind in KINDS],
 }
 # (file, expression or statement) -> why it is not checked.
 UNCHECKED = {

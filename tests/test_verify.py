@@ -7,12 +7,12 @@ from catalogue import declare, materialize_natural, rows_of
 from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.upkeep import N_VERIFICATION_PARTS
+from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.train import train_variant
-from lesion_tasks.verification.verify import part_due, verify_bucket, verify_part_due
+from lesion_tasks.upkeep.verify_bucket import part_due, verify_bucket, verify_part_due
 from lesion_tasks.workspace import Workspace, open_workspace
 
 N = 240

@@ -16,7 +16,7 @@ def verify(part: int, n_parts: int, dry_run: bool) -> None:
 
     Ends with 1 where something is lost that nothing here can make again.
     """
-    from lesion_tasks.verification.verify import verify_bucket
+    from lesion_tasks.upkeep.verify_bucket import verify_bucket
 
     found = verify_bucket(open_workspace(), part=part, n_parts=n_parts, is_repairing=not dry_run)
     show(found.as_dict())

@@ -15,7 +15,6 @@ from sqlalchemy import Connection, text
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, read_grey
-from lesion_tasks.curation.marking import read_landmarks
 from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -30,6 +29,7 @@ from lesion_tasks.curation.registration import (
     n_agreeing_places,
     registered_correlation,
 )
+from lesion_tasks.curation.store_landmarks import read_landmarks
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
 

@@ -1,4 +1,4 @@
-"""Images that arrived, changed or left -> new groups for them and whatever they touch, and for no others.
+"""Images that arrived, changed or left -> `image.group_id` of them and whatever they touch, and of no others.
 
 Everything that can split or join a group is noted in `ungrouped` by the transaction that did it. Here the pictures of
 new images are compared, the groups that any of this can touch are computed from their members' links, and the notes

@@ -216,7 +216,7 @@ class StoredFile(Base):
         "ingest.check_files",
         "ingest.download",
         "ingest.snapshot_handover",
-        "verification.verify",
+        "upkeep.verify_bucket",
     )
     __table_args__ = (
         CheckConstraint("rendition in ('thumbnail_256', 'full')", name="known_rendition"),
@@ -263,7 +263,7 @@ class Lesion(Base):
     """A lesion belongs to one patient. The key makes a second patient impossible."""
 
     __tablename__ = "lesion"
-    written_by = ("curation.lesions",)
+    written_by = ("curation.lesion_patients",)
     __table_args__ = (UniqueConstraint("lesion_id", "patient_key"),)
 
     lesion_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, IL_ and 7 digits")
@@ -277,7 +277,12 @@ class Image(Base):
     """A curated image: one verified object, typed metadata, one group."""
 
     __tablename__ = "image"
-    written_by = ("curation.curate", "curation.lesions", "curation.marking", "curation.regroup")
+    written_by = (
+        "curation.curate",
+        "curation.lesion_patients",
+        "curation.regroup",
+        "curation.store_landmarks",
+    )
     __table_args__ = (
         ForeignKeyConstraint(
             ["lesion_id", "patient_key"],
@@ -348,7 +353,7 @@ class Reject(Base):
     """A record that cannot become an image, with the reason."""
 
     __tablename__ = "reject"
-    written_by = ("curation.curate", "curation.lesions")
+    written_by = ("curation.curate", "curation.lesion_patients")
     __table_args__ = (Index(None, "reason"), Index(None, "curated_in"))
 
     isic_id: Mapped[str] = mapped_column(
@@ -371,7 +376,7 @@ class Uncurated(Base):
     """
 
     __tablename__ = "uncurated"
-    written_by = ("curation.curate", "curation.lesions", "database.triggers")
+    written_by = ("curation.curate", "curation.lesion_patients", "database.triggers")
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
 
@@ -390,7 +395,12 @@ class Ungrouped(Base):
     """An image that arrived, changed or left since groups were last computed. While there is one, no split is built."""
 
     __tablename__ = "ungrouped"
-    written_by = ("curation.curate", "curation.lesions", "curation.marking", "curation.regroup")
+    written_by = (
+        "curation.curate",
+        "curation.lesion_patients",
+        "curation.regroup",
+        "curation.store_landmarks",
+    )
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
     old_group_id: Mapped[str | None] = mapped_column(
@@ -425,7 +435,7 @@ class PictureLandmarks(Base):
     """The landmarks by which altered copies of a picture are found, computed once for its bytes."""
 
     __tablename__ = "picture_landmarks"
-    written_by = ("curation.marking",)
+    written_by = ("curation.store_landmarks",)
 
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
     landmarks: Mapped[bytes] = mapped_column(
@@ -531,7 +541,7 @@ class PixelShard(Base):
     """A stored array of decoded pictures, uint8 (n, side, side, 3)."""
 
     __tablename__ = "pixel_shard"
-    written_by = ("pixels.materialize", "verification.verify")
+    written_by = ("pixels.materialize", "upkeep.verify_bucket")
 
     object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
     n_images: Mapped[int] = mapped_column(comment="rows of the array")
@@ -543,7 +553,7 @@ class PixelRow(Base):
     """Where the pixels of one picture are stored, at one input size."""
 
     __tablename__ = "pixel_row"
-    written_by = ("pixels.materialize", "verification.verify")
+    written_by = ("pixels.materialize", "upkeep.verify_bucket")
 
     input_size: Mapped[str] = mapped_column(primary_key=True, comment="side and policy, such as 128-squash")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
@@ -555,7 +565,7 @@ class FeatureShard(Base):
     """A stored array of a frozen backbone's features of pictures, float32 (n, features)."""
 
     __tablename__ = "feature_shard"
-    written_by = ("training.frozen_features", "verification.verify")
+    written_by = ("training.frozen_features", "upkeep.verify_bucket")
 
     object_key: Mapped[str] = mapped_column(primary_key=True, comment="an .npy object in the bucket")
     features_id: Mapped[str] = mapped_column(comment="digest of the recipe")
@@ -572,7 +582,7 @@ class FeatureRow(Base):
     """Where the features of one picture are stored, for one recipe."""
 
     __tablename__ = "feature_row"
-    written_by = ("training.frozen_features", "verification.verify")
+    written_by = ("training.frozen_features", "upkeep.verify_bucket")
 
     features_id: Mapped[str] = mapped_column(primary_key=True, comment="digest of the recipe")
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the picture's bytes")
@@ -584,7 +594,7 @@ class Segmenter(Base):
     """A stored network that outlines lesions; several variants may share it."""
 
     __tablename__ = "segmenter"
-    written_by = ("training.segmentation", "verification.verify")
+    written_by = ("training.segmentation", "upkeep.verify_bucket")
 
     segmenter_id: Mapped[str] = mapped_column(
         primary_key=True, comment="digest of its recipe and its pictures"

@@ -18,8 +18,8 @@ from lesion_tasks.catalog.gates import leading_measure, standing
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
-from lesion_tasks.evaluation.leaderboard import publish
-from lesion_tasks.evaluation.looks import best_of_looks, since_promotion
+from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
+from lesion_tasks.evaluation.published_copies import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,

@@ -1,4 +1,4 @@
-"""Wanted files -> outcomes: stored objects with the rows that name them, or refusals.
+"""Wanted files -> downloaded, held against length and hash, and stored with the rows that name them; or refusals.
 
 One event loop downloads. It also verifies files if they are small and the bucket is a directory; otherwise threads do.
 Outcomes are committed in batches.

@@ -1,4 +1,4 @@
-"""Labels, scores, groups -> AUC with its standard error, exact with ties, in O(n log n).
+"""Labels, scores, groups -> AUC with its interval, exact with ties, in O(n log n).
 
 Placement values ("structural components") by midranks: Sun & Xu 2014, doi:10.1109/LSP.2014.2337313.
 Variance: DeLong, DeLong & Clarke-Pearson 1988, doi:10.2307/2531595; for images that come in groups
@@ -19,7 +19,12 @@ import numpy as np
 from scipy.stats import rankdata
 from scipy.stats import t as student
 
-from lesion_tasks.metrics.degrees import degrees_of_freedom, effective_groups, satterthwaite, tail_degrees
+from lesion_tasks.metrics.degrees_of_freedom import (
+    degrees_of_freedom,
+    effective_groups,
+    satterthwaite,
+    tail_degrees,
+)
 from lesion_tasks.metrics.figure import Interval
 
 LEVEL = 0.95

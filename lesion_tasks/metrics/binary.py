@@ -9,7 +9,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from lesion_tasks.metrics import calibration, ranking
 from lesion_tasks.metrics.auc import Auc, measure_auc
-from lesion_tasks.metrics.degrees import degrees_of_freedom, effective_groups_of, satterthwaite
+from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
 from lesion_tasks.metrics.figure import Figure, Interval, Stated
 from lesion_tasks.metrics.proportion import proportion_interval
 from lesion_tasks.metrics.resample import Resampling, resampled

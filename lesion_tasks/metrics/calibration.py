@@ -14,7 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import t as student
 
-from lesion_tasks.metrics.degrees import degrees_of_freedom, satterthwaite, tail_degrees
+from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, satterthwaite, tail_degrees
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.resample import Resampling
 

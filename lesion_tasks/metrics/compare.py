@@ -12,7 +12,7 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.auc import Auc, weighted_sum
 from lesion_tasks.metrics.binary import MIN_GROUPS
-from lesion_tasks.metrics.degrees import MIN_DEGREES, effective_groups_of
+from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
 from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures, too_few_groups

@@ -1,4 +1,4 @@
-"""Predictions -> verdicts: can the figures of this evaluation be trusted?
+"""The integrity checks, one function each: predictions -> a verdict on whether their figures can be trusted.
 
 Each check looks for one named fault and says in one sentence what it found. A failed check with
 `is_blocking` prevents promotion.

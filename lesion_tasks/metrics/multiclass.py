@@ -7,7 +7,7 @@ from sklearn.metrics import log_loss
 
 from lesion_tasks.metrics import calibration
 from lesion_tasks.metrics.binary import figure_of, ranking_figures, stated_auc, stated_mean, stated_rates
-from lesion_tasks.metrics.degrees import effective_groups_of
+from lesion_tasks.metrics.degrees_of_freedom import effective_groups_of
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.headline import macro_auc
 from lesion_tasks.metrics.proportion import proportion_interval

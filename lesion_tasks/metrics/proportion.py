@@ -8,7 +8,7 @@ import numpy as np
 from scipy.stats import norm
 from scipy.stats import t as student
 
-from lesion_tasks.metrics.degrees import degrees_of_freedom, effective_groups, satterthwaite
+from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups, satterthwaite
 from lesion_tasks.metrics.figure import Interval
 
 METHOD = "Wilson with the design effect of groups"

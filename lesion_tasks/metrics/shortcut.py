@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from lesion_tasks.metrics.auc import Auc
-from lesion_tasks.metrics.beyond import Beyond, beyond
+from lesion_tasks.metrics.beyond_probe import Beyond, beyond
 from lesion_tasks.metrics.compare import Difference, auc_difference, check_paired
 from lesion_tasks.metrics.headline import auc_within, headline_auc
 from lesion_tasks.metrics.independence import WORTHWHILE_AUC

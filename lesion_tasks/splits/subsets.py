@@ -1,4 +1,4 @@
-"""Groups -> the subset that each falls in: by hash, so that growth moves no one."""
+"""Groups -> the subset that each falls in, by hash, or quarantine where identities disagree. Growth moves no one."""
 
 import hashlib
 from collections.abc import Sequence

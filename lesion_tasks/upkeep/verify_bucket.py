@@ -16,7 +16,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
-from lesion_tasks.catalog.upkeep import N_VERIFICATION_PARTS
+from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import check_stored
 from lesion_tasks.training.masks import read_index

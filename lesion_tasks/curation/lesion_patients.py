@@ -1,4 +1,4 @@
-"""The lesions of some images -> one patient for each, or none if records name two."""
+"""The lesions of some images -> one patient for each; images of a lesion whose records name two are rejected."""
 
 from collections.abc import Sequence
 from dataclasses import replace
