@@ -58,7 +58,7 @@ def train_in_every_way(database_url: str) -> dict[str, Any]:
         "float16": _train(CNN, "mixed_float16"),
         "all": _train(CNN, "mixed_bfloat16", strategy),
         "metadata": _train(METADATA, "mixed_bfloat16", strategy),
-        "segmented": _train(SEGMENTED, "mixed_bfloat16", strategy),
+        "segmented": _train(SEGMENTED, "mixed_bfloat16", strategy, database_url),
         "two stages": _train(TWO_STAGES, "mixed_bfloat16", strategy, database_url),
     }
 
@@ -100,7 +100,7 @@ def _train(
                 test=parts[2],
                 sha256_by_id={name: name for some in parts for name in some.isic_ids},
             ),
-            engine=engine_for(database_url) if database_url else None,  # type: ignore[arg-type] - features alone ask
+            engine=engine_for(database_url) if database_url else None,  # type: ignore[arg-type] - features and segmenters ask
             bucket=DirectoryBucket(Path(folder)),
             folder="t",
             on_epoch=lambda epoch, figures, seconds: losses.__setitem__(epoch, figures["loss"]),

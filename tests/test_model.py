@@ -177,7 +177,7 @@ def test_the_leaky_reproduction_cannot_be_declared_promotable() -> None:
         ({"loss": "hinge"}, "unknown loss 'hinge'"),
         ({"sampling": "twice"}, "unknown sampling 'twice'"),
         ({"split": "nope"}, "unknown split 'nope'"),
-        ({"backbone": None}, "belongs to architecture 'transfer' alone"),
+        ({"backbone": None}, "only architecture 'transfer' may have a backbone"),
         (
             {"is_backbone_frozen": False, "fine_tuning": FineTuning()},
             "follows a stage with a frozen backbone",

@@ -119,7 +119,7 @@ KINDS = (
 # A fixed share of the objects, by a hash of their keys.
 PART = """
     FROM ({listing}) AS kept
-    WHERE (hashtextextended(object_key, 0) & 2147483647) % :n_parts = :part - 1
+    WHERE CAST(CAST('x' || left(md5(object_key), 7) AS bit(28)) AS integer) % :n_parts = :part - 1
 """
 
 
