@@ -4,7 +4,7 @@ Candidates come from hashes and thumbprints, and from landmarks that two picture
 compared in detail: as they are, and aligned with each other. Sharing landmarks means that they agree at several places.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from os import cpu_count
@@ -29,7 +29,7 @@ from lesion_tasks.curation.registration import (
     n_agreeing_places,
     registered_correlation,
 )
-from lesion_tasks.curation.store_landmarks import read_landmarks
+from lesion_tasks.curation.store_landmarks import read_landmarks, stored_landmarks
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
 
@@ -214,7 +214,8 @@ def _open_and_store(
     bucket: Bucket,
     pairs: list[tuple[tuple[str, str], tuple[str, str, int], float]],
 ) -> int:
-    look_of = lru_cache(_CACHED_LOOKS)(_opener(bucket))
+    marks = stored_landmarks(connection, {sha256 for both, _, _ in pairs for sha256 in both})
+    look_of = lru_cache(_CACHED_LOOKS)(_opener(bucket, marks))
 
     def look(pair: tuple[tuple[str, str], tuple[str, str, int], float]) -> dict[str, object]:
         (one, other), (key, other_key, bits), correlation = pair
@@ -243,13 +244,16 @@ def _open_and_store(
     return copy_dicts(connection, "picture_pair", looked)
 
 
-def _opener(bucket: Bucket) -> Callable[[str, str], tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
+def _opener(
+    bucket: Bucket, marks: Mapping[str, np.ndarray]
+) -> Callable[[str, str], tuple[np.ndarray, np.ndarray, np.ndarray] | None]:
     def read(sha256: str, key: str) -> tuple[np.ndarray, np.ndarray, np.ndarray] | None:
         """Fine detail, grey levels and landmarks of a picture; None if it cannot be read."""
         try:
             data = get_verified(bucket, key, sha256, kind="picture")
             grey = read_grey(data)
-            return read_detail(data), grey, landmarks_of(grey)
+            found = marks[sha256] if sha256 in marks else landmarks_of(grey)
+            return read_detail(data), grey, found
         except (MissingObjectError, UnusablePictureError):
             return None
 

@@ -4,7 +4,7 @@ Every image without landmarks gets them here: new ones, those stored before land
 rules change. Each batch is one transaction, so a killed run continues where it stopped.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
 from typing import Any
@@ -88,6 +88,15 @@ def _landmarks(bucket: Bucket, sha256: str, object_key: str) -> bytes:
     except (MissingObjectError, UnusablePictureError):
         return b""
     return landmarks_of(grey).astype("<u8").tobytes()
+
+
+def stored_landmarks(connection: Connection, sha256s: Collection[str]) -> dict[str, np.ndarray]:
+    """The landmarks of some pictures by sha256, as `landmarks_of` returns them; those not found yet are left out."""
+    query = text("""
+        SELECT sha256, landmarks FROM picture_landmarks WHERE sha256 = ANY(:sha256s) AND version = :version
+    """)
+    rows = connection.execute(query, {"sha256s": list(sha256s), "version": LANDMARKS_VERSION})
+    return {row.sha256: np.frombuffer(row.landmarks, dtype="<u8").astype(np.uint64) for row in rows}
 
 
 def read_landmarks(connection: Connection) -> tuple[list[str], np.ndarray, np.ndarray]:
