@@ -1,5 +1,6 @@
 """What tests share: one embedded Postgres, a fresh database for each test that asks, and its own bucket."""
 
+import os
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -69,7 +70,12 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
 
 @pytest.fixture(scope="session")
 def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The base URL of a Postgres server that lives as long as the test session."""
+    """The base URL of the Postgres server that TEST_POSTGRES_URL names, or of one that lives as long as the session."""
+    if named := os.environ.get(
+        "TEST_POSTGRES_URL"
+    ):  # postgresql+psycopg2://user:password@host:port, a superuser
+        yield named
+        return
     home = tmp_path_factory.mktemp("postgres-home")
     yield postgres.ensure_running(home)
     postgres.stop(home)

@@ -126,9 +126,9 @@ def test_predictions_that_were_changed_after_they_were_stored_are_refused_by_nam
 def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) -> None:
     prepare(settings)
     training_id = train_variant(open_workspace(), "smoke")
-    evaluate_training(open_workspace(), training_id)
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("UPDATE training SET recipe = recipe || '{\"is_promotable\": false}'"))
+    evaluate_training(open_workspace(), training_id)
     assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion")
     assert "never promotable" in reason

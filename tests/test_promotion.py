@@ -24,6 +24,7 @@ from lesion_tasks.promotion.proposal import propose
 from lesion_tasks.promotion.questions import gather_answers, is_superseded, require_approver, write_questions
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.predictions import read_predictions, store_predictions
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import Workspace, open_workspace
 
@@ -47,13 +48,17 @@ def execute(settings: Settings, statement: str, **values: object) -> None:
         connection.execute(text(statement), values)
 
 
-def fail_a_check(settings: Settings, training_id: str, name: str) -> None:
+def fail_a_check(settings: Settings, training_id: str, name: str, digest: str = "%") -> None:
     """Write an evaluation as it is where a check failed, under a digest of its own."""
-    document = f"jsonb_set(document, '{{integrity,0}}', CAST('{json.dumps(verdict(name))}' AS jsonb))"
+    found = f"""(SELECT jsonb_agg(CASE WHEN one ->> 'name' = '{name}' THEN CAST('{json.dumps(verdict(name))}' AS jsonb)
+                                ELSE one END) FROM jsonb_array_elements(document -> 'integrity') one)"""
+    document = f"jsonb_set(document, '{{integrity}}', {found})"
     execute(
         settings,
-        f"UPDATE evaluation SET document = {document}, {SEAL.format(document)} WHERE training_id = :id",
+        f"UPDATE evaluation SET document = {document}, {SEAL.format(document)} "
+        "WHERE training_id = :id AND manifest_digest LIKE :digest",
         id=training_id,
+        digest=digest,
     )
 
 
@@ -100,7 +105,7 @@ def test_images_that_the_champion_has_learned_from_are_left_out_of_the_compariso
         # So few images are left here that nothing can be said; what is left is looked at all the same.
         assert proposal is not None
         assert "test images were left out because one of the two models has learned" in proposal.objections[0]
-        monkeypatch.setattr("lesion_tasks.evaluation.comparison.MIN_GROUPS_OF_A_CLASS", 1)
+        monkeypatch.setattr("lesion_tasks.metrics.integrity.MIN_GROUPS_OF_A_CLASS", 1)
         promote(is_forced=True)
     finally:
         TASKS[TASK] = before
@@ -336,7 +341,10 @@ def decision(
     training_id: str, previous: str | None, step: float | None, action: str = "promoted"
 ) -> SimpleNamespace:
     differences = {"sensitivity_at_90_specificity": {"value": step}}
-    figures = {"comparison": None if step is None else {"differences": differences}}
+    figures = {
+        "comparison": None if step is None else {"differences": differences},
+        "is_forced": action == "forced",
+    }
     return SimpleNamespace(
         training_id=training_id, previous_training_id=previous, action=action, figures=figures
     )
@@ -352,6 +360,12 @@ def decision(
         ([("a", None, None), ("b", "a", 0.04), ("c", "b", -0.04)], -0.02, 0.06),
         # Without a comparison nothing is known of what came before.
         ([("a", None, None), ("b", "a", None), ("c", "b", -0.04)], -0.005, None),
+        # A candidate that gains is not held to account for those before it.
+        ([("a", None, None), ("b", "a", -0.2)], 0.1, None),
+        # A person accepted a loss.
+        ([("a", None, None), ("b", "a", -0.2, "forced")], -0.01, None),
+        # A champion that somebody rolled back from had faults.
+        ([("a", None, None), ("b", "a", 0.2), ("a", "b", None, "rolled_back")], -0.01, None),
         # A rollback puts the best back.
         ([("a", None, None), ("b", "a", -0.04), ("a", "b", None, "rolled_back")], -0.04, None),
     ],
@@ -362,7 +376,12 @@ def test_small_losses_of_many_promotions_cannot_add_up(
     from lesion_tasks.promotion import drift
 
     monkeypatch.setattr(drift, "enthronements", lambda connection, task: [decision(*one) for one in line])
-    comparison = {"differences": {"sensitivity_at_90_specificity": {"value": step}, "auc": {"value": 0.01}}}
+    comparison = {
+        "differences": {
+            "sensitivity_at_90_specificity": {"value": step, "low": step - 0.1},
+            "auc": {"value": 0.01, "low": -0.02},
+        }
+    }
     gates = gates_of(TASK)
     found = drift.objections_to(drift.declines(None, TASK, comparison, gates), gates)  # type: ignore[arg-type]
     assert len(found) == (loss is not None)
@@ -410,7 +429,7 @@ def test_a_rollback_to_an_altered_model_is_refused(settings: Settings) -> None:
     promote(is_forced=True)
     ((key,),) = rows_of(settings, f"SELECT model_key FROM training WHERE training_id = '{first}'")
     open_bucket(settings).put(key, b"another")
-    with pytest.raises(UnusableInputError, match=f"rollback to '{first}': model {key}: SHA-256 is"):
+    with pytest.raises(UnusableInputError, match=f"rollback to '{first}': .*model {key}: SHA-256 is"):
         rollback_champion(open_workspace(), reason="worse in practice")
 
 
@@ -424,3 +443,128 @@ def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings
         require_approver(workspace, "bob")
     require_approver(workspace, "ann")
     require_approver(open_workspace(), "bob")
+
+
+def test_patients_merged_after_the_evaluation_are_a_leak_when_it_is_repeated(settings: Settings) -> None:
+    prepare(settings)
+    training_id = candidate()
+    execute(
+        settings,
+        """UPDATE image SET group_id = 'IP_0000001' WHERE isic_id IN (
+               SELECT min(isic_id) FROM split_member WHERE split = 'malignancy_natural' AND subset IN ('train', 'test')
+               GROUP BY subset)""",
+    )
+    evaluate_training(open_workspace(), training_id)
+    assert "leaks" in evaluation_of(settings, training_id)["failed_checks"]
+
+
+def evaluation_of(settings: Settings, training_id: str) -> dict[str, Any]:
+    ((document,),) = rows_of(settings, f"SELECT document FROM evaluation WHERE training_id = '{training_id}'")
+    return dict(document)
+
+
+@pytest.mark.parametrize(
+    ("column", "value"),
+    [
+        ("threshold", "0.0001"),
+        ("classes", "ARRAY['malignant', 'benign']"),
+        ("recipe", "recipe || '{\"seed\": 7}'"),
+    ],
+)
+def test_a_training_whose_row_changed_after_its_evaluation_is_not_promoted(
+    settings: Settings, column: str, value: str
+) -> None:
+    prepare(settings)
+    training_id = candidate()
+    execute(settings, f"UPDATE training SET {column} = {value}")
+    said = promote(is_forced=True)
+    assert not said.is_promoted
+    assert f"{column} of training '{training_id}' changed after its evaluation" in said.reason
+
+
+def test_predictions_that_were_stored_anew_after_an_evaluation_are_no_part_of_it(settings: Settings) -> None:
+    """As a worker leaves it that scores again, wrongly, and dies before it has checked anything."""
+    prepare(settings)
+    training_id = candidate()
+    with open_workspace().engine.begin() as connection:
+        digest = manifest_of(settings, training_id)
+        stored = read_predictions(connection, training_id, digest, "test", TASKS[TASK].classes)
+        store_predictions(connection, training_id, digest, "test", stored[::-1].set_axis(stored.index))
+    said = promote(is_forced=True)
+    assert not said.is_promoted
+    assert "are not those it evaluated" in said.reason
+
+
+def test_an_evaluation_without_the_checks_of_today_is_repeated(settings: Settings) -> None:
+    prepare(settings)
+    training_id = candidate()
+    kept = "jsonb_set(document, '{integrity}', jsonb_build_array(document #> '{integrity,0}'))"
+    execute(settings, f"UPDATE evaluation SET document = {kept}, {SEAL.format(kept)}")
+    said = promote(is_forced=True)
+    assert not said.is_promoted
+    assert "evaluated by an older version without degenerate, few_groups, gap" in said.reason
+    # What stood in its way is mended: it is a candidate again.
+    evaluate_training(open_workspace(), training_id)
+    assert promote(is_forced=True).training_id == training_id
+
+
+def test_a_model_that_was_missing_for_a_while_is_a_candidate_again(settings: Settings) -> None:
+    prepare(settings)
+    training_id = candidate()
+    ((key,),) = rows_of(settings, "SELECT model_key FROM training")
+    data = open_bucket(settings).get(key)
+    open_bucket(settings).delete(key)
+    assert promote(is_forced=True).action == "refused"
+    open_bucket(settings).put(key, data)
+    assert promote(is_forced=True).action == "none"
+    evaluate_training(open_workspace(), training_id)
+    assert promote(is_forced=True).training_id == training_id
+
+
+def test_a_trial_run_does_not_hide_the_variants_own_training(settings: Settings) -> None:
+    prepare(settings)
+    own = candidate()
+    trial = train_variant(open_workspace(), "metadata_logistic", is_smoke_run=True)
+    evaluate_training(open_workspace(), trial)
+    said = promote(is_forced=True)
+    assert (said.action, said.training_id) == ("promoted", own)
+
+
+def test_labels_under_rules_that_have_changed_are_another_question(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare(settings)
+    candidate()
+    monkeypatch.setitem(TASKS, TASK, replace(TASKS[TASK], mapping_version=TASKS[TASK].mapping_version + 1))
+    said = promote(is_forced=True)
+    assert not said.is_promoted
+    assert "of the task's rules, which are at version" in said.reason
+
+
+def test_an_answer_is_kept_although_an_evaluation_is_missing_by_now(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    add_records(settings, labelled_records(120, first=401))
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    second = candidate()
+    with pytest.raises(UnusableInputError, match=f"{first} was not evaluated on manifest"):
+        promote()
+    said = promote(asked_about=second, answer="rejected", answer_reason="no", decided_by="Ada")
+    assert said.action == "rejected"
+
+
+def test_a_champion_that_is_bad_on_new_data_does_not_protect_itself(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    add_records(settings, labelled_records(120, first=401))
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    second = candidate()
+    digest = manifest_of(settings, second)
+    evaluate_training(open_workspace(), first, manifest_digest=digest)
+    evaluate_training(open_workspace(), second, manifest_digest=manifest_of(settings, first))
+    fail_a_check(settings, first, "inverted", digest)
+    assert "cannot be compared" not in promote().reason

@@ -1,6 +1,7 @@
 """The bucket held against the database: what was altered or lost is named, and what can be made again is."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 from catalogue import declare, materialize_natural, rows_of
@@ -102,3 +103,15 @@ def test_the_parts_of_a_quarter_are_the_whole_bucket_and_each_week_has_its_own(e
     assert sorted(due) == list(range(1, N_VERIFICATION_PARTS + 1))
     with pytest.raises(UnusableInputError, match="part 14 of 13"):
         verify_bucket(evaluated, part=14, n_parts=13)
+
+
+def test_another_bucket_is_not_repaired(evaluated: Workspace, tmp_path: Path) -> None:
+    elsewhere = Workspace(evaluated.settings.model_copy(update={"bucket_url": str(tmp_path / "mistyped")}))
+    with pytest.raises(
+        UnusableInputError, match=r"mistyped .*of 240 objects of kind picture are missing or altered"
+    ):
+        verify_bucket(elsewhere)
+    assert rows_of(evaluated.settings, "SELECT count(*) FROM stored_file WHERE is_replaced") == [(0,)]
+    assert verify_bucket(elsewhere, is_repairing=False).n_repairable > 240
+    assert verify_bucket(elsewhere, is_repairing_many=True).n_lost > 0
+    assert rows_of(evaluated.settings, "SELECT count(*) FROM stored_file WHERE is_replaced") == [(240,)]

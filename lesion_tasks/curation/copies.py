@@ -113,7 +113,7 @@ def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[st
         for row in connection.execute(
             text("""
                 SELECT i.sha256, array_agg(i.atom_id) AS atoms, min(f.object_key) AS object_key,
-                       min(f.perceptual_hash) AS perceptual_hash, min(f.thumbprint) AS thumbprint
+                       min(f.perceptual_hash) AS perceptual_hash, (array_agg(f.thumbprint))[1] AS thumbprint
                 FROM image i JOIN stored_file f USING (isic_id, rendition)
                 WHERE i.sha256 = ANY(:ids) AND f.thumbprint IS NOT NULL GROUP BY i.sha256
             """),

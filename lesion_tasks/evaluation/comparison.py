@@ -14,7 +14,14 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Task
 from lesion_tasks.database.schema import Training
-from lesion_tasks.evaluation.evaluation_record import failed_checks, find_evaluation, find_sealed
+from lesion_tasks.evaluation.evaluation_record import (
+    AlteredEvaluationError,
+    failed_checks,
+    find_difference,
+    find_sealed,
+    unmade_checks,
+)
+from lesion_tasks.metrics.verdict import ON_VAL
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.run_record import find_finished
@@ -27,8 +34,15 @@ if TYPE_CHECKING:
 
 # A row is known to a training that learned from a row with the same value in one of these.
 IDENTITIES = ("isic_id", "lesion_id", "patient_id", "sha256", "group_id")
-# An AUC difference needs this many groups of each class; with fewer nothing is compared.
-MIN_GROUPS_OF_A_CLASS = 5
+# With one of these faults predictions may not be the model's of these images; others only say that the model is bad.
+MISPAIRED = {
+    "ids_differ",
+    "independent_of_labels",
+    "marginals_differ",
+    "pixels_differ",
+    "predictions_altered",
+    "serving_differs",
+}
 
 
 class NoComparisonError(UnusableInputError):
@@ -48,8 +62,21 @@ def missing_scores(connection: Connection, candidate: Training, champion: Traini
     return [
         {"training_id": model.training_id, "manifest_digest": data.manifest_digest}
         for model, data in wanted
-        if find_evaluation(connection, model.training_id, data.manifest_digest) is None
+        if not _is_evaluated(connection, model, data.manifest_digest)
     ]
+
+
+def _is_evaluated(connection: Connection, model: Training, digest: str) -> bool:
+    """Whether there is an evaluation to go by: one that was altered or made by an older version has to be repeated."""
+    try:
+        found = find_sealed(connection, model.training_id, digest)
+    except AlteredEvaluationError:
+        return False
+    return (
+        found is not None
+        and not unmade_checks(found.document)
+        and find_difference(connection, model, found.document) is None
+    )
 
 
 def compare_models(
@@ -108,10 +135,19 @@ def _require_soundness(connection: Connection, model: Training, digest: str) -> 
     found = find_sealed(connection, model.training_id, digest)
     if found is None:
         raise _not_evaluated(model, digest)
-    allowed = {"leaks"} if model.manifest_digest != digest else set()
-    # Findings on val do not affect predictions on test.
+    if unmade := unmade_checks(found.document):
+        raise NotEvaluatedError(
+            f"{model.training_id} was evaluated on manifest {digest[:12]} without {', '.join(unmade)}: run "
+            f"`lesion evaluate {model.training_id} --manifest {digest}` again"
+        )
+    if (changed := find_difference(connection, model, found.document)) is not None:
+        raise NoComparisonError(changed)
+    # Findings on val do not affect predictions on test. On another manifest than its own, images that a model knows
+    # are left out, and whatever says that it is bad there is what the comparison is to find out.
     faults = [
-        name for name in failed_checks(found.document) if name not in allowed and not name.endswith("_on_val")
+        name
+        for name in failed_checks(found.document)
+        if not name.endswith(ON_VAL) and (model.manifest_digest == digest or name in MISPAIRED)
     ]
     if faults:
         raise NoComparisonError(
@@ -124,6 +160,8 @@ def _unseen_test(
     tables: "Mapping[str, pd.DataFrame]", digest: str, models: Sequence[Training]
 ) -> "tuple[pd.DataFrame, int]":
     """Test rows of a manifest that no model has learned from, and how many were left out."""
+    import pandas as pd
+
     test = tables[digest][tables[digest]["subset"] == "test"]
     kept = test
     for model in models:
@@ -131,28 +169,36 @@ def _unseen_test(
             continue  # there the manifest's own checks have ensured this
         own = tables[model.manifest_digest]
         learned = own[own["subset"].isin(["train", "val"])]
+        is_known = pd.Series(False, index=test.index)
         for name in IDENTITIES:
-            kept = kept[~kept[name].isin(learned[name].dropna()) | kept[name].isna()]
+            is_known |= test[name].isin(learned[name].dropna())
+        # With whom a known image is in one group by now, known under whichever name.
+        kept = kept[~kept["group_id"].isin(test.loc[is_known, "group_id"].dropna()) & ~is_known[kept.index]]
     return kept, len(test) - len(kept)
 
 
 def _require_groups(scored: "Scored", n_left_out: int) -> None:
-    import numpy as np
+    from lesion_tasks.metrics.integrity import few_groups
 
-    n_groups = [
-        len(np.unique(scored.groups[scored.labels == label])) for label in range(len(scored.class_names))
-    ]
-    if min(n_groups) < MIN_GROUPS_OF_A_CLASS and n_left_out:
-        raise NoComparisonError(
-            f"{n_left_out:,} test images were left out because one of the two models has learned from them; the "
-            f"others have {min(n_groups)} groups of the rarest class, expected at least {MIN_GROUPS_OF_A_CLASS}"
+    verdict = few_groups(scored)
+    if verdict.blocks:
+        left_out = (
+            f"{n_left_out:,} test images were left out because one of the two models has learned from them; the others"
+            if n_left_out
+            else "the test images"
         )
+        raise NoComparisonError(f"{left_out} are too few to compare on. {verdict.sentence}")
 
 
 def _scored(
     connection: Connection, task: Task, model: Training, digest: str, rows: "pd.DataFrame"
 ) -> "Scored | None":
     """A model's predictions for these rows; None if it has not scored all of them."""
+    if tuple(model.classes) != task.classes:
+        raise NoComparisonError(
+            f"{model.training_id} tells {', '.join(model.classes)} apart, and task {task.name!r} is about "
+            f"{', '.join(task.classes)} by now"
+        )
     predictions = read_sealed_predictions(connection, model.training_id, digest, "test", task.classes)
     if not set(rows["isic_id"]) <= set(predictions.index):
         return None

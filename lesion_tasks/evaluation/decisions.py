@@ -59,8 +59,22 @@ def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
 
 
 def decided_trainings(connection: Connection, task: str) -> set[str]:
-    """Trainings whose candidacy has ended: each was promoted, refused, rejected or superseded by a newer one."""
-    return {row.training_id for row in _rows(connection, task, *DECIDING)}
+    """Trainings whose candidacy has ended: each was promoted, refused, rejected or superseded by a newer one.
+
+    One that was refused for what stood in its way, and not for its figures, is a candidate again once it is evaluated
+    anew: what was missing or altered may be back.
+    """
+    rows = connection.execute(
+        text("""
+            SELECT DISTINCT p.training_id FROM promotion p
+            WHERE p.task = :task AND p.action = ANY(:actions) AND NOT (
+                p.action = 'refused' AND coalesce((p.figures ->> 'is_obstacle')::boolean, false) AND EXISTS (
+                    SELECT FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+                    WHERE e.training_id = p.training_id AND e.evaluated_at > p.decided_at))
+        """),
+        {"task": task, "actions": list(DECIDING)},
+    )
+    return set(rows.scalars())
 
 
 def earlier_champions(connection: Connection, task: str) -> list[str]:

@@ -35,7 +35,12 @@ from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
+from lesion_tasks.training.predictions import (
+    digest_of_predictions,
+    join_to_manifest,
+    read_predictions,
+    store_predictions,
+)
 from lesion_tasks.training.run_record import read_model
 from lesion_tasks.workspace import Workspace
 
@@ -179,6 +184,7 @@ def _measure(
         training=training_facts(subject),
         manifest=manifest_facts(subject),
         integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
+        predictions={subset: digest_of_predictions(frame) for subset, frame in stored.items()},
         subsets=documents,
         best_of_looks=best,
         since_promotion=fresh,

@@ -8,12 +8,34 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import ColumnElement, Connection, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database.schema import Evaluation
+from lesion_tasks.database.schema import Evaluation, Training
+from lesion_tasks.metrics.verdict import ON_VAL
 
+# What every evaluation asks of test and val: without one of these nothing is known of its soundness.
+REQUIRED_CHECKS = {
+    *(
+        f"{name}{side}"
+        for name in (
+            "ids_differ",
+            "independent_of_labels",
+            "inverted",
+            "marginals_differ",
+            "serving_differs",
+            "pixels_differ",
+        )
+        for side in ("", ON_VAL)
+    ),
+    "predictions_altered",
+    "degenerate",
+    "few_groups",
+    "leaks",
+    "shortcut",
+    "gap",
+}
 _DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
 
 
@@ -63,13 +85,18 @@ def find_evaluation(connection: Connection, training_id: str, manifest_digest: s
 
 def find_sealed(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
     """The same, its document checked against its digest; raises `AlteredEvaluationError` if they differ."""
-    found = find_evaluation(connection, training_id, manifest_digest)
-    if found is None:
+    # In one statement: an evaluation that is written in between would look altered.
+    digest: ColumnElement[str] = literal_column(_DIGEST.format("evaluation.document"))
+    statement = select(Evaluation, digest).where(
+        Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
+    )
+    with Session(connection, expire_on_commit=False) as session:
+        row = session.execute(statement).one_or_none()
+        session.expunge_all()
+    if row is None:
         return None
-    now = connection.execute(
-        text(f"SELECT {_DIGEST.format('document')} FROM evaluation WHERE evaluation_id = :id"),  # noqa: S608
-        {"id": found.evaluation_id},
-    ).scalar_one()
+    found: Evaluation = row[0]
+    now: str = row[1]
     if now != found.document_sha256:
         raise AlteredEvaluationError(
             f"evaluation {found.evaluation_id!r}: its document has SHA-256 {now[:12]}, expected "
@@ -85,13 +112,49 @@ def failed_checks(document: Mapping[str, Any]) -> list[str]:
 
 def undecided_checks(document: Mapping[str, Any]) -> list[str]:
     """Names of the checks that had too few images to tell: nothing is wrong, but nothing is promoted."""
-    return _blocking(document, "too_few") if document["integrity"] else []
+    return _blocking(document, "too_few")
+
+
+def unmade_checks(document: Mapping[str, Any]) -> list[str]:
+    """Names of checks that every evaluation makes by now and this one, by an older version, did not."""
+    made = {one["name"] for one in document["integrity"]}
+    if made & {"ids_differ", f"ids_differ{ON_VAL}"} and any(
+        one["status"] == "failed" for one in document["integrity"] if one["name"].startswith("ids_differ")
+    ):
+        return []  # nothing could be joined, so nothing else was asked
+    return sorted(REQUIRED_CHECKS - made)
 
 
 def _blocking(document: Mapping[str, Any], status: str) -> list[str]:
-    if not document["integrity"]:
-        return ["not_checked"]
     return [one["name"] for one in document["integrity"] if one["is_blocking"] and one["status"] == status]
+
+
+def find_difference(connection: Connection, training: Training, document: Mapping[str, Any]) -> str | None:
+    """What speaks against a document being about what is stored of its training now; None if nothing does.
+
+    The training's row, and the digests of the predictions that were evaluated.
+    """
+    said = document["training"]
+    row = json.loads(json.dumps({name: getattr(training, name) for name in _OF_TRAINING}, default=list))
+    if changed := [name for name in _OF_TRAINING if said.get(name) != row[name]]:
+        return f"{', '.join(changed)} of training {training.training_id!r} changed after its evaluation"
+    digest = document["manifest"]["digest"]
+    sealed = {
+        row.subset: row.sha256
+        for row in connection.execute(
+            text("""
+                SELECT subset, sha256 FROM prediction_set
+                WHERE training_id = :training_id AND manifest_digest = :digest
+            """),
+            {"training_id": training.training_id, "digest": digest},
+        )
+    }
+    if sealed != document.get("predictions", {}):
+        return f"the predictions of {training.training_id!r} on manifest {digest[:12]} are not those it evaluated"
+    return None
+
+
+_OF_TRAINING = ("recipe", "classes", "threshold", "model_sha256", "manifest_digest", "task", "variant")
 
 
 def list_unevaluated_ids(connection: Connection) -> list[str]:

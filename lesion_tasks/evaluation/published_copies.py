@@ -10,7 +10,11 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of
-from lesion_tasks.evaluation.evaluation_record import find_evaluation, newest_since_promotion
+from lesion_tasks.evaluation.evaluation_record import (
+    AlteredEvaluationError,
+    find_sealed,
+    newest_since_promotion,
+)
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.index import (
     BoardRow,
@@ -161,7 +165,10 @@ def champion_key(task: str, sequence: int) -> str:
 def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]:
     """What `champion.json` says about a task: the model, how to read it, the decision behind it, and its figures."""
     decision, training = champion.decision, champion.training
-    evaluation = find_evaluation(connection, training.training_id, training.manifest_digest)
+    try:
+        evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
+    except AlteredEvaluationError:
+        evaluation = None  # what it says now is nobody's finding
     document = evaluation.document if evaluation is not None else {}
     best, fresh = _best_of_looks(document), _since_promotion(connection, champion)
     measure = leading_measure(training.task)

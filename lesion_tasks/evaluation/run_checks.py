@@ -1,9 +1,9 @@
 """Stored predictions, the stored model and the manifest -> every integrity verdict of one evaluation."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import InputSize
@@ -79,15 +79,16 @@ def judge(
     )
     on_test.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "test")))
     on_val.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "val")))
-    sides, pairs = _identities(engine, bucket, subject)
+    identities, pairs = _identities(engine, bucket, subject)
     probes, unjudged = probe_predictions(engine, bucket, subject, examples["test"])
     return [
         *on_test,
         integrity.degenerate(test, threshold=subject.training.threshold),
+        integrity.few_groups(test),
         *(verdict.on_val() for verdict in on_val),
         # Nothing was chosen on the val rows of another manifest.
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
-        leaks(sides, pairs=pairs),
+        _first_failure(leaks(sides, pairs=pairs) for sides in identities),
         shortcut(test, probes, unjudged=unjudged),
         integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
         integrity.gap(val, test),
@@ -182,7 +183,7 @@ def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
 
 def _identities(
     engine: Engine, bucket: Bucket, subject: EvaluationSubject
-) -> "tuple[dict[str, pd.DataFrame], list[tuple[str, str]] | None]":
+) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None]":
     """The identities of every row, by subset, and which pairs of subsets must be disjoint; None: all pairs.
 
     On a manifest other than its own, a training must not have learned from that manifest's test and val rows.
@@ -203,11 +204,35 @@ def _identities(
             pairs = [("its own train", "test"), ("its own val", "test"), ("its own train", "val")]
         together = pd.concat(sides, names=["side"])
         pictures = picture_numbers(connection, together["sha256"].tolist())
-    identified = together[["isic_id", "group_id", "patient_id", "lesion_id", "sha256"]].assign(
-        perceptual_hash=pictures
+        today = _identities_today(connection, together["isic_id"].tolist())
+    side = together.index.get_level_values("side")
+    then = together[["isic_id", "sha256", *_IDENTITIES]].assign(perceptual_hash=pictures)
+    # An image that is no longer in the catalogue is who the manifest says it is.
+    now = then.copy()
+    for name in _IDENTITIES:
+        now[name] = [
+            today[isic_id][name] if isic_id in today else known
+            for isic_id, known in zip(then["isic_id"], then[name], strict=True)
+        ]
+    return [{name: identified[side == name] for name in sides} for identified in (then, now)], pairs
+
+
+def _first_failure(verdicts: "Iterable[Verdict]") -> "Verdict":
+    """The first verdict that failed, or the first of all."""
+    found = list(verdicts)
+    return next((verdict for verdict in found if verdict.is_failure), found[0])
+
+
+_IDENTITIES = ("group_id", "patient_id", "lesion_id")
+
+
+def _identities_today(connection: Connection, isic_ids: "list[str]") -> dict[str, dict[str, str | None]]:
+    """Who images are known to be by now: an archive learns of patients after a split was built."""
+    rows = connection.execute(
+        text("SELECT isic_id, group_id, patient_id, lesion_id FROM image WHERE isic_id = ANY(:ids)"),
+        {"ids": isic_ids},
     )
-    side = identified.index.get_level_values("side")
-    return {name: identified[side == name] for name in sides}, pairs
+    return {row.isic_id: row._asdict() for row in rows}
 
 
 def _labels(engine: Engine, subject: EvaluationSubject) -> tuple[dict[str, str], dict[str, str | None]]:

@@ -35,6 +35,8 @@ SERVING_TOLERANCE = 1e-4
 THRESHOLD_TOLERANCE = 1e-9
 # Decoder versions differ by a few grey levels at an edge; a different picture, or a mark in it, by many.
 PIXEL_TOLERANCE = 8
+# A difference of AUCs needs this many groups of each class; a figure of fewer is one of a few patients.
+MIN_GROUPS_OF_A_CLASS = 5
 MAX_COMMONEST_SHARE = 0.99
 # 99.9 %: the epoch was chosen on validation, whose figure is therefore a little lucky, and every evaluation is tested.
 GAP_LEVEL = 0.999
@@ -80,6 +82,30 @@ def predictions_altered(altered: Mapping[str, str]) -> Verdict:
     )
     return _verdict(
         "predictions_altered", "failed" if altered else "passed", sentence, {"altered": dict(altered)}
+    )
+
+
+def few_groups(scored: Scored) -> Verdict:
+    """Too few to tell anything unless each class has images of at least `MIN_GROUPS_OF_A_CLASS` groups.
+
+    One patient may have hundreds of images, and they say how a model does with one patient.
+    """
+    n_groups = {
+        name: len(np.unique(scored.groups[scored.labels == index]))
+        for index, name in enumerate(scored.class_names)
+    }
+    fewest = min(n_groups, key=lambda name: n_groups[name])
+    numbers = {"n_groups": n_groups, "needed": MIN_GROUPS_OF_A_CLASS}
+    if n_groups[fewest] < MIN_GROUPS_OF_A_CLASS:
+        return _verdict(
+            "few_groups",
+            "too_few",
+            f"The images of {fewest} come from {n_groups[fewest]} groups (patients or lesions), expected at least "
+            f"{MIN_GROUPS_OF_A_CLASS}.",
+            numbers,
+        )
+    return _verdict(
+        "few_groups", "passed", f"Each class has images of at least {n_groups[fewest]} groups.", numbers
     )
 
 

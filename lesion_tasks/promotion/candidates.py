@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.catalog.gates import leading_measure
@@ -14,10 +15,13 @@ from lesion_tasks.evaluation.decisions import decided_trainings
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     failed_checks,
+    find_difference,
     find_sealed,
     list_evaluated_ids,
     undecided_checks,
+    unmade_checks,
 )
+from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
 from lesion_tasks.training.run_record import list_finished, read_model
 
@@ -29,6 +33,7 @@ class Candidate:
     training: Training
     document: Mapping[str, Any]
     altered: str | None  # which stored part was changed since; None if all of it is intact
+    meaning: str | None = None  # what its task means by now, if that is not what it learned
 
     @property
     def training_id(self) -> str:
@@ -39,6 +44,10 @@ class Candidate:
         """Why it cannot become champion whatever its figures are; None if they decide."""
         if self.altered is not None:
             return f"It was changed after it was stored: {self.altered}"
+        if unmade := unmade_checks(self.document):
+            return f"It was evaluated by an older version without {', '.join(unmade)}: evaluate it again."
+        if self.meaning is not None:
+            return self.meaning
         if failed := failed_checks(self.document):
             return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
         if undecided := undecided_checks(self.document):
@@ -68,16 +77,19 @@ class Candidate:
 
 
 def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[Candidate]:
-    """The latest evaluated training of each variant, unless it was already decided on."""
+    """The latest evaluated training of each variant, unless it was already decided on.
+
+    A trial run does not take the place of the variant's own training: of each kind the latest counts.
+    """
     decided = decided_trainings(connection, task)
     evaluated = list_evaluated_ids(connection, task)
     newest = {
-        training.variant: training
+        (training.variant, training.recipe.get("is_promotable", True)): training
         for training in sorted(list_finished(connection, task=task), key=_finished_at)
         if training.training_id in evaluated
     }
     return [
-        _candidate(connection, bucket, training)
+        find_candidate(connection, bucket, training)
         for training in newest.values()
         if training.training_id not in decided
     ]
@@ -87,17 +99,40 @@ def _finished_at(training: Training) -> Any:
     return training.finished_at
 
 
-def _candidate(connection: Connection, bucket: Bucket, training: Training) -> Candidate:
+def find_candidate(connection: Connection, bucket: Bucket, training: Training) -> Candidate:
     """Read what is stored about a training, and check each part against its digest."""
     try:
         evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
         if evaluation is None:
-            raise AssertionError("only evaluated trainings are candidates")
+            raise UnusableInputError(
+                f"{training.training_id} was not evaluated on its own manifest: evaluate it first"
+            )
     except AlteredEvaluationError as error:
         empty = {"integrity": [], "subsets": {}, "verdict": ""}
         return Candidate(training=training, document=empty, altered=str(error))
     altered = altered_model(bucket, training) or _altered_predictions(connection, training)
-    return Candidate(training=training, document=evaluation.document, altered=altered)
+    if altered is None and not unmade_checks(evaluation.document):
+        altered = find_difference(connection, training, evaluation.document)
+    return Candidate(
+        training=training,
+        document=evaluation.document,
+        altered=altered,
+        meaning=_changed_meaning(connection, training),
+    )
+
+
+def _changed_meaning(connection: Connection, training: Training) -> str | None:
+    """What the task asks by now, if the labels that a training learned from answered another question."""
+    task = TASKS[training.task]
+    if tuple(training.classes) != task.classes:
+        return f"It tells {', '.join(training.classes)} apart; the task is about {', '.join(task.classes)} by now."
+    learned = find_manifest(connection, training.manifest_digest).recipe.get("task", {})
+    if learned.get("mapping_version", task.mapping_version) != task.mapping_version:
+        return (
+            f"Its labels follow version {learned['mapping_version']} of the task's rules, which are at version "
+            f"{task.mapping_version} by now: build the split and train again."
+        )
+    return None
 
 
 def altered_model(bucket: Bucket, training: Training) -> str | None:
@@ -110,7 +145,7 @@ def altered_model(bucket: Bucket, training: Training) -> str | None:
 
 
 def _altered_predictions(connection: Connection, training: Training) -> str | None:
-    classes = TASKS[training.task].classes
+    classes = tuple(training.classes)
     try:
         for subset in ("val", "test"):
             read_sealed_predictions(

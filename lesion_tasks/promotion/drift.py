@@ -34,7 +34,8 @@ def declines(
     found = []
     for gate in gates:
         difference = comparison["differences"].get(gate.measure)
-        if gate.is_leading or difference is None or difference["value"] is None:
+        # A candidate that does not lose is not held to account for those before it.
+        if gate.is_leading or difference is None or difference.get("low") is None or difference["value"] >= 0:
             continue
         heights = _heights(rows, gate.measure)
         now = heights[rows[-1].training_id]
@@ -59,15 +60,18 @@ def objections_to(found: Sequence[Decline], gates: Sequence[Gate]) -> list[str]:
 def _heights(rows: Sequence[Any], measure: str) -> dict[str, float]:
     """Each champion's measure relative to the first one of the line, by training; oldest decision first.
 
-    A line begins anew where a promotion was not compared: what came before cannot be related to it.
+    A line begins anew where a promotion was not compared, since what came before cannot be related to it, and where a
+    person accepted the loss. A champion that somebody rolled back from had faults and is nobody's measure.
     """
     heights: dict[str, float] = {}
     for row in rows:
         if row.action == "rolled_back" and row.training_id in heights:
+            heights.pop(row.previous_training_id, None)
             continue
-        compared = (row.figures or {}).get("comparison") or {}
-        step = ((compared.get("differences") or {}).get(measure) or {}).get("value")
-        if step is None or row.previous_training_id not in heights:
+        figures = row.figures or {}
+        compared = (figures.get("comparison") or {}).get("differences") or {}
+        step = (compared.get(measure) or {}).get("value")
+        if step is None or figures.get("is_forced") or row.previous_training_id not in heights:
             heights = {row.training_id: 0.0}
         else:
             heights[row.training_id] = heights[row.previous_training_id] + step

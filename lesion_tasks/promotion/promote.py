@@ -26,7 +26,7 @@ from lesion_tasks.evaluation.decisions import (
     was_champion,
 )
 from lesion_tasks.evaluation.published_copies import publish
-from lesion_tasks.promotion.candidates import Candidate, altered_model, find_best
+from lesion_tasks.promotion.candidates import Candidate, find_best, find_candidate
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of, why_not_best
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
@@ -133,8 +133,6 @@ def _decide(
     request_id: str | None,
 ) -> Decision:
     proposal, candidates = propose(connection, workspace.bucket, task)
-    if proposal is not None and proposal.missing is not None:
-        raise UnusableInputError(proposal.missing)
     champion = champion_of(connection, task)
     common: dict[str, Any] = {
         "previous": champion.training.training_id if champion else None,
@@ -146,6 +144,8 @@ def _decide(
         return _supersede(connection, task, asked_about, best, common)
     if proposal is not None and answer in ("rejected", "expired"):
         return _not_approved(connection, proposal, answer, answer_reason, common)
+    if proposal is not None and proposal.missing is not None:
+        raise UnusableInputError(proposal.missing)
     _refuse_others(connection, task, candidates, best, common)
     if proposal is None:
         return _nothing_to_promote(task, candidates)
@@ -159,7 +159,11 @@ def _decide(
         training_id=proposal.candidate.training_id,
         manifest_digest=proposal.candidate.training.manifest_digest,
         reason=reason,
-        figures={**proposal.figures, "is_forced": is_forced},
+        figures={
+            **proposal.figures,
+            "is_forced": is_forced,
+            "is_obstacle": action == "refused" and proposal.comparison is None and champion is not None,
+        },
         **common,
     )
     return Decision(task=task, action=action, training_id=proposal.candidate.training_id, reason=reason)
@@ -216,7 +220,8 @@ def _refuse_others(
                 training_id=candidate.training_id,
                 manifest_digest=candidate.training.manifest_digest,
                 reason=why_not_best(candidate, best),
-                figures={"val": candidate.val},
+                # Whatever stood in its way may be mended: with a newer evaluation it is a candidate again.
+                figures={"val": candidate.val, "is_obstacle": candidate.obstacle is not None},
                 **common,
             )
 
@@ -292,8 +297,10 @@ def _put_back(
     champion = champion_of(connection, task)
     if champion is not None and champion.training.training_id == target:
         return Decision(task=task, action="already champion", training_id=target, reason=reason)
-    if (altered := altered_model(bucket, find_finished(connection, target))) is not None:
-        raise UnusableInputError(f"rollback to {target!r}: {altered}")
+    if (
+        obstacle := find_candidate(connection, bucket, find_finished(connection, target)).obstacle
+    ) is not None:
+        raise UnusableInputError(f"rollback to {target!r}: {obstacle}")
     record_decision(
         connection,
         task,

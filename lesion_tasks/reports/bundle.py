@@ -214,6 +214,9 @@ class Bundle(Published):
     training: TrainingFacts
     manifest: ManifestFacts
     integrity: list[PublishedVerdict] = Field(description="Every check, also those that passed.")
+    predictions: dict[str, str] = Field(
+        default_factory=dict, description="Subset -> SHA-256 under which its predictions are stored."
+    )
     subsets: dict[str, SubsetDocument] = Field(
         description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
     )

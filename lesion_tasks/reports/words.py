@@ -31,6 +31,7 @@ SUBSET_PHRASES = {
 # What each integrity check ensures; its name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are for the right images",
+    "few_groups": "Each class has images of several patients or lesions",
     "predictions_altered": "The predictions are unchanged since they were stored",
     "pixels_differ": "The pixels are those of the stored pictures",
     "independent_of_labels": "The predictions belong to these labels",

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 
 MAX_EXAMPLES = 20
 N_THREADS = 8
+# More than this many, and more than this share of a kind, is a wrong bucket rather than a damaged one.
+MAX_FEW, MAX_SHARE = 20, 0.05
 _BATCH_OBJECTS = 256
 
 
@@ -130,14 +132,20 @@ def part_due(moment: datetime) -> int:
 
 
 def verify_bucket(
-    workspace: Workspace, *, part: int = 1, n_parts: int = 1, is_repairing: bool = True
+    workspace: Workspace,
+    *,
+    part: int = 1,
+    n_parts: int = 1,
+    is_repairing: bool = True,
+    is_repairing_many: bool = False,
 ) -> Verification:
     """Check a part of the bucket against the database: `part` (from 1) of `n_parts`, each a fixed share of the objects.
 
     Reads every object of the part once, in constant memory; manifests, masks, reports and what is in the database are
-    few or quick to read, and belong to every part. Without `is_repairing` nothing is written. A killed run has repaired
-    what it had found; two simultaneous runs find the same. An object that is replaced while it is read may be mistaken
-    for altered, which only means that it is made again.
+    few or quick to read, and belong to every part. Without `is_repairing` nothing is written. Where more than
+    `MAX_SHARE` of a kind is missing or altered, as in another bucket, it raises `UnusableInputError` before it repairs
+    any of it, unless `is_repairing_many`. A killed run has repaired whole kinds; two simultaneous runs find the same.
+    An object that is replaced while it is read may be mistaken for altered, which only means that it is made again.
     """
     if not 1 <= part <= n_parts:
         raise UnusableInputError(f"part {part} of {n_parts}: expected a part from 1 to {n_parts}")
@@ -146,16 +154,25 @@ def verify_bucket(
     lost: list[Finding] = []
     share = {"part": part, "n_parts": n_parts}
     for kind in KINDS:
-        for n_checked, wrong in _verify_objects(workspace, kind, share):
+        found: list[Finding] = []
+        for n_checked, n_objects, wrong in _verify_objects(workspace, kind, share):
             verification.count(kind.name, n_checked)
-            if kind.forget is None:
-                lost += wrong
-            elif wrong:
-                repairable = (repairable + wrong)[:MAX_EXAMPLES]
-                verification.n_repairable += len(wrong)
-                if is_repairing:
-                    with workspace.engine.begin() as connection:
-                        connection.execute(text(kind.forget), {"keys": [one.name for one in wrong]})
+            found += wrong
+            # Before anything is repaired: a mistyped address makes every object look lost.
+            if is_repairing and not is_repairing_many and len(found) > max(MAX_FEW, MAX_SHARE * n_objects):
+                raise UnusableInputError(
+                    f"bucket {workspace.bucket.url} (LESION_BUCKET_URL): {len(found):,} of {n_objects:,} objects of "
+                    f"kind {kind.name} are missing or altered, such as {found[0].name}: none was repaired. If this is "
+                    "the right bucket, repair with --many"
+                )
+        if kind.forget is None:
+            lost += found
+            continue
+        repairable = (repairable + found)[:MAX_EXAMPLES]
+        verification.n_repairable += len(found)
+        if is_repairing and found:
+            with workspace.engine.begin() as connection:
+                connection.execute(text(kind.forget), {"keys": [one.name for one in found]})
     for name, look in _LOOKS.items():
         verification.count(name, 0)
         for finding in look(workspace):
@@ -188,8 +205,8 @@ def verify_part_due(
 
 def _verify_objects(
     workspace: Workspace, kind: _Kind, share: dict[str, int]
-) -> Iterator[tuple[int, list[Finding]]]:
-    """Yield, batch by batch, the number of objects checked and what is wrong with some of them."""
+) -> Iterator[tuple[int, int, list[Finding]]]:
+    """Yield, batch by batch, the numbers of objects checked and of all, and what is wrong with some of them."""
     inside = PART.format(listing=kind.listing)
     with workspace.engine.connect() as connection:
         n_objects = connection.execute(text(f"SELECT count(*) {inside}"), share).scalar_one()
@@ -204,6 +221,7 @@ def _verify_objects(
             problems = pool.map(lambda row: _problem(workspace.bucket, row.object_key, row.sha256), rows)
             yield (
                 len(rows),
+                n_objects,
                 [
                     Finding(kind=kind.name, name=row.object_key, problem=problem, remedy=kind.remedy)
                     for row, problem in zip(rows, problems, strict=True)
