@@ -1,6 +1,6 @@
 """Schema and catalogue -> the generated parts of the documents, so that they cannot drift.
 
-A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. `lesion docs` writes them anew, and
+A generated part stands between `<!-- generated: NAME -->` and `<!-- end -->`. `lesion docs` rewrites them, and
 a test fails while a document says something else.
 """
 
@@ -193,7 +193,7 @@ PARTS: dict[str, Callable[[], str]] = {
 }
 
 
-# Other generated parts are what a benchmark measured: nothing here can write them anew.
+# Other generated parts are what a benchmark measured: nothing here can rewrite them.
 _PART = re.compile(rf"(<!-- generated: ({'|'.join(PARTS)}) -->\n).*?(<!-- end -->)", re.DOTALL)
 DOCUMENTS = sorted(
     str(path.relative_to(ROOT))
@@ -208,7 +208,7 @@ def with_parts(document: str) -> str:
 
 
 def write_documents() -> list[str]:
-    """Write the generated parts anew; returns the documents that changed."""
+    """Rewrite the generated parts; returns the documents that changed."""
     changed = []
     for name in DOCUMENTS:
         path = ROOT / name

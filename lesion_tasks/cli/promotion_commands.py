@@ -18,7 +18,7 @@ from lesion_tasks.workspace import open_workspace
 
 @lesion.command()
 @click.option("--task", "tasks", multiple=True, type=click.Choice(sorted(TASKS)), help="Default: every task.")
-@click.option("--despite-gates", is_flag=True, help="Promote the best candidate although it misses a gate.")
+@click.option("--despite-gates", is_flag=True, help="Promote the best candidate even if it misses a gate.")
 def promote(tasks: Sequence[str], despite_gates: bool) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
     from lesion_tasks.promotion.promote import RULE, plan_promotion, promote_model
@@ -44,7 +44,7 @@ def promote(tasks: Sequence[str], despite_gates: bool) -> None:
 @task_option
 @click.option("--reason", required=True, help="Why, in words.")
 def rollback(training_id: str | None, task: str, reason: str) -> None:
-    """Put an earlier champion back."""
+    """Restore an earlier champion."""
     from lesion_tasks.promotion.promote import rollback_champion
 
     decision = rollback_champion(

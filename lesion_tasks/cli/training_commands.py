@@ -59,7 +59,7 @@ def _shortening(command: Any) -> Any:
 
 @lesion.command()
 @click.argument("variants", nargs=-1, metavar="[VARIANT]...")
-@click.option("--again", is_flag=True, help="Run a training anew although the same one is finished.")
+@click.option("--again", is_flag=True, help="Train again even if the same training is finished.")
 @_shortening
 @click.option(
     "--trials",

@@ -10,7 +10,7 @@ from lesion_tasks.workspace import open_workspace
 @lesion.command()
 @click.option("--part", default=1, show_default=True, help="Which part of the objects, from 1.")
 @click.option("--parts", "n_parts", default=1, show_default=True, help="In how many parts; 1 is everything.")
-@click.option("--many", is_flag=True, help="Repair although more than a twentieth of a kind is affected.")
+@click.option("--many", is_flag=True, help="Repair even if more than a twentieth of a kind is affected.")
 @click.option("--dry-run", is_flag=True, help="Only say what is wrong: repair nothing.")
 def verify(part: int, n_parts: int, many: bool, dry_run: bool) -> None:
     """Hold the bucket against the digests in the database, and repair what can be made again.
