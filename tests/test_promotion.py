@@ -454,6 +454,9 @@ def test_patients_merged_after_the_evaluation_are_a_leak_when_it_is_repeated(set
                SELECT min(isic_id) FROM split_member WHERE split = 'malignancy_natural' AND subset IN ('train', 'test')
                GROUP BY subset)""",
     )
+    said = promote(is_forced=True)
+    assert said.action == "refused"
+    assert "Since its evaluation a leak became known. The subsets overlap" in said.reason
     evaluate_training(open_workspace(), training_id)
     assert "leaks" in evaluation_of(settings, training_id)["failed_checks"]
 

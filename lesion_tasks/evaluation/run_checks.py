@@ -1,6 +1,6 @@
 """Stored predictions, the stored model and the manifest -> every integrity verdict of one evaluation."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, text
@@ -65,7 +65,6 @@ def judge(
 ) -> "list[Verdict]":
     """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test` and `val`."""
     from lesion_tasks.metrics import integrity
-    from lesion_tasks.metrics.leaks import leaks
     from lesion_tasks.metrics.shortcut import shortcut
 
     test, val = scored["test_natural"], scored["val"]
@@ -79,7 +78,6 @@ def judge(
     )
     on_test.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "test")))
     on_val.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "val")))
-    identities, pairs = _identities(engine, bucket, subject)
     probes, unjudged = probe_predictions(engine, bucket, subject, examples["test"])
     return [
         *on_test,
@@ -88,7 +86,7 @@ def judge(
         *(verdict.on_val() for verdict in on_val),
         # Nothing was chosen on the val rows of another manifest.
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
-        _first_failure(leaks(sides, pairs=pairs) for sides in identities),
+        find_leaks(engine, bucket, subject),
         shortcut(test, probes, unjudged=unjudged),
         integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
         integrity.gap(val, test),
@@ -181,6 +179,15 @@ def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
     return dict(zip(frame.index, frame.to_numpy(), strict=True))
 
 
+def find_leaks(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "Verdict":
+    """The verdict `leaks`, of identities as the manifest has them and as the catalogue knows them by now."""
+    from lesion_tasks.metrics.leaks import leaks
+
+    identities, pairs = _identities(engine, bucket, subject)
+    verdicts = [leaks(sides, pairs=pairs) for sides in identities]
+    return next((verdict for verdict in verdicts if verdict.is_failure), verdicts[0])
+
+
 def _identities(
     engine: Engine, bucket: Bucket, subject: EvaluationSubject
 ) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None]":
@@ -215,12 +222,6 @@ def _identities(
             for isic_id, known in zip(then["isic_id"], then[name], strict=True)
         ]
     return [{name: identified[side == name] for name in sides} for identified in (then, now)], pairs
-
-
-def _first_failure(verdicts: "Iterable[Verdict]") -> "Verdict":
-    """The first verdict that failed, or the first of all."""
-    found = list(verdicts)
-    return next((verdict for verdict in found if verdict.is_failure), found[0])
 
 
 _IDENTITIES = ("group_id", "patient_id", "lesion_id")

@@ -34,6 +34,7 @@ class Candidate:
     document: Mapping[str, Any]
     altered: str | None  # which stored part was changed since; None if all of it is intact
     meaning: str | None = None  # what its task means by now, if that is not what it learned
+    leak: str | None = None  # what has become known since its evaluation of images on two sides
 
     @property
     def training_id(self) -> str:
@@ -48,6 +49,8 @@ class Candidate:
             return f"It was evaluated by an older version without {', '.join(unmade)}: evaluate it again."
         if self.meaning is not None:
             return self.meaning
+        if self.leak is not None:
+            return f"Since its evaluation a leak became known. {self.leak}"
         if failed := failed_checks(self.document):
             return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
         if undecided := undecided_checks(self.document):

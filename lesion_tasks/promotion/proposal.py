@@ -1,7 +1,7 @@
 """The best candidate of a round and the champion -> what there is to decide, for a person and for the rule."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
@@ -12,6 +12,8 @@ from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, leadi
 from lesion_tasks.evaluation.comparison import NoComparisonError, NotEvaluatedError, compare_models
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
+from lesion_tasks.evaluation.run_checks import find_leaks
+from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
 from lesion_tasks.promotion.drift import declines, objections_to
 from lesion_tasks.training.predictions import AlteredPredictionsError
@@ -54,6 +56,11 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
     """What there is to decide for a task, and every candidate of the round. None: no candidate may be promoted."""
     candidates = find_candidates(connection, bucket, task)
     best = best_of(candidates)
+    while best is not None and (leak := _leak(connection, bucket, best)) is not None:
+        candidates = [
+            replace(candidate, leak=leak) if candidate is best else candidate for candidate in candidates
+        ]
+        best = best_of(candidates)
     if best is None:
         return None, candidates
     champion = champion_of(connection, task)
@@ -90,6 +97,14 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
         ),
         candidates,
     )
+
+
+def _leak(connection: Connection, bucket: Bucket, candidate: Candidate) -> str | None:
+    """Images on two sides by what is known today: an archive may have merged patients since the evaluation."""
+    verdict = find_leaks(
+        connection.engine, bucket, find_subject(connection.engine, bucket, candidate.training_id)
+    )
+    return verdict.sentence if verdict.is_failure else None
 
 
 def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
