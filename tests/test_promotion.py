@@ -39,6 +39,14 @@ def candidate(variant: str = "metadata_logistic") -> str:
     return training_id
 
 
+def candidate_on_more_images(settings: Settings) -> str:
+    """The same after 120 images have come."""
+    add_records(settings, labelled_records(120, first=401))
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    return candidate()
+
+
 def promote(**how: object) -> Decision:
     return promote_model(open_workspace(), task=TASK, **how)  # type: ignore[arg-type]
 
@@ -397,10 +405,7 @@ def test_a_champions_luck_is_told_and_its_figures_on_images_that_joined_since(se
     assert entry["figures"]["best_of_looks"] is None  # the first look
     assert entry["figures"]["since_promotion"] is None
 
-    add_records(settings, labelled_records(120, first=401))
-    curate_images(open_workspace())
-    build_split(open_workspace(), "malignancy_natural")
-    second = candidate()
+    second = candidate_on_more_images(settings)
     evaluate_training(open_workspace(), first, manifest_digest=manifest_of(settings, second))
 
     documents = dict(rows_of(settings, "SELECT evaluation_id, document FROM evaluation"))
@@ -548,10 +553,7 @@ def test_an_answer_is_kept_although_an_evaluation_is_missing_by_now(settings: Se
     prepare(settings)
     first = candidate()
     promote(is_forced=True)
-    add_records(settings, labelled_records(120, first=401))
-    curate_images(open_workspace())
-    build_split(open_workspace(), "malignancy_natural")
-    second = candidate()
+    second = candidate_on_more_images(settings)
     with pytest.raises(UnusableInputError, match=f"{first} was not evaluated on manifest"):
         promote()
     said = promote(asked_about=second, answer="rejected", answer_reason="no", decided_by="Ada")
@@ -562,10 +564,7 @@ def test_a_champion_that_is_bad_on_new_data_does_not_protect_itself(settings: Se
     prepare(settings)
     first = candidate()
     promote(is_forced=True)
-    add_records(settings, labelled_records(120, first=401))
-    curate_images(open_workspace())
-    build_split(open_workspace(), "malignancy_natural")
-    second = candidate()
+    second = candidate_on_more_images(settings)
     digest = manifest_of(settings, second)
     evaluate_training(open_workspace(), first, manifest_digest=digest)
     evaluate_training(open_workspace(), second, manifest_digest=manifest_of(settings, first))
