@@ -107,6 +107,9 @@ class AskPerson(HITLOperator):
     def __init__(
         self, *, task_name: str, asked_about: str, response_timeout: timedelta, **kwargs: Any
     ) -> None:
+        kwargs.pop(
+            "params", None
+        )  # a mapped task is handed the form of its DAG, which is no part of the question
         super().__init__(
             options=[self.APPROVE, self.REJECT],
             params={

@@ -267,3 +267,19 @@ def test_a_dag_file_imports_only_airflow_and_words_at_its_top(path: Path) -> Non
     ]
     modules = [node.module if isinstance(node, ast.ImportFrom) else node.names[0].name for node in tops]
     assert [name for name in modules if name and not name.startswith(allowed)] == []
+
+
+def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, Any]) -> None:
+    """A mapped task is handed its DAG's form when it is made; the question failed on it before anybody saw it."""
+    from lesion_airflow import AskPerson
+
+    asked = AskPerson(
+        task_id="ask",
+        task_name="malignancy",
+        asked_about="smoke-1",
+        response_timeout=timedelta(days=7),
+        subject="May it?",
+        params=dags["promote_model"].params,
+    )
+    assert list(asked.params) == ["reason"]
+    assert asked.options == ["Approve", "Reject"]
