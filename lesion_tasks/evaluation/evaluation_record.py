@@ -52,7 +52,7 @@ def record_evaluation(
             INSERT INTO evaluation (evaluation_id, training_id, manifest_digest, is_sound, failed_checks, verdict,
                                     document, document_sha256, report_key, evaluated_at)
             VALUES (:evaluation_id, :training_id, :digest, :is_sound, :failed, :verdict, :document,
-                    {_DIGEST.format(":document")}, :key, :at)
+                    {_DIGEST.format(":document")}, :key, now())
             ON CONFLICT (evaluation_id) DO UPDATE SET
                 is_sound = excluded.is_sound, failed_checks = excluded.failed_checks, verdict = excluded.verdict,
                 document = excluded.document, document_sha256 = excluded.document_sha256,
@@ -67,7 +67,6 @@ def record_evaluation(
             "verdict": document["verdict"],
             "document": json.dumps(document),
             "key": report_key,
-            "at": document["evaluated_at"],
         },
     )
 
@@ -117,12 +116,9 @@ def undecided_checks(document: Mapping[str, Any]) -> list[str]:
 
 def unmade_checks(document: Mapping[str, Any]) -> list[str]:
     """Names of checks that every evaluation makes by now and this one, by an older version, did not."""
-    made = {one["name"] for one in document["integrity"]}
-    if made & {"ids_differ", f"ids_differ{ON_VAL}"} and any(
-        one["status"] == "failed" for one in document["integrity"] if one["name"].startswith("ids_differ")
-    ):
+    if {"ids_differ", f"ids_differ{ON_VAL}"} & set(failed_checks(document)):
         return []  # nothing could be joined, so nothing else was asked
-    return sorted(REQUIRED_CHECKS - made)
+    return sorted(REQUIRED_CHECKS - {one["name"] for one in document["integrity"]})
 
 
 def _blocking(document: Mapping[str, Any], status: str) -> list[str]:
