@@ -24,7 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from lesion_tasks.archive.picture import Picture, read_picture
-from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, read_grey
 from lesion_tasks.curation.picture_hashes import (
     MAX_BITS,
     MIN_DETAIL_CORRELATION,
@@ -39,6 +39,7 @@ from lesion_tasks.curation.registration import (
     n_agreeing_places,
     registered_correlation,
 )
+from lesion_tasks.curation.shared_landmarks import pairs_in_common
 
 Turn = Image.Transpose
 SMOOTH = Image.Resampling.BICUBIC

@@ -11,7 +11,8 @@ The passes run in this order, each on the result of the ones before it:
 
 A scheduled run does the passes that are due. A manual run does those that are chosen in its form. Every task continues
 where it was stopped, so any of them is safe to clear. A file that cannot be used is a row with a reason; only too many
-of those make a task red. `lesion changes --since <id of a run>` lists what changed since that run began.
+of those make a task red. A refused file is due again after an hour, then four, and so on; a run by hand and a task's
+retry do not wait for that. `lesion changes --since <id of a run>` lists what changed since that run began.
 """
 
 from datetime import timedelta
@@ -33,6 +34,7 @@ from lesion_airflow import (
     due,
     open_workspace,
     results,
+    retry_refused,
     skip_unless,
     total,
 )
@@ -175,7 +177,9 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.fetch import fetch_ranges
 
         skip_unless("fetch" in passes, "the pass fetch is not wanted in this run")
-        return fetch_ranges(open_workspace(), **_scope(params), ranges=params["fetch_tasks"])
+        return fetch_ranges(
+            open_workspace(), **_scope(params), **retry_refused(), ranges=params["fetch_tasks"]
+        )
 
     @task(
         pool=ARCHIVE_POOL,
@@ -186,7 +190,13 @@ def ingest_isic() -> None:
         """Download one part of the missing files, check each, and store it."""
         from lesion_tasks.ingest.fetch import fetch_files
 
-        counts = fetch_files(open_workspace(), id_range, **_scope(params), n_connections=CONNECTIONS_PER_TASK)
+        counts = fetch_files(
+            open_workspace(),
+            id_range,
+            **_scope(params),
+            **retry_refused(),
+            n_connections=CONNECTIONS_PER_TASK,
+        )
         get_current_context()["done"] = f": {counts['stored']:,} stored, {counts['refused']:,} refused"
         return counts
 

@@ -8,7 +8,16 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
-from airflow.sdk import Asset, ExceptionRetryPolicy, Param, RetryAction, RetryRule, TriggerRule, task
+from airflow.sdk import (
+    Asset,
+    ExceptionRetryPolicy,
+    Param,
+    RetryAction,
+    RetryRule,
+    TriggerRule,
+    get_current_context,
+    task,
+)
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
 if TYPE_CHECKING:
@@ -76,6 +85,16 @@ def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment:
         for name, cron in schedules.items()
         if name not in last_done or last_done[name] < croniter(cron, start).get_prev(datetime)
     ]
+
+
+def retry_refused() -> dict[str, None]:
+    """The argument by which a run by hand, or a task's retry, tries every refused file again.
+
+    The source may have been repaired; and a task that failed must not turn green because nothing is due yet.
+    """
+    context = get_current_context()
+    is_again = context["dag_run"].run_type != "scheduled" or context["ti"].try_number > 1
+    return {"retry_refused_after": None} if is_again else {}
 
 
 def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:

@@ -22,7 +22,7 @@ from lesion_tasks.archive.page_cursor import Position, cursor_of, decode_cursor,
 from lesion_tasks.archive.record import CheckedRecord, Refusal, canonical_hash, check_record
 from lesion_tasks.ingest.append import SPARE_PAGES, append_records, poll_archive
 from lesion_tasks.ingest.download import MAX_BYTES
-from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.fetch import fetch_files, fetch_ranges
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.sweep import sweep_records
@@ -623,6 +623,32 @@ def test_too_many_unusable_files_are_red_and_named_and_the_good_ones_stay(settin
         ):
             ingest(open_workspace(), passes=("append", "fetch"))
         assert scalar("SELECT count(*) FROM stored_file WHERE reason IS NULL") == 35
+
+
+def test_a_fetch_that_failed_fails_again_when_repeated_at_once(settings, monkeypatch, folder):
+    tamper = pointing_to(lambda url: url.replace("ISIC_", "ISIX_"), 25)
+    with serving(FolderSource(folder), monkeypatch, tamper=tamper):
+        with pytest.raises(UnusableInputError, match="25 of 60 files cannot be used"):
+            ingest(open_workspace(), passes=("append", "fetch"))
+        assert fetch_ranges(open_workspace()) == []
+        (whole,) = fetch_ranges(open_workspace(), retry_refused_after=None)
+        with pytest.raises(UnusableInputError, match=r"25 of (25|60) files cannot be used"):
+            fetch_files(open_workspace(), whole, retry_refused_after=None)
+
+
+@pytest.mark.parametrize(("reason", "is_tried"), [("unreachable", 1), ("file_missing", 0)])
+def test_only_a_file_that_the_network_kept_back_is_tried_for_ever(
+    settings, monkeypatch, folder, reason, is_tried
+):
+    with serving(FolderSource(folder), monkeypatch):
+        ingest(open_workspace(), passes=("append", "fetch"))
+        execute(f"""
+            UPDATE stored_file SET reason = '{reason}', detail = 'gone', n_attempts = 9,
+                object_key = NULL, sha256 = NULL, perceptual_hash = NULL, thumbprint = NULL,
+                width_px = NULL, height_px = NULL, fetched_at = now() - interval '1 year'
+            WHERE isic_id = (SELECT min(isic_id) FROM stored_file)
+        """)
+        assert fetch_files(open_workspace())["stored"] == is_tried
 
 
 def test_files_over_the_cap_are_rows_with_a_reason(settings, monkeypatch, folder):

@@ -10,8 +10,9 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from archive_server.drawing import Scene, draw
 from lesion_tasks.curation.curate import curate_images
-from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, places_of, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, places_of, read_grey
 from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
+from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import Workspace
 
@@ -158,9 +159,28 @@ def test_pairs_with_a_fresh_picture_are_those_of_all_pairs_that_have_one(
     pictures = np.repeat(np.arange(n, dtype=np.int32), each)
     whole = set(map(tuple, pairs_in_common(landmarks, pictures).tolist()))
     assert whole == {(copy, copy + 1) for copy in range(0, n, 8)}
-    monkeypatch.setattr("lesion_tasks.curation.landmarks._PART_ROWS", n * each // n_parts)
+    monkeypatch.setattr("lesion_tasks.curation.shared_landmarks._PART_ROWS", n * each // n_parts)
     assert set(map(tuple, pairs_in_common(landmarks, pictures).tolist())) == whole
     fresh = np.zeros(n, dtype=bool)
     fresh[:50] = True
     some = set(map(tuple, pairs_in_common(landmarks, pictures, fresh=fresh).tolist()))
     assert some == {pair for pair in whole if pair[0] < 50}
+
+
+@pytest.mark.parametrize("n_pictures", [400, 400_000])
+def test_landmarks_that_meet_no_fresh_one_can_be_left_out(n_pictures: int) -> None:
+    generator = np.random.default_rng(2)
+    n, each = 400, 10
+    landmarks = generator.integers(0, 2**63, n * each, dtype=np.uint64)
+    for copy in range(0, n, 8):  # nearly those of the next one: one bit of each code differs
+        bits = np.uint64(1) << generator.integers(16, 64, each, dtype=np.uint64)
+        landmarks[copy * each : (copy + 1) * each] = landmarks[(copy + 1) * each : (copy + 2) * each] ^ bits
+    pictures = np.repeat(np.arange(n, dtype=np.int32), each)
+    fresh = np.arange(n) < 50
+    is_met = FreshKeys(landmarks[: 50 * each], n_pictures=n_pictures).are_met(landmarks)
+    assert is_met[: 50 * each].all()
+    assert is_met.mean() < 0.2
+    of_all = pairs_in_common(landmarks, pictures, fresh=fresh, n_pictures=n_pictures)
+    of_some = pairs_in_common(landmarks[is_met], pictures[is_met], fresh=fresh, n_pictures=n_pictures)
+    assert len(of_all) == 7
+    assert of_some.tolist() == of_all.tolist()

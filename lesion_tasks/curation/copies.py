@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
-from lesion_tasks.curation.landmarks import landmarks_of, pairs_in_common, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, read_grey
 from lesion_tasks.curation.picture_hashes import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -29,6 +29,7 @@ from lesion_tasks.curation.registration import (
     n_agreeing_places,
     registered_correlation,
 )
+from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 from lesion_tasks.curation.store_landmarks import read_landmarks, stored_landmarks
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
@@ -88,16 +89,25 @@ def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str
         text("SELECT sha256 FROM image WHERE isic_id = ANY(:ids)"), {"ids": list(fresh)}
     )
     fresh_sha256s = set(found.scalars())
-    sha256s, landmarks, pictures = read_landmarks(connection)
+    n_pictures = connection.execute(text("SELECT count(*) FROM picture_landmarks")).scalar_one()
+    keys = None
+    if 2 * len(fresh_sha256s) <= n_pictures:
+        own = stored_landmarks(connection, fresh_sha256s)
+        keys = FreshKeys(np.concatenate([np.empty(0, dtype=np.uint64), *own.values()]), n_pictures=n_pictures)
+    sha256s, landmarks, pictures = read_landmarks(connection, keys)
     is_fresh = np.array([sha256 in fresh_sha256s for sha256 in sha256s], dtype=bool)
-    pairs = pairs_in_common(landmarks, pictures, fresh=is_fresh)
-    marks = np.split(landmarks, np.flatnonzero(np.diff(pictures)) + 1)
+    pairs = pairs_in_common(landmarks, pictures, fresh=is_fresh, n_pictures=n_pictures)
+    del landmarks, pictures
     n_opened = 0
     with progress("compare pictures that share landmarks", len(pairs)) as advance:
         for start in range(0, len(pairs), _BATCH_PAIRS):
-            some = pairs[start : start + _BATCH_PAIRS].tolist()
+            some = [
+                sorted((sha256s[one], sha256s[other]))
+                for one, other in pairs[start : start + _BATCH_PAIRS].tolist()
+            ]
+            marks = stored_landmarks(connection, {sha256 for pair in some for sha256 in pair})
             both = [
-                tuple(sorted((sha256s[one], sha256s[other])))
+                (one, other)
                 for one, other in some
                 if n_agreeing_places(marks[one], marks[other]) >= MIN_AGREEING_PLACES
             ]
@@ -106,7 +116,7 @@ def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str
     return n_opened
 
 
-def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[str, ...]]) -> int:
+def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[str, str]]) -> int:
     """Open pairs of sha256, smaller first, unless known or grouped anyway; returns how many were opened."""
     rows = {
         row.sha256: row

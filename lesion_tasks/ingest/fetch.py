@@ -32,18 +32,21 @@ def fetch_ranges(
     query: str | None = None,
     collections: str = "",
     trust: Trust = "operator",
+    retry_refused_after: timedelta | None = RETRY_REFUSED_AFTER,
     rendition: str | None = None,
 ) -> list[str]:
     """Divide the ids whose files are wanted into at most `ranges` ranges of id prefixes with about equal work.
 
     None derives their number from the number of wanted files: FILES_PER_RANGE each, at most MAX_RANGES. A range is
-    its first and last prefix, as in "ISIC_0024:ISIC_0029". No range is empty.
+    its first and last prefix, as in "ISIC_0024:ISIC_0029". No range is empty. With `retry_refused_after` None every
+    refused file is wanted.
     """
     if ranges is not None and ranges < 1:
         raise UnusableInputError(f"{ranges} ranges found, expected at least 1")
     key = scope_key(workspace, source, query, collections, trust)
-    values = wanted_values(key, "", rendition)
-    if is_fetched(key, polled_scope(key), values["rendition"]):
+    values = wanted_values(key, "", rendition, retry_refused_after)
+    retries_all = retry_refused_after is None
+    if is_fetched(key, polled_scope(key), values["rendition"], retries_refused=retries_all):
         return []
     adopt_files(key, values["rendition"])
     statement = text(

@@ -14,7 +14,7 @@ ISIC_ID_LENGTH = len("ISIC_0000000")
 THUMBNAIL_PX = 256
 RENDITIONS = ("thumbnail_256", "full")
 
-# A refused file is tried again after 1, 4, 16, ... hours: five attempts in all.
+# A refused file is tried again after 1, 4, 16, ... hours: five attempts in all, unless only the network was at fault.
 RETRY_REFUSED_AFTER = timedelta(hours=1)
 MAX_TRIES = 5
 
@@ -25,9 +25,14 @@ def wanted_rendition() -> str:
     return "thumbnail_256" if largest_px <= THUMBNAIL_PX else "full"
 
 
+_DUE_AT = "stored.fetched_at + :retry_after * power(4, least(stored.n_attempts, :max_tries) - 1)"
+_IS_RETRIED = (
+    "stored.reason IS NOT NULL AND (stored.n_attempts < :max_tries OR stored.reason = 'unreachable')"
+)
+
 # The files of records that this scope is responsible for: listed, not withdrawn, and the current version is the one
 # that this scope sent (another source's version has another source's file).
-WANTED = """
+WANTED = f"""
     SELECT record.isic_id, file.url AS url, file.size_bytes AS record_size_bytes,
            stored.isic_id IS NOT NULL AND stored.reason IS NULL AS has_file,
            CASE WHEN stored.reason IS NOT NULL AND stored.url = coalesce(file.plain_url, '')
@@ -39,7 +44,7 @@ WANTED = """
         AND current.record_hash = scope_record.record_hash
     CROSS JOIN LATERAL (
         SELECT entry ->> 'url' AS url, split_part(entry ->> 'url', '?', 1) AS plain_url,
-               CASE WHEN jsonb_typeof(entry -> 'size') = 'number' AND (entry ->> 'size') ~ '^[0-9]{1,15}$'
+               CASE WHEN jsonb_typeof(entry -> 'size') = 'number' AND (entry ->> 'size') ~ '^[0-9]{{1,15}}$'
                     THEN (entry ->> 'size')::bigint END AS size_bytes
         -- A folder has one file for each record, and smaller renditions are made of it.
         FROM (SELECT coalesce(document -> 'files' -> :rendition, document -> 'files' -> 'full') AS entry) AS one
@@ -53,9 +58,8 @@ WANTED = """
             OR stored.record_size_bytes IS DISTINCT FROM file.size_bytes
             OR stored.is_replaced
             OR (stored.reason IS NOT NULL AND :retries_all)
-            OR (stored.reason IS NOT NULL AND stored.n_attempts < :max_tries
-                AND stored.fetched_at + :retry_after * power(4, least(stored.n_attempts, :max_tries) - 1) < :now))
-"""
+            OR ({_IS_RETRIED} AND {_DUE_AT} < :now))
+"""  # noqa: S608 - our own text
 
 
 COUNT_WANTED = text(f"SELECT count(*) FROM ({WANTED}) AS wanted")  # noqa: S608 - our own text
@@ -84,12 +88,10 @@ def wanted_values(
 def look_for_wanted(key: ScopeKey, rendition: str) -> Look:
     """Count the files that are wanted now, and find when the next refused one is due."""
     values = wanted_values(key, "", rendition)
-    due = text("""
-        SELECT min(fetched_at + :retry_after * power(4, least(n_attempts, :max_tries) - 1))
-                   FILTER (WHERE n_attempts < :max_tries),
-               count(*)
-        FROM stored_file WHERE rendition = :rendition AND reason IS NOT NULL
-    """)
+    due = text(f"""
+        SELECT min({_DUE_AT}) FILTER (WHERE {_IS_RETRIED}), count(*)
+        FROM stored_file AS stored WHERE rendition = :rendition AND reason IS NOT NULL
+    """)  # noqa: S608 - our own text
     with key.workspace.session() as session:
         n_wanted = session.scalar(COUNT_WANTED, values) or 0
         due_at, n_refused = session.execute(due, values).one()
