@@ -15,6 +15,7 @@ Safe to clear: a run that has decided finds its decision again, and deciding twi
 nothing.
 """
 
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -98,7 +99,8 @@ def promote_model() -> None:
         """Write the questions, one for each task that has a candidate to ask about; none if nobody is asked."""
         from lesion_tasks.promotion.questions import write_questions
 
-        return write_questions(open_workspace(), tasks=params["tasks"], is_asked=params["is_asked"])
+        questions = write_questions(open_workspace(), tasks=params["tasks"], is_asked=params["is_asked"])
+        return [asdict(question) for question in questions]
 
     ask = AskPerson.partial(
         task_id="ask",
@@ -112,19 +114,21 @@ def promote_model() -> None:
         """Name the tasks to decide on, with the answers of those who were asked."""
         from lesion_tasks.promotion.questions import gather_answers
 
-        return gather_answers(
+        instructions = gather_answers(
             open_workspace(),
             tasks=params["tasks"],
             answers=results(answers),
             is_forced=params["is_forced"],
             triggered_by=dag_run.triggering_user_name,
         )
+        return [asdict(instruction) for instruction in instructions]
 
     @task(map_index_template="{{ task.op_kwargs['task_name'] }}{{ done | default('') }}")
     def decide(
         task_name: str,
         decided_by: str,
         asked_about: str | None,
+        asked_against: str | None,
         answer: str | None,
         answer_reason: str,
         params: dict[str, Any],
@@ -140,6 +144,7 @@ def promote_model() -> None:
             request_id=f"{dag_run.run_id} {task_name}",
             decided_by=decided_by,
             asked_about=asked_about,
+            asked_against=asked_against,
             answer=answer,
             answer_reason=answer_reason,
         ).as_dict()

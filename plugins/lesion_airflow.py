@@ -124,7 +124,13 @@ class AskPerson(HITLOperator):
     SLICE = timedelta(minutes=10)
 
     def __init__(
-        self, *, task_name: str, asked_about: str, response_timeout: timedelta, **kwargs: Any
+        self,
+        *,
+        task_name: str,
+        asked_about: str,
+        asked_against: str | None,
+        response_timeout: timedelta,
+        **kwargs: Any,
     ) -> None:
         kwargs.pop(
             "params", None
@@ -144,6 +150,7 @@ class AskPerson(HITLOperator):
         )
         self.task_name = task_name
         self.asked_about = asked_about
+        self.asked_against = asked_against
         self.whole_timeout = response_timeout
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
@@ -163,8 +170,10 @@ class AskPerson(HITLOperator):
 
         from lesion_tasks.promotion.questions import is_superseded
 
-        if is_superseded(open_workspace(), task=self.task_name, asked_about=self.asked_about):
-            return self._answer("expired", person="rule", reason="a newer candidate has taken its place")
+        question = {"asked_about": self.asked_about, "asked_against": self.asked_against}
+        if is_superseded(open_workspace(), task=self.task_name, **question):
+            reason = "there is a newer candidate or another champion"
+            return self._answer("expired", person="rule", reason=reason)
         asked_at = context["dag_run"].start_date or datetime.now(UTC)
         left = asked_at + self.whole_timeout - datetime.now(UTC)
         if left <= timedelta(0):
@@ -175,6 +184,7 @@ class AskPerson(HITLOperator):
         return {
             "task_name": self.task_name,
             "asked_about": self.asked_about,
+            "asked_against": self.asked_against,
             "answer": answer,
             "person": person,
             "reason": reason,

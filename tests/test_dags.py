@@ -277,6 +277,7 @@ def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, A
         task_id="ask",
         task_name="malignancy",
         asked_about="smoke-1",
+        asked_against=None,
         response_timeout=timedelta(days=7),
         subject="May it?",
         params=dags["promote_model"].params,

@@ -201,7 +201,7 @@ def test_a_rollback_that_is_tried_again_puts_back_the_same_model(settings: Setti
     assert roll_back(request_id="run 1").training_id == first
     assert roll_back(request_id="run 1").training_id == first, "a retry after a failed publication"
     assert roll_back(training_id=first).action == "already champion"
-    with pytest.raises(UnusableInputError, match=r"expected one of \(none\)"):
+    with pytest.raises(UnusableInputError, match="name the training to restore"):
         roll_back()  # the one before was rolled back from
     assert rows_of(settings, "SELECT count(*) FROM promotion WHERE action = 'rolled_back'") == [(1,)]
     assert json.loads(open_bucket(settings).get("champion.json"))[TASK]["training_id"] == first
@@ -233,8 +233,8 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
 
     (question,) = write_questions(open_workspace(), tasks=list(TASKS), is_asked=True)
 
-    assert (question["task_name"], question["asked_about"]) == (TASK, second)
-    assert question["subject"] == f"Benign or malignant: may {second} replace {first}?"
+    assert (question.task_name, question.asked_about) == (TASK, second)
+    assert question.subject == f"Benign or malignant: may {second} replace {first}?"
     for words in (
         second,
         first,
@@ -244,7 +244,7 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
         "report.html",
         "difference",
     ):
-        assert words in question["body"], words
+        assert words in question.body, words
     assert write_questions(open_workspace(), tasks=list(TASKS), is_asked=None) == [], "the setting says never"
 
 
@@ -267,21 +267,55 @@ def test_a_question_that_nobody_answered_is_asked_again(settings: Settings) -> N
     assert promote(asked_about=training_id, answer="expired", decided_by="nobody").action == "expired"
 
     (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
-    assert question["asked_about"] == training_id
+    assert question.asked_about == training_id
 
 
 def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Settings) -> None:
     prepare(settings)
     old = candidate()
-    assert not is_superseded(open_workspace(), task=TASK, asked_about=old)
+    assert not is_superseded(open_workspace(), task=TASK, asked_about=old, asked_against=None)
     new = candidate()
 
-    assert is_superseded(open_workspace(), task=TASK, asked_about=old)
+    assert is_superseded(open_workspace(), task=TASK, asked_about=old, asked_against=None)
     said = promote(asked_about=old, answer="approved", decided_by="Ada")
 
     assert (said.action, said.training_id) == ("superseded", old)
     (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
-    assert question["asked_about"] == new
+    assert question.asked_about == new
+
+
+def test_an_approval_against_another_champion_does_not_count(settings: Settings) -> None:
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True)
+    second = candidate()
+    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    asked = {"asked_about": second, "asked_against": first}
+    assert {name: getattr(question, name) for name in asked} == asked
+    assert not is_superseded(open_workspace(), task=TASK, **asked)
+
+    said = promote(
+        asked_about=second, asked_against=None, answer="approved", is_forced=True, decided_by="Ada"
+    )
+
+    assert said.action == "expired"
+    assert f"was for a comparison with no champion, and the champion is {first} by now" in said.reason
+    assert is_superseded(open_workspace(), task=TASK, asked_about=second, asked_against=None)
+    assert promote(**asked, answer="approved", is_forced=True, decided_by="Ada").is_promoted
+
+
+def test_labels_that_were_corrected_after_the_evaluation_are_a_caution_of_the_decision(
+    settings: Settings,
+) -> None:
+    prepare(settings)
+    candidate()
+    execute(
+        settings,
+        """UPDATE image SET diagnosis = ARRAY['Malignant', 'Melanoma'] WHERE isic_id = (
+               SELECT min(isic_id) FROM split_member WHERE subset = 'test' AND label = 'benign')""",
+    )
+    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    assert "labels of test have changed since" in question.body
 
 
 def test_a_request_that_is_run_again_finds_its_decision(settings: Settings) -> None:
@@ -315,14 +349,21 @@ def test_where_approvers_are_named_nobody_else_forces_and_nobody_forces_alone(
     answers = []
     if answer is not None:
         answers = [
-            {"task_name": TASK, "asked_about": "x", "answer": answer[0], "person": answer[1], "reason": ""}
+            {
+                "task_name": TASK,
+                "asked_about": "x",
+                "asked_against": None,
+                "answer": answer[0],
+                "person": answer[1],
+                "reason": "",
+            }
         ]
 
     (found,) = gather_answers(
         open_workspace(), tasks=[TASK], answers=answers, is_forced=True, triggered_by=triggered_by
     )
 
-    assert found["answer"] == told
+    assert found.answer == told
 
 
 def test_the_leaderboard_holds_tasks_of_different_leading_measures(settings: Settings) -> None:

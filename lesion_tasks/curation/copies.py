@@ -94,15 +94,15 @@ def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str
     if 2 * len(fresh_sha256s) <= n_pictures:
         own = stored_landmarks(connection, fresh_sha256s)
         keys = FreshKeys(np.concatenate([np.empty(0, dtype=np.uint64), *own.values()]), n_pictures=n_pictures)
-    sha256s, landmarks, pictures = read_landmarks(connection, keys)
-    is_fresh = np.array([sha256 in fresh_sha256s for sha256 in sha256s], dtype=bool)
+    sha256s, landmarks, pictures = read_landmarks(connection, keys, n_pictures=n_pictures)
+    is_fresh = np.isin(sha256s, np.array([sha256.encode() for sha256 in fresh_sha256s], dtype=sha256s.dtype))
     pairs = pairs_in_common(landmarks, pictures, fresh=is_fresh, n_pictures=n_pictures)
     del landmarks, pictures
     n_opened = 0
     with progress("compare pictures that share landmarks", len(pairs)) as advance:
         for start in range(0, len(pairs), _BATCH_PAIRS):
             some = [
-                sorted((sha256s[one], sha256s[other]))
+                sorted((sha256s[one].decode(), sha256s[other].decode()))
                 for one, other in pairs[start : start + _BATCH_PAIRS].tolist()
             ]
             marks = stored_landmarks(connection, {sha256 for pair in some for sha256 in pair})

@@ -73,7 +73,7 @@ class FreshKeys:
         for start in range(0, len(landmarks), _KEY_ROWS):
             some, out = landmarks[start : start + _KEY_ROWS], is_met[start : start + _KEY_ROWS]
             each = [_block(some, block) for block in range(_N_BLOCKS)]
-            two = {
+            two: dict[tuple[int, ...], np.ndarray] = {
                 (one, other): each[one] << np.uint32(_BLOCK_BITS) | each[other]
                 for one, other in {pair for blocks in self._tables for pair in (blocks[:2], blocks[2:])}
             }
@@ -175,7 +175,8 @@ def _sharing(
         for chosen in choices:
             keys = _keys(landmarks, chosen)
             n_parts = 1 if is_fresh is not None else 1 + n // _PART_ROWS
-            part = (keys % np.uint32(n_parts)).astype(np.uint16)
+            part = np.empty(n, dtype=np.uint16)
+            np.remainder(keys, np.uint32(n_parts), out=part, casting="unsafe")
             if is_fresh is not None:
                 part[~_are_in(_table_of(keys[is_fresh]), keys)] = n_parts
 

@@ -7,6 +7,7 @@ rules change. Each batch is one transaction, so a killed run continues where it 
 from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from os import cpu_count
+from threading import Semaphore
 from typing import Any
 
 import numpy as np
@@ -14,14 +15,15 @@ from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
-from lesion_tasks.curation.landmarks import LANDMARKS_VERSION, landmarks_of, read_grey
+from lesion_tasks.curation.landmarks import LANDMARKS_VERSION, MAX_LANDMARKS, landmarks_of, read_grey
 from lesion_tasks.curation.shared_landmarks import FreshKeys
-from lesion_tasks.database.bulk import copy_out_binary, upsert_rows
+from lesion_tasks.database.bulk import copy_out_bytes, upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.progress import progress
 
 _BATCH_PICTURES = 2_000
 _READ_PICTURES = 4_096
+_SHA256_LENGTH = 64
 _ALL = f"""
     SELECT sha256, landmarks FROM picture_landmarks WHERE version = {LANDMARKS_VERSION} AND landmarks <> ''
 """  # noqa: S608 - a number of our own
@@ -105,38 +107,42 @@ def stored_landmarks(connection: Connection, sha256s: Collection[str]) -> dict[s
 
 
 def read_landmarks(
-    connection: Connection, fresh: FreshKeys | None
-) -> tuple[list[str], np.ndarray, np.ndarray]:
-    """The sha256 of each picture, all landmarks, and the picture number of each.
+    connection: Connection, fresh: FreshKeys | None, *, n_pictures: int
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The sha256 of each picture, (n,) bytes, all landmarks, and the picture number of each landmark.
 
-    With `fresh`, only landmarks that it meets, and pictures that have one: the others are never held.
+    `n_pictures` is how many have landmarks in the database. With `fresh`, only landmarks that it meets, and pictures
+    that have one: the others are never held.
     """
-    sha256s: list[str] = []
-    parts, sizes = [np.empty(0, dtype="<u8")], [np.empty(0, dtype=np.int32)]
-    names: list[bytes] = []
-    blocks: list[bytes] = []
+    # Memory that is not written to costs nothing.
+    sha256s = np.empty(n_pictures, dtype=f"S{_SHA256_LENGTH}")
+    landmarks = np.empty(n_pictures * MAX_LANDMARKS, dtype=np.uint64)
+    pictures = np.empty(n_pictures * MAX_LANDMARKS, dtype=np.int32)
+    n_kept = n_landmarks = 0
+    waiting = Semaphore(4)
 
-    def keep() -> None:
-        landmarks = np.frombuffer(b"".join(blocks), dtype="<u8")
-        n_each = np.array([len(block) // 8 for block in blocks], dtype=np.int32)
+    def keep(names: list[bytes], values: list[bytes]) -> None:
+        nonlocal n_kept, n_landmarks
+        some = np.frombuffer(b"".join(values), dtype="<u8")
+        owners = np.repeat(np.arange(len(names)), [len(value) // 8 for value in values])
         if fresh is not None:
-            is_met = fresh.are_met(landmarks)
-            owner = np.repeat(np.arange(len(blocks)), n_each)[is_met]
-            landmarks, n_each = landmarks[is_met], np.bincount(owner, minlength=len(blocks)).astype(np.int32)
-        some = np.flatnonzero(n_each)
-        sha256s.extend([names[number].decode() for number in some.tolist()])
-        parts.append(landmarks)
-        sizes.append(n_each[some])
-        names.clear()
-        blocks.clear()
+            is_met = fresh.are_met(some)
+            some, owners = some[is_met], owners[is_met]
+        seen, numbers = np.unique(owners, return_inverse=True)
+        sha256s[n_kept : n_kept + len(seen)] = np.array(names)[seen]
+        landmarks[n_landmarks : n_landmarks + len(some)] = some
+        pictures[n_landmarks : n_landmarks + len(some)] = numbers + n_kept
+        n_kept, n_landmarks = n_kept + len(seen), n_landmarks + len(some)
 
-    def take(row: list[bytes]) -> None:
-        names.append(row[0])
-        blocks.append(row[1])
-        if len(names) == _READ_PICTURES:
-            keep()
+    done = []
+    with ThreadPoolExecutor(1) as pool:  # sorts out while the next rows arrive
 
-    copy_out_binary(connection, _ALL, take)
-    keep()
-    n_each = np.concatenate(sizes)
-    return sha256s, np.concatenate(parts), np.repeat(np.arange(len(n_each), dtype=np.int32), n_each)
+        def hand_over(names: list[bytes], values: list[bytes]) -> None:
+            waiting.acquire()
+            done.append(pool.submit(keep, names, values))
+            done[-1].add_done_callback(lambda _: waiting.release())
+
+        copy_out_bytes(connection, _ALL, name_length=_SHA256_LENGTH, n_rows=_READ_PICTURES, consume=hand_over)
+    for one in done:
+        one.result()
+    return sha256s[:n_kept], landmarks[:n_landmarks], pictures[:n_landmarks]

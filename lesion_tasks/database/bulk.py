@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_BY_POSITION = 5
+_COPY_HEADER, _COPY_HEADER_BYTES = b"PGCOPY\n\xff\r\n\0", 19
 
 
 def copy_out(connection: Connection, query: str, schema: "pa.Schema | None" = None) -> "pa.Table":
@@ -43,28 +44,40 @@ def copy_out(connection: Connection, query: str, schema: "pa.Schema | None" = No
     )
 
 
-def copy_out_binary(connection: Connection, query: str, consume: Callable[[list[bytes]], None]) -> None:
-    """Run a query by COPY in Postgres' binary format and hand over the values of each row, none of them null.
+def copy_out_bytes(
+    connection: Connection,
+    query: str,
+    *,
+    name_length: int,
+    n_rows: int,
+    consume: Callable[[list[bytes], list[bytes]], None],
+) -> None:
+    """Run a query for names of one length and binary values, none of them null, and hand them over `n_rows` at a time.
 
-    Takes a quarter of the time of fetching rows with long binary values. Only one row is held at a time.
+    By COPY in Postgres' binary format: takes a tenth of the time of fetching rows. A row there is its number of values
+    (2 bytes), and each value's length (4 bytes) and bytes.
     """
-    begin = b"PGCOPY\n\xff\r\n\0"
+    rows: list[bytes] = []
+
+    def hand_over() -> None:
+        begin = 6
+        end = begin + name_length
+        consume([row[begin:end] for row in rows], [row[end + 4 :] for row in rows])
+        rows.clear()
 
     class Rows:
         def write(self, data: bytes) -> None:  # libpq hands over one row at a time
-            at = 19 if data.startswith(begin) else 0
-            n_values = int.from_bytes(data[at : at + 2], signed=True) if len(data) > at else -1
-            at += 2
-            values = []
-            for _ in range(n_values):
-                size = int.from_bytes(data[at : at + 4])
-                values.append(data[at + 4 : at + 4 + size])
-                at += 4 + size
-            if values:
-                consume(values)
+            if data.startswith(_COPY_HEADER):
+                data = data[_COPY_HEADER_BYTES:]
+            if len(data) > 2:  # -1, where the number of values stands, ends the answer
+                rows.append(data)
+            if len(rows) == n_rows:
+                hand_over()
 
     with _cursor(connection) as cursor:
         cursor.copy_expert(f"COPY ({query}) TO STDOUT (FORMAT binary)", Rows())
+    if rows:
+        hand_over()
 
 
 def copy_rows(

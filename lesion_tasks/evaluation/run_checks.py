@@ -90,7 +90,7 @@ def judge(
         shortcut(test, probes, unjudged=unjudged),
         integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
         integrity.gap(val, test),
-        integrity.labels_changed(*_labels(engine, subject)),
+        find_changed_labels(engine, subject),
     ]
 
 
@@ -186,6 +186,13 @@ def find_leaks(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "V
     identities, pairs = _identities(engine, bucket, subject)
     verdicts = [leaks(sides, pairs=pairs) for sides in identities]
     return next((verdict for verdict in verdicts if verdict.is_failure), verdicts[0])
+
+
+def find_changed_labels(engine: Engine, subject: EvaluationSubject) -> "Verdict":
+    """The verdict `labels_changed`: test labels of the manifest against those that the task gives today."""
+    from lesion_tasks.metrics import integrity
+
+    return integrity.labels_changed(*_labels(engine, subject))
 
 
 def _identities(

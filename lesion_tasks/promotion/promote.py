@@ -89,6 +89,7 @@ def promote_model(
     is_forced: bool = False,
     decided_by: str = RULE,
     asked_about: str | None = None,
+    asked_against: str | None = None,
     answer: Answer | None = None,
     answer_reason: str = "",
     request_id: str | None = None,
@@ -96,15 +97,25 @@ def promote_model(
     """Decide about every candidate of a task: at most one is promoted, the others are refused with a reason.
 
     `is_forced` promotes the best candidate even if it misses a gate, but never one that failed an integrity check.
-    `asked_about` and `answer`: the candidate that a person was asked about, and the outcome. If another candidate is
-    best by now, the old question ends as superseded and nothing else is decided: the newer one gets its own question.
+    `asked_about`, `asked_against` and `answer`: the candidate that a person was asked about, the champion that the
+    question named (None: no champion), and the outcome. If another candidate is best by now, the old question ends as
+    superseded and nothing else is decided: the newer one gets its own question. An approval against another champion
+    expires: the candidate is asked about again.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     known_task(task)
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
         decision = _repeated(connection, task, request_id) or _decide(
-            connection, workspace, task, is_forced, decided_by, asked_about, answer, answer_reason, request_id
+            connection,
+            workspace,
+            task,
+            is_forced,
+            decided_by,
+            (asked_about, asked_against),
+            answer,
+            answer_reason,
+            request_id,
         )
     # After the commit: a kill in between leaves old copies, which the next run or `lesion publish` rewrites.
     publish(workspace)
@@ -127,11 +138,12 @@ def _decide(
     task: str,
     is_forced: bool,
     decided_by: str,
-    asked_about: str | None,
+    asked: tuple[str | None, str | None],
     answer: Answer | None,
     answer_reason: str,
     request_id: str | None,
 ) -> Decision:
+    asked_about, asked_against = asked
     proposal, candidates = propose(connection, workspace.bucket, task)
     champion = champion_of(connection, task)
     common: dict[str, Any] = {
@@ -142,6 +154,12 @@ def _decide(
     best = proposal.candidate if proposal else None
     if asked_about is not None and (best is None or best.training_id != asked_about):
         return _supersede(connection, task, asked_about, best, common)
+    if proposal is not None and answer == "approved" and asked_against != proposal.previous:
+        answer = "expired"
+        answer_reason = (
+            f"the approval was for a comparison with {asked_against or 'no champion'}, and the champion is "
+            f"{proposal.previous or 'none'} by now"
+        )
     if proposal is not None and answer in ("rejected", "expired"):
         return _not_approved(connection, proposal, answer, answer_reason, common)
     if proposal is not None and proposal.missing is not None:
@@ -186,7 +204,7 @@ def _not_approved(
 ) -> Decision:
     words = {
         "rejected": f"Rejected by {common['decided_by']}",
-        "expired": "Nobody answered in time; it will be asked again",
+        "expired": "No valid answer in time; it will be asked again",
     }[answer]
     reason = f"{words}{': ' if answer_reason.strip() else '.'}{answer_reason.strip()}"
     record_decision(
@@ -249,7 +267,12 @@ def rollback_target(workspace: Workspace, *, task: str, training_id: str | None 
             raise UnusableInputError(f"task {task!r} has no champion to roll back")
         earlier = earlier_champions(connection, task)
         target = training_id or (earlier[0] if earlier else None)
-        if target is None or not was_champion(connection, task, target):
+        if target is None:
+            raise UnusableInputError(
+                f"rollback: somebody rolled back from every earlier champion of {task!r}, or there is none; name the "
+                "training to restore"
+            )
+        if not was_champion(connection, task, target):
             raise UnusableInputError(
                 f"rollback to {target!r}: it was never champion of {task!r} before the current one, "
                 f"expected one of {', '.join(earlier) or '(none)'}"

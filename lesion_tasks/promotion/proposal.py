@@ -12,7 +12,7 @@ from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, leadi
 from lesion_tasks.evaluation.comparison import NoComparisonError, NotEvaluatedError, compare_models
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
-from lesion_tasks.evaluation.run_checks import find_leaks
+from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
 from lesion_tasks.promotion.drift import declines, objections_to
@@ -90,7 +90,7 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             champion=champion,
             comparison=comparison,
             objections=missed,
-            cautions=cautions(comparison, gates, best.test),
+            cautions=[*cautions(comparison, gates, best.test), *_changed_labels(connection, bucket, best)],
             n_openings=count_openings(connection, digest),
             report_keys=[one.report_key for one in found if one is not None],
             missing=missing,
@@ -105,6 +105,13 @@ def _leak(connection: Connection, bucket: Bucket, candidate: Candidate) -> str |
         connection.engine, bucket, find_subject(connection.engine, bucket, candidate.training_id)
     )
     return verdict.sentence if verdict.is_failure else None
+
+
+def _changed_labels(connection: Connection, bucket: Bucket, candidate: Candidate) -> list[str]:
+    """The caution that labels of the test set are different today: an archive corrects them after an evaluation."""
+    subject = find_subject(connection.engine, bucket, candidate.training_id)
+    verdict = find_changed_labels(connection.engine, subject)
+    return [] if verdict.status == "passed" else [verdict.sentence.rstrip(".")]
 
 
 def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
