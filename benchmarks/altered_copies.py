@@ -25,7 +25,7 @@ from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.curation.landmarks import landmarks_of, read_grey
-from lesion_tasks.curation.picture_hashes import (
+from lesion_tasks.curation.picture_similarity import (
     MAX_BITS,
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,

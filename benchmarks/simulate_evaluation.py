@@ -33,10 +33,10 @@ from lesion_tasks.metrics.probes import fit_probes
 from lesion_tasks.metrics.ranking import ranking_values
 from lesion_tasks.metrics.resample import Resampling, resampled_auc
 from lesion_tasks.metrics.scored import Scored, join
-from lesion_tasks.metrics.selection import correct_for_looks
 from lesion_tasks.metrics.shortcut import shortcut
 from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.metrics.verdict import Verdict, blocking
+from lesion_tasks.metrics.winners_curse import correct_for_looks
 
 CLASSES = {"class_names": ("benign", "malignant"), "positive_class": "malignant"}
 SEED = 7

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 
 import numpy as np
 
-from lesion_tasks.curation import picture_hashes as look_alikes
+from lesion_tasks.curation import picture_similarity as look_alikes
 from lesion_tasks.curation.landmarks import MAX_LANDMARKS
 from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 

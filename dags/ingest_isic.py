@@ -1,6 +1,6 @@
 """Archive -> records and files. By each pass's schedule, and by hand.
 
-The passes run in this order, each on the result of the ones before it:
+The passes run in this order, each on the result of the ones before it; only `vocabulary` does not wait for files:
 
 - **append** reads what the archive added since the last time,
 - **reconcile** compares counts per id prefix and reads again where they differ,
@@ -38,14 +38,8 @@ from lesion_airflow import (
     skip_unless,
     total,
 )
-from lesion_tasks.catalog.ingest_passes import (
-    ARCHIVE_POOL,
-    CHECK_SHARE,
-    CONNECTIONS_PER_TASK,
-    DEFAULT_PASSES,
-    INGEST_PASSES,
-    SWEEP_SHARE,
-)
+from lesion_tasks.catalog.ingest_passes import CHECK_SHARE, DEFAULT_PASSES, INGEST_PASSES, SWEEP_SHARE
+from lesion_tasks.catalog.pools import ARCHIVE_POOL, CONNECTIONS_PER_TASK
 
 # A pass that missed its time is done in the next run.
 SCHEDULES = {name: one.cron for name, one in INGEST_PASSES.items()}

@@ -33,7 +33,7 @@ from lesion_airflow import (
     skip_unless,
 )
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.ingest_passes import GPU_POOL
+from lesion_tasks.catalog.pools import GPU_POOL
 
 NAMES = sorted(TASKS)
 

@@ -32,7 +32,7 @@ from lesion_airflow import (
     stay_red,
 )
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.catalog.ingest_passes import GPU_POOL
+from lesion_tasks.catalog.pools import GPU_POOL
 
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)

@@ -168,14 +168,14 @@ class Settings(BaseSettings):
     archive_hosts: Annotated[frozenset[str], NoDecode, BeforeValidator(_words), AfterValidator(_hosts)] = (
         Field(
             frozenset(),
-            description="Hosts that the URLs of records and files may name, with commas, beside those of the public "
+            description="Comma-separated hosts that URLs of records and files may name, beside those of the public "
             "archive and the host of the archive's own URL.",
         )
     )
     source_folders: Annotated[
         tuple[Path, ...], NoDecode, BeforeValidator(_folders), BeforeValidator(_words)
     ] = Field(
-        (), description="Folders, with commas: a form of Airflow may name sources below these; unset: none."
+        (), description="Comma-separated folders; Airflow's forms may name sources inside them; unset: none."
     )
     query: str = Field(
         "image_type:dermoscopic",
@@ -186,7 +186,7 @@ class Settings(BaseSettings):
         description="For trying things out: read about this many records of each scope and no more; unset: all.",
     )
     variants: Annotated[Words, AfterValidator(_variants)] = Field(
-        (), description="What scheduled retraining trains, with commas; unset: the catalogue's choice."
+        (), description="Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice."
     )
     weights: str = Field(
         "imagenet",
@@ -197,11 +197,11 @@ class Settings(BaseSettings):
     )
     approvers: Words = Field(
         (),
-        description="Users, with commas, who may answer, and who may promote despite a gate; unset: anybody.",
+        description="Comma-separated users who may answer, and who may promote despite a gate; unset: anybody.",
     )
     code_version: str = Field(
         default_factory=_code_version,
-        description="What trainings are said to be made by; unset: the commit of the checkout, or the version.",
+        description="The code version recorded with each training; unset: the commit of the checkout, or the version.",
     )
 
     @classmethod

@@ -321,7 +321,7 @@ def test_groups_kept_up_to_date_day_by_day_are_those_of_all_images_at_once(
     settings: Settings, seed: int, few: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Records come, are edited, are withdrawn and return, in an order drawn from the seed."""
-    monkeypatch.setattr("lesion_tasks.curation.regroup._FEW", few)
+    monkeypatch.setattr("lesion_tasks.curation.assign_groups._FEW", few)
     generator = np.random.default_rng(seed)
     version_by_number: dict[int, int] = {}
     pictures = [draw(i, is_malignant=False) for i in range(25)]
@@ -503,7 +503,7 @@ def test_a_lesion_of_many_patients_with_many_of_the_images_is_told_by_name_and_c
     ]
     add_records(settings, records)
     curate_images(open_workspace())
-    assert "25 of 40 images are not used, lesion L0 stands under two patients" in caplog.text
+    assert "25 of 40 images are not used, lesion L0 is listed under two patients" in caplog.text
 
 
 def test_rejects_are_told_by_reason_with_examples(

@@ -89,7 +89,7 @@ def test_both_queues_have_workers_and_models_one_slot() -> None:
 
 
 def test_pools_are_those_of_the_laptop_and_train_one_model_at_a_time() -> None:
-    from lesion_tasks.catalog.ingest_passes import GPU_POOL, POOLS
+    from lesion_tasks.catalog.pools import GPU_POOL, POOLS
     from lesion_tasks.deployment import prepare_services as deployment
     from lesion_tasks.laptop import airflow
 

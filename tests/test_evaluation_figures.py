@@ -20,9 +20,9 @@ from lesion_tasks.metrics.auc import measure_auc
 from lesion_tasks.metrics.binary import binary_figures
 from lesion_tasks.metrics.degrees_of_freedom import effective_groups, satterthwaite
 from lesion_tasks.metrics.document import evaluation_document
+from lesion_tasks.metrics.document_schema import DominantGroup, SubsetDocument, metrics_schema
 from lesion_tasks.metrics.multiclass import multiclass_figures
 from lesion_tasks.metrics.proportion import wilson
-from lesion_tasks.metrics.published import DominantGroup, SubsetDocument, metrics_schema
 from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
 from lesion_tasks.metrics.resample import Resampling, resampled, resampled_auc
 from lesion_tasks.metrics.slices import slice_figures

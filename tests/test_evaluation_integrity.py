@@ -260,7 +260,7 @@ def hash_of(name, number):
         ({"patient_id": ["aP1", None, None]}, "1 patients"),
         ({"lesion_id": ["aL2", "aL1", None]}, "2 lesions"),
         ({"sha256": ["a1", "x", "y"]}, "1 identical files"),
-        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 near-duplicate pictures"),
+        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 copies of pictures"),
     ],
 )
 def test_an_identity_on_two_sides_leaks(changes, words):

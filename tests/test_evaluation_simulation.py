@@ -5,7 +5,7 @@ import pytest
 
 from benchmarks.simulate_evaluation import coverage, false_alarms, hard_coverage, optimism, rejections
 from lesion_tasks import UnusableInputError
-from lesion_tasks.metrics.selection import correct_for_looks
+from lesion_tasks.metrics.winners_curse import correct_for_looks
 
 
 def test_honest_evaluations_are_hardly_ever_blocked():

@@ -20,7 +20,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.laptop import stack
 from lesion_tasks.laptop.airflow_api import AirflowApi
 from lesion_tasks.settings import Settings, read_settings
-from lesion_tasks.splits.subsets import unit_interval
+from lesion_tasks.splits.subset_or_quarantine import unit_interval
 from lesion_tasks.workspace import open_workspace
 
 pytestmark = pytest.mark.scheduler

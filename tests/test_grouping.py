@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lesion_tasks.curation.grouping import groups_of
-from lesion_tasks.splits.subsets import QUARANTINE, SUBSETS, group_subsets, subset_of
+from lesion_tasks.splits.subset_or_quarantine import QUARANTINE, SUBSETS, group_subsets, subset_of
 
 DRAW = {"salt": "s", "val_share": 0.2, "test_share": 0.2}
 

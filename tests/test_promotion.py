@@ -18,7 +18,7 @@ from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
-from lesion_tasks.evaluation.published_copies import champion_key, leaderboard_rows
+from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
 from lesion_tasks.promotion.promote import Decision, promote_model, rollback_champion
 from lesion_tasks.promotion.proposal import propose
 from lesion_tasks.promotion.questions import gather_answers, is_superseded, require_approver, write_questions

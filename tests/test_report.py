@@ -20,7 +20,7 @@ from lesion_tasks.catalog.gates import standing
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
 from lesion_tasks.metrics.document import evaluation_document
-from lesion_tasks.metrics.published import DominantGroup, Figures, PublishedVerdict, SubsetDocument
+from lesion_tasks.metrics.document_schema import DominantGroup, Figures, PublishedVerdict, SubsetDocument
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.metrics.threshold import Threshold, choose_threshold

@@ -24,7 +24,7 @@ from lesion_tasks.splits.manifest import as_table, digest_of, read_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.members import judge_images
 from lesion_tasks.splits.split import build_split
-from lesion_tasks.splits.subsets import QUARANTINE, SUBSETS, subset_of, unit_interval
+from lesion_tasks.splits.subset_or_quarantine import QUARANTINE, SUBSETS, subset_of, unit_interval
 from lesion_tasks.workspace import open_workspace
 
 TASK = TASKS["malignancy"]

@@ -20,7 +20,7 @@ from lesion_tasks.catalog import ASPECTS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.locks import Lock, hold_lock
-from lesion_tasks.evaluation.published_copies import publish
+from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.serve import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.masks import import_masks

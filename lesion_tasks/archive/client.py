@@ -25,7 +25,7 @@ from yarl import URL
 
 from lesion_tasks import UnavailableError, UnusableInputError, __version__
 from lesion_tasks.addresses import MalformedAddressError, masked, never_asked, shown, split_address
-from lesion_tasks.catalog.ingest_passes import N_CONNECTIONS
+from lesion_tasks.catalog.pools import N_CONNECTIONS
 
 log = logging.getLogger(__name__)
 

@@ -92,7 +92,7 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 @click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
 def leaderboard(task: str | None) -> None:
     """Show every evaluated training, best first, and the champions."""
-    from lesion_tasks.evaluation.published_copies import leaderboard_rows
+    from lesion_tasks.evaluation.publish import leaderboard_rows
 
     rows = [row for row in leaderboard_rows(open_workspace()) if task in {None, row["task"]}]
     if not rows:

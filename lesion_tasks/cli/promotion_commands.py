@@ -58,7 +58,7 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
 def champion(task: str) -> None:
     """Show the present champion of a task and why it is."""
     from lesion_tasks.evaluation.decisions import champion_of
-    from lesion_tasks.evaluation.published_copies import champion_entry
+    from lesion_tasks.evaluation.publish import champion_entry
 
     with open_workspace().engine.connect() as connection:
         found = champion_of(connection, task)
@@ -82,7 +82,7 @@ def history(task: str) -> None:
 @lesion.command()
 def publish() -> None:
     """Rewrite champion.json, champions/ and reports/index.html from the database."""
-    from lesion_tasks.evaluation.published_copies import publish as write
+    from lesion_tasks.evaluation.publish import publish as write
 
     write(open_workspace())
     show({"published": ["reports/index.html", "champions/", "champion.json"]})

@@ -66,7 +66,7 @@ def _shortening(command: Any) -> Any:
     "n_trials",
     type=click.IntRange(min=0),
     default=0,
-    help="Before it, so many trials of a search for the best parameters, see `lesion tune`.",
+    help="Run this many search trials before the training, see `lesion tune`.",
 )
 def train(
     variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int

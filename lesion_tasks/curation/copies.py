@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.curation.landmarks import landmarks_of, read_grey
-from lesion_tasks.curation.picture_hashes import (
+from lesion_tasks.curation.picture_similarity import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
     detail_correlation,

@@ -15,11 +15,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.curation.assign_groups import NEXT_NUMBER, regroup
 from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, curate_record
 from lesion_tasks.curation.findings import Findings, large_identities
 from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesion_patients import settle_lesions
-from lesion_tasks.curation.regroup import NEXT_NUMBER, regroup
 from lesion_tasks.curation.store_landmarks import mark_pictures
 from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit

@@ -1,6 +1,6 @@
 """The rules of grouping: identities and picture hashes -> groups that must stay on one side. No database.
 
-A group is a connected component over patient, lesion, identical bytes and near-duplicate pictures. Everything
+A group is a connected component over patient, lesion, identical bytes and copies of a picture. Everything
 here is a pure function of the set of images: the order in which they arrived does not matter.
 """
 

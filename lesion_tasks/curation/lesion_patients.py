@@ -31,7 +31,7 @@ _REJECT_CONTESTED = text("""
         INSERT INTO ungrouped (isic_id, old_group_id) SELECT isic_id, group_id FROM gone ON CONFLICT DO NOTHING
     )
     INSERT INTO reject (isic_id, reason, detail, record_version, rules_version, curated_at, curated_in)
-    SELECT isic_id, 'lesion_of_two_patients', 'lesion ' || lesion_id || ' stands under two patients, expected one',
+    SELECT isic_id, 'lesion_of_two_patients', 'lesion ' || lesion_id || ' is listed under two patients, expected one',
            record_version, :rules, now(), :number FROM gone
     ON CONFLICT (isic_id) DO NOTHING
 """)
@@ -92,7 +92,7 @@ def _rejected(image: CuratedImage) -> Rejected:
         isic_id=image.isic_id,
         record_version=image.record_version,
         reason="lesion_of_two_patients",
-        detail=f"lesion {image.lesion_id} stands under two patients, expected one",
+        detail=f"lesion {image.lesion_id} is listed under two patients, expected one",
     )
 
 

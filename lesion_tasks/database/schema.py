@@ -280,7 +280,7 @@ class Image(Base):
     written_by = (
         "curation.curate",
         "curation.lesion_patients",
-        "curation.regroup",
+        "curation.assign_groups",
         "curation.store_landmarks",
     )
     __table_args__ = (
@@ -398,7 +398,7 @@ class Ungrouped(Base):
     written_by = (
         "curation.curate",
         "curation.lesion_patients",
-        "curation.regroup",
+        "curation.assign_groups",
         "curation.store_landmarks",
     )
 

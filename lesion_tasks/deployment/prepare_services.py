@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.bucket import naming_s3, s3_client
-from lesion_tasks.catalog.ingest_passes import POOLS
+from lesion_tasks.catalog.pools import POOLS
 from lesion_tasks.database.connection import migrate
 from lesion_tasks.settings import read_settings
 

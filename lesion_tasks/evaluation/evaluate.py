@@ -19,7 +19,7 @@ from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
-from lesion_tasks.evaluation.published_copies import publish
+from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
@@ -30,7 +30,7 @@ from lesion_tasks.evaluation.subject import (
     manifest_facts,
     training_facts,
 )
-from lesion_tasks.metrics.published import PublishedVerdict, SubsetDocument
+from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing

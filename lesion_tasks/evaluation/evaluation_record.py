@@ -126,7 +126,7 @@ def _blocking(document: Mapping[str, Any], status: str) -> list[str]:
 
 
 def find_difference(connection: Connection, training: Training, document: Mapping[str, Any]) -> str | None:
-    """What speaks against a document being about what is stored of its training now; None if nothing does.
+    """Why a document no longer matches its stored training; None if it does.
 
     The training's row, and the digests of the predictions that were evaluated.
     """

@@ -23,7 +23,7 @@ def best_of_looks(connection: Connection, subject: EvaluationSubject, test: "Sco
     assignment. None for the first look, on another manifest than the training's own, and where there is no figure.
     """
     from lesion_tasks.metrics.headline import headline_auc
-    from lesion_tasks.metrics.selection import correct_for_looks
+    from lesion_tasks.metrics.winners_curse import correct_for_looks
 
     measure = leading_measure(subject.task.name)
     if not subject.is_own_manifest or measure not in ("auc", "macro_auc"):

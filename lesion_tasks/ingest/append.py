@@ -27,7 +27,7 @@ from lesion_tasks.archive.page_cursor import EARLIEST, Position, decode_cursor, 
 from lesion_tasks.archive.record import CheckedRecord, Refusal
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.ingest.idle import idle
-from lesion_tasks.ingest.refusals import RefusalTally
+from lesion_tasks.ingest.refusal_counts import RefusalTally
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     Trust,

@@ -20,7 +20,7 @@ from lesion_tasks.archive.identifiers import IdSet
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.record import Refusal
 from lesion_tasks.ingest.append import RECORDS_PER_COMMIT, pages_from
-from lesion_tasks.ingest.refusals import RefusalTally
+from lesion_tasks.ingest.refusal_counts import RefusalTally
 from lesion_tasks.ingest.scope import ScopeKey
 from lesion_tasks.ingest.write_records import check_items, write_records
 

@@ -5,7 +5,8 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RETRY, Retry
-from lesion_tasks.catalog.ingest_passes import DEFAULT_PASSES, INGEST_PASSES, N_CONNECTIONS, SWEEP_SHARE
+from lesion_tasks.catalog.ingest_passes import DEFAULT_PASSES, INGEST_PASSES, SWEEP_SHARE
+from lesion_tasks.catalog.pools import N_CONNECTIONS
 from lesion_tasks.ingest.append import append_records, poll_scope, told
 from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
@@ -57,10 +58,10 @@ def ingest(
         )
     if "check_files" in passes:
         done["check_files"] = check_files(workspace, **scope, **door)
-    if "vocabulary" in passes:
-        done["vocabulary"] = check_vocabulary(workspace, **scope)
     if "fetch" in passes:
         done["fetch"] = fetch_files(
             workspace, **scope, **door, rendition=rendition, retry_refused_after=retry_refused_after
         )
+    if "vocabulary" in passes:
+        done["vocabulary"] = check_vocabulary(workspace, **scope)
     return done

@@ -11,7 +11,8 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RETRY, Retry
-from lesion_tasks.catalog.ingest_passes import N_CONNECTIONS, SWEEP_SHARE
+from lesion_tasks.catalog.ingest_passes import SWEEP_SHARE
+from lesion_tasks.catalog.pools import N_CONNECTIONS
 from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, prefixes, read_prefix
 from lesion_tasks.ingest.reconcile import CONFIRM_AFTER, MAX_VANISHED_SHARE, follow_up
 from lesion_tasks.ingest.scope import (

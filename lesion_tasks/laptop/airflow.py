@@ -23,7 +23,7 @@ from pathlib import Path
 import psycopg2
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.ingest_passes import POOLS
+from lesion_tasks.catalog.pools import POOLS
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.database.embedded.ports import free_port, holder, is_free
 from lesion_tasks.laptop.airflow_api import AirflowApi

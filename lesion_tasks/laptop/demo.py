@@ -159,7 +159,7 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
 
 def _leaderboard() -> list[dict[str, Any]]:
     """Return the rows; the settings lead to the embedded Postgres, as in any step."""
-    from lesion_tasks.evaluation.published_copies import leaderboard_rows
+    from lesion_tasks.evaluation.publish import leaderboard_rows
 
     return leaderboard_rows(open_workspace())
 

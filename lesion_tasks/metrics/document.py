@@ -11,8 +11,8 @@ from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 from lesion_tasks.metrics.binary import PREVALENCES, binary_figures
 from lesion_tasks.metrics.calibration import calibration_curve, net_benefit_curve
 from lesion_tasks.metrics.degrees_of_freedom import dominant_groups
+from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.metrics.multiclass import class_figures, multiclass_figures
-from lesion_tasks.metrics.published import SubsetDocument
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.slices import slice_figures

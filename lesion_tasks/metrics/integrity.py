@@ -1,5 +1,7 @@
 """The integrity checks, one function each: predictions -> a verdict on whether their figures can be trusted.
 
+`leaks` and `shortcut` are longer and have modules of their own.
+
 Each check looks for one named fault and says in one sentence what it found. A failed check with
 `is_blocking` prevents promotion.
 

@@ -77,7 +77,7 @@ _WORDS = {
     "patient_id": "patients",
     "lesion_id": "lesions",
     "sha256": "identical files",
-    HASH: "near-duplicate pictures",
+    HASH: "copies of pictures",
 }
 
 

@@ -25,7 +25,7 @@ from lesion_tasks.evaluation.decisions import (
     record_decision,
     was_champion,
 )
-from lesion_tasks.evaluation.published_copies import publish
+from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.candidates import Candidate, find_best, find_candidate
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of, why_not_best
 from lesion_tasks.training.run_record import find_finished

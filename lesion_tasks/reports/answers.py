@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from lesion_tasks.metrics.published import PublishedFigure, PublishedVerdict, SubsetDocument
+from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.words import (
     check_title,
@@ -148,7 +148,7 @@ def overlap(bundle: Bundle) -> str | None:
     found = _verdict(bundle, "leaks")
     if found is None or found.status == "not_applicable":
         return None
-    return f"Groups of patient, lesion, identical file and near-duplicate. {found.sentence}"
+    return f"Groups of patient, lesion, identical file and copies of a picture. {found.sentence}"
 
 
 def sizes(bundle: Bundle) -> str | None:

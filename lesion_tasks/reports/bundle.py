@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lesion_tasks.metrics.published import (
+from lesion_tasks.metrics.document_schema import (
     DIALECT,
     SCHEMA_VERSION,
     Count,

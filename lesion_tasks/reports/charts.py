@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from markupsafe import Markup
 
-from lesion_tasks.metrics.published import SubsetDocument
+from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
 from lesion_tasks.reports.views import class_figure

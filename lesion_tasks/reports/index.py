@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.metrics.published import Figures, Published, PublishedFigure
+from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFigure
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import share_scale, whisker

@@ -8,7 +8,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.metrics.published import Published, SubsetDocument
+from lesion_tasks.metrics.document_schema import Published, SubsetDocument
 from lesion_tasks.reports import charts, data_views, views
 from lesion_tasks.reports.bundle import Bundle, metrics_json, schema_json
 from lesion_tasks.reports.checklist import (

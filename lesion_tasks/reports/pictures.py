@@ -1,4 +1,4 @@
-"""A bundle -> the PNG figures of its folder, for slides and papers: light background, with intervals and counts.
+"""A bundle -> the PNG pictures of its folder, for slides and papers: light background, with intervals and counts.
 
 Curves are the plots of the page, mark by mark; the confusion matrix is a table there and a picture here.
 """
@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from lesion_tasks.metrics.published import SubsetDocument
+from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.charts import calibration_plot, precision_recall_plot, roc_plot
 from lesion_tasks.reports.plot import Area, Dot, Line, Mark, Note, Plot

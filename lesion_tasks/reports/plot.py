@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from markupsafe import Markup
 
-from lesion_tasks.metrics.published import PublishedFigure
+from lesion_tasks.metrics.document_schema import PublishedFigure
 
 N_COLOURS = 6  # classes series-0 to series-5 of the style sheet, each with its own dash pattern
 

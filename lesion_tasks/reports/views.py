@@ -9,7 +9,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.metrics.published import (
+from lesion_tasks.metrics.document_schema import (
     Published,
     PublishedFigure,
     PublishedSlice,

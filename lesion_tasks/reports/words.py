@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
-from lesion_tasks.metrics.published import PublishedFigure, PublishedSlice, SubsetSize
 
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.database.bulk import copy_out, copy_rows
-from lesion_tasks.splits.subsets import SUBSETS, unit_interval
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS, unit_interval
 
 if TYPE_CHECKING:
     import pandas as pd

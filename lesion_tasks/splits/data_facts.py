@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.splits.manifest_checks import subset_shares
-from lesion_tasks.splits.subsets import SUBSETS
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
 if TYPE_CHECKING:
     import pyarrow as pa

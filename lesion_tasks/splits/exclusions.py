@@ -1,14 +1,15 @@
 """Which images a task leaves out, and why: every rule that an image passes through, in order, in one place.
 
-`curate.curate_record` rejects records before this (no usable picture, withdrawn, a lesion of two patients); the
-rules here depend on the task. Each has a reason word that appears in the database, in the funnel and in the report.
+Curation rejects records before this (no usable picture, withdrawn: `curation/cleaning.py`; a lesion of two patients:
+`curation/lesion_patients.py`); the rules here depend on the task. Each has a reason word that appears in the database,
+in the funnel and in the report.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from lesion_tasks.catalog import Task
-from lesion_tasks.splits.subsets import QUARANTINE
+from lesion_tasks.splits.subset_or_quarantine import QUARANTINE
 
 REASONS = {
     # of curation

@@ -7,7 +7,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.splits.exclusions import REASONS
-from lesion_tasks.splits.subsets import SUBSETS
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
 
 def funnel_of(connection: Connection, split: str) -> list[dict[str, Any]]:

@@ -7,7 +7,7 @@ import numpy as np
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Split, Task
-from lesion_tasks.splits.subsets import SUBSETS
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
 if TYPE_CHECKING:
     import pandas as pd

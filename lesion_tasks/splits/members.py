@@ -16,7 +16,7 @@ from lesion_tasks.catalog import Split, Task
 from lesion_tasks.database.bulk import copy_dicts, copy_out, copy_rows
 from lesion_tasks.splits.balance import drawn_subsets
 from lesion_tasks.splits.exclusions import Facts, reason_of_subset, reason_to_leave_out
-from lesion_tasks.splits.subsets import group_subsets
+from lesion_tasks.splits.subset_or_quarantine import group_subsets
 
 if TYPE_CHECKING:
     import pandas as pd

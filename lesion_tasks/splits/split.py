@@ -27,7 +27,7 @@ from lesion_tasks.splits.manifest import object_key, write_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
 from lesion_tasks.splits.members import MEMBERSHIP_VERSION, judge_changes
-from lesion_tasks.splits.subsets import SUBSETS
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:

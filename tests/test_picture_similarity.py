@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from lesion_tasks.archive.picture import Picture, read_picture
-from lesion_tasks.curation import picture_hashes
-from lesion_tasks.curation.picture_hashes import (
+from lesion_tasks.curation import picture_similarity
+from lesion_tasks.curation.picture_similarity import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
     detail_correlation,
@@ -45,7 +45,7 @@ def test_near_pairs_are_those_of_brute_force(
     with pytest.MonkeyPatch.context() as patch:
         if is_sorted:
             patch.setattr(
-                picture_hashes, "_BRUTE_PAIRS", 0
+                picture_similarity, "_BRUTE_PAIRS", 0
             )  # as for a catalogue too large to compare all pairs
         for max_bits in (0, 1, 3, 6, 8):
             found = near_pairs(array, max_bits)
