@@ -58,7 +58,7 @@ finally:
 """
 OURS = TIMED.format(
     imports="from lesion_tasks.ingest.passes import ingest; from lesion_tasks.workspace import open_workspace",
-    call="ingest(open_workspace(), passes={layers}, rendition='full', query='', n_connections={n_connections})",
+    call="ingest(open_workspace(), passes={passes}, rendition='full', query='', n_connections={n_connections})",
 )
 PEER = TIMED.format(
     imports="import isic_cli.cli as c; c.DOMAINS['dev'] = sys.argv.pop(1)",

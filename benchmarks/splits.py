@@ -32,7 +32,7 @@ from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 SIZES = (10_000, 100_000, 1_000_000)
 DAY = 500
 SPLIT = "malignancy_natural"
-MAX_MEMORY_GB, MAX_TIMES_FOR_TENFOLD, MAX_DAY_SHARE, MIN_SEARCH_RATIO = 2.0, 15.0, 0.02, 100.0
+MAX_MEMORY_GB, MAX_TIMES_FOR_TENFOLD, MAX_DAY_SHARE, MIN_SEARCH_RATIO = 2.0, 15.0, 0.04, 100.0
 N_BRUTE = 20_000
 BATCH = 100_000
 

@@ -36,6 +36,7 @@ ROOMS = (
     "evaluation",
     "promotion",
     "upkeep",
+    "pages",
     "cli",
     "laptop",
     "deployment",

@@ -186,7 +186,8 @@ class Settings(BaseSettings):
         description="For trying things out: read about this many records of each scope and no more; unset: all.",
     )
     variants: Annotated[Words, AfterValidator(_variants)] = Field(
-        (), description="Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice."
+        (),
+        description="Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice.",
     )
     weights: str = Field(
         "imagenet",

@@ -184,3 +184,24 @@ def test_landmarks_that_meet_no_fresh_one_can_be_left_out(n_pictures: int) -> No
     of_some = pairs_in_common(landmarks[is_met], pictures[is_met], fresh=fresh, n_pictures=n_pictures)
     assert len(of_all) == 7
     assert of_some.tolist() == of_all.tolist()
+
+
+def test_a_product_of_matrices_stays_in_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from threadpoolctl import threadpool_info
+
+    seen = []
+
+    def look(grey: np.ndarray) -> np.ndarray:
+        seen.extend(pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas")
+        return landmarks_of(grey)
+
+    monkeypatch.setattr("lesion_tasks.curation.store_landmarks.landmarks_of", look)
+    picture = as_jpeg(drawn(0))
+    add_records(
+        settings,
+        [archive_record("ISIC_0000001", lesion_id="IL_0000001", **NEVUS)],
+        picture_by_id={"ISIC_0000001": picture},
+        hashed=True,
+    )
+    curate_images(Workspace(settings))
+    assert set(seen) == {1}

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
-from lesion_tasks.curation.landmarks import landmarks_of, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, one_thread_each, read_grey
 from lesion_tasks.curation.picture_similarity import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -249,7 +249,7 @@ def _open_and_store(
             "is_copy": is_copy,
         }
 
-    with ThreadPoolExecutor(cpu_count()) as pool:
+    with one_thread_each(), ThreadPoolExecutor(cpu_count()) as pool:
         looked = list(pool.map(look, pairs))
     return copy_dicts(connection, "picture_pair", looked)
 

@@ -8,6 +8,7 @@ Estimation Techniques from Rounding Algorithms"). The signs do not depend on bri
 picture has the same ones.
 """
 
+from contextlib import AbstractContextManager
 from functools import cache, lru_cache
 
 import numpy as np
@@ -164,6 +165,16 @@ def blur_matrix(n: int, width_px: float, reach: int = 4) -> np.ndarray:
 
     matrix: np.ndarray = gaussian_filter1d(np.eye(n), width_px, axis=0, truncate=reach).astype(np.float32)
     return matrix
+
+
+def one_thread_each() -> AbstractContextManager[object]:
+    """While it is open, a product of matrices stays in the thread that asks for it.
+
+    Threads of a pool that each start more wait for them in loops, and beside other work that takes many times longer.
+    """
+    from threadpoolctl import threadpool_limits
+
+    return threadpool_limits(limits=1, user_api="blas")
 
 
 def blur(grey: np.ndarray, width_px: float) -> np.ndarray:

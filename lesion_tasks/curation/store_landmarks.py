@@ -15,7 +15,13 @@ from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
-from lesion_tasks.curation.landmarks import LANDMARKS_VERSION, MAX_LANDMARKS, landmarks_of, read_grey
+from lesion_tasks.curation.landmarks import (
+    LANDMARKS_VERSION,
+    MAX_LANDMARKS,
+    landmarks_of,
+    one_thread_each,
+    read_grey,
+)
 from lesion_tasks.curation.shared_landmarks import FreshKeys
 from lesion_tasks.database.bulk import copy_out_bytes, upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -58,7 +64,11 @@ def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
     n_marked, after = 0, ""
     with engine.begin() as connection:
         total = connection.execute(_COUNT, {"version": LANDMARKS_VERSION}).scalar_one()
-    with progress("find landmarks", total) as advance, ThreadPoolExecutor(cpu_count()) as pool:
+    with (
+        progress("find landmarks", total) as advance,
+        one_thread_each(),
+        ThreadPoolExecutor(cpu_count()) as pool,
+    ):
         while n_marked < total:
             with engine.begin() as connection:
                 lock_until_commit(connection, Lock.CURATION)

@@ -224,6 +224,7 @@ class StoredFile(Base):
             "(reason is null) = (object_key is not null and sha256 is not null)", name="stored_or_refused"
         ),
         Index(None, "sha256"),
+        Index("ix_stored_file_refused", "reason", postgresql_where=text("reason is not null")),
     )
 
     isic_id: Mapped[str] = mapped_column(
@@ -318,7 +319,7 @@ class Image(Base):
     )
     lesion_id: Mapped[str | None] = mapped_column(comment="IL_ and 7 digits; null where unknown")
     group_id: Mapped[str] = mapped_column(
-        comment="connected component over patient, lesion, identical bytes and near-duplicates"
+        comment="connected component over patient, lesion, identical bytes and copies of a picture"
     )
     atom_id: Mapped[str] = mapped_column(
         comment="patient_id, else lesion_id, else isic_id: what the subset hash is taken of"
@@ -756,6 +757,17 @@ class Evaluation(Base):
     verdict: Mapped[str] = mapped_column(comment="one sentence")
     document: Mapped[dict[str, Any]] = mapped_column(comment="metrics.json")
     document_sha256: Mapped[str] = mapped_column(comment="of the document as Postgres writes it")
+    test_figures: Mapped[dict[str, Any] | None] = mapped_column(
+        Computed("document #> '{subsets,test_natural,figures}'", persisted=True),
+        comment="the document's figures of the natural test set, to list trainings without reading documents",
+    )
+    balanced_figures: Mapped[dict[str, Any] | None] = mapped_column(
+        Computed("document #> '{subsets,test_balanced,figures}'", persisted=True),
+        comment="the same of the balanced test set",
+    )
+    val_figures: Mapped[dict[str, Any] | None] = mapped_column(
+        Computed("document #> '{subsets,val,figures}'", persisted=True), comment="the same of val"
+    )
     report_key: Mapped[str] = mapped_column(comment="report.html in the bucket")
     evaluated_at: Mapped[datetime] = mapped_column(comment="when it was last computed")
 

@@ -105,6 +105,21 @@ def find_request(connection: Connection, task: str, request_id: str) -> list[Pro
     return [row for row in _rows(connection, task) if row.request_id == request_id]
 
 
+def decisions_of_run(connection: Connection, run_id: str) -> list[Promotion]:
+    """The decisions that a run of Airflow made, about any task, newest first, detached."""
+    statement = (
+        select(Promotion)
+        .where(
+            (Promotion.request_id == run_id) | Promotion.request_id.startswith(f"{run_id} ", autoescape=True)
+        )
+        .order_by(Promotion.promotion_id.desc())
+    )
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows
+
+
 def record_decision(
     connection: Connection,
     task: str,

@@ -153,6 +153,18 @@ def find_difference(connection: Connection, training: Training, document: Mappin
 _OF_TRAINING = ("recipe", "classes", "threshold", "model_sha256", "manifest_digest", "task", "variant")
 
 
+def find_report(connection: Connection, name: str) -> str | None:
+    """The key of the report of an evaluation, or of a training's on its own manifest; None if there is none."""
+    found: str | None = connection.execute(
+        text("""
+            SELECT e.report_key FROM evaluation e JOIN training t USING (training_id)
+            WHERE e.evaluation_id = :name OR (e.training_id = :name AND e.manifest_digest = t.manifest_digest) LIMIT 1
+        """),
+        {"name": name},
+    ).scalar_one_or_none()
+    return found
+
+
 def list_unevaluated_ids(connection: Connection) -> list[str]:
     """Finished trainings without an evaluation on their own manifest, oldest first."""
     return list(

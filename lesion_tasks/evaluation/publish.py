@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.locks import Lock, hold_lock
+from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
@@ -43,25 +44,13 @@ def read_leaderboard(connection: Connection) -> Leaderboard:
 
 def _task_board(connection: Connection, name: str) -> TaskBoard:
     champion = champion_of(connection, name)
-    rows = connection.execute(
-        text("""
-            SELECT t.training_id, t.variant, t.recipe, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
-                   e.document, e.report_key, e.manifest_digest,
-                   (SELECT count(*) FROM test_opening o WHERE o.training_id = t.training_id) AS n_openings
-            FROM evaluation e JOIN training t USING (training_id, manifest_digest) WHERE t.task = :task
-        """),
-        {"task": name},
-    ).all()
-    measure = leading_measure(name)
-    board = [_board_row(row, champion) for row in rows]
-    # Sound rows first; then by the leading measure, undefined ones last.
-    board.sort(key=lambda row: (not row.is_sound, -(_value(row, measure) or -1.0), row.training_id))
+    board, _ = read_board(connection, name)
     report_by_training = {row.training_id: row.report_path for row in board}
     return TaskBoard(
         name=name,
         title=TASKS[name].title,
         classes=list(TASKS[name].classes),
-        leading_measure=measure,
+        leading_measure=leading_measure(name),
         champion=None
         if champion is None
         else ChampionLine(
@@ -77,27 +66,6 @@ def _task_board(connection: Connection, name: str) -> TaskBoard:
     )
 
 
-def _board_row(row: Any, champion: Champion | None) -> BoardRow:
-    return BoardRow(
-        training_id=row.training_id,
-        variant=row.variant,
-        title=row.recipe["title"],
-        reproduces=row.recipe["reproduces"],
-        evaluated_at=row.evaluated_at.isoformat(timespec="seconds"),
-        is_sound=row.is_sound,
-        failed_checks=list(row.failed_checks),
-        verdict=row.verdict,
-        figures=subset_figures(row.document, "test_natural"),
-        balanced=subset_figures(row.document, "test_balanced"),
-        val=subset_figures(row.document, "val"),
-        report_path=row.report_key.removeprefix("reports/"),
-        is_champion=champion is not None and champion.training.training_id == row.training_id,
-        manifest_digest=row.manifest_digest,
-        n_test_openings=row.n_openings,
-        best_of_looks=_best_of_looks(row.document),
-    )
-
-
 def _best_of_looks(document: Mapping[str, Any]) -> BestOfLooks | None:
     found = document.get("best_of_looks")
     return None if found is None else BestOfLooks.model_validate(found)
@@ -106,11 +74,6 @@ def _best_of_looks(document: Mapping[str, Any]) -> BestOfLooks | None:
 def _since_promotion(connection: Connection, champion: Champion) -> SincePromotion | None:
     found = newest_since_promotion(connection, champion.training.training_id)
     return None if found is None else SincePromotion.model_validate(found)
-
-
-def _value(row: BoardRow, measure: str) -> float | None:
-    figure = row.figures.get(measure)
-    return None if figure is None else figure.value
 
 
 def leaderboard_rows(workspace: Workspace) -> list[dict[str, Any]]:

@@ -43,10 +43,11 @@ def read_changes(workspace: Workspace, since: datetime) -> Iterator[Change]:
                 SELECT now.isic_id, now.version, now.seen_at,
                        CASE WHEN now.version > 1 THEN before.document END AS before,
                        CASE WHEN now.version > 1 THEN now.document END AS after
-                FROM record_version AS now
+                FROM record JOIN record_version AS now USING (isic_id)
                 LEFT JOIN record_version AS before
                     ON before.isic_id = now.isic_id AND before.version = now.version - 1
-                WHERE now.seen_at >= :since
+                -- The former has an index, and is never earlier than any of a record's versions.
+                WHERE record.changed_at >= :since AND now.seen_at >= :since
             """),
             {"since": since},
             execution_options={"yield_per": 1_000},

@@ -95,3 +95,11 @@ def _began_at(workspace: Workspace, ingestion_id: str) -> datetime:
     raise UnusableInputError(
         f"{ingestion_id!r}: neither a time such as 2026-01-31T06:00:00 nor a run; the newest runs are {known or 'none'}"
     )
+
+
+def recent_ingestions(workspace: Workspace, n: int) -> list[Ingestion]:
+    """The ingestions that began last, newest first, detached."""
+    with workspace.session() as session:
+        rows = list(session.scalars(select(Ingestion).order_by(Ingestion.began_at.desc()).limit(n)))
+        session.expunge_all()
+    return rows

@@ -120,7 +120,7 @@ def _services(environment: Mapping[str, str], settings: Mapping[str, str]) -> li
     return [
         Service(name=name, command=(command, *arguments), settings=given, depends_on=plugins)
         for name, arguments, given in (
-            (API_SERVER, ("api-server",), environment),
+            (API_SERVER, ("api-server",), with_settings),
             ("scheduler", ("scheduler", "--skip-serve-logs"), with_settings),
             ("dag-processor", ("dag-processor",), environment),
             ("triggerer", ("triggerer", "--skip-serve-logs"), environment),

@@ -84,8 +84,12 @@ class _RankedRow:
 
 def subset_figures(document: Mapping[str, Any], subset: str) -> Figures:
     """The figures of a subset in a stored document of any schema version; empty if it has none."""
-    found = document.get("subsets", {}).get(subset, {}).get("figures", {})
-    return {name: PublishedFigure.model_validate(figure) for name, figure in found.items()}
+    return figures_of(document.get("subsets", {}).get(subset, {}).get("figures"))
+
+
+def figures_of(stored: Mapping[str, Any] | None) -> Figures:
+    """Stored figures, checked; empty if there are none."""
+    return {name: PublishedFigure.model_validate(figure) for name, figure in (stored or {}).items()}
 
 
 def render_index(leaderboard: Leaderboard) -> bytes:

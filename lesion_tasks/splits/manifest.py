@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from sqlalchemy import Connection, Engine, text
+from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
@@ -181,3 +181,12 @@ def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
     if row is None:
         raise UnusableInputError(f"split {split!r} has no manifest yet, expected one: build the split first")
     return row.digest, row.object_key
+
+
+def manifests_in_force(connection: Connection) -> list[Manifest]:
+    """The manifest in force of each split that was built, by name, detached."""
+    statement = select(Manifest).distinct(Manifest.split).order_by(Manifest.split, Manifest.built_at.desc())
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows

@@ -8,6 +8,7 @@ nobody holds the lock belongs to a process that ended without notice, and `mark_
 
 import json
 import logging
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -61,6 +62,12 @@ def list_finished(
     if variant is not None:
         statement = statement.where(Training.variant == variant)
     return _detached(connection, statement)
+
+
+def list_recent(connection: Connection, statuses: Sequence[str], n: int) -> list[Training]:
+    """Trainings in one of some states, those that began last first."""
+    statement = select(Training).where(Training.status.in_(statuses)).order_by(Training.started_at.desc())
+    return _detached(connection, statement.limit(n))
 
 
 def is_adjusted(training: Training) -> bool:

@@ -1,0 +1,106 @@
+"""Evaluated trainings of a task -> rows of the leaderboard: all of them, or a page of those that a filter leaves."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.reports.bundle import BestOfLooks
+from lesion_tasks.reports.index import BoardRow, figures_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class BoardFilter:
+    """Which rows are wanted; empty: all."""
+
+    words: str = ""  # in the training's id or the variant's title
+    manifest: str = ""  # the beginning of its digest
+    is_sound: bool = False  # only those
+    training_ids: Sequence[str] = ()  # only these
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """The parameters of the statements."""
+        return {
+            "words": self.words.lower(),
+            "manifest": self.manifest.lower(),
+            "is_sound": self.is_sound,
+            "ids": list(self.training_ids),
+        }
+
+
+# Sorted without reading a document; sound ones first, undefined figures last.
+_PAGE = """
+    SELECT e.evaluation_id, count(*) OVER () AS n_found,
+           row_number() OVER (ORDER BY e.is_sound DESC,
+                              (e.test_figures -> :measure ->> 'value')::float8 DESC NULLS LAST, t.training_id) AS place
+    FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+    WHERE t.task = :task AND (e.is_sound OR NOT :is_sound) AND starts_with(e.manifest_digest, :manifest)
+        AND strpos(lower(t.training_id || ' ' || (t.recipe ->> 'title')), :words) > 0
+        AND (t.training_id = ANY(:ids) OR cardinality(CAST(:ids AS text[])) = 0)
+    ORDER BY place LIMIT :n OFFSET :first
+"""
+_ROWS = text(f"""
+    WITH page AS MATERIALIZED ({_PAGE})
+    SELECT page.n_found, t.training_id, t.variant, t.recipe ->> 'title' AS title,
+           t.recipe ->> 'reproduces' AS reproduces, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
+           e.test_figures, e.balanced_figures, e.val_figures, e.document -> 'best_of_looks' AS best_of_looks,
+           e.report_key, e.manifest_digest,
+           (SELECT count(*) FROM test_opening o WHERE o.training_id = t.training_id) AS n_openings
+    FROM page JOIN evaluation e USING (evaluation_id) JOIN training t USING (training_id)
+    ORDER BY page.place
+""")  # noqa: S608 - our own text
+
+
+def read_board(
+    connection: Connection,
+    task: str,
+    *,
+    wanted: BoardFilter | None = None,
+    n: int | None = None,
+    first: int = 0,
+) -> tuple[list[BoardRow], int]:
+    """Rows of a task, best first and those that are not sound last; and how many the filter leaves in all."""
+    champion = champion_of(connection, task)
+    values = (wanted or BoardFilter()).values
+    found = connection.execute(
+        _ROWS, values | {"task": task, "measure": leading_measure(task), "n": n, "first": first}
+    ).all()
+    champion_id = champion.training.training_id if champion else None
+    return [_board_row(row, champion_id) for row in found], found[0].n_found if found else 0
+
+
+def _board_row(row: Any, champion_id: str | None) -> BoardRow:
+    return BoardRow(
+        training_id=row.training_id,
+        variant=row.variant,
+        title=row.title,
+        reproduces=row.reproduces,
+        evaluated_at=row.evaluated_at.isoformat(timespec="seconds"),
+        is_sound=row.is_sound,
+        failed_checks=list(row.failed_checks),
+        verdict=row.verdict,
+        figures=figures_of(row.test_figures),
+        balanced=figures_of(row.balanced_figures),
+        val=figures_of(row.val_figures),
+        report_path=row.report_key.removeprefix("reports/"),
+        is_champion=champion_id == row.training_id,
+        manifest_digest=row.manifest_digest,
+        n_test_openings=row.n_openings,
+        best_of_looks=None if row.best_of_looks is None else BestOfLooks.model_validate(row.best_of_looks),
+    )
+
+
+def list_manifests(connection: Connection, task: str) -> list[tuple[str, int]]:
+    """Digests of the manifests on which trainings of a task were evaluated, newest first, and how many were on each."""
+    rows = connection.execute(
+        text("""
+            SELECT e.manifest_digest, count(*) FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+            WHERE t.task = :task GROUP BY 1 ORDER BY max(e.evaluated_at) DESC
+        """),
+        {"task": task},
+    )
+    return [(row[0], row[1]) for row in rows]

@@ -1,0 +1,228 @@
+"""The pages as a web application: every route guarded, everything read only, no word of Airflow.
+
+What stands outside, Airflow's own, comes in as functions: who may read, what a person may start, what a task returned.
+Routes are plain functions: they wait for the database, and must not hold up a server's loop.
+"""
+
+import logging
+from collections.abc import Callable, Collection
+from typing import Annotated, Any
+
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import MissingObjectError
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
+from lesion_tasks.pages.data_state import read_data
+from lesion_tasks.pages.decisions_page import read_champion
+from lesion_tasks.pages.pipeline import counts_in_words, read_state
+from lesion_tasks.pages.rendering import PAGE_POLICY, STATIC, STORED_POLICY, render, static_file
+from lesion_tasks.pages.run_results import find_result
+from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
+from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
+from lesion_tasks.promotion.promote import known_task
+from lesion_tasks.reports.plot import share_scale, whisker
+from lesion_tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+ROWS_PER_PAGE = 50
+
+
+router = APIRouter()
+
+
+def build_application(
+    *,
+    open_workspace: Callable[[], Workspace],
+    may_read: Callable[..., Any],
+    may_start: Callable[..., Collection[str]],
+    returned_by: Callable[[str, str, str, int], Any],
+) -> FastAPI:
+    """The application.
+
+    `may_read` is a dependency that raises for whoever may not read; `may_start` one that returns the DAGs that a person
+    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped).
+    """
+
+    def note_startable(request: Request, startable: Annotated[Any, Depends(may_start)]) -> None:
+        request.state.startable = startable
+
+    app = FastAPI(
+        title="Lesions",
+        dependencies=[Depends(may_read), Depends(note_startable)],
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+    )
+    for kind in (UnusableInputError, MissingObjectError):
+        app.add_exception_handler(kind, _not_found)
+    app.add_exception_handler(Exception, _failed)
+    app.state.open_workspace = open_workspace
+    app.state.returned_by = returned_by
+    app.include_router(router)
+    return app
+
+
+def _workspace(request: Request) -> Workspace:
+    found: Workspace = request.app.state.open_workspace()
+    return found
+
+
+def _root(request: Request) -> str:
+    """The path below which the pages are, with a slash at the end."""
+    return str(request.scope.get("root_path", "")).rstrip("/") + "/"
+
+
+def _page(request: Request, template: str, active: str = "", status: int = 200, **facts: Any) -> Response:
+    body = render(template, root=_root(request), active=active, tasks=TASKS, **facts)
+    headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
+    return HTMLResponse(body, status_code=status, headers=headers)
+
+
+def _stored(file: StoredFile) -> Response:
+    headers = {
+        "Content-Security-Policy": STORED_POLICY,
+        "X-Content-Type-Options": "nosniff",
+        "Cache-Control": "private, no-cache",
+        "Referrer-Policy": "no-referrer",
+    }
+    return Response(file.data, media_type=file.content_type, headers=headers)
+
+
+def _not_found(request: Request, error: Exception) -> Response:
+    return _page(request, "message.html.j2", status=404, title="Nothing to show", words=str(error))
+
+
+def _failed(request: Request, error: Exception) -> Response:
+    log.error("page %s", request.url.path, exc_info=error)
+    words = f"{type(error).__name__}: the log of the API server says more."
+    return _page(request, "message.html.j2", status=500, title="This page could not be made", words=words)
+
+
+@router.get("/")
+def show_pipeline(request: Request) -> Response:
+    """Where the pipeline stands."""
+    state = read_state(_workspace(request))
+    return _page(request, "pipeline.html.j2", "pipeline", state=state, in_words=counts_in_words)
+
+
+@router.get("/leaderboard")
+def choose_leaderboard(request: Request) -> Response:
+    """The leaderboard of the first task."""
+    return RedirectResponse(f"{_root(request)}leaderboard/{next(iter(TASKS))}")
+
+
+@router.get("/leaderboard/{task}")
+def show_leaderboard(
+    request: Request,
+    task: str,
+    words: str = "",
+    manifest: str = "",
+    is_sound: bool = False,
+    number: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    """A page of a task's leaderboard."""
+    known_task(task)
+    wanted = BoardFilter(words=words[:100], manifest=manifest[:64], is_sound=is_sound)
+    first = (number - 1) * ROWS_PER_PAGE
+    with _workspace(request).engine.connect() as connection:
+        rows, n_found = read_board(connection, task, wanted=wanted, n=ROWS_PER_PAGE, first=first)
+        manifests = list_manifests(connection, task)
+    measure = leading_measure(task)
+    figures = [row.figures.get(measure) for row in rows]
+    scale = share_scale(figures)
+    bars = [
+        None
+        if figure is None or figure.value is None
+        else whisker(figure.value, figure.low, figure.high, scale=scale, reference=0.5)
+        for figure in figures
+    ]
+    return _page(
+        request,
+        "leaderboard.html.j2",
+        "leaderboard",
+        task=TASKS[task],
+        measure=measure,
+        second="sensitivity_at_90_specificity" if TASKS[task].positive else "balanced_accuracy",
+        rows=list(zip(rows, figures, bars, strict=True)),
+        scale=scale,
+        wanted=wanted,
+        manifests=manifests,
+        first=first,
+        n_found=n_found,
+        number=number,
+        n_pages=max(1, -(-n_found // ROWS_PER_PAGE)),
+        max_trainings=MAX_TRAININGS,
+    )
+
+
+@router.get("/compare")
+def show_side_by_side(request: Request, training: Annotated[list[str] | None, Query()] = None) -> Response:
+    """Several trainings side by side."""
+    found = read_side_by_side(_workspace(request), training or [])
+    return _page(request, "compare.html.j2", "leaderboard", found=found)
+
+
+@router.get("/champion")
+def choose_champion(request: Request) -> Response:
+    """The champion of the first task."""
+    return RedirectResponse(f"{_root(request)}champion/{next(iter(TASKS))}")
+
+
+@router.get("/champion/{task}")
+def show_champion(request: Request, task: str) -> Response:
+    """A task's champion and its history."""
+    state = read_champion(_workspace(request), task)
+    startable = request.state.startable
+    return _page(request, "champion.html.j2", "champion", state=state, startable=startable)
+
+
+@router.get("/data")
+def show_data(request: Request, since: str | None = None) -> Response:
+    """The data and its changes."""
+    return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
+
+
+@router.get("/reports/{path:path}")
+def send_report(request: Request, path: str) -> Response:
+    """A file of a report."""
+    return _stored(read_report_file(_workspace(request), path or "index.html"))
+
+
+@router.get("/image/{isic_id}")
+def send_image(request: Request, isic_id: str) -> Response:
+    """The picture of an image."""
+    return _stored(read_image(_workspace(request), isic_id))
+
+
+@router.get("/static/{name}")
+def send_static(name: str) -> Response:
+    """A file that pages load."""
+    if name not in STATIC:
+        raise UnusableInputError(f"{name!r}: no such file")
+    headers = {"X-Content-Type-Options": "nosniff", "Cache-Control": "private, max-age=300"}
+    return Response(static_file(name), media_type=STATIC[name], headers=headers)
+
+
+@router.get("/result")
+def show_result(
+    request: Request, dag: str = "", run: str = "", task: str = "", map_index: str = ""
+) -> Response:
+    """What a run or a task made, for a tab of the UI."""
+    # The UI leaves a placeholder as it is where an address has nothing for it.
+    dag_id, run_id, task_id = (
+        None if not value or value.startswith("{") else value for value in (dag, run, task)
+    )
+    place = int(map_index) if map_index.lstrip("-").isdecimal() else -1
+    returned = (
+        request.app.state.returned_by(dag_id, run_id, task_id, place)
+        if dag_id and run_id and task_id
+        else None
+    )
+    workspace = _workspace(request)
+    found = find_result(workspace, dag_id=dag_id or "", run_id=run_id, task_id=task_id, returned=returned)
+    return _page(request, "result.html.j2", found=found)

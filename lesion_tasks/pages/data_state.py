@@ -1,0 +1,64 @@
+"""The data now: the splits in force with their funnels, what was left out and why, and what changed since a moment."""
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import islice
+
+from lesion_tasks.curation.reason_counts import ReasonCount, count_reasons
+from lesion_tasks.database.schema import Manifest
+from lesion_tasks.ingest.changes import KINDS, Change, read_changes
+from lesion_tasks.ingest.runs import moment_of
+from lesion_tasks.splits.manifest import manifests_in_force
+from lesion_tasks.workspace import Workspace
+
+DEFAULT_DAYS = 7
+MAX_CHANGES, N_SHOWN = 2_000, 100
+
+
+@dataclass(frozen=True, kw_only=True)
+class SplitState:
+    """The manifest in force of a split."""
+
+    manifest: Manifest
+    n_by_subset: dict[str, int]
+    n_quarantined: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataState:
+    """What the page about data shows."""
+
+    since: datetime
+    n_by_kind: dict[str, int]  # changes, by kind
+    changes: list[Change]  # the latest of them
+    is_cut: bool  # there are more than were counted
+    splits: list[SplitState]
+    left_out: dict[str, list[ReasonCount]]
+
+
+def read_data(workspace: Workspace, since: str | None = None) -> DataState:
+    """The state of the data by the database. `since` is a time or the id of an ingestion; None: the last week."""
+    moment = moment_of(workspace, since) if since else datetime.now(UTC) - timedelta(days=DEFAULT_DAYS)
+    found = list(islice(read_changes(workspace, moment), MAX_CHANGES + 1))
+    counted = Counter(change.kind for change in found[:MAX_CHANGES])
+    with workspace.engine.connect() as connection:
+        splits = [_split_state(manifest) for manifest in manifests_in_force(connection)]
+        left_out = count_reasons(connection)
+    latest = sorted(found, key=lambda change: (change.seen_at, change.isic_id), reverse=True)
+    return DataState(
+        since=moment,
+        n_by_kind={kind: counted[kind] for kind in KINDS if counted[kind]},
+        changes=latest[:N_SHOWN],
+        is_cut=len(found) > MAX_CHANGES,
+        splits=splits,
+        left_out=left_out,
+    )
+
+
+def _split_state(manifest: Manifest) -> SplitState:
+    return SplitState(
+        manifest=manifest,
+        n_by_subset={subset: sum(counts.values()) for subset, counts in manifest.class_counts.items()},
+        n_quarantined=sum(-step["n"] for step in manifest.funnel if step.get("reason") == "quarantine"),
+    )

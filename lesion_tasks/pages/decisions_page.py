@@ -1,0 +1,53 @@
+"""A task's champion: why it is, its figures, every decision before it, and what could be restored."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
+from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
+from lesion_tasks.promotion.promote import known_task
+from lesion_tasks.reports.bundle import SincePromotion
+from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class ChampionState:
+    """What the page about a champion shows."""
+
+    task: str
+    title: str
+    champion: Champion | None
+    row: BoardRow | None  # its own evaluation
+    since_promotion: SincePromotion | None
+    earlier: list[str]  # trainings that a rollback may restore, the default one first
+    decisions: list[dict[str, Any]]  # newest first
+
+
+def read_champion(workspace: Workspace, task: str) -> ChampionState:
+    """The state of a task's champion by the database; raises `UnusableInputError` for an unknown task."""
+    known_task(task)
+    with workspace.engine.connect() as connection:
+        champion = champion_of(connection, task)
+        decisions = decisions_of(connection, task)
+        row, fresh = None, None
+        if champion is not None:
+            training_id = champion.training.training_id
+            rows, _ = read_board(connection, task, wanted=BoardFilter(training_ids=[training_id]))
+            row = rows[0] if rows else None
+            fresh = newest_since_promotion(connection, training_id)
+        default = earlier_champions(connection, task)
+    present = champion.training.training_id if champion else None
+    ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
+    earlier = [name for name in dict.fromkeys([*default, *ever]) if name != present]
+    return ChampionState(
+        task=task,
+        title=TASKS[task].title,
+        champion=champion,
+        row=row,
+        since_promotion=None if fresh is None else SincePromotion.model_validate(fresh),
+        earlier=earlier,
+        decisions=decisions,
+    )

@@ -1,0 +1,135 @@
+"""The pipeline now: what came from the archive, what is being trained, what was evaluated, who is champion."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from markupsafe import Markup
+from sqlalchemy import Connection, text
+
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.database.schema import Ingestion, Training
+from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.decisions import Champion, champion_of, decided_trainings
+from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids
+from lesion_tasks.ingest.runs import recent_ingestions
+from lesion_tasks.metrics.document_schema import PublishedFigure
+from lesion_tasks.reports.bundle import Epoch
+from lesion_tasks.reports.charts import training_charts
+from lesion_tasks.training.run_record import list_epochs, list_recent
+from lesion_tasks.workspace import Workspace
+
+N_INGESTIONS, N_TRAININGS = 5, 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunningTraining:
+    """A training that has not ended: how far it is, and its curves so far."""
+
+    training: Training
+    n_epochs: int  # at most: a stage may stop early
+    done: list[Epoch]
+    left_s: float | None  # at most, by the mean of the epochs so far
+    quiet_s: float | None  # since the last epoch ended
+    charts: list[tuple[str, Markup]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskState:
+    """A task in a few words."""
+
+    name: str
+    title: str
+    measure: str
+    champion: Champion | None
+    figure: PublishedFigure | None  # of the champion, on its own test set
+    n_waiting: int  # evaluated trainings that no decision was made about
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineState:
+    """Everything that the first page shows."""
+
+    n_records: int
+    n_images: int
+    n_uncurated: int
+    ingestions: list[Ingestion]
+    running: list[RunningTraining]
+    ended: list[Training]
+    tasks: list[TaskState]
+
+
+def read_state(workspace: Workspace) -> PipelineState:
+    """The state of the pipeline by the database."""
+    with workspace.engine.connect() as connection:
+        n_records, n_images, n_uncurated = connection.execute(
+            text("""
+                SELECT (SELECT count(*) FROM record WHERE withdrawn_at IS NULL), (SELECT count(*) FROM image),
+                       (SELECT count(*) FROM uncurated)
+            """)
+        ).one()
+        running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
+        ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
+        tasks = [_task_state(connection, name) for name in TASKS]
+    return PipelineState(
+        n_records=n_records,
+        n_images=n_images,
+        n_uncurated=n_uncurated,
+        ingestions=recent_ingestions(workspace, N_INGESTIONS),
+        running=running,
+        ended=ended,
+        tasks=tasks,
+    )
+
+
+def _running(connection: Connection, training: Training) -> RunningTraining:
+    done = [Epoch.model_validate(row) for row in list_epochs(connection, training.training_id)]
+    tuning = training.recipe.get("fine_tuning") or {}
+    n_epochs = training.recipe["max_epochs"] + tuning.get("max_epochs", 0)
+    last = connection.execute(
+        text("SELECT max(ended_at) FROM training_epoch WHERE training_id = :id"), {"id": training.training_id}
+    ).scalar()
+    mean_s = sum(epoch.duration_s for epoch in done) / len(done) if done else None
+    return RunningTraining(
+        training=training,
+        n_epochs=n_epochs,
+        done=done,
+        left_s=None if mean_s is None else mean_s * max(n_epochs - len(done), 0),
+        quiet_s=(datetime.now(UTC) - last).total_seconds() if last else None,
+        charts=training_charts(done) if done else [],
+    )
+
+
+def _task_state(connection: Connection, name: str) -> TaskState:
+    champion = champion_of(connection, name)
+    measure = leading_measure(name)
+    figure = None
+    if champion is not None:
+        rows, _ = read_board(
+            connection, name, wanted=BoardFilter(training_ids=[champion.training.training_id])
+        )
+        figure = rows[0].figures.get(measure) if rows else None
+    waiting = list_evaluated_ids(connection, name) - decided_trainings(connection, name)
+    return TaskState(
+        name=name,
+        title=TASKS[name].title,
+        measure=measure,
+        champion=champion,
+        figure=figure,
+        n_waiting=len(waiting),
+    )
+
+
+def counts_in_words(counts: dict[str, Any] | None) -> str:
+    """What the passes of an ingestion counted, without zeros: `append: 12 new; fetch: 12 stored`."""
+    said = []
+    for name, found in (counts or {}).items():
+        numbers = [
+            f"{value:,} {key.replace('_', ' ')}"
+            for key, value in (found or {}).items()
+            if isinstance(value, int) and not isinstance(value, bool) and value and not key.endswith("bytes")
+        ]
+        if numbers:
+            said.append(f"{name.replace('_', ' ')}: {', '.join(numbers)}")
+    return "; ".join(said) or "nothing changed"

@@ -1,0 +1,46 @@
+"""Facts -> a page's HTML: the templates and the style of the reports, and what a served page has besides."""
+
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import ChoiceLoader, Environment, PackageLoader
+
+from lesion_tasks.reports.environment import environment
+
+STATIC = {
+    "pages.js": "text/javascript; charset=utf-8",
+    "icon.svg": "image/svg+xml",
+    "icon-dark.svg": "image/svg+xml",
+}
+# Scripts only from the product's own file; nothing from elsewhere; shown in frames of the same origin only.
+PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
+)
+# Stored content never runs a script, and never sends a form; its own links still work.
+STORED_POLICY = (
+    "sandbox allow-same-origin; default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; base-uri 'none'; "
+    "form-action 'none'; frame-ancestors 'self'"
+)
+
+
+@cache
+def _environment() -> Environment:
+    shared = environment()
+    env: Environment = shared.overlay(
+        loader=ChoiceLoader([PackageLoader("lesion_tasks.pages"), PackageLoader("lesion_tasks.reports")])
+    )
+    return env
+
+
+def render(template: str, **facts: Any) -> str:
+    """A page as HTML. Raises `jinja2.UndefinedError` if a fact is missing."""
+    return _environment().get_template(template).render(**facts)
+
+
+def static_file(name: str) -> bytes:
+    """A file that pages load; raises KeyError for any other name."""
+    if name not in STATIC:
+        raise KeyError(name)
+    return files("lesion_tasks.pages").joinpath("templates", name).read_bytes()

@@ -1,0 +1,109 @@
+"""Several trainings of a task -> recipes that differ, figures, curves, and pictures that one alone calls right."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from markupsafe import Markup
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.reports.bundle import Epoch
+from lesion_tasks.reports.charts import training_charts
+from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.words import flattened
+from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
+from lesion_tasks.training.run_record import find_finished, list_epochs
+from lesion_tasks.workspace import Workspace
+
+MAX_TRAININGS, N_PICTURES = 8, 24
+
+
+@dataclass(frozen=True, kw_only=True)
+class Differing:
+    """A picture of test that the first two trainings call differently."""
+
+    isic_id: str
+    label: str
+    called: tuple[str, str]
+    probability: tuple[float, float]  # of the class that is right
+
+
+@dataclass(frozen=True, kw_only=True)
+class SideBySide:
+    """What the page shows, every list in the order in which the trainings were named."""
+
+    trainings: list[Training]
+    rows: list[BoardRow | None]
+    recipe: list[tuple[str, list[str]]]  # fields whose values differ
+    measures: list[str]
+    charts: list[list[tuple[str, Markup]]]
+    n_shared: int  # test images that the first two were both asked
+    differing: list[Differing]
+
+
+def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySide:
+    """Raises `UnusableInputError` unless the trainings are finished and of one task, and at most MAX_TRAININGS."""
+    names = list(dict.fromkeys(training_ids))
+    if not 1 <= len(names) <= MAX_TRAININGS:
+        raise UnusableInputError(f"{len(names)} trainings to compare, expected 1 to {MAX_TRAININGS}")
+    with workspace.engine.connect() as connection:
+        trainings = [find_finished(connection, name) for name in names]
+        tasks = {training.task for training in trainings}
+        if len(tasks) > 1:
+            raise UnusableInputError(f"trainings of the tasks {', '.join(sorted(tasks))}, expected one task")
+        found, _ = read_board(connection, tasks.pop(), wanted=BoardFilter(training_ids=names))
+        row_by_id = {row.training_id: row for row in found}
+        epochs = [[Epoch.model_validate(row) for row in list_epochs(connection, name)] for name in names]
+    n_shared, differing = (0, []) if len(names) < 2 else _differing(workspace, names[:2])
+    rows = [row_by_id.get(name) for name in names]
+    return SideBySide(
+        trainings=trainings,
+        rows=rows,
+        recipe=_differing_fields([training.recipe for training in trainings]),
+        measures=list(dict.fromkeys(name for row in rows if row for name in row.figures)),
+        charts=[training_charts(some) if some else [] for some in epochs],
+        n_shared=n_shared,
+        differing=differing,
+    )
+
+
+def _differing_fields(recipes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
+    flat = [dict(flattened(recipe)) for recipe in recipes]
+    names = list(dict.fromkeys(name for one in flat for name in one))
+    values = [(name, [one.get(name, "none") for one in flat]) for name in names]
+    return [(name, each) for name, each in values if len(set(each)) > 1 or len(recipes) == 1]
+
+
+def _differing(workspace: Workspace, names: list[str]) -> tuple[int, list[Differing]]:
+    """How many test images of the first one's manifest both were asked, and those that one alone calls rightly."""
+    subjects = [find_subject(workspace.engine, workspace.bucket, name) for name in names]
+    digest, test = subjects[0].manifest.digest, subjects[0].subset("test")
+    scored = []
+    with workspace.engine.connect() as connection:
+        for subject in subjects:
+            predictions = read_sealed_predictions(
+                connection, subject.training.training_id, digest, "test", subject.task.classes
+            )
+            if predictions.empty:
+                return 0, []
+            scored.append(join_to_manifest(predictions, test, subject.task))
+    one, other = scored
+    called = [
+        each.predicted(subject.training.threshold) for each, subject in zip(scored, subjects, strict=True)
+    ]
+    is_apart = np.flatnonzero((called[0] == one.labels) != (called[1] == other.labels))
+    right = [each.probabilities[is_apart, each.labels[is_apart]] for each in scored]
+    widest = np.argsort(-np.abs(right[0] - right[1]), kind="stable")[:N_PICTURES]
+    classes = one.class_names
+    return one.n_images, [
+        Differing(
+            isic_id=str(one.isic_ids[row]),
+            label=classes[one.labels[row]],
+            called=(classes[called[0][row]], classes[called[1][row]]),
+            probability=(float(right[0][place]), float(right[1][place])),
+        )
+        for place, row in zip(widest.tolist(), is_apart[widest].tolist(), strict=True)
+    ]

@@ -1,0 +1,55 @@
+"""Reports and pictures of the bucket -> bytes to serve, each only where the database or its key says that it may be."""
+
+import re
+from dataclasses import dataclass
+
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import get_verified
+from lesion_tasks.workspace import Workspace
+
+_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
+_TYPES = {
+    "html": "text/html; charset=utf-8",
+    "json": "application/json",
+    "md": "text/plain; charset=utf-8",
+    "png": "image/png",
+    "csv": "text/csv; charset=utf-8",
+    "parquet": "application/vnd.apache.parquet",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredFile:
+    """Bytes and what they are."""
+
+    data: bytes
+    content_type: str
+
+
+def read_report_file(workspace: Workspace, path: str) -> StoredFile:
+    """A file below `reports/` in the bucket.
+
+    Raises `UnusableInputError` for a path that is none, and `MissingObjectError` if there is no such file.
+    """
+    ending = path.rpartition(".")[2]
+    if not _KEY.fullmatch(path) or ending not in _TYPES:
+        raise UnusableInputError(f"{path[:200]!r}: expected the path of a report's file")
+    return StoredFile(data=workspace.bucket.get(f"reports/{path}"), content_type=_TYPES[ending])
+
+
+def read_image(workspace: Workspace, isic_id: str) -> StoredFile:
+    """The stored picture of an image, checked against its digest; raises `UnusableInputError` if there is none."""
+    with workspace.engine.connect() as connection:
+        row = connection.execute(
+            text("""
+                SELECT f.object_key, f.sha256 FROM image i JOIN stored_file f USING (isic_id, rendition)
+                WHERE i.isic_id = :id AND f.object_key IS NOT NULL
+            """),
+            {"id": isic_id[:40]},
+        ).one_or_none()
+    if row is None:
+        raise UnusableInputError(f"{isic_id[:40]!r}: no image of this id has a picture")
+    data = get_verified(workspace.bucket, row.object_key, row.sha256, kind="picture")
+    return StoredFile(data=data, content_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")

@@ -1,0 +1,168 @@
+// What a served page does besides being read: Airflow's theme, live pages, and requests to Airflow's own API.
+"use strict";
+
+const root = document.body.dataset.root;
+// Airflow's address ends where the pages' prefix begins.
+const api = new URL("../api/v2/", new URL(root, location.href));
+
+function followTheme() {
+  let outer;
+  try { outer = window.parent !== window ? window.parent.document.documentElement : null; } catch { outer = null; }
+  if (!outer) return;
+  const follow = () => {
+    const isDark = outer.classList.contains("dark") || outer.dataset.theme === "dark";
+    document.documentElement.classList.toggle("dark", isDark);
+    document.documentElement.classList.toggle("light", !isDark);
+  };
+  follow();
+  new MutationObserver(follow).observe(outer, { attributes: true, attributeFilter: ["class", "data-theme"] });
+}
+
+async function ask(path, options = {}) {
+  const answer = await fetch(new URL(path, api), {
+    credentials: "same-origin",
+    headers: { "Content-Type": "application/json" },
+    ...options,
+  });
+  const body = await answer.json().catch(() => ({}));
+  if (!answer.ok) {
+    const detail = body.detail;
+    throw new Error(typeof detail === "string" ? detail : JSON.stringify(detail ?? answer.statusText));
+  }
+  return body;
+}
+
+function element(name, text, css) {
+  const made = document.createElement(name);
+  if (text !== undefined) made.textContent = text;
+  if (css) made.className = css;
+  return made;
+}
+
+function whileBusy(form, said, work) {
+  const buttons = form.querySelectorAll("button");
+  buttons.forEach((button) => { button.disabled = true; });
+  said.textContent = "…";
+  return work()
+    .then((words) => { said.textContent = words; })
+    .catch((error) => {
+      said.textContent = `Not done: ${error.message}`;
+      buttons.forEach((button) => { button.disabled = false; });
+    });
+}
+
+function shownQuestion(question) {
+  const run = question.task_instance;
+  const form = element("form", undefined, "question");
+  form.append(element("h3", question.subject));
+  const more = element("details");
+  more.append(element("summary", "What is being decided"));
+  const words = element("pre", question.body);
+  words.style.whiteSpace = "pre-wrap";
+  more.append(words);
+  form.append(more);
+  const label = element("label");
+  label.append(element("span", "Reason"));
+  const reason = element("textarea");
+  reason.maxLength = 500;
+  label.append(reason);
+  form.append(label);
+  const actions = element("div", undefined, "actions");
+  const said = element("p", "", "said");
+  said.setAttribute("role", "status");
+  for (const option of question.options) {
+    const button = element("button", option, option === "Reject" ? "quiet" : "");
+    button.type = "button";
+    button.addEventListener("click", () => {
+      if (option === "Reject" && !reason.value.trim()) {
+        said.textContent = "A rejection needs a reason.";
+        reason.focus();
+        return;
+      }
+      const path = `dags/${encodeURIComponent(run.dag_id)}/dagRuns/${encodeURIComponent(run.dag_run_id)}`
+        + `/taskInstances/${encodeURIComponent(run.task_id)}/${run.map_index}/hitlDetails`;
+      whileBusy(form, said, async () => {
+        await ask(path, {
+          method: "PATCH",
+          body: JSON.stringify({ chosen_options: [option], params_input: { reason: reason.value.trim() } }),
+        });
+        return `${option}: sent. The decision follows within a minute.`;
+      });
+    });
+    actions.append(button);
+  }
+  form.append(actions, said);
+  return form;
+}
+
+async function showQuestions() {
+  const section = document.querySelector("[data-questions]");
+  if (!section) return;
+  try {
+    const found = await ask("dags/promote_model/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20");
+    const open = found.hitl_details ?? [];
+    section.hidden = open.length === 0;
+    section.querySelector("[data-list]").replaceChildren(...open.map(shownQuestion));
+  } catch { section.hidden = true; } // whoever may not see questions sees none
+}
+
+function offerRollback() {
+  const form = document.querySelector("form[data-rollback]");
+  if (!form) return;
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    const conf = {
+      task: form.dataset.rollback,
+      training_id: form.training_id.value,
+      reason: form.reason.value.trim(),
+    };
+    whileBusy(form, form.querySelector(".said"), async () => {
+      const run = await ask("dags/rollback_champion/dagRuns", {
+        method: "POST",
+        body: JSON.stringify({ logical_date: null, conf }),
+      });
+      return `Started as ${run.dag_run_id}. This page shows the result in a moment.`;
+    });
+  });
+}
+
+function limitComparison() {
+  const form = document.querySelector("form[data-compare]");
+  if (!form) return;
+  form.addEventListener("submit", (event) => {
+    const n = form.querySelectorAll("input[name=training]:checked").length;
+    const most = Number(form.dataset.compare);
+    if (n >= 1 && n <= most) return;
+    event.preventDefault();
+    form.querySelector(".said").textContent = n ? `At most ${most} at once.` : "Tick at least one training.";
+  });
+}
+
+async function keepLive() {
+  const main = document.querySelector("main[data-live]");
+  if (!main) return;
+  const pause = 1000 * Number(main.dataset.live);
+  const refresh = async () => {
+    const isTyping = main.contains(document.activeElement) && document.activeElement.matches("textarea, input, select");
+    if (!document.hidden && !isTyping) {
+      try {
+        const answer = await fetch(location.href, { credentials: "same-origin" });
+        if (answer.ok) {
+          const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+          for (const part of fresh.querySelectorAll("section:not([data-questions])")) {
+            const name = part.getAttribute("aria-labelledby");
+            main.querySelector(`section[aria-labelledby="${CSS.escape(name)}"]`)?.replaceWith(part);
+          }
+        }
+      } catch { /* the server is away for a moment: the next look may reach it */ }
+    }
+    setTimeout(refresh, pause);
+  };
+  setTimeout(refresh, pause);
+}
+
+followTheme();
+showQuestions();
+offerRollback();
+limitComparison();
+keepLive();

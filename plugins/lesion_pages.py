@@ -1,0 +1,89 @@
+"""The plugin that puts the product's pages into Airflow: "Lesions" in the navigation, and tabs on runs and tasks.
+
+Every component loads plugins; only the API server builds the application. Whoever may see the runs of the product's
+DAGs may read its pages; what the pages start goes through Airflow's own API, which asks for the rights that it needs.
+"""
+
+import sys
+from typing import Any, ClassVar
+
+from airflow.plugins_manager import AirflowPlugin
+
+PREFIX = "/lesions"
+
+
+def _application() -> Any:
+    from airflow.api_fastapi.app import get_auth_manager
+    from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
+    from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+    from airflow.models.xcom import XComModel
+    from airflow.utils.session import create_session
+
+    from lesion_airflow import open_workspace
+    from lesion_tasks.pages.application import build_application
+    from lesion_tasks.pages.run_results import DAGS
+
+    def may_start(user: GetUserDep) -> frozenset[str]:
+        manager = get_auth_manager()
+        return frozenset(
+            dag_id
+            for dag_id in DAGS
+            if manager.is_authorized_dag(
+                method="POST", access_entity=DagAccessEntity.RUN, details=DagDetails(id=dag_id), user=user
+            )
+        )
+
+    def returned_by(dag_id: str, run_id: str, task_id: str, map_index: int) -> Any:
+        if dag_id not in DAGS:
+            return None
+        with create_session() as session:
+            rows = session.scalars(
+                XComModel.get_many(
+                    dag_ids=dag_id,
+                    run_id=run_id,
+                    task_ids=task_id,
+                    map_indexes=map_index,
+                    key="return_value",
+                )
+            )
+            found = rows.first()
+            return None if found is None else XComModel.deserialize_value(found)
+
+    return build_application(
+        open_workspace=open_workspace,
+        may_read=requires_access_dag("GET", DagAccessEntity.RUN, "promote_model"),
+        may_start=may_start,
+        returned_by=returned_by,
+    )
+
+
+class LesionPages(AirflowPlugin):
+    """The pages and where the UI links them."""
+
+    name = "lesion_pages"
+    fastapi_apps: ClassVar[list[dict[str, Any]]] = (
+        [{"app": _application(), "url_prefix": PREFIX, "name": "Lesions"}] if "api-server" in sys.argv else []
+    )
+    external_views: ClassVar[list[dict[str, Any]]] = [
+        {
+            "name": "Lesions",
+            "href": "lesions/",
+            "destination": "nav",
+            "url_route": "lesions",
+            "nav_top_level": True,
+            "icon": "lesions/static/icon.svg",
+            "icon_dark_mode": "lesions/static/icon-dark.svg",
+        },
+        {
+            "name": "Lesions",
+            "href": "lesions/result?dag={DAG_ID}&run={RUN_ID}",
+            "destination": "dag_run",
+            "url_route": "lesions-run",
+        },
+        {
+            "name": "Lesions",
+            "href": "lesions/result?dag={DAG_ID}&run={RUN_ID}&task={TASK_ID}&map_index={MAP_INDEX}",
+            "destination": "task_instance",
+            "url_route": "lesions-task",
+        },
+    ]
