@@ -186,7 +186,9 @@ def test_landmarks_that_meet_no_fresh_one_can_be_left_out(n_pictures: int) -> No
     assert of_some.tolist() == of_all.tolist()
 
 
-def test_a_product_of_matrices_stays_in_its_thread(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_product_of_matrices_stays_in_its_thread(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     from threadpoolctl import threadpool_info
 
     seen = []

@@ -13,6 +13,7 @@ from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
 from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.views import in_order
 from lesion_tasks.reports.words import flattened
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.run_record import find_finished, list_epochs
@@ -40,7 +41,7 @@ class SideBySide:
     recipe: list[tuple[str, list[str]]]  # fields whose values differ
     measures: list[str]
     charts: list[list[tuple[str, Markup]]]
-    n_shared: int  # test images that the first two were both asked
+    n_shared: int  # test images that the first two were both asked about
     differing: list[Differing]
 
 
@@ -63,7 +64,7 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         trainings=trainings,
         rows=rows,
         recipe=_differing_fields([training.recipe for training in trainings]),
-        measures=list(dict.fromkeys(name for row in rows if row for name in row.figures)),
+        measures=in_order({name for row in rows if row for name in row.figures}),
         charts=[training_charts(some) if some else [] for some in epochs],
         n_shared=n_shared,
         differing=differing,
@@ -78,19 +79,28 @@ def _differing_fields(recipes: list[dict[str, Any]]) -> list[tuple[str, list[str
 
 
 def _differing(workspace: Workspace, names: list[str]) -> tuple[int, list[Differing]]:
-    """How many test images of the first one's manifest both were asked, and those that one alone calls rightly."""
+    """How many test images two trainings were both asked about, and those that one alone calls right.
+
+    Each was asked on its own manifest; splits of one task share their test images.
+    """
     subjects = [find_subject(workspace.engine, workspace.bucket, name) for name in names]
-    digest, test = subjects[0].manifest.digest, subjects[0].subset("test")
     scored = []
     with workspace.engine.connect() as connection:
         for subject in subjects:
             predictions = read_sealed_predictions(
-                connection, subject.training.training_id, digest, "test", subject.task.classes
+                connection,
+                subject.training.training_id,
+                subject.manifest.digest,
+                "test",
+                subject.task.classes,
             )
-            if predictions.empty:
-                return 0, []
-            scored.append(join_to_manifest(predictions, test, subject.task))
+            scored.append(join_to_manifest(predictions, subject.subset("test"), subject.task))
+    shared = set(scored[0].isic_ids) & set(scored[1].isic_ids)
+    # Manifests are sorted by image.
+    scored = [each.where(np.isin(each.isic_ids, list(shared))) for each in scored]
     one, other = scored
+    if not np.array_equal(one.isic_ids, other.isic_ids):
+        raise AssertionError("the rows of two trainings are not of the same images")
     called = [
         each.predicted(subject.training.threshold) for each, subject in zip(scored, subjects, strict=True)
     ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
@@ -27,6 +27,7 @@ from lesion_tasks.reports.bundle import (
 from lesion_tasks.reports.plot import share_scale, whisker
 
 SUBSET_ORDER = ("test_natural", "test_balanced", "val")
+
 
 # Figures by the question they answer; any other key of the document comes last, so that nothing measured is hidden.
 FIGURE_GROUPS = (
@@ -61,6 +62,14 @@ FIGURE_GROUPS = (
         ),
     ),
 )
+
+
+def in_order(names: Collection[str]) -> list[str]:
+    """Figures in the order in which a report shows them; others last, by name."""
+    known = [name for _, members in FIGURE_GROUPS for name in members if name in names]
+    return known + sorted(set(names) - set(known))
+
+
 CURVE_TABLE_ROWS = 21
 
 # Status -> its words and its style class, for checks that block promotion and for those that do not.
