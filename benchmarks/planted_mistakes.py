@@ -35,11 +35,13 @@ from lesion_tasks.metrics.shortcut import shortcut
 from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.metrics.verdict import Verdict
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
+from lesion_tasks.training.predictions import digest_of_predictions
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "evaluation.md"
 SIDE_PX = 48
 AUC = 0.9
 N_TRAIN, N_VAL, N_TEST = 1_500, 800, 1_000
+N_DECODED = 128  # pictures of each subset that are decoded again
 SITES = ("torso", "lower extremity", "upper extremity", "head/neck")
 HOSPITALS = ("Hospital A", "Hospital B", "Hospital C")
 METADATA_KEYS = ["isic_id", "label", "group_id", "sex", "age_years", "size_mm"]
@@ -59,6 +61,10 @@ class Evaluation:
     counts: dict[str, dict[str, int]]
     today: dict[str, str | None]
     pictures: dict[str, np.ndarray]
+    shown: dict[str, np.ndarray] = field(
+        default_factory=dict
+    )  # pixels the model saw, where not those of pictures
+    sealed: dict[str, str] = field(default_factory=dict)  # digests under which predictions were stored
     own: dict[str, pd.DataFrame] = field(default_factory=dict)  # on another manifest: what was learned from
     baseline: pd.Series | None = None
     is_of_metadata: bool = False
@@ -77,6 +83,15 @@ class Evaluation:
             self.again[subset] = {"in batches": self.stored[subset] + self.rng.normal(size=1) * 1e-7}
             self.trainer[subset] = headline_auc(self.scored(subset)).value
         self.threshold = choose_threshold(self.scored("val")).value
+
+    def seal(self) -> None:
+        """Note what is stored, as the trainer does when it stores it."""
+        self.sealed = {subset: self.digest(subset) for subset in self.stored}
+
+    def digest(self, subset: str) -> str:
+        """SHA-256 of what is stored of a subset now."""
+        stored = self.stored[subset]
+        return digest_of_predictions(pd.DataFrame({"benign": 1 - stored, "malignant": stored}))
 
     def scored(self, subset: str) -> Scored:
         return join(self.stored[subset].to_dict(), self.rows[subset], **CLASSES)
@@ -112,6 +127,7 @@ def honest(seed: int, *, auc: float = AUC, confounding: float = 0.0) -> Evaluati
     )
     distance = np.sqrt(2) * norm.ppf(auc)
     made.set_model(lambda subset: distance * (made.is_malignant(subset) - 0.5) + world.latent(rows[subset]))
+    made.seal()
     return made
 
 
@@ -145,6 +161,11 @@ def verdicts(made: Evaluation) -> list[Verdict]:
     baseline = None if made.baseline is None else join(made.baseline.to_dict(), made.rows["test"], **CLASSES)
     return [
         *found,
+        integrity.predictions_altered(
+            {name: "its digest is another" for name in made.sealed if made.digest(name) != made.sealed[name]}
+        ),
+        _pixels(made),
+        integrity.few_groups(test),
         integrity.degenerate(test, threshold=made.threshold),
         integrity.threshold_differs(made.threshold, scored["val"]),
         _leaks(made),
@@ -155,6 +176,17 @@ def verdicts(made: Evaluation) -> list[Verdict]:
             dict(zip(made.rows["test"]["isic_id"], made.rows["test"]["label"], strict=True)), made.today
         ),
     ]
+
+
+def _pixels(made: Evaluation) -> Verdict:
+    """Some pictures of each subset against the pixels that the model was shown."""
+    differences = {}
+    for subset in ("val", "test"):
+        ids, stored = made.rows[subset]["isic_id"].to_numpy(), made.pictures[subset].astype(np.int16)
+        shown = made.shown.get(subset, made.pictures[subset])
+        for row in np.linspace(0, len(ids) - 1, N_DECODED).astype(int):
+            differences[ids[row]] = float(np.abs(stored[row] - shown[row]).max())
+    return integrity.pixels_differ(differences, {})
 
 
 def _of_subset(made: Evaluation, subset: str, scored: Scored) -> list[Verdict]:
@@ -261,6 +293,35 @@ def _(made: Evaluation) -> None:
 @mistake("pairing", "Labels sorted by class folder, predictions by id")
 def _(made: Evaluation) -> None:
     _reordered(made, "test", np.argsort(made.is_malignant("test"), kind="stable"))
+
+
+@mistake("at rest", "One stored test prediction edited, and the model exchanged for one that gives it")
+def _(made: Evaluation) -> None:
+    made.stored["test"].iloc[7] = 1 - made.stored["test"].iloc[7]
+    made.again["test"] = {"in batches": made.stored["test"].copy()}
+
+
+@mistake("at rest", "Every stored val prediction moved by 1e-9")
+def _(made: Evaluation) -> None:
+    made.stored["val"] = made.stored["val"] * (1 - 1e-9)
+
+
+@mistake("at rest", "Pictures exchanged in the bucket after their pixels were taken")
+def _(made: Evaluation) -> None:
+    made.shown["test"] = made.pictures["test"].copy()
+    made.pictures["test"] = made.pictures["test"][made.rng.permutation(N_TEST)]
+
+
+@mistake("at rest", "The rows of a shard shifted by one")
+def _(made: Evaluation) -> None:
+    made.shown["val"] = np.roll(made.pictures["val"], 1, axis=0)
+
+
+@mistake("rows", "All malignant test images are of three patients")
+def _(made: Evaluation) -> None:
+    test = made.rows["test"]
+    is_malignant = made.is_malignant("test")
+    test.loc[is_malignant, "group_id"] = [f"G{row % 3}" for row in range(int(is_malignant.sum()))]
 
 
 @mistake("rows", "The last batch of test lost")
@@ -697,6 +758,8 @@ def table() -> tuple[str, int]:
     for number, (title, (kind, plant)) in enumerate(MISTAKES.items()):
         made = honest(1_000 + number)
         plant(made)
+        if kind != "at rest":
+            made.seal()
         named = named_by(made)
         n_named += "not named" not in named
         lines.append(f"| {kind} | {title} | {named} |")

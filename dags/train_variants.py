@@ -69,7 +69,7 @@ POLICIES = {
             False,
             type="boolean",
             title="Train again",
-            description="Run a training again even if the same one already exists.",
+            description="Run every chosen training again even if the same one already exists.",
         ),
         "trials": Param(
             0,
@@ -106,7 +106,12 @@ def train_variants() -> None:
         """Name the variants to train; none means that there is nothing to do."""
         from lesion_tasks.training.train import choose_variants
 
-        return choose_variants(open_workspace(), variants=params["variants"] or None, policy=params["policy"])
+        return choose_variants(
+            open_workspace(),
+            variants=params["variants"] or None,
+            policy=params["policy"],
+            again=params["again"],
+        )
 
     @task(
         queue=GPU_QUEUE,

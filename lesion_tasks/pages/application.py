@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lesion_tasks import UnusableInputError
@@ -19,7 +19,14 @@ from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_boar
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
 from lesion_tasks.pages.pipeline import counts_in_words, read_state
-from lesion_tasks.pages.rendering import PAGE_POLICY, STATIC, STORED_POLICY, render, static_file
+from lesion_tasks.pages.rendering import (
+    PAGE_POLICY,
+    STATIC,
+    STORED_POLICY,
+    markdown_as_html,
+    render,
+    static_file,
+)
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
@@ -197,6 +204,12 @@ def send_report(request: Request, path: str) -> Response:
 def send_image(request: Request, isic_id: str) -> Response:
     """The picture of an image."""
     return _stored(read_image(_workspace(request), isic_id))
+
+
+@router.post("/markdown")
+def send_markdown(source: Annotated[str, Body(max_length=100_000, embed=True)]) -> Response:
+    """Markdown as HTML, for the body of a question; keeps nothing."""
+    return HTMLResponse(markdown_as_html(source), headers={"X-Content-Type-Options": "nosniff"})
 
 
 @router.get("/static/{name}")

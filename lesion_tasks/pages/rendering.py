@@ -39,6 +39,14 @@ def render(template: str, **facts: Any) -> str:
     return _environment().get_template(template).render(**facts)
 
 
+def markdown_as_html(source: str) -> str:
+    """Markdown as HTML in which nothing of the source is HTML, and addresses are only those that a page may have."""
+    from markdown_it import MarkdownIt
+
+    html: str = MarkdownIt("js-default", {"html": False}).render(source)
+    return html
+
+
 def static_file(name: str) -> bytes:
     """A file that pages load; raises KeyError for any other name."""
     if name not in STATIC:

@@ -12,6 +12,7 @@ from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.workspace import Workspace
 
 UNNAMED = "unnamed person"
+PAGES = "lesions/"  # where Airflow shows the reports of the bucket, from the root of its UI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +58,7 @@ def write_questions(workspace: Workspace, *, tasks: Sequence[str], is_asked: boo
                         asked_about=proposal.candidate.training_id,
                         asked_against=proposal.previous,
                         subject=subject_of(proposal),
-                        body=body_of(proposal, report_base=f"{workspace.bucket.url}/"),
+                        body=body_of(proposal, report_base=PAGES),
                         assigned_users=approvers,
                     )
                 )

@@ -53,20 +53,25 @@ log = logging.getLogger(__name__)
 
 
 def choose_variants(
-    workspace: Workspace, *, variants: Sequence[str] | None = None, policy: str = "changed"
+    workspace: Workspace,
+    *,
+    variants: Sequence[str] | None = None,
+    policy: str = "changed",
+    again: bool = False,
 ) -> list[str]:
     """Return the variants to train: the named ones, or those of the settings.
 
-    `policy` "always" keeps all of them; "changed" keeps those never trained, and those of whose manifest at least
-    `RETRAIN_SHARE` is new, changed or lost since their last training.
+    `policy` "always" keeps all of them, and so does `again`, which asks for trainings that exist already; "changed"
+    keeps those never trained, and those of whose manifest at least `RETRAIN_SHARE` is new, changed or lost since their
+    last training.
     """
     names = list(variants or workspace.settings.variants or DEFAULT_VARIANTS)
     for name in names:
         find_variant(name)
-    if policy == "always":
-        return names
-    if policy != "changed":
+    if policy not in ("always", "changed"):
         raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
+    if again or policy == "always":
+        return names
     bucket = workspace.bucket
     engine = workspace.engine
     return [name for name in names if _has_grown(engine, bucket, VARIANTS[name])]

@@ -57,9 +57,22 @@ function shownQuestion(question) {
   form.append(element("h3", question.subject));
   const more = element("details");
   more.append(element("summary", "What is being decided"));
-  const words = element("pre", question.body);
-  words.style.whiteSpace = "pre-wrap";
+  const words = element("div", question.body, "scroll");
   more.append(words);
+  fetch(new URL("markdown", new URL(root, location.href)), {
+    method: "POST",
+    credentials: "same-origin",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ source: question.body }),
+  })
+    .then((answer) => (answer.ok ? answer.text() : Promise.reject(new Error(answer.statusText))))
+    .then((html) => {
+      words.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
+      for (const link of words.querySelectorAll("a[href^='lesions/']")) {
+        link.href = root + link.getAttribute("href").slice("lesions/".length);
+      }
+    })
+    .catch(() => { words.style.whiteSpace = "pre-wrap"; });
   form.append(more);
   const label = element("label");
   label.append(element("span", "Reason"));
@@ -143,13 +156,15 @@ async function keepLive() {
   if (!main) return;
   const pause = 1000 * Number(main.dataset.live);
   const refresh = async () => {
-    const isTyping = main.contains(document.activeElement) && document.activeElement.matches("textarea, input, select");
+    const isTyping = [...main.querySelectorAll("textarea, input[type=text]")].some((field) => field.value)
+      || document.activeElement.matches("textarea, input, select, button");
     if (!document.hidden && !isTyping) {
       try {
         const answer = await fetch(location.href, { credentials: "same-origin" });
         if (answer.ok) {
           const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-          for (const part of fresh.querySelectorAll("section:not([data-questions])")) {
+          await showQuestions();
+          for (const part of fresh.querySelectorAll("section:not([data-questions], [data-kept])")) {
             const name = part.getAttribute("aria-labelledby");
             main.querySelector(`section[aria-labelledby="${CSS.escape(name)}"]`)?.replaceWith(part);
           }
