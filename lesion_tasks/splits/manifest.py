@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from sqlalchemy import Connection, Engine, select, text
+from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
@@ -185,7 +186,8 @@ def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
 
 def manifests_in_force(connection: Connection) -> list[Manifest]:
     """The manifest in force of each split that was built, by name, detached."""
-    statement = select(Manifest).distinct(Manifest.split).order_by(Manifest.split, Manifest.built_at.desc())
+    statement = select(Manifest).ext(distinct_on(Manifest.split))
+    statement = statement.order_by(Manifest.split, Manifest.built_at.desc())
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))
         session.expunge_all()

@@ -1,0 +1,235 @@
+"""The pages of the plugin: what each shows of a real catalogue, and that nothing is served unguarded or unsafe."""
+
+import asyncio
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from catalogue import rows_of
+from fastapi import HTTPException
+from test_path import prepare
+from test_promotion import candidate, execute, promote
+
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.pages.application import build_application
+from lesion_tasks.pages.run_results import find_result
+from lesion_tasks.promotion.promote import rollback_champion
+from lesion_tasks.settings import Settings
+from lesion_tasks.workspace import open_workspace
+
+TASK = "malignancy"
+PAGES = ("/", "/leaderboard/malignancy", "/champion/malignancy", "/data", "/result?dag=other&run=x")
+SCRIPT = "<script>alert(1)</script>"
+
+
+class Client:
+    """Asks an application without a network, as the API server hands requests on to it."""
+
+    def __init__(self, app: Any) -> None:
+        self.app = app
+
+    def get(self, path: str) -> httpx.Response:
+        return asyncio.run(self._send("GET", path))
+
+    def post(self, path: str, json: Any) -> httpx.Response:
+        return asyncio.run(self._send("POST", path, json=json))
+
+    async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+        transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
+        async with httpx.AsyncClient(transport=transport, base_url="http://airflow.example") as sender:
+            return await sender.request(method, path, **more)
+
+
+def client(*, may_read: bool = True, startable: tuple[str, ...] = (), returned: object = None) -> Client:
+    def read() -> None:
+        if not may_read:
+            raise HTTPException(401)
+
+    app = build_application(
+        open_workspace=open_workspace,
+        may_read=read,
+        may_start=lambda: startable,
+        returned_by=lambda *_: returned,
+    )
+    return Client(app)
+
+
+@pytest.fixture
+def pages() -> Client:
+    return client()
+
+
+@pytest.fixture
+def trained(settings: Settings) -> Iterator[tuple[str, str]]:
+    """Two trainings of one variant; the first is champion."""
+    prepare(settings)
+    first = candidate()
+    promote(is_forced=True, decided_by=SCRIPT)
+    yield first, candidate()
+
+
+def test_every_page_says_kindly_that_there_is_nothing_yet(settings: Settings, pages: Client) -> None:
+    for path in PAGES:
+        answer = pages.get(path)
+        assert answer.status_code == 200, path
+        assert "script-src 'self'" in answer.headers["content-security-policy"]
+    assert "Nothing has been evaluated yet" in pages.get("/leaderboard/malignancy").text
+    assert "Nothing has been ingested yet" in pages.get("/").text
+    assert "does not belong to the skin-lesion pipeline" in pages.get("/result?dag=other&run=x").text
+
+
+def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
+    shut = client(may_read=False)
+    paths = {route.path.replace(":path", "") for route in shut.app.routes}
+    values = {"task": TASK, "name": "pages.js", "isic_id": "ISIC_0000001", "path": "index.html"}
+    asked = [path.format(**values) for path in paths]
+    for path in asked:
+        answer = shut.post(path, json={"source": "x"}) if path == "/markdown" else shut.get(path)
+        assert answer.status_code == 401, path
+    assert len(paths) >= 12
+    for path in ("/docs", "/redoc", "/openapi.json"):
+        assert shut.get(path).status_code == 404
+
+
+def test_pages_change_nothing_but_by_airflow(pages: Client) -> None:
+    methods = {
+        (route.path, method)
+        for route in pages.app.routes
+        for method in route.methods or ()
+        if method not in ("GET", "HEAD")
+    }
+    assert methods == {("/markdown", "POST")}, "it renders what it is sent, and keeps nothing"
+
+
+def test_the_leaderboard_is_filtered_and_says_of_how_many(trained: tuple[str, str], pages: Client) -> None:
+    first, second = trained
+    whole = pages.get(f"/leaderboard/{TASK}").text
+    assert pages.get(f"/reports/{first}/report.html").status_code == 200
+    assert whole.index(first) > 0
+    assert second in whole
+    assert "★ champion" in whole
+    assert "1 to 2 of 2" in whole
+    some = pages.get(f"/leaderboard/{TASK}?words={second.upper()}").text
+    assert second in some
+    assert "1 to 1 of 1" in some
+    assert "No training matches" in pages.get(f"/leaderboard/{TASK}?words=no such").text
+    assert pages.get("/leaderboard/no_such").status_code == 404
+
+
+def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right(
+    trained: tuple[str, str], settings: Settings, pages: Client
+) -> None:
+    first, second = trained
+    same = pages.get(f"/compare?training={first}&training={second}").text
+    assert "The recipes are the same" in same
+    assert "Both are right and wrong on the same images" in same
+    # Another threshold: the second calls everybody malignant.
+    execute(settings, "UPDATE training SET threshold = 0 WHERE training_id = :id", id=second)
+    (n_benign,) = rows_of(
+        settings, "SELECT count(*) FROM split_member WHERE subset = 'test' AND label = 'benign' "
+        "AND split = 'malignancy_natural'",
+    )[0]  # fmt: skip
+    apart = pages.get(f"/compare?training={first}&training={second}").text
+    assert n_benign > 0
+    assert "called benign and malignant" in apart
+    assert 'src="/image/ISIC_' in apart
+    alone = pages.get(f"/compare?training={first}").text
+    assert "Every field" in alone
+    assert pages.get("/compare?training=no_such").status_code == 404
+    assert pages.get("/compare").status_code == 404
+
+
+def test_the_champion_page_tells_its_history_and_offers_only_what_a_person_may_start(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    first, second = trained
+    promote(is_forced=True)
+    rollback_champion(open_workspace(), reason="worse in clinic")
+    page = client(startable=("rollback_champion",)).get(f"/champion/{TASK}").text
+    assert "worse in clinic" in page
+    assert f"<option>{second}</option>" in page
+    assert f"<option>{first}</option>" not in page
+    assert "&lt;script&gt;alert(1)" in page
+    assert SCRIPT not in page
+    assert "Your role may not start" in client().get(f"/champion/{TASK}").text
+
+
+def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, pages: Client) -> None:
+    open_bucket(settings).put("reports/planted/report.html", SCRIPT.encode(), content_type="text/html")
+    answer = pages.get("/reports/planted/report.html")
+    policy = answer.headers["content-security-policy"]
+    assert SCRIPT in answer.text
+    assert policy.startswith("sandbox")
+    assert "default-src 'none'" in policy
+    assert "allow-scripts" not in policy
+    assert answer.headers["x-content-type-options"] == "nosniff"
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "../champion.json",
+        "%2e%2e/champion.json",
+        "x/../../champion.json",
+        "a.keras",
+        "no/such.html",
+        "a b.html",
+    ],
+)
+def test_only_files_of_reports_are_served(settings: Settings, pages: Client, path: str) -> None:
+    open_bucket(settings).put("champion.json", b"{}", content_type="application/json")
+    assert pages.get(f"/reports/{path}").status_code == 404
+
+
+def test_an_image_is_shown_only_as_it_was_stored(
+    trained: tuple[str, str], settings: Settings, pages: Client
+) -> None:
+    isic_id, key = rows_of(
+        settings, "SELECT isic_id, object_key FROM image JOIN stored_file USING (isic_id, rendition) LIMIT 1"
+    )[0]
+    answer = pages.get(f"/image/{isic_id}")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    open_bucket(settings).put(key, b"something else", content_type="image/jpeg")
+    assert pages.get(f"/image/{isic_id}").status_code != 200
+    assert pages.get("/image/ISIC_9999999").status_code == 404
+
+
+def test_the_data_page_counts_what_was_left_out_and_what_changed(
+    trained: tuple[str, str], pages: Client
+) -> None:
+    page = pages.get("/data?since=2020-01-01").text
+    assert "malignancy natural" in page
+    assert "From records to members" in page
+    assert ">new<" in page
+    wrong = pages.get("/data?since=nonsense")
+    assert wrong.status_code == 404
+    assert "neither a time such as" in wrong.text
+
+
+def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], settings: Settings) -> None:
+    _, second = trained
+    evaluation, digest = rows_of(
+        settings, f"SELECT evaluation_id, manifest_digest FROM evaluation WHERE training_id = '{second}'"
+    )[0]
+    address = "/result?dag=train_variants&run=r&task=each.evaluate&map_index=0"
+    assert f"reports/{second}/report.html" in client(returned=evaluation).get(address).text
+    assert "has not finished yet" in client().get(address).text
+    split = "/result?dag=build_splits&run=r&task=each.materialize&map_index={MAP_INDEX}"
+    assert f"reports/data/{digest}.html" in client(returned={"digest": digest}).get(split).text
+    promote(is_forced=True, request_id=f"run+1 {TASK}")
+    decided = client().get("/result?dag=promote_model&run=run%2B1&task={TASK_ID}").text
+    assert second in decided
+    assert "promoted" in decided
+    changes = find_result(open_workspace(), dag_id="ingest_isic", run_id="a+b", task_id=None, returned=None)
+    assert changes.address == "data?since=a%2Bb"
+
+
+def test_markdown_of_a_question_never_becomes_markup_of_its_own(pages: Client) -> None:
+    source = f"**bold** {SCRIPT} [x](javascript:alert(1)) ![i](http://elsewhere/x.png)\n\n| a |\n| - |\n| 1 |"
+    answer = pages.post("/markdown", json={"source": source})
+    assert "<strong>bold</strong>" in answer.text
+    assert "<td>1</td>" in answer.text
+    assert "<script" not in answer.text
+    assert 'href="javascript' not in answer.text
