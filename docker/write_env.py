@@ -1,4 +1,4 @@
-"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one is left unchanged.
+"""Write `.env` with generated secrets beside docker-compose.yaml; an existing one only gets the secrets that it lacks.
 
 python docker/write_env.py [PATH]
 """
@@ -14,6 +14,7 @@ SECRETS = (
     "POSTGRES_PASSWORD",
     "AIRFLOW_DB_PASSWORD",
     "LESIONS_DB_PASSWORD",
+    "LESIONS_READER_DB_PASSWORD",
     "REDIS_PASSWORD",
     "S3_ACCESS_KEY",
     "S3_SECRET_KEY",
@@ -33,11 +34,27 @@ def main() -> None:
     try:
         handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
     except FileExistsError:
-        sys.stdout.write(f"{path} already exists and was left unchanged\n")
+        _complete(path, lines)
         return
     with os.fdopen(handle, "w") as file:
         file.write("\n".join(lines) + "\n")
     sys.stdout.write(f"wrote {path}; log in to the UI as admin with its AIRFLOW_UI_PASSWORD\n")
+
+
+def _complete(path: Path, lines: list[str]) -> None:
+    """Append the secrets that an existing file lacks; what it has stays as it is."""
+    present = path.read_text()
+    names = {line.partition("=")[0].strip() for line in present.splitlines()}
+    lacking = [
+        line for line in lines if line.partition("=")[0] in SECRETS and line.partition("=")[0] not in names
+    ]
+    if not lacking:
+        sys.stdout.write(f"{path} already exists and was left unchanged\n")
+        return
+    with path.open("a") as file:
+        file.write(("" if present.endswith("\n") or not present else "\n") + "\n".join(lacking) + "\n")
+    added = ", ".join(line.partition("=")[0] for line in lacking)
+    sys.stdout.write(f"{path} already exists; added {added}\n")
 
 
 if __name__ == "__main__":

@@ -16,6 +16,13 @@ from typing import Any
 
 import pytest
 import yaml
+from sqlalchemy import text
+from sqlalchemy.exc import ProgrammingError
+
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.database.schema import Base
+from lesion_tasks.deployment.prepare_services import _let_reader_read
+from lesion_tasks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yaml").read_text())
@@ -37,6 +44,19 @@ def written_env(tmp_path: Path) -> dict[str, str]:
     path = tmp_path / "env"
     subprocess.run([sys.executable, ROOT / "docker" / "write_env.py", path], check=True, capture_output=True)
     return dict(line.split("=", 1) for line in path.read_text().splitlines())
+
+
+def test_an_existing_env_keeps_its_secrets_and_gets_those_it_lacks(tmp_path: Path) -> None:
+    before = written_env(tmp_path)
+    path = tmp_path / "env"
+    kept = "".join(
+        f"{name}={value}\n" for name, value in before.items() if name != "LESIONS_READER_DB_PASSWORD"
+    )
+    path.write_text(kept.rstrip("\n"))
+    after = written_env(tmp_path)
+    assert after.pop("LESIONS_READER_DB_PASSWORD")
+    assert after == {name: value for name, value in before.items() if name in after}
+    assert written_env(tmp_path).keys() == before.keys()
 
 
 # --------------------------------------------------------------------------------------------------- compose
@@ -65,10 +85,14 @@ def test_every_secret_is_asked_for_and_none_has_a_default() -> None:
     secrets = {name for name, _ in used if SECRET.search(name)}
     assert len(secrets) >= 10
     for name, rest in used:
-        if name in secrets and not name.startswith("S3_LOGS_"):  # these fall back on another secret
+        if name in secrets and not name.startswith(
+            ("S3_LOGS_", "S3_READER_")
+        ):  # these fall back on another secret
             assert rest in ("", ":?run `make env` first"), f"{name}{rest}"
     required = {name for name, rest in used if rest.startswith(":?")}
-    assert secrets - required <= {"S3_LOGS_ACCESS_KEY", "S3_LOGS_SECRET_KEY"}
+    assert secrets - required <= {
+        "S3_LOGS_ACCESS_KEY", "S3_LOGS_SECRET_KEY", "S3_READER_ACCESS_KEY", "S3_READER_SECRET_KEY",
+    }  # fmt: skip
 
 
 def test_ports_are_published_on_the_loopback_address_by_default() -> None:
@@ -97,11 +121,39 @@ def test_pools_are_those_of_the_laptop_and_train_one_model_at_a_time() -> None:
     assert POOLS[GPU_POOL][0] == 1
 
 
-def test_only_workers_and_init_reach_the_data() -> None:
-    holders = {
-        name for name, service in SERVICES.items() if "LESION_DATABASE_URL" in str(service["environment"])
+def test_only_workers_and_init_may_change_the_data_and_the_api_server_reads_it() -> None:
+    roles = {
+        name: service["environment"]["LESION_DATABASE_URL"].partition("://")[2].partition(":")[0]
+        for name, service in SERVICES.items()
+        if "LESION_DATABASE_URL" in str(service["environment"])
     }
-    assert holders == {"init", "worker", "trainer", "trainer-gpu"}
+    writer, reader = "lesions", "lesions_reader"
+    assert roles == {
+        "init": writer, "worker": writer, "trainer": writer, "trainer-gpu": writer, "api-server": reader,
+    }  # fmt: skip
+    assert "S3_READER_ACCESS_KEY" in SERVICES["api-server"]["environment"]["AWS_ACCESS_KEY_ID"]
+
+
+def test_the_role_of_the_pages_reads_every_table_and_changes_none(settings: Settings) -> None:
+    engine = engine_for(settings.database_url or "")
+    with engine.begin() as connection:
+        connection.execute(
+            text("""
+                DO $$ BEGIN
+                    IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = 'lesions_reader') THEN
+                        CREATE ROLE lesions_reader LOGIN;
+                    END IF;
+                END $$
+            """)
+        )
+    _let_reader_read(settings.database_url)
+    for table in Base.metadata.tables:
+        with engine.begin() as connection:
+            connection.execute(text("SET LOCAL ROLE lesions_reader"))
+            connection.execute(text(f'SELECT * FROM "{table}" LIMIT 0'))
+        with pytest.raises(ProgrammingError, match="permission denied"), engine.begin() as connection:
+            connection.execute(text("SET LOCAL ROLE lesions_reader"))
+            connection.execute(text(f'DELETE FROM "{table}"'))
 
 
 def test_docker_compose_itself_takes_the_files(tmp_path: Path) -> None:

@@ -279,9 +279,9 @@ class Image(Base):
 
     __tablename__ = "image"
     written_by = (
+        "curation.assign_groups",
         "curation.curate",
         "curation.lesion_patients",
-        "curation.assign_groups",
         "curation.store_landmarks",
     )
     __table_args__ = (
@@ -397,9 +397,9 @@ class Ungrouped(Base):
 
     __tablename__ = "ungrouped"
     written_by = (
+        "curation.assign_groups",
         "curation.curate",
         "curation.lesion_patients",
-        "curation.assign_groups",
         "curation.store_landmarks",
     )
 

@@ -13,10 +13,12 @@ import sys
 import tempfile
 from pathlib import Path
 
+from sqlalchemy import text
+
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.bucket import naming_s3, s3_client
 from lesion_tasks.catalog.pools import POOLS
-from lesion_tasks.database.connection import migrate
+from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.settings import read_settings
 
 
@@ -25,6 +27,7 @@ def main() -> None:
     try:
         settings = read_settings()
         migrate(settings.database_url)
+        _let_reader_read(settings.database_url)
         _create_bucket(settings.bucket_url)
     except (UnusableInputError, UnavailableError) as error:
         sys.exit(f"lesion: {error}")
@@ -42,6 +45,22 @@ def main() -> None:
         Path(os.environ["AIRFLOW__CORE__SIMPLE_AUTH_MANAGER_PASSWORDS_FILE"]),
         os.environ["AIRFLOW_UI_PASSWORD"],
     )
+
+
+def _let_reader_read(url: str | None) -> None:
+    """Grant the UI's role every table of now, if there is such a role: docker/postgres-reader.sh creates it."""
+    with engine_for(url or "").begin() as connection:
+        connection.execute(
+            text("""
+                DO $$ BEGIN
+                    IF EXISTS (SELECT FROM pg_roles WHERE rolname = 'lesions_reader') THEN
+                        EXECUTE format('GRANT CONNECT ON DATABASE %I TO lesions_reader', current_database());
+                        GRANT USAGE ON SCHEMA public TO lesions_reader;
+                        GRANT SELECT ON ALL TABLES IN SCHEMA public TO lesions_reader;
+                    END IF;
+                END $$
+            """)
+        )
 
 
 def _create_bucket(url: str) -> None:
