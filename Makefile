@@ -1,7 +1,7 @@
 # The entry point. `make` alone lists the targets.
 PYTHON ?= python3.11
 BIN := .venv/bin
-CODE := lesion_tasks archive_server dags plugins tests stack_tests benchmarks docker requirements
+CODE := lesion_tasks archive_server dags plugins tests stack_tests ui_tests benchmarks docker requirements
 DEPLOYED := airflow worker-cpu worker-gpu
 
 # make demo ARCHIVE=<folder, address or "isic"> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>
@@ -13,7 +13,7 @@ export LESION_DEMO_WEIGHTS = $(WEIGHTS)
 export LESION_DEMO_PORT = $(PORT)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop clean test test-variants test-stack test-faults lint format migration docs env images sbom audit agree \
+.PHONY: help setup demo stop clean test test-variants test-ui test-stack test-faults lint format migration docs env images sbom audit agree \
         locks archive-server
 .DELETE_ON_ERROR:
 
@@ -60,6 +60,9 @@ images: ## build both images, with the commit as version and time
 
 test-variants: .venv/dev.stamp ## train and evaluate every variant through a real scheduler (ten minutes)
 	$(BIN)/python -m pytest tests/test_every_variant.py --every-variant --capture no
+
+test-ui: .venv/dev.stamp ## the pages in a real browser on a real scheduler (needs Chromium; SHOTS=<folder> keeps pictures)
+	$(BIN)/python -m pytest ui_tests --capture no --timeout 1200
 
 test-stack: .venv/dev.stamp ## start the whole stack in containers and run the path through it (needs a Docker engine)
 	$(BIN)/python -m pytest stack_tests/test_stack.py --capture no --timeout 3600

@@ -1,0 +1,224 @@
+"""The product inside Airflow's UI, in a real browser on a real scheduler: read, decide, and be refused.
+
+`make test-ui` runs it: a demo of its own, Chromium without a window. CHROMIUM names the browser if it is not on the PATH.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Frame, Page, sync_playwright
+
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.laptop import airflow
+from lesion_tasks.laptop.airflow_api import AirflowApi
+from lesion_tasks.settings import read_settings
+
+ROOT = Path(__file__).parents[1]
+SHOTS = Path(os.environ["SHOTS"]) if "SHOTS" in os.environ else None
+N_IMAGES = 400
+REASON = "too few images to tell"
+
+
+def demo(home: Path, *arguments: str, **settings: str) -> str:
+    inherited = {k: v for k, v in os.environ.items() if not k.startswith(("LESION_", "AIRFLOW"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "lesion_tasks.laptop.demo", *arguments],
+        cwd=ROOT,
+        env={**inherited, **settings, "LESION_HOME": str(home)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A demo that has run to its end, then started anew so that a person is asked before each promotion."""
+    folder = tmp_path_factory.mktemp("ui") / "home"
+    try:
+        demo(folder, "--images", str(N_IMAGES), "--variants", "smoke")
+        demo(folder, LESION_APPROVAL="always")
+        yield folder
+    finally:
+        demo(folder, "--stop")
+
+
+@pytest.fixture(scope="module")
+def api(home: Path) -> AirflowApi:
+    return airflow.connect(home)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
+    with sync_playwright() as driver:
+        yield driver.chromium.launch(executable_path=found, args=["--no-sandbox"])
+
+
+@pytest.fixture
+def page(browser: Browser, home: Path, api: AirflowApi) -> Iterator[Page]:
+    """The UI, logged in as the demo's administrator."""
+    context = browser.new_context(viewport={"width": 1360, "height": 1000})
+    shown = context.new_page()
+    shown.goto(f"{api.url}/")
+    shown.fill("input[name=username]", airflow.USERNAME)
+    shown.fill("input[name=password]", api.password)
+    shown.click("button[type=submit]")
+    shown.wait_for_url(lambda url: "login" not in url)
+    shown.get_by_role("link", name="Lesions").wait_for()
+    yield shown
+    context.close()
+
+
+def until(what: Callable[[], Any], timeout_s: float = 120) -> Any:
+    """Wait for something true."""
+    end = time.monotonic() + timeout_s
+    while not (found := what()):
+        assert time.monotonic() < end, what
+        time.sleep(1)
+    return found
+
+
+def inside(page: Page, path: str = "") -> Frame:
+    """The product's page in the frame of the UI."""
+    page.goto(f"{page.url.split('/', 3)[0]}//{page.url.split('/')[2]}/plugin/lesions{path}")
+    return until(lambda: next((frame for frame in page.frames if "/lesions/" in frame.url), None))
+
+
+def shoot(page: Page, name: str) -> None:
+    if SHOTS is not None:
+        page.screenshot(path=SHOTS / f"{name}.png", full_page=True)
+
+
+def decisions(page: Page) -> str:
+    return (
+        inside(page, "/lesions/champion/malignancy").locator("section[aria-labelledby=history]").inner_text()
+    )
+
+
+def train_again(api: AirflowApi) -> dict[str, Any]:
+    """Train the smoke variant anew; returns the run once it has ended."""
+    run_id = api.trigger("train_variants", {"variants": ["smoke"], "again": True})
+    return until(
+        lambda: next(
+            (
+                run
+                for run in api.runs("train_variants")
+                if run["dag_run_id"] == run_id and run["state"] in ("success", "failed")
+            ),
+            None,
+        ),
+        300,
+    )
+
+
+def test_every_inner_page_opens_from_the_navigation(page: Page) -> None:
+    page.get_by_role("link", name="Lesions").click()
+    frame = until(lambda: next((frame for frame in page.frames if "/lesions/" in frame.url), None))
+    for name in ("Leaderboard", "Champion", "Data", "Pipeline"):
+        frame.get_by_role("link", name=name, exact=True).click()
+        frame.locator("h1", has_text=name).wait_for()
+        shoot(page, name.lower())
+    assert page.url.endswith("/plugin/lesions/lesions/"), "the address leads back to the page"
+
+
+def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, api: AirflowApi) -> None:
+    run_id = api.trigger("train_variants", {"variants": ["smoke", "metadata_logistic"], "again": True})
+    frame = inside(page)
+    # Without a reload: the page renews itself.
+    frame.get_by_text(re.compile(r"Epoch \d+ of at most 12")).first.wait_for(timeout=180_000)
+    frame.locator("section[aria-labelledby=training] .curves svg").first.wait_for(timeout=120_000)
+    shoot(page, "training")
+    until(
+        lambda: (
+            next(r for r in api.runs("train_variants") if r["dag_run_id"] == run_id)["state"] == "success"
+        ),
+        300,
+    )
+    tasks = api.task_instances("train_variants", run_id)
+    index = next(task["map_index"] for task in tasks if task["task_id"] == "each.evaluate")
+    base = page.url.split("/plugin")[0]
+    address = (
+        f"{base}/dags/train_variants/runs/{run_id}/tasks/each.evaluate/mapped/{index}/plugin/lesions-task"
+    )
+    page.goto(address)
+    report = until(lambda: next((frame for frame in page.frames if "/reports/" in frame.url), None))
+    report.locator("h1").wait_for()
+    assert "report.html" in report.url
+    shoot(page, "tab")
+
+
+def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Page, api: AirflowApi) -> None:
+    frame = inside(page, "/lesions/champion/malignancy")
+    question = frame.locator("form.question").first
+    question.wait_for(timeout=120_000)
+    question.get_by_text("What is being decided").click()
+    question.locator("table").first.wait_for()
+    shoot(page, "question")
+    question.get_by_role("button", name="Reject").click()
+    frame.get_by_text("A rejection needs a reason").wait_for()
+    question.locator("textarea").fill(REASON)
+    question.get_by_role("button", name="Reject").click()
+    until(lambda: f"Rejected by admin: {REASON}" in decisions(page))
+
+    train_again(api)
+    run_id = api.trigger("promote_model", {"is_asked": True, "is_forced": True})
+    frame = inside(page, "/lesions/champion/malignancy")
+    until(
+        lambda: (
+            frame.locator("form.question").count()
+            or page.reload()
+            or inside(page, "/lesions/champion/malignancy")
+        )
+    )
+    frame = inside(page, "/lesions/champion/malignancy")
+    frame.locator("form.question").first.wait_for(timeout=60_000)
+    for number in range(frame.locator("form.question").count()):
+        frame.locator("form.question").nth(number).get_by_role("button", name="Approve").click()
+    until(
+        lambda: next(r for r in api.runs("promote_model") if r["dag_run_id"] == run_id)["state"] == "success",
+        180,
+    )
+    until(lambda: "promoted" in decisions(page))
+
+
+def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
+    frame = inside(page, "/lesions/champion/malignancy")
+    before = frame.locator("section[aria-labelledby=now] code").first.inner_text()
+    form = frame.locator("form[data-rollback]")
+    form.locator("textarea").fill("worse than the one before it")
+    form.get_by_role("button", name="Roll back").click()
+    frame.get_by_text("Started as").wait_for()
+    until(
+        lambda: inside(page, "/lesions/champion/malignancy")
+        .locator("section[aria-labelledby=now] code").first.inner_text() != before
+    )  # fmt: skip
+    assert "worse than the one before it" in decisions(page)
+
+
+def test_a_script_in_a_report_does_not_run(page: Page, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LESION_HOME", str(home))
+    planted = "<h1>planted</h1><script>document.title='ran'; top.document.title='ran'; fetch('/api/v2/dags')</script>"
+    open_bucket(read_settings()).put(
+        "reports/planted/report.html", planted.encode(), content_type="text/html"
+    )
+    asked: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    frame = inside(page, "/lesions/reports/planted/report.html")
+    frame.locator("h1").wait_for()
+    time.sleep(2)
+    assert frame.title() != "ran"
+    assert page.title() != "ran"
+    assert not any(url.endswith("/api/v2/dags") for url in asked)
