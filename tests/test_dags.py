@@ -224,7 +224,7 @@ def test_a_pass_is_due_when_its_time_came_after_it_was_last_done(
 
 def test_the_pool_keeps_downloads_at_what_the_archives_own_client_opens() -> None:
     from lesion_tasks.archive.client import N_CONNECTIONS
-    from lesion_tasks.catalog.ingest_passes import ARCHIVE_POOL, CONNECTIONS_PER_TASK, POOLS
+    from lesion_tasks.catalog.pools import ARCHIVE_POOL, CONNECTIONS_PER_TASK, POOLS
 
     assert POOLS[ARCHIVE_POOL][0] * CONNECTIONS_PER_TASK == N_CONNECTIONS
 
@@ -259,6 +259,7 @@ def test_a_dag_file_imports_only_airflow_and_words_at_its_top(path: Path) -> Non
         "airflow.providers.standard",
         "lesion_airflow",
         "lesion_tasks.catalog",
+        "dataclasses",
         "datetime",
         "typing",
     )

@@ -387,6 +387,7 @@ def test_a_sound_model_is_not_convicted_by_an_institution_that_has_more_melanoma
 def test_a_shortcut_is_named(title):
     made = planted_mistakes.honest(1)
     planted_mistakes.MISTAKES[title][1](made)
+    made.seal()
     failed = [one.name for one in planted_mistakes.verdicts(made) if one.is_failure]
     assert failed == ["shortcut"]
 
