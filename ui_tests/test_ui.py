@@ -137,9 +137,11 @@ def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, a
     frame = inside(page)
     # Without a reload: the page renews itself.
     frame.get_by_text(re.compile(r"Epoch \d+ of at most 12")).first.wait_for(timeout=180_000)
-    frame.locator("section[aria-labelledby=training] .curves svg").first.wait_for(timeout=120_000)
     shoot(page, "training")
     await_run(page, api, "train_variants", run_id)
+    frame.get_by_role("link", name="Two small convolutions").first.click()
+    frame.locator("section[aria-labelledby=curves] svg").first.wait_for()
+    shoot(page, "curves")
     tasks = api.task_instances("train_variants", run_id)
     index = next(task["map_index"] for task in tasks if task["task_id"] == "each.evaluate")
     base = "/".join(page.url.split("/")[:3])
