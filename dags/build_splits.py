@@ -13,7 +13,16 @@ from typing import Any
 
 from airflow.sdk import Param, TriggerRule, dag, task, task_group
 
-from lesion_airflow import DEFAULT_ARGS, IMAGES, SPLITS, TAGS, open_workspace, results, stay_red
+from lesion_airflow import (
+    DEFAULT_ARGS,
+    IMAGES,
+    SPLITS,
+    TAGS,
+    open_workspace,
+    refuse_misspelt,
+    results,
+    stay_red,
+)
 from lesion_tasks.catalog import SPLITS as RECIPES
 from lesion_tasks.catalog import InputSize
 
@@ -21,6 +30,7 @@ NAMES = sorted(RECIPES)
 
 
 @dag(
+    dag_display_name="2 Build splits",
     schedule=[IMAGES],
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
@@ -36,7 +46,7 @@ NAMES = sorted(RECIPES)
     },
     description="Records and files -> curated images, split manifests and decoded pixels",
     doc_md=__doc__,
-    tags=TAGS,
+    tags=[*TAGS, "data"],
 )
 def build_splits() -> None:
     @task(execution_timeout=timedelta(hours=4))
@@ -51,6 +61,7 @@ def build_splits() -> None:
         """Name the splits to build, and the sizes and shapes in which variants use their pictures."""
         from lesion_tasks.splits.plan import plan_splits
 
+        refuse_misspelt()
         planned = plan_splits(open_workspace(), params["splits"] or ())
         return [{"name": one.name, "sizes": [str(size) for size in one.sizes]} for one in planned]
 

@@ -33,6 +33,7 @@ from lesion_airflow import (
     TAGS,
     due,
     open_workspace,
+    refuse_misspelt,
     results,
     retry_refused,
     skip_unless,
@@ -47,6 +48,7 @@ NAMES = list(INGEST_PASSES)
 
 
 @dag(
+    dag_display_name="1 Ingest images",
     # Unpausing the DAG during the day must not start a run at once.
     schedule=MultipleCronTriggerTimetable(
         *sorted(set(SCHEDULES.values())), timezone="UTC", run_immediately=timedelta(0)
@@ -119,7 +121,7 @@ NAMES = list(INGEST_PASSES)
     },
     description="The ISIC Archive -> records and verified files",
     doc_md=__doc__,
-    tags=TAGS,
+    tags=[*TAGS, "data"],
 )
 def ingest_isic() -> None:
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(minutes=10))
@@ -128,6 +130,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.append import poll_archive
         from lesion_tasks.ingest.runs import begin_ingestion, last_done
 
+        refuse_misspelt()
         begin_ingestion(open_workspace(), dag_run.run_id, **_scope(params))
         poll_archive(open_workspace(), **_scope(params))
         in_time = due(SCHEDULES, last_done(open_workspace(), **_scope(params)), dag_run.run_after)

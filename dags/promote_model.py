@@ -29,6 +29,7 @@ from lesion_airflow import (
     TAGS,
     AskPerson,
     open_workspace,
+    refuse_misspelt,
     results,
     skip_unless,
 )
@@ -39,6 +40,7 @@ NAMES = sorted(TASKS)
 
 
 @dag(
+    dag_display_name="4 Promote a model",
     schedule=[EVALUATIONS],
     # A run that waits for a person must not block the next one; decisions take turns on their own lock.
     max_active_runs=16,
@@ -71,7 +73,7 @@ NAMES = sorted(TASKS)
     },
     description="Evaluations -> the champion, with reasons",
     doc_md=__doc__,
-    tags=TAGS,
+    tags=[*TAGS, "decisions"],
 )
 def promote_model() -> None:
     @task
@@ -79,6 +81,7 @@ def promote_model() -> None:
         """Name the champions that were not yet evaluated on their candidate's images."""
         from lesion_tasks.promotion.promote import plan_promotion
 
+        refuse_misspelt()
         plans = [plan_promotion(open_workspace(), task=name) for name in params["tasks"]]
         return [missing for one in plans for missing in one["rescore"]]
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, open_workspace
+from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, open_workspace, refuse_misspelt
 from lesion_tasks.catalog import TASKS
 
 
 @dag(
+    dag_display_name="5 Roll back the champion",
     schedule=None,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
@@ -42,7 +43,7 @@ from lesion_tasks.catalog import TASKS
     },
     description="Restore an earlier champion",
     doc_md=__doc__,
-    tags=TAGS,
+    tags=[*TAGS, "decisions"],
 )
 def rollback_champion() -> None:
     @task(outlets=[CHAMPION])
@@ -50,6 +51,7 @@ def rollback_champion() -> None:
         """Publish the earlier model, and record why."""
         from lesion_tasks.promotion.promote import rollback_champion as put_back
 
+        refuse_misspelt()
         result = put_back(
             open_workspace(),
             training_id=params["training_id"],

@@ -28,6 +28,7 @@ from lesion_airflow import (
     SPLITS,
     TAGS,
     open_workspace,
+    refuse_misspelt,
     results,
     stay_red,
 )
@@ -43,6 +44,7 @@ POLICIES = {
 
 
 @dag(
+    dag_display_name="3 Train and evaluate variants",
     schedule=AssetOrTimeSchedule(timetable=SUNDAY_NIGHT, assets=[SPLITS]),
     catchup=False,
     max_active_runs=1,
@@ -78,8 +80,8 @@ POLICIES = {
             maximum=1_000,
             title="Search trials",
             description=(
-                "Before training, run this many trials of a Bayesian search on val for the best parameters, if the "
-                "variant has a search space. Trials of an earlier run on the same data count."
+                "Before training, run this many trials of a Bayesian search on val for the best parameters: only for "
+                "variants with a search space. Trials of an earlier run on the same data count."
             ),
         ),
         "max_epochs": Param(
@@ -98,7 +100,7 @@ POLICIES = {
     },
     description="Split manifests -> trained and evaluated models",
     doc_md=__doc__,
-    tags=TAGS,
+    tags=[*TAGS, "models"],
 )
 def train_variants() -> None:
     @task
@@ -106,11 +108,14 @@ def train_variants() -> None:
         """Name the variants to train; none means that there is nothing to do."""
         from lesion_tasks.training.train import choose_variants
 
+        refuse_misspelt()
         return choose_variants(
             open_workspace(),
             variants=params["variants"] or None,
             policy=params["policy"],
             again=params["again"],
+            n_trials=params["trials"],
+            is_smoke_run=params["smoke_run"],
         )
 
     @task(

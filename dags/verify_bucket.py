@@ -17,6 +17,7 @@ from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS, VERIFIC
 
 
 @dag(
+    dag_display_name="6 Verify the bucket",
     schedule=VERIFICATION_CRON,
     catchup=False,
     max_active_runs=1,
@@ -39,7 +40,7 @@ from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS, VERIFIC
     },
     description="The bucket checked against the database",
     doc_md=__doc__,
-    tags=TAGS,
+    tags=[*TAGS, "upkeep"],
 )
 def verify_bucket() -> None:
     @task(execution_timeout=timedelta(hours=12))

@@ -2,12 +2,14 @@
 
 import ast
 import os
+import re
 import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -285,3 +287,36 @@ def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, A
     )
     assert list(asked.params) == ["reason"]
     assert asked.options == ["Approve", "Reject"]
+
+
+@pytest.mark.parametrize(
+    ("conf", "words"),
+    [
+        ({"variant": ["smoke"]}, "did you mean variants?"),
+        ({"xyz": 1}, "expected some of variants, again"),
+        ({}, None),
+    ],
+)
+def test_an_argument_that_a_form_does_not_have_is_refused(
+    conf: dict[str, Any], words: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.exceptions import AirflowFailException
+
+    import lesion_airflow
+
+    context = {
+        "dag": SimpleNamespace(params={"variants": None, "again": False}),
+        "dag_run": SimpleNamespace(conf=conf),
+    }
+    monkeypatch.setattr(lesion_airflow, "get_current_context", lambda: context)
+    if words is None:
+        lesion_airflow.refuse_misspelt()
+        return
+    with pytest.raises(AirflowFailException, match=re.escape(words)):
+        lesion_airflow.refuse_misspelt()
+
+
+def test_dags_show_in_the_order_of_the_path(dags: dict[str, Any]) -> None:
+    shown = sorted(dags.values(), key=lambda dag: dag.dag_display_name)
+    assert [dag.dag_id for dag in shown] == list(ORDER)
+    assert all(len(dag.tags) == 2 and dag.description for dag in shown)

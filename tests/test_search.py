@@ -156,3 +156,23 @@ def test_a_shortened_training_is_named_so_and_does_not_count_as_the_variant_s_ow
     assert choose_variants(open_workspace(), variants=[name]) == []
     with pytest.raises(UnusableInputError, match="max_epochs is 0, expected at least 1"):
         train_variant(open_workspace(), name, max_epochs=0)
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        (
+            {"variants": ["smoke"], "n_trials": 3},
+            "3 search trials for smoke, without a search space; expected some of",
+        ),
+        (
+            {"variants": ["unet_mobilenet_v3_eca"], "n_trials": 3, "is_smoke_run": True},
+            "expected one of them",
+        ),
+    ],
+)
+def test_trials_that_mean_nothing_are_refused_before_anything_is_trained(
+    settings: Settings, how: dict[str, Any], words: str
+) -> None:
+    with pytest.raises(UnusableInputError, match=words):
+        choose_variants(open_workspace(), policy="always", **how)

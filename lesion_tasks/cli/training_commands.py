@@ -77,7 +77,9 @@ def train(
 
     workspace = open_workspace()
     with shown_whatever_happens() as done:
-        for name in choose_variants(workspace, variants=variants, policy="always"):
+        for name in choose_variants(
+            workspace, variants=variants, policy="always", n_trials=n_trials, is_smoke_run=is_smoke_run
+        ):
             prepare_training(workspace, name, is_smoke_run=is_smoke_run)
             done[name] = train_variant(
                 workspace,

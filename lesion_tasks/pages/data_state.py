@@ -10,6 +10,7 @@ from lesion_tasks.database.schema import Manifest
 from lesion_tasks.ingest.changes import KINDS, Change, read_changes
 from lesion_tasks.ingest.runs import moment_of
 from lesion_tasks.splits.manifest import manifests_in_force
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.workspace import Workspace
 
 DEFAULT_DAYS = 7
@@ -56,9 +57,18 @@ def read_data(workspace: Workspace, since: str | None = None) -> DataState:
     )
 
 
+def _place_of(subset: str) -> tuple[bool, int]:
+    """Train, val and test, then what is drawn from them."""
+    base, _, drawn = subset.partition("_")
+    return bool(drawn), SUBSETS.index(base)
+
+
 def _split_state(manifest: Manifest) -> SplitState:
     return SplitState(
         manifest=manifest,
-        n_by_subset={subset: sum(counts.values()) for subset, counts in manifest.class_counts.items()},
+        n_by_subset={
+            subset: sum(manifest.class_counts[subset].values())
+            for subset in sorted(manifest.class_counts, key=_place_of)
+        },
         n_quarantined=sum(-step["n"] for step in manifest.funnel if step.get("reason") == "quarantine"),
     )

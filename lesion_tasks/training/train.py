@@ -58,16 +58,27 @@ def choose_variants(
     variants: Sequence[str] | None = None,
     policy: str = "changed",
     again: bool = False,
+    n_trials: int = 0,
+    is_smoke_run: bool = False,
 ) -> list[str]:
     """Return the variants to train: the named ones, or those of the settings.
 
     `policy` "always" keeps all of them, and so does `again`, which asks for trainings that exist already; "changed"
     keeps those never trained, and those of whose manifest at least `RETRAIN_SHARE` is new, changed or lost since their
-    last training.
+    last training. Raises `UnusableInputError` where `n_trials` or `is_smoke_run` mean nothing for what is named.
     """
     names = list(variants or workspace.settings.variants or DEFAULT_VARIANTS)
     for name in names:
         find_variant(name)
+    if n_trials and is_smoke_run:
+        raise UnusableInputError(
+            "a smoke run with search trials: it only shows that everything runs; expected one of them"
+        )
+    if n_trials and (lacking := [name for name in names if VARIANTS[name].search is None]):
+        searched = ", ".join(name for name, variant in VARIANTS.items() if variant.search is not None)
+        raise UnusableInputError(
+            f"{n_trials} search trials for {', '.join(lacking)}, without a search space; expected some of {searched}"
+        )
     if policy not in ("always", "changed"):
         raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
     if again or policy == "always":
