@@ -214,7 +214,14 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
         settings, f"SELECT evaluation_id, manifest_digest FROM evaluation WHERE training_id = '{second}'"
     )[0]
     address = "/result?dag=train_variants&run=r&task=each.evaluate&map_index=0"
-    assert f"reports/{second}/report.html" in client(returned=evaluation).get(address).text
+    answer = client(returned=evaluation).get(address)
+    assert (
+        f'<iframe class="report-frame" title="The report of this evaluation." src="/reports/{second}/'
+        in answer.text
+    )
+    assert "frame-src 'self'" in answer.headers["content-security-policy"], (
+        "or the browser leaves the frame empty"
+    )
     assert "has not finished yet" in client().get(address).text
     split = "/result?dag=build_splits&run=r&task=each.materialize&map_index={MAP_INDEX}"
     assert f"reports/data/{digest}.html" in client(returned={"digest": digest}).get(split).text

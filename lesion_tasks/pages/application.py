@@ -238,4 +238,6 @@ def show_result(
     )
     workspace = _workspace(request)
     found = find_result(workspace, dag_id=dag_id or "", run_id=run_id, task_id=task_id, returned=returned)
+    if found.address is not None and found.address.startswith("reports/"):
+        return RedirectResponse(_root(request) + found.address)
     return _page(request, "result.html.j2", found=found)
