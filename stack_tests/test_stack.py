@@ -145,10 +145,20 @@ def test_a_service_is_healthy_and_can_write_nowhere_else(stack: Stack, service: 
             assert found["Config"]["User"] == "50000:50000"
 
 
-def test_only_workers_can_reach_the_data(stack: Stack) -> None:
+def test_only_workers_can_change_the_data_and_the_api_server_reads_it(stack: Stack) -> None:
     for service in ("api-server", "scheduler", "dag-processor", "triggerer"):
-        names = {entry.split("=")[0] for entry in inspected(stack.containers(service)[0])["Config"]["Env"]}
-        assert not names & {"LESION_DATABASE_URL", "AWS_SECRET_ACCESS_KEY", "POSTGRES_PASSWORD"}, service
+        given = dict(
+            entry.split("=", 1) for entry in inspected(stack.containers(service)[0])["Config"]["Env"]
+        )
+        assert "POSTGRES_PASSWORD" not in given, service
+        assert not any(stack.secrets["LESIONS_DB_PASSWORD"] in value for value in given.values()), service
+        assert ("LESION_DATABASE_URL" in given) == (service == "api-server"), service
+    rows = stack.query(
+        "SELECT has_table_privilege('lesions_reader', 'image', 'SELECT'), "
+        "has_table_privilege('lesions_reader', 'image', 'INSERT, UPDATE, DELETE, TRUNCATE')",
+        "lesions",
+    )
+    assert rows == [["t", "f"]]
 
 
 def test_each_role_sees_its_own_database_alone(stack: Stack) -> None:
