@@ -1,6 +1,5 @@
 """A run or a task of Airflow, and what it returned -> the page about it, or why there is none."""
 
-import re
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
@@ -8,6 +7,7 @@ from urllib.parse import quote
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
+from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.workspace import Workspace
 
@@ -22,7 +22,6 @@ DAGS = (
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}
 _SPLITTING = {("build_splits", "each.split"), ("build_splits", "each.materialize")}
-_DIGEST = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def find_result(
             )
         return _nothing("This run has not decided anything yet, or there was nothing to decide.")
     digest = returned.get("digest") if isinstance(returned, dict) else returned
-    if isinstance(digest, str) and _DIGEST.fullmatch(digest):
+    if isinstance(digest, str) and is_digest(digest):
         return RunResult(address=page_key(digest), words="The data of this manifest.", decisions=[])
     if isinstance(returned, str):
         with workspace.engine.connect() as connection:

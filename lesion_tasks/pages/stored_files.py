@@ -1,15 +1,14 @@
 """Reports and pictures of the bucket -> bytes to serve, each only where the database or its key says that it may be."""
 
-import re
 from dataclasses import dataclass
 
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import get_verified
+from lesion_tasks.reports.environment import is_path_beside
 from lesion_tasks.workspace import Workspace
 
-_KEY = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(?:/[A-Za-z0-9_][A-Za-z0-9_.-]*)*")
 _TYPES = {
     "html": "text/html; charset=utf-8",
     "json": "application/json",
@@ -34,7 +33,7 @@ def read_report_file(workspace: Workspace, path: str) -> StoredFile:
     Raises `UnusableInputError` for a path that is none, and `MissingObjectError` if there is no such file.
     """
     ending = path.rpartition(".")[2]
-    if not _KEY.fullmatch(path) or ending not in _TYPES:
+    if not is_path_beside(path) or ending not in _TYPES:
         raise UnusableInputError(f"{path[:200]!r}: expected the path of a report's file")
     return StoredFile(data=workspace.bucket.get(f"reports/{path}"), content_type=_TYPES[ending])
 
