@@ -18,6 +18,7 @@ from lesion_airflow import (
     IMAGES,
     SPLITS,
     TAGS,
+    TELL_WHEN_RED,
     open_workspace,
     refuse_misspelt,
     results,
@@ -45,6 +46,7 @@ NAMES = sorted(RECIPES)
         ),
     },
     description="Records and files -> curated images, split manifests and decoded pixels",
+    on_failure_callback=TELL_WHEN_RED,
     doc_md=__doc__,
     tags=[*TAGS, "data"],
 )

@@ -31,12 +31,15 @@ from lesion_airflow import (
     DEFAULT_ARGS,
     IMAGES,
     TAGS,
+    TELL_WHEN_RED,
+    count,
     due,
     open_workspace,
     refuse_misspelt,
     results,
     retry_refused,
     skip_unless,
+    tell_when_late,
     total,
 )
 from lesion_tasks.catalog.ingest_passes import CHECK_SHARE, DEFAULT_PASSES, INGEST_PASSES, SWEEP_SHARE
@@ -45,10 +48,12 @@ from lesion_tasks.catalog.pools import ARCHIVE_POOL, CONNECTIONS_PER_TASK
 # A pass that missed its time is done in the next run.
 SCHEDULES = {name: one.cron for name, one in INGEST_PASSES.items()}
 NAMES = list(INGEST_PASSES)
+TITLE = "1 Ingest images"
+LIMIT = timedelta(hours=24)
 
 
 @dag(
-    dag_display_name="1 Ingest images",
+    dag_display_name=TITLE,
     # Unpausing the DAG during the day must not start a run at once.
     schedule=MultipleCronTriggerTimetable(
         *sorted(set(SCHEDULES.values())), timezone="UTC", run_immediately=timedelta(0)
@@ -120,6 +125,8 @@ NAMES = list(INGEST_PASSES)
         ),
     },
     description="The ISIC Archive -> records and verified files",
+    on_failure_callback=TELL_WHEN_RED,
+    deadline=tell_when_late(TITLE, "ingest_isic", LIMIT),
     doc_md=__doc__,
     tags=[*TAGS, "data"],
 )
@@ -222,6 +229,7 @@ def ingest_isic() -> None:
         end_ingestion(open_workspace(), dag_run.run_id, counts)
         changed = total(found for name, found in counts.items() if name != "vocabulary")
         outlet_events[IMAGES].extra = changed
+        count(changed)
         return changed
 
     passes = poll()

@@ -27,16 +27,20 @@ from lesion_airflow import (
     EVALUATIONS,
     GPU_QUEUE,
     TAGS,
+    TELL_WHEN_RED,
     AskPerson,
+    count,
     open_workspace,
     refuse_misspelt,
     results,
     skip_unless,
 )
+from lesion_notices import tell
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.pools import GPU_POOL
 
 NAMES = sorted(TASKS)
+WAIT_HOURS = 7 * 24
 
 
 @dag(
@@ -70,8 +74,17 @@ NAMES = sorted(TASKS)
             description="Promote the best candidate even if it misses a gate; never despite a failed "
             "integrity check.",
         ),
+        "wait_hours": Param(
+            WAIT_HOURS,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=24 * 365,
+            title="Hours to wait for the answer",
+            description="A question that nobody answers in this time expires, and is asked again by the next run.",
+        ),
     },
     description="Evaluations -> the champion, with reasons",
+    on_failure_callback=TELL_WHEN_RED,
     doc_md=__doc__,
     tags=[*TAGS, "decisions"],
 )
@@ -107,7 +120,6 @@ def promote_model() -> None:
 
     ask = AskPerson.partial(
         task_id="ask",
-        response_timeout=timedelta(days=7),
         execution_timeout=None,  # the wait has its own limit
         map_index_template="{{ task.task_name }}",
     )
@@ -137,8 +149,9 @@ def promote_model() -> None:
         params: dict[str, Any],
         dag_run: Any,
     ) -> dict[str, Any]:
-        """Decide, record the reasons, and publish."""
+        """Decide, record the reasons, publish, and tell people."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
+        from lesion_tasks.upkeep.notices import of_decision
 
         decision = promote_best(
             open_workspace(),
@@ -152,6 +165,8 @@ def promote_model() -> None:
             answer_reason=answer_reason,
         ).as_dict()
         get_current_context()["done"] = f": {decision['action']}"
+        count({f"decisions.{decision['action'].replace(' ', '_')}": 1})
+        tell(of_decision(decision))
         return decision
 
     @task(outlets=[CHAMPION])

@@ -8,7 +8,8 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, open_workspace, refuse_misspelt
+from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, TELL_WHEN_RED, count, open_workspace, refuse_misspelt
+from lesion_notices import tell
 from lesion_tasks.catalog import TASKS
 
 
@@ -42,14 +43,16 @@ from lesion_tasks.catalog import TASKS
         ),
     },
     description="Restore an earlier champion",
+    on_failure_callback=TELL_WHEN_RED,
     doc_md=__doc__,
     tags=[*TAGS, "decisions"],
 )
 def rollback_champion() -> None:
     @task(outlets=[CHAMPION])
     def roll_back(params: dict[str, Any], dag_run: Any, outlet_events: Any) -> dict[str, Any]:
-        """Publish the earlier model, and record why."""
+        """Publish the earlier model, record why, and tell people."""
         from lesion_tasks.promotion.promote import rollback_champion as put_back
+        from lesion_tasks.upkeep.notices import of_decision
 
         refuse_misspelt()
         result = put_back(
@@ -61,6 +64,8 @@ def rollback_champion() -> None:
             request_id=dag_run.run_id,
         ).as_dict()
         outlet_events[CHAMPION].extra = result
+        count({f"decisions.{result['action'].replace(' ', '_')}": 1})
+        tell(of_decision(result))
         return result
 
     roll_back()

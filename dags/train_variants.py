@@ -27,11 +27,14 @@ from lesion_airflow import (
     GPU_QUEUE,
     SPLITS,
     TAGS,
+    TELL_WHEN_RED,
+    count,
     open_workspace,
     refuse_misspelt,
     results,
     stay_red,
 )
+from lesion_notices import tell
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.catalog.pools import GPU_POOL
 
@@ -99,6 +102,7 @@ POLICIES = {
         ),
     },
     description="Split manifests -> trained and evaluated models",
+    on_failure_callback=TELL_WHEN_RED,
     doc_md=__doc__,
     tags=[*TAGS, "models"],
 )
@@ -148,10 +152,16 @@ def train_variants() -> None:
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
     def evaluate(training_id: str) -> str:
-        """Check one training's predictions, compute all figures, and write its report."""
+        """Check one training's predictions, compute all figures, write its report; tell people if it is not sound."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
+        from lesion_tasks.upkeep.notices import of_evaluation
 
-        return evaluate_training(open_workspace(), training_id)
+        workspace = open_workspace()
+        evaluation_id = evaluate_training(workspace, training_id)
+        unsound = of_evaluation(workspace, evaluation_id)
+        count({"evaluations": 1, "unsound_evaluations": int(unsound is not None)})
+        tell(unsound)
+        return evaluation_id
 
     @task_group
     def each(variant: str) -> Any:

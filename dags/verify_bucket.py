@@ -12,7 +12,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import DEFAULT_ARGS, TAGS, open_workspace
+from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace
 from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS, VERIFICATION_CRON
 
 
@@ -39,6 +39,7 @@ from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS, VERIFIC
         ),
     },
     description="The bucket checked against the database",
+    on_failure_callback=TELL_WHEN_RED,
     doc_md=__doc__,
     tags=[*TAGS, "upkeep"],
 )

@@ -25,6 +25,7 @@ PUBLIC_ARCHIVE_URL = "https://api.isic-archive.com/api/v2/"
 # The public archive answers with file URLs on these hosts.
 PUBLIC_FILE_HOSTS = frozenset({"isic-archive.s3.amazonaws.com", "content.isic-archive.com"})
 MAX_RECORDS = 10_000_000  # as many as there are ISIC ids
+MAX_DAYS = 3_650
 _BUCKET_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 _BUCKET_PREFIX = re.compile(r"([A-Za-z0-9_][A-Za-z0-9_.=+-]*(/[A-Za-z0-9_][A-Za-z0-9_.=+-]*)*)?")
 
@@ -68,12 +69,19 @@ def _folders(names: Collection[str]) -> Collection[str]:
 
 
 def _max_records(text: str | None) -> int | None:
-    if text is None:
-        return None
+    return None if text is None else _whole_number("LESION_MAX_RECORDS", text, MAX_RECORDS)
+
+
+def _days(found: str | int, info: ValidationInfo) -> int:
+    name = f"{PREFIX}{str(info.field_name).upper()}"
+    return found if isinstance(found, int) else _whole_number(name, found, MAX_DAYS)
+
+
+def _whole_number(name: str, text: str, largest: int) -> int:
     # Not longer than the largest: Python reads no number of thousands of digits.
-    if not text.isdecimal() or len(text) > len(str(MAX_RECORDS)) or not 1 <= int(text) <= MAX_RECORDS:
+    if not text.isdecimal() or len(text) > len(str(largest)) or not 1 <= int(text) <= largest:
         raise UnusableInputError(
-            f"LESION_MAX_RECORDS {text[:80]!r}: expected a whole number of at least 1, at most {MAX_RECORDS}"
+            f"{name} {text[:80]!r}: expected a whole number of at least 1, at most {largest}"
         )
     return int(text)
 
@@ -199,6 +207,16 @@ class Settings(BaseSettings):
     approvers: Words = Field(
         (),
         description="Comma-separated users who may answer, and who may promote despite a gate; unset: anybody.",
+    )
+    notify: Words = Field(
+        (),
+        description="Comma-separated ids of Airflow connections to which notices go; unset: to the log only.",
+    )
+    champion_max_days: Annotated[int, BeforeValidator(_days)] = Field(
+        180, description="After how many days without a new champion people are told."
+    )
+    ingestion_max_days: Annotated[int, BeforeValidator(_days)] = Field(
+        3, description="After how many days without a complete ingestion people are told."
     )
     code_version: str = Field(
         default_factory=_code_version,

@@ -11,6 +11,9 @@ from typing import TYPE_CHECKING, Any
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk import (
     Asset,
+    AsyncCallback,
+    DeadlineAlert,
+    DeadlineReference,
     ExceptionRetryPolicy,
     Param,
     RetryAction,
@@ -19,7 +22,11 @@ from airflow.sdk import (
     get_current_context,
     task,
 )
+from airflow.sdk.definitions.asset import Model
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
+from airflow.sdk.observability.stats import Stats
+
+from lesion_notices import LesionNotifier
 
 if TYPE_CHECKING:
     from lesion_tasks.workspace import Workspace
@@ -28,7 +35,7 @@ if TYPE_CHECKING:
 IMAGES = Asset("images", uri="lesion://images", group="lesion")
 SPLITS = Asset("splits", uri="lesion://splits", group="lesion")
 EVALUATIONS = Asset("evaluations", uri="lesion://evaluations", group="lesion")
-CHAMPION = Asset("champion", uri="lesion://champion", group="lesion")
+CHAMPION = Model("champion", uri="lesion://champion")
 
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 
@@ -60,6 +67,32 @@ DEFAULT_ARGS: dict[str, Any] = {
 }
 
 TAGS = ["lesion"]
+
+# One notice for each run that ends red, whatever failed in it. The DAG processor delivers it.
+TELL_WHEN_RED = LesionNotifier(
+    event="failed",
+    subject="{{ dag.dag_display_name }}: a run failed",
+    text="{{ run_id }}: {{ reason | default('at least one task failed') }}",
+    page="/dags/{{ dag.dag_id }}/runs/{{ run_id | urlencode }}",
+)
+
+
+def tell_when_late(title: str, dag_id: str, limit: timedelta) -> DeadlineAlert:
+    """Tell people when a run has not ended in time after it was queued. The triggerer delivers it."""
+    hours = limit / timedelta(hours=1)
+    return DeadlineAlert(
+        reference=DeadlineReference.DAGRUN_QUEUED_AT,
+        interval=limit,
+        callback=AsyncCallback(
+            LesionNotifier,
+            kwargs={
+                "event": "late",
+                "subject": f"{title}: a run has not ended",
+                "text": f"It was queued {hours:g} hours ago.",
+                "page": f"/dags/{dag_id}",
+            },
+        ),
+    )
 
 
 def open_workspace() -> "Workspace":
@@ -119,6 +152,13 @@ def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:
     return summed
 
 
+def count(numbers: Mapping[str, int]) -> None:
+    """Add to the product's counters in Airflow's metrics (StatsD or OpenTelemetry): `lesion.<name>`."""
+    for name, number in numbers.items():
+        if number:
+            Stats.incr(f"lesion.{name}", number)
+
+
 def results(value: Any) -> list[Any]:
     """Return what the tasks of a mapped group returned, as a list: Airflow passes a single result without one."""
     found = [value] if value is None or isinstance(value, str | dict) else list(value)
@@ -128,8 +168,9 @@ def results(value: Any) -> list[Any]:
 class AskPerson(HITLOperator):
     """Ask whether a candidate may become champion; returns who answered what, also if nobody did or it became obsolete.
 
-    The wait is divided into slices: after each one the task checks whether its candidate is still the one to ask about,
-    and continues waiting if it is. A question that a newer candidate has replaced ends by itself.
+    The wait, as long as the run's parameter `wait_hours` says, is divided into slices: after each one the task checks
+    whether its candidate is still the one to ask about, and continues waiting if it is. A question that a newer
+    candidate has replaced ends by itself.
     """
 
     APPROVE, REJECT = "Approve", "Reject"
@@ -141,7 +182,6 @@ class AskPerson(HITLOperator):
         task_name: str,
         asked_about: str,
         asked_against: str | None,
-        response_timeout: timedelta,
         **kwargs: Any,
     ) -> None:
         kwargs.pop(
@@ -157,13 +197,29 @@ class AskPerson(HITLOperator):
                     description="Why; kept with the decision and shown in the history.",
                 )
             },
-            response_timeout=min(response_timeout, self.SLICE),
+            notifiers=[
+                LesionNotifier(
+                    event="waiting",
+                    subject="{{ task.subject }}",
+                    text="Waiting for an answer.",
+                    page="champion/{{ task.task_name }}",
+                )
+            ],
             **kwargs,
         )
         self.task_name = task_name
         self.asked_about = asked_about
         self.asked_against = asked_against
-        self.whole_timeout = response_timeout
+
+    def execute(self, context: Any) -> Any:
+        self.response_timeout = self._time_left(context)
+        return super().execute(context)
+
+    def _time_left(self, context: Any) -> timedelta:
+        """Until the next look, or until the wait is over: not more than 0 then."""
+        asked_at = context["dag_run"].start_date or datetime.now(UTC)
+        whole = timedelta(hours=context["params"]["wait_hours"])
+        return min(asked_at + whole - datetime.now(UTC), self.SLICE)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         if event.get("error_type") == "timeout":
@@ -186,11 +242,10 @@ class AskPerson(HITLOperator):
         if is_superseded(open_workspace(), task=self.task_name, **question):
             reason = "there is a newer candidate or another champion"
             return self._answer("expired", person="rule", reason=reason)
-        asked_at = context["dag_run"].start_date or datetime.now(UTC)
-        left = asked_at + self.whole_timeout - datetime.now(UTC)
+        left = self._time_left(context)
         if left <= timedelta(0):
             return self._answer("expired", person="nobody", reason="")
-        raise TaskAwaitingInput(method_name="execute_complete", timeout=min(left, self.SLICE))
+        raise TaskAwaitingInput(method_name="execute_complete", timeout=left)
 
     def _answer(self, answer: str, *, person: str, reason: str) -> dict[str, Any]:
         return {

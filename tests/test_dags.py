@@ -59,6 +59,7 @@ ORDER = {
     },
     "rollback_champion": {"roll_back": set()},
     "verify_bucket": {"verify": set()},
+    "report_overdue": {"report": set()},
 }
 EMITS = {
     "ingest_isic": "images",
@@ -67,6 +68,7 @@ EMITS = {
     "promote_model": "champion",
     "rollback_champion": "champion",
     "verify_bucket": None,  # it makes nothing new
+    "report_overdue": None,
 }
 
 
@@ -147,7 +149,7 @@ def test_every_task_has_a_limit_a_retry_policy_and_help(dags: dict[str, Any]) ->
     for name, task in each_task(dags):
         assert task.retry_policy is not None, name
         if name == "promote_model.ask":  # a person may take days
-            assert task.partial_kwargs["response_timeout"] == timedelta(days=7)
+            assert dags["promote_model"].params["wait_hours"] == 7 * 24
             continue
         assert task.execution_timeout is not None, name
         assert task.doc_md or task.python_callable.__doc__, name
@@ -260,6 +262,7 @@ def test_a_dag_file_imports_only_airflow_and_words_at_its_top(path: Path) -> Non
         "airflow.sdk",
         "airflow.providers.standard",
         "lesion_airflow",
+        "lesion_notices",
         "lesion_tasks.catalog",
         "dataclasses",
         "datetime",
@@ -281,7 +284,6 @@ def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, A
         task_name="malignancy",
         asked_about="smoke-1",
         asked_against=None,
-        response_timeout=timedelta(days=7),
         subject="May it?",
         params=dags["promote_model"].params,
     )

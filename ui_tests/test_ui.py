@@ -26,6 +26,7 @@ ROOT = Path(__file__).parents[1]
 SHOTS = Path(os.environ["SHOTS"]) if "SHOTS" in os.environ else None
 N_IMAGES = 1_500  # with fewer, the test set cannot tell whether a model knows anything
 REASON = "too few images to tell"
+CHAMPION_PAGE = "/lesions/champion/malignancy"
 
 
 def demo(home: Path, *arguments: str, **settings: str) -> str:
@@ -52,7 +53,7 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         return
     folder = tmp_path_factory.mktemp("ui") / "home"
     try:
-        demo(folder, "--images", str(N_IMAGES), "--variants", "smoke")
+        demo(folder, "--images", str(N_IMAGES), "--variants", "smoke", "--weights", "none")
         demo(folder, LESION_APPROVAL="always")
         yield folder
     finally:
@@ -110,15 +111,43 @@ def shoot(page: Page, name: str) -> None:
 
 
 def decisions(page: Page) -> str:
-    return (
-        inside(page, "/lesions/champion/malignancy").locator("section[aria-labelledby=history]").inner_text()
-    )
+    return inside(page, CHAMPION_PAGE).locator("section[aria-labelledby=history]").inner_text()
+
+
+def champion(page: Page) -> str:
+    """The training that the page names as champion."""
+    return inside(page, CHAMPION_PAGE).locator("section[aria-labelledby=now] code").first.inner_text()
+
+
+def tasks_of(api: AirflowApi, run_id: str) -> list[dict[str, Any]]:
+    return api.task_instances("promote_model", run_id)
+
+
+def train(page: Page, api: AirflowApi, *variants: str, **more: Any) -> None:
+    """Train variants again and evaluate them, to the end of the run."""
+    run_id = api.trigger("train_variants", {"variants": list(variants), "again": True, **more})
+    await_run(page, api, "train_variants", run_id)
+
+
+def answer(page: Page, run_id: str, *options: str) -> None:
+    """Answer the questions of one run on the page."""
+    form = f'form.question[data-run="{run_id}"]'
+    until(page, lambda: count_of(inside(page, CHAMPION_PAGE), form, page) == len(options))
+    questions = page.frame_locator("iframe").locator(form)
+    for index, option in enumerate(options):
+        questions.nth(index).get_by_role("button", name=option).click()
+        questions.nth(index).get_by_text(f"{option}: sent").wait_for()
+
+
+def count_of(frame: FrameLocator, form: str, page: Page) -> int:
+    page.wait_for_timeout(2_000)  # the page asks Airflow for its questions
+    return frame.locator(form).count()
 
 
 def await_run(page: Page, api: AirflowApi, dag_id: str, run_id: str) -> None:
     """Wait until a run has succeeded."""
     until(
-        page, lambda: {run["dag_run_id"]: run["state"] for run in api.runs(dag_id)}[run_id] == "success", 300
+        page, lambda: {run["dag_run_id"]: run["state"] for run in api.runs(dag_id)}[run_id] == "success", 600
     )
 
 
@@ -152,7 +181,7 @@ def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, a
 
 
 def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Page, api: AirflowApi) -> None:
-    frame = inside(page, "/lesions/champion/malignancy")
+    frame = inside(page, CHAMPION_PAGE)
     question = frame.locator("form.question").first
     question.wait_for(timeout=120_000)
     question.get_by_text("What is being decided").click()
@@ -164,38 +193,54 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
     question.get_by_role("button", name="Reject").click()
     until(page, lambda: f"Rejected by admin: {REASON}" in decisions(page))
 
-    trained = api.trigger("train_variants", {"variants": ["smoke"], "again": True})
-    await_run(page, api, "train_variants", trained)
-    run_id = api.trigger("promote_model", {"is_asked": True, "is_forced": True})
-    # The run that the evaluation started asks as well: whoever answers first decides, the other finds it decided.
-    until(page, lambda: len(open_questions(page)) == 2)
-    for question in open_questions(page):
-        question.get_by_role("button", name="Approve").click()
-        question.get_by_text("Approve: sent").wait_for()
+    train(page, api, "smoke")
+    before = champion(page)
+    run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "is_asked": True, "is_forced": True})
+    # The run that the evaluation started asks as well: only this one's question is answered.
+    answer(page, run_id, "Approve")
     await_run(page, api, "promote_model", run_id)
-    assert "promoted" in decisions(page)
-
-
-def open_questions(page: Page) -> list[Any]:
-    """The forms of questions that nobody has answered yet."""
-    frame = inside(page, "/lesions/champion/malignancy")
-    page.wait_for_timeout(2_000)
-    return frame.locator("form.question").all()
+    until(page, lambda: champion(page) != before)
 
 
 def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
-    frame = inside(page, "/lesions/champion/malignancy")
-    before = frame.locator("section[aria-labelledby=now] code").first.inner_text()
-    form = frame.locator("form[data-rollback]")
+    before = champion(page)
+    form = inside(page, CHAMPION_PAGE).locator("form[data-rollback]")
     form.locator("textarea").fill("worse than the one before it")
     form.get_by_role("button", name="Roll back").click()
-    frame.get_by_text("Started as").wait_for()
-    champion = "section[aria-labelledby=now] code"
-    until(
-        page,
-        lambda: inside(page, "/lesions/champion/malignancy").locator(champion).first.inner_text() != before,
-    )
+    page.frame_locator("iframe").get_by_text("Started as").wait_for()
+    until(page, lambda: champion(page) != before)
     assert "worse than the one before it" in decisions(page)
+
+
+def test_a_question_that_nobody_answers_expires_and_one_about_an_older_candidate_is_superseded(
+    page: Page, api: AirflowApi
+) -> None:
+    asked = {"tasks": ["malignancy"], "is_asked": True}
+    train(page, api, "metadata_logistic")
+    run_id = api.trigger("promote_model", {**asked, "wait_hours": 0.005})
+    await_run(page, api, "promote_model", run_id)
+    assert "No valid answer in time" in decisions(page)
+
+    run_id = api.trigger("promote_model", {**asked, "wait_hours": 0.03})
+    until(page, lambda: any(task["state"] == "awaiting_input" for task in tasks_of(api, run_id)))
+    train(page, api, "smoke")
+    await_run(page, api, "promote_model", run_id)
+    assert "was not answered before that" in decisions(page)
+
+
+def test_both_tasks_are_asked_about_and_decided(page: Page, api: AirflowApi) -> None:
+    train(page, api, "smoke", "five_classes_frozen", max_epochs=1)
+    run_id = api.trigger("promote_model", {"is_asked": True, "is_forced": True})
+    asked = until(
+        page,
+        lambda: [task for task in tasks_of(api, run_id) if task["state"] == "awaiting_input"][1:],
+    )
+    assert asked
+    answer(page, run_id, "Approve", "Approve")
+    await_run(page, api, "promote_model", run_id)
+    decided = {task["rendered_map_index"] for task in tasks_of(api, run_id) if task["task_id"] == "decide"}
+    assert decided == {"malignancy: promoted", "five_classes: promoted"}
+    shoot(page, "both")
 
 
 def test_a_script_in_a_report_does_not_run(page: Page, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,14 @@ def history(task: str) -> None:
 
 
 @lesion.command()
+def overdue() -> None:
+    """List what has not happened for too long: a complete ingestion, a new champion."""
+    from lesion_tasks.upkeep.notices import overdue as find
+
+    show([notice.as_dict() for notice in find(open_workspace())])
+
+
+@lesion.command()
 def publish() -> None:
     """Rewrite champion.json, champions/ and reports/index.html from the database."""
     from lesion_tasks.evaluation.publish import publish as write

@@ -78,7 +78,13 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
         publish(workspace)
         advance(1, "index")
     log.info("%s: %s", training_id, bundle.verdict)
+    log.info("report: %s/%s", workspace.settings.bucket_url.rstrip("/"), report_key(subject))
     return subject.evaluation_id
+
+
+def report_key(subject: EvaluationSubject) -> str:
+    """The object of the report that people read."""
+    return f"{subject.folder}/report.html"
 
 
 def list_unevaluated(workspace: Workspace) -> list[str]:
@@ -292,5 +298,5 @@ def _record(engine: Engine, subject: EvaluationSubject, bundle: Bundle) -> None:
             connection,
             subject.evaluation_id,
             bundle.model_dump(),
-            report_key=f"{subject.folder}/report.html",
+            report_key=report_key(subject),
         )

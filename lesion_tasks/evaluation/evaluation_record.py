@@ -82,6 +82,16 @@ def find_evaluation(connection: Connection, training_id: str, manifest_digest: s
     return found
 
 
+def find_by_id(connection: Connection, evaluation_id: str) -> Evaluation:
+    """An evaluation, detached; raises `UnusableInputError` if there is none of this id."""
+    with Session(connection, expire_on_commit=False) as session:
+        found = session.get(Evaluation, evaluation_id)
+        session.expunge_all()
+    if found is None:
+        raise UnusableInputError(f"evaluation {evaluation_id[:200]!r}: there is none of this id")
+    return found
+
+
 def find_sealed(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
     """The same, its document checked against its digest; raises `AlteredEvaluationError` if they differ."""
     # In one statement: an evaluation that is written in between would look altered.

@@ -43,6 +43,7 @@ START_TIMEOUT_S = 180.0
 # How many tasks may run at once. One training uses all cores by itself.
 PARALLEL_TASKS = max(2, min(4, os.cpu_count() or 2))
 API_SERVER = "api-server"
+NOTIFY = "LESION_NOTIFY"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,15 +116,16 @@ def start(
 def _services(environment: Mapping[str, str], settings: Mapping[str, str]) -> list[Service]:
     command = str(Path(sys.executable).with_name("airflow"))
     plugins = "".join(path.read_text() for path in sorted((CHECKOUT / "plugins").glob("*.py")))
-    # Tasks are children of the scheduler: only the scheduler needs these settings and a restart when they change.
+    # Tasks are children of the scheduler: the others need only to know whom to tell.
     with_settings = {**environment, **settings}
+    with_notices = {**environment, NOTIFY: settings.get(NOTIFY, "")}
     return [
         Service(name=name, command=(command, *arguments), settings=given, depends_on=plugins)
         for name, arguments, given in (
             (API_SERVER, ("api-server",), with_settings),
             ("scheduler", ("scheduler", "--skip-serve-logs"), with_settings),
-            ("dag-processor", ("dag-processor",), environment),
-            ("triggerer", ("triggerer", "--skip-serve-logs"), environment),
+            ("dag-processor", ("dag-processor",), with_notices),
+            ("triggerer", ("triggerer", "--skip-serve-logs"), with_notices),
         )
     ]
 
@@ -214,6 +216,8 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
         "AIRFLOW_HOME": str(paths.airflow_home),
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONUNBUFFERED": "1",
+        # What TensorFlow writes at its start would stand in red in every task's log.
+        "TF_CPP_MIN_LOG_LEVEL": "2",
         "NO_PROXY": not_proxied,
         "no_proxy": not_proxied,
     }

@@ -12,6 +12,7 @@ STAGES = ("ingest_isic", "build_splits", "train_variants", "promote_model")
 ANNOUNCE = "announce"  # the task of each DAG that starts the next one
 MIRROR = "stay_red"  # fails only because another task failed
 ACTIVE = ("queued", "running")
+ASKS = "asks a person"
 WAIT_FOR_NEXT_S = 60.0
 
 
@@ -21,7 +22,7 @@ class Stage:
 
     dag_id: str
     run_id: str = ""
-    state: str = "waiting"  # then queued, running, success, failed, or not needed
+    state: str = "waiting"  # then queued, running, success, failed, not needed, or "asks a person"
     tasks: list[dict[str, Any]] = field(default_factory=list)
     counts: Any = None  # what the announcing task returned
 
@@ -35,6 +36,12 @@ class Stage:
                 waiting = {"up_for_retry": " (tries again)", "awaiting_input": " (asks a person)"}
                 found.append(task["task_id"] + label + waiting.get(task["state"], ""))
         return found
+
+    @property
+    def is_asking(self) -> bool:
+        """Whether it goes on only when a person has answered."""
+        open_states = {task["state"] for task in self.tasks if task["end_date"] is None and task["state"]}
+        return "awaiting_input" in open_states and open_states <= {"awaiting_input", "scheduled"}
 
     @property
     def failed(self) -> list[dict[str, Any]]:
@@ -66,12 +73,18 @@ class Timing:
 
 
 def begin(api: AirflowApi, conf: dict[str, Any]) -> list[Stage]:
-    """Continue the chain that is under way, or start a new one; return its stages."""
+    """Continue the chain that is under way, or start a new one; return its stages.
+
+    A run that waits for a person is not under way: it may wait for days.
+    """
     stages = [Stage(dag_id=dag_id) for dag_id in STAGES]
     for position, stage in enumerate(stages):
-        active = [run for run in api.runs(stage.dag_id) if run["state"] in ACTIVE]
-        if active:
-            stage.run_id = active[-1]["dag_run_id"]
+        for run in reversed([run for run in api.runs(stage.dag_id) if run["state"] in ACTIVE]):
+            stage.run_id = run["dag_run_id"]
+            _refresh(api, stage)
+            if stage.is_asking:
+                stages[position] = stage = Stage(dag_id=stage.dag_id)
+                continue
             for earlier in stages[:position]:
                 earlier.state = "done before"
             return stages
@@ -82,7 +95,7 @@ def begin(api: AirflowApi, conf: dict[str, Any]) -> list[Stage]:
 def follow(api: AirflowApi, stages: list[Stage], pause_s: float = 0.5) -> Iterator[list[Stage]]:
     """Yield the stages again and again, up to date, until the chain has ended.
 
-    It ends when a stage fails without announcing, or has nothing to announce.
+    It ends when a stage fails without announcing, has nothing to announce, or asks a person.
     """
     for position, stage in enumerate(stages):
         if stage.state == "done before":
@@ -95,6 +108,10 @@ def follow(api: AirflowApi, stages: list[Stage], pause_s: float = 0.5) -> Iterat
             yield stages
             if stage.state not in ACTIVE:
                 break
+            if stage.is_asking:
+                stage.state = ASKS
+                yield stages
+                return
             time.sleep(pause_s)
         if not _has_announced(stage):
             for later in stages[position + 1 :]:

@@ -101,6 +101,8 @@ def _run(console: Console, settings: Settings, wishes: stack.Wishes, port: int |
     has_failed = _report_failures(console, api, stages)
     console.print(timing_table(started_s, chain.timings(stages)))
     _report_champion(console, settings, api)
+    if any(stage.state == chain.ASKS for stage in stages):
+        console.print(f"a person is asked: {_pages(api)}/lesions/champion/malignancy", soft_wrap=True)
     return 1 if has_failed else 0
 
 
@@ -150,11 +152,17 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
     if not champions:
         console.print("no champion: no candidate passed every gate; the report says why")
     console.print(f"report:   {_report_path(settings)}", markup=False, soft_wrap=True)
+    console.print(f"pages:    {_pages(api)}", markup=False, soft_wrap=True)
     console.print(f"Airflow:  {api.url}  user {api.username}  password {api.password}", markup=False)
     console.print(
         "It keeps running on its schedule. `make stop` stops it, `make demo IMAGES=<more>` adds images.",
         soft_wrap=True,
     )
+
+
+def _pages(api: AirflowApi) -> str:
+    """Where Airflow's UI shows the product's pages."""
+    return f"{api.url}/plugin/lesions"
 
 
 def _leaderboard() -> list[dict[str, Any]]:

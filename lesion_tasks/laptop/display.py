@@ -10,7 +10,13 @@ from rich.table import Table
 
 from lesion_tasks.laptop.chain import Stage, Timing
 
-COLOURS = {"success": "green", "failed": "red", "running": "yellow", "not reached": "red"}
+COLOURS = {
+    "success": "green",
+    "failed": "red",
+    "running": "yellow",
+    "not reached": "red",
+    "asks a person": "yellow",
+}
 REDRAWS_PER_S = 4
 
 

@@ -18,6 +18,7 @@ DAGS = (
     "promote_model",
     "rollback_champion",
     "verify_bucket",
+    "report_overdue",
 )
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}

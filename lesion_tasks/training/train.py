@@ -174,7 +174,14 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
             record_epoch(engine, training_id, epoch, figures, duration_s)
             shown = ", ".join(f"{name} {value:.4f}" for name, value in figures.items())
             minutes_left = duration_s * (n_epochs - epoch) / 60  # if no stage stops early
-            log.info("epoch %d: %s (%.1f s, at most %.0f min left)", epoch, shown, duration_s, minutes_left)
+            log.info(
+                "epoch %d of at most %d: %s (%.1f s, at most %.0f min left)",
+                epoch,
+                n_epochs,
+                shown,
+                duration_s,
+                minutes_left,
+            )
             advance(1, shown)
 
         trained = train_model(

@@ -54,7 +54,9 @@ function whileBusy(form, said, work) {
 function shownQuestion(question) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
+  form.dataset.run = run.dag_run_id;
   form.append(element("h3", question.subject));
+  form.append(element("p", `Asked by run ${run.dag_run_id}`, "muted"));
   const more = element("details");
   more.append(element("summary", "What is being decided"));
   const words = element("div", question.body, "scroll");

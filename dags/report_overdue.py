@@ -1,0 +1,38 @@
+"""What has not happened for too long -> notices. Every morning, and by hand.
+
+Tells when no ingestion has been completed for LESION_INGESTION_MAX_DAYS, or a task's champion is older than
+LESION_CHAMPION_MAX_DAYS: in the log, and to the connections of LESION_NOTIFY. It changes nothing, so it is safe to
+clear.
+"""
+
+from airflow.sdk import dag, task
+
+from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace
+from lesion_notices import tell
+
+
+@dag(
+    dag_display_name="7 Report what is overdue",
+    schedule="0 6 * * *",
+    catchup=False,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    description="Stalled ingestion and old champions -> notices",
+    on_failure_callback=TELL_WHEN_RED,
+    doc_md=__doc__,
+    tags=[*TAGS, "upkeep"],
+)
+def report_overdue() -> None:
+    @task
+    def report() -> int:
+        """Tell about each thing that is overdue; returns how many there are."""
+        from lesion_tasks.upkeep.notices import overdue
+
+        notices = overdue(open_workspace())
+        tell(*notices)
+        return len(notices)
+
+    report()
+
+
+report_overdue()

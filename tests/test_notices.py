@@ -1,0 +1,245 @@
+"""Notices: what people are told, and that mail, chat and webhook really receive it."""
+
+import json
+import re
+import socketserver
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from email import message_from_string
+from email.header import decode_header, make_header
+from http.server import BaseHTTPRequestHandler, HTTPServer
+
+import pytest
+from sqlalchemy import text
+from test_path import prepare
+from test_promotion import candidate, execute, promote
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.database.schema import Promotion
+from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
+from lesion_tasks.settings import Settings
+from lesion_tasks.upkeep.notices import EVENTS, Notice, of_decision, of_evaluation, overdue
+from lesion_tasks.workspace import open_workspace
+
+NOTICE = Notice(
+    event="waiting", subject="A <candidate>", text="Waiting & waiting.", page="champion/malignancy"
+)
+LINK = "/plugin/lesions/lesions/champion/malignancy"
+
+
+@dataclass
+class Received:
+    """What a server was sent."""
+
+    address: str = ""
+    bodies: list[str] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+
+@contextmanager
+def served(server: socketserver.BaseServer) -> Iterator[None]:
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()
+
+
+@pytest.fixture
+def webhook() -> Iterator[Received]:
+    """A web server that takes what is posted; refuses what is posted to /refused."""
+    received = Received()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            received.bodies.append(self.rfile.read(int(self.headers["Content-Length"])).decode())
+            received.headers.append(dict(self.headers))
+            received.paths.append(self.path)
+            self.send_response(403 if self.path.startswith("/refused") else 200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with HTTPServer(("127.0.0.1", 0), Handler) as server, served(server):
+        received.address = f"127.0.0.1:{server.server_port}"
+        yield received
+
+
+@pytest.fixture
+def mailbox() -> Iterator[Received]:
+    """A mail server that speaks as much SMTP as is needed to take a message."""
+    received = Received()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.say("220 ready")
+            while line := self.rfile.readline().decode().rstrip():
+                if line.upper().startswith("DATA"):
+                    self.say("354 go on")
+                    lines = iter(lambda: self.rfile.readline().decode().rstrip("\r\n"), ".")
+                    received.bodies.append("\n".join(lines))
+                    self.say("250 taken")
+                elif line.upper().startswith("QUIT"):
+                    self.say("221 bye")
+                    return
+                else:
+                    received.paths.append(line)
+                    self.say("250 ok")
+
+        def say(self, words: str) -> None:
+            self.wfile.write(f"{words}\r\n".encode())
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server, served(server):
+        received.address = f"127.0.0.1:{server.server_address[1]}"
+        yield received
+
+
+def connect(monkeypatch: pytest.MonkeyPatch, **connection: object) -> None:
+    """Declare the connection "people", and that notices go there."""
+    monkeypatch.setenv("AIRFLOW_CONN_PEOPLE", json.dumps(connection))
+    monkeypatch.setenv("LESION_NOTIFY", "people")
+    monkeypatch.setenv("AIRFLOW__API__BASE_URL", "https://airflow.example")
+
+
+def tell(notice: Notice | None) -> None:
+    from lesion_notices import tell
+
+    tell(notice)
+
+
+def test_a_webhook_receives_a_notice_as_json(webhook: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    extra = {"endpoint": "/hooks/lesion"}
+    connect(monkeypatch, conn_type="http", host=f"http://{webhook.address}", password="token", extra=extra)
+    tell(NOTICE)
+    assert webhook.paths == ["/hooks/lesion"]
+    assert webhook.headers[0]["Authorization"] == "Bearer token"
+    assert json.loads(webhook.bodies[0]) == {
+        "event": "waiting",
+        "subject": "A <candidate>",
+        "text": "Waiting & waiting.",
+        "page": "champion/malignancy",
+        "is_alarming": True,
+        "link": f"https://airflow.example{LINK}",
+    }
+
+
+def test_slack_receives_text(webhook: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(
+        monkeypatch, conn_type="slackwebhook", host=f"http://{webhook.address}/services", password="T0/B0/x"
+    )
+    tell(NOTICE)
+    assert webhook.paths == ["/services/T0/B0/x"]
+    assert json.loads(webhook.bodies[0])["text"].splitlines()[0] == "*A <candidate>*"
+
+
+def test_mail_is_escaped_and_has_a_link(mailbox: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    host, port = mailbox.address.split(":")
+    extra = {"to": "team@example.org", "from_email": "lesions@example.org", "disable_ssl": True}
+    extra |= {"disable_tls": True}
+    connect(monkeypatch, conn_type="smtp", host=host, port=int(port), extra=extra)
+    tell(NOTICE)
+    message = message_from_string(mailbox.bodies[0])
+    assert str(make_header(decode_header(message["Subject"]))) == "A <candidate>"
+    (part,) = [one for one in message.walk() if one.get_content_type() == "text/html"]
+    payload = part.get_payload(decode=True)
+    assert isinstance(payload, bytes)
+    assert "Waiting &amp; waiting." in payload.decode() and LINK in payload.decode()
+    assert any("team@example.org" in line for line in mailbox.paths)
+
+
+@pytest.mark.parametrize(
+    ("connection", "said"),
+    [
+        ({"conn_type": "http", "host": "http://127.0.0.1:9"}, "refused"),
+        ({"conn_type": "ftp", "host": "files.example"}, "its type is 'ftp', expected one of smtp"),
+        ({"conn_type": "smtp", "host": "127.0.0.1"}, "names no recipients"),
+        (None, "people"),
+    ],
+)
+def test_a_notice_that_cannot_be_delivered_is_a_warning(
+    connection: dict[str, object] | None,
+    said: str,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    connect(monkeypatch, **(connection or {}))
+    if connection is None:
+        monkeypatch.delenv("AIRFLOW_CONN_PEOPLE")
+    tell(NOTICE)
+    told = [record.getMessage() for record in caplog.records if "was not sent" in record.getMessage()]
+    assert len(told) == 1 and said in told[0].lower()
+
+
+def test_a_refusal_does_not_show_the_address_of_a_webhook(
+    webhook: Received, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    connect(
+        monkeypatch, conn_type="slackwebhook", password=f"http://{webhook.address}/refused/secret-of-the-hook"
+    )
+    tell(NOTICE)
+    assert "answered 403" in caplog.text
+    assert "secret-of-the-hook" not in caplog.text
+
+
+def test_nothing_to_tell_is_not_told(webhook: Received, monkeypatch: pytest.MonkeyPatch) -> None:
+    connect(monkeypatch, conn_type="http", host=f"http://{webhook.address}")
+    tell(None)
+    assert webhook.bodies == []
+
+
+def test_decisions_and_unsound_evaluations_are_told(settings: Settings) -> None:
+    prepare(settings)
+    training_id = candidate()
+    told = of_decision(promote(is_forced=True).as_dict())
+    assert told is not None
+    assert (told.event, told.page, told.is_alarming) == ("promoted", "champion/malignancy", False)
+    assert training_id in told.subject
+    assert of_decision(promote().as_dict()) is None  # nothing was left to decide
+
+    (evaluation_id,) = _one(settings, "SELECT evaluation_id FROM evaluation")
+    assert of_evaluation(open_workspace(), evaluation_id) is None
+    execute(
+        settings, "UPDATE evaluation SET is_sound = false, failed_checks = '{leaks}', verdict = 'It leaks.'"
+    )
+    unsound = of_evaluation(open_workspace(), evaluation_id)
+    assert unsound is not None
+    assert "leaks" in unsound.subject
+    assert (unsound.text, unsound.page) == ("It leaks.", f"reports/{training_id}/report.html")
+    with pytest.raises(UnusableInputError, match="there is none of this id"):
+        of_evaluation(open_workspace(), "none")
+
+
+def test_every_action_of_a_decision_is_an_event() -> None:
+    conditions = [str(one.sqltext) for one in Promotion.__table__.constraints if hasattr(one, "sqltext")]  # type: ignore[attr-defined]
+    (actions,) = [re.findall(r"'(\w+)'", said) for said in conditions if said.startswith("action in")]
+    assert set(actions) <= set(EVENTS)
+
+
+def test_a_stalled_ingestion_and_an_old_champion_are_overdue(settings: Settings) -> None:
+    workspace = open_workspace()
+    assert "none yet" in overdue(workspace)[0].text
+    prepare(settings)
+    candidate()
+    promote(is_forced=True)
+    end_ingestion(workspace, begin_ingestion(workspace), {})
+    assert overdue(workspace) == []
+    now = datetime.now(UTC)
+    assert [one.event for one in overdue(workspace, now=now + timedelta(days=4))] == ["overdue"]
+    late = overdue(workspace, now=now + timedelta(days=200))
+    assert [one.page for one in late] == ["", "champion/malignancy"]
+    assert "200 days" in late[1].subject + late[0].text
+
+
+def _one(settings: Settings, query: str) -> tuple[str, ...]:
+    from lesion_tasks.database.connection import engine_for
+
+    with engine_for(settings.database_url or "").connect() as connection:
+        return tuple(connection.execute(text(query)).one())
