@@ -39,6 +39,7 @@ NAMES = sorted(RECIPES)
         "splits": Param(
             None,
             type=["null", "array"],
+            minItems=1,
             items={"enum": NAMES},
             examples=NAMES,
             title="Splits",

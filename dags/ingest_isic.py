@@ -65,6 +65,7 @@ LIMIT = timedelta(hours=24)
         "passes": Param(
             list(DEFAULT_PASSES),
             type="array",
+            minItems=1,
             items={"enum": NAMES},
             examples=NAMES,
             title="Passes",
@@ -74,6 +75,7 @@ LIMIT = timedelta(hours=24)
             None,
             type=["null", "string"],
             title="Query",
+            section="What is read",
             description="Search text of the archive that limits the records, such as "
             "`image_type:dermoscopic`. Empty: the setting LESION_QUERY.",
         ),
@@ -82,6 +84,7 @@ LIMIT = timedelta(hours=24)
             type="string",
             pattern="^[0-9, ]*$",
             title="Collections",
+            section="What is read",
             description="Numbers of the archive's collections, separated by commas; images in any of them. "
             "Empty: no limit.",
         ),
@@ -91,6 +94,7 @@ LIMIT = timedelta(hours=24)
             # No user and no password: form input stays in Airflow's tables.
             pattern="^(?![^/]*//.*@)",
             title="Source",
+            section="What is read",
             description="Address of an archive that the settings allow, without user or password, or a folder under "
             "one of LESION_SOURCE_FOLDERS: a download, or the archive's own snapshot "
             "(ISIC_metadata.parquet and ISIC_images.zip); ingestion from LESION_ARCHIVE_URL then continues where the "
@@ -102,6 +106,7 @@ LIMIT = timedelta(hours=24)
             exclusiveMinimum=0,
             maximum=1,
             title="Share to sweep",
+            section="How much at once",
             description="Share of all records that one run reads again; "
             "0.15 each night reads all of them within a week.",
         ),
@@ -111,6 +116,7 @@ LIMIT = timedelta(hours=24)
             exclusiveMinimum=0,
             maximum=1,
             title="Share of files to check",
+            section="How much at once",
             description="Share of all files that one run checks; "
             "0.04 each week checks all of them within half a year.",
         ),
@@ -120,6 +126,7 @@ LIMIT = timedelta(hours=24)
             minimum=1,
             maximum=64,
             title="Fetch tasks",
+            section="How much at once",
             description="The number of parallel tasks into which the missing files are divided, by id prefix. "
             "Empty: one for each 5,000, at most 16.",
         ),

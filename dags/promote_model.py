@@ -64,6 +64,7 @@ WAIT_HOURS = 7 * 24
             None,
             type=["null", "boolean"],
             title="Ask a person",
+            section="Approval",
             description="Wait for an answer under Required Actions before anything is decided. Empty: as the setting "
             "LESION_APPROVAL says.",
         ),
@@ -80,6 +81,7 @@ WAIT_HOURS = 7 * 24
             exclusiveMinimum=0,
             maximum=24 * 365,
             title="Hours to wait for the answer",
+            section="Approval",
             description="A question that nobody answers in this time expires, and is asked again by the next run.",
         ),
     },

@@ -35,11 +35,20 @@ from lesion_airflow import (
     stay_red,
 )
 from lesion_notices import tell
-from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.catalog.pools import GPU_POOL
 
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
+
+
+def shown(variant: Variant) -> str:
+    """A variant in the form's list: what it is, and what it asks for."""
+    asks = ["needs weights"] if variant.backbone and variant.is_pretrained else []
+    asks += ["can be searched"] if variant.search else []
+    return "; ".join([f"{variant.name} ({variant.title})", *asks])
+
+
 POLICIES = {
     "changed": "Those for which enough data changed since their last training",
     "always": "All of them",
@@ -56,9 +65,10 @@ POLICIES = {
         "variants": Param(
             None,
             type=["null", "array"],
+            minItems=1,
             items={"enum": NAMES},
             examples=NAMES,
-            values_display={name: f"{name} ({variant.title})" for name, variant in VARIANTS.items()},
+            values_display={name: shown(variant) for name, variant in VARIANTS.items()},
             title="Variants",
             description="Which variants to train. Empty: those of the setting LESION_VARIANTS.",
         ),
@@ -82,6 +92,7 @@ POLICIES = {
             minimum=0,
             maximum=1_000,
             title="Search trials",
+            section="Shorter or searched",
             description=(
                 "Before training, run this many trials of a Bayesian search on val for the best parameters: only for "
                 "variants with a search space. Trials of an earlier run on the same data count."
@@ -92,12 +103,14 @@ POLICIES = {
             type=["null", "integer"],
             minimum=1,
             title="At most this many epochs",
+            section="Shorter or searched",
             description="In each stage. Empty: as many as the variant says.",
         ),
         "smoke_run": Param(
             False,
             type="boolean",
             title="Smoke run",
+            section="Shorter or searched",
             description="One epoch on tiny pictures, to see that everything runs. Never promoted.",
         ),
     },

@@ -145,6 +145,19 @@ def test_every_parameter_has_a_title_a_description_and_a_type(dags: dict[str, An
             assert param is None or name
 
 
+def test_an_empty_choice_is_refused_by_the_form(dags: dict[str, Any]) -> None:
+    lists = [
+        dag.params.get_param(key)
+        for dag in dags.values()
+        for key in dag.params
+        if "array" in dag.params.get_param(key).schema["type"]
+    ]
+    assert len(lists) == 4
+    for param in lists:
+        with pytest.raises(ValueError, match="should be non-empty"):
+            param.resolve([])
+
+
 def test_every_task_has_a_limit_a_retry_policy_and_help(dags: dict[str, Any]) -> None:
     for name, task in each_task(dags):
         assert task.retry_policy is not None, name

@@ -134,6 +134,29 @@ def test_only_workers_and_init_may_change_the_data_and_the_api_server_reads_it()
     assert "S3_READER_ACCESS_KEY" in SERVICES["api-server"]["environment"]["AWS_ACCESS_KEY_ID"]
 
 
+def test_workers_hold_no_secret_of_the_services() -> None:
+    for name in ("worker", "trainer", "trainer-gpu"):
+        text = str(SERVICES[name]["environment"])
+        for secret in ("AIRFLOW_DB_PASSWORD", "AIRFLOW_JWT_SECRET", "AIRFLOW_FERNET_KEY", "SQL_ALCHEMY_CONN"):
+            assert secret not in text, name
+    environment = SERVICES["scheduler"]["environment"]
+    assert {"AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET"} <= environment.keys()
+
+
+def test_stores_are_reached_by_those_that_use_them_and_reach_nobody_else() -> None:
+    networks = {name: set(service.get("networks", ["default"])) for name, service in SERVICES.items()}
+    assert networks["postgres"] == networks["s3"] == {"storage"}
+    assert networks["redis"] == {"broker"}
+    assert {name for name, found in networks.items() if "broker" in found} == {
+        "redis", "init", "scheduler", "worker", "trainer", "trainer-gpu",
+    }  # fmt: skip
+    assert COMPOSE["networks"] == {
+        "default": None,
+        "storage": {"internal": True},
+        "broker": {"internal": True},
+    }
+
+
 def test_the_role_of_the_pages_reads_every_table_and_changes_none(settings: Settings) -> None:
     engine = engine_for(settings.database_url or "")
     with engine.begin() as connection:
