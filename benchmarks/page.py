@@ -131,7 +131,7 @@ def main() -> None:
             os.environ.pop(name, None)
         try:
             postgres.ensure_running(home)
-            url = postgres.database_url(home)
+            url = postgres.database_url(home, "lesions")
             training_id = fill(url)
             paths: dict[str, Any] = {
                 "pipeline": "/",

@@ -19,6 +19,7 @@ from lesion_airflow import (
     SPLITS,
     TAGS,
     TELL_WHEN_RED,
+    note_lineage,
     open_workspace,
     refuse_misspelt,
     results,
@@ -72,8 +73,12 @@ def build_splits() -> None:
     def split(name: str) -> str:
         """Assign groups to train, val and test, and write the manifest."""
         from lesion_tasks.splits.split import build_split
+        from lesion_tasks.upkeep.lineage import of_manifest
 
-        return build_split(open_workspace(), name)
+        workspace = open_workspace()
+        digest = build_split(workspace, name)
+        note_lineage(of_manifest(workspace, digest))
+        return digest
 
     @task(execution_timeout=timedelta(hours=8), map_index_template="{{ task.op_kwargs['name'] }}")
     def materialize(name: str, digest: str, sizes: list[str]) -> dict[str, str]:

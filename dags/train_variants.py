@@ -29,6 +29,7 @@ from lesion_airflow import (
     TAGS,
     TELL_WHEN_RED,
     count,
+    note_lineage,
     open_workspace,
     refuse_misspelt,
     results,
@@ -145,11 +146,12 @@ def train_variants() -> None:
         """Train one variant on the newest manifest of its split."""
         from lesion_tasks.training.prepare import prepare_training
         from lesion_tasks.training.train import train_variant
+        from lesion_tasks.upkeep.lineage import of_training
 
         workspace = open_workspace()
         # Already done for the scheduled variants.
         prepare_training(workspace, variant, is_smoke_run=params["smoke_run"])
-        return train_variant(
+        training_id = train_variant(
             workspace,
             variant,
             again=params["again"],
@@ -157,6 +159,8 @@ def train_variants() -> None:
             max_epochs=params["max_epochs"],
             n_trials=params["trials"],
         )
+        note_lineage(of_training(workspace, training_id))
+        return training_id
 
     @task(
         queue=GPU_QUEUE,
@@ -167,11 +171,12 @@ def train_variants() -> None:
     def evaluate(training_id: str) -> str:
         """Check one training's predictions, compute all figures, write its report; tell people if it is not sound."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
-        from lesion_tasks.upkeep.notices import of_evaluation
+        from lesion_tasks.upkeep import lineage, notices
 
         workspace = open_workspace()
         evaluation_id = evaluate_training(workspace, training_id)
-        unsound = of_evaluation(workspace, evaluation_id)
+        note_lineage(lineage.of_evaluation(workspace, evaluation_id))
+        unsound = notices.of_evaluation(workspace, evaluation_id)
         count({"evaluations": 1, "unsound_evaluations": int(unsound is not None)})
         tell(unsound)
         return evaluation_id

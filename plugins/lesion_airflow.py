@@ -29,6 +29,7 @@ from airflow.sdk.observability.stats import Stats
 from lesion_notices import LesionNotifier
 
 if TYPE_CHECKING:
+    from lesion_tasks.upkeep.lineage import Lineage
     from lesion_tasks.workspace import Workspace
 
 # Declared once: a DAG scheduled on a mistyped asset silently never runs.
@@ -157,6 +158,17 @@ def count(numbers: Mapping[str, int]) -> None:
     for name, number in numbers.items():
         if number:
             Stats.incr(f"lesion.{name}", number)
+
+
+def note_lineage(lineage: "Lineage") -> None:
+    """Hand a task's inputs and outputs to whatever collects lineage, such as the OpenLineage provider."""
+    from airflow.sdk.lineage import get_hook_lineage_collector
+
+    collector, context = get_hook_lineage_collector(), get_current_context()
+    for uri in lineage.inputs:
+        collector.add_input_asset(context["ti"], uri=uri)
+    for uri in lineage.outputs:
+        collector.add_output_asset(context["ti"], uri=uri)
 
 
 def results(value: Any) -> list[Any]:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +12,21 @@ from typing import Any
 
 import psutil
 import pytest
+from sqlalchemy import text
+from test_notices import Received, webhook
 
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.database.embedded import postgres
 from lesion_tasks.laptop import airflow, chain, stack
 from lesion_tasks.laptop.airflow_api import AirflowApi
 
 ROOT = Path(__file__).parents[1]
 N_FIRST, N_SECOND = 400, 440
+
+__all__ = ["webhook"]  # a fixture
+
+# What the path leaves; a run that is repeated adds nothing to it.
+TABLES = ("record_version", "image", "manifest", "training", "evaluation", "test_opening", "promotion")
 
 pytestmark = pytest.mark.scheduler
 
@@ -38,6 +48,21 @@ class Demo:
         path = f"dags/{dag_id}/dagRuns/{run['dag_run_id']}/taskInstances/announce/xcomEntries/return_value"
         return self.api.get(path, stringify=False)["value"]
 
+    def rows(self) -> dict[str, int]:
+        """Rows of each table that the path fills."""
+        with engine_for(postgres.database_url(self.home, "lesions")).connect() as connection:
+            return {name: connection.scalar(text(f"SELECT count(*) FROM {name}")) or 0 for name in TABLES}
+
+    def await_rest(self) -> None:
+        """Wait until no run of the path is under way, nor about to begin."""
+        n_quiet = 0
+        deadline = time.monotonic() + 300
+        while n_quiet < 5 and time.monotonic() < deadline:
+            states = [run["state"] for dag_id in chain.STAGES for run in self.api.runs(dag_id)]
+            n_quiet = 0 if set(states) & set(chain.ACTIVE) else n_quiet + 1
+            time.sleep(1)
+        assert n_quiet == 5
+
 
 def demo(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     inherited = {
@@ -46,7 +71,7 @@ def demo(home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "lesion_tasks.laptop.demo", *arguments],
         cwd=ROOT,
-        env={**inherited, "LESION_HOME": str(home)},
+        env={**inherited, "LESION_HOME": str(home), "LESION_NOTIFY": "people"},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,7 +123,25 @@ def test_trainings_waited_in_the_gpu_queue_and_pool(finished: Demo) -> None:
     assert {(t["queue"], t["pool"]) for t in tasks if t["task_id"].startswith("each.")} == {("gpu", "gpu")}
 
 
-def test_bad_input_is_a_red_task_that_is_not_retried(finished: Demo) -> None:
+def test_every_task_may_be_cleared_and_run_again(finished: Demo) -> None:
+    before = finished.rows()
+    runs = {dag_id: finished.api.runs(dag_id)[-1]["dag_run_id"] for dag_id in chain.STAGES}
+    for dag_id, run_id in runs.items():
+        everything = {"dag_run_id": run_id, "dry_run": False, "only_failed": False, "reset_dag_runs": True}
+        finished.api.post(f"dags/{dag_id}/clearTaskInstances", everything)
+    finished.await_rest()
+    for dag_id, run_id in runs.items():
+        tasks = finished.api.task_instances(dag_id, run_id)
+        assert {task["state"] for task in tasks} <= {"success", "skipped"}, dag_id
+        assert min(task["try_number"] for task in tasks if task["state"] == "success") >= 2, dag_id
+    assert finished.rows() == before
+
+
+def test_bad_input_is_a_red_task_that_is_not_retried_and_people_are_told(
+    finished: Demo, webhook: Received
+) -> None:
+    address = {"host": f"http://{webhook.address}", "conn_type": "http", "connection_id": "people"}
+    finished.api.post("connections", address)
     stages = [chain.Stage(dag_id="ingest_isic")]
     stages[0].run_id = finished.api.trigger("ingest_isic", {"source": "/no/such/folder"})
     for _ in chain.follow(finished.api, stages):
@@ -106,6 +149,13 @@ def test_bad_input_is_a_red_task_that_is_not_retried(finished: Demo) -> None:
     assert stages[0].state == "failed"
     assert [(task["task_id"], task["try_number"]) for task in stages[0].failed] == [("poll", 1)]
     assert any("/no/such/folder" in line for line in finished.api.log(stages[0].failed[0]))
+    deadline = time.monotonic() + 60
+    while not webhook.bodies and time.monotonic() < deadline:
+        time.sleep(0.2)
+    (told,) = [json.loads(body) for body in webhook.bodies]
+    assert (told["event"], told["subject"]) == ("failed", "1 Ingest images: a run failed")
+    assert stages[0].run_id in told["text"]
+    assert told["link"].startswith(f"{finished.api.url}/dags/ingest_isic/runs/")
 
 
 def test_more_images_are_taken_in_alone(finished: Demo) -> None:

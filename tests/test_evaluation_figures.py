@@ -4,6 +4,7 @@ import jsonschema
 import numpy as np
 import pytest
 from evaluation_data import binary, drawn, drawn_multiclass, multiclass
+from scipy.stats import norm
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import (
     auc,
@@ -437,6 +438,22 @@ def test_measures_read_from_the_last_few_positives_have_no_interval_and_say_why(
             f"too few positives: they count as 12 groups of equal size, floor {floor}"
         )
     assert figures["auc"].interval is not None
+
+
+def test_a_limit_that_the_last_few_decide_has_no_interval():
+    """Simulated with an AUC of 0.99, the bootstrap of the sensitivity at 90 % specificity covered 98 %."""
+    is_positive = np.repeat([0, 1], [400, 100])
+    near = binary(is_positive, norm.cdf(np.random.default_rng(3).normal(is_positive * 3.3)))
+    figures = binary_figures(near, threshold=0.5, resampling=FEW)
+    for name in ("sensitivity_at_90_specificity", "specificity_at_90_sensitivity"):
+        shown = figures[name]
+        n_beyond = (1 - shown.value) * (100 if name.startswith("sens") else 400)
+        assert (shown.interval is None) == (n_beyond < 5), name
+    assert (
+        figures["sensitivity_at_90_specificity"]
+        .as_dict()["interval_reason"]
+        .endswith("groups of positives are on the wrong side of the cut, floor 5")
+    )
 
 
 def test_constant_scores_have_no_interval_of_no_width():

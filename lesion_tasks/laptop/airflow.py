@@ -39,6 +39,8 @@ from lesion_tasks.laptop.processes import (
 
 CHECKOUT = Path(__file__).parents[2]
 USERNAME = "admin"
+# One of each role, to try what it may; Airflow writes a password for each that has none.
+USERS = {USERNAME: "admin", "op": "op", "user": "user", "viewer": "viewer"}
 START_TIMEOUT_S = 180.0
 # How many tasks may run at once. One training uses all cores by itself.
 PARALLEL_TASKS = max(2, min(4, os.cpu_count() or 2))
@@ -167,7 +169,7 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
             "plugins_folder": str(CHECKOUT / "plugins"),
             "load_examples": "False",
             "fernet_key": keys["fernet"],
-            "simple_auth_manager_users": f"{USERNAME}:admin",
+            "simple_auth_manager_users": ",".join(f"{name}:{role}" for name, role in USERS.items()),
             "simple_auth_manager_passwords_file": str(paths.passwords),
             "execution_api_server_url": f"http://127.0.0.1:{port}/execution/",
         },

@@ -10,12 +10,18 @@ from urllib.request import OpenerDirector, ProxyHandler, Request, build_opener
 
 COMPONENTS = ("metadatabase", "scheduler", "triggerer", "dag_processor")
 TOKEN_LIFETIME_S = 3600.0
+TIMEOUT_S = 30.0
+N_PATIENT = 5  # how often a question is asked again when the machine is too busy to answer
 PAGE_SIZE = 100  # the most that the server returns at once by default
 MAX_ERROR_LINES, MAX_LINE_LENGTH = 6, 400  # of one error's text
 
 
 class AirflowUnreachableError(Exception):
     """The API server does not answer, or not as an API server does."""
+
+
+class AirflowBusyError(AirflowUnreachableError):
+    """The API server is there and does not answer in time."""
 
 
 @dataclass(kw_only=True)
@@ -120,18 +126,28 @@ class AirflowApi:
             login = {"username": self.username, "password": self.password}
             self._token = self._send("POST", "/auth/token", login, {})["access_token"]
             self._token_at = time.monotonic()
-        return self._send(method, path, body, {"Authorization": f"Bearer {self._token}"})
+        headers = {"Authorization": f"Bearer {self._token}"}
+        for _ in range(N_PATIENT if method == "GET" else 0):
+            try:
+                return self._send(method, path, body, headers)
+            except AirflowBusyError:
+                continue
+        return self._send(method, path, body, headers)
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
         data = None if body is None else json.dumps(body).encode()
         headers = {"Content-Type": "application/json", "Accept": "application/json", **headers}
         request = Request(self.url + path, data=data, headers=headers, method=method)  # noqa: S310 - ours, http
         try:
-            with self._opener.open(request, timeout=30) as answer:
+            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
                 content = answer.read()
         except HTTPError:
             raise
+        except TimeoutError as error:
+            raise AirflowBusyError(f"{self.url}: no answer within {TIMEOUT_S:.0f} s") from error
         except (URLError, OSError) as error:
+            if isinstance(getattr(error, "reason", None), TimeoutError):
+                raise AirflowBusyError(f"{self.url}: no connection within {TIMEOUT_S:.0f} s") from error
             raise AirflowUnreachableError(f"{self.url}: {error}") from error
         return json.loads(content) if content else None
 

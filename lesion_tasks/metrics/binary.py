@@ -86,7 +86,9 @@ def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampli
     degrees = auc.degrees if auc else np.inf
     even = class_groups(scored)
     found = {
-        name: figure(values[name], ranking.too_few_groups(name, *even) or resampling.stated(row, degrees))
+        name: figure(
+            values[name], ranking.too_few_groups(name, *even, values[name]) or resampling.stated(row, degrees)
+        )
         for name, row in zip(names, samples, strict=True)
     }
     if "auc" in names and auc is not None:

@@ -1,0 +1,65 @@
+"""The demo's client of Airflow's API, against a server that is too busy to answer at once."""
+
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+import pytest
+
+from lesion_tasks.laptop import airflow_api
+from lesion_tasks.laptop.airflow_api import AirflowApi, AirflowBusyError, AirflowUnreachableError
+
+
+class Busy(BaseHTTPRequestHandler):
+    """Answers a login at once, and anything else only from the third request on."""
+
+    n_asked = 0
+
+    def do_POST(self) -> None:
+        self.answer(b'{"access_token": "token"}' if self.path == "/auth/token" else b"{}")
+
+    def do_GET(self) -> None:
+        self.answer(b"{}")
+
+    def answer(self, body: bytes) -> None:
+        if self.path != "/auth/token":
+            type(self).n_asked += 1
+            if self.n_asked <= 2:
+                time.sleep(1)
+        try:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(body)
+        except BrokenPipeError:
+            pass  # nobody waits any longer
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[AirflowApi]:
+    monkeypatch.setattr(airflow_api, "TIMEOUT_S", 0.3)
+    Busy.n_asked = 0
+    with ThreadingHTTPServer(("127.0.0.1", 0), Busy) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield AirflowApi(url=f"http://127.0.0.1:{server.server_port}", username="admin", password="x")
+        server.shutdown()
+
+
+def test_a_question_is_asked_again_when_the_server_is_busy(api: AirflowApi) -> None:
+    assert api.get("dags") == {}
+    assert Busy.n_asked == 3
+
+
+def test_a_request_that_changes_something_is_not_repeated(api: AirflowApi) -> None:
+    with pytest.raises(AirflowBusyError, match=r"no answer within 0 s"):
+        api.post("dags/ingest_isic/dagRuns", {})
+    assert Busy.n_asked == 1
+
+
+def test_a_server_that_is_not_there_is_said_at_once() -> None:
+    nobody = AirflowApi(url="http://127.0.0.1:9", username="admin", password="x")
+    with pytest.raises(AirflowUnreachableError, match="refused"):
+        nobody.get("dags")
