@@ -1,7 +1,6 @@
 """`lesion`: every step without Airflow, in the order the data takes. Also `python -m lesion_tasks`."""
 
 import logging
-import os
 import sys
 
 import click
@@ -14,7 +13,6 @@ def main() -> None:
     """Run the command line; bad input and unreachable services end it with one line and exit status 1."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "1")  # hides TensorFlow's start-up notes, not its warnings
     try:
         lesion(prog_name="lesion")
     except (UnusableInputError, UnavailableError) as error:

@@ -41,6 +41,7 @@ from lesion_tasks.training.predictions import (
     read_predictions,
     store_predictions,
 )
+from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.training.run_record import read_model
 from lesion_tasks.workspace import Workspace
 
@@ -94,6 +95,7 @@ def list_unevaluated(workspace: Workspace) -> list[str]:
 
 
 def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
+    import_tensorflow()
     from lesion_tasks.training.loop import load_model
 
     return load_model(read_model(bucket, subject.training))

@@ -218,8 +218,6 @@ def _configuration(paths: Paths, database: str, port: int, dags_folder: Path) ->
         "AIRFLOW_HOME": str(paths.airflow_home),
         "PYTHONPATH": str(CHECKOUT),
         "PYTHONUNBUFFERED": "1",
-        # What TensorFlow writes at its start would stand in red in every task's log.
-        "TF_CPP_MIN_LOG_LEVEL": "2",
         "NO_PROXY": not_proxied,
         "no_proxy": not_proxied,
     }

@@ -17,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, Unusable, UnusablePictureError, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
 from lesion_tasks.catalog import InputSize
+from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -41,6 +42,7 @@ class Champion:
 
 def open_champion(bucket: Bucket, task: str) -> Champion:
     """Load the champion of a task, or raise `UnusableInputError` if there is none or its file is damaged."""
+    import_tensorflow()
     from lesion_tasks.training.loop import load_model
 
     said = _entry_of(bucket, task)

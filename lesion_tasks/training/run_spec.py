@@ -14,6 +14,7 @@ from sqlalchemy import Engine
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import BACKBONES, SPLITS, Variant
 from lesion_tasks.splits.manifest import manifest_in_force
+from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -129,6 +130,7 @@ def versions() -> dict[str, str]:
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
+    import_tensorflow()
     import keras
 
     found = {"python": platform.python_version(), "keras": keras.__version__}

@@ -24,6 +24,7 @@ from lesion_tasks.catalog.shortened import adjust, with_parameters
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.training.run_spec import RunSpec, code_digest, find_run_spec, load_data, trainer_figures
 from lesion_tasks.workspace import Workspace
 
@@ -63,6 +64,7 @@ def tune_variant(
 
     Earlier trials count. Raises UnusableInputError for a variant without a search space.
     """
+    import_tensorflow()
     from lesion_tasks.training.model import find_weights
 
     engine = workspace.engine

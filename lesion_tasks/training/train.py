@@ -25,6 +25,7 @@ from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import find_manifest, manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
+from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.training.run_record import (
     Outcome,
     begin,
@@ -128,6 +129,7 @@ def train_variant(
     see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
     the best parameters.
     """
+    import_tensorflow()
     from lesion_tasks.training.model import find_weights
 
     engine = workspace.engine
