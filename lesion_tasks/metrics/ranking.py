@@ -23,7 +23,7 @@ MIN_GROUPS: dict[str, int] = {
     "auc_above_80_sensitivity": 20,
     "sensitivity_at_90_specificity": 20,
     "sensitivity_at_95_specificity": 30,
-    "specificity_at_90_sensitivity": 30,
+    "specificity_at_90_sensitivity": 40,
     "specificity_at_95_sensitivity": 100,
 }
 
