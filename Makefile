@@ -62,7 +62,7 @@ test-variants: .venv/dev.stamp ## train and evaluate every variant through a rea
 	$(BIN)/python -m pytest tests/test_every_variant.py --every-variant --capture no
 
 test-ui: .venv/dev.stamp ## the pages in a real browser on a real scheduler (needs Chromium; SHOTS=<folder> keeps pictures)
-	$(BIN)/python -m pytest ui_tests --capture no --timeout 1200
+	$(BIN)/python -m pytest ui_tests --capture no --timeout 1200 $(if $(UI_TESTS),-m "$(UI_TESTS)")
 
 test-stack: .venv/dev.stamp ## start the whole stack in containers and run the path through it (needs a Docker engine)
 	$(BIN)/python -m pytest stack_tests/test_stack.py --capture no --timeout 3600

@@ -137,17 +137,22 @@ def train(page: Page, api: AirflowApi, *variants: str, **more: Any) -> None:
 
 def answer(page: Page, run_id: str, *options: str) -> None:
     """Answer the questions of one run on the page."""
-    form = f'form.question[data-run="{run_id}"]'
-    until(page, lambda: count_of(inside(page, CHAMPION_PAGE), form, page) == len(options))
-    questions = page.frame_locator("iframe").locator(form)
+    await_questions(page, run_id, len(options))
+    questions = page.frame_locator("iframe").locator(f'form.question[data-run="{run_id}"]')
     for index, option in enumerate(options):
         questions.nth(index).get_by_role("button", name=option).click()
         questions.nth(index).get_by_text(f"{option}: sent").wait_for()
 
 
-def count_of(frame: FrameLocator, form: str, page: Page) -> int:
-    page.wait_for_timeout(2_000)  # the page asks Airflow for its questions
-    return frame.locator(form).count()
+def await_questions(page: Page, run_id: str, n: int) -> None:
+    """Open the champion's page until it shows the questions of one run."""
+
+    def are_shown() -> bool:
+        frame = inside(page, CHAMPION_PAGE)
+        page.wait_for_timeout(2_000)  # the page asks Airflow for its questions
+        return frame.locator(f'form.question[data-run="{run_id}"]').count() == n
+
+    until(page, are_shown)
 
 
 def await_run(page: Page, api: AirflowApi, dag_id: str, run_id: str) -> None:
@@ -193,6 +198,7 @@ def test_a_role_sees_the_pages_and_starts_what_it_may(
     shown.context.close()
 
 
+@pytest.mark.long
 def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, api: AirflowApi) -> None:
     run_id = api.trigger("train_variants", {"variants": ["smoke", "metadata_logistic"], "again": True})
     frame = inside(page)
@@ -213,9 +219,12 @@ def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, a
 
 
 def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Page, api: AirflowApi) -> None:
-    frame = inside(page, CHAMPION_PAGE)
-    question = frame.locator("form.question").first
-    question.wait_for(timeout=120_000)
+    train(page, api, "smoke")
+    # The run that an evaluation starts asks as well: only the questions of the runs begun here are answered.
+    run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "is_asked": True})
+    await_questions(page, run_id, 1)
+    frame = page.frame_locator("iframe")
+    question = frame.locator(f'form.question[data-run="{run_id}"]')
     question.get_by_text("What is being decided").click()
     question.locator("table").first.wait_for()
     shoot(page, "question")
@@ -228,7 +237,6 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
     train(page, api, "smoke")
     before = champion(page)
     run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "is_asked": True, "is_forced": True})
-    # The run that the evaluation started asks as well: only this one's question is answered.
     answer(page, run_id, "Approve")
     await_run(page, api, "promote_model", run_id)
     until(page, lambda: champion(page) != before)
@@ -244,6 +252,7 @@ def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
     assert "worse than the one before it" in decisions(page)
 
 
+@pytest.mark.long
 def test_a_question_that_nobody_answers_expires_and_one_about_an_older_candidate_is_superseded(
     page: Page, api: AirflowApi
 ) -> None:
@@ -260,6 +269,7 @@ def test_a_question_that_nobody_answers_expires_and_one_about_an_older_candidate
     assert "was not answered before that" in decisions(page)
 
 
+@pytest.mark.long
 def test_a_person_is_asked_about_tasks_with_a_candidate_alone(page: Page, api: AirflowApi) -> None:
     train(page, api, "smoke")
     run_id = api.trigger("promote_model", {"is_asked": True, "is_forced": True})
