@@ -60,12 +60,13 @@ def repeat(connection: Connection, table: str, n: int, changed: Mapping[str, str
     )
 
 
-def fill(url: str) -> str:
-    """Make the catalogue; return the id of the champion."""
+def fill(url: str) -> list[str]:
+    """Make the catalogue; return the trainings that were really made."""
     prepare(url, "metadata_logistic", N_PICTURES)
     workspace = open_workspace()
-    training_id = train_variant(workspace, "metadata_logistic")
-    evaluate_training(workspace, training_id)
+    training_ids = [train_variant(workspace, "metadata_logistic", again=True) for _ in range(2)]
+    for training_id in training_ids:
+        evaluate_training(workspace, training_id)
     promote_model(workspace, task=TASK, is_forced=True)
     copy_id = f"'ISIC_' || lpad((1000000 + k * {N_PICTURES} + r)::text, 7, '0')"
     with engine_for(url).begin() as connection:
@@ -74,12 +75,12 @@ def fill(url: str) -> str:
         )  # triggers and keys once are enough
         for table in ("record_version", "record", "image"):
             repeat(connection, table, N_IMAGES, {"isic_id": copy_id})
-        own = {"training_id": "training_id || '-' || k", "evaluation_id": "evaluation_id || '-' || k"}
+        own = {"training_id": "training_id || '-copy-' || k", "evaluation_id": "evaluation_id || '-copy-' || k"}
         for table in ("training", "evaluation", "test_opening"):
             repeat(connection, table, N_TRAININGS, own)
     with engine_for(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
         connection.execute(text("VACUUM ANALYZE"))
-    return training_id
+    return training_ids
 
 
 def page_ms(path: str) -> float:
@@ -127,18 +128,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         home = Path(folder)
         os.environ.update(LESION_HOME=folder, LESION_WEIGHTS="none")
-        for name in ("LESION_DATABASE_URL", "LESION_BUCKET_URL"):
-            os.environ.pop(name, None)
+        os.environ.pop("LESION_BUCKET_URL", None)
         try:
             postgres.ensure_running(home)
             url = postgres.database_url(home, "lesions")
-            training_id = fill(url)
+            os.environ["LESION_DATABASE_URL"] = url
+            first, second = fill(url)
             paths: dict[str, Any] = {
                 "pipeline": "/",
                 "leaderboard": f"/leaderboard/{TASK}",
                 "last page of it": f"/leaderboard/{TASK}?number={N_TRAININGS // 50}",
-                "filtered": f"/leaderboard/{TASK}?words=-4999&is_sound=1",
-                "side by side": f"/compare?training={training_id}&training={training_id}-1",
+                "filtered": f"/leaderboard/{TASK}?words=-copy-2499&is_sound=1",
+                "side by side": f"/compare?training={first}&training={second}",
                 "champion": f"/champion/{TASK}",
                 "data": "/data",
             }
