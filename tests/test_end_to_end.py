@@ -132,7 +132,8 @@ def test_every_task_may_be_cleared_and_run_again(finished: Demo) -> None:
     finished.await_rest()
     for dag_id, run_id in runs.items():
         tasks = finished.api.task_instances(dag_id, run_id)
-        assert {task["state"] for task in tasks} <= {"success", "skipped"}, dag_id
+        # A mapped task for which nothing is left to do, such as a file to fetch, is removed by Airflow.
+        assert {task["state"] for task in tasks} <= {"success", "skipped", "removed"}, dag_id
         assert min(task["try_number"] for task in tasks if task["state"] == "success") >= 2, dag_id
     assert finished.rows() == before
 
