@@ -23,6 +23,7 @@ from lesion_airflow import (
     open_workspace,
     refuse_misspelt,
     results,
+    skip_unless,
     stay_red,
 )
 from lesion_tasks.catalog import SPLITS as RECIPES
@@ -93,10 +94,11 @@ def build_splits() -> None:
     def each(name: str, sizes: list[str]) -> Any:
         return materialize(name=name, digest=split(name=name), sizes=sizes)
 
-    @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+    @task(outlets=[SPLITS], trigger_rule=TriggerRule.ALL_DONE)
     def announce(built: Any, outlet_events: Any) -> dict[str, str]:
         """Name the manifest of each split, once, after all are built."""
         digests = {one["split"]: one["digest"] for one in results(built)}
+        skip_unless(bool(digests), "no split was built")
         outlet_events[SPLITS].extra = digests
         return digests
 

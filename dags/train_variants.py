@@ -33,6 +33,7 @@ from lesion_airflow import (
     open_workspace,
     refuse_misspelt,
     results,
+    skip_unless,
     stay_red,
 )
 from lesion_notices import tell
@@ -185,10 +186,11 @@ def train_variants() -> None:
     def each(variant: str) -> Any:
         return evaluate(training_id=train(variant=variant))
 
-    @task(outlets=[EVALUATIONS], trigger_rule=TriggerRule.ALL_DONE_MIN_ONE_SUCCESS)
+    @task(outlets=[EVALUATIONS], trigger_rule=TriggerRule.ALL_DONE)
     def announce(evaluated: Any, outlet_events: Any) -> int:
         """Name the new evaluations, once, after all are made."""
         ids = results(evaluated)
+        skip_unless(bool(ids), "nothing was evaluated")
         outlet_events[EVALUATIONS].extra = {"evaluations": ids}
         return len(ids)
 
