@@ -80,8 +80,8 @@ LIMIT = timedelta(hours=24)
             "`image_type:dermoscopic`. Empty: the setting LESION_QUERY.",
         ),
         "collections": Param(
-            "",
-            type="string",
+            None,
+            type=["null", "string"],
             pattern="^[0-9, ]*$",
             title="Collections",
             section="What is read",
@@ -254,7 +254,8 @@ def ingest_isic() -> None:
 
 
 def _scope(params: dict[str, Any]) -> dict[str, Any]:
-    return {name: params[name] for name in ("source", "query", "collections")} | {"trust": "form"}
+    given = {name: params[name] for name in ("source", "query")}
+    return given | {"collections": params["collections"] or "", "trust": "form"}
 
 
 ingest_isic()

@@ -37,6 +37,7 @@ from lesion_airflow import (
 )
 from lesion_notices import tell
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import APPROVALS, AS_SET
 from lesion_tasks.catalog.pools import GPU_POOL
 
 NAMES = sorted(TASKS)
@@ -60,13 +61,15 @@ WAIT_HOURS = 7 * 24
             title="Tasks",
             description="Tasks for which to look for a better model.",
         ),
-        "is_asked": Param(
-            None,
-            type=["null", "boolean"],
+        "approval": Param(
+            AS_SET,
+            type="string",
+            enum=list(APPROVALS),
+            values_display=APPROVALS,
             title="Ask a person",
             section="Approval",
-            description="Wait for an answer under Required Actions before anything is decided. Empty: as the setting "
-            "LESION_APPROVAL says.",
+            description="Whether to wait for an answer, on the page Champion or under Required Actions, before "
+            "anything is decided.",
         ),
         "is_forced": Param(
             False,
@@ -117,7 +120,12 @@ def promote_model() -> None:
         """Write the questions, one for each task that has a candidate to ask about; none if nobody is asked."""
         from lesion_tasks.promotion.questions import write_questions
 
-        questions = write_questions(open_workspace(), tasks=params["tasks"], is_asked=params["is_asked"])
+        questions = write_questions(
+            open_workspace(),
+            tasks=params["tasks"],
+            approval=params["approval"],
+            is_forced=params["is_forced"],
+        )
         return [asdict(question) for question in questions]
 
     ask = AskPerson.partial(

@@ -39,7 +39,7 @@ from lesion_tasks.catalog import TASKS
             minLength=10,
             pattern=r"\S.*\S",
             title="Reason",
-            description="Why; kept in the history and shown in the report.",
+            description="Why, in at least ten characters; kept in the history and shown in the report.",
         ),
     },
     description="Restore an earlier champion",

@@ -42,6 +42,7 @@ from lesion_tasks.catalog.pools import GPU_POOL
 
 SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
+SEARCHABLE = [name for name in NAMES if VARIANTS[name].search]
 
 
 def shown(variant: Variant) -> str:
@@ -97,7 +98,7 @@ POLICIES = {
             section="Shorter or searched",
             description=(
                 "Before training, run this many trials of a Bayesian search on val for the best parameters: only for "
-                "variants with a search space. Trials of an earlier run on the same data count."
+                f"{', '.join(SEARCHABLE)}. Trials of an earlier run on the same data count."
             ),
         ),
         "max_epochs": Param(

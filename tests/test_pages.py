@@ -82,7 +82,13 @@ def test_every_page_says_kindly_that_there_is_nothing_yet(settings: Settings, pa
 def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
     shut = client(may_read=False)
     paths = {route.path.replace(":path", "") for route in shut.app.routes}
-    values = {"task": TASK, "name": "pages.js", "isic_id": "ISIC_0000001", "path": "index.html"}
+    values = {
+        "task": TASK,
+        "name": "pages.js",
+        "isic_id": "ISIC_0000001",
+        "path": "index.html",
+        "theme": "dark",
+    }
     asked = [path.format(**values) for path in paths]
     for path in asked:
         answer = shut.post(path, json={"source": "x"}) if path == "/markdown" else shut.get(path)
@@ -132,10 +138,14 @@ def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right
     )[0]  # fmt: skip
     apart = pages.get(f"/compare?training={first}&training={second}").text
     assert n_benign > 0
-    assert "called benign and malignant" in apart
+    assert "metadata_logistic: called benign" in apart
+    assert "metadata_logistic: called malignant" in apart
     assert 'src="/image/ISIC_' in apart
     alone = pages.get(f"/compare?training={first}").text
     assert "Every field" in alone
+    assert "max epochs" in alone
+    for moot in ("is pretrained", "bias alpha", "is augmented"):  # of a model without backbone or pictures
+        assert moot not in alone, moot
     assert pages.get("/compare?training=no_such").status_code == 404
     assert pages.get("/compare").status_code == 404
 
@@ -215,11 +225,12 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
     )[0]
     address = "/result?dag=train_variants&run=r&task=each.evaluate&map_index=0"
     answer = client(returned=evaluation).get(address)
-    assert answer.headers["location"] == f"/reports/{second}/report.html"
+    assert answer.headers["location"] == f"/read/{second}/report.html?is_bare=true"
     assert "has not finished yet" in client().get(address).text
     split = "/result?dag=build_splits&run=r&task=each.materialize&map_index={MAP_INDEX}"
     assert (
-        client(returned={"digest": digest}).get(split).headers["location"] == f"/reports/data/{digest}.html"
+        client(returned={"digest": digest}).get(split).headers["location"]
+        == f"/read/data/{digest}.html?is_bare=true"
     )
     promote(is_forced=True, request_id=f"run+1 {TASK}")
     decided = client().get("/result?dag=promote_model&run=run%2B1&task={TASK_ID}").text
@@ -227,6 +238,50 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
     assert "promoted" in decided
     changes = find_result(open_workspace(), dag_id="ingest_isic", run_id="a+b", task_id=None, returned=None)
     assert changes.address == "data?since=a%2Bb"
+
+
+def test_a_run_leads_to_everything_that_it_made(trained: tuple[str, str], settings: Settings) -> None:
+    made = rows_of(settings, "SELECT evaluation_id, training_id, manifest_digest FROM evaluation ORDER BY 1")
+    by_place = {(("each.evaluate"), place): row[0] for place, row in enumerate(made)}
+    by_place["each.split", 0] = made[0][2]
+    app = build_application(
+        open_workspace=open_workspace,
+        may_read=lambda: None,
+        may_start=lambda: (),
+        returned_by=lambda dag, run, task, place: by_place.get((task, place)),
+    )
+    evaluated = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
+    for row in made:
+        assert f'href="/read/{row[1]}/report.html">Evaluation of {row[1]}' in evaluated
+    split = Client(app).get("/result?dag=build_splits&run=r&task={TASK_ID}").text
+    assert f'href="/read/data/{made[0][2]}.html">Data of malignancy_natural' in split
+    assert "has not made anything yet" in client().get("/result?dag=build_splits&run=r&task={TASK_ID}").text
+
+
+def test_a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(
+    trained: tuple[str, str], pages: Client
+) -> None:
+    path = f"{trained[0]}/report.html"
+    page = pages.get(f"/read/{path}")
+    assert f'data-report="{path}"' in page.text
+    assert "frame-src 'self'" in page.headers["content-security-policy"]
+    assert 'class="reading bare"' in pages.get(f"/read/{path}?is_bare=true").text
+    stored = pages.get(f"/reports/{path}").text
+    for theme in ("dark", "light"):
+        themed = pages.get(f"/themed/{theme}/reports/{path}")
+        assert f'<html lang="en" class="{theme}">' in themed.text
+        assert f":root.{theme} {{ color-scheme: {theme};" in themed.text
+        assert themed.headers["content-security-policy"].startswith("sandbox")
+        assert len(themed.text) > len(stored)
+    assert pages.get(f"/themed/blue/reports/{path}").status_code == 422
+    assert pages.get("/read/no_such.html").status_code == 404
+
+
+def test_the_pages_name_candidates_about_which_nothing_is_left_to_decide(trained: tuple[str, str]) -> None:
+    first, _ = trained
+    for path in ("/", f"/champion/{TASK}"):
+        assert f'data-may="" data-decided="{first}"' in client().get(path).text
+        assert 'data-may="yes"' in client(startable=("promote_model",)).get(path).text
 
 
 def test_markdown_of_a_question_never_becomes_markup_of_its_own(pages: Client) -> None:

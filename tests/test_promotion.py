@@ -231,21 +231,49 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
     promote(is_forced=True)
     second = candidate()
 
-    (question,) = write_questions(open_workspace(), tasks=list(TASKS), is_asked=True)
+    (question,) = write_questions(open_workspace(), tasks=list(TASKS), approval="always")
 
     assert (question.task_name, question.asked_about) == (TASK, second)
-    assert question.subject == f"Benign or malignant: may {second} replace {first}?"
+    # The same model again gains nothing, so a gate is not met.
+    assert question.subject == f"Benign or malignant: may {second} replace {first}? Gates refuse it"
+    assert "Approving does not promote it" in question.body
+    (forced,) = write_questions(open_workspace(), tasks=[TASK], approval="always", is_forced=True)
+    assert forced.subject == f"Benign or malignant: may {second} replace {first} despite the gates?"
+    assert "Approving overrides the gates" in forced.body
     for words in (
         second,
         first,
-        "| auc |",
+        "| AUC |",
         "must gain",
-        "test set has been opened 2 times",
+        "test set has been used 2 times",
         "report.html",
-        "difference",
+        "Difference (95 % interval)",
     ):
         assert words in question.body, words
-    assert write_questions(open_workspace(), tasks=list(TASKS), is_asked=None) == [], "the setting says never"
+    assert write_questions(open_workspace(), tasks=list(TASKS), approval="as_set") == [], (
+        "the setting says never"
+    )
+
+
+def test_the_words_of_whoever_approved_are_kept_and_a_gate_that_refuses_is_not_theirs(
+    settings: Settings,
+) -> None:
+    prepare(settings)
+    first = candidate()
+    promoted = promote(
+        asked_about=first, answer="approved", answer_reason="seen by two", decided_by="Ada", is_forced=True
+    )
+    assert promoted.action == "promoted"
+    assert promoted.reason.endswith(" Approved by Ada: seen by two.")
+
+    second = candidate()
+    refused = promote(
+        asked_about=second, asked_against=first, answer="approved", answer_reason="ok", decided_by="Ada"
+    )
+    assert refused.action == "refused"
+    assert refused.reason.startswith("Approved by Ada: ok, and refused by the gates all the same: ")
+    rows = rows_of(settings, "SELECT action, decided_by FROM promotion ORDER BY sequence")
+    assert [tuple(row) for row in rows] == [("promoted", "Ada"), ("refused", "rule")]
 
 
 def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings) -> None:
@@ -266,7 +294,7 @@ def test_a_question_that_nobody_answered_is_asked_again(settings: Settings) -> N
 
     assert promote(asked_about=training_id, answer="expired", decided_by="nobody").action == "expired"
 
-    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
     assert question.asked_about == training_id
 
 
@@ -280,7 +308,7 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
     said = promote(asked_about=old, answer="approved", decided_by="Ada")
 
     assert (said.action, said.training_id) == ("superseded", old)
-    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
     assert question.asked_about == new
 
 
@@ -289,7 +317,7 @@ def test_an_approval_against_another_champion_does_not_count(settings: Settings)
     first = candidate()
     promote(is_forced=True)
     second = candidate()
-    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
     asked = {"asked_about": second, "asked_against": first}
     assert {name: getattr(question, name) for name in asked} == asked
     assert not is_superseded(open_workspace(), task=TASK, **asked)
@@ -314,7 +342,7 @@ def test_labels_that_were_corrected_after_the_evaluation_are_a_caution_of_the_de
         """UPDATE image SET diagnosis = ARRAY['Malignant', 'Melanoma'] WHERE isic_id = (
                SELECT min(isic_id) FROM split_member WHERE subset = 'test' AND label = 'benign')""",
     )
-    (question,) = write_questions(open_workspace(), tasks=[TASK], is_asked=True)
+    (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
     assert "labels of test have changed since" in question.body
 
 

@@ -168,10 +168,11 @@ def await_run(page: Page, api: AirflowApi, dag_id: str, run_id: str) -> None:
 def test_every_inner_page_opens_from_the_navigation(page: Page) -> None:
     page.get_by_role("link", name="Lesions").click()
     frame = page.frame_locator("iframe")
-    for name in ("Leaderboard", "Champion", "Data", "Pipeline"):
+    for name in ("Leaderboard", "Champion", "Data", "Reports", "Pipeline"):
         frame.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
         frame.locator("h1", has_text=name).wait_for()
-        page.wait_for_url(f"**/plugin/lesions/lesions/{'' if name == 'Pipeline' else f'{name.lower()}*'}*")
+        place = {"Pipeline": "", "Reports": "read/*"}.get(name, f"{name.lower()}*")
+        page.wait_for_url(f"**/plugin/lesions/lesions/{place}*")
         shoot(page, name.lower())
 
 
@@ -214,14 +215,14 @@ def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, a
     base = "/".join(page.url.split("/")[:3])
     place = f"dags/train_variants/runs/{quote(run_id)}/tasks/each.evaluate/mapped/{index}"
     page.goto(f"{base}/{place}/plugin/lesions-task")
-    page.frame_locator("iframe").get_by_text("evaluation report").wait_for()
+    page.frame_locator("iframe").frame_locator("iframe.report").get_by_text("evaluation report").wait_for()
     shoot(page, "tab")
 
 
 def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Page, api: AirflowApi) -> None:
     train(page, api, "smoke")
     # The run that an evaluation starts asks as well: only the questions of the runs begun here are answered.
-    run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "is_asked": True})
+    run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "approval": "always"})
     await_questions(page, run_id, 1)
     frame = page.frame_locator("iframe")
     question = frame.locator(f'form.question[data-run="{run_id}"]')
@@ -236,7 +237,7 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
 
     train(page, api, "smoke")
     before = champion(page)
-    run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "is_asked": True, "is_forced": True})
+    run_id = api.trigger("promote_model", {"tasks": ["malignancy"], "approval": "always", "is_forced": True})
     answer(page, run_id, "Approve")
     await_run(page, api, "promote_model", run_id)
     until(page, lambda: champion(page) != before)
@@ -256,7 +257,7 @@ def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
 def test_a_question_that_nobody_answers_expires_and_one_about_an_older_candidate_is_superseded(
     page: Page, api: AirflowApi
 ) -> None:
-    asked = {"tasks": ["malignancy"], "is_asked": True}
+    asked = {"tasks": ["malignancy"], "approval": "always"}
     train(page, api, "metadata_logistic")
     run_id = api.trigger("promote_model", {**asked, "wait_hours": 0.005})
     await_run(page, api, "promote_model", run_id)
@@ -272,7 +273,7 @@ def test_a_question_that_nobody_answers_expires_and_one_about_an_older_candidate
 @pytest.mark.long
 def test_a_person_is_asked_about_tasks_with_a_candidate_alone(page: Page, api: AirflowApi) -> None:
     train(page, api, "smoke")
-    run_id = api.trigger("promote_model", {"is_asked": True, "is_forced": True})
+    run_id = api.trigger("promote_model", {"approval": "always", "is_forced": True})
     answer(page, run_id, "Approve")
     await_run(page, api, "promote_model", run_id)
     tasks = tasks_of(api, run_id)
@@ -292,6 +293,10 @@ def test_a_script_in_a_report_does_not_run(page: Page, home: Path, monkeypatch: 
     base = "/".join(page.url.split("/")[:3])
     page.goto(f"{base}/plugin/lesions/lesions/reports/planted/report.html")
     page.frame_locator("iframe").locator("h1", has_text="planted").wait_for()
+    page.wait_for_timeout(2_000)
+    page.goto(f"{base}/plugin/lesions/lesions/read/planted/report.html")
+    framed = page.frame_locator("iframe").frame_locator("iframe.report")
+    framed.locator("h1", has_text="planted").wait_for()
     page.wait_for_timeout(2_000)
     assert page.title() != "ran"
     assert not any(url.endswith("/api/v2/dags") for url in asked)

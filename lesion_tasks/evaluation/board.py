@@ -49,7 +49,7 @@ _ROWS = text(f"""
            t.recipe ->> 'reproduces' AS reproduces, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
            e.test_figures, e.balanced_figures, e.val_figures, e.document -> 'best_of_looks' AS best_of_looks,
            e.report_key, e.manifest_digest,
-           (SELECT count(*) FROM test_opening o WHERE o.training_id = t.training_id) AS n_openings
+           (SELECT count(*) FROM test_opening o WHERE o.manifest_digest = e.manifest_digest) AS n_openings
     FROM page JOIN evaluation e USING (evaluation_id) JOIN training t USING (training_id)
     ORDER BY page.place
 """)  # noqa: S608 - our own text

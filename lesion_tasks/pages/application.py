@@ -6,7 +6,8 @@ Routes are plain functions: they wait for the database, and must not hold up a s
 
 import logging
 from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from dataclasses import replace
+from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
@@ -23,11 +24,12 @@ from lesion_tasks.pages.rendering import (
     PAGE_POLICY,
     STATIC,
     STORED_POLICY,
+    in_theme,
     markdown_as_html,
     render,
     static_file,
 )
-from lesion_tasks.pages.run_results import find_result
+from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
 from lesion_tasks.promotion.promote import known_task
@@ -37,6 +39,7 @@ from lesion_tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 ROWS_PER_PAGE = 50
+MAX_RESULTS = 40  # of one run, that are looked for
 
 
 router = APIRouter()
@@ -114,7 +117,10 @@ def _failed(request: Request, error: Exception) -> Response:
 def show_pipeline(request: Request) -> Response:
     """Where the pipeline stands."""
     state = read_state(_workspace(request))
-    return _page(request, "pipeline.html.j2", "pipeline", state=state, in_words=counts_in_words)
+    startable = request.state.startable
+    return _page(
+        request, "pipeline.html.j2", "pipeline", state=state, in_words=counts_in_words, startable=startable
+    )
 
 
 @router.get("/leaderboard")
@@ -200,6 +206,22 @@ def send_report(request: Request, path: str) -> Response:
     return _stored(read_report_file(_workspace(request), path or "index.html"))
 
 
+@router.get("/themed/{theme}/reports/{path:path}")
+def send_themed_report(request: Request, theme: Literal["dark", "light"], path: str) -> Response:
+    """A file of a report; a page of it in a theme, and so are those that it links to."""
+    file = read_report_file(_workspace(request), path or "index.html")
+    if file.content_type.startswith("text/html"):
+        file = replace(file, data=in_theme(file.data, theme))
+    return _stored(file)
+
+
+@router.get("/read/{path:path}")
+def show_report(request: Request, path: str, is_bare: bool = False) -> Response:
+    """A report below the navigation; bare, in a tab of the UI, which has its own."""
+    read_report_file(_workspace(request), path)  # one that is missing is said here, not in a frame
+    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare)
+
+
 @router.get("/image/{isic_id}")
 def send_image(request: Request, isic_id: str) -> Response:
     """The picture of an image."""
@@ -221,6 +243,17 @@ def send_static(name: str) -> Response:
     return Response(static_file(name), media_type=STATIC[name], headers=headers)
 
 
+def _made_by(request: Request, dag_id: str | None, run_id: str | None) -> list[Any]:
+    """What the mapped tasks of a run returned, as far as any did."""
+    if dag_id not in RESULT_TASKS or not run_id:
+        return []
+    asked = (
+        request.app.state.returned_by(dag_id, run_id, RESULT_TASKS[dag_id], place)
+        for place in range(MAX_RESULTS)
+    )
+    return [one for one in asked if one is not None]
+
+
 @router.get("/result")
 def show_result(
     request: Request, dag: str = "", run: str = "", task: str = "", map_index: str = ""
@@ -237,7 +270,14 @@ def show_result(
         else None
     )
     workspace = _workspace(request)
-    found = find_result(workspace, dag_id=dag_id or "", run_id=run_id, task_id=task_id, returned=returned)
+    found = find_result(
+        workspace,
+        dag_id=dag_id or "",
+        run_id=run_id,
+        task_id=task_id,
+        returned=returned,
+        made=_made_by(request, dag_id, run_id) if task_id is None else (),
+    )
     if found.address is not None and found.address.startswith("reports/"):
-        return RedirectResponse(_root(request) + found.address)
+        return RedirectResponse(f"{_root(request)}read/{found.address.removeprefix('reports/')}?is_bare=true")
     return _page(request, "result.html.j2", found=found)

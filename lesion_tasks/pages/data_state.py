@@ -70,5 +70,5 @@ def _split_state(manifest: Manifest) -> SplitState:
             subset: sum(manifest.class_counts[subset].values())
             for subset in sorted(manifest.class_counts, key=_place_of)
         },
-        n_quarantined=sum(-step["n"] for step in manifest.funnel if step.get("reason") == "quarantine"),
+        n_quarantined=sum(-step["n"] for step in manifest.funnel if step.get("reason") == "quarantined"),
     )

@@ -5,7 +5,13 @@ from typing import Any
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
+from lesion_tasks.evaluation.decisions import (
+    Champion,
+    champion_of,
+    decided_trainings,
+    decisions_of,
+    earlier_champions,
+)
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.promotion.promote import known_task
 from lesion_tasks.reports.bundle import SincePromotion
@@ -24,6 +30,7 @@ class ChampionState:
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
     decisions: list[dict[str, Any]]  # newest first
+    decided: list[str]  # trainings whose candidacy has ended: an open question about one ends by itself
 
 
 def read_champion(workspace: Workspace, task: str) -> ChampionState:
@@ -32,6 +39,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         decisions = decisions_of(connection, task)
+        decided = sorted(decided_trainings(connection, task))
         row, fresh = None, None
         if champion is not None:
             training_id = champion.training.training_id
@@ -50,4 +58,5 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         since_promotion=None if fresh is None else SincePromotion.model_validate(fresh),
         earlier=earlier,
         decisions=decisions,
+        decided=decided,
     )

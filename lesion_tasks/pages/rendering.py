@@ -16,7 +16,7 @@ STATIC = {
 # Scripts only from the product's own file; nothing from elsewhere; shown in frames of the same origin only.
 PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
-    "form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
+    "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
 )
 # Stored content never runs a script, and never sends a form; its own links still work.
 STORED_POLICY = (
@@ -37,6 +37,13 @@ def _environment() -> Environment:
 def render(template: str, **facts: Any) -> str:
     """A page as HTML. Raises `jinja2.UndefinedError` if a fact is missing."""
     return _environment().get_template(template).render(**facts)
+
+
+def in_theme(html: bytes, theme: str) -> bytes:
+    """A stored report in the theme "dark" or "light", whatever the reader's system prefers."""
+    rules = _environment().get_template("themes.css").render().encode()
+    html = html.replace(b'<html lang="en"', b'<html lang="en" class="' + theme.encode() + b'"', 1)
+    return html.replace(b"</head>", b"<style>" + rules + b"</style></head>", 1)
 
 
 def markdown_as_html(source: str) -> str:

@@ -1,6 +1,7 @@
 """A run or a task of Airflow, and what it returned -> the page about it, or why there is none."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
@@ -9,6 +10,7 @@ from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.splits.data_report import page_key
+from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.workspace import Workspace
 
 DAGS = (
@@ -22,6 +24,8 @@ DAGS = (
 )
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}
+# The tasks whose results are those of a whole run.
+RESULT_TASKS = {"train_variants": "each.evaluate", "build_splits": "each.split"}
 _SPLITTING = {("build_splits", "each.split"), ("build_splits", "each.materialize")}
 
 
@@ -32,12 +36,22 @@ class RunResult:
     address: str | None  # below the pages' prefix
     words: str
     decisions: list[Promotion]
+    pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
 
 
 def find_result(
-    workspace: Workspace, *, dag_id: str, run_id: str | None, task_id: str | None, returned: Any
+    workspace: Workspace,
+    *,
+    dag_id: str,
+    run_id: str | None,
+    task_id: str | None,
+    returned: Any,
+    made: Sequence[Any] = (),
 ) -> RunResult:
-    """The page about a run or a task. `returned` is what the task returned; None: nothing yet."""
+    """The page about a run or a task.
+
+    `returned` is what the task returned; None: nothing yet. `made`: what the run's tasks of RESULT_TASKS returned.
+    """
     if dag_id not in DAGS or run_id is None:
         return _nothing(
             "This DAG does not belong to the skin-lesion pipeline, so there is nothing to show here."
@@ -64,11 +78,29 @@ def find_result(
             key = find_report(connection, returned)
         if key is not None:
             return RunResult(address=key, words="The report of this evaluation.", decisions=[])
-    if task_id is None:
-        return RunResult(address="", words="What this run made is shown at its tasks.", decisions=[])
+    if task_id is None and dag_id in RESULT_TASKS:
+        pages = [page for one in made if (page := _page_of(workspace, one)) is not None]
+        words = (
+            "What this run made:"
+            if pages
+            else "This run has not made anything yet, or there was nothing new."
+        )
+        return RunResult(address=None, words=words, decisions=[], pages=pages)
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
         return _nothing("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
+
+
+def _page_of(workspace: Workspace, returned: Any) -> tuple[str, str] | None:
+    """Name and address of what one task made."""
+    if not isinstance(returned, str):
+        return None
+    if is_digest(returned):
+        with workspace.engine.connect() as connection:
+            return f"Data of {find_manifest(connection, returned).split}", page_key(returned)
+    with workspace.engine.connect() as connection:
+        key = find_report(connection, returned)
+    return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)
 
 
 def _nothing(words: str) -> RunResult:

@@ -7,6 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import TASKS
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
 from lesion_tasks.evaluation.subject import find_subject
@@ -29,7 +30,7 @@ class Differing:
     isic_id: str
     label: str
     called: tuple[str, str]
-    probability: tuple[float, float]  # of the class that is right
+    probability: tuple[float, float]  # of the class that is right, or of the positive class if there is one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,7 @@ class SideBySide:
     recipe: list[tuple[str, list[str]]]  # fields whose values differ
     measures: list[str]
     charts: list[list[tuple[str, Markup]]]
+    asked: str  # the class whose probability is given: the positive one, or "the right class"
     n_shared: int  # test images that the first two were both asked about
     differing: list[Differing]
 
@@ -66,13 +68,39 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         recipe=_differing_fields([training.recipe for training in trainings]),
         measures=in_order({name for row in rows if row for name in row.figures}),
         charts=[training_charts(some) if some else [] for some in epochs],
+        asked=TASKS[trainings[0].task].positive or "the right class",
         n_shared=n_shared,
         differing=differing,
     )
 
 
+def _meaningful(recipe: dict[str, Any]) -> dict[str, Any]:
+    """A recipe without the fields that mean nothing for it, such as the frozen layers of a backbone that it lacks."""
+    moot = {name for name in ("reproduces", "search", "search_id", "adjusted") if not recipe.get(name)}
+    if not recipe.get("backbone"):
+        moot |= {"backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning"}
+    if recipe.get("loss") != "bias":
+        moot.add("bias_alpha")
+    if recipe.get("architecture") != "mobilenet_v3_eca":
+        moot.add("dilation_rate")
+    if not recipe.get("metadata"):
+        moot |= {"metadata", "fusion"}
+    if recipe.get("side_px") is None:
+        moot |= {"side_px", "aspect", "conv_filters", *(name for name in recipe if name in _OF_PICTURES)}
+    return {name: value for name, value in recipe.items() if name not in moot}
+
+
+_OF_PICTURES = (
+    "is_hair_removed",
+    "is_segmented",
+    "is_augmented",
+    "is_augmented_strongly",
+    "is_flip_averaged",
+)
+
+
 def _differing_fields(recipes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    flat = [dict(flattened(recipe)) for recipe in recipes]
+    flat = [dict(flattened(_meaningful(recipe))) for recipe in recipes]
     names = list(dict.fromkeys(name for one in flat for name in one))
     values = [(name, [one.get(name, "none") for one in flat]) for name in names]
     return [(name, each) for name, each in values if len(set(each)) > 1 or len(recipes) == 1]
@@ -108,6 +136,9 @@ def _differing(workspace: Workspace, names: list[str]) -> tuple[int, list[Differ
     right = [each.probabilities[is_apart, each.labels[is_apart]] for each in scored]
     widest = np.argsort(-np.abs(right[0] - right[1]), kind="stable")[:N_PICTURES]
     classes = one.class_names
+    positive = TASKS[subjects[0].task.name].positive
+    if positive is not None:
+        right = [each.probabilities[is_apart, classes.index(positive)] for each in scored]
     return one.n_images, [
         Differing(
             isic_id=str(one.isic_ids[row]),

@@ -170,6 +170,14 @@ def _decide(
     is_promoted = not proposal.objections or is_forced
     action = "promoted" if is_promoted else "refused"
     reason = reason_of(proposal, is_forced=is_forced)
+    if answer == "approved":
+        said = f": {answer_reason.strip()}" if answer_reason.strip() else ""
+        if is_promoted:
+            reason += f" Approved by {decided_by}{said}{'' if said.endswith('.') else '.'}"
+        else:
+            # Who approved it did not refuse it.
+            reason = f"Approved by {decided_by}{said}, and refused by the gates all the same: {reason}"
+            common["decided_by"] = RULE
     record_decision(
         connection,
         task,

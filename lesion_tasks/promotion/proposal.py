@@ -16,6 +16,7 @@ from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
 from lesion_tasks.promotion.drift import declines, objections_to
+from lesion_tasks.reports.words import label, plural
 from lesion_tasks.training.predictions import AlteredPredictionsError
 
 N_SLICES_SHOWN = 12
@@ -149,33 +150,52 @@ def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
     )
 
 
-def subject_of(proposal: Proposal) -> str:
-    """The question, in one line."""
-    title = TASKS[proposal.task].title
-    if proposal.champion is None:
-        return f"{title}: may {proposal.candidate.training_id} become the first champion?"
-    return f"{title}: may {proposal.candidate.training_id} replace {proposal.previous}?"
+def subject_of(proposal: Proposal, *, is_forced: bool = False) -> str:
+    """The question, in one line; it says so if an approval overrides gates, or cannot promote."""
+    asked = f"{TASKS[proposal.task].title}: may {proposal.candidate.training_id} " + (
+        f"replace {proposal.previous}" if proposal.champion else "become the first champion"
+    )
+    if not proposal.objections:
+        return f"{asked}?"
+    return f"{asked} despite the gates?" if is_forced else f"{asked}? Gates refuse it"
 
 
-def body_of(proposal: Proposal, *, report_base: str) -> str:
+def _effect(proposal: Proposal, *, is_forced: bool) -> list[str]:
+    """What an approval does, where it is not what one expects."""
+    if not proposal.objections:
+        return []
+    if is_forced:
+        words = "**Approving overrides the gates** that are not met below."
+    else:
+        words = (
+            "**Approving does not promote it**: gates are not met, and the decision will be a refusal. To promote it "
+            'all the same, run `promote_model` with "Despite the gates".'
+        )
+    return [words, ""]
+
+
+def body_of(proposal: Proposal, *, report_base: str, is_forced: bool = False) -> str:
     """What a person needs to answer the question, in Markdown. `report_base` is the base address of report keys."""
     measure = leading_measure(proposal.task)
     figure = proposal.candidate.test[measure]
-    interval = "" if figure.get("low") is None else f" ({figure['low']:.3f} to {figure['high']:.3f})"
+    interval = (
+        "" if figure.get("low") is None else f" (95 % interval {figure['low']:.3f} to {figure['high']:.3f})"
+    )
     names = ("candidate", "champion on the same images")
     reports = [
         f"[report of the {name}]({report_base}{key})"
         for name, key in zip(names, proposal.report_keys, strict=False)
     ]
     lines = [
-        f"**Candidate** `{proposal.candidate.training_id}`, {measure} {figure['value']:.3f}{interval} on "
-        f"{figure['n_images']:,} test images; best of its round on val ({proposal.candidate.val:.4f}).",
+        *_effect(proposal, is_forced=is_forced),
+        f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
+        f"{figure['n_images']:,} test images; the best of its round on validation ({proposal.candidate.val:.4f}).",
         "",
         f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."
         if proposal.champion
         else "**No champion yet**: only the floors apply.",
         "",
-        f"This test set has been opened {proposal.n_openings} times. {' · '.join(reports)}",
+        f"This test set has been used {plural(proposal.n_openings, 'time')}. {' · '.join(reports)}",
         "",
         *_outcome(proposal),
         *_differences(proposal.comparison),
@@ -186,7 +206,7 @@ def body_of(proposal: Proposal, *, report_base: str) -> str:
 
 def _outcome(proposal: Proposal) -> list[str]:
     gates = [
-        f"| {gate.measure} | {gate.floor:.2f} | {'must gain' if gate.is_leading else f'{gate.margin:.2f}'} | "
+        f"| {label(gate.measure)} | {gate.floor:.2f} | {'must gain' if gate.is_leading else f'{gate.margin:.2f}'} | "
         f"{_gate_outcome(gate.measure, proposal)} |"
         for gate in gates_of(proposal.task)
     ]
@@ -207,11 +227,11 @@ def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
     if comparison is None:
         return []
     rows = [
-        f"| {name} | {d['candidate']:.4f} | {d['champion']:.4f} | {interval_words(d)} |"
+        f"| {label(name)} | {d['candidate']:.4f} | {d['champion']:.4f} | {_short(d)} |"
         for name, d in comparison["differences"].items()
         if d["candidate"] is not None and d["champion"] is not None
     ]
-    head = ["| Measure | Candidate | Champion | Difference |", "| --- | --- | --- | --- |"]
+    head = ["| Measure | Candidate | Champion | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
     return [f"On the same {comparison['n_images']:,} test images:", "", *head, *rows, ""]
 
 
@@ -221,8 +241,15 @@ def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
         return []
     worst = sorted(parts, key=lambda part: part["difference"]["value"])[:N_SLICES_SHOWN]
     rows = [
-        f"| {part['attribute']} | {part['value']} | {part['n_images']:,} | {interval_words(part['difference'])} |"
+        f"| {label(part['attribute'])} | {part['value']} | {part['n_images']:,} | {_short(part['difference'])} |"
         for part in worst
     ]
-    head = ["| Slice | Value | Images | Difference |", "| --- | --- | --- | --- |"]
+    head = ["| Slice | Value | Images | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
     return ["The guarded slices with the largest losses:", "", *head, *rows, ""]
+
+
+def _short(difference: Mapping[str, Any]) -> str:
+    """A difference and its interval in a table whose heading names both."""
+    if difference["low"] is None:
+        return f"{difference['value']:+.4f}"
+    return f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.approvals import AS_SET
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.promotion.candidates import find_best
 from lesion_tasks.promotion.promote import RULE, Answer, known_task
@@ -39,12 +40,14 @@ class Instruction:
     answer_reason: str = ""
 
 
-def write_questions(workspace: Workspace, *, tasks: Sequence[str], is_asked: bool | None) -> list[Question]:
-    """A question for each task that has a candidate.
+def write_questions(
+    workspace: Workspace, *, tasks: Sequence[str], approval: str = AS_SET, is_forced: bool = False
+) -> list[Question]:
+    """A question for each task that has a candidate; empty if nobody is asked.
 
-    `is_asked` None: as the setting LESION_APPROVAL says. Empty if nobody is asked.
+    `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so.
     """
-    if not (workspace.settings.is_approval_asked if is_asked is None else is_asked):
+    if approval == "never" or (approval == AS_SET and not workspace.settings.is_approval_asked):
         return []
     approvers = [{"id": name, "name": name} for name in workspace.settings.approvers]
     questions = []
@@ -57,8 +60,8 @@ def write_questions(workspace: Workspace, *, tasks: Sequence[str], is_asked: boo
                         task_name=task,
                         asked_about=proposal.candidate.training_id,
                         asked_against=proposal.previous,
-                        subject=subject_of(proposal),
-                        body=body_of(proposal, report_base=PAGES),
+                        subject=subject_of(proposal, is_forced=is_forced),
+                        body=body_of(proposal, report_base=PAGES, is_forced=is_forced),
                         assigned_users=approvers,
                     )
                 )

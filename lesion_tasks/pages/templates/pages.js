@@ -8,14 +8,31 @@ const api = new URL("../api/v2/", new URL(root, location.href));
 function followTheme() {
   let outer;
   try { outer = window.parent !== window ? window.parent.document.documentElement : null; } catch { outer = null; }
-  if (!outer) return;
+  if (!outer) {
+    showReport(matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+    return;
+  }
   const follow = () => {
     const isDark = outer.classList.contains("dark") || outer.dataset.theme === "dark";
     document.documentElement.classList.toggle("dark", isDark);
     document.documentElement.classList.toggle("light", !isDark);
+    showReport(isDark ? "dark" : "light");
   };
   follow();
   new MutationObserver(follow).observe(outer, { attributes: true, attributeFilter: ["class", "data-theme"] });
+}
+
+// The report that a page frames, in a theme: the report itself runs no script that could follow one.
+function showReport(theme) {
+  const frame = document.querySelector("iframe[data-report]");
+  if (!frame) return;
+  const address = new URL(root, location.href).pathname + `themed/${theme}/reports/`;
+  let path = frame.dataset.report;
+  try {
+    // The reader may have followed a link inside the report.
+    path = /\/themed\/(dark|light)\/reports\/(.*)$/.exec(frame.contentWindow.location.pathname)?.[2] ?? path;
+  } catch { /* nothing is shown yet */ }
+  if (frame.src !== new URL(address + path, location.href).href) frame.src = address + path;
 }
 
 async function ask(path, options = {}) {
@@ -51,7 +68,17 @@ function whileBusy(form, said, work) {
     });
 }
 
-function shownQuestion(question) {
+// What may be done about a question: null, or why nothing may.
+function obstacle(section, question) {
+  if (!section.dataset.may) return "Your role may read this question, not answer it.";
+  const candidate = /: may (\S+) (replace|become)/.exec(question.subject)?.[1];
+  if (candidate && section.dataset.decided.split(" ").includes(candidate)) {
+    return "It has been decided elsewhere by now: this question ends by itself within ten minutes.";
+  }
+  return null;
+}
+
+function shownQuestion(section, question) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
   form.dataset.run = run.dag_run_id;
@@ -71,11 +98,16 @@ function shownQuestion(question) {
     .then((html) => {
       words.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
       for (const link of words.querySelectorAll("a[href^='lesions/']")) {
-        link.href = root + link.getAttribute("href").slice("lesions/".length);
+        link.href = root + link.getAttribute("href").slice("lesions/".length).replace(/^reports\//, "read/");
       }
     })
     .catch(() => { words.style.whiteSpace = "pre-wrap"; });
   form.append(more);
+  const why = obstacle(section, question);
+  if (why) {
+    form.append(element("p", why, "muted"));
+    return form;
+  }
   const label = element("label");
   label.append(element("span", "Reason"));
   const reason = element("textarea");
@@ -101,6 +133,8 @@ function shownQuestion(question) {
           method: "PATCH",
           body: JSON.stringify({ chosen_options: [option], params_input: { reason: reason.value.trim() } }),
         });
+        reason.value = ""; // nothing is being typed any longer, so the page renews itself
+        button.blur();
         return `${option}: sent. The decision follows within a minute.`;
       });
     });
@@ -117,7 +151,7 @@ async function showQuestions() {
     const found = await ask("dags/promote_model/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20");
     const open = found.hitl_details ?? [];
     section.hidden = open.length === 0;
-    section.querySelector("[data-list]").replaceChildren(...open.map(shownQuestion));
+    section.querySelector("[data-list]").replaceChildren(...open.map((one) => shownQuestion(section, one)));
   } catch { section.hidden = true; } // whoever may not see questions sees none
 }
 
@@ -165,6 +199,8 @@ async function keepLive() {
         const answer = await fetch(location.href, { credentials: "same-origin" });
         if (answer.ok) {
           const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
+          const questions = main.querySelector("[data-questions]");
+          if (questions) questions.dataset.decided = fresh.querySelector("[data-questions]").dataset.decided;
           await showQuestions();
           for (const part of fresh.querySelectorAll("section:not([data-questions], [data-kept])")) {
             const name = part.getAttribute("aria-labelledby");

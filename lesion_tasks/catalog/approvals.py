@@ -1,0 +1,8 @@
+"""Whether a run of `promote_model` asks a person, and the words in which its form says so."""
+
+AS_SET = "as_set"
+APPROVALS = {
+    AS_SET: "As the setting LESION_APPROVAL says",
+    "always": "Always, before anything is decided",
+    "never": "Never: the gates decide",
+}
