@@ -1,6 +1,8 @@
 from dataclasses import replace
 from typing import Any
 
+import pytest
+
 from lesion_tasks.catalog.gates import GATES, SLICE_GUARD, Gate, cautions, objections, standing
 
 LEADING = Gate(measure="auc", floor=0.7, margin=0.0, is_leading=True, reason="a reason")
@@ -161,3 +163,33 @@ def test_a_shown_loss_at_the_models_own_thresholds_is_a_caution() -> None:
     assert cautions(comparison, BOTH) == [
         "specificity at each model's own threshold falls by 0.040 (95 % interval -0.070 to -0.010)"
     ]
+
+
+def calibration(value: float, low: float | None, high: float | None) -> dict[str, Any]:
+    return {"value": value, "low": low, "high": high}
+
+
+@pytest.mark.parametrize(
+    ("measure", "figure", "refused", "doubted"),
+    [
+        # What a model trained on balanced classes shows at a prevalence of 18 %.
+        ("calibration_intercept", calibration(-2.1, -2.3, -1.9), "farther off than 0.7", None),
+        ("calibration_intercept", calibration(-0.9, -2.0, 0.2), None, "calibration_intercept -0.900"),
+        ("calibration_intercept", calibration(0.3, 0.1, 0.5), None, "calibration_intercept 0.300"),
+        ("calibration_intercept", calibration(0.1, -0.1, 0.3), None, None),
+        ("calibration_intercept", calibration(-2.1, None, None), None, "calibration_intercept -2.100"),
+        ("calibration_slope", calibration(0.3, 0.2, 0.4), "farther off than 0.5", None),
+        ("calibration_slope", calibration(1.2, 0.9, 1.5), None, None),
+        ("brier_skill", calibration(-0.44, -0.6, -0.3), "telling everybody the prevalence", None),
+        ("brier_skill", calibration(-0.02, -0.1, 0.05), None, "brier_skill -0.020 is below 0"),
+        ("brier_skill", calibration(0.2, 0.1, 0.3), None, None),
+    ],
+)
+def test_probabilities_that_are_no_risks_are_refused_or_doubted(
+    measure: str, figure: dict[str, Any], refused: str | None, doubted: str | None
+) -> None:
+    test = {measure: figure}
+    (said,) = objections(test, None, ()) or [""]
+    assert (refused in said) if refused else said == ""
+    (warned,) = cautions(None, (), test) or [""]
+    assert (doubted in warned) if doubted else warned == ""

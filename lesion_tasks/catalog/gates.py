@@ -41,6 +41,20 @@ class SliceGuard:
     reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class CalibrationGuard:
+    """A measure of how far probabilities can be read as risks, and where it should be.
+
+    A candidate is refused if the measure is farther than `tolerance` from `ideal` and its 95 % interval does not hold
+    the ideal; with one of the two, it is a caution.
+    """
+
+    measure: str
+    ideal: float
+    tolerance: float
+    reason: str
+
+
 GATES = {
     "malignancy": (
         Gate(
@@ -73,6 +87,25 @@ GATES = {
         ),
     ),
 }
+
+# Of tasks with two classes. A model that ranks well may still tell everybody a multiple of the risk: one that was
+# trained on balanced classes and not calibrated has an intercept near -2.
+CALIBRATION_GUARDS = (
+    CalibrationGuard(
+        measure="calibration_intercept",
+        ideal=0.0,
+        tolerance=0.7,
+        reason="Beyond 0.7 the odds are on average twice or half of what they should be.",
+    ),
+    CalibrationGuard(
+        measure="calibration_slope",
+        ideal=1.0,
+        tolerance=0.5,
+        reason="Below 0.5 the probabilities are far too extreme, above 1.5 far too moderate.",
+    ),
+)
+BRIER_SKILL_FLOOR = 0.0
+BRIER_SKILL_REASON = "Below 0, telling everybody the prevalence would be closer to what happens."
 
 SLICE_GUARD = SliceGuard(
     attributes=(
@@ -127,7 +160,34 @@ def objections(
         found += _under_floor(gate, figure, is_first=comparison is None)
         if comparison is not None:
             found += _losses(gate, comparison["differences"].get(gate.measure))
-    return found + _slice_losses(comparison)
+    return found + _miscalibrations(test)[0] + _slice_losses(comparison)
+
+
+def _miscalibrations(test: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """Objections and cautions about probabilities that cannot be read as risks, however well they rank."""
+    refused, doubted = [], []
+    for guard in CALIBRATION_GUARDS:
+        figure = test.get(guard.measure)
+        if figure is None or figure["value"] is None:
+            continue
+        is_far = abs(figure["value"] - guard.ideal) > guard.tolerance
+        low, high = figure.get("low"), figure.get("high")
+        is_shown = low is not None and not low <= guard.ideal <= high
+        words = f"{guard.measure} {figure['value']:.3f}, ideal {guard.ideal:g}"
+        if is_far and is_shown:
+            refused.append(
+                f"{words}: farther off than {guard.tolerance:g} (95 % interval {low:.3f} to {high:.3f}; {guard.reason})"
+            )
+        elif is_far or is_shown:
+            doubted.append(words if low is None else f"{words} (95 % interval {low:.3f} to {high:.3f})")
+    skill = test.get("brier_skill")
+    if skill is not None and skill["value"] is not None and skill["value"] < BRIER_SKILL_FLOOR:
+        words = f"brier_skill {skill['value']:.3f} is below {BRIER_SKILL_FLOOR:g}"
+        if skill.get("high") is not None and skill["high"] < BRIER_SKILL_FLOOR:
+            refused.append(f"{words} (95 % interval up to {skill['high']:.3f}; {BRIER_SKILL_REASON})")
+        else:
+            doubted.append(words)
+    return refused, doubted
 
 
 def cautions(
@@ -138,7 +198,7 @@ def cautions(
     """Return what these test images cannot show, and losses that no gate refuses: consider them in the decision.
 
     Gates that could not be judged (`test` as in `objections`), losses beyond a margin that an interval does not exclude
-    (overall and on guarded slices), and losses demonstrated at the models' own thresholds.
+    (overall and on guarded slices), doubts about calibration, and losses demonstrated at the models' own thresholds.
     """
     differences = comparison["differences"] if comparison is not None else {}
     found = []
@@ -148,7 +208,8 @@ def cautions(
             found.append(f"too few positives to judge {gate.measure} ({reason})")
         elif difference is not None and _is_possible_loss(gate, difference):
             found.append(f"a loss of up to {-difference['low']:.3f} in {gate.measure} is not excluded")
-    return found + _threshold_losses(differences) + _possible_slice_losses(comparison)
+    doubted = _miscalibrations(test or {})[1]
+    return found + doubted + _threshold_losses(differences) + _possible_slice_losses(comparison)
 
 
 def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -88,7 +88,7 @@ class Variant:
     dilation_rate: int = 2  # of the last stage of mobilenet_v3_eca
     is_class_weighted: bool = False  # every class counts the same, however many images it has
     is_flip_averaged: bool = False  # serve the mean over the picture and its mirror images
-    is_calibrated: bool = False  # scale the logit on validation rows of natural prevalence
+    is_calibrated: bool = True  # scale and shift the logit on validation rows of natural prevalence
     optimizer: str = "adam"
     learning_rate: float = 1e-3
     batch_size: int = 32

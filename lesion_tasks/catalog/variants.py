@@ -236,7 +236,6 @@ def _modern(name: str, title: str, backbone: str, **changed: Any) -> Variant:
         "is_augmented": True,
         "is_augmented_strongly": True,
         "is_flip_averaged": True,
-        "is_calibrated": True,
         "max_epochs": 30,
         "patience": 5,
         "fine_tuning": FineTuning(),
