@@ -68,6 +68,9 @@ class Bucket(Protocol):
     def list_keys(self, prefix: str = "") -> Iterator[str]:
         """Yield the keys that start with `prefix`, sorted."""
 
+    def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        """Yield the keys that start with `prefix`, sorted, with the size of each object in bytes."""
+
     def delete(self, key: str) -> None:
         """Remove an object; do nothing if there is none."""
 
@@ -231,6 +234,11 @@ class DirectoryBucket:
         )
         yield from (key for key in found if key.startswith(prefix))
 
+    def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
+        for key in self.list_keys(prefix):
+            with contextlib.suppress(FileNotFoundError):  # removed in the meantime
+                yield key, (self.root / key).stat().st_size
+
     def delete(self, key: str) -> None:
         (self.root / _checked(key)).unlink(missing_ok=True)
 
@@ -296,6 +304,9 @@ class S3Bucket:
         return True
 
     def list_keys(self, prefix: str = "") -> Iterator[str]:
+        yield from (key for key, _ in self.list_sizes(prefix))
+
+    def list_sizes(self, prefix: str = "") -> Iterator[tuple[str, int]]:
         base = f"{self.prefix}/" if self.prefix else ""
         pages = self.client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket_name, Prefix=base + prefix
@@ -306,7 +317,7 @@ class S3Bucket:
                 page = next(pages, None)
             if page is None:
                 return
-            yield from (item["Key"].removeprefix(base) for item in page.get("Contents", ()))
+            yield from ((item["Key"].removeprefix(base), item["Size"]) for item in page.get("Contents", ()))
 
     def delete(self, key: str) -> None:
         with naming_s3(self.url, key, "delete"):

@@ -19,6 +19,7 @@ from pydantic_settings import (
 from lesion_tasks import UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, is_host, masked, shown, split_address
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog.lookup import did_you_mean
 
 PREFIX = "LESION_"
 PUBLIC_ARCHIVE_URL = "https://api.isic-archive.com/api/v2/"
@@ -90,7 +91,8 @@ def _variants(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in VARIANTS:
             raise UnusableInputError(
-                f"LESION_VARIANTS: unknown variant {name!r}, expected some of {', '.join(sorted(VARIANTS))}"
+                f"LESION_VARIANTS: unknown variant {name[:200]!r}{did_you_mean(name, VARIANTS)}, expected some of "
+                f"{', '.join(sorted(VARIANTS))}"
             )
     return names
 

@@ -5,7 +5,6 @@ Airflow loads this once per process, so it holds nothing that changes often and 
 
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
-from difflib import get_close_matches
 from typing import TYPE_CHECKING, Any
 
 from airflow.providers.standard.operators.hitl import HITLOperator
@@ -111,13 +110,14 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
 
 def refuse_misspelt() -> None:
     """End the running task if its run was given an argument that its form does not have: nothing would heed it."""
+    from lesion_tasks.catalog.lookup import did_you_mean
+
     context = get_current_context()
     known = list(context["dag"].params)
     for name in context["dag_run"].conf or {}:
         if name not in known:
-            near = get_close_matches(name, known, n=1)
-            meant = f"did you mean {near[0]}?" if near else f"expected some of {', '.join(known) or 'none'}"
-            raise AirflowFailException(f"argument {name!r}: there is none of this name; {meant}")
+            meant = did_you_mean(name, known) or f"; expected some of {', '.join(known) or 'none'}"
+            raise AirflowFailException(f"argument {name!r}: there is none of this name{meant}")
 
 
 def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment: datetime) -> list[str]:

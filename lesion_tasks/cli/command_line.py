@@ -11,6 +11,7 @@ import click
 
 from lesion_tasks import __version__
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.lookup import did_you_mean
 
 
 class _Path(click.Group):
@@ -18,6 +19,13 @@ class _Path(click.Group):
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(self.commands)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        if args and args[0] not in self.commands and not args[0].startswith("-"):
+            ctx.fail(f"No such command {args[0][:80]!r}{did_you_mean(args[0], self.commands)}")
+        return super().resolve_command(ctx, args)
 
 
 @click.group(cls=_Path, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

@@ -2,11 +2,13 @@
 
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 import click
 
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.cli.command_line import (
     lesion,
     show,
@@ -16,9 +18,13 @@ from lesion_tasks.workspace import open_workspace
 
 
 @lesion.command()
+@click.argument("name", required=False)
 @click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
-def variants(as_json: bool) -> None:
-    """List the variants, and the system that each reproduces."""
+def variants(name: str | None, as_json: bool) -> None:
+    """List the variants, and the system that each reproduces; with a NAME, say in words what it does."""
+    if name is not None:
+        _describe(name)
+        return
     rows = [
         {
             "name": v.name,
@@ -38,6 +44,15 @@ def variants(as_json: bool) -> None:
     width = {key: max(len(row[key]) for row in rows) for key in rows[0]}
     for row in rows:
         click.echo("  ".join(value.ljust(width[key]) for key, value in row.items()).rstrip())
+
+
+def _describe(name: str) -> None:
+    from lesion_tasks.reports.recipe_words import in_words
+
+    variant = find_variant(name)
+    click.echo(f"{variant.name}: {variant.title}")
+    for about, words in in_words(asdict(variant)).items():
+        click.echo(f"  {about + ':':<10}{'; '.join(words)}")
 
 
 def _shortening(command: Any) -> Any:

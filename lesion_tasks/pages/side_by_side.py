@@ -14,6 +14,7 @@ from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
 from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.recipe_words import meaningful
 from lesion_tasks.reports.views import in_order
 from lesion_tasks.reports.words import flattened
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
@@ -74,33 +75,8 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
     )
 
 
-def _meaningful(recipe: dict[str, Any]) -> dict[str, Any]:
-    """A recipe without the fields that mean nothing for it, such as the frozen layers of a backbone that it lacks."""
-    moot = {name for name in ("reproduces", "search", "search_id", "adjusted") if not recipe.get(name)}
-    if not recipe.get("backbone"):
-        moot |= {"backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning"}
-    if recipe.get("loss") != "bias":
-        moot.add("bias_alpha")
-    if recipe.get("architecture") != "mobilenet_v3_eca":
-        moot.add("dilation_rate")
-    if not recipe.get("metadata"):
-        moot |= {"metadata", "fusion"}
-    if recipe.get("side_px") is None:
-        moot |= {"side_px", "aspect", "conv_filters", *(name for name in recipe if name in _OF_PICTURES)}
-    return {name: value for name, value in recipe.items() if name not in moot}
-
-
-_OF_PICTURES = (
-    "is_hair_removed",
-    "is_segmented",
-    "is_augmented",
-    "is_augmented_strongly",
-    "is_flip_averaged",
-)
-
-
 def _differing_fields(recipes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    flat = [dict(flattened(_meaningful(recipe))) for recipe in recipes]
+    flat = [dict(flattened(meaningful(recipe))) for recipe in recipes]
     names = list(dict.fromkeys(name for one in flat for name in one))
     values = [(name, [one.get(name, "none") for one in flat]) for name in names]
     return [(name, each) for name, each in values if len(set(each)) > 1 or len(recipes) == 1]

@@ -164,9 +164,9 @@ def curve_keys(
 
 
 def headline_figures(document: SubsetDocument) -> list[dict[str, Any]]:
-    """The four figures below the verdict."""
+    """The few figures below the verdict."""
     names = (
-        ("auc", "sensitivity", "specificity", "calibration_slope")
+        ("auc", "sensitivity", "specificity", "calibration_slope", "calibration_intercept")
         if document.task == "binary"
         else ("macro_auc", "balanced_accuracy", "accuracy", "expected_calibration_error")
     )

@@ -1,0 +1,139 @@
+"""A training recipe -> what it does, in words, without the fields that mean nothing for it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lesion_tasks.catalog import SPLITS
+
+_ASPECTS = {
+    "squash": "squashed into a square",
+    "pad": "padded to a square",
+    "crop": "cropped to a square",
+}
+_FUSIONS = {
+    "concatenate": "joined to the picture's features",
+    "gated": "as gates on the picture's features",
+    "film": "scaling and shifting the picture's features",
+}
+_SAMPLINGS = {
+    "as_drawn": "every train image once an epoch",
+    "undersampled": "train images of the common classes left out until all are as large as the rarest",
+    "oversampled": "train images of the rare classes repeated until all are as large as the largest",
+    "resampled": "every class brought to the mean size",
+    "rotated_copies": "rotated copies added until every class is as large as the largest",
+    "rotated_copies_leaky": "rotated copies added before val was drawn, as published: this leaks",
+}
+_OF_PICTURES = (
+    "is_hair_removed",
+    "is_segmented",
+    "is_augmented",
+    "is_augmented_strongly",
+    "is_flip_averaged",
+)
+
+
+def meaningful(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe without the fields that mean nothing for it, such as the frozen layers of a backbone that it lacks."""
+    moot = {name for name in ("reproduces", "search", "search_id", "adjusted") if not recipe.get(name)}
+    if not recipe.get("backbone"):
+        moot |= {"backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning"}
+    if recipe.get("loss") != "bias":
+        moot.add("bias_alpha")
+    if recipe.get("architecture") != "mobilenet_v3_eca":
+        moot.add("dilation_rate")
+    if not recipe.get("metadata"):
+        moot |= {"metadata", "fusion"}
+    if recipe.get("side_px") is None:
+        moot |= {"side_px", "aspect", "conv_filters", *_OF_PICTURES}
+    return {name: value for name, value in recipe.items() if name not in moot}
+
+
+def in_words(recipe: Mapping[str, Any]) -> dict[str, list[str]]:
+    """What a recipe does, by what it is about: its task, input, network, learning and serving."""
+    return {
+        "task": _task(recipe),
+        "looks at": _inputs(recipe),
+        "network": _network(recipe),
+        "learns": _learning(recipe),
+        "serves": _serving(recipe),
+    }
+
+
+def _task(recipe: Mapping[str, Any]) -> list[str]:
+    split = SPLITS[recipe["split"]]
+    found = [f"{split.task}, on the split {split.name}"]
+    if recipe.get("reproduces"):
+        found.append(f"reproduces system {recipe['reproduces']}")
+    return found
+
+
+def _inputs(recipe: Mapping[str, Any]) -> list[str]:
+    found = []
+    if recipe["side_px"] is not None:
+        found.append(
+            f"pictures of {recipe['side_px']} x {recipe['side_px']} px, {_ASPECTS[recipe['aspect']]}"
+        )
+    if recipe.get("is_hair_removed"):
+        found.append("hair removed")
+    if recipe.get("is_segmented"):
+        found.append("only the lesion, as outlined by a U-Net")
+    if recipe["metadata"]:
+        how = f", {_FUSIONS[recipe['fusion']]}" if found else ""
+        found.append(f"{', '.join(name.replace('_', ' ') for name in recipe['metadata'])}{how}")
+    return found
+
+
+def _network(recipe: Mapping[str, Any]) -> list[str]:
+    if recipe["backbone"]:
+        weights = "pretrained" if recipe["is_pretrained"] else "random"
+        found = [f"{recipe['backbone']} with {weights} weights, {_trained_part(recipe)}"]
+    else:
+        found = [recipe["architecture"].replace("_", " ")]
+    if recipe["conv_filters"]:
+        found.append(f"convolutions with {_listed(recipe['conv_filters'])} filters")
+    if recipe["dense_units"]:
+        found.append(f"dense layers of {_listed(recipe['dense_units'])}")
+    if rate := max(recipe["dropout_rate"], recipe["feature_dropout_rate"]):
+        found.append(f"dropout {rate:g}")
+    return found
+
+
+def _trained_part(recipe: Mapping[str, Any]) -> str:
+    if not recipe["is_backbone_frozen"]:
+        return "all layers trained"
+    if recipe["unfrozen_from"]:
+        return f"frozen up to {recipe['unfrozen_from']}"
+    if tuning := recipe["fine_tuning"]:
+        part = f"from {tuning['unfrozen_from']} on" if tuning["unfrozen_from"] else "whole"
+        return f"frozen at first, then trained {part} at {tuning['learning_rate']:g}"
+    return "frozen"
+
+
+def _learning(recipe: Mapping[str, Any]) -> list[str]:
+    found = [_SAMPLINGS[recipe["sampling"]]]
+    if recipe["side_px"] is not None and recipe["is_augmented"]:
+        found.append("strongly augmented" if recipe["is_augmented_strongly"] else "augmented")
+    weighted = ", every class weighted the same" if recipe["is_class_weighted"] else ""
+    found.append(f"{recipe['loss'].replace('_', ' ')}{weighted}")
+    found.append(
+        f"{recipe['optimizer']} at {recipe['learning_rate']:g}, batches of {recipe['batch_size']}, at most "
+        f"{recipe['max_epochs']} epochs, stopped after {recipe['patience']} without a better val loss"
+    )
+    if recipe.get("search"):
+        found.append("can be searched (`lesion tune`)")
+    return found
+
+
+def _serving(recipe: Mapping[str, Any]) -> list[str]:
+    found = []
+    if recipe["side_px"] is not None and recipe["is_flip_averaged"]:
+        found.append("the mean over the picture and its mirror images")
+    if recipe["is_calibrated"]:
+        found.append("calibrated on val")
+    if not recipe["is_promotable"]:
+        found.append("never promoted")
+    return found or ["the model's own answer"]
+
+
+def _listed(numbers: Any) -> str:
+    return ", ".join(str(number) for number in numbers)

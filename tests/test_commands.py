@@ -1,0 +1,78 @@
+"""Commands that answer questions: variants in words, what lies on the disk, the database asked in SQL, near misses."""
+
+import json
+
+import pytest
+from catalogue import add_records, labelled_records
+from click.testing import CliRunner
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.reports.recipe_words import in_words, meaningful
+from lesion_tasks.settings import Settings
+
+
+def run(*arguments: str) -> str:
+    done = CliRunner().invoke(lesion, arguments, catch_exceptions=False)
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_a_variant_is_told_in_words() -> None:
+    said = run("variants", "mobilenet_v2_tuned_gated")
+    for words in (
+        "MobileNetV2, two stages, metadata gate features",
+        "malignancy, on the split malignancy_natural",
+        "pictures of 128 x 128 px, squashed into a square; ",
+        "as gates on the picture's features",
+        "mobilenet_v2 with pretrained weights, frozen at first, then trained whole at 1e-05",
+        "strongly augmented",
+        "the mean over the picture and its mirror images; calibrated on val",
+    ):
+        assert words in said, words
+
+
+@pytest.mark.parametrize("name", VARIANTS)
+def test_every_variant_has_words_for_each_part(name: str) -> None:
+    from dataclasses import asdict
+
+    recipe = asdict(VARIANTS[name])
+    words = in_words(recipe)
+    assert all(words.values())
+    if not recipe["backbone"]:
+        assert "is_pretrained" not in meaningful(recipe)
+
+
+def test_a_name_that_is_nearly_right_is_guessed() -> None:
+    wrong = CliRunner().invoke(lesion, ["trian"])
+    assert wrong.exit_code == 2
+    assert "No such command 'trian'; did you mean train?" in wrong.output
+    with pytest.raises(UnusableInputError, match="did you mean metadata_logistic"):
+        run("variants", "metadata_logstic")
+
+
+def test_the_disk_is_told_by_kind(settings: Settings) -> None:
+    add_records(settings, labelled_records(30))
+    found = {(one["where"], one["what"]): one for one in json.loads(run("disk", "--json"))}
+    pictures = found["bucket", "pictures of the archive"]
+    assert pictures["n"] == 30
+    assert pictures["size_bytes"] > 30 * 500
+    assert found["database", "record_version"]["size_bytes"] > 0
+    assert "MB altogether" in run("disk")
+
+
+def test_the_database_is_asked_and_never_changed(settings: Settings) -> None:
+    add_records(settings, labelled_records(5))
+    question = "SELECT count(*) AS n, 'a %' AS words FROM record;"
+    assert json.loads(run("sql", "--json", question)) == [{"n": 5, "words": "a %"}]
+    assert "1 row" in run("sql", question)
+    for statement, said in (
+        ("DELETE FROM record", "syntax error"),
+        ("SELECT nextval('test_opening_opening_id_seq')", "read-only"),
+        ("SELECT 1; COMMIT; DROP TABLE record", "expected one statement"),
+        ("SELECT nothing FROM record", "nothing"),
+    ):
+        with pytest.raises(UnusableInputError, match=said):
+            run("sql", statement)
+    assert json.loads(run("sql", "--json", "SELECT count(*) AS n FROM record"))[0]["n"] == 5
