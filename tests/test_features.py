@@ -33,6 +33,7 @@ def variant(**changed: object) -> Variant:
             "is_pretrained": False,
             "side_px": 32,
             "max_epochs": 3,
+            "is_calibrated": False,  # plain Keras is not
             **changed,
         },
     )

@@ -3,7 +3,6 @@
 from types import SimpleNamespace
 
 import pytest
-from airflow.sdk import lineage as collecting
 from test_path import prepare
 from test_promotion import candidate
 
@@ -32,6 +31,8 @@ def test_a_training_and_its_evaluation_name_objects_that_exist(settings: Setting
 
 
 def test_the_collector_of_airflow_receives_it(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    from airflow.sdk import lineage as collecting
+
     import lesion_airflow
     from lesion_tasks.upkeep.lineage import Lineage
 
