@@ -240,7 +240,16 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
     assert changes.address == "data?since=a%2Bb"
 
 
-def test_a_run_leads_to_everything_that_it_made(trained: tuple[str, str], settings: Settings) -> None:
+def test_runs_reports_and_questions_lead_on(
+    trained: tuple[str, str], settings: Settings, pages: Client
+) -> None:
+    """Three promises about one catalogue, which takes ten seconds to make."""
+    a_run_leads_to_everything_that_it_made(settings)
+    a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(trained[0], pages)
+    the_pages_name_candidates_about_which_nothing_is_left_to_decide(trained[0])
+
+
+def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
     made = rows_of(settings, "SELECT evaluation_id, training_id, manifest_digest FROM evaluation ORDER BY 1")
     by_place = {(("each.evaluate"), place): row[0] for place, row in enumerate(made)}
     by_place["each.split", 0] = made[0][2]
@@ -258,10 +267,8 @@ def test_a_run_leads_to_everything_that_it_made(trained: tuple[str, str], settin
     assert "has not made anything yet" in client().get("/result?dag=build_splits&run=r&task={TASK_ID}").text
 
 
-def test_a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(
-    trained: tuple[str, str], pages: Client
-) -> None:
-    path = f"{trained[0]}/report.html"
+def a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(training_id: str, pages: Client) -> None:
+    path = f"{training_id}/report.html"
     page = pages.get(f"/read/{path}")
     assert f'data-report="{path}"' in page.text
     assert "frame-src 'self'" in page.headers["content-security-policy"]
@@ -277,8 +284,7 @@ def test_a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(
     assert pages.get("/read/no_such.html").status_code == 404
 
 
-def test_the_pages_name_candidates_about_which_nothing_is_left_to_decide(trained: tuple[str, str]) -> None:
-    first, _ = trained
+def the_pages_name_candidates_about_which_nothing_is_left_to_decide(first: str) -> None:
     for path in ("/", f"/champion/{TASK}"):
         assert f'data-may="" data-decided="{first}"' in client().get(path).text
         assert 'data-may="yes"' in client(startable=("promote_model",)).get(path).text
