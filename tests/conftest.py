@@ -1,5 +1,6 @@
 """What tests share: one embedded Postgres, a fresh database for each test that asks, and its own bucket."""
 
+import logging
 import os
 import uuid
 from collections.abc import Callable, Iterator
@@ -66,6 +67,15 @@ def _once(function: Callable[..., Any]) -> Callable[..., Any]:
         return found[key]
 
     return remembered
+
+
+@pytest.fixture(autouse=True)
+def logging_as_it_was() -> None:
+    """Airflow sets up logging for its whole process when a test first uses it: undo what other tests would notice."""
+    logging.getLogger().setLevel(logging.WARNING)
+    for name, logger in logging.root.manager.loggerDict.items():
+        if isinstance(logger, logging.Logger) and name.startswith("lesion"):
+            logger.disabled, logger.propagate = False, True
 
 
 @pytest.fixture(scope="session")
