@@ -75,7 +75,10 @@ def fill(url: str) -> list[str]:
         )  # triggers and keys once are enough
         for table in ("record_version", "record", "image"):
             repeat(connection, table, N_IMAGES, {"isic_id": copy_id})
-        own = {"training_id": "training_id || '-copy-' || k", "evaluation_id": "evaluation_id || '-copy-' || k"}
+        own = {
+            "training_id": "training_id || '-copy-' || k",
+            "evaluation_id": "evaluation_id || '-copy-' || k",
+        }
         for table in ("training", "evaluation", "test_opening"):
             repeat(connection, table, N_TRAININGS, own)
     with engine_for(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:

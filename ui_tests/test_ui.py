@@ -219,6 +219,7 @@ def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, a
     shoot(page, "tab")
 
 
+@pytest.mark.long
 def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Page, api: AirflowApi) -> None:
     train(page, api, "smoke")
     # The run that an evaluation starts asks as well: only the questions of the runs begun here are answered.
@@ -243,6 +244,7 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
     until(page, lambda: champion(page) != before)
 
 
+@pytest.mark.long
 def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
     before = champion(page)
     form = inside(page, CHAMPION_PAGE).locator("form[data-rollback]")
