@@ -44,7 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """The longest first: where files are divided among processes, nobody waits for them in the end."""
-    items.sort(key=lambda item: item.get_closest_marker("scheduler") is None)
+    items.sort(
+        key=lambda item: (
+            item.get_closest_marker("scheduler") is None,
+            item.get_closest_marker("minutes") is None,
+        )
+    )
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -25,6 +25,8 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.config.experimental.enable_op_determinism()
 import test_accelerator
+
+pytestmark = pytest.mark.minutes
 print(json.dumps(test_accelerator.train_in_every_way({database_url!r})))
 """
 TRIED: dict[str, Any] = {"name": "tried", "title": "", "split": "malignancy_natural", "max_epochs": 3}

@@ -36,6 +36,8 @@ from lesion_tasks.training.model.serving import (
 from lesion_tasks.training.model.unet import build_unet
 from lesion_tasks.training.model.weights import load_base
 
+pytestmark = pytest.mark.minutes
+
 # One of each family; the deeper members take ten seconds and more to build, and differ in their tables alone.
 FAMILIES = (
     "mobilenet", "mobilenet_v2_035", "mobilenet_v3_small", "resnet50", "resnet50_v2", "vgg16", "densenet121",

@@ -24,6 +24,8 @@ from lesion_tasks.training.predictions import read_predictions, store_prediction
 from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
+pytestmark = pytest.mark.minutes
+
 SPLITS = ("malignancy_balanced_5000", "malignancy_natural")
 
 

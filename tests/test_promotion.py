@@ -28,6 +28,8 @@ from lesion_tasks.training.predictions import read_predictions, store_prediction
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import Workspace, open_workspace
 
+pytestmark = pytest.mark.minutes
+
 TASK = "malignancy"
 SEAL = "document_sha256 = encode(sha256(convert_to(CAST(({}) AS jsonb)::text, 'UTF8')), 'hex')"
 

@@ -28,6 +28,8 @@ from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import note_lost_trainings, train_variant
 from lesion_tasks.workspace import open_workspace
 
+pytestmark = pytest.mark.minutes
+
 
 def stored(settings: Settings, training_id: str) -> tuple[dict, dict]:
     """A training's row, and what its model file says of itself."""

@@ -2,7 +2,11 @@
 
 from pathlib import Path
 
+import pytest
+
 from benchmarks.kill_train import run
+
+pytestmark = pytest.mark.minutes
 
 
 def test_a_killed_training_goes_on_at_another_worker_and_ends_the_same(

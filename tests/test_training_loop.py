@@ -19,6 +19,8 @@ from lesion_tasks.training.examples import Batches, Examples
 from lesion_tasks.training.loop import Stage, fit_stage
 from lesion_tasks.training.model import build_model
 
+pytestmark = pytest.mark.minutes
+
 EPOCHS = 14
 KILLS = 10
 
