@@ -16,6 +16,8 @@ import pytest
 from lesion_tasks.catalog import FineTuning, Variant
 from lesion_tasks.training.examples import filled_up
 
+pytestmark = pytest.mark.minutes
+
 # A machine's devices are counted before TensorFlow's first operation: in a process of its own.
 CODE = """
 import json, sys, warnings
@@ -25,8 +27,6 @@ cpu = tf.config.list_physical_devices("CPU")[0]
 tf.config.set_logical_device_configuration(cpu, [tf.config.LogicalDeviceConfiguration()] * 2)
 tf.config.experimental.enable_op_determinism()
 import test_accelerator
-
-pytestmark = pytest.mark.minutes
 print(json.dumps(test_accelerator.train_in_every_way({database_url!r})))
 """
 TRIED: dict[str, Any] = {"name": "tried", "title": "", "split": "malignancy_natural", "max_epochs": 3}
