@@ -29,13 +29,12 @@ from lesion_airflow import (
     TAGS,
     TELL_WHEN_RED,
     AskPerson,
-    count,
+    announce_decision,
     open_workspace,
     refuse_misspelt,
     results,
     skip_unless,
 )
-from lesion_notices import tell
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import APPROVALS, AS_SET
 from lesion_tasks.catalog.pools import GPU_POOL
@@ -161,7 +160,6 @@ def promote_model() -> None:
     ) -> dict[str, Any]:
         """Decide, record the reasons, publish, and tell people."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
-        from lesion_tasks.upkeep.notices import of_decision
 
         decision = promote_best(
             open_workspace(),
@@ -175,8 +173,7 @@ def promote_model() -> None:
             answer_reason=answer_reason,
         ).as_dict()
         get_current_context()["done"] = f": {decision['action']}"
-        count({f"decisions.{decision['action'].replace(' ', '_')}": 1})
-        tell(of_decision(decision))
+        announce_decision(decision)
         return decision
 
     @task(outlets=[CHAMPION])

@@ -8,8 +8,15 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import CHAMPION, DEFAULT_ARGS, TAGS, TELL_WHEN_RED, count, open_workspace, refuse_misspelt
-from lesion_notices import tell
+from lesion_airflow import (
+    CHAMPION,
+    DEFAULT_ARGS,
+    TAGS,
+    TELL_WHEN_RED,
+    announce_decision,
+    open_workspace,
+    refuse_misspelt,
+)
 from lesion_tasks.catalog import TASKS
 
 
@@ -52,7 +59,6 @@ def rollback_champion() -> None:
     def roll_back(params: dict[str, Any], dag_run: Any, outlet_events: Any) -> dict[str, Any]:
         """Publish the earlier model, record why, and tell people."""
         from lesion_tasks.promotion.promote import rollback_champion as put_back
-        from lesion_tasks.upkeep.notices import of_decision
 
         refuse_misspelt()
         result = put_back(
@@ -64,8 +70,7 @@ def rollback_champion() -> None:
             request_id=dag_run.run_id,
         ).as_dict()
         outlet_events[CHAMPION].extra = result
-        count({f"decisions.{result['action'].replace(' ', '_')}": 1})
-        tell(of_decision(result))
+        announce_decision(result)
         return result
 
     roll_back()

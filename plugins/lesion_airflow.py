@@ -25,7 +25,7 @@ from airflow.sdk.definitions.asset import Model
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
-from lesion_notices import LesionNotifier
+from lesion_notices import LesionNotifier, tell
 
 if TYPE_CHECKING:
     from lesion_tasks.upkeep.lineage import Lineage
@@ -139,7 +139,7 @@ def retry_refused() -> dict[str, None]:
     The source may have been repaired; and a task that failed must not turn green because nothing is due yet.
     """
     context = get_current_context()
-    is_again = context["dag_run"].run_type != "scheduled" or context["ti"].try_number > 1
+    is_again = context["dag_run"].run_type == "manual" or context["ti"].try_number > 1
     return {"retry_refused_after": None} if is_again else {}
 
 
@@ -158,6 +158,14 @@ def count(numbers: Mapping[str, int]) -> None:
     for name, number in numbers.items():
         if number:
             Stats.incr(f"lesion.{name}", number)
+
+
+def announce_decision(decision: Mapping[str, Any]) -> None:
+    """Count a decision about a champion, and tell people."""
+    from lesion_tasks.upkeep.notices import of_decision
+
+    count({f"decisions.{decision['action'].replace(' ', '_')}": 1})
+    tell(of_decision(decision))
 
 
 def note_lineage(lineage: "Lineage") -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.curation.reason_counts import ReasonCount, count_reasons
 from lesion_tasks.database.schema import Manifest
 from lesion_tasks.ingest.changes import KINDS, Change, read_changes
@@ -31,6 +32,7 @@ class DataState:
     """What the page about data shows."""
 
     since: datetime
+    problem: str  # why what was asked for is not shown; empty: it is
     n_by_kind: dict[str, int]  # changes, by kind
     changes: list[Change]  # the latest of them
     is_cut: bool  # there are more than were counted
@@ -39,8 +41,16 @@ class DataState:
 
 
 def read_data(workspace: Workspace, since: str | None = None) -> DataState:
-    """The state of the data by the database. `since` is a time or the id of an ingestion; None: the last week."""
-    moment = moment_of(workspace, since) if since else datetime.now(UTC) - timedelta(days=DEFAULT_DAYS)
+    """The state of the data by the database. `since` is a time or the id of an ingestion; None: the last week.
+
+    So is anything that is neither, and the state says it.
+    """
+    moment, problem = datetime.now(UTC) - timedelta(days=DEFAULT_DAYS), ""
+    if since:
+        try:
+            moment = moment_of(workspace, since)
+        except UnusableInputError as error:
+            problem = str(error)
     found = list(islice(read_changes(workspace, moment), MAX_CHANGES + 1))
     counted = Counter(change.kind for change in found[:MAX_CHANGES])
     with workspace.engine.connect() as connection:
@@ -49,6 +59,7 @@ def read_data(workspace: Workspace, since: str | None = None) -> DataState:
     latest = sorted(found, key=lambda change: (change.seen_at, change.isic_id), reverse=True)
     return DataState(
         since=moment,
+        problem=problem,
         n_by_kind={kind: counted[kind] for kind in KINDS if counted[kind]},
         changes=latest[:N_SHOWN],
         is_cut=len(found) > MAX_CHANGES,

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from sqlalchemy import Connection
+
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
@@ -79,7 +81,8 @@ def find_result(
         if key is not None:
             return RunResult(address=key, words="The report of this evaluation.", decisions=[])
     if task_id is None and dag_id in RESULT_TASKS:
-        pages = [page for one in made if (page := _page_of(workspace, one)) is not None]
+        with workspace.engine.connect() as connection:
+            pages = [page for one in made if (page := _page_of(connection, one)) is not None]
         words = (
             "What this run made:"
             if pages
@@ -91,15 +94,13 @@ def find_result(
     return _nothing("This task makes no report of its own.")
 
 
-def _page_of(workspace: Workspace, returned: Any) -> tuple[str, str] | None:
+def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
     """Name and address of what one task made."""
     if not isinstance(returned, str):
         return None
     if is_digest(returned):
-        with workspace.engine.connect() as connection:
-            return f"Data of {find_manifest(connection, returned).split}", page_key(returned)
-    with workspace.engine.connect() as connection:
-        key = find_report(connection, returned)
+        return f"Data of {find_manifest(connection, returned).split}", page_key(returned)
+    key = find_report(connection, returned)
     return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)
 
 
