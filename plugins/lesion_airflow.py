@@ -3,6 +3,7 @@
 Airflow loads this once per process, so it holds nothing that changes often and nothing heavy.
 """
 
+import logging
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,15 @@ if TYPE_CHECKING:
     from lesion_tasks.upkeep.lineage import Lineage
     from lesion_tasks.workspace import Workspace
 
+log = logging.getLogger(__name__)
+
 # Declared once: a DAG scheduled on a mistyped asset silently never runs.
 IMAGES = Asset("images", uri="lesion://images", group="lesion")
 SPLITS = Asset("splits", uri="lesion://splits", group="lesion")
 EVALUATIONS = Asset("evaluations", uri="lesion://evaluations", group="lesion")
 CHAMPION = Model("champion", uri="lesion://champion")
 
+METRICS_TIMEOUT_MS = 5_000
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 
 # Wrong input stays wrong. Nearly everything else may be the network or a machine, and is tried again, after a longer
@@ -155,9 +159,18 @@ def total(counts: Iterable[dict[str, Any] | None]) -> dict[str, int]:
 
 def count(numbers: Mapping[str, int]) -> None:
     """Add to the product's counters in Airflow's metrics (StatsD or OpenTelemetry): `lesion.<name>`."""
+    from opentelemetry.metrics import get_meter_provider
+
     for name, number in numbers.items():
         if number:
             Stats.incr(f"lesion.{name}", number)
+    # The process of a task ends without handing on what OpenTelemetry has gathered.
+    hand_on = getattr(get_meter_provider(), "force_flush", None)
+    if hand_on is not None:
+        try:
+            hand_on(timeout_millis=METRICS_TIMEOUT_MS)
+        except Exception as error:  # the work itself is done
+            log.warning("counters were not handed on to OpenTelemetry: %s", error)
 
 
 def announce_decision(decision: Mapping[str, Any]) -> None:
