@@ -1,5 +1,6 @@
 # The entry point. `make` alone lists the targets.
-PYTHON ?= python3.11
+# Empty: the newest that is found of those that pyproject.toml allows.
+PYTHON ?=
 BIN := .venv/bin
 CODE := lesion_tasks archive_server dags plugins tests stack_tests ui_tests benchmarks docker requirements
 DEPLOYED := airflow worker-cpu worker-gpu
@@ -53,7 +54,7 @@ docs: .venv/dev.stamp ## regenerate the generated parts of the documents
 	$(BIN)/python -m lesion_tasks docs
 
 env: ## write .env with generated secrets, for docker compose
-	@$(PYTHON) docker/write_env.py
+	@$(or $(PYTHON),python3) docker/write_env.py
 
 images: ## build both images, with the commit as version and time
 	CODE_VERSION=$$(git rev-parse --short=12 HEAD) SOURCE_DATE_EPOCH=$$(git log -1 --format=%ct) docker compose build
@@ -72,7 +73,8 @@ test-faults: .venv/dev.stamp ## kill workers and services while the path runs, r
 
 sbom: .venv/dev.stamp ## write the contents of each image as CycloneDX: build/sbom-*.json
 	@mkdir -p build
-	@for lock in $(DEPLOYED); do $(BIN)/cyclonedx-py requirements requirements/$$lock.lock --pyproject pyproject.toml \
+	@for lock in $(DEPLOYED); do $(BIN)/python requirements/image_lock.py requirements/$$lock.lock > build/$$lock.txt && \
+	  $(BIN)/cyclonedx-py requirements build/$$lock.txt --pyproject pyproject.toml \
 	  --output-reproducible --output-format JSON --output-file build/sbom-$$lock.json || exit 1; \
 	  echo "build/sbom-$$lock.json"; done
 

@@ -1,12 +1,13 @@
 #!/usr/bin/env bash
-# Write every lock anew from pyproject.toml: name==version with hashes, and no index host. Needs `uv` on the PATH.
+# Write every lock anew from pyproject.toml: name==version with hashes, for every Python and
+# system that pyproject.toml allows, and no index host. Needs `uv` on the PATH.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lock() {  # lock NAME EXTRA...
   local name=$1 extras=()
   shift
   for extra in "$@"; do extras+=(--extra "$extra"); done
-  uv pip compile --quiet pyproject.toml "${extras[@]}" --python-version 3.11 --generate-hashes \
+  uv pip compile --quiet pyproject.toml "${extras[@]}" --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --output-file "requirements/$name.lock"
 }
 lock dev airflow train local dev

@@ -5,13 +5,10 @@
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lock=requirements/$1.lock
-python=${2:-python3.11}
 
 if [ ! -x .venv/bin/python ]; then
-  if ! "$python" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' 2>/dev/null; then
-    echo "Python 3.11 is needed; '$python' is $("$python" --version 2>&1 | tail -1 || true). Say make PYTHON=/path/to/python3.11" >&2
-    exit 1
-  fi
+  python=$(requirements/find_python.sh "${2:-}")
+  echo "using $("$python" --version), $python"
   "$python" -m venv .venv
 fi
 grep -qs "$(pwd)/.venv" .venv/bin/pip || { echo ".venv was made in another folder; remove it" >&2; exit 1; }
