@@ -7,6 +7,8 @@ lock() {  # lock NAME EXTRA...
   local name=$1 extras=()
   shift
   for extra in "$@"; do extras+=(--extra "$extra"); done
+  # The versions of the present lock are kept where they fit. Its hashes are not: they may be those of one system's files.
+  sed -n -i 's/^\([^ #]*==[^ ]*\).*/\1/p' "requirements/$name.lock"
   uv pip compile --quiet pyproject.toml "${extras[@]}" --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --output-file "requirements/$name.lock"
 }
