@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
@@ -399,6 +400,44 @@ def test_values_of_the_chart_hold_no_secret_and_no_right_too_many() -> None:
         "-m",
         "lesion_tasks.deployment.prepare_services",
     ]
+
+
+JSON_TYPES = {
+    "object": dict, "array": list, "string": str, "integer": int, "number": (int, float), "boolean": bool,
+    "null": type(None),
+}  # fmt: skip
+
+
+def test_every_value_of_the_chart_is_one_that_its_schema_knows() -> None:
+    """Paths, types and choices as the chart's schema of the named version has them."""
+    chart = json.loads((ROOT / "tests" / "helm_chart_keys.json").read_text())
+    values = yaml.safe_load((ROOT / "deploy" / "helm" / "values.yaml").read_text())
+    assert sorted(_strangers(values, "", chart)) == []
+    misspelt = {**values, "apiServer": {**values["apiServer"], "replica": 2}, "excutor": "CeleryExecutor"}
+    assert sorted(_strangers(misspelt, "", chart)) == ["apiServer.replica", "excutor"]
+    wrong = {**values, "scheduler": {**values["scheduler"], "replicas": "two"}}
+    assert sorted(_strangers(wrong, "", chart)) == ["scheduler.replicas: 'two'"]
+
+
+def _strangers(value: Any, path: str, chart: dict[str, Any]) -> Iterator[str]:
+    """Paths below `path` that the schema does not know, and values that it does not allow there."""
+    known = chart["keys"].get(path)
+    if path and known is None:
+        if not path.startswith(tuple(f"{free}." for free in chart["free"])):
+            yield path
+        return
+    if known and "type" in known:
+        names = known["type"] if isinstance(known["type"], list) else [known["type"]]
+        kinds = tuple(JSON_TYPES[name] for name in names)
+        is_fitting = isinstance(value, kinds) and not (isinstance(value, bool) and "boolean" not in names)
+        if not is_fitting or value not in known.get("enum", [value]):
+            yield f"{path}: {value!r}"
+    if isinstance(value, dict):
+        for name, inner in value.items():
+            yield from _strangers(inner, f"{path}.{name}" if path else name, chart)
+    elif isinstance(value, list):
+        for inner in value:
+            yield from _strangers(inner, f"{path}[]", chart)
 
 
 def test_the_worker_beside_the_chart_trains_one_model_at_a_time_on_one_gpu() -> None:
