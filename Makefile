@@ -12,6 +12,9 @@ export LESION_DEMO_IMAGES = $(IMAGES)
 export LESION_DEMO_VARIANTS = $(VARIANTS)
 export LESION_DEMO_WEIGHTS = $(WEIGHTS)
 export LESION_DEMO_PORT = $(PORT)
+ifdef HOME_FOLDER
+export LESION_HOME = $(HOME_FOLDER)
+endif
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo stop clean test test-variants test-ui test-stack test-faults lint format migration docs env images sbom audit agree \
@@ -21,7 +24,7 @@ export LESION_DEMO_PORT = $(PORT)
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  make %-16s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo
-	@echo '  make demo takes ARCHIVE=<folder, address or isic> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n>'
+	@echo '  make demo takes ARCHIVE=<folder, address or isic> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>'
 
 setup: .venv/laptop.stamp ## create the environment in .venv from the lock
 

@@ -1,10 +1,12 @@
 """The embedded Postgres: starts anywhere, survives being killed, and is stopped alone."""
 
+import json
 import os
 import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,7 @@ import psycopg2
 import pytest
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database.embedded import account, postgres
+from lesion_tasks.database.embedded import account, idle_stop, postgres
 from lesion_tasks.database.embedded.ports import holder, is_free
 
 
@@ -210,3 +212,53 @@ def test_root_without_namespaces_is_told_of_a_closed_folder(
     tmp_path.chmod(0o700)
     with pytest.raises(UnusableInputError, match=r"user 65534.*cannot reach it; expected"):
         postgres.ensure_running(tmp_path / "home")
+
+
+def test_a_server_that_nobody_asks_is_stopped_and_one_in_use_is_not(home: Path) -> None:
+    url = postgres.ensure_running(home)
+    connection = connect(url)
+    watch = threading.Thread(
+        target=idle_stop.stop_when_idle, args=(home,), kwargs={"idle_s": 0.5, "look_s": 0.1}
+    )
+    watch.start()
+    watch.join(timeout=1.5)
+    assert postgres.is_running(home)
+    connection.close()
+    for _ in range(8):  # sessions that end before anybody looks count as well
+        ask(url, "SELECT 1")
+        watch.join(timeout=0.2)
+    assert watch.is_alive()
+    watch.join(timeout=30)
+    assert not watch.is_alive()
+    assert not postgres.is_running(home)
+
+
+def test_a_server_is_watched_by_one_process(home: Path) -> None:
+    postgres.ensure_running(home)
+    postgres.ensure_running(home)
+
+    def watches() -> list[psutil.Process]:
+        name = "lesion_tasks.database.embedded.idle_stop"
+        return [p for p in psutil.process_iter() if name in (c := p.cmdline()) and str(home) in c]
+
+    assert len(watches()) == 1
+
+
+def test_commands_say_what_they_did_to_the_server(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LESION_HOME", str(home))
+
+    def run(name: str) -> dict[str, str]:
+        command = [sys.executable, "-m", "lesion_tasks", name]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return json.loads(done.stdout) if done.returncode == 0 else {"error": done.stderr}
+
+    assert run("stop") == {"postgres": "was not running"}
+    first = run("setup")
+    assert ": created the tables, at migration 0" in first["database"]
+    assert first["bucket"] == str(home / "bucket")
+    assert ": tables were there already, at migration 0" in run("setup")["database"]
+    connection = connect(postgres.ensure_running(home))
+    assert "1 session open, of another command or of a demo" in run("stop")["error"]
+    connection.close()
+    assert run("stop") == {"postgres": "stopped"}
+    assert not postgres.is_running(home)

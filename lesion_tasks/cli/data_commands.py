@@ -5,6 +5,7 @@ from typing import Any
 
 import click
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 from lesion_tasks.cli.command_line import lesion, print_table, show
 from lesion_tasks.workspace import open_workspace
@@ -14,9 +15,28 @@ from lesion_tasks.workspace import open_workspace
 def setup() -> None:
     """Create the database's tables, or bring them to the newest version."""
     from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.migration_state import shown_url
 
-    migrate()
-    show({"database": "up to date"})
+    done = migrate().upgrade
+    workspace = open_workspace()
+    show({"database": f"{shown_url(workspace.engine)}: {done}", "bucket": workspace.bucket.url})
+
+
+@lesion.command()
+def stop() -> None:
+    """Stop the embedded Postgres; the next command that needs it starts it again."""
+    from lesion_tasks.database.embedded import postgres
+    from lesion_tasks.reports.words import plural
+    from lesion_tasks.settings import read_settings
+
+    home = read_settings().home
+    use = postgres.read_use(home)
+    if use is not None and use.n_open:
+        raise UnusableInputError(
+            f"Postgres in {home}: {plural(use.n_open, 'session')} open, of another command or of a demo "
+            "(`make stop` ends that); expected none"
+        )
+    show({"postgres": "stopped" if postgres.stop(home) else "was not running"})
 
 
 @lesion.command()

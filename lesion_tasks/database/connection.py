@@ -13,6 +13,7 @@ from lesion_tasks import UnavailableError, UnusableInputError, addresses
 from lesion_tasks.database.migration_state import (
     MIGRATIONS,
     MISSING,
+    MigrationState,
     migration_state,
     refuse_other_migration,
     shown_url,
@@ -99,8 +100,8 @@ def _connect_patiently(shown: str, parameters: dict[str, Any]) -> Any:
     raise AssertionError("the last attempt returns or raises")
 
 
-def migrate(url: str | None = None) -> None:
-    """Bring the tables to the newest migration; do nothing if they are already there.
+def migrate(url: str | None = None) -> MigrationState:
+    """Bring the tables to the newest migration; do nothing if they are already there. Returns the state before.
 
     Raises UnusableInputError if another version brought the database to a migration that this one does not know.
     """
@@ -115,3 +116,4 @@ def migrate(url: str | None = None) -> None:
     config.set_main_option("script_location", str(MIGRATIONS))
     config.attributes["engine"] = engine
     command.upgrade(config, "head")
+    return state

@@ -30,6 +30,15 @@ class MigrationState:
         """Whether another version, most likely a newer one, made the tables."""
         return self.current is not None and self.current not in self.known
 
+    @property
+    def upgrade(self) -> str:
+        """What an upgrade from here did, in words."""
+        if self.is_newest:
+            return f"tables were there already, at migration {self.known[0]}"
+        if self.current is None:
+            return f"created the tables, at migration {self.known[0]}"
+        return f"brought the tables from migration {self.current} to {self.known[0]}"
+
     def __str__(self) -> str:
         if self.is_unknown:
             return (

@@ -72,7 +72,7 @@ class Wishes:
     def described(self) -> str:
         """The archive in words."""
         if self.archive == SYNTHETIC:
-            return f"the synthetic archive, {self.images or SYNTHETIC_IMAGES:,} images"
+            return f"the synthetic archive of drawn lesions, {self.images or SYNTHETIC_IMAGES:,} records"
         return "the ISIC Archive itself" if self.archive == PUBLIC else self.archive
 
 

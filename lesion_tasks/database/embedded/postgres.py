@@ -16,6 +16,7 @@ import secrets
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -96,9 +97,11 @@ def _start(cluster: _Cluster) -> str:
             if not cluster.data.exists():
                 _create_cluster(cluster)
             _check_version(cluster)
-            if _server_process(cluster) is None:
+            if is_started := _server_process(cluster) is None:
                 _start_server(cluster)
             url = _wait_until_ready(cluster)
+            if is_started:
+                _start_watch(cluster)
         _create_databases(cluster)
         return url
 
@@ -111,6 +114,32 @@ def database_url(home: Path, name: str) -> str:
 def is_running(home: Path) -> bool:
     """Tell whether a server runs on the cluster under `home`."""
     return _server_process(_cluster(home)) is not None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Use:
+    """Who uses a server."""
+
+    n_open: int  # sessions now, without the one that asks
+    n_ever: int  # sessions on its databases since the statistics were last reset
+
+
+def read_use(home: Path) -> Use | None:
+    """Return who uses the server under `home`; None if it does not run or does not answer."""
+    try:
+        with _connection(_cluster(home), "postgres") as connection, connection.cursor() as cursor:
+            cursor.execute(
+                """
+                SELECT (SELECT count(*) FROM pg_stat_activity
+                        WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
+                       (SELECT sum(sessions)::bigint FROM pg_stat_database WHERE datname = ANY(%s))
+                """,
+                (list(DATABASES),),
+            )
+            n_open, n_ever = cursor.fetchone() or (0, 0)
+            return Use(n_open=n_open, n_ever=n_ever)
+    except psycopg2.OperationalError:
+        return None
 
 
 def stop(home: Path) -> bool:
@@ -260,6 +289,14 @@ def _start_server(cluster: _Cluster) -> None:
                 f"Postgres in {cluster.folder} ended with {child.returncode} at its start:\n{_tail(said)}"
             )
         time.sleep(0.3)
+
+
+def _start_watch(cluster: _Cluster) -> None:
+    """Start the process that stops the server when nobody has asked it anything for long."""
+    command = [sys.executable, "-m", "lesion_tasks.database.embedded.idle_stop", str(cluster.folder.parent)]
+    devnull = subprocess.DEVNULL
+    watch = subprocess.Popen(command, stdin=devnull, stdout=devnull, stderr=devnull, start_new_session=True)
+    _children.append(watch)
 
 
 def _wait_until_ready(cluster: _Cluster) -> str:
