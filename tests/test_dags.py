@@ -206,7 +206,7 @@ def test_unusable_input_is_not_retried_and_a_lost_connection_is(dags: dict[str, 
 def test_each_pass_of_ingestion_has_a_schedule_and_is_a_choice_of_the_form(dags: dict[str, Any]) -> None:
     from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 
-    schedules = runpy.run_path(str(ROOT / "dags" / "ingest_isic.py"))["SCHEDULES"]
+    schedules = runpy.run_path(str(ROOT / "dags" / "ingest_isic.py"))["CRONS"]
     dag = dags["ingest_isic"]
     assert dag.params.get_param("passes").schema["items"]["enum"] == list(schedules)
     assert set(schedules) == set(INGEST_PASSES) <= {task.task_id for task in dag.tasks} | {"fetch"}
