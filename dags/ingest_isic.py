@@ -44,9 +44,10 @@ from lesion_airflow import (
 )
 from lesion_tasks.catalog.ingest_passes import CHECK_SHARE, DEFAULT_PASSES, INGEST_PASSES, SWEEP_SHARE
 from lesion_tasks.catalog.pools import ARCHIVE_POOL, CONNECTIONS_PER_TASK
+from lesion_tasks.catalog.schedules import SCHEDULES
 
 # A pass that missed its time is done in the next run.
-SCHEDULES = {name: one.cron for name, one in INGEST_PASSES.items()}
+CRONS = {name: SCHEDULES[name].cron for name in INGEST_PASSES}
 NAMES = list(INGEST_PASSES)
 TITLE = "1 Ingest images"
 LIMIT = timedelta(hours=24)
@@ -56,7 +57,7 @@ LIMIT = timedelta(hours=24)
     dag_display_name=TITLE,
     # Unpausing the DAG during the day must not start a run at once.
     schedule=MultipleCronTriggerTimetable(
-        *sorted(set(SCHEDULES.values())), timezone="UTC", run_immediately=timedelta(0)
+        *sorted(set(CRONS.values())), timezone="UTC", run_immediately=timedelta(0)
     ),
     catchup=False,
     max_active_runs=1,
@@ -147,7 +148,7 @@ def ingest_isic() -> None:
         refuse_misspelt()
         begin_ingestion(open_workspace(), dag_run.run_id, **_scope(params))
         poll_archive(open_workspace(), **_scope(params))
-        in_time = due(SCHEDULES, last_done(open_workspace(), **_scope(params)), dag_run.run_after)
+        in_time = due(CRONS, last_done(open_workspace(), **_scope(params)), dag_run.run_after)
         return in_time if dag_run.run_type == "scheduled" else list(params["passes"])
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=12))

@@ -9,11 +9,12 @@ from airflow.sdk import dag, task
 
 from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace
 from lesion_notices import tell
+from lesion_tasks.catalog.schedules import SCHEDULES
 
 
 @dag(
     dag_display_name="7 Report what is overdue",
-    schedule="0 6 * * *",
+    schedule=SCHEDULES["report_overdue"].cron,
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

@@ -39,8 +39,9 @@ from lesion_airflow import (
 from lesion_notices import tell
 from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.catalog.pools import GPU_POOL
+from lesion_tasks.catalog.schedules import SCHEDULES
 
-SUNDAY_NIGHT = CronTriggerTimetable("0 3 * * 0", timezone="UTC", run_immediately=timedelta(0))
+BY_TIME = CronTriggerTimetable(SCHEDULES["train_variants"].cron, timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
 SEARCHABLE = [name for name in NAMES if VARIANTS[name].search]
 
@@ -60,7 +61,7 @@ POLICIES = {
 
 @dag(
     dag_display_name="3 Train and evaluate variants",
-    schedule=AssetOrTimeSchedule(timetable=SUNDAY_NIGHT, assets=[SPLITS]),
+    schedule=AssetOrTimeSchedule(timetable=BY_TIME, assets=[SPLITS]),
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

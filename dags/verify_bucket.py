@@ -13,12 +13,13 @@ from typing import Any
 from airflow.sdk import Param, dag, task
 
 from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace
-from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS, VERIFICATION_CRON
+from lesion_tasks.catalog.schedules import SCHEDULES
+from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS
 
 
 @dag(
     dag_display_name="6 Verify the bucket",
-    schedule=VERIFICATION_CRON,
+    schedule=SCHEDULES["verify_bucket"].cron,
     catchup=False,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

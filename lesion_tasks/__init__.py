@@ -49,13 +49,15 @@ MAX_MESSAGE_CHARACTERS = 1_200  # a length that people still read
 class _TellableError(Exception):
     """An error whose message is for people: it never holds the user or password of an address, and is not too long."""
 
+    max_characters = MAX_MESSAGE_CHARACTERS
+
     def __init__(self, message: str) -> None:
         # Not at the top: importing the package must not load any of its modules.
         from lesion_tasks.addresses import masked
 
         told = masked(message)
-        if len(told) > MAX_MESSAGE_CHARACTERS:
-            half = MAX_MESSAGE_CHARACTERS // 2
+        if len(told) > self.max_characters:
+            half = self.max_characters // 2
             told = f"{told[:half]} [...] {told[-half:]}"
         super().__init__(told)
 

@@ -1,4 +1,4 @@
-"""Environment -> one frozen `Settings`: the only reader of `os.environ`."""
+"""Environment -> one frozen `Settings`: the only reader of `os.environ`, but for the folder of the catalogue."""
 
 import os
 import re
@@ -18,8 +18,8 @@ from pydantic_settings import (
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, is_host, masked, shown, split_address
-from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.catalog import VARIANTS, own_entries
+from lesion_tasks.catalog.entries import unknown
 
 PREFIX = "LESION_"
 PUBLIC_ARCHIVE_URL = "https://api.isic-archive.com/api/v2/"
@@ -91,8 +91,7 @@ def _variants(names: tuple[str, ...]) -> tuple[str, ...]:
     for name in names:
         if name not in VARIANTS:
             raise UnusableInputError(
-                f"LESION_VARIANTS: unknown variant {name[:200]!r}{did_you_mean(name, VARIANTS)}, expected some of "
-                f"{', '.join(sorted(VARIANTS))}"
+                f"LESION_VARIANTS: {unknown('variant', name, sorted(VARIANTS))}{own_entries.read_from()}"
             )
     return names
 
@@ -195,6 +194,10 @@ class Settings(BaseSettings):
         None,
         description="For trying things out: read about this many records of each scope and no more; unset: all.",
     )
+    catalog: Annotated[Path, AfterValidator(Path.absolute)] = Field(
+        own_entries.DEFAULT_FOLDER,
+        description="A folder of TOML files with variants, tasks, splits, gates and schedules of your own.",
+    )
     variants: Annotated[Words, AfterValidator(_variants)] = Field(
         (),
         description="Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice.",
@@ -255,9 +258,14 @@ class Settings(BaseSettings):
 
 
 def read_settings(environ: Mapping[str, str] | None = None) -> Settings:
-    """Read every `LESION_*` variable, or raise `UnusableInputError` naming the bad one."""
+    """Read every `LESION_*` variable, or raise `UnusableInputError` naming the bad one.
+
+    Of the process's own environment (the default) the catalogue folder is read too, and every mistake in it is raised.
+    """
     env = os.environ if environ is None else environ
     _check_characters(env)
+    if environ is None:
+        own_entries.refuse_broken()
     source = EnvSettingsSource(Settings)
     source.env_vars = {name.lower(): value for name, value in env.items()}
     found = source()

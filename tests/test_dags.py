@@ -207,7 +207,7 @@ def test_unusable_input_is_not_retried_and_a_lost_connection_is(dags: dict[str, 
 def test_each_pass_of_ingestion_has_a_schedule_and_is_a_choice_of_the_form(dags: dict[str, Any]) -> None:
     from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 
-    schedules = runpy.run_path(str(ROOT / "dags" / "ingest_isic.py"))["SCHEDULES"]
+    schedules = runpy.run_path(str(ROOT / "dags" / "ingest_isic.py"))["CRONS"]
     dag = dags["ingest_isic"]
     assert dag.params.get_param("passes").schema["items"]["enum"] == list(schedules)
     assert set(schedules) == set(INGEST_PASSES) <= {task.task_id for task in dag.tasks} | {"fetch"}
@@ -330,6 +330,50 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
         return
     with pytest.raises(AirflowFailException, match=re.escape(words)):
         lesion_airflow.refuse_misspelt()
+
+
+OWN = """
+[variant.mine]
+title = "Mine"
+split = "mine"
+architecture = "cnn"
+[split.mine]
+task = "mine"
+[task.mine]
+title = "My question"
+classes = ["benign", "melanoma"]
+positive = "melanoma"
+rules = [{label = "benign", path = ["Benign"]}, {label = "melanoma", path = ["Malignant"]}]
+[schedule.train_variants]
+cron = "0 5 * * 3"
+"""
+
+
+def test_forms_list_entries_of_ones_own_and_a_broken_folder_is_told_by_a_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from lesion_airflow import RETRY_POLICY, open_workspace
+    from lesion_tasks.catalog import own_entries
+
+    def offered() -> list[bool]:
+        own_entries.refresh()
+        names = ("train_variants", "build_splits", "promote_model", "rollback_champion")
+        read = {name: runpy.run_path(str(ROOT / "dags" / f"{name}.py")) for name in names}
+        assert read["train_variants"]["BY_TIME"].expression == (
+            "0 5 * * 3" if "mine" in read["train_variants"]["NAMES"] else "0 3 * * 0"
+        )
+        return ["mine" in read[name].get("NAMES", read[name].get("TASKS")) for name in names]
+
+    (tmp_path / "own.toml").write_text(OWN)
+    monkeypatch.setenv("LESION_CATALOG", str(tmp_path))
+    assert offered() == [True] * 4
+    (tmp_path / "own.toml").write_text(OWN.replace("title", "titel", 1))
+    assert offered() == [False] * 4
+    with pytest.raises(UnusableInputError, match="unknown field 'titel'; did you mean title") as told:
+        open_workspace()
+    assert RETRY_POLICY.evaluate(told.value, 1, 2).action.value == "fail"
+    monkeypatch.undo()
+    own_entries.refresh()
 
 
 def test_dags_show_in_the_order_of_the_path(dags: dict[str, Any]) -> None:

@@ -23,6 +23,7 @@ from sqlalchemy.exc import ProgrammingError
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Base
 from lesion_tasks.deployment.prepare_services import _let_reader_read
+from lesion_tasks.laptop.airflow import _services as airflow_services
 from lesion_tasks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
@@ -142,6 +143,27 @@ def test_workers_hold_no_secret_of_the_services() -> None:
             assert secret not in text, name
     environment = SERVICES["scheduler"]["environment"]
     assert {"AIRFLOW__CORE__FERNET_KEY", "AIRFLOW__API_AUTH__JWT_SECRET"} <= environment.keys()
+
+
+def test_every_process_of_airflow_sees_the_catalogue_folder_and_cannot_write_it() -> None:
+    for name, service in SERVICES.items():
+        if service["image"].startswith("lesion-"):
+            assert "${LESION_CATALOG:-./catalog}:/opt/lesion/catalog:ro" in service["volumes"], name
+    assert "LESION_CATALOG=/opt/lesion/catalog" in (ROOT / "docker" / "Dockerfile").read_text()
+    values = yaml.safe_load((ROOT / "deploy" / "helm" / "values.yaml").read_text())
+    worker = yaml.safe_load((ROOT / "deploy" / "helm" / "gpu-worker.yaml").read_text())
+    pod = worker["spec"]["template"]["spec"]
+    for volumes, mounts in (
+        (values["volumes"], values["volumeMounts"]),
+        (pod["volumes"], pod["containers"][0]["volumeMounts"]),
+    ):
+        assert {"name": "catalog", "configMap": {"name": "lesion-catalog", "optional": True}} in volumes
+        assert {"name": "catalog", "mountPath": "/opt/lesion/catalog", "readOnly": True} in mounts
+    given = {"LESION_CATALOG": "/somewhere", "LESION_HOME": "/elsewhere"}
+    services = {service.name: service.settings for service in airflow_services({}, given)}
+    assert {name: of.get("LESION_CATALOG") for name, of in services.items()} == dict.fromkeys(
+        services, "/somewhere"
+    )
 
 
 def test_stores_are_reached_by_those_that_use_them_and_reach_nobody_else() -> None:

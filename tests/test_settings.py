@@ -36,7 +36,7 @@ from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings, read_settings
         ("LESION_BUCKET_URL", "s3://[::1", "no name of a bucket"),
         ("LESION_BUCKET_URL", "file://relative", "absolute path"),
         ("LESION_BUCKET_URL", "gs://bucket", "expected a directory or s3://"),
-        ("LESION_VARIANTS", "smoke,resnet", "unknown variant 'resnet', expected some of .*smoke"),
+        ("LESION_VARIANTS", "smoke,resnet", "unknown variant 'resnet', expected one of .*smoke"),
     ],
 )
 def test_a_setting_that_makes_no_sense_is_named(name: str, value: str, message: str) -> None:

@@ -1,7 +1,7 @@
 """Everything an experimenter edits: tasks, splits, variants. Data only.
 
 Standard library only, because DAG files read it at every parse. Each entry checks itself when it is built,
-and a repeated name is an error, never an override.
+and a repeated name is an error, never an override. Entries of a catalogue folder stand beside those of the package.
 """
 
 from lesion_tasks.catalog.backbones import BACKBONES
@@ -26,6 +26,11 @@ from lesion_tasks.catalog.variants import (
     VARIANTS,
     input_sizes_of,
 )
+
+# After everything that its entries are added to.
+from lesion_tasks.catalog import own_entries  # isort: skip
+
+own_entries.refresh()
 
 __all__ = [
     "ARCHITECTURES",

@@ -1,10 +1,17 @@
-"""What all entries of the catalogue have in common: a unique name, and a fingerprint."""
+"""What all entries of the catalogue have in common: a unique name, fields with known values, and a fingerprint."""
 
 import hashlib
 import json
-from collections.abc import Iterable
-from dataclasses import asdict
-from typing import Protocol, TypeVar
+import re
+from collections.abc import Collection, Hashable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from difflib import get_close_matches
+from functools import lru_cache
+from typing import Any, Protocol, TypeVar, get_args, get_type_hints
+
+# Names are parts of keys in the bucket, of ids, and of columns in reports.
+NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
+NAME_RULE = "lower-case letters, digits and underscores, first a letter, at most 60"
 
 
 class _Named(Protocol):
@@ -29,3 +36,71 @@ def fingerprint(entry: object) -> str:
     """16 hexadecimal digits that change when any field of a catalogue entry changes."""
     canonical = json.dumps(asdict(entry), sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`; did you mean smoke?` for a name that resembles a known one, else nothing."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def unknown(what: str, value: str, known: Collection[str]) -> str:
+    """What is wrong with a name that is none of the known ones, in words."""
+    return f"unknown {what} {value[:200]!r}{did_you_mean(value, known)}, expected one of {', '.join(known)}"
+
+
+@dataclass(frozen=True, eq=False)
+class OneOf:
+    """Marks a field of an entry, as `Annotated[str, OneOf("split", SPLITS)]`: it holds one of these names."""
+
+    what: str
+    known: Collection[str]
+
+    def check(self, value: str) -> str:
+        """The value; raises ValueError that lists the known ones."""
+        if value not in self.known:
+            raise ValueError(unknown(self.what, value, self.known))
+        return value
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        """For entries that are read from a file; whoever reads those has loaded pydantic."""
+        from pydantic_core import core_schema
+
+        return core_schema.no_info_after_validator_function(self.check, handler(source))
+
+
+class MistakesError(ValueError):
+    """Everything that is wrong with one entry."""
+
+    def __init__(self, what: str, problems: Sequence[str]) -> None:
+        super().__init__(f"{what}: {'; '.join(problems)}")
+        self.problems = tuple(problems)
+
+
+def refuse(what: str, problems: Sequence[str]) -> None:
+    """Raise `MistakesError` if anything is wrong with an entry."""
+    if problems:
+        raise MistakesError(what, problems)
+
+
+def unknown_values(entry: Any) -> list[str]:
+    """What is wrong with an entry's fields that are marked with `OneOf`, in words."""
+    found = []
+    for field, mark in _marks(type(entry)).items():
+        value = getattr(entry, field)
+        named = value if isinstance(value, tuple) else () if value is None else (value,)
+        found += [unknown(mark.what, name, mark.known) for name in named if name not in mark.known]
+    return found
+
+
+@lru_cache
+def _marks(kind: Hashable) -> dict[str, OneOf]:
+    """The marked fields of a class."""
+    hints = get_type_hints(kind, include_extras=True)
+    return {
+        field: mark
+        for field, hint in hints.items()
+        for part in (hint, *get_args(hint))
+        for mark in getattr(part, "__metadata__", ())
+        if isinstance(mark, OneOf)
+    }

@@ -8,7 +8,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from lesion_tasks.catalog.entries import refuse, unknown
 from lesion_tasks.catalog.tasks import TASKS
+
+# What a gate may be about: what is measured of one model and compared with the champion's. The first leads: corrections
+# for many looks at a test set and for losses that add up are those of an AUC.
+BINARY_MEASURES = (
+    "auc", "average_precision", "partial_auc_above_80_sensitivity", "auc_above_80_sensitivity",
+    "sensitivity_at_90_specificity", "sensitivity_at_95_specificity", "specificity_at_90_sensitivity",
+    "specificity_at_95_sensitivity", "sensitivity", "specificity", "balanced_accuracy", "accuracy",
+)  # fmt: skip
+MULTICLASS_MEASURES = ("macro_auc", "macro_average_precision", "balanced_accuracy", "accuracy")
+RECALL = "recall_"  # and the name of a class, with more than two of them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,6 +37,12 @@ class Gate:
     is_leading: bool = False
     is_exclusion_needed: bool = False
     reason: str
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.floor <= 1 or not 0 <= self.margin <= 1:
+            raise ValueError(
+                f"gate {self.measure!r}: floor is {self.floor:g} and margin {self.margin:g}, expected 0 to 1 each"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,26 +137,69 @@ SLICE_GUARD = SliceGuard(
     reason="A gain on average must not come at the expense of one group of patients.",
 )
 
+DEFAULT_FLOOR = 0.70
+
+
+def leading_measure_of(*, is_binary: bool) -> str:
+    """The measure that leads with two classes, or with more."""
+    return (BINARY_MEASURES if is_binary else MULTICLASS_MEASURES)[0]
+
 
 def gates_of(task: str) -> Sequence[Gate]:
-    """The gates of a task; defaults for a task that has none of its own."""
+    """The gates of a task; for one without gates of its own, that it gains and that its AUC clears a floor."""
     if task in GATES:
         return GATES[task]
-    is_binary = TASKS[task].positive is not None
     return (
         Gate(
-            measure="auc" if is_binary else "macro_auc",
-            floor=0.70,
+            measure=leading_measure_of(is_binary=TASKS[task].positive is not None),
+            floor=DEFAULT_FLOOR,
             margin=0.0,
             is_leading=True,
-            reason="A default, for a task without gates of its own: below 0.70 a model says little.",
+            reason=f"The default of a task without gates: below {DEFAULT_FLOOR:.2f} a model says little.",
         ),
     )
 
 
+def measures_of(task: str) -> tuple[str, ...]:
+    """What a gate of a task may be about; the first leads."""
+    if TASKS[task].positive is not None:
+        return BINARY_MEASURES
+    return (*MULTICLASS_MEASURES, *(f"{RECALL}{name}" for name in TASKS[task].classes))
+
+
+def check_gates(task: str, gates: Sequence[Gate]) -> None:
+    """Raise ValueError unless a task's models can be asked about all of these gates, and the right one leads."""
+    if task not in TASKS:
+        refuse("gates", [unknown("task", task, TASKS)])
+    known = measures_of(task)
+    measures = [gate.measure for gate in gates]
+    problems = [unknown("measure", name, known) for name in measures if name not in known]
+    problems += [
+        f"{measures.count(name)} gates on {name}, expected one"
+        for name in set(measures)
+        if measures.count(name) > 1
+    ]
+    leading = [gate.measure for gate in gates if gate.is_leading]
+    if leading != [known[0]]:
+        problems.append(
+            f"is_leading is true for {', '.join(leading) or 'no gate'}, expected it for {known[0]} alone"
+        )
+    refuse(f"gates of {task!r}", problems)
+
+
+for _task, _gates in GATES.items():
+    check_gates(_task, _gates)
+
+
 def leading_measure(task: str) -> str:
     """The measure on which a champion must lead."""
-    return next(gate.measure for gate in gates_of(task) if gate.is_leading)
+    return measures_of(task)[0]
+
+
+def figures_to_judge(subset: Mapping[str, Any]) -> dict[str, Any]:
+    """What gates are about in a subset's document: its figures, and the recall of each class as `recall_<class>`."""
+    recalls = {f"{RECALL}{name}": found["recall"] for name, found in subset.get("by_class", {}).items()}
+    return recalls | subset.get("figures", {})
 
 
 def objections(
@@ -147,9 +207,10 @@ def objections(
 ) -> list[str]:
     """Return why a candidate may not become champion; empty means that it may.
 
-    `test`: figures of the natural test set. `comparison`: candidate minus champion as `compare_models` returns it;
-    None for the first champion, to which only the floors apply: by the lower limit of the interval, since there is no
-    champion to beat. A guarded measure without an interval is not judged, and `cautions` says so.
+    `test`: what `figures_to_judge` finds in the natural test set. `comparison`: candidate minus champion as
+    `compare_models` returns it; None for the first champion, to which only the floors apply: by the lower limit of the
+    interval, since there is no champion to beat. A guarded measure without an interval is not judged, and `cautions`
+    says so.
     """
     found = []
     for gate in gates:

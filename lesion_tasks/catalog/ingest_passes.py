@@ -1,4 +1,4 @@
-"""The passes of ingestion, in order: what each does, when it is due, and how much of the archive it requests.
+"""The passes of ingestion, in order: what each does, and how much of the archive it requests. `schedules`: when.
 
 Airflow's form and schedule, the command line and the steps all read them here. Data only.
 """
@@ -16,31 +16,27 @@ class IngestPass:
     """One pass over a part of the archive."""
 
     name: str
-    cron: str  # when it is due by itself, in UTC
     is_default: bool  # run unless passes are chosen
     what: str
 
 
 _PASSES = (
-    IngestPass(name="append", cron="30 1 * * *", is_default=True, what="records newer than last time"),
+    IngestPass(name="append", is_default=True, what="records newer than last time"),
     IngestPass(
         name="reconcile",
-        cron="30 1 * * *",
         is_default=True,
         what="counts by id prefix, read where they differ",
     ),
-    IngestPass(name="sweep", cron="30 1 * * *", is_default=True, what="a share of all records, read again"),
+    IngestPass(name="sweep", is_default=True, what="a share of all records, read again"),
     # Checking files that we already have is worthwhile only if it is spread over months.
     IngestPass(
         name="check_files",
-        cron="30 1 * * 0",
         is_default=False,
         what="a share of all files, checked for changes",
     ),
-    IngestPass(name="fetch", cron="30 1 * * *", is_default=True, what="files that are missing or replaced"),
+    IngestPass(name="fetch", is_default=True, what="files that are missing or replaced"),
     IngestPass(
         name="vocabulary",
-        cron="30 1 * * 0",
         is_default=False,
         what="counts of values that the archive's published rules do not know",
     ),

@@ -1,23 +1,53 @@
 """A name -> the catalogue entry, or an error that lists the known names and guesses what was meant."""
 
-from collections.abc import Iterable
-from difflib import get_close_matches
+from collections.abc import Mapping, Sequence
+from typing import TypeVar
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import VARIANTS, Variant
+from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, Split, Task, Variant, own_entries
+from lesion_tasks.catalog.entries import did_you_mean as did_you_mean
+from lesion_tasks.catalog.entries import unknown
+
+Found = TypeVar("Found")
+
+
+class ChangedQuestionError(UnusableInputError):
+    """A training answers a question that the catalogue no longer has, or asks in another way."""
 
 
 def find_variant(name: str) -> Variant:
-    """Return a catalogue entry, or raise `UnusableInputError` that lists the known names."""
-    if name not in VARIANTS:
-        known = ", ".join(sorted(VARIANTS))
-        raise UnusableInputError(
-            f"unknown variant {name[:200]!r}{did_you_mean(name, VARIANTS)}, expected one of {known}"
+    """A variant by its name; raises `UnusableInputError` for an unknown one, as the other functions here do."""
+    return _find("variant", name, VARIANTS)
+
+
+def find_task(name: str) -> Task:
+    """A task by its name."""
+    return _find("task", name, TASKS)
+
+
+def find_split(name: str) -> Split:
+    """A split by its name."""
+    return _find("split", name, SPLITS)
+
+
+def _find(kind: str, name: str, entries: Mapping[str, Found]) -> Found:
+    if name not in entries:
+        own_entries.refuse_broken()
+        raise UnusableInputError(f"{unknown(kind, name, sorted(entries))}{own_entries.read_from()}")
+    return entries[name]
+
+
+def question_of(training_id: str, task: str, classes: Sequence[str]) -> Task:
+    """The task that a training answers; raises `ChangedQuestionError` if it is gone or asks something else by now."""
+    own_entries.refuse_broken()
+    if task not in TASKS:
+        raise ChangedQuestionError(
+            f"training {training_id} is of task {task!r}, which is not in the catalogue{own_entries.read_from()}"
         )
-    return VARIANTS[name]
-
-
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`; did you mean smoke?` for a name that resembles a known one, else nothing."""
-    near = get_close_matches(name, list(known), n=1)
-    return f"; did you mean {near[0]}?" if near else ""
+    found = TASKS[task]
+    if tuple(classes) != found.classes:
+        raise ChangedQuestionError(
+            f"training {training_id} tells {', '.join(classes)} apart, and task {task!r} is about "
+            f"{', '.join(found.classes)} by now"
+        )
+    return found

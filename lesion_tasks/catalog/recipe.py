@@ -1,13 +1,16 @@
 """What a variant is made of: every field of a complete recipe for a model, and what it may hold."""
 
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
 from lesion_tasks.catalog.backbones import BACKBONES
+from lesion_tasks.catalog.entries import OneOf, refuse, unknown_values
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
 ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
+METADATA = ("age_years", "is_male", "size_mm")
 FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
 LOSSES = ("cross_entropy", "focal", "bias")
 # Which train images an epoch sees. "resampled" brings every class to the mean class size: over-sampling the rare,
@@ -58,31 +61,31 @@ class Variant:
 
     name: str
     title: str
-    split: str
-    architecture: str  # one of ARCHITECTURES
+    split: Annotated[str, OneOf("split", SPLITS)]
+    architecture: Annotated[str, OneOf("architecture", ARCHITECTURES)]
     reproduces: str | None = None  # the row of the systems table this stands for, such as "S8"
     is_promotable: bool = True  # False: reproduced for comparison, never champion
-    backbone: str | None = None
+    backbone: Annotated[str, OneOf("backbone", BACKBONES)] | None = None
     is_pretrained: bool = True  # with a backbone: False deliberately starts from random weights
     is_backbone_frozen: bool = True
     # Of a frozen backbone: layers from the first whose name starts with this are trained nevertheless.
     unfrozen_from: str | None = None
     fine_tuning: FineTuning | None = None
     side_px: int | None = 128  # None: the model does not use pixels
-    aspect: str = "squash"  # one of ASPECTS
+    aspect: Annotated[str, OneOf("aspect", ASPECTS)] = "squash"
     is_hair_removed: bool = False
     is_segmented: bool = False  # outside the lesion, as outlined by a U-Net, there is only the mean colour
     # Numbers a model may use beside or instead of pixels, in input order; NaN where missing.
-    metadata: tuple[str, ...] = ()
-    fusion: str = "concatenate"  # one of FUSIONS
+    metadata: tuple[Annotated[str, OneOf("metadata", METADATA)], ...] = ()
+    fusion: Annotated[str, OneOf("fusion", FUSIONS)] = "concatenate"
     conv_filters: tuple[int, ...] = ()
     feature_dropout_rate: float = 0.0  # before the first dense layer
     dense_units: tuple[int, ...] = (128,)
     dropout_rate: float = 0.0  # after each dense layer
-    sampling: str = "as_drawn"  # one of SAMPLINGS
+    sampling: Annotated[str, OneOf("sampling", SAMPLINGS)] = "as_drawn"
     is_augmented: bool = False  # flips, rotation up to 18 degrees, zoom up to 10 %
     is_augmented_strongly: bool = False  # with is_augmented: any rotation, shifts, brightness, contrast
-    loss: str = "cross_entropy"  # one of LOSSES
+    loss: Annotated[str, OneOf("loss", LOSSES)] = "cross_entropy"
     # For bias loss: how much more an example with varied feature maps counts. 0.3 is Abrahamyan et al. 2021, section 4.
     bias_alpha: float = 0.3
     dilation_rate: int = 2  # of the last stage of mobilenet_v3_eca
@@ -100,12 +103,7 @@ class Variant:
     adjusted: tuple[str, ...] = ()  # fields that were changed for one training only, such as a smoke run
 
     def __post_init__(self) -> None:
-        for field, allowed in (
-            ("split", SPLITS), ("architecture", ARCHITECTURES), ("fusion", FUSIONS), ("loss", LOSSES),
-            ("sampling", SAMPLINGS), ("backbone", (None, *BACKBONES)), ("aspect", ASPECTS),
-        ):  # fmt: skip
-            if getattr(self, field) not in allowed:
-                raise ValueError(f"variant {self.name!r}: unknown {field} {getattr(self, field)!r}")
+        refuse(f"variant {self.name!r}", unknown_values(self))
         if (self.architecture == "transfer") != (self.backbone is not None):
             raise ValueError(f"variant {self.name!r}: only architecture 'transfer' may have a backbone")
         if self.side_px is None and not self.metadata:

@@ -1,38 +1,10 @@
 """Splits: how train and val are drawn."""
 
 from dataclasses import dataclass
+from typing import Annotated
 
-from lesion_tasks.catalog.entries import by_name
+from lesion_tasks.catalog.entries import OneOf, by_name, refuse, unknown_values
 from lesion_tasks.catalog.tasks import TASKS
-
-
-@dataclass(frozen=True, kw_only=True)
-class Split:
-    """A recipe for train, val and test. Test is the task's own: `natural`, and a `balanced` draw from it."""
-
-    name: str
-    task: str
-    # At most this many train images of each class, by lowest hash, so the set grows without reshuffling.
-    # Never more than the rarest class has, so a number that no class reaches means as many as the rarest class has.
-    # None keeps the natural share of classes. Val is drawn the same way.
-    max_per_class: int | None = None
-    imputation: str = "none"  # a key of IMPUTATIONS
-
-    def __post_init__(self) -> None:
-        if self.task not in TASKS:
-            raise ValueError(f"split {self.name!r}: unknown task {self.task!r}")
-        if self.imputation not in IMPUTATIONS:
-            raise ValueError(f"split {self.name!r}: unknown imputation {self.imputation!r}")
-        if self.max_per_class is not None and self.max_per_class < 1:
-            raise ValueError(
-                f"split {self.name!r}: max_per_class is {self.max_per_class}, expected at least 1"
-            )
-
-    @property
-    def is_leaking(self) -> bool:
-        """Whether test images influence what training sees: such a split is for reproducing, not for use."""
-        return self.imputation == "paper_global_mean"
-
 
 # What a manifest holds if age or size is missing. Models fill in what they learned from train, with an indicator, so
 # the honest manifest leaves missing values missing.
@@ -42,6 +14,30 @@ IMPUTATIONS = {
         "The paper's method: the mean over all images, including test images, before the split. It leaks."
     ),
 }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Split:
+    """A recipe for train, val and test. Test is the task's own: `natural`, and a `balanced` draw from it."""
+
+    name: str
+    task: Annotated[str, OneOf("task", TASKS)]
+    # At most this many train images of each class, by lowest hash, so the set grows without reshuffling.
+    # Never more than the rarest class has, so a number that no class reaches means as many as the rarest class has.
+    # None keeps the natural share of classes. Val is drawn the same way.
+    max_per_class: int | None = None
+    imputation: Annotated[str, OneOf("imputation", IMPUTATIONS)] = "none"
+
+    def __post_init__(self) -> None:
+        problems = unknown_values(self)
+        if self.max_per_class is not None and self.max_per_class < 1:
+            problems.append(f"max_per_class is {self.max_per_class}, expected at least 1")
+        refuse(f"split {self.name!r}", problems)
+
+    @property
+    def is_leaking(self) -> bool:
+        """Whether test images influence what training sees: such a split is for reproducing, not for use."""
+        return self.imputation == "paper_global_mean"
 
 
 SPLITS = by_name(

@@ -1,8 +1,9 @@
 """Tasks: the question for a model, and the images it is about."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
-from lesion_tasks.catalog.entries import by_name
+from lesion_tasks.catalog.entries import NAME, NAME_RULE, by_name, refuse, unknown
 
 DIAGNOSIS_LEVELS = 5
 
@@ -14,6 +15,13 @@ class LabelRule:
     label: str
     path: tuple[str, ...]
 
+    def __post_init__(self) -> None:
+        if not 1 <= len(self.path) <= DIAGNOSIS_LEVELS or not all(self.path):
+            found = " > ".join(self.path) or "empty"
+            raise ValueError(
+                f"rule of {self.label!r}: path is {found}, expected 1 to {DIAGNOSIS_LEVELS} levels of a diagnosis"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
@@ -24,9 +32,9 @@ class Task:
 
     name: str
     title: str
-    mapping_version: int  # raise it whenever `rules` change: labels are comparable only under one mapping
+    mapping_version: int = 1  # raise it whenever `rules` change: labels are comparable only under one mapping
     classes: tuple[str, ...]  # the order of a model's outputs
-    positive: str | None  # for two classes: the one whose probability is reported
+    positive: str | None = None  # for two classes: the one whose probability is reported
     rules: tuple[LabelRule, ...]  # first match wins; no match means the image has no label and is left out
     # Four fifths of the archive are total-body-photography crops with 0.1 % malignant: a model that sees
     # several image types learns to tell cameras apart.
@@ -39,14 +47,40 @@ class Task:
     test_share: float = 0.15
 
     def __post_init__(self) -> None:
-        if unknown := {rule.label for rule in self.rules} - set(self.classes):
-            raise ValueError(f"task {self.name!r}: rules name unknown classes {sorted(unknown)}")
-        if self.positive is not None and (len(self.classes) != 2 or self.positive != self.classes[1]):
-            raise ValueError(f"task {self.name!r}: positive must be the second of two classes")
-        if not 0 < self.val_share + self.test_share < 1:
-            raise ValueError(
-                f"task {self.name!r}: val and test shares sum to "
-                f"{self.val_share + self.test_share:.3f}, expected more than 0 and less than 1"
+        problems = [*self._class_problems(), *self._rule_problems(), *self._share_problems()]
+        refuse(f"task {self.name!r}", problems)
+
+    def _class_problems(self) -> Iterator[str]:
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            yield f"classes are {', '.join(self.classes) or 'none'}, expected at least two, each once"
+        for name in self.classes:
+            if not NAME.fullmatch(name):
+                yield f"class {name!r}: expected {NAME_RULE}"
+        # A model has one output for two classes: the probability of the second.
+        expected = self.classes[1] if len(self.classes) == 2 else None
+        if self.positive != expected:
+            yield f"positive is {self.positive!r}, expected {expected!r}: the second of two classes, else none"
+
+    def _rule_problems(self) -> Iterator[str]:
+        for rule in self.rules:
+            if rule.label not in self.classes:
+                yield f"a rule has an {unknown('class', rule.label, self.classes)}"
+        for name in self.classes:
+            if name not in {rule.label for rule in self.rules}:
+                yield f"class {name!r} has no rule, expected at least one"
+        for place, rule in enumerate(self.rules):
+            first = next(one for one in self.rules if rule.path[: len(one.path)] == one.path)
+            if first is not self.rules[place]:
+                yield (
+                    f"the rule of {rule.label!r} for {' > '.join(rule.path)} never applies: {' > '.join(first.path)} "
+                    f"comes before it, as {first.label!r}"
+                )
+
+    def _share_problems(self) -> Iterator[str]:
+        if min(self.val_share, self.test_share) <= 0 or self.val_share + self.test_share >= 1:
+            yield (
+                f"val and test shares are {self.val_share:g} and {self.test_share:g}, expected more than 0 each and "
+                "less than 1 together"
             )
 
     @property

@@ -3,6 +3,7 @@
 # Each registers its commands, in the order of the path.
 from lesion_tasks.cli import (  # isort: skip
     data_commands as data_commands,
+    catalogue_commands as catalogue_commands,
     training_commands as training_commands,
     evaluation_commands as evaluation_commands,
     promotion_commands as promotion_commands,

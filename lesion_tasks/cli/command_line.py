@@ -9,9 +9,9 @@ from typing import Any
 
 import click
 
-from lesion_tasks import __version__
-from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks.catalog.lookup import did_you_mean, find_task
+from lesion_tasks.catalog.own_entries import BrokenCatalogueError
 
 
 class _Path(click.Group):
@@ -79,6 +79,19 @@ def show(result: Any) -> None:
     click.echo(json.dumps(result, indent=2, default=str))
 
 
-task_option = click.option(
-    "--task", default="malignancy", type=click.Choice(sorted(TASKS)), show_default=True
-)
+class TaskName(click.ParamType):
+    """The name of a task of the catalogue."""
+
+    name = "task"
+
+    def convert(self, value: str, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """The name itself; a usage error for an unknown one."""
+        try:
+            return find_task(value).name
+        except BrokenCatalogueError:
+            raise
+        except UnusableInputError as error:
+            self.fail(str(error), param, ctx)
+
+
+task_option = click.option("--task", default="malignancy", type=TaskName(), show_default=True)

@@ -13,8 +13,8 @@ from typing import Any
 import click
 
 from lesion_tasks import ROOMS
-from lesion_tasks.catalog import SPLITS, VARIANTS
-from lesion_tasks.catalog.gates import GATES, SLICE_GUARD
+from lesion_tasks.catalog import own_entries
+from lesion_tasks.catalog.gates import SLICE_GUARD
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.settings import PREFIX, Settings
 
@@ -32,7 +32,10 @@ def _table(header: list[str], rows: list[list[Any]]) -> str:
 
 def variants_table() -> str:
     """The variants and the published system that each reproduces."""
-    rows = [[f"`{v.name}`", v.reproduces or "", v.title, f"`{v.split}`"] for v in VARIANTS.values()]
+    rows = [
+        [f"`{v.name}`", v.reproduces or "", v.title, f"`{v.split}`"]
+        for v in own_entries.built_in("variant").values()
+    ]
     return _table(["Variant", "Reproduces", "What it is", "Split"], rows)
 
 
@@ -44,7 +47,7 @@ def splits_table() -> str:
             f"`{s.task}`",
             "natural" if s.max_per_class is None else f"{s.max_per_class:,} of each class",
         ]
-        for s in SPLITS.values()
+        for s in own_entries.built_in("split").values()
     ]
     return _table(["Split", "Task", "Train and val draw"], rows)
 
@@ -59,7 +62,7 @@ def gates_table() -> str:
             "must gain" if g.is_leading else f"{g.margin:.2f}",
             g.reason,
         ]
-        for task, gates in GATES.items()
+        for task, gates in own_entries.built_in("gates").items()
         for g in gates
     ]
     guarded = ", ".join(f"`{name}`" for name in SLICE_GUARD.attributes)

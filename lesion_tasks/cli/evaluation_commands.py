@@ -7,8 +7,7 @@ from typing import Any
 import click
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import TASKS
-from lesion_tasks.cli.command_line import lesion, number, print_table, show, shown_whatever_happens
+from lesion_tasks.cli.command_line import TaskName, lesion, number, print_table, show, shown_whatever_happens
 from lesion_tasks.workspace import open_workspace
 
 
@@ -89,12 +88,17 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 
 
 @lesion.command()
-@click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
+@click.option("--task", type=TaskName(), help="Default: every task.")
 def leaderboard(task: str | None) -> None:
     """Show every evaluated training, best first, and the champions."""
+    from lesion_tasks.evaluation.board import gone_tasks
     from lesion_tasks.evaluation.publish import leaderboard_rows
 
-    rows = [row for row in leaderboard_rows(open_workspace()) if task in {None, row["task"]}]
+    workspace = open_workspace()
+    rows = [row for row in leaderboard_rows(workspace) if task in {None, row["task"]}]
+    with workspace.engine.connect() as connection:
+        for name, n in gone_tasks(connection).items():
+            click.echo(f"not shown: {n} of task {name!r}, which is not in the catalogue", err=True)
     if not rows:
         click.echo("nothing has been evaluated yet")
     print_table(rows)

@@ -6,6 +6,7 @@ import click
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.cli.command_line import (
+    TaskName,
     lesion,
     person,
     print_table,
@@ -17,7 +18,7 @@ from lesion_tasks.workspace import open_workspace
 
 
 @lesion.command()
-@click.option("--task", "tasks", multiple=True, type=click.Choice(sorted(TASKS)), help="Default: every task.")
+@click.option("--task", "tasks", multiple=True, type=TaskName(), help="Default: every task.")
 @click.option("--despite-gates", is_flag=True, help="Promote the best candidate even if it misses a gate.")
 def promote(tasks: Sequence[str], despite_gates: bool) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
@@ -98,7 +99,7 @@ def publish() -> None:
 
 @lesion.command()
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@task_option
+@click.option("--task", default="malignancy", show_default=True, help="Any with a champion in the bucket.")
 @click.option("--age", "age_years", type=float, help="Age in years, where the model asks for it.")
 @click.option("--sex", type=click.Choice(["female", "male"]), help="Sex, where the model asks for it.")
 @click.option("--size", "size_mm", type=float, help="Longest diameter in mm, where the model asks for it.")

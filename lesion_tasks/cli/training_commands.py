@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog import VARIANTS, own_entries
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.cli.command_line import (
     lesion,
@@ -22,6 +22,7 @@ from lesion_tasks.workspace import open_workspace
 @click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
 def variants(name: str | None, as_json: bool) -> None:
     """List the variants, and the system that each reproduces; with a NAME, say in words what it does."""
+    own_entries.refuse_broken()
     if name is not None:
         _describe(name)
         return

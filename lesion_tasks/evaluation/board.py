@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.reports.bundle import BestOfLooks
@@ -92,6 +93,18 @@ def _board_row(row: Any, champion_id: str | None) -> BoardRow:
         n_test_openings=row.n_openings,
         best_of_looks=None if row.best_of_looks is None else BestOfLooks.model_validate(row.best_of_looks),
     )
+
+
+def gone_tasks(connection: Connection) -> dict[str, int]:
+    """Tasks of evaluated trainings that the catalogue does not have: name -> how many trainings."""
+    rows = connection.execute(
+        text("""
+            SELECT t.task, count(*) FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+            WHERE t.task <> ALL(:known) GROUP BY 1 ORDER BY 1
+        """),
+        {"known": list(TASKS)},
+    )
+    return {row[0]: row[1] for row in rows}
 
 
 def list_manifests(connection: Connection, task: str) -> list[tuple[str, int]]:

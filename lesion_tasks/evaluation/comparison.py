@@ -12,7 +12,8 @@ from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import TASKS, Task
+from lesion_tasks.catalog import Task
+from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
@@ -58,6 +59,8 @@ def missing_scores(connection: Connection, candidate: Training, champion: Traini
 
     Each entry has training_id and manifest_digest, as `evaluate_training` takes them.
     """
+    if list(candidate.classes) != list(champion.classes):
+        return []  # neither can be asked about the other's images
     wanted = [(champion, candidate), (candidate, champion)]
     return [
         {"training_id": model.training_id, "manifest_digest": data.manifest_digest}
@@ -96,7 +99,7 @@ def compare_models(
             f"{candidate.training_id} is of task {candidate.task!r}, {champion.training_id} of "
             f"{champion.task!r}: expected one task"
         )
-    task = TASKS[candidate.task]
+    task = question_of(candidate.training_id, candidate.task, candidate.classes)
     models = (candidate, champion)
     for model in models:
         _require_soundness(connection, model, candidate.manifest_digest)

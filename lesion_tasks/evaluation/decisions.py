@@ -43,6 +43,12 @@ def champion_of(connection: Connection, task: str) -> Champion | None:
     return Champion(decision=rows[0], training=find_finished(connection, rows[0].training_id))
 
 
+def tasks_with_champion(connection: Connection) -> list[str]:
+    """Every task that has ever had a champion, by name, whether or not the catalogue still has it."""
+    asked = select(Promotion.task).where(Promotion.action.in_(ENTHRONING)).distinct().order_by(Promotion.task)
+    return list(connection.execute(asked).scalars())
+
+
 def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
     """Every decision about a task's champion, newest first, for display."""
     return [

@@ -14,10 +14,12 @@ from sqlalchemy import Engine
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
-from lesion_tasks.catalog.gates import leading_measure, standing
+from lesion_tasks.catalog.gates import figures_to_judge, leading_measure, standing
+from lesion_tasks.catalog.lookup import ChangedQuestionError, question_of
+from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
+from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
@@ -89,9 +91,20 @@ def report_key(subject: EvaluationSubject) -> str:
 
 
 def list_unevaluated(workspace: Workspace) -> list[str]:
-    """Finished trainings without an evaluation on their own manifest, oldest first."""
+    """Finished trainings without an evaluation on their own manifest, oldest first.
+
+    Without those whose task is not in the catalogue, or asks something else by now: a line of the log names each.
+    """
+    found = []
     with workspace.engine.connect() as connection:
-        return list_unevaluated_ids(connection)
+        waiting = evaluation_record.list_unevaluated(connection)
+    for training_id, task, classes in waiting:
+        try:
+            question_of(training_id, task, classes)
+            found.append(training_id)
+        except ChangedQuestionError as error:
+            log.warning("not evaluated: %s", error)
+    return found
 
 
 def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
@@ -212,7 +225,7 @@ def _standing(
     """What the gates say; None on a manifest other than its own, and for predictions that could not be joined."""
     if not documents or not subject.is_own_manifest:
         return None
-    figures = documents["test_natural"].model_dump()["figures"]
+    figures = figures_to_judge(documents["test_natural"].model_dump())
     said = standing(subject.task.name, figures, comparison.model_dump() if comparison else None)
     return Standing.model_validate(said)
 

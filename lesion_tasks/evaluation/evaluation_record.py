@@ -175,18 +175,19 @@ def find_report(connection: Connection, name: str) -> str | None:
     return found
 
 
-def list_unevaluated_ids(connection: Connection) -> list[str]:
-    """Finished trainings without an evaluation on their own manifest, oldest first."""
-    return list(
-        connection.execute(
+def list_unevaluated(connection: Connection) -> list[tuple[str, str, list[str]]]:
+    """Id, task and classes of finished trainings without an evaluation on their own manifest, oldest first."""
+    return [
+        (row.training_id, row.task, row.classes)
+        for row in connection.execute(
             text("""
-                SELECT training_id FROM training t WHERE status = 'finished' AND NOT EXISTS (
+                SELECT training_id, task, classes FROM training t WHERE status = 'finished' AND NOT EXISTS (
                     SELECT FROM evaluation e
                     WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
                 ORDER BY finished_at
             """)
-        ).scalars()
-    )
+        )
+    ]
 
 
 def list_evaluated_ids(connection: Connection, task: str) -> set[str]:

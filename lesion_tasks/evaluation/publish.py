@@ -7,10 +7,10 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
 from lesion_tasks.database.locks import Lock, hold_lock
-from lesion_tasks.evaluation.board import read_board
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of
+from lesion_tasks.evaluation.board import gone_tasks, read_board
+from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     find_sealed,
@@ -39,6 +39,7 @@ def read_leaderboard(connection: Connection) -> Leaderboard:
     return Leaderboard(
         generated_at=newest.isoformat(timespec="seconds") if newest else None,
         tasks=[task for task in tasks if task.rows],
+        gone=gone_tasks(connection),
     )
 
 
@@ -110,7 +111,9 @@ def publish(workspace: Workspace) -> None:
     bucket = workspace.bucket
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
         page = render_index(read_leaderboard(connection))
-        found = {name: champion_of(connection, name) for name in TASKS}
+        # Those of tasks that are gone from the catalogue too: somebody may be served by one.
+        names = dict.fromkeys([*TASKS, *tasks_with_champion(connection)])
+        found = {name: champion_of(connection, name) for name in names}
         champions = {name: champion_entry(connection, one) for name, one in found.items() if one is not None}
         bucket.put("reports/index.html", page, content_type="text/html; charset=utf-8")
         for name, entry in champions.items():
@@ -134,7 +137,7 @@ def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]
         evaluation = None  # what it says now is nobody's finding
     document = evaluation.document if evaluation is not None else {}
     best, fresh = _best_of_looks(document), _since_promotion(connection, champion)
-    measure = leading_measure(training.task)
+    measure = leading_measure_of(is_binary=len(training.classes) == 2)
     figure = subset_figures(document, "test_natural").get(measure)
     return {
         "sequence": decision.sequence,

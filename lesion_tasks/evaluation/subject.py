@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, Engine
 
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import TASKS, Task
+from lesion_tasks.catalog import Task
+from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Manifest, Training
 from lesion_tasks.reports.bundle import DataChanges, DataFacts, Epoch, ManifestFacts, TrainingFacts
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
@@ -71,11 +72,12 @@ def find_subject(
     """Look up a finished training and a manifest of its task (default: its own)."""
     with engine.connect() as connection:
         training = find_finished(connection, training_id)
+        task = question_of(training_id, training.task, training.classes)
         manifest = find_manifest(connection, manifest_digest or training.manifest_digest, task=training.task)
     return EvaluationSubject(
         training=training,
         manifest=manifest,
-        task=TASKS[training.task],
+        task=task,
         rows=read_manifest(bucket, manifest.object_key),
     )
 

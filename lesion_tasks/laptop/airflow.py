@@ -45,7 +45,8 @@ START_TIMEOUT_S = 180.0
 # How many tasks may run at once. One training uses all cores by itself.
 PARALLEL_TASKS = max(2, min(4, os.cpu_count() or 2))
 API_SERVER = "api-server"
-NOTIFY = "LESION_NOTIFY"
+# What the processes need that only read DAGs and tell people.
+OF_READERS = ("LESION_CATALOG", "LESION_NOTIFY")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,16 +119,16 @@ def start(
 def _services(environment: Mapping[str, str], settings: Mapping[str, str]) -> list[Service]:
     command = str(Path(sys.executable).with_name("airflow"))
     plugins = "".join(path.read_text() for path in sorted((CHECKOUT / "plugins").glob("*.py")))
-    # Tasks are children of the scheduler: the others need only to know whom to tell.
+    # Tasks are children of the scheduler: the others need only to know what the forms offer, and whom to tell.
     with_settings = {**environment, **settings}
-    with_notices = {**environment, NOTIFY: settings.get(NOTIFY, "")}
+    with_some = {**environment, **{name: settings.get(name, "") for name in OF_READERS}}
     return [
         Service(name=name, command=(command, *arguments), settings=given, depends_on=plugins)
         for name, arguments, given in (
             (API_SERVER, ("api-server",), with_settings),
             ("scheduler", ("scheduler", "--skip-serve-logs"), with_settings),
-            ("dag-processor", ("dag-processor",), with_notices),
-            ("triggerer", ("triggerer", "--skip-serve-logs"), with_notices),
+            ("dag-processor", ("dag-processor",), with_some),
+            ("triggerer", ("triggerer", "--skip-serve-logs"), with_some),
         )
     ]
 

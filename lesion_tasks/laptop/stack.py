@@ -14,7 +14,7 @@ from urllib.parse import urlsplit, urlunsplit
 from urllib.request import ProxyHandler, Request, build_opener
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog import VARIANTS, own_entries
 from lesion_tasks.database.connection import migrate
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.database.embedded.ports import free_port
@@ -43,6 +43,7 @@ class Wishes:
     def __post_init__(self) -> None:
         unknown = sorted(set(filter(None, self.variants.split(","))) - set(VARIANTS))
         if unknown:
+            own_entries.refuse_broken()
             raise UnusableInputError(
                 f"VARIANTS: unknown {', '.join(unknown)}; expected some of {', '.join(sorted(VARIANTS))}"
             )

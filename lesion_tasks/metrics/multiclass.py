@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from sklearn.metrics import log_loss
 
 from lesion_tasks.metrics import calibration
 from lesion_tasks.metrics.binary import figure_of, ranking_figures, stated_auc, stated_mean, stated_rates
@@ -101,10 +100,9 @@ def _probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fi
     is_hit = (scored.predicted() == scored.labels).astype(np.float64)
     top = scored.probabilities.max(axis=1)
     errors = calibration.resampled_calibration_error(is_hit, top, scored.groups, resampling)
-    log_value = log_loss(scored.labels, scored.probabilities, labels=np.arange(n_classes))
     return {
         "brier_score": figure(squares.mean(), stated_mean(sums[1] / sums[0], scored, squares, resampling)),
-        "log_loss": figure(log_value, stated_mean(sums[2] / sums[0], scored, losses, resampling)),
+        "log_loss": figure(losses.mean(), stated_mean(sums[2] / sums[0], scored, losses, resampling)),
         "expected_calibration_error": figure(
             calibration.expected_calibration_error(is_hit, top),
             stated_mean(errors, scored, top - is_hit, resampling),

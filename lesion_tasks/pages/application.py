@@ -16,6 +16,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
@@ -32,7 +33,6 @@ from lesion_tasks.pages.rendering import (
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
-from lesion_tasks.promotion.promote import known_task
 from lesion_tasks.reports.plot import share_scale, whisker
 from lesion_tasks.workspace import Workspace
 
@@ -139,7 +139,7 @@ def show_leaderboard(
     number: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
     """A page of a task's leaderboard."""
-    known_task(task)
+    about = find_task(task)
     wanted = BoardFilter(words=words[:100], manifest=manifest[:64], is_sound=is_sound)
     first = (number - 1) * ROWS_PER_PAGE
     with _workspace(request).engine.connect() as connection:
@@ -158,9 +158,9 @@ def show_leaderboard(
         request,
         "leaderboard.html.j2",
         "leaderboard",
-        task=TASKS[task],
+        task=about,
         measure=measure,
-        second="sensitivity_at_90_specificity" if TASKS[task].positive else "balanced_accuracy",
+        second="sensitivity_at_90_specificity" if about.positive else "balanced_accuracy",
         rows=list(zip(rows, figures, bars, strict=True)),
         scale=scale,
         wanted=wanted,

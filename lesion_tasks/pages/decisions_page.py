@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.evaluation.board import BoardFilter, read_board
 from lesion_tasks.evaluation.decisions import (
     Champion,
@@ -13,7 +13,6 @@ from lesion_tasks.evaluation.decisions import (
     earlier_champions,
 )
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
-from lesion_tasks.promotion.promote import known_task
 from lesion_tasks.reports.bundle import SincePromotion
 from lesion_tasks.reports.index import BoardRow
 from lesion_tasks.workspace import Workspace
@@ -35,7 +34,7 @@ class ChampionState:
 
 def read_champion(workspace: Workspace, task: str) -> ChampionState:
     """The state of a task's champion by the database; raises `UnusableInputError` for an unknown task."""
-    known_task(task)
+    title = find_task(task).title
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         decisions = decisions_of(connection, task)
@@ -52,7 +51,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
     earlier = [name for name in dict.fromkeys([*default, *ever]) if name != present]
     return ChampionState(
         task=task,
-        title=TASKS[task].title,
+        title=title,
         champion=champion,
         row=row,
         since_promotion=None if fresh is None else SincePromotion.model_validate(fresh),

@@ -7,7 +7,7 @@ import numpy as np
 from markupsafe import Markup
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
 from lesion_tasks.evaluation.subject import find_subject
@@ -58,7 +58,8 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         tasks = {training.task for training in trainings}
         if len(tasks) > 1:
             raise UnusableInputError(f"trainings of the tasks {', '.join(sorted(tasks))}, expected one task")
-        found, _ = read_board(connection, tasks.pop(), wanted=BoardFilter(training_ids=names))
+        task = question_of(names[0], trainings[0].task, trainings[0].classes)
+        found, _ = read_board(connection, task.name, wanted=BoardFilter(training_ids=names))
         row_by_id = {row.training_id: row for row in found}
         epochs = [[Epoch.model_validate(row) for row in list_epochs(connection, name)] for name in names]
     n_shared, differing = (0, []) if len(names) < 2 else _differing(workspace, names[:2])
@@ -69,7 +70,7 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         recipe=_differing_fields([training.recipe for training in trainings]),
         measures=in_order({name for row in rows if row for name in row.figures}),
         charts=[training_charts(some) if some else [] for some in epochs],
-        asked=TASKS[trainings[0].task].positive or "the right class",
+        asked=task.positive or "the right class",
         n_shared=n_shared,
         differing=differing,
     )
@@ -112,7 +113,7 @@ def _differing(workspace: Workspace, names: list[str]) -> tuple[int, list[Differ
     right = [each.probabilities[is_apart, each.labels[is_apart]] for each in scored]
     widest = np.argsort(-np.abs(right[0] - right[1]), kind="stable")[:N_PICTURES]
     classes = one.class_names
-    positive = TASKS[subjects[0].task.name].positive
+    positive = subjects[0].task.positive
     if positive is not None:
         right = [each.probabilities[is_apart, classes.index(positive)] for each in scored]
     return one.n_images, [

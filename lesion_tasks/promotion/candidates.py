@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
 from lesion_tasks.catalog import SPLITS, TASKS
-from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.gates import figures_to_judge, leading_measure
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import decided_trainings
 from lesion_tasks.evaluation.evaluation_record import (
@@ -66,16 +66,17 @@ class Candidate:
     @property
     def val(self) -> float | None:
         """The leading measure on val, by which one candidate of a round is chosen."""
-        value: float | None = self._figures("val").get(leading_measure(self.training.task), {}).get("value")
+        figures = self._subset("val").get("figures", {})
+        value: float | None = figures.get(leading_measure(self.training.task), {}).get("value")
         return value
 
     @property
     def test(self) -> Mapping[str, Any]:
-        """Figures on the natural test set."""
-        return self._figures("test_natural")
+        """Figures on the natural test set that gates may be about."""
+        return figures_to_judge(self._subset("test_natural"))
 
-    def _figures(self, subset: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.document["subsets"].get(subset, {}).get("figures", {})
+    def _subset(self, name: str) -> Mapping[str, Any]:
+        found: Mapping[str, Any] = self.document["subsets"].get(name, {})
         return found
 
 
@@ -135,6 +136,9 @@ def _changed_meaning(connection: Connection, training: Training) -> str | None:
             f"Its labels follow version {learned['mapping_version']} of the task's rules, which are at version "
             f"{task.mapping_version} by now: build the split and train again."
         )
+    rules = [{"label": rule.label, "path": list(rule.path)} for rule in task.rules]
+    if learned.get("rules", rules) != rules:
+        return "Its labels follow other rules than the task's of today: build the split and train again."
     return None
 
 

@@ -13,7 +13,7 @@ from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.evaluation.comparison import missing_scores
 from lesion_tasks.evaluation.decisions import (
@@ -54,20 +54,13 @@ class Decision:
         return {**asdict(self), "is_promoted": self.is_promoted}
 
 
-def known_task(task: str) -> str:
-    """The task's name, or `UnusableInputError`."""
-    if task not in TASKS:
-        raise UnusableInputError(f"unknown task {task!r}, expected one of {', '.join(TASKS)}")
-    return task
-
-
 def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be evaluated on which manifest.
 
     Returns candidate and champion (None if there is none) and `rescore`, a list of entries with training_id and
     manifest_digest, as `evaluate_training` takes them.
     """
-    known_task(task)
+    find_task(task)
     with workspace.engine.connect() as connection:
         best = find_best(connection, workspace.bucket, task)
         champion = champion_of(connection, task)
@@ -103,7 +96,7 @@ def promote_model(
     expires: the candidate is asked about again.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
-    known_task(task)
+    find_task(task)
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
         decision = _repeated(connection, task, request_id) or _decide(
@@ -268,7 +261,7 @@ def rollback_target(workspace: Workspace, *, task: str, training_id: str | None 
 
     Call it when a rollback is requested, so that a retry means the same model.
     """
-    known_task(task)
+    find_task(task)
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         if champion is None:
@@ -303,7 +296,7 @@ def rollback_champion(
     """
     if not reason.strip():
         raise UnusableInputError("rollback: the reason is empty, expected one in words")
-    known_task(task)
+    find_task(task)
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
         decision = _repeated(connection, task, request_id)

@@ -6,9 +6,10 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.approvals import AS_SET
+from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.promotion.candidates import find_best
-from lesion_tasks.promotion.promote import RULE, Answer, known_task
+from lesion_tasks.promotion.promote import RULE, Answer
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.workspace import Workspace
 
@@ -53,7 +54,7 @@ def write_questions(
     questions = []
     with workspace.engine.connect() as connection:
         for task in tasks:
-            proposal, _ = propose(connection, workspace.bucket, known_task(task))
+            proposal, _ = propose(connection, workspace.bucket, find_task(task).name)
             if proposal is not None:
                 questions.append(
                     Question(
@@ -71,7 +72,7 @@ def write_questions(
 def is_superseded(workspace: Workspace, *, task: str, asked_about: str, asked_against: str | None) -> bool:
     """Whether a question is obsolete: its candidate was decided on, or there is a better one, or another champion."""
     with workspace.engine.connect() as connection:
-        best = find_best(connection, workspace.bucket, known_task(task))
+        best = find_best(connection, workspace.bucket, find_task(task).name)
         champion = champion_of(connection, task)
     present = champion.training.training_id if champion else None
     return best is None or best.training_id != asked_about or present != asked_against

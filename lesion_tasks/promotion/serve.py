@@ -17,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, Unusable, UnusablePictureError, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
 from lesion_tasks.catalog import InputSize
+from lesion_tasks.catalog.entries import did_you_mean
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
@@ -61,14 +62,16 @@ def open_champion(bucket: Bucket, task: str) -> Champion:
 
 
 def _entry_of(bucket: Bucket, task: str) -> dict[str, str]:
-    entry = None
+    entry, known = None, []
     with contextlib.suppress(MissingObjectError), reading_object(bucket, CHAMPION_KEY):
-        said = json.loads(bucket.get(CHAMPION_KEY)).get(task)
+        champions = json.loads(bucket.get(CHAMPION_KEY))
+        known, said = list(champions), champions.get(task)
         if said is not None:
             entry = {name: str(said[name]) for name in ("training_id", "model_key", "model_sha256")}
     if entry is None:
         raise UnusableInputError(
-            f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}, expected one in {CHAMPION_KEY}"
+            f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}{did_you_mean(task, known)}, "
+            f"expected one in {CHAMPION_KEY}: it has {', '.join(known) or 'none'}"
         )
     return entry
 

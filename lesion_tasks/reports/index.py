@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import Field
 
 from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFigure
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
@@ -70,6 +71,8 @@ class Leaderboard(Published):
 
     generated_at: str | None
     tasks: list[TaskBoard]
+    # Tasks that the catalogue no longer has, and the number of their evaluated trainings.
+    gone: dict[str, int] = Field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +99,7 @@ def render_index(leaderboard: Leaderboard) -> bytes:
     """Render the page. An evaluation that is not sound is never ranked and is listed below all sound ones."""
     template = environment().get_template("index.html.j2")
     tasks = [_shown(task) for task in leaderboard.tasks]
-    return template.render(generated_at=leaderboard.generated_at, tasks=tasks).encode()
+    return template.render(generated_at=leaderboard.generated_at, tasks=tasks, gone=leaderboard.gone).encode()
 
 
 def _shown(task: TaskBoard) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lesion_tasks.catalog import SPLITS
+from lesion_tasks.catalog.lookup import find_split
 
 _ASPECTS = {
     "squash": "squashed into a square",
@@ -60,7 +60,7 @@ def in_words(recipe: Mapping[str, Any]) -> dict[str, list[str]]:
 
 
 def _task(recipe: Mapping[str, Any]) -> list[str]:
-    split = SPLITS[recipe["split"]]
+    split = find_split(recipe["split"])
     found = [f"{split.task}, on the split {split.name}"]
     if recipe.get("reproduces"):
         found.append(f"reproduces system {recipe['reproduces']}")

@@ -10,7 +10,8 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
-from lesion_tasks.catalog import IMPUTATIONS, SPLITS, TASKS
+from lesion_tasks.catalog import IMPUTATIONS
+from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.manifest import read_table
@@ -47,7 +48,7 @@ def collect_facts(
     ).one_or_none()
     if manifest is None:
         raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
-    split, task = SPLITS[manifest.split], TASKS[manifest.task]
+    split, task = find_split(manifest.split), find_task(manifest.task)
     tables = dict(at_hand or {})
     table = tables.get(digest)
     if table is None:

@@ -8,7 +8,8 @@ Since each row carries the SHA-256 of its picture, the digest covers the pixels.
 import hashlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,12 +20,18 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, reading_object
+from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.database.schema import Image, Manifest, SplitMember, StoredFile
 from lesion_tasks.scratch import scratch_file
 
 if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
+
+
+class NoManifestError(UnusableInputError):
+    """A split has no manifest by its definition of today."""
+
 
 # In this order, on which the digest depends. Names and types are those of the tables.
 SOURCES: tuple[InstrumentedAttribute[Any], ...] = (
@@ -152,13 +159,6 @@ def read_manifest(bucket: Bucket, key: str) -> "pd.DataFrame":
     return read_table(bucket, key).to_pandas()
 
 
-def has_manifest(engine: Engine, split: str) -> bool:
-    """Whether a split was ever built."""
-    with engine.connect() as connection:
-        asked = text("SELECT EXISTS (SELECT FROM manifest WHERE split = :split)")
-        return bool(connection.execute(asked, {"split": split}).scalar_one())
-
-
 def find_manifest(connection: Connection, digest: str, *, task: str | None = None) -> Manifest:
     """The row of a manifest, detached; raises `UnusableInputError` if there is none or it is of another task."""
     with Session(connection, expire_on_commit=False) as session:
@@ -171,17 +171,39 @@ def find_manifest(connection: Connection, digest: str, *, task: str | None = Non
 
 
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
-    """Return digest and object key of the newest manifest of a split."""
+    """Digest and object key of the newest manifest of a split; raises `NoManifestError` if there is none of it today.
+
+    A manifest that was built by another definition of the split or of its task is of another question.
+    """
     with engine.connect() as connection:
         row = connection.execute(
             text(
-                "SELECT digest, object_key FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
+                "SELECT digest, object_key, recipe FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
             ),
             {"split": split},
         ).one_or_none()
     if row is None:
-        raise UnusableInputError(f"split {split!r} has no manifest yet, expected one: build the split first")
+        raise NoManifestError(f"split {split!r} has no manifest yet, expected one: build the split first")
+    if changed := _changed_fields(row.recipe, split):
+        raise NoManifestError(
+            f"split {split!r} was built before the catalogue changed its {', '.join(changed)}: build the split again"
+        )
     return row.digest, row.object_key
+
+
+def _changed_fields(recipe: Mapping[str, Any], split: str) -> list[str]:
+    """The fields of a split and of its task that decide a manifest's rows and have changed since it was built.
+
+    A field that one of the two does not know is younger than the other, and was as its default is.
+    """
+    now = find_split(split)
+    definitions = {"split": asdict(now), "task": asdict(find_task(now.task))}
+    return [
+        f"{kind}'s {field}"
+        for kind, entry in definitions.items()
+        for field, value in json.loads(_canonical(entry)).items()
+        if field != "title" and recipe.get(kind, {}).get(field, value) != value
+    ]
 
 
 def manifests_in_force(connection: Connection) -> list[Manifest]:

@@ -3,8 +3,8 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import DEFAULT_VARIANTS, SPLITS, VARIANTS, InputSize, input_sizes_of
+from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS, InputSize, input_sizes_of
+from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.workspace import Workspace
 
 
@@ -18,10 +18,8 @@ class PlannedSplit:
 
 def plan_splits(workspace: Workspace, splits: Collection[str] = ()) -> list[PlannedSplit]:
     """The named splits, for all their variants; without names, only what the scheduled variants need."""
-    if unknown := sorted(set(splits) - set(SPLITS)):
-        raise UnusableInputError(
-            f"unknown split {unknown[0]!r}, expected some of {', '.join(sorted(SPLITS))}"
-        )
+    for name in splits:
+        find_split(name)
     if splits:
         return [PlannedSplit(name=name, sizes=tuple(input_sizes_of(name))) for name in sorted(set(splits))]
     variants = workspace.settings.variants or DEFAULT_VARIANTS

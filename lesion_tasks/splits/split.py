@@ -17,7 +17,8 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.catalog import TASKS, Split, Task
+from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.splits.balance import draw_balance
@@ -42,9 +43,7 @@ def build_split(workspace: Workspace, name: str) -> str:
     Raises `UnusableInputError` before anything is written if the images cannot make this split, or if a check of the
     manifest fails.
     """
-    if name not in SPLITS:
-        raise UnusableInputError(f"unknown split {name!r}, expected one of {', '.join(sorted(SPLITS))}")
-    split = SPLITS[name]
+    split = find_split(name)
     task = TASKS[split.task]
     bucket = workspace.bucket
     with workspace.engine.begin() as connection:

@@ -9,7 +9,7 @@ import logging
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
 from lesion_tasks.pixels.materialize import materialize_manifest
-from lesion_tasks.splits.manifest import has_manifest, manifest_in_force
+from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import Workspace
 
@@ -17,16 +17,17 @@ log = logging.getLogger(__name__)
 
 
 def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> None:
-    """Build a variant's split if it has never been built, and decode its pictures in the variant's input size.
+    """Build a variant's split unless it was built as it is defined, and decode its pictures in the variant's size.
 
-    A split that has a manifest is left unchanged: `build_split` decides when to include newer images. Raises
+    A split that has such a manifest is left unchanged: `build_split` decides when to include newer images. Raises
     UnusableInputError if the available images cannot make the split.
     """
     recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
     engine = workspace.engine
-    if not has_manifest(engine, recipe.split):
-        log.info("split %s has no manifest yet: building it", recipe.split)
-        build_split(workspace, recipe.split)
-    if recipe.input_size is not None:
+    try:
         digest, _ = manifest_in_force(engine, recipe.split)
+    except NoManifestError as error:
+        log.info("%s", error)
+        digest = build_split(workspace, recipe.split)
+    if recipe.input_size is not None:
         materialize_manifest(workspace, digest, recipe.input_size)

@@ -23,7 +23,7 @@ from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
-from lesion_tasks.splits.manifest import find_manifest, manifest_in_force, read_manifest
+from lesion_tasks.splits.manifest import NoManifestError, find_manifest, manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.training.run_record import (
@@ -95,7 +95,11 @@ def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
         if not own:
             return True
         last = find_manifest(connection, own[-1].manifest_digest)
-    digest, key = manifest_in_force(engine, variant.split)
+    try:
+        digest, key = manifest_in_force(engine, variant.split)
+    except NoManifestError as error:
+        log.info("%s: %s", variant.name, error)
+        return True
     if last.digest == digest:
         log.info("%s: its manifest has not changed since the last training", variant.name)
         return False

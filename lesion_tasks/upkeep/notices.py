@@ -53,7 +53,8 @@ def of_decision(decision: Mapping[str, Any]) -> Notice | None:
     """What was decided about a task; None if there was nothing to decide."""
     if decision["action"] not in EVENTS:
         return None
-    title = TASKS[decision["task"]].title
+    task = TASKS.get(decision["task"])
+    title = task.title if task else decision["task"]  # a task may go while its last run decides
     return Notice(
         event=decision["action"],
         subject=f"{title}: {decision['training_id']} {decision['action'].replace('_', ' ')}",

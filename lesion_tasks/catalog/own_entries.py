@@ -1,0 +1,336 @@
+"""A folder of TOML files -> entries of one's own beside the built-in ones, or every mistake in them in one message.
+
+The folder is read when the catalogue is imported, so that the forms of DAGs and the command line list its entries, and
+again, if a file changed, when settings are read. While it holds a mistake none of its entries is in the catalogue, and
+whatever reads settings fails with the message. Standard library only unless there are entries to read.
+"""
+
+import json
+import math
+import os
+import tomllib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, is_dataclass
+from datetime import date, time
+from functools import lru_cache
+from pathlib import Path
+from threading import RLock
+from types import NoneType, UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, unknown
+from lesion_tasks.catalog.gates import GATES, Gate, check_gates, gates_of
+from lesion_tasks.catalog.recipe import Variant
+from lesion_tasks.catalog.schedules import SCHEDULES, Schedule
+from lesion_tasks.catalog.splits import SPLITS, Split
+from lesion_tasks.catalog.tasks import TASKS, Task
+from lesion_tasks.catalog.variants import VARIANTS
+
+VARIABLE = "LESION_CATALOG"
+DEFAULT_FOLDER = Path("catalog")
+MAX_FILE_BYTES = 1_000_000
+NONE = "none"  # TOML has no word for it: the value of a field that may be None
+
+
+class BrokenCatalogueError(UnusableInputError):
+    """Mistakes in a catalogue folder, all of them."""
+
+    max_characters = 20_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Kind:
+    """A kind of entry: a table `[kind.name]` in a file, or for gates an array of tables."""
+
+    entry: Any  # the type of an entry
+    entries: dict[str, Any]  # the catalogue's, to which those of the folder are added
+    is_named: bool = True  # whether an entry has its name as a field
+    is_replacing: bool = (
+        False  # whether it takes the place of a built-in entry, instead of standing beside those
+    )
+    check: Callable[[str, Any], None] | None = None  # raises ValueError
+
+
+# In an order in which each kind names only entries of those before it.
+KINDS: Mapping[str, Kind] = {
+    "task": Kind(entry=Task, entries=TASKS),
+    "split": Kind(entry=Split, entries=SPLITS),
+    "variant": Kind(entry=Variant, entries=VARIANTS),
+    "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
+    "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Written:
+    """An entry as a file has it."""
+
+    file: str
+    content: Any
+
+
+@dataclass
+class _State:
+    """What of which folder is in the catalogue now."""
+
+    signature: tuple[Any, ...] = ()
+    replaced: list[tuple[dict[str, Any], str, Any]] | None = None  # entries, name, and what was there before
+    file_of: Mapping[tuple[str, str], str] = field(default_factory=dict)  # of each entry, by kind and name
+    error: BrokenCatalogueError | None = None
+
+
+_STATE = _State()
+_LOCK = RLock()
+
+
+def folder() -> Path:
+    """The folder that the environment names: the one setting that is read before settings are."""
+    return Path(os.environ.get(VARIABLE) or DEFAULT_FOLDER).absolute()
+
+
+def is_own(kind: str, name: str) -> bool:
+    """Whether an entry comes from the folder."""
+    return (kind, name) in _STATE.file_of
+
+
+def built_in(kind: str) -> dict[str, Any]:
+    """The entries of a kind that the package brings, by name."""
+    return {name: entry for name, entry in KINDS[kind].entries.items() if not is_own(kind, name)}
+
+
+def read_from() -> str:
+    """Words that say where entries of one's own are read, for messages about unknown names."""
+    state = "" if folder().is_dir() else ", which does not exist"
+    return f"; entries of your own are read from {folder()}{state} ({VARIABLE})"
+
+
+def listing() -> list[dict[str, str]]:
+    """A row for each entry of the folder, with the gates that a task has by default."""
+    rows = [
+        {"kind": kind, "name": name, "from": file, "what": _what(kind, name)}
+        for (kind, name), file in _STATE.file_of.items()
+    ]
+    return rows + [
+        {"kind": "gates", "name": name, "from": "the default", "what": _what("gates", name)}
+        for kind, name in _STATE.file_of
+        if kind == "task" and name not in GATES
+    ]
+
+
+def _what(kind: str, name: str) -> str:
+    if kind == "gates":
+        return "; ".join(
+            f"{gate.measure} at least {gate.floor:g}, "
+            + ("must gain" if gate.is_leading else f"may lose {gate.margin:g}")
+            for gate in gates_of(name)
+        )
+    entry = KINDS[kind].entries[name]
+    return str(getattr(entry, "title", None) or getattr(entry, "task", None) or getattr(entry, "cron", ""))
+
+
+def refuse_broken() -> None:
+    """Bring the catalogue up to date with the folder, or raise `BrokenCatalogueError` with every mistake in it."""
+    refresh()
+    if _STATE.error is not None:
+        # A new one: an error that is raised again collects tracebacks.
+        raise BrokenCatalogueError(str(_STATE.error))
+
+
+def refresh() -> None:
+    """Read the folder again if one of its files changed. Mistakes are kept for `refuse_broken`."""
+    with _LOCK:
+        where = folder()
+        signature = _signature(where)
+        if signature == _STATE.signature:
+            return
+        for entries, name, before in reversed(_STATE.replaced or []):
+            _put(entries, name, before)
+        _STATE.replaced, _STATE.file_of, _STATE.error = [], {}, None
+        try:
+            _add(where)
+        except BrokenCatalogueError as error:
+            _STATE.error = error
+        _STATE.signature = signature
+
+
+def _put(entries: dict[str, Any], name: str, entry: Any) -> None:
+    if entry is None:
+        entries.pop(name, None)
+    else:
+        entries[name] = entry
+
+
+def _signature(where: Path) -> tuple[Any, ...]:
+    """What changes whenever a file of the folder does."""
+    found = []
+    for path in _files(where):
+        try:
+            facts = path.stat()
+        except OSError:
+            continue
+        found.append((path.name, facts.st_mtime_ns, facts.st_size, facts.st_ino))
+    return (str(where), *found)
+
+
+def _files(where: Path) -> list[Path]:
+    try:
+        return sorted(
+            path for path in where.iterdir() if path.suffix == ".toml" and not path.name.startswith(".")
+        )
+    except OSError:
+        return []
+
+
+def _add(where: Path) -> None:
+    """Put every entry of the folder into the catalogue, or none and raise."""
+    problems: list[str] = []
+    written = _read(where, problems)
+    replaced: list[tuple[dict[str, Any], str, Any]] = []
+    broken: set[tuple[str, str]] = set()
+    for kind, by_name in written.items():
+        entries = KINDS[kind].entries
+        stand_in = next(iter(entries.values()), None)
+        for name, found in by_name.items():
+            is_checked = ("task", name) not in broken
+            entry, mistakes = _build(kind, name, found.content, is_checked=is_checked)
+            problems += [f"{found.file}: [{kind}.{name}] {words}" for words in mistakes]
+            replaced.append((entries, name, entries.get(name)))
+            # So that entries that name a broken one are not blamed for it.
+            entries[name] = stand_in if entry is None else entry
+            broken |= {(kind, name)} if entry is None else set()
+    if not problems:
+        _STATE.replaced = replaced
+        _STATE.file_of = {
+            (kind, name): found.file for kind, by_name in written.items() for name, found in by_name.items()
+        }
+        return
+    for entries, name, before in reversed(replaced):
+        _put(entries, name, before)
+    lines = "\n".join(f"  {words}" for words in problems)
+    n = f"{len(problems)} mistakes" if len(problems) > 1 else "a mistake"
+    raise BrokenCatalogueError(f"catalogue folder {where} ({VARIABLE}): {n}\n{lines}")
+
+
+def _read(where: Path, problems: list[str]) -> dict[str, dict[str, _Written]]:
+    """Kind -> name -> what the files say of it. Notes what is no entry at all."""
+    written: dict[str, dict[str, _Written]] = {kind: {} for kind in KINDS}
+    for path in _files(where):
+        try:
+            for kind, name, content in _tables(path):
+                if problem := _name_problem(kind, name, written):
+                    problems.append(f"{path.name}: [{kind}.{name}] {problem}")
+                else:
+                    written[kind][name] = _Written(file=path.name, content=content)
+        except (OSError, ValueError) as error:
+            problems.append(f"{path.name}: {error}")
+    return written
+
+
+def _tables(path: Path) -> Iterator[tuple[str, str, Any]]:
+    """Kind, name and content of each entry of a file; raises ValueError if it is none of TOML or of entries."""
+    if path.stat().st_size > MAX_FILE_BYTES:
+        raise ValueError(f"{path.stat().st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
+    found = []
+    for kind, by_name in tomllib.loads(path.read_bytes().decode()).items():
+        if kind not in KINDS:
+            raise ValueError(unknown("kind of entry", kind, KINDS))
+        if not isinstance(by_name, dict):
+            raise ValueError(f"{kind!r} is a value, expected a table [{kind}.NAME]")
+        found += [(kind, name, content) for name, content in by_name.items()]
+    yield from found
+
+
+def _name_problem(kind: str, name: str, written: Mapping[str, Mapping[str, _Written]]) -> str | None:
+    entries = KINDS[kind].entries
+    if name in written[kind]:
+        return f"is in {written[kind][name].file} already, expected each name once"
+    if not NAME.fullmatch(name):
+        return f"name: expected {NAME_RULE}"
+    if KINDS[kind].is_replacing:
+        return None if name in entries else unknown(kind, name, entries)
+    if name in entries:
+        return "has the name of a built-in entry, expected another name"
+    return None
+
+
+def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any, list[str]]:
+    """An entry, or None and what is wrong with it; without `is_checked`, not what depends on another entry."""
+    from pydantic import ValidationError
+
+    how = KINDS[kind]
+    if not how.is_named and not isinstance(content, list):
+        return None, [f"is no array of tables, expected each under the heading [[{kind}.{name}]]"]
+    if how.is_named:
+        if not isinstance(content, dict):
+            return None, [f"is no table, expected its fields under the heading [{kind}.{name}]"]
+        if "name" in content:
+            return None, ["has a field 'name', expected it in the heading alone"]
+        content = (asdict(how.entries[name]) if how.is_replacing else {}) | content | {"name": name}
+    problems: list[str] = []
+    content = _prepared(how.entry, content, "", problems)
+    try:
+        # As JSON, in which an array may be a tuple and a table an entry, but nothing else is taken for something else.
+        entry = _adapter(kind).validate_json(json.dumps(content, default=repr), strict=True)
+        if how.check is not None and is_checked:
+            how.check(name, entry)
+    except ValidationError as error:
+        return None, problems + [words for one in error.errors() for words in _in_words(one)]
+    except MistakesError as error:
+        return None, [*problems, *error.problems]
+    return (None if problems else entry), problems
+
+
+@lru_cache
+def _adapter(kind: str) -> Any:
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(KINDS[kind].entry)
+
+
+def _prepared(hint: Any, content: Any, place: str, problems: list[str]) -> Any:
+    """What a file has, as its type takes it: `none` where that is a value, no field of another name, finite numbers."""
+    options = get_args(hint) if get_origin(hint) in (Union, UnionType) else (hint,)
+    if content == NONE and NoneType in options:
+        return None
+    for option in options:
+        if is_dataclass(option) and isinstance(content, dict):
+            return _prepared_fields(option, content, place, problems)
+        if get_origin(option) is tuple and isinstance(content, list):
+            of = get_args(option)[0]
+            return [_prepared(of, one, f"{place}[{n}]", problems) for n, one in enumerate(content, start=1)]
+    if isinstance(content, float) and not math.isfinite(content):
+        problems.append(f"{place}: is {content}, expected a finite number")
+        return 0.0
+    if isinstance(content, date | time):
+        problems.append(f"{place}: is a date or time, expected none here: put text between quotes")
+    return content
+
+
+def _prepared_fields(
+    entry: Any, content: Mapping[str, Any], place: str, problems: list[str]
+) -> dict[str, Any]:
+    hints = get_type_hints(entry)
+    known = [name for name in hints if name != "name"]
+    found = {}
+    for name, value in content.items():
+        if name in hints:
+            found[name] = _prepared(hints[name], value, f"{place}.{name}".lstrip("."), problems)
+        else:
+            problems.append(f"{f'{place}: ' if place else ''}{unknown('field', name, known)}")
+    return found
+
+
+def _in_words(error: Mapping[str, Any]) -> list[str]:
+    """A mistake that pydantic found; several if an entry itself found them."""
+    place = "".join(f"[{part + 1}]" if isinstance(part, int) else f".{part}" for part in error["loc"])
+    where = f"{place.lstrip('.')}: " if place else ""
+    raised = error.get("ctx", {}).get("error")
+    if isinstance(raised, MistakesError):
+        return [f"{where}{words}" for words in raised.problems]
+    if isinstance(raised, ValueError):
+        return [f"{where}{raised}"]
+    if error["type"] == "missing":
+        return [f"{where}is missing"]
+    expected = error["msg"].removeprefix("Input should be ")
+    return [f"{where}is {error['input']!r}, expected {expected}"]
