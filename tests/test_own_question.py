@@ -35,21 +35,21 @@ pytestmark = pytest.mark.minutes
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-question.md"
 # What the drawn pictures of each diagnosis look like: a look, and a score that shifts size, border and colours.
 DIAGNOSES = {
-    ("Benign", "Benign melanocytic proliferations", "Nevus"): ("pigmented", -2.0, 90),
-    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 70),
-    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 50),
+    ("Benign", "Benign melanocytic proliferations", "Nevus"): ("pigmented", -2.0, 60),
+    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 60),
+    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 45),
     (
         "Malignant",
         "Malignant adnexal epithelial proliferations - Follicular",
         "Basal cell carcinoma",
-    ): ("pink", 4.0, 50),
+    ): ("pink", 4.0, 45),
     (
         "Indeterminate",
         "Indeterminate epidermal proliferations",
         "Solar or actinic keratosis",
-    ): ("keratotic", 4.0, 50),
-    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 50),
-    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 50),
+    ): ("keratotic", 4.0, 45),
+    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 45),
+    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 45),
 }
 FIRST = 24_306  # the id that the page predicts
 
