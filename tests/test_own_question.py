@@ -253,3 +253,11 @@ def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pyte
         assert "which is not in the catalogue" in gone.text
     run("evaluate")
     assert training_id in run("leaderboard", "--task", "seven_diagnoses")
+
+
+def test_pages_say_what_is_wrong_with_the_folder(walked: Walked) -> None:
+    with changed(walked, seven_diagnoses='[task.a]\ntitel = "x"\n[split.b]\n'):
+        found = client().get("/")
+        assert found.status_code == 404
+        for words in ("unknown field &#39;titel&#39;; did you mean title?", "[split.b] task: is missing"):
+            assert words in found.text

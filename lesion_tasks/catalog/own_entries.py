@@ -222,7 +222,7 @@ def _read(where: Path, problems: list[str]) -> dict[str, dict[str, _Written]]:
                     problems.append(f"{path.name}: [{kind}.{name}] {problem}")
                 else:
                     written[kind][name] = _Written(file=path.name, content=content)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{path.name}: {error}")
     return written
 
