@@ -198,6 +198,20 @@ def test_a_changed_task_is_built_anew_and_its_old_labels_are_not_promoted(walked
     prepare_training(workspace, "melanoma_or_nevus_cnn")
 
 
+def test_a_misspelt_diagnosis_is_named_with_the_one_that_was_meant(walked: Walked) -> None:
+    before_it = (walked.folder / "seven_diagnoses.toml").read_text()
+    with changed(walked, seven_diagnoses=before_it.replace('"Dermatofibroma"]', '"Dermatofibrom"]')):
+        read_settings()
+        with pytest.raises(UnusableInputError) as told:
+            prepare_training(open_workspace(), "seven_diagnoses_cnn")
+    assert "expected some of dermatofibroma" in str(told.value)
+    assert "no image's diagnosis begins with the rule of 'dermatofibroma'" in str(told.value)
+    assert (
+        "did you mean Benign > Benign soft tissue proliferations - Fibro-histiocytic > Dermatofibroma?"
+        in str(told.value)
+    )
+
+
 def merged(entries: str) -> str:
     """The seven diagnoses with two of them merged."""
     fewer = entries.replace('"vascular_lesion",\n  "dermatofibroma",\n', '"other",\n')
