@@ -83,7 +83,7 @@ def refuse(what: str, problems: Sequence[str]) -> None:
         raise MistakesError(what, problems)
 
 
-def unknown_values(entry: Any) -> list[str]:
+def unknown_values(entry: object) -> list[str]:
     """What is wrong with an entry's fields that are marked with `OneOf`, in words."""
     found = []
     for field, mark in _marks(type(entry)).items():
