@@ -107,7 +107,7 @@ def test_every_mistake_of_every_file_is_in_one_message(write: Write) -> None:
     write(
         a=TASK.replace("melanoma", "melanom", 1).replace('title = "Three"', "titel = 3"),
         b=SPLIT.replace('"three"', '"tree"') + VARIANT.replace("three_all", "three_al"),
-        c="[variants.x]\n",
+        c="[variants.x]\n[split]\nmore = 1\n",
         d="x = [\n",
         e=VARIANT.replace("age_years", "age").replace("[8]", "[8, 1.5]") + "dropout_rate = nan\n",
         f='[variant.smoke]\ntitle = "x"\n["variant"."Big"]\n[variant.y]\nname = "y"\n[split]\nz = 3\n',
