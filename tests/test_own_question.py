@@ -22,6 +22,7 @@ from lesion_tasks.catalog.lookup import ChangedQuestionError
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import find_candidate
+from lesion_tasks.promotion.questions import gather_answers, write_questions
 from lesion_tasks.settings import Settings, read_settings
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force
 from lesion_tasks.training.prepare import prepare_training
@@ -242,6 +243,10 @@ def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pyte
         board = CliRunner().invoke(lesion, ["leaderboard"], catch_exceptions=False)
         assert training_of(walked, "melanoma_or_nevus_cnn") in board.output
         run("promote")
+        asked = ["melanoma_or_nevus", "seven_diagnoses"]  # as in a run that began before the file went
+        assert write_questions(open_workspace(), tasks=asked, approval="always") == []
+        given = gather_answers(open_workspace(), tasks=asked, answers=[], is_forced=False, triggered_by=None)
+        assert [one.task_name for one in given] == asked[:1]
         run("publish")
         run("overdue")
         run("disk")
