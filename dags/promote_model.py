@@ -96,10 +96,12 @@ def promote_model() -> None:
     @task
     def plan(params: dict[str, Any]) -> list[dict[str, str]]:
         """Name the champions that were not yet evaluated on their candidate's images."""
+        from lesion_tasks.catalog.lookup import tasks_left
         from lesion_tasks.promotion.promote import plan_promotion
 
         refuse_misspelt()
-        plans = [plan_promotion(open_workspace(), task=name) for name in params["tasks"]]
+        workspace = open_workspace()
+        plans = [plan_promotion(workspace, task=name) for name in tasks_left(params["tasks"])]
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(

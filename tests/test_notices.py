@@ -6,7 +6,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from email import message_from_string
 from email.header import decode_header, make_header
@@ -20,6 +20,7 @@ from test_promotion import candidate, execute, promote
 from lesion_tasks import UnusableInputError
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
+from lesion_tasks.promotion.promote import Decision
 from lesion_tasks.settings import Settings
 from lesion_tasks.upkeep.notices import EVENTS, Notice, of_decision, of_evaluation, overdue
 from lesion_tasks.workspace import open_workspace
@@ -215,6 +216,9 @@ def test_decisions_unsound_evaluations_and_what_is_overdue_are_told(settings: Se
     assert (told.event, told.page, told.is_alarming) == ("promoted", "champion/malignancy", False)
     assert training_id in told.subject
     assert of_decision(promote().as_dict()) is None  # nothing was left to decide
+    gone = of_decision(asdict(Decision(task="gone", action="promoted", training_id="x", reason="It gains.")))
+    assert gone is not None
+    assert gone.subject == "gone: x promoted"  # of a task that left the catalogue while its last run decided
 
     end_ingestion(open_workspace(), begin_ingestion(open_workspace()), {})
     assert overdue(open_workspace()) == []

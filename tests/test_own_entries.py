@@ -107,7 +107,7 @@ def test_every_mistake_of_every_file_is_in_one_message(write: Write) -> None:
     write(
         a=TASK.replace("melanoma", "melanom", 1).replace('title = "Three"', "titel = 3"),
         b=SPLIT.replace('"three"', '"tree"') + VARIANT.replace("three_all", "three_al"),
-        c="[variants.x]\n",
+        c="[variants.x]\n[split]\nmore = 1\n",
         d="x = [\n",
         e=VARIANT.replace("age_years", "age").replace("[8]", "[8, 1.5]") + "dropout_rate = nan\n",
         f='[variant.smoke]\ntitle = "x"\n["variant"."Big"]\n[variant.y]\nname = "y"\n[split]\nz = 3\n',
@@ -190,9 +190,10 @@ def test_files_that_are_no_text_or_no_files_are_named(write: Write, tmp_path: Pa
     write(b="x = 1\n", c="#" + "x" * own_entries.MAX_FILE_BYTES)
     (tmp_path / "catalog" / "a.toml").write_bytes(b"\xff\xfe")
     (tmp_path / "catalog" / "d.toml").symlink_to("nowhere")
+    (tmp_path / "catalog" / "e.toml").write_text("x = " + "[" * 20_000)
     (tmp_path / "catalog" / ".hidden.toml").write_text("x = [")
     (tmp_path / "catalog" / "notes.txt").write_text("x = [")
-    assert [line.partition(":")[0] for line in mistakes()] == ["a.toml", "b.toml", "c.toml", "d.toml"]
+    assert [line.partition(":")[0] for line in mistakes()] == [f"{name}.toml" for name in "abcde"]
 
 
 # ------------------------------------------------------------------------------------------------------- gates

@@ -22,6 +22,7 @@ from lesion_tasks.catalog.lookup import ChangedQuestionError
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import find_candidate
+from lesion_tasks.promotion.questions import gather_answers, write_questions
 from lesion_tasks.settings import Settings, read_settings
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force
 from lesion_tasks.training.prepare import prepare_training
@@ -35,21 +36,21 @@ pytestmark = pytest.mark.minutes
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-question.md"
 # What the drawn pictures of each diagnosis look like: a look, and a score that shifts size, border and colours.
 DIAGNOSES = {
-    ("Benign", "Benign melanocytic proliferations", "Nevus"): ("pigmented", -2.0, 90),
-    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 70),
-    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 50),
+    ("Benign", "Benign melanocytic proliferations", "Nevus"): ("pigmented", -2.0, 60),
+    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 60),
+    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 45),
     (
         "Malignant",
         "Malignant adnexal epithelial proliferations - Follicular",
         "Basal cell carcinoma",
-    ): ("pink", 4.0, 50),
+    ): ("pink", 4.0, 45),
     (
         "Indeterminate",
         "Indeterminate epidermal proliferations",
         "Solar or actinic keratosis",
-    ): ("keratotic", 4.0, 50),
-    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 50),
-    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 50),
+    ): ("keratotic", 4.0, 45),
+    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 45),
+    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 45),
 }
 FIRST = 24_306  # the id that the page predicts
 
@@ -198,6 +199,20 @@ def test_a_changed_task_is_built_anew_and_its_old_labels_are_not_promoted(walked
     prepare_training(workspace, "melanoma_or_nevus_cnn")
 
 
+def test_a_misspelt_diagnosis_is_named_with_the_one_that_was_meant(walked: Walked) -> None:
+    before_it = (walked.folder / "seven_diagnoses.toml").read_text()
+    with changed(walked, seven_diagnoses=before_it.replace('"Dermatofibroma"]', '"Dermatofibrom"]')):
+        read_settings()
+        with pytest.raises(UnusableInputError) as told:
+            prepare_training(open_workspace(), "seven_diagnoses_cnn")
+    assert "expected some of dermatofibroma" in str(told.value)
+    assert "no image's diagnosis begins with the rule of 'dermatofibroma'" in str(told.value)
+    assert (
+        "did you mean Benign > Benign soft tissue proliferations - Fibro-histiocytic > Dermatofibroma?"
+        in str(told.value)
+    )
+
+
 def merged(entries: str) -> str:
     """The seven diagnoses with two of them merged."""
     fewer = entries.replace('"vascular_lesion",\n  "dermatofibroma",\n', '"other",\n')
@@ -228,6 +243,10 @@ def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pyte
         board = CliRunner().invoke(lesion, ["leaderboard"], catch_exceptions=False)
         assert training_of(walked, "melanoma_or_nevus_cnn") in board.output
         run("promote")
+        asked = ["melanoma_or_nevus", "seven_diagnoses"]  # as in a run that began before the file went
+        assert write_questions(open_workspace(), tasks=asked, approval="always") == []
+        given = gather_answers(open_workspace(), tasks=asked, answers=[], is_forced=False, triggered_by=None)
+        assert [one.task_name for one in given] == asked[:1]
         run("publish")
         run("overdue")
         run("disk")
@@ -253,3 +272,11 @@ def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pyte
         assert "which is not in the catalogue" in gone.text
     run("evaluate")
     assert training_id in run("leaderboard", "--task", "seven_diagnoses")
+
+
+def test_pages_say_what_is_wrong_with_the_folder(walked: Walked) -> None:
+    with changed(walked, seven_diagnoses='[task.a]\ntitel = "x"\n[split.b]\n'):
+        found = client().get("/")
+        assert found.status_code == 404
+        for words in ("unknown field &#39;titel&#39;; did you mean title?", "[split.b] task: is missing"):
+            assert words in found.text

@@ -3,10 +3,9 @@
 import hashlib
 import json
 import re
-from collections.abc import Collection, Hashable, Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
-from functools import lru_cache
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
 
 # Names are parts of keys in the bucket, of ids, and of columns in reports.
@@ -83,7 +82,7 @@ def refuse(what: str, problems: Sequence[str]) -> None:
         raise MistakesError(what, problems)
 
 
-def unknown_values(entry: Any) -> list[str]:
+def unknown_values(entry: object) -> list[str]:
     """What is wrong with an entry's fields that are marked with `OneOf`, in words."""
     found = []
     for field, mark in _marks(type(entry)).items():
@@ -93,8 +92,7 @@ def unknown_values(entry: Any) -> list[str]:
     return found
 
 
-@lru_cache
-def _marks(kind: Hashable) -> dict[str, OneOf]:
+def _marks(kind: type) -> dict[str, OneOf]:
     """The marked fields of a class."""
     hints = get_type_hints(kind, include_extras=True)
     return {

@@ -1,6 +1,7 @@
 """A name -> the catalogue entry, or an error that lists the known names and guesses what was meant."""
 
-from collections.abc import Mapping, Sequence
+import logging
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from lesion_tasks import UnusableInputError
@@ -9,6 +10,8 @@ from lesion_tasks.catalog.entries import did_you_mean as did_you_mean
 from lesion_tasks.catalog.entries import unknown
 
 Found = TypeVar("Found")
+
+log = logging.getLogger(__name__)
 
 
 class ChangedQuestionError(UnusableInputError):
@@ -35,6 +38,20 @@ def _find(kind: str, name: str, entries: Mapping[str, Found]) -> Found:
         own_entries.refuse_broken()
         raise UnusableInputError(f"{unknown(kind, name, sorted(entries))}{own_entries.read_from()}")
     return entries[name]
+
+
+def tasks_left(names: Iterable[str]) -> list[str]:
+    """Those of some tasks that are still in the catalogue; a line of the log names each that is not.
+
+    For names that were chosen earlier, as in the form of a run that has waited.
+    """
+    found = []
+    for name in names:
+        if name in TASKS:
+            found.append(name)
+        else:
+            log.warning("task %r is not in the catalogue%s: left aside", name, own_entries.read_from())
+    return found
 
 
 def question_of(training_id: str, task: str, classes: Sequence[str]) -> Task:

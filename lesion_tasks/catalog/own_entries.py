@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import date, time
 from functools import lru_cache
@@ -217,28 +217,29 @@ def _read(where: Path, problems: list[str]) -> dict[str, dict[str, _Written]]:
     written: dict[str, dict[str, _Written]] = {kind: {} for kind in KINDS}
     for path in _files(where):
         try:
-            for kind, name, content in _tables(path):
-                if problem := _name_problem(kind, name, written):
-                    problems.append(f"{path.name}: [{kind}.{name}] {problem}")
-                else:
-                    written[kind][name] = _Written(file=path.name, content=content)
-        except (OSError, ValueError) as error:
+            parsed = _parsed(path)
+        except (OSError, ValueError, RecursionError) as error:
             problems.append(f"{path.name}: {error}")
+            continue
+        for kind, by_name in parsed.items():
+            if kind not in KINDS:
+                problems.append(f"{path.name}: {unknown('kind of entry', kind, KINDS)}")
+            elif not isinstance(by_name, dict):
+                problems.append(f"{path.name}: {kind} is a value, expected entries under [{kind}.NAME]")
+            else:
+                for name, content in by_name.items():
+                    if problem := _name_problem(kind, name, written):
+                        problems.append(f"{path.name}: [{kind}.{name}] {problem}")
+                    else:
+                        written[kind][name] = _Written(file=path.name, content=content)
     return written
 
 
-def _tables(path: Path) -> Iterator[tuple[str, str, Any]]:
-    """Kind, name and content of each entry of a file; raises ValueError if it is none of TOML or of entries."""
-    if path.stat().st_size > MAX_FILE_BYTES:
-        raise ValueError(f"{path.stat().st_size:,} bytes, expected at most {MAX_FILE_BYTES:,}")
-    found = []
-    for kind, by_name in tomllib.loads(path.read_bytes().decode()).items():
-        if kind not in KINDS:
-            raise ValueError(unknown("kind of entry", kind, KINDS))
-        if not isinstance(by_name, dict):
-            raise ValueError(f"{kind!r} is a value, expected a table [{kind}.NAME]")
-        found += [(kind, name, content) for name, content in by_name.items()]
-    yield from found
+def _parsed(path: Path) -> dict[str, Any]:
+    """The content of a file; raises ValueError if it is not TOML."""
+    if (n_bytes := path.stat().st_size) > MAX_FILE_BYTES:
+        raise ValueError(f"{n_bytes:,} bytes, expected at most {MAX_FILE_BYTES:,}")
+    return tomllib.loads(path.read_bytes().decode())
 
 
 def _name_problem(kind: str, name: str, written: Mapping[str, Mapping[str, _Written]]) -> str | None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.approvals import AS_SET
-from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.catalog.lookup import find_task, tasks_left
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.promotion.candidates import find_best
 from lesion_tasks.promotion.promote import RULE, Answer
@@ -53,8 +53,8 @@ def write_questions(
     approvers = [{"id": name, "name": name} for name in workspace.settings.approvers]
     questions = []
     with workspace.engine.connect() as connection:
-        for task in tasks:
-            proposal, _ = propose(connection, workspace.bucket, find_task(task).name)
+        for task in tasks_left(tasks):
+            proposal, _ = propose(connection, workspace.bucket, task)
             if proposal is not None:
                 questions.append(
                     Question(
@@ -104,7 +104,8 @@ def gather_answers(
     by_task = {answer["task_name"]: answer for answer in answers}
     person = triggered_by or UNNAMED
     return [
-        _instruction(workspace, task, by_task.get(task), is_forced=is_forced, person=person) for task in tasks
+        _instruction(workspace, task, by_task.get(task), is_forced=is_forced, person=person)
+        for task in tasks_left(tasks)
     ]
 
 

@@ -6,6 +6,8 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.printable import printable
+from lesion_tasks.catalog import Task
+from lesion_tasks.catalog.entries import did_you_mean
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
@@ -80,3 +82,16 @@ def _values_found(connection: Connection, split: str, reason: str) -> str:
     return ", ".join(
         f"{printable(repr(row.value), 80) if row.value else 'no value'} {row.n:,} times" for row in rows
     )
+
+
+def unmatched_rules(connection: Connection, task: Task) -> Iterator[str]:
+    """Yield one line for each rule that no image's diagnosis begins with, and the diagnosis that it resembles."""
+    known = [
+        tuple(path) for path in connection.execute(text("SELECT DISTINCT diagnosis FROM image")).scalars()
+    ]
+    for rule in task.rules:
+        depth = len(rule.path)
+        beginnings = {" > ".join(path[:depth]) for path in known if len(path) >= depth}
+        if (wanted := " > ".join(rule.path)) not in beginnings:
+            meant = did_you_mean(wanted, beginnings)
+            yield f"no image's diagnosis begins with the rule of {rule.label!r}, {wanted}{meant}"

@@ -17,13 +17,13 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import TASKS, Split, Task
+from lesion_tasks.catalog import TASKS, Split, Task, own_entries
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.splits.balance import draw_balance
 from lesion_tasks.splits.data_report import write_data_report
-from lesion_tasks.splits.funnel import funnel_of, left_out_in_words
+from lesion_tasks.splits.funnel import funnel_of, left_out_in_words, unmatched_rules
 from lesion_tasks.splits.manifest import object_key, write_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
@@ -56,15 +56,19 @@ def build_split(workspace: Workspace, name: str) -> str:
         try:
             check_manifest(table, split, task)
         except UnusableInputError as error:
-            raise UnusableInputError("; ".join([str(error), *left_out])) from error
-        large = large_identities(connection)
+            unmatched = unmatched_rules(connection, task)
+            raise UnusableInputError("; ".join([str(error), *unmatched, *left_out])) from error
+        doubts = large_identities(connection)
+        # A built-in task is made for every archive; a rule of one's own that finds nothing may be misspelt.
+        if own_entries.is_own("task", task.name):
+            doubts = [*doubts, *unmatched_rules(connection, task)]
         counts = class_counts(table, task)
         digest = _store_manifest(connection, bucket, split, task, table, counts)
         write_data_report(bucket, connection, digest, {**before, digest: table})
     _say(split, counts)
     for words in left_out:
         log.info("%s: %s", split.name, words)
-    for words in large:
+    for words in doubts:
         log.warning("%s: %s", split.name, words)
     return digest
 
