@@ -1,9 +1,9 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
-    scope, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject -> ungrouped
-      -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest
-      -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction -> evaluation
-      -> promotion
+    scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
+      -> ungrouped -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state
+      -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction
+      -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -29,6 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from lesion_tasks.archive.image_ids import IMAGE_ID_FORM
 
 
 class Base(DeclarativeBase):
@@ -94,6 +96,16 @@ class Scope(Base):
     )
 
 
+class Namespace(Base):
+    """Whose pictures the ids of a namespace name: one folder's, so that no other folder's names meet them."""
+
+    __tablename__ = "namespace"
+    written_by = ("ingest.scope",)
+
+    namespace: Mapped[str] = mapped_column(primary_key=True, comment="what an own id has before its dot")
+    source: Mapped[str] = mapped_column(comment="the folder that used it first")
+
+
 class Ingestion(Base):
     """One run of ingestion, by Airflow or by hand: shows what changed since a run, and when a pass was last done."""
 
@@ -125,7 +137,7 @@ class Record(Base):
             deferrable=True,
             initially="DEFERRED",
         ),
-        CheckConstraint("isic_id ~ '^ISIC_[0-9]{7}$'", name="isic_id_form"),
+        CheckConstraint(f"isic_id ~ '^{IMAGE_ID_FORM}$'", name="isic_id_form"),
         Index(None, "changed_at"),
     )
 

@@ -21,12 +21,14 @@ _LOOK_UP = "; ".join(f"SET LOCAL enable_{way} = off" for way in _OTHER_WAYS)
 _AS_USUAL = "; ".join(f"SET LOCAL enable_{way} TO DEFAULT" for way in _OTHER_WAYS)
 
 
-def check_items(items: Iterable[Any]) -> tuple[dict[str, CheckedRecord], list[Refusal]]:
-    """Sort items into records (the last one of each id) and refusals."""
+def check_items(
+    items: Iterable[Any], namespace: str | None = None
+) -> tuple[dict[str, CheckedRecord], list[Refusal]]:
+    """Sort items of a source with this namespace into records (the last one of each id) and refusals."""
     records: dict[str, CheckedRecord] = {}
     refusals = []
     for item in items:
-        checked = check_record(item)
+        checked = check_record(item, namespace)
         if isinstance(checked, Refusal):
             refusals.append(checked)
         else:
