@@ -131,7 +131,7 @@ def test_what_the_mapping_does_not_explain_is_counted_and_named(folder):
         "sex: the mapping does not say what 'x' (1 row) means; taken as no value",
         "diagnosis: the mapping does not say what 'zz' (1 row) means; taken as no value",
         "age_approx: the mapping does not say what 'old' (1 row) means; taken as no value",
-        "diagnosis: the archive has no word for 'rash' (1 row); taken as no value",
+        "diagnosis: the archive has no word for 'rash' (1 row)",
         "3 of 7 pictures have no row, such as a/twice.jpg",
     )
 

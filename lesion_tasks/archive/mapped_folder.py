@@ -284,7 +284,7 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
     for name, counts in reading.unknown.items():
         yield f"{name}: the mapping does not say what {_counted(counts)} means; taken as no value"
     for name, counts in reading.no_counterpart.items():
-        yield f"{name}: the archive has no word for {_counted(counts)}; taken as no value"
+        yield f"{name}: the archive has no word for {_counted(counts)}"
     if n_unused := len(folder.pictures) - len(reading.used):
         example = next(path for path in folder.pictures.paths if path not in reading.used)
         yield f"{n_unused:,} of {len(folder.pictures):,} pictures have no row, such as {printable(example, 80)}"

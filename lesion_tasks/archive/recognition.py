@@ -79,6 +79,7 @@ def published_mapping_of(root: Path) -> TableMapping | None:
                     separator=separator,
                     joined=tuple(name for name in mapping.joined if any(root.glob(name))),
                 )
+                here = _with_columns_of(here, [*cells, *_columns_beside(root, here)])
                 found.append((len(mapping.recognised_by), here))
     return max(found, key=lambda each: each[0])[1] if found else None
 
@@ -87,6 +88,24 @@ def _recognises(mapping: TableMapping, cells: list[str], line: str) -> bool:
     if mapping.recognised_by_line:
         return re.fullmatch(mapping.recognised_by_line, line) is not None
     return bool(mapping.recognised_by) and set(mapping.recognised_by) <= set(cells)
+
+
+def _columns_beside(root: Path, mapping: TableMapping) -> list[str]:
+    return [cell for name in mapping.joined for path in root.glob(name) for cell in first_cells(path)[1]]
+
+
+def _with_columns_of(mapping: TableMapping, present: list[str]) -> TableMapping:
+    """Leave out fields whose columns a table lacks: those of a second table, or of another version."""
+    if mapping.header is not None:
+        return mapping
+    columns = {name: each for name, each in mapping.columns.items() if set(each) <= set(present)}
+    fields = columns.keys() | mapping.one_hot.keys()
+    return replace(
+        mapping,
+        columns=columns,
+        values={name: each for name, each in mapping.values.items() if name in fields},
+        no_counterpart={name: each for name, each in mapping.no_counterpart.items() if name in fields},
+    )
 
 
 def class_folders_of(root: Path) -> TableMapping | None:
