@@ -1,16 +1,21 @@
 """Somebody's own table and pictures, explained by a mapping, take the same way as a download of the archive."""
 
 import csv
+import re
 import shutil
 
 import numpy as np
 import pytest
-from archives import listed_ids, rows, scalar, write_picture
+from archives import listed_ids, rows, scalar, write_folder, write_picture
+from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.__main__ import lesion
+from lesion_tasks.archive.folder_inspection import inspect_folder, write_mapping
 from lesion_tasks.archive.image_ids import id_of, is_image_id
 from lesion_tasks.archive.local import open_download
 from lesion_tasks.archive.record import Refusal, check_record
+from lesion_tasks.cli.documents import ROOT
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.ingest.fetch import fetch_files, fetch_ranges
 from lesion_tasks.ingest.passes import ingest
@@ -297,3 +302,96 @@ def test_folders_named_by_class_need_no_table(tmp_path):
         {"diagnosis_1": "Malignant"},
     ]
     assert records[2]["isic_id"].startswith("set-b.malignant-1-")
+
+
+DOCUMENT = (ROOT / "docs/your-own-pictures.md").read_text()
+
+
+def blocks(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_of_the_document_does_what_it_says(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LESION_QUERY", "image_type:dermoscopic")
+    (tmp_path / "clinic").mkdir()
+    (tmp_path / "clinic/cases.csv").write_text(blocks("csv")[0])
+    for number in range(1, 7):
+        write_picture(tmp_path / f"clinic/IMG_{number}.jpg", np.random.default_rng(number), width_px=40)
+    first, then = blocks("sh")
+
+    (said,) = run_lines(first)
+    for line in blocks("text")[0].splitlines():
+        assert line in said
+    (tmp_path / "clinic/lesion-mapping.toml").write_text(blocks("toml")[0])
+    looked, ingested, _ = run_lines(then)
+
+    assert "read by lesion-mapping.toml: 7 rows, 6 pictures, 6 images" in looked
+    assert '"stored": 6' in ingested
+    images = rows("SELECT isic_id, patient_id, anatom_site FROM image ORDER BY isic_id")
+    assert [image.isic_id for image in images] == [f"clinic.IMG_{number}" for number in range(1, 7)]
+    assert images[1][1:] == ("clinic.patient:17", "Upper extremity")
+    assert [*rows("SELECT DISTINCT reason FROM refused_record")] == [("no_picture",)]
+
+
+def run_lines(commands):
+    said = []
+    for line in commands.splitlines():
+        done = CliRunner().invoke(lesion, line.split()[1:], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        said.append(done.output)
+    return said
+
+
+def test_every_reason_of_the_document_is_one_of_the_code_and_the_other_way_round():
+    source = (ROOT / "lesion_tasks/archive/mapped_folder.py").read_text()
+    told = set(re.findall(r"^\| `(\w+)` \| (?=the row|no file|two|a column)", DOCUMENT, re.MULTILINE))
+    assert set(re.findall(r'_Refused\(\s*"(\w+)"', source)) == told
+
+
+def test_an_inspection_never_writes_over_a_mapping_unasked(folder):
+    before = (folder / "lesion-mapping.toml").read_text()
+    assert inspect_folder(folder).proposal is None
+    with pytest.raises(UnusableInputError, match="there is one already"):
+        write_mapping(folder, "namespace = 1", overwrite=False)
+    assert (folder / "lesion-mapping.toml").read_text() == before
+    write_mapping(folder, "anew", overwrite=True)
+    assert (folder / "lesion-mapping.toml").read_text() == "anew"
+    assert not list(folder.glob(".*"))
+
+
+def test_what_is_proposed_can_be_read_and_leaves_open_what_nobody_said(folder):
+    (folder / "lesion-mapping.toml").unlink()
+
+    found = inspect_folder(folder)
+
+    write_mapping(folder, found.proposal, overwrite=False)
+    mapping = open_download(folder).mapping
+    assert dict(mapping.columns) == {
+        "patient_id": ("patient",),
+        "lesion_id": ("lesion",),
+        "diagnosis": ("dx",),
+        "age_approx": ("age",),
+        "sex": ("sex",),
+    }
+    assert (mapping.table, mapping.separator, dict(mapping.image)) == ("cases.csv", ";", {"file": None})
+    assert mapping.values["diagnosis"] == {"NV": "Benign:Benign melanocytic proliferations:Nevus"}
+    assert '# "MM" = ""  # 1 rows' in found.proposal
+    assert found.unused_columns == ("surname",)
+    assert any("set image_type" in finding for finding in found.findings)
+
+
+def test_a_table_of_western_europes_spreadsheets_is_read(folder):
+    (folder / "lesion-mapping.toml").unlink()
+    (folder / "cases.csv").write_bytes("file;Läsion;dx\nIMG_1.jpg;3;Nävus\n".encode("cp1252"))
+    found = inspect_folder(folder)
+    assert 'encoding = "cp1252"' in found.proposal
+    assert 'lesion_id = "Läsion"' in found.proposal
+
+
+def test_an_inspection_of_a_download_needs_no_mapping_and_of_nothing_says_so(tmp_path):
+    write_folder(tmp_path / "download", 3)
+    assert "needs no mapping: 3 rows, 3 with a picture" in inspect_folder(tmp_path / "download").understood_as
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnusableInputError, match="no pictures found in it"):
+        inspect_folder(tmp_path / "empty")

@@ -77,7 +77,8 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
             raise UnusableInputError(f"{path}: found a column {_named(near[0])}; expected a column isic_id")
         shown = ", ".join(printable(name, 60) for name in names[:5]) or "no header"
         raise UnusableInputError(
-            f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most {MAX_COLUMNS} in all"
+            f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most "
+            f"{MAX_COLUMNS} in all; `lesion inspect` reads other tables"
         )
     _check_repeated(path, names)
     for name in names:

@@ -117,7 +117,8 @@ def open_folder(path: str | Path) -> DownloadFolder:
         )
         raise UnusableInputError(
             f"download folder {root}: found {shown or 'nothing in it'}, expected metadata.csv "
-            "(with images/ or the image files beside it) or ISIC_metadata.parquet with ISIC_images.zip"
+            "(with images/ or the image files beside it) or ISIC_metadata.parquet with ISIC_images.zip; for "
+            f"pictures of your own, `lesion inspect {root}` proposes a mapping"
         )
     read_columns(metadata_path)
     images = root / "images"

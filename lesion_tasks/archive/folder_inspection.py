@@ -31,6 +31,7 @@ from lesion_tasks.archive.recognition import (
 from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, TableMapping
 from lesion_tasks.archive.terms import FIELDS, PATH_SEPARATOR, PATHS, TERMS, values_of
 from lesion_tasks.archive.vocabulary import is_no_value
+from lesion_tasks.catalog import TASKS
 
 N_ROWS_LOOKED_AT = 500
 N_VALUES_SHOWN = 12
@@ -149,6 +150,9 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
         pass
     named = {column for columns in mapping.named_columns.values() for column in columns}
     findings = list(findings_in_words(folder, reading))
+    demanding = [task.name for task in TASKS.values() if task.requires_sex]
+    if demanding and "sex" not in mapping.fields:
+        findings.append(f"no column is mapped to sex: {', '.join(demanding)} leave out images without it")
     if "image_type" not in mapping.fields:
         findings.append(
             f"nothing says what kind of pictures these are: set image_type, {_either('image_type')}"
@@ -176,7 +180,7 @@ def _fields_in_words(mapping: TableMapping, reading: Reading) -> Iterator[tuple[
         if len(counts) > N_VALUES_SHOWN:
             shown.append(f"and {len(counts) - N_VALUES_SHOWN:,} other values")
         if n_missing := reading.missing[name]:
-            shown.append(f"none in {n_missing:,} rows")
+            shown.append(f"no value ({n_missing:,})")
         yield name, ", ".join(columns), "; ".join(shown)
     for name, value in mapping.constants.items():
         yield name, "every row", value
@@ -192,7 +196,9 @@ def proposed_mapping(root: Path) -> TableMapping:
     found = max(_tables_with_pictures(root, pictures), key=lambda each: each[0], default=None)
     if found is None:
         path, folder = PICTURE_COLUMNS
-        return _with_values(root, _plain(root, image=path, columns={"diagnosis": (folder,)}, table=None))
+        is_sorted = len({each.rpartition("/")[0] for each in pictures.paths}) > 1
+        columns = {"diagnosis": (folder,)} if is_sorted else {}
+        return _with_values(root, _plain(root, image=path, columns=columns, table=None))
     _, table, form, image, columns = found
     mapped: dict[str, tuple[str, ...]] = {}
     for column in columns:

@@ -106,7 +106,7 @@ class MappedFolder:
         if absent:
             has = ", ".join(printable(name, 60) for name in self.columns[:30])
             table = self.table.name if self.table else "a folder without a table"
-            raise UnusableInputError(f"{self.mapping.path}: {'; '.join(absent)}. {table} has {has}")
+            raise UnusableInputError(f"{self.mapping.path}: {'; '.join(absent)} ({table} has {has})")
 
     def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
         """Yield one API-shaped record or `RefusedRow` for each picture of a row, from a given one on, with `files`."""
@@ -288,6 +288,8 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
     if n_unused := len(folder.pictures) - len(reading.used):
         example = next(path for path in folder.pictures.paths if path not in reading.used)
         yield f"{n_unused:,} of {len(folder.pictures):,} pictures have no row, such as {printable(example, 80)}"
+    if "diagnosis" not in folder.mapping.fields:
+        yield "no column is mapped to diagnosis: no task has a label for these pictures"
     if not {"patient_id", "lesion_id"} & folder.mapping.fields:
         yield (
             "no column is mapped to patient_id or lesion_id: splits keep apart only pictures that look alike, "
