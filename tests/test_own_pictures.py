@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 from archives import listed_ids, rows, scalar, write_folder, write_picture
+from catalogue import add_records, draw, labelled_records
 from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
@@ -19,6 +20,9 @@ from lesion_tasks.cli.documents import ROOT
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.ingest.fetch import fetch_files, fetch_ranges
 from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.splits.manifest import read_table
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.masks import import_masks, read_index
 from lesion_tasks.workspace import open_workspace
 
 MAPPING = """
@@ -174,6 +178,33 @@ def test_own_pictures_go_through_ingestion_and_curation_and_refused_rows_are_row
     assert groups == [(1,)]  # one patient
 
 
+def test_own_ids_stand_in_splits_beside_those_of_the_archive(settings):
+    records = labelled_records(80)
+    pictures = {}
+    for number, record in enumerate(records):
+        if number % 2:
+            record["isic_id"] = f"clinic.IMG_{number}"
+            pictures[record["isic_id"]] = draw(10_000 + number, is_malignant=False)
+    add_records(settings, records, picture_by_id=pictures)
+    curate_images(open_workspace())
+
+    digest = build_split(open_workspace(), "malignancy_natural")
+
+    key = scalar("SELECT object_key FROM manifest WHERE digest = :digest", digest=digest)
+    ids = [row["isic_id"] for row in read_table(open_workspace().bucket, key).to_pylist()]
+    assert ids == sorted(ids)
+    assert {isic_id.partition("_")[0] for isic_id in ids} == {"ISIC", "clinic.IMG"}
+
+
+def test_masks_of_own_pictures_are_known_by_their_ids(settings, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for name in ("clinic.IMG_1_segmentation.png", "isic_0000001.png", "notes.png"):
+        write_picture(tmp_path / "masks" / name, np.random.default_rng(0), width_px=16)
+    workspace = open_workspace()
+    assert import_masks(workspace, str(tmp_path / "masks"))["masks"] == 2
+    assert set(read_index(workspace.bucket)) == {"clinic.IMG_1", "ISIC_0000001"}
+
+
 def test_a_refused_row_becomes_a_record_once_it_is_mended(folder, settings):
     ingest(open_workspace(), source=str(folder))
     write_picture(folder / "absent.jpg", np.random.default_rng(99), width_px=40)
@@ -248,7 +279,8 @@ def changed(old, new):
         (changed("separator", "seperator"), "'seperator' is no setting of a mapping; did you mean separator"),
         (changed("cases.csv", "case.csv"), "table 'case.csv': found nothing, expected one file"),
         (changed("[columns]", "[columns"), "expected a TOML document in UTF-8"),
-        (changed('separator = ";"', 'pictures = "../b"'), "pictures '../b': expected a folder below this one"),
+        (changed('separator = ";"', 'pictures = "../b"'), "pictures '../b': expected a place below this folder"),
+        (changed("cases.csv", "/etc/passwd"), "table '/etc/passwd': expected a place below this folder"),
         (changed('separator = ";"', ""), "found one column.*as if semicolons separated; expected commas"),
     ],
 )  # fmt: skip

@@ -197,8 +197,8 @@ def proposed_mapping(root: Path) -> TableMapping:
     if found is None:
         path, folder = PICTURE_COLUMNS
         is_sorted = len({each.rpartition("/")[0] for each in pictures.paths}) > 1
-        columns = {"diagnosis": (folder,)} if is_sorted else {}
-        return _with_values(root, _plain(root, image=path, columns=columns, table=None))
+        by_folder: dict[str, tuple[str, ...]] = {"diagnosis": (folder,)} if is_sorted else {}
+        return _with_values(root, _plain(root, image=path, columns=by_folder, table=None))
     _, table, form, image, columns = found
     mapped: dict[str, tuple[str, ...]] = {}
     for column in columns:

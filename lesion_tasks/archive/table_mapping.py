@@ -98,12 +98,12 @@ class _Reading:
         mapping = TableMapping(
             path=self.path,
             namespace=self._namespace(),
-            table=self._text("table", None),
-            joined=self._texts("joined"),
+            table=self._below("table", self._text("table", None)),
+            joined=tuple(self._below("joined", name) or "" for name in self._texts("joined")),
             separator=self._separator(),
             encoding=self._encoding(),
             header=self._texts("header") or None,
-            pictures=self._folder("pictures"),
+            pictures=self._below("pictures", self._text("pictures", "")) or "",
             missing=frozenset(self._texts("missing")),
             image=image,
             columns=self._columns("columns", columns, set(FIELDS), _MANY_COLUMNS),
@@ -158,11 +158,10 @@ class _Reading:
             self._wrong(f"encoding {_quoted(encoding)}: expected one that Python knows, such as cp1252")
         return encoding
 
-    def _folder(self, name: str) -> str:
-        folder = self._text(name, "") or ""
-        if PurePosixPath(folder).is_absolute() or ".." in PurePosixPath(folder).parts:
-            self._wrong(f"{name} {_quoted(folder)}: expected a folder below this one")
-        return folder
+    def _below(self, name: str, path: str | None) -> str | None:
+        if path and (PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts):
+            self._wrong(f"{name} {_quoted(path)}: expected a place below this folder")
+        return path
 
     def _section(self, name: str) -> dict[str, Any]:
         section = self.found.get(name, {})
