@@ -179,7 +179,7 @@ def test_own_pictures_go_through_ingestion_and_curation_and_refused_rows_are_row
 
 
 def test_own_ids_stand_in_splits_beside_those_of_the_archive(settings):
-    records = labelled_records(80)
+    records = labelled_records(200)
     pictures = {}
     for number, record in enumerate(records):
         if number % 2:
