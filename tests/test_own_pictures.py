@@ -427,3 +427,12 @@ def test_an_inspection_of_a_download_needs_no_mapping_and_of_nothing_says_so(tmp
     (tmp_path / "empty").mkdir()
     with pytest.raises(UnusableInputError, match="no pictures found in it"):
         inspect_folder(tmp_path / "empty")
+
+
+def test_files_that_may_be_meant_as_a_table_are_named(tmp_path):
+    write_picture(tmp_path / "a.jpg", np.random.default_rng(0), width_px=16)
+    (tmp_path / "cases.xlsx").write_bytes(b"PK")
+    (tmp_path / "other.csv").write_text("name,dx\nz.jpg,mel\n")
+    findings = inspect_folder(tmp_path).findings
+    assert "cases.xlsx is a spreadsheet and is not read: save it as CSV" in findings
+    assert any("other.csv is not read: none of its columns names a picture" in each for each in findings)

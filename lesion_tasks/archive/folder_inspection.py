@@ -35,6 +35,7 @@ from lesion_tasks.catalog import TASKS
 
 N_ROWS_LOOKED_AT = 500
 N_VALUES_SHOWN = 12
+_SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 _ASKED_FOR = ("patient_id", "lesion_id", "diagnosis", "age_approx", "sex", "anatom_site")
 
 # How people name columns, in small letters without anything between them.
@@ -150,6 +151,7 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
         pass
     named = {column for columns in mapping.named_columns.values() for column in columns}
     findings = list(findings_in_words(folder, reading))
+    findings += _files_not_read(root, folder)
     demanding = [task.name for task in TASKS.values() if task.requires_sex]
     if demanding and "sex" not in mapping.fields:
         findings.append(f"no column is mapped to sex: {', '.join(demanding)} leave out images without it")
@@ -167,6 +169,19 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
         findings=tuple(findings),
         proposal=as_toml(mapping, reading) if writes else None,
     )
+
+
+def _files_not_read(root: Path, folder: MappedFolder) -> Iterator[str]:
+    """Yield what lies beside the pictures and might be meant as a table."""
+    for path in sorted(root.iterdir()):
+        if path.suffix.lower() in _SPREADSHEETS:
+            yield f"{path.name} is a spreadsheet and is not read: save it as CSV"
+    if folder.table is None:
+        for path in tables_in(root):
+            columns = first_cells(path)[1]
+            if len(columns) > 1:
+                shown = ", ".join(without_controls(column)[:60] for column in columns[:10])
+                yield f"{path.name} is not read: none of its columns names a picture of this folder ({shown})"
 
 
 def _fields_in_words(mapping: TableMapping, reading: Reading) -> Iterator[tuple[str, str, str]]:

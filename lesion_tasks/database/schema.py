@@ -141,7 +141,7 @@ class Record(Base):
         Index(None, "changed_at"),
     )
 
-    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, or namespace.name")
     version: Mapped[int] = mapped_column(comment="the current version of the record")
     first_seen_at: Mapped[datetime] = mapped_column(comment="first time we read it")
     last_seen_at: Mapped[datetime] = mapped_column(comment="last time a read returned it")
@@ -279,7 +279,9 @@ class Lesion(Base):
     written_by = ("curation.lesion_patients",)
     __table_args__ = (UniqueConstraint("lesion_id", "patient_key"),)
 
-    lesion_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, IL_ and 7 digits")
+    lesion_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="the archive's id, or namespace.lesion:name"
+    )
     patient_key: Mapped[str] = mapped_column(comment="patient_id, or empty where the archive gives none")
     is_contested: Mapped[bool] = mapped_column(
         server_default="false", comment="records name two patients: no image of it is used"
@@ -324,12 +326,16 @@ class Image(Base):
     rendition: Mapped[str] = mapped_column(comment="the stored file it stands for")
     rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
     sha256: Mapped[str] = mapped_column(comment="of the picture's bytes")
-    patient_id: Mapped[str | None] = mapped_column(comment="IP_ and 7 digits; null where unknown")
+    patient_id: Mapped[str | None] = mapped_column(
+        comment="IP_ and 7 digits, or namespace.patient:name; null where unknown"
+    )
     patient_key: Mapped[str] = mapped_column(
         Computed("coalesce(patient_id, '')", persisted=True),
         comment="patient_id or empty, for the lesion's key",
     )
-    lesion_id: Mapped[str | None] = mapped_column(comment="IL_ and 7 digits; null where unknown")
+    lesion_id: Mapped[str | None] = mapped_column(
+        comment="IL_ and 7 digits, or namespace.lesion:name; null where unknown"
+    )
     group_id: Mapped[str] = mapped_column(
         comment="connected component over patient, lesion, identical bytes and copies of a picture"
     )
