@@ -436,3 +436,26 @@ def test_files_that_may_be_meant_as_a_table_are_named(tmp_path):
     findings = inspect_folder(tmp_path).findings
     assert "cases.xlsx is a spreadsheet and is not read: save it as CSV" in findings
     assert any("other.csv is not read: none of its columns names a picture" in each for each in findings)
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_what_the_archive_says_about_its_picture_stands(folder, settings, tmp_path, own_first):
+    write_table(folder, [("ISIC_0000001.jpg", "7", "1", "MM", "44", "w", "")])
+    download = tmp_path / "download"
+    download.mkdir()
+    (download / "metadata.csv").write_text(
+        "isic_id,image_type,diagnosis_1\nISIC_0000001,dermoscopic,Benign\n"
+    )
+    shutil.copy(folder / "ISIC_0000001.jpg", download)
+
+    counts = [
+        ingest(open_workspace(), source=str(source))["append"]
+        for source in ([folder, download] if own_first else [download, folder])
+    ]
+    again = ingest(open_workspace(), source=str(folder))["append"]
+
+    assert counts[1]["changed"] == own_first
+    assert counts[1].get("described_elsewhere", 0) == (not own_first)
+    assert (again["changed"], again["described_elsewhere"]) == (0, 1)
+    document = scalar("SELECT document FROM record JOIN record_version USING (isic_id, version)")
+    assert document["metadata"]["clinical"] == {"diagnosis_1": "Benign"}

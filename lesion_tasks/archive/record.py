@@ -14,7 +14,7 @@ from typing import Any
 
 from lesion_tasks.archive.image_ids import is_id_of
 from lesion_tasks.archive.printable import may_have_controls, printable, without_controls
-from lesion_tasks.archive.vocabulary import DECIMAL_FIELDS
+from lesion_tasks.archive.vocabulary import DECIMAL_FIELDS, ISIC_ID
 
 # The largest record seen has 2 kB. Postgres would accept more, but a page of such records would be too large.
 MAX_RECORD_BYTES = 65_536
@@ -30,6 +30,9 @@ class CheckedRecord:
     isic_id: str
     record_hash: str  # SHA-256 of the canonical record, 64 hexadecimal digits
     document: str  # the record as sent, minus control characters, as JSON text
+    may_replace: bool = (
+        True  # another source's description; False: somebody's own table about a picture of the archive
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,7 +87,8 @@ def check_record(value: Any, namespace: str | None = None) -> CheckedRecord | Re
             value, "too_large", f"{size_bytes} bytes, expected at most {MAX_RECORD_BYTES}", isic_id
         )
     record_hash = hashlib.sha256(canonical_text.encode()).hexdigest()
-    return CheckedRecord(isic_id=isic_id, record_hash=record_hash, document=document)
+    may_replace = namespace is None or not ISIC_ID.fullmatch(isic_id)
+    return CheckedRecord(isic_id=isic_id, record_hash=record_hash, document=document, may_replace=may_replace)
 
 
 def _shape_problem(record: dict[str, Any]) -> str | None:

@@ -426,6 +426,11 @@ def _report(key: ScopeKey, pass_: _Pass) -> dict[str, Any]:
             )
     if pass_.counts["refused"]:
         log.warning("%s: refused %s", key.title, pass_.refusals.in_words())
-    named = ("read", "new", "changed", "returned", "refused")
+    named = ["read", "new", "changed", "returned", "refused"]
+    if n_elsewhere := pass_.counts["described_elsewhere"]:
+        log.warning(
+            "%s: %d images of the archive stay as another source describes them", key.title, n_elsewhere
+        )
+        named.append("described_elsewhere")
     counts = {name: pass_.counts[name] for name in named} | {"is_complete": is_complete}
     return counts | pass_.refusals.report()
