@@ -145,6 +145,15 @@ def test_what_the_mapping_does_not_explain_is_counted_and_named(folder):
     )
 
 
+def test_lesions_that_are_numbered_by_patient_are_noticed(folder):
+    mapping = (folder / "lesion-mapping.toml").read_text()
+    (folder / "lesion-mapping.toml").write_text(mapping.replace('["patient", "lesion"]', '"lesion"'))
+    said = open_download(folder).findings()
+    assert any(
+        each.startswith("1 lesions are listed under two patients, such as clinic.lesion:1") for each in said
+    )
+
+
 def test_a_table_without_patients_and_lesions_gets_a_warning(folder):
     mapping = (folder / "lesion-mapping.toml").read_text()
     kept = [line for line in mapping.splitlines() if not line.startswith(("patient_id", "lesion_id"))]
@@ -401,7 +410,7 @@ def test_what_is_proposed_can_be_read_and_leaves_open_what_nobody_said(folder):
     mapping = open_download(folder).mapping
     assert dict(mapping.columns) == {
         "patient_id": ("patient",),
-        "lesion_id": ("lesion",),
+        "lesion_id": ("patient", "lesion"),
         "diagnosis": ("dx",),
         "age_approx": ("age",),
         "sex": ("sex",),

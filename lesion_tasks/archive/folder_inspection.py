@@ -287,7 +287,7 @@ def _encoding_of(table: Path) -> str:
 
 
 def _with_values(root: Path, mapping: TableMapping) -> TableMapping:
-    """Add what the values that occur mean, where their names are common ones."""
+    """Add what the values that occur mean, where their names are common ones, and what names a lesion."""
     reading = Reading()
     for _ in MappedFolder(root, mapping).read(reading):
         pass
@@ -297,7 +297,10 @@ def _with_values(root: Path, mapping: TableMapping) -> TableMapping:
             meaning = _usual_meanings(name).get(value.casefold())
             if meaning is not None:
                 values[name][value] = meaning
-    return replace(mapping, values=dict(values))
+    columns = dict(mapping.columns)
+    if reading.contested:  # numbered anew for each patient: both together name a lesion
+        columns["lesion_id"] = (*columns["patient_id"], *columns["lesion_id"])
+    return replace(mapping, values=dict(values), columns=columns)
 
 
 def _usual_meanings(name: str) -> dict[str, str]:

@@ -47,6 +47,13 @@ class Reading:
     no_counterpart: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     missing: Counter[str] = field(default_factory=Counter)  # rows without a value, by field
     used: set[str] = field(default_factory=set)  # paths of pictures that have a row
+    patient_by_lesion: dict[str, str] = field(default_factory=dict)
+    contested: set[str] = field(default_factory=set)  # lesions with two patients
+
+    def note_identities(self, lesion: str | None, patient: str | None) -> None:
+        """Note whose lesion it is: a lesion of two patients is none."""
+        if lesion and patient and self.patient_by_lesion.setdefault(lesion, patient) != patient:
+            self.contested.add(lesion)
 
     def note(self, counts: Counter[str], value: str) -> None:
         """Count a value, in bounded memory."""
@@ -175,6 +182,7 @@ class MappedFolder:
             return self._refused(isic_id, line, values, source, reading)
         reading.n_records += 1
         reading.used.add(found)
+        reading.note_identities(values.get("lesion_id"), values.get("patient_id"))
         if image_type is not None:
             values["image_type"] = image_type
         return self._shaped(isic_id, values, source, found)
@@ -285,6 +293,11 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
         yield f"{name}: the mapping does not say what {_counted(counts)} means; taken as no value"
     for name, counts in reading.no_counterpart.items():
         yield f"{name}: the archive has no word for {_counted(counts)}"
+    if reading.contested:
+        yield (
+            f"{len(reading.contested):,} lesions are listed under two patients, such as {min(reading.contested)}, and "
+            "will not be used; if lesions are numbered by patient, map lesion_id to both columns"
+        )
     if n_unused := len(folder.pictures) - len(reading.used):
         example = next(path for path in folder.pictures.paths if path not in reading.used)
         yield f"{n_unused:,} of {len(folder.pictures):,} pictures have no row, such as {printable(example, 80)}"
