@@ -6,7 +6,6 @@ Names of columns and values that are common are proposed. Nothing proposed is in
 
 import json
 import re
-import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -28,7 +27,7 @@ from lesion_tasks.archive.recognition import (
     published_mappings,
     tables_in,
 )
-from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, TableMapping
+from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, TableMapping, read_mapping
 from lesion_tasks.archive.terms import FIELDS, PATH_SEPARATOR, PATHS, TERMS, values_of
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog import TASKS
@@ -78,43 +77,36 @@ def inspect_folder(root: Path, *, anew: bool = False) -> Inspection:
     With `anew` a mapping that stands there is passed over, as if there were none. Raises UnusableInputError for a
     folder without pictures, and for a mapping that is wrong.
     """
-    if anew or not (root / MAPPING_NAME).is_file():
-        known = published_mapping_of(root) or class_folders_of(root)
-        if not anew and mapping_of(root) is None and _is_download(root):
-            return _of_download(root)
-        if known is None:
-            return _report(
-                root, proposed_mapping(root), "no table that is known; a mapping is proposed", writes=True
-            )
-        title = known.title if known.table is None else f"the table {known.table} of {known.title}"
-        return _report(root, known, f"{title}, which can be read without a mapping", writes=True)
-    mapping = mapping_of(root)
-    assert mapping is not None  # noqa: S101 - the file is there
-    return _report(root, mapping, f"read by {MAPPING_NAME}", writes=False)
+    if not anew and (root / MAPPING_NAME).is_file():
+        return _report(root, read_mapping(root / MAPPING_NAME), f"read by {MAPPING_NAME}", writes=False)
+    if not anew and mapping_of(root) is None and _is_download(root):
+        return _of_download(root)
+    known = published_mapping_of(root) or class_folders_of(root)
+    if known is None:
+        words = "no table that is known; a mapping is proposed"
+        return _report(root, proposed_mapping(root), words, writes=True)
+    title = known.title if known.table is None else f"the table {known.table} of {known.title}"
+    return _report(root, known, f"{title}, which can be read without a mapping", writes=True)
 
 
 def write_mapping(root: Path, text: str, *, overwrite: bool) -> Path:
-    """Write the mapping of a folder, whole or not at all; one that is there is kept unless `overwrite` says otherwise.
+    """Write the mapping of a folder; one that is there is kept unless `overwrite` says otherwise.
 
     Raises UnusableInputError if it is there, or if the folder cannot be written.
     """
     path = root / MAPPING_NAME
     try:
-        with tempfile.NamedTemporaryFile("w", dir=root, prefix=".", delete=False, encoding="utf-8") as draft:
-            draft.write(text)
         if overwrite:
-            Path(draft.name).replace(path)
+            draft = path.with_name(f".{MAPPING_NAME}.new")
+            draft.write_text(text, encoding="utf-8")
+            draft.replace(path)
         else:
-            path.hardlink_to(draft.name)  # fails if it is there
-            Path(draft.name).unlink()
+            with path.open("x", encoding="utf-8") as stream:
+                stream.write(text)
     except FileExistsError:
-        Path(draft.name).unlink()
         raise UnusableInputError(f"{path}: there is one already; --overwrite replaces it") from None
     except OSError as error:
-        raise UnusableInputError(
-            f"{path}: {error.strerror or error}, expected a folder to write to"
-        ) from error
-    path.chmod(0o644)
+        raise UnusableInputError(f"{path}: {error.strerror or error}, expected to write it") from error
     return path
 
 
