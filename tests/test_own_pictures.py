@@ -319,6 +319,9 @@ def test_pictures_of_no_said_kind_are_not_listed_by_a_query_for_a_kind(folder, s
     write_table(folder, ROWS[:2])
     with pytest.raises(UnusableInputError, match="says nothing about image_type"):
         ingest(open_workspace(), source=str(folder), query="image_type:dermoscopic")
+    (folder / "lesion-mapping.toml").write_text(changed('"dermoscopic"', '"clinical: close-up"'))
+    with pytest.raises(UnusableInputError, match="all have image_type 'clinical: close-up'"):
+        ingest(open_workspace(), source=str(folder), query="image_type:dermoscopic")
 
 
 def test_a_second_table_adds_columns_by_picture(folder):

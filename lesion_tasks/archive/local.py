@@ -133,9 +133,14 @@ class LocalListing:
         )
 
     def _why_none(self) -> str:
-        """The usual reason: nothing says what kind of pictures these are."""
-        if isinstance(self.download, MappedFolder) and "image_type" not in self.download.mapping.fields:
-            return f"; {self.download.mapping.path} says nothing about image_type, in [columns] or in [constants]"
+        """The usual reason: these are other pictures, or nothing says what kind they are."""
+        if not isinstance(self.download, MappedFolder):
+            return ""
+        mapping = self.download.mapping
+        if "image_type" not in mapping.fields:
+            return f"; {mapping.path} says nothing about image_type, in [columns] or in [constants]"
+        if kind := mapping.constants.get("image_type"):
+            return f"; all have image_type {kind!r}"
         return ""
 
     def _count(self) -> tuple[int, int]:
