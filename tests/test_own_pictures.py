@@ -145,6 +145,16 @@ def test_what_the_mapping_does_not_explain_is_counted_and_named(folder):
     )
 
 
+def test_a_row_of_other_length_is_refused_and_the_others_are_read(folder):
+    table = folder / "cases.csv"
+    table.write_text(table.read_text().replace("IMG_2;7", "IMG_2;a note; with the separator;7"))
+    records = list(open_download(folder).records())
+    assert records[1].reason == "unreadable_row"
+    assert "line 3: 9 cells, expected 7" in records[1].detail
+    assert "note" not in str(records[1])
+    assert records[0]["isic_id"] == "clinic.IMG_1"
+
+
 def test_lesions_that_are_numbered_by_patient_are_noticed(folder):
     mapping = (folder / "lesion-mapping.toml").read_text()
     (folder / "lesion-mapping.toml").write_text(mapping.replace('["patient", "lesion"]', '"lesion"'))
@@ -389,7 +399,7 @@ def run_lines(commands):
 
 def test_every_reason_of_the_document_is_one_of_the_code_and_the_other_way_round():
     source = (ROOT / "lesion_tasks/archive/mapped_folder.py").read_text()
-    told = set(re.findall(r"^\| `(\w+)` \| (?=the row|no file|two|a column)", DOCUMENT, re.MULTILINE))
+    told = set(re.findall(r"^\| `(\w+)` \| (?=it has|the row|no file|two|a column)", DOCUMENT, re.MULTILINE))
     assert set(re.findall(r'_Refused\(\s*"(\w+)"', source)) == told
 
 

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from archives import write_picture
 
+from lesion_tasks.archive.csv_table import read_rows
 from lesion_tasks.archive.folder_inspection import inspect_folder
 from lesion_tasks.archive.local import open_download
 from lesion_tasks.archive.mapped_folder import MappedFolder, Reading
@@ -221,9 +222,9 @@ def written(folder, tables):
         (folder / name).write_text(text)
     mapping = open_download(folder).mapping
     columns = list(mapping.image)
-    for row in MappedFolder(folder, mapping)._rows():
+    for _, row in read_rows(MappedFolder(folder, mapping).table, MappedFolder(folder, mapping).form):
         for column in columns:
-            name = row[1][column]
+            name = row[column]
             path = folder / "pictures" / (name if "." in name else f"{name}.jpg")
             path.parent.mkdir(parents=True, exist_ok=True)
             write_picture(path, np.random.default_rng(0), width_px=16)

@@ -55,15 +55,27 @@ def read_rows(path: Path, form: TableForm = ARCHIVES_FORM) -> Iterator[tuple[int
     line for an encoding or a separator other than those of the form, an unclosed quote, a row with more or fewer
     cells than there are columns, NUL bytes, and column names that `check_columns` rejects.
     """
+    for line, columns, cells in read_cells(path, form):
+        if len(cells) != len(columns):
+            raise _refused(path, line, f"a row of {len(cells)}", f"{len(columns)} cells, one for each column")
+        yield line, as_row(columns, cells)
+
+
+def read_cells(path: Path, form: TableForm) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield the line on which each row begins, the columns, and the cells of the row, however many it has.
+
+    Raises as `read_rows` does, but for rows with more or fewer cells than there are columns.
+    """
     with _opened(path, form) as stream:
         rows = _cells(path, stream, form)
         columns = list(form.header) if form.header else _columns(path, next(rows, (1, []))[1], form)
         for line, cells in rows:
-            if len(cells) != len(columns):
-                raise _refused(
-                    path, line, f"a row of {len(cells)}", f"{len(columns)} cells, one for each column"
-                )
-            yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name}
+            yield line, columns, cells
+
+
+def as_row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Return the stripped cells of a row by column; a column without a name is left out."""
+    return {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name}
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:

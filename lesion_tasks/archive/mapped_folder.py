@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.csv_table import TableForm, read_columns, read_rows
+from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells, read_columns, read_rows
 from lesion_tasks.archive.folder import read_below, typed_value
 from lesion_tasks.archive.image_ids import id_of, identity_of
 from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNames, without_suffix
@@ -138,6 +138,10 @@ class MappedFolder:
         """Yield records and refused rows in the order of the table, and count what is in them."""
         more = [self._by_picture(path) for path in self.joined]
         for line, row in self._rows():
+            if isinstance(row, _Refused):
+                reading.n_rows += 1
+                yield self._refused("", line, row, {"namespace": self.namespace}, reading)
+                continue
             for other in more:
                 key = next((row[column] for column in self.mapping.image), "")
                 row = {**other.get(without_suffix(key), {}), **row}
@@ -145,9 +149,13 @@ class MappedFolder:
                 reading.n_rows += 1
                 yield self._record(line, row, column, image_type, reading)
 
-    def _rows(self) -> Iterator[tuple[int, dict[str, str]]]:
+    def _rows(self) -> Iterator[tuple[int, "dict[str, str] | _Refused"]]:
         if self.table is not None:
-            yield from read_rows(self.table, self.form)
+            for line, columns, cells in read_cells(self.table, self.form):
+                if len(cells) == len(columns):
+                    yield line, as_row(columns, cells)
+                else:
+                    yield line, _Refused("unreadable_row", f"{len(cells)} cells, expected {len(columns)}")
             return
         for number, path in enumerate(self.pictures.paths, 1):
             yield number, {"path": path, "folder": path.rpartition("/")[0].rpartition("/")[2]}
