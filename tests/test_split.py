@@ -411,7 +411,7 @@ def manifest_table(numbers: set[int], change: dict[str, Any] | None = None, row:
             {"isic_id": "ISIC_0000001"},
             r"expected each value once \(isic_id\): ISIC_0000001 has 'ISIC_0000001', ISIC_0000001",
         ),
-        ({"isic_id": "../x"}, r"expected ISIC_ and 7 digits \(isic_id\): \.\./x has"),
+        ({"isic_id": "../x"}, r"expected ISIC_ and 7 digits, or namespace.name \(isic_id\): \.\./x has"),
         ({"label": "unclear"}, r"expected one of benign, malignant \(label\): ISIC_\d{7} has 'unclear'"),
         ({"subset": "all"}, r"expected one of train, val, test \(subset\): ISIC_\d{7} has 'all'"),
         ({"sex": None}, r"expected a value \(sex\): ISIC_\d{7} has nan"),

@@ -23,6 +23,7 @@ class ApiListing:
     """The images of an API that match a query and, optionally, belong to collections."""
 
     has_prefixes = True
+    namespace: str | None = None
 
     def __init__(self, client: ArchiveClient, base_url: str, *, query: str, collections: str) -> None:
         self.client = client

@@ -10,6 +10,7 @@ import logging
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
 
@@ -23,31 +24,58 @@ MAX_COLUMNS = 500  # there are about forty
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16", b"\x00\x00": "UTF-32"}
 _NO_UTF_8 = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of a byte that is not UTF-8
 _SWALLOWED_ROW = re.compile(r"[\r\n]\"?ISIC_[0-9]{7}\"?,")
-_OTHER_SEPARATORS = {";": "semicolons", "\t": "tabs", "|": "bars"}
+_SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars"}
 
 
-def read_columns(path: Path) -> list[str]:
+@dataclass(frozen=True, kw_only=True)
+class TableForm:
+    """How a table is written."""
+
+    separator: str = ","
+    encoding: str = "utf-8"
+    header: tuple[str, ...] | None = None  # its columns, if its first line is a row already
+    is_archives: bool = False  # it has the archive's columns, and each under its name
+
+
+ARCHIVES_FORM = TableForm(is_archives=True)
+
+
+def read_columns(path: Path, form: TableForm = ARCHIVES_FORM) -> list[str]:
     """Return the names of a table's columns. Raises UnusableInputError that names the line."""
-    with _opened(path) as stream:
-        return _columns(path, next(_cells(path, stream), (1, []))[1])
+    if form.header is not None:
+        return list(form.header)
+    with _opened(path, form) as stream:
+        return _columns(path, next(_cells(path, stream, form), (1, []))[1], form)
 
 
-def read_rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
+def read_rows(path: Path, form: TableForm = ARCHIVES_FORM) -> Iterator[tuple[int, dict[str, str]]]:
     """Yield each row with the number of the line on which it begins; cells are stripped, blank lines left out.
 
     A column without a name (the index that pandas writes) is left out too. Raises UnusableInputError that names the
-    line for an encoding other than UTF-8, a separator other than commas, an unclosed quote, a row with more or fewer
+    line for an encoding or a separator other than those of the form, an unclosed quote, a row with more or fewer
     cells than there are columns, NUL bytes, and column names that `check_columns` rejects.
     """
-    with _opened(path) as stream:
-        rows = _cells(path, stream)
-        columns = _columns(path, next(rows, (1, []))[1])
+    for line, columns, cells in read_cells(path, form):
+        if len(cells) != len(columns):
+            raise _refused(path, line, f"a row of {len(cells)}", f"{len(columns)} cells, one for each column")
+        yield line, as_row(columns, cells)
+
+
+def read_cells(path: Path, form: TableForm) -> Iterator[tuple[int, list[str], list[str]]]:
+    """Yield the line on which each row begins, the columns, and the cells of the row, however many it has.
+
+    Raises as `read_rows` does, but for rows with more or fewer cells than there are columns.
+    """
+    with _opened(path, form) as stream:
+        rows = _cells(path, stream, form)
+        columns = list(form.header) if form.header else _columns(path, next(rows, (1, []))[1], form)
         for line, cells in rows:
-            if len(cells) != len(columns):
-                raise _refused(
-                    path, line, f"a row of {len(cells)}", f"{len(columns)} cells, one for each column"
-                )
-            yield line, {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name}
+            yield line, columns, cells
+
+
+def as_row(columns: Sequence[str], cells: Sequence[str]) -> dict[str, str]:
+    """Return the stripped cells of a row by column; a column without a name is left out."""
+    return {name: cell.strip() for name, cell in zip(columns, cells, strict=True) if name}
 
 
 def check_columns(path: Path, names: Sequence[str]) -> None:
@@ -61,18 +89,23 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
             raise UnusableInputError(f"{path}: found a column {_named(near[0])}; expected a column isic_id")
         shown = ", ".join(printable(name, 60) for name in names[:5]) or "no header"
         raise UnusableInputError(
-            f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most {MAX_COLUMNS} in all"
+            f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most "
+            f"{MAX_COLUMNS} in all; `lesion inspect` reads other tables"
         )
+    _check_repeated(path, names)
+    for name in names:
+        meant = _COLUMN_BY_LETTERS.get(_letters(name))
+        if meant is not None and meant != name:
+            raise UnusableInputError(f"{path}: found a column {_named(name)}; expected it as {meant}")
+
+
+def _check_repeated(path: Path, names: Sequence[str]) -> None:
     for name, n in Counter(name for name in names if name).items():
         if n > 1:
             places = ", ".join(str(i) for i, each in enumerate(names, 1) if each == name)
             raise UnusableInputError(
                 f"{path}: found {n} columns {_named(name)} (columns {places}); expected each name once"
             )
-    for name in names:
-        meant = _COLUMN_BY_LETTERS.get(_letters(name))
-        if meant is not None and meant != name:
-            raise UnusableInputError(f"{path}: found a column {_named(name)}; expected it as {meant}")
 
 
 def _letters(name: str) -> str:
@@ -90,27 +123,32 @@ def _refused(path: Path, line: int, found: str, expected: str) -> UnusableInputE
     return UnusableInputError(f"{path}, line {line}: found {found}; expected {expected}")
 
 
-def _opened(path: Path) -> TextIO:
+def _opened(path: Path, form: TableForm) -> TextIO:
     with path.open("rb") as stream:
         start = stream.read(4)
     if start[:2] in _BOMS:
         raise _refused(path, 1, _BOMS[start[:2]], "a CSV table in UTF-8")
-    return path.open(encoding="utf-8-sig", errors="surrogateescape", newline="")
+    encoding = "utf-8-sig" if form.encoding.lower() in {"utf-8", "utf8"} else form.encoding
+    return path.open(encoding=encoding, errors="surrogateescape", newline="")
 
 
-def _columns(path: Path, cells: Sequence[str]) -> list[str]:
+def _columns(path: Path, cells: Sequence[str], form: TableForm) -> list[str]:
     names = [cell.strip() for cell in cells]
     if len(names) == 1:
-        for separator, word in _OTHER_SEPARATORS.items():
-            if separator in cells[0]:
-                raise _refused(path, 1, f"one column {_named(names[0])}, as if {word} separated", "commas")
-    check_columns(path, names)
+        for separator, word in _SEPARATORS.items():
+            if separator != form.separator and separator in cells[0]:
+                expected = _SEPARATORS.get(form.separator, repr(form.separator))
+                raise _refused(path, 1, f"one column {_named(names[0])}, as if {word} separated", expected)
+    if form.is_archives:
+        check_columns(path, names)
+    else:
+        _check_repeated(path, names)
     return names
 
 
-def _cells(path: Path, lines: Iterable[str]) -> Iterator[tuple[int, list[str]]]:
+def _cells(path: Path, lines: Iterable[str], form: TableForm) -> Iterator[tuple[int, list[str]]]:
     """Yield the cells of each row that has any, with the line on which it begins; the header is the first."""
-    reader = csv.reader(_sound_lines(path, lines), strict=True)
+    reader = csv.reader(_sound_lines(path, lines), strict=True, delimiter=form.separator)
     while True:
         line = reader.line_num + 1
         try:

@@ -46,6 +46,12 @@ class DownloadFolder:
     layout: str  # snapshot, isic-cli or export (a table alone)
     path_by_isic_id: Mapping[str, Path]
     made_at: datetime | None = None  # a folder does not say when it was made
+    namespace: str | None = None  # its ids are the archive's
+    continues: str | None = None
+
+    def findings(self) -> tuple[str, ...]:
+        """Return nothing: a download is what the archive said."""
+        return ()
 
     def path_of(self, isic_id: str) -> Path | None:
         """Return the file of an image; None if there is none or the id is malformed."""
@@ -70,13 +76,21 @@ class DownloadFolder:
 
         Raises RefusedUrlError, OversizedError, and FileNotFoundError or IsADirectoryError.
         """
-        path = (self.root / url.removeprefix("file:")).resolve()
-        if not url.startswith("file:") or not path.is_relative_to(self.root.resolve()):
-            raise RefusedUrlError(f"{url[:200]!r}: expected a file: URL inside {self.root}")
-        size_bytes = path.stat().st_size
-        if size_bytes > max_bytes:
-            raise OversizedError(f"{size_bytes} bytes, expected at most {max_bytes}")
-        return path.read_bytes()
+        return read_below(self.root, url, max_bytes=max_bytes)
+
+
+def read_below(root: Path, url: str, *, max_bytes: int) -> bytes:
+    """Return the bytes behind a `file:` URL that is relative to a folder.
+
+    Raises RefusedUrlError, OversizedError, and FileNotFoundError or IsADirectoryError.
+    """
+    path = (root / url.removeprefix("file:")).resolve()
+    if not url.startswith("file:") or not path.is_relative_to(root.resolve()):
+        raise RefusedUrlError(f"{url[:200]!r}: expected a file: URL inside {root}")
+    size_bytes = path.stat().st_size
+    if size_bytes > max_bytes:
+        raise OversizedError(f"{size_bytes} bytes, expected at most {max_bytes}")
+    return path.read_bytes()
 
 
 def open_folder(path: str | Path) -> DownloadFolder:
@@ -103,7 +117,8 @@ def open_folder(path: str | Path) -> DownloadFolder:
         )
         raise UnusableInputError(
             f"download folder {root}: found {shown or 'nothing in it'}, expected metadata.csv "
-            "(with images/ or the image files beside it) or ISIC_metadata.parquet with ISIC_images.zip"
+            "(with images/ or the image files beside it) or ISIC_metadata.parquet with ISIC_images.zip; for "
+            f"pictures of your own, `lesion inspect {root}` proposes a mapping"
         )
     read_columns(metadata_path)
     images = root / "images"

@@ -19,6 +19,7 @@ class Poll:
     n_records: int | None  # None: the archive did not say
     newest_created_at: datetime | None  # None: the source has no such time
     newest_isic_id: str | None
+    findings: tuple[str, ...] = ()  # what somebody should know before anything is read: one sentence each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +43,7 @@ class Listing(Protocol):
     query: str
     collections: str
     has_prefixes: bool  # False: only the empty prefix can be asked for
+    namespace: str | None  # of ids that are not the archive's; None: all are
 
     async def poll(self) -> Poll:
         """Return size and newest record."""

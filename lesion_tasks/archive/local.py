@@ -17,11 +17,14 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import Body
 from lesion_tasks.archive.folder import open_folder
 from lesion_tasks.archive.identifiers import IdSet
+from lesion_tasks.archive.image_ids import is_id_of
 from lesion_tasks.archive.listing import Page, Poll, RefusedCursorError
+from lesion_tasks.archive.mapped_folder import MappedFolder
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.query import Expression, QueryCrashError, QueryError, parse, satisfies
+from lesion_tasks.archive.recognition import mapping_of
+from lesion_tasks.archive.record import RefusedRow
 from lesion_tasks.archive.snapshot import METADATA_NAME, Snapshot, is_snapshot
-from lesion_tasks.archive.vocabulary import ISIC_ID
 
 PAGE_LENGTH = 500
 
@@ -33,8 +36,19 @@ class Download(Protocol):
     def made_at(self) -> datetime | None:
         """When the archive made it; None if it does not say."""
 
+    @property
+    def namespace(self) -> str | None:
+        """Of ids that are not the archive's; None: all are."""
+
+    @property
+    def continues(self) -> str | None:
+        """The folder with whose namespace this one goes on, if any."""
+
+    def findings(self) -> tuple[str, ...]:
+        """Return what somebody should know before anything is read, one sentence each."""
+
     def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
-        """Yield API-shaped records from a given row on, without `files`."""
+        """Yield API-shaped records from a given row on; with `files` only if `file_of` knows none."""
 
     def file_of(self, isic_id: str) -> dict[str, Any] | None:
         """Return what a record's `files.full` says; None where there is no file."""
@@ -44,9 +58,10 @@ class Download(Protocol):
 
 
 def open_download(path: str | Path) -> Download:
-    """Open a download folder in any layout. Raises UnusableInputError."""
+    """Open a download folder in any layout, or a folder of somebody's own. Raises UnusableInputError."""
     if not is_snapshot(path):
-        return open_folder(path)
+        mapping = mapping_of(Path(path))
+        return open_folder(path) if mapping is None else MappedFolder(Path(path), mapping)
     if not (Path(path) / METADATA_NAME).is_file():
         raise UnusableInputError(f"snapshot {path}: found a zip file, expected {METADATA_NAME} beside it")
     return Snapshot(Path(path))
@@ -76,6 +91,7 @@ class LocalListing:
                 f"download folder {path}: collections {collections!r} found, expected none"
             )
         self.download = open_download(path)
+        self.namespace = self.download.namespace
         self.source = str(Path(path).absolute())
         self.query = query.strip()
         self.collections = ""
@@ -106,8 +122,26 @@ class LocalListing:
         if n_listed == 0:
             raise UnusableInputError(
                 f"download folder {self.source}: none of {n_rows} rows satisfies query {self.query!r}"
+                f"{self._why_none()}"
             )
-        return Poll(n_records=n_listed, newest_created_at=self.download.made_at, newest_isic_id=None)
+        findings = await asyncio.to_thread(self.download.findings)
+        return Poll(
+            n_records=n_listed,
+            newest_created_at=self.download.made_at,
+            newest_isic_id=None,
+            findings=findings,
+        )
+
+    def _why_none(self) -> str:
+        """The usual reason: these are other pictures, or nothing says what kind they are."""
+        if not isinstance(self.download, MappedFolder):
+            return ""
+        mapping = self.download.mapping
+        if "image_type" not in mapping.fields:
+            return f"; {mapping.path} says nothing about image_type, in [columns] or in [constants]"
+        if kind := mapping.constants.get("image_type"):
+            return f"; all have image_type {kind!r}"
+        return ""
 
     def _count(self) -> tuple[int, int]:
         ids, listed = IdSet(), IdSet()
@@ -116,7 +150,7 @@ class LocalListing:
         for record in self.download.records():
             n_rows += 1
             isic_id = record["isic_id"]
-            is_well_formed = ISIC_ID.fullmatch(isic_id) is not None
+            is_well_formed = is_id_of(self.namespace, isic_id)
             if is_well_formed and not ids.add(isic_id):
                 repeated.add(isic_id)
             if not self._is_listed(record):
@@ -146,7 +180,7 @@ class LocalListing:
                 )
 
     def _is_listed(self, record: dict[str, Any]) -> bool:
-        return self._wanted is None or satisfies(record, self._wanted)
+        return self._wanted is None or isinstance(record, RefusedRow) or satisfies(record, self._wanted)
 
     async def page(self, cursor: str | None, prefix: str = "") -> Page:
         if prefix:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
+from lesion_tasks.archive.image_ids import is_id_of
 from lesion_tasks.archive.printable import may_have_controls, printable, without_controls
 from lesion_tasks.archive.vocabulary import DECIMAL_FIELDS, ISIC_ID
 
@@ -29,6 +30,9 @@ class CheckedRecord:
     isic_id: str
     record_hash: str  # SHA-256 of the canonical record, 64 hexadecimal digits
     document: str  # the record as sent, minus control characters, as JSON text
+    may_replace: bool = (
+        True  # another source's description; False: somebody's own table about a picture of the archive
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +40,32 @@ class Refusal:
     """A record that cannot be stored, and why."""
 
     isic_id: str | None  # if it is well formed
-    reason: str  # not_an_object, bad_id, wrong_shape, not_storable or too_large
+    reason: str  # not_an_object, bad_id, wrong_shape, not_storable, too_large, or that of a `RefusedRow`
     detail: str
     document: str  # what was sent, truncated
 
 
-def check_record(value: Any) -> CheckedRecord | Refusal:
-    """Check one item of a page: its id (before it becomes a key), its shape, and that Postgres can store it."""
+class RefusedRow(dict[str, Any]):
+    """A row of somebody's own table that cannot be a record, in the shape of one: its source knows why."""
+
+    def __init__(self, isic_id: str, *, reason: str, detail: str, source: Mapping[str, Any]) -> None:
+        groups: dict[str, Any] = {"acquisition": {}, "clinical": {}}
+        super().__init__(isic_id=isic_id, metadata=groups, source=dict(source))
+        self.reason = reason
+        self.detail = detail
+
+
+def check_record(value: Any, namespace: str | None = None) -> CheckedRecord | Refusal:
+    """Check one item of a page: its id (before it becomes a key), its shape, and that Postgres can store it.
+
+    With the namespace of its source, ids in it are well formed too.
+    """
+    if isinstance(value, RefusedRow):
+        return _refuse(value, value.reason, value.detail, value["isic_id"] or None)
     if not isinstance(value, dict):
         return _refuse(value, "not_an_object", f"{type(value).__name__} found, expected an object")
     isic_id = value.get("isic_id")
-    if not isinstance(isic_id, str) or not ISIC_ID.fullmatch(isic_id) or not isic_id.isascii():
+    if not isinstance(isic_id, str) or not is_id_of(namespace, isic_id):
         return _refuse(value, "bad_id", f"isic_id is {str(isic_id)[:80]!r}, expected ISIC_ and 7 digits")
     if problem := _shape_problem(value):
         return _refuse(value, "wrong_shape", problem, isic_id)
@@ -62,13 +81,14 @@ def check_record(value: Any) -> CheckedRecord | Refusal:
     if "\\u0000" in document and _NUL.search(document):
         return _refuse(value, "not_storable", "holds the character U+0000", isic_id)
     if cleaned != value:
-        return check_record(cleaned)
+        return check_record(cleaned, namespace)
     if size_bytes > MAX_RECORD_BYTES:
         return _refuse(
             value, "too_large", f"{size_bytes} bytes, expected at most {MAX_RECORD_BYTES}", isic_id
         )
     record_hash = hashlib.sha256(canonical_text.encode()).hexdigest()
-    return CheckedRecord(isic_id=isic_id, record_hash=record_hash, document=document)
+    may_replace = namespace is None or not ISIC_ID.fullmatch(isic_id)
+    return CheckedRecord(isic_id=isic_id, record_hash=record_hash, document=document, may_replace=may_replace)
 
 
 def _shape_problem(record: dict[str, Any]) -> str | None:

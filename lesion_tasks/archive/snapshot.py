@@ -37,6 +37,9 @@ ROWS_PER_BATCH = 1_000
 class Snapshot:
     """An opened snapshot. The zip file may be absent: then records have no files."""
 
+    namespace: str | None = None  # its ids are the archive's
+    continues: str | None = None
+
     def __init__(self, root: Path) -> None:
         """Read both directories. Raises UnusableInputError if this is not a snapshot or a truncated one."""
         self.root = root
@@ -66,6 +69,10 @@ class Snapshot:
     def _unreadable(self, error: Exception) -> UnusableInputError:
         words = " ".join(str(error).split())[:200]
         return UnusableInputError(f"{self.metadata_path}: {words}; expected a complete Parquet file")
+
+    def findings(self) -> tuple[str, ...]:
+        """Return nothing: a snapshot is what the archive said."""
+        return ()
 
     def records(self, first_row: int = 0) -> Iterator[dict[str, Any]]:
         """Yield one API-shaped record per row from a row on, without `files`."""

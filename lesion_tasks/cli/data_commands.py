@@ -1,6 +1,7 @@
 """The archive -> pixels: what comes before any training."""
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import click
@@ -40,7 +41,31 @@ def stop() -> None:
 
 
 @lesion.command()
-@click.option("--source", help="API base URL or a download folder. Default: LESION_ARCHIVE_URL.")
+@click.argument("folder", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option(
+    "--overwrite", is_flag=True, help="Propose a mapping anew, and write it over the one that is there."
+)
+def inspect(folder: Path, overwrite: bool) -> None:
+    """Look at a folder of your own pictures: what `ingest` would make of it, and a mapping to be edited."""
+    from lesion_tasks.archive.folder_inspection import inspect_folder, write_mapping
+
+    found = inspect_folder(folder, anew=overwrite)
+    click.echo(f"{folder}: {found.understood_as}")
+    print_table([dict(zip(("field", "column", "values"), row, strict=True)) for row in found.fields])
+    if found.unused_columns:
+        click.echo(f"Columns that are not read: {', '.join(found.unused_columns)}.")
+    for finding in found.findings:
+        click.echo(f"- {finding}")
+    if found.proposal is not None:
+        click.echo(
+            f"Wrote {write_mapping(folder, found.proposal, overwrite=overwrite)}: read it, then ingest."
+        )
+
+
+@lesion.command()
+@click.option(
+    "--source", help="API base URL, a download folder, or one of your own. Default: LESION_ARCHIVE_URL."
+)
 @click.option("--query", help="Search DSL that limits the scope. Default: LESION_QUERY.")
 @click.option("--collections", default="", help="Collection ids, comma-separated.")
 @click.option(

@@ -52,6 +52,35 @@ def splits_table() -> str:
     return _table(["Split", "Task", "Train and val draw"], rows)
 
 
+def published_tables() -> str:
+    """The published data sets whose tables are recognised, with what their mappings could not confirm."""
+    from lesion_tasks.archive.recognition import published_mappings
+
+    rows = [
+        [m.title, f"`{m.namespace}`", f"`{m.table}`", "; ".join(m.cited), " ".join(m.unconfirmed)]
+        for m in sorted(published_mappings(), key=lambda m: m.title)
+    ]
+    return _table(["Data set", "Namespace", "Its table", "As stated in", "Not confirmed"], rows)
+
+
+def mapping_fields() -> str:
+    """The fields that a column may be mapped to, and the values that each may have."""
+    from lesion_tasks.archive.terms import FIELDS, IDENTITIES, NUMBERS, PATHS, values_of
+
+    def what(name: str) -> str:
+        if name == "image":
+            return "the name of the picture, with or without folders and ending; required"
+        if name in PATHS:
+            return "a path of the archive, its levels joined by colons, as long as it is known"
+        if name in IDENTITIES:
+            return "any name; a list of columns is joined"
+        if name in NUMBERS:
+            return "a number; of a list of columns, the largest"
+        return ", ".join(f"`{value}`" for value in values_of(name)) or "any text"
+
+    return _table(["Field", "Its values"], [[f"`{name}`", what(name)] for name in FIELDS])
+
+
 def gates_table() -> str:
     """What a candidate must show, with the reasons."""
     rows = [
@@ -193,6 +222,8 @@ PARTS: dict[str, Callable[[], str]] = {
     "settings": settings_table,
     "rooms": rooms_tree,
     "commands": commands,
+    "published_tables": published_tables,
+    "mapping_fields": mapping_fields,
 }
 
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from os import cpu_count
+from typing import TYPE_CHECKING
 
 import numpy as np
 from sqlalchemy import Connection, text
@@ -33,6 +34,9 @@ from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 from lesion_tasks.curation.store_landmarks import read_landmarks, stored_landmarks
 from lesion_tasks.database.bulk import copy_dicts, copy_out
 from lesion_tasks.progress import progress
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _BATCH_PAIRS = 20_000
 _CACHED_LOOKS = 2_048  # 66 KiB each
@@ -78,7 +82,9 @@ def compare_pictures(connection: Connection, bucket: Bucket, fresh: set[str]) ->
     with progress("compare pictures that look alike", len(pairs)) as advance:
         for start in range(0, len(pairs), _BATCH_PAIRS):
             some = pairs[start : start + _BATCH_PAIRS]
-            n_opened += _compare(connection, bucket, isic_ids[some], hashes[some])
+            names = isic_ids.take(some.ravel()).to_pylist()
+            both = list(zip(names[::2], names[1::2], strict=True))
+            n_opened += _compare(connection, bucket, both, hashes[some])
             advance(len(some))
     return n_opened + _compare_by_landmarks(connection, bucket, fresh)
 
@@ -157,39 +163,38 @@ def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[st
     return _open_and_store(connection, bucket, named)
 
 
-def _read_hashes(connection: Connection, fresh: set[str]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """For all images with a hash, in no particular order: ids (n,) bytes, hashes (n,) int64, and which are fresh."""
+def _read_hashes(connection: Connection, fresh: set[str]) -> tuple["pa.Array", np.ndarray, np.ndarray]:
+    """For all images with a hash, in no particular order: ids (n,), hashes (n,) int64, and which are fresh."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    schema = pa.schema([("isic_id", pa.binary(12)), ("perceptual_hash", pa.int64())])
+    schema = pa.schema([("isic_id", pa.string()), ("perceptual_hash", pa.int64())])
     query = "SELECT isic_id, perceptual_hash FROM image WHERE perceptual_hash IS NOT NULL"
     table = copy_out(connection, query, schema).combine_chunks()
-    if not len(table):
-        return np.empty(0, dtype="S12"), np.empty(0, dtype=np.int64), np.empty(0, dtype=np.int64)
-    sought = pa.array([isic_id.encode() for isic_id in fresh], pa.binary(12))
-    is_fresh = pc.is_in(table["isic_id"], value_set=sought).to_numpy()
-    ids = np.frombuffer(table["isic_id"].chunk(0).buffers()[1], dtype="S12", count=len(table))
+    ids = table["isic_id"].chunk(0) if len(table) else pa.array([], pa.string())
+    is_fresh = pc.is_in(ids, value_set=pa.array(sorted(fresh), pa.string())).to_numpy(zero_copy_only=False)
     return ids, table["perceptual_hash"].to_numpy(), np.flatnonzero(is_fresh)
 
 
-def _compare(connection: Connection, bucket: Bucket, isic_ids: np.ndarray, hashes: np.ndarray) -> int:
-    """Look closer at some candidate pairs, ids (m, 2) and hashes (m, 2); returns how many were opened."""
+def _compare(
+    connection: Connection, bucket: Bucket, isic_ids: list[tuple[str, str]], hashes: np.ndarray
+) -> int:
+    """Look closer at some candidate pairs, m pairs of ids and hashes (m, 2); returns how many were opened."""
     rows = {
-        row.isic_id.encode(): row
+        row.isic_id: row
         for row in connection.execute(
             text("""
                 SELECT i.isic_id, i.atom_id, i.sha256, f.object_key, f.thumbprint
                 FROM image i JOIN stored_file f USING (isic_id, rendition)
                 WHERE i.isic_id = ANY(:ids) AND f.thumbprint IS NOT NULL
             """),
-            {"ids": [isic_id.decode() for isic_id in np.unique(isic_ids)]},
+            {"ids": sorted({isic_id for pair in isic_ids for isic_id in pair})},
         )
     }
     n_bits = np.bitwise_count(hashes[:, 0] ^ hashes[:, 1])
     named: dict[tuple[str, str], tuple[str, str, int]] = {}  # bytes of both -> their keys, and the bits
     prints: list[tuple[bytes, bytes]] = []
-    for (one, other), bits in zip(isic_ids.tolist(), n_bits.tolist(), strict=True):
+    for (one, other), bits in zip(isic_ids, n_bits.tolist(), strict=True):
         if one not in rows or other not in rows or rows[one].atom_id == rows[other].atom_id:
             continue  # the same patient, lesion or record: grouped whatever the pictures show
         left, right = sorted((rows[one], rows[other]), key=lambda row: row.sha256)

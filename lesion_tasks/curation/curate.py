@@ -39,9 +39,11 @@ _ADOPT_RULES = text("""
 """)
 # Deleted before their records are read: a writer that changes one of them meanwhile waits, and adds its id again.
 _TAKE = text("""
-    DELETE FROM uncurated WHERE isic_id IN (
-        SELECT isic_id FROM uncurated WHERE isic_id > :after ORDER BY isic_id LIMIT :n
-    ) RETURNING isic_id
+    WITH taken AS (
+        DELETE FROM uncurated WHERE isic_id IN (
+            SELECT isic_id FROM uncurated WHERE isic_id > :after ORDER BY isic_id LIMIT :n
+        ) RETURNING isic_id
+    ) SELECT isic_id FROM taken ORDER BY isic_id
 """)
 # One stored rendition for each record: usable before refused, then larger before smaller.
 _BATCH = text("""
@@ -82,7 +84,7 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
                 batch = _curate_batch(connection, connection.execute(_BATCH, {"ids": ids}).all(), findings)
             counts.update(batch)
             # Images that must be judged again may have lower ids.
-            last = "" if batch["reopened"] else max(ids)
+            last = "" if batch["reopened"] else ids[-1]  # in the order of the database, which is not Python's
             advance(len(ids))
     mark_pictures(engine, workspace.bucket, NEXT_NUMBER)
     with engine.begin() as connection:

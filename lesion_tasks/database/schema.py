@@ -1,9 +1,9 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
-    scope, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject -> ungrouped
-      -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state -> manifest
-      -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction -> evaluation
-      -> promotion
+    scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
+      -> ungrouped -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state
+      -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction
+      -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -29,6 +29,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import ARRAY, JSONB
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from lesion_tasks.archive.image_ids import IMAGE_ID_FORM
 
 
 class Base(DeclarativeBase):
@@ -94,6 +96,16 @@ class Scope(Base):
     )
 
 
+class Namespace(Base):
+    """Whose pictures the ids of a namespace name: one folder's, so that no other folder's names meet them."""
+
+    __tablename__ = "namespace"
+    written_by = ("ingest.scope",)
+
+    namespace: Mapped[str] = mapped_column(primary_key=True, comment="what an own id has before its dot")
+    source: Mapped[str] = mapped_column(comment="the folder that used it first")
+
+
 class Ingestion(Base):
     """One run of ingestion, by Airflow or by hand: shows what changed since a run, and when a pass was last done."""
 
@@ -125,11 +137,11 @@ class Record(Base):
             deferrable=True,
             initially="DEFERRED",
         ),
-        CheckConstraint("isic_id ~ '^ISIC_[0-9]{7}$'", name="isic_id_form"),
+        CheckConstraint(f"isic_id ~ '^{IMAGE_ID_FORM}$'", name="isic_id_form"),
         Index(None, "changed_at"),
     )
 
-    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
+    isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, or namespace.name")
     version: Mapped[int] = mapped_column(comment="the current version of the record")
     first_seen_at: Mapped[datetime] = mapped_column(comment="first time we read it")
     last_seen_at: Mapped[datetime] = mapped_column(comment="last time a read returned it")
@@ -267,7 +279,9 @@ class Lesion(Base):
     written_by = ("curation.lesion_patients",)
     __table_args__ = (UniqueConstraint("lesion_id", "patient_key"),)
 
-    lesion_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id, IL_ and 7 digits")
+    lesion_id: Mapped[str] = mapped_column(
+        primary_key=True, comment="the archive's id, or namespace.lesion:name"
+    )
     patient_key: Mapped[str] = mapped_column(comment="patient_id, or empty where the archive gives none")
     is_contested: Mapped[bool] = mapped_column(
         server_default="false", comment="records name two patients: no image of it is used"
@@ -312,12 +326,16 @@ class Image(Base):
     rendition: Mapped[str] = mapped_column(comment="the stored file it stands for")
     rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
     sha256: Mapped[str] = mapped_column(comment="of the picture's bytes")
-    patient_id: Mapped[str | None] = mapped_column(comment="IP_ and 7 digits; null where unknown")
+    patient_id: Mapped[str | None] = mapped_column(
+        comment="IP_ and 7 digits, or namespace.patient:name; null where unknown"
+    )
     patient_key: Mapped[str] = mapped_column(
         Computed("coalesce(patient_id, '')", persisted=True),
         comment="patient_id or empty, for the lesion's key",
     )
-    lesion_id: Mapped[str | None] = mapped_column(comment="IL_ and 7 digits; null where unknown")
+    lesion_id: Mapped[str | None] = mapped_column(
+        comment="IL_ and 7 digits, or namespace.lesion:name; null where unknown"
+    )
     group_id: Mapped[str] = mapped_column(
         comment="connected component over patient, lesion, identical bytes and copies of a picture"
     )

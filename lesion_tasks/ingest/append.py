@@ -83,6 +83,8 @@ def poll_scope(key: ScopeKey, known: Scope | None, *, retry: Retry = RETRY) -> P
 
     poll = asyncio.run(ask())
     save_scope(key, poll=_noted(poll), polled_at=datetime.now(UTC))
+    for finding in poll.findings:
+        log.warning("%s: %s", key.title, finding)
     return poll
 
 
@@ -102,7 +104,7 @@ def _noted(poll: Poll) -> dict[str, Any]:
         "n_records": poll.n_records,
         "newest_created_at": newest_at.isoformat() if newest_at else None,
         "newest_isic_id": poll.newest_isic_id,
-    }
+    } | ({"findings": list(poll.findings)} if poll.findings else {})
 
 
 def append_records(
@@ -237,7 +239,7 @@ async def _read_all(
         ):
             async for page in ahead:
                 # In this thread: a second, computing thread would keep requests waiting for Python's lock.
-                more_records, more_refusals = check_items(page.items)
+                more_records, more_refusals = check_items(page.items, listing.namespace)
                 records |= more_records
                 refusals += more_refusals
                 pass_.refusals.note(more_refusals)
@@ -424,6 +426,11 @@ def _report(key: ScopeKey, pass_: _Pass) -> dict[str, Any]:
             )
     if pass_.counts["refused"]:
         log.warning("%s: refused %s", key.title, pass_.refusals.in_words())
-    named = ("read", "new", "changed", "returned", "refused")
+    named = ["read", "new", "changed", "returned", "refused"]
+    if n_elsewhere := pass_.counts["described_elsewhere"]:
+        log.warning(
+            "%s: %d images of the archive stay as another source describes them", key.title, n_elsewhere
+        )
+        named.append("described_elsewhere")
     counts = {name: pass_.counts[name] for name in named} | {"is_complete": is_complete}
     return counts | pass_.refusals.report()

@@ -28,6 +28,7 @@ from lesion_tasks.archive.client import (
     RefusedUrlError,
     Retry,
 )
+from lesion_tasks.archive.image_ids import folder_of
 from lesion_tasks.archive.listing import Listing
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, Picture, Unusable, open_picture, read_picture
 from lesion_tasks.archive.printable import printable
@@ -228,7 +229,7 @@ class Downloading:
         if isinstance(picture, Unusable):
             return _Outcome(wanted=wanted, refusal=picture)
         object_key = (
-            f"images/{self.rendition}/{wanted.isic_id[5:7]}/"
+            f"images/{self.rendition}/{folder_of(wanted.isic_id, picture.sha256)}/"
             f"{wanted.isic_id}-{picture.sha256[:16]}.{picture.extension}"
         )
         self.bucket.put(object_key, data, content_type=picture.content_type)

@@ -38,8 +38,8 @@ def fetch_ranges(
     """Divide the ids whose files are wanted into at most `ranges` ranges of id prefixes with about equal work.
 
     None derives their number from the number of wanted files: FILES_PER_RANGE each, at most MAX_RANGES. A range is
-    its first and last prefix, as in "ISIC_0024:ISIC_0029". No range is empty. With `retry_refused_after` None every
-    refused file is wanted.
+    its first and last prefix, as in "ISIC_0024:ISIC_0029"; an own id stands for itself. No range is empty. With
+    `retry_refused_after` None every refused file is wanted.
     """
     if ranges is not None and ranges < 1:
         raise UnusableInputError(f"{ranges} ranges found, expected at least 1")
@@ -50,8 +50,8 @@ def fetch_ranges(
         return []
     adopt_files(key, values["rendition"])
     statement = text(
-        f"SELECT left(isic_id, {len('ISIC_') + PREFIX_DIGITS}) AS prefix, count(*) "  # noqa: S608 - our own text
-        f"FROM ({WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
+        f"SELECT CASE WHEN starts_with(isic_id, 'ISIC_') THEN left(isic_id, {len('ISIC_') + PREFIX_DIGITS}) "  # noqa: S608 - our own text
+        f"ELSE isic_id END AS prefix, count(*) FROM ({WANTED}) AS wanted GROUP BY 1 ORDER BY 1"
     )
     with key.workspace.session() as session:
         found = [(row[0], row[1]) for row in session.execute(statement, values)]

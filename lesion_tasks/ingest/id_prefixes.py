@@ -27,6 +27,7 @@ from lesion_tasks.ingest.write_records import check_items, write_records
 log = logging.getLogger(__name__)
 
 MAX_DIGITS = 7
+EVERYTHING = ""  # the prefix of every id: the only one of a source that cannot be asked by prefix
 
 
 @dataclass(kw_only=True)
@@ -102,7 +103,7 @@ async def _read_pages(
 
     async def write() -> None:
         nonlocal n_refused
-        counts, refusals = await asyncio.to_thread(_write, key, batch, ids)
+        counts, refusals = await asyncio.to_thread(_write, key, listing.namespace, batch, ids)
         n_refused += len({refusal.isic_id or refusal.document for refusal in refusals})
         reads.refusals.note(refusals)
         reads.counts.update(counts)
@@ -123,8 +124,10 @@ async def _read_pages(
     return n_expected, n_refused
 
 
-def _write(key: ScopeKey, items: list[Any], ids: IdSet) -> tuple[Counter[str], list[Refusal]]:
-    records, refusals = check_items(items)
+def _write(
+    key: ScopeKey, namespace: str | None, items: list[Any], ids: IdSet
+) -> tuple[Counter[str], list[Refusal]]:
+    records, refusals = check_items(items, namespace)
     for isic_id in records:
         ids.add(isic_id)
     with key.workspace.session() as session:

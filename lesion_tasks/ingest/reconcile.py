@@ -17,7 +17,15 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
 from lesion_tasks.archive.listing import Listing
-from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, pieces, prefixes, read_prefix, split
+from lesion_tasks.ingest.id_prefixes import (
+    EVERYTHING,
+    PrefixReads,
+    digits_for,
+    pieces,
+    prefixes,
+    read_prefix,
+    split,
+)
 from lesion_tasks.ingest.scope import (
     ScopeKey,
     Trust,
@@ -91,7 +99,7 @@ async def _reconcile(
 async def _unequal_prefixes(key: ScopeKey, listing: Listing, n_connections: int) -> list[str]:
     """Return the prefixes whose count differs from ours, as narrow as possible."""
     if not listing.has_prefixes:
-        return ["ISIC_"]  # reading a folder costs less than a wrong guess
+        return [EVERYTHING]  # reading a folder costs less than a wrong guess
     asked = prefixes(digits_for(await asyncio.to_thread(n_listed, key)))
     unequal: list[str] = []
     # One level deeper for large prefixes. Prefixes that still differ after three digits are read whole.
@@ -136,7 +144,7 @@ async def follow_up(
     counts: Counter[str] = Counter()
     gone: list[str] = []
     for some in pieces(sorted({*missing, *pending}), PAGE_LENGTH):
-        listed, refusals = check_items(await listing.items_among(some))
+        listed, refusals = check_items(await listing.items_among(some), listing.namespace)
         listed = {isic_id: record for isic_id, record in listed.items() if isic_id in some}
         elsewhere = []
         for isic_id in some:
@@ -146,7 +154,7 @@ async def follow_up(
                     gone.append(isic_id)
                 elif isinstance(item, dict) and item.get("isic_id") == isic_id:
                     elsewhere.append(item)
-        left, more_refusals = check_items(elsewhere)
+        left, more_refusals = check_items(elsewhere, listing.namespace)
         with key.workspace.session() as session:
             connection = session.connection()
             counts += write_records(connection, key.scope_id, list(listed.values()), refusals)

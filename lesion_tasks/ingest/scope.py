@@ -17,6 +17,7 @@ from lesion_tasks.addresses import MalformedAddressError, has_user, shown, split
 from lesion_tasks.archive.api import ApiListing, is_api
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, ArchiveClient, Retry
 from lesion_tasks.archive.listing import Listing
+from lesion_tasks.archive.table_mapping import MAPPING_NAME
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.database.schema import Scope
 from lesion_tasks.settings import PUBLIC_ARCHIVE_URL, Settings
@@ -161,6 +162,8 @@ async def open_listing(
             raise UnusableInputError(
                 f"source {key.source[:200]!a}: {error.strerror or error}, expected a readable folder"
             ) from error
+        if listing.namespace is not None:
+            _claim_namespace(key, listing.namespace, listing.download.continues)
         yield listing
         return
     base = urlsplit(key.source)
@@ -175,6 +178,27 @@ async def open_listing(
         yield ApiListing(client, key.source, query=key.query, collections=key.collections)
         if client.n_faults:
             log.info("%s: %d failed attempts succeeded when retried", key.title, client.n_faults)
+
+
+def _claim_namespace(key: ScopeKey, namespace: str, continues: str | None) -> None:
+    """Note the first folder that uses a namespace; raise UnusableInputError for any other one.
+
+    Two folders that both have a picture `img1` would otherwise be versions of one record.
+    """
+    values = {"namespace": namespace, "source": key.stored_source}
+    with key.workspace.session() as session:
+        session.execute(
+            text(
+                "INSERT INTO namespace (namespace, source) VALUES (:namespace, :source) ON CONFLICT DO NOTHING"
+            ),
+            values,
+        )
+        first = session.scalar(text("SELECT source FROM namespace WHERE namespace = :namespace"), values)
+    if first not in {key.stored_source, continues}:
+        raise UnusableInputError(
+            f"{key.title}: namespace {namespace!r} is that of {first}, expected another one in {MAPPING_NAME}; "
+            f"if these are the same pictures or more of them, continues = {str(first)!r} there"
+        )
 
 
 def read_scope(key: ScopeKey) -> Scope | None:
@@ -199,7 +223,7 @@ def n_listed(key: ScopeKey) -> int:
     statement = text("""
         SELECT (SELECT count(*) FROM scope_record WHERE scope_id = :scope_id AND missing_since IS NULL)
             + (SELECT count(DISTINCT isic_id) FROM refused_record AS refused
-               WHERE scope_id = :scope_id AND isic_id LIKE 'ISIC_%' AND NOT EXISTS (
+               WHERE scope_id = :scope_id AND isic_id IS NOT NULL AND NOT EXISTS (
                    SELECT FROM scope_record AS listed
                    WHERE listed.scope_id = :scope_id AND listed.isic_id = refused.isic_id
                        AND listed.missing_since IS NULL))

@@ -13,7 +13,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RETRY, Retry
 from lesion_tasks.catalog.ingest_passes import SWEEP_SHARE
 from lesion_tasks.catalog.pools import N_CONNECTIONS
-from lesion_tasks.ingest.id_prefixes import PrefixReads, digits_for, prefixes, read_prefix
+from lesion_tasks.ingest.id_prefixes import EVERYTHING, PrefixReads, digits_for, prefixes, read_prefix
 from lesion_tasks.ingest.reconcile import CONFIRM_AFTER, MAX_VANISHED_SHARE, follow_up
 from lesion_tasks.ingest.scope import (
     ScopeKey,
@@ -66,7 +66,7 @@ async def _sweep(
         every = (
             prefixes(digits_for(await asyncio.to_thread(n_listed, key)))
             if listing.has_prefixes
-            else ["ISIC_"]
+            else [EVERYTHING]
         )
         todo = _next(every, polled_scope(key).sweep_prefix, math.ceil(sweep_share * len(every)))
         with progress(f"verifying records of {key.title}", len(todo)) as advance:

@@ -75,14 +75,18 @@ def wanted_values(
     return {
         "scope_id": key.scope_id,
         "rendition": rendition or wanted_rendition(),
-        # The lowest and highest id under a prefix.
-        "first": first and first.ljust(ISIC_ID_LENGTH, "0"),
-        "last": (last or first).ljust(ISIC_ID_LENGTH, "9"),
+        "first": _filled(first, "0"),
+        "last": _filled(last or first, "9"),
         "max_tries": MAX_TRIES,
         "retry_after": retry_after or timedelta(0),
         "retries_all": retry_after is None,
         "now": datetime.now(UTC),
     }
+
+
+def _filled(prefix: str, digit: str) -> str:
+    """The lowest or highest ISIC id under a prefix; an own id stands for itself."""
+    return prefix.ljust(ISIC_ID_LENGTH, digit) if prefix.startswith("ISIC_") else prefix
 
 
 def look_for_wanted(key: ScopeKey, rendition: str) -> Look:

@@ -1,7 +1,8 @@
 """A batch of items as an archive sent them -> records, versions and refusals, in one transaction.
 
 Writing the same batch twice changes nothing but `last_seen_at`. A version is added when what a scope sends differs
-both from what it sent last and from the current version.
+both from what it sent last and from the current version. Somebody's own table adds none to a picture of the archive
+that another source describes: what the archive says stands, whichever was read first.
 """
 
 import hashlib
@@ -21,12 +22,14 @@ _LOOK_UP = "; ".join(f"SET LOCAL enable_{way} = off" for way in _OTHER_WAYS)
 _AS_USUAL = "; ".join(f"SET LOCAL enable_{way} TO DEFAULT" for way in _OTHER_WAYS)
 
 
-def check_items(items: Iterable[Any]) -> tuple[dict[str, CheckedRecord], list[Refusal]]:
-    """Sort items into records (the last one of each id) and refusals."""
+def check_items(
+    items: Iterable[Any], namespace: str | None = None
+) -> tuple[dict[str, CheckedRecord], list[Refusal]]:
+    """Sort items of a source with this namespace into records (the last one of each id) and refusals."""
     records: dict[str, CheckedRecord] = {}
     refusals = []
     for item in items:
-        checked = check_record(item)
+        checked = check_record(item, namespace)
         if isinstance(checked, Refusal):
             refusals.append(checked)
         else:
@@ -42,7 +45,7 @@ def write_records(
     *,
     is_listed: bool = True,
 ) -> Counter[str]:
-    """Store a batch and return counts: read, new, changed, returned, refused.
+    """Store a batch and return counts: read, new, changed, returned, refused, described_elsewhere.
 
     With `is_listed` False the records were read outside the scope's listing: they exist, but have left the scope.
     """
@@ -62,8 +65,15 @@ def write_records(
 
 def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord]) -> None:
     """Join the batch with what is known about its ids. Documents are not sent: in most reads, most are known."""
-    connection.execute(text("CREATE TEMP TABLE seen (isic_id text, record_hash text) ON COMMIT DROP"))
-    copy_rows(connection, "seen", ("isic_id", "record_hash"), ((r.isic_id, r.record_hash) for r in records))
+    connection.execute(
+        text("CREATE TEMP TABLE seen (isic_id text, record_hash text, may_replace boolean) ON COMMIT DROP")
+    )
+    copy_rows(
+        connection,
+        "seen",
+        ("isic_id", "record_hash", "may_replace"),
+        ((r.isic_id, r.record_hash, r.may_replace) for r in records),
+    )
     # Without statistics the planner may choose to scan all records for a batch of a few hundred.
     connection.execute(text("ANALYZE seen"))
     _execute_by_index(
@@ -74,7 +84,10 @@ def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord
                    coalesce(record.version, 0) AS known_version,
                    record.isic_id IS NULL
                        OR (current.record_hash <> seen.record_hash
-                           AND listed.record_hash IS DISTINCT FROM seen.record_hash) AS has_new_version,
+                           AND listed.record_hash IS DISTINCT FROM seen.record_hash
+                           AND (seen.may_replace OR NOT elsewhere.is_described)) AS has_new_version,
+                   record.isic_id IS NOT NULL AND NOT seen.may_replace AND elsewhere.is_described
+                       AS is_described_elsewhere,
                    -- An old folder that still lists a withdrawn image does not bring it back: only a scope of
                    -- the source that missed it does.
                    (record.withdrawn_at IS NOT NULL OR record.missing_since IS NOT NULL) AND EXISTS (
@@ -92,6 +105,14 @@ def _plan(connection: Connection, scope_id: str, records: Sequence[CheckedRecord
                 ON current.isic_id = record.isic_id AND current.version = record.version
             LEFT JOIN scope_record AS listed
                 ON listed.scope_id = :scope_id AND listed.isic_id = seen.isic_id
+            CROSS JOIN LATERAL (
+                SELECT NOT seen.may_replace AND EXISTS (
+                    SELECT FROM scope JOIN scope AS other ON other.source <> scope.source
+                    JOIN scope_record AS theirs ON theirs.scope_id = other.scope_id
+                    WHERE scope.scope_id = :scope_id AND theirs.isic_id = seen.isic_id
+                        AND NOT EXISTS (SELECT FROM namespace WHERE namespace.source = other.source)
+                ) AS is_described
+            ) AS elsewhere
         """,
         {"scope_id": scope_id},
     )
@@ -145,10 +166,11 @@ def _apply(connection: Connection, scope_id: str, now: datetime, *, is_listed: b
         """,
         values,
     )
-    n_changed, n_returned = connection.execute(
+    n_changed, n_returned, n_elsewhere = connection.execute(
         text("""
             SELECT count(*) FILTER (WHERE has_new_version AND known_version > 0),
-                   count(*) FILTER (WHERE is_back AND was_withdrawn) FROM plan
+                   count(*) FILTER (WHERE is_back AND was_withdrawn),
+                   count(*) FILTER (WHERE is_described_elsewhere) FROM plan
         """)
     ).one()
     if n_returned:
@@ -178,7 +200,7 @@ def _apply(connection: Connection, scope_id: str, now: datetime, *, is_listed: b
         """),
         values,
     )
-    return Counter(new=n_new, changed=n_changed, returned=n_returned)
+    return Counter(new=n_new, changed=n_changed, returned=n_returned, described_elsewhere=n_elsewhere)
 
 
 def _write_refusals(

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
 from lesion_tasks.bucket import get_verified
 from lesion_tasks.reports.environment import is_path_beside
 from lesion_tasks.workspace import Workspace
@@ -46,9 +47,9 @@ def read_image(workspace: Workspace, isic_id: str) -> StoredFile:
                 SELECT f.object_key, f.sha256 FROM image i JOIN stored_file f USING (isic_id, rendition)
                 WHERE i.isic_id = :id AND f.object_key IS NOT NULL
             """),
-            {"id": isic_id[:40]},
+            {"id": isic_id[:MAX_ID_CHARACTERS]},
         ).one_or_none()
     if row is None:
-        raise UnusableInputError(f"{isic_id[:40]!r}: no image of this id has a picture")
+        raise UnusableInputError(f"{isic_id[:MAX_ID_CHARACTERS]!r}: no image of this id has a picture")
     data = get_verified(workspace.bucket, row.object_key, row.sha256, kind="picture")
     return StoredFile(data=data, content_type="image/png" if data.startswith(b"\x89PNG") else "image/jpeg")

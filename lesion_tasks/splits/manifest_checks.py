@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.image_ids import IMAGE_ID_FORM, IMAGE_ID_IN_WORDS
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
@@ -60,7 +61,7 @@ def row_schema(task: Task) -> "pandera.DataFrameSchema":
 
     return pandera.DataFrameSchema(
         {
-            "isic_id": text(r"^ISIC_\d{7}$", "expected ISIC_ and 7 digits", is_unique=True),
+            "isic_id": text(f"^{IMAGE_ID_FORM}$", f"expected {IMAGE_ID_IN_WORDS}", is_unique=True),
             "subset": one_of(SUBSETS),
             "label": one_of(task.classes),
             "group_id": pandera.Column(),

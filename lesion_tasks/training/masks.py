@@ -10,13 +10,14 @@ import re
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.image_ids import is_image_id
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError, reading_object
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
 
 INDEX_KEY = "masks/index.json"
-_FILE = re.compile(r"(ISIC_\d{7})(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNORECASE)
+_FILE = re.compile(r"(.+?)(?:_segmentation)?\.(?:png|jpg|jpeg)", re.IGNORECASE)
 
 
 def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
@@ -26,7 +27,11 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
     """
     path = Path(folder)
     files = sorted(path.iterdir()) if path.is_dir() else []
-    named = {match[1].upper(): file for file in files if (match := _FILE.fullmatch(file.name))}
+    named = {
+        isic_id: file
+        for file in files
+        if (match := _FILE.fullmatch(file.name)) and is_image_id(isic_id := _as_image_id(match[1]))
+    }
     if not named:
         found = f"{len(files)} other files" if path.is_dir() else "no such folder"
         raise UnusableInputError(
@@ -46,6 +51,11 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
             advance(1)
     bucket.put(INDEX_KEY, json.dumps(index, sort_keys=True).encode(), content_type="application/json")
     return {"masks": len(named) - n_unreadable, "unreadable": n_unreadable, "in_bucket": len(index)}
+
+
+def _as_image_id(stem: str) -> str:
+    """The archive's ids are read in either case."""
+    return stem.upper() if stem.upper().startswith("ISIC_") else stem
 
 
 def read_index(bucket: Bucket) -> dict[str, str]:

@@ -1,0 +1,70 @@
+"""A folder of pictures under any names -> the one that a cell of a table means."""
+
+import os
+from collections import defaultdict
+from pathlib import Path, PurePosixPath
+
+from lesion_tasks.archive.folder import PICTURE_SUFFIXES
+
+_LEFT_OUT = frozenset({"__MACOSX", "__pycache__"})
+
+
+class AmbiguousPictureError(Exception):
+    """A name that two files answer to; the message names them."""
+
+
+def without_suffix(name: str) -> str:
+    """Return a name without the ending of a picture; other endings belong to the name."""
+    stem, _, suffix = name.rpartition(".")
+    return stem if stem and suffix.lower() in PICTURE_SUFFIXES else name
+
+
+class PictureNames:
+    """The pictures below a folder, by name. Nothing but names is read; hidden files and folders are left out."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.paths: list[str] = sorted(_pictures_below(root))  # relative, with slashes
+        self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
+        for path in self.paths:
+            self._by_stem[without_suffix(path.rpartition("/")[2])].append(path)
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def find(self, name: str) -> str | None:
+        """Return the path of the picture that a cell names, with or without its folders and its ending.
+
+        None if there is none. Raises AmbiguousPictureError if two files answer to the name.
+        """
+        named = PurePosixPath(name.replace("\\", "/"))
+        found = self._by_stem.get(without_suffix(named.name), [])
+        if without_suffix(named.name) != named.name:
+            found = [path for path in found if PurePosixPath(path).name == named.name]
+        if len(found) > 1:
+            found = [path for path in found if _ends_with(path, named)] or found
+        if len(found) > 1:
+            exact = [path for path in found if path == str(named)]
+            if len(exact) != 1:
+                raise AmbiguousPictureError(f"{' and '.join(found[:3])} answer to it")
+            found = exact
+        return found[0] if found else None
+
+
+def _ends_with(path: str, named: PurePosixPath) -> bool:
+    """Tell whether the folders of a cell are the last ones of a path, whether or not the cell has the ending."""
+    parts = PurePosixPath(path).parts
+    wanted = [part for part in named.parts if part not in {"/", "."}]
+    wanted[-1] = without_suffix(wanted[-1])
+    return [*parts[:-1], without_suffix(parts[-1])][-len(wanted) :] == wanted
+
+
+def _pictures_below(root: Path) -> list[str]:
+    found = []
+    for folder, folders, files in os.walk(root):
+        folders[:] = [name for name in folders if not name.startswith(".") and name not in _LEFT_OUT]
+        below = Path(folder).relative_to(root)
+        for name in files:
+            if not name.startswith(".") and without_suffix(name) != name:
+                found.append((below / name).as_posix())
+    return found

@@ -1,0 +1,483 @@
+"""Somebody's own table and pictures, explained by a mapping, take the same way as a download of the archive."""
+
+import csv
+import re
+import shutil
+
+import numpy as np
+import pytest
+from archives import listed_ids, rows, scalar, write_folder, write_picture
+from catalogue import add_records, draw, labelled_records
+from click.testing import CliRunner
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.__main__ import lesion
+from lesion_tasks.archive.folder_inspection import inspect_folder, write_mapping
+from lesion_tasks.archive.image_ids import id_of, is_image_id
+from lesion_tasks.archive.local import open_download
+from lesion_tasks.archive.record import Refusal, check_record
+from lesion_tasks.cli.documents import ROOT
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.ingest.fetch import fetch_files, fetch_ranges
+from lesion_tasks.ingest.passes import ingest
+from lesion_tasks.splits.manifest import read_table
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.masks import import_masks, read_index
+from lesion_tasks.workspace import open_workspace
+
+MAPPING = """
+namespace = "clinic"
+table = "cases.csv"
+separator = ";"
+missing = ["k.A."]
+
+[columns]
+image = "file"
+patient_id = "patient"
+lesion_id = ["patient", "lesion"]
+diagnosis = "dx"
+age_approx = "age"
+sex = "sex"
+
+[values.diagnosis]
+NV = "Benign:Benign melanocytic proliferations:Nevus"
+MM = "Malignant:Malignant melanocytic proliferations (Melanoma)"
+
+[values.sex]
+w = "female"
+
+[no_counterpart]
+diagnosis = ["rash"]
+
+[constants]
+image_type = "dermoscopic"
+copyright_license = "CC-BY"
+"""
+COLUMNS = ("file", "patient", "lesion", "dx", "age", "sex", "surname")
+ROWS = (
+    ("IMG_1.jpg", "7", "1", "NV", "44", "w", "Muster"),
+    ("IMG_2", "7", "2", "MM", "45.0", "male", "Muster"),
+    ("Foto 3 (links).jpg", "8", "1", "rash", "k.A.", "x", "Muster"),
+    ("ISIC_0000001.jpg", "", "1", "zz", "old", "", "Muster"),
+    ("absent.jpg", "9", "1", "NV", "50", "w", "Muster"),
+    ("", "9", "1", "NV", "50", "w", "Muster"),
+    ("twice.jpg", "9", "1", "NV", "50", "w", "Muster"),
+)
+PICTURES = (
+    "IMG_1.jpg",
+    "b/IMG_2.png",
+    "Foto 3 (links).jpg",
+    "ISIC_0000001.jpg",
+    "a/twice.jpg",
+    "b/twice.jpg",
+)
+
+
+def write_table(folder, lines=ROWS, columns=COLUMNS):
+    with (folder / "cases.csv").open("w", newline="") as stream:
+        csv.writer(stream, delimiter=";").writerows([columns, *lines])
+
+
+@pytest.fixture
+def folder(tmp_path):
+    folder = tmp_path / "clinic"
+    for number, name in enumerate([*PICTURES, "unused.jpg"]):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        write_picture(folder / name, np.random.default_rng(number), width_px=40)
+    write_table(folder)
+    (folder / "lesion-mapping.toml").write_text(MAPPING)
+    return folder
+
+
+def test_rows_become_records_under_a_namespace_and_keep_only_mapped_cells(folder):
+    records = list(open_download(folder).records())[:4]
+
+    assert [record["isic_id"] for record in records] == [
+        "clinic.IMG_1",
+        "clinic.IMG_2",
+        "clinic.Foto-3-links-bbb0100326",
+        "ISIC_0000001",
+    ]
+    assert records[1] == {
+        "isic_id": "clinic.IMG_2",
+        "copyright_license": "CC-BY",
+        "metadata": {
+            "acquisition": {"image_type": "dermoscopic"},
+            "clinical": {
+                "patient_id": "clinic.patient:7",
+                "lesion_id": "clinic.lesion:7/2",
+                "diagnosis_1": "Malignant",
+                "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)",
+                "age_approx": 45,
+                "sex": "male",
+            },
+        },
+        "public": True,
+        "source": {
+            "namespace": "clinic",
+            "row": {
+                "file": "IMG_2",
+                "patient": "7",
+                "lesion": "2",
+                "dx": "MM",
+                "age": "45.0",
+                "sex": "male",
+            },
+        },
+        "files": {"full": {"url": "file:b/IMG_2.png", "size": (folder / "b/IMG_2.png").stat().st_size}},
+    }
+    assert (
+        records[3]["metadata"]["clinical"] == {}
+    )  # nothing of that row is explained, and nothing is guessed
+
+
+def test_what_the_mapping_does_not_explain_is_counted_and_named(folder):
+    assert open_download(folder).findings() == (
+        "1 of 7 rows refused (no_picture), such as line 6: picture 'absent.jpg': no such file below clinic",
+        "1 of 7 rows refused (no_picture_name), such as line 7: names no picture, expected one",
+        "1 of 7 rows refused (ambiguous_picture), such as line 8: picture 'twice.jpg': a/twice.jpg and b/twice.jpg "
+        "answer to it, expected one file",
+        "sex: the mapping does not say what 'x' (1 row) means; taken as no value",
+        "diagnosis: the mapping does not say what 'zz' (1 row) means; taken as no value",
+        "age_approx: the mapping does not say what 'old' (1 row) means; taken as no value",
+        "diagnosis: the archive has no word for 'rash' (1 row)",
+        "3 of 7 pictures have no row, such as a/twice.jpg",
+    )
+
+
+def test_a_row_of_other_length_is_refused_and_the_others_are_read(folder):
+    table = folder / "cases.csv"
+    table.write_text(table.read_text().replace("IMG_2;7", "IMG_2;a note; with the separator;7"))
+    records = list(open_download(folder).records())
+    assert records[1].reason == "unreadable_row"
+    assert "line 3: 9 cells, expected 7" in records[1].detail
+    assert "note" not in str(records[1])
+    assert records[0]["isic_id"] == "clinic.IMG_1"
+
+
+def test_lesions_that_are_numbered_by_patient_are_noticed(folder):
+    mapping = (folder / "lesion-mapping.toml").read_text()
+    (folder / "lesion-mapping.toml").write_text(mapping.replace('["patient", "lesion"]', '"lesion"'))
+    said = open_download(folder).findings()
+    assert any(
+        each.startswith("1 lesions are listed under two patients, such as clinic.lesion:1") for each in said
+    )
+
+
+def test_a_table_without_patients_and_lesions_gets_a_warning(folder):
+    mapping = (folder / "lesion-mapping.toml").read_text()
+    kept = [line for line in mapping.splitlines() if not line.startswith(("patient_id", "lesion_id"))]
+    (folder / "lesion-mapping.toml").write_text("\n".join(kept))
+    assert "splits keep apart only pictures that look alike" in open_download(folder).findings()[-1]
+
+
+def test_own_pictures_go_through_ingestion_and_curation_and_refused_rows_are_rows(folder, settings):
+    counts = ingest(open_workspace(), source=str(folder))
+
+    assert counts["append"]["new"] == counts["fetch"]["stored"] == 4
+    assert counts["append"]["refused"] == 3
+    assert counts["poll"]["findings"] == list(open_download(folder).findings())
+    assert dict(rows("SELECT reason, isic_id FROM refused_record")) == {
+        "no_picture": "clinic.absent",
+        "no_picture_name": None,
+        "ambiguous_picture": "clinic.twice",
+    }
+    curate_images(open_workspace())
+    image = rows("SELECT * FROM image WHERE isic_id = 'clinic.IMG_1'")[0]
+    assert (image.patient_id, image.lesion_id, image.sex) == (
+        "clinic.patient:7",
+        "clinic.lesion:7/1",
+        "female",
+    )
+    key = scalar("SELECT object_key FROM stored_file WHERE isic_id = 'clinic.IMG_1'")
+    assert key.startswith("images/thumbnail_256/clinic/")
+    groups = rows(
+        "SELECT count(DISTINCT group_id) FROM image WHERE isic_id IN ('clinic.IMG_1', 'clinic.IMG_2')"
+    )
+    assert groups == [(1,)]  # one patient
+
+
+def test_own_ids_stand_in_splits_beside_those_of_the_archive(settings):
+    records = labelled_records(200)
+    pictures = {}
+    for number, record in enumerate(records):
+        if number % 2:
+            record["isic_id"] = f"clinic.IMG_{number}"
+            pictures[record["isic_id"]] = draw(10_000 + number, is_malignant=False)
+    add_records(settings, records, picture_by_id=pictures)
+    curate_images(open_workspace())
+
+    digest = build_split(open_workspace(), "malignancy_natural")
+
+    key = scalar("SELECT object_key FROM manifest WHERE digest = :digest", digest=digest)
+    ids = [row["isic_id"] for row in read_table(open_workspace().bucket, key).to_pylist()]
+    assert ids == sorted(ids)
+    assert {isic_id.partition("_")[0] for isic_id in ids} == {"ISIC", "clinic.IMG"}
+
+
+def test_masks_of_own_pictures_are_known_by_their_ids(settings, tmp_path):
+    (tmp_path / "masks").mkdir()
+    for name in ("clinic.IMG_1_segmentation.png", "isic_0000001.png", "notes.png"):
+        write_picture(tmp_path / "masks" / name, np.random.default_rng(0), width_px=16)
+    workspace = open_workspace()
+    assert import_masks(workspace, str(tmp_path / "masks"))["masks"] == 2
+    assert set(read_index(workspace.bucket)) == {"clinic.IMG_1", "ISIC_0000001"}
+
+
+def test_a_refused_row_becomes_a_record_once_it_is_mended(folder, settings):
+    ingest(open_workspace(), source=str(folder))
+    write_picture(folder / "absent.jpg", np.random.default_rng(99), width_px=40)
+    write_table(folder, [row for row in ROWS if row[0] not in {"", "IMG_1.jpg"}])
+
+    counts = ingest(open_workspace(), source=str(folder))
+
+    assert (counts["append"]["new"], counts["fetch"]["stored"], counts["reconcile"]["missing"]) == (1, 1, 1)
+    assert listed_ids() >= {"clinic.absent", "clinic.IMG_2"}
+    assert scalar("SELECT count(*) FROM refused_record WHERE isic_id = 'clinic.absent'") == 0
+
+
+def test_a_namespace_belongs_to_one_folder(folder, settings, tmp_path):
+    ingest(open_workspace(), source=str(folder))
+    other = shutil.copytree(folder, tmp_path / "other")
+    with pytest.raises(
+        UnusableInputError, match=rf"namespace 'clinic' is that of {folder}, expected another"
+    ):
+        ingest(open_workspace(), source=str(other))
+
+    mapping = (other / "lesion-mapping.toml").read_text()
+    (other / "lesion-mapping.toml").write_text(f'continues = "{folder}"\n{mapping}')
+
+    assert ingest(open_workspace(), source=str(other))["append"]["changed"] == 0
+
+
+def test_no_archive_can_send_an_id_of_a_namespace(folder):
+    record = next(open_download(folder).records())
+    refused = check_record(record)
+    assert isinstance(refused, Refusal) and refused.reason == "bad_id"
+    assert isinstance(check_record(record, "another"), Refusal)
+    assert not isinstance(check_record(record, "clinic"), Refusal)
+
+
+@pytest.mark.parametrize("name", ["ä", "a b", "a/b", "a.b", "x" * 65, "..", "-", "\udcff", "a'b", "1:2"])
+def test_any_name_makes_a_well_formed_id_of_its_own(name):
+    assert is_image_id(id_of("clinic", name))
+    assert id_of("clinic", name) != id_of("clinic", name + "x")
+
+
+def test_ranges_of_own_files_cover_them_all(folder, settings):
+    workspace = open_workspace()
+    ingest(workspace, source=str(folder), passes=("append",))
+
+    ranges = fetch_ranges(workspace, source=str(folder), ranges=3)
+
+    assert len(ranges) > 1
+    counts = [ingest_range(workspace, folder, each) for each in ranges]
+    assert sum(counts) == 4
+
+
+def ingest_range(workspace, folder, id_range):
+
+    return fetch_files(workspace, id_range, source=str(folder))["stored"]
+
+
+def changed(old, new):
+    return MAPPING.replace(old, new)
+
+
+@pytest.mark.parametrize(
+    ("mapping", "message"),
+    [
+        (changed('"age"', '"aged"'), r"column 'aged' \(age_approx\) is not in the table; did you mean age.*has file"),
+        (changed('image = "file"\n', ""), "columns.image: not given, expected the column that names each picture"),
+        (changed('namespace = "clinic"', ""), 'namespace: not given, expected a name for these pictures'),
+        (changed('"clinic"', '"ISIC"'), "namespace 'ISIC': expected 2 to 24 small letters"),
+        (changed("sex =", "gender ="), r"\[columns\] 'gender' is no field"),
+        (changed("patient_id =", "patientid ="), r"'patientid' is no field; did you mean patient_id\?"),
+        (changed(":Nevus", ":Nevi"), "'Benign:Benign melanocytic proliferations:Nevi'; did you mean Benign.*:Nevus"),
+        (changed('"female"', '"woman"'), r"values.sex 'w' is 'woman'.*expected one of female, male"),
+        (changed("separator", "seperator"), "'seperator' is no setting of a mapping; did you mean separator"),
+        (changed("cases.csv", "case.csv"), "table 'case.csv': found nothing, expected one file"),
+        (changed("[columns]", "[columns"), "expected a TOML document in UTF-8"),
+        (changed('separator = ";"', 'pictures = "../b"'), "pictures '../b': expected a place below this folder"),
+        (changed("cases.csv", "/etc/passwd"), "table '/etc/passwd': expected a place below this folder"),
+        (changed('separator = ";"', ""), "found one column.*as if semicolons separated; expected commas"),
+    ],
+)  # fmt: skip
+def test_a_mapping_that_is_wrong_says_what_and_what_was_meant(folder, mapping, message):
+    (folder / "lesion-mapping.toml").write_text(mapping)
+    with pytest.raises(UnusableInputError, match=message):
+        open_download(folder)
+
+
+def test_everything_wrong_with_a_mapping_is_told_at_once(folder):
+    (folder / "lesion-mapping.toml").write_text(
+        changed('"clinic"', '"C"').replace('"female"', '"f"').replace("age_approx", "age")
+    )
+    with pytest.raises(UnusableInputError) as error:
+        open_download(folder)
+    assert all(word in str(error.value) for word in ("namespace 'C'", "values.sex", "'age' is no field"))
+
+
+def test_one_picture_in_two_rows_that_disagree_is_refused_with_both(folder, settings):
+    write_table(folder, [*ROWS[:2], ("IMG_1.jpg", "7", "1", "MM", "44", "w", "")])
+    with pytest.raises(UnusableInputError, match=r"clinic.IMG_1 is in rows 1 and 3 .* with diagnosis_1"):
+        ingest(open_workspace(), source=str(folder))
+
+
+def test_pictures_of_no_said_kind_are_not_listed_by_a_query_for_a_kind(folder, settings):
+    (folder / "lesion-mapping.toml").write_text(changed('image_type = "dermoscopic"\n', ""))
+    write_table(folder, ROWS[:2])
+    with pytest.raises(UnusableInputError, match="says nothing about image_type"):
+        ingest(open_workspace(), source=str(folder), query="image_type:dermoscopic")
+    (folder / "lesion-mapping.toml").write_text(changed('"dermoscopic"', '"clinical: close-up"'))
+    with pytest.raises(UnusableInputError, match="all have image_type 'clinical: close-up'"):
+        ingest(open_workspace(), source=str(folder), query="image_type:dermoscopic")
+
+
+def test_a_second_table_adds_columns_by_picture(folder):
+    (folder / "ages.csv").write_text("file;years\nIMG_1;60\n")
+    (folder / "lesion-mapping.toml").write_text(
+        changed('"age"', '"years"').replace("namespace", 'joined = ["ages.csv"]\nnamespace')
+    )
+    ages = [record["metadata"]["clinical"].get("age_approx") for record in open_download(folder).records()]
+    assert ages[:3] == [60, None, None]
+
+
+def test_folders_named_by_class_need_no_table(tmp_path):
+    for number, name in enumerate(["Benign/1.jpg", "Benign/2.jpg", "malignant/1.jpg"]):
+        (tmp_path / "Set B" / name).parent.mkdir(parents=True, exist_ok=True)
+        write_picture(tmp_path / "Set B" / name, np.random.default_rng(number), width_px=40)
+
+    records = list(open_download(tmp_path / "Set B").records())
+
+    assert [record["metadata"]["clinical"] for record in records] == [
+        {"diagnosis_1": "Benign"},
+        {"diagnosis_1": "Benign"},
+        {"diagnosis_1": "Malignant"},
+    ]
+    assert records[2]["isic_id"].startswith("set-b.malignant-1-")
+
+
+DOCUMENT = (ROOT / "docs/your-own-pictures.md").read_text()
+
+
+def blocks(kind):
+    return re.findall(rf"^```{kind}\n(.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+
+
+def test_the_example_of_the_document_does_what_it_says(settings, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("LESION_QUERY", "image_type:dermoscopic")
+    (tmp_path / "clinic").mkdir()
+    (tmp_path / "clinic/cases.csv").write_text(blocks("csv")[0])
+    for number in range(1, 7):
+        write_picture(tmp_path / f"clinic/IMG_{number}.jpg", np.random.default_rng(number), width_px=40)
+    first, then = blocks("sh")
+
+    (said,) = run_lines(first)
+    for line in blocks("text")[0].splitlines():
+        assert line in said
+    (tmp_path / "clinic/lesion-mapping.toml").write_text(blocks("toml")[0])
+    looked, ingested, _ = run_lines(then)
+
+    assert "read by lesion-mapping.toml: 7 rows, 6 pictures, 6 images" in looked
+    assert '"stored": 6' in ingested
+    images = rows("SELECT isic_id, patient_id, anatom_site FROM image ORDER BY isic_id")
+    assert [image.isic_id for image in images] == [f"clinic.IMG_{number}" for number in range(1, 7)]
+    assert images[1][1:] == ("clinic.patient:17", "Upper extremity")
+    assert [*rows("SELECT DISTINCT reason FROM refused_record")] == [("no_picture",)]
+
+
+def run_lines(commands):
+    said = []
+    for line in commands.splitlines():
+        done = CliRunner().invoke(lesion, line.split()[1:], catch_exceptions=False)
+        assert done.exit_code == 0, done.output
+        said.append(done.output)
+    return said
+
+
+def test_every_reason_of_the_document_is_one_of_the_code_and_the_other_way_round():
+    source = (ROOT / "lesion_tasks/archive/mapped_folder.py").read_text()
+    told = set(re.findall(r"^\| `(\w+)` \| (?=it has|the row|no file|two|a column)", DOCUMENT, re.MULTILINE))
+    assert set(re.findall(r'_Refused\(\s*"(\w+)"', source)) == told
+
+
+def test_an_inspection_never_writes_over_a_mapping_unasked(folder):
+    before = (folder / "lesion-mapping.toml").read_text()
+    assert inspect_folder(folder).proposal is None
+    with pytest.raises(UnusableInputError, match="there is one already"):
+        write_mapping(folder, "namespace = 1", overwrite=False)
+    assert (folder / "lesion-mapping.toml").read_text() == before
+    write_mapping(folder, "anew", overwrite=True)
+    assert (folder / "lesion-mapping.toml").read_text() == "anew"
+    assert not list(folder.glob(".*"))
+
+
+def test_what_is_proposed_can_be_read_and_leaves_open_what_nobody_said(folder):
+    (folder / "lesion-mapping.toml").unlink()
+
+    found = inspect_folder(folder)
+
+    write_mapping(folder, found.proposal, overwrite=False)
+    mapping = open_download(folder).mapping
+    assert dict(mapping.columns) == {
+        "patient_id": ("patient",),
+        "lesion_id": ("patient", "lesion"),
+        "diagnosis": ("dx",),
+        "age_approx": ("age",),
+        "sex": ("sex",),
+    }
+    assert (mapping.table, mapping.separator, dict(mapping.image)) == ("cases.csv", ";", {"file": None})
+    assert mapping.values["diagnosis"] == {"NV": "Benign:Benign melanocytic proliferations:Nevus"}
+    assert '# "MM" = ""  # 1 rows' in found.proposal
+    assert found.unused_columns == ("surname",)
+    assert any("set image_type" in finding for finding in found.findings)
+
+
+def test_a_table_of_western_europes_spreadsheets_is_read(folder):
+    (folder / "lesion-mapping.toml").unlink()
+    (folder / "cases.csv").write_bytes("file;Läsion;dx\nIMG_1.jpg;3;Nävus\n".encode("cp1252"))
+    found = inspect_folder(folder)
+    assert 'encoding = "cp1252"' in found.proposal
+    assert 'lesion_id = "Läsion"' in found.proposal
+
+
+def test_an_inspection_of_a_download_needs_no_mapping_and_of_nothing_says_so(tmp_path):
+    write_folder(tmp_path / "download", 3)
+    assert "needs no mapping: 3 rows, 3 with a picture" in inspect_folder(tmp_path / "download").understood_as
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UnusableInputError, match="no pictures found in it"):
+        inspect_folder(tmp_path / "empty")
+
+
+def test_files_that_may_be_meant_as_a_table_are_named(tmp_path):
+    write_picture(tmp_path / "a.jpg", np.random.default_rng(0), width_px=16)
+    (tmp_path / "cases.xlsx").write_bytes(b"PK")
+    (tmp_path / "other.csv").write_text("name,dx\nz.jpg,mel\n")
+    findings = inspect_folder(tmp_path).findings
+    assert "cases.xlsx is a spreadsheet and is not read: save it as CSV" in findings
+    assert any("other.csv is not read: none of its columns names a picture" in each for each in findings)
+
+
+@pytest.mark.parametrize("own_first", [True, False])
+def test_what_the_archive_says_about_its_picture_stands(folder, settings, tmp_path, own_first):
+    write_table(folder, [("ISIC_0000001.jpg", "7", "1", "MM", "44", "w", "")])
+    download = tmp_path / "download"
+    download.mkdir()
+    (download / "metadata.csv").write_text(
+        "isic_id,image_type,diagnosis_1\nISIC_0000001,dermoscopic,Benign\n"
+    )
+    shutil.copy(folder / "ISIC_0000001.jpg", download)
+
+    counts = [
+        ingest(open_workspace(), source=str(source))["append"]
+        for source in ([folder, download] if own_first else [download, folder])
+    ]
+    again = ingest(open_workspace(), source=str(folder))["append"]
+
+    assert counts[1]["changed"] == own_first
+    assert counts[1].get("described_elsewhere", 0) == (not own_first)
+    assert (again["changed"], again["described_elsewhere"]) == (0, 1)
+    document = scalar("SELECT document FROM record JOIN record_version USING (isic_id, version)")
+    assert document["metadata"]["clinical"] == {"diagnosis_1": "Benign"}
