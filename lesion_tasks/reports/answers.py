@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
+from lesion_tasks.reports.recipe_words import last_stage_words
 from lesion_tasks.reports.words import (
     check_title,
     class_label,
@@ -207,6 +208,8 @@ def training(bundle: Bundle) -> str | None:
     ]
     if not known:
         return None
+    if how := recipe.get("learning"):
+        known.append(f"last stage: {', '.join(last_stage_words(how))}")
     return f"{'; '.join(known)}; {plural(len(bundle.epochs), 'epoch')} run."
 
 
