@@ -1,7 +1,6 @@
 """A recipe of learning: every part does what it says, and a killed training ends like one that was not."""
 
 import hashlib
-import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,16 +8,18 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
-from catalogue import declare, rows_of
+from catalogue import rows_of
 from test_training_loop import examples
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, open_bucket
-from lesion_tasks.catalog import VARIANTS, FineTuning, Learning, SearchRange, SearchSpace, Variant
+from lesion_tasks.catalog import VARIANTS, Learning, SearchRange, SearchSpace, Variant
 from lesion_tasks.catalog.shortened import with_parameters
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.reports.bundle import Epoch
+from lesion_tasks.reports.charts import best_epoch
 from lesion_tasks.settings import Settings, read_settings
-from lesion_tasks.training import loop, run_spec
+from lesion_tasks.training import run_spec
 from lesion_tasks.training.distortions import COLOUR, GEOMETRY, distort
 from lesion_tasks.training.examples import Batches, Data, Examples
 from lesion_tasks.training.frozen_features import feature_recipe, recipe_id
@@ -30,8 +31,6 @@ from lesion_tasks.training.optimizers import make_optimizer
 from lesion_tasks.training.run_spec import read_diagnoses
 from lesion_tasks.training.solved_head import solve_head
 from lesion_tasks.training.stages import Trained, train_model
-from lesion_tasks.training.train import train_variant
-from lesion_tasks.workspace import open_workspace
 
 pytestmark = pytest.mark.minutes
 
@@ -158,7 +157,7 @@ class DyingBucket:
 def test_a_training_killed_at_every_epoch_ends_like_one_that_was_not(
     settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    some = variant(max_epochs=3)
+    some = variant(max_epochs=2)
     undisturbed: dict[int, dict[str, float]] = {}
     whole = digest(run(settings, some, open_bucket(settings), undisturbed))
     monkeypatch.setenv("LESION_BUCKET_URL", str(tmp_path / "another"))
@@ -170,34 +169,6 @@ def test_a_training_killed_at_every_epoch_ends_like_one_that_was_not(
     assert digest(run(settings, some, bucket, history)) == whole
     assert history == undisturbed
     assert {"loss", "auxiliary_loss", "val_auc", "val_loss"} <= set(history[1])
-
-
-def test_a_backbone_learns_with_the_whole_recipe_and_only_the_task_s_own_output_is_served(
-    small: Settings,
-) -> None:
-    name = declare(
-        "mobilenet_v2_tuned",
-        dense_units=(),
-        learning=EVERYTHING,
-        fine_tuning=FineTuning(learning_rate=1e-3, max_epochs=1, unfrozen_from="block_16"),
-        is_augmented=False,
-    )
-    training_id = train_variant(open_workspace(), name)
-    ((recipe,),) = rows_of(small, "SELECT recipe FROM training")
-    assert recipe["learning"]["ema_momentum"] == 0.9
-    manifest = json.loads(open_bucket(small).get(f"models/{training_id}/manifest.json"))
-    stage = manifest["second_stage"]
-    assert stage["is_kept"] == (
-        Judgement(loss=stage["val_loss"], auc=stage["val_auc"]).is_better_than(
-            Judgement(loss=stage["val_loss_before"], auc=stage["val_auc_before"])
-        )
-    )
-    figures = [row[0] for row in rows_of(small, "SELECT figures FROM training_epoch ORDER BY epoch")]
-    assert "auxiliary_loss" not in figures[0], "the solved head has none"
-    assert "auxiliary_loss" in figures[1]
-    model = loop.load_model(open_bucket(small).get(f"models/{training_id}/model.keras"))
-    assert [tuple(tensor.shape) for tensor in model.outputs] == [(None, 1)]
-    assert "auxiliary" not in [layer.name for layer in model.layers]
 
 
 def test_diagnoses_are_as_deep_as_records_say_and_no_deeper_than_asked(small: Settings) -> None:
@@ -383,8 +354,8 @@ def test_thirty_two_images_can_be_overfitted(settings: Settings) -> None:
         dense_units=(64,),
         dropout_rate=0.0,
         batch_size=8,
-        max_epochs=40,
-        patience=40,
+        max_epochs=30,
+        patience=30,
         learning=how,
     )
     trained = train_model(
@@ -437,3 +408,12 @@ def test_numbers_out_of_range_are_refused_by_name() -> None:
         Learning(schedule="step")
     with pytest.raises(ValueError, match="max_minutes is 0"):
         Learning(max_minutes=0)
+
+
+def test_a_report_marks_the_epoch_that_was_kept() -> None:
+    epochs = [
+        Epoch(epoch=n, figures={"val_loss": loss, "val_auc": auc}, duration_s=1.0)
+        for n, (loss, auc) in enumerate([(0.2, 0.8), (0.4, 0.9), (0.3, 0.9001)], 1)
+    ]
+    assert best_epoch(epochs, {}) == 1
+    assert best_epoch(epochs, {"learning": {"weight_decay": 0.1}}) == 3

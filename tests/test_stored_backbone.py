@@ -17,6 +17,7 @@ from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.frozen_features import feature_recipe, recipe_id
+from lesion_tasks.training.judge import Judgement
 from lesion_tasks.training.loop import load_model
 from lesion_tasks.training.model import build_model, find_weights, set_trainable
 from lesion_tasks.training.model.weights import load_base
@@ -58,9 +59,8 @@ def test_a_file_among_the_weights_is_a_backbone_and_its_licence_goes_with_the_mo
 ) -> None:
     path = stored(tmp_path)
     monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
-    changed = {"unfrozen_from": None} if VARIANTS[name].fine_tuning is None else {}
     training_id = train_variant(
-        open_workspace(), declare(name, backbone="efficientnet_lite0", is_pretrained=True, **changed)
+        open_workspace(), declare(name, backbone="efficientnet_lite0", is_pretrained=True)
     )
     ((row,),) = rows_of(small, f"SELECT to_jsonb(t) FROM training t WHERE training_id = '{training_id}'")
     assert row["weights"] == f"{FILE} (Apache-2.0)"
@@ -69,8 +69,20 @@ def test_a_file_among_the_weights_is_a_backbone_and_its_licence_goes_with_the_mo
     with zipfile.ZipFile(io.BytesIO(data)) as archive:
         said = json.loads(archive.read("lesion.json"))
     assert (said["weights"], said["weights_licence"]) == (row["weights"], "Apache-2.0")
-    p = np.asarray(load_model(data)({"pixels": np.zeros((2, 32, 32, 3), np.uint8)}))
-    assert p.shape == (2, 1)
+    model = load_model(data)
+    assert np.asarray(model({"pixels": np.zeros((2, 32, 32, 3), np.uint8)})).shape == (2, 1)
+    assert "auxiliary" not in [layer.name for layer in model.layers], "only the task's own output is served"
+    figures = [f for (f,) in rows_of(small, "SELECT figures FROM training_epoch ORDER BY epoch")]
+    assert set(figures[0]) == {"loss", "val_loss", "val_auc"}, "the head is solved"
+    if VARIANTS[name].fine_tuning is not None:
+        assert "auxiliary_loss" in figures[1]
+        before, after = (
+            Judgement(
+                loss=said["second_stage"][f"val_loss{when}"], auc=said["second_stage"][f"val_auc{when}"]
+            )
+            for when in ("_before", "")
+        )
+        assert said["second_stage"]["is_kept"] is after.is_better_than(before)
     assert rows_of(small, "SELECT count(*) > 0 FROM feature_shard") == [(True,)]
 
 

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 SCHEDULES = ("constant", "cosine")
+AUC_DIGITS = 3  # where AUC on val decides, two that are equal to this many digits leave it to the loss
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -101,7 +101,7 @@ def _running(connection: Connection, training: Training) -> RunningTraining:
         done=done,
         left_s=None if mean_s is None else mean_s * max(n_epochs - len(done), 0),
         quiet_s=(datetime.now(UTC) - last).total_seconds() if last else None,
-        charts=training_charts(done) if done else [],
+        charts=training_charts(done, training.recipe) if done else [],
     )
 
 

@@ -216,7 +216,8 @@ def training(bundle: Bundle) -> str | None:
 def selection(bundle: Bundle) -> str | None:
     if not any("val_loss" in epoch.figures for epoch in bundle.epochs):
         return "There was a single fit and nothing to select; the test set plays no part."
-    return "The epoch with the lowest validation loss; the test set plays no part."
+    by = "highest validation AUC" if bundle.training.recipe.get("learning") else "lowest validation loss"
+    return f"The epoch with the {by}; the test set plays no part."
 
 
 def versions(bundle: Bundle) -> str | None:

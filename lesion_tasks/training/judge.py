@@ -5,9 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lesion_tasks.catalog.learning import AUC_DIGITS
 from lesion_tasks.training.model.serving import calibrated, fit_calibration
-
-AUC_DIGITS = 3  # closer than this, two AUCs are equal and the loss decides
 
 
 @dataclass(frozen=True, kw_only=True)
