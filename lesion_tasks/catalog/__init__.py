@@ -7,6 +7,7 @@ and a repeated name is an error, never an override. Entries of a catalogue folde
 from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.entries import by_name, fingerprint
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
+from lesion_tasks.catalog.learning import SCHEDULES, Learning
 from lesion_tasks.catalog.recipe import (
     ARCHITECTURES,
     FUSIONS,
@@ -44,12 +45,14 @@ __all__ = [
     "PAPER_METADATA",
     "RETRAIN_SHARE",
     "SAMPLINGS",
+    "SCHEDULES",
     "SPLITS",
     "TASKS",
     "VARIANTS",
     "FineTuning",
     "InputSize",
     "LabelRule",
+    "Learning",
     "SearchRange",
     "SearchSpace",
     "Split",

@@ -1,8 +1,9 @@
-"""Every Keras Applications model by a readable name, with its pixel scaling and the names of its weights files.
+"""Every Keras Applications model by a readable name, with its pixel scaling; backbones that are files of their own.
 
-Data only, standard library only. `lesion_tasks.catalog` re-exports it as `BACKBONES`.
+Data only, standard library only. `lesion_tasks.catalog` re-exports the former as `BACKBONES`.
 """
 
+import re
 from dataclasses import dataclass
 
 
@@ -19,6 +20,22 @@ class Backbone:
     weights_stem: str  # in a folder of weights, the file that starts with this belongs to this backbone
     alpha: float | None = None  # width multiplier, MobileNets only
     min_side_px: int = 32
+
+    @property
+    def files(self) -> str:
+        """The pattern of its files' names in a folder of weights."""
+        return f"{self.weights_stem}*.h5"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredBackbone:
+    """A `.keras` file with a network and its weights: pixels 0 to 255 in, a feature map or a vector out."""
+
+    name: str
+    files: str  # the pattern of its name in a folder of weights
+    licence: str = ""  # of the weights; "" if only the file that lies beside them can say
+    min_side_px: int = 1
+    preprocessing: str = "none"  # what it does to pixels is in the file
 
 
 def _mobilenet(name: str, keras_class: str, how: str, stem: str, alpha: float = 1.0) -> Backbone:
@@ -79,3 +96,24 @@ _ALL = [
 BACKBONES = {backbone.name: backbone for backbone in _ALL}
 if len(BACKBONES) != len(_ALL):
     raise ValueError("a backbone is declared twice")
+
+# EfficientNet-Lite is EfficientNet (Tan and Le 2019) without squeeze-and-excite and with ReLU6. Keras Applications has
+# none; Google publishes the weights in its TensorFlow TPU models under the Apache licence.
+STORED_BACKBONES = {
+    f"efficientnet_lite{n}": StoredBackbone(
+        name=f"efficientnet_lite{n}",
+        files=f"efficientnet_lite{n}_*.keras",
+        licence="Apache-2.0",
+        min_side_px=32,
+    )
+    for n in range(5)
+}
+
+_FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.keras")
+
+
+def find_backbone(name: str) -> Backbone | StoredBackbone | None:
+    """The backbone of a name, which may be that of any `.keras` file; None if there is no such backbone."""
+    if _FILE_NAME.fullmatch(name):
+        return StoredBackbone(name=name, files=name)
+    return BACKBONES.get(name) or STORED_BACKBONES.get(name)

@@ -1,11 +1,12 @@
 """What a variant is made of: every field of a complete recipe for a model, and what it may hold."""
 
 from dataclasses import asdict, dataclass
-from typing import Annotated
+from typing import Annotated, Any
 
-from lesion_tasks.catalog.backbones import BACKBONES
-from lesion_tasks.catalog.entries import OneOf, refuse, unknown_values
+from lesion_tasks.catalog.backbones import BACKBONES, STORED_BACKBONES, find_backbone
+from lesion_tasks.catalog.entries import OneOf, refuse, unknown, unknown_values
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
+from lesion_tasks.catalog.learning import Learning
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
@@ -36,7 +37,7 @@ class FineTuning:
 class SearchRange:
     """The values that a search may give one number of a variant."""
 
-    field: str  # of Variant
+    field: str  # of Variant, or of a part of it, such as "learning.weight_decay"
     low: float
     high: float
     is_log: bool = False  # even steps of the logarithm
@@ -65,7 +66,9 @@ class Variant:
     architecture: Annotated[str, OneOf("architecture", ARCHITECTURES)]
     reproduces: str | None = None  # the row of the systems table this stands for, such as "S8"
     is_promotable: bool = True  # False: reproduced for comparison, never champion
-    backbone: Annotated[str, OneOf("backbone", BACKBONES)] | None = None
+    backbone: str | None = (
+        None  # a name in catalog/backbones.py, or that of a `.keras` file among the weights
+    )
     is_pretrained: bool = True  # with a backbone: False deliberately starts from random weights
     is_backbone_frozen: bool = True
     # Of a frozen backbone: layers from the first whose name starts with this are trained nevertheless.
@@ -97,13 +100,18 @@ class Variant:
     batch_size: int = 32
     max_epochs: int = 50
     patience: int = 10  # epochs without a better validation loss before training stops
+    learning: Learning | None = None  # how the last stage learns, beyond an optimizer at one rate
     seed: int = 20_260
     search: SearchSpace | None = None  # for `lesion tune` and trainings that are given a number of trials
     search_id: str | None = None  # the search that chose some of these fields
     adjusted: tuple[str, ...] = ()  # fields that were changed for one training only, such as a smoke run
 
     def __post_init__(self) -> None:
-        refuse(f"variant {self.name!r}", unknown_values(self))
+        problems = unknown_values(self)
+        if self.backbone is not None and find_backbone(self.backbone) is None:
+            known = [*BACKBONES, *STORED_BACKBONES, "the name of a .keras file"]
+            problems.append(unknown("backbone", self.backbone, known))
+        refuse(f"variant {self.name!r}", problems)
         if (self.architecture == "transfer") != (self.backbone is not None):
             raise ValueError(f"variant {self.name!r}: only architecture 'transfer' may have a backbone")
         if self.side_px is None and not self.metadata:
@@ -112,10 +120,41 @@ class Variant:
             raise ValueError(f"variant {self.name!r}: fine-tuning follows a stage with a frozen backbone")
         if self.loss == "bias" and self.architecture not in {"transfer", "mobilenet_v3_eca"}:
             raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
-        if unknown := {r.field for r in (self.search.ranges if self.search else ())} - set(asdict(self)):
-            raise ValueError(f"variant {self.name!r}: a search over unknown fields {sorted(unknown)}")
         if self.sampling == "rotated_copies_leaky" and self.is_promotable:
             raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
+        if objection := self._objection_to_search() or self._objection_to_learning():
+            raise ValueError(f"variant {self.name!r}: {objection}")
+
+    def _objection_to_search(self) -> str | None:
+        recipe = asdict(self)
+        parts = {name: recipe[name] or {} for name in ("fine_tuning", "learning")}
+        known = {*recipe, *(f"{name}.{field}" for name, part in parts.items() for field in part)}
+        unknown = {r.field for r in (self.search.ranges if self.search else ())} - known
+        return f"a search over unknown fields {sorted(unknown)}" if unknown else None
+
+    def _objection_to_learning(self) -> str | None:
+        how = self.learning
+        if how is None:
+            return None
+        if self.side_px is None or self.loss == "bias" or self.optimizer not in ("adam", "adamw"):
+            return "a recipe of learning is for a network on pixels, with AdamW and without bias loss"
+        if how.logit_adjustment and self.loss != "cross_entropy":
+            return "a logit-adjusted loss is a cross-entropy"
+        is_linear = not self.dense_units and (not self.metadata or self.fusion == "concatenate")
+        if how.is_head_solved and not (self.has_frozen_features and is_linear):
+            return "only a linear head (no dense_units, metadata concatenated) of a frozen backbone can be solved"
+        if self.has_frozen_features and self.fine_tuning is None and how.n_distortions:
+            return "features that are computed once cannot be distorted"
+        return None
+
+    @property
+    def as_recipe(self) -> dict[str, Any]:
+        """Every field by name, as it is stored and hashed.
+
+        `learning` is younger than stored recipes and is left out where there is none: their digests stay.
+        """
+        recipe = asdict(self)
+        return recipe if self.learning is not None else {k: v for k, v in recipe.items() if k != "learning"}
 
     @property
     def task(self) -> Task:

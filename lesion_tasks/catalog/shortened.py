@@ -10,7 +10,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
-from lesion_tasks.catalog.backbones import BACKBONES
+from lesion_tasks.catalog.backbones import find_backbone
 
 SMOKE_SIDE_PX = 32
 
@@ -23,7 +23,7 @@ def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | No
     if max_epochs is not None and max_epochs < 1:
         raise UnusableInputError(f"max_epochs is {max_epochs}, expected at least 1")
     if is_smoke_run:
-        backbone = BACKBONES.get(variant.backbone or "")
+        backbone = find_backbone(variant.backbone or "")
         small = {
             "side_px": variant.side_px and max(SMOKE_SIDE_PX, backbone.min_side_px if backbone else 0),
             "is_promotable": False,
@@ -38,8 +38,12 @@ def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | No
 
 
 def with_parameters(variant: Variant, parameters: Mapping[str, Any], search_id: str) -> Variant:
-    """The variant with the parameters that a search found."""
-    return replace(variant, **parameters, search_id=search_id)
+    """The variant with the parameters that a search found; "part.field" is a field of a part of it."""
+    for name, value in parameters.items():
+        part, _, field = name.rpartition(".")
+        changed = {field: value} if not part else {part: replace(getattr(variant, part), **{field: value})}
+        variant = replace(variant, **changed)
+    return replace(variant, search_id=search_id)
 
 
 def _capped(variant: Variant, max_epochs: int) -> dict[str, Any]:

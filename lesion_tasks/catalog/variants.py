@@ -6,6 +6,7 @@ from typing import Any
 from lesion_tasks.catalog.backbones import BACKBONES
 from lesion_tasks.catalog.entries import by_name
 from lesion_tasks.catalog.input_size import InputSize
+from lesion_tasks.catalog.learning import Learning
 from lesion_tasks.catalog.recipe import FineTuning, SearchRange, SearchSpace, Variant
 
 PAPER_METADATA = ("age_years", "is_male", "size_mm")
@@ -269,6 +270,45 @@ _MODERN = [
     ),
     _modern("efficientnet_v2_b0_tuned", "EfficientNetV2-B0, two stages", "efficientnet_v2_b0"),
     _modern("convnext_tiny_tuned", "ConvNeXt-Tiny, two stages", "convnext_tiny"),
+    # Keras has no EfficientNet-Lite: these two need its file among the weights.
+    Variant(
+        name="efficientnet_lite0_frozen",
+        title="EfficientNet-Lite0, frozen base, its head solved",
+        split="malignancy_natural",
+        architecture="transfer",
+        backbone="efficientnet_lite0",
+        dense_units=(),
+        learning=Learning(is_head_solved=True),
+    ),
+    Variant(
+        name="efficientnet_lite0_tuned",
+        title="EfficientNet-Lite0, a solved head, then all but its first five blocks",
+        split="malignancy_natural",
+        architecture="transfer",
+        backbone="efficientnet_lite0",
+        feature_dropout_rate=0.3,
+        dense_units=(),
+        is_flip_averaged=True,
+        fine_tuning=FineTuning(learning_rate=4e-4, max_epochs=8, patience=8, unfrozen_from="block4a"),
+        learning=Learning(
+            is_head_solved=True,
+            weight_decay=0.02,
+            schedule="cosine",
+            warmup_share=0.05,
+            ema_momentum=0.99,
+            n_distortions=3,
+            distortion_strength=0.5,
+            auxiliary_weight=0.5,
+        ),
+        search=SearchSpace(
+            ranges=(
+                SearchRange(field="fine_tuning.learning_rate", low=5e-5, high=2e-3, is_log=True),
+                SearchRange(field="learning.weight_decay", low=1e-3, high=1e-1, is_log=True),
+                SearchRange(field="learning.distortion_strength", low=0.2, high=1.0),
+                SearchRange(field="learning.auxiliary_weight", low=0.0, high=1.0),
+            )
+        ),
+    ),
 ]
 
 VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Any
 
 import click
@@ -52,7 +51,7 @@ def _describe(name: str) -> None:
 
     variant = find_variant(name)
     click.echo(f"{variant.name}: {variant.title}")
-    for about, words in in_words(asdict(variant)).items():
+    for about, words in in_words(variant.as_recipe).items():
         click.echo(f"  {about + ':':<10}{'; '.join(words)}")
 
 

@@ -20,6 +20,7 @@ from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
+from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
@@ -209,6 +210,7 @@ def _measure(
         subsets=documents,
         best_of_looks=best,
         since_promotion=fresh,
+        lesions=lesion_figures(subject, test) if test else None,
         epochs=epochs(engine, subject),
         comparison=comparison,
         promotion=_standing(subject, documents, comparison),

@@ -88,8 +88,9 @@ def read_state(workspace: Workspace) -> PipelineState:
 
 def _running(connection: Connection, training: Training) -> RunningTraining:
     done = [Epoch.model_validate(row) for row in list_epochs(connection, training.training_id)]
-    tuning = training.recipe.get("fine_tuning") or {}
-    n_epochs = training.recipe["max_epochs"] + tuning.get("max_epochs", 0)
+    tuning, how = (training.recipe.get(name) or {} for name in ("fine_tuning", "learning"))
+    first = 1 if how.get("is_head_solved") else training.recipe["max_epochs"]
+    n_epochs = first + tuning.get("max_epochs", 0)
     last = connection.execute(
         text("SELECT max(ended_at) FROM training_epoch WHERE training_id = :id"), {"id": training.training_id}
     ).scalar()
@@ -100,7 +101,7 @@ def _running(connection: Connection, training: Training) -> RunningTraining:
         done=done,
         left_s=None if mean_s is None else mean_s * max(n_epochs - len(done), 0),
         quiet_s=(datetime.now(UTC) - last).total_seconds() if last else None,
-        charts=training_charts(done) if done else [],
+        charts=training_charts(done, training.recipe) if done else [],
     )
 
 

@@ -69,7 +69,10 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         rows=rows,
         recipe=_differing_fields([training.recipe for training in trainings]),
         measures=in_order({name for row in rows if row for name in row.figures}),
-        charts=[training_charts(some) if some else [] for some in epochs],
+        charts=[
+            training_charts(some, training.recipe) if some else []
+            for some, training in zip(epochs, trainings, strict=True)
+        ],
         asked=task.positive or "the right class",
         n_shared=n_shared,
         differing=differing,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
+from lesion_tasks.reports.recipe_words import last_stage_words
 from lesion_tasks.reports.words import (
     check_title,
     class_label,
@@ -207,13 +208,16 @@ def training(bundle: Bundle) -> str | None:
     ]
     if not known:
         return None
+    if how := recipe.get("learning"):
+        known.append(f"last stage: {', '.join(last_stage_words(how))}")
     return f"{'; '.join(known)}; {plural(len(bundle.epochs), 'epoch')} run."
 
 
 def selection(bundle: Bundle) -> str | None:
     if not any("val_loss" in epoch.figures for epoch in bundle.epochs):
         return "There was a single fit and nothing to select; the test set plays no part."
-    return "The epoch with the lowest validation loss; the test set plays no part."
+    by = "highest validation AUC" if bundle.training.recipe.get("learning") else "lowest validation loss"
+    return f"The epoch with the {by}; the test set plays no part."
 
 
 def versions(bundle: Bundle) -> str | None:

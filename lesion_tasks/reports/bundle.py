@@ -201,6 +201,16 @@ class SincePromotion(Published):
     figures: Figures
 
 
+class LesionFigures(Published):
+    """The natural test by lesion: the mean logit of its images is its score. Counts of a figure are lesions."""
+
+    n_images: Count
+    n_lesions: Count = Field(description="An image of no known lesion counts as one of its own.")
+    n_with_several_images: Count
+    n_left_out: Count = Field(description="Lesions whose images have different labels.")
+    figures: Figures
+
+
 class Bundle(Published):
     """Everything known about one evaluation: one training on one manifest. Times are ISO 8601 in UTC."""
 
@@ -222,6 +232,7 @@ class Bundle(Published):
     )
     best_of_looks: BestOfLooks | None = None
     since_promotion: SincePromotion | None = None
+    lesions: LesionFigures | None = Field(None, description="Null where no lesion has two images.")
     epochs: list[Epoch]
     comparison: Comparison | None
     promotion: Standing | None = Field(None, description="Null on a manifest other than its own.")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from markupsafe import Markup
 
+from lesion_tasks.catalog.learning import AUC_DIGITS
 from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
@@ -144,17 +146,18 @@ def net_benefit_plot(document: SubsetDocument) -> Plot | None:
     return plot
 
 
-def training_charts(epochs: Sequence[Epoch]) -> list[tuple[str, Markup]]:
+def training_charts(epochs: Sequence[Epoch], recipe: Mapping[str, Any]) -> list[tuple[str, Markup]]:
     """One plot for each figure of the epochs, training and validation together: (name, plot)."""
     names: list[str] = []
     for epoch in epochs:
         names += [name for name in epoch.figures if name.removeprefix("val_") not in names]
         names = list(dict.fromkeys(name.removeprefix("val_") for name in names))
-    charts = ((name, _training_chart(name, epochs)) for name in names)
+    best = best_epoch(epochs, recipe)
+    charts = ((name, _training_chart(name, epochs, best)) for name in names)
     return [(name, chart) for name, chart in charts if chart is not None]
 
 
-def _training_chart(name: str, epochs: Sequence[Epoch]) -> Markup | None:
+def _training_chart(name: str, epochs: Sequence[Epoch], best: int | None) -> Markup | None:
     sides = {}
     for key, css in ((name, series(0)), (f"val_{name}", series(1))):
         points = [
@@ -181,7 +184,6 @@ def _training_chart(name: str, epochs: Sequence[Epoch]) -> Markup | None:
         y=Axis(label=label(name), low=marks[0], high=marks[-1], marks=marks),
         height=260,
     )
-    best = best_epoch(epochs)
     if best is not None:
         plot.line([(best, marks[0]), (best, marks[-1])], "chance")
     for points, css in sides.values():
@@ -191,7 +193,15 @@ def _training_chart(name: str, epochs: Sequence[Epoch]) -> Markup | None:
     return plot.svg()
 
 
-def best_epoch(epochs: Sequence[Epoch]) -> int | None:
-    """The epoch with the lowest validation loss; None if no validation loss was kept."""
-    known = [(loss, epoch.epoch) for epoch in epochs if (loss := epoch.figures.get("val_loss")) is not None]
-    return min(known)[1] if known else None
+def best_epoch(epochs: Sequence[Epoch], recipe: Mapping[str, Any]) -> int | None:
+    """The epoch with the lowest validation loss, or with the highest AUC if the recipe keeps by it; None without."""
+    known = [
+        (_auc_of(epoch) if recipe.get("learning") else 0.0, -loss, -epoch.epoch)
+        for epoch in epochs
+        if (loss := epoch.figures.get("val_loss")) is not None
+    ]
+    return -max(known)[2] if known else None
+
+
+def _auc_of(epoch: Epoch) -> float:
+    return round(epoch.figures.get("val_auc") or 0.0, AUC_DIGITS)

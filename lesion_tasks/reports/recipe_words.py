@@ -115,13 +115,40 @@ def _learning(recipe: Mapping[str, Any]) -> list[str]:
         found.append("strongly augmented" if recipe["is_augmented_strongly"] else "augmented")
     weighted = ", every class weighted the same" if recipe["is_class_weighted"] else ""
     found.append(f"{recipe['loss'].replace('_', ' ')}{weighted}")
-    found.append(
-        f"{recipe['optimizer']} at {recipe['learning_rate']:g}, batches of {recipe['batch_size']}, at most "
-        f"{recipe['max_epochs']} epochs, stopped after {recipe['patience']} without a better val loss"
-    )
+    how = recipe.get("learning") or {}
+    if how.get("is_head_solved"):
+        found.append(f"its head solved as a logistic regression; batches of {recipe['batch_size']}")
+    else:
+        found.append(
+            f"{recipe['optimizer']} at {recipe['learning_rate']:g}, batches of {recipe['batch_size']}, at most "
+            f"{recipe['max_epochs']} epochs, stopped after {recipe['patience']} without a better val loss"
+        )
+    if how:
+        found += last_stage_words(how)
     if recipe.get("search"):
         found.append("can be searched (`lesion tune`)")
     return found
+
+
+def last_stage_words(how: Mapping[str, Any]) -> list[str]:
+    """What a recipe of learning asks for beyond an optimizer at one rate."""
+    said = {
+        "weight_decay": "weight decay {:g}",
+        "warmup_share": "a warm-up of {:.0%} of the steps",
+        "ema_momentum": "averaged weights (momentum {:g})",
+        "label_smoothing": "label smoothing {:g}",
+        "logit_adjustment": "logits adjusted by {:g} times the classes' frequency",
+        "mixup_alpha": "pairs of pictures mixed (alpha {:g})",
+        "n_distortions": "{} random distortions of each picture",
+        "auxiliary_weight": "a second head on the deeper diagnosis, weighted {:g}",
+        "max_minutes": "at most {:g} minutes",
+    }
+    found = [words.format(how[name]) for name, words in said.items() if how.get(name)]
+    if how.get("schedule") == "cosine":
+        found.insert(0, "AdamW, its rate falling to 0 along a cosine")
+    if how.get("backbone_rate_share", 1) != 1:
+        found.append(f"the backbone at {how['backbone_rate_share']:g} of the head's rate")
+    return [*found, "kept by AUC on val"]
 
 
 def _serving(recipe: Mapping[str, Any]) -> list[str]:

@@ -6,7 +6,7 @@ archive. Rows always carry their image id, and nothing here returns pixels witho
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import keras
@@ -28,13 +28,13 @@ def metadata_matrix(rows: "pd.DataFrame", fields: Sequence[str]) -> np.ndarray:
     `is_male` is 1 for male and 0 for female; every other field is a numeric column of the manifest.
     """
     columns = []
-    for field in fields:
-        if field == "is_male":
+    for name in fields:
+        if name == "is_male":
             values = rows["sex"].map({"male": 1.0, "female": 0.0})
-        elif field in {"age_years", "size_mm"}:
-            values = rows[field]
+        elif name in {"age_years", "size_mm"}:
+            values = rows[name]
         else:
-            raise UnusableInputError(f"metadata field {field!r}: expected age_years, is_male or size_mm")
+            raise UnusableInputError(f"metadata field {name!r}: expected age_years, is_male or size_mm")
         columns.append(values.to_numpy(dtype=np.float32, na_value=np.nan))
     return np.column_stack(columns) if columns else np.empty((len(rows), 0), dtype=np.float32)
 
@@ -70,6 +70,7 @@ class Data:
     val: Examples  # natural: threshold and calibration are chosen on it
     test: Examples | None  # None: must not be used, as in a search
     sha256_by_id: Mapping[str, str]
+    diagnosis_by_id: Mapping[str, str] = field(default_factory=dict)  # of train images, for an auxiliary head
 
     def subset(self, name: str) -> Examples:
         """Val or test."""
@@ -138,9 +139,13 @@ class Batches(keras.utils.PyDataset):
     def __len__(self) -> int:
         return math.ceil(len(self.order) / self.batch_size)
 
-    def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+    def rows(self, index: int) -> np.ndarray:
+        """The rows of a batch, (b,) int."""
         rows = self.order[index * self.batch_size : (index + 1) * self.batch_size]
-        rows = filled_up(rows, self.n_devices)
+        return filled_up(rows, self.n_devices)
+
+    def __getitem__(self, index: int) -> tuple[Mapping[str, np.ndarray], np.ndarray]:
+        rows = self.rows(index)
         labels: Any = self.examples.labels[rows]
         if self.n_classes == 2:
             targets = labels[:, None].astype(np.float32)  # (b, 1), 1 is the positive class

@@ -19,7 +19,8 @@ import numpy as np
 from sqlalchemy import Engine, text
 
 from lesion_tasks.bucket import Bucket, digest_of_file
-from lesion_tasks.catalog import BACKBONES, Variant
+from lesion_tasks.catalog import Variant
+from lesion_tasks.catalog.backbones import find_backbone
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.pixels.shards import open_shard
@@ -39,19 +40,23 @@ BATCH_IMAGES = 64
 
 def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str | None) -> dict[str, Any]:
     """Everything besides the picture that decides a frozen variant's features."""
-    if variant.side_px is None or variant.backbone is None:
+    backbone = find_backbone(variant.backbone or "")
+    if variant.side_px is None or backbone is None:
         raise ValueError(f"variant {variant.name!r} has no backbone to compute features with")
     return {
         "version": FEATURES_VERSION,
-        "backbone": asdict(BACKBONES[variant.backbone]),
-        # A random backbone depends on its seed.
-        "weights": f"random-{variant.seed}"
-        if weights is None or weights.origin == "none"
-        else weights.sha256,
+        "backbone": asdict(backbone),
+        "weights": _weights_of_features(variant, weights),
         "fit": str(variant.input_size),  # the key is part of digests stored in databases
         "is_hair_removed": variant.is_hair_removed,
         "segmenter": segmenter_id,
     }
+
+
+def _weights_of_features(variant: Variant, weights: Weights | None) -> str:
+    if weights is None or weights.origin == "none":
+        return f"random-{variant.seed}"  # a random backbone depends on its seed
+    return weights.sha256 if variant.is_pretrained else f"random-{variant.seed}-{weights.sha256}"
 
 
 def recipe_id(recipe: Mapping[str, Any]) -> str:

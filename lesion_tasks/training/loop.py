@@ -12,7 +12,8 @@ import logging
 import math
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -26,6 +27,8 @@ from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.accelerator import find_accelerator
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.in_memory import InMemory
+from lesion_tasks.training.judge import Judgement
+from lesion_tasks.training.optimizers import AveragingAdamW
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,9 @@ class Stage:
     loss: str | keras.losses.Loss
     metrics: tuple[str, ...] = ()  # names in METRICS
     optimizer: str = "adam"
+    make_optimizer: Callable[[], AveragingAdamW] | None = None  # in place of `optimizer` at `learning_rate`
+    auxiliary_weight: float = 0.0  # of the loss of a second output, `auxiliary`; 0: there is none
+    budget_s: float | None = None  # no epoch begins that would end later, if it takes as long as the last
 
 
 METRICS: dict[str, Callable[[], keras.metrics.Metric]] = {
@@ -58,11 +64,22 @@ class _State:
     epoch: int = 0  # complete epochs
     best_epoch: int = 0
     best_val_loss: float = math.inf
+    best_val_auc: float | None = None  # where AUC decides
     history: list[dict[str, Any]] = field(default_factory=list)
     sha256_by_epoch: dict[str, str] = field(default_factory=dict)  # of the valid checkpoints
 
     def is_over(self, stage: Stage) -> bool:
-        return self.epoch >= stage.max_epochs or self.epoch - self.best_epoch >= stage.patience
+        if self.epoch >= stage.max_epochs or self.epoch - self.best_epoch >= stage.patience:
+            return True
+        # Counted over all attempts, from what was written down: a resumed stage ends where it would have ended.
+        durations = [past["duration_s"] for past in self.history]
+        return (
+            bool(durations) and stage.budget_s is not None and sum(durations) + durations[-1] > stage.budget_s
+        )
+
+    @property
+    def best(self) -> Judgement:
+        return Judgement(loss=self.best_val_loss, auc=self.best_val_auc)
 
 
 OnEpoch = Callable[[int, dict[str, float], float], None]
@@ -78,20 +95,22 @@ def fit_stage(
     folder: str,
     on_epoch: OnEpoch,
     in_memory: Callable[[keras.Model], InMemory] | None = None,
-) -> float:
-    """Train until val loss has not improved for `patience` epochs, load the best weights, return their val loss.
+    judge: Callable[[], Judgement] | None = None,
+) -> Judgement:
+    """Train until val has not improved for `patience` epochs, load the best weights, return how good they are.
 
     `train_batches(epoch)` returns the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
     checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, and again for the epochs of an
-    earlier attempt. `in_memory` makes an object that runs the epochs in place of the batches. Raises
-    UnusableInputError if the loss is not a number.
+    earlier attempt. `in_memory` makes an object that runs the epochs in place of the batches. `judge` judges the
+    model's weights in place of the val batches. Raises UnusableInputError if the loss is not a number.
     """
     model.compile(
-        optimizer=keras.optimizers.get(
+        **_losses(stage),
+        optimizer=stage.make_optimizer()
+        if stage.make_optimizer is not None
+        else keras.optimizers.get(
             {"class_name": stage.optimizer, "config": {"learning_rate": stage.learning_rate}}
         ),
-        loss=stage.loss,
-        metrics=[METRICS[name]() for name in stage.metrics],
         jit_compile=False,  # see accelerator.py
     )
     model.optimizer.build(model.trainable_variables)
@@ -103,21 +122,69 @@ def fit_stage(
     while not state.is_over(stage):
         started = time.monotonic()
         if resident is not None:
-            figures, validated = resident.train(state.epoch + 1), resident.validate()
+            figures = resident.train(state.epoch + 1)
         else:
             fitted = model.fit(train_batches(state.epoch + 1), epochs=1, shuffle=False, verbose=0)
-            figures = {name: float(values[-1]) for name, values in fitted.history.items()}
-            validated = model.evaluate(val_batches, verbose=0, return_dict=True)
+            figures = {_plain(name): float(values[-1]) for name, values in fitted.history.items()}
+        with _averaged(model):
+            if judge is not None:
+                validated = judge().figures
+            elif resident is not None:
+                validated = resident.validate()
+            else:
+                validated = model.evaluate(val_batches, verbose=0, return_dict=True)
         figures |= {f"val_{name}": float(value) for name, value in validated.items()}
-        _end_epoch(stage, state, figures, time.monotonic() - started)
+        duration_s = time.monotonic() - started
+        _end_epoch(stage, state, figures, duration_s, is_judged_by_auc=judge is not None)
         on_epoch(state.epoch, figures, state.history[-1]["duration_s"])
         checkpoints.write(model, state)
     if state.best_epoch != state.epoch:
         checkpoints.restore(model, state, state.best_epoch)
-    return state.best_val_loss
+    if (averages := _averages_of(model)) is not None:
+        averages.put_into(model.trainable_variables)
+    return state.best
 
 
-def _end_epoch(stage: Stage, state: _State, figures: dict[str, float], duration_s: float) -> None:
+def _losses(stage: Stage) -> dict[str, Any]:
+    """Loss and metrics for `compile`."""
+    metrics = [METRICS[name]() for name in stage.metrics]
+    if not stage.auxiliary_weight:
+        return {"loss": stage.loss, "metrics": metrics}
+    return {
+        "loss": {"probabilities": stage.loss, "auxiliary": "categorical_crossentropy"},
+        "loss_weights": {"probabilities": 1.0, "auxiliary": stage.auxiliary_weight},
+        "metrics": {"probabilities": metrics},
+    }
+
+
+def _plain(name: str) -> str:
+    """The name of a figure without that of its output, where it has two."""
+    return name if name == "probabilities_loss" else name.removeprefix("probabilities_")
+
+
+def _averages_of(model: keras.Model) -> AveragingAdamW | None:
+    """The optimizer that keeps averages of a model's weights, if one does."""
+    optimizer = getattr(model.optimizer, "inner_optimizer", model.optimizer)  # where one scales the loss
+    return optimizer if isinstance(optimizer, AveragingAdamW) and optimizer.use_ema else None
+
+
+@contextmanager
+def _averaged(model: keras.Model) -> Iterator[None]:
+    """A context in which a model has the averages of its weights, if any are kept."""
+    averages = _averages_of(model)
+    if averages is None:
+        yield
+        return
+    own = [np.array(variable) for variable in model.trainable_variables]
+    averages.put_into(model.trainable_variables)
+    yield
+    for variable, array in zip(model.trainable_variables, own, strict=True):
+        variable.assign(array)
+
+
+def _end_epoch(
+    stage: Stage, state: _State, figures: dict[str, float], duration_s: float, *, is_judged_by_auc: bool
+) -> None:
     """Add the epoch to the state; raise if its loss is not a number."""
     epoch = state.epoch + 1
     for name in ("loss", "val_loss"):
@@ -127,8 +194,9 @@ def _end_epoch(stage: Stage, state: _State, figures: dict[str, float], duration_
                 f"a learning rate of {stage.learning_rate} may be too high"
             )
     state.epoch = epoch
-    if figures["val_loss"] < state.best_val_loss:
-        state.best_epoch, state.best_val_loss = epoch, figures["val_loss"]
+    judged = Judgement(loss=figures["val_loss"], auc=figures.get("val_auc") if is_judged_by_auc else None)
+    if judged.is_better_than(state.best):
+        state.best_epoch, state.best_val_loss, state.best_val_auc = epoch, judged.loss, judged.auc
     state.history.append({"epoch": epoch, "figures": figures, "duration_s": duration_s})
 
 

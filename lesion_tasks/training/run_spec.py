@@ -9,10 +9,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import BACKBONES, SPLITS, Variant
+from lesion_tasks.catalog import SPLITS, Variant
+from lesion_tasks.catalog.backbones import StoredBackbone, find_backbone
+from lesion_tasks.curation.cleaning import diagnosis_path
 from lesion_tasks.splits.manifest import manifest_in_force
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
@@ -27,7 +29,7 @@ PACKAGE = Path(__file__).parents[1]
 # Rooms whose code, all of it, decides a training's numbers. So does whatever they import from the rooms in SHARED;
 # what they import from others moves data (database, bucket, splits) or is in the fingerprint by value (catalog).
 DECIDING = ("pixels", "training")
-SHARED = ("archive", "metrics")
+SHARED = ("archive", "curation", "metrics")
 
 
 def deciding_files(package: Path) -> list[Path]:
@@ -77,17 +79,20 @@ class RunSpec:
 
     @property
     def is_missing_weights(self) -> bool:
-        return self.variant.backbone is not None and self.variant.is_pretrained and self.weights is None
+        backbone = find_backbone(self.variant.backbone or "")
+        is_needed = isinstance(backbone, StoredBackbone) or self.variant.is_pretrained
+        return backbone is not None and is_needed and self.weights is None
 
     @property
     def fingerprint(self) -> str:
+        backbone = find_backbone(self.variant.backbone or "")
         parts = {
-            "variant": asdict(self.variant),
+            "variant": self.variant.as_recipe,
             "manifest": self.digest,
             "weights": self.weights.sha256 if self.weights else None,
             "code": code_digest(),
             # By value: different preprocessing under the same name is a different training.
-            "backbone": None if self.variant.backbone is None else asdict(BACKBONES[self.variant.backbone]),
+            "backbone": backbone and asdict(backbone),
         }
         if self.is_missing_weights:
             parts["missing_weights"] = self.weights_location
@@ -101,9 +106,9 @@ class RunSpec:
             "variant": variant.name,
             "task": task.name,
             "fingerprint": self.fingerprint,
-            "recipe": asdict(variant),
+            "recipe": variant.as_recipe,
             "manifest_digest": self.digest,
-            "weights": self.weights.origin if self.weights else None,
+            "weights": self.weights.described if self.weights else None,
             "weights_sha256": self.weights.sha256 if self.weights else None,
             "seed": variant.seed,
             "code_version": self.code_version,
@@ -170,6 +175,9 @@ def load_data(
             )
             for subset, part in wanted.items()
         }
+        diagnosis_by_id = {}
+        if variant.learning is not None and variant.learning.auxiliary_weight:
+            diagnosis_by_id = read_diagnoses(connection, wanted["train"], variant.learning.auxiliary_level)
     sha256_by_id = dict(zip(rows["isic_id"], rows["sha256"], strict=True))
     return Data(
         train=found["train"],
@@ -177,7 +185,26 @@ def load_data(
         val=found["val"],
         test=found.get("test"),
         sha256_by_id=sha256_by_id,
+        diagnosis_by_id=diagnosis_by_id,
     )
+
+
+def read_diagnoses(connection: Connection, rows: "pd.DataFrame", level: int) -> dict[str, str]:
+    """The diagnosis of images as deep as their record says, at most down to `level`, by image id.
+
+    Read from the version of the record that the manifest names, which never changes. Images whose record says no more
+    than level 1 are left out: that is the question itself.
+    """
+    found = connection.execution_options(stream_results=True).execute(
+        text("""
+            SELECT isic_id, document #> '{metadata,clinical}' AS clinical
+            FROM unnest(CAST(:ids AS text[]), CAST(:versions AS int[])) AS wanted (isic_id, version)
+            JOIN record_version USING (isic_id, version)
+        """),
+        {"ids": rows["isic_id"].tolist(), "versions": [int(v) for v in rows["record_version"]]},
+    )
+    paths = ((row.isic_id, diagnosis_path(row.clinical or {})[:level]) for row in found)
+    return {isic_id: path[-1] for isic_id, path in paths if len(path) > 1}
 
 
 def licences_of(rows: "pd.DataFrame") -> dict[str, dict[str, Any]]:
@@ -201,12 +228,6 @@ def trainer_figures(labels: Any, predictions: "pd.DataFrame") -> Mapping[str, fl
 
     The evaluator computes the same from keyed rows; if the two differ, rows were mixed up.
     """
-    import numpy as np
-    from sklearn.metrics import roc_auc_score
+    from lesion_tasks.training.judge import auc_of
 
-    if len(np.unique(labels)) < predictions.shape[1]:
-        return {"auc": None}
-    scores = predictions.to_numpy()
-    if scores.shape[1] == 2:
-        return {"auc": float(roc_auc_score(labels, scores[:, 1]))}
-    return {"auc": float(roc_auc_score(labels, scores, multi_class="ovr", average="macro"))}
+    return {"auc": auc_of(predictions.to_numpy(), labels)}

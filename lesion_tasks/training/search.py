@@ -10,7 +10,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
@@ -150,7 +150,7 @@ def _distribution(some: SearchRange) -> Any:
 def _search_id(spec: RunSpec) -> str:
     """32 hexadecimal digits that change with anything that decides a trial's figures."""
     parts = {
-        "variant": asdict(spec.variant),
+        "variant": spec.variant.as_recipe,
         "manifest": spec.digest,
         "weights": spec.weights.sha256 if spec.weights else None,
         "code": code_digest(),
@@ -214,7 +214,7 @@ def _record_search(engine: Engine, spec: RunSpec, search_id: str) -> None:
             {
                 "id": search_id,
                 "variant": spec.variant.name,
-                "recipe": json.dumps(asdict(spec.variant)),
+                "recipe": json.dumps(spec.variant.as_recipe),
                 "digest": spec.digest,
                 "weights": spec.weights.sha256 if spec.weights else None,
                 "now": datetime.now(UTC),

@@ -5,9 +5,13 @@ frozen backbone if they are the same in every epoch, else on pixels), fine-tune,
 """
 
 import logging
+import math
+import time
+from collections import Counter
 from collections.abc import Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import keras
@@ -17,11 +21,13 @@ from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import FineTuning, Variant
+from lesion_tasks.catalog import FineTuning, Learning, Variant
 from lesion_tasks.training.accelerator import Accelerator, find_accelerator
 from lesion_tasks.training.examples import Batches, Data, Examples, WeightedBatches
 from lesion_tasks.training.frozen_features import feature_recipe, with_features
 from lesion_tasks.training.in_memory import InMemory, fits_in_memory
+from lesion_tasks.training.judge import Judgement, judge_probabilities
+from lesion_tasks.training.learning_batches import Diagnoses, LearningBatches
 from lesion_tasks.training.loop import OnEpoch, Stage, fit_logistic, fit_stage
 from lesion_tasks.training.model import (
     Weights,
@@ -33,7 +39,7 @@ from lesion_tasks.training.model import (
     copy_head,
     set_trainable,
 )
-from lesion_tasks.training.model.losses import loss_for, with_bias_loss
+from lesion_tasks.training.model.losses import loss_for, with_auxiliary_head, with_bias_loss
 from lesion_tasks.training.model.serving import (
     calibrated,
     finish_model,
@@ -41,13 +47,16 @@ from lesion_tasks.training.model.serving import (
     inputs_of,
     with_calibration,
 )
+from lesion_tasks.training.optimizers import make_optimizer
 from lesion_tasks.training.predict_examples import predict_examples
 from lesion_tasks.training.sampling import class_weights, leaky_train_and_val, pool, resample
 from lesion_tasks.training.segmentation import Segmenter, train_segmenter
+from lesion_tasks.training.solved_head import solve_head
 
 log = logging.getLogger(__name__)
 
 VAL_BATCH_IMAGES = 256
+MIN_DIAGNOSIS_IMAGES = 20  # in train, for a diagnosis to be told apart by an auxiliary head
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -125,9 +134,9 @@ def train_model(
     facts: dict[str, Any] = {} if segmenter is None else {"segmenter": segmenter.facts}
     if not variant.has_frozen_features:
         return _served(context, _learn_pixels(context, segmenter), facts, None)
-    head, subsets, head_loss = _learn_head(context, segmenter)
+    head, subsets, before = _learn_head(context, segmenter)
     if variant.fine_tuning is not None:
-        model, second_stage = _fine_tune(context, head, segmenter, head_loss)
+        model, second_stage = _fine_tune(context, head, segmenter, before)
         return _served(context, model, {**facts, "second_stage": second_stage}, None)
     model = _build(context, segmenter)
     copy_head(head, model)
@@ -195,14 +204,14 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
     with context.accelerator.training() if variant.side_px is not None else nullcontext():
         model = _build(context, segmenter)
         learner = with_bias_loss(model, variant.bias_alpha) if variant.loss == "bias" else model
-        _fit(context, learner, _stage(context), train, val, "1")
+        _fit(context, learner, _stage(context), train, val, "1", served=model, how=variant.learning)
     return _as_stored(context, model, segmenter)
 
 
 def _learn_head(
     context: _Context, segmenter: Segmenter | None
-) -> tuple[keras.Model, Mapping[str, Examples], float]:
-    """Learn a head on features that are computed once; returns it, the subsets as features, and its val loss."""
+) -> tuple[keras.Model, Mapping[str, Examples], Judgement]:
+    """Learn a head on features that are computed once; returns it, the subsets as features, and how good it is."""
     variant, data = context.variant, context.data
     wanted = {"train": data.train, "val_drawn": data.val_drawn}
     if variant.fine_tuning is None and not variant.is_flip_averaged:
@@ -217,16 +226,35 @@ def _learn_head(
     )
     head = _with_metadata(build_head(variant, subsets["train"].n_features), data.train)
     train = resample(subsets["train"], variant.sampling, variant.seed)
-    loss = _fit(context, head, _stage(context), train, subsets["val_drawn"], "1")
-    return head, subsets, loss
+    val, how = subsets["val_drawn"], variant.learning
+    if how is not None and how.is_head_solved:
+        weights = class_weights(train.labels, context.n_classes) if variant.is_class_weighted else None
+        started = time.monotonic()
+        loss, solved = solve_head(head, variant, train, val, weights)
+        figures = {"loss": loss, **{f"val_{name}": value for name, value in solved.figures.items()}}
+        context.epochs(1, figures, time.monotonic() - started)
+        context.epochs.next_stage()
+        return head, subsets, solved
+    is_last = variant.fine_tuning is None
+    judged = _fit(context, head, _stage(context), train, val, "1", served=head, how=how if is_last else None)
+    if how is not None and not is_last:
+        judged = _judge(context, head, val)
+    return head, subsets, judged
+
+
+def _judge(context: _Context, model: keras.Model, val: Examples) -> Judgement:
+    classes = context.variant.task.classes
+    found = predict_examples(model, val, classes=classes, batch_images=VAL_BATCH_IMAGES)
+    return judge_probabilities(found.to_numpy(), val.labels)
 
 
 def _fine_tune(
-    context: _Context, head: keras.Model, segmenter: Segmenter | None, loss_before: float
+    context: _Context, head: keras.Model, segmenter: Segmenter | None, judged_before: Judgement
 ) -> tuple[keras.Model, dict[str, Any]]:
-    """Continue with the backbone unfrozen and a low rate; keep the first stage's weights if val loss does not improve.
+    """Continue with the backbone unfrozen; keep the first stage's weights if val does not improve.
 
-    Returns the model, and whether it includes the second stage.
+    Val is judged by loss, or by AUC if the variant says how the stage learns. Returns the model, and whether it
+    includes the second stage.
     """
     variant, tuning = context.variant, context.variant.fine_tuning or FineTuning()
     with context.accelerator.training():
@@ -236,17 +264,23 @@ def _fine_tune(
         before = model.get_weights()
         stage = _stage(context, tuning.learning_rate, tuning.max_epochs, tuning.patience)
         train = resample(context.data.train, variant.sampling, variant.seed)
-        loss = _fit(context, model, stage, train, context.data.val_drawn, "2")
-        is_kept = loss < loss_before
+        val = context.data.val_drawn
+        judged = _fit(context, model, stage, train, val, "2", served=model, how=variant.learning)
+        is_kept = judged.is_better_than(judged_before)
         if not is_kept:
             model.set_weights(before)
     log.info(
-        "second stage %s: val loss %.4f, after the first %.4f",
+        "second stage %s: val %s, after the first %s",
         "kept" if is_kept else "discarded",
-        loss,
-        loss_before,
+        *(", ".join(f"{k} {v:.4f}" for k, v in one.figures.items()) for one in (judged, judged_before)),
     )
-    facts = {"is_kept": is_kept, "val_loss": loss, "val_loss_before": loss_before}
+    facts: dict[str, Any] = {
+        "is_kept": is_kept,
+        "val_loss": judged.loss,
+        "val_loss_before": judged_before.loss,
+    }
+    if variant.learning is not None:
+        facts |= {"val_auc": judged.auc, "val_auc_before": judged_before.auc}
     return _as_stored(context, model, segmenter), facts
 
 
@@ -266,9 +300,20 @@ def _stage(
 
 
 def _fit(
-    context: _Context, model: keras.Model, stage: Stage, train: Examples, val: Examples, number: str
-) -> float:
-    """Run one stage; returns the val loss of the weights that it leaves in the model."""
+    context: _Context,
+    model: keras.Model,
+    stage: Stage,
+    train: Examples,
+    val: Examples,
+    number: str,
+    *,
+    served: keras.Model,
+    how: Learning | None,
+) -> Judgement:
+    """Run one stage; returns how good the weights are on val that it leaves in the model.
+
+    `served` has the model's layers and gives the probabilities that are served; `how` is the recipe of learning.
+    """
     variant, n_classes = context.variant, context.n_classes
     is_small = "pixels" not in [tensor.name for tensor in model.inputs]
     shared: dict[str, Any] = {
@@ -276,6 +321,12 @@ def _fit(
         "n_devices": 1 if is_small else context.accelerator.n_devices,
     }
     weights = class_weights(train.labels, n_classes) if variant.is_class_weighted else None
+    diagnoses = None if how is None else _diagnoses(context, how, train)
+    if how is not None:
+        n_steps = stage.max_epochs * math.ceil(len(train) / variant.batch_size)
+        if diagnoses is not None:
+            model = with_auxiliary_head(model, len(diagnoses.names), variant.seed + 90)
+        stage = _with_learning(context, stage, how, model, train, n_steps)
 
     def resident(compiled: keras.Model) -> InMemory:
         return InMemory(
@@ -290,8 +341,13 @@ def _fit(
 
     def batches(epoch: int) -> keras.utils.PyDataset:
         drawn = Batches(train, variant.batch_size, seed=variant.seed, epoch=epoch, **shared)
+        if how is not None:
+            return LearningBatches(
+                drawn, how, seed=variant.seed, epoch=epoch, weights=weights, diagnoses=diagnoses
+            )
         return WeightedBatches.of(drawn, weights)
 
+    is_plain = how is None or not (how.mixup_alpha or how.n_distortions or diagnoses)
     best = fit_stage(
         model,
         stage,
@@ -300,10 +356,54 @@ def _fit(
         bucket=context.bucket,
         folder=f"{context.folder}/stage-{number}",
         on_epoch=context.epochs,
-        in_memory=resident if is_small and fits_in_memory(train) else None,
+        in_memory=resident if is_small and is_plain and fits_in_memory(train) else None,
+        judge=None if how is None else lambda: _judge(context, served, val),
     )
     context.epochs.next_stage()
     return best
+
+
+def _with_learning(
+    context: _Context, stage: Stage, how: Learning, model: keras.Model, train: Examples, n_steps: int
+) -> Stage:
+    """A stage as a recipe of learning wants it."""
+    shares = np.bincount(train.labels, minlength=context.n_classes) / len(train)
+    log_shares = how.logit_adjustment * np.log(np.maximum(shares, 1 / len(train)))
+    has_backbone = context.variant.backbone is not None and "pixels" in [t.name for t in model.inputs]
+    return replace(
+        stage,
+        loss=loss_for(
+            context.variant.loss,
+            context.n_classes,
+            how.label_smoothing,
+            log_shares.tolist() if how.logit_adjustment else None,
+        ),
+        metrics=() if how.mixup_alpha else stage.metrics,  # of mixed labels they say nothing
+        make_optimizer=partial(
+            make_optimizer,
+            how,
+            model,
+            learning_rate=stage.learning_rate,
+            n_steps=n_steps,
+            backbone=backbone_of(model) if has_backbone else None,
+        ),
+        auxiliary_weight=how.auxiliary_weight if "auxiliary" in model.output_names else 0.0,
+        budget_s=how.max_minutes and 60 * how.max_minutes,
+    )
+
+
+def _diagnoses(context: _Context, how: Learning, train: Examples) -> Diagnoses | None:
+    """The diagnoses that enough train images have, for an auxiliary head; None if there is nothing to tell apart."""
+    if not how.auxiliary_weight:
+        return None
+    by_id = context.data.diagnosis_by_id
+    counts = Counter(by_id[i] for i in np.unique(train.isic_ids) if i in by_id)
+    names = tuple(sorted(name for name, n in counts.items() if n >= MIN_DIAGNOSIS_IMAGES))
+    log.info("auxiliary diagnoses: %s", ", ".join(f"{name} {counts[name]:,}" for name in names) or "none")
+    if len(names) < 2:
+        return None
+    number = {name: i for i, name in enumerate(names)}
+    return Diagnoses(names=names, number_by_id={i: number[d] for i, d in by_id.items() if d in number})
 
 
 Head = tuple[keras.Model, Mapping[str, Examples]]
@@ -333,5 +433,6 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
 
 def n_epochs_at_most(variant: Variant) -> int:
     """The number of epochs of all stages if none stops early."""
-    tuning = variant.fine_tuning
-    return variant.max_epochs + (tuning.max_epochs if tuning else 0)
+    tuning, how = variant.fine_tuning, variant.learning
+    first = 1 if how is not None and how.is_head_solved else variant.max_epochs
+    return first + (tuning.max_epochs if tuning else 0)

@@ -209,14 +209,15 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
         threshold = choose_threshold(join_to_manifest(trained.predictions["val"], val_rows, variant.task))
     said = {
         "training_id": training_id,
-        "variant": asdict(variant),
+        "variant": variant.as_recipe,
         "task": asdict(TASKS[variant.task.name]),
         "classes": list(variant.task.classes),
         "threshold": threshold and threshold.value,
         "threshold_rule": threshold and threshold.rule,
         "manifest_digest": spec.digest,
-        "weights": spec.weights.origin if spec.weights else None,
+        "weights": spec.weights.described if spec.weights else None,
         "weights_sha256": spec.weights.sha256 if spec.weights else None,
+        "weights_licence": spec.weights.licence if spec.weights else None,
         "licences": licences_of(rows),
         "code_digest": code_digest(),
         "trainer_figures": figures,

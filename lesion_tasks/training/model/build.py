@@ -8,12 +8,13 @@ import keras
 from keras import layers, ops
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import BACKBONES, Variant
+from lesion_tasks.catalog import Variant
+from lesion_tasks.catalog.backbones import find_backbone
 from lesion_tasks.training.model.metadata import join_metadata, metadata_features
 from lesion_tasks.training.model.mobilenet_v3_eca import mobilenet_v3_eca
 from lesion_tasks.training.model.pixels import augment, keep_lesion, preprocess, remove_hair
 from lesion_tasks.training.model.unet import SEGMENTER_NAME
-from lesion_tasks.training.model.weights import Weights, load_base
+from lesion_tasks.training.model.weights import Weights, load_base, title_of
 
 
 def build_model(
@@ -125,10 +126,12 @@ def _convolutions(variant: Variant, x: keras.KerasTensor) -> keras.KerasTensor:
 
 
 def _transferred(variant: Variant, x: keras.KerasTensor, weights: Weights | None) -> keras.KerasTensor:
-    backbone = BACKBONES[str(variant.backbone)]
+    backbone = find_backbone(str(variant.backbone))
+    if backbone is None:
+        raise ValueError(f"variant {variant.name!r} has no backbone")
     if variant.side_px is None or variant.side_px < backbone.min_side_px:
         raise UnusableInputError(
-            f"variant {variant.name!r}: {backbone.keras_class} at {variant.side_px} px, expected at least "
+            f"variant {variant.name!r}: {title_of(backbone)} at {variant.side_px} px, expected at least "
             f"{backbone.min_side_px} px"
         )
     base = load_base(variant, weights)
@@ -139,7 +142,7 @@ def _transferred(variant: Variant, x: keras.KerasTensor, weights: Weights | None
         has_frozen_statistics=variant.is_backbone_frozen,
     )
     x = base(preprocess(x, backbone.preprocessing))
-    return layers.GlobalAveragePooling2D(name="pool")(x)  # (b, C)
+    return x if len(x.shape) == 2 else layers.GlobalAveragePooling2D(name="pool")(x)  # (b, C)
 
 
 def backbone_of(model: keras.Model) -> keras.Model:
@@ -159,7 +162,7 @@ def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_st
     """
     base.trainable = unfrozen_from is not None
     if base.trainable and has_frozen_statistics:
-        for layer in base.layers:
+        for layer in _all_layers(base):
             if isinstance(layer, layers.BatchNormalization):
                 layer.trainable = False
     if not unfrozen_from:
@@ -172,3 +175,12 @@ def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_st
         )
     for layer in base.layers[:first]:
         layer.trainable = False
+
+
+def _all_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of a model, and those of models inside it."""
+    return [
+        inner
+        for layer in model.layers
+        for inner in (_all_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    ]

@@ -3,6 +3,7 @@
 import hashlib
 import warnings
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import keras
@@ -11,10 +12,11 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
-from lesion_tasks.catalog.backbones import BACKBONES, Backbone
+from lesion_tasks.catalog.backbones import Backbone, StoredBackbone, find_backbone
 from lesion_tasks.training.accelerator import find_accelerator
 
 BUCKET_PREFIX = "bucket:"
+LICENCE_SUFFIX = ".licence.txt"  # added to the name of a weights file
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,57 +26,105 @@ class Weights:
     origin: str  # "imagenet", "none", or the file's name
     path: Path | None  # None: Keras's own, or none
     sha256: str  # of the file, or of the arrays if Keras fetched them
+    licence: str | None = None  # under which they may be used; None if nothing states it
+
+    @property
+    def described(self) -> str:
+        """Their origin, with the licence where it is known."""
+        return f"{self.origin} ({self.licence})" if self.licence else self.origin
 
 
 def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) -> Weights | None:
     """Find the pretrained weights of a variant; None if it deliberately starts from random weights.
 
-    `location` is "imagenet" (Keras fetches its own file), a weights file, a folder in which one file starts with
-    the backbone's stem, "bucket:" and the key of such a file or folder, or "none" for an explicit random start.
-    Missing weights are an error, never a silent random start.
+    `location` is "imagenet" (Keras fetches its own file), a weights file, a folder in which one file has a name of the
+    backbone's, "bucket:" and the key of such a file or folder, or "none" for an explicit random start.
+    Missing weights are an error, never a silent random start. A stored backbone needs its file in any case: it is the
+    network. A text file beside the weights whose name adds `.licence.txt` to theirs states their licence in its first
+    line, and is believed before the catalogue.
     """
-    if variant.backbone is None or not variant.is_pretrained:
+    backbone = find_backbone(variant.backbone or "")
+    if backbone is None or (isinstance(backbone, Backbone) and not variant.is_pretrained):
         return None
-    backbone = BACKBONES[variant.backbone]
+    if isinstance(backbone, StoredBackbone) and location in ("none", "imagenet"):
+        raise _missing(variant, backbone, location, "no file of it")
     if location == "none":
         return Weights(origin="none", path=None, sha256=hashlib.sha256(b"none").hexdigest())
-    if location == "imagenet":
+    if isinstance(backbone, Backbone) and location == "imagenet":
         return Weights(origin="imagenet", path=None, sha256=_imagenet_digest(variant, backbone))
     if location.startswith(BUCKET_PREFIX):
-        path = _bucket_weights(variant, backbone, location.removeprefix(BUCKET_PREFIX), bucket)
+        path, said = _bucket_weights(variant, backbone, location.removeprefix(BUCKET_PREFIX), bucket)
     else:
         path = _local_weights(variant, backbone, Path(location))
+        beside = path.with_name(path.name + LICENCE_SUFFIX)
+        said = beside.read_bytes() if beside.is_file() else None
+    known = None
+    if isinstance(backbone, StoredBackbone) and fnmatchcase(path.name, backbone.files):
+        known = backbone.licence
     with path.open("rb") as file:
-        return Weights(origin=path.name, path=path, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        return Weights(
+            origin=path.name,
+            path=path,
+            sha256=hashlib.file_digest(file, "sha256").hexdigest(),
+            licence=_first_line(said) or known or None,
+        )
 
 
-def _missing(variant: Variant, backbone: Backbone, location: str, found: str) -> UnusableInputError:
+def title_of(backbone: Backbone | StoredBackbone) -> str:
+    """What messages call a backbone: its class in Keras Applications, or its own name."""
+    return backbone.keras_class if isinstance(backbone, Backbone) else backbone.name
+
+
+def _first_line(said: bytes | None) -> str:
+    """The first line of a licence file as printable text, at most 200 characters."""
+    line = (said or b"").decode(errors="replace").strip().partition("\n")[0]
+    return "".join(c for c in line if c.isprintable())[:200].strip()
+
+
+def _missing(
+    variant: Variant, backbone: Backbone | StoredBackbone, location: str, found: str
+) -> UnusableInputError:
+    random_start = "; none starts from random weights" if isinstance(backbone, Backbone) else ""
     return UnusableInputError(
         f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a weights file for "
-        f"{backbone.keras_class} or a folder with one {backbone.weights_stem}*.h5; none starts from random weights"
+        f"{title_of(backbone)} or a folder with one {backbone.files}{random_start}"
     )
 
 
-def _local_weights(variant: Variant, backbone: Backbone, path: Path) -> Path:
+def _local_weights(variant: Variant, backbone: Backbone | StoredBackbone, path: Path) -> Path:
     if path.is_file():
         return path
-    found = sorted(path.glob(f"{backbone.weights_stem}*.h5")) if path.is_dir() else []
+    found = sorted(path.glob(backbone.files)) if path.is_dir() else []
     if len(found) != 1:
         there = f"{len(found)} files" if path.is_dir() else "no such file or folder"
         raise _missing(variant, backbone, str(path), there)
     return found[0]
 
 
-def _bucket_weights(variant: Variant, backbone: Backbone, key: str, bucket: Bucket | None) -> Path:
+def _bucket_weights(
+    variant: Variant, backbone: Backbone | StoredBackbone, key: str, bucket: Bucket | None
+) -> tuple[Path, bytes | None]:
+    """A local copy of the weights, and of what states their licence if anything does."""
     if bucket is None:
         raise ValueError("weights in the bucket were requested without a bucket")
+    found = [key.rstrip("/")]
     try:
-        return bucket.local_path(key.rstrip("/"))
+        path = bucket.local_path(found[0])
     except MissingObjectError:
-        found = list(bucket.list_keys(f"{key.rstrip('/')}/{backbone.weights_stem}"))
-    if len(found) != 1:
-        raise _missing(variant, backbone, f"{BUCKET_PREFIX}{key}", f"{len(found)} objects")
-    return bucket.local_path(found[0])
+        folder = f"{key.rstrip('/')}/"
+        stem = backbone.files.partition("*")[0]
+        found = [
+            k
+            for k in bucket.list_keys(f"{folder}{stem}")
+            if fnmatchcase(k.removeprefix(folder), backbone.files)
+        ]
+        if len(found) != 1:
+            raise _missing(variant, backbone, f"{BUCKET_PREFIX}{key}", f"{len(found)} objects") from None
+        path = bucket.local_path(found[0])
+    try:
+        return path, bucket.get(f"{found[0]}{LICENCE_SUFFIX}")
+    except MissingObjectError:
+        return path, None
 
 
 def _imagenet_digest(variant: Variant, backbone: Backbone) -> str:
@@ -105,7 +155,11 @@ def keras_base(variant: Variant, backbone: Backbone, weights: str | None) -> ker
 
 def load_base(variant: Variant, weights: Weights | None) -> keras.Model:
     """The backbone of a variant with its weights in place."""
-    backbone = BACKBONES[str(variant.backbone)]
+    backbone = find_backbone(str(variant.backbone))
+    if backbone is None:
+        raise ValueError(f"variant {variant.name!r} has no backbone")
+    if isinstance(backbone, StoredBackbone):
+        return _stored_base(variant, backbone, weights)
     if weights is not None and weights.origin == "imagenet":
         return keras_base(variant, backbone, "imagenet")
     base = keras_base(variant, backbone, None)
@@ -136,3 +190,36 @@ def _repair_efficientnet(base: keras.Model) -> None:
     layer = next(layer for layer in base.layers if isinstance(layer, keras.layers.Normalization))
     layer.adapt_variance.assign(layer.adapt_variance**2)
     layer.finalize_state()
+
+
+def _stored_base(variant: Variant, backbone: StoredBackbone, weights: Weights | None) -> keras.Model:
+    """The network of a `.keras` file, opened in safe mode; with new random weights unless the variant is pretrained.
+
+    Raises UnusableInputError if it is none, carries code, or does not take pixels or give features.
+    """
+    if weights is None or weights.path is None:
+        raise _missing(variant, backbone, "none", "no file of it")
+    told = f"variant {variant.name!r}: LESION_WEIGHTS {weights.path}"
+    find_accelerator()  # before the model: its weights are the first operation
+    try:
+        base = keras.saving.load_model(weights.path, compile=False, safe_mode=True)
+    except (ValueError, TypeError, OSError, KeyError) as error:
+        raise UnusableInputError(
+            f"{told}: cannot be opened in safe mode as a `.keras` file: {str(error).strip().splitlines()[0]}"
+        ) from error
+    side = variant.side_px
+    shapes = [tuple(tensor.shape) for tensor in (*base.inputs, *base.outputs)]
+    if (
+        len(shapes) != 2
+        or len(shapes[0]) != 4
+        or shapes[0][3] != 3
+        or {*shapes[0][1:3]} - {None, side}
+        or len(shapes[1]) not in (2, 4)
+        or shapes[1][-1] is None
+    ):
+        raise UnusableInputError(
+            f"{told}: its inputs and outputs are {', '.join(map(str, shapes))}, expected pixels (None, {side}, "
+            f"{side}, 3) in, and a feature map (None, h, w, C) or a vector (None, C) out"
+        )
+    base.trainable = True  # what a variant freezes it says itself
+    return base if variant.is_pretrained else keras.models.clone_model(base)
