@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import VARIANTS, Variant
+from lesion_tasks.catalog import COHORTS, VARIANTS, Cohort, Variant
 
 
 def find_variant(name: str) -> Variant:
@@ -15,6 +15,19 @@ def find_variant(name: str) -> Variant:
             f"unknown variant {name[:200]!r}{did_you_mean(name, VARIANTS)}, expected one of {known}"
         )
     return VARIANTS[name]
+
+
+def find_cohort(name: str, task: str | None = None) -> Cohort:
+    """Return a catalogue entry, or raise `UnusableInputError` if there is none or it does not judge `task`."""
+    if name not in COHORTS:
+        known = f"expected one of {', '.join(sorted(COHORTS))}" if COHORTS else "none is declared"
+        raise UnusableInputError(f"unknown cohort {name[:200]!r}{did_you_mean(name, COHORTS)}, {known}")
+    cohort = COHORTS[name]
+    if task is not None and task not in cohort.tasks:
+        raise UnusableInputError(
+            f"cohort {name!r}: it judges {', '.join(cohort.tasks)}, expected one that judges {task!r}"
+        )
+    return cohort
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

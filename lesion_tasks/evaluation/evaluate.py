@@ -6,7 +6,7 @@ same files and the same row.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,10 +15,17 @@ from sqlalchemy import Engine
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import leading_measure, standing
+from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.evaluation_record import list_unevaluated_ids, open_test, record_evaluation
+from lesion_tasks.evaluation.evaluation_record import (
+    list_unevaluated_ids,
+    list_unjudged_ids,
+    open_test,
+    record_evaluation,
+)
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
+from lesion_tasks.evaluation.other_data import judge_on_cohorts, score_cohort
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
@@ -56,11 +63,26 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest: str | None = None) -> str:
-    """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id."""
+def evaluate_training(
+    workspace: Workspace,
+    training_id: str,
+    *,
+    manifest_digest: str | None = None,
+    cohorts: Sequence[str] | None = None,
+) -> str:
+    """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id.
+
+    On its own, every cohort of its task is judged with it, or only those named in `cohorts`. A cohort's manifest is
+    scored for a comparison, and nothing else: its figures stand in the training's own evaluation.
+    """
     engine = workspace.engine
     bucket = workspace.bucket
     subject = find_subject(engine, bucket, training_id, manifest_digest)
+    if subject.manifest.cohort is not None:
+        score_cohort(workspace, training_id, subject.manifest.digest, _load_model(bucket, subject))
+        with engine.begin() as connection:
+            open_test(connection, training_id, subject.manifest.digest, "comparison with a candidate")
+        return subject.evaluation_id
     size = InputSize.of_recipe(subject.training.recipe)
     if not subject.is_own_manifest and size is not None:
         # The training for which this manifest was made may use another input size, or no pictures.
@@ -71,7 +93,7 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
         _ensure_predictions(engine, subject, model, examples)
         advance(1, "predictions")
         stored = _stored_frames(engine, subject)
-        bundle = _measure(engine, bucket, subject, model, examples, stored)
+        bundle = _measure(workspace, subject, model, examples, stored, cohorts)
         advance(1, "figures")
         _store_bundle(bucket, subject, bundle, stored)
         advance(1, "report")
@@ -92,6 +114,13 @@ def list_unevaluated(workspace: Workspace) -> list[str]:
     """Finished trainings without an evaluation on their own manifest, oldest first."""
     with workspace.engine.connect() as connection:
         return list_unevaluated_ids(connection)
+
+
+def list_unjudged(workspace: Workspace, cohort: str) -> list[str]:
+    """Finished trainings of a cohort's tasks whose evaluation says nothing of the cohort, oldest first."""
+    tasks = find_cohort(cohort).tasks
+    with workspace.engine.connect() as connection:
+        return list_unjudged_ids(connection, cohort, tasks)
 
 
 def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
@@ -150,16 +179,17 @@ def _stored_frames(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.
 
 
 def _measure(
-    engine: Engine,
-    bucket: Bucket,
+    workspace: Workspace,
     subject: EvaluationSubject,
     model: "keras.Model",
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
+    cohorts: Sequence[str] | None,
 ) -> Bundle:
     """Everything that is known about this training on this manifest."""
     from lesion_tasks.metrics.document import evaluation_document
 
+    engine, bucket = workspace.engine, workspace.bucket
     verdicts = judge_ids(subject, stored)
     scored: dict[str, Scored] = {}
     if not any(verdict.blocks for verdict in verdicts):
@@ -176,6 +206,11 @@ def _measure(
         )
         for name, some in scored.items()
     }
+    other_data = None
+    if scored and subject.is_own_manifest:
+        other_data = judge_on_cohorts(
+            workspace, subject, model, scored["test_natural"], examples["test"], cohorts
+        )
     comparison = _comparison(engine, bucket, subject) if scored else None
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:
@@ -194,6 +229,7 @@ def _measure(
         integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
         predictions={subset: digest_of_predictions(frame) for subset, frame in stored.items()},
         subsets=documents,
+        other_data=other_data,
         best_of_looks=best,
         since_promotion=fresh,
         epochs=epochs(engine, subject),

@@ -5,7 +5,7 @@ decisions use the document itself: `find_sealed`, then `failed_checks` and `unde
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select, text
@@ -185,6 +185,23 @@ def list_unevaluated_ids(connection: Connection) -> list[str]:
                     WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
                 ORDER BY finished_at
             """)
+        ).scalars()
+    )
+
+
+def list_unjudged_ids(connection: Connection, cohort: str, tasks: Sequence[str]) -> list[str]:
+    """Finished trainings of some tasks whose own evaluation says nothing of a cohort, oldest first."""
+    return list(
+        connection.execute(
+            text("""
+                SELECT training_id FROM training t WHERE status = 'finished' AND task = ANY(:tasks) AND NOT EXISTS (
+                    SELECT FROM evaluation e
+                    WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest
+                        AND jsonb_path_exists(document, '$.other_data.cohorts[*] ? (@.name == $cohort)',
+                                              jsonb_build_object('cohort', CAST(:cohort AS text))))
+                ORDER BY finished_at
+            """),
+            {"cohort": cohort, "tasks": list(tasks)},
         ).scalars()
     )
 

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import (
     DIALECT,
     SCHEMA_VERSION,
@@ -220,6 +221,7 @@ class Bundle(Published):
     subsets: dict[str, SubsetDocument] = Field(
         description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
     )
+    other_data: OtherData | None = Field(None, description="Cohorts; null if none judges the task.")
     best_of_looks: BestOfLooks | None = None
     since_promotion: SincePromotion | None = None
     epochs: list[Epoch]

@@ -1,0 +1,81 @@
+"""Cohorts: images that judge the models of a task and never teach them."""
+
+import re
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+from lesion_tasks.catalog.entries import by_name
+from lesion_tasks.catalog.tasks import TASKS, Task
+
+_NAME = re.compile(r"[a-z][a-z0-9_]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cohort:
+    """Named images on which every model of its tasks is judged. No train, val or test of these tasks holds any of them.
+
+    An image belongs to it if it satisfies every condition that is given; a condition with several values holds for any
+    of them. Membership follows this definition whenever a split or the cohort is built.
+    """
+
+    name: str
+    title: str
+    tasks: tuple[str, ...]  # which it judges
+    query: str = ""  # the archive's search language
+    source: str = ""  # base URL of an archive, or the absolute path of a folder, as it was ingested
+    collections: str = ""  # as it was ingested: collection ids, comma-separated
+    attribution: tuple[str, ...] = ()  # institutions
+    copyright_license: tuple[str, ...] = ()
+    anatom_site: tuple[str, ...] = ()
+    fitzpatrick_skin_type: tuple[str, ...] = ()
+    seen_from: str = ""  # ISO 8601: images whose record was first read at this time (UTC) or later
+    seen_before: str = ""  # and before this one
+    # Rules of a task that make no sense for other people's data.
+    requires_sex: bool = False  # a model that sees pixels alone does not ask for it
+    image_types: tuple[str, ...] | None = None  # None: those of the task
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise ValueError(
+                f"cohort {self.name!r}: expected a name of lower-case letters, digits and underscores"
+            )
+        if not self.tasks or (unknown := sorted(set(self.tasks) - set(TASKS))):
+            found = unknown if self.tasks else "no task"
+            raise ValueError(f"cohort {self.name!r}: {found}, expected some of {', '.join(TASKS)}")
+        if not any(getattr(self, name) for name in CONDITIONS):
+            raise ValueError(f"cohort {self.name!r}: no condition, expected some of {', '.join(CONDITIONS)}")
+        for name in ("seen_from", "seen_before"):
+            self._check_time(name)
+
+    def _check_time(self, name: str) -> None:
+        told = getattr(self, name)
+        try:
+            if told:
+                datetime.fromisoformat(told)
+        except ValueError:
+            raise ValueError(
+                f"cohort {self.name!r}: {name} is {told!r}, expected a time such as 2026-01-31T06:00:00"
+            ) from None
+
+    def task_for(self, task: Task) -> Task:
+        """The task with the rules of this cohort: which of its images can be judged, and their labels."""
+        image_types = task.image_types if self.image_types is None else self.image_types
+        return replace(task, requires_sex=self.requires_sex, image_types=image_types)
+
+    def split_name(self, task: str) -> str:
+        """The name under which its members and manifests for a task are kept, unlike any split's."""
+        return f"cohort-{self.name}-{task}"
+
+
+CONDITIONS = (
+    "query", "source", "collections", "attribution", "copyright_license", "anatom_site", "fitzpatrick_skin_type",
+    "seen_from", "seen_before",
+)  # fmt: skip
+
+# None is declared here: a cohort takes its images out of training, and which data judge is for each team to say.
+COHORTS: dict[str, Cohort] = by_name([])
+
+
+def cohorts_of(task: str) -> list[Cohort]:
+    """The cohorts that judge a task, in the order of the catalogue."""
+    return [cohort for cohort in COHORTS.values() if task in cohort.tasks]

@@ -1,0 +1,107 @@
+"""A model on its own test set and on other data -> how far its leading figure falls, and whether that is chance."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from lesion_tasks.metrics.auc import Auc
+from lesion_tasks.metrics.binary import MIN_GROUPS
+from lesion_tasks.metrics.cohort_document import Fall
+from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES
+from lesion_tasks.metrics.figure import Interval, Stated
+from lesion_tasks.metrics.headline import headline_auc
+from lesion_tasks.metrics.resample import Resampling, resampled_auc
+from lesion_tasks.metrics.scored import Scored
+
+
+def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = None) -> Fall | None:
+    """The leading figure on `cohort` minus that on `test`; None if it is undefined on one of them.
+
+    With more than two classes the mean is over the classes that both have. The two must share no group: each is
+    resampled on its own, by group, and the interval is that of the difference, with the degrees of freedom of a
+    difference of two independent means (Welch 1947, doi:10.1093/biomet/34.1-2.28).
+    """
+    resampling = resampling or Resampling()
+    sides = _common_sides(test, cohort)
+    aucs = [headline_auc(one) for one in sides]
+    if aucs[0] is None or aucs[1] is None:
+        return None
+    value = aucs[1].value - aucs[0].value
+    stated = _stated(sides, (aucs[0], aucs[1]), resampling)
+    interval = stated if isinstance(stated, Interval) else None
+    return Fall(
+        measure="auc" if test.is_binary else "macro_auc",
+        test=aucs[0].value,
+        cohort=aucs[1].value,
+        value=value,
+        low=interval and interval.low,
+        high=interval and interval.high,
+        method=interval and interval.method,
+        interval_reason=None if interval else str(stated),
+        words=_words(value, stated),
+    )
+
+
+def _common_sides(test: Scored, cohort: Scored) -> tuple[Scored, Scored]:
+    """Both, with the classes that both have; for two classes as they are."""
+    if test.is_binary:
+        return test, cohort
+    common = np.intersect1d(test.labels, cohort.labels)
+    return _of_classes(test, common), _of_classes(cohort, common)
+
+
+def _of_classes(scored: Scored, classes: np.ndarray) -> Scored:
+    if len(classes) == len(scored.class_names):
+        return scored
+    kept = scored.where(np.isin(scored.labels, classes))
+    return replace(
+        kept,
+        labels=np.searchsorted(classes, kept.labels),
+        probabilities=kept.probabilities[:, classes],
+        class_names=tuple(scored.class_names[i] for i in classes),
+    )
+
+
+def _stated(sides: tuple[Scored, Scored], aucs: tuple[Auc, Auc], resampling: Resampling) -> Stated:
+    for name, auc in zip(("the test set", "the cohort"), aucs, strict=True):
+        if (fewest := min(auc.n_groups_by_class)) < MIN_GROUPS:
+            return f"{fewest} groups with the rarer class in {name}, floor {MIN_GROUPS}"
+        if auc.value in (0.0, 1.0) or auc.no_interval_reason:
+            return f"no variance in {name}"
+    # Another seed for the other sample: the same draws would make them look dependent.
+    other = replace(resampling, seed=resampling.seed + 1)
+    samples = resampled_headline(sides[1], other) - resampled_headline(sides[0], resampling)
+    found = resampling.stated(samples, _welch(*aucs))
+    if isinstance(found, Interval):
+        return replace(found, method="bootstrap by group of both samples, percentile")
+    return found
+
+
+def resampled_headline(scored: Scored, resampling: Resampling) -> np.ndarray:
+    """(n_resamples,) AUC, or the mean over classes of the AUC of one class against the rest."""
+    if scored.is_binary:
+        return resampled_auc(scored.is_positive, scored.scores, scored.groups, resampling)
+    by_class = [
+        resampled_auc(scored.labels == i, scored.probabilities[:, i], scored.groups, resampling)
+        for i in range(len(scored.class_names))
+    ]
+    return np.asarray(np.mean(by_class, axis=0))
+
+
+def _welch(first: Auc, second: Auc) -> float:
+    variances = np.array([auc.standard_error**2 for auc in (first, second)])
+    degrees = np.array([auc.degrees for auc in (first, second)])
+    found = float(variances.sum() ** 2 / (variances**2 / degrees).sum())
+    return max(found, MIN_DEGREES)
+
+
+def _words(value: float, stated: Stated) -> str:
+    moved = f"{'falls' if value < 0 else 'rises'} by {abs(value):.3f}"
+    if not isinstance(stated, Interval):
+        return f"It {moved}; whether that is more than chance cannot be told: {stated}."
+    interval = f"95 % interval {stated.low:+.3f} to {stated.high:+.3f}"
+    if stated.low <= 0 <= stated.high:
+        return f"It {moved} ({interval}): no more than chance may do."
+    return f"It {moved} ({interval}): more than chance."
