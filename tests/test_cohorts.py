@@ -1,23 +1,41 @@
 """Cohorts: images that judge and never teach, what of them is taken out, and what the report says about them."""
 
+import io
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import pytest
-from catalogue import add_records, labelled_records, rows_of
+from catalogue import add_records, declare, labelled_records, materialize_natural, rows_of
+from evaluation_data import binary
+from PIL import Image as Pillow
+from PIL import ImageOps
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
+from archive_server.drawing import Scene, draw
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
-from lesion_tasks.catalog import COHORTS, VARIANTS, Cohort
+from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
+from lesion_tasks.catalog.gates import cautions, objections
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
+from lesion_tasks.evaluation.comparison import missing_on_cohorts
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.metrics.case_mix import reweight
+from lesion_tasks.metrics.fall import measure_fall
+from lesion_tasks.metrics.recalibrate import recalibrate
+from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import build_cohort
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.splits.subset_or_quarantine import subset_of
+from lesion_tasks.training.run_record import find_finished
+from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import open_workspace
 
 SPLIT = "malignancy_natural"
@@ -143,8 +161,8 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     workspace = open_workspace()
     digest = build_cohort(workspace, "elsewhere", "malignancy")
     assert build_cohort(workspace, "elsewhere", "malignancy") == digest
-    ((key, funnel),) = rows_of(settings, f"SELECT object_key, funnel FROM manifest WHERE digest = '{digest}'")
-    rows = read_manifest(open_bucket(settings), key)
+    ((funnel,),) = rows_of(settings, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
+    rows = rows_of_manifest(settings, digest)
     assert len(rows) == 20
     assert set(rows["subset"]) == {"test"}
     assert rows["sex"].isna().all()
@@ -175,3 +193,257 @@ def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: S
         build_cohort(open_workspace(), "elsewhere", "malignancy")
     with pytest.raises(UnusableInputError, match="did you mean elsewhere"):
         build_cohort(open_workspace(), "elsewere", "malignancy")
+
+
+def drawn(seed: int) -> Pillow.Image:
+    scene = Scene(
+        look="pink", latent=0.0, lesion_seed=seed, photo_seed=1_000 + seed, width_px=256, height_px=192, skin=1,
+        kind="dermoscopic",
+    )  # fmt: skip
+    return draw(scene)
+
+
+def as_jpeg(picture: Pillow.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(settings: Settings) -> None:
+    task = TASKS["malignancy"]
+
+    def is_taught(identity: str) -> bool:
+        placed = subset_of(identity, salt=task.salt, val_share=task.val_share, test_share=task.test_share)
+        return placed == "train"
+
+    own = {record["isic_id"]: record for record in labelled_records(240)}
+    known = {isic_id: record["metadata"]["clinical"] for isic_id, record in own.items()}
+    others = {record["isic_id"]: record for record in other_records(40)[::2]}
+    theirs = {isic_id: record["metadata"]["clinical"] for isic_id, record in others.items()}
+    # One image of each of five lesions that teach, and five images of the cohort that share something with them.
+    taught = [isic_id for isic_id, one in known.items() if is_taught(one["lesion_id"])][::2][:5]
+    planted = list(others)[:5]
+    patient = next(name for i in range(100) if is_taught(name := f"IP_{i:07d}"))
+    for one in known.values():
+        if one["lesion_id"] == known[taught[0]]["lesion_id"]:
+            one["patient_id"] = patient
+    theirs[planted[0]]["patient_id"] = patient
+    theirs[planted[1]]["lesion_id"] = known[taught[1]]["lesion_id"]
+    pictures = {taught[i]: as_jpeg(drawn(i), 95) for i in (2, 3, 4)}
+    pictures |= {
+        planted[2]: pictures[taught[2]],
+        planted[3]: as_jpeg(drawn(3), 70),
+        planted[4]: as_jpeg(ImageOps.mirror(drawn(4)), 90),
+    }
+    declare_cohort()
+    everything = own | others
+    plain = [record for isic_id, record in everything.items() if isic_id not in pictures]
+    add_records(settings, plain)
+    add_records(settings, [everything[isic_id] for isic_id in pictures], picture_by_id=pictures, hashed=True)
+    curate_images(open_workspace())
+    rows = rows_of_manifest(settings, build_split(open_workspace(), SPLIT))
+    cohort = rows_of_manifest(settings, build_cohort(open_workspace(), "elsewhere", "malignancy"))
+    with engine_for(settings.database_url or "").connect() as connection:
+        found = find_overlaps(connection, cohort, rows)
+    kinds = ("patient", "lesion", "bytes", "picture", "picture")
+    expected = {isic_id: (kind, "train") for isic_id, kind in zip(planted, kinds, strict=True)}
+    assert {one.isic_id: (one.kind, one.subset) for one in found} == expected
+    assert sum(one.n_images for one in counted(found)) == 5
+
+
+def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:
+    ((key,),) = rows_of(settings, f"SELECT object_key FROM manifest WHERE digest = '{digest}'")
+    return read_manifest(open_bucket(settings), key)
+
+
+def document_of(settings: Settings, training_id: str) -> dict[str, Any]:
+    ((document,),) = rows_of(settings, f"SELECT document FROM evaluation WHERE training_id = '{training_id}'")
+    (cohort,) = document["other_data"]["cohorts"]
+    return dict(cohort)
+
+
+def test_a_training_is_judged_on_the_cohorts_of_its_task_and_its_own_test_is_not_opened_by_it(
+    small: Settings,
+) -> None:
+    add_records(small, other_records(150))
+    curate_images(open_workspace())
+    declare_cohort()
+    materialize_natural()
+    name = declare("metadata_logistic")
+    training_id = train_variant(open_workspace(), name)
+    evaluation_id = evaluate_training(open_workspace(), training_id)
+    cohort = document_of(small, training_id)
+    assert cohort["reason"] is None
+    assert cohort["n_images"] == cohort["subset"]["subset"]["n_images"] == 150
+    assert cohort["overlaps"] == []
+    assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
+    assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
+    openings = dict(
+        rows_of(
+            small,
+            "SELECT m.split, count(*) FROM test_opening o JOIN manifest m ON m.digest = o.manifest_digest GROUP BY 1",
+        )
+    )
+    assert openings == {SPLIT: 1, "cohort-elsewhere-malignancy": 1}
+    page = open_bucket(small).get(f"reports/{training_id}/report.html").decode()
+    assert "On other data" in page
+    assert cohort["fall"]["words"] in page
+    ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
+    assert figures["elsewhere"]["value"] == cohort["fall"]["cohort"]
+    assert b"worst on other data" in open_bucket(small).get("reports/index.html")
+    # Once more, on the cohort's manifest by its digest: the same files, and nothing is counted twice.
+    again = evaluate_training(open_workspace(), training_id, manifest_digest=cohort["manifest_digest"])
+    assert again == evaluation_id
+    assert document_of(small, training_id) == cohort
+
+
+def test_a_model_that_cannot_do_without_what_a_cohort_lacks_says_so_by_name(small: Settings) -> None:
+    add_records(small, other_records(60, sex=None))
+    curate_images(open_workspace())
+    declare_cohort()
+    materialize_natural()
+    training_id = train_variant(open_workspace(), declare("metadata_logistic"))
+    evaluate_training(open_workspace(), training_id)
+    cohort = document_of(small, training_id)
+    # Every row of train tells the sex: a missing one means nothing to the model.
+    assert f"{training_id} cannot do without is_male" in cohort["reason"]
+    assert cohort["subset"] is None
+
+
+def test_a_candidate_waits_until_the_cohorts_have_been_judged(small: Settings) -> None:
+    training_id = train_variant(open_workspace(), declare("metadata_logistic"))
+    evaluate_training(open_workspace(), training_id)
+
+    def missing() -> list[dict[str, str]]:
+        with engine_for(small.database_url or "").connect() as connection:
+            return missing_on_cohorts(connection, find_finished(connection, training_id), None)
+
+    assert missing() == []
+    add_records(small, other_records(90))
+    curate_images(open_workspace())
+    declare_cohort()
+    (needed,) = missing()
+    evaluate_training(open_workspace(), **needed)
+    assert missing() == []
+    # The cohort grows: what was said of it is no longer all of it.
+    add_records(small, other_records(10, first=70_001))
+    curate_images(open_workspace())
+    build_cohort(open_workspace(), "elsewhere", "malignancy")
+    assert missing() == [needed]
+
+
+def figure(value: float, low: float | None) -> dict[str, Any]:
+    return {"value": value, "low": low}
+
+
+def difference(value: float, low: float | None) -> dict[str, Any]:
+    told = {
+        "measure": "auc",
+        "candidate": 0.8 + value,
+        "champion": 0.8,
+        "value": value,
+        "low": low,
+        "high": 0.2,
+    }
+    return {"cohort": "elsewhere", "reason": None, "difference": told}
+
+
+@pytest.mark.parametrize(
+    ("on_cohorts", "compared", "refused", "doubted"),
+    [
+        ({}, [], None, None),
+        ({"elsewhere": figure(0.80, 0.75)}, [difference(-0.02, -0.04)], None, None),
+        (
+            {"elsewhere": figure(0.80, 0.75)},
+            [difference(-0.06, -0.09)],
+            "auc on cohort elsewhere loses",
+            None,
+        ),
+        ({"elsewhere": figure(0.80, 0.75)}, [difference(-0.02, -0.09)], None, "a loss of up to 0.090"),
+        ({"elsewhere": figure(0.55, 0.50)}, [], "cohort elsewhere is 0.5500, below the floor 0.60", None),
+        ({"elsewhere": figure(0.62, 0.55)}, [], None, "less than the floor 0.60 is not excluded"),
+        ({"one": figure(0.9, 0.8), "two": figure(0.5, 0.4)}, [], "cohort two is 0.5000", None),
+        (
+            {},
+            [{"cohort": "elsewhere", "reason": "no image", "difference": None}],
+            None,
+            "cannot be compared: no image",
+        ),
+    ],
+)
+def test_the_gates_hold_on_every_cohort(
+    on_cohorts: dict[str, Any], compared: list[dict[str, Any]], refused: str | None, doubted: str | None
+) -> None:
+    comparison = {"differences": {}, "slices": [], "cohorts": compared}
+    found = objections({}, comparison, (), on_cohorts), cautions(comparison, (), {}, on_cohorts)
+    for told, expected in zip(found, (refused, doubted), strict=True):
+        assert len(told) == (expected is not None)
+        assert expected is None or expected in told[0]
+
+
+def cohort_of(labels: np.ndarray, scores: np.ndarray, first: int, **rows: Any) -> tuple[Scored, pd.DataFrame]:
+    """Scored images and their rows, in the same order."""
+    scored = binary(labels, scores)
+    scored = replace(scored, group_ids=np.array([f"{first}-{i}" for i in range(len(labels))], dtype=object))
+    known = {
+        "age_years": np.full(len(labels), 50.0),
+        "sex": "male",
+        "anatom_site": None,
+        "diagnosis_kind": "one",
+    }
+    return scored, pd.DataFrame({"isic_id": scored.isic_ids, **known, **rows})
+
+
+def normal_scores(labels: np.ndarray, distance: np.ndarray | float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=len(labels))
+    return 1 / (1 + np.exp(-(distance * labels + noise)))
+
+
+def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() -> None:
+    random = np.random.default_rng(1)
+    labels = random.random(2_000) < 0.4
+    # The model does well on the old and badly on the young, of whom the cohort has many.
+    is_old = {"test": random.random(2_000) < 0.8, "cohort": random.random(2_000) < 0.2}
+
+    def drawn_from(name: str, first: int, spoilt: float = 1.0) -> tuple[Scored, pd.DataFrame]:
+        distance = np.where(is_old[name], 2.5, 0.3) * spoilt
+        return cohort_of(
+            labels,
+            normal_scores(labels, distance, first),
+            first,
+            age_years=np.where(is_old[name], 70.0, 30.0),
+        )
+
+    (test, test_rows), (cohort, rows) = drawn_from("test", 1), drawn_from("cohort", 2)
+    fall = measure_fall(test, cohort)
+    assert fall is not None
+    assert fall.high is not None and fall.high < -0.1
+    assert "more than chance" in fall.words
+    found = reweight(test, cohort, test_rows, rows, fall)
+    assert found.reason is None
+    assert found.auc == pytest.approx(fall.test, abs=0.04)
+    assert "the case mix explains" in found.words
+    # The same mix, and a model that is worse here.
+    is_old["cohort"] = random.random(2_000) < 0.8
+    worse, worse_rows = drawn_from("cohort", 3, 0.4)
+    fall = measure_fall(test, worse)
+    assert fall is not None
+    assert fall.high is not None and fall.high < -0.05
+    found = reweight(test, worse, test_rows, worse_rows, fall)
+    assert found.value == pytest.approx(0, abs=0.02)
+    # Nothing in the cohort stands for half of the test set.
+    missing = rows.assign(age_years=30.0, anatom_site=np.where(labels, "Trunk", "Foot"))
+    told = reweight(test, cohort, test_rows.assign(anatom_site="Trunk"), missing, fall)
+    assert told.reason is not None
+    assert "cannot be told" in told.words
+
+
+def test_recalibration_on_one_half_mends_the_probabilities_of_the_other() -> None:
+    labels = np.random.default_rng(2).random(1_500) < 0.3
+    scored, _ = cohort_of(labels, normal_scores(labels, 2.0, 4), 5)
+    found = recalibrate(scored)
+    assert found.reason is None
+    before, after = (side["calibration_intercept"].value for side in (found.before, found.after))
+    assert abs(after or 0) < 0.3 < abs(before or 0)
+    few, _ = cohort_of(labels[:60], normal_scores(labels[:60], 2.0, 6), 7)
+    assert "floor 20" in (recalibrate(few).reason or "")

@@ -25,7 +25,7 @@ from lesion_tasks.evaluation.evaluation_record import (
     record_evaluation,
 )
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
-from lesion_tasks.evaluation.other_data import judge_on_cohorts, score_cohort
+from lesion_tasks.evaluation.other_data import judge_on_cohorts
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
@@ -37,6 +37,7 @@ from lesion_tasks.evaluation.subject import (
     manifest_facts,
     training_facts,
 )
+from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
@@ -72,17 +73,14 @@ def evaluate_training(
 ) -> str:
     """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id.
 
-    On its own, every cohort of its task is judged with it, or only those named in `cohorts`. A cohort's manifest is
-    scored for a comparison, and nothing else: its figures stand in the training's own evaluation.
+    On its own, it is judged on every cohort of its task too, or on those named in `cohorts`.
     """
     engine = workspace.engine
     bucket = workspace.bucket
     subject = find_subject(engine, bucket, training_id, manifest_digest)
     if subject.manifest.cohort is not None:
-        score_cohort(workspace, training_id, subject.manifest.digest, _load_model(bucket, subject))
-        with engine.begin() as connection:
-            open_test(connection, training_id, subject.manifest.digest, "comparison with a candidate")
-        return subject.evaluation_id
+        # Its figures stand in the training's own evaluation.
+        return evaluate_training(workspace, training_id, cohorts=[subject.manifest.cohort])
     size = InputSize.of_recipe(subject.training.recipe)
     if not subject.is_own_manifest and size is not None:
         # The training for which this manifest was made may use another input size, or no pictures.
@@ -234,7 +232,7 @@ def _measure(
         since_promotion=fresh,
         epochs=epochs(engine, subject),
         comparison=comparison,
-        promotion=_standing(subject, documents, comparison),
+        promotion=_standing(subject, documents, comparison, other_data),
         data_changes=data_changes(engine, bucket, subject),
         data=data_facts(subject),
         examples=_examples(subject, model, examples, stored) if scored else [],
@@ -243,13 +241,21 @@ def _measure(
 
 
 def _standing(
-    subject: EvaluationSubject, documents: Mapping[str, SubsetDocument], comparison: Comparison | None
+    subject: EvaluationSubject,
+    documents: Mapping[str, SubsetDocument],
+    comparison: Comparison | None,
+    other_data: OtherData | None,
 ) -> Standing | None:
     """What the gates say; None on a manifest other than its own, and for predictions that could not be joined."""
     if not documents or not subject.is_own_manifest:
         return None
     figures = documents["test_natural"].model_dump()["figures"]
-    said = standing(subject.task.name, figures, comparison.model_dump() if comparison else None)
+    said = standing(
+        subject.task.name,
+        figures,
+        comparison.model_dump() if comparison else None,
+        other_data.model_dump()["figures"] if other_data else None,
+    )
     return Standing.model_validate(said)
 
 

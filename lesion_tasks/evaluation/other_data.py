@@ -317,10 +317,15 @@ def _in_order(connection: Connection, rows: "pd.DataFrame", scored: "Scored") ->
         text("SELECT isic_id, diagnosis FROM image WHERE isic_id = ANY(:ids)"),
         {"ids": rows["isic_id"].tolist()},
     )
-    # The third level names the disease; deeper ones its variants.
-    diagnosis = {row.isic_id: row.diagnosis[:3][-1] for row in found if row.diagnosis}
+    paths = {row.isic_id: row.diagnosis for row in found if row.diagnosis}
     ordered = rows.set_index("isic_id").loc[scored.isic_ids].reset_index()
-    return ordered.assign(diagnosis=ordered["isic_id"].map(diagnosis).fillna(ordered["label"]))
+
+    def level(n: int) -> "pd.Series":
+        named = {isic_id: path[:n][-1] for isic_id, path in paths.items()}
+        return ordered["isic_id"].map(named).fillna(ordered["label"])
+
+    # The third level names the disease, the second its kind, which data sets with finer or coarser names share.
+    return ordered.assign(diagnosis=level(3), diagnosis_kind=level(2))
 
 
 def _with_facts(rows: "pd.DataFrame", examples: "Examples") -> "pd.DataFrame":

@@ -23,7 +23,7 @@ from lesion_tasks.metrics.scored import Scored
 
 # A class is weighted by these; a value that is missing is a value of its own.
 NUMBERS = ("age_years",)
-CATEGORIES = ("sex", "anatom_site", "diagnosis")
+CATEGORIES = ("sex", "anatom_site", "diagnosis_kind")
 COVARIATES = (*NUMBERS, *CATEGORIES)
 MISSINGNESS = (
     "age_years",
@@ -48,7 +48,7 @@ def case_mix(test: pd.DataFrame, cohort: pd.DataFrame, facts: Sequence[str] = ()
     """Compare labels, age, sex, site, skin type, diagnoses, missing values and `facts` (numbers about the pictures)."""
     rows = list(_shares(test, cohort, "label"))
     rows.append(_mean(test, cohort, "age_years"))
-    for attribute in ("sex", "anatom_site", "fitzpatrick_skin_type", "diagnosis"):
+    for attribute in ("sex", "anatom_site", "fitzpatrick_skin_type", "diagnosis_kind", "diagnosis"):
         rows += _shares(test, cohort, attribute)
     for attribute in MISSINGNESS:
         shares = (float(side[attribute].isna().mean()) for side in (test, cohort))
@@ -112,10 +112,11 @@ def reweight(
     for is_positive in (False, True):
         ours, theirs = test.is_positive == is_positive, cohort.is_positive == is_positive
         own, other = test_rows[ours], cohort_rows[theirs]
-        is_covered = _filled(own["diagnosis"]).isin(set(_filled(other["diagnosis"]))).to_numpy()
+        kinds = set(_filled(other["diagnosis_kind"]))
+        is_covered = _filled(own["diagnosis_kind"]).isin(kinds).to_numpy()
         uncovered += int((~is_covered).sum())
         if not is_covered.any():
-            return _without("the cohort has none of the test set's diagnoses of one class")
+            return _without("the cohort has none of the test set's kinds of diagnosis in one class")
         design_own, design_other = _design(own[is_covered], other)
         weights[theirs] = _odds(design_own, design_other)
         before = max(before, _imbalance(design_own, design_other, np.ones(len(other))))
@@ -140,11 +141,11 @@ def reweight(
         covariates=list(COVARIATES),
         reason=reason,
         auc=auc,
-        low=interval and interval.low,
-        high=interval and interval.high,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
         value=auc - fall.cohort,
-        value_low=explained and explained.low,
-        value_high=explained and explained.high,
+        value_low=explained.low if explained else None,
+        value_high=explained.high if explained else None,
         n_effective=n_effective,
         uncovered_share=uncovered_share,
         imbalance=before,
@@ -165,7 +166,7 @@ def _unreliable(n_even: float, uncovered_share: float, imbalance_left: float) ->
     if n_even < MIN_GROUPS:
         return f"under the weights a class counts as {n_even:.0f} groups of equal size, floor {MIN_GROUPS}"
     if uncovered_share > MAX_UNCOVERED_SHARE:
-        return f"the cohort has no image with the diagnosis of {uncovered_share:.0%} of the test set"
+        return f"{uncovered_share:.0%} of the test set have a kind of diagnosis that the cohort does not have"
     if imbalance_left > MAX_IMBALANCE_LEFT:
         return (
             f"even weighted, the two differ by {imbalance_left:.2f} standard deviations, at most "
@@ -177,7 +178,7 @@ def _unreliable(n_even: float, uncovered_share: float, imbalance_left: float) ->
 def _words(fall: Fall, auc: float, explained: Interval | None, reason: str | None) -> str:
     if reason is not None:
         return f"How much of it the case mix explains cannot be told: {reason}."
-    moved = f"Weighted to the test set's age, sex, site and diagnoses, the cohort gives {auc:.3f}"
+    moved = f"Weighted to the test set's age, sex, site and kinds of diagnosis, the cohort gives {auc:.3f}"
     value = auc - fall.cohort
     share = f" of {fall.value:+.3f}" if fall.value < 0 else ""
     if explained is None or explained.low <= 0 <= explained.high:

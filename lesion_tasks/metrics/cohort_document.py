@@ -56,21 +56,25 @@ class Reweighting(Published):
     """What of a fall goes with the case mix: the cohort weighted so that its images resemble those of the test set."""
 
     covariates: list[str]
-    reason: str | None = Field(None, description="Why there is none, or why it cannot be relied on.")
-    auc: float | None = Field(None, description="On the weighted cohort.")
+    reason: str | None = Field(default=None, description="Why there is none, or why it cannot be relied on.")
+    auc: float | None = Field(default=None, description="On the weighted cohort.")
     low: float | None = None
     high: float | None = None
-    value: float | None = Field(None, description="Weighted minus unweighted: what the case mix explains.")
+    value: float | None = Field(
+        default=None, description="Weighted minus unweighted: what the case mix explains."
+    )
     value_low: float | None = None
     value_high: float | None = None
     n_effective: dict[str, float] = Field(
         default_factory=dict, description="Class -> effective number of images under the weights."
     )
     uncovered_share: Share | None = Field(
-        None, description="Share of the test set whose diagnosis the cohort does not have."
+        default=None, description="Share of the test set whose kind of diagnosis the cohort does not have."
     )
-    imbalance: float | None = Field(None, description="Largest standardized difference without weights.")
-    imbalance_left: float | None = Field(None, description="The same under the weights.")
+    imbalance: float | None = Field(
+        default=None, description="Largest standardized difference without weights."
+    )
+    imbalance_left: float | None = Field(default=None, description="The same under the weights.")
     words: str
 
 
@@ -106,11 +110,13 @@ class CohortDocument(Published):
     name: str
     title: str
     manifest_digest: str | None = Field(description="Null where no image can be judged.")
-    reason: str | None = Field(None, description="Why there are no figures.")
-    n_images: Count = Field(0, description="Of the cohort's manifest.")
+    reason: str | None = Field(default=None, description="Why there are no figures.")
+    n_images: Count = Field(default=0, description="Of the cohort's manifest.")
     overlaps: list[Overlap] = Field(default_factory=list, description="Taken out, each image counted once.")
     overlapping_ids: list[str] = Field(default_factory=list, description="The first of those images.")
-    n_lacking: Count = Field(0, description="Left out for want of metadata that the model cannot do without.")
+    n_lacking: Count = Field(
+        default=0, description="Left out for want of metadata that the model cannot do without."
+    )
     lacking: list[str] = Field(default_factory=list, description="Which metadata.")
     remarks: list[str] = Field(default_factory=list)
     integrity: list[PublishedVerdict] = Field(default_factory=list)

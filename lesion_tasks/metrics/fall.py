@@ -36,9 +36,9 @@ def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = N
         test=aucs[0].value,
         cohort=aucs[1].value,
         value=value,
-        low=interval and interval.low,
-        high=interval and interval.high,
-        method=interval and interval.method,
+        low=interval.low if interval else None,
+        high=interval.high if interval else None,
+        method=interval.method if interval else None,
         interval_reason=None if interval else str(stated),
         words=_words(value, stated),
     )

@@ -74,6 +74,12 @@ class Candidate:
         """Figures on the natural test set."""
         return self._figures("test_natural")
 
+    @property
+    def on_cohorts(self) -> Mapping[str, Any]:
+        """The leading figure on each cohort."""
+        found: Mapping[str, Any] = (self.document.get("other_data") or {}).get("figures", {})
+        return found
+
     def _figures(self, subset: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.document["subsets"].get(subset, {}).get("figures", {})
         return found

@@ -134,6 +134,16 @@ class PublishedSliceDifference(Published):
     difference: PublishedDifference | None
 
 
+class CohortDifference(Published):
+    """The leading difference on one cohort, on images that neither training already has."""
+
+    cohort: str
+    n_images: Count
+    n_left_out: Count
+    reason: str | None = Field(description="Why there is no difference.")
+    difference: PublishedDifference | None
+
+
 class TwoByTwo(Published):
     """Old and new model on old and new data, and how much of the change is due to each."""
 
@@ -156,6 +166,7 @@ class Comparison(Published):
     differences: dict[str, PublishedDifference]
     slices: list[PublishedSliceDifference] = Field(default_factory=list)
     two_by_two: TwoByTwo | None = None
+    cohorts: list[CohortDifference] = Field(default_factory=list)
 
 
 class PublishedGate(Published):
@@ -173,11 +184,19 @@ class PublishedSliceGuard(Published):
     reason: str
 
 
+class PublishedCohortGuard(Published):
+    margin: Annotated[float, Field(ge=0)]
+    margin_reason: str
+    floor: float
+    floor_reason: str
+
+
 class Standing(Published):
     """What the gates say about the training as a candidate at the time of the evaluation."""
 
     gates: list[PublishedGate]
     slice_guard: PublishedSliceGuard
+    cohort_guard: PublishedCohortGuard | None = Field(None, description="Null: no cohort judges the task.")
     objections: list[str] = Field(description="Empty: it may be promoted.")
     cautions: list[str]
 

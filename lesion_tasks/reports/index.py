@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from markupsafe import Markup
+from pydantic import Field
 
 from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFigure
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
@@ -28,6 +29,9 @@ class BoardRow(Published):
     figures: Figures
     balanced: Figures
     val: Figures
+    on_cohorts: Figures = Field(
+        default_factory=dict, description="The leading figure on each cohort, by its name."
+    )
     report_path: str
     is_champion: bool
     manifest_digest: str
@@ -81,6 +85,17 @@ class _RankedRow:
     leading: PublishedFigure | None
     whisker: Markup | None
 
+    @property
+    def worst_cohort(self) -> str | None:
+        """The cohort with the lowest leading figure; None if there is none."""
+        return worst_of(self.row.on_cohorts)
+
+
+def worst_of(figures: Figures) -> str | None:
+    """The name of the lowest figure; None if none has a value."""
+    known = [(figure.value, name) for name, figure in figures.items() if figure.value is not None]
+    return min(known)[1] if known else None
+
 
 def subset_figures(document: Mapping[str, Any], subset: str) -> Figures:
     """The figures of a subset in a stored document of any schema version; empty if it has none."""
@@ -113,6 +128,7 @@ def _shown(task: TaskBoard) -> dict[str, Any]:
         "columns": ("sensitivity_at_90_specificity",) if len(task.classes) == 2 else ("balanced_accuracy",),
         "scale": scale,
         "groups": groups,
+        "has_cohorts": any(row.on_cohorts for row in rows),
         "n_manifests": len({row.manifest_digest for row in rows}),
     }
 

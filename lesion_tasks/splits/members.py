@@ -16,7 +16,7 @@ from lesion_tasks.catalog import Split, Task
 from lesion_tasks.database.bulk import copy_dicts, copy_out, copy_rows
 from lesion_tasks.splits.balance import drawn_subsets
 from lesion_tasks.splits.exclusions import Facts, reason_of_subset, reason_to_leave_out
-from lesion_tasks.splits.subset_or_quarantine import group_subsets
+from lesion_tasks.splits.subset_or_quarantine import QUARANTINE, group_subsets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,8 +86,7 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
 
     `facts` has the columns isic_id, group_id, atom_id, image_type, image_manipulation, diagnosis (a list, or JSON of
     one), sex, and optionally placed: the subset that an image was in before, None if it never was in one; and
-    is_set_aside: whether a cohort has it. Images of a cohort take part in their groups, so that taking them out moves
-    no other image.
+    is_set_aside: whether a cohort has it. Images of a cohort have no say in where the others of their group stand.
     """
     import pandas as pd
 
@@ -99,16 +98,19 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
         if key not in judged:
             judged[key] = _judge(task, *key)
         keys.append(key)
-    subsets = group_subsets(
-        facts["group_id"].tolist(),
-        facts["atom_id"].tolist(),
-        _objects(facts["placed"]) if "placed" in facts else [None] * len(facts),
+    is_aside = facts["is_set_aside"].tolist() if "is_set_aside" in facts else [False] * len(facts)
+    subsets = [QUARANTINE] * len(facts)
+    voting = [row for row, aside in enumerate(is_aside) if not aside]
+    found = group_subsets(
+        facts["group_id"].iloc[voting].tolist(),
+        facts["atom_id"].iloc[voting].tolist(),
+        _objects(facts["placed"].iloc[voting]) if "placed" in facts else [None] * len(voting),
         salt=task.salt,
         val_share=task.val_share,
         test_share=task.test_share,
     )
-
-    is_aside = facts["is_set_aside"] if "is_set_aside" in facts else [False] * len(facts)
+    for row, subset in zip(voting, found, strict=True):
+        subsets[row] = subset
 
     # Objects, so that missing values stay None: pandas' own text columns would make them NaN.
     def column(values: list[Any]) -> "pd.Series":
