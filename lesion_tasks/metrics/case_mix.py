@@ -8,11 +8,10 @@ each class, so that prevalence, on which an AUC does not depend, plays no part.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
-from scipy.sparse import csr_array
-from sklearn.linear_model import LogisticRegression
 
 from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
@@ -36,6 +35,9 @@ MISSINGNESS = (
 )
 MISSING = "missing"
 N_VALUES_SHOWN = 10  # of one attribute: the commonest of both together
+# Each fits the membership model anew, whose errors are part of the interval.
+N_RESAMPLES = 300
+N_STEPS, N_STEPS_AGAIN = 50, 4  # of Newton's method: at first, and from there for each resample
 PENALTY = 1.0  # inverse strength of the membership model's ridge
 # A weight above this many times the mean would let a few images stand for everything.
 MAX_WEIGHT = 20.0
@@ -98,31 +100,32 @@ def reweight(
 ) -> Reweighting:
     """The AUC of a cohort under weights that give each class the test set's mix of `COVARIATES`.
 
-    The rows stand in the order of the scored images. Intervals resample groups with the weights as they are. `reason`
+    The rows stand in the order of the scored images. Intervals resample the groups of both and weight anew. `reason`
     says why the result cannot be relied on: too few effective groups, diagnoses that the cohort does not have, or a
     mix that still differs under the weights.
     """
-    resampling = resampling or Resampling()
+    resampling = resampling or Resampling(n_resamples=N_RESAMPLES)
     if not test.is_binary:
         return _without("it is told of two classes only")
     if fall is None:
         return _without("the figure is undefined on one side")
-    weights = np.zeros(cohort.n_images)
-    uncovered, before, after = 0, 0.0, 0.0
+    sides = []
+    uncovered = 0
     for is_positive in (False, True):
-        ours, theirs = test.is_positive == is_positive, cohort.is_positive == is_positive
-        own, other = test_rows[ours], cohort_rows[theirs]
+        ours = np.flatnonzero(test.is_positive == is_positive)
+        theirs = np.flatnonzero(cohort.is_positive == is_positive)
+        own, other = test_rows.iloc[ours], cohort_rows.iloc[theirs]
         kinds = set(_filled(other["diagnosis_kind"]))
         is_covered = _filled(own["diagnosis_kind"]).isin(kinds).to_numpy()
         uncovered += int((~is_covered).sum())
         if not is_covered.any():
             return _without("the cohort has none of the test set's kinds of diagnosis in one class")
-        design_own, design_other = _design(own[is_covered], other)
-        weights[theirs] = _odds(design_own, design_other)
-        before = max(before, _imbalance(design_own, design_other, np.ones(len(other))))
-        after = max(after, _imbalance(design_own, design_other, weights[theirs]))
-    auc, samples = _weighted(cohort, weights, resampling)
-    plain = _weighted(cohort, np.ones(cohort.n_images), resampling)[1]
+        sides.append(Membership.of(own[is_covered], other, ours[is_covered], theirs))
+    everyone = np.ones(test.n_images), np.ones(cohort.n_images)
+    weights = _weights(sides, *everyone)
+    bins = np.unique(-cohort.scores, return_inverse=True)[1]
+    auc = _weighted_auc(cohort.is_positive, bins, weights)
+    samples, plain = _resampled(sides, test, cohort, bins, resampling)
     n_even = [
         effective_groups(np.bincount(cohort.groups[side], weights[side], cohort.n_groups))
         for side in (cohort.is_positive, ~cohort.is_positive)
@@ -134,6 +137,8 @@ def reweight(
         for index, name in enumerate(cohort.class_names)
     }
     uncovered_share = uncovered / test.n_images
+    before = max(side.imbalance(np.ones(len(side.cohort))) for side in sides)
+    after = max(side.imbalance(weights[side.cohort_rows]) for side in sides)
     reason = _unreliable(min(n_even), uncovered_share, after)
     if min(n_even) < MIN_GROUPS:
         interval = explained = None
@@ -204,44 +209,106 @@ def _design(test: pd.DataFrame, cohort: pd.DataFrame) -> tuple[np.ndarray, np.nd
     for name in CATEGORIES:
         filled = _filled(both[name]).to_numpy(dtype=object)
         columns += [filled == value for value in np.unique(filled)]
-    design = np.column_stack([np.asarray(column, dtype=np.float64) for column in columns])
+    constant = np.ones(len(both))
+    design = np.column_stack([constant, *(np.asarray(column, dtype=np.float64) for column in columns)])
     return design[: len(test)], design[len(test) :]
 
 
-def _odds(test: np.ndarray, cohort: np.ndarray) -> np.ndarray:
-    """(n,) weight of each image of a cohort: its odds of belonging to the test set, mean 1, cut at `MAX_WEIGHT`."""
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Membership:
+    """Images of one class: their covariates in the test set (n, p) and in the cohort (m, p), and their row numbers."""
+
+    test: np.ndarray
+    cohort: np.ndarray
+    test_rows: np.ndarray
+    cohort_rows: np.ndarray
+    coefficients: np.ndarray  # (p,) of the model of belonging to the test set, on all images
+
+    @classmethod
+    def of(
+        cls, test: pd.DataFrame, cohort: pd.DataFrame, test_rows: np.ndarray, cohort_rows: np.ndarray
+    ) -> Membership:
+        designs = _design(test, cohort)
+        everyone = np.ones(len(test)), np.ones(len(cohort))
+        start = np.zeros(designs[0].shape[1])
+        return cls(
+            test=designs[0],
+            cohort=designs[1],
+            test_rows=test_rows,
+            cohort_rows=cohort_rows,
+            coefficients=_fit(*designs, *everyone, start, N_STEPS),
+        )
+
+    def odds(self, of_test: np.ndarray, of_cohort: np.ndarray) -> np.ndarray:
+        """(m,) odds of each image of the cohort, times how often it was drawn; mean 1 per draw, cut at `MAX_WEIGHT`."""
+        drawn = of_test[self.test_rows], of_cohort[self.cohort_rows]
+        if min(side.sum() for side in drawn) == 0:
+            return np.full(len(self.cohort), np.nan)
+        fitted = _fit(self.test, self.cohort, *drawn, self.coefficients, N_STEPS_AGAIN)
+        odds = np.exp(np.clip(self.cohort @ fitted, -20, 20))
+        odds = np.minimum(odds / np.average(odds, weights=drawn[1]), MAX_WEIGHT)
+        return np.asarray(odds / np.average(odds, weights=drawn[1]) * drawn[1])
+
+    def imbalance(self, weights: np.ndarray) -> float:
+        """The largest standardized difference of a covariate, in standard deviations of both."""
+        means = self.test.mean(axis=0), np.average(self.cohort, axis=0, weights=weights)
+        spread = np.sqrt((self.test.var(axis=0) + self.cohort.var(axis=0)) / 2)
+        is_varying = spread > 0
+        if not is_varying.any():
+            return 0.0
+        return float(np.abs((means[1] - means[0])[is_varying] / spread[is_varying]).max())
+
+
+def _fit(
+    test: np.ndarray,
+    cohort: np.ndarray,
+    of_test: np.ndarray,
+    of_cohort: np.ndarray,
+    start: np.ndarray,
+    n_steps: int,
+) -> np.ndarray:
+    """Weighted ridge logistic regression of belonging to the test set, by Newton's method; column 0 is constant."""
     design = np.concatenate([test, cohort])
-    is_test = np.r_[np.ones(len(test), dtype=bool), np.zeros(len(cohort), dtype=bool)]
-    fitted = LogisticRegression(C=PENALTY, max_iter=500).fit(design, is_test)
-    share = np.clip(fitted.predict_proba(cohort)[:, 1], 1e-9, 1 - 1e-9)
-    odds = share / (1 - share)
-    odds = np.minimum(odds / odds.mean(), MAX_WEIGHT)
-    return np.asarray(odds / odds.mean())
+    outcome = np.r_[np.ones(len(test)), np.zeros(len(cohort))]
+    weight = np.r_[of_test, of_cohort]
+    penalty = np.full(design.shape[1], 1 / PENALTY)
+    penalty[0] = 1e-9
+    beta = start.copy()
+    for _ in range(n_steps):
+        expected = 1 / (1 + np.exp(-np.clip(design @ beta, -30, 30)))
+        gradient = design.T @ (weight * (outcome - expected)) - penalty * beta
+        information = (design * (weight * expected * (1 - expected))[:, None]).T @ design
+        step = np.linalg.solve(information + np.diag(penalty), gradient)
+        beta += np.clip(step, -5, 5)
+        if np.abs(step).max() < 1e-8:
+            break
+    return beta
 
 
-def _imbalance(test: np.ndarray, cohort: np.ndarray, weights: np.ndarray) -> float:
-    """The largest standardized difference of a covariate, in standard deviations of the test set and the cohort."""
-    means = test.mean(axis=0), np.average(cohort, axis=0, weights=weights)
-    spread = np.sqrt((test.var(axis=0) + cohort.var(axis=0)) / 2)
-    is_varying = spread > 0
-    if not is_varying.any():
-        return 0.0
-    return float(np.abs((means[1] - means[0])[is_varying] / spread[is_varying]).max())
+def _weights(sides: Sequence[Membership], of_test: np.ndarray, of_cohort: np.ndarray) -> np.ndarray:
+    """(n,) weight of each image of the cohort, with how often each image of both was drawn."""
+    weights = np.zeros(len(of_cohort))
+    for side in sides:
+        weights[side.cohort_rows] = side.odds(of_test, of_cohort)
+    return weights
 
 
-def _weighted(scored: Scored, weights: np.ndarray, resampling: Resampling) -> tuple[float, np.ndarray]:
-    """The AUC of weighted images, and (n_resamples,) the same of every resample of groups."""
-    distinct, bins = np.unique(-scored.scores, return_inverse=True)
-    shape = (len(distinct), scored.n_groups)
+def _weighted_auc(is_positive: np.ndarray, bins: np.ndarray, weights: np.ndarray) -> float:
+    """The AUC of weighted images; `bins` (n,) number their scores, the highest first. NaN where a class is missing."""
+    counts = [np.bincount(bins, weights * side)[:, None] for side in (is_positive, ~is_positive)]
+    return float(auc_of(*counts)[0])
 
-    def matrix(mask: np.ndarray) -> csr_array:
-        return csr_array((weights[mask], (bins[mask], scored.groups[mask])), shape=shape)
 
-    positives, negatives = matrix(scored.is_positive), matrix(~scored.is_positive)
-    everyone = np.ones((scored.n_groups, 1))
-    value = float(auc_of(positives @ everyone, negatives @ everyone)[0])
-    chunks = [
-        auc_of(positives @ drawn, negatives @ drawn)
-        for drawn in resampling.weights(scored.n_groups, len(distinct))
-    ]
-    return value, np.concatenate(chunks)
+def _resampled(
+    sides: Sequence[Membership], test: Scored, cohort: Scored, bins: np.ndarray, resampling: Resampling
+) -> tuple[np.ndarray, np.ndarray]:
+    """(n_resamples,) the weighted and the plain AUC of every resample of groups of both, weighted anew each time."""
+    other = replace(resampling, seed=resampling.seed + 1)
+    own = (column for chunk in resampling.weights(test.n_groups) for column in chunk.T)
+    their = (column for chunk in other.weights(cohort.n_groups) for column in chunk.T)
+    weighted, plain = [], []
+    for ours, theirs in zip(own, their, strict=True):
+        of_test, of_cohort = ours[test.groups], theirs[cohort.groups]
+        weighted.append(_weighted_auc(cohort.is_positive, bins, _weights(sides, of_test, of_cohort)))
+        plain.append(_weighted_auc(cohort.is_positive, bins, of_cohort))
+    return np.array(weighted), np.array(plain)
