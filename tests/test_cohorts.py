@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
-from catalogue import add_records, declare, labelled_records, materialize_natural, rows_of
+from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import binary
 from PIL import Image as Pillow
 from PIL import ImageOps
@@ -256,80 +256,66 @@ def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:
     return read_manifest(open_bucket(settings), key)
 
 
-def document_of(settings: Settings, training_id: str) -> dict[str, Any]:
-    ((document,),) = rows_of(settings, f"SELECT document FROM evaluation WHERE training_id = '{training_id}'")
-    (cohort,) = document["other_data"]["cohorts"]
-    return dict(cohort)
-
-
-def test_a_training_is_judged_on_the_cohorts_of_its_task_and_its_own_test_is_not_opened_by_it(
+def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and_again_when_they_grow(
     small: Settings,
 ) -> None:
-    add_records(small, other_records(150))
-    curate_images(open_workspace())
-    declare_cohort()
-    materialize_natural()
-    name = declare("metadata_logistic")
-    training_id = train_variant(open_workspace(), name)
-    evaluation_id = evaluate_training(open_workspace(), training_id)
-    cohort = document_of(small, training_id)
-    assert cohort["reason"] is None
-    assert cohort["n_images"] == cohort["subset"]["subset"]["n_images"] == 150
-    assert cohort["overlaps"] == []
-    assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
-    assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
-    openings = dict(
-        rows_of(
-            small,
-            "SELECT m.split, count(*) FROM test_opening o JOIN manifest m ON m.digest = o.manifest_digest GROUP BY 1",
-        )
-    )
-    assert openings == {SPLIT: 1, "cohort-elsewhere-malignancy": 1}
-    page = open_bucket(small).get(f"reports/{training_id}/report.html").decode()
-    assert "On other data" in page
-    assert cohort["fall"]["words"] in page
-    ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
-    assert figures["elsewhere"]["value"] == cohort["fall"]["cohort"]
-    assert b"worst on other data" in open_bucket(small).get("reports/index.html")
-    # Once more, on the cohort's manifest by its digest: the same files, and nothing is counted twice.
-    again = evaluate_training(open_workspace(), training_id, manifest_digest=cohort["manifest_digest"])
-    assert again == evaluation_id
-    assert document_of(small, training_id) == cohort
-
-
-def test_a_model_that_cannot_do_without_what_a_cohort_lacks_says_so_by_name(small: Settings) -> None:
-    add_records(small, other_records(60, sex=None))
-    curate_images(open_workspace())
-    declare_cohort()
-    materialize_natural()
     training_id = train_variant(open_workspace(), declare("metadata_logistic"))
-    evaluate_training(open_workspace(), training_id)
-    cohort = document_of(small, training_id)
-    # Every row of train tells the sex: a missing one means nothing to the model.
-    assert f"{training_id} cannot do without is_male" in cohort["reason"]
-    assert cohort["subset"] is None
 
-
-def test_a_candidate_waits_until_the_cohorts_have_been_judged(small: Settings) -> None:
-    training_id = train_variant(open_workspace(), declare("metadata_logistic"))
-    evaluate_training(open_workspace(), training_id)
+    def evaluated(**how: Any) -> dict[str, Any]:
+        """The cohorts in the training's evaluation, by name."""
+        evaluate_training(open_workspace(), **({"training_id": training_id} | how))
+        ((document,),) = rows_of(small, "SELECT document -> 'other_data' FROM evaluation")
+        return {one["name"]: one for one in document["cohorts"]} if document else {}
 
     def missing() -> list[dict[str, str]]:
         with engine_for(small.database_url or "").connect() as connection:
             return missing_on_cohorts(connection, find_finished(connection, training_id), None)
 
+    def page() -> str:
+        return open_bucket(small).get(f"reports/{training_id}/report.html").decode()
+
+    assert evaluated() == {}
     assert missing() == []
-    add_records(small, other_records(90))
-    curate_images(open_workspace())
-    declare_cohort()
+    assert "On other data" not in page()
+
+    unsexed = other_records(20, first=60_001, sex=None)
+    for record in unsexed:
+        record["copyright_license"] = "CC-BY-NC"
+    curate(small, other_records(150), unsexed)
+    declare_cohort(copyright_license=("CC-0",), attribution=(ELSEWHERE,))
+    COHORTS["unsexed"] = Cohort(
+        name="unsexed", title="Without a sex", tasks=("malignancy",), copyright_license=("CC-BY-NC",)
+    )
     (needed,) = missing()
-    evaluate_training(open_workspace(), **needed)
+    found = evaluated(**needed)
     assert missing() == []
-    # The cohort grows: what was said of it is no longer all of it.
-    add_records(small, other_records(10, first=70_001))
-    curate_images(open_workspace())
+    cohort = found["elsewhere"]
+    assert cohort["reason"] is None
+    assert cohort["n_images"] == cohort["subset"]["subset"]["n_images"] == 150
+    assert cohort["overlaps"] == []
+    assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
+    assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
+    # Every row of train tells the sex: a missing one means nothing to the model.
+    assert f"{training_id} cannot do without is_male" in found["unsexed"]["reason"]
+    assert found["unsexed"]["subset"] is None
+    assert cohort["fall"]["words"] in page()
+    ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
+    assert {name: one["value"] for name, one in figures.items()} == {"elsewhere": cohort["fall"]["cohort"]}
+    assert b"worst on other data" in open_bucket(small).get("reports/index.html")
+    # Neither opens the task's own test set, and no look is counted twice.
+    openings = """
+        SELECT m.split, count(*) FROM test_opening o JOIN manifest m ON m.digest = o.manifest_digest GROUP BY 1
+    """
+    looks = {SPLIT: 1, "cohort-elsewhere-malignancy": 1, "cohort-unsexed-malignancy": 1}
+    assert dict(rows_of(small, openings)) == looks
+
+    curate(small, other_records(10, first=70_001))
     build_cohort(open_workspace(), "elsewhere", "malignancy")
     assert missing() == [needed]
+    again = evaluated(cohorts=["elsewhere"])
+    assert again["elsewhere"]["n_images"] == 160
+    assert again["unsexed"] == found["unsexed"]
+    assert dict(rows_of(small, openings)) == {**looks, "cohort-elsewhere-malignancy": 2}
 
 
 def figure(value: float, low: float | None) -> dict[str, Any]:

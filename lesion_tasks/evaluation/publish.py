@@ -24,7 +24,6 @@ from lesion_tasks.reports.index import (
     Leaderboard,
     TaskBoard,
     subset_figures,
-    worst_of,
 )
 from lesion_tasks.workspace import Workspace
 
@@ -101,7 +100,7 @@ def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
 
 
 def _worst_cohort(row: BoardRow) -> str:
-    name = worst_of(row.on_cohorts)
+    name = row.worst_cohort
     return "" if name is None else f"{row.on_cohorts[name].value:.3f} {name}"
 
 

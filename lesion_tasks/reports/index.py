@@ -38,6 +38,12 @@ class BoardRow(Published):
     n_test_openings: int
     best_of_looks: BestOfLooks | None = None
 
+    @property
+    def worst_cohort(self) -> str | None:
+        """The name of the cohort with the lowest leading figure; None if there is none."""
+        known = [(figure.value, name) for name, figure in self.on_cohorts.items() if figure.value is not None]
+        return min(known)[1] if known else None
+
 
 class ChampionLine(Published):
     training_id: str
@@ -84,17 +90,6 @@ class _RankedRow:
     rank: int | None
     leading: PublishedFigure | None
     whisker: Markup | None
-
-    @property
-    def worst_cohort(self) -> str | None:
-        """The cohort with the lowest leading figure; None if there is none."""
-        return worst_of(self.row.on_cohorts)
-
-
-def worst_of(figures: Figures) -> str | None:
-    """The name of the lowest figure; None if none has a value."""
-    known = [(figure.value, name) for name, figure in figures.items() if figure.value is not None]
-    return min(known)[1] if known else None
 
 
 def subset_figures(document: Mapping[str, Any], subset: str) -> Figures:
