@@ -1,9 +1,10 @@
 """A candidate, the champion and the cohorts of their task -> how they differ on other people's data, pair by pair."""
 
 from collections.abc import Mapping, Sequence
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Row, text
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Cohort, cohorts_of
@@ -26,14 +27,28 @@ def unjudged_cohorts(connection: Connection, task: str, document: Mapping[str, A
     return [
         cohort.name
         for cohort in cohorts_of(task)
-        if cohort.name not in said or said[cohort.name] != _digest_in_force(connection, cohort, task)
+        if cohort.name not in said
+        or _has_changed(connection, cohort, task, said[cohort.name], document["evaluated_at"])
     ]
 
 
-def _digest_in_force(connection: Connection, cohort: Cohort, task: str) -> str | None:
-    statement = text("SELECT digest FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1")
-    found: str | None = connection.execute(statement, {"split": cohort.split_name(task)}).scalar_one_or_none()
-    return found
+def _has_changed(
+    connection: Connection, cohort: Cohort, task: str, said: str | None, evaluated_at: str
+) -> bool:
+    """Whether the manifest in force is not the one that was judged; with none, whether one was built since."""
+    found = _manifest_in_force(connection, cohort, task)
+    if found is None:
+        return said is not None
+    if said is None:
+        return bool(found.built_at > datetime.fromisoformat(evaluated_at))
+    return bool(found.digest != said)
+
+
+def _manifest_in_force(connection: Connection, cohort: Cohort, task: str) -> Row[Any] | None:
+    statement = text(
+        "SELECT digest, built_at FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
+    )
+    return connection.execute(statement, {"split": cohort.split_name(task)}).one_or_none()
 
 
 def compare_on_cohorts(
@@ -46,9 +61,9 @@ def compare_on_cohorts(
     """
     found = []
     for cohort in cohorts_of(candidate.task):
-        digest = _digest_in_force(connection, cohort, candidate.task)
-        if digest is not None:
-            told = _compare_on(connection, bucket, (candidate, champion), digest)
+        manifest = _manifest_in_force(connection, cohort, candidate.task)
+        if manifest is not None:
+            told = _compare_on(connection, bucket, (candidate, champion), manifest.digest)
             found.append({"cohort": cohort.name, **told})
     return found
 

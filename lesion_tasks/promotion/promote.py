@@ -75,7 +75,8 @@ def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
         if best and champion:
             rescore = missing_scores(connection, best.training, champion.training)
         if best:
-            rescore += missing_on_cohorts(connection, best.training, champion.training if champion else None)
+            needed = missing_on_cohorts(connection, best.training, champion.training if champion else None)
+            rescore += [one for one in needed if one not in rescore]
     return {
         "task": task,
         "candidate": best.training_id if best else None,
