@@ -317,6 +317,15 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert again["unsexed"] == found["unsexed"]
     assert dict(rows_of(small, openings)) == {**looks, "cohort-elsewhere-malignancy": 2}
 
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(
+            text("UPDATE prediction SET probabilities = '{0.5, 0.5}' WHERE manifest_digest = :digest"),
+            {"digest": again["elsewhere"]["manifest_digest"]},
+        )
+    altered = evaluated(cohorts=["elsewhere"])["elsewhere"]
+    assert altered["reason"].startswith("not to be trusted")
+    assert altered["subset"] is None
+
 
 def figure(value: float, low: float | None) -> dict[str, Any]:
     return {"value": value, "low": low}
