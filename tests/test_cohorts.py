@@ -26,7 +26,7 @@ from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.metrics.case_mix import reweight
-from lesion_tasks.metrics.fall import measure_fall
+from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.settings import Settings
@@ -414,6 +414,10 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     assert fall is not None
     assert fall.high is not None and fall.high < -0.1
     assert "more than chance" in fall.words
+    sensitivity, specificity = threshold_falls(test, cohort, 0.7)
+    assert sensitivity.high is not None and sensitivity.high < 0
+    assert specificity.low is not None and specificity.high is not None
+    assert specificity.low < 0 < specificity.high
     found = reweight(test, cohort, test_rows, rows, fall)
     assert found.reason is None
     assert found.auc == pytest.approx(fall.test, abs=0.04)

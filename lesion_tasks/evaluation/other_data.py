@@ -275,7 +275,7 @@ def _measured(
     from lesion_tasks.metrics.case_mix import case_mix, reweight
     from lesion_tasks.metrics.diagnoses import by_diagnosis
     from lesion_tasks.metrics.document import evaluation_document
-    from lesion_tasks.metrics.fall import measure_fall
+    from lesion_tasks.metrics.fall import measure_fall, threshold_falls
     from lesion_tasks.metrics.integrity import few_groups
     from lesion_tasks.metrics.recalibrate import recalibrate
 
@@ -297,6 +297,7 @@ def _measured(
                 training_id=subject.training.training_id,
             ),
             "fall": fall,
+            "at_threshold": threshold_falls(test, scored, cut),
             "case_mix": case_mix(_with_facts(test_rows, test_examples), _with_facts(rows, examples), facts),
             "reweighting": reweight(test, scored, test_rows, rows, fall),
             "recalibration": recalibrate(scored),

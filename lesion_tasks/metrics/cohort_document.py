@@ -122,6 +122,10 @@ class CohortDocument(Published):
     integrity: list[PublishedVerdict] = Field(default_factory=list)
     subset: SubsetDocument | None = None
     fall: Fall | None = None
+    at_threshold: list[Fall] = Field(
+        default_factory=list,
+        description="The same of sensitivity and specificity; empty with more than two classes.",
+    )
     case_mix: list[CaseMixRow] = Field(default_factory=list)
     reweighting: Reweighting | None = None
     recalibration: Recalibration | None = None

@@ -7,9 +7,9 @@ from dataclasses import replace
 import numpy as np
 
 from lesion_tasks.metrics.auc import Auc
-from lesion_tasks.metrics.binary import MIN_GROUPS
+from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, resampled_rates
 from lesion_tasks.metrics.cohort_document import Fall
-from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES
+from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
 from lesion_tasks.metrics.resample import Resampling, resampled_auc
@@ -28,19 +28,59 @@ def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = N
     aucs = [headline_auc(one) for one in sides]
     if aucs[0] is None or aucs[1] is None:
         return None
-    value = aucs[1].value - aucs[0].value
-    stated = _stated(sides, (aucs[0], aucs[1]), resampling)
+    measure = "auc" if test.is_binary else "macro_auc"
+    return _fall(measure, aucs[0].value, aucs[1].value, _stated(sides, (aucs[0], aucs[1]), resampling))
+
+
+def threshold_falls(
+    test: Scored, cohort: Scored, threshold: float | None, resampling: Resampling | None = None
+) -> list[Fall]:
+    """Sensitivity and specificity at the stored threshold, the same way; none where a class has no image.
+
+    Empty with more than two classes.
+    """
+    if not test.is_binary:
+        return []
+    resampling = resampling or Resampling()
+    other = replace(resampling, seed=resampling.seed + 1)
+    called = [called_positive(side, threshold) for side in (test, cohort)]
+    samples = [
+        resampled_rates(side, calls, draws)
+        for side, calls, draws in zip((test, cohort), called, (resampling, other), strict=True)
+    ]
+    found = []
+    for index, (name, is_positive) in enumerate((("sensitivity", True), ("specificity", False))):
+        masks = [side.is_positive == is_positive for side in (test, cohort)]
+        if not all(mask.any() for mask in masks):
+            continue
+        rates = [
+            float((calls == is_positive)[mask].mean()) for calls, mask in zip(called, masks, strict=True)
+        ]
+        even = [
+            effective_groups_of(mask, side.groups) for mask, side in zip(masks, (test, cohort), strict=True)
+        ]
+        stated: Stated = (
+            f"images of the class count as {min(even):.0f} groups of equal size, floor {MIN_GROUPS}"
+        )
+        if min(even) >= MIN_GROUPS:
+            stated = resampling.stated(samples[1][index] - samples[0][index], max(min(even) - 1, MIN_DEGREES))
+        found.append(_fall(name, rates[0], rates[1], stated))
+    return found
+
+
+def _fall(measure: str, test: float, cohort: float, stated: Stated) -> Fall:
     interval = stated if isinstance(stated, Interval) else None
+    subject = "It" if measure.endswith("auc") else f"{measure.capitalize()} at the stored threshold"
     return Fall(
-        measure="auc" if test.is_binary else "macro_auc",
-        test=aucs[0].value,
-        cohort=aucs[1].value,
-        value=value,
+        measure=measure,
+        test=test,
+        cohort=cohort,
+        value=cohort - test,
         low=interval.low if interval else None,
         high=interval.high if interval else None,
-        method=interval.method if interval else None,
+        method="bootstrap by group of both samples, percentile" if interval else None,
         interval_reason=None if interval else str(stated),
-        words=_words(value, stated),
+        words=_words(subject, cohort - test, stated),
     )
 
 
@@ -73,10 +113,7 @@ def _stated(sides: tuple[Scored, Scored], aucs: tuple[Auc, Auc], resampling: Res
     # Another seed for the other sample: the same draws would make them look dependent.
     other = replace(resampling, seed=resampling.seed + 1)
     samples = resampled_headline(sides[1], other) - resampled_headline(sides[0], resampling)
-    found = resampling.stated(samples, _welch(*aucs))
-    if isinstance(found, Interval):
-        return replace(found, method="bootstrap by group of both samples, percentile")
-    return found
+    return resampling.stated(samples, _welch(*aucs))
 
 
 def resampled_headline(scored: Scored, resampling: Resampling) -> np.ndarray:
@@ -97,11 +134,11 @@ def _welch(first: Auc, second: Auc) -> float:
     return max(found, MIN_DEGREES)
 
 
-def _words(value: float, stated: Stated) -> str:
-    moved = f"{'falls' if value < 0 else 'rises'} by {abs(value):.3f}"
+def _words(subject: str, value: float, stated: Stated) -> str:
+    moved = f"{subject} {'falls' if value < 0 else 'rises'} by {abs(value):.3f}"
     if not isinstance(stated, Interval):
-        return f"It {moved}; whether that is more than chance cannot be told: {stated}."
+        return f"{moved}; whether that is more than chance cannot be told: {stated}."
     interval = f"95 % interval {stated.low:+.3f} to {stated.high:+.3f}"
     if stated.low <= 0 <= stated.high:
-        return f"It {moved} ({interval}): no more than chance may do."
-    return f"It {moved} ({interval}): more than chance."
+        return f"{moved} ({interval}): no more than chance may do."
+    return f"{moved} ({interval}): more than chance."
