@@ -37,12 +37,13 @@ from lesion_airflow import (
     stay_red,
 )
 from lesion_notices import tell
-from lesion_tasks.catalog import VARIANTS, Variant
+from lesion_tasks.catalog import COHORTS, VARIANTS, Variant
 from lesion_tasks.catalog.pools import GPU_POOL
 from lesion_tasks.catalog.schedules import SCHEDULES
 
 BY_TIME = CronTriggerTimetable(SCHEDULES["train_variants"].cron, timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
+COHORT_NAMES = sorted(COHORTS)
 SEARCHABLE = [name for name in NAMES if VARIANTS[name].search]
 
 
@@ -100,6 +101,19 @@ POLICIES = {
             description=(
                 "Before training, run this many trials of a Bayesian search on val for the best parameters: only for "
                 f"{', '.join(SEARCHABLE)}. Trials of an earlier run on the same data count."
+            ),
+        ),
+        "cohorts": Param(
+            None,
+            type=["null", "array"],
+            minItems=1,
+            items={"enum": COHORT_NAMES} if COHORT_NAMES else {"type": "string"},
+            examples=COHORT_NAMES,
+            values_display={name: f"{name} ({COHORTS[name].title})" for name in COHORT_NAMES},
+            title="Cohorts",
+            description=(
+                "On which cohorts of other people's data each training is judged. Empty: all of its task"
+                f"{'' if COHORT_NAMES else '; none is declared'}."
             ),
         ),
         "max_epochs": Param(
@@ -171,13 +185,13 @@ def train_variants() -> None:
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
-    def evaluate(training_id: str) -> str:
+    def evaluate(training_id: str, params: dict[str, Any]) -> str:
         """Check one training's predictions, compute all figures, write its report; tell people if it is not sound."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
         from lesion_tasks.upkeep import lineage, notices
 
         workspace = open_workspace()
-        evaluation_id = evaluate_training(workspace, training_id)
+        evaluation_id = evaluate_training(workspace, training_id, cohorts=params["cohorts"] or None)
         note_lineage(lineage.of_evaluation(workspace, evaluation_id))
         unsound = notices.of_evaluation(workspace, evaluation_id)
         count({"evaluations": 1, "unsound_evaluations": int(unsound is not None)})

@@ -44,6 +44,8 @@ COMPOSED = {
     ("splits/manifest_rows.py", "split.name"): ["a_split"],
     ("splits/members.py", "assignment"): ["an_assignment"],
     ("splits/members.py", "int(since)"): ["1"],
+    ("splits/members.py", "name"): ["a_split"],
+    ("splits/members.py", "task_name"): ["a_task"],
     ("upkeep/verify_bucket.py", "kind.forget"): [kind.forget for kind in KINDS if kind.forget],
     ("upkeep/verify_bucket.py", "inside"): [PART.format(listing=kind.listing) for kind in KINDS],
 }
@@ -53,6 +55,7 @@ UNCHECKED = {
         "database/schema.py",
         "group_id is not null",
     ): "a part of an index: test_schema compares it with the database's",
+    ("database/schema.py", "reason = 'set_aside'"): "the same",
     ("database/schema.py", "reason is not null"): "the same",
     ("database/read_only_query.py", "statement.replace('%', '%%')"): "whatever a person asks",
     (

@@ -1,10 +1,11 @@
-"""Everything an experimenter edits: tasks, splits, variants. Data only.
+"""Everything an experimenter edits: tasks, splits, cohorts, variants. Data only.
 
 Standard library only, because DAG files read it at every parse. Each entry checks itself when it is built,
 and a repeated name is an error, never an override. Entries of a catalogue folder stand beside those of the package.
 """
 
 from lesion_tasks.catalog.backbones import BACKBONES
+from lesion_tasks.catalog.cohorts import COHORTS, Cohort, cohorts_of
 from lesion_tasks.catalog.entries import by_name, fingerprint
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
 from lesion_tasks.catalog.learning import SCHEDULES, Learning
@@ -37,6 +38,7 @@ __all__ = [
     "ARCHITECTURES",
     "ASPECTS",
     "BACKBONES",
+    "COHORTS",
     "DEFAULT_VARIANTS",
     "DIAGNOSIS_LEVELS",
     "FUSIONS",
@@ -49,6 +51,7 @@ __all__ = [
     "SPLITS",
     "TASKS",
     "VARIANTS",
+    "Cohort",
     "FineTuning",
     "InputSize",
     "LabelRule",
@@ -59,6 +62,7 @@ __all__ = [
     "Task",
     "Variant",
     "by_name",
+    "cohorts_of",
     "fingerprint",
     "input_sizes_of",
 ]

@@ -59,6 +59,19 @@ class SliceGuard:
 
 
 @dataclass(frozen=True, kw_only=True)
+class CohortGuard:
+    """On no cohort may the leading measure lose more than `margin` against the champion; the worst must reach `floor`.
+
+    Both by the measured values, as with `Gate`; what an interval does not exclude is a caution.
+    """
+
+    margin: float
+    margin_reason: str
+    floor: float
+    floor_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class CalibrationGuard:
     """A measure of how far probabilities can be read as risks, and where it should be.
 
@@ -145,6 +158,14 @@ def leading_measure_of(*, is_binary: bool) -> str:
     return (BINARY_MEASURES if is_binary else MULTICLASS_MEASURES)[0]
 
 
+COHORT_GUARD = CohortGuard(
+    margin=0.05,
+    margin_reason="A gain at home must not come at the expense of other people's patients.",
+    floor=0.60,
+    floor_reason="Below 0.60 on any of them a model says little outside of the archive it learned from.",
+)
+
+
 def gates_of(task: str) -> Sequence[Gate]:
     """The gates of a task; for one without gates of its own, that it gains and that its AUC clears a floor."""
     if task in GATES:
@@ -203,14 +224,17 @@ def figures_to_judge(subset: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def objections(
-    test: Mapping[str, Any], comparison: Mapping[str, Any] | None, gates: Sequence[Gate]
+    test: Mapping[str, Any],
+    comparison: Mapping[str, Any] | None,
+    gates: Sequence[Gate],
+    on_cohorts: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return why a candidate may not become champion; empty means that it may.
 
     `test`: what `figures_to_judge` finds in the natural test set. `comparison`: candidate minus champion as
     `compare_models` returns it; None for the first champion, to which only the floors apply: by the lower limit of the
     interval, since there is no champion to beat. A guarded measure without an interval is not judged, and `cautions`
-    says so.
+    says so. `on_cohorts`: the leading figure on each cohort, by its name; None or empty without one.
     """
     found = []
     for gate in gates:
@@ -221,7 +245,39 @@ def objections(
         found += _under_floor(gate, figure, is_first=comparison is None)
         if comparison is not None:
             found += _losses(gate, comparison["differences"].get(gate.measure))
-    return found + _miscalibrations(test)[0] + _slice_losses(comparison)
+    return (
+        found + _miscalibrations(test)[0] + _slice_losses(comparison) + _on_cohorts(comparison, on_cohorts)[0]
+    )
+
+
+def _on_cohorts(
+    comparison: Mapping[str, Any] | None, figures: Mapping[str, Any] | None
+) -> tuple[list[str], list[str]]:
+    """Objections and cautions about other people's data: the worst cohort, and losses against the champion on any."""
+    refused, doubted = [], []
+    known = {name: figure for name, figure in (figures or {}).items() if figure["value"] is not None}
+    if known:
+        worst = min(known, key=lambda name: (known[name]["value"], name))
+        value, low = known[worst]["value"], known[worst].get("low")
+        words = f"the leading figure on cohort {worst} is {value:.4f}"
+        if value < COHORT_GUARD.floor:
+            refused.append(f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})")
+        elif low is None or low < COHORT_GUARD.floor:
+            doubted.append(f"{words}; less than the floor {COHORT_GUARD.floor:.2f} is not excluded")
+    for one in (comparison or {}).get("cohorts", ()):
+        difference = one["difference"]
+        if difference is None:
+            doubted.append(f"cohort {one['cohort']} cannot be compared: {one['reason']}")
+        elif difference["value"] < -COHORT_GUARD.margin:
+            refused.append(
+                f"{difference['measure']} on cohort {one['cohort']} loses more than {COHORT_GUARD.margin:.3f}: "
+                f"{difference['candidate']:.4f} against the champion's {difference['champion']:.4f} "
+                f"({interval_words(difference)}; {COHORT_GUARD.margin_reason})"
+            )
+        elif difference["low"] is None or difference["low"] < -COHORT_GUARD.margin:
+            loss = "" if difference["low"] is None else f" of up to {-difference['low']:.3f}"
+            doubted.append(f"a loss{loss} on cohort {one['cohort']} is not excluded")
+    return refused, doubted
 
 
 def _miscalibrations(test: Mapping[str, Any]) -> tuple[list[str], list[str]]:
@@ -255,6 +311,7 @@ def cautions(
     comparison: Mapping[str, Any] | None,
     gates: Sequence[Gate],
     test: Mapping[str, Any] | None = None,
+    on_cohorts: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return what these test images cannot show, and losses that no gate refuses: consider them in the decision.
 
@@ -269,18 +326,24 @@ def cautions(
             found.append(f"too few positives to judge {gate.measure} ({reason})")
         elif difference is not None and _is_possible_loss(gate, difference):
             found.append(f"a loss of up to {-difference['low']:.3f} in {gate.measure} is not excluded")
-    doubted = _miscalibrations(test or {})[1]
+    doubted = _miscalibrations(test or {})[1] + _on_cohorts(comparison, on_cohorts)[1]
     return found + doubted + _threshold_losses(differences) + _possible_slice_losses(comparison)
 
 
-def standing(task: str, test: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> dict[str, Any]:
+def standing(
+    task: str,
+    test: Mapping[str, Any],
+    comparison: Mapping[str, Any] | None,
+    on_cohorts: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
     """What the gates of a task say about a candidate today, for its report: every gate, objections and cautions."""
     gates = gates_of(task)
     return {
         "gates": [asdict(gate) for gate in gates],
         "slice_guard": asdict(SLICE_GUARD),
-        "objections": objections(test, comparison, gates),
-        "cautions": cautions(comparison, gates, test),
+        "cohort_guard": None if on_cohorts is None else asdict(COHORT_GUARD),
+        "objections": objections(test, comparison, gates, on_cohorts),
+        "cautions": cautions(comparison, gates, test, on_cohorts),
     }
 
 

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TypeVar
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, Split, Task, Variant, own_entries
+from lesion_tasks.catalog import COHORTS, SPLITS, TASKS, VARIANTS, Cohort, Split, Task, Variant, own_entries
 from lesion_tasks.catalog.entries import did_you_mean as did_you_mean
 from lesion_tasks.catalog.entries import unknown
 
@@ -68,3 +68,13 @@ def question_of(training_id: str, task: str, classes: Sequence[str]) -> Task:
             f"{', '.join(found.classes)} by now"
         )
     return found
+
+
+def find_cohort(name: str, task: str | None = None) -> Cohort:
+    """A cohort by its name; raises `UnusableInputError` also if it does not judge `task`."""
+    cohort = _find("cohort", name, COHORTS)
+    if task is not None and task not in cohort.tasks:
+        raise UnusableInputError(
+            f"cohort {name!r}: it judges {', '.join(cohort.tasks)}, expected one that judges {task!r}"
+        )
+    return cohort

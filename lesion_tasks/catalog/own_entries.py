@@ -19,6 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.cohorts import COHORTS, Cohort
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, unknown
 from lesion_tasks.catalog.gates import GATES, Gate, check_gates, gates_of
 from lesion_tasks.catalog.recipe import Variant
@@ -56,6 +57,7 @@ class Kind:
 KINDS: Mapping[str, Kind] = {
     "task": Kind(entry=Task, entries=TASKS),
     "split": Kind(entry=Split, entries=SPLITS),
+    "cohort": Kind(entry=Cohort, entries=COHORTS),
     "variant": Kind(entry=Variant, entries=VARIANTS),
     "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
     "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),

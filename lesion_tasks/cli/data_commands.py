@@ -7,7 +7,9 @@ from typing import Any
 import click
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import COHORTS
 from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
+from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.cli.command_line import lesion, print_table, show
 from lesion_tasks.workspace import open_workspace
 
@@ -142,6 +144,25 @@ def split(names: Sequence[str]) -> None:
 
     workspace = open_workspace()
     show({planned.name: build_split(workspace, planned.name) for planned in plan_splits(workspace, names)})
+
+
+@lesion.command()
+@click.argument("names", nargs=-1, metavar="[COHORT]...")
+def cohorts(names: Sequence[str]) -> None:
+    """Images -> the manifest of each cohort and task: what judges the models, and what of it cannot (default: all)."""
+    from lesion_tasks.splits.cohort_manifest import build_cohort
+
+    chosen = [find_cohort(name) for name in names or COHORTS]
+    if not chosen:
+        click.echo("no cohort is declared", err=True)
+    workspace = open_workspace()
+    show(
+        {
+            f"{one.name} of {task}": build_cohort(workspace, one.name, task)
+            for one in chosen
+            for task in one.tasks
+        }
+    )
 
 
 @lesion.command()

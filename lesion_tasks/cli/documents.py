@@ -14,7 +14,7 @@ import click
 
 from lesion_tasks import ROOMS
 from lesion_tasks.catalog import own_entries
-from lesion_tasks.catalog.gates import SLICE_GUARD
+from lesion_tasks.catalog.gates import COHORT_GUARD, SLICE_GUARD
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.settings import PREFIX, Settings
 
@@ -97,6 +97,15 @@ def gates_table() -> str:
     guarded = ", ".join(f"`{name}`" for name in SLICE_GUARD.attributes)
     rows.append(
         ["every", f"AUC by {guarded}", "", f"{SLICE_GUARD.margin:.2f}, where shown", SLICE_GUARD.reason]
+    )
+    rows.append(
+        [
+            "every",
+            "the leading measure on each cohort",
+            f"{COHORT_GUARD.floor:.2f}",
+            f"{COHORT_GUARD.margin:.2f}",
+            f"{COHORT_GUARD.margin_reason} {COHORT_GUARD.floor_reason}",
+        ]
     )
     return _table(["Task", "Measure", "Floor", "Loss allowed", "Reason"], rows)
 

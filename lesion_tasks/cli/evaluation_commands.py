@@ -7,6 +7,7 @@ from typing import Any
 import click
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.cli.command_line import TaskName, lesion, number, print_table, show, shown_whatever_happens
 from lesion_tasks.workspace import open_workspace
 
@@ -14,14 +15,31 @@ from lesion_tasks.workspace import open_workspace
 @lesion.command()
 @click.argument("training_ids", nargs=-1, metavar="[TRAINING]...")
 @click.option("--manifest", help="Digest of another manifest of the same task to score and evaluate on.")
-def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
-    """Training -> a report bundle and a verdict (default: every finished training without one)."""
-    from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
+@click.option(
+    "--cohort",
+    "cohorts",
+    multiple=True,
+    help="Judge on this cohort of other data alone; may be repeated. Default: every cohort of the task.",
+)
+def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequence[str]) -> None:
+    """Training -> a report bundle and a verdict (default: every finished training without one, or without --cohort)."""
+    from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated, list_unjudged
 
+    if manifest and cohorts:
+        raise UnusableInputError(
+            "--manifest with --cohort: a cohort is judged with a training's own manifest; expected one of them"
+        )
+    for name in cohorts:
+        find_cohort(name)  # before anything that takes time
     workspace = open_workspace()
+    chosen = list(training_ids)
+    if not chosen and cohorts:
+        chosen = list(dict.fromkeys(one for name in cohorts for one in list_unjudged(workspace, name)))
     with shown_whatever_happens() as done:
-        for training_id in training_ids or list_unevaluated(workspace):
-            done[training_id] = evaluate_training(workspace, training_id, manifest_digest=manifest)
+        for training_id in chosen or ([] if cohorts else list_unevaluated(workspace)):
+            done[training_id] = evaluate_training(
+                workspace, training_id, manifest_digest=manifest, cohorts=cohorts or None
+            )
         if not done:
             click.echo("every finished training has its evaluation: nothing to do", err=True)
 

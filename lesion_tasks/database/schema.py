@@ -1,9 +1,9 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
     scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
-      -> ungrouped -> picture_landmarks -> picture_pair -> placement -> group_subset -> split_member -> split_state
-      -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch, prediction
-      -> evaluation -> promotion
+      -> ungrouped -> picture_landmarks -> picture_pair -> placement -> cohort_image -> group_subset -> split_member
+      -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch,
+      prediction -> evaluation -> promotion
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -477,11 +477,24 @@ class Placement(Base):
     subset: Mapped[str] = mapped_column(comment="train, val or test")
 
 
+class CohortImage(Base):
+    """An image that judges the models of a task: triggers refuse it in train and val of every split of the task."""
+
+    __tablename__ = "cohort_image"
+    written_by = ("splits.cohort_images",)
+
+    task: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    isic_id: Mapped[str] = mapped_column(
+        ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
+    )
+    cohort: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+
+
 class GroupSubset(Base):
     """The one subset of a group under a split. The key makes a second one impossible."""
 
     __tablename__ = "group_subset"
-    written_by = ("splits.members",)
+    written_by = ("splits.cohort_manifest", "splits.members")
     __table_args__ = (
         UniqueConstraint("split", "group_id", "subset"),
         CheckConstraint("subset in ('train', 'val', 'test', 'quarantine')", name="known_subset"),
@@ -498,7 +511,7 @@ class SplitMember(Base):
     """The place of one image in one split: in a subset with a label, or left out with a reason."""
 
     __tablename__ = "split_member"
-    written_by = ("splits.balance", "splits.members")
+    written_by = ("splits.balance", "splits.cohort_images", "splits.cohort_manifest", "splits.members")
     __table_args__ = (
         ForeignKeyConstraint(
             ["split", "group_id", "subset"],
@@ -509,6 +522,7 @@ class SplitMember(Base):
         CheckConstraint("subset is null or group_id is not null", name="member_has_group"),
         # Deleting a group looks up its members: without this index, that reads the whole split for each group.
         Index("ix_split_member_group", "split", "group_id", postgresql_where=text("group_id is not null")),
+        Index("ix_split_member_set_aside", "split", postgresql_where=text("reason = 'set_aside'")),
     )
 
     split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
@@ -528,9 +542,10 @@ class SplitState(Base):
     """What the members of a split were computed from, so that only what changed since is judged again."""
 
     __tablename__ = "split_state"
-    written_by = ("splits.members",)
+    written_by = ("splits.cohort_manifest", "splits.members")
 
     split: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    task: Mapped[str] = mapped_column(comment="name in the catalogue: whose cohorts it must not hold")
     recipe_digest: Mapped[str] = mapped_column(comment="SHA-256 of split recipe, task recipe and rules")
     curated_in: Mapped[int] = mapped_column(BigInteger, comment="the last curation that was seen")
 
@@ -539,11 +554,14 @@ class Manifest(Base):
     """An immutable list of images with subset and label, named by its digest; the rows are in the bucket."""
 
     __tablename__ = "manifest"
-    written_by = ("splits.split",)
+    written_by = ("splits.manifest",)
     __table_args__ = (Index(None, "split", "built_at"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 over the canonical rows")
-    split: Mapped[str] = mapped_column(comment="name in the catalogue")
+    split: Mapped[str] = mapped_column(comment="name in the catalogue, or cohort-<name>-<task>")
+    cohort: Mapped[str | None] = mapped_column(
+        comment="the cohort whose images it lists, all as test; null for a split's"
+    )
     task: Mapped[str] = mapped_column(comment="name in the catalogue")
     recipe: Mapped[dict[str, Any]] = mapped_column(comment="the split and task recipes it was made by")
     object_key: Mapped[str] = mapped_column(comment="the parquet file in the bucket")
@@ -785,6 +803,10 @@ class Evaluation(Base):
     )
     val_figures: Mapped[dict[str, Any] | None] = mapped_column(
         Computed("document #> '{subsets,val,figures}'", persisted=True), comment="the same of val"
+    )
+    cohort_figures: Mapped[dict[str, Any] | None] = mapped_column(
+        Computed("document #> '{other_data,figures}'", persisted=True),
+        comment="the leading figure on each cohort, by its name",
     )
     report_key: Mapped[str] = mapped_column(comment="report.html in the bucket")
     evaluated_at: Mapped[datetime] = mapped_column(comment="when it was last computed")

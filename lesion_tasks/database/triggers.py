@@ -2,6 +2,7 @@
 
     record, stored_file written               -> their ids are added to uncurated
     record, stored_file ... written in a scope -> the note in scope.idle is removed
+    split_member, cohort_image written         -> refused, if an image of a cohort stands in train or val
 
 They are declared here as the tables are declared there. Migrations create them: `make migration` writes one for a
 changed declaration, and a test compares it with a migrated database.
@@ -12,7 +13,15 @@ from typing import Any
 
 from sqlalchemy.orm import InstrumentedAttribute
 
-from lesion_tasks.database.schema import Base, Record, RefusedRecord, ScopeRecord, StoredFile
+from lesion_tasks.database.schema import (
+    Base,
+    CohortImage,
+    Record,
+    RefusedRecord,
+    ScopeRecord,
+    SplitMember,
+    StoredFile,
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +80,27 @@ NOTE_CHANGED = Function(
 )
 END_IDLE = Function(name="end_idle", statement="UPDATE scope SET idle = NULL WHERE idle IS NOT NULL")
 
+# What judges a model never teaches it. Whoever writes these tables holds the lock of the task's assignment.
+_REFUSE_TAUGHT = """DECLARE taught record;
+    BEGIN
+        SELECT c.cohort, m.isic_id, m.split, m.subset INTO taught
+        FROM {members} m JOIN split_state s USING (split) JOIN {cohorts} c ON c.task = s.task AND c.isic_id = m.isic_id
+        WHERE m.subset IN ('train', 'val') LIMIT 1;
+        IF FOUND THEN
+            RAISE EXCEPTION USING ERRCODE = 'check_violation', CONSTRAINT = 'cohorts_never_teach',
+                MESSAGE = 'cohorts_never_teach: image ' || taught.isic_id || ' of cohort ' || taught.cohort
+                    || ' stands in ' || taught.subset || ' of split ' || taught.split;
+        END IF;
+    END"""
+REFUSE_TAUGHT_MEMBERS = Function(
+    name="refuse_taught_members",
+    statement=_REFUSE_TAUGHT.format(members="written", cohorts="cohort_image"),
+)
+REFUSE_TAUGHT_COHORTS = Function(
+    name="refuse_taught_cohorts",
+    statement=_REFUSE_TAUGHT.format(members="split_member", cohorts="written"),
+)
+
 # The columns that curation and manifests read; changes of others (last seen, number of attempts) do not matter.
 READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
     Record: (Record.version, Record.withdrawn_at),
@@ -89,7 +119,7 @@ READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
 # A change of any of these, also by hand, removes the notes in scope.idle.
 WATCHED: tuple[type[Base], ...] = (Record, ScopeRecord, RefusedRecord, StoredFile)
 
-FUNCTIONS = (NOTE_INSERTED, NOTE_CHANGED, END_IDLE)
+FUNCTIONS = (NOTE_INSERTED, NOTE_CHANGED, END_IDLE, REFUSE_TAUGHT_MEMBERS, REFUSE_TAUGHT_COHORTS)
 TRIGGERS = (
     *(
         Trigger(name="note_inserted", table=table, event="INSERT", calls=NOTE_INSERTED, rows_as="inserted")
@@ -110,5 +140,12 @@ TRIGGERS = (
     *(
         Trigger(name="end_idle", table=table, event="INSERT OR UPDATE OR DELETE OR TRUNCATE", calls=END_IDLE)
         for table in WATCHED
+    ),
+    *(
+        Trigger(
+            name=f"refuse_taught_{event.lower()}", table=table, event=event, calls=function, rows_as="written"
+        )
+        for table, function in ((SplitMember, REFUSE_TAUGHT_MEMBERS), (CohortImage, REFUSE_TAUGHT_COHORTS))
+        for event in ("INSERT", "UPDATE")
     ),
 )

@@ -48,8 +48,8 @@ _ROWS = text(f"""
     WITH page AS MATERIALIZED ({_PAGE})
     SELECT page.n_found, t.training_id, t.variant, t.recipe ->> 'title' AS title,
            t.recipe ->> 'reproduces' AS reproduces, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
-           e.test_figures, e.balanced_figures, e.val_figures, e.document -> 'best_of_looks' AS best_of_looks,
-           e.report_key, e.manifest_digest,
+           e.test_figures, e.balanced_figures, e.val_figures, e.cohort_figures,
+           e.document -> 'best_of_looks' AS best_of_looks, e.report_key, e.manifest_digest,
            (SELECT count(*) FROM test_opening o WHERE o.manifest_digest = e.manifest_digest) AS n_openings
     FROM page JOIN evaluation e USING (evaluation_id) JOIN training t USING (training_id)
     ORDER BY page.place
@@ -87,6 +87,7 @@ def _board_row(row: Any, champion_id: str | None) -> BoardRow:
         figures=figures_of(row.test_figures),
         balanced=figures_of(row.balanced_figures),
         val=figures_of(row.val_figures),
+        on_cohorts=figures_of(row.cohort_figures),
         report_path=row.report_key.removeprefix("reports/"),
         is_champion=champion_id == row.training_id,
         manifest_digest=row.manifest_digest,

@@ -15,10 +15,12 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts, unjudged_cohorts
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     failed_checks,
     find_difference,
+    find_evaluation,
     find_sealed,
     unmade_checks,
 )
@@ -69,6 +71,24 @@ def missing_scores(connection: Connection, candidate: Training, champion: Traini
     ]
 
 
+def missing_on_cohorts(
+    connection: Connection, candidate: Training, champion: Training | None
+) -> list[dict[str, str]]:
+    """Which trainings must be evaluated again, since a cohort of their task is not in their evaluation as it is by now.
+
+    Entries as those of `missing_scores`. If the candidate must, so must the champion: both on the same images.
+    """
+    models = [model for model in (candidate, champion) if model is not None]
+    if not any(_lacks_cohorts(connection, model) for model in models):
+        return []
+    return [{"training_id": model.training_id, "manifest_digest": model.manifest_digest} for model in models]
+
+
+def _lacks_cohorts(connection: Connection, model: Training) -> bool:
+    found = find_evaluation(connection, model.training_id, model.manifest_digest)
+    return bool(unjudged_cohorts(connection, model.task, found.document if found else {}))
+
+
 def _is_evaluated(connection: Connection, model: Training, digest: str) -> bool:
     """Whether there is an evaluation to go by: one that was altered or made by an older version has to be repeated."""
     try:
@@ -88,9 +108,10 @@ def compare_models(
     """Candidate minus champion on the candidate's natural test set, without images that either has learned from.
 
     Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
-    the test set), n_images, n_left_out and two_by_two: both models on both test sets, None if one of the four is
-    missing. Raises `NoComparisonError` if a model was not evaluated on these images, is not sound there, or has learned
-    from nearly all of them.
+    the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if one of the four is missing,
+    and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises
+    `NoComparisonError` if a model was not evaluated on these images, is not sound there, or has learned from nearly all
+    of them.
     """
     from lesion_tasks.metrics.compare import compare, compare_slices
 
@@ -123,6 +144,7 @@ def compare_models(
         "differences": {name: difference.as_dict() for name, difference in differences.items()},
         "slices": [one.as_dict() for one in compare_slices(new[0], new[1])],
         "two_by_two": _two_by_two(connection, tables, task, models, new),
+        "cohorts": compare_on_cohorts(connection, bucket, candidate, champion),
     }
 
 

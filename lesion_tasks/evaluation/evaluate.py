@@ -6,7 +6,7 @@ same files and the same row.
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -15,13 +15,14 @@ from sqlalchemy import Engine
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import figures_to_judge, leading_measure, standing
-from lesion_tasks.catalog.lookup import ChangedQuestionError, question_of
+from lesion_tasks.catalog.lookup import ChangedQuestionError, find_cohort, question_of
 from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
 from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
+from lesion_tasks.evaluation.other_data import judge_on_cohorts
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
@@ -33,6 +34,7 @@ from lesion_tasks.evaluation.subject import (
     manifest_facts,
     training_facts,
 )
+from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
@@ -59,11 +61,23 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest: str | None = None) -> str:
-    """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id."""
+def evaluate_training(
+    workspace: Workspace,
+    training_id: str,
+    *,
+    manifest_digest: str | None = None,
+    cohorts: Sequence[str] | None = None,
+) -> str:
+    """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id.
+
+    On its own, it is judged on every cohort of its task too, or on those named in `cohorts`.
+    """
     engine = workspace.engine
     bucket = workspace.bucket
     subject = find_subject(engine, bucket, training_id, manifest_digest)
+    if subject.manifest.cohort is not None:
+        # Its figures stand in the training's own evaluation.
+        return evaluate_training(workspace, training_id, cohorts=[subject.manifest.cohort])
     size = InputSize.of_recipe(subject.training.recipe)
     if not subject.is_own_manifest and size is not None:
         # The training for which this manifest was made may use another input size, or no pictures.
@@ -74,7 +88,7 @@ def evaluate_training(workspace: Workspace, training_id: str, *, manifest_digest
         _ensure_predictions(engine, subject, model, examples)
         advance(1, "predictions")
         stored = _stored_frames(engine, subject)
-        bundle = _measure(engine, bucket, subject, model, examples, stored)
+        bundle = _measure(workspace, subject, model, examples, stored, cohorts)
         advance(1, "figures")
         _store_bundle(bucket, subject, bundle, stored)
         advance(1, "report")
@@ -96,9 +110,19 @@ def list_unevaluated(workspace: Workspace) -> list[str]:
 
     Without those whose task is not in the catalogue, or asks something else by now: a line of the log names each.
     """
-    found = []
     with workspace.engine.connect() as connection:
-        waiting = evaluation_record.list_unevaluated(connection)
+        return _answerable(evaluation_record.list_unevaluated(connection))
+
+
+def list_unjudged(workspace: Workspace, cohort: str) -> list[str]:
+    """The same for those whose evaluation says nothing of a cohort that judges their task."""
+    tasks = find_cohort(cohort).tasks
+    with workspace.engine.connect() as connection:
+        return _answerable(evaluation_record.list_unjudged(connection, cohort, tasks))
+
+
+def _answerable(waiting: Sequence[evaluation_record.Waiting]) -> list[str]:
+    found = []
     for training_id, task, classes in waiting:
         try:
             question_of(training_id, task, classes)
@@ -164,16 +188,17 @@ def _stored_frames(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.
 
 
 def _measure(
-    engine: Engine,
-    bucket: Bucket,
+    workspace: Workspace,
     subject: EvaluationSubject,
     model: "keras.Model",
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
+    cohorts: Sequence[str] | None,
 ) -> Bundle:
     """Everything that is known about this training on this manifest."""
     from lesion_tasks.metrics.document import evaluation_document
 
+    engine, bucket = workspace.engine, workspace.bucket
     verdicts = judge_ids(subject, stored)
     scored: dict[str, Scored] = {}
     if not any(verdict.blocks for verdict in verdicts):
@@ -190,6 +215,11 @@ def _measure(
         )
         for name, some in scored.items()
     }
+    other_data = None
+    if scored and subject.is_own_manifest:
+        other_data = judge_on_cohorts(
+            workspace, subject, model, scored["test_natural"], examples["test"], cohorts
+        )
     comparison = _comparison(engine, bucket, subject) if scored else None
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:
@@ -208,12 +238,13 @@ def _measure(
         integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
         predictions={subset: digest_of_predictions(frame) for subset, frame in stored.items()},
         subsets=documents,
+        other_data=other_data,
         best_of_looks=best,
         since_promotion=fresh,
         lesions=lesion_figures(subject, test) if test else None,
         epochs=epochs(engine, subject),
         comparison=comparison,
-        promotion=_standing(subject, documents, comparison),
+        promotion=_standing(subject, documents, comparison, other_data),
         data_changes=data_changes(engine, bucket, subject),
         data=data_facts(subject),
         examples=_examples(subject, model, examples, stored) if scored else [],
@@ -222,13 +253,21 @@ def _measure(
 
 
 def _standing(
-    subject: EvaluationSubject, documents: Mapping[str, SubsetDocument], comparison: Comparison | None
+    subject: EvaluationSubject,
+    documents: Mapping[str, SubsetDocument],
+    comparison: Comparison | None,
+    other_data: OtherData | None,
 ) -> Standing | None:
     """What the gates say; None on a manifest other than its own, and for predictions that could not be joined."""
     if not documents or not subject.is_own_manifest:
         return None
     figures = figures_to_judge(documents["test_natural"].model_dump())
-    said = standing(subject.task.name, figures, comparison.model_dump() if comparison else None)
+    said = standing(
+        subject.task.name,
+        figures,
+        comparison.model_dump() if comparison else None,
+        other_data.model_dump()["figures"] if other_data else None,
+    )
     return Standing.model_validate(said)
 
 

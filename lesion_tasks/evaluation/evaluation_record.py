@@ -5,7 +5,7 @@ decisions use the document itself: `find_sealed`, then `failed_checks` and `unde
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select, text
@@ -175,19 +175,42 @@ def find_report(connection: Connection, name: str) -> str | None:
     return found
 
 
-def list_unevaluated(connection: Connection) -> list[tuple[str, str, list[str]]]:
-    """Id, task and classes of finished trainings without an evaluation on their own manifest, oldest first."""
-    return [
-        (row.training_id, row.task, row.classes)
-        for row in connection.execute(
-            text("""
-                SELECT training_id, task, classes FROM training t WHERE status = 'finished' AND NOT EXISTS (
-                    SELECT FROM evaluation e
-                    WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
-                ORDER BY finished_at
-            """)
-        )
-    ]
+Waiting = tuple[str, str, list[str]]  # id of a training, its task, its classes
+
+
+def list_unevaluated(connection: Connection) -> list[Waiting]:
+    """Finished trainings without an evaluation on their own manifest, oldest first."""
+    return _waiting(
+        connection,
+        """
+        SELECT training_id, task, classes FROM training t WHERE status = 'finished' AND NOT EXISTS (
+            SELECT FROM evaluation e
+            WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
+        ORDER BY finished_at
+        """,
+    )
+
+
+def list_unjudged(connection: Connection, cohort: str, tasks: Sequence[str]) -> list[Waiting]:
+    """Finished trainings of some tasks whose own evaluation says nothing of a cohort, oldest first."""
+    return _waiting(
+        connection,
+        """
+        SELECT training_id, task, classes FROM training t
+        WHERE status = 'finished' AND task = ANY(:tasks) AND NOT EXISTS (
+            SELECT FROM evaluation e
+            WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest
+                AND jsonb_path_exists(document, '$.other_data.cohorts[*] ? (@.name == $cohort)',
+                                      jsonb_build_object('cohort', CAST(:cohort AS text))))
+        ORDER BY finished_at
+        """,
+        cohort=cohort,
+        tasks=list(tasks),
+    )
+
+
+def _waiting(connection: Connection, query: str, **values: object) -> list[Waiting]:
+    return [(row.training_id, row.task, row.classes) for row in connection.execute(text(query), values)]
 
 
 def list_evaluated_ids(connection: Connection, task: str) -> set[str]:

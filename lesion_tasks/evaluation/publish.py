@@ -93,10 +93,16 @@ def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
         "measure": task.leading_measure,
         "value": "undefined" if value is None else f"{value:.3f}",
         "95 % interval": "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        "worst cohort": _worst_cohort(row),
         "checks": "sound" if row.is_sound else ", ".join(row.failed_checks),
         "champion": "champion" if row.is_champion else "",
         "training_id": row.training_id,
     }
+
+
+def _worst_cohort(row: BoardRow) -> str:
+    name = row.worst_cohort
+    return "" if name is None else f"{row.on_cohorts[name].value:.3f} {name}"
 
 
 def publish(workspace: Workspace) -> None:

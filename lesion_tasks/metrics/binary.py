@@ -166,7 +166,7 @@ def threshold_figures(scored: Scored, threshold: float | None, resampling: Resam
     }
     sensitivity, specificity = found["sensitivity"].value, found["specificity"].value
     if sensitivity is not None and specificity is not None:
-        rates = _resampled_rates(scored, called, resampling)
+        rates = resampled_rates(scored, called, resampling)
         found["balanced_accuracy"] = figure(
             (sensitivity + specificity) / 2,
             stated_rates(rates.mean(axis=0), scored, called == positive, resampling),
@@ -179,7 +179,7 @@ def called_positive(scored: Scored, threshold: float | None) -> np.ndarray:
     return scored.scores >= (0.5 if threshold is None else threshold)
 
 
-def _resampled_rates(scored: Scored, called: np.ndarray, resampling: Resampling) -> np.ndarray:
+def resampled_rates(scored: Scored, called: np.ndarray, resampling: Resampling) -> np.ndarray:
     """(2, n_resamples): sensitivity and specificity at the threshold."""
     table = calibration.by_bin(
         2 * scored.is_positive + called, scored.groups, np.ones(scored.n_images), 4
@@ -207,7 +207,7 @@ def stated_prevalence_figures(
         }
     called = called_positive(scored, threshold)
     point = np.array([called[scored.is_positive].mean(), (~called[~scored.is_positive]).mean()])
-    samples = _resampled_rates(scored, called, resampling)
+    samples = resampled_rates(scored, called, resampling)
     found = {}
     for prevalence in prevalences:
         values = predictive_values(point[:, None], prevalence)[:, 0]

@@ -75,6 +75,12 @@ class Candidate:
         """Figures on the natural test set that gates may be about."""
         return figures_to_judge(self._subset("test_natural"))
 
+    @property
+    def on_cohorts(self) -> Mapping[str, Any]:
+        """The leading figure on each cohort."""
+        found: Mapping[str, Any] = (self.document.get("other_data") or {}).get("figures", {})
+        return found
+
     def _subset(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.document["subsets"].get(name, {})
         return found

@@ -15,7 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
-from lesion_tasks.evaluation.comparison import missing_scores
+from lesion_tasks.evaluation.comparison import missing_on_cohorts, missing_scores
 from lesion_tasks.evaluation.decisions import (
     ENTHRONING,
     champion_of,
@@ -67,6 +67,9 @@ def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
         rescore = []
         if best and champion:
             rescore = missing_scores(connection, best.training, champion.training)
+        if best:
+            needed = missing_on_cohorts(connection, best.training, champion.training if champion else None)
+            rescore += [one for one in needed if one not in rescore]
     return {
         "task": task,
         "candidate": best.training_id if best else None,

@@ -9,7 +9,12 @@ from sqlalchemy import Connection
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, leading_measure, objections
-from lesion_tasks.evaluation.comparison import NoComparisonError, NotEvaluatedError, compare_models
+from lesion_tasks.evaluation.comparison import (
+    NoComparisonError,
+    NotEvaluatedError,
+    compare_models,
+    missing_on_cohorts,
+)
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
@@ -76,8 +81,10 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             missing = str(error)
         except (NoComparisonError, AlteredEvaluationError, AlteredPredictionsError) as error:
             obstacle = f"it cannot be compared with the champion: {error}"
+    if missing is None:
+        missing = _missing_on_cohorts(connection, best, champion)
     missed = [words for words in (obstacle, missing) if words] or [
-        *objections(best.test, comparison, gates),
+        *objections(best.test, comparison, gates, best.on_cohorts),
         *objections_to(declines(connection, task, comparison, gates), gates),
     ]
     digest = best.training.manifest_digest
@@ -91,13 +98,25 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             champion=champion,
             comparison=comparison,
             objections=missed,
-            cautions=[*cautions(comparison, gates, best.test), *_changed_labels(connection, bucket, best)],
+            cautions=[
+                *cautions(comparison, gates, best.test, best.on_cohorts),
+                *_changed_labels(connection, bucket, best),
+            ],
             n_openings=count_openings(connection, digest),
             report_keys=[one.report_key for one in found if one is not None],
             missing=missing,
         ),
         candidates,
     )
+
+
+def _missing_on_cohorts(connection: Connection, best: Candidate, champion: Champion | None) -> str | None:
+    """Which evaluations are needed before anything can be said of other people's data; None if there are all."""
+    needed = missing_on_cohorts(connection, best.training, champion.training if champion else None)
+    if not needed:
+        return None
+    names = " ".join(one["training_id"] for one in needed)
+    return f"a cohort of the task has not been judged as it is by now: run `lesion evaluate {names}` first"
 
 
 def _leak(connection: Connection, bucket: Bucket, candidate: Candidate) -> str | None:

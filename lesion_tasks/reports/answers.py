@@ -328,6 +328,20 @@ def openings(bundle: Bundle) -> str | None:
     return f"{plural(bundle.n_test_openings, 'time')}, including this one."
 
 
+def other_data(bundle: Bundle) -> str | None:
+    told = []
+    for cohort in bundle.other_data.cohorts if bundle.other_data else ():
+        if cohort.subset is not None and cohort.fall is not None:
+            figure = cohort.subset.figures.get(cohort.fall.measure)
+            n_images = plural(cohort.subset.subset.n_images, "image")
+            told.append(
+                f"{cohort.title} ({n_images}): {label(cohort.fall.measure)} {figure_words(figure)}. {cohort.fall.words}"
+            )
+        elif cohort.reason is not None:
+            told.append(f"{cohort.title}: not judged, {cohort.reason}.")
+    return " ".join(told) or None
+
+
 def availability(bundle: Bundle) -> str | None:
     trained = bundle.training
     return (

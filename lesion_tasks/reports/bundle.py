@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import (
     DIALECT,
     SCHEMA_VERSION,
@@ -133,6 +134,16 @@ class PublishedSliceDifference(Published):
     difference: PublishedDifference | None
 
 
+class CohortDifference(Published):
+    """The leading difference on one cohort, on images that neither training already has."""
+
+    cohort: str
+    n_images: Count
+    n_left_out: Count
+    reason: str | None = Field(description="Why there is no difference.")
+    difference: PublishedDifference | None
+
+
 class TwoByTwo(Published):
     """Old and new model on old and new data, and how much of the change is due to each."""
 
@@ -155,6 +166,7 @@ class Comparison(Published):
     differences: dict[str, PublishedDifference]
     slices: list[PublishedSliceDifference] = Field(default_factory=list)
     two_by_two: TwoByTwo | None = None
+    cohorts: list[CohortDifference] = Field(default_factory=list)
 
 
 class PublishedGate(Published):
@@ -172,11 +184,19 @@ class PublishedSliceGuard(Published):
     reason: str
 
 
+class PublishedCohortGuard(Published):
+    margin: Annotated[float, Field(ge=0)]
+    margin_reason: str
+    floor: float
+    floor_reason: str
+
+
 class Standing(Published):
     """What the gates say about the training as a candidate at the time of the evaluation."""
 
     gates: list[PublishedGate]
     slice_guard: PublishedSliceGuard
+    cohort_guard: PublishedCohortGuard | None = Field(None, description="Null: no cohort judges the task.")
     objections: list[str] = Field(description="Empty: it may be promoted.")
     cautions: list[str]
 
@@ -230,6 +250,7 @@ class Bundle(Published):
     subsets: dict[str, SubsetDocument] = Field(
         description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
     )
+    other_data: OtherData | None = Field(None, description="Cohorts; null if none judges the task.")
     best_of_looks: BestOfLooks | None = None
     since_promotion: SincePromotion | None = None
     lesions: LesionFigures | None = Field(None, description="Null where no lesion has two images.")

@@ -39,7 +39,7 @@ DSTC | overlap                 | The level at which the partitions are disjoint,
 DSTC | sizes                   | Size of each partition and its balance of classes
 STC  | precision in part       | Why the sample is large enough
 DSTC | characteristics in part | Patients, sexes, ages and sites by partition
-DSTC | -                       | External test set
+DSTC | other_data in part      | External test set
 # Model
 DTC  | architecture            | Architecture, inputs and outputs
 TC   | weights                 | Initial weights

@@ -29,11 +29,20 @@ class BoardRow(Published):
     figures: Figures
     balanced: Figures
     val: Figures
+    on_cohorts: Figures = Field(
+        default_factory=dict, description="The leading figure on each cohort, by its name."
+    )
     report_path: str
     is_champion: bool
     manifest_digest: str
     n_test_openings: int
     best_of_looks: BestOfLooks | None = None
+
+    @property
+    def worst_cohort(self) -> str | None:
+        """The name of the cohort with the lowest leading figure; None if there is none."""
+        known = [(figure.value, name) for name, figure in self.on_cohorts.items() if figure.value is not None]
+        return min(known)[1] if known else None
 
 
 class ChampionLine(Published):
@@ -116,6 +125,7 @@ def _shown(task: TaskBoard) -> dict[str, Any]:
         "columns": ("sensitivity_at_90_specificity",) if len(task.classes) == 2 else ("balanced_accuracy",),
         "scale": scale,
         "groups": groups,
+        "has_cohorts": any(row.on_cohorts for row in rows),
         "n_manifests": len({row.manifest_digest for row in rows}),
     }
 

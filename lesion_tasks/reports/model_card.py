@@ -147,6 +147,9 @@ def _caveats(bundle: Bundle) -> str:
     if not bundle.is_sound:
         failed = ", ".join(check_title(name) for name in bundle.failed_checks)
         lines.append(f"- Do not rely on the figures. Failed checks: {escape(failed)}.")
+    elsewhere = answers.other_data(bundle)
+    if elsewhere is not None:
+        lines.append(f"- On other data: {escape(elsewhere)}")
     lines.append(
         "- Measured on archive images; performance on another clinic's images is unknown until measured there."
     )

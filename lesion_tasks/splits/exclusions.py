@@ -25,6 +25,7 @@ REASONS = {
     "diagnosis_not_in_task": "Diagnosed, but as none of the task's classes.",
     "no_sex": "The task requires a known sex, as the paper does, and it is unknown.",
     # of the split
+    "set_aside": "Belongs to a cohort that judges the task's models: such images never teach them.",
     "quarantined": "Linked to images of another subset: on either side it would leak.",
     "beyond_balance": "In train, but its class has more images than the balanced set takes.",
 }

@@ -1,6 +1,6 @@
 """A split's members and rejects -> the steps from records to subsets, each with what it left out and why."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -16,6 +16,15 @@ def funnel_of(connection: Connection, split: str) -> list[dict[str, Any]]:
     """The steps in order. Each has step and n (negative: left out), and a reason if images were left out."""
     n_records = connection.execute(text("SELECT count(*) FROM record")).scalar_one()
     rejects = connection.execute(text("SELECT reason, count(*) AS n FROM reject GROUP BY reason")).all()
+    return [
+        {"step": "records", "n": n_records},
+        *_losses("rejected", {row.reason: row.n for row in rejects}),
+        *funnel_of_members(connection, split, SUBSETS),
+    ]
+
+
+def funnel_of_members(connection: Connection, split: str, subsets: Sequence[str]) -> list[dict[str, Any]]:
+    """The steps from images to subsets."""
     members = connection.execute(
         text(
             "SELECT reason, subset, count(*) AS n FROM split_member WHERE split = :split GROUP BY reason, subset"
@@ -25,11 +34,9 @@ def funnel_of(connection: Connection, split: str) -> list[dict[str, Any]]:
     inside = {row.subset: row.n for row in members if row.reason is None}
     left_out = {row.reason: row.n for row in members if row.reason is not None}
     return [
-        {"step": "records", "n": n_records},
-        *_losses("rejected", {row.reason: row.n for row in rejects}),
         {"step": "images", "n": sum(row.n for row in members)},
         *_losses("left out", left_out),
-        *({"step": subset, "n": inside.get(subset, 0)} for subset in SUBSETS),
+        *({"step": subset, "n": inside.get(subset, 0)} for subset in subsets),
     ]
 
 
@@ -50,6 +57,7 @@ _FOUND = {
     "indeterminate": "array_to_string(i.diagnosis, ' > ')",
     "diagnosis_not_in_task": "array_to_string(i.diagnosis, ' > ')",
     "no_sex": "v.document #>> '{metadata,clinical,sex}'",
+    "set_aside": "(SELECT string_agg(DISTINCT c.cohort, ', ') FROM cohort_image c WHERE c.isic_id = m.isic_id)",
     "quarantined": "m.group_id",
 }
 

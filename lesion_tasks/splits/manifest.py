@@ -8,8 +8,9 @@ Since each row carries the SHA-256 of its picture, the digest covers the pixels.
 import hashlib
 import io
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -129,6 +130,43 @@ def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "p
     return digest
 
 
+def record_manifest(
+    connection: Connection,
+    bucket: Bucket,
+    *,
+    split: str,
+    task: str,
+    cohort: str | None = None,
+    recipe: dict[str, Any],
+    table: "pa.Table",
+    counts: Mapping[str, Mapping[str, int]],
+    funnel: Sequence[Mapping[str, Any]],
+) -> str:
+    """Store the rows and put their manifest in force; returns its digest. `counts`: images by subset and class."""
+    digest = write_manifest(bucket, split, recipe, table)
+    connection.execute(
+        text("""
+            INSERT INTO manifest (digest, split, cohort, task, recipe, object_key, n_images, class_counts, funnel,
+                                  created_at, built_at)
+            VALUES (:digest, :split, :cohort, :task, :recipe, :key, :n, :counts, :funnel, :now, :now)
+            ON CONFLICT (digest) DO UPDATE SET built_at = excluded.built_at, funnel = excluded.funnel
+        """),
+        {
+            "digest": digest,
+            "split": split,
+            "cohort": cohort,
+            "task": task,
+            "recipe": json.dumps(recipe),
+            "key": object_key(split, digest),
+            "n": len(table),
+            "counts": json.dumps(counts),
+            "funnel": json.dumps(funnel),
+            "now": datetime.now(UTC),
+        },
+    )
+    return digest
+
+
 def read_table(bucket: Bucket, key: str) -> "pa.Table":
     """Read the rows back; raise `UnusableInputError` if they do not match their digest."""
     return _read(bucket, key, lambda: bucket.local_path(key))
@@ -207,8 +245,8 @@ def _changed_fields(recipe: Mapping[str, Any], split: str) -> list[str]:
 
 
 def manifests_in_force(connection: Connection) -> list[Manifest]:
-    """The manifest in force of each split that was built, by name, detached."""
-    statement = select(Manifest).ext(distinct_on(Manifest.split))
+    """The manifest in force of each split that was built, by name, detached; those of cohorts are left out."""
+    statement = select(Manifest).where(Manifest.cohort.is_(None)).ext(distinct_on(Manifest.split))
     statement = statement.order_by(Manifest.split, Manifest.built_at.desc())
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))

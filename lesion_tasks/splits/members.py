@@ -16,7 +16,7 @@ from lesion_tasks.catalog import Split, Task
 from lesion_tasks.database.bulk import copy_dicts, copy_out, copy_rows
 from lesion_tasks.splits.balance import drawn_subsets
 from lesion_tasks.splits.exclusions import Facts, reason_of_subset, reason_to_leave_out
-from lesion_tasks.splits.subset_or_quarantine import group_subsets
+from lesion_tasks.splits.subset_or_quarantine import QUARANTINE, group_subsets
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -25,11 +25,19 @@ MEMBERSHIP_VERSION = 1  # raise it whenever the rules of this module, of `balanc
 
 _FACTS = """
     SELECT i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation,
-           to_json(i.diagnosis)::text AS diagnosis, i.sex, p.subset AS placed
+           to_json(i.diagnosis)::text AS diagnosis, i.sex, p.subset AS placed,
+           EXISTS (SELECT FROM cohort_image c WHERE c.task = '{task}' AND c.isic_id = i.isic_id) AS is_set_aside
     FROM image i LEFT JOIN placement p ON p.assignment = '{assignment}' AND p.isic_id = i.isic_id
     {where} ORDER BY i.isic_id
 """
-_OF_CHANGED_GROUPS = "WHERE i.group_id IN (SELECT group_id FROM image WHERE curated_in > {since})"
+# Images that changed, and those that a cohort has taken from the split or given back since it was last built.
+_OF_CHANGED_GROUPS = """
+    WHERE i.group_id IN (
+        SELECT group_id FROM image WHERE curated_in > {since}
+        UNION SELECT own.group_id FROM split_member m JOIN image own USING (isic_id)
+        WHERE m.split = '{split}' AND m.reason = 'set_aside' AND (m.group_id IS NOT NULL OR NOT EXISTS (
+            SELECT FROM cohort_image c WHERE c.task = '{task}' AND c.isic_id = m.isic_id)))
+"""
 
 
 def judge_changes(connection: Connection, split: Split, task: Task) -> bool:
@@ -44,26 +52,32 @@ def judge_changes(connection: Connection, split: Split, task: Task) -> bool:
         text("SELECT curated_in FROM split_state WHERE split = :split AND recipe_digest = :digest"),
         {"split": split.name, "digest": recipe_digest},
     ).scalar_one_or_none()
-    where = "" if since is None else _OF_CHANGED_GROUPS.format(since=int(since))
-    assignment = task.assignment.replace("'", "''")
-    facts = copy_out(connection, _FACTS.format(assignment=assignment, where=where)).to_pandas()
+    assignment, task_name, name = (
+        words.replace("'", "''") for words in (task.assignment, task.name, split.name)
+    )
+    where = "" if since is None else _OF_CHANGED_GROUPS.format(since=int(since), split=name, task=task_name)
+    query = _FACTS.format(assignment=assignment, task=task_name, where=where)
+    facts = copy_out(connection, query).to_pandas()
+    facts["is_set_aside"] = facts["is_set_aside"] == "t"
     connection.execute(text("CREATE TEMP TABLE news (isic_id text PRIMARY KEY) ON COMMIT DROP"))
     if since is None:
         _forget_all(connection, split.name)
     else:
         _forget_news(connection, split.name, facts["isic_id"], since)
+    # Before the members: a trigger asks whose cohorts they must not hold.
+    connection.execute(
+        text("""
+            INSERT INTO split_state (split, task, recipe_digest, curated_in)
+            SELECT :split, :task, :digest, greatest((SELECT max(curated_in) FROM image),
+                                                    (SELECT max(curated_in) FROM reject), 0)
+            ON CONFLICT (split) DO UPDATE SET task = excluded.task, recipe_digest = excluded.recipe_digest,
+                curated_in = excluded.curated_in
+        """),
+        {"split": split.name, "task": task.name, "digest": recipe_digest},
+    )
     members = judge_images(facts, task)
     _store_members(connection, split, members)
     _store_placements(connection, task, members)
-    connection.execute(
-        text("""
-            INSERT INTO split_state (split, recipe_digest, curated_in)
-            SELECT :split, :digest, greatest((SELECT max(curated_in) FROM image),
-                                             (SELECT max(curated_in) FROM reject), 0)
-            ON CONFLICT (split) DO UPDATE SET recipe_digest = excluded.recipe_digest, curated_in = excluded.curated_in
-        """),
-        {"split": split.name, "digest": recipe_digest},
-    )
     return since is not None
 
 
@@ -71,7 +85,8 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
     """Judge images, in whole groups: facts -> isic_id, group_id, group_subset, label, reason (None for members).
 
     `facts` has the columns isic_id, group_id, atom_id, image_type, image_manipulation, diagnosis (a list, or JSON of
-    one), sex, and optionally placed: the subset that an image was in before, None if it never was in one.
+    one), sex, and optionally placed: the subset that an image was in before, None if it never was in one; and
+    is_set_aside: whether a cohort has it. Images of a cohort have no say in where the others of their group stand.
     """
     import pandas as pd
 
@@ -83,14 +98,19 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
         if key not in judged:
             judged[key] = _judge(task, *key)
         keys.append(key)
-    subsets = group_subsets(
-        facts["group_id"].tolist(),
-        facts["atom_id"].tolist(),
-        _objects(facts["placed"]) if "placed" in facts else [None] * len(facts),
+    is_aside = facts["is_set_aside"].tolist() if "is_set_aside" in facts else [False] * len(facts)
+    subsets = [QUARANTINE] * len(facts)
+    voting = [row for row, aside in enumerate(is_aside) if not aside]
+    found = group_subsets(
+        facts["group_id"].iloc[voting].tolist(),
+        facts["atom_id"].iloc[voting].tolist(),
+        _objects(facts["placed"].iloc[voting]) if "placed" in facts else [None] * len(voting),
         salt=task.salt,
         val_share=task.val_share,
         test_share=task.test_share,
     )
+    for row, subset in zip(voting, found, strict=True):
+        subsets[row] = subset
 
     # Objects, so that missing values stay None: pandas' own text columns would make them NaN.
     def column(values: list[Any]) -> "pd.Series":
@@ -103,7 +123,10 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
             "group_subset": column(subsets),
             "label": column([judged[key][0] for key in keys]),
             "reason": column(
-                [judged[key][1] or reason_of_subset(s) for key, s in zip(keys, subsets, strict=True)]
+                [
+                    judged[key][1] or ("set_aside" if aside else reason_of_subset(subset))
+                    for key, aside, subset in zip(keys, is_aside, subsets, strict=True)
+                ]
             ),
         }
     )

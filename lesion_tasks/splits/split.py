@@ -6,25 +6,23 @@ an identity is a hash, so growth moves no one; a group whose parts belong to dif
 Running it again on the same catalogue gives the same digest and changes nothing.
 """
 
-import json
 import logging
 from collections.abc import Mapping
 from dataclasses import asdict
-from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS, Split, Task, own_entries
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.splits.balance import draw_balance
+from lesion_tasks.splits.cohort_images import gather_cohorts
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.funnel import funnel_of, left_out_in_words, unmatched_rules
-from lesion_tasks.splits.manifest import object_key, write_manifest
+from lesion_tasks.splits.manifest import record_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
 from lesion_tasks.splits.members import MEMBERSHIP_VERSION, judge_changes
@@ -47,7 +45,8 @@ def build_split(workspace: Workspace, name: str) -> str:
     task = TASKS[split.task]
     bucket = workspace.bucket
     with workspace.engine.begin() as connection:
-        _lock(connection, task)
+        lock_catalogue(connection, task)
+        cohorts = gather_cohorts(connection, task)
         has_news = judge_changes(connection, split, task)
         draw_balance(connection, split, task)
         before = rows_before(connection, bucket, split) if has_news else {}
@@ -63,7 +62,18 @@ def build_split(workspace: Workspace, name: str) -> str:
         if own_entries.is_own("task", task.name):
             doubts = [*doubts, *unmatched_rules(connection, task)]
         counts = class_counts(table, task)
-        digest = _store_manifest(connection, bucket, split, task, table, counts)
+        recipe = {"split": asdict(split), "task": asdict(task), "rules_version": MEMBERSHIP_VERSION}
+        digest = record_manifest(
+            connection,
+            bucket,
+            split=split.name,
+            task=task.name,
+            # Which images a cohort has set aside shows in the rows; a recipe without cohorts is as it always was.
+            recipe=recipe | ({"cohorts": cohorts} if cohorts else {}),
+            table=table,
+            counts=counts,
+            funnel=funnel_of(connection, split.name),
+        )
         write_data_report(bucket, connection, digest, {**before, digest: table})
     _say(split, counts)
     for words in left_out:
@@ -88,7 +98,7 @@ def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
         )
 
 
-def _lock(connection: Connection, task: Task) -> None:
+def lock_catalogue(connection: Connection, task: Task) -> None:
     """Wait until no curation runs and no other draw for this task; refuse a half-curated catalogue."""
     lock_until_commit(connection, Lock.CURATION, is_shared=True)
     lock_until_commit(connection, Lock.ASSIGNMENT, task.assignment)
@@ -118,35 +128,3 @@ def class_counts(table: "pa.Table", task: Task) -> dict[str, dict[str, int]]:
                     for label in task.classes
                 }
     return counts
-
-
-def _store_manifest(
-    connection: Connection,
-    bucket: Bucket,
-    split: Split,
-    task: Task,
-    table: "pa.Table",
-    counts: Mapping[str, Mapping[str, int]],
-) -> str:
-    recipe = {"split": asdict(split), "task": asdict(task), "rules_version": MEMBERSHIP_VERSION}
-    digest = write_manifest(bucket, split.name, recipe, table)
-    connection.execute(
-        text("""
-            INSERT INTO manifest (digest, split, task, recipe, object_key, n_images, class_counts, funnel,
-                                  created_at, built_at)
-            VALUES (:digest, :split, :task, :recipe, :key, :n, :counts, :funnel, :now, :now)
-            ON CONFLICT (digest) DO UPDATE SET built_at = excluded.built_at, funnel = excluded.funnel
-        """),
-        {
-            "digest": digest,
-            "split": split.name,
-            "task": task.name,
-            "recipe": json.dumps(recipe),
-            "key": object_key(split.name, digest),
-            "n": len(table),
-            "counts": json.dumps(counts),
-            "funnel": json.dumps(funnel_of(connection, split.name)),
-            "now": datetime.now(UTC),
-        },
-    )
-    return digest

@@ -1,0 +1,82 @@
+"""Rows of a cohort and of a training's own manifest -> which of them show somebody or something that it already has.
+
+What is taken out covers the training's test set too: its figures and those of the cohort are then of different people.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.curation.copies import picture_numbers
+from lesion_tasks.metrics.cohort_document import Overlap
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# What two rows may share, by column, closest first: an image counts under the first that it shares.
+KINDS = {
+    "isic_id": "image",
+    "sha256": "bytes",
+    "picture": "picture",
+    "lesion_id": "lesion",
+    "patient_id": "patient",
+    "group_id": "group",
+}
+_LEARNED = ("lesion_id", "patient_id", "group_id")  # which an archive may tell after a manifest was built
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shared:
+    """An image of a cohort, what it shares with a training's own data, and in which subset."""
+
+    isic_id: str
+    kind: str
+    subset: str
+
+
+def find_overlaps(connection: Connection, cohort: "pd.DataFrame", own: "pd.DataFrame") -> list[Shared]:
+    """Every image of a cohort that the rows of `own` share anything with, once, in the order of the cohort.
+
+    Identities count as the manifests have them and as the catalogue knows them by now.
+    """
+    import pandas as pd
+
+    together = pd.concat([cohort, own], keys=["cohort", "own"], names=["side"])
+    pictures = picture_numbers(connection, together["sha256"].tolist())
+    today = _identities_today(connection, together["isic_id"].unique().tolist())
+    side = together.index.get_level_values("side")
+    found: dict[str, Shared] = {}
+    for column, kind in KINDS.items():
+        values = [pictures] if column == "picture" else [together[column].to_numpy(dtype=object)]
+        if column in _LEARNED:
+            values.append(together["isic_id"].map(today[column]).to_numpy(dtype=object))
+        for subset in SUBSETS:
+            is_theirs = (side == "own") & (together["subset"] == subset).to_numpy()
+            known = set(pd.unique(pd.Series([v for some in values for v in some[is_theirs]]).dropna()))
+            for some in values:
+                ours = pd.Series(some[side == "cohort"])
+                for isic_id in cohort["isic_id"].to_numpy()[ours.isin(known).to_numpy()]:
+                    found.setdefault(isic_id, Shared(isic_id=isic_id, kind=kind, subset=subset))
+    return [found[isic_id] for isic_id in cohort["isic_id"] if isic_id in found]
+
+
+def counted(found: Sequence[Shared]) -> list[Overlap]:
+    """The number of images by kind and subset, closest kind first."""
+    return [
+        Overlap(kind=kind, subset=subset, n_images=n)
+        for kind in KINDS.values()
+        for subset in SUBSETS
+        if (n := sum(one.kind == kind and one.subset == subset for one in found))
+    ]
+
+
+def _identities_today(connection: Connection, isic_ids: list[str]) -> Mapping[str, Mapping[str, str | None]]:
+    """Column -> image id -> who the catalogue says it is by now."""
+    rows = connection.execute(
+        text("SELECT isic_id, group_id, patient_id, lesion_id FROM image WHERE isic_id = ANY(:ids)"),
+        {"ids": isic_ids},
+    ).all()
+    return {column: {row.isic_id: getattr(row, column) for row in rows} for column in _LEARNED}

@@ -1,0 +1,352 @@
+"""A training and the cohorts of its task -> how it does on other people's data, beside its own test set.
+
+Each cohort is built and materialized where it has to be, and scored once. Images that the training's own data already
+have, and those without metadata that the model cannot do without, are counted and left out; the others are measured.
+"""
+
+import csv
+import io
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import Cohort, InputSize, cohorts_of
+from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.lookup import find_cohort
+from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
+from lesion_tasks.evaluation.evaluation_record import find_evaluation, open_test
+from lesion_tasks.evaluation.run_checks import decode_again, judge_seals, rescore_some
+from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
+from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
+from lesion_tasks.reports.bundle import read_bundle
+from lesion_tasks.splits.cohort_manifest import build_cohort
+from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
+from lesion_tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import keras
+    import pandas as pd
+
+    from lesion_tasks.metrics.scored import Scored
+    from lesion_tasks.metrics.verdict import Verdict
+    from lesion_tasks.training.examples import Examples
+
+log = logging.getLogger(__name__)
+
+N_IDS_NAMED = 20
+# Pictures of each side whose facts are compared.
+N_PICTURES = 2_000
+_SEED = 7
+
+
+def judge_on_cohorts(
+    workspace: Workspace,
+    subject: EvaluationSubject,
+    model: "keras.Model",
+    test: "Scored",
+    test_examples: "Examples",
+    names: Sequence[str] | None = None,
+) -> OtherData | None:
+    """Evaluate a training, on its own manifest, on the named cohorts (None: all of its task).
+
+    Cohorts that are not named keep what an earlier evaluation found. None if no cohort judges the task.
+    """
+    cohorts = cohorts_of(subject.task.name)
+    for name in names or ():
+        if subject.task.name not in find_cohort(name).tasks:
+            log.warning("cohort %s does not judge %s: skipped", name, subject.task.name)
+    if not cohorts:
+        return None
+    earlier = {} if names is None else _earlier(workspace, subject)
+    documents = []
+    for cohort in cohorts:
+        if names is None or cohort.name in names:
+            documents.append(_judge_on(workspace, subject, model, test, test_examples, cohort))
+        elif cohort.name in earlier:
+            documents.append(earlier[cohort.name])
+    measure = leading_measure(subject.task.name)
+    figures = {
+        one.name: one.subset.figures[measure]
+        for one in documents
+        if one.subset is not None and measure in one.subset.figures
+    }
+    return OtherData(figures=figures, cohorts=documents)
+
+
+def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, CohortDocument]:
+    with workspace.engine.connect() as connection:
+        found = find_evaluation(connection, subject.training.training_id, subject.manifest.digest)
+    other = None if found is None else read_bundle(found.document).other_data
+    return {one.name: one for one in other.cohorts} if other else {}
+
+
+def score_cohort(
+    workspace: Workspace, training_id: str, digest: str, model: "keras.Model"
+) -> "tuple[EvaluationSubject, Examples]":
+    """Materialize a cohort's manifest and score all of it, unless it is scored; the model sees missing values."""
+    from lesion_tasks.training.examples import load_examples
+    from lesion_tasks.training.predict_examples import predict_examples
+
+    subject = find_subject(workspace.engine, workspace.bucket, training_id, digest)
+    recipe = subject.training.recipe
+    size = InputSize.of_recipe(recipe)
+    if size is not None:
+        materialize_manifest(workspace, digest, size)
+    classes = subject.task.classes
+    rows = subject.subset("test")
+    with workspace.engine.connect() as connection:
+        examples = load_examples(
+            connection,
+            workspace.bucket,
+            rows,
+            classes=classes,
+            input_size=size,
+            metadata_fields=recipe["metadata"],
+        )
+        n_stored = len(read_predictions(connection, training_id, digest, "test", classes))
+    if n_stored != len(rows):
+        predictions = predict_examples(model, examples, classes=classes)
+        with workspace.engine.begin() as connection:
+            store_predictions(connection, training_id, digest, "test", predictions)
+    return subject, examples
+
+
+def usable_rows(
+    connection: Connection, training: Training, own: "pd.DataFrame", rows: "pd.DataFrame"
+) -> "tuple[pd.DataFrame, list[Shared], dict[str, int]]":
+    """The rows of a cohort on which a training can be judged; what its own data have of the others; and what they lack.
+
+    `own`: the rows of its own manifest. What they lack: the metadata that the model cannot do without -> images.
+    """
+    found = find_overlaps(connection, rows, own)
+    kept = rows[~rows["isic_id"].isin([one.isic_id for one in found])]
+    lacking = {}
+    is_complete = kept["isic_id"].notna()
+    for field in required_metadata(training, own):
+        is_missing = kept[_column(field)].isna()
+        if is_missing.any():
+            lacking[field] = int(is_missing.sum())
+            is_complete &= ~is_missing
+    return kept[is_complete], found, lacking
+
+
+def required_metadata(training: Training, own: "pd.DataFrame") -> list[str]:
+    """The metadata that a model cannot do without: no train row lacked them, so it never learned what that means."""
+    train = own[own["subset"] == "train"]
+    return [field for field in training.recipe["metadata"] if train[_column(field)].notna().all()]
+
+
+def _column(field: str) -> str:
+    return "sex" if field == "is_male" else field
+
+
+def _judge_on(
+    workspace: Workspace,
+    subject: EvaluationSubject,
+    model: "keras.Model",
+    test: "Scored",
+    test_examples: "Examples",
+    cohort: Cohort,
+) -> CohortDocument:
+    engine, training = workspace.engine, subject.training
+    try:
+        digest = build_cohort(workspace, cohort.name, subject.task.name)
+    except UnusableInputError as error:
+        log.warning("%s", error)
+        return CohortDocument(
+            name=cohort.name, title=cohort.title, manifest_digest=None, n_openings=0, reason=str(error)
+        )
+    on_cohort, examples = score_cohort(workspace, training.training_id, digest, model)
+    rows = on_cohort.subset("test")
+    with engine.connect() as connection:
+        kept, shared, lacking = usable_rows(connection, training, subject.rows, rows)
+        predictions = read_predictions(connection, training.training_id, digest, "test", subject.task.classes)
+    _store_overlaps(workspace, subject, cohort, shared)
+    with engine.begin() as connection:
+        n_openings = open_test(connection, training.training_id, digest, "cohort")
+    known = CohortDocument(
+        name=cohort.name,
+        title=cohort.title,
+        manifest_digest=digest,
+        n_images=len(rows),
+        overlaps=counted(shared),
+        overlapping_ids=[one.isic_id for one in shared[:N_IDS_NAMED]],
+        n_lacking=len(rows) - len(shared) - len(kept),
+        lacking=list(lacking),
+        remarks=_remarks(subject, cohort, kept),
+        n_openings=n_openings,
+    )
+    if shared:
+        log.warning(
+            "cohort %s: %d of %d images taken out, which %s already has", cohort.name, len(shared), len(rows),
+            training.training_id,
+        )  # fmt: skip
+    if not len(kept):
+        return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)})
+    verdicts = _checks(workspace, on_cohort, model, examples, predictions)
+    if any(verdict.is_failure for verdict in verdicts):
+        reason = next(verdict.sentence for verdict in verdicts if verdict.is_failure)
+        published = [verdict.as_dict() for verdict in verdicts]
+        return CohortDocument.model_validate(
+            {**known.model_dump(), "integrity": published, "reason": f"not to be trusted: {reason}"}
+        )
+    scored = join_to_manifest(predictions, kept, subject.task)
+    return _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples)
+
+
+def _why_nothing(
+    subject: EvaluationSubject, rows: "pd.DataFrame", shared: Sequence[Shared], lacking: dict[str, int]
+) -> str:
+    if lacking:
+        fields = ", ".join(lacking)
+        return (
+            f"{subject.training.training_id} cannot do without {fields}, which no row of its train lacks and every "
+            "image of the cohort that is left does"
+        )
+    return (
+        f"all {len(rows):,} images are taken out, since {subject.training.training_id} already has {len(shared):,} of "
+        "them: build its split and train again"
+    )
+
+
+def _remarks(subject: EvaluationSubject, cohort: Cohort, kept: "pd.DataFrame") -> list[str]:
+    """What a reader should know about metadata that a cohort lacks."""
+    recipe = subject.training.recipe
+    found = [
+        f"No image of the cohort tells {field}: to the model it is missing, as in some of its train images."
+        for field in recipe["metadata"]
+        if len(kept) and kept[_column(field)].isna().all()
+    ]
+    if recipe["side_px"] is None and len(found) == len(recipe["metadata"]):
+        found.append("The model sees nothing else, so it says the same of every image.")
+    return found
+
+
+def _store_overlaps(
+    workspace: Workspace, subject: EvaluationSubject, cohort: Cohort, shared: Sequence[Shared]
+) -> None:
+    """Every image that is taken out, by name, beside the report."""
+    buffer = io.StringIO()
+    writer = csv.writer(buffer)
+    writer.writerow(["isic_id", "shares", "with"])
+    writer.writerows([one.isic_id, one.kind, one.subset] for one in shared)
+    key = f"{subject.folder}/overlap-{cohort.name}.csv"
+    workspace.bucket.put(key, buffer.getvalue().encode(), content_type="text/csv; charset=utf-8")
+
+
+def _checks(
+    workspace: Workspace,
+    on_cohort: EvaluationSubject,
+    model: "keras.Model",
+    examples: "Examples",
+    predictions: "pd.DataFrame",
+) -> "list[Verdict]":
+    """Whether these are the model's predictions of these images. That it is bad on them is a finding, not a fault."""
+    from lesion_tasks.metrics import integrity
+
+    ids = integrity.ids_differ(predictions.index, on_cohort.subset("test")["isic_id"])
+    if ids.is_failure:
+        return [ids]
+    by_id = dict(zip(predictions.index, predictions.to_numpy(), strict=True))
+    bucket = workspace.bucket
+    return [
+        ids,
+        judge_seals(workspace.engine, on_cohort, {"test": predictions}),
+        integrity.serving_differs(by_id, rescore_some(on_cohort, model, examples)),
+        integrity.pixels_differ(*decode_again(bucket, on_cohort, {"test": examples}, "test")),
+    ]
+
+
+def _measured(
+    workspace: Workspace,
+    subject: EvaluationSubject,
+    known: CohortDocument,
+    verdicts: "list[Verdict]",
+    test: "Scored",
+    scored: "Scored",
+    kept: "pd.DataFrame",
+    test_examples: "Examples",
+    examples: "Examples",
+) -> CohortDocument:
+    from lesion_tasks.metrics.case_mix import case_mix, reweight
+    from lesion_tasks.metrics.diagnoses import by_diagnosis
+    from lesion_tasks.metrics.document import evaluation_document
+    from lesion_tasks.metrics.fall import measure_fall, threshold_falls
+    from lesion_tasks.metrics.integrity import few_groups
+    from lesion_tasks.metrics.recalibrate import recalibrate
+
+    with workspace.engine.connect() as connection:
+        test_rows = _in_order(connection, subject.subset("test"), test)
+        rows = _in_order(connection, kept, scored)
+    fall = measure_fall(test, scored)
+    facts = [f"picture_{name}" for name in FACTS] if examples.pixels is not None else []
+    cut = subject.threshold.value if subject.threshold and scored.is_binary else None
+    published = [verdict.as_dict() for verdict in [*verdicts, few_groups(scored)]]
+    return CohortDocument.model_validate(
+        {
+            **known.model_dump(),
+            "integrity": published,
+            "subset": evaluation_document(
+                scored,
+                threshold=subject.threshold,
+                subset=known.name,
+                training_id=subject.training.training_id,
+            ),
+            "fall": fall,
+            "at_threshold": threshold_falls(test, scored, cut),
+            "case_mix": case_mix(_with_facts(test_rows, test_examples), _with_facts(rows, examples), facts),
+            "reweighting": reweight(test, scored, test_rows, rows, fall),
+            "recalibration": recalibrate(scored),
+            "diagnoses": by_diagnosis(
+                test,
+                scored,
+                test_rows["diagnosis"].to_numpy(dtype=object),
+                rows["diagnosis"].to_numpy(dtype=object),
+                threshold=cut,
+            ),
+        }
+    )
+
+
+def _in_order(connection: Connection, rows: "pd.DataFrame", scored: "Scored") -> "pd.DataFrame":
+    """The manifest's rows in the order of the scored images, with the diagnosis of each as the catalogue has it."""
+    found = connection.execute(
+        text("SELECT isic_id, diagnosis FROM image WHERE isic_id = ANY(:ids)"),
+        {"ids": rows["isic_id"].tolist()},
+    )
+    paths = {row.isic_id: row.diagnosis for row in found if row.diagnosis}
+    ordered = rows.set_index("isic_id").loc[scored.isic_ids].reset_index()
+
+    def level(n: int) -> "pd.Series":
+        named = {isic_id: path[:n][-1] for isic_id, path in paths.items()}
+        return ordered["isic_id"].map(named).fillna(ordered["label"])
+
+    # The third level names the disease, the second its kind, which data sets with finer or coarser names share.
+    return ordered.assign(diagnosis=level(3), diagnosis_kind=level(2))
+
+
+def _with_facts(rows: "pd.DataFrame", examples: "Examples") -> "pd.DataFrame":
+    """The rows with facts about their pictures; of many, only of some."""
+    import numpy as np
+    import pandas as pd
+
+    if examples.pixels is None:
+        return rows
+    wanted = set(rows["isic_id"])
+    here = np.flatnonzero([isic_id in wanted for isic_id in examples.isic_ids])
+    here = np.sort(np.random.default_rng(_SEED).permutation(here)[:N_PICTURES])
+    measured = [
+        picture_facts(examples.pixels.take(some)) for some in np.array_split(here, len(here) // 256 + 1)
+    ]
+    facts = pd.DataFrame(
+        np.concatenate(measured),
+        index=examples.isic_ids[here],
+        columns=[f"picture_{name}" for name in FACTS],
+    )
+    return rows.join(facts, on="isic_id")

@@ -1,0 +1,142 @@
+"""The published document of a training on other people's data: pydantic models, as `document_schema` has them.
+
+Shares and probabilities are 0 to 1. A part that could not be measured has its reason in its place.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from pydantic import Field
+
+from lesion_tasks.metrics.document_schema import (
+    Count,
+    Figures,
+    Published,
+    PublishedFigure,
+    PublishedVerdict,
+    Share,
+    SubsetDocument,
+)
+
+
+class Overlap(Published):
+    """Images of a cohort that a training's own data already have, by what they share."""
+
+    kind: str = Field(description="image, bytes, picture, lesion, patient, or group: linked by others.")
+    subset: str = Field(description="Of the training's own manifest: train, val or test.")
+    n_images: Annotated[int, Field(ge=1)]
+
+
+class CaseMixRow(Published):
+    """One attribute, or one value of it, in the training's own test set and in the cohort."""
+
+    attribute: str
+    value: str | None = Field(description="Null: the mean of a number.")
+    test: float | None = Field(description="Share or mean; null where no image has a value.")
+    cohort: float | None
+    difference: float | None = Field(description="Standardized: cohort minus test, in standard deviations.")
+
+
+class Fall(Published):
+    """A figure on the cohort minus the same figure on the training's own test set: two independent samples."""
+
+    measure: str
+    test: Share
+    cohort: Share
+    value: float
+    low: float | None
+    high: float | None
+    method: str | None
+    interval_reason: str | None = None
+    words: str
+
+
+class Reweighting(Published):
+    """What of a fall goes with the case mix: the cohort weighted so that its images resemble those of the test set."""
+
+    covariates: list[str]
+    reason: str | None = Field(default=None, description="Why there is none, or why it cannot be relied on.")
+    auc: float | None = Field(default=None, description="On the weighted cohort.")
+    low: float | None = None
+    high: float | None = None
+    value: float | None = Field(
+        default=None, description="Weighted minus unweighted: what the case mix explains."
+    )
+    value_low: float | None = None
+    value_high: float | None = None
+    n_effective: dict[str, float] = Field(
+        default_factory=dict, description="Class -> effective number of images under the weights."
+    )
+    uncovered_share: Share | None = Field(
+        default=None, description="Share of the test set whose kind of diagnosis the cohort does not have."
+    )
+    imbalance: float | None = Field(
+        default=None, description="Largest standardized difference without weights."
+    )
+    imbalance_left: float | None = Field(default=None, description="The same under the weights.")
+    words: str
+
+
+class Recalibration(Published):
+    """What new intercept and slope, fitted on one half of a cohort's groups, give on the other half."""
+
+    reason: str | None = None
+    n_images_fitted: Count | None = None
+    n_images_judged: Count | None = None
+    intercept: float | None = None
+    slope: float | None = None
+    before: Figures = Field(default_factory=dict)
+    after: Figures = Field(default_factory=dict)
+
+
+class DiagnosisRow(Published):
+    """One diagnosis of a cohort: how its images are called, and told apart from all images of other classes."""
+
+    diagnosis: str
+    label: str
+    n_images: Count
+    n_groups: Count
+    n_images_of_test: Count
+    called_right: PublishedFigure
+    called_right_of_test: PublishedFigure | None
+    auc: PublishedFigure | None = Field(description="Null with more than two classes.")
+    auc_of_test: PublishedFigure | None
+
+
+class CohortDocument(Published):
+    """A training on one cohort, beside its own test set."""
+
+    name: str
+    title: str
+    manifest_digest: str | None = Field(description="Null where no image can be judged.")
+    reason: str | None = Field(default=None, description="Why there are no figures.")
+    n_images: Count = Field(default=0, description="Of the cohort's manifest.")
+    overlaps: list[Overlap] = Field(default_factory=list, description="Taken out, each image counted once.")
+    overlapping_ids: list[str] = Field(default_factory=list, description="The first of those images.")
+    n_lacking: Count = Field(
+        default=0, description="Left out for want of metadata that the model cannot do without."
+    )
+    lacking: list[str] = Field(default_factory=list, description="Which metadata.")
+    remarks: list[str] = Field(default_factory=list)
+    integrity: list[PublishedVerdict] = Field(default_factory=list)
+    subset: SubsetDocument | None = None
+    fall: Fall | None = None
+    at_threshold: list[Fall] = Field(
+        default_factory=list,
+        description="The same of sensitivity and specificity; empty with more than two classes.",
+    )
+    case_mix: list[CaseMixRow] = Field(default_factory=list)
+    reweighting: Reweighting | None = None
+    recalibration: Recalibration | None = None
+    diagnoses: list[DiagnosisRow] = Field(default_factory=list)
+    n_openings: Count = Field(
+        0, description="How often this manifest of the cohort has been looked at in all."
+    )
+
+
+class OtherData(Published):
+    """Every cohort of the task."""
+
+    figures: Figures = Field(description="Cohort -> the leading figure; only cohorts with one.")
+    cohorts: list[CohortDocument]

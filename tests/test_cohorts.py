@@ -1,0 +1,448 @@
+"""Cohorts: images that judge and never teach, what of them is taken out, and what the report says about them."""
+
+import io
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from catalogue import add_records, declare, labelled_records, rows_of
+from evaluation_data import binary
+from PIL import Image as Pillow
+from PIL import ImageOps
+from sqlalchemy import text
+from sqlalchemy.exc import IntegrityError
+
+from archive_server.drawing import Scene, draw
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
+from lesion_tasks.catalog.gates import cautions, objections
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
+from lesion_tasks.evaluation.comparison import missing_on_cohorts
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.metrics.case_mix import reweight
+from lesion_tasks.metrics.fall import measure_fall, threshold_falls
+from lesion_tasks.metrics.recalibrate import recalibrate
+from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.cohort_manifest import build_cohort
+from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.splits.subset_or_quarantine import subset_of
+from lesion_tasks.training.run_record import find_finished
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
+
+SPLIT = "malignancy_natural"
+ELSEWHERE = "Another Hospital"
+
+
+@pytest.fixture(autouse=True)
+def declared() -> Iterator[None]:
+    """The catalogue of cohorts may be changed, and is put back."""
+    before, variants = dict(COHORTS), dict(VARIANTS)
+    yield
+    for entries, kept in ((COHORTS, before), (VARIANTS, variants)):
+        entries.clear()
+        entries.update(kept)
+
+
+def declare_cohort(**changed: Any) -> Cohort:
+    conditions = changed or {"attribution": (ELSEWHERE,)}
+    cohort = Cohort(name="elsewhere", title="Another hospital", tasks=("malignancy",), **conditions)
+    COHORTS[cohort.name] = cohort
+    return cohort
+
+
+def other_records(n: int, *, first: int = 50_001, **known: Any) -> list[dict[str, Any]]:
+    records = labelled_records(n, first=first)
+    for record in records:
+        record["attribution"] = ELSEWHERE
+        record["metadata"]["clinical"].update(known)
+    return records
+
+
+def members(settings: Settings) -> dict[str, int]:
+    found = rows_of(
+        settings,
+        f"SELECT coalesce(reason, subset), count(*) FROM split_member WHERE split = '{SPLIT}' GROUP BY 1",
+    )
+    return dict(found)
+
+
+def curate(settings: Settings, *records: Any, **how: Any) -> None:
+    for some in records:
+        add_records(settings, some, **how)
+    curate_images(open_workspace())
+
+
+def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_set_aside(
+    settings: Settings,
+) -> None:
+    curate(settings, labelled_records(240), other_records(60))
+    before = build_split(open_workspace(), SPLIT)
+    placed = dict(rows_of(settings, "SELECT isic_id, subset FROM split_member"))
+    declare_cohort()
+    digest = build_split(open_workspace(), SPLIT)
+    assert digest != before
+    assert members(settings)["set_aside"] == 60
+    after = dict(rows_of(settings, f"SELECT isic_id, subset FROM split_member WHERE split = '{SPLIT}'"))
+    assert all(after[f"ISIC_{i:07d}"] is None for i in range(50_001, 50_061))
+    # Nobody else moves.
+    assert all(after[one] == placed[one] for one in after if one < "ISIC_0050000")
+    ((funnel,),) = rows_of(settings, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
+    assert {"step": "left out", "reason": "set_aside", "n": -60} in funnel
+    COHORTS.clear()
+    assert build_split(open_workspace(), SPLIT) == before
+
+
+@pytest.mark.parametrize(
+    "conditions",
+    [
+        {"query": "fitzpatrick_skin_type:V sex:*"},
+        {"copyright_license": ("CC-BY-NC",)},
+        {"anatom_site": ("Palms/soles",), "attribution": (ELSEWHERE,)},
+        {"fitzpatrick_skin_type": ("V", "VI")},
+        {"seen_from": "2026-06-01"},
+    ],
+    ids=lambda conditions: next(iter(conditions)),
+)
+def test_an_image_belongs_to_a_cohort_by_any_of_its_conditions(
+    settings: Settings, conditions: dict[str, Any]
+) -> None:
+    others = other_records(20, fitzpatrick_skin_type="V", anatom_site_1="Palms/soles")
+    for record in others:
+        record["copyright_license"] = "CC-BY-NC"
+    curate(settings, labelled_records(40), others)
+    with engine_for(settings.database_url or "").begin() as connection:
+        connection.execute(
+            text("UPDATE record SET first_seen_at = '2026-07-01' WHERE isic_id > 'ISIC_0050000'")
+        )
+    declare_cohort(**conditions)
+    build_cohort(open_workspace(), "elsewhere", "malignancy")
+    found = rows_of(settings, "SELECT isic_id FROM cohort_image ORDER BY 1")
+    assert [one for (one,) in found] == [record["isic_id"] for record in others]
+
+
+def test_the_database_refuses_an_image_of_a_cohort_in_train_or_val(settings: Settings) -> None:
+    curate(settings, labelled_records(240), other_records(60))
+    declare_cohort()
+    build_split(open_workspace(), SPLIT)
+    ((taught,),) = rows_of(settings, "SELECT min(isic_id) FROM split_member WHERE subset = 'train'")
+    ((group,),) = rows_of(settings, "SELECT min(group_id) FROM group_subset WHERE subset = 'val'")
+    for statement in (
+        f"INSERT INTO cohort_image VALUES ('malignancy', '{taught}', 'elsewhere')",
+        f"UPDATE cohort_image SET isic_id = '{taught}' WHERE isic_id = 'ISIC_0050001'",
+        f"UPDATE split_member SET reason = NULL, subset = 'val', label = 'benign', group_id = '{group}' "
+        "WHERE isic_id = 'ISIC_0050001'",
+    ):
+        with (
+            pytest.raises(IntegrityError, match="cohorts_never_teach"),
+            engine_for(settings.database_url or "").begin() as connection,
+        ):
+            connection.execute(text(statement))
+
+
+def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_manifest(
+    settings: Settings,
+) -> None:
+    curate(
+        settings,
+        labelled_records(40),
+        other_records(20, sex=None),
+        other_records(2, first=60_001, diagnosis_1=None),
+    )
+    declare_cohort()
+    workspace = open_workspace()
+    digest = build_cohort(workspace, "elsewhere", "malignancy")
+    assert build_cohort(workspace, "elsewhere", "malignancy") == digest
+    ((funnel,),) = rows_of(settings, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
+    rows = rows_of_manifest(settings, digest)
+    assert len(rows) == 20
+    assert set(rows["subset"]) == {"test"}
+    assert rows["sex"].isna().all()
+    assert {"step": "left out", "reason": "no_diagnosis", "n": -2} in funnel
+    COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], requires_sex=True)
+    with pytest.raises(UnusableInputError, match="20 left out, no_sex"):
+        build_cohort(workspace, "elsewhere", "malignancy")
+
+
+@pytest.mark.parametrize(
+    ("changed", "told"),
+    [
+        ({"query": ""}, "no condition, expected some of query"),
+        ({"tasks": ("malignant",), "query": "sex:male"}, "malignant.*expected some of malignancy"),
+        ({"seen_from": "June"}, "seen_from is 'June', expected a time"),
+        ({"name": "a b", "query": "sex:male"}, "expected a name of lower-case letters"),
+    ],
+)
+def test_a_cohort_that_makes_no_sense_is_named(changed: dict[str, Any], told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        Cohort(**({"name": "elsewhere", "title": "Another hospital", "tasks": ("malignancy",)} | changed))
+
+
+def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: Settings) -> None:
+    curate(settings, labelled_records(40))
+    declare_cohort(query="sex:")
+    with pytest.raises(UnusableInputError, match="cohort 'elsewhere': query 'sex:'"):
+        build_cohort(open_workspace(), "elsewhere", "malignancy")
+    with pytest.raises(UnusableInputError, match="did you mean elsewhere"):
+        build_cohort(open_workspace(), "elsewere", "malignancy")
+
+
+def drawn(seed: int) -> Pillow.Image:
+    scene = Scene(
+        look="pink", latent=0.0, lesion_seed=seed, photo_seed=1_000 + seed, width_px=256, height_px=192, skin=1,
+        kind="dermoscopic",
+    )  # fmt: skip
+    return draw(scene)
+
+
+def as_jpeg(picture: Pillow.Image, quality: int) -> bytes:
+    buffer = io.BytesIO()
+    picture.convert("RGB").save(buffer, "JPEG", quality=quality)
+    return buffer.getvalue()
+
+
+def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(settings: Settings) -> None:
+    task = TASKS["malignancy"]
+
+    def is_taught(identity: str) -> bool:
+        placed = subset_of(identity, salt=task.salt, val_share=task.val_share, test_share=task.test_share)
+        return placed == "train"
+
+    own = {record["isic_id"]: record for record in labelled_records(240)}
+    known = {isic_id: record["metadata"]["clinical"] for isic_id, record in own.items()}
+    others = {record["isic_id"]: record for record in other_records(40)[::2]}
+    theirs = {isic_id: record["metadata"]["clinical"] for isic_id, record in others.items()}
+    # One image of each of five lesions that teach, and five images of the cohort that share something with them.
+    taught = [isic_id for isic_id, one in known.items() if is_taught(one["lesion_id"])][::2][:5]
+    planted = list(others)[:5]
+    patient = next(name for i in range(100) if is_taught(name := f"IP_{i:07d}"))
+    for one in known.values():
+        if one["lesion_id"] == known[taught[0]]["lesion_id"]:
+            one["patient_id"] = patient
+    theirs[planted[0]]["patient_id"] = patient
+    theirs[planted[1]]["lesion_id"] = known[taught[1]]["lesion_id"]
+    pictures = {taught[i]: as_jpeg(drawn(i), 95) for i in (2, 3, 4)}
+    pictures |= {
+        planted[2]: pictures[taught[2]],
+        planted[3]: as_jpeg(drawn(3), 70),
+        planted[4]: as_jpeg(ImageOps.mirror(drawn(4)), 90),
+    }
+    declare_cohort()
+    everything = own | others
+    plain = [record for isic_id, record in everything.items() if isic_id not in pictures]
+    add_records(settings, plain)
+    add_records(settings, [everything[isic_id] for isic_id in pictures], picture_by_id=pictures, hashed=True)
+    curate_images(open_workspace())
+    rows = rows_of_manifest(settings, build_split(open_workspace(), SPLIT))
+    cohort = rows_of_manifest(settings, build_cohort(open_workspace(), "elsewhere", "malignancy"))
+    with engine_for(settings.database_url or "").connect() as connection:
+        found = find_overlaps(connection, cohort, rows)
+    kinds = ("patient", "lesion", "bytes", "picture", "picture")
+    expected = {isic_id: (kind, "train") for isic_id, kind in zip(planted, kinds, strict=True)}
+    assert {one.isic_id: (one.kind, one.subset) for one in found} == expected
+    assert sum(one.n_images for one in counted(found)) == 5
+
+
+def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:
+    ((key,),) = rows_of(settings, f"SELECT object_key FROM manifest WHERE digest = '{digest}'")
+    return read_manifest(open_bucket(settings), key)
+
+
+def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and_again_when_they_grow(
+    small: Settings,
+) -> None:
+    training_id = train_variant(open_workspace(), declare("metadata_logistic"))
+
+    def evaluated(**how: Any) -> dict[str, Any]:
+        """The cohorts in the training's evaluation, by name."""
+        evaluate_training(open_workspace(), **({"training_id": training_id} | how))
+        ((document,),) = rows_of(small, "SELECT document -> 'other_data' FROM evaluation")
+        return {one["name"]: one for one in document["cohorts"]} if document else {}
+
+    def missing() -> list[dict[str, str]]:
+        with engine_for(small.database_url or "").connect() as connection:
+            return missing_on_cohorts(connection, find_finished(connection, training_id), None)
+
+    def page() -> str:
+        return open_bucket(small).get(f"reports/{training_id}/report.html").decode()
+
+    assert evaluated() == {}
+    assert missing() == []
+    assert "On other data" not in page()
+
+    unsexed = other_records(20, first=60_001, sex=None)
+    for record in unsexed:
+        record["copyright_license"] = "CC-BY-NC"
+    curate(small, other_records(150), unsexed)
+    declare_cohort(copyright_license=("CC-0",), attribution=(ELSEWHERE,))
+    COHORTS["unsexed"] = Cohort(
+        name="unsexed", title="Without a sex", tasks=("malignancy",), copyright_license=("CC-BY-NC",)
+    )
+    (needed,) = missing()
+    found = evaluated(**needed)
+    assert missing() == []
+    cohort = found["elsewhere"]
+    assert cohort["reason"] is None
+    assert cohort["n_images"] == cohort["subset"]["subset"]["n_images"] == 150
+    assert cohort["overlaps"] == []
+    assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
+    assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
+    # Every row of train tells the sex: a missing one means nothing to the model.
+    assert f"{training_id} cannot do without is_male" in found["unsexed"]["reason"]
+    assert found["unsexed"]["subset"] is None
+    assert cohort["fall"]["words"] in page()
+    ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
+    assert {name: one["value"] for name, one in figures.items()} == {"elsewhere": cohort["fall"]["cohort"]}
+    assert b"worst on other data" in open_bucket(small).get("reports/index.html")
+    # Neither opens the task's own test set, and no look is counted twice.
+    openings = """
+        SELECT m.split, count(*) FROM test_opening o JOIN manifest m ON m.digest = o.manifest_digest GROUP BY 1
+    """
+    looks = {SPLIT: 1, "cohort-elsewhere-malignancy": 1, "cohort-unsexed-malignancy": 1}
+    assert dict(rows_of(small, openings)) == looks
+
+    curate(small, other_records(10, first=70_001))
+    build_cohort(open_workspace(), "elsewhere", "malignancy")
+    assert missing() == [needed]
+    again = evaluated(cohorts=["elsewhere"])
+    assert again["elsewhere"]["n_images"] == 160
+    assert again["unsexed"] == found["unsexed"]
+    assert dict(rows_of(small, openings)) == {**looks, "cohort-elsewhere-malignancy": 2}
+
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(
+            text("UPDATE prediction SET probabilities = '{0.5, 0.5}' WHERE manifest_digest = :digest"),
+            {"digest": again["elsewhere"]["manifest_digest"]},
+        )
+    altered = evaluated(cohorts=["elsewhere"])["elsewhere"]
+    assert altered["reason"].startswith("not to be trusted")
+    assert altered["subset"] is None
+
+
+def figure(value: float, low: float | None) -> dict[str, Any]:
+    return {"value": value, "low": low}
+
+
+def difference(value: float, low: float | None) -> dict[str, Any]:
+    told = {
+        "measure": "auc",
+        "candidate": 0.8 + value,
+        "champion": 0.8,
+        "value": value,
+        "low": low,
+        "high": 0.2,
+    }
+    return {"cohort": "elsewhere", "reason": None, "difference": told}
+
+
+@pytest.mark.parametrize(
+    ("on_cohorts", "compared", "refused", "doubted"),
+    [
+        ({}, [], None, None),
+        ({"elsewhere": figure(0.80, 0.75)}, [difference(-0.02, -0.04)], None, None),
+        (
+            {"elsewhere": figure(0.80, 0.75)},
+            [difference(-0.06, -0.09)],
+            "auc on cohort elsewhere loses",
+            None,
+        ),
+        ({"elsewhere": figure(0.80, 0.75)}, [difference(-0.02, -0.09)], None, "a loss of up to 0.090"),
+        ({"elsewhere": figure(0.55, 0.50)}, [], "cohort elsewhere is 0.5500, below the floor 0.60", None),
+        ({"elsewhere": figure(0.62, 0.55)}, [], None, "less than the floor 0.60 is not excluded"),
+        ({"one": figure(0.9, 0.8), "two": figure(0.5, 0.4)}, [], "cohort two is 0.5000", None),
+        (
+            {},
+            [{"cohort": "elsewhere", "reason": "no image", "difference": None}],
+            None,
+            "cannot be compared: no image",
+        ),
+    ],
+)
+def test_the_gates_hold_on_every_cohort(
+    on_cohorts: dict[str, Any], compared: list[dict[str, Any]], refused: str | None, doubted: str | None
+) -> None:
+    comparison = {"differences": {}, "slices": [], "cohorts": compared}
+    found = objections({}, comparison, (), on_cohorts), cautions(comparison, (), {}, on_cohorts)
+    for told, expected in zip(found, (refused, doubted), strict=True):
+        assert len(told) == (expected is not None)
+        assert expected is None or expected in told[0]
+
+
+def cohort_of(labels: np.ndarray, scores: np.ndarray, first: int, **rows: Any) -> tuple[Scored, pd.DataFrame]:
+    """Scored images and their rows, in the same order."""
+    scored = binary(labels, scores)
+    scored = replace(scored, group_ids=np.array([f"{first}-{i}" for i in range(len(labels))], dtype=object))
+    known = {
+        "age_years": np.full(len(labels), 50.0),
+        "sex": "male",
+        "anatom_site": None,
+        "diagnosis_kind": "one",
+    }
+    return scored, pd.DataFrame({"isic_id": scored.isic_ids, **known, **rows})
+
+
+def normal_scores(labels: np.ndarray, distance: np.ndarray | float, seed: int) -> np.ndarray:
+    noise = np.random.default_rng(seed).normal(size=len(labels))
+    return 1 / (1 + np.exp(-(distance * labels + noise)))
+
+
+def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() -> None:
+    random = np.random.default_rng(1)
+    labels = random.random(2_000) < 0.4
+    # The model does well on the old and badly on the young, of whom the cohort has many.
+    is_old = {"test": random.random(2_000) < 0.8, "cohort": random.random(2_000) < 0.2}
+
+    def drawn_from(name: str, first: int, spoilt: float = 1.0) -> tuple[Scored, pd.DataFrame]:
+        distance = np.where(is_old[name], 2.5, 0.3) * spoilt
+        return cohort_of(
+            labels,
+            normal_scores(labels, distance, first),
+            first,
+            age_years=np.where(is_old[name], 70.0, 30.0),
+        )
+
+    (test, test_rows), (cohort, rows) = drawn_from("test", 1), drawn_from("cohort", 2)
+    fall = measure_fall(test, cohort)
+    assert fall is not None
+    assert fall.high is not None and fall.high < -0.1
+    assert "more than chance" in fall.words
+    sensitivity, specificity = threshold_falls(test, cohort, 0.7)
+    assert sensitivity.high is not None and sensitivity.high < 0
+    assert specificity.low is not None and specificity.high is not None
+    assert specificity.low < 0 < specificity.high
+    found = reweight(test, cohort, test_rows, rows, fall)
+    assert found.reason is None
+    assert found.auc == pytest.approx(fall.test, abs=0.04)
+    assert "the case mix explains" in found.words
+    # The same mix, and a model that is worse here.
+    is_old["cohort"] = random.random(2_000) < 0.8
+    worse, worse_rows = drawn_from("cohort", 3, 0.4)
+    fall = measure_fall(test, worse)
+    assert fall is not None
+    assert fall.high is not None and fall.high < -0.05
+    found = reweight(test, worse, test_rows, worse_rows, fall)
+    assert found.value == pytest.approx(0, abs=0.02)
+    # Nothing in the cohort stands for half of the test set.
+    missing = rows.assign(age_years=30.0, anatom_site=np.where(labels, "Trunk", "Foot"))
+    told = reweight(test, cohort, test_rows.assign(anatom_site="Trunk"), missing, fall)
+    assert told.reason is not None
+    assert "cannot be told" in told.words
+
+
+def test_recalibration_on_one_half_mends_the_probabilities_of_the_other() -> None:
+    labels = np.random.default_rng(2).random(1_500) < 0.3
+    scored, _ = cohort_of(labels, normal_scores(labels, 2.0, 4), 5)
+    found = recalibrate(scored)
+    assert found.reason is None
+    before, after = (side["calibration_intercept"].value for side in (found.before, found.after))
+    assert abs(after or 0) < 0.3 < abs(before or 0)
+    few, _ = cohort_of(labels[:60], normal_scores(labels[:60], 2.0, 6), 7)
+    assert "floor 20" in (recalibrate(few).reason or "")
