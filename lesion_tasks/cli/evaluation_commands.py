@@ -32,10 +32,14 @@ def evaluate(training_ids: Sequence[str], manifest: str | None) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
 def report(training_id: str, out: Path | None) -> None:
     """Say where a training's report is, or copy it out of the bucket."""
-    bucket = open_workspace().bucket
+    from lesion_tasks.pages.stored_files import say_if_pruned
+
+    workspace = open_workspace()
+    bucket = workspace.bucket
     folder = f"reports/{training_id}/"
     keys = list(bucket.list_keys(folder))
     if f"{folder}report.html" not in keys:
+        say_if_pruned(workspace, f"{training_id}/report.html")
         raise UnusableInputError(
             f"training {training_id!r} has no report in {bucket.url}, expected {folder}report.html"
         )
@@ -90,11 +94,13 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 
 @lesion.command()
 @click.option("--task", type=click.Choice(sorted(TASKS)), help="Default: every task.")
-def leaderboard(task: str | None) -> None:
+@click.option("--archived", "has_archived", is_flag=True, help="Archived ones too.")
+def leaderboard(task: str | None, has_archived: bool) -> None:
     """Show every evaluated training, best first, and the champions."""
     from lesion_tasks.evaluation.publish import leaderboard_rows
 
-    rows = [row for row in leaderboard_rows(open_workspace()) if task in {None, row["task"]}]
+    found = leaderboard_rows(open_workspace(), has_archived=has_archived)
+    rows = [row for row in found if task in {None, row["task"]}]
     if not rows:
         click.echo("nothing has been evaluated yet")
     print_table(rows)

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.database.pruned import TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
 
@@ -176,27 +177,28 @@ def find_report(connection: Connection, name: str) -> str | None:
 
 
 def list_unevaluated_ids(connection: Connection) -> list[str]:
-    """Finished trainings without an evaluation on their own manifest, oldest first."""
+    """Finished trainings, neither pruned nor archived, without an evaluation on their own manifest, oldest first."""
     return list(
         connection.execute(
-            text("""
-                SELECT training_id FROM training t WHERE status = 'finished' AND NOT EXISTS (
+            text(f"""
+                SELECT training_id FROM training t
+                WHERE status = 'finished' AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED} AND NOT EXISTS (
                     SELECT FROM evaluation e
                     WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
                 ORDER BY finished_at
-            """)
+            """)  # noqa: S608 - our own words
         ).scalars()
     )
 
 
 def list_evaluated_ids(connection: Connection, task: str) -> set[str]:
-    """Trainings of a task with an evaluation on their own manifest."""
+    """Trainings of a task, neither pruned nor archived, with an evaluation on their own manifest."""
     return set(
         connection.execute(
-            text("""
+            text(f"""
                 SELECT training_id FROM training t JOIN evaluation e USING (training_id, manifest_digest)
-                WHERE t.task = :task
-            """),
+                WHERE t.task = :task AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED}
+            """),  # noqa: S608 - our own words
             {"task": task},
         ).scalars()
     )

@@ -28,11 +28,13 @@ class BoardRow(Published):
     figures: Figures
     balanced: Figures
     val: Figures
-    report_path: str
+    report_path: str | None  # None: it was pruned
     is_champion: bool
     manifest_digest: str
     n_test_openings: int
     best_of_looks: BestOfLooks | None = None
+    archived: str | None = None  # when, by whom and why
+    pruned: str | None = None
 
 
 class ChampionLine(Published):

@@ -146,4 +146,11 @@ def _store_manifest(
             "now": datetime.now(UTC),
         },
     )
+    connection.execute(
+        text("""
+            UPDATE pruning SET made_again_at = now()
+            WHERE kind = 'manifest' AND name = :digest AND made_again_at IS NULL
+        """),
+        {"digest": digest},
+    )
     return digest
