@@ -1,5 +1,6 @@
 """Trainings -> reports and tables that compare them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,19 @@ def report(training_id: str, out: Path | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.get(key))
     show({"report": str(out / "report.html"), "files": len(keys)})
+
+
+@lesion.command()
+@click.argument("training_id")
+@click.option("--subset", default="test", show_default=True, type=click.Choice(["val", "test"]))
+@click.option("--manifest", help="Digest of another manifest that it was evaluated on.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
+def predictions(training_id: str, subset: str, manifest: str | None, out: Path | None) -> None:
+    """Write a training's predictions as CSV: image, label, and the probability of each class."""
+    from lesion_tasks.evaluation.export_predictions import labelled_predictions
+
+    table = labelled_predictions(open_workspace(), training_id, subset, manifest_digest=manifest)
+    table.to_csv(sys.stdout if out is None else out, index=False)
 
 
 @lesion.command()

@@ -1,4 +1,4 @@
-"""The bucket held against the database, what lies in both and what of it could go, and questions to the database."""
+"""The bucket held against the database, what lies in both, what of it could go, where it could go, and questions."""
 
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -128,6 +128,21 @@ def _quantity(value: float | None, unit: str) -> str:
     if value is None:
         return "not measured"
     return f"{value:,.0f}" if not unit else f"{value:.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+
+
+@lesion.command()
+@click.option(
+    "--database",
+    required=True,
+    envvar="TARGET_DATABASE_URL",
+    help="An empty database. Also from TARGET_DATABASE_URL, so that no list of processes shows its password.",
+)
+@click.option("--bucket", required=True, help="s3://bucket/prefix with boto3's AWS_* variables, or a folder.")
+def copy_to(database: str, bucket: str) -> None:
+    """Copy all rows and objects into another database and another bucket, which go on from there."""
+    from lesion_tasks.upkeep.copy_installation import copy_installation
+
+    show(copy_installation(open_workspace(), database_url=database, bucket_url=bucket))
 
 
 @lesion.command()
