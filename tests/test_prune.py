@@ -350,6 +350,44 @@ def test_a_policy_that_lets_refused_models_go_keeps_their_reports_and_every_cham
     assert verify_bucket(workspace).n_lost == 0
 
 
+def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_it_again(
+    settings: Settings,
+) -> None:
+    workspace = open_workspace()
+    policy = replace(RETENTION, n_manifests=1, manifest_days=0)
+    add_records(settings, labelled_records(240))
+    curate_images(workspace)
+    first = build_split(workspace, "malignancy_natural")
+    add_records(settings, labelled_records(60, first=241))
+    curate_images(workspace)
+    build_split(workspace, "malignancy_natural")
+
+    with workspace.engine.connect() as connection:
+        key = find_manifest(connection, first).object_key
+    size_bytes = sum(n for k, n in workspace.bucket.list_sizes() if first in k)
+    (gone,) = prune(workspace, is_deleting=True, pruned_by="ada", policy=policy).things
+    assert (gone.kind, gone.name, gone.n_objects, gone.size_bytes) == ("manifest", first, 2, size_bytes)
+    assert not [k for k in workspace.bucket.list_keys() if first in k]
+    with (
+        workspace.engine.connect() as connection,
+        pytest.raises(UnusableInputError, match=r"pruned on .* by ada"),
+    ):
+        find_manifest(connection, first)
+    with pytest.raises(UnusableInputError, match=r"manifest .* was pruned on"):
+        read_report_file(workspace, f"data/{first}.html")
+    assert verify_bucket(workspace).n_lost == 0
+    assert prune(workspace, pruned_by="ada", policy=policy).things == []
+
+    with workspace.engine.begin() as connection:
+        connection.execute(text("UPDATE record SET withdrawn_at = now() WHERE isic_id > 'ISIC_0000240'"))
+    curate_images(workspace)
+    assert build_split(workspace, "malignancy_natural") == first
+    with workspace.engine.connect() as connection:
+        assert find_manifest(connection, first).object_key == key
+    assert not read_manifest(workspace.bucket, key).empty
+    assert verify_bucket(workspace).n_lost == 0
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"n_trainings": 0}, {"n_manifests": 0}, {"training_days": -1}],

@@ -128,15 +128,19 @@ def _hours(connection: Connection) -> dict[str, float | None]:
         if n_files
         else None
     }
-    seconds_by_training = {
-        row.training_id: row.seconds
+    epochs = {
+        row.training_id: row
         for row in connection.execute(
-            text("SELECT training_id, sum(duration_s) AS seconds FROM training_epoch GROUP BY training_id")
+            text("""
+                SELECT training_id, count(*) AS n, sum(duration_s) AS seconds
+                FROM training_epoch GROUP BY training_id HAVING sum(duration_s) > 0
+            """)
         )
     }
-    for training in list_finished(connection):  # the last one of each variant counts
-        if training.training_id in seconds_by_training:
-            hours[f"hours: training {training.variant}"] = (
-                seconds_by_training[training.training_id] / SECONDS_PER_HOUR
-            )
+    last = {
+        one.variant: epochs[one.training_id] for one in list_finished(connection) if one.training_id in epochs
+    }
+    for variant, done in last.items():
+        name = f"hours: training {variant}, {done.n} epoch{'s' * (done.n > 1)}"
+        hours[name] = done.seconds / SECONDS_PER_HOUR
     return hours

@@ -88,14 +88,12 @@ def prune(
     with hold_lock(workspace.engine, Lock.PRUNING):
         for row in _begun(workspace.engine):
             log.warning("%s %s: an earlier run left it half pruned: going on", row.kind, row.name)
-            _finish(workspace, row)
-            gone.append(_thing(row))
+            gone += [_thing(row)] if _finish(workspace, row) else []
         choice = _choose(workspace, policy, now)
         with progress("prune", len(choice.things)) as advance:
             for one in choice.things:
                 given_up = _begin(workspace, one, choice.news, pruned_by, request_id)
-                if given_up is not None:
-                    _finish(workspace, given_up)
+                if given_up is not None and _finish(workspace, given_up):
                     gone.append(_thing(given_up))
                 advance(1)
     publish(workspace)
@@ -208,11 +206,16 @@ def _holding(engine: Engine, kind: str, name: str) -> Iterator[Connection]:
         yield connection
 
 
-def _finish(workspace: Workspace, row: Pruning) -> None:
-    """Remove what a thing is made of; whatever of it is gone already, the rest goes."""
+def _finish(workspace: Workspace, row: Pruning) -> bool:
+    """Remove what a thing is made of; whatever of it is gone already, the rest goes.
+
+    False for checkpoints that a process has come back to, and for a manifest that a build has given again: they stay,
+    and their row says that nothing of them went.
+    """
     bucket = workspace.bucket
+    is_gone = True
     if row.kind == "checkpoints":
-        _remove_checkpoints(workspace, row.name)
+        is_gone = _remove_checkpoints(workspace, row.name)
     elif row.kind in ("training", "model"):
         for prefix in prefixes_of(row.kind, row.name):
             for key in list(bucket.list_keys(prefix)):
@@ -225,23 +228,29 @@ def _finish(workspace: Workspace, row: Pruning) -> None:
             # Before anybody can see that the rows are gone, and write the same object again.
             bucket.delete(row.name)
         elif row.kind == "manifest":
-            # One that a build has given again since is not touched.
-            key = connection.execute(
+            rows_key: str | None = connection.execute(
                 text("""
                     SELECT object_key FROM manifest WHERE digest = :name AND EXISTS (
                         SELECT FROM pruning WHERE pruning_id = :id AND made_again_at IS NULL)
                 """),
                 {"name": row.name, "id": row.pruning_id},
             ).scalar_one_or_none()
-            for one in () if key is None else (key, page_key(row.name)):
-                bucket.delete(one)
+            is_gone = rows_key is not None
+            for key in (rows_key, page_key(row.name)) if rows_key is not None else ():
+                bucket.delete(key)
         connection.execute(
-            text("UPDATE pruning SET ended_at = now() WHERE pruning_id = :id"), {"id": row.pruning_id}
+            text("""
+                UPDATE pruning SET ended_at = now(), n_objects = CASE WHEN :is_gone THEN n_objects ELSE 0 END,
+                                   size_bytes = CASE WHEN :is_gone THEN size_bytes ELSE 0 END
+                WHERE pruning_id = :id
+            """),
+            {"id": row.pruning_id, "is_gone": is_gone},
         )
+    return is_gone
 
 
-def _remove_checkpoints(workspace: Workspace, prefix: str) -> None:
-    """Remove the checkpoints of a training or a search, unless a process is at it: it has come back to life."""
+def _remove_checkpoints(workspace: Workspace, prefix: str) -> bool:
+    """Remove the checkpoints of a training or a search, unless a process is at it; return whether it did."""
     folder, name = prefix.strip("/").split("/")
     with workspace.engine.connect() as connection:
         fingerprint: str | None = connection.execute(
@@ -252,3 +261,4 @@ def _remove_checkpoints(workspace: Workspace, prefix: str) -> None:
         if is_free:
             for key in list(workspace.bucket.list_keys(prefix)):
                 workspace.bucket.delete(key)
+    return is_free
