@@ -81,7 +81,7 @@ class History:
     def __init__(self, settings: Settings, model: bytes = b"model", n_rounds: int = N_ROUNDS) -> None:
         self.settings = settings
         self.workspace = open_workspace()
-        self.manifests = [self._grow(first) for first in (1, 241, 301)]
+        self.manifests = [self._grow(first) for first in (1, 181, 211)]
         self.model = model
         ids = [
             row.isic_id for row in rows_of(settings, "SELECT isic_id FROM image ORDER BY isic_id LIMIT 20")
@@ -96,7 +96,7 @@ class History:
         publish(self.workspace)
 
     def _grow(self, first: int) -> str:
-        add_records(self.settings, labelled_records(240 if first == 1 else 60, first=first))
+        add_records(self.settings, labelled_records(180 if first == 1 else 30, first=first))
         curate_images(self.workspace)
         return build_split(self.workspace, "malignancy_natural")
 
@@ -355,10 +355,10 @@ def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_
 ) -> None:
     workspace = open_workspace()
     policy = replace(RETENTION, n_manifests=1, manifest_days=0)
-    add_records(settings, labelled_records(240))
+    add_records(settings, labelled_records(180))
     curate_images(workspace)
     first = build_split(workspace, "malignancy_natural")
-    add_records(settings, labelled_records(60, first=241))
+    add_records(settings, labelled_records(30, first=181))
     curate_images(workspace)
     build_split(workspace, "malignancy_natural")
 
@@ -379,7 +379,7 @@ def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_
     assert prune(workspace, pruned_by="ada", policy=policy).things == []
 
     with workspace.engine.begin() as connection:
-        connection.execute(text("UPDATE record SET withdrawn_at = now() WHERE isic_id > 'ISIC_0000240'"))
+        connection.execute(text("UPDATE record SET withdrawn_at = now() WHERE isic_id > 'ISIC_0000180'"))
     curate_images(workspace)
     assert build_split(workspace, "malignancy_natural") == first
     with workspace.engine.connect() as connection:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import quote
 
+from lesion_tasks.database.pruned import find_pruning
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
@@ -21,6 +22,7 @@ DAGS = (
     "rollback_champion",
     "verify_bucket",
     "report_overdue",
+    "prune",
 )
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}
@@ -97,6 +99,8 @@ def _page_of(workspace: Workspace, returned: Any) -> tuple[str, str] | None:
         return None
     if is_digest(returned):
         with workspace.engine.connect() as connection:
+            if find_pruning(connection, "manifest", returned) is not None:
+                return None
             return f"Data of {find_manifest(connection, returned).split}", page_key(returned)
     with workspace.engine.connect() as connection:
         key = find_report(connection, returned)
