@@ -40,7 +40,7 @@ from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.predictions import read_sealed_predictions, store_predictions
 from lesion_tasks.training.run_record import begin, find_finished, finish, read_model
 from lesion_tasks.upkeep.disk_use import disk_use
-from lesion_tasks.upkeep.prune import PruneResult, prune
+from lesion_tasks.upkeep.prune import PruneResult, prune, prune_and_tell
 from lesion_tasks.upkeep.verify_bucket import verify_bucket
 from lesion_tasks.workspace import open_workspace
 
@@ -195,8 +195,8 @@ def small_model() -> bytes:
     return buffer.getvalue()
 
 
-def add_caches(history: History, monkeypatch: pytest.MonkeyPatch) -> dict[str, list[str]]:
-    """Pixels and features that nobody asks for any more, and some that somebody does; returns the keys by kind."""
+def add_caches(history: History, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Pixels, features and checkpoints, some of which nobody asks for any more; returns the names of those, by kind."""
     workspace = history.workspace
     for side_px in (32, 48):  # smoke runs ask for the first, nobody for the second
         materialize_manifest(workspace, history.manifests[-1], InputSize(side_px))
@@ -224,11 +224,22 @@ def add_caches(history: History, monkeypatch: pytest.MonkeyPatch) -> dict[str, l
             connection.execute(
                 text(f"UPDATE {table} SET created_at = :at"), {"at": NOW - timedelta(days=200)}
             )
-    for name in (f"trainings/{history.ids[0][0]}", "trainings/unknown", "searches/unknown"):
-        workspace.bucket.put(f"{name}/stage-1/epoch-0001.npz", b"weights" * 9)
+    failed, _ = begin(workspace.engine, row_of("smoke", N_ROUNDS, history.manifests[-1]))
+    running, _ = begin(workspace.engine, row_of("smoke", N_ROUNDS + 1, history.manifests[-1]))
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training SET status = 'failed', started_at = :at WHERE training_id = :id"),
+            {"at": NOW - timedelta(days=20), "id": failed},
+        )
+    # Of one that goes, of a champion whose process was killed at its end, and of what nobody knows.
+    for name in (history.ids[0][0], history.champions[0], failed, running, "unknown"):
+        workspace.bucket.put(f"trainings/{name}/stage-1/epoch-0001.npz", b"weights" * 9)
+    workspace.bucket.put("searches/unknown/trial-0001/state.json", b"{}")
+    pixels = [one.object_key for one in rows_of(history.settings, "SELECT object_key FROM pixel_shard")]
     return {
-        kind: [one.object_key for one in rows_of(history.settings, f"SELECT object_key FROM {kind}_shard")]
-        for kind in ("pixel", "feature")
+        "pixels": {key for key in pixels if "/48-" in key},
+        "features": {"features/48-squash/shard.npy"},
+        "checkpoints": {f"trainings/{name}/" for name in (history.champions[0], failed)},
     }
 
 
@@ -241,7 +252,7 @@ def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_l
 ) -> None:
     history = History(settings, small_model())
     workspace = history.workspace
-    shards = add_caches(history, monkeypatch)
+    unasked = add_caches(history, monkeypatch)
     before = history.sizes()
 
     # A dry run changes nothing.
@@ -253,8 +264,8 @@ def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_l
     assert of_kind(wanted, "training") == old - named
     assert len(of_kind(wanted, "training")) == 130
     assert of_kind(wanted, "manifest") == set()  # each was asked by one that is kept
-    assert of_kind(wanted, "pixels") == {key for key in shards["pixel"] if "48-" in key}
-    assert len(of_kind(wanted, "features")) == len(of_kind(wanted, "pixels")) == 1
+    assert {kind: of_kind(wanted, kind) for kind in unasked} == unasked
+    assert prune_and_tell(workspace, is_deleting=False, pruned_by="ada") == wanted.counts()
     use = {one.what: one for one in disk_use(workspace)}
     assert use["models"].n_prunable == 260
     assert sum(one.prunable_bytes for one in use.values() if one.where == "bucket") == wanted.size_bytes
