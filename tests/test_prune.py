@@ -19,6 +19,7 @@ import pytest
 from catalogue import add_records, labelled_records, rows_of
 from click.testing import CliRunner
 from sqlalchemy import text
+from test_pages import client
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import BACKBONES, TASKS, VARIANTS, InputSize
@@ -331,6 +332,11 @@ def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_l
     board = {row["training_id"]: row["kept"] for row in leaderboard_rows(workspace)}
     assert {name for name, kept in board.items() if kept == "pruned"} == of_kind(wanted, "training")
     assert f"reports/{lost}" not in str(workspace.bucket.get("reports/index.html"))
+    page = client().get(f"/leaderboard/{TASK}?words={lost}").text
+    assert "pruned on" in page
+    assert f"read/{lost}" not in page
+    report = client().get(f"/read/{lost}/report.html")
+    assert (report.status_code, "was pruned on" in report.text) == (404, True)
     with workspace.engine.connect() as connection:
         assert not list_evaluated_ids(connection, TASK) & of_kind(wanted, "training")
 
@@ -432,6 +438,11 @@ def test_an_archived_training_is_no_candidate_until_it_is_taken_back(settings: S
         row["kept"] for row in leaderboard_rows(workspace, has_archived=True) if row["training_id"] == latest
     }
     assert kept == "archived"
+    link = f"read/{latest}/report.html"
+    assert link not in client().get(f"/leaderboard/{TASK}").text
+    shown = client().get(f"/leaderboard/{TASK}?has_archived=true").text
+    assert link in shown
+    assert "(the camera was broken)" in shown
     with workspace.engine.connect() as connection:
         assert find_finished(connection, latest).status == "finished"  # nothing was deleted
 
