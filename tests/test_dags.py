@@ -61,6 +61,7 @@ ORDER = {
     "rollback_champion": {"roll_back": set()},
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
+    "prune": {"remove": set()},
 }
 EMITS = {
     "ingest_isic": "images",
@@ -70,6 +71,7 @@ EMITS = {
     "rollback_champion": "champion",
     "verify_bucket": None,  # it makes nothing new
     "report_overdue": None,
+    "prune": None,
 }
 
 

@@ -1,5 +1,6 @@
 """Trainings -> reports and tables that compare them."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -49,10 +50,14 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
 def report(training_id: str, out: Path | None) -> None:
     """Say where a training's report is, or copy it out of the bucket."""
-    bucket = open_workspace().bucket
+    from lesion_tasks.pages.stored_files import say_if_pruned
+
+    workspace = open_workspace()
+    bucket = workspace.bucket
     folder = f"reports/{training_id}/"
     keys = list(bucket.list_keys(folder))
     if f"{folder}report.html" not in keys:
+        say_if_pruned(workspace, f"{training_id}/report.html")
         raise UnusableInputError(
             f"training {training_id!r} has no report in {bucket.url}, expected {folder}report.html"
         )
@@ -64,6 +69,19 @@ def report(training_id: str, out: Path | None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.get(key))
     show({"report": str(out / "report.html"), "files": len(keys)})
+
+
+@lesion.command()
+@click.argument("training_id")
+@click.option("--subset", default="test", show_default=True, type=click.Choice(["val", "test"]))
+@click.option("--manifest", help="Digest of another manifest that it was evaluated on.")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
+def predictions(training_id: str, subset: str, manifest: str | None, out: Path | None) -> None:
+    """Write a training's predictions as CSV: image, label, and the probability of each class."""
+    from lesion_tasks.evaluation.export_predictions import labelled_predictions
+
+    table = labelled_predictions(open_workspace(), training_id, subset, manifest_digest=manifest)
+    table.to_csv(sys.stdout if out is None else out, index=False)
 
 
 @lesion.command()
@@ -107,13 +125,15 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 
 @lesion.command()
 @click.option("--task", type=TaskName(), help="Default: every task.")
-def leaderboard(task: str | None) -> None:
+@click.option("--archived", "has_archived", is_flag=True, help="Archived ones too.")
+def leaderboard(task: str | None, has_archived: bool) -> None:
     """Show every evaluated training, best first, and the champions."""
     from lesion_tasks.evaluation.board import gone_tasks
     from lesion_tasks.evaluation.publish import leaderboard_rows
 
     workspace = open_workspace()
-    rows = [row for row in leaderboard_rows(workspace) if task in {None, row["task"]}]
+    found = leaderboard_rows(workspace, has_archived=has_archived)
+    rows = [row for row in found if task in {None, row["task"]}]
     with workspace.engine.connect() as connection:
         for name, n in gone_tasks(connection).items():
             click.echo(f"not shown: {n} of task {name!r}, which is not in the catalogue", err=True)

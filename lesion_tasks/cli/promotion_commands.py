@@ -81,6 +81,25 @@ def history(task: str) -> None:
 
 
 @lesion.command()
+@click.argument("training_id")
+@click.option("--reason", help="Why, in words.")
+@click.option("--return", "is_returned", is_flag=True, help="Take it back instead.")
+def archive_training(training_id: str, reason: str | None, is_returned: bool) -> None:
+    """Put a training aside: no candidate any more, and not on the leaderboard. Deletes nothing."""
+    from lesion_tasks.promotion.archive_training import archive_training as archive
+    from lesion_tasks.promotion.archive_training import return_training
+
+    if is_returned:
+        return_training(open_workspace(), training_id, returned_by=person())
+        show({"training": training_id, "archived": None})
+        return
+    if reason is None:
+        raise click.UsageError("expected --reason, why it is archived, or --return")
+    words = archive(open_workspace(), training_id, reason=reason, archived_by=person())
+    show({"training": training_id, "archived": words})
+
+
+@lesion.command()
 def overdue() -> None:
     """List what has not happened for too long: a complete ingestion, a new champion."""
     from lesion_tasks.upkeep.notices import overdue as find

@@ -1,9 +1,12 @@
-"""The bucket held against the database, what lies in both, and questions to the database."""
+"""The bucket held against the database, what lies in both, what of it could go, where it could go, and questions."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.cli.command_line import lesion, print_table, show
+from lesion_tasks.cli.command_line import lesion, person, print_table, show
 from lesion_tasks.workspace import open_workspace
 
 
@@ -30,7 +33,7 @@ def verify(part: int, n_parts: int, many: bool, dry_run: bool) -> None:
 @lesion.command()
 @click.option("--json", "as_json", is_flag=True, help="One JSON array instead of a table.")
 def disk(as_json: bool) -> None:
-    """Say how much lies in the bucket and the database, by kind, the largest first."""
+    """Say how much lies in the bucket and the database, by kind, and how much of it `lesion prune` would remove."""
     from lesion_tasks.upkeep.disk_use import disk_use
 
     use = disk_use(open_workspace())
@@ -39,11 +42,107 @@ def disk(as_json: bool) -> None:
         return
     print_table(
         [
-            {"where": one.where, "what": one.what, "n": f"{one.n:,}", "MB": f"{one.size_bytes / 1e6:,.1f}"}
+            {
+                "where": one.where,
+                "what": one.what,
+                "n": f"{one.n:,}",
+                "MB": f"{one.size_bytes / 1e6:,.1f}",
+                "could go": f"{one.n_prunable:,}" if one.n_prunable else "",
+                "MB that could go": f"{one.prunable_bytes / 1e6:,.1f}" if one.n_prunable else "",
+            }
             for one in use
         ]
     )
-    click.echo(f"{sum(one.size_bytes for one in use) / 1e6:,.1f} MB altogether")
+    altogether, prunable = (
+        sum(sizes) / 1e6 for sizes in zip(*((one.size_bytes, one.prunable_bytes) for one in use), strict=True)
+    )
+    click.echo(f"{altogether:,.1f} MB altogether, of which {prunable:,.1f} MB could go")
+
+
+@lesion.command()
+@click.option("--delete", "is_deleting", is_flag=True, help="Remove it. Default: only say what could go.")
+@click.option(
+    "--json", "as_json", is_flag=True, help="One JSON object, with every thing, instead of a table."
+)
+def prune(is_deleting: bool, as_json: bool) -> None:
+    """Say what nothing needs any more by the policy in catalog/retention.py, or remove it.
+
+    Never a champion or an earlier one, what a decision names, the newest of a variant, or what runs.
+    """
+    from lesion_tasks.upkeep.prune import prune as run
+
+    result = run(open_workspace(), is_deleting=is_deleting, pruned_by=person())
+    if as_json:
+        show(result.as_dict())
+        return
+    print_table(
+        [
+            {
+                "kind": one.kind,
+                "name": one.name,
+                "objects": f"{one.n_objects:,}",
+                "MB": f"{one.size_bytes / 1e6:,.1f}",
+                "why": one.reason,
+            }
+            for one in result.things
+        ]
+    )
+    what = (
+        f"{len(result.things):,} things with {result.n_objects:,} objects, {result.size_bytes / 1e6:,.1f} MB"
+    )
+    click.echo(f"{what}: {'gone' if is_deleting else 'could go, see --delete'}")
+
+
+@lesion.command()
+@click.argument("n_images", nargs=-1, type=click.IntRange(min=1), metavar="[IMAGES]...")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object instead of a table.")
+def estimate_size(n_images: Sequence[int], as_json: bool) -> None:
+    """Say what other numbers of images would take, measured here: disk, objects, requests, memory, hours.
+
+    Default: 10,000, 100,000 and 600,000 images.
+    """
+    from lesion_tasks.upkeep.estimate_size import DEFAULT_N_IMAGES
+    from lesion_tasks.upkeep.estimate_size import estimate_size as estimate
+
+    found = estimate(open_workspace(), n_images or DEFAULT_N_IMAGES)
+    if as_json:
+        show(asdict(found))
+        return
+    columns = [f"{n:,} images" for n in found.n_images]
+    print_table(
+        [
+            {
+                "what": line.what,
+                f"measured: {found.n_measured:,} images": _quantity(line.here, line.unit),
+            }
+            | {
+                column: _quantity(value, line.unit)
+                for column, value in zip(columns, line.values, strict=True)
+            }
+            for line in found.lines
+        ]
+    )
+
+
+def _quantity(value: float | None, unit: str) -> str:
+    if value is None:
+        return "not measured"
+    return f"{value:,.0f}" if not unit else f"{value:.3g} {unit}" if value < 100 else f"{value:,.0f} {unit}"
+
+
+@lesion.command()
+@click.option(
+    "--database",
+    required=True,
+    envvar="TARGET_DATABASE_URL",
+    help="An empty database. Also from TARGET_DATABASE_URL, so that no list of processes shows its password.",
+)
+@click.option("--bucket", required=True, help="s3://bucket/prefix with boto3's AWS_* variables, or a folder.")
+def copy_to(database: str, bucket: str) -> None:
+    """Copy all rows and objects into another database and another bucket, which go on from there."""
+    from lesion_tasks.upkeep.copy_installation import copy_installation
+
+    show(copy_installation(open_workspace(), database_url=database, bucket_url=bucket))
 
 
 @lesion.command()

@@ -2,6 +2,7 @@
 
 import io
 import json
+import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import chain
@@ -15,6 +16,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 MOST_BY_POSITION = 5
+SPOOL_BYTES = (
+    16_000_000  # of a table that is copied to another database, before the rest goes to a temporary file
+)
 _COPY_HEADER, _COPY_HEADER_BYTES = b"PGCOPY\n\xff\r\n\0", 19
 
 
@@ -151,6 +155,18 @@ def _copy_in(
     buffer.seek(0)
     with _cursor(connection) as cursor:
         cursor.copy_expert(f'COPY "{table}" ({_quoted(columns)}) FROM STDIN', buffer)
+    return n_rows
+
+
+def copy_across(source: Connection, target: Connection, table: str, columns: Sequence[str]) -> int:
+    """Append all rows of a table to the same table of another database and return how many."""
+    with tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES) as spool:
+        with _cursor(source) as cursor:
+            cursor.copy_expert(f'COPY (SELECT {_quoted(columns)} FROM "{table}") TO STDOUT', spool)  # noqa: S608
+        spool.seek(0)
+        with _cursor(target) as cursor:
+            cursor.copy_expert(f'COPY "{table}" ({_quoted(columns)}) FROM STDIN', spool)
+            n_rows: int = cursor.rowcount
     return n_rows
 
 

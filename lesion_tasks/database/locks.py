@@ -29,6 +29,7 @@ class Lock(StrEnum):
     TRAINING = "training"  # fingerprint: held while the training runs
     PROMOTION = "promotion"  # task
     PUBLICATION = "publication"  # champion.json and the index of reports
+    PRUNING = "pruning"
 
 
 def lock_until_commit(connection: Connection, lock: Lock, name: str = "", *, is_shared: bool = False) -> None:

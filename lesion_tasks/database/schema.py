@@ -3,7 +3,7 @@
     scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
       -> ungrouped -> picture_landmarks -> picture_pair -> placement -> cohort_image -> group_subset -> split_member
       -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch,
-      prediction -> evaluation -> promotion
+      prediction -> evaluation -> promotion -> archival, pruning
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -864,3 +864,61 @@ class Promotion(Base):
     figures: Mapped[dict[str, Any]] = mapped_column(comment="what was compared, and every objection")
     decided_by: Mapped[str] = mapped_column(comment="rule, or who asked for it")
     decided_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
+
+
+class Archival(Base):
+    """A time during which a training is put aside by hand: no candidate, and not on the leaderboard at first."""
+
+    __tablename__ = "archival"
+    written_by = ("promotion.archive_training",)
+    __table_args__ = (
+        CheckConstraint("reason <> ''", name="has_reason"),
+        Index("ix_archival_open", "training_id", unique=True, postgresql_where=text("returned_at is null")),
+    )
+
+    training_id: Mapped[str] = mapped_column(
+        ForeignKey("training.training_id"), primary_key=True, comment="what was put aside"
+    )
+    archived_at: Mapped[datetime] = mapped_column(primary_key=True, comment="when")
+    reason: Mapped[str] = mapped_column(comment="why, in words")
+    archived_by: Mapped[str] = mapped_column(comment="who asked for it")
+    returned_at: Mapped[datetime | None] = mapped_column(
+        comment="when it was taken back; null while it is archived"
+    )
+    returned_by: Mapped[str | None] = mapped_column(comment="who took it back")
+
+
+class Pruning(Base):
+    """Something that was pruned: its bytes went, its rows stay, and this one says when, why and by whom."""
+
+    __tablename__ = "pruning"
+    written_by = ("splits.split", "upkeep.prune")
+    __table_args__ = (
+        CheckConstraint(
+            "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features')",
+            name="known_kind",
+        ),
+        CheckConstraint("reason <> ''", name="has_reason"),
+        Index(None, "kind", "name"),
+        Index("ix_pruning_open", "kind", "name", unique=True, postgresql_where=text("ended_at is null")),
+    )
+
+    pruning_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, comment="1, 2, 3 ...")
+    kind: Mapped[str] = mapped_column(
+        comment="training, model (of a training whose report stays), checkpoints, manifest, pixels or features"
+    )
+    name: Mapped[str] = mapped_column(
+        comment="id of the training, prefix of checkpoints, digest, or key of a shard"
+    )
+    reason: Mapped[str] = mapped_column(comment="in words")
+    pruned_by: Mapped[str] = mapped_column(comment="who asked for it")
+    request_id: Mapped[str | None] = mapped_column(comment="the run of Airflow; null by hand")
+    n_objects: Mapped[int] = mapped_column(comment="objects it had in the bucket when it was chosen")
+    size_bytes: Mapped[int] = mapped_column(BigInteger, comment="of these objects")
+    began_at: Mapped[datetime] = mapped_column(comment="when it was given up: from then on nothing uses it")
+    ended_at: Mapped[datetime | None] = mapped_column(
+        comment="when the last of it was gone; null: a run ended before, and the next one goes on"
+    )
+    made_again_at: Mapped[datetime | None] = mapped_column(
+        comment="a manifest: when a build gave it again, so that it is no longer missing"
+    )

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.database.pruned import PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.reports.bundle import BestOfLooks
 from lesion_tasks.reports.index import BoardRow, figures_of
@@ -21,6 +22,7 @@ class BoardFilter:
     manifest: str = ""  # the beginning of its digest
     is_sound: bool = False  # only those
     training_ids: Sequence[str] = ()  # only these
+    has_archived: bool = False  # also those that were archived
 
     @property
     def values(self) -> dict[str, Any]:
@@ -30,11 +32,12 @@ class BoardFilter:
             "manifest": self.manifest.lower(),
             "is_sound": self.is_sound,
             "ids": list(self.training_ids),
+            "has_archived": self.has_archived,
         }
 
 
 # Sorted without reading a document; sound ones first, undefined figures last.
-_PAGE = """
+_PAGE = f"""
     SELECT e.evaluation_id, count(*) OVER () AS n_found,
            row_number() OVER (ORDER BY e.is_sound DESC,
                               (e.test_figures -> :measure ->> 'value')::float8 DESC NULLS LAST, t.training_id) AS place
@@ -42,16 +45,21 @@ _PAGE = """
     WHERE t.task = :task AND (e.is_sound OR NOT :is_sound) AND starts_with(e.manifest_digest, :manifest)
         AND strpos(lower(t.training_id || ' ' || (t.recipe ->> 'title')), :words) > 0
         AND (t.training_id = ANY(:ids) OR cardinality(CAST(:ids AS text[])) = 0)
+        AND (:has_archived OR NOT {TRAINING_IS_ARCHIVED})
     ORDER BY place LIMIT :n OFFSET :first
-"""
+"""  # noqa: S608 - our own text
 _ROWS = text(f"""
     WITH page AS MATERIALIZED ({_PAGE})
     SELECT page.n_found, t.training_id, t.variant, t.recipe ->> 'title' AS title,
            t.recipe ->> 'reproduces' AS reproduces, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
            e.test_figures, e.balanced_figures, e.val_figures, e.cohort_figures,
            e.document -> 'best_of_looks' AS best_of_looks, e.report_key, e.manifest_digest,
+           a.archived_at, a.archived_by, a.reason AS archive_reason,
+           p.kind AS pruned_kind, p.began_at AS pruned_at, p.pruned_by, p.reason AS prune_reason,
            (SELECT count(*) FROM test_opening o WHERE o.manifest_digest = e.manifest_digest) AS n_openings
     FROM page JOIN evaluation e USING (evaluation_id) JOIN training t USING (training_id)
+        LEFT JOIN archival a ON a.training_id = t.training_id AND a.returned_at IS NULL
+        LEFT JOIN pruning p ON {PRUNED_TRAINING}
     ORDER BY page.place
 """)  # noqa: S608 - our own text
 
@@ -88,11 +96,14 @@ def _board_row(row: Any, champion_id: str | None) -> BoardRow:
         balanced=figures_of(row.balanced_figures),
         val=figures_of(row.val_figures),
         on_cohorts=figures_of(row.cohort_figures),
-        report_path=row.report_key.removeprefix("reports/"),
+        report_path=None if row.pruned_kind == "training" else row.report_key.removeprefix("reports/"),
         is_champion=champion_id == row.training_id,
         manifest_digest=row.manifest_digest,
         n_test_openings=row.n_openings,
         best_of_looks=None if row.best_of_looks is None else BestOfLooks.model_validate(row.best_of_looks),
+        archived=row.archived_at
+        and in_words("archived", row.archived_at, row.archived_by, row.archive_reason),
+        pruned=row.pruned_at and in_words("pruned", row.pruned_at, row.pruned_by, row.prune_reason),
     )
 
 

@@ -101,6 +101,28 @@ def enthronements(connection: Connection, task: str) -> list[Promotion]:
     return _rows(connection, task, *ENTHRONING)[::-1]
 
 
+def champions_ever(connection: Connection) -> set[str]:
+    """Trainings that were ever champion of any task."""
+    return set(
+        connection.execute(
+            text("""
+                SELECT training_id FROM promotion WHERE action = ANY(:actions)
+                UNION SELECT previous_training_id FROM promotion WHERE previous_training_id IS NOT NULL
+            """),
+            {"actions": list(ENTHRONING)},
+        ).scalars()
+    )
+
+
+def named_in_decisions(connection: Connection) -> tuple[set[str], set[str]]:
+    """The trainings, and the digests of the manifests, that any decision names."""
+    rows = connection.execute(
+        text("SELECT DISTINCT training_id, previous_training_id, manifest_digest FROM promotion")
+    ).all()
+    trainings = {name for row in rows for name in (row.training_id, row.previous_training_id) if name}
+    return trainings, {row.manifest_digest for row in rows if row.manifest_digest}
+
+
 def was_champion(connection: Connection, task: str, training_id: str) -> bool:
     """Whether a training has ever been champion of a task."""
     return any(row.training_id == training_id for row in _rows(connection, task, *ENTHRONING))

@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Connection, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.database.pruned import TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
 
@@ -175,35 +176,37 @@ def find_report(connection: Connection, name: str) -> str | None:
     return found
 
 
+_IS_THERE = f"status = 'finished' AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED}"
+
 Waiting = tuple[str, str, list[str]]  # id of a training, its task, its classes
 
 
 def list_unevaluated(connection: Connection) -> list[Waiting]:
-    """Finished trainings without an evaluation on their own manifest, oldest first."""
+    """Finished trainings, neither pruned nor archived, without an evaluation on their own manifest, oldest first."""
     return _waiting(
         connection,
-        """
-        SELECT training_id, task, classes FROM training t WHERE status = 'finished' AND NOT EXISTS (
+        f"""
+        SELECT training_id, task, classes FROM training t WHERE {_IS_THERE} AND NOT EXISTS (
             SELECT FROM evaluation e
             WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest)
         ORDER BY finished_at
-        """,
+        """,  # noqa: S608 - our own words
     )
 
 
 def list_unjudged(connection: Connection, cohort: str, tasks: Sequence[str]) -> list[Waiting]:
-    """Finished trainings of some tasks whose own evaluation says nothing of a cohort, oldest first."""
+    """The same of some tasks whose own evaluation says nothing of a cohort, oldest first."""
     return _waiting(
         connection,
-        """
+        f"""
         SELECT training_id, task, classes FROM training t
-        WHERE status = 'finished' AND task = ANY(:tasks) AND NOT EXISTS (
+        WHERE {_IS_THERE} AND task = ANY(:tasks) AND NOT EXISTS (
             SELECT FROM evaluation e
             WHERE e.training_id = t.training_id AND e.manifest_digest = t.manifest_digest
                 AND jsonb_path_exists(document, '$.other_data.cohorts[*] ? (@.name == $cohort)',
                                       jsonb_build_object('cohort', CAST(:cohort AS text))))
         ORDER BY finished_at
-        """,
+        """,  # noqa: S608 - our own words
         cohort=cohort,
         tasks=list(tasks),
     )
@@ -214,13 +217,13 @@ def _waiting(connection: Connection, query: str, **values: object) -> list[Waiti
 
 
 def list_evaluated_ids(connection: Connection, task: str) -> set[str]:
-    """Trainings of a task with an evaluation on their own manifest."""
+    """Trainings of a task, neither pruned nor archived, with an evaluation on their own manifest."""
     return set(
         connection.execute(
-            text("""
+            text(f"""
                 SELECT training_id FROM training t JOIN evaluation e USING (training_id, manifest_digest)
-                WHERE t.task = :task
-            """),
+                WHERE t.task = :task AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED}
+            """),  # noqa: S608 - our own words
             {"task": task},
         ).scalars()
     )

@@ -9,7 +9,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
 from lesion_tasks.database.locks import Lock, hold_lock
-from lesion_tasks.evaluation.board import gone_tasks, read_board
+from lesion_tasks.evaluation.board import BoardFilter, gone_tasks, read_board
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
@@ -28,9 +28,12 @@ from lesion_tasks.reports.index import (
 from lesion_tasks.workspace import Workspace
 
 
-def read_leaderboard(connection: Connection) -> Leaderboard:
-    """Everything the index page shows, by task: champion, every evaluated training, every decision."""
-    tasks = [_task_board(connection, name) for name in TASKS]
+def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> Leaderboard:
+    """Everything the index page shows, by task: champion, every evaluated training, every decision.
+
+    Archived trainings are left out unless `has_archived`.
+    """
+    tasks = [_task_board(connection, name, has_archived=has_archived) for name in TASKS]
     newest = connection.execute(
         text(
             "SELECT greatest((SELECT max(evaluated_at) FROM evaluation), (SELECT max(decided_at) FROM promotion))"
@@ -43,9 +46,9 @@ def read_leaderboard(connection: Connection) -> Leaderboard:
     )
 
 
-def _task_board(connection: Connection, name: str) -> TaskBoard:
+def _task_board(connection: Connection, name: str, *, has_archived: bool) -> TaskBoard:
     champion = champion_of(connection, name)
-    board, _ = read_board(connection, name)
+    board, _ = read_board(connection, name, wanted=BoardFilter(has_archived=has_archived))
     report_by_training = {row.training_id: row.report_path for row in board}
     return TaskBoard(
         name=name,
@@ -77,10 +80,10 @@ def _since_promotion(connection: Connection, champion: Champion) -> SincePromoti
     return None if found is None else SincePromotion.model_validate(found)
 
 
-def leaderboard_rows(workspace: Workspace) -> list[dict[str, Any]]:
+def leaderboard_rows(workspace: Workspace, *, has_archived: bool = False) -> list[dict[str, Any]]:
     """One row for each evaluated training, best first: what a person needs to see before deciding."""
     with workspace.engine.connect() as connection:
-        board = read_leaderboard(connection)
+        board = read_leaderboard(connection, has_archived=has_archived)
     return [_flat(task, row) for task in board.tasks for row in task.rows]
 
 
@@ -96,6 +99,7 @@ def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
         "worst cohort": _worst_cohort(row),
         "checks": "sound" if row.is_sound else ", ".join(row.failed_checks),
         "champion": "champion" if row.is_champion else "",
+        "kept": "pruned" if row.pruned else "archived" if row.archived else "",
         "training_id": row.training_id,
     }
 

@@ -136,11 +136,14 @@ def show_leaderboard(
     words: str = "",
     manifest: str = "",
     is_sound: bool = False,
+    has_archived: bool = False,
     number: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
     """A page of a task's leaderboard."""
     about = find_task(task)
-    wanted = BoardFilter(words=words[:100], manifest=manifest[:64], is_sound=is_sound)
+    wanted = BoardFilter(
+        words=words[:100], manifest=manifest[:64], is_sound=is_sound, has_archived=has_archived
+    )
     first = (number - 1) * ROWS_PER_PAGE
     with _workspace(request).engine.connect() as connection:
         rows, n_found = read_board(connection, task, wanted=wanted, n=ROWS_PER_PAGE, first=first)

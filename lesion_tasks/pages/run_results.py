@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
+from lesion_tasks.database.pruned import find_pruning
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
@@ -23,6 +24,7 @@ DAGS = (
     "rollback_champion",
     "verify_bucket",
     "report_overdue",
+    "prune",
 )
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}
@@ -99,6 +101,8 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
     if not isinstance(returned, str):
         return None
     if is_digest(returned):
+        if find_pruning(connection, "manifest", returned) is not None:
+            return None
         return f"Data of {find_manifest(connection, returned).split}", page_key(returned)
     key = find_report(connection, returned)
     return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)

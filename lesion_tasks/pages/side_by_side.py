@@ -59,7 +59,9 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         if len(tasks) > 1:
             raise UnusableInputError(f"trainings of the tasks {', '.join(sorted(tasks))}, expected one task")
         task = question_of(names[0], trainings[0].task, trainings[0].classes)
-        found, _ = read_board(connection, task.name, wanted=BoardFilter(training_ids=names))
+        found, _ = read_board(
+            connection, task.name, wanted=BoardFilter(training_ids=names, has_archived=True)
+        )
         row_by_id = {row.training_id: row for row in found}
         epochs = [[Epoch.model_validate(row) for row in list_epochs(connection, name)] for name in names]
     n_shared, differing = (0, []) if len(names) < 2 else _differing(workspace, names[:2])

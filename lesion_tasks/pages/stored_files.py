@@ -6,7 +6,8 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
-from lesion_tasks.bucket import get_verified
+from lesion_tasks.bucket import MissingObjectError, get_verified
+from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.reports.environment import is_path_beside
 from lesion_tasks.workspace import Workspace
 
@@ -31,12 +32,28 @@ class StoredFile:
 def read_report_file(workspace: Workspace, path: str) -> StoredFile:
     """A file below `reports/` in the bucket.
 
-    Raises `UnusableInputError` for a path that is none, and `MissingObjectError` if there is no such file.
+    Raises `UnusableInputError` for a path that is none or whose report was pruned, and `MissingObjectError` if there is
+    no such file.
     """
     ending = path.rpartition(".")[2]
     if not is_path_beside(path) or ending not in _TYPES:
         raise UnusableInputError(f"{path[:200]!r}: expected the path of a report's file")
-    return StoredFile(data=workspace.bucket.get(f"reports/{path}"), content_type=_TYPES[ending])
+    try:
+        data = workspace.bucket.get(f"reports/{path}")
+    except MissingObjectError:
+        say_if_pruned(workspace, path)
+        raise
+    return StoredFile(data=data, content_type=_TYPES[ending])
+
+
+def say_if_pruned(workspace: Workspace, path: str) -> None:
+    """Raise `UnusableInputError` that says so if the report of which `path` is a file was pruned."""
+    folder, _, rest = path.partition("/")
+    thing, name = ("manifest", rest.removesuffix(".html")) if folder == "data" else ("training", folder)
+    with workspace.engine.connect() as connection:
+        found = find_pruning(connection, thing, name)
+    if found is not None:
+        raise UnusableInputError(f"The report of {thing} {name} was {pruned_in_words(found)}.")
 
 
 def read_image(workspace: Workspace, isic_id: str) -> StoredFile:

@@ -15,6 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.database.pruned import find_archival
 from lesion_tasks.evaluation.comparison import missing_on_cohorts, missing_scores
 from lesion_tasks.evaluation.decisions import (
     ENTHRONING,
@@ -324,6 +325,10 @@ def _put_back(
     champion = champion_of(connection, task)
     if champion is not None and champion.training.training_id == target:
         return Decision(task=task, action="already champion", training_id=target, reason=reason)
+    if (archival := find_archival(connection, target)) is not None:
+        raise UnusableInputError(
+            f"rollback to {target!r}: {archival}; take it back first: lesion archive-training {target} --return"
+        )
     if (
         obstacle := find_candidate(connection, bucket, find_finished(connection, target)).obstacle
     ) is not None:

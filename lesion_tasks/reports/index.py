@@ -32,11 +32,13 @@ class BoardRow(Published):
     on_cohorts: Figures = Field(
         default_factory=dict, description="The leading figure on each cohort, by its name."
     )
-    report_path: str
+    report_path: str | None  # None: it was pruned
     is_champion: bool
     manifest_digest: str
     n_test_openings: int
     best_of_looks: BestOfLooks | None = None
+    archived: str | None = None  # when, by whom and why
+    pruned: str | None = None
 
     @property
     def worst_cohort(self) -> str | None:

@@ -12,6 +12,7 @@ from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import IMPUTATIONS
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.manifest import read_table
@@ -112,10 +113,11 @@ def _changes(
 ) -> dict[str, Any] | None:
     """The changes since the manifest of the same split that was in force before this one was first made."""
     previous = connection.execute(
-        text("""
-            SELECT digest, object_key, created_at FROM manifest
-            WHERE split = :split AND digest <> :digest AND created_at < :at ORDER BY built_at DESC LIMIT 1
-        """),
+        text(f"""
+            SELECT digest, object_key, created_at FROM manifest m
+            WHERE split = :split AND digest <> :digest AND created_at < :at AND NOT {MANIFEST_IS_PRUNED}
+            ORDER BY built_at DESC LIMIT 1
+        """),  # noqa: S608 - our own words
         {"split": manifest.split, "digest": manifest.digest, "at": manifest.created_at},
     ).one_or_none()
     if previous is None:

@@ -22,6 +22,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, reading_object
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Image, Manifest, SplitMember, StoredFile
 from lesion_tasks.scratch import scratch_file
 
@@ -164,6 +165,13 @@ def record_manifest(
             "now": datetime.now(UTC),
         },
     )
+    connection.execute(
+        text("""
+            UPDATE pruning SET made_again_at = now()
+            WHERE kind = 'manifest' AND name = :digest AND made_again_at IS NULL
+        """),
+        {"digest": digest},
+    )
     return digest
 
 
@@ -198,13 +206,20 @@ def read_manifest(bucket: Bucket, key: str) -> "pd.DataFrame":
 
 
 def find_manifest(connection: Connection, digest: str, *, task: str | None = None) -> Manifest:
-    """The row of a manifest, detached; raises `UnusableInputError` if there is none or it is of another task."""
+    """The row of a manifest, detached.
+
+    Raises `UnusableInputError` if there is none, it is of another task, or its rows were pruned.
+    """
     with Session(connection, expire_on_commit=False) as session:
         found = session.get(Manifest, digest)
         session.expunge_all()
     if found is None or task not in (None, found.task):
         state = "no such manifest" if found is None else f"it is of task {found.task!r}"
         raise UnusableInputError(f"manifest {digest!r}: {state}, expected one of {task or 'the database'!r}")
+    if (pruning := find_pruning(connection, "manifest", digest)) is not None:
+        raise UnusableInputError(
+            f"manifest {digest!r}: {pruned_in_words(pruning)}; expected one whose rows are there"
+        )
     return found
 
 

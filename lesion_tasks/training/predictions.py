@@ -62,6 +62,11 @@ def store_predictions(
     )
 
 
+def delete_predictions(connection: Connection, training_id: str) -> None:
+    """Remove all predictions of a training; their digests stay in the documents of its evaluations."""
+    connection.execute(text("DELETE FROM prediction_set WHERE training_id = :id"), {"id": training_id})
+
+
 def read_predictions(
     connection: Connection, training_id: str, digest: str, subset: str, classes: Sequence[str]
 ) -> "pd.DataFrame":

@@ -14,13 +14,14 @@ from datetime import UTC, datetime
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, Engine, Select, select, text, update
-from sqlalchemy.orm import Session
+from sqlalchemy import Boolean, Connection, Engine, Select, literal_column, select, text, update
+from sqlalchemy.orm import Session, aliased
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, get_verified
 from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
+from lesion_tasks.database.pruned import TRAINING_IS_PRUNED, find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Training, TrainingEpoch
 
 log = logging.getLogger(__name__)
@@ -39,7 +40,11 @@ def _detached(connection: Connection, statement: "Select[Training]") -> list[Tra
 
 
 def find_finished(connection: Connection, training_id: str) -> Training:
-    """Return a finished training, or raise `UnusableInputError` that says what was found."""
+    """Return a finished training, or raise `UnusableInputError` that says what was found: no such one, or pruned."""
+    if (pruning := find_pruning(connection, "training", training_id)) is not None:
+        raise UnusableInputError(
+            f"training {training_id!r}: {pruned_in_words(pruning)}; expected one whose model is there"
+        )
     found = _detached(connection, select(Training).where(Training.training_id == training_id))
     if not found or found[0].status != "finished":
         state = f"it is {found[0].status}" if found else "no such training"
@@ -55,13 +60,20 @@ def read_model(bucket: Bucket, training: Training) -> bytes:
 def list_finished(
     connection: Connection, *, task: str | None = None, variant: str | None = None
 ) -> list[Training]:
-    """Finished trainings of a task or a variant (default: all), sorted by start time."""
-    statement = select(Training).where(Training.status == "finished").order_by(Training.started_at)
+    """Finished trainings of a task or a variant (default: all) that were not pruned, sorted by start time."""
+    t = aliased(Training, name="t")
+    is_there = literal_column(f"NOT {TRAINING_IS_PRUNED}", Boolean)
+    statement = select(t).where(t.status == "finished", is_there).order_by(t.started_at)
     if task is not None:
-        statement = statement.where(Training.task == task)
+        statement = statement.where(t.task == task)
     if variant is not None:
-        statement = statement.where(Training.variant == variant)
+        statement = statement.where(t.variant == variant)
     return _detached(connection, statement)
+
+
+def list_trainings(connection: Connection) -> list[Training]:
+    """Every training that was ever begun, those that began last first."""
+    return _detached(connection, select(Training).order_by(Training.started_at.desc(), Training.training_id))
 
 
 def list_recent(connection: Connection, statuses: Sequence[str], n: int) -> list[Training]:
@@ -95,17 +107,20 @@ def list_epochs(connection: Connection, training_id: str) -> list[dict[str, Any]
 
 
 def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[str, bool]:
-    """Find the training of a fingerprint, or insert its row; returns its id and whether it is finished.
+    """Find the training of a fingerprint, or insert its row; returns its id and whether it is finished and there.
 
     `row` has every column that is known at the start except training_id, status and started_at. The caller holds the
     lock on the fingerprint. `again` inserts a new row even if a finished one exists.
     """
     with engine.begin() as connection:
         past = connection.execute(
-            text("SELECT training_id, status FROM training WHERE fingerprint = :f ORDER BY started_at DESC"),
+            text(f"""
+                SELECT training_id, status, {TRAINING_IS_PRUNED} AS is_pruned
+                FROM training t WHERE fingerprint = :f ORDER BY started_at DESC
+            """),  # noqa: S608 - our own words
             {"f": row["fingerprint"]},
         ).all()
-        if past and past[0].status == "finished" and not again:
+        if past and past[0].status == "finished" and not again and not past[0].is_pruned:
             return past[0].training_id, True
         if past and past[0].status != "finished":
             if past[0].status == "running":

@@ -12,11 +12,12 @@ from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS
+from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_PRUNED
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import check_stored
 from lesion_tasks.training.masks import read_index
@@ -112,7 +113,10 @@ KINDS = (
     ),
     _Kind(
         name="model",
-        listing="SELECT model_key AS object_key, model_sha256 AS sha256 FROM training WHERE status = 'finished'",
+        listing=f"""
+            SELECT model_key AS object_key, model_sha256 AS sha256 FROM training t
+            WHERE status = 'finished' AND NOT {TRAINING_IS_PRUNED}
+        """,  # noqa: S608 - our own words
         remedy="it is not served, evaluated or promoted: restore the object from a backup, or train again",
     ),
 )
@@ -172,7 +176,7 @@ def verify_bucket(
         verification.n_repairable += len(found)
         if is_repairing and found:
             with workspace.engine.begin() as connection:
-                connection.execute(text(kind.forget), {"keys": [one.name for one in found]})
+                forget(connection, kind.name, [one.name for one in found])
     for name, look in _LOOKS.items():
         verification.count(name, 0)
         for finding in look(workspace):
@@ -181,6 +185,12 @@ def verify_bucket(
     verification.n_lost = len(lost)
     verification.findings = (lost + repairable)[:MAX_EXAMPLES]
     return verification
+
+
+def forget(connection: Connection, kind: str, keys: list[str]) -> None:
+    """Remove the rows by which objects of a kind are found, so that whoever needs them makes them again."""
+    (statement,) = (one.forget for one in KINDS if one.name == kind and one.forget is not None)
+    connection.execute(text(statement), {"keys": keys})
 
 
 def verify_part_due(
@@ -241,7 +251,13 @@ def _problem(bucket: Bucket, key: str, sha256: str) -> str | None:
 
 def _verify_manifests(workspace: Workspace) -> Iterator[Finding | None]:
     with workspace.engine.connect() as connection:
-        keys = connection.execute(text("SELECT object_key FROM manifest ORDER BY object_key")).scalars().all()
+        keys = (
+            connection.execute(
+                text(f"SELECT object_key FROM manifest m WHERE NOT {MANIFEST_IS_PRUNED} ORDER BY object_key")  # noqa: S608
+            )
+            .scalars()
+            .all()
+        )
     for key in keys:
         problem = None
         try:
@@ -305,15 +321,15 @@ def _verify_predictions(workspace: Workspace) -> Iterator[Finding | None]:
 def _verify_evaluations(workspace: Workspace) -> Iterator[Finding | None]:
     with workspace.engine.connect() as connection:
         rows = connection.execute(
-            text("""
-                SELECT evaluation_id, training_id, report_key,
+            text(f"""
+                SELECT evaluation_id, training_id, report_key, {TRAINING_IS_PRUNED} AS is_pruned,
                        document_sha256 = encode(sha256(convert_to(document::text, 'UTF8')), 'hex') AS is_as_stored
-                FROM evaluation ORDER BY evaluation_id
-            """)
+                FROM evaluation t ORDER BY evaluation_id
+            """)  # noqa: S608 - our own words
         ).all()
     for row in rows:
         problem = None if row.is_as_stored else "altered"
-        if problem is None and not workspace.bucket.exists(row.report_key):
+        if problem is None and not row.is_pruned and not workspace.bucket.exists(row.report_key):
             problem = "missing"
         yield (
             None

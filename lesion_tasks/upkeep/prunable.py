@@ -1,0 +1,361 @@
+"""The bucket, the database and a policy -> what could be pruned, and why. Changes nothing.
+
+Whatever the policy says, it is never one of these: a training that was ever champion, or that any decision names (its
+report, if the policy lets refused models go); the newest of a variant, which is also the one that a decision or an open
+question may be about; what runs; and whatever a kept thing needs: the manifest of a kept training, the pixels of its
+pictures in its size, the pixels and features that the next training asks for.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket, MissingObjectError
+from lesion_tasks.catalog import VARIANTS, InputSize, Variant
+from lesion_tasks.catalog.retention import Retention
+from lesion_tasks.catalog.shortened import adjust
+from lesion_tasks.database.bulk import copy_rows
+from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_PRUNED
+from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
+from lesion_tasks.splits.data_report import page_key
+from lesion_tasks.splits.manifest import manifests_in_force, read_table
+from lesion_tasks.training.run_record import is_adjusted, list_trainings
+
+log = logging.getLogger(__name__)
+
+# Folders of the bucket that hold checkpoints, each with a folder for every training or search.
+CHECKPOINTS = ("trainings", "searches")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prunable:
+    """One thing that could be pruned: a kind and a name as in the table `pruning`, and its objects."""
+
+    kind: str
+    name: str
+    reason: str
+    size_by_key: Mapping[str, int]  # bytes
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(self.size_by_key.values())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Known:
+    """What the decisions about trainings and manifests rest on, read once."""
+
+    trainings: list[Training]  # the newest first
+    pruned: set[str]  # of those, their ids
+    champions: set[str]
+    named: set[str]  # trainings that any decision names
+    named_manifests: set[str]
+    evaluated: dict[str, set[str]]  # training -> digests of the manifests it predicted or was evaluated on
+    in_force: dict[str, str]  # split -> digest
+
+
+def find_prunable(
+    connection: Connection, bucket: Bucket, policy: Retention, *, now: datetime
+) -> Iterator[Prunable]:
+    """Everything that the policy lets go: trainings, then what nothing needs without them."""
+    known = _read_known(connection)
+    going = dict(_trainings(known, policy, now))
+    for training_id, (kind, reason) in going.items():
+        yield Prunable(
+            kind=kind,
+            name=training_id,
+            reason=reason,
+            size_by_key=_sizes(bucket, *prefixes_of(kind, training_id)),
+        )
+    kept = [
+        training
+        for training in known.trainings
+        if training.status != "failed" and training.training_id not in {*known.pruned, *going}
+    ]
+    yield from _checkpoints(connection, bucket, known, policy, now, {*going})
+    digests = {
+        digest
+        for training in kept
+        for digest in (training.manifest_digest, *known.evaluated.get(training.training_id, ()))
+    }
+    yield from _manifests(connection, bucket, known, policy, now, digests)
+    yield from _pixels(connection, bucket, _pixels_needed(known, kept), policy, now)
+    yield from _features(connection, bucket, _features_needed(known), policy, now)
+
+
+def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
+    """Where the objects of a pruned training or of checkpoints lie."""
+    return {
+        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/"),
+        "model": (f"models/{name}/", f"trainings/{name}/"),
+        "checkpoints": (name,),
+    }[kind]
+
+
+def _sizes(bucket: Bucket, *prefixes: str) -> dict[str, int]:
+    return dict(pair for prefix in prefixes for pair in bucket.list_sizes(prefix))
+
+
+def _read_known(connection: Connection) -> _Known:
+    evaluated: dict[str, set[str]] = defaultdict(set)
+    for row in connection.execute(
+        text("""
+            SELECT training_id, manifest_digest FROM evaluation
+            UNION SELECT training_id, manifest_digest FROM prediction_set
+        """)
+    ):
+        evaluated[row.training_id].add(row.manifest_digest)
+    pruned = connection.execute(text(f"SELECT training_id FROM training t WHERE {TRAINING_IS_PRUNED}"))  # noqa: S608
+    named, named_manifests = named_in_decisions(connection)
+    return _Known(
+        trainings=list_trainings(connection),
+        pruned=set(pruned.scalars()),
+        champions=champions_ever(connection),
+        named=named,
+        named_manifests=named_manifests,
+        evaluated=evaluated,
+        in_force={manifest.split: manifest.digest for manifest in manifests_in_force(connection)},
+    )
+
+
+def _trainings(known: _Known, policy: Retention, now: datetime) -> Iterator[tuple[str, tuple[str, str]]]:
+    """Trainings that may go, each with the kind of pruning and the reason."""
+    there = [
+        training
+        for training in known.trainings
+        if training.status == "finished" and training.training_id not in known.pruned
+    ]
+    newest = _newest(known, there)
+    n_newer: dict[Any, int] = defaultdict(int)
+    for training in sorted(there, key=_ended_at, reverse=True):
+        name, ended = training.training_id, _ended_at(training)
+        place = n_newer[_kind_of(training)]
+        n_newer[_kind_of(training)] += 1
+        if (
+            name in known.champions | newest
+            or (name in known.named and policy.is_refused_kept)
+            or place < policy.n_trainings
+            or now - ended < timedelta(days=policy.training_days)
+        ):
+            continue
+        reason = f"ended {ended.date()}, {place} newer trainings of {training.variant} are there"
+        if name in known.named:
+            yield name, ("model", f"{reason}, refused")
+        else:
+            yield name, ("training", f"{reason}, no decision names it")
+
+
+def _newest(known: _Known, there: list[Training]) -> set[str]:
+    """Of each kind the training that began last, the one that ended last, and the evaluated one that ended last."""
+    evaluated = [one for one in there if one.manifest_digest in known.evaluated.get(one.training_id, ())]
+    orders = (
+        sorted(there, key=lambda one: one.started_at),
+        sorted(there, key=_ended_at),
+        sorted(evaluated, key=_ended_at),
+    )
+    return {name for order in orders for name in {_kind_of(one): one.training_id for one in order}.values()}
+
+
+def _kind_of(training: Training) -> tuple[str, bool, bool]:
+    """As candidates are told apart, and as the last training of a variant is looked for."""
+    return training.variant, training.recipe.get("is_promotable", True), is_adjusted(training)
+
+
+def _ended_at(training: Training) -> datetime:
+    return training.finished_at or training.started_at
+
+
+def _checkpoints(
+    connection: Connection,
+    bucket: Bucket,
+    known: _Known,
+    policy: Retention,
+    now: datetime,
+    going: set[str],
+) -> Iterator[Prunable]:
+    """Checkpoints of what has not got on for long, and what a killed process left of what is finished."""
+    last = {
+        row.name: row.at
+        for row in connection.execute(
+            text("""
+                SELECT search_id AS name, greatest(started_at, max(ended_at)) AS at
+                FROM search LEFT JOIN search_trial USING (search_id) GROUP BY search_id
+                UNION ALL SELECT training_id, greatest(started_at, max(ended_at))
+                FROM training LEFT JOIN training_epoch USING (training_id) WHERE status = 'failed' GROUP BY training_id
+            """)
+        )
+    }
+    finished = {one.training_id for one in known.trainings if one.status == "finished"} - going
+    for folder in CHECKPOINTS:
+        found: dict[str, dict[str, int]] = defaultdict(dict)
+        for key, size_bytes in bucket.list_sizes(f"{folder}/"):
+            found[key.split("/")[1]][key] = size_bytes
+        for name, sizes in found.items():
+            if name in finished:
+                reason = "its training is finished"
+            elif name in last and now - last[name] >= timedelta(days=policy.checkpoint_days):
+                reason = f"it has not got on since {last[name].date()}"
+            else:
+                continue
+            yield Prunable(kind="checkpoints", name=f"{folder}/{name}/", reason=reason, size_by_key=sizes)
+
+
+def _manifests(
+    connection: Connection,
+    bucket: Bucket,
+    known: _Known,
+    policy: Retention,
+    now: datetime,
+    needed: set[str],
+) -> Iterator[Prunable]:
+    rows = connection.execute(
+        text(f"""
+            SELECT digest, split, object_key, built_at, {MANIFEST_IS_PRUNED} AS is_pruned
+            FROM manifest m ORDER BY built_at DESC, digest
+        """)  # noqa: S608 - our own words
+    ).all()
+    n_newer: dict[str, int] = defaultdict(int)
+    for row in rows:
+        place = n_newer[row.split]
+        n_newer[row.split] += 1
+        if (
+            row.is_pruned
+            or row.digest in needed | known.named_manifests | set(known.in_force.values())
+            or place < policy.n_manifests
+            or now - row.built_at < timedelta(days=policy.manifest_days)
+        ):
+            continue
+        yield Prunable(
+            kind="manifest",
+            name=row.digest,
+            reason=f"of {row.split}, built {row.built_at.date()}, no kept training was asked about it",
+            size_by_key=_sizes(bucket, row.object_key, page_key(row.digest)),
+        )
+
+
+def _pixels_needed(known: _Known, kept: list[Training]) -> dict[str, set[str]]:
+    """Input size -> digests of the manifests whose pictures are asked for in that size."""
+    needed: dict[str, set[str]] = defaultdict(set)
+    for training in kept:
+        size = InputSize.of_recipe(training.recipe)
+        digests = {training.manifest_digest, *known.evaluated.get(training.training_id, ())}
+        if size is not None:
+            needed[str(size)] |= digests
+    for variant in _asking(known):
+        needed[str(variant.input_size)].add(known.in_force[variant.split])
+    return needed
+
+
+def _asking(known: _Known) -> Iterator[Variant]:
+    """The variants that the next training may be of, whole or as a smoke run, if they look at pictures."""
+    for variant in VARIANTS.values():
+        for one in (variant, adjust(variant, is_smoke_run=True)):
+            if one.input_size is not None and one.split in known.in_force:
+                yield one
+
+
+def _pixels(
+    connection: Connection,
+    bucket: Bucket,
+    needed: Mapping[str, set[str]],
+    policy: Retention,
+    now: datetime,
+) -> Iterator[Prunable]:
+    sizes = connection.execute(
+        text("SELECT DISTINCT split_part(object_key, '/', 2) AS size FROM pixel_shard ORDER BY 1")
+    ).scalars()
+    before = now - timedelta(days=policy.cache_days)
+    for size in sizes.all():
+        if not _list_pictures(connection, bucket, needed.get(size, set())):
+            continue
+        keys = connection.execute(
+            text("""
+                SELECT object_key FROM pixel_shard s
+                WHERE split_part(object_key, '/', 2) = :size AND created_at < :before AND NOT EXISTS (
+                    SELECT FROM pixel_row r JOIN asked_picture USING (sha256)
+                    WHERE r.input_size = :size AND r.object_key = s.object_key)
+                ORDER BY object_key
+            """),
+            {"size": size, "before": before},
+        ).scalars()
+        for key in keys.all():
+            yield Prunable(
+                kind="pixels",
+                name=key,
+                reason="no kept manifest has any of its pictures in this size",
+                size_by_key=_sizes(bucket, key),
+            )
+
+
+def _features_needed(known: _Known) -> dict[tuple[str, str], set[str]]:
+    """Backbone and input size -> digests of the manifests whose features are asked for."""
+    needed: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for variant in _asking(known):
+        if variant.has_frozen_features and variant.backbone is not None:
+            needed[variant.backbone, str(variant.input_size)].add(known.in_force[variant.split])
+    for training in known.trainings:
+        size = InputSize.of_recipe(training.recipe)
+        if training.status == "running" and size is not None and training.recipe.get("backbone"):
+            needed[training.recipe["backbone"], str(size)].add(training.manifest_digest)
+    return needed
+
+
+def _features(
+    connection: Connection,
+    bucket: Bucket,
+    needed: Mapping[tuple[str, str], set[str]],
+    policy: Retention,
+    now: datetime,
+) -> Iterator[Prunable]:
+    recipes = connection.execute(
+        text("SELECT DISTINCT features_id, recipe FROM feature_shard ORDER BY features_id")
+    ).all()
+    for features in recipes:
+        asked = features.recipe["backbone"]["name"], features.recipe["fit"]
+        if not _list_pictures(connection, bucket, needed.get(asked, set())):
+            continue
+        keys = connection.execute(
+            text("""
+                SELECT object_key FROM feature_shard s
+                WHERE features_id = :id AND created_at < :before AND NOT EXISTS (
+                    SELECT FROM feature_row r JOIN asked_picture USING (sha256)
+                    WHERE r.features_id = :id AND r.object_key = s.object_key)
+                ORDER BY object_key
+            """),
+            {"id": features.features_id, "before": now - timedelta(days=policy.cache_days)},
+        ).scalars()
+        for key in keys.all():
+            yield Prunable(
+                kind="features",
+                name=key,
+                reason=f"no variant asks for {asked[0]} at {asked[1]} of any of its pictures",
+                size_by_key=_sizes(bucket, key),
+            )
+
+
+def _list_pictures(connection: Connection, bucket: Bucket, digests: set[str]) -> bool:
+    """Fill the temporary table `asked_picture` with the pictures of some manifests, one manifest at a time.
+
+    False if a manifest cannot be read: then nobody knows which pictures it asks for.
+    """
+    connection.execute(text("DROP TABLE IF EXISTS asked_picture"))
+    connection.execute(text("CREATE TEMP TABLE asked_picture (sha256 text) ON COMMIT DROP"))
+    rows = connection.execute(
+        text("SELECT object_key FROM manifest WHERE digest = ANY(:digests) ORDER BY object_key"),
+        {"digests": sorted(digests)},
+    )
+    for key in rows.scalars().all():
+        try:
+            table = read_table(bucket, key)
+        except (MissingObjectError, UnusableInputError) as error:
+            log.warning("no pixels or features that its pictures may have are pruned: %s", error)
+            return False
+        copy_rows(connection, "asked_picture", ("sha256",), ((one,) for one in table["sha256"].to_pylist()))
+    return True

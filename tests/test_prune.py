@@ -1,0 +1,469 @@
+"""Pruning a catalogue of 200 trainings: what decisions name stays and opens, the rest goes, killed at any moment."""
+
+import hashlib
+import io
+import json
+import random
+import signal
+import subprocess
+import sys
+import zipfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from catalogue import add_records, labelled_records, rows_of
+from click.testing import CliRunner
+from sqlalchemy import text
+from test_pages import client
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import BACKBONES, TASKS, VARIANTS, InputSize
+from lesion_tasks.catalog.retention import RETENTION
+from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.bulk import copy_dicts
+from lesion_tasks.evaluation.decisions import record_decision
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids, record_evaluation
+from lesion_tasks.evaluation.publish import leaderboard_rows, publish
+from lesion_tasks.pages.stored_files import read_report_file
+from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.promotion.archive_training import archive_training, return_training
+from lesion_tasks.promotion.promote import rollback_champion
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.manifest import find_manifest, read_manifest
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.predictions import read_sealed_predictions, store_predictions
+from lesion_tasks.training.run_record import begin, find_finished, finish, read_model
+from lesion_tasks.upkeep.disk_use import disk_use
+from lesion_tasks.upkeep.prune import PruneResult, prune, prune_and_tell
+from lesion_tasks.upkeep.verify_bucket import verify_bucket
+from lesion_tasks.workspace import open_workspace
+
+TASK = "malignancy"
+NOW = datetime.now(UTC)
+VARIANT_NAMES = ("metadata_logistic", "metadata_mlp", "smoke", "cnn_scratch", "mobilenet_v2_frozen")
+N_ROUNDS = 40  # of all variants, ten days apart, the last one ten days ago
+N_PROMOTIONS = 6
+# What a publication writes anew, whatever was pruned.
+PUBLISHED = ("reports/index.html", "champion.json")
+
+# Prunes in a process that ends itself, as kill -9 would, before the removal or the commit with this number.
+KILLED = """
+import os, signal, sys
+from sqlalchemy import Engine, event
+from lesion_tasks.bucket import DirectoryBucket
+from lesion_tasks.upkeep.prune import prune
+from lesion_tasks.workspace import open_workspace
+
+left = int(sys.argv[1])
+
+def count(*_):
+    global left
+    if left == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+    left -= 1
+
+delete = DirectoryBucket.delete
+DirectoryBucket.delete = lambda self, key: (count(), delete(self, key))
+event.listen(Engine, "commit", count)
+prune(open_workspace(), is_deleting=True, pruned_by="ada", request_id="run 1")
+"""
+
+
+class History:
+    """A catalogue of trainings, evaluated and decided on by the steps' own functions, with small made-up objects."""
+
+    def __init__(self, settings: Settings, model: bytes = b"model", n_rounds: int = N_ROUNDS) -> None:
+        self.settings = settings
+        self.workspace = open_workspace()
+        self.manifests = [self._grow(first) for first in (1, 181, 211)]
+        self.model = model
+        ids = [
+            row.isic_id for row in rows_of(settings, "SELECT isic_id FROM image ORDER BY isic_id LIMIT 20")
+        ]
+        self.predictions = pd.DataFrame(
+            np.full((20, 2), 0.5), index=pd.Index(ids, name="isic_id"), columns=list(TASKS[TASK].classes)
+        )
+        self.ids = [self._round(number) for number in range(n_rounds)]
+        decided = range(2, min(n_rounds, 2 + N_PROMOTIONS * 5), 5)
+        self.champions = [self._decide(number) for number in decided]
+        self._age()
+        publish(self.workspace)
+
+    def _grow(self, first: int) -> str:
+        add_records(self.settings, labelled_records(180 if first == 1 else 30, first=first))
+        curate_images(self.workspace)
+        return build_split(self.workspace, "malignancy_natural")
+
+    def _round(self, number: int) -> list[str]:
+        digest = self.manifests[number * len(self.manifests) // N_ROUNDS]
+        return [self._training(name, number, digest) for name in VARIANT_NAMES]
+
+    def _training(self, variant: str, number: int, digest: str) -> str:
+        engine, bucket = self.workspace.engine, self.workspace.bucket
+        name, _ = begin(engine, row_of(variant, number, digest))
+        model = bytes(number) + self.model  # what comes before a zip file is ignored
+        bucket.put(f"models/{name}/model.keras", model)
+        bucket.put(f"models/{name}/manifest.json", b"{}")
+        for file in ("report.html", "metrics.json", "roc.png"):
+            bucket.put(f"reports/{name}/{file}", f"{file} {number}".encode() * 20)
+        document = {
+            "training": {"training_id": name},
+            "manifest": {"digest": digest},
+            "is_sound": True,
+            "failed_checks": [],
+            "verdict": "No check failed.",
+            "integrity": [],
+            "subsets": {},
+        }
+        with engine.begin() as connection:
+            for subset in ("val", "test"):
+                store_predictions(connection, name, digest, subset, self.predictions)
+            finish(
+                connection,
+                name,
+                model_key=f"models/{name}/model.keras",
+                model_sha256=hashlib.sha256(model).hexdigest(),
+            )
+            record_evaluation(connection, f"{name}-on", document, report_key=f"reports/{name}/report.html")
+        return name
+
+    def _decide(self, number: int) -> str:
+        """One of a round is promoted, the others are refused."""
+        champion, *others = self.ids[number]
+        previous = None if number == 2 else self.ids[number - 5][0]
+        with self.workspace.engine.begin() as connection:
+            for name, action in ((champion, "promoted"), *((other, "refused") for other in others)):
+                record_decision(
+                    connection,
+                    TASK,
+                    action,
+                    training_id=name,
+                    previous=previous,
+                    reason="so it was",
+                    decided_by="rule",
+                )
+        return champion
+
+    def _age(self) -> None:
+        with self.workspace.engine.begin() as connection:
+            for number, names in enumerate(self.ids):
+                at = NOW - timedelta(days=10 * (N_ROUNDS - number))
+                connection.execute(
+                    text(
+                        "UPDATE training SET started_at = :at, finished_at = :at WHERE training_id = ANY(:ids)"
+                    ),
+                    {"at": at, "ids": names},
+                )
+            for number, digest in enumerate(self.manifests):
+                connection.execute(
+                    text("UPDATE manifest SET built_at = :at, created_at = :at WHERE digest = :digest"),
+                    {"at": NOW - timedelta(days=400 - 130 * number), "digest": digest},
+                )
+
+    def sizes(self) -> dict[str, int]:
+        return {k: n for k, n in self.workspace.bucket.list_sizes() if k not in PUBLISHED}
+
+
+def row_of(variant: str, number: int, digest: str) -> dict[str, Any]:
+    """The columns of a training that are known at its start."""
+    return {
+        "variant": variant,
+        "task": TASK,
+        "fingerprint": hashlib.sha256(f"{variant} {number}".encode()).hexdigest(),
+        "recipe": asdict(VARIANTS[variant]),
+        "manifest_digest": digest,
+        "weights": None,
+        "weights_sha256": None,
+        "seed": 1,
+        "code_version": "1",
+        "versions": {},
+        "classes": list(TASKS[TASK].classes),
+    }
+
+
+def small_model() -> bytes:
+    """What a model's file is: an archive with its manifest."""
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr("lesion.json", json.dumps({"classes": TASKS[TASK].classes}))
+    return buffer.getvalue()
+
+
+def add_caches(history: History, monkeypatch: pytest.MonkeyPatch) -> dict[str, set[str]]:
+    """Pixels, features and checkpoints, some of which nobody asks for any more; returns the names of those, by kind."""
+    workspace = history.workspace
+    for side_px in (32, 48):  # smoke runs ask for the first, nobody for the second
+        materialize_manifest(workspace, history.manifests[-1], InputSize(side_px))
+    asked = replace(VARIANTS["mobilenet_v2_frozen_natural"], name="asked", split="malignancy_natural")
+    monkeypatch.setitem(VARIANTS, "asked", asked)
+    (picture, *_) = (row.sha256 for row in rows_of(history.settings, "SELECT sha256 FROM image"))
+    with workspace.engine.begin() as connection:
+        for fit in (str(asked.input_size), "48-squash"):
+            key = f"features/{fit}/shard.npy"
+            workspace.bucket.put(key, b"numbers")
+            shard = {
+                "object_key": key,
+                "features_id": fit,
+                "recipe": {"backbone": asdict(BACKBONES["mobilenet_v2"]), "fit": fit},
+                "n_images": 1,
+                "n_features": 8,
+                "sha256": hashlib.sha256(b"numbers").hexdigest(),
+                "created_at": NOW.isoformat(),
+            }
+            copy_dicts(connection, "feature_shard", [shard])
+            place = {"features_id": fit, "sha256": picture, "object_key": key, "row_index": 0}
+            copy_dicts(connection, "feature_row", [place])
+    with workspace.engine.begin() as connection:
+        for table in ("pixel_shard", "feature_shard"):
+            connection.execute(
+                text(f"UPDATE {table} SET created_at = :at"), {"at": NOW - timedelta(days=200)}
+            )
+    failed, _ = begin(workspace.engine, row_of("smoke", N_ROUNDS, history.manifests[-1]))
+    running, _ = begin(workspace.engine, row_of("smoke", N_ROUNDS + 1, history.manifests[-1]))
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training SET status = 'failed', started_at = :at WHERE training_id = :id"),
+            {"at": NOW - timedelta(days=20), "id": failed},
+        )
+    # Of one that goes, of a champion whose process was killed at its end, and of what nobody knows.
+    for name in (history.ids[0][0], history.champions[0], failed, running, "unknown"):
+        workspace.bucket.put(f"trainings/{name}/stage-1/epoch-0001.npz", b"weights" * 9)
+    workspace.bucket.put("searches/unknown/trial-0001/state.json", b"{}")
+    pixels = [one.object_key for one in rows_of(history.settings, "SELECT object_key FROM pixel_shard")]
+    return {
+        "pixels": {key for key in pixels if "/48-" in key},
+        "features": {"features/48-squash/shard.npy"},
+        "checkpoints": {f"trainings/{name}/" for name in (history.champions[0], failed)},
+    }
+
+
+def of_kind(result: PruneResult, *kinds: str) -> set[str]:
+    return {one.name for one in result.things if one.kind in kinds}
+
+
+def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_lost(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History(settings, small_model())
+    workspace = history.workspace
+    unasked = add_caches(history, monkeypatch)
+    before = history.sizes()
+
+    # A dry run changes nothing.
+    wanted = prune(workspace, pruned_by="ada")
+    assert history.sizes() == before
+    assert rows_of(settings, "SELECT count(*) FROM pruning") == [(0,)]
+    named = {row.training_id for row in rows_of(settings, "SELECT training_id FROM promotion")}
+    old = {name for number in range(N_ROUNDS - 8) for name in history.ids[number]}
+    assert of_kind(wanted, "training") == old - named
+    assert len(of_kind(wanted, "training")) == 130
+    assert of_kind(wanted, "manifest") == set()  # each was asked by one that is kept
+    assert {kind: of_kind(wanted, kind) for kind in unasked} == unasked
+    assert prune_and_tell(workspace, is_deleting=False, pruned_by="ada") == wanted.counts()
+    use = {one.what: one for one in disk_use(workspace)}
+    assert use["models"].n_prunable == 260
+    assert sum(one.prunable_bytes for one in use.values() if one.where == "bucket") == wanted.size_bytes
+
+    # Killed at random points, each time gone on with by the next run; in the end two at once.
+    chance = random.Random(7)
+    for _ in range(2):
+        done = subprocess.run(
+            [sys.executable, "-c", KILLED, str(chance.randrange(20, 260))], capture_output=True, check=False
+        )
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert 0 < len(before) - len(history.sizes()) < wanted.n_objects
+    with ThreadPoolExecutor(2) as pool:
+        both = [pool.submit(prune, workspace, is_deleting=True, pruned_by="ada") for _ in range(2)]
+        assert [one.result().is_deleting for one in both] == [True, True]
+
+    # Bytes are freed as said, and each thing has its row.
+    after = history.sizes()
+    gone = {key: n for key, n in before.items() if key not in after}
+    assert set(after) <= set(before)
+    assert len(gone) == wanted.n_objects
+    assert sum(gone.values()) == wanted.size_bytes
+    rows = rows_of(
+        settings, "SELECT kind, name, size_bytes, pruned_by, request_id, reason, ended_at FROM pruning"
+    )
+    assert {(row.kind, row.name) for row in rows} == {(one.kind, one.name) for one in wanted.things}
+    assert sum(row.size_bytes for row in rows) == wanted.size_bytes
+    assert {row.pruned_by for row in rows} == {"ada"}
+    assert {row.request_id for row in rows} == {"run 1", None}
+    assert all(row.ended_at and row.reason for row in rows)
+    assert prune(workspace, is_deleting=True, pruned_by="ada").things == []
+
+    # Every champion of the history opens: model, predictions, manifest, report.
+    with workspace.engine.connect() as connection:
+        for name in named:
+            training = find_finished(connection, name)
+            data = read_model(workspace.bucket, training)
+            assert not read_sealed_predictions(
+                connection, name, training.manifest_digest, "test", training.classes
+            ).empty
+            manifest = find_manifest(connection, training.manifest_digest)
+            assert len(read_manifest(workspace.bucket, manifest.object_key)) == manifest.n_images
+            assert read_report_file(workspace, f"{name}/report.html").data
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                assert json.loads(archive.read("lesion.json"))["classes"]
+    champion = json.loads(workspace.bucket.get("champion.json"))[TASK]
+    assert champion["training_id"] == history.champions[-1]
+
+    # What was pruned is named as pruned, and neither complained about nor made again.
+    found = verify_bucket(workspace)
+    assert (found.n_lost, found.n_repairable) == (0, 0)
+    lost = min(of_kind(wanted, "training"))
+    for ask in (
+        lambda: evaluate_training(workspace, lost),
+        lambda: read_report_file(workspace, f"{lost}/report.html"),
+        lambda: CliRunner().invoke(lesion, ["report", lost], catch_exceptions=False),
+        lambda: archive_training(workspace, lost, reason="it is gone", archived_by="ada"),
+    ):
+        with pytest.raises(
+            UnusableInputError, match=r"pruned on .* by ada \(ended .* no decision names it\)"
+        ):
+            ask()
+    board = {row["training_id"]: row["kept"] for row in leaderboard_rows(workspace)}
+    assert {name for name, kept in board.items() if kept == "pruned"} == of_kind(wanted, "training")
+    assert f"reports/{lost}" not in str(workspace.bucket.get("reports/index.html"))
+    page = client().get(f"/leaderboard/{TASK}?words={lost}").text
+    assert "pruned on" in page
+    assert f"read/{lost}" not in page
+    report = client().get(f"/read/{lost}/report.html")
+    assert (report.status_code, "was pruned on" in report.text) == (404, True)
+    with workspace.engine.connect() as connection:
+        assert not list_evaluated_ids(connection, TASK) & of_kind(wanted, "training")
+
+    # Asked for again, it is trained again, under another id.
+    ((variant, digest),) = rows_of(
+        settings, f"SELECT variant, manifest_digest FROM training WHERE training_id = '{lost}'"
+    )
+    number = next(number for number, names in enumerate(history.ids) if lost in names)
+    assert begin(workspace.engine, row_of(variant, number, digest)) == (f"{lost}-2", False)
+
+
+def test_a_policy_that_lets_refused_models_go_keeps_their_reports_and_every_champion(
+    settings: Settings,
+) -> None:
+    history = History(settings)
+    workspace = history.workspace
+    policy = replace(RETENTION, is_refused_kept=False, manifest_days=0, n_manifests=1)
+    refused = {name for number in range(2, 2 + N_PROMOTIONS * 5, 5) for name in history.ids[number][1:]}
+    wanted = prune(workspace, pruned_by="ada", policy=policy)
+    assert of_kind(wanted, "model") == refused
+    assert not of_kind(wanted, "model", "training") & set(history.champions)
+    result = prune(workspace, is_deleting=True, pruned_by="ada", policy=policy)
+    assert result.size_bytes == wanted.size_bytes
+    assert all(workspace.bucket.exists(f"reports/{name}/report.html") for name in refused)
+    assert not any(workspace.bucket.exists(f"models/{name}/model.keras") for name in refused)
+    with workspace.engine.connect() as connection, pytest.raises(UnusableInputError, match="refused"):
+        find_finished(connection, min(refused))
+    assert verify_bucket(workspace).n_lost == 0
+
+
+def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_it_again(
+    settings: Settings,
+) -> None:
+    workspace = open_workspace()
+    policy = replace(RETENTION, n_manifests=1, manifest_days=0)
+    add_records(settings, labelled_records(180))
+    curate_images(workspace)
+    first = build_split(workspace, "malignancy_natural")
+    add_records(settings, labelled_records(30, first=181))
+    curate_images(workspace)
+    build_split(workspace, "malignancy_natural")
+
+    with workspace.engine.connect() as connection:
+        key = find_manifest(connection, first).object_key
+    size_bytes = sum(n for k, n in workspace.bucket.list_sizes() if first in k)
+    (gone,) = prune(workspace, is_deleting=True, pruned_by="ada", policy=policy).things
+    assert (gone.kind, gone.name, gone.n_objects, gone.size_bytes) == ("manifest", first, 2, size_bytes)
+    assert not [k for k in workspace.bucket.list_keys() if first in k]
+    with (
+        workspace.engine.connect() as connection,
+        pytest.raises(UnusableInputError, match=r"pruned on .* by ada"),
+    ):
+        find_manifest(connection, first)
+    with pytest.raises(UnusableInputError, match=r"manifest .* was pruned on"):
+        read_report_file(workspace, f"data/{first}.html")
+    assert verify_bucket(workspace).n_lost == 0
+    assert prune(workspace, pruned_by="ada", policy=policy).things == []
+
+    with workspace.engine.begin() as connection:
+        connection.execute(text("UPDATE record SET withdrawn_at = now() WHERE isic_id > 'ISIC_0000180'"))
+    curate_images(workspace)
+    assert build_split(workspace, "malignancy_natural") == first
+    with workspace.engine.connect() as connection:
+        assert find_manifest(connection, first).object_key == key
+    assert not read_manifest(workspace.bucket, key).empty
+    assert verify_bucket(workspace).n_lost == 0
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"n_trainings": 0}, {"n_manifests": 0}, {"training_days": -1}],
+    ids=lambda changed: str(changed),
+)
+def test_a_policy_that_keeps_nothing_is_none(changed: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="retention: "):
+        replace(RETENTION, **changed)
+
+
+def test_an_archived_training_is_no_candidate_until_it_is_taken_back(settings: Settings) -> None:
+    history = History(settings, n_rounds=8)
+    workspace, latest = history.workspace, history.ids[-1][1]
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(lesion, ["archive-training", *arguments], catch_exceptions=False)
+
+    def seen(*, has_archived: bool = False) -> set[str]:
+        return {row["training_id"] for row in leaderboard_rows(workspace, has_archived=has_archived)}
+
+    def candidates() -> set[str]:
+        with workspace.engine.connect() as connection:
+            return list_evaluated_ids(connection, TASK)
+
+    assert latest in seen() & candidates()
+    assert run(latest, "--reason", "the camera was broken").exit_code == 0
+    assert run(latest, "--reason", "again").exit_code == 0  # it is archived: nothing changes
+    assert latest not in seen() | candidates()
+    assert f"{latest}/report.html" not in str(workspace.bucket.get("reports/index.html"))
+    (kept,) = {
+        row["kept"] for row in leaderboard_rows(workspace, has_archived=True) if row["training_id"] == latest
+    }
+    assert kept == "archived"
+    link = f"read/{latest}/report.html"
+    assert link not in client().get(f"/leaderboard/{TASK}").text
+    shown = client().get(f"/leaderboard/{TASK}?has_archived=true").text
+    assert link in shown
+    assert "(the camera was broken)" in shown
+    with workspace.engine.connect() as connection:
+        assert find_finished(connection, latest).status == "finished"  # nothing was deleted
+
+    assert run(latest, "--return").exit_code == 0
+    assert latest in seen() & candidates()
+    ((reason, returned),) = rows_of(settings, "SELECT reason, returned_at IS NOT NULL FROM archival")
+    assert (reason, returned) == ("the camera was broken", True)
+    for arguments, words in (
+        ((latest, "--return"), "it is not archived"),
+        ((history.champions[-1], "--reason", "old"), "it is the champion"),
+        ((latest, "--reason", " "), "the reason is empty"),
+        (("none-such", "--reason", "old"), "no such training"),
+    ):
+        with pytest.raises(UnusableInputError, match=words):
+            run(*arguments)
+    assert run(latest).exit_code == 2
+
+    # An earlier champion that was archived is not put back.
+    archive_training(workspace, history.champions[0], reason="a leak", archived_by="ada")
+    with pytest.raises(UnusableInputError, match=r"archived on .* by ada \(a leak\)"):
+        rollback_champion(workspace, reason="the new one is worse")
+    return_training(workspace, history.champions[0], returned_by="ada")
+    with pytest.raises(UnusableInputError, match="evaluated by an older version"):
+        rollback_champion(workspace, reason="the new one is worse")

@@ -1,0 +1,145 @@
+"""Every command on the page of questions does what the page says, in its order, on a small catalogue."""
+
+import csv
+import json
+import re
+import shlex
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from catalogue import add_records, draw, labelled_records, rows_of
+from click.testing import CliRunner
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.cli.documents import ROOT
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.promotion.archive_training import archive_training
+from lesion_tasks.promotion.promote import promote_model
+from lesion_tasks.promotion.serve import predict_images
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.upkeep.copy_installation import copy_installation
+from lesion_tasks.upkeep.verify_bucket import verify_bucket
+from lesion_tasks.workspace import Workspace, open_workspace
+
+PAGE = (ROOT / "docs/questions.md").read_text()
+BLOCK = re.compile(r"```(sh|python)\n(.*?)```", re.DOTALL)
+
+
+def steps() -> Iterator[tuple[str, str]]:
+    """Every command and every piece of Python, in the order of the page."""
+    for kind, block in BLOCK.findall(PAGE):
+        yield from [(kind, block)] if kind == "python" else [(kind, line) for line in block.splitlines()]
+
+
+def run(line: str) -> str:
+    """Run a command of the package as a shell would, and return what it prints."""
+    line, _, target = line.partition(" > ")
+    words = [
+        path
+        for word in shlex.split(line)
+        for path in (sorted(map(str, Path().glob(word))) if "*.png" in word else [word])
+    ]
+    done = CliRunner().invoke(lesion, words[1:], catch_exceptions=False)
+    assert done.exit_code == 0, (line, done.output)
+    if target:
+        Path(target).write_text(done.stdout)
+    return done.stdout
+
+
+def test_every_answer_on_the_page_of_questions(
+    settings: Settings,
+    module_database_url: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    add_records(settings, labelled_records(400))
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    first = train_variant(open_workspace(), "metadata_logistic")
+    Path("pictures").mkdir()
+    for number in range(3):
+        Path(f"pictures/{number}.png").write_bytes(draw(number, is_malignant=False))
+    said = {}
+    for kind, words in steps():
+        trained = rows_of(settings, "SELECT training_id FROM training ORDER BY started_at DESC")
+        champion = rows_of(settings, "SELECT training_id FROM promotion WHERE action = 'promoted'")
+        if kind == "python":
+            exec(compile(words, "questions.md", "exec"), {})  # noqa: S102 - our own page
+            said["python"] = capsys.readouterr().out
+        elif words.startswith("lesion "):
+            other = next((row.training_id for row in trained if row not in champion), "")
+            names = {"TRAINING_2": other, "TRAINING": champion[0].training_id if champion else ""}
+            names |= {
+                "postgresql://lesion:secret@db.example/lesions": module_database_url,
+                "s3://lesion/data": str(tmp_path / "team"),
+            }
+            said[words] = run(re.sub("|".join(names), lambda m, names=names: names[m[0]], words))
+        else:
+            assert re.search(
+                rf"^{words.removeprefix('make ')}:", (ROOT / "Makefile").read_text(), re.MULTILINE
+            )
+
+    ((champion_id,),) = champion
+    assert first != champion_id or len(trained) == 2
+    assert champion_id in said["lesion history --task malignancy"]
+    with Path("predictions.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    ((n_test,),) = rows_of(
+        settings, "SELECT count(*) FROM split_member WHERE subset = 'test' AND reason IS NULL"
+    )
+    assert len(rows) == n_test
+    assert list(rows[0]) == ["isic_id", "label", "p_benign", "p_malignant"]
+    assert {row["label"] for row in rows} == {"benign", "malignant"}
+    assert [one["model"] for one in json.loads(Path("predicted.json").read_text())] == [champion_id] * 3
+    assert champion_id in said["python"]
+    assert "0 things" in said["lesion prune --delete"]
+    team = Workspace(
+        settings.model_copy(
+            update={"database_url": module_database_url, "bucket_url": str(tmp_path / "team")}
+        )
+    )
+    assert verify_bucket(team, is_repairing=False).findings == []
+    assert predict_images(team, ["pictures/0.png"])[0]["model"] == champion_id
+    assert copy_installation(
+        open_workspace(), database_url=module_database_url, bucket_url=str(tmp_path / "team")
+    ) == {"rows": 0, "objects": 0}
+    assert promote_model(team, task="malignancy").action == "none"  # numbers of new rows go on from there
+    archive_training(
+        team, first if first != champion_id else trained[0].training_id, reason="x", archived_by="y"
+    )
+    with pytest.raises(UnusableInputError, match="it holds rows, and other ones in archival"):
+        copy_installation(
+            open_workspace(), database_url=module_database_url, bucket_url=str(tmp_path / "team")
+        )
+    estimate = said["lesion estimate-size"]
+    for line in (
+        "disk: pictures",
+        "requests to the archive, first load",
+        "600,000 images",
+        "memory: curation",
+    ):
+        assert line in estimate, line
+    assert "500,000 images" in said["lesion estimate-size 500000"]
+
+
+def test_an_estimate_is_in_proportion_and_needs_something_to_measure(settings: Settings) -> None:
+    from lesion_tasks.upkeep.estimate_size import estimate_size
+
+    add_records(settings, labelled_records(60))
+    curate_images(open_workspace())
+    with pytest.raises(UnusableInputError, match="60 images here, expected at least 100"):
+        estimate_size(open_workspace(), [1_000])
+    add_records(settings, labelled_records(60, first=61))
+    curate_images(open_workspace())
+    found = {line.what: line for line in estimate_size(open_workspace(), [240, 1_200]).lines}
+    pictures = found["disk: pictures"]
+    assert pictures.here is not None
+    assert pictures.values == pytest.approx((2 * pictures.here, 10 * pictures.here))
+    assert found["objects in the bucket"].values == (240, 1_200)
+    assert found["hours: records and pictures from the archive"].values == (None, None)
