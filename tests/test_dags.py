@@ -155,7 +155,7 @@ def test_an_empty_choice_is_refused_by_the_form(dags: dict[str, Any]) -> None:
         for key in dag.params
         if "array" in dag.params.get_param(key).schema["type"]
     ]
-    assert len(lists) == 4
+    assert len(lists) == 5
     for param in lists:
         with pytest.raises(ValueError, match="should be non-empty"):
             param.resolve([])

@@ -892,7 +892,7 @@ class Pruning(Base):
     """Something that was pruned: its bytes went, its rows stay, and this one says when, why and by whom."""
 
     __tablename__ = "pruning"
-    written_by = ("splits.split", "upkeep.prune")
+    written_by = ("splits.manifest", "upkeep.prune")
     __table_args__ = (
         CheckConstraint(
             "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features')",

@@ -132,9 +132,8 @@ def read_use(home: Path) -> Use | None:
                 """
                 SELECT (SELECT count(*) FROM pg_stat_activity
                         WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()),
-                       (SELECT sum(sessions)::bigint FROM pg_stat_database WHERE datname = ANY(%s))
-                """,
-                (list(DATABASES),),
+                       (SELECT sum(sessions)::bigint FROM pg_stat_database WHERE datname <> 'postgres')
+                """
             )
             n_open, n_ever = cursor.fetchone() or (0, 0)
             return Use(n_open=n_open, n_ever=n_ever)
