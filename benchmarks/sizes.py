@@ -24,7 +24,10 @@ STEPS = (
     ("setup",),
     ("ingest",),
     ("curate",),
-    ("split", "malignancy_natural", "malignancy_balanced_5000"),
+    ("split", "malignancy_natural"),
+    ("materialize", "malignancy_natural"),
+)
+TRAININGS = (
     ("train", "smoke"),
     ("train", "metadata_logistic"),
     ("train", "cnn_scratch", "--max-epochs", "2"),
@@ -47,8 +50,9 @@ def measure(words: tuple[str, ...], environment: dict[str, str]) -> tuple[float,
 @click.command(help=__doc__)
 @click.option("--images", "n_images", default=2_000, show_default=True, help="How many records at most.")
 @click.option("--source", help="A download folder to serve. Default: drawn pictures.")
+@click.option("--untrained", is_flag=True, help="Without trainings and their evaluations.")
 @click.option("--port", default=8_765, show_default=True, help="Where the archive is served.")
-def main(n_images: int, source: str | None, port: int) -> None:
+def main(n_images: int, source: str | None, untrained: bool, port: int) -> None:
     """See the module."""
     from lesion_tasks.database.embedded import postgres
 
@@ -66,7 +70,7 @@ def main(n_images: int, source: str | None, port: int) -> None:
         try:
             time.sleep(5)
             print("| Step | Seconds | Memory at most, GB |\n| --- | --- | --- |")
-            for words in STEPS:
+            for words in (*STEPS, *(() if untrained else TRAININGS)):
                 seconds, memory_gb = measure(words, environment)
                 print(f"| `lesion {' '.join(words)}` | {seconds:.1f} | {memory_gb:.2f} |", flush=True)
             subprocess.run(

@@ -9,6 +9,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.cli.command_line import lesion, person, print_table, show
 from lesion_tasks.workspace import open_workspace
 
+MAX_SHOWN = 100  # things in a table; each is in the JSON
+
 
 @lesion.command()
 @click.option("--part", default=1, show_default=True, help="Which part of the objects, from 1.")
@@ -84,9 +86,11 @@ def prune(is_deleting: bool, as_json: bool) -> None:
                 "MB": f"{one.size_bytes / 1e6:,.1f}",
                 "why": one.reason,
             }
-            for one in result.things
+            for one in result.things[:MAX_SHOWN]
         ]
     )
+    if len(result.things) > MAX_SHOWN:
+        click.echo(f"and {len(result.things) - MAX_SHOWN:,} more, see --json")
     what = (
         f"{len(result.things):,} things with {result.n_objects:,} objects, {result.size_bytes / 1e6:,.1f} MB"
     )

@@ -1,1 +1,1 @@
-"""The bucket checked against the database: what is missing or altered, and what of it can be made again."""
+"""Bucket and database looked after: what is altered or lost, what nothing needs any more, how large they are."""

@@ -99,7 +99,7 @@ def estimate_size(workspace: Workspace, n_images: Sequence[int]) -> SizeEstimate
             line("disk: predictions of one training", "MB", prediction_bytes, 1e6),
             line("objects in the bucket", "", n_objects),
             line("requests to the archive, first load", "", n_here + n_here / PAGE_LENGTH),
-            line("requests to the archive, each night", "", SWEEP_SHARE * n_here / PAGE_LENGTH),
+            line("requests to the archive, sweep of a night", "", SWEEP_SHARE * n_here / PAGE_LENGTH),
             SizeLine(what="memory: curation and splits", unit="GB", here=memory[0], values=tuple(memory[1:])),
             *(line(name, "hours", value) for name, value in hours.items()),
         ),
