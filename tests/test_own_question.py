@@ -34,23 +34,24 @@ from lesion_tasks.workspace import open_workspace
 pytestmark = pytest.mark.minutes
 
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-question.md"
-# What the drawn pictures of each diagnosis look like: a look, and a score that shifts size, border and colours.
+# What the drawn pictures of each diagnosis look like (a look, and a score that shifts size, border and colours), and
+# how many there are: of these, at least five of each are drawn for val and for test, which promotion asks for.
 DIAGNOSES = {
     ("Benign", "Benign melanocytic proliferations", "Nevus"): ("pigmented", -2.0, 60),
-    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 60),
-    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 45),
+    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 56),
+    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 46),
     (
         "Malignant",
         "Malignant adnexal epithelial proliferations - Follicular",
         "Basal cell carcinoma",
-    ): ("pink", 4.0, 45),
+    ): ("pink", 4.0, 46),
     (
         "Indeterminate",
         "Indeterminate epidermal proliferations",
         "Solar or actinic keratosis",
-    ): ("keratotic", 4.0, 45),
-    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 45),
-    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 45),
+    ): ("keratotic", 4.0, 46),
+    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 46),
+    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 46),
 }
 FIRST = 24_306  # the id that the page predicts
 
@@ -115,6 +116,7 @@ def walked(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -
             for line in filter(None, body.splitlines()):
                 words = shlex.split(line.replace("/data/ham10000", str(home / "ham10000")))
                 found.said[line] = run(*words[1:])
+                assert words[1] != "promote" or '"action": "promoted"' in found.said[line], found.said[line]
         yield found
     own_entries.refresh()
 
