@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from catalogue import rows_of
@@ -20,6 +22,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, VARIANTS, own_entries
 from lesion_tasks.catalog.lookup import ChangedQuestionError
 from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models, missing_scores
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import find_candidate
 from lesion_tasks.promotion.questions import gather_answers, write_questions
@@ -231,6 +234,16 @@ def test_merged_classes_leave_older_trainings_alone_and_say_so(walked: Walked) -
         ):
             find_subject(open_workspace().engine, open_workspace().bucket, training_id)
         assert training_id in run("leaderboard", "--task", "seven_diagnoses")
+        with open_workspace().engine.connect() as connection:
+            champion = find_finished(connection, training_id)
+            newer = SimpleNamespace(
+                training_id="newer", task=champion.task, classes=TASKS["seven_diagnoses"].classes
+            )
+            assert missing_scores(connection, cast(Any, newer), champion) == []
+            with pytest.raises(
+                NoComparisonError, match=r"newer tells nevus, .*, other apart, and seven_diagnoses_cnn"
+            ):
+                compare_models(connection, open_workspace().bucket, cast(Any, newer), champion)
 
 
 def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pytest.LogCaptureFixture) -> None:
