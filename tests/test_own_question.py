@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 from catalogue import rows_of
@@ -20,6 +22,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, VARIANTS, own_entries
 from lesion_tasks.catalog.lookup import ChangedQuestionError
 from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models, missing_scores
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import find_candidate
 from lesion_tasks.promotion.questions import gather_answers, write_questions
@@ -34,23 +37,24 @@ from lesion_tasks.workspace import open_workspace
 pytestmark = pytest.mark.minutes
 
 PAGE = Path(__file__).parents[1] / "docs" / "your-own-question.md"
-# What the drawn pictures of each diagnosis look like: a look, and a score that shifts size, border and colours.
+# What the drawn pictures of each diagnosis look like (a look, and a score that shifts size, border and colours), and
+# how many there are: of these, at least five of each are drawn for val and for test, which promotion asks for.
 DIAGNOSES = {
     ("Benign", "Benign melanocytic proliferations", "Nevus"): ("pigmented", -2.0, 60),
-    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 60),
-    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 45),
+    ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS"): ("pigmented", 4.0, 56),
+    ("Benign", "Benign epidermal proliferations", "Pigmented benign keratosis"): ("keratotic", -2.0, 46),
     (
         "Malignant",
         "Malignant adnexal epithelial proliferations - Follicular",
         "Basal cell carcinoma",
-    ): ("pink", 4.0, 45),
+    ): ("pink", 4.0, 46),
     (
         "Indeterminate",
         "Indeterminate epidermal proliferations",
         "Solar or actinic keratosis",
-    ): ("keratotic", 4.0, 45),
-    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 45),
-    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 45),
+    ): ("keratotic", 4.0, 46),
+    ("Benign", "Benign soft tissue proliferations - Vascular", ""): ("pink", -2.0, 46),
+    ("Benign", "Benign soft tissue proliferations - Fibro-histiocytic", "Dermatofibroma"): ("pink", 1.0, 46),
 }
 FIRST = 24_306  # the id that the page predicts
 
@@ -115,6 +119,7 @@ def walked(module_database_url: str, tmp_path_factory: pytest.TempPathFactory) -
             for line in filter(None, body.splitlines()):
                 words = shlex.split(line.replace("/data/ham10000", str(home / "ham10000")))
                 found.said[line] = run(*words[1:])
+                assert words[1] != "promote" or '"action": "promoted"' in found.said[line], found.said[line]
         yield found
     own_entries.refresh()
 
@@ -229,6 +234,16 @@ def test_merged_classes_leave_older_trainings_alone_and_say_so(walked: Walked) -
         ):
             find_subject(open_workspace().engine, open_workspace().bucket, training_id)
         assert training_id in run("leaderboard", "--task", "seven_diagnoses")
+        with open_workspace().engine.connect() as connection:
+            champion = find_finished(connection, training_id)
+            newer = SimpleNamespace(
+                training_id="newer", task=champion.task, classes=TASKS["seven_diagnoses"].classes
+            )
+            assert missing_scores(connection, cast(Any, newer), champion) == []
+            with pytest.raises(
+                NoComparisonError, match=r"newer tells nevus, .*, other apart, and seven_diagnoses_cnn"
+            ):
+                compare_models(connection, open_workspace().bucket, cast(Any, newer), champion)
 
 
 def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pytest.LogCaptureFixture) -> None:

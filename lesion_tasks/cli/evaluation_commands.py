@@ -136,7 +136,9 @@ def leaderboard(task: str | None, has_archived: bool) -> None:
     rows = [row for row in found if task in {None, row["task"]}]
     with workspace.engine.connect() as connection:
         for name, n in gone_tasks(connection).items():
-            click.echo(f"not shown: {n} of task {name!r}, which is not in the catalogue", err=True)
+            click.echo(
+                f"not shown: trainings of task {name!r}, which is not in the catalogue ({n:,})", err=True
+            )
     if not rows:
         click.echo("nothing has been evaluated yet")
     print_table(rows)

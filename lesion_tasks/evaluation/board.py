@@ -108,11 +108,11 @@ def _board_row(row: Any, champion_id: str | None) -> BoardRow:
 
 
 def gone_tasks(connection: Connection) -> dict[str, int]:
-    """Tasks of evaluated trainings that the catalogue does not have: name -> how many trainings."""
+    """Tasks of finished trainings that the catalogue does not have: name -> how many trainings."""
     rows = connection.execute(
         text("""
-            SELECT t.task, count(*) FROM evaluation e JOIN training t USING (training_id, manifest_digest)
-            WHERE t.task <> ALL(:known) GROUP BY 1 ORDER BY 1
+            SELECT task, count(*) FROM training WHERE status = 'finished' AND task <> ALL(:known)
+            GROUP BY 1 ORDER BY 1
         """),
         {"known": list(TASKS)},
     )

@@ -109,9 +109,9 @@ def compare_models(
 
     Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
     the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if one of the four is missing,
-    and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises
-    `NoComparisonError` if a model was not evaluated on these images, is not sound there, or has learned from nearly all
-    of them.
+    and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises `NoComparisonError` if the
+    models tell other classes apart, or if one was not evaluated on these images, is not sound there, or has learned
+    from nearly all of them.
     """
     from lesion_tasks.metrics.compare import compare, compare_slices
 
@@ -119,6 +119,11 @@ def compare_models(
         raise UnusableInputError(
             f"{candidate.training_id} is of task {candidate.task!r}, {champion.training_id} of "
             f"{champion.task!r}: expected one task"
+        )
+    if list(candidate.classes) != list(champion.classes):
+        raise NoComparisonError(
+            f"{candidate.training_id} tells {', '.join(candidate.classes)} apart, and {champion.training_id} "
+            f"{', '.join(champion.classes)}"
         )
     task = question_of(candidate.training_id, candidate.task, candidate.classes)
     models = (candidate, champion)

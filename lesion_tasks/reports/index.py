@@ -82,7 +82,7 @@ class Leaderboard(Published):
 
     generated_at: str | None
     tasks: list[TaskBoard]
-    # Tasks that the catalogue no longer has, and the number of their evaluated trainings.
+    # Tasks that the catalogue no longer has, and the number of their trainings.
     gone: dict[str, int] = Field(default_factory=dict)
 
 
