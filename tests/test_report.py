@@ -406,6 +406,18 @@ def test_the_move_of_a_figure_is_told_as_model_and_data(bundle):
     assert "New model 0.850 0.880" in text
 
 
+def test_figures_by_lesion_stand_beside_those_by_image(evaluated, stored):
+    """Lesions of the catalogue have two images."""
+    by_image, lesions = stored.subsets["test_natural"].figures["auc"], stored.lesions
+    assert lesions.n_images == by_image.n_images
+    assert lesions.n_lesions == lesions.figures["auc"].n_images
+    assert by_image.n_images / 2 <= lesions.n_lesions < by_image.n_images
+    assert 0 < lesions.n_with_several_images <= lesions.n_lesions
+    assert lesions.figures["auc"].n_groups == by_image.n_groups
+    assert ">By lesion<" in evaluated.files["report.html"].decode()
+    assert json.loads(evaluated.files["metrics.json"])["lesions"] == stored.lesions.model_dump()
+
+
 def test_the_lowest_slice_is_named_with_its_size(bundle, page):
     document = bundle.subsets["test_natural"]
     scored = [part for part in document.slices if part.is_scored]
