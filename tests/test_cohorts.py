@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
-from evaluation_data import binary
+from evaluation_data import binary, drawn_multiclass
 from PIL import Image as Pillow
 from PIL import ImageOps
 from sqlalchemy import text
@@ -26,6 +26,7 @@ from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.metrics.case_mix import reweight
+from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
@@ -446,3 +447,20 @@ def test_recalibration_on_one_half_mends_the_probabilities_of_the_other() -> Non
     assert abs(after or 0) < 0.3 < abs(before or 0)
     few, _ = cohort_of(labels[:60], normal_scores(labels[:60], 2.0, 6), 7)
     assert "floor 20" in (recalibrate(few).reason or "")
+
+
+def test_with_more_than_two_classes_the_fall_is_over_the_classes_that_both_have() -> None:
+    test = drawn_multiclass(900, seed=1)
+    other = drawn_multiclass(900, signal=0.5, seed=2)
+    cohort = other.where(other.labels != 3)
+    fall = measure_fall(test, cohort)
+    assert fall is not None
+    assert fall.measure == "macro_auc"
+    assert fall.high is not None and fall.high < 0
+    assert threshold_falls(test, cohort, None) == []
+    diagnoses = [np.array(["one"] * side.n_images, dtype=object) for side in (test, cohort)]
+    rows = by_diagnosis(test, cohort, *diagnoses, threshold=None)
+    assert [row.label for row in rows] == ["a", "b", "c"]
+    assert {row.auc for row in rows} == {None}
+    assert "two classes" in reweight(test, cohort, pd.DataFrame(), pd.DataFrame(), fall).words
+    assert "two classes" in (recalibrate(cohort).reason or "")

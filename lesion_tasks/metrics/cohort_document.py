@@ -131,7 +131,7 @@ class CohortDocument(Published):
     recalibration: Recalibration | None = None
     diagnoses: list[DiagnosisRow] = Field(default_factory=list)
     n_openings: Count = Field(
-        0, description="How often this manifest of the cohort has been looked at in all."
+        default=0, description="How often this manifest of the cohort has been looked at in all."
     )
 
 
