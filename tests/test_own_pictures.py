@@ -248,6 +248,10 @@ def test_a_namespace_belongs_to_one_folder(folder, settings, tmp_path):
     (other / "lesion-mapping.toml").write_text(f'continues = "{folder}"\n{mapping}')
 
     assert ingest(open_workspace(), source=str(other))["append"]["changed"] == 0
+    # What continues it is not the archive either: it does not stand over somebody's own corrections.
+    write_table(folder, [("ISIC_0000001.jpg", "7", "1", "MM", "44", "w", "")])
+    again = ingest(open_workspace(), source=str(folder))["append"]
+    assert (again["changed"], again.get("described_elsewhere", 0)) == (1, 0)
 
 
 def test_no_archive_can_send_an_id_of_a_namespace(folder):
@@ -332,6 +336,85 @@ def test_pictures_of_no_said_kind_are_not_listed_by_a_query_for_a_kind(folder, s
     (folder / "lesion-mapping.toml").write_text(changed('"dermoscopic"', '"clinical: close-up"'))
     with pytest.raises(UnusableInputError, match="all have image_type 'clinical: close-up'"):
         ingest(open_workspace(), source=str(folder), query="image_type:dermoscopic")
+
+
+def test_codes_are_named_and_a_patient_may_be_called_zero(folder):
+    lines = [("IMG_1.jpg", "0", "0", "0", "44", "w", ""), ("IMG_2", "-9", "1", "true", "45", "male", "")]
+    write_table(folder, lines)
+    download = open_download(folder)
+    first, second = (record["metadata"]["clinical"] for record in download.records())
+    assert (first["patient_id"], first["lesion_id"]) == ("clinic.patient:0", "clinic.lesion:0/0")
+    assert not {"patient_id", "lesion_id"} & set(second)
+    said = " ".join(download.findings())
+    assert "diagnosis: the mapping does not say what '0' (1 row), 'true' (1 row) means" in said
+    assert "patient_id: the mapping does not say what '-9' (1 row) means" in said
+
+
+def test_a_truth_is_a_value_and_a_zero_may_be_one(folder):
+    mapping = changed('diagnosis = "dx"', 'melanocytic = "dx"')
+    (folder / "lesion-mapping.toml").write_text(
+        mapping.replace(
+            "[values.diagnosis]", '[values.melanocytic]\n1 = "true"\n0 = "false"\n[values.diagnosis]'
+        )
+        .replace("[values.diagnosis]\nNV", "[values.anatom_site]\nNV")
+        .replace('NV = "Benign:Benign melanocytic proliferations:Nevus"\n', "")
+        .replace('MM = "Malignant:Malignant melanocytic proliferations (Melanoma)"\n', "")
+        .replace("[values.anatom_site]\n", "")
+        .replace('diagnosis = ["rash"]', 'sex = ["x"]')
+    )
+    cells = ("0", "1", "false")
+    names = ("IMG_1.jpg", "IMG_2", "Foto 3 (links).jpg")
+    lines = [(name, "7", "1", cell, "44", "w", "") for name, cell in zip(names, cells, strict=True)]
+    write_table(folder, lines)
+    found = [r["metadata"]["clinical"]["melanocytic"] for r in open_download(folder).records()]
+    assert found == [False, True, False]
+
+
+def test_classes_that_nobody_marked_are_no_class(tmp_path):
+    columns = ("image_id", "melanoma", "seborrheic_keratosis")
+    lines = [("ISIC_0000001", "", ""), ("ISIC_0000002", "0.0", ""), ("ISIC_0000003", "0.0", "0.0")]
+    with (tmp_path / "ISIC-2017_Training_Part3_GroundTruth.csv").open("w", newline="") as stream:
+        csv.writer(stream).writerows([columns, *lines])
+    for number, (name, *_) in enumerate(lines):
+        write_picture(tmp_path / f"{name}.jpg", np.random.default_rng(number), width_px=16)
+    first, second, third = open_download(tmp_path).records()
+    assert "diagnosis_1" not in first["metadata"]["clinical"]
+    assert second.reason == "not_one_or_zero"
+    assert third["metadata"]["clinical"]["diagnosis_1"] == "Benign"
+
+
+def test_two_tables_of_one_published_data_set_are_named(tmp_path):
+    for part in ("Training", "Test"):
+        (tmp_path / f"ISIC-2017_{part}_Part3_GroundTruth.csv").write_text(
+            "image_id,melanoma,seborrheic_keratosis\nISIC_0000001,0,0\n"
+        )
+    with pytest.raises(UnusableInputError, match="are tables of one published data set, expected one"):
+        open_download(tmp_path)
+
+
+def test_a_picture_of_the_archive_keeps_its_id_in_any_folder(folder):
+    write_table(
+        folder, [("b/IMG_2.png", "7", "1", "NV", "44", "w", ""), (r"x\ISIC_0000001.jpg", *ROWS[3][1:])]
+    )
+    ids = [record["isic_id"] for record in open_download(folder).records()]
+    assert ids[0].startswith("clinic.b-IMG_2-")
+    assert ids[1] == "ISIC_0000001"
+
+
+def test_a_repeated_row_without_a_picture_is_refused_and_stops_nothing(folder, settings):
+    write_table(folder, [*ROWS[:2], ROWS[4], ROWS[4]])
+    assert ingest(open_workspace(), source=str(folder))["append"]["new"] == 2
+
+
+def test_a_second_table_says_one_thing_of_a_picture(folder):
+    (folder / "ages.csv").write_text("file;years\nIMG_1;60\nIMG_1.jpg;61\n")
+    (folder / "lesion-mapping.toml").write_text(
+        changed('"age"', '"years"').replace("namespace", 'joined = ["ages.csv"]\nnamespace')
+    )
+    with pytest.raises(
+        UnusableInputError, match=r"ages.csv: line 3: picture 'IMG_1.jpg' is in an earlier row"
+    ):
+        list(open_download(folder).records())
 
 
 def test_a_second_table_adds_columns_by_picture(folder):

@@ -151,7 +151,8 @@ class LocalListing:
             n_rows += 1
             isic_id = record["isic_id"]
             is_well_formed = is_id_of(self.namespace, isic_id)
-            if is_well_formed and not ids.add(isic_id):
+            # Refused rows contradict nobody.
+            if is_well_formed and not isinstance(record, RefusedRow) and not ids.add(isic_id):
                 repeated.add(isic_id)
             if not self._is_listed(record):
                 continue
@@ -168,7 +169,7 @@ class LocalListing:
         first: dict[str, tuple[int, bytes]] = {}
         for row, record in enumerate(self.download.records(), 1):
             isic_id = record["isic_id"]
-            if isic_id not in repeated:
+            if isic_id not in repeated or isinstance(record, RefusedRow):
                 continue
             digest = hashlib.blake2b(json.dumps(record, sort_keys=True).encode(), digest_size=16).digest()
             row_before, digest_before = first.setdefault(isic_id, (row, digest))

@@ -23,14 +23,15 @@ from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.record import RefusedRow
 from lesion_tasks.archive.table_mapping import NONE_OF_THEM, PICTURE_COLUMNS, TableMapping
 from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPARATOR, PATHS, TEXTS, values_of
-from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, BOOLEAN_FIELDS, is_no_value
+from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, BOOLEAN_FIELDS, ISIC_ID, is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
 
 N_EXAMPLES = 3
 N_VALUES_NAMED = 8
 MAX_VALUES = 500  # distinct values that are counted for each field
 _YES = frozenset({"1", "1.0", "true", "yes"})
-_NO = frozenset({"0", "0.0", "false", "no", ""})
+_NO = frozenset({"0", "0.0", "false", "no"})
+_TRUTHS = frozenset({"true", "false"})
 _OF_RECORD = ("copyright_license", "attribution")
 
 
@@ -168,13 +169,20 @@ class MappedFolder:
             raise UnusableInputError(
                 f"{path}: no column {column!r}, expected it to name the picture of each row"
             )
-        return {without_suffix(row[column]): row for _, row in read_rows(path, form)}
+        found: dict[str, dict[str, str]] = {}
+        for line, row in read_rows(path, form):
+            if found.setdefault(without_suffix(row[column]), row) != row:
+                raise UnusableInputError(
+                    f"{path}: line {line}: picture {_quoted(row[column])} is in an earlier row with other cells, "
+                    "expected one row for each"
+                )
+        return found
 
     def _record(
         self, line: int, row: Mapping[str, str], column: str, image_type: str | None, reading: Reading
     ) -> dict[str, Any]:
         name = row[column]
-        isic_id = id_of(self.mapping.namespace, without_suffix(name)) if name else ""
+        isic_id = self._id_of(name) if name else ""
         cells = {
             each: row[each]
             for columns in self.mapping.named_columns.values()
@@ -184,16 +192,22 @@ class MappedFolder:
         source = {"namespace": self.mapping.namespace, "row": cells}
         found = self._picture(name)
         if isinstance(found, _Refused):
-            return self._refused(isic_id, line, found, source, reading)
+            return self._refused(isic_id, line, found, source | {"column": column}, reading)
         values = self._values(row, reading)
         if isinstance(values, _Refused):
-            return self._refused(isic_id, line, values, source, reading)
+            return self._refused(isic_id, line, values, source | {"column": column}, reading)
         reading.n_records += 1
         reading.used.add(found)
         reading.note_identities(values.get("lesion_id"), values.get("patient_id"))
         if image_type is not None:
             values["image_type"] = image_type
         return self._shaped(isic_id, values, source, found)
+
+    def _id_of(self, name: str) -> str:
+        """A picture of the archive keeps its id, whatever folder its name is given with."""
+        stem = without_suffix(name)
+        last = stem.replace("\\", "/").rpartition("/")[2]
+        return last if ISIC_ID.fullmatch(last) else id_of(self.mapping.namespace, stem)
 
     def _refused(
         self, isic_id: str, line: int, refused: "_Refused", source: dict[str, Any], reading: Reading
@@ -241,7 +255,7 @@ class MappedFolder:
             raw = _chosen(row, columns)
             if isinstance(raw, _Refused):
                 return raw
-            values[name] = self._value(name, [raw], reading)
+            values[name] = None if raw is None else self._value(name, [raw], reading)
         for name, columns in self.mapping.columns.items():
             values[name] = self._value(name, [row.get(column, "") for column in columns], reading)
         for name, value in values.items():
@@ -254,6 +268,9 @@ class MappedFolder:
         if name in IDENTITIES:
             parts = [cell for cell in cells if not self._is_missing(name, cell)]
             if len(parts) < len(cells):
+                for cell in cells:  # a patient may be called 0, but -9 stands for none
+                    if cell and cell not in parts and cell not in self.mapping.missing:
+                        reading.note(reading.unknown[name], cell)
                 return None
             return identity_of(self.mapping.namespace, name.removesuffix("_id"), "/".join(parts))
         known = []
@@ -277,7 +294,10 @@ class MappedFolder:
             return True
         if cell in self.mapping.values.get(name, ()) or cell in self.mapping.no_counterpart.get(name, ()):
             return False
-        return is_no_value(cell) and not (name in NUMBERS and _is_number(cell))
+        if name in IDENTITIES:
+            return is_no_value(cell) and not cell.isdecimal()
+        # A number or a truth may be the code of something: whoever meant nothing by it says so in `missing`.
+        return is_no_value(cell) and not (_is_number(cell) or cell.casefold() in _TRUTHS)
 
     def _meaning(self, name: str, cell: str) -> Any:
         """What a cell means, None if nobody said so."""
@@ -335,18 +355,23 @@ class _Refused:
     detail: str
 
 
-def _chosen(row: Mapping[str, str], columns: tuple[str, ...]) -> "str | _Refused":
-    """The name of the one column that has a 1."""
-    ones = []
-    for column in columns:
-        cell = row.get(column, "").lower()
-        if cell in _YES:
-            ones.append(column)
-        elif cell not in _NO:
+def _chosen(row: Mapping[str, str], columns: tuple[str, ...]) -> "str | _Refused | None":
+    """The name of the one column that has a 1; None if all are empty: nobody said which."""
+    cells = {column: row.get(column, "").lower() for column in columns}
+    ones = [column for column, cell in cells.items() if cell in _YES]
+    for column, cell in cells.items():
+        if cell and cell not in _YES | _NO:
             return _Refused("not_one_or_zero", f"{column} is {_quoted(cell)}, expected 1 or 0")
     if len(ones) > 1:
         return _Refused("two_classes", f"{' and '.join(ones[:3])} both have a 1, expected one class")
-    return ones[0] if ones else NONE_OF_THEM
+    if ones:
+        return ones[0]
+    if not any(cells.values()):
+        return None
+    for column, cell in cells.items():
+        if not cell:
+            return _Refused("not_one_or_zero", f"{column} is empty and no other has a 1, expected 1 or 0")
+    return NONE_OF_THEM
 
 
 _NUMBER = re.compile(r"[+-]?[0-9]+(\.[0-9]*)?")

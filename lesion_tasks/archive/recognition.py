@@ -7,6 +7,7 @@ from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import is_namespace
 from lesion_tasks.archive.picture_names import PictureNames
 from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, TableMapping, read_mapping
@@ -67,7 +68,10 @@ def first_cells(path: Path) -> tuple[str, list[str]]:
 
 
 def published_mapping_of(root: Path) -> TableMapping | None:
-    """Find the published data set whose table lies in a folder: of several, the one with most columns in common."""
+    """Find the published data set whose table lies in a folder: of several, the one with most columns in common.
+
+    Raises UnusableInputError if two tables are of the same one: nothing says which is meant.
+    """
     found: list[tuple[int, TableMapping]] = []
     for path in tables_in(root):
         separator, cells = first_cells(path)
@@ -81,7 +85,16 @@ def published_mapping_of(root: Path) -> TableMapping | None:
                 )
                 here = _with_columns_of(here, [*cells, *_columns_beside(root, here)])
                 found.append((len(mapping.recognised_by), here))
-    return max(found, key=lambda each: each[0])[1] if found else None
+    if not found:
+        return None
+    n_columns, best = max(found, key=lambda each: each[0])
+    same = [each.table for n, each in found if n == n_columns and each.path == best.path]
+    if len(same) > 1:
+        raise UnusableInputError(
+            f"{root}: {' and '.join(map(str, same[:3]))} are tables of one published data set, expected one: "
+            "put each with its pictures into a folder of its own"
+        )
+    return best
 
 
 def _recognises(mapping: TableMapping, cells: list[str], line: str) -> bool:

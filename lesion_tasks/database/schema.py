@@ -97,13 +97,17 @@ class Scope(Base):
 
 
 class Namespace(Base):
-    """Whose pictures the ids of a namespace name: one folder's, so that no other folder's names meet them."""
+    """Whose pictures the ids of a namespace name: one folder's, and those that say that they continue it."""
 
     __tablename__ = "namespace"
     written_by = ("ingest.scope",)
+    __table_args__ = (
+        Index("ix_namespace_first", "namespace", unique=True, postgresql_where=text("continues is null")),
+    )
 
     namespace: Mapped[str] = mapped_column(primary_key=True, comment="what an own id has before its dot")
-    source: Mapped[str] = mapped_column(comment="the folder that used it first")
+    source: Mapped[str] = mapped_column(primary_key=True, comment="a folder that uses it")
+    continues: Mapped[str | None] = mapped_column(comment="the folder that used it first; null: this one")
 
 
 class Ingestion(Base):

@@ -181,23 +181,27 @@ async def open_listing(
 
 
 def _claim_namespace(key: ScopeKey, namespace: str, continues: str | None) -> None:
-    """Note the first folder that uses a namespace; raise UnusableInputError for any other one.
+    """Note the first folder that uses a namespace, and those that continue it; raise UnusableInputError for any other.
 
     Two folders that both have a picture `img1` would otherwise be versions of one record.
     """
     values = {"namespace": namespace, "source": key.stored_source}
+    note = text("""
+        INSERT INTO namespace (namespace, source, continues) VALUES (:namespace, :source, :continues)
+        ON CONFLICT DO NOTHING
+    """)
     with key.workspace.session() as session:
-        session.execute(
-            text(
-                "INSERT INTO namespace (namespace, source) VALUES (:namespace, :source) ON CONFLICT DO NOTHING"
-            ),
-            values,
-        )
-        first = session.scalar(text("SELECT source FROM namespace WHERE namespace = :namespace"), values)
+        read = text("SELECT source FROM namespace WHERE namespace = :namespace AND continues IS NULL")
+        first = session.scalar(read, values)
+        if first is None:
+            session.execute(note, {**values, "continues": None})
+            first = session.scalar(read, values)
+        if continues == first != key.stored_source:
+            session.execute(note, {**values, "continues": first})
     if first not in {key.stored_source, continues}:
         raise UnusableInputError(
             f"{key.title}: namespace {namespace!r} is that of {first}, expected another one in {MAPPING_NAME}; "
-            f"if these are the same pictures or more of them, continues = {str(first)!r} there"
+            f"if these are the same pictures, moved, or more of them with other names, continues = {str(first)!r} there"
         )
 
 

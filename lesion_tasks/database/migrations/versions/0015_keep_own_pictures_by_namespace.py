@@ -44,8 +44,18 @@ def upgrade() -> None:
     op.create_table(
         "namespace",
         sa.Column("namespace", sa.Text(), nullable=False, comment="what an own id has before its dot"),
-        sa.Column("source", sa.Text(), nullable=False, comment="the folder that used it first"),
-        sa.PrimaryKeyConstraint("namespace", name=op.f("pk_namespace")),
+        sa.Column("source", sa.Text(), nullable=False, comment="a folder that uses it"),
+        sa.Column(
+            "continues", sa.Text(), nullable=True, comment="the folder that used it first; null: this one"
+        ),
+        sa.PrimaryKeyConstraint("namespace", "source", name=op.f("pk_namespace")),
+    )
+    op.create_index(
+        "ix_namespace_first",
+        "namespace",
+        ["namespace"],
+        unique=True,
+        postgresql_where=sa.text("continues is null"),
     )
     op.drop_constraint(op.f("ck_record_isic_id_form"), "record", type_="check")
     op.create_check_constraint(op.f("ck_record_isic_id_form"), "record", _NOW)
