@@ -16,11 +16,13 @@ from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.comparison import compare_trainings
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.promotion.candidates import find_candidate
 from lesion_tasks.promotion.promote import plan_promotion, promote_model, rollback_champion
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.predictions import read_predictions, store_predictions
+from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
@@ -131,6 +133,17 @@ def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) ->
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(text("UPDATE training SET recipe = recipe || '{\"is_promotable\": false}'"))
     evaluate_training(open_workspace(), training_id)
+    workspace = open_workspace()
+    with workspace.engine.connect() as connection:
+        training = find_finished(connection, training_id)
+        assert not find_candidate(connection, workspace.bucket, training).is_leaking
+        # By its own manifest, whatever the catalogue says of the split by now.
+        connection.execute(
+            text(
+                "UPDATE manifest SET recipe = jsonb_set(recipe, '{split,imputation}', '\"paper_global_mean\"')"
+            )
+        )
+        assert find_candidate(connection, workspace.bucket, training).is_leaking
     assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion")
     assert "never promotable" in reason

@@ -16,6 +16,10 @@ IMPUTATIONS = {
 }
 
 
+# Those by which test images influence what training sees.
+LEAKING_IMPUTATIONS = frozenset({"paper_global_mean"})
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """A recipe for train, val and test. Test is the task's own: `natural`, and a `balanced` draw from it."""
@@ -37,7 +41,7 @@ class Split:
     @property
     def is_leaking(self) -> bool:
         """Whether test images influence what training sees: such a split is for reproducing, not for use."""
-        return self.imputation == "paper_global_mean"
+        return self.imputation in LEAKING_IMPUTATIONS
 
 
 SPLITS = by_name(

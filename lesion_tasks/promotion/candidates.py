@@ -8,8 +8,9 @@ from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
-from lesion_tasks.catalog import SPLITS, TASKS
+from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import figures_to_judge, leading_measure
+from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import decided_trainings
 from lesion_tasks.evaluation.evaluation_record import (
@@ -33,6 +34,7 @@ class Candidate:
     training: Training
     document: Mapping[str, Any]
     altered: str | None  # which stored part was changed since; None if all of it is intact
+    is_leaking: bool = False  # whether its split was made so that test images influence training
     meaning: str | None = None  # what its task means by now, if that is not what it learned
     leak: str | None = None  # what has become known since its evaluation of images on two sides
 
@@ -55,9 +57,7 @@ class Candidate:
             return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
         if undecided := undecided_checks(self.document):
             return f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']}"
-        split = self.training.recipe["split"]
-        is_leaking = split in SPLITS and SPLITS[split].is_leaking
-        if is_leaking or not self.training.recipe.get("is_promotable", True):
+        if self.is_leaking or not self.training.recipe.get("is_promotable", True):
             return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
         if self.val is None:
             return f"{leading_measure(self.training.task)} is undefined on val."
@@ -123,9 +123,12 @@ def find_candidate(connection: Connection, bucket: Bucket, training: Training) -
     altered = altered_model(bucket, training) or _altered_predictions(connection, training)
     if altered is None and not unmade_checks(evaluation.document):
         altered = find_difference(connection, training, evaluation.document)
+    # By what the manifest was built from: the split itself may be gone from the catalogue.
+    split = find_manifest(connection, training.manifest_digest).recipe.get("split", {})
     return Candidate(
         training=training,
         document=evaluation.document,
+        is_leaking=split.get("imputation") in LEAKING_IMPUTATIONS,
         altered=altered,
         meaning=_changed_meaning(connection, training),
     )
