@@ -239,7 +239,8 @@ def test_a_server_is_watched_by_one_process(home: Path) -> None:
 
     def watches() -> list[psutil.Process]:
         name = "lesion_tasks.database.embedded.idle_stop"
-        return [p for p in psutil.process_iter() if name in (c := p.cmdline()) and str(home) in c]
+        found = ((one, one.info["cmdline"] or []) for one in psutil.process_iter(["cmdline"]))
+        return [one for one, command in found if name in command and str(home) in command]
 
     assert len(watches()) == 1
 

@@ -293,9 +293,9 @@ def _start_server(cluster: _Cluster) -> None:
 def _start_watch(cluster: _Cluster) -> None:
     """Start the process that stops the server when nobody has asked it anything for long."""
     command = [sys.executable, "-m", "lesion_tasks.database.embedded.idle_stop", str(cluster.folder.parent)]
-    devnull = subprocess.DEVNULL
-    watch = subprocess.Popen(command, stdin=devnull, stdout=devnull, stderr=devnull, start_new_session=True)
-    _children.append(watch)
+    # Of a shell that ends at once, so that it is no child of this process, which may end first or live for long.
+    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], start_new_session=True, check=False, **quiet)
 
 
 def _wait_until_ready(cluster: _Cluster) -> str:
