@@ -32,7 +32,7 @@ from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import build_cohort
-from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.splits.subset_or_quarantine import subset_of
 from lesion_tasks.training.run_record import find_finished
@@ -89,8 +89,17 @@ def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_
     before = build_split(open_workspace(), SPLIT)
     placed = dict(rows_of(settings, "SELECT isic_id, subset FROM split_member"))
     declare_cohort()
+    engine = engine_for(settings.database_url or "")
+    with pytest.raises(
+        NoManifestError, match="before the catalogue changed its cohorts: build the split again"
+    ):
+        manifest_in_force(engine, SPLIT)
     digest = build_split(open_workspace(), SPLIT)
     assert digest != before
+    assert manifest_in_force(engine, SPLIT)[0] == digest
+    declare_cohort(attribution=(ELSEWHERE,), seen_from="2026-01-01")
+    with pytest.raises(NoManifestError, match="its cohorts"):
+        manifest_in_force(engine, SPLIT)
     assert members(settings)["set_aside"] == 60
     after = dict(rows_of(settings, f"SELECT isic_id, subset FROM split_member WHERE split = '{SPLIT}'"))
     assert all(after[f"ISIC_{i:07d}"] is None for i in range(50_001, 50_061))
