@@ -31,7 +31,7 @@ from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.settings import Settings
-from lesion_tasks.splits.cohort_manifest import build_cohort
+from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.splits.subset_or_quarantine import subset_of
@@ -178,7 +178,7 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     assert rows["sex"].isna().all()
     assert {"step": "left out", "reason": "no_diagnosis", "n": -2} in funnel
     COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], requires_sex=True)
-    with pytest.raises(UnusableInputError, match="20 left out, no_sex"):
+    with pytest.raises(NoImageToJudgeError, match="20 left out, no_sex"):
         build_cohort(workspace, "elsewhere", "malignancy")
 
 
@@ -337,8 +337,11 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert altered["subset"] is None
 
 
-def figure(value: float, low: float | None) -> dict[str, Any]:
-    return {"value": value, "low": low}
+def figure(value: float | None, low: float | None, **found: str) -> dict[str, Any]:
+    """A figure on a cohort; `found`: why there is none, and what its checks say."""
+    reason = found.pop("reason", None)
+    integrity = [{"name": name, "status": status, "is_blocking": True} for name, status in found.items()]
+    return {"figure": {"value": value, "low": low}, "reason": reason, "integrity": integrity}
 
 
 def difference(value: float, low: float | None) -> dict[str, Any]:
@@ -368,6 +371,20 @@ def difference(value: float, low: float | None) -> dict[str, Any]:
         ({"elsewhere": figure(0.55, 0.50)}, [], "cohort elsewhere is 0.5500, below the floor 0.60", None),
         ({"elsewhere": figure(0.62, 0.55)}, [], None, "less than the floor 0.60 is not excluded"),
         ({"one": figure(0.9, 0.8), "two": figure(0.5, 0.4)}, [], "cohort two is 0.5000", None),
+        ({"one": figure(0.5, None, few_groups="too_few")}, [], None, "one is 0.5000, of too few images"),
+        ({"one": figure(0.5, 0.4, few_groups="too_few")}, [], "below the floor", None),
+        (
+            {"one": figure(None, None, reason="No image.")},
+            [],
+            None,
+            "nothing is known of cohort one: No image",
+        ),
+        (
+            {"one": figure(None, None, serving_differs="failed", reason="not to be trusted: others.")},
+            [],
+            "cohort one is not to be trusted: others",
+            None,
+        ),
         (
             {},
             [{"cohort": "elsewhere", "reason": "no image", "difference": None}],
@@ -380,7 +397,11 @@ def test_the_gates_hold_on_every_cohort(
     on_cohorts: dict[str, Any], compared: list[dict[str, Any]], refused: str | None, doubted: str | None
 ) -> None:
     comparison = {"differences": {}, "slices": [], "cohorts": compared}
-    found = objections({}, comparison, (), on_cohorts), cautions(comparison, (), {}, on_cohorts)
+    other = {
+        "figures": {name: one["figure"] for name, one in on_cohorts.items()},
+        "cohorts": [{"name": name, **one} for name, one in on_cohorts.items()],
+    }
+    found = objections({}, comparison, (), other), cautions(comparison, (), {}, other)
     for told, expected in zip(found, (refused, doubted), strict=True):
         assert len(told) == (expected is not None)
         assert expected is None or expected in told[0]

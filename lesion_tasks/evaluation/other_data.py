@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Cohort, InputSize, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_cohort
@@ -25,7 +24,7 @@ from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.reports.bundle import read_bundle
-from lesion_tasks.splits.cohort_manifest import build_cohort
+from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
 from lesion_tasks.workspace import Workspace
 
@@ -157,7 +156,7 @@ def _judge_on(
     engine, training = workspace.engine, subject.training
     try:
         digest = build_cohort(workspace, cohort.name, subject.task.name)
-    except UnusableInputError as error:
+    except NoImageToJudgeError as error:
         log.warning("%s", error)
         return CohortDocument(
             name=cohort.name, title=cohort.title, manifest_digest=None, n_openings=0, reason=str(error)
