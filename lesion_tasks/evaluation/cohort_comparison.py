@@ -11,7 +11,11 @@ from lesion_tasks.catalog import TASKS, Cohort, cohorts_of
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.other_data import usable_rows
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
-from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
+from lesion_tasks.training.predictions import (
+    AlteredPredictionsError,
+    join_to_manifest,
+    read_sealed_predictions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -86,7 +90,10 @@ def _compare_on(
         return told | {"reason": "no image can be judged by both"}
     scored = []
     for model in models:
-        one = _scored(connection, model, digest, kept)
+        try:
+            one = _scored(connection, model, digest, kept)
+        except AlteredPredictionsError as error:
+            return told | {"reason": str(error)}
         if one is None:
             return told | {"reason": f"{model.training_id} has not been judged on it as it is by now"}
         scored.append(one)

@@ -25,7 +25,12 @@ from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
-from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
+from lesion_tasks.training.predictions import (
+    find_alteration,
+    join_to_manifest,
+    read_predictions,
+    store_predictions,
+)
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -88,7 +93,7 @@ def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, Coho
 def score_cohort(
     workspace: Workspace, training_id: str, digest: str, model: "keras.Model"
 ) -> "tuple[EvaluationSubject, Examples]":
-    """Materialize a cohort's manifest and score all of it, unless it is scored; the model sees missing values."""
+    """Materialize a cohort's manifest and score all of it, unless its scores are there as they were sealed."""
     from lesion_tasks.training.examples import load_examples
     from lesion_tasks.training.predict_examples import predict_examples
 
@@ -108,8 +113,9 @@ def score_cohort(
             input_size=size,
             metadata_fields=recipe["metadata"],
         )
-        n_stored = len(read_predictions(connection, training_id, digest, "test", classes))
-    if n_stored != len(rows):
+        stored = read_predictions(connection, training_id, digest, "test", classes)
+        is_altered = find_alteration(connection, training_id, digest, "test", stored) is not None
+    if is_altered or len(stored) != len(rows):
         predictions = predict_examples(model, examples, classes=classes)
         with workspace.engine.begin() as connection:
             store_predictions(connection, training_id, digest, "test", predictions)
