@@ -22,6 +22,7 @@ from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
 from lesion_tasks.catalog.gates import cautions, objections
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
@@ -339,6 +340,14 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert "rows were changed after they were stored" in told[0]["reason"]
     mended = evaluated(cohorts=["elsewhere"])["elsewhere"]
     assert mended["fall"] == again["elsewhere"]["fall"]
+
+    COHORTS["later"] = Cohort(
+        name="later", title="Later", tasks=("malignancy",), seen_from="2020-01-01", attribution=(ELSEWHERE,)
+    )
+    # Nothing would judge a champion of other classes on it.
+    foreign = Training(training_id="foreign", task="malignancy", classes=["a", "b"], manifest_digest="0" * 64)
+    with engine_for(small.database_url or "").connect() as connection:
+        assert missing_on_cohorts(connection, find_finished(connection, training_id), foreign) == [needed]
 
 
 def figure(value: float | None, low: float | None, **found: str) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts, unjudged_cohorts
 from lesion_tasks.evaluation.evaluation_record import (
+    UNJOINED,
     AlteredEvaluationError,
     failed_checks,
     find_difference,
@@ -76,12 +77,23 @@ def missing_on_cohorts(
 ) -> list[dict[str, str]]:
     """Which trainings must be evaluated again, since a cohort of their task is not in their evaluation as it is by now.
 
-    Entries as those of `missing_scores`. If the candidate must, so must the champion: both on the same images.
+    Entries as those of `missing_scores`. If the candidate must, so must the champion: both on the same images. A
+    champion that tells other classes apart, or whose predictions cannot be joined to their images, is left out: no
+    evaluation would judge it on a cohort.
     """
-    models = [model for model in (candidate, champion) if model is not None]
+    models = [candidate]
+    if champion is not None and _can_be_judged(connection, candidate, champion):
+        models.append(champion)
     if not any(_lacks_cohorts(connection, model) for model in models):
         return []
     return [{"training_id": model.training_id, "manifest_digest": model.manifest_digest} for model in models]
+
+
+def _can_be_judged(connection: Connection, candidate: Training, champion: Training) -> bool:
+    if list(candidate.classes) != list(champion.classes):
+        return False
+    found = find_evaluation(connection, champion.training_id, champion.manifest_digest)
+    return found is None or not UNJOINED & set(failed_checks(found.document))
 
 
 def _lacks_cohorts(connection: Connection, model: Training) -> bool:
