@@ -23,6 +23,7 @@ from lesion_tasks.catalog.gates import cautions, objections
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
@@ -85,7 +86,7 @@ def curate(settings: Settings, *records: Any, **how: Any) -> None:
 
 
 def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_set_aside(
-    settings: Settings,
+    settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     curate(settings, labelled_records(240), other_records(60))
     before = build_split(open_workspace(), SPLIT)
@@ -96,7 +97,14 @@ def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_
         NoManifestError, match="before the catalogue changed its cohorts: build the split again"
     ):
         manifest_in_force(engine, SPLIT)
-    digest = build_split(open_workspace(), SPLIT)
+    with engine.begin() as connection:
+        # What judges another task is not named.
+        connection.execute(
+            text("INSERT INTO cohort_image SELECT 'five_classes', isic_id, 'other' FROM image LIMIT 300")
+        )
+    with caplog.at_level("INFO"):
+        digest = build_split(open_workspace(), SPLIT)
+    assert "found 'elsewhere' 60 times" in caplog.text
     assert digest != before
     assert manifest_in_force(engine, SPLIT)[0] == digest
     declare_cohort(attribution=(ELSEWHERE,), seen_from="2026-01-01")
@@ -338,8 +346,29 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         training = find_finished(connection, training_id)
         told = compare_on_cohorts(connection, open_bucket(small), training, training)
     assert "rows were changed after they were stored" in told[0]["reason"]
-    mended = evaluated(cohorts=["elsewhere"])["elsewhere"]
-    assert mended["fall"] == again["elsewhere"]["fall"]
+    assert missing() == []
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(text('UPDATE evaluation SET document = document || \'{"verdict": "Fine."}\''))
+    assert missing() == [needed]
+    mended = evaluated(cohorts=["elsewhere"])
+    # What an altered evaluation says of the others is not carried over.
+    assert list(mended) == ["elsewhere"]
+    assert mended["elsewhere"]["fall"] == again["elsewhere"]["fall"]
+    del COHORTS["unsexed"]
+    assert missing() == []
+    COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], title="Elsewhere")
+    assert missing() == []
+    COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], seen_from="2020-01-01")
+    assert missing() == [needed]
+
+    def shown() -> list[str]:
+        with engine_for(small.database_url or "").connect() as connection:
+            (row,), _ = read_board(connection, "malignancy")
+        return list(row.on_cohorts)
+
+    assert shown() == ["elsewhere"]
+    del COHORTS["elsewhere"]
+    assert shown() == []
 
     COHORTS["later"] = Cohort(
         name="later", title="Later", tasks=("malignancy",), seen_from="2020-01-01", attribution=(ELSEWHERE,)
@@ -460,6 +489,8 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     assert "more than chance" in fall.words
     sensitivity, specificity = threshold_falls(test, cohort, 0.7)
     assert sensitivity.high is not None and sensitivity.high < 0
+    assert sensitivity.words.startswith("Sensitivity at the stored threshold falls")
+    assert "at 0.5 " in threshold_falls(test, cohort, None)[0].words
     assert specificity.low is not None and specificity.high is not None
     assert specificity.low < 0 < specificity.high
     found = reweight(test, cohort, test_rows, rows, fall)

@@ -17,9 +17,10 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
-from lesion_tasks.evaluation.evaluation_record import find_evaluation, open_test
+from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, find_sealed, open_test
 from lesion_tasks.evaluation.run_checks import decode_again, judge_seals, rescore_some
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
+from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
@@ -59,7 +60,8 @@ def judge_on_cohorts(
 ) -> OtherData | None:
     """Evaluate a training, on its own manifest, on the named cohorts (None: all of its task).
 
-    Cohorts that are not named keep what an earlier evaluation found. None if no cohort judges the task.
+    Cohorts that are not named keep what an earlier evaluation found, unless they have changed since. None if no cohort
+    judges the task.
     """
     cohorts = cohorts_of(subject.task.name)
     for name in names or ():
@@ -85,9 +87,16 @@ def judge_on_cohorts(
 
 def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, CohortDocument]:
     with workspace.engine.connect() as connection:
-        found = find_evaluation(connection, subject.training.training_id, subject.manifest.digest)
-    other = None if found is None else read_bundle(found.document).other_data
-    return {one.name: one for one in other.cohorts} if other else {}
+        try:
+            found = find_sealed(connection, subject.training.training_id, subject.manifest.digest)
+        except AlteredEvaluationError as error:
+            log.warning("%s", error)
+            found = None
+        if found is None:
+            return {}
+        unjudged = unjudged_cohorts(connection, subject.task.name, found.document)
+    other = read_bundle(found.document).other_data
+    return {one.name: one for one in other.cohorts if one.name not in unjudged} if other else {}
 
 
 def score_cohort(
