@@ -20,6 +20,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
 from lesion_tasks.catalog.gates import cautions, objections
+from lesion_tasks.catalog.lookup import cohorts_left, refuse_misspelt_cohorts
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Training
@@ -213,6 +214,17 @@ def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: S
         build_cohort(open_workspace(), "elsewhere", "malignancy")
     with pytest.raises(UnusableInputError, match="did you mean elsewhere"):
         build_cohort(open_workspace(), "elsewere", "malignancy")
+
+
+def test_a_misspelt_cohort_in_a_form_is_refused_and_one_that_has_left_is_left_aside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    declare_cohort()
+    with pytest.raises(UnusableInputError, match="unknown cohort 'elsewere'; did you mean elsewhere"):
+        refuse_misspelt_cohorts(["elsewhere", "elsewere"])
+    refuse_misspelt_cohorts(["elsewhere", "clinic_b"])
+    assert cohorts_left(["elsewhere", "clinic_b"]) == ["elsewhere"]
+    assert "cohort 'clinic_b' is not in the catalogue" in caplog.text
 
 
 def drawn(seed: int) -> Pillow.Image:
