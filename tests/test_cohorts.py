@@ -197,7 +197,7 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     ("changed", "told"),
     [
         ({"query": ""}, "no condition, expected some of query"),
-        ({"tasks": ("malignant",), "query": "sex:male"}, "malignant.*expected some of malignancy"),
+        ({"tasks": ("malignant",), "query": "sex:male"}, "malignant.*expected one of malignancy"),
         ({"seen_from": "June"}, "seen_from is 'June', expected a time"),
         ({"name": "a b", "query": "sex:male"}, "expected a name of lower-case letters"),
     ],
