@@ -141,9 +141,11 @@ def train_variants() -> None:
     @task
     def choose(params: dict[str, Any]) -> list[str]:
         """Name the variants to train; none means that there is nothing to do."""
+        from lesion_tasks.catalog.lookup import refuse_misspelt_cohorts
         from lesion_tasks.training.train import choose_variants
 
         refuse_misspelt()
+        refuse_misspelt_cohorts(params["cohorts"] or ())
         return choose_variants(
             open_workspace(),
             variants=params["variants"] or None,
@@ -187,11 +189,13 @@ def train_variants() -> None:
     )
     def evaluate(training_id: str, params: dict[str, Any]) -> str:
         """Check one training's predictions, compute all figures, write its report; tell people if it is not sound."""
+        from lesion_tasks.catalog.lookup import cohorts_left
         from lesion_tasks.evaluation.evaluate import evaluate_training
         from lesion_tasks.upkeep import lineage, notices
 
         workspace = open_workspace()
-        evaluation_id = evaluate_training(workspace, training_id, cohorts=params["cohorts"] or None)
+        cohorts = cohorts_left(params["cohorts"]) if params["cohorts"] else None
+        evaluation_id = evaluate_training(workspace, training_id, cohorts=cohorts)
         note_lineage(lineage.of_evaluation(workspace, evaluation_id))
         unsound = notices.of_evaluation(workspace, evaluation_id)
         count({"evaluations": 1, "unsound_evaluations": int(unsound is not None)})

@@ -20,8 +20,12 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
 from lesion_tasks.catalog.gates import cautions, objections
+from lesion_tasks.catalog.lookup import cohorts_left, refuse_misspelt_cohorts
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.database.schema import Training
+from lesion_tasks.evaluation.board import read_board
+from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -31,8 +35,8 @@ from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.settings import Settings
-from lesion_tasks.splits.cohort_manifest import build_cohort
-from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
+from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.splits.subset_or_quarantine import subset_of
 from lesion_tasks.training.run_record import find_finished
@@ -83,14 +87,30 @@ def curate(settings: Settings, *records: Any, **how: Any) -> None:
 
 
 def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_set_aside(
-    settings: Settings,
+    settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     curate(settings, labelled_records(240), other_records(60))
     before = build_split(open_workspace(), SPLIT)
     placed = dict(rows_of(settings, "SELECT isic_id, subset FROM split_member"))
     declare_cohort()
-    digest = build_split(open_workspace(), SPLIT)
+    engine = engine_for(settings.database_url or "")
+    with pytest.raises(
+        NoManifestError, match="before the catalogue changed its cohorts: build the split again"
+    ):
+        manifest_in_force(engine, SPLIT)
+    with engine.begin() as connection:
+        # What judges another task is not named.
+        connection.execute(
+            text("INSERT INTO cohort_image SELECT 'five_classes', isic_id, 'other' FROM image LIMIT 300")
+        )
+    with caplog.at_level("INFO"):
+        digest = build_split(open_workspace(), SPLIT)
+    assert "found 'elsewhere' 60 times" in caplog.text
     assert digest != before
+    assert manifest_in_force(engine, SPLIT)[0] == digest
+    declare_cohort(attribution=(ELSEWHERE,), seen_from="2026-01-01")
+    with pytest.raises(NoManifestError, match="its cohorts"):
+        manifest_in_force(engine, SPLIT)
     assert members(settings)["set_aside"] == 60
     after = dict(rows_of(settings, f"SELECT isic_id, subset FROM split_member WHERE split = '{SPLIT}'"))
     assert all(after[f"ISIC_{i:07d}"] is None for i in range(50_001, 50_061))
@@ -169,7 +189,7 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     assert rows["sex"].isna().all()
     assert {"step": "left out", "reason": "no_diagnosis", "n": -2} in funnel
     COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], requires_sex=True)
-    with pytest.raises(UnusableInputError, match="20 left out, no_sex"):
+    with pytest.raises(NoImageToJudgeError, match="20 left out, no_sex"):
         build_cohort(workspace, "elsewhere", "malignancy")
 
 
@@ -194,6 +214,17 @@ def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: S
         build_cohort(open_workspace(), "elsewhere", "malignancy")
     with pytest.raises(UnusableInputError, match="did you mean elsewhere"):
         build_cohort(open_workspace(), "elsewere", "malignancy")
+
+
+def test_a_misspelt_cohort_in_a_form_is_refused_and_one_that_has_left_is_left_aside(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    declare_cohort()
+    with pytest.raises(UnusableInputError, match="unknown cohort 'elsewere'; did you mean elsewhere"):
+        refuse_misspelt_cohorts(["elsewhere", "elsewere"])
+    refuse_misspelt_cohorts(["elsewhere", "clinic_b"])
+    assert cohorts_left(["elsewhere", "clinic_b"]) == ["elsewhere"]
+    assert "cohort 'clinic_b' is not in the catalogue" in caplog.text
 
 
 def drawn(seed: int) -> Pillow.Image:
@@ -323,13 +354,48 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
             text("UPDATE prediction SET probabilities = '{0.5, 0.5}' WHERE manifest_digest = :digest"),
             {"digest": again["elsewhere"]["manifest_digest"]},
         )
-    altered = evaluated(cohorts=["elsewhere"])["elsewhere"]
-    assert altered["reason"].startswith("not to be trusted")
-    assert altered["subset"] is None
+    with engine_for(small.database_url or "").connect() as connection:
+        training = find_finished(connection, training_id)
+        told = compare_on_cohorts(connection, open_bucket(small), training, training)
+    assert "rows were changed after they were stored" in told[0]["reason"]
+    assert missing() == []
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(text('UPDATE evaluation SET document = document || \'{"verdict": "Fine."}\''))
+    assert missing() == [needed]
+    mended = evaluated(cohorts=["elsewhere"])
+    # What an altered evaluation says of the others is not carried over.
+    assert list(mended) == ["elsewhere"]
+    assert mended["elsewhere"]["fall"] == again["elsewhere"]["fall"]
+    del COHORTS["unsexed"]
+    assert missing() == []
+    COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], title="Elsewhere")
+    assert missing() == []
+    COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], seen_from="2020-01-01")
+    assert missing() == [needed]
+
+    def shown() -> list[str]:
+        with engine_for(small.database_url or "").connect() as connection:
+            (row,), _ = read_board(connection, "malignancy")
+        return list(row.on_cohorts)
+
+    assert shown() == ["elsewhere"]
+    del COHORTS["elsewhere"]
+    assert shown() == []
+
+    COHORTS["later"] = Cohort(
+        name="later", title="Later", tasks=("malignancy",), seen_from="2020-01-01", attribution=(ELSEWHERE,)
+    )
+    # Nothing would judge a champion of other classes on it.
+    foreign = Training(training_id="foreign", task="malignancy", classes=["a", "b"], manifest_digest="0" * 64)
+    with engine_for(small.database_url or "").connect() as connection:
+        assert missing_on_cohorts(connection, find_finished(connection, training_id), foreign) == [needed]
 
 
-def figure(value: float, low: float | None) -> dict[str, Any]:
-    return {"value": value, "low": low}
+def figure(value: float | None, low: float | None, **found: str) -> dict[str, Any]:
+    """A figure on a cohort; `found`: why there is none, and what its checks say."""
+    reason = found.pop("reason", None)
+    integrity = [{"name": name, "status": status, "is_blocking": True} for name, status in found.items()]
+    return {"figure": {"value": value, "low": low}, "reason": reason, "integrity": integrity}
 
 
 def difference(value: float, low: float | None) -> dict[str, Any]:
@@ -359,6 +425,20 @@ def difference(value: float, low: float | None) -> dict[str, Any]:
         ({"elsewhere": figure(0.55, 0.50)}, [], "cohort elsewhere is 0.5500, below the floor 0.60", None),
         ({"elsewhere": figure(0.62, 0.55)}, [], None, "less than the floor 0.60 is not excluded"),
         ({"one": figure(0.9, 0.8), "two": figure(0.5, 0.4)}, [], "cohort two is 0.5000", None),
+        ({"one": figure(0.5, None, few_groups="too_few")}, [], None, "one is 0.5000, of too few images"),
+        ({"one": figure(0.5, 0.4, few_groups="too_few")}, [], "below the floor", None),
+        (
+            {"one": figure(None, None, reason="No image.")},
+            [],
+            None,
+            "nothing is known of cohort one: No image",
+        ),
+        (
+            {"one": figure(None, None, serving_differs="failed", reason="not to be trusted: others.")},
+            [],
+            "cohort one is not to be trusted: others",
+            None,
+        ),
         (
             {},
             [{"cohort": "elsewhere", "reason": "no image", "difference": None}],
@@ -371,7 +451,11 @@ def test_the_gates_hold_on_every_cohort(
     on_cohorts: dict[str, Any], compared: list[dict[str, Any]], refused: str | None, doubted: str | None
 ) -> None:
     comparison = {"differences": {}, "slices": [], "cohorts": compared}
-    found = objections({}, comparison, (), on_cohorts), cautions(comparison, (), {}, on_cohorts)
+    other = {
+        "figures": {name: one["figure"] for name, one in on_cohorts.items()},
+        "cohorts": [{"name": name, **one} for name, one in on_cohorts.items()],
+    }
+    found = objections({}, comparison, (), other), cautions(comparison, (), {}, other)
     for told, expected in zip(found, (refused, doubted), strict=True):
         assert len(told) == (expected is not None)
         assert expected is None or expected in told[0]
@@ -417,6 +501,8 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     assert "more than chance" in fall.words
     sensitivity, specificity = threshold_falls(test, cohort, 0.7)
     assert sensitivity.high is not None and sensitivity.high < 0
+    assert sensitivity.words.startswith("Sensitivity at the stored threshold falls")
+    assert "at 0.5 " in threshold_falls(test, cohort, None)[0].words
     assert specificity.low is not None and specificity.high is not None
     assert specificity.low < 0 < specificity.high
     found = reweight(test, cohort, test_rows, rows, fall)

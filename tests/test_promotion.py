@@ -13,7 +13,7 @@ from test_path import prepare
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import COHORTS, TASKS, Cohort
 from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
@@ -611,10 +611,17 @@ def test_labels_under_rules_that_have_changed_are_another_question(
     assert "of the task's rules, which are at version" in said.reason
 
 
-def test_an_answer_is_kept_although_an_evaluation_is_missing_by_now(settings: Settings) -> None:
+def test_an_answer_is_kept_although_an_evaluation_is_missing_by_now(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
     prepare(settings)
     first = candidate()
-    promote(is_forced=True)
+    with monkeypatch.context() as patched:
+        cohort = Cohort(name="elsewhere", title="Elsewhere", tasks=(TASK,), attribution=("Another Hospital",))
+        patched.setitem(COHORTS, cohort.name, cohort)
+        with pytest.raises(UnusableInputError, match=f"not been judged .*`lesion evaluate {first}` first"):
+            promote()
+        assert "a cohort of the task has not been judged" in promote(is_forced=True).reason
     second = candidate_on_more_images(settings)
     with pytest.raises(UnusableInputError, match=f"{first} was not evaluated on manifest"):
         promote()

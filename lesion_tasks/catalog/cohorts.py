@@ -1,8 +1,9 @@
 """Cohorts: images that judge the models of a task and never teach them."""
 
-from dataclasses import dataclass, replace
+import json
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any
 
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, OneOf, by_name, refuse, unknown_values
 from lesion_tasks.catalog.tasks import TASKS, Task
@@ -62,6 +63,23 @@ class Cohort:
         """The name under which its members and manifests for a task are kept, unlike any split's."""
         return f"cohort-{self.name}-{task}"
 
+    @property
+    def conditions(self) -> dict[str, Any]:
+        """What decides which images belong to it, as JSON has it."""
+        return _as_json({name: getattr(self, name) for name in CONDITIONS})
+
+    @property
+    def definition(self) -> dict[str, Any]:
+        """What decides the rows of its manifest for a task, as JSON has it."""
+        return _as_json(
+            {name: value for name, value in asdict(self).items() if name not in ("title", "tasks")}
+        )
+
+
+def _as_json(values: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads(json.dumps(values))
+    return found
+
 
 CONDITIONS = (
     "query", "source", "collections", "attribution", "copyright_license", "anatom_site", "fitzpatrick_skin_type",
@@ -75,3 +93,8 @@ COHORTS: dict[str, Cohort] = by_name([])
 def cohorts_of(task: str) -> list[Cohort]:
     """The cohorts that judge a task, in the order of the catalogue."""
     return [cohort for cohort in COHORTS.values() if task in cohort.tasks]
+
+
+def conditions_of(task: str) -> dict[str, dict[str, Any]]:
+    """What decides which images judge a task and are set aside from its splits: cohort -> its conditions."""
+    return {cohort.name: cohort.conditions for cohort in cohorts_of(task)}

@@ -234,7 +234,7 @@ def objections(
     `test`: what `figures_to_judge` finds in the natural test set. `comparison`: candidate minus champion as
     `compare_models` returns it; None for the first champion, to which only the floors apply: by the lower limit of the
     interval, since there is no champion to beat. A guarded measure without an interval is not judged, and `cautions`
-    says so. `on_cohorts`: the leading figure on each cohort, by its name; None or empty without one.
+    says so. `on_cohorts`: what is known of each cohort, as `OtherData` in a published document; None without one.
     """
     found = []
     for gate in gates:
@@ -251,19 +251,10 @@ def objections(
 
 
 def _on_cohorts(
-    comparison: Mapping[str, Any] | None, figures: Mapping[str, Any] | None
+    comparison: Mapping[str, Any] | None, other: Mapping[str, Any] | None
 ) -> tuple[list[str], list[str]]:
     """Objections and cautions about other people's data: the worst cohort, and losses against the champion on any."""
-    refused, doubted = [], []
-    known = {name: figure for name, figure in (figures or {}).items() if figure["value"] is not None}
-    if known:
-        worst = min(known, key=lambda name: (known[name]["value"], name))
-        value, low = known[worst]["value"], known[worst].get("low")
-        words = f"the leading figure on cohort {worst} is {value:.4f}"
-        if value < COHORT_GUARD.floor:
-            refused.append(f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})")
-        elif low is None or low < COHORT_GUARD.floor:
-            doubted.append(f"{words}; less than the floor {COHORT_GUARD.floor:.2f} is not excluded")
+    refused, doubted = _floor_on_cohorts(other) if other else ([], [])
     for one in (comparison or {}).get("cohorts", ()):
         difference = one["difference"]
         if difference is None:
@@ -277,6 +268,40 @@ def _on_cohorts(
         elif difference["low"] is None or difference["low"] < -COHORT_GUARD.margin:
             loss = "" if difference["low"] is None else f" of up to {-difference['low']:.3f}"
             doubted.append(f"a loss{loss} on cohort {one['cohort']} is not excluded")
+    return refused, doubted
+
+
+def _floor_on_cohorts(other: Mapping[str, Any]) -> tuple[list[str], list[str]]:
+    """The same about each cohort alone: whether it could be judged, and whether the worst figure reaches the floor."""
+    refused, doubted = [], []
+    known, too_few = {}, {}
+    for one in other["cohorts"]:
+        status = {
+            verdict["name"]: verdict["status"] for verdict in one["integrity"] if verdict["is_blocking"]
+        }
+        figure = other["figures"].get(one["name"])
+        if "failed" in status.values():
+            refused.append(f"cohort {one['name']} is {one['reason'].rstrip('.')}")
+        elif one["reason"] is not None:
+            doubted.append(f"nothing is known of cohort {one['name']}: {one['reason'].rstrip('.')}")
+        elif figure is None or figure["value"] is None:
+            doubted.append(f"the leading figure on cohort {one['name']} is undefined")
+        elif status.get("few_groups") == "too_few" and figure.get("low") is None:
+            too_few[one["name"]] = figure
+        else:
+            known[one["name"]] = figure
+    doubted += [
+        f"the leading figure on cohort {name} is {figure['value']:.4f}, of too few images to tell"
+        for name, figure in too_few.items()
+    ]
+    if known:
+        worst = min(known, key=lambda name: (known[name]["value"], name))
+        value, low = known[worst]["value"], known[worst].get("low")
+        words = f"the leading figure on cohort {worst} is {value:.4f}"
+        if value < COHORT_GUARD.floor:
+            refused.append(f"{words}, below the floor {COHORT_GUARD.floor:.2f} ({COHORT_GUARD.floor_reason})")
+        elif low is None or low < COHORT_GUARD.floor:
+            doubted.append(f"{words}; less than the floor {COHORT_GUARD.floor:.2f} is not excluded")
     return refused, doubted
 
 

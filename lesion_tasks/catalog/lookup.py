@@ -45,13 +45,32 @@ def tasks_left(names: Iterable[str]) -> list[str]:
 
     For names that were chosen earlier, as in the form of a run that has waited.
     """
+    return _left("task", names, TASKS)
+
+
+def cohorts_left(names: Iterable[str]) -> list[str]:
+    """The same of cohorts."""
+    return _left("cohort", names, COHORTS)
+
+
+def _left(kind: str, names: Iterable[str], entries: Mapping[str, object]) -> list[str]:
     found = []
     for name in names:
-        if name in TASKS:
+        if name in entries:
             found.append(name)
         else:
-            log.warning("task %r is not in the catalogue%s: left aside", name, own_entries.read_from())
+            log.warning("%s %r is not in the catalogue%s: left aside", kind, name, own_entries.read_from())
     return found
+
+
+def refuse_misspelt_cohorts(names: Iterable[str]) -> None:
+    """Raise `UnusableInputError` for a name that is not in the catalogue and resembles one that is.
+
+    Any other unknown name may be of a cohort that has left: `cohorts_left` leaves it aside.
+    """
+    for name in names:
+        if name not in COHORTS and did_you_mean(name, COHORTS):
+            find_cohort(name)
 
 
 def question_of(training_id: str, task: str, classes: Sequence[str]) -> Task:

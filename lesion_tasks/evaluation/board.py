@@ -1,12 +1,12 @@
 """Evaluated trainings of a task -> rows of the leaderboard: all of them, or a page of those that a filter leaves."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.pruned import PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
 from lesion_tasks.evaluation.decisions import champion_of
@@ -79,10 +79,12 @@ def read_board(
         _ROWS, values | {"task": task, "measure": leading_measure(task), "n": n, "first": first}
     ).all()
     champion_id = champion.training.training_id if champion else None
-    return [_board_row(row, champion_id) for row in found], found[0].n_found if found else 0
+    judging = {cohort.name for cohort in cohorts_of(task)}
+    return [_board_row(row, champion_id, judging) for row in found], found[0].n_found if found else 0
 
 
-def _board_row(row: Any, champion_id: str | None) -> BoardRow:
+def _board_row(row: Any, champion_id: str | None, judging: Collection[str]) -> BoardRow:
+    on_cohorts = row.cohort_figures or {}
     return BoardRow(
         training_id=row.training_id,
         variant=row.variant,
@@ -95,7 +97,7 @@ def _board_row(row: Any, champion_id: str | None) -> BoardRow:
         figures=figures_of(row.test_figures),
         balanced=figures_of(row.balanced_figures),
         val=figures_of(row.val_figures),
-        on_cohorts=figures_of(row.cohort_figures),
+        on_cohorts=figures_of({name: one for name, one in on_cohorts.items() if name in judging}),
         report_path=None if row.pruned_kind == "training" else row.report_key.removeprefix("reports/"),
         is_champion=champion_id == row.training_id,
         manifest_digest=row.manifest_digest,

@@ -1,54 +1,27 @@
 """A candidate, the champion and the cohorts of their task -> how they differ on other people's data, pair by pair."""
 
-from collections.abc import Mapping, Sequence
-from datetime import datetime
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, Row, text
+from sqlalchemy import Connection
 
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import TASKS, Cohort, cohorts_of
+from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.other_data import usable_rows
+from lesion_tasks.evaluation.unjudged import cohort_manifest_in_force, is_of_today
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
-from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
+from lesion_tasks.training.predictions import (
+    AlteredPredictionsError,
+    join_to_manifest,
+    read_sealed_predictions,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from lesion_tasks.metrics.compare import Difference
     from lesion_tasks.metrics.scored import Scored
-
-
-def unjudged_cohorts(connection: Connection, task: str, document: Mapping[str, Any]) -> list[str]:
-    """The cohorts of a task of which an evaluation's document says nothing, or what was true before they grew."""
-    other = document.get("other_data") or {"cohorts": []}
-    said = {one["name"]: one["manifest_digest"] for one in other["cohorts"]}
-    return [
-        cohort.name
-        for cohort in cohorts_of(task)
-        if cohort.name not in said
-        or _has_changed(connection, cohort, task, said[cohort.name], document["evaluated_at"])
-    ]
-
-
-def _has_changed(
-    connection: Connection, cohort: Cohort, task: str, said: str | None, evaluated_at: str
-) -> bool:
-    """Whether the manifest in force is not the one that was judged; with none, whether one was built since."""
-    found = _manifest_in_force(connection, cohort, task)
-    if found is None:
-        return said is not None
-    if said is None:
-        return bool(found.built_at > datetime.fromisoformat(evaluated_at))
-    return bool(found.digest != said)
-
-
-def _manifest_in_force(connection: Connection, cohort: Cohort, task: str) -> Row[Any] | None:
-    statement = text(
-        "SELECT digest, built_at FROM manifest WHERE split = :split ORDER BY built_at DESC LIMIT 1"
-    )
-    return connection.execute(statement, {"split": cohort.split_name(task)}).one_or_none()
 
 
 def compare_on_cohorts(
@@ -61,10 +34,15 @@ def compare_on_cohorts(
     """
     found = []
     for cohort in cohorts_of(candidate.task):
-        manifest = _manifest_in_force(connection, cohort, candidate.task)
-        if manifest is not None:
+        manifest = cohort_manifest_in_force(connection, cohort, candidate.task)
+        if manifest is None:
+            continue
+        if is_of_today(cohort, manifest):
             told = _compare_on(connection, bucket, (candidate, champion), manifest.digest)
-            found.append({"cohort": cohort.name, **told})
+        else:
+            reason = "no image can be judged by its definition of today"
+            told = {"n_images": 0, "n_left_out": 0, "reason": reason, "difference": None}
+        found.append({"cohort": cohort.name, **told})
     return found
 
 
@@ -86,7 +64,10 @@ def _compare_on(
         return told | {"reason": "no image can be judged by both"}
     scored = []
     for model in models:
-        one = _scored(connection, model, digest, kept)
+        try:
+            one = _scored(connection, model, digest, kept)
+        except AlteredPredictionsError as error:
+            return told | {"reason": str(error)}
         if one is None:
             return told | {"reason": f"{model.training_id} has not been judged on it as it is by now"}
         scored.append(one)

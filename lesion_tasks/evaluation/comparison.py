@@ -15,15 +15,16 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Training
-from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts, unjudged_cohorts
+from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.evaluation_record import (
+    UNJOINED,
     AlteredEvaluationError,
     failed_checks,
     find_difference,
-    find_evaluation,
     find_sealed,
     unmade_checks,
 )
+from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.verdict import ON_VAL
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
@@ -76,17 +77,36 @@ def missing_on_cohorts(
 ) -> list[dict[str, str]]:
     """Which trainings must be evaluated again, since a cohort of their task is not in their evaluation as it is by now.
 
-    Entries as those of `missing_scores`. If the candidate must, so must the champion: both on the same images.
+    Entries as those of `missing_scores`. If the candidate must, so must the champion: both on the same images. A
+    champion that tells other classes apart, or whose predictions cannot be joined to their images, is left out: no
+    evaluation would judge it on a cohort.
     """
-    models = [model for model in (candidate, champion) if model is not None]
+    models = [candidate]
+    if champion is not None and _can_be_judged(connection, candidate, champion):
+        models.append(champion)
     if not any(_lacks_cohorts(connection, model) for model in models):
         return []
     return [{"training_id": model.training_id, "manifest_digest": model.manifest_digest} for model in models]
 
 
+def _can_be_judged(connection: Connection, candidate: Training, champion: Training) -> bool:
+    if list(candidate.classes) != list(champion.classes):
+        return False
+    document = _sealed_document(connection, champion)
+    return document is None or not UNJOINED & set(failed_checks(document))
+
+
 def _lacks_cohorts(connection: Connection, model: Training) -> bool:
-    found = find_evaluation(connection, model.training_id, model.manifest_digest)
-    return bool(unjudged_cohorts(connection, model.task, found.document if found else {}))
+    return bool(unjudged_cohorts(connection, model.task, _sealed_document(connection, model) or {}))
+
+
+def _sealed_document(connection: Connection, model: Training) -> Mapping[str, Any] | None:
+    """What a training's own evaluation says; None without one, or if it was altered and has to be repeated."""
+    try:
+        found = find_sealed(connection, model.training_id, model.manifest_digest)
+    except AlteredEvaluationError:
+        return None
+    return None if found is None else found.document
 
 
 def _is_evaluated(connection: Connection, model: Training, digest: str) -> bool:

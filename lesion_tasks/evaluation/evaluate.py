@@ -266,7 +266,7 @@ def _standing(
         subject.task.name,
         figures,
         comparison.model_dump() if comparison else None,
-        other_data.model_dump()["figures"] if other_data else None,
+        other_data.model_dump() if other_data else None,
     )
     return Standing.model_validate(said)
 

@@ -37,6 +37,7 @@ REQUIRED_CHECKS = {
     "shortcut",
     "gap",
 }
+UNJOINED = {"ids_differ", f"ids_differ{ON_VAL}"}  # if one of them failed, nothing else was asked
 _DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
 
 
@@ -127,8 +128,8 @@ def undecided_checks(document: Mapping[str, Any]) -> list[str]:
 
 def unmade_checks(document: Mapping[str, Any]) -> list[str]:
     """Names of checks that every evaluation makes by now and this one, by an older version, did not."""
-    if {"ids_differ", f"ids_differ{ON_VAL}"} & set(failed_checks(document)):
-        return []  # nothing could be joined, so nothing else was asked
+    if UNJOINED & set(failed_checks(document)):
+        return []
     return sorted(REQUIRED_CHECKS - {one["name"] for one in document["integrity"]})
 
 

@@ -12,21 +12,26 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Cohort, InputSize, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
-from lesion_tasks.evaluation.evaluation_record import find_evaluation, open_test
+from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, find_sealed, open_test
 from lesion_tasks.evaluation.run_checks import decode_again, judge_seals, rescore_some
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
+from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.reports.bundle import read_bundle
-from lesion_tasks.splits.cohort_manifest import build_cohort
-from lesion_tasks.training.predictions import join_to_manifest, read_predictions, store_predictions
+from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
+from lesion_tasks.training.predictions import (
+    find_alteration,
+    join_to_manifest,
+    read_predictions,
+    store_predictions,
+)
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -55,7 +60,8 @@ def judge_on_cohorts(
 ) -> OtherData | None:
     """Evaluate a training, on its own manifest, on the named cohorts (None: all of its task).
 
-    Cohorts that are not named keep what an earlier evaluation found. None if no cohort judges the task.
+    Cohorts that are not named keep what an earlier evaluation found, unless they have changed since. None if no cohort
+    judges the task.
     """
     cohorts = cohorts_of(subject.task.name)
     for name in names or ():
@@ -81,15 +87,22 @@ def judge_on_cohorts(
 
 def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, CohortDocument]:
     with workspace.engine.connect() as connection:
-        found = find_evaluation(connection, subject.training.training_id, subject.manifest.digest)
-    other = None if found is None else read_bundle(found.document).other_data
-    return {one.name: one for one in other.cohorts} if other else {}
+        try:
+            found = find_sealed(connection, subject.training.training_id, subject.manifest.digest)
+        except AlteredEvaluationError as error:
+            log.warning("%s", error)
+            found = None
+        if found is None:
+            return {}
+        unjudged = unjudged_cohorts(connection, subject.task.name, found.document)
+    other = read_bundle(found.document).other_data
+    return {one.name: one for one in other.cohorts if one.name not in unjudged} if other else {}
 
 
 def score_cohort(
     workspace: Workspace, training_id: str, digest: str, model: "keras.Model"
 ) -> "tuple[EvaluationSubject, Examples]":
-    """Materialize a cohort's manifest and score all of it, unless it is scored; the model sees missing values."""
+    """Materialize a cohort's manifest and score all of it, unless its scores are there as they were sealed."""
     from lesion_tasks.training.examples import load_examples
     from lesion_tasks.training.predict_examples import predict_examples
 
@@ -109,8 +122,9 @@ def score_cohort(
             input_size=size,
             metadata_fields=recipe["metadata"],
         )
-        n_stored = len(read_predictions(connection, training_id, digest, "test", classes))
-    if n_stored != len(rows):
+        stored = read_predictions(connection, training_id, digest, "test", classes)
+        is_altered = find_alteration(connection, training_id, digest, "test", stored) is not None
+    if is_altered or len(stored) != len(rows):
         predictions = predict_examples(model, examples, classes=classes)
         with workspace.engine.begin() as connection:
             store_predictions(connection, training_id, digest, "test", predictions)
@@ -157,7 +171,7 @@ def _judge_on(
     engine, training = workspace.engine, subject.training
     try:
         digest = build_cohort(workspace, cohort.name, subject.task.name)
-    except UnusableInputError as error:
+    except NoImageToJudgeError as error:
         log.warning("%s", error)
         return CohortDocument(
             name=cohort.name, title=cohort.title, manifest_digest=None, n_openings=0, reason=str(error)

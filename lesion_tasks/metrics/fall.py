@@ -35,7 +35,7 @@ def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = N
 def threshold_falls(
     test: Scored, cohort: Scored, threshold: float | None, resampling: Resampling | None = None
 ) -> list[Fall]:
-    """Sensitivity and specificity at the stored threshold, the same way; none where a class has no image.
+    """Sensitivity and specificity at `threshold` (None: one half), the same way; none where a class has no image.
 
     Empty with more than two classes.
     """
@@ -64,13 +64,13 @@ def threshold_falls(
         )
         if min(even) >= MIN_GROUPS:
             stated = resampling.stated(samples[1][index] - samples[0][index], max(min(even) - 1, MIN_DEGREES))
-        found.append(_fall(name, rates[0], rates[1], stated))
+        at = "0.5" if threshold is None else "the stored threshold"
+        found.append(_fall(name, rates[0], rates[1], stated, f"{name.capitalize()} at {at}"))
     return found
 
 
-def _fall(measure: str, test: float, cohort: float, stated: Stated) -> Fall:
+def _fall(measure: str, test: float, cohort: float, stated: Stated, subject: str = "It") -> Fall:
     interval = stated if isinstance(stated, Interval) else None
-    subject = "It" if measure.endswith("auc") else f"{measure.capitalize()} at the stored threshold"
     return Fall(
         measure=measure,
         test=test,

@@ -8,7 +8,7 @@ from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
-from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import figures_to_judge, leading_measure
 from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
 from lesion_tasks.database.schema import Training
@@ -77,9 +77,13 @@ class Candidate:
 
     @property
     def on_cohorts(self) -> Mapping[str, Any]:
-        """The leading figure on each cohort."""
-        found: Mapping[str, Any] = (self.document.get("other_data") or {}).get("figures", {})
-        return found
+        """What is known of each cohort that judges the task by now, as `gates.objections` takes it."""
+        other = self.document.get("other_data") or {"figures": {}, "cohorts": []}
+        names = {cohort.name for cohort in cohorts_of(self.training.task)}
+        return {
+            "figures": {name: figure for name, figure in other["figures"].items() if name in names},
+            "cohorts": [one for one in other["cohorts"] if one["name"] in names],
+        }
 
     def _subset(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.document["subsets"].get(name, {})

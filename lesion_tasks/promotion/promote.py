@@ -27,7 +27,7 @@ from lesion_tasks.evaluation.decisions import (
     was_champion,
 )
 from lesion_tasks.evaluation.publish import publish
-from lesion_tasks.promotion.candidates import Candidate, find_best, find_candidate
+from lesion_tasks.promotion.candidates import Candidate, altered_model, find_best, find_candidate
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of, why_not_best
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
@@ -65,11 +65,15 @@ def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
     with workspace.engine.connect() as connection:
         best = find_best(connection, workspace.bucket, task)
         champion = champion_of(connection, task)
+        # A champion whose model cannot be read cannot be scored either: the decision says so.
+        old = champion.training if champion else None
+        if old is not None and altered_model(workspace.bucket, old) is not None:
+            old = None
         rescore = []
-        if best and champion:
-            rescore = missing_scores(connection, best.training, champion.training)
+        if best and old:
+            rescore = missing_scores(connection, best.training, old)
         if best:
-            needed = missing_on_cohorts(connection, best.training, champion.training if champion else None)
+            needed = missing_on_cohorts(connection, best.training, old)
             rescore += [one for one in needed if one not in rescore]
     return {
         "task": task,
@@ -93,7 +97,8 @@ def promote_model(
 ) -> Decision:
     """Decide about every candidate of a task: at most one is promoted, the others are refused with a reason.
 
-    `is_forced` promotes the best candidate even if it misses a gate, but never one that failed an integrity check.
+    `is_forced` promotes the best candidate even if it misses a gate or was not judged on a cohort, but never one that
+    failed an integrity check.
     `asked_about`, `asked_against` and `answer`: the candidate that a person was asked about, the champion that the
     question named (None: no champion), and the outcome. If another candidate is best by now, the old question ends as
     superseded and nothing else is decided: the newer one gets its own question. An approval against another champion
@@ -159,8 +164,10 @@ def _decide(
         )
     if proposal is not None and answer in ("rejected", "expired"):
         return _not_approved(connection, proposal, answer, answer_reason, common)
-    if proposal is not None and proposal.missing is not None:
-        raise UnusableInputError(proposal.missing)
+    if proposal is not None:
+        unmade = (proposal.missing, None if is_forced else proposal.missing_on_cohorts)
+        if words := "; ".join(filter(None, unmade)):
+            raise UnusableInputError(words)
     _refuse_others(connection, task, candidates, best, common)
     if proposal is None:
         return _nothing_to_promote(task, candidates)

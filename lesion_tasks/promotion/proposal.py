@@ -41,6 +41,7 @@ class Proposal:
     n_openings: int
     report_keys: Sequence[str]  # of the candidate and, if there is one, of the champion on the same images
     missing: str | None  # which evaluation is needed before anything can be decided
+    missing_on_cohorts: str | None  # and before the gates on other people's data can be
 
     @property
     def previous(self) -> str | None:
@@ -81,12 +82,14 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             missing = str(error)
         except (NoComparisonError, AlteredEvaluationError, AlteredPredictionsError) as error:
             obstacle = f"it cannot be compared with the champion: {error}"
-    if missing is None:
-        missing = _missing_on_cohorts(connection, best, champion)
+    # A champion with which there is no comparison need not be judged again for one.
+    unjudged = _missing_on_cohorts(connection, best, None if obstacle else champion)
     missed = [words for words in (obstacle, missing) if words] or [
         *objections(best.test, comparison, gates, best.on_cohorts),
         *objections_to(declines(connection, task, comparison, gates), gates),
     ]
+    if unjudged is not None:
+        missed.append(unjudged)
     digest = best.training.manifest_digest
     shown = [best.training_id, *([champion.training.training_id] if champion else [])]
     found = [find_evaluation(connection, training_id, digest) for training_id in shown]
@@ -105,6 +108,7 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             n_openings=count_openings(connection, digest),
             report_keys=[one.report_key for one in found if one is not None],
             missing=missing,
+            missing_on_cohorts=unjudged,
         ),
         candidates,
     )

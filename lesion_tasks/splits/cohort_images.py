@@ -34,8 +34,8 @@ _MEMBERS = text("""
 _LISTS = ("attribution", "copyright_license", "anatom_site", "fitzpatrick_skin_type")
 
 
-def gather_cohorts(connection: Connection, task: Task) -> list[str]:
-    """Bring `cohort_image` of a task in line with the catalogue; returns the names of the cohorts that judge it.
+def gather_cohorts(connection: Connection, task: Task) -> None:
+    """Bring `cohort_image` of a task in line with the catalogue.
 
     Images that have become a cohort's leave every split of the task at once; the splits take notice when they are next
     built. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that cannot be
@@ -45,7 +45,7 @@ def gather_cohorts(connection: Connection, task: Task) -> list[str]:
     values = {"task": task.name}
     known = text("SELECT EXISTS (SELECT FROM cohort_image WHERE task = :task)")
     if not cohorts and not connection.execute(known, values).scalar_one():
-        return []
+        return
     connection.execute(
         text(
             "CREATE TEMP TABLE chosen (isic_id text, cohort text, PRIMARY KEY (isic_id, cohort)) ON COMMIT DROP"
@@ -83,7 +83,6 @@ def gather_cohorts(connection: Connection, task: Task) -> list[str]:
         values,
     )
     connection.execute(text("DROP TABLE chosen"))
-    return [cohort.name for cohort in cohorts]
 
 
 def _images_of(connection: Connection, cohort: Cohort) -> Iterator[str]:

@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+
+class NoImageToJudgeError(UnusableInputError):
+    """A cohort of which no image can be judged by the rules of a task."""
+
+
 _FACTS = text("""
     SELECT i.isic_id, i.group_id, i.image_type, i.image_manipulation, i.diagnosis, i.sex
     FROM cohort_image c JOIN image i USING (isic_id)
@@ -35,8 +40,8 @@ _FACTS = text("""
 def build_cohort(workspace: Workspace, name: str, task: str) -> str:
     """Judge every image of a cohort by the rules of a task and return the digest of its manifest.
 
-    Running it again on the same catalogue gives the same digest. Raises `UnusableInputError` for a cohort that is not
-    declared or of which no image can be judged.
+    Running it again on the same catalogue gives the same digest. Raises `NoImageToJudgeError` for a cohort of which
+    no image can be judged, and `UnusableInputError` for one that is not declared or whose query cannot be read.
     """
     cohort = find_cohort(name, task)
     asked = cohort.task_for(TASKS[task])
@@ -48,7 +53,7 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
         table = manifest_rows(connection, split, {})
         left_out = list(left_out_in_words(connection, split.name))
         if not len(table):
-            raise UnusableInputError("; ".join([f"cohort {name!r}: no image can be judged", *left_out]))
+            raise NoImageToJudgeError("; ".join([f"cohort {name!r}: no image can be judged", *left_out]))
         if objection := check_rows(table.to_pandas(), asked):
             raise UnusableInputError(f"cohort {name!r}: {objection}")
         counts = _class_counts(table, asked)

@@ -57,7 +57,8 @@ _FOUND = {
     "indeterminate": "array_to_string(i.diagnosis, ' > ')",
     "diagnosis_not_in_task": "array_to_string(i.diagnosis, ' > ')",
     "no_sex": "v.document #>> '{metadata,clinical,sex}'",
-    "set_aside": "(SELECT string_agg(DISTINCT c.cohort, ', ') FROM cohort_image c WHERE c.isic_id = m.isic_id)",
+    "set_aside": """(SELECT string_agg(DISTINCT c.cohort, ', ') FROM cohort_image c JOIN split_state s USING (task)
+        WHERE s.split = m.split AND c.isic_id = m.isic_id)""",
     "quarantined": "m.group_id",
 }
 

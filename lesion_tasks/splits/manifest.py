@@ -21,6 +21,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, reading_object
+from lesion_tasks.catalog.cohorts import conditions_of
 from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Image, Manifest, SplitMember, StoredFile
@@ -226,7 +227,8 @@ def find_manifest(connection: Connection, digest: str, *, task: str | None = Non
 def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
     """Digest and object key of the newest manifest of a split; raises `NoManifestError` if there is none of it today.
 
-    A manifest that was built by another definition of the split or of its task is of another question.
+    A manifest that was built by another definition of the split, of its task or of the cohorts that judge the task is
+    of another question, or holds images that must not teach.
     """
     with engine.connect() as connection:
         row = connection.execute(
@@ -245,18 +247,19 @@ def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
 
 
 def _changed_fields(recipe: Mapping[str, Any], split: str) -> list[str]:
-    """The fields of a split and of its task that decide a manifest's rows and have changed since it was built.
+    """What decides a manifest's rows and has changed since it was built: fields of the split and its task, cohorts.
 
     A field that one of the two does not know is younger than the other, and was as its default is.
     """
     now = find_split(split)
     definitions = {"split": asdict(now), "task": asdict(find_task(now.task))}
-    return [
+    changed = [
         f"{kind}'s {field}"
         for kind, entry in definitions.items()
         for field, value in json.loads(_canonical(entry)).items()
         if field != "title" and recipe.get(kind, {}).get(field, value) != value
     ]
+    return changed + ([] if recipe.get("cohorts", {}) == conditions_of(now.task) else ["cohorts"])
 
 
 def manifests_in_force(connection: Connection) -> list[Manifest]:

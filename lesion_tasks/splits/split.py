@@ -15,6 +15,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, Split, Task, own_entries
+from lesion_tasks.catalog.cohorts import conditions_of
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
@@ -46,7 +47,7 @@ def build_split(workspace: Workspace, name: str) -> str:
     bucket = workspace.bucket
     with workspace.engine.begin() as connection:
         lock_catalogue(connection, task)
-        cohorts = gather_cohorts(connection, task)
+        gather_cohorts(connection, task)
         has_news = judge_changes(connection, split, task)
         draw_balance(connection, split, task)
         before = rows_before(connection, bucket, split) if has_news else {}
@@ -68,8 +69,8 @@ def build_split(workspace: Workspace, name: str) -> str:
             bucket,
             split=split.name,
             task=task.name,
-            # Which images a cohort has set aside shows in the rows; a recipe without cohorts is as it always was.
-            recipe=recipe | ({"cohorts": cohorts} if cohorts else {}),
+            # A recipe without cohorts is as it always was.
+            recipe=recipe | ({"cohorts": cohorts} if (cohorts := conditions_of(task.name)) else {}),
             table=table,
             counts=counts,
             funnel=funnel_of(connection, split.name),
