@@ -405,6 +405,52 @@ def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_
     assert verify_bucket(workspace).n_lost == 0
 
 
+def test_what_a_killed_run_left_goes_only_if_nothing_has_come_back_to_it(settings: Settings) -> None:
+    workspace = open_workspace()
+    add_records(settings, labelled_records(180))
+    curate_images(workspace)
+    digest = build_split(workspace, "malignancy_natural")
+    materialize_manifest(workspace, digest, InputSize(32))  # as smoke runs ask for it
+    shards = [row.object_key for row in rows_of(settings, "SELECT object_key FROM pixel_shard")]
+    resumed, running, stale = (begin(workspace.engine, row_of("smoke", n, digest))[0] for n in range(3))
+    at = NOW - timedelta(days=20)
+    with workspace.engine.begin() as connection:
+        connection.execute(text("UPDATE training SET started_at = :at"), {"at": at})
+        connection.execute(
+            text("UPDATE training SET status = 'failed' WHERE training_id <> :id"), {"id": running}
+        )
+        epoch = {
+            "training_id": resumed,
+            "epoch": 1,
+            "figures": {},
+            "duration_s": 1,
+            "ended_at": NOW.isoformat(),
+        }
+        copy_dicts(connection, "training_epoch", [epoch])
+        left = {
+            "reason": "it has not got on", "pruned_by": "ada", "n_objects": 1, "size_bytes": 7,
+            "began_at": (NOW - timedelta(hours=1)).isoformat(),
+        }  # fmt: skip
+        for kind, names in (
+            ("checkpoints", [f"trainings/{name}/" for name in (resumed, running, stale)]),
+            ("pixels", [*shards, "pixels/32-squash/gone.npy"]),
+        ):
+            copy_dicts(connection, "pruning", [left | {"kind": kind, "name": name} for name in names])
+    keys = [f"trainings/{name}/stage-1/epoch-0001.npz" for name in (resumed, running, stale)]
+    for key in keys:
+        workspace.bucket.put(key, b"weights")
+
+    gone = of_kind(prune(workspace, is_deleting=True, pruned_by="ada"), "checkpoints", "pixels")
+    assert gone == {f"trainings/{stale}/", "pixels/32-squash/gone.npy"}
+    assert [workspace.bucket.exists(key) for key in keys] == [True, True, False]
+    assert all(map(workspace.bucket.exists, shards))
+    rows = rows_of(settings, "SELECT name, n_objects, size_bytes FROM pruning WHERE ended_at IS NOT NULL")
+    assert {row.name for row in rows if row.n_objects == row.size_bytes == 0} == {
+        *shards, f"trainings/{resumed}/", f"trainings/{running}/",
+    }  # fmt: skip
+    assert verify_bucket(workspace).n_lost == 0
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"n_trainings": 0}, {"n_manifests": 0}, {"training_days": -1}],

@@ -79,7 +79,7 @@ def find_prunable(
         for training in known.trainings
         if training.status != "failed" and training.training_id not in {*known.pruned, *going}
     ]
-    yield from _checkpoints(connection, bucket, known, policy, now, {*going})
+    yield from _checkpoints(connection, bucket, policy, now, {*going})
     digests = {
         digest
         for training in kept
@@ -175,36 +175,41 @@ def _ended_at(training: Training) -> datetime:
 def _checkpoints(
     connection: Connection,
     bucket: Bucket,
-    known: _Known,
     policy: Retention,
     now: datetime,
     going: set[str],
 ) -> Iterator[Prunable]:
     """Checkpoints of what has not got on for long, and what a killed process left of what is finished."""
-    last = {
-        row.name: row.at
-        for row in connection.execute(
-            text("""
-                SELECT search_id AS name, greatest(started_at, max(ended_at)) AS at
-                FROM search LEFT JOIN search_trial USING (search_id) GROUP BY search_id
-                UNION ALL SELECT training_id, greatest(started_at, max(ended_at))
-                FROM training LEFT JOIN training_epoch USING (training_id) WHERE status = 'failed' GROUP BY training_id
-            """)
-        )
-    }
-    finished = {one.training_id for one in known.trainings if one.status == "finished"} - going
+    at_rest = checkpoints_at_rest(connection, policy, now)
     for folder in CHECKPOINTS:
         found: dict[str, dict[str, int]] = defaultdict(dict)
         for key, size_bytes in bucket.list_sizes(f"{folder}/"):
             found[key.split("/")[1]][key] = size_bytes
         for name, sizes in found.items():
-            if name in finished:
-                reason = "its training is finished"
-            elif name in last and now - last[name] >= timedelta(days=policy.checkpoint_days):
-                reason = f"it has not got on since {last[name].date()}"
-            else:
-                continue
-            yield Prunable(kind="checkpoints", name=f"{folder}/{name}/", reason=reason, size_by_key=sizes)
+            if name in at_rest and name not in going:
+                yield Prunable(
+                    kind="checkpoints", name=f"{folder}/{name}/", reason=at_rest[name], size_by_key=sizes
+                )
+
+
+def checkpoints_at_rest(connection: Connection, policy: Retention, now: datetime) -> dict[str, str]:
+    """Trainings and searches whose checkpoints the policy lets go, by id, each with the reason."""
+    rows = connection.execute(
+        text("""
+            SELECT search_id AS name, false AS is_finished, greatest(started_at, max(ended_at)) AS at
+            FROM search LEFT JOIN search_trial USING (search_id) GROUP BY search_id
+            UNION ALL SELECT training_id, status = 'finished', greatest(started_at, max(ended_at))
+            FROM training LEFT JOIN training_epoch USING (training_id) WHERE status <> 'running' GROUP BY training_id
+        """)
+    )
+    before = now - timedelta(days=policy.checkpoint_days)
+    return {
+        row.name: "its training is finished"
+        if row.is_finished
+        else f"it has not got on since {row.at.date()}"
+        for row in rows
+        if row.is_finished or row.at <= before
+    }
 
 
 def _manifests(
