@@ -18,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.retention import RETENTION, Retention
+from lesion_tasks.catalog.tasks import assignment_of
 from lesion_tasks.database.locks import Lock, hold_lock, hold_lock_if_free, lock_until_commit
 from lesion_tasks.database.schema import Pruning
 from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
@@ -205,14 +206,30 @@ def _holding(engine: Engine, kind: str, name: str) -> Iterator[Connection]:
     with engine.begin() as connection:
         locks: list[tuple[Lock, str]] = []
         if kind in ("training", "model"):
-            locks = [(Lock.PROMOTION, task) for task in TASKS]
+            locks = [(Lock.PROMOTION, task) for task in _tasks(connection)]
         elif kind == "manifest":
-            locks = [(Lock.ASSIGNMENT, task.assignment) for task in TASKS.values()]
+            locks = [(Lock.ASSIGNMENT, assignment) for assignment in _assignments(connection)]
         elif kind in CACHES:  # keys are pixels/<size>/... and features/<id>/...
             locks = [(Lock.PIXELS if kind == "pixels" else Lock.FEATURES, name.split("/")[1])]
         for lock, held in locks:
             lock_until_commit(connection, lock, held)
         yield connection
+
+
+def _tasks(connection: Connection) -> list[str]:
+    """Those of the catalogue, and those that trainings were of: not every process sees the folder with own tasks."""
+    return sorted({*TASKS, *connection.execute(text("SELECT DISTINCT task FROM training")).scalars()})
+
+
+def _assignments(connection: Connection) -> list[str]:
+    """Those of the tasks of the catalogue, and those that manifests were made under."""
+    rows = connection.execute(
+        text("""
+            SELECT DISTINCT own->>'name', own->>'salt', (own->>'val_share')::float, (own->>'test_share')::float
+            FROM manifest CROSS JOIN LATERAL (SELECT recipe->'task') AS made (own) WHERE own->>'salt' IS NOT NULL
+        """)
+    )
+    return sorted({*(task.assignment for task in TASKS.values()), *(assignment_of(*row) for row in rows)})
 
 
 def _finish(
