@@ -405,6 +405,52 @@ def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_
     assert verify_bucket(workspace).n_lost == 0
 
 
+def test_what_a_killed_run_left_goes_only_if_nothing_has_come_back_to_it(settings: Settings) -> None:
+    workspace = open_workspace()
+    add_records(settings, labelled_records(180))
+    curate_images(workspace)
+    digest = build_split(workspace, "malignancy_natural")
+    materialize_manifest(workspace, digest, InputSize(32))  # as smoke runs ask for it
+    shards = [row.object_key for row in rows_of(settings, "SELECT object_key FROM pixel_shard")]
+    resumed, running, stale = (begin(workspace.engine, row_of("smoke", n, digest))[0] for n in range(3))
+    at = NOW - timedelta(days=20)
+    with workspace.engine.begin() as connection:
+        connection.execute(text("UPDATE training SET started_at = :at"), {"at": at})
+        connection.execute(
+            text("UPDATE training SET status = 'failed' WHERE training_id <> :id"), {"id": running}
+        )
+        epoch = {
+            "training_id": resumed,
+            "epoch": 1,
+            "figures": {},
+            "duration_s": 1,
+            "ended_at": NOW.isoformat(),
+        }
+        copy_dicts(connection, "training_epoch", [epoch])
+        left = {
+            "reason": "it has not got on", "pruned_by": "ada", "n_objects": 1, "size_bytes": 7,
+            "began_at": (NOW - timedelta(hours=1)).isoformat(),
+        }  # fmt: skip
+        for kind, names in (
+            ("checkpoints", [f"trainings/{name}/" for name in (resumed, running, stale)]),
+            ("pixels", [*shards, "pixels/32-squash/gone.npy"]),
+        ):
+            copy_dicts(connection, "pruning", [left | {"kind": kind, "name": name} for name in names])
+    keys = [f"trainings/{name}/stage-1/epoch-0001.npz" for name in (resumed, running, stale)]
+    for key in keys:
+        workspace.bucket.put(key, b"weights")
+
+    gone = of_kind(prune(workspace, is_deleting=True, pruned_by="ada"), "checkpoints", "pixels")
+    assert gone == {f"trainings/{stale}/", "pixels/32-squash/gone.npy"}
+    assert [workspace.bucket.exists(key) for key in keys] == [True, True, False]
+    assert all(map(workspace.bucket.exists, shards))
+    rows = rows_of(settings, "SELECT name, n_objects, size_bytes FROM pruning WHERE ended_at IS NOT NULL")
+    assert {row.name for row in rows if row.n_objects == row.size_bytes == 0} == {
+        *shards, f"trainings/{resumed}/", f"trainings/{running}/",
+    }  # fmt: skip
+    assert verify_bucket(workspace).n_lost == 0
+
+
 @pytest.mark.parametrize(
     "changed",
     [{"n_trainings": 0}, {"n_manifests": 0}, {"training_days": -1}],
@@ -413,6 +459,61 @@ def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_
 def test_a_policy_that_keeps_nothing_is_none(changed: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="retention: "):
         replace(RETENTION, **changed)
+
+
+def test_own_variants_that_this_process_does_not_see_keep_what_they_need(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = open_workspace()
+    add_records(settings, labelled_records(180))
+    curate_images(workspace)
+    before = build_split(workspace, "malignancy_natural")
+    add_records(settings, labelled_records(30, first=181))
+    curate_images(workspace)
+    digest = build_split(workspace, "malignancy_natural")
+    for side_px in (48, 56):
+        materialize_manifest(workspace, digest, InputSize(side_px))
+    some = VARIANTS["mobilenet_v2_frozen_natural"]
+    own = replace(some, name="own", split="malignancy_natural", side_px=48)
+    with workspace.engine.begin() as connection:
+        picture = connection.execute(text("SELECT max(sha256) FROM pixel_row")).scalar_one()
+        for fit in ("48-squash", "56-squash"):
+            shard = {
+                "object_key": f"features/{fit}/shard.npy", "features_id": fit, "n_images": 1, "n_features": 8,
+                "recipe": {"backbone": {"name": "mobilenet_v2"}, "fit": fit},
+                "sha256": digest, "created_at": NOW.isoformat(),
+            }  # fmt: skip
+            copy_dicts(connection, "feature_shard", [shard])
+            place = {"features_id": fit, "sha256": picture, "object_key": shard["object_key"], "row_index": 0}
+            copy_dicts(connection, "feature_row", [place])
+    for name in ("features/48-squash/shard.npy", "features/56-squash/shard.npy"):
+        workspace.bucket.put(name, b"numbers")
+    # It learned from the manifest before; the next one will learn from that in force.
+    names = [
+        begin(workspace.engine, row_of("smoke", n, before) | {"variant": "own", "recipe": asdict(own)})[0]
+        for n in range(5)
+    ]
+    with workspace.engine.begin() as connection:
+        for n, name in enumerate(names):
+            finish(connection, name, model_key=f"models/{name}/model.keras", model_sha256=digest)
+            at = NOW - timedelta(days=200 - n)
+            connection.execute(
+                text("UPDATE training SET started_at = :at, finished_at = :at WHERE training_id = :id"),
+                {"at": at, "id": name},
+            )
+        for table in ("pixel_shard", "feature_shard"):
+            connection.execute(
+                text(f"UPDATE {table} SET created_at = :at"), {"at": NOW - timedelta(days=200)}
+            )
+    # Archived trainings are no newer ones, and none is the newest.
+    monkeypatch.setattr("lesion_tasks.upkeep.prune.TASKS", {})
+    archive_training(workspace, names[-1], reason="a leak", archived_by="ada")
+    found = prune(workspace, is_deleting=True, pruned_by="ada")
+    assert of_kind(found, "training") == {names[0]}
+    pixels = of_kind(found, "pixels")
+    assert pixels
+    assert all(name.startswith("pixels/56-squash/") for name in pixels)
+    assert of_kind(found, "features") == {"features/56-squash/shard.npy"}
 
 
 def test_an_archived_training_is_no_candidate_until_it_is_taken_back(settings: Settings) -> None:

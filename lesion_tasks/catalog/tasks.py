@@ -86,7 +86,7 @@ class Task:
     @property
     def assignment(self) -> str:
         """Everything that subsets depend on: with another salt or other shares, everybody is assigned afresh."""
-        return f"{self.name}:{self.salt}:{self.val_share:g}:{self.test_share:g}"
+        return assignment_of(self.name, self.salt, self.val_share, self.test_share)
 
     def label_of(self, diagnosis: tuple[str, ...]) -> str | None:
         """Return the class of a diagnosis path, or None if no rule matches."""
@@ -94,6 +94,11 @@ class Task:
             if diagnosis[: len(rule.path)] == rule.path:
                 return rule.label
         return None
+
+
+def assignment_of(name: str, salt: str, val_share: float, test_share: float) -> str:
+    """The assignment of a task by these fields, as its recipe has them."""
+    return f"{name}:{salt}:{val_share:g}:{test_share:g}"
 
 
 _MELANOMA = ("Malignant", "Malignant melanocytic proliferations (Melanoma)")

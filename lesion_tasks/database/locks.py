@@ -30,6 +30,7 @@ class Lock(StrEnum):
     PROMOTION = "promotion"  # task
     PUBLICATION = "publication"  # champion.json and the index of reports
     PRUNING = "pruning"
+    COPY = "copy"  # into this database, of another one
 
 
 def lock_until_commit(connection: Connection, lock: Lock, name: str = "", *, is_shared: bool = False) -> None:

@@ -3,7 +3,8 @@
 Whatever the policy says, it is never one of these: a training that was ever champion, or that any decision names (its
 report, if the policy lets refused models go); the newest of a variant, which is also the one that a decision or an open
 question may be about; what runs; and whatever a kept thing needs: the manifest of a kept training, the pixels of its
-pictures in its size, the pixels and features that the next training asks for.
+pictures in its size, the pixels and features that the next training asks for. That may be of a variant of the
+catalogue or of one that a kept training was of: not every process sees the folder with own variants.
 """
 
 import logging
@@ -21,7 +22,7 @@ from lesion_tasks.catalog import VARIANTS, InputSize, Variant
 from lesion_tasks.catalog.retention import Retention
 from lesion_tasks.catalog.shortened import adjust
 from lesion_tasks.database.bulk import copy_rows
-from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_PRUNED
+from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
 from lesion_tasks.splits.data_report import page_key
@@ -54,6 +55,7 @@ class _Known:
 
     trainings: list[Training]  # the newest first
     pruned: set[str]  # of those, their ids
+    archived: set[str]  # likewise: put aside, so that they are no candidates
     champions: set[str]
     named: set[str]  # trainings that any decision names
     named_manifests: set[str]
@@ -79,7 +81,7 @@ def find_prunable(
         for training in known.trainings
         if training.status != "failed" and training.training_id not in {*known.pruned, *going}
     ]
-    yield from _checkpoints(connection, bucket, known, policy, now, {*going})
+    yield from _checkpoints(connection, bucket, policy, now, {*going})
     digests = {
         digest
         for training in kept
@@ -87,7 +89,7 @@ def find_prunable(
     }
     yield from _manifests(connection, bucket, known, policy, now, digests)
     yield from _pixels(connection, bucket, _pixels_needed(known, kept), policy, now)
-    yield from _features(connection, bucket, _features_needed(known), policy, now)
+    yield from _features(connection, bucket, _features_needed(known, kept), policy, now)
 
 
 def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
@@ -113,10 +115,14 @@ def _read_known(connection: Connection) -> _Known:
     ):
         evaluated[row.training_id].add(row.manifest_digest)
     pruned = connection.execute(text(f"SELECT training_id FROM training t WHERE {TRAINING_IS_PRUNED}"))  # noqa: S608
+    archived = connection.execute(
+        text(f"SELECT training_id FROM training t WHERE {TRAINING_IS_ARCHIVED}")  # noqa: S608
+    )
     named, named_manifests = named_in_decisions(connection)
     return _Known(
         trainings=list_trainings(connection),
         pruned=set(pruned.scalars()),
+        archived=set(archived.scalars()),
         champions=champions_ever(connection),
         named=named,
         named_manifests=named_manifests,
@@ -137,7 +143,7 @@ def _trainings(known: _Known, policy: Retention, now: datetime) -> Iterator[tupl
     for training in sorted(there, key=_ended_at, reverse=True):
         name, ended = training.training_id, _ended_at(training)
         place = n_newer[_kind_of(training)]
-        n_newer[_kind_of(training)] += 1
+        n_newer[_kind_of(training)] += name not in known.archived
         if (
             name in known.champions | newest
             or (name in known.named and policy.is_refused_kept)
@@ -153,7 +159,11 @@ def _trainings(known: _Known, policy: Retention, now: datetime) -> Iterator[tupl
 
 
 def _newest(known: _Known, there: list[Training]) -> set[str]:
-    """Of each kind the training that began last, the one that ended last, and the evaluated one that ended last."""
+    """Of each kind the training that began last, the one that ended last, and the evaluated one that ended last.
+
+    Archived ones are left out: none of them is a candidate.
+    """
+    there = [one for one in there if one.training_id not in known.archived]
     evaluated = [one for one in there if one.manifest_digest in known.evaluated.get(one.training_id, ())]
     orders = (
         sorted(there, key=lambda one: one.started_at),
@@ -175,36 +185,41 @@ def _ended_at(training: Training) -> datetime:
 def _checkpoints(
     connection: Connection,
     bucket: Bucket,
-    known: _Known,
     policy: Retention,
     now: datetime,
     going: set[str],
 ) -> Iterator[Prunable]:
     """Checkpoints of what has not got on for long, and what a killed process left of what is finished."""
-    last = {
-        row.name: row.at
-        for row in connection.execute(
-            text("""
-                SELECT search_id AS name, greatest(started_at, max(ended_at)) AS at
-                FROM search LEFT JOIN search_trial USING (search_id) GROUP BY search_id
-                UNION ALL SELECT training_id, greatest(started_at, max(ended_at))
-                FROM training LEFT JOIN training_epoch USING (training_id) WHERE status = 'failed' GROUP BY training_id
-            """)
-        )
-    }
-    finished = {one.training_id for one in known.trainings if one.status == "finished"} - going
+    at_rest = checkpoints_at_rest(connection, policy, now)
     for folder in CHECKPOINTS:
         found: dict[str, dict[str, int]] = defaultdict(dict)
         for key, size_bytes in bucket.list_sizes(f"{folder}/"):
             found[key.split("/")[1]][key] = size_bytes
         for name, sizes in found.items():
-            if name in finished:
-                reason = "its training is finished"
-            elif name in last and now - last[name] >= timedelta(days=policy.checkpoint_days):
-                reason = f"it has not got on since {last[name].date()}"
-            else:
-                continue
-            yield Prunable(kind="checkpoints", name=f"{folder}/{name}/", reason=reason, size_by_key=sizes)
+            if name in at_rest and name not in going:
+                yield Prunable(
+                    kind="checkpoints", name=f"{folder}/{name}/", reason=at_rest[name], size_by_key=sizes
+                )
+
+
+def checkpoints_at_rest(connection: Connection, policy: Retention, now: datetime) -> dict[str, str]:
+    """Trainings and searches whose checkpoints the policy lets go, by id, each with the reason."""
+    rows = connection.execute(
+        text("""
+            SELECT search_id AS name, false AS is_finished, greatest(started_at, max(ended_at)) AS at
+            FROM search LEFT JOIN search_trial USING (search_id) GROUP BY search_id
+            UNION ALL SELECT training_id, status = 'finished', greatest(started_at, max(ended_at))
+            FROM training LEFT JOIN training_epoch USING (training_id) WHERE status <> 'running' GROUP BY training_id
+        """)
+    )
+    before = now - timedelta(days=policy.checkpoint_days)
+    return {
+        row.name: "its training is finished"
+        if row.is_finished
+        else f"it has not got on since {row.at.date()}"
+        for row in rows
+        if row.is_finished or row.at <= before
+    }
 
 
 def _manifests(
@@ -247,14 +262,20 @@ def _pixels_needed(known: _Known, kept: list[Training]) -> dict[str, set[str]]:
         size = InputSize.of_recipe(training.recipe)
         digests = {training.manifest_digest, *known.evaluated.get(training.training_id, ())}
         if size is not None:
-            needed[str(size)] |= digests
+            needed[str(size)] |= digests | _next_manifest(known, training)
     for variant in _asking(known):
         needed[str(variant.input_size)].add(known.in_force[variant.split])
     return needed
 
 
+def _next_manifest(known: _Known, training: Training) -> set[str]:
+    """The manifest in force, if any, of a training's split: what the next one of its variant would learn from."""
+    digest = known.in_force.get(training.recipe["split"])
+    return set() if digest is None else {digest}
+
+
 def _asking(known: _Known) -> Iterator[Variant]:
-    """The variants that the next training may be of, whole or as a smoke run, if they look at pictures."""
+    """Variants of the catalogue that look at pictures, whole and as smoke runs: what the next training may be of."""
     for variant in VARIANTS.values():
         for one in (variant, adjust(variant, is_smoke_run=True)):
             if one.input_size is not None and one.split in known.in_force:
@@ -294,16 +315,18 @@ def _pixels(
             )
 
 
-def _features_needed(known: _Known) -> dict[tuple[str, str], set[str]]:
+def _features_needed(known: _Known, kept: list[Training]) -> dict[tuple[str, str], set[str]]:
     """Backbone and input size -> digests of the manifests whose features are asked for."""
     needed: dict[tuple[str, str], set[str]] = defaultdict(set)
     for variant in _asking(known):
         if variant.has_frozen_features and variant.backbone is not None:
             needed[variant.backbone, str(variant.input_size)].add(known.in_force[variant.split])
-    for training in known.trainings:
-        size = InputSize.of_recipe(training.recipe)
-        if training.status == "running" and size is not None and training.recipe.get("backbone"):
-            needed[training.recipe["backbone"], str(size)].add(training.manifest_digest)
+    for training in kept:
+        size, backbone = InputSize.of_recipe(training.recipe), training.recipe.get("backbone")
+        if size is not None and backbone:
+            needed[backbone, str(size)] |= _next_manifest(known, training)
+            if training.status == "running":
+                needed[backbone, str(size)].add(training.manifest_digest)
     return needed
 
 

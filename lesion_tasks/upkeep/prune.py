@@ -1,8 +1,9 @@
 """What the policy lets go -> gone from bucket and database, with a row of `pruning` for each thing.
 
 A thing is given up in one transaction, with its row, before the first of its bytes goes; from then on nothing uses it.
-A run that is killed leaves rows without an end, with which the next run begins. Of two simultaneous runs the second
-waits, and finds what the first one left.
+A run that is killed leaves rows without an end, with which the next run begins. Pixels and features it leaves alone:
+they go in one transaction, so nothing of them is half gone, and may be needed by now. Of two simultaneous runs the
+second waits, and finds what the first one left.
 """
 
 import logging
@@ -17,6 +18,7 @@ from sqlalchemy.orm import Session
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.retention import RETENTION, Retention
+from lesion_tasks.catalog.tasks import assignment_of
 from lesion_tasks.database.locks import Lock, hold_lock, hold_lock_if_free, lock_until_commit
 from lesion_tasks.database.schema import Pruning
 from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
@@ -24,11 +26,14 @@ from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.training.predictions import delete_predictions
-from lesion_tasks.upkeep.prunable import Prunable, find_prunable, prefixes_of
+from lesion_tasks.upkeep.prunable import Prunable, checkpoints_at_rest, find_prunable, prefixes_of
 from lesion_tasks.upkeep.verify_bucket import forget
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+# The kinds whose objects can be made again, each of which goes in one transaction with its rows.
+CACHES = ("pixels", "features")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,19 +86,19 @@ def prune(
     """
     now = now or datetime.now(UTC)
     if not is_deleting:
-        left = [_thing(one) for one in _begun(workspace.engine)]
+        left = [_thing(one) for one in _begun(workspace.engine) if one.kind not in CACHES]
         chosen = [_thing(one) for one in _choose(workspace, policy, now).things]
         return PruneResult(is_deleting=False, things=left + chosen)
     gone: list[PrunedThing] = []
     with hold_lock(workspace.engine, Lock.PRUNING):
         for row in _begun(workspace.engine):
             log.warning("%s %s: an earlier run left it half pruned: going on", row.kind, row.name)
-            gone += [_thing(row)] if _finish(workspace, row) else []
+            gone += [_thing(row)] if _finish(workspace, row, policy, now) else []
         choice = _choose(workspace, policy, now)
         with progress("prune", len(choice.things)) as advance:
             for one in choice.things:
-                given_up = _begin(workspace, one, choice.news, pruned_by, request_id)
-                if given_up is not None and _finish(workspace, given_up):
+                given_up = _begin(workspace, one, choice, pruned_by, request_id)
+                if given_up is not None and _finish(workspace, given_up, policy, now, choice.news):
                     gone.append(_thing(given_up))
                 advance(1)
     publish(workspace)
@@ -122,12 +127,15 @@ def prune_and_tell(
 class _Choice:
     things: list[Prunable]
     news: Row[Any]  # as `_news` gave them before anything was chosen
+    policy: Retention
+    now: datetime
 
 
 def _choose(workspace: Workspace, policy: Retention, now: datetime) -> _Choice:
     with workspace.engine.begin() as connection:
         news = _news(connection)
-        return _Choice(things=list(find_prunable(connection, workspace.bucket, policy, now=now)), news=news)
+        things = list(find_prunable(connection, workspace.bucket, policy, now=now))
+    return _Choice(things=things, news=news, policy=policy, now=now)
 
 
 def _news(connection: Connection) -> Row[Any]:
@@ -157,7 +165,7 @@ def _begun(engine: Engine) -> list[Pruning]:
 
 
 def _begin(
-    workspace: Workspace, one: Prunable, news: Row[Any], pruned_by: str, request_id: str | None
+    workspace: Workspace, one: Prunable, choice: _Choice, pruned_by: str, request_id: str | None
 ) -> Pruning | None:
     """Give a thing up: write its row, unless it has come to be needed since it was chosen."""
     row = Pruning(
@@ -171,7 +179,7 @@ def _begin(
         began_at=datetime.now(UTC),
     )
     with _holding(workspace.engine, one.kind, one.name) as connection:
-        if _may_be_needed(connection, one, news):
+        if _may_be_needed(connection, one, choice):
             log.info("%s %s stays: it may be needed since it was chosen", one.kind, one.name)
             return None
         with Session(connection, expire_on_commit=False) as session:
@@ -181,13 +189,15 @@ def _begin(
     return row
 
 
-def _may_be_needed(connection: Connection, one: Prunable, news: Row[Any]) -> bool:
+def _may_be_needed(connection: Connection, one: Prunable, choice: _Choice) -> bool:
     """Whether something has come to need it; under the lock of whoever could, so that it holds until it is given up."""
     if one.kind == "training":
         return one.name in named_in_decisions(connection)[0]
     if one.kind == "model":
         return one.name in champions_ever(connection)
-    return one.kind != "checkpoints" and _news(connection) != news
+    if one.kind == "checkpoints":
+        return _owner_of(one.name) not in checkpoints_at_rest(connection, choice.policy, choice.now)
+    return _news(connection) != choice.news
 
 
 @contextmanager
@@ -196,26 +206,44 @@ def _holding(engine: Engine, kind: str, name: str) -> Iterator[Connection]:
     with engine.begin() as connection:
         locks: list[tuple[Lock, str]] = []
         if kind in ("training", "model"):
-            locks = [(Lock.PROMOTION, task) for task in TASKS]
+            locks = [(Lock.PROMOTION, task) for task in _tasks(connection)]
         elif kind == "manifest":
-            locks = [(Lock.ASSIGNMENT, task.assignment) for task in TASKS.values()]
-        elif kind in ("pixels", "features"):  # keys are pixels/<size>/... and features/<id>/...
+            locks = [(Lock.ASSIGNMENT, assignment) for assignment in _assignments(connection)]
+        elif kind in CACHES:  # keys are pixels/<size>/... and features/<id>/...
             locks = [(Lock.PIXELS if kind == "pixels" else Lock.FEATURES, name.split("/")[1])]
         for lock, held in locks:
             lock_until_commit(connection, lock, held)
         yield connection
 
 
-def _finish(workspace: Workspace, row: Pruning) -> bool:
+def _tasks(connection: Connection) -> list[str]:
+    """Those of the catalogue, and those that trainings were of: not every process sees the folder with own tasks."""
+    return sorted({*TASKS, *connection.execute(text("SELECT DISTINCT task FROM training")).scalars()})
+
+
+def _assignments(connection: Connection) -> list[str]:
+    """Those of the tasks of the catalogue, and those that manifests were made under."""
+    rows = connection.execute(
+        text("""
+            SELECT DISTINCT own->>'name', own->>'salt', (own->>'val_share')::float, (own->>'test_share')::float
+            FROM manifest CROSS JOIN LATERAL (SELECT recipe->'task') AS made (own) WHERE own->>'salt' IS NOT NULL
+        """)
+    )
+    return sorted({*(task.assignment for task in TASKS.values()), *(assignment_of(*row) for row in rows)})
+
+
+def _finish(
+    workspace: Workspace, row: Pruning, policy: Retention, now: datetime, news: Row[Any] | None = None
+) -> bool:
     """Remove what a thing is made of; whatever of it is gone already, the rest goes.
 
-    False for checkpoints that a process has come back to, and for a manifest that a build has given again: they stay,
-    and their row says that nothing of them went.
+    False for checkpoints of what has got on since, for a manifest that a build has given again, and for pixels and
+    features unless `news` are those on which they were chosen: they stay, and their row says that nothing of them went.
     """
     bucket = workspace.bucket
     is_gone = True
     if row.kind == "checkpoints":
-        is_gone = _remove_checkpoints(workspace, row.name)
+        is_gone = _remove_checkpoints(workspace, row.name, policy, now)
     elif row.kind in ("training", "model"):
         for prefix in prefixes_of(row.kind, row.name):
             for key in list(bucket.list_keys(prefix)):
@@ -223,10 +251,13 @@ def _finish(workspace: Workspace, row: Pruning) -> bool:
     with _holding(workspace.engine, row.kind, row.name) as connection:
         if row.kind in ("training", "model"):
             delete_predictions(connection, row.name)
-        elif row.kind in ("pixels", "features"):
-            forget(connection, row.kind, [row.name])
-            # Before anybody can see that the rows are gone, and write the same object again.
-            bucket.delete(row.name)
+        elif row.kind in CACHES:
+            # Whatever was chosen before is asked again; an object that is gone took its rows' sense with it.
+            is_gone = _news(connection) == news or not bucket.exists(row.name)
+            if is_gone:
+                forget(connection, row.kind, [row.name])
+                # Before anybody can see that the rows are gone, and write the same object again.
+                bucket.delete(row.name)
         elif row.kind == "manifest":
             rows_key: str | None = connection.execute(
                 text("""
@@ -249,16 +280,28 @@ def _finish(workspace: Workspace, row: Pruning) -> bool:
     return is_gone
 
 
-def _remove_checkpoints(workspace: Workspace, prefix: str) -> bool:
-    """Remove the checkpoints of a training or a search, unless a process is at it; return whether it did."""
-    folder, name = prefix.strip("/").split("/")
+def _owner_of(prefix: str) -> str:
+    """The training or search whose checkpoints lie under a prefix."""
+    return prefix.strip("/").split("/")[1]
+
+
+def _remove_checkpoints(workspace: Workspace, prefix: str, policy: Retention, now: datetime) -> bool:
+    """Remove the checkpoints of a training or a search, unless a process is at it or was since they were chosen.
+
+    Returns whether it did.
+    """
+    name = _owner_of(prefix)
     with workspace.engine.connect() as connection:
         fingerprint: str | None = connection.execute(
             text("SELECT fingerprint FROM training WHERE training_id = :name"), {"name": name}
         ).scalar_one_or_none()
-    lock = Lock.SEARCH if folder == "searches" else Lock.TRAINING
+    lock = Lock.SEARCH if prefix.startswith("searches/") else Lock.TRAINING
     with hold_lock_if_free(workspace.engine, lock, fingerprint or name) as is_free:
-        if is_free:
+        if not is_free:
+            return False
+        with workspace.engine.connect() as connection:
+            is_at_rest = name in checkpoints_at_rest(connection, policy, now)
+        if is_at_rest:
             for key in list(workspace.bucket.list_keys(prefix)):
                 workspace.bucket.delete(key)
-    return is_free
+    return is_at_rest
