@@ -294,8 +294,9 @@ def _start_watch(cluster: _Cluster) -> None:
     """Start the process that stops the server when nobody has asked it anything for long."""
     command = [sys.executable, "-m", "lesion_tasks.database.embedded.idle_stop", str(cluster.folder.parent)]
     # Of a shell that ends at once, so that it is no child of this process, which may end first or live for long.
-    quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    subprocess.run(["sh", "-c", '"$@" &', "sh", *command], start_new_session=True, check=False, **quiet)
+    null = subprocess.DEVNULL
+    shell = ["sh", "-c", '"$@" &', "sh", *command]
+    subprocess.run(shell, stdin=null, stdout=null, stderr=null, start_new_session=True, check=False)
 
 
 def _wait_until_ready(cluster: _Cluster) -> str:
