@@ -198,8 +198,8 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     [
         ({"query": ""}, "no condition, expected some of query"),
         ({"tasks": ("malignant",), "query": "sex:male"}, "malignant.*expected one of malignancy"),
-        ({"seen_from": "June"}, "seen_from is 'June', expected a time"),
-        ({"name": "a b", "query": "sex:male"}, "expected a name of lower-case letters"),
+        ({"seen_from": "June"}, "seen_from: is 'June', expected a time"),
+        ({"name": "a b", "query": "sex:male"}, "name: expected lower-case letters"),
     ],
 )
 def test_a_cohort_that_makes_no_sense_is_named(changed: dict[str, Any], told: str) -> None:
