@@ -34,8 +34,10 @@ def test_every_file_of_the_rooms_that_train_decides() -> None:
     everything = {path.relative_to(PACKAGE) for room in DECIDING for path in (PACKAGE / room).rglob("*.py")}
     assert len(everything) > 20
     assert everything <= set(FILES)
-    # What these rooms import from shared ones: the decoder of every picture, the threshold that is stored.
-    assert {Path("archive/picture.py"), Path("metrics/threshold.py")} <= set(FILES)
+    # What these rooms import from shared ones: the decoder of every picture, the threshold that is stored, and by how
+    # many digits an epoch is kept.
+    shared = ("archive/picture.py", "metrics/threshold.py", "metrics/digits.py")
+    assert {Path(name) for name in shared} <= set(FILES)
 
 
 def test_one_more_byte_in_a_deciding_file_is_another_fingerprint(copy: Path) -> None:

@@ -401,6 +401,19 @@ def test_a_recipe_that_makes_no_sense_is_refused(changed: dict[str, Any], messag
         variant(**changed)
 
 
+def test_what_does_nothing_where_a_head_is_solved_is_refused_by_name() -> None:
+    some = VARIANTS["efficientnet_lite0_frozen"]
+    how = replace(EVERYTHING, n_distortions=0)
+    with pytest.raises(
+        ValueError, match=r"learning\.weight_decay, learning\.schedule, .*would do nothing"
+    ) as refusal:
+        replace(some, learning=how)
+    assert str(refusal.value).count("learning.") == 9
+    with pytest.raises(ValueError, match=r"'efficientnet_lite0_frozen': loss: without fine_tuning"):
+        replace(some, loss="focal")
+    replace(VARIANTS["efficientnet_lite0_tuned"], learning=how)  # its second stage takes steps
+
+
 def test_numbers_out_of_range_are_refused_by_name() -> None:
     with pytest.raises(ValueError, match="ema_momentum is 1"):
         Learning(ema_momentum=1.0)

@@ -233,6 +233,20 @@ def test_a_server_that_nobody_asks_is_stopped_and_one_in_use_is_not(home: Path) 
     assert not postgres.is_running(home)
 
 
+def test_a_watch_ends_with_the_server_that_it_began_with(home: Path) -> None:
+    postgres.ensure_running(home)
+    ended = []
+    watch = threading.Thread(
+        target=lambda: ended.append(idle_stop.stop_when_idle(home, idle_s=3600, look_s=0.5))
+    )
+    watch.start()
+    postgres.stop(home)
+    postgres.ensure_running(home)
+    watch.join(timeout=30)
+    assert ended == [False]
+    assert postgres.is_running(home)
+
+
 def test_a_server_is_watched_by_one_process(home: Path) -> None:
     postgres.ensure_running(home)
     postgres.ensure_running(home)

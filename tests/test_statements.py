@@ -46,6 +46,9 @@ COMPOSED = {
     ("splits/members.py", "int(since)"): ["1"],
     ("splits/members.py", "name"): ["a_split"],
     ("splits/members.py", "task_name"): ["a_task"],
+    ("upkeep/copy_installation.py", "', '.join((table.name for table in tables))"): [
+        "pixel_row, pixel_shard"
+    ],
     ("upkeep/verify_bucket.py", "statement"): [kind.forget for kind in KINDS if kind.forget],
     ("upkeep/verify_bucket.py", "inside"): [PART.format(listing=kind.listing) for kind in KINDS],
 }

@@ -158,6 +158,12 @@ def test_a_file_that_is_no_backbone_or_carries_code_is_refused(tmp_path: Path) -
     pixels = keras.Input((None, None, 3))
     keras.Model(pixels, keras.layers.Lambda(lambda x: x[:, ::8, ::8])(pixels)).save(tmp_path / FILE)
     assert "cannot be opened in safe mode" in message()
+    with zipfile.ZipFile(tmp_path / FILE) as archive:
+        parts = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(tmp_path / FILE, "w") as archive:
+        for name, data in (parts | {"config.json": b'{"class_name": "Functional", "config": [1]}'}).items():
+            archive.writestr(name, data)
+    assert "cannot be opened in safe mode as a `.keras` file: " in message()
     sized = keras.Input((64, 64, 3))
     keras.Model(sized, keras.layers.Conv2D(2, 3)(sized)).save(tmp_path / FILE)
     assert "(None, 64, 64, 3), (None, 62, 62, 2), expected pixels (None, 32, 32, 3) in" in message()

@@ -6,7 +6,11 @@ from typing import Annotated
 from lesion_tasks.catalog.entries import OneOf, refuse, unknown_values
 
 SCHEDULES = ("constant", "cosine")
-AUC_DIGITS = 3  # where AUC on val decides, two that are equal to this many digits leave it to the loss
+# Fields that change what a step does or what it learns from, and nothing where a head is solved.
+OF_STEPS = (
+    "weight_decay", "schedule", "warmup_share", "backbone_rate_share", "ema_momentum", "label_smoothing",
+    "logit_adjustment", "mixup_alpha", "auxiliary_weight",
+)  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 from lesion_tasks.catalog.backbones import BACKBONES, STORED_BACKBONES, find_backbone
 from lesion_tasks.catalog.entries import OneOf, refuse, unknown, unknown_values
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
-from lesion_tasks.catalog.learning import Learning
+from lesion_tasks.catalog.learning import OF_STEPS, Learning
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
@@ -143,9 +143,19 @@ class Variant:
         is_linear = not self.dense_units and (not self.metadata or self.fusion == "concatenate")
         if how.is_head_solved and not (self.has_frozen_features and is_linear):
             return "only a linear head (no dense_units, metadata concatenated) of a frozen backbone can be solved"
+        if how.is_head_solved and self.fine_tuning is None and (idle := self._idle_where_solved(how)):
+            return f"{', '.join(idle)}: without fine_tuning a solved head takes no steps, so that this would do nothing"
         if self.has_frozen_features and self.fine_tuning is None and how.n_distortions:
             return "features that are computed once cannot be distorted"
         return None
+
+    def _idle_where_solved(self, how: Learning) -> list[str]:
+        """Fields that say something about steps, where a solved head is all that is learned."""
+        neutral = Learning()
+        return [
+            *(f"learning.{name}" for name in OF_STEPS if getattr(how, name) != getattr(neutral, name)),
+            *(["loss"] if self.loss != "cross_entropy" else []),
+        ]
 
     @property
     def as_recipe(self) -> dict[str, Any]:

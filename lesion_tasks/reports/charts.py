@@ -7,7 +7,7 @@ from typing import Any
 
 from markupsafe import Markup
 
-from lesion_tasks.catalog.learning import AUC_DIGITS
+from lesion_tasks.metrics.digits import AUC_DIGITS
 from lesion_tasks.metrics.document_schema import SubsetDocument
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series

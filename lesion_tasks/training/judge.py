@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lesion_tasks.catalog.learning import AUC_DIGITS
+from lesion_tasks.metrics.digits import AUC_DIGITS
 from lesion_tasks.training.model.serving import calibrated, fit_calibration
 
 

@@ -2,7 +2,7 @@
 
     python -m lesion_tasks.database.embedded.idle_stop HOME
 
-Started with the server, and ends with it.
+Started with the server, and ends with it: a restarted one has its own watch.
 """
 
 import sys
@@ -19,16 +19,17 @@ def stop_when_idle(home: Path, *, idle_s: float = IDLE_S, look_s: float = LOOK_S
     """Watch the server under `home`, and stop it once it has had no session for `idle_s`.
 
     Looks every `look_s`. A session that began and ended between two looks counts. Returns whether this stopped the
-    server; False: it had ended already.
+    server; False: it had ended already, or another process is the server by now.
     """
+    watched = postgres.running_server(home)
     used_at, n_before = time.monotonic(), None
-    while postgres.is_running(home):
+    while watched is not None and postgres.running_server(home) == watched:
         use = postgres.read_use(home)
         # A server that does not answer is starting, ending, or full.
         if use is None or use.n_open or use.n_ever != n_before:
             used_at, n_before = time.monotonic(), None if use is None else use.n_ever
         elif time.monotonic() - used_at >= idle_s:
-            return postgres.stop(home)
+            return postgres.stop(home, only=watched)
         time.sleep(look_s)
     return False
 

@@ -113,7 +113,12 @@ def database_url(home: Path, name: str) -> str:
 
 def is_running(home: Path) -> bool:
     """Tell whether a server runs on the cluster under `home`."""
-    return _server_process(_cluster(home)) is not None
+    return running_server(home) is not None
+
+
+def running_server(home: Path) -> psutil.Process | None:
+    """The server under `home` that runs; a restarted one is another process, even under the same id."""
+    return _server_process(_cluster(home))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,14 +146,14 @@ def read_use(home: Path) -> Use | None:
         return None
 
 
-def stop(home: Path) -> bool:
-    """Stop the server under `home`, and no other; return whether there was one."""
+def stop(home: Path, *, only: psutil.Process | None = None) -> bool:
+    """Stop the server under `home`, and no other; return whether there was one. `only` this process, if given."""
     cluster = _cluster(home)
     if not cluster.folder.exists():
         return False
     with _exclusive(cluster):
         process = _server_process(cluster)
-        if process is None:
+        if process is None or (only is not None and process != only):
             return False
         # SIGINT is a fast shutdown: clients are disconnected, everything is written.
         # SIGQUIT leaves the rest to recovery.

@@ -203,9 +203,10 @@ def _stored_base(variant: Variant, backbone: StoredBackbone, weights: Weights | 
     find_accelerator()  # before the model: its weights are the first operation
     try:
         base = keras.saving.load_model(weights.path, compile=False, safe_mode=True)
-    except (ValueError, TypeError, OSError, KeyError) as error:
+    except Exception as error:  # a foreign file: whatever its layers raise
+        said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UnusableInputError(
-            f"{told}: cannot be opened in safe mode as a `.keras` file: {str(error).strip().splitlines()[0]}"
+            f"{told}: cannot be opened in safe mode as a `.keras` file: {said}"
         ) from error
     side = variant.side_px
     shapes = [tuple(tensor.shape) for tensor in (*base.inputs, *base.outputs)]
