@@ -65,10 +65,6 @@ UNCHECKED = {
     ("database/schema.py", "ended_at is null"): "the same",
     ("database/read_only_query.py", "statement.replace('%', '%%')"): "whatever a person asks",
     (
-        "upkeep/copy_installation.py",
-        """f"TRUNCATE {', '.join((table.name for table in tables))}\"""",
-    ): "names tables of the schema alone, and Postgres prepares no TRUNCATE",
-    (
         "database/embedded/postgres.py",
         "sql.SQL('create database {}').format(sql.Identifier(name))",
     ): "speaks of no table, and cannot be taken back",
