@@ -461,7 +461,7 @@ def test_the_example_of_the_document_does_what_it_says(settings, tmp_path, monke
     for line in blocks("text")[0].splitlines():
         assert line in said
     (tmp_path / "clinic/lesion-mapping.toml").write_text(blocks("toml")[0])
-    looked, ingested, _ = run_lines(then)
+    _, looked, ingested, _ = run_lines(then)
 
     assert "read by lesion-mapping.toml: 7 rows, 6 pictures, 6 images" in looked
     assert '"stored": 6' in ingested
