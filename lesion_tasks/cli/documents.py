@@ -7,6 +7,7 @@ a test fails while a document says something else.
 import ast
 import re
 from collections.abc import Callable
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
@@ -211,7 +212,9 @@ def commands() -> str:
             continue
         context = click.Context(command, info_name=f"lesion {name}")
         usage = " ".join(command.collect_usage_pieces(context))
-        parts.append(f"### `lesion {name}`\n\n{command.help}\n\n```\nlesion {name} {usage}\n```\n")
+        parts.append(
+            f"### `lesion {name}`\n\n{cleandoc(command.help or '')}\n\n```\nlesion {name} {usage}\n```\n"
+        )
         rows = [_option(one, context) for one in command.params if isinstance(one, click.Option)]
         if rows:
             parts.append(_table(["Option", "What it does"], rows))
