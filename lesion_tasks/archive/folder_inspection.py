@@ -22,7 +22,7 @@ from lesion_tasks.archive.recognition import (
     class_folders_of,
     first_cells,
     mapping_of,
-    namespace_for,
+    plain_mapping,
     published_mapping_of,
     published_mappings,
     tables_in,
@@ -205,38 +205,15 @@ def proposed_mapping(root: Path) -> TableMapping:
         path, folder = PICTURE_COLUMNS
         is_sorted = len({each.rpartition("/")[0] for each in pictures.paths}) > 1
         by_folder: dict[str, tuple[str, ...]] = {"diagnosis": (folder,)} if is_sorted else {}
-        return _with_values(root, _plain(root, image=path, columns=by_folder, table=None))
+        return _with_values(root, plain_mapping(root, image=path, columns=by_folder, table=None))
     _, table, form, image, columns = found
     mapped: dict[str, tuple[str, ...]] = {}
     for column in columns:
         name = _FIELD_BY_LETTERS.get(_letters(column))
         if name is not None and name not in mapped and column != image:
             mapped[name] = (column,)
-    mapping = _plain(root, image=image, columns=mapped, table=table.relative_to(root).as_posix())
+    mapping = plain_mapping(root, image=image, columns=mapped, table=table.relative_to(root).as_posix())
     return _with_values(root, replace(mapping, separator=form.separator, encoding=form.encoding))
-
-
-def _plain(
-    root: Path, *, image: str, columns: Mapping[str, tuple[str, ...]], table: str | None
-) -> TableMapping:
-    return TableMapping(
-        path=root / MAPPING_NAME,
-        namespace=namespace_for(root),
-        table=table,
-        joined=(),
-        separator=",",
-        encoding="utf-8",
-        header=None,
-        pictures="",
-        missing=frozenset(),
-        image={image: None},
-        columns=columns,
-        one_hot={},
-        values={},
-        no_counterpart={},
-        constants={},
-        continues=None,
-    )
 
 
 def _tables_with_pictures(

@@ -2,7 +2,7 @@
 
 import csv
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -121,6 +121,30 @@ def _with_columns_of(mapping: TableMapping, present: list[str]) -> TableMapping:
     )
 
 
+def plain_mapping(
+    root: Path, *, image: str, columns: Mapping[str, tuple[str, ...]], table: str | None
+) -> TableMapping:
+    """The mapping of a folder that is explained by names of columns alone."""
+    return TableMapping(
+        path=root / MAPPING_NAME,
+        namespace=namespace_for(root),
+        table=table,
+        joined=(),
+        separator=",",
+        encoding="utf-8",
+        header=None,
+        pictures="",
+        missing=frozenset(),
+        image={image: None},
+        columns=columns,
+        one_hot={},
+        values={},
+        no_counterpart={},
+        constants={},
+        continues=None,
+    )
+
+
 def class_folders_of(root: Path) -> TableMapping | None:
     """Make the mapping of a folder without a table whose pictures lie in folders named by the archive's classes."""
     pictures = PictureNames(root)
@@ -128,23 +152,9 @@ def class_folders_of(root: Path) -> TableMapping | None:
     names = {each.rpartition("/")[0].rpartition("/")[2] for each in pictures.paths}
     if not names or not all(name.casefold() in _CLASSES for name in names):
         return None
-    return TableMapping(
-        path=root / MAPPING_NAME,
-        namespace=namespace_for(root),
-        table=None,
-        joined=(),
-        separator=",",
-        encoding="utf-8",
-        header=None,
-        pictures="",
-        missing=frozenset(),
-        image={path: None},
-        columns={"diagnosis": (folder,)},
-        one_hot={},
+    return replace(
+        plain_mapping(root, image=path, columns={"diagnosis": (folder,)}, table=None),
         values={"diagnosis": {name: _CLASSES[name.casefold()] for name in sorted(names)}},
-        no_counterpart={},
-        constants={},
-        continues=None,
         title="folders named by class",
     )
 
