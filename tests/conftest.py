@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--every-variant",
         action="store_true",
-        help="train every variant through the scheduler, not one of each path",
+        help="train every variant through the scheduler, not two of them",
     )
 
 

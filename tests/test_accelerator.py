@@ -33,17 +33,16 @@ TRIED: dict[str, Any] = {"name": "tried", "title": "", "split": "malignancy_natu
 CNN: dict[str, Any] = {"architecture": "cnn", "side_px": 16, "conv_filters": (4, 8), "dense_units": (8,)}
 METADATA: dict[str, Any] = {"architecture": "metadata_mlp", "side_px": None, "metadata": ("age_years",)}
 TRANSFER: dict[str, Any] = {
-    "architecture": "transfer", "backbone": "mobilenet_v2_035", "is_pretrained": False, "side_px": 32,
-    "max_epochs": 1, "is_augmented": True, "is_augmented_strongly": True, "is_flip_averaged": True,
-    "is_calibrated": True,
+    "architecture": "transfer", "backbone": "tiny.keras", "is_pretrained": True, "side_px": 32,
+    "metadata": ("age_years",), "fusion": "film", "is_augmented": True, "is_augmented_strongly": True,
+    "is_flip_averaged": True, "is_calibrated": True, "max_epochs": 1,
 }  # fmt: skip
-# Everything that builds or learns in its own way: a U-Net before it and bias loss; two stages and metadata.
+# Everything that builds or learns in its own way: a U-Net before it and bias loss; two stages.
 SEGMENTED: dict[str, Any] = TRANSFER | {
     "is_backbone_frozen": False, "is_segmented": True, "is_hair_removed": True, "loss": "bias",
 }  # fmt: skip
 TWO_STAGES: dict[str, Any] = TRANSFER | {
-    "metadata": ("age_years",), "fusion": "film", "is_class_weighted": True, "loss": "focal",
-    "fine_tuning": FineTuning(max_epochs=1),
+    "is_class_weighted": True, "loss": "focal", "fine_tuning": FineTuning(max_epochs=1),
 }  # fmt: skip
 
 
@@ -70,6 +69,7 @@ def _train(
 ) -> dict[str, Any]:
     from dataclasses import replace
 
+    from test_stored_backbone import network
     from test_training_loop import examples
 
     from lesion_tasks.bucket import DirectoryBucket
@@ -77,6 +77,7 @@ def _train(
     from lesion_tasks.training.accelerator import Accelerator
     from lesion_tasks.training.examples import Data
     from lesion_tasks.training.loop import load_model, model_bytes
+    from lesion_tasks.training.model import find_weights
     from lesion_tasks.training.stages import train_model
 
     variant = Variant(**TRIED | recipe)
@@ -92,9 +93,10 @@ def _train(
         )
     losses = {}
     with tempfile.TemporaryDirectory() as folder:
+        network().save(Path(folder) / "tiny.keras")
         trained = train_model(
             variant,
-            None,
+            find_weights(variant, folder),
             Data(
                 train=parts[0],
                 val_drawn=parts[1],

@@ -180,10 +180,9 @@ def test_the_leaky_reproduction_cannot_be_declared_promotable() -> None:
         ({"sampling": "twice"}, "unknown sampling 'twice'"),
         ({"split": "nope"}, "unknown split 'nope'"),
         ({"backbone": None}, "only architecture 'transfer' may have a backbone"),
-        (
-            {"is_backbone_frozen": False, "fine_tuning": FineTuning()},
-            "follows a stage with a frozen backbone",
-        ),
+        ({"is_backbone_frozen": False, "fine_tuning": FineTuning()}, "of a frozen backbone"),
+        ({"loss": "bias", "fine_tuning": FineTuning()}, "not with unfrozen_from, rotated copies or bias loss"),
+        ({"unfrozen_from": 100, "fine_tuning": FineTuning()}, "not with unfrozen_from"),
     ],
 )
 def test_a_variant_that_makes_no_sense_is_refused_when_it_is_declared(changed: dict, message: str) -> None:

@@ -116,8 +116,11 @@ class Variant:
             raise ValueError(f"variant {self.name!r}: only architecture 'transfer' may have a backbone")
         if self.side_px is None and not self.metadata:
             raise ValueError(f"variant {self.name!r}: uses neither pixels nor metadata")
-        if self.fine_tuning is not None and not (self.backbone and self.is_backbone_frozen):
-            raise ValueError(f"variant {self.name!r}: fine-tuning follows a stage with a frozen backbone")
+        if self.fine_tuning is not None and not self.has_frozen_features:
+            raise ValueError(
+                f"variant {self.name!r}: fine_tuning follows a stage on the features of a frozen backbone, "
+                "so not with unfrozen_from, rotated copies or bias loss"
+            )
         if self.loss == "bias" and self.architecture not in {"transfer", "mobilenet_v3_eca"}:
             raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
         if self.sampling == "rotated_copies_leaky" and self.is_promotable:
