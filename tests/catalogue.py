@@ -2,13 +2,18 @@
 
 import hashlib
 import io
-from collections.abc import Iterable, Mapping
+import shutil
+import uuid
+from collections.abc import Callable, Hashable, Iterable, Mapping
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+import psycopg2
 from PIL import Image as Pillow
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.bucket import open_bucket
@@ -27,6 +32,44 @@ MELANOMA = {
     "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)",
     "diagnosis_3": "Melanoma, NOS",
 }
+
+
+# By key: the database to copy, the bucket to copy, and what the one who filled them returned.
+_FILLED: dict[Hashable, tuple[str, TemporaryDirectory[str], Any]] = {}
+
+
+def filled_once(settings: Settings, key: Hashable, fill: Callable[[], Any]) -> Any:
+    """What `fill` leaves in database and bucket and returns: by calling it once in a process, afterwards by copying.
+
+    `key` names it, with everything on which it depends.
+    """
+    url = make_url(settings.database_url or "")
+    bucket = Path(settings.bucket_url or "")
+    server = url.render_as_string(hide_password=False)
+    if key not in _FILLED:
+        found = fill()
+        engine_for(settings.database_url or "").dispose()
+        name = f"filled_{uuid.uuid4().hex[:12]}"
+        administer(server, f'CREATE DATABASE "{name}" TEMPLATE "{url.database}"')
+        copy = TemporaryDirectory()
+        shutil.copytree(bucket, copy.name, dirs_exist_ok=True)
+        _FILLED[key] = name, copy, found
+        return found
+    name, copy, kept = _FILLED[key]
+    administer(server, f'DROP DATABASE "{url.database}" WITH (FORCE)')
+    administer(server, f'CREATE DATABASE "{url.database}" TEMPLATE "{name}"')
+    shutil.copytree(copy.name, bucket, dirs_exist_ok=True)
+    return kept
+
+
+def administer(server_url: str, statement: str) -> None:
+    """Run one statement on a server, beside its databases of tests."""
+    url = make_url(server_url).set(drivername="postgresql", database="postgres")
+    connection = psycopg2.connect(url.render_as_string(hide_password=False))
+    connection.autocommit = True
+    with connection.cursor() as cursor:
+        cursor.execute(statement)
+    connection.close()
 
 
 def archive_record(isic_id: str = "ISIC_0000001", **known: Any) -> dict[str, Any]:

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psycopg2
 import pytest
-from catalogue import add_records, labelled_records, materialize_natural
+from catalogue import add_records, administer, filled_once, labelled_records, materialize_natural
 from hypothesis import HealthCheck
 from hypothesis import settings as hypothesis_settings
 from sqlalchemy import make_url
@@ -106,7 +105,7 @@ def postgres_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def migrated_template(postgres_url: str) -> str:
     """The name of a database with all tables and no rows, for copying."""
     name = "template_lesions"
-    _administer(postgres_url, f'CREATE DATABASE "{name}"')
+    administer(postgres_url, f'CREATE DATABASE "{name}"')
     url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     migrate(url)
     engine_for(url).dispose()
@@ -116,12 +115,12 @@ def migrated_template(postgres_url: str) -> str:
 @contextmanager
 def _fresh_database(postgres_url: str, template: str) -> Iterator[str]:
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _administer(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    administer(postgres_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     url = make_url(postgres_url).set(database=name).render_as_string(hide_password=False)
     yield url
     engine_for(url).dispose()
     engine_for.cache_clear()
-    _administer(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
+    administer(postgres_url, f'DROP DATABASE "{name}" WITH (FORCE)')
 
 
 @pytest.fixture
@@ -154,22 +153,14 @@ def settings(database_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.fixture
 def small(settings: Settings) -> Iterator[Settings]:
     """A curated catalogue with one split at 32 px; the catalogue of variants may be changed and is put back."""
-    add_records(settings, labelled_records(240))
-    curate_images(open_workspace())
-    materialize_natural()
+
+    def fill() -> None:
+        add_records(settings, labelled_records(240))
+        curate_images(open_workspace())
+        materialize_natural()
+
+    filled_once(settings, "small", fill)
     before = dict(VARIANTS)
     yield settings
     VARIANTS.clear()
     VARIANTS.update(before)
-
-
-def _administer(server_url: str, statement: str) -> None:
-    connection = psycopg2.connect(
-        make_url(server_url)
-        .set(drivername="postgresql", database="postgres")
-        .render_as_string(hide_password=False)
-    )
-    connection.autocommit = True
-    with connection.cursor() as cursor:
-        cursor.execute(statement)
-    connection.close()

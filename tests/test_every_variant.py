@@ -1,8 +1,8 @@
 """Variants of the catalogue, trained and evaluated by a real scheduler: drawn pictures, one epoch, tiny sizes.
 
-Two of them, since what a scheduler adds is the same for all and tests/test_train.py trains one for each path through the
-engine; or, with `--every-variant` (`make test-variants`), all of them: ten minutes of two cores, most of which TensorFlow
-spends on compiling.
+Two of them, since what a scheduler adds is the same for all and tests/test_train.py trains one for each path through
+the engine; or, with `--every-variant` (`make test-variants`), all of them: ten minutes of two cores, most of which
+TensorFlow spends on compiling.
 """
 
 import time

@@ -181,7 +181,10 @@ def test_the_leaky_reproduction_cannot_be_declared_promotable() -> None:
         ({"split": "nope"}, "unknown split 'nope'"),
         ({"backbone": None}, "only architecture 'transfer' may have a backbone"),
         ({"is_backbone_frozen": False, "fine_tuning": FineTuning()}, "of a frozen backbone"),
-        ({"loss": "bias", "fine_tuning": FineTuning()}, "not with unfrozen_from, rotated copies or bias loss"),
+        (
+            {"loss": "bias", "fine_tuning": FineTuning()},
+            "not with unfrozen_from, rotated copies or bias loss",
+        ),
         ({"unfrozen_from": 100, "fine_tuning": FineTuning()}, "not with unfrozen_from"),
     ],
 )

@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from catalogue import add_records, labelled_records, rows_of
+from catalogue import add_records, filled_once, labelled_records, rows_of
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
@@ -33,10 +33,15 @@ SPLITS = ("malignancy_balanced_5000", "malignancy_natural")
 
 def prepare(settings: Settings, n: int = 400) -> dict[str, str]:
     """Curate, split and materialize what the catalogue holds; returns the digests by split."""
-    add_records(settings, labelled_records(n))
-    curate_images(open_workspace())
-    digests = {name: build_split(open_workspace(), name) for name in SPLITS}
-    materialize_manifest(open_workspace(), digests["malignancy_balanced_5000"], InputSize(32))
+
+    def fill() -> dict[str, str]:
+        add_records(settings, labelled_records(n))
+        curate_images(open_workspace())
+        built = {name: build_split(open_workspace(), name) for name in SPLITS}
+        materialize_manifest(open_workspace(), built["malignancy_balanced_5000"], InputSize(32))
+        return built
+
+    digests: dict[str, str] = filled_once(settings, ("prepared", n), fill)
     return digests
 
 

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from catalogue import add_records, draw, labelled_records, rows_of
+from catalogue import add_records, administer, draw, labelled_records, rows_of
 from PIL import Image as Pillow
 from sqlalchemy import make_url, text
 
@@ -55,10 +55,8 @@ def point_at(environment: pytest.MonkeyPatch, server_url: str, database: str, ho
 
 
 def create_database(server_url: str, template: str) -> str:
-    from conftest import _administer
-
     name = f"test_{uuid.uuid4().hex[:12]}"
-    _administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
+    administer(server_url, f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     return name
 
 
