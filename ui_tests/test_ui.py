@@ -28,6 +28,29 @@ SHOTS = Path(os.environ["SHOTS"]) if "SHOTS" in os.environ else None
 N_IMAGES = 1_500  # with fewer, the test set cannot tell whether a model knows anything
 REASON = "too few images to tell"
 CHAMPION_PAGE = "/lesions/champion/malignancy"
+# A second task that has candidates without downloaded weights.
+OWN_ENTRIES = """
+[task.nevus_or_other]
+title = "Nevus or any other benign lesion"
+classes = ["other", "nevus"]
+rules = [
+  {label = "nevus", path = ["Benign", "Benign melanocytic proliferations", "Nevus"]},
+  {label = "other", path = ["Benign"]},
+]
+
+[split.nevus_or_other_all]
+task = "nevus_or_other"
+
+[variant.nevus_or_other_cnn]
+title = "Small network for nevus or other"
+split = "nevus_or_other_all"
+architecture = "cnn"
+side_px = 32
+conv_filters = [8, 16]
+dense_units = [16]
+learning_rate = 3e-3
+max_epochs = 12
+"""
 
 
 def demo(home: Path, *arguments: str, **settings: str) -> str:
@@ -53,9 +76,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield Path(os.environ["UI_HOME"])
         return
     folder = tmp_path_factory.mktemp("ui") / "home"
+    catalog = folder.parent / "catalog"
+    catalog.mkdir()
+    (catalog / "nevus.toml").write_text(OWN_ENTRIES)
     try:
         demo(folder, "--images", str(N_IMAGES), "--variants", "smoke", "--weights", "none")
-        demo(folder, LESION_APPROVAL="always")
+        demo(folder, LESION_APPROVAL="always", LESION_CATALOG=str(catalog))
         yield folder
     finally:
         demo(folder, "--stop")
@@ -273,15 +299,26 @@ def test_a_question_that_nobody_answers_expires_and_one_about_an_older_candidate
 
 
 @pytest.mark.long
-def test_a_person_is_asked_about_tasks_with_a_candidate_alone(page: Page, api: AirflowApi) -> None:
-    train(page, api, "smoke")
+def test_candidates_of_two_tasks_are_decided_in_one_run_asked_and_not_asked(
+    page: Page, api: AirflowApi
+) -> None:
+    def decided(run_id: str) -> set[str]:
+        await_run(page, api, "promote_model", run_id)
+        return {task["rendered_map_index"] for task in tasks_of(api, run_id) if task["task_id"] == "decide"}
+
+    train(page, api, "smoke", "nevus_or_other_cnn")
     run_id = api.trigger("promote_model", {"approval": "always", "is_forced": True})
-    answer(page, run_id, "Approve")
-    await_run(page, api, "promote_model", run_id)
-    tasks = tasks_of(api, run_id)
-    assert [task["rendered_map_index"] for task in tasks if task["task_id"] == "ask"] == ["malignancy"]
-    decided = {task["rendered_map_index"] for task in tasks if task["task_id"] == "decide"}
-    assert decided == {"malignancy: promoted", "five_classes: none"}
+    await_questions(page, run_id, 2)
+    tasks = [task for task in tasks_of(api, run_id) if task["task_id"] == "ask"]
+    assert {task["rendered_map_index"] for task in tasks} == {"malignancy", "nevus_or_other"}
+    answer(page, run_id, "Approve", "Approve")
+    assert decided(run_id) == {"malignancy: promoted", "nevus_or_other: promoted", "five_classes: none"}
+
+    train(page, api, "smoke", "nevus_or_other_cnn")
+    found = decided(api.trigger("promote_model", {"approval": "never"}))
+    assert "five_classes: none" in found
+    assert {words.split(": ")[1] for words in found} <= {"none", "promoted", "refused"}
+    assert len(found - {"malignancy: none", "nevus_or_other: none"}) == 3, "each of the two had a candidate"
 
 
 def test_a_script_in_a_report_does_not_run(page: Page, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
