@@ -40,6 +40,7 @@ class FaultPlan:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
+        self._noise = random.Random(self.seed)  # its own, so that it does not alter which answers are disturbed
 
     def draw(self) -> str | None:
         """Return the kind of fault for the next answer; None for none."""
@@ -54,6 +55,10 @@ class FaultPlan:
                 return kind
             chance -= probability
         return None
+
+    def noise(self, n_bytes: int) -> bytes:
+        """Bytes to damage a body with: others each time, as on a line, where equal ones twice are the server's own."""
+        return self._noise.randbytes(n_bytes)
 
 
 def parse_faults(text: str) -> FaultPlan:
@@ -122,7 +127,7 @@ async def answer(request: web.Request, handler: Handler, plan: FaultPlan) -> web
     if not isinstance(response, web.Response) or not isinstance(response.body, bytes) or not response.body:
         return response
     if kind == "wrong":
-        return _damaged(response, response.body)
+        return _damaged(response, response.body, plan)
     return await _truncated(request, response, response.body)
 
 
@@ -144,9 +149,9 @@ def _reset(request: web.Request) -> web.Response:
     return web.Response()
 
 
-def _damaged(response: web.Response, body: bytes) -> web.Response:
+def _damaged(response: web.Response, body: bytes, plan: FaultPlan) -> web.Response:
     start, stop = len(body) // 3, 2 * len(body) // 3
-    noise = random.Random(len(body)).randbytes(stop - start)
+    noise = plan.noise(stop - start)
     headers = {name: value for name, value in response.headers.items() if name != "Content-Length"}
     return web.Response(status=response.status, body=body[:start] + noise + body[stop:], headers=headers)
 
