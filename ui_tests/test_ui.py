@@ -33,6 +33,7 @@ OWN_ENTRIES = """
 [task.nevus_or_other]
 title = "Nevus or any other benign lesion"
 classes = ["other", "nevus"]
+positive = "nevus"
 rules = [
   {label = "nevus", path = ["Benign", "Benign melanocytic proliferations", "Nevus"]},
   {label = "other", path = ["Benign"]},
