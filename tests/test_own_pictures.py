@@ -564,3 +564,49 @@ def test_what_the_archive_says_about_its_picture_stands(folder, settings, tmp_pa
     assert (again["changed"], again["described_elsewhere"]) == (0, 1)
     document = scalar("SELECT document FROM record JOIN record_version USING (isic_id, version)")
     assert document["metadata"]["clinical"] == {"diagnosis_1": "Benign"}
+
+
+@pytest.mark.parametrize(
+    ("letters", "meanings"),
+    [
+        (("H", "M"), {"H": "male", "M": "female"}),
+        (("V", "M"), {"V": "male", "M": "female"}),
+        (("m", "w"), {"m": "male", "w": "female"}),
+        (("M", "F"), {"M": "male", "F": "female"}),
+        (("M",), {}),
+        (("H", "M", "F"), {}),
+    ],
+)
+def test_columns_of_other_languages_are_proposed_and_letters_only_where_they_are_clear(
+    folder, letters, meanings
+):
+    (folder / "lesion-mapping.toml").unlink()
+    columns = ("fichero", "Paciente", "Lesión", "Diagnóstico", "edad", "sexo", "médico")
+    names = ("IMG_1.jpg", "IMG_2", "ISIC_0000001.jpg")
+    lines = [(name, "7", "1", "x", "44", sex, "") for name, sex in zip(names, letters, strict=False)]
+    write_table(folder, lines, columns)
+    write_mapping(folder, inspect_folder(folder).proposal, overwrite=False)
+    mapping = open_download(folder).mapping
+    assert {field: columns for field, (*_, columns) in mapping.columns.items()} == {
+        "patient_id": "Paciente",
+        "lesion_id": "Lesión",
+        "diagnosis": "Diagnóstico",
+        "age_approx": "edad",
+        "sex": "sexo",
+    }
+    assert mapping.values.get("sex", {}) == meanings
+
+
+def test_the_last_level_of_a_diagnosis_alone_is_answered_with_its_path(folder):
+    (folder / "lesion-mapping.toml").write_text(
+        changed("Benign:Benign melanocytic proliferations:Nevus", "nevus")
+    )
+    with pytest.raises(
+        UnusableInputError, match="did you mean Benign:Benign melanocytic proliferations:Nevus"
+    ):
+        open_download(folder)
+    (folder / "lesion-mapping.toml").write_text(
+        changed("Benign:Benign melanocytic proliferations:Nevus", "lunar")
+    )
+    with pytest.raises(UnusableInputError, match="`lesion terms diagnosis` lists them"):
+        open_download(folder)

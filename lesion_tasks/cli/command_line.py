@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import did_you_mean, find_task
 from lesion_tasks.catalog.own_entries import BrokenCatalogueError
 
@@ -77,6 +78,14 @@ def shown_whatever_happens() -> Iterator[dict[str, Any]]:
 
 def show(result: Any) -> None:
     click.echo(json.dumps(result, indent=2, default=str))
+
+
+class Choice(click.Choice[str]):
+    """One of a few words, with the one that was probably meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Say what was meant and what there is."""
+        return unknown("value", str(value), self.choices)
 
 
 class TaskName(click.ParamType):
