@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.printable import printable
+from lesion_tasks.archive.printable import legible
 from lesion_tasks.archive.vocabulary import TABLE_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
     if "isic_id" not in names or len(names) > MAX_COLUMNS:
         if near := [name for name in names if _letters(name) == "isicid"]:
             raise UnusableInputError(f"{path}: found a column {_named(near[0])}; expected a column isic_id")
-        shown = ", ".join(printable(name, 60) for name in names[:5]) or "no header"
+        shown = ", ".join(legible(name, 60) for name in names[:5]) or "no header"
         raise UnusableInputError(
             f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most "
             f"{MAX_COLUMNS} in all; `lesion inspect` reads other tables"
@@ -116,7 +116,7 @@ _COLUMN_BY_LETTERS = {_letters(name): name for name in TABLE_COLUMNS}
 
 
 def _named(name: str) -> str:
-    return printable(repr(name), 80)
+    return legible(repr(name), 80)
 
 
 def _refused(path: Path, line: int, found: str, expected: str) -> UnusableInputError:

@@ -11,7 +11,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import NAMESPACE_IN_WORDS, is_namespace
-from lesion_tasks.archive.printable import printable
+from lesion_tasks.archive.printable import legible
 from lesion_tasks.archive.terms import (
     FIELDS,
     IDENTITIES,
@@ -82,7 +82,7 @@ def read_mapping(path: Path) -> TableMapping:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UnusableInputError(f"{path}: {printable(error)}; expected a TOML document in UTF-8") from error
+        raise UnusableInputError(f"{path}: {legible(error)}; expected a TOML document in UTF-8") from error
     return _Reading(path, found).mapping()
 
 
@@ -286,4 +286,4 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _quoted(value: Any) -> str:
-    return printable(repr(value), 80)
+    return legible(repr(value), 80)

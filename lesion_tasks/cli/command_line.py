@@ -5,7 +5,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from getpass import getuser
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -13,6 +13,9 @@ from lesion_tasks import UnusableInputError, __version__
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import did_you_mean, find_task
 from lesion_tasks.catalog.own_entries import BrokenCatalogueError
+
+if TYPE_CHECKING:
+    from lesion_tasks.workspace import Workspace
 
 
 class _Path(click.Group):
@@ -37,6 +40,13 @@ def lesion() -> None:
     Each command is one step of the path and can be run again or killed at any moment. Settings are LESION_*
     environment variables; without any, an embedded Postgres and a directory under ./var are used.
     """
+
+
+def open_workspace() -> "Workspace":
+    """The workspace that the environment's settings name; what it needs is loaded when a command asks for it."""
+    from lesion_tasks.workspace import open_workspace as open_named
+
+    return open_named()
 
 
 def number(value: float | None, form: str = ".4f") -> str:

@@ -11,8 +11,7 @@ from lesion_tasks.archive.terms import PATHS, TERMS
 from lesion_tasks.catalog import COHORTS
 from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 from lesion_tasks.catalog.lookup import find_cohort
-from lesion_tasks.cli.command_line import Choice, lesion, print_table, show
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.cli.command_line import Choice, lesion, open_workspace, print_table, show
 
 
 @lesion.command()

@@ -14,11 +14,11 @@ from lesion_tasks.cli.command_line import (
     TaskName,
     lesion,
     number,
+    open_workspace,
     print_table,
     show,
     shown_whatever_happens,
 )
-from lesion_tasks.workspace import open_workspace
 
 
 @lesion.command()

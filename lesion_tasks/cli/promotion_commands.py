@@ -9,13 +9,13 @@ from lesion_tasks.cli.command_line import (
     Choice,
     TaskName,
     lesion,
+    open_workspace,
     person,
     print_table,
     show,
     shown_whatever_happens,
     task_option,
 )
-from lesion_tasks.workspace import open_workspace
 
 
 @lesion.command()
