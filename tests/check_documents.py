@@ -31,7 +31,8 @@ from lesion_tasks.workspace import open_workspace
 ORDER = ("README.md", "docs/cohorts.md", "docs/operations.md")
 # What would take too long, or names what only another installation has; everything else is run as it stands.
 INSTEAD = {
-    "--trials 20": "--trials 1 --smoke",
+    "tune unet_mobilenet_v3_eca --trials 20": "tune unet_mobilenet_v3_eca --trials 1 --smoke",
+    "train unet_mobilenet_v3_eca --trials 20": "train unet_mobilenet_v3_eca --trials 1 --max-epochs 1",
     "--max-epochs 5": "--max-epochs 1",
     "lesion vocabulary": "lesion vocabulary --source /data/ham10000",
 }
@@ -60,6 +61,7 @@ def prepare(home: Path) -> None:
     write_picture(home / "picture.jpg", np.random.default_rng(0), width_px=60)
     (home / "catalog").mkdir()
     (home / "catalog/clinic_b.toml").write_text(next(fenced("docs/cohorts.md", "toml")))
+    (home / "catalog/clinic.toml").write_text([*fenced(page, "toml")][-1])
 
 
 def adapted(line: str, home: Path) -> str:
@@ -76,7 +78,7 @@ def adapted(line: str, home: Path) -> str:
 def run(command: Documented, home: Path) -> str | None:
     """Run one command; returns what is wrong, None if nothing is."""
     try:
-        words = Documented(command.page, adapted(command.line, home), is_inline=False).words
+        words = Documented(command.page, adapted(command.line, home)).words
         done = CliRunner().invoke(lesion, words, catch_exceptions=False)
     except (UnusableInputError, UnavailableError, click.ClickException) as error:
         return str(error)
@@ -91,7 +93,7 @@ def commands_to_run() -> Iterator[Documented]:
             if command.page != page:
                 continue
             if line := BEFORE.get((page, command.line.removeprefix(".venv/bin/"))):
-                yield Documented(page, line, is_inline=False)
+                yield Documented(page, line)
             yield command
 
 
@@ -110,6 +112,7 @@ def main() -> int:
         os.chdir(home)
         for name in [name for name in os.environ if name.startswith("LESION_")]:
             del os.environ[name]
+        os.environ["LESION_WEIGHTS"] = "none"  # there is no network
         try:
             for command in commands_to_run():
                 started = time.monotonic()

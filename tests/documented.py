@@ -9,15 +9,18 @@ from lesion_tasks.cli.documents import ROOT
 
 PAGES = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
+_HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _INLINE = re.compile(r"`(lesion [a-z][^`\n]*)`")
 _PROGRAMS = ("lesion", ".venv/bin/lesion", "make", "docker", "docker/backup.sh", "docker/restore.sh", "aws", "kubectl",
              "helm", "airflow", "python", ".", "export")  # fmt: skip
-# Pages that a test follows from the first command to the last, and pages whose commands are shown for another purpose.
+# Pages that a test follows from the first command on, and the section with which it ends before the page does.
 FOLLOWED = {
     "docs/questions.md": "tests/test_questions.py",
     "docs/your-own-pictures.md": "tests/test_own_pictures.py",
     "docs/your-own-question.md": "tests/test_own_question.py",
 }
+NOT_FOLLOWED = {"docs/your-own-pictures.md": "With a few hundred pictures"}
+# Pages whose commands are shown for another purpose.
 RECORDS = {
     "docs/results.md": "what a figure was measured with, by the version of that day; hours, and data that are not here",
     "docs/commands.md": "the usage of each command, generated",
@@ -44,7 +47,8 @@ class Documented:
 
     page: str  # relative to the project
     line: str  # without its comment
-    is_inline: bool  # part of a sentence, where arguments may be left out
+    section: str = ""  # the heading above it
+    is_inline: bool = False  # part of a sentence, where arguments may be left out
 
     @property
     def words(self) -> list[str]:
@@ -66,7 +70,7 @@ class Documented:
         """Why `make docs-check` does not run it; None if it does."""
         if self.is_inline:
             return "part of a sentence"
-        if self.page in FOLLOWED:
+        if self.page in FOLLOWED and self.section != NOT_FOLLOWED.get(self.page):
             return f"followed by {FOLLOWED[self.page]}"
         if self.page in RECORDS:
             return RECORDS[self.page]
@@ -77,12 +81,14 @@ def documented_commands() -> Iterator[Documented]:
     """Yield every command of the fenced blocks of every page, then those within sentences."""
     for path in PAGES:
         page, text = str(path.relative_to(ROOT)), path.read_text()
-        for indent, kind, block in _BLOCK.findall(text):
+        for found in _BLOCK.finditer(text):
+            indent, kind, block = found.groups()
+            section = (_HEADING.findall(text[: found.start()]) or [""])[-1]
             for line in _joined(block.replace(f"\n{indent}", "\n")):
                 if "->" in line:
                     continue  # the way that data take, not a command
                 if kind == "sh" or (not kind and line.split(" ")[0] in _PROGRAMS):
-                    yield Documented(page, line, is_inline=False)
+                    yield Documented(page, line, section)
         for line in _INLINE.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL)):
             yield Documented(page, line, is_inline=True)
 

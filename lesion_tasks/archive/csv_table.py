@@ -123,9 +123,15 @@ def _refused(path: Path, line: int, found: str, expected: str) -> UnusableInputE
     return UnusableInputError(f"{path}, line {line}: found {found}; expected {expected}")
 
 
+# How the files of spreadsheet programs begin: a zip file (.xlsx, .ods), and what came before (.xls).
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+
+
 def _opened(path: Path, form: TableForm) -> TextIO:
     with path.open("rb") as stream:
         start = stream.read(4)
+    if start in _SPREADSHEETS:
+        raise UnusableInputError(f"{path}: is a spreadsheet, expected a text table: save it as CSV")
     if start[:2] in _BOMS:
         raise _refused(path, 1, _BOMS[start[:2]], "a CSV table in UTF-8")
     encoding = "utf-8-sig" if form.encoding.lower() in {"utf-8", "utf8"} else form.encoding

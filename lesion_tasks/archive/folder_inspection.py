@@ -178,11 +178,14 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
     )
 
 
+def _spreadsheets_in(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.suffix.lower() in _SPREADSHEETS]
+
+
 def _files_not_read(root: Path, folder: MappedFolder) -> Iterator[str]:
     """Yield what lies beside the pictures and might be meant as a table."""
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in _SPREADSHEETS:
-            yield f"{path.name} is a spreadsheet and is not read: save it as CSV"
+    for path in _spreadsheets_in(root):
+        yield f"{path.name} is a spreadsheet and is not read: save it as CSV"
     if folder.table is None:
         for path in tables_in(root):
             columns = first_cells(path)[1]
@@ -217,6 +220,8 @@ def proposed_mapping(root: Path) -> TableMapping:
         )
     found = max(_tables_with_pictures(root, pictures), key=lambda each: each[0], default=None)
     if found is None:
+        if spreadsheets := _spreadsheets_in(root):
+            raise UnusableInputError(f"{spreadsheets[0]}: is a spreadsheet, expected a text table: save it as CSV")
         path, folder = PICTURE_COLUMNS
         is_sorted = len({each.rpartition("/")[0] for each in pictures.paths}) > 1
         by_folder: dict[str, tuple[str, ...]] = {"diagnosis": (folder,)} if is_sorted else {}
