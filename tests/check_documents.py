@@ -38,6 +38,8 @@ INSTEAD = {
 }
 # Ids that a page stands for by a word or an example.
 FOUND = {
+    r"(?<=archive-training )TRAINING": "SELECT training_id FROM training WHERE finished_at IS NOT NULL AND training_id "
+    "NOT IN (SELECT training_id FROM promotion WHERE training_id IS NOT NULL) LIMIT 1",
     r"\b(TRAINING|CHAMPION)\b": "SELECT training_id FROM evaluation LIMIT 1",
     r"scheduled__\S+": "SELECT ingestion_id FROM ingestion LIMIT 1",
 }

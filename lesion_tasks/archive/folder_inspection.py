@@ -221,7 +221,9 @@ def proposed_mapping(root: Path) -> TableMapping:
     found = max(_tables_with_pictures(root, pictures), key=lambda each: each[0], default=None)
     if found is None:
         if spreadsheets := _spreadsheets_in(root):
-            raise UnusableInputError(f"{spreadsheets[0]}: is a spreadsheet, expected a text table: save it as CSV")
+            raise UnusableInputError(
+                f"{spreadsheets[0]}: is a spreadsheet, expected a text table: save it as CSV"
+            )
         path, folder = PICTURE_COLUMNS
         is_sorted = len({each.rpartition("/")[0] for each in pictures.paths}) > 1
         by_folder: dict[str, tuple[str, ...]] = {"diagnosis": (folder,)} if is_sorted else {}

@@ -22,8 +22,8 @@ from lesion_tasks.catalog.lookup import find_split, find_task
 def write_entry(kind: str, name: str, *, task: str | None = None, split: str | None = None) -> Path:
     """Write an entry into a file of its own in the catalogue folder, never over another; returns its path.
 
-    `kind`: one of `WRITERS`. `task`: of a new split or cohort; `split`: of a new variant. Without it, that of the folder if it
-    holds just one, else a built-in one. For gates, `name` is that of their task.
+    `kind`: one of `WRITERS`. `task`: of a new split or cohort; `split`: of a new variant. Without it, that of the
+    folder if it holds just one, else a built-in one. For gates, `name` is that of their task.
     """
     own_entries.refuse_broken()
     if not NAME.fullmatch(name):
