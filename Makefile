@@ -17,7 +17,7 @@ export LESION_HOME = $(HOME_FOLDER)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop clean test test-variants test-ui test-stack test-faults lint format migration docs env images sbom audit agree \
+.PHONY: help setup demo stop clean test test-variants test-ui test-stack test-faults lint format migration docs docs-check env images sbom audit agree \
         locks archive-server
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,9 @@ migration: .venv/dev.stamp ## write a migration from the difference between mode
 
 docs: .venv/dev.stamp ## regenerate the generated parts of the documents
 	$(BIN)/python -m lesion_tasks docs
+
+docs-check: .venv/dev.stamp ## run every documented command that no test runs, or say why it cannot be run
+	$(BIN)/python tests/check_documents.py
 
 env: ## write .env with generated secrets, for docker compose
 	@$(or $(PYTHON),python3) docker/write_env.py

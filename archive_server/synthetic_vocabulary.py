@@ -3,6 +3,8 @@
 Shares of one table sum to 1. Diagnosis and site paths are the archive's own spelling.
 """
 
+from lesion_tasks.catalog.drawn import MARK
+
 # The same shares for benign and malignant: the look alone says nothing about malignancy.
 LOOKS = (("pigmented", 0.60), ("pink", 0.22), ("keratotic", 0.18))
 
@@ -100,11 +102,11 @@ BENIGN_CONFIRM_TYPES = (
 
 # Invented. One holds markup, because an attribution is text from outside and must be escaped where it is shown.
 HOSPITALS = (
-    ("Northshore Dermatology, Example University", 0.35),
-    ("Klinik für Hautkrankheiten Musterstadt", 0.25),
-    ("Hospital Clínic d'Exemple", 0.20),
-    ("Dr. Placeholder <b>& Partners</b>", 0.12),
-    ("Anonymous", 0.08),
+    (f"Northshore Dermatology, Example University {MARK}", 0.35),
+    (f"Klinik für Hautkrankheiten Musterstadt {MARK}", 0.25),
+    (f"Hospital Clínic d'Exemple {MARK}", 0.20),
+    (f"Dr. Placeholder <b>& Partners</b> {MARK}", 0.12),
+    (f"Anonymous {MARK}", 0.08),
 )
 
 SIZES_PX = (((320, 240), 0.55), ((400, 300), 0.20), ((360, 270), 0.15), ((240, 320), 0.10))

@@ -10,11 +10,24 @@ from lesion_tasks.cli.command_line import lesion
 
 
 def main() -> None:
-    """Run the command line; bad input and unreachable services end it with one line and exit status 1."""
+    """Run the command line. Whatever is wrong is one line: exit status 2 for a command, 1 for input and services."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     logging.getLogger("alembic").setLevel(logging.WARNING)
     try:
-        lesion(prog_name="lesion")
+        sys.exit(lesion.main(prog_name="lesion", standalone_mode=False))
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except click.UsageError as error:
+        command = error.ctx.command_path if error.ctx else "lesion"
+        click.echo(f"{command}: {error.format_message().rstrip('.')} (see `{command} --help`)", err=True)
+        sys.exit(error.exit_code)
+    except click.ClickException as error:
+        click.echo(f"lesion: {error.format_message()}", err=True)
+        sys.exit(error.exit_code)
+    except click.Abort:
+        click.echo("Aborted!", err=True)
+        sys.exit(1)
     except (UnusableInputError, UnavailableError) as error:
         click.echo(f"lesion: {error}", err=True)
         sys.exit(1)

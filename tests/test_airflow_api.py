@@ -1,14 +1,18 @@
 """The demo's client of Airflow's API, against a server that is too busy to answer at once."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 
 import pytest
 
-from lesion_tasks.laptop import airflow_api
+from lesion_tasks import UnusableInputError
+from lesion_tasks.laptop import airflow_api, stack
 from lesion_tasks.laptop.airflow_api import AirflowApi, AirflowBusyError, AirflowUnreachableError
+from lesion_tasks.settings import read_settings
 
 
 class Busy(BaseHTTPRequestHandler):
@@ -63,3 +67,16 @@ def test_a_server_that_is_not_there_is_said_at_once() -> None:
     nobody = AirflowApi(url="http://127.0.0.1:9", username="admin", password="x")
     with pytest.raises(AirflowUnreachableError, match="refused"):
         nobody.get("dags")
+
+
+def test_a_port_in_use_is_refused_before_anything_is_started(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LESION_HOME", str(tmp_path / "home"))
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        with pytest.raises(UnusableInputError, match=f"port {port} on 127.0.0.1: "):
+            stack.bring_up(read_settings(), stack.Wishes(), port=port, say=print)
+    assert not (tmp_path / "home").exists()

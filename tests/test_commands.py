@@ -7,6 +7,7 @@ from catalogue import add_records, labelled_records
 from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.__main__ import main
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.reports.recipe_words import in_words, meaningful
@@ -50,6 +51,40 @@ def test_a_name_that_is_nearly_right_is_guessed() -> None:
     assert "No such command 'trian'; did you mean train?" in wrong.output
     with pytest.raises(UnusableInputError, match="did you mean metadata_logistic"):
         run("variants", "metadata_logstic")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        ("trian", "lesion: No such command 'trian'; did you mean train? (see `lesion --help`)"),
+        (
+            "train --agian",
+            "lesion train: No such option '--agian'. Did you mean '--again'? (see `lesion train --help`)",
+        ),
+        ("new taks x", "unknown value 'taks'; did you mean task?, expected one of task, split"),
+        ("terms diagnosi", "unknown value 'diagnosi'; did you mean diagnosis?, expected one of"),
+        ("leaderboard --task malignant", "unknown task 'malignant'; did you mean malignancy?"),
+        ("report", "lesion report: Missing argument 'TRAINING_ID' (see `lesion report --help`)"),
+    ],
+)
+def test_a_usage_error_is_one_line_with_what_was_probably_meant(
+    words: str, said: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["lesion", *words.split()])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    error = capsys.readouterr().err
+    assert said in error
+    assert error.count("\n") == 1
+
+
+def test_terms_lists_what_a_mapping_may_say() -> None:
+    first, *_ = run("terms", "diagnosis", "basal", "cell", "carcinoma").splitlines()
+    assert first == "Malignant:Malignant adnexal epithelial proliferations - Follicular:Basal cell carcinoma"
+    assert run("terms", "sex").split() == ["female", "male"]
+    with pytest.raises(UnusableInputError, match="no diagnosis of the archive has 'carcinom@'"):
+        run("terms", "diagnosis", "carcinom@")
 
 
 def test_the_disk_is_told_by_kind(settings: Settings) -> None:

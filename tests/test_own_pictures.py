@@ -455,7 +455,7 @@ def test_the_example_of_the_document_does_what_it_says(settings, tmp_path, monke
     (tmp_path / "clinic/cases.csv").write_text(blocks("csv")[0])
     for number in range(1, 7):
         write_picture(tmp_path / f"clinic/IMG_{number}.jpg", np.random.default_rng(number), width_px=40)
-    first, then = blocks("sh")
+    first, then, _ = blocks("sh")
 
     (said,) = run_lines(first)
     for line in blocks("text")[0].splitlines():
@@ -536,11 +536,14 @@ def test_an_inspection_of_a_download_needs_no_mapping_and_of_nothing_says_so(tmp
 
 def test_files_that_may_be_meant_as_a_table_are_named(tmp_path):
     write_picture(tmp_path / "a.jpg", np.random.default_rng(0), width_px=16)
-    (tmp_path / "cases.xlsx").write_bytes(b"PK")
     (tmp_path / "other.csv").write_text("name,dx\nz.jpg,mel\n")
     findings = inspect_folder(tmp_path).findings
-    assert "cases.xlsx is a spreadsheet and is not read: save it as CSV" in findings
     assert any("other.csv is not read: none of its columns names a picture" in each for each in findings)
+    (tmp_path / "cases.xlsx").write_bytes(b"PK")
+    with pytest.raises(UnusableInputError, match=r"cases.xlsx: is a spreadsheet.*save it as CSV"):
+        inspect_folder(tmp_path)  # and nothing is proposed that would stand in the way of the saved table
+    (tmp_path / "cases.csv").write_text("file,dx\na.jpg,mel\n")
+    assert "cases.xlsx is a spreadsheet and is not read: save it as CSV" in inspect_folder(tmp_path).findings
 
 
 @pytest.mark.parametrize("own_first", [True, False])
@@ -564,3 +567,58 @@ def test_what_the_archive_says_about_its_picture_stands(folder, settings, tmp_pa
     assert (again["changed"], again["described_elsewhere"]) == (0, 1)
     document = scalar("SELECT document FROM record JOIN record_version USING (isic_id, version)")
     assert document["metadata"]["clinical"] == {"diagnosis_1": "Benign"}
+
+
+@pytest.mark.parametrize("start", [b"PK\x03\x04", b"\xd0\xcf\x11\xe0"])
+def test_a_spreadsheet_as_a_table_is_refused_with_what_helps(folder, start):
+    (folder / "cases.csv").rename(folder / "cases.xlsx")
+    (folder / "cases.xlsx").write_bytes(start + b"\x00\xff" * 500)
+    (folder / "lesion-mapping.toml").write_text(changed('"cases.csv"', '"cases.xlsx"'))
+    with pytest.raises(UnusableInputError, match=r"cases.xlsx: is a spreadsheet.*save it as CSV"):
+        open_download(folder)
+
+
+@pytest.mark.parametrize(
+    ("letters", "meanings"),
+    [
+        (("H", "M"), {"H": "male", "M": "female"}),
+        (("V", "M"), {"V": "male", "M": "female"}),
+        (("m", "w"), {"m": "male", "w": "female"}),
+        (("M", "F"), {"M": "male", "F": "female"}),
+        (("M",), {}),
+        (("H", "M", "F"), {}),
+    ],
+)
+def test_columns_of_other_languages_are_proposed_and_letters_only_where_they_are_clear(
+    folder, letters, meanings
+):
+    (folder / "lesion-mapping.toml").unlink()
+    columns = ("fichero", "Paciente", "Lesión", "Diagnóstico", "edad", "sexo", "médico")
+    names = ("IMG_1.jpg", "IMG_2", "ISIC_0000001.jpg")
+    lines = [(name, "7", "1", "x", "44", sex, "") for name, sex in zip(names, letters, strict=False)]
+    write_table(folder, lines, columns)
+    write_mapping(folder, inspect_folder(folder).proposal, overwrite=False)
+    mapping = open_download(folder).mapping
+    assert {field: columns for field, (*_, columns) in mapping.columns.items()} == {
+        "patient_id": "Paciente",
+        "lesion_id": "Lesión",
+        "diagnosis": "Diagnóstico",
+        "age_approx": "edad",
+        "sex": "sexo",
+    }
+    assert mapping.values.get("sex", {}) == meanings
+
+
+def test_the_last_level_of_a_diagnosis_alone_is_answered_with_its_path(folder):
+    (folder / "lesion-mapping.toml").write_text(
+        changed("Benign:Benign melanocytic proliferations:Nevus", "nevus")
+    )
+    with pytest.raises(
+        UnusableInputError, match="did you mean Benign:Benign melanocytic proliferations:Nevus"
+    ):
+        open_download(folder)
+    (folder / "lesion-mapping.toml").write_text(
+        changed("Benign:Benign melanocytic proliferations:Nevus", "lunar")
+    )
+    with pytest.raises(UnusableInputError, match="`lesion terms diagnosis` lists them"):
+        open_download(folder)

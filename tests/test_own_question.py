@@ -59,13 +59,13 @@ DIAGNOSES = {
 FIRST = 24_306  # the id that the page predicts
 
 
-def write_download(folder: Path) -> None:
+def write_download(folder: Path, *, first: int = FIRST, attribution: str = "Somebody") -> None:
     """A download folder with the fields and diagnoses of HAM10000."""
     (folder / "images").mkdir(parents=True)
     rows = []
     for path, (look, latent, n) in DIAGNOSES.items():
         for _ in range(n):
-            number = FIRST + len(rows)
+            number = first + len(rows)
             isic_id = f"ISIC_{number:07d}"
             scene = Scene(
                 look=look, latent=latent, lesion_seed=number, photo_seed=number, width_px=80, height_px=60,
@@ -75,7 +75,7 @@ def write_download(folder: Path) -> None:
             levels = dict(zip(("diagnosis_1", "diagnosis_2", "diagnosis_3"), path, strict=True))
             rows.append(
                 {
-                    "isic_id": isic_id, "attribution": "Somebody", "copyright_license": "CC-0",
+                    "isic_id": isic_id, "attribution": attribution, "copyright_license": "CC-0",
                     "age_approx": 40 + number % 9 * 5, "image_type": "dermoscopic", "lesion_id": f"IL_{number:07d}",
                     "pixels_x": 80, "pixels_y": 60, "sex": ("male", "female")[number % 2], **levels,
                 }

@@ -6,12 +6,14 @@ from typing import Any
 
 import httpx
 import pytest
-from catalogue import rows_of
+from catalogue import add_records, labelled_records, rows_of
 from fastapi import HTTPException
 from test_path import prepare
 from test_promotion import candidate, execute, promote
 
 from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog.drawn import MARK, WARNING
+from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.pages.application import build_application
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.promotion.promote import rollback_champion
@@ -297,3 +299,11 @@ def test_markdown_of_a_question_never_becomes_markup_of_its_own(pages: Client) -
     assert "<td>1</td>" in answer.text
     assert "<script" not in answer.text
     assert 'href="javascript' not in answer.text
+
+
+def test_pages_of_drawn_pictures_say_so(settings: Settings, pages: Client) -> None:
+    add_records(settings, [{**record, "attribution": f"Anonymous {MARK}"} for record in labelled_records(60)])
+    assert WARNING not in pages.get("/").text
+    curate_images(open_workspace())
+    for page in ("/", "/data", "/leaderboard/malignancy", "/champion/malignancy"):
+        assert WARNING in pages.get(page).text, page

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesion_tasks.archive.printable import may_have_controls, printable, without_controls
+from lesion_tasks.archive.printable import legible, may_have_controls, printable, without_controls
 from lesion_tasks.archive.record import CheckedRecord, Refusal, check_record
 
 TRICKS = "\x1b\x07\x08\x0c\x7f\x9b\u202a\u202e\u2066\u2069"
@@ -47,6 +47,15 @@ def test_words_for_a_message_are_one_line_that_can_be_printed(text):
     assert printable(text).isascii()
     assert printable(text).isprintable()
     assert len(printable(text, 10)) <= 10
+
+
+@given(st.text())
+def test_words_about_an_own_table_keep_the_letters_of_every_script_and_nothing_that_cannot_be_printed(text):
+    said = legible(text)
+    assert said.isprintable()
+    assert len(said) <= 500
+    assert legible("diagnóstico 病变") == "diagnóstico 病变"
+    assert legible("a\x1b[31mb\udcff\nc") == "a\\x1b[31mb\\udcff c"
 
 
 def test_equal_reasons_are_equal_wherever_in_memory_they_arose():

@@ -16,6 +16,7 @@ from evaluation_data import Evaluated, run_evaluation
 
 from lesion_tasks import catalog
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog.drawn import MARK, WARNING
 from lesion_tasks.catalog.gates import standing
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
@@ -905,3 +906,16 @@ def test_a_calibration_slope_never_stands_without_what_is_ideal(bundle, page):
 def test_the_index_that_was_published_leads_to_the_report(evaluated):
     links = {link["href"] for link in Page(evaluated.index).attributes("a")}
     assert f"{evaluated.training_id}/report.html" in links
+
+
+def test_drawn_pictures_are_said_to_be_drawn_on_report_card_and_index_and_others_are_not(bundle):
+    drawn_by = DataFacts(attributions={f"Anonymous {MARK}": 3, "A hospital": 4})
+    drawn = changed(bundle, data=drawn_by)
+    index = board([board_row(bundle, "one")])
+    for shown, plain in (
+        (render_page(drawn), render_page(bundle)),
+        (model_card(drawn), model_card(bundle)),
+        (render_index(changed(index, has_drawn=True)).decode(), render_index(index).decode()),
+    ):
+        assert WARNING in shown
+        assert WARNING not in plain

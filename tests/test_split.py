@@ -33,6 +33,17 @@ BALANCED = Split(name="balanced", task="malignancy", max_per_class=20)
 UNLIMITED = Split(name="unlimited", task="malignancy", max_per_class=1_000_000)
 
 
+def test_a_test_set_too_small_to_judge_by_is_named_with_what_helps(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    add_records(settings, labelled_records(160))
+    curate_images(open_workspace())
+    build_split(open_workspace(), "malignancy_natural")
+    said = next(one for one in caplog.messages if "test has" in one)
+    assert "groups (patients or lesions) of malignant; below 10 figures have no interval" in said
+    assert "Its share is 0.15: a task of your own may hold out more" in said
+
+
 def image(number: int, **known: Any) -> dict[str, Any]:
     """A row of `image` as the split step reads it; benign unless it says otherwise."""
     isic_id = f"ISIC_{number:07d}"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.printable import printable
+from lesion_tasks.archive.printable import legible
 from lesion_tasks.archive.vocabulary import TABLE_COLUMNS
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ def check_columns(path: Path, names: Sequence[str]) -> None:
     if "isic_id" not in names or len(names) > MAX_COLUMNS:
         if near := [name for name in names if _letters(name) == "isicid"]:
             raise UnusableInputError(f"{path}: found a column {_named(near[0])}; expected a column isic_id")
-        shown = ", ".join(printable(name, 60) for name in names[:5]) or "no header"
+        shown = ", ".join(legible(name, 60) for name in names[:5]) or "no header"
         raise UnusableInputError(
             f"{path}: found {len(names)} columns, {shown}; expected a column isic_id and at most "
             f"{MAX_COLUMNS} in all; `lesion inspect` reads other tables"
@@ -116,16 +116,22 @@ _COLUMN_BY_LETTERS = {_letters(name): name for name in TABLE_COLUMNS}
 
 
 def _named(name: str) -> str:
-    return printable(repr(name), 80)
+    return legible(repr(name), 80)
 
 
 def _refused(path: Path, line: int, found: str, expected: str) -> UnusableInputError:
     return UnusableInputError(f"{path}, line {line}: found {found}; expected {expected}")
 
 
+# How the files of spreadsheet programs begin: a zip file (.xlsx, .ods), and what came before (.xls).
+_SPREADSHEETS = (b"PK\x03\x04", b"\xd0\xcf\x11\xe0")
+
+
 def _opened(path: Path, form: TableForm) -> TextIO:
     with path.open("rb") as stream:
         start = stream.read(4)
+    if start in _SPREADSHEETS:
+        raise UnusableInputError(f"{path}: is a spreadsheet, expected a text table: save it as CSV")
     if start[:2] in _BOMS:
         raise _refused(path, 1, _BOMS[start[:2]], "a CSV table in UTF-8")
     encoding = "utf-8-sig" if form.encoding.lower() in {"utf-8", "utf8"} else form.encoding

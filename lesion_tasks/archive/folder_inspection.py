@@ -6,8 +6,9 @@ Names of columns and values that are common are proposed. Nothing proposed is in
 
 import json
 import re
+import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -37,15 +38,18 @@ N_VALUES_SHOWN = 12
 _SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 _ASKED_FOR = ("patient_id", "lesion_id", "diagnosis", "age_approx", "sex", "anatom_site")
 
-# How people name columns, in small letters without anything between them.
+# How people name columns, in small letters without accents or anything between them: in English, German, Spanish,
+# French, Italian and Portuguese.
 _COLUMN_NAMES = {
-    "patient_id": "patient patientid patid pat patnr patientnr patientno patientnumber subject subjectid",
-    "lesion_id": "lesion lesionid lesionnr lesionno lesionnumber läsion läsionid laesion",
-    "diagnosis": "diagnosis diagnostic diagnose dx diag label class classlabel category disease pathology histology",
-    "age_approx": "age ageapprox ageyears patientage alter",
-    "sex": "sex gender geschlecht",
+    "patient_id": "patient patientid patid pat patnr patientnr patientno patientnumber subject subjectid paciente "
+    "idpaciente paziente historiaclinica",
+    "lesion_id": "lesion lesionid lesionnr lesionno lesionnumber lasion lasionid laesion idlesion lesione lesao",
+    "diagnosis": "diagnosis diagnostic diagnose dx diag label class classlabel category disease pathology histology "
+    "diagnostico diagnosi",
+    "age_approx": "age ageapprox ageyears patientage alter edad eta idade",
+    "sex": "sex gender geschlecht sexo sexe sesso genero",
     "anatom_site": "site anatomsite anatomsitegeneral anatomicalsite bodysite location localization localisation "
-    "lokalisation region ort",
+    "lokalisation region ort localizacion localizacao sede",
     "clin_size_long_diam_mm": "clinsizelongdiammm sizemm diametermm",
     "fitzpatrick_skin_type": "fitzpatrick fitzpatrickskintype fitzpatricktype fst",
     "monk_skin_tone": "monk monkskintone mst",
@@ -55,9 +59,20 @@ _COLUMN_NAMES = {
     "attribution": "attribution",
 }
 _VALUES = {
-    "sex": {"male": "m male man männlich", "female": "f w female woman weiblich"},
+    "sex": {
+        "male": "male man männlich varón hombre masculino homme masculin uomo maschio maschile homem",
+        "female": "female woman weiblich mujer femenino femme féminin donna femmina femminile mulher feminino",
+    },
     "melanocytic": {"true": "true yes 1", "false": "false no 0"},
 }
+# Letters for the two sexes, by language. An M alone says nothing: it is a man, or a `mujer` beside an H or a V.
+_SEXES_BY_LETTER = (
+    {"m": "male", "f": "female"},
+    {"m": "male", "w": "female"},
+    {"h": "male", "f": "female"},
+    {"h": "male", "m": "female"},
+    {"v": "male", "m": "female"},
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,11 +178,14 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
     )
 
 
+def _spreadsheets_in(root: Path) -> list[Path]:
+    return [path for path in sorted(root.iterdir()) if path.suffix.lower() in _SPREADSHEETS]
+
+
 def _files_not_read(root: Path, folder: MappedFolder) -> Iterator[str]:
     """Yield what lies beside the pictures and might be meant as a table."""
-    for path in sorted(root.iterdir()):
-        if path.suffix.lower() in _SPREADSHEETS:
-            yield f"{path.name} is a spreadsheet and is not read: save it as CSV"
+    for path in _spreadsheets_in(root):
+        yield f"{path.name} is a spreadsheet and is not read: save it as CSV"
     if folder.table is None:
         for path in tables_in(root):
             columns = first_cells(path)[1]
@@ -202,6 +220,10 @@ def proposed_mapping(root: Path) -> TableMapping:
         )
     found = max(_tables_with_pictures(root, pictures), key=lambda each: each[0], default=None)
     if found is None:
+        if spreadsheets := _spreadsheets_in(root):
+            raise UnusableInputError(
+                f"{spreadsheets[0]}: is a spreadsheet, expected a text table: save it as CSV"
+            )
         path, folder = PICTURE_COLUMNS
         is_sorted = len({each.rpartition("/")[0] for each in pictures.paths}) > 1
         by_folder: dict[str, tuple[str, ...]] = {"diagnosis": (folder,)} if is_sorted else {}
@@ -262,8 +284,9 @@ def _with_values(root: Path, mapping: TableMapping) -> TableMapping:
         pass
     values: defaultdict[str, dict[str, str]] = defaultdict(dict)
     for name, counts in reading.unknown.items():
+        usual = _usual_meanings(name) | (_sexes_by_letter(counts) if name == "sex" else {})
         for value in counts:
-            meaning = _usual_meanings(name).get(value.casefold())
+            meaning = usual.get(value.casefold())
             if meaning is not None:
                 values[name][value] = meaning
     columns = dict(mapping.columns)
@@ -289,8 +312,20 @@ def _usual_meanings(name: str) -> dict[str, str]:
     return {value: next(iter(found)) for value, found in meanings.items() if len(found) == 1}
 
 
+def _sexes_by_letter(values: Iterable[str]) -> dict[str, str]:
+    """What the letters among these values mean, if there are two of them that one language uses together."""
+    occurring = {value.casefold() for value in values}
+    fitting = [letters for letters in _SEXES_BY_LETTER if letters.keys() <= occurring]
+    return fitting[0] if len(fitting) == 1 else {}
+
+
 def _letters(name: str) -> str:
-    return re.sub(r"[\W_]", "", name.casefold())
+    return re.sub(r"[\W_]", "", _without_accents(name.casefold()))
+
+
+def _without_accents(text: str) -> str:
+    """The same letters without accents, umlauts and the like."""
+    return "".join(each for each in unicodedata.normalize("NFKD", text) if not unicodedata.combining(each))
 
 
 _FIELD_BY_LETTERS = {word: name for name, words in _COLUMN_NAMES.items() for word in words.split()}

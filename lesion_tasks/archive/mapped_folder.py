@@ -19,7 +19,7 @@ from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells, read_c
 from lesion_tasks.archive.folder import read_below, typed_value
 from lesion_tasks.archive.image_ids import id_of, identity_of
 from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNames, without_suffix
-from lesion_tasks.archive.printable import printable
+from lesion_tasks.archive.printable import legible
 from lesion_tasks.archive.record import RefusedRow
 from lesion_tasks.archive.table_mapping import NONE_OF_THEM, PICTURE_COLUMNS, TableMapping
 from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPARATOR, PATHS, TEXTS, values_of
@@ -112,7 +112,7 @@ class MappedFolder:
             if column not in self.columns
         ]
         if absent:
-            has = ", ".join(printable(name, 60) for name in self.columns[:30])
+            has = ", ".join(legible(name, 60) for name in self.columns[:30])
             table = self.table.name if self.table else "a folder without a table"
             raise UnusableInputError(f"{self.mapping.path}: {'; '.join(absent)} ({table} has {has})")
 
@@ -328,7 +328,7 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
         )
     if n_unused := len(folder.pictures) - len(reading.used):
         example = next(path for path in folder.pictures.paths if path not in reading.used)
-        yield f"{n_unused:,} of {len(folder.pictures):,} pictures have no row, such as {printable(example, 80)}"
+        yield f"{n_unused:,} of {len(folder.pictures):,} pictures have no row, such as {legible(example, 80)}"
     if "diagnosis" not in folder.mapping.fields:
         yield "no column is mapped to diagnosis: no task has a label for these pictures"
     if not {"patient_id", "lesion_id"} & folder.mapping.fields:
@@ -382,4 +382,4 @@ def _is_number(cell: str) -> bool:
 
 
 def _quoted(value: str) -> str:
-    return printable(repr(value), 80)
+    return legible(repr(value), 80)

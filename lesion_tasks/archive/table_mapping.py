@@ -11,8 +11,17 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import NAMESPACE_IN_WORDS, is_namespace
-from lesion_tasks.archive.printable import printable
-from lesion_tasks.archive.terms import FIELDS, IDENTITIES, NUMBERS, PATHS, TERMS, TEXTS, values_of
+from lesion_tasks.archive.printable import legible
+from lesion_tasks.archive.terms import (
+    FIELDS,
+    IDENTITIES,
+    NUMBERS,
+    PATHS,
+    TERMS,
+    TEXTS,
+    find_values,
+    values_of,
+)
 from lesion_tasks.archive.vocabulary import BOOLEAN_FIELDS
 from lesion_tasks.catalog.lookup import did_you_mean
 
@@ -73,7 +82,7 @@ def read_mapping(path: Path) -> TableMapping:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UnusableInputError(f"{path}: {printable(error)}; expected a TOML document in UTF-8") from error
+        raise UnusableInputError(f"{path}: {legible(error)}; expected a TOML document in UTF-8") from error
     return _Reading(path, found).mapping()
 
 
@@ -255,12 +264,21 @@ class _Reading:
         allowed = values_of(name)
         if isinstance(value, str) and value and (not allowed or value in allowed):
             return True
-        near = did_you_mean(value, allowed) if isinstance(value, str) else ""
         expected = f"one of {', '.join(allowed)}" if 0 < len(allowed) <= 10 else f"a value of {name}"
         if name in PATHS:
-            expected = f"a {name} of the archive, its levels joined by colons"
-        self._wrong(f"{place} is {_quoted(value)}{near or f', expected {expected}'}")
+            expected = (
+                f"a {name} of the archive, its levels joined by colons (`lesion terms {name}` lists them)"
+            )
+        self._wrong(f"{place} is {_quoted(value)}{_near(name, value) or f', expected {expected}'}")
         return False
+
+
+def _near(name: str, value: Any) -> str:
+    """The value that was probably meant; of paths, also by the last level alone."""
+    if not isinstance(value, str) or not value.strip():
+        return ""
+    meant = find_values(name, value.strip())[:1] if name in PATHS else ()
+    return f"; did you mean {meant[0]}?" if meant else did_you_mean(value, values_of(name))
 
 
 def _in_order(names: set[str]) -> list[str]:
@@ -268,4 +286,4 @@ def _in_order(names: set[str]) -> list[str]:
 
 
 def _quoted(value: Any) -> str:
-    return printable(repr(value), 80)
+    return legible(repr(value), 80)

@@ -29,6 +29,17 @@ TERMS = (
 FIELDS = ("image", *IDENTITIES, *PATHS, *NUMBERS, *TERMS, *sorted(BOOLEAN_FIELDS), *TEXTS)
 
 
+def find_values(field: str, words: str) -> tuple[str, ...]:
+    """Return the values of a field whose name, the last level of a path, holds these words.
+
+    Those that are called exactly so come first, then the shortest paths.
+    """
+    wanted = words.casefold()
+    named = [(value.rpartition(PATH_SEPARATOR)[2].casefold(), value) for value in values_of(field)]
+    found = sorted((name != wanted, len(value), value) for name, value in named if wanted in name)
+    return tuple(value for _, _, value in found)
+
+
 @cache
 def values_of(field: str) -> tuple[str, ...]:
     """Return the values that a field may have, in the vocabulary's order; empty for identities, numbers and texts."""

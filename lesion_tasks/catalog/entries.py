@@ -45,7 +45,8 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
 
 def unknown(what: str, value: str, known: Collection[str]) -> str:
     """What is wrong with a name that is none of the known ones, in words."""
-    return f"unknown {what} {value[:200]!r}{did_you_mean(value, known)}, expected one of {', '.join(known)}"
+    expected = f"expected one of {', '.join(known)}" if known else "there is none"
+    return f"unknown {what} {value[:200]!r}{did_you_mean(value, known)}, {expected}"
 
 
 @dataclass(frozen=True, eq=False)

@@ -22,8 +22,8 @@ from lesion_tasks.catalog.lookup import find_split, find_task
 def write_entry(kind: str, name: str, *, task: str | None = None, split: str | None = None) -> Path:
     """Write an entry into a file of its own in the catalogue folder, never over another; returns its path.
 
-    `kind`: one of `WRITERS`. `task`: of a new split; `split`: of a new variant. Without it, that of the folder if it
-    holds just one, else a built-in one. For gates, `name` is that of their task.
+    `kind`: one of `WRITERS`. `task`: of a new split or cohort; `split`: of a new variant. Without it, that of the
+    folder if it holds just one, else a built-in one. For gates, `name` is that of their task.
     """
     own_entries.refuse_broken()
     if not NAME.fullmatch(name):
@@ -34,6 +34,7 @@ def write_entry(kind: str, name: str, *, task: str | None = None, split: str | N
         raise UnusableInputError(f"there is an entry {kind} {name!r} already, expected another name")
     about = {
         "split": task or _only_own("task", TASKS),
+        "cohort": task or _only_own("task", TASKS),
         "variant": split or _only_own("split", SPLITS),
     }.get(kind, name)
     text = WRITERS[kind](name, about)
@@ -130,6 +131,31 @@ patience = 5  # epochs without a better loss on val before it stops
 """
 
 
+def _cohort(name: str, task: str) -> str:
+    find_task(task)
+    return f"""\
+# A cohort: images that judge the models of a task and never teach them. Declare it before anything is trained: the next
+# build of a split sets its images aside.
+[cohort.{name}]
+title = "{name.replace("_", " ").capitalize()}"
+tasks = ["{task}"]
+
+# Which images belong to it: every condition that is given must hold, and at least one is needed.
+attribution = ["{name}"]  # institutions, as the records have them
+# source = "/data/{name}"  # a folder that was ingested, or the address of an archive
+# query = "age_approx:[70 TO *]"  # in the archive's search language
+# copyright_license = ["CC-BY"]
+# anatom_site = ["Head and neck"]
+# fitzpatrick_skin_type = ["V", "VI"]
+# seen_from = "2026-01-01"  # images whose record was first read then (UTC) or later
+# seen_before = "2026-06-01"
+
+# Rules of the task that make no sense for other data.
+requires_sex = false  # true: images of people of unknown sex are left out
+# image_types = ["dermoscopic"]  # without it: those of the task
+"""
+
+
 def _gates(task: str, _: str) -> str:
     leading, *others = measures_of(task)
     second = (
@@ -166,5 +192,6 @@ WRITERS: dict[str, Callable[[str, str], str]] = {
     "task": _task,
     "split": _split,
     "variant": _variant,
+    "cohort": _cohort,
     "gates": _gates,
 }

@@ -4,13 +4,15 @@ import click
 
 from lesion_tasks.catalog import own_entries
 from lesion_tasks.catalog.new_entry import WRITERS, write_entry
-from lesion_tasks.cli.command_line import lesion, print_table, show
+from lesion_tasks.cli.command_line import Choice, lesion, print_table, show
 
 
 @lesion.command()
-@click.argument("kind", type=click.Choice(list(WRITERS)))
+@click.argument("kind", type=Choice(list(WRITERS)))
 @click.argument("name")
-@click.option("--task", help="Of a new split. Default: your own task if there is one alone, else malignancy.")
+@click.option(
+    "--task", help="Of a new split or cohort. Default: your own task if there is one alone, else malignancy."
+)
 @click.option(
     "--split", help="Of a new variant. Default: your own if there is one alone, else malignancy_natural."
 )

@@ -5,13 +5,17 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from getpass import getuser
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import did_you_mean, find_task
 from lesion_tasks.catalog.own_entries import BrokenCatalogueError
+
+if TYPE_CHECKING:
+    from lesion_tasks.workspace import Workspace
 
 
 class _Path(click.Group):
@@ -36,6 +40,13 @@ def lesion() -> None:
     Each command is one step of the path and can be run again or killed at any moment. Settings are LESION_*
     environment variables; without any, an embedded Postgres and a directory under ./var are used.
     """
+
+
+def open_workspace() -> "Workspace":
+    """The workspace that the environment's settings name; what it needs is loaded when a command asks for it."""
+    from lesion_tasks.workspace import open_workspace as open_named
+
+    return open_named()
 
 
 def number(value: float | None, form: str = ".4f") -> str:
@@ -77,6 +88,14 @@ def shown_whatever_happens() -> Iterator[dict[str, Any]]:
 
 def show(result: Any) -> None:
     click.echo(json.dumps(result, indent=2, default=str))
+
+
+class Choice(click.Choice[str]):
+    """One of a few words, with the one that was probably meant."""
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Say what was meant and what there is."""
+        return unknown("value", str(value), self.choices)
 
 
 class TaskName(click.ParamType):

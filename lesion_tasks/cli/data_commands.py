@@ -7,11 +7,11 @@ from typing import Any
 import click
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.terms import PATHS, TERMS
 from lesion_tasks.catalog import COHORTS
 from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 from lesion_tasks.catalog.lookup import find_cohort
-from lesion_tasks.cli.command_line import lesion, print_table, show
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.cli.command_line import Choice, lesion, open_workspace, print_table, show
 
 
 @lesion.command()
@@ -65,6 +65,23 @@ def inspect(folder: Path, overwrite: bool) -> None:
 
 
 @lesion.command()
+@click.argument("field", type=Choice([*PATHS, *TERMS]), metavar="FIELD")
+@click.argument("words", nargs=-1)
+def terms(field: str, words: tuple[str, ...]) -> None:
+    """List the values that a FIELD of a mapping may have, or those with these WORDS in their name."""
+    from lesion_tasks.archive.terms import find_values, values_of
+
+    wanted = " ".join(words)
+    found = find_values(field, wanted) if wanted else values_of(field)
+    if not found:
+        raise UnusableInputError(
+            f"no {field} of the archive has {wanted[:80]!r} in its name, expected another word"
+        )
+    for value in found:
+        click.echo(value)
+
+
+@lesion.command()
 @click.option(
     "--source", help="API base URL, a download folder, or one of your own. Default: LESION_ARCHIVE_URL."
 )
@@ -74,7 +91,7 @@ def inspect(folder: Path, overwrite: bool) -> None:
     "--pass",
     "passes",
     multiple=True,
-    type=click.Choice(list(INGEST_PASSES)),
+    type=Choice(list(INGEST_PASSES)),
     help="Only these passes, in path order. Default: all but check_files and vocabulary.",
 )
 def ingest(source: str | None, query: str | None, collections: str, passes: Sequence[str]) -> None:

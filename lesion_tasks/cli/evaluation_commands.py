@@ -9,8 +9,16 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import find_cohort
-from lesion_tasks.cli.command_line import TaskName, lesion, number, print_table, show, shown_whatever_happens
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.cli.command_line import (
+    Choice,
+    TaskName,
+    lesion,
+    number,
+    open_workspace,
+    print_table,
+    show,
+    shown_whatever_happens,
+)
 
 
 @lesion.command()
@@ -73,7 +81,7 @@ def report(training_id: str, out: Path | None) -> None:
 
 @lesion.command()
 @click.argument("training_id")
-@click.option("--subset", default="test", show_default=True, type=click.Choice(["val", "test"]))
+@click.option("--subset", default="test", show_default=True, type=Choice(["val", "test"]))
 @click.option("--manifest", help="Digest of another manifest that it was evaluated on.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
 def predictions(training_id: str, subset: str, manifest: str | None, out: Path | None) -> None:

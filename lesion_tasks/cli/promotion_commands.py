@@ -6,15 +6,16 @@ import click
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.cli.command_line import (
+    Choice,
     TaskName,
     lesion,
+    open_workspace,
     person,
     print_table,
     show,
     shown_whatever_happens,
     task_option,
 )
-from lesion_tasks.workspace import open_workspace
 
 
 @lesion.command()
@@ -120,7 +121,7 @@ def publish() -> None:
 @click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
 @click.option("--task", default="malignancy", show_default=True, help="Any with a champion in the bucket.")
 @click.option("--age", "age_years", type=float, help="Age in years, where the model asks for it.")
-@click.option("--sex", type=click.Choice(["female", "male"]), help="Sex, where the model asks for it.")
+@click.option("--sex", type=Choice(["female", "male"]), help="Sex, where the model asks for it.")
 @click.option("--size", "size_mm", type=float, help="Longest diameter in mm, where the model asks for it.")
 def predict(
     images: Sequence[str], task: str, age_years: float | None, sex: str | None, size_mm: float | None

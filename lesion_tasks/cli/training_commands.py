@@ -8,12 +8,7 @@ import click
 
 from lesion_tasks.catalog import VARIANTS, own_entries
 from lesion_tasks.catalog.lookup import find_variant
-from lesion_tasks.cli.command_line import (
-    lesion,
-    show,
-    shown_whatever_happens,
-)
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.cli.command_line import lesion, open_workspace, show, shown_whatever_happens
 
 
 @lesion.command()

@@ -6,8 +6,7 @@ from dataclasses import asdict
 import click
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.cli.command_line import lesion, person, print_table, show
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.cli.command_line import lesion, open_workspace, person, print_table, show
 
 MAX_SHOWN = 100  # things in a table; each is in the JSON
 

@@ -96,7 +96,7 @@ def start(
     paths = Paths(home=home)
     paths.run.mkdir(parents=True, exist_ok=True)
     database = postgres.database_url(home, "airflow")
-    chosen_port = _choose_port(paths, port)
+    chosen_port = choose_port(home, port)
     environment = _configuration(paths, database, chosen_port, dags_folder)
     _migrate(paths, database, environment, say)
     services = _services(environment, settings)
@@ -246,18 +246,24 @@ def _write_private(path: Path, text: str) -> None:
     unfinished.rename(path)
 
 
-def _choose_port(paths: Paths, wanted: int | None) -> int:
-    """Return the port for the API server: the requested one, else that of the last time, else any free one."""
+def choose_port(home: Path, wanted: int | None) -> int:
+    """Return the port for the API server: the requested one, else that of the last time, else any free one.
+
+    Raises `UnusableInputError` if the requested one is in use.
+    """
+    paths = Paths(home=home)
     if leader(paths.run, API_SERVER) is not None:
         present = int(paths.port.read_text())
         if wanted in (None, present):
             return present
     if wanted is None:
+        paths.run.mkdir(parents=True, exist_ok=True)
         return free_port(paths.port)
     if not is_free(wanted):
         raise UnusableInputError(
             f"port {wanted} on 127.0.0.1: {holder(wanted)}; expected a free port (PORT=<number>, or none)"
         )
+    paths.run.mkdir(parents=True, exist_ok=True)
     paths.port.write_text(str(wanted))
     return wanted
 

@@ -90,6 +90,7 @@ def bring_up(
 ) -> AirflowApi:
     """Start services that do not run yet, restart those with other settings; return Airflow's API."""
     home = settings.home
+    port = airflow.choose_port(home, port)  # before anything is started that would have to be stopped again
     server_url = postgres.ensure_running(home)
     say("Postgres is running")
     database = settings.database_url or f"{server_url}/lesions"

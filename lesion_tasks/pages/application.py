@@ -17,6 +17,7 @@ from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.curation.drawn_pictures import has_drawn_pictures
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
@@ -88,9 +89,24 @@ def _root(request: Request) -> str:
 
 
 def _page(request: Request, template: str, active: str = "", status: int = 200, **facts: Any) -> Response:
-    body = render(template, root=_root(request), active=active, tasks=TASKS, **facts)
+    body = render(
+        template,
+        root=_root(request),
+        active=active,
+        tasks=TASKS,
+        has_drawn=_has_drawn(request, status),
+        **facts,
+    )
     headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
     return HTMLResponse(body, status_code=status, headers=headers)
+
+
+def _has_drawn(request: Request, status: int) -> bool:
+    """Whether a program drew the pictures; a page about a failure does not ask a database that may be the cause."""
+    if status != 200:
+        return False
+    with _workspace(request).engine.connect() as connection:
+        return has_drawn_pictures(connection)
 
 
 def _stored(file: StoredFile) -> Response:

@@ -56,7 +56,10 @@ class Candidate:
         if failed := failed_checks(self.document):
             return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
         if undecided := undecided_checks(self.document):
-            return f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']}"
+            return (
+                f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']} More test images may "
+                "tell: of more patients, or a larger test_share of a task of your own."
+            )
         if self.is_leaking or not self.training.recipe.get("is_promotable", True):
             return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
         if self.val is None:

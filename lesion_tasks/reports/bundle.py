@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import (
     DIALECT,
@@ -76,6 +77,11 @@ class DataFacts(Published):
     image_types: dict[str, Count] = Field(default_factory=dict)
     sexes: dict[str, Count] = Field(default_factory=dict)
     missing: dict[str, dict[str, Share]] = Field(default_factory=dict)
+
+    @property
+    def has_drawn(self) -> bool:
+        """Whether a program drew any of the pictures."""
+        return any(is_drawn(name) for name in self.attributions)
 
 
 class DataChanges(Published):

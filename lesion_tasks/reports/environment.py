@@ -8,6 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from lesion_tasks.catalog import drawn
 from lesion_tasks.reports import words
 
 # Only an inline picture: an address would make the page use the network.
@@ -33,6 +34,7 @@ def environment() -> Environment:
         words.plain, words.flattened,
     ):  # fmt: skip
         env.filters[function.__name__] = function
+    env.globals["DRAWN"] = drawn.WARNING
     env.tests["inline_picture"] = is_inline_picture
     env.tests["path_beside"] = is_path_beside
     env.tests["manifest_digest"] = is_digest

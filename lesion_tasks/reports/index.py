@@ -84,6 +84,7 @@ class Leaderboard(Published):
     tasks: list[TaskBoard]
     # Tasks that the catalogue no longer has, and the number of their trainings.
     gone: dict[str, int] = Field(default_factory=dict)
+    has_drawn: bool = False  # whether a program drew the pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +111,12 @@ def render_index(leaderboard: Leaderboard) -> bytes:
     """Render the page. An evaluation that is not sound is never ranked and is listed below all sound ones."""
     template = environment().get_template("index.html.j2")
     tasks = [_shown(task) for task in leaderboard.tasks]
-    return template.render(generated_at=leaderboard.generated_at, tasks=tasks, gone=leaderboard.gone).encode()
+    return template.render(
+        generated_at=leaderboard.generated_at,
+        tasks=tasks,
+        gone=leaderboard.gone,
+        has_drawn=leaderboard.has_drawn,
+    ).encode()
 
 
 def _shown(task: TaskBoard) -> dict[str, Any]:

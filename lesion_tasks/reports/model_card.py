@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from lesion_tasks.catalog import drawn
 from lesion_tasks.reports import answers, views
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.markdown import escape, table
@@ -27,6 +28,7 @@ def model_card(bundle: Bundle) -> str:
     sections = [
         f"# {escape(training.title)}",
         "**For research. Not for diagnosis.**",
+        *([f"**{drawn.WARNING}**"] if bundle.data.has_drawn else []),
         escape(bundle.verdict),
         "## Model details",
         table(("", ""), _details(bundle)),

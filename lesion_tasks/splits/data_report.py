@@ -11,6 +11,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import IMPUTATIONS
+from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.splits import data_facts as facts
@@ -75,6 +76,7 @@ def collect_facts(
         "rule": _rule_in_words(split.max_per_class),
         "imputation": IMPUTATIONS[split.imputation],
         "is_leaking": split.is_leaking,
+        "has_drawn": any(is_drawn(name or "") for name in table["attribution"].unique().to_pylist()),
         "funnel": _funnel(manifest.funnel),
         "n_left_out": -sum(step["n"] for step in manifest.funnel if step["n"] < 0),
         "classes": facts.class_rows(manifest.class_counts, task),

@@ -171,6 +171,27 @@ def _check_shares(table: "pa.Table", split: Split, task: Task) -> str | None:
     return None
 
 
+def small_subsets(table: "pa.Table", task: Task) -> list[str]:
+    """What val and test are too small for, in words; empty where each class has enough groups in both."""
+    from lesion_tasks.metrics.binary import MIN_GROUPS
+
+    groups = table.select(["group_id", "subset", "label"]).group_by(["subset", "label"])
+    counts = {
+        (row["subset"], row["label"]): int(row["group_id_count_distinct"])
+        for row in groups.aggregate([("group_id", "count_distinct")]).to_pylist()
+    }
+    found = []
+    for subset, share in (("val", task.val_share), ("test", task.test_share)):
+        fewest = min(task.classes, key=lambda label: counts.get((subset, label), 0))
+        if (n := counts.get((subset, fewest), 0)) < MIN_GROUPS:
+            found.append(
+                f"{subset} has {n:,} groups (patients or lesions) of {fewest}; below {MIN_GROUPS} figures have no "
+                f"interval, and checks cannot tell enough for a promotion. Its share is {share:g}: a task of your own "
+                "may hold out more (docs/your-own-pictures.md, with a few hundred pictures)"
+            )
+    return found
+
+
 def subset_shares(table: "pa.Table", split: Split, task: Task) -> list[tuple[str, str, float, float, float]]:
     """How the groups of each class fall into subsets: class, subset, share, expected share, its standard error.
 

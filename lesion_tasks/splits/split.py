@@ -24,7 +24,7 @@ from lesion_tasks.splits.cohort_images import gather_cohorts
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.funnel import funnel_of, left_out_in_words, unmatched_rules
 from lesion_tasks.splits.manifest import record_manifest
-from lesion_tasks.splits.manifest_checks import check_manifest
+from lesion_tasks.splits.manifest_checks import check_manifest, small_subsets
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
 from lesion_tasks.splits.members import MEMBERSHIP_VERSION, judge_changes
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
@@ -62,6 +62,7 @@ def build_split(workspace: Workspace, name: str) -> str:
         # A built-in task is made for every archive; a rule of one's own that finds nothing may be misspelt.
         if own_entries.is_own("task", task.name):
             doubts = [*doubts, *unmatched_rules(connection, task)]
+        doubts = [*doubts, *small_subsets(table, task)]
         counts = class_counts(table, task)
         recipe = {"split": asdict(split), "task": asdict(task), "rules_version": MEMBERSHIP_VERSION}
         digest = record_manifest(
