@@ -126,9 +126,9 @@ def predict(
     images: Sequence[str], task: str, age_years: float | None, sex: str | None, size_mm: float | None
 ) -> None:
     """Pictures -> the champion's probabilities, from the bucket alone. For research, not for diagnosis."""
-    from lesion_tasks.promotion.serve import predict_images
+    from lesion_tasks.serving.serve import predict_images
 
     is_male = None if sex is None else float(sex == "male")
     given = {"age_years": age_years, "is_male": is_male, "size_mm": size_mm}
     known = {name: value for name, value in given.items() if value is not None}
-    show(predict_images(open_workspace(), images, task=task, metadata=known))
+    show([one.as_json() for one in predict_images(open_workspace(), images, task=task, metadata=known)])
