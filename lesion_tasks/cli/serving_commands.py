@@ -67,3 +67,20 @@ def predict(
 
     said = predict_images(open_workspace(), images, task=task, training_id=training_id, metadata=known)
     show([one.as_json() for one in said])
+
+
+@lesion.command()
+@click.option("--task", default="malignancy", show_default=True, help="Any with a champion in the bucket.")
+@click.option("--training", "training_id", help="Another model than the champion.")
+@click.option(
+    "--format", "format_name", default="onnx", show_default=True, help="onnx or litert; each needs its extra."
+)
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy it to this folder too.")
+def export(task: str, training_id: str | None, format_name: str, out: Path | None) -> None:
+    """The champion -> the same model for ONNX Runtime or LiteRT, held against the stored one on test pictures."""
+    from lesion_tasks.serving.export_model import export_model
+    from lesion_tasks.serving.served_model import find_model
+
+    workspace = open_workspace()
+    file = find_model(workspace, task, training_id)
+    show(export_model(workspace.bucket, file, format_name, out).model_dump(exclude={"training"}))

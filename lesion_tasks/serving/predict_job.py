@@ -1,8 +1,8 @@
-"""Thousands of pictures and a training -> `predictions/<job>/` in the bucket: a table as Parquet and CSV, and a page.
+"""Thousands of pictures and a training -> `predictions/<job>/` in the bucket: a table as Parquet and CSV; and a page.
 
     plan      the source is listed, joined with its metadata, and written down under a digest that names the job
     predict   the rows of the list, part by part; a part is an object, so a killed run goes on with the next one
-    finish    the parts -> predictions.parquet, predictions.csv, report.html, and result.json last
+    finish    the parts -> predictions.parquet, predictions.csv, `reports/predictions/<job>.html`, and result.json last
 
 The digest is over the source, what it lists, the metadata and the model: the same job again finds what it has done, and
 the rows are the same wherever it was interrupted. Needs no database, unless a cohort or a training is named.
@@ -66,6 +66,7 @@ TABLES = {
     "predictions.csv": "text/csv; charset=utf-8",
 }
 PAGE = "report.html"
+_JOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*-[0-9a-f]{12}")
 _PART = re.compile(r"(\d{6})-([0-9a-f]{64})\.parquet")
 
 
@@ -112,9 +113,19 @@ class PredictionResult(BaseModel):
 
 def folder_of(job_id: str) -> str:
     """The folder of a job in the bucket. Raises `UnusableInputError` for what cannot be a job's id."""
-    if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*-[0-9a-f]{12}", job_id):
+    if not is_job(job_id):
         raise UnusableInputError(f"job {job_id[:200]!r}: expected the id of a prediction job")
     return f"predictions/{job_id}"
+
+
+def key_of(job_id: str, name: str) -> str:
+    """The key of a file of a finished job; its page lies among the reports, where Airflow's pages look."""
+    return f"reports/predictions/{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
+
+
+def is_job(name: str) -> bool:
+    """Whether a name can be a job's id."""
+    return _JOB.fullmatch(name) is not None
 
 
 def predict_source(
@@ -134,7 +145,7 @@ def predict_source(
     run_predictions(workspace, job_id)
     result = finish_predictions(workspace, job_id)
     if out is not None:
-        copy_out(workspace.bucket, result, out)
+        copy_to_folder(workspace.bucket, result, out)
     return result
 
 
@@ -342,7 +353,7 @@ def _finished(bucket: Bucket, job: PredictionJob) -> PredictionResult | None:
     try:
         result = PredictionResult.model_validate_json(bucket.get(f"{job.folder}/result.json"))
         for name, sha256 in result.sha256_by_file.items():
-            if bucket.digest(f"{job.folder}/{name}") != sha256:
+            if bucket.digest(key_of(job.job_id, name)) != sha256:
                 raise AlteredObjectError(f"{name} was changed after it was stored")
     except MissingObjectError:
         return None
@@ -368,7 +379,7 @@ def finish_predictions(workspace: Workspace, job_id: str) -> PredictionResult:
     for key in list(bucket.list_keys(f"{job.folder}/parts/")):
         bucket.delete(key)
     for name in (*TABLES, PAGE):
-        log.info("%s/%s/%s", bucket.url, job.folder, name)
+        log.info("%s/%s", bucket.url, key_of(job_id, name))
     return result
 
 
@@ -399,7 +410,7 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
             bucket.put_file(f"{job.folder}/{path.name}", path, content_type=TABLES[path.name])
             digests[path.name] = digest_of_file(path)
     page = render_prediction_page(summary).encode()
-    bucket.put(f"{job.folder}/{PAGE}", page, content_type="text/html; charset=utf-8")
+    bucket.put(key_of(job.job_id, PAGE), page, content_type="text/html; charset=utf-8")
     digests[PAGE] = hashlib.sha256(page).hexdigest()
     result = PredictionResult(
         job_id=job.job_id,
@@ -453,11 +464,11 @@ def _add(summary: "PredictionSummary", rows: list[dict[str, Any]]) -> None:
                 found.examples.append((row["image"], row["detail"] or ""))
 
 
-def copy_out(bucket: Bucket, result: PredictionResult, folder: Path) -> None:
+def copy_to_folder(bucket: Bucket, result: PredictionResult, folder: Path) -> None:
     """Copy the tables and the page of a finished job to a folder, each held against its digest."""
     import shutil
 
     folder.mkdir(parents=True, exist_ok=True)
     for name, sha256 in result.sha256_by_file.items():
-        path = verified_path(bucket, f"{folder_of(result.job_id)}/{name}", sha256, kind="file")
+        path = verified_path(bucket, key_of(result.job_id, name), sha256, kind="file")
         shutil.copyfile(path, folder / name)
