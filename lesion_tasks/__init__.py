@@ -9,9 +9,15 @@
     train        variant and manifest -> a stored model and keyed predictions
     evaluate     training -> a report bundle and a verdict
     promote      evaluations -> a decision, and perhaps a new champion
+    predict      pictures and the champion -> predictions
 
 Steps meet in tables and objects, never in Python. None of them imports Airflow.
 """
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from lesion_tasks.serving.serve import Champion
 
 __version__ = "0.1.0"
 
@@ -35,6 +41,7 @@ ROOMS = (
     "training",
     "evaluation",
     "promotion",
+    "serving",
     "upkeep",
     "pages",
     "cli",
@@ -74,3 +81,20 @@ class UnavailableError(_TellableError):
 
     The message says what did not answer, and what it said.
     """
+
+
+def open_champion(task: str = "malignancy", *, bucket: str | None = None) -> "Champion":
+    """Load the champion of a task from a bucket, without a database; its digest is held against `champion.json`.
+
+    `bucket` is a directory or s3://bucket/prefix; by default the setting LESION_BUCKET_URL. Raises `UnusableInputError`
+    if there is no champion, or its file is missing, altered or damaged, and `UnavailableError` if the bucket does not
+    answer.
+    """
+    # Not at the top: importing the package must not load any of its modules.
+    from lesion_tasks.bucket import open_bucket
+    from lesion_tasks.serving.serve import open_champion as load
+    from lesion_tasks.settings import read_settings
+
+    settings = read_settings()
+    named = settings if bucket is None else settings.model_copy(update={"bucket_url": bucket})
+    return load(open_bucket(named), task)

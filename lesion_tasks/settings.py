@@ -251,6 +251,14 @@ class Settings(BaseSettings):
         """Whether a person is asked where a run does not say."""
         return self.approval == "always"
 
+    def may_be_named_in_form(self, place: Path) -> bool:
+        """Whether a form may name a folder or file: it is under a source folder. Says nothing of what is there."""
+        try:
+            resolved = place.resolve()
+            return any(resolved.is_relative_to(allowed.resolve()) for allowed in self.source_folders)
+        except (OSError, RuntimeError):  # names that are too long, circular links
+            return False
+
     @property
     def cache(self) -> Path:
         """Local copies of bucket objects that are read by memory map."""

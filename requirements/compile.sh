@@ -12,7 +12,7 @@ lock() {  # lock NAME EXTRA...
   uv pip compile --quiet pyproject.toml "${extras[@]}" --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --output-file "requirements/$name.lock"
 }
-lock dev airflow train local dev
+lock dev airflow train local heic dicom onnx litert dev
 lock laptop airflow train local
 lock airflow airflow cluster
 lock worker-cpu airflow cluster train

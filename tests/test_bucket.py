@@ -346,7 +346,7 @@ WHOLE = {"malignancy": {"training_id": "t", "model_key": "models/t.keras", "mode
 def test_a_champion_that_cannot_be_read_is_told_in_one_line(
     tmp_path: Path, content: bytes | None, words: str
 ) -> None:
-    from lesion_tasks.promotion.serve import open_champion
+    from lesion_tasks.serving.serve import open_champion
 
     bucket = DirectoryBucket(tmp_path)
     if content is not None:

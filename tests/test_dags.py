@@ -62,6 +62,7 @@ ORDER = {
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
+    "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
 }
 EMITS = {
     "ingest_isic": "images",
@@ -72,6 +73,7 @@ EMITS = {
     "verify_bucket": None,  # it makes nothing new
     "report_overdue": None,
     "prune": None,
+    "predict_images": None,
 }
 
 
@@ -183,6 +185,7 @@ def test_models_are_used_on_the_gpu_queue_and_nowhere_else(dags: dict[str, Any])
         "train_variants.each.train",
         "train_variants.each.evaluate",
         "promote_model.score_again",
+        "predict_images.predict",
     }
     assert on_gpu == {name for name, task in each_task(dags) if task.pool == "gpu"}
 

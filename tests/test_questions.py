@@ -19,7 +19,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.pruned import find_archival
 from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.promote import promote_model
-from lesion_tasks.promotion.serve import predict_images
+from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.upkeep.copy_installation import copy_installation
@@ -111,7 +111,7 @@ def test_every_answer_on_the_page_of_questions(
         )
     )
     assert verify_bucket(team, is_repairing=False).findings == []
-    assert predict_images(team, ["pictures/0.png"])[0]["model"] == champion_id
+    assert predict_images(team, ["pictures/0.png"])[0].model == champion_id
     assert promote_model(team, task="malignancy").action == "none"  # numbers of new rows go on from there
     archive_training(team, "another", reason="it is old", archived_by="ada")
     assert copy_installation(

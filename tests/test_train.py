@@ -21,7 +21,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.publish import publish
-from lesion_tasks.promotion.serve import predict_images
+from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.masks import import_masks
 from lesion_tasks.training.prepare import prepare_training
@@ -333,7 +333,7 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     threshold = stored(small, training_id)[0]["threshold"]
     monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
     (said,) = predict_images(open_workspace(), [str(picture)])
-    assert list(said["probabilities"].values()) == pytest.approx(measured[isic_id], abs=1e-5)
-    assert (said["threshold"], said["model"]) == (threshold, training_id)
+    assert list((said.probabilities or {}).values()) == pytest.approx(measured[isic_id], abs=1e-6)
+    assert (said.threshold, said.model) == (threshold, training_id)
     with pytest.raises(UnusableInputError, match="expected a picture file"):
         predict_images(open_workspace(), [str(tmp_path / "none.png")])

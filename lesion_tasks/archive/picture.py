@@ -3,6 +3,8 @@
 The only decoder: hashes, thumbnails, masks, training and serving all see a picture as `open_picture` returns it.
 
 - JPEG (with what cameras write as MPO), PNG and TIFF; of several frames or pages, the first.
+- HEIC and DICOM where the extra of that name is installed, and only to be predicted: ingestion takes neither, since
+  what an archive holds must not depend on a machine's extras.
 - Upright, as its orientation tag says.
 - 8 bits: deeper greys are scaled by their white level, never clipped.
 - Transparent parts are placed on white, as a web page or paper shows them: nobody sees the colour stored under them,
@@ -36,6 +38,16 @@ FORMATS = {
     "PNG": ("png", "image/png"),
     "TIFF": ("tif", "image/tiff"),
 }
+_HEIC_BRANDS = {
+    b"heic",
+    b"heix",
+    b"heim",
+    b"heis",
+    b"hevc",
+    b"hevx",
+    b"mif1",
+    b"msf1",
+}  # ISO/IEC 23008-12, 10.2 to 10.4
 # Raise it when some pictures decode to different pixels than before, and say in `Picture.decoder_version` which ones.
 # 1: as stored. 2: upright, deep greys scaled, transparent parts on white.
 DECODER_VERSION = 2
@@ -100,7 +112,8 @@ class Picture:
 class Unusable:
     """A file that cannot be used, and why. Not a network fault: the bytes arrived complete."""
 
-    reason: str  # empty, not_an_image, unknown_format, unknown_scale, too_many_pixels or damaged
+    # empty, not_an_image, unknown_format, unknown_scale, several_frames, too_many_pixels or damaged
+    reason: str
     detail: str
 
 
@@ -126,6 +139,8 @@ def open_picture(
     With `least_px`, a JPEG may be returned at the smallest scale at which both sides still have that many pixels.
     Raises `UnusablePictureError`.
     """
+    if extra := _extra_of(data):
+        return _flat(_opened_with_extra(data, extra, max_pixels), mode, background)
     return _decode(data, mode, least_px, background, max_pixels).image
 
 
@@ -189,6 +204,10 @@ def _identify(data: bytes, max_pixels: int) -> Image.Image:
     """Read only the header."""
     if not data:
         raise UnusablePictureError("empty", "0 bytes found, expected a picture")
+    if extra := _extra_of(data):
+        raise UnusablePictureError(
+            "unknown_format", f"{extra.upper()} found, expected one of JPEG, PNG, TIFF"
+        )
     try:
         image = Image.open(io.BytesIO(data))
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
@@ -207,6 +226,27 @@ def _identify(data: bytes, max_pixels: int) -> Image.Image:
         detail = f"{width_px} x {height_px} found, expected at most {max_pixels} pixels"
         raise UnusablePictureError("too_many_pixels", detail)
     return image
+
+
+def _extra_of(data: bytes) -> str | None:
+    """The extra that a format needs, by the file's first bytes; None for one that needs none."""
+    if data[128:132] == b"DICM":  # PS3.10, 7.1
+        return "dicom"
+    return "heic" if data[4:8] == b"ftyp" and data[8:12] in _HEIC_BRANDS else None
+
+
+def _opened_with_extra(data: bytes, extra: str, max_pixels: int) -> Image.Image:
+    try:
+        if extra == "dicom":
+            from lesion_tasks.archive.dicom import dicom_picture
+
+            return dicom_picture(data, max_pixels=max_pixels)
+        from lesion_tasks.archive.heic import heic_picture
+
+        return heic_picture(data, max_pixels=max_pixels)
+    except ModuleNotFoundError as error:
+        detail = f"{extra.upper()} found, which needs the extra: pip install 'lesion-tasks[{extra}]'"
+        raise UnusablePictureError("unknown_format", detail) from error
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

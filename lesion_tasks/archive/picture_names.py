@@ -2,6 +2,7 @@
 
 import os
 from collections import defaultdict
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
 from lesion_tasks.archive.folder import PICTURE_SUFFIXES
@@ -20,11 +21,12 @@ def without_suffix(name: str) -> str:
 
 
 class PictureNames:
-    """The pictures below a folder, by name. Nothing but names is read; hidden files and folders are left out."""
+    """Pictures by name, such as all of a folder. Nothing but names is read; hidden files and folders are left out."""
 
-    def __init__(self, root: Path) -> None:
+    def __init__(self, root: Path, paths: Iterable[str] | None = None) -> None:
         self.root = root
-        self.paths: list[str] = sorted(_pictures_below(root))  # relative, with slashes
+        # Relative, with slashes.
+        self.paths: list[str] = sorted(_pictures_below(root) if paths is None else paths)
         self._by_stem: defaultdict[str, list[str]] = defaultdict(list)
         for path in self.paths:
             self._by_stem[without_suffix(path.rpartition("/")[2])].append(path)

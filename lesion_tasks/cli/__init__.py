@@ -7,6 +7,7 @@ from lesion_tasks.cli import (  # isort: skip
     training_commands as training_commands,
     evaluation_commands as evaluation_commands,
     promotion_commands as promotion_commands,
+    serving_commands as serving_commands,
     verification_commands as verification_commands,
     document_commands as document_commands,
 )

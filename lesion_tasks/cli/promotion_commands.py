@@ -1,4 +1,4 @@
-"""Evaluations -> decisions, the champion, and what it says of a picture."""
+"""Evaluations -> decisions about champions."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,6 @@ import click
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.cli.command_line import (
-    Choice,
     TaskName,
     lesion,
     open_workspace,
@@ -115,21 +114,3 @@ def publish() -> None:
 
     write(open_workspace())
     show({"published": ["reports/index.html", "champions/", "champion.json"]})
-
-
-@lesion.command()
-@click.argument("images", nargs=-1, required=True, metavar="IMAGE...")
-@click.option("--task", default="malignancy", show_default=True, help="Any with a champion in the bucket.")
-@click.option("--age", "age_years", type=float, help="Age in years, where the model asks for it.")
-@click.option("--sex", type=Choice(["female", "male"]), help="Sex, where the model asks for it.")
-@click.option("--size", "size_mm", type=float, help="Longest diameter in mm, where the model asks for it.")
-def predict(
-    images: Sequence[str], task: str, age_years: float | None, sex: str | None, size_mm: float | None
-) -> None:
-    """Pictures -> the champion's probabilities, from the bucket alone. For research, not for diagnosis."""
-    from lesion_tasks.promotion.serve import predict_images
-
-    is_male = None if sex is None else float(sex == "male")
-    given = {"age_years": age_years, "is_male": is_male, "size_mm": size_mm}
-    known = {name: value for name, value in given.items() if value is not None}
-    show(predict_images(open_workspace(), images, task=task, metadata=known))

@@ -137,12 +137,7 @@ def _check_address_of_form(title: str, source: str, settings: Settings) -> None:
 
 def _check_folder_of_form(title: str, folder: Path, settings: Settings) -> None:
     """Refuse a folder without revealing what is there."""
-    try:
-        resolved = folder.resolve()
-        is_below = any(resolved.is_relative_to(allowed.resolve()) for allowed in settings.source_folders)
-    except (OSError, RuntimeError):  # names that are too long, circular links
-        is_below = False
-    if not is_below:
+    if not settings.may_be_named_in_form(folder):
         raise UnusableInputError(
             f"{title}: from a form, expected a folder under one of LESION_SOURCE_FOLDERS"
         )

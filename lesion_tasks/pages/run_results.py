@@ -12,6 +12,7 @@ from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
 from lesion_tasks.reports.environment import is_digest
+from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.workspace import Workspace
@@ -25,11 +26,12 @@ DAGS = (
     "verify_bucket",
     "report_overdue",
     "prune",
+    "predict_images",
 )
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}
 # The tasks whose results are those of a whole run.
-RESULT_TASKS = {"train_variants": "each.evaluate", "build_splits": "each.split"}
+RESULT_TASKS = {"train_variants": "each.evaluate", "build_splits": "each.split", "predict_images": "finish"}
 _SPLITTING = {("build_splits", "each.split"), ("build_splits", "each.materialize")}
 
 
@@ -74,6 +76,15 @@ def find_result(
                 address=f"champion/{decisions[0].task}", words="What this run decided.", decisions=decisions
             )
         return _nothing("This run has not decided anything yet, or there was nothing to decide.")
+    return _result_of_tasks(workspace, dag_id, task_id, returned, made)
+
+
+def _result_of_tasks(
+    workspace: Workspace, dag_id: str, task_id: str | None, returned: Any, made: Sequence[Any]
+) -> RunResult:
+    """The page about what tasks returned: a job, a manifest or a training."""
+    if dag_id == "predict_images":
+        return _predictions(workspace, [*made, returned])
     digest = returned.get("digest") if isinstance(returned, dict) else returned
     if isinstance(digest, str) and is_digest(digest):
         return RunResult(address=page_key(digest), words="The data of this manifest.", decisions=[])
@@ -94,6 +105,15 @@ def find_result(
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
         return _nothing("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
+
+
+def _predictions(workspace: Workspace, returned: Sequence[Any]) -> RunResult:
+    for name in returned:
+        if isinstance(name, str) and is_job(name) and workspace.bucket.exists(key := key_of(name, PAGE)):
+            return RunResult(address=key, words="The predictions of this run.", decisions=[])
+    return _nothing(
+        "This run has not finished yet. When it has, the page about its predictions is shown here."
+    )
 
 
 def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:

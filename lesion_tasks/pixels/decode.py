@@ -3,7 +3,7 @@
 import numpy as np
 from PIL import Image, ImageOps
 
-from lesion_tasks.archive.picture import BLACK, WHITE, open_picture
+from lesion_tasks.archive.picture import BLACK, WHITE, UnusablePictureError, open_picture
 from lesion_tasks.catalog import InputSize
 
 
@@ -14,6 +14,17 @@ def decode_picture(data: bytes, size: InputSize) -> np.ndarray:
     the scale), so that no detail is aliased and every machine produces the same bytes.
     """
     return _squared(open_picture(data, "RGB", background=WHITE), size)
+
+
+def square_of_pixels(pixels: np.ndarray, size: InputSize) -> np.ndarray:
+    """The same of a picture that is decoded already: uint8 (height, width, 3), RGB 0 to 255.
+
+    Raises `UnusablePictureError` for another type or shape.
+    """
+    if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3 or 0 in pixels.shape:
+        found = f"{pixels.dtype} {pixels.shape}"
+        raise UnusablePictureError("unknown_format", f"{found} found, expected uint8 (height, width, 3)")
+    return _squared(Image.fromarray(pixels), size)
 
 
 def decode_mask(data: bytes, size: InputSize) -> np.ndarray:

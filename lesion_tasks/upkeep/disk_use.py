@@ -25,6 +25,7 @@ _WORDS = {
     "models": "models",
     "reports": "reports",
     "champions": "champions",
+    "predictions": "predictions of pictures",
 }
 
 

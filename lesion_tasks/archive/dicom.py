@@ -1,0 +1,124 @@
+"""A DICOM file -> the one picture in it, as 8-bit grey or RGB, as a viewer shows it at first.
+
+The steps are those of the standard's pipeline for display (PS3.3, C.11, and PS3.4, N.2): modality LUT or rescaling,
+then the first VOI LUT or window, then MONOCHROME1 inverted; palettes and YBR become RGB. Without a VOI the whole range
+of stored values is shown, so that nothing depends on which values a picture happens to have.
+
+Needs the extra `dicom`.
+"""
+
+import io
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+from lesion_tasks.archive.picture import UnusablePictureError
+
+if TYPE_CHECKING:
+    import pydicom
+
+_GREY = ("MONOCHROME1", "MONOCHROME2")
+_COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
+_PALETTE = "PALETTE COLOR"
+
+
+def dicom_picture(data: bytes, *, max_pixels: int) -> Image.Image:
+    """Decode the picture of a DICOM file: mode "L" or "RGB". Raises `UnusablePictureError`."""
+    import pydicom
+    from pydicom.errors import InvalidDicomError
+
+    try:
+        dataset = pydicom.dcmread(io.BytesIO(data))
+    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+        raise _unusable("damaged", str(error) or type(error).__name__) from error
+    interpretation = _check(dataset, max_pixels)
+    try:
+        values = dataset.pixel_array  # YBR is RGB by now
+        if interpretation in _GREY:
+            return Image.fromarray(_grey(dataset, values, is_inverted=interpretation == _GREY[0]))
+        if interpretation == _PALETTE:
+            return Image.fromarray(_from_palette(dataset, values))
+        return Image.fromarray(_scaled(values, 0, 2 ** int(dataset.BitsStored) - 1))
+    except NotImplementedError as error:
+        raise _unusable("unknown_format", _without_decoder(dataset)) from error
+    except RuntimeError as error:
+        is_unknown = "missing" in str(error) or "plugin" in str(error)
+        said = _without_decoder(dataset) if is_unknown else str(error)
+        raise _unusable("unknown_format" if is_unknown else "damaged", said) from error
+    except (ValueError, AttributeError, LookupError, TypeError, OSError, ArithmeticError) as error:
+        raise _unusable("damaged", str(error) or type(error).__name__) from error
+
+
+def _unusable(reason: str, detail: str) -> UnusablePictureError:
+    return UnusablePictureError(
+        reason, " ".join(detail.split())[:200].encode("ascii", "backslashreplace").decode()
+    )
+
+
+def _check(dataset: "pydicom.Dataset", max_pixels: int) -> str:
+    """The photometric interpretation of a file that holds one picture of a bearable size."""
+    if "PixelData" not in dataset:
+        raise _unusable("not_an_image", "a DICOM file without pixel data")
+    n_frames = int(dataset.get("NumberOfFrames") or 1)
+    if n_frames > 1:
+        kind = dataset.SOPClassUID.name if "SOPClassUID" in dataset else "no SOP class"
+        raise _unusable(
+            "several_frames", f"{n_frames} frames ({kind}), expected a DICOM file with one picture"
+        )
+    width_px, height_px = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
+    if width_px * height_px > max_pixels:
+        raise _unusable(
+            "too_many_pixels", f"{width_px} x {height_px} found, expected at most {max_pixels} pixels"
+        )
+    interpretation = str(dataset.get("PhotometricInterpretation") or "none")
+    if interpretation not in (*_GREY, *_COLOUR, _PALETTE):
+        expected = ", ".join((*_GREY, *_COLOUR, _PALETTE))
+        raise _unusable(
+            "unknown_format", f"photometric interpretation {interpretation} found, expected {expected}"
+        )
+    return interpretation
+
+
+def _without_decoder(dataset: "pydicom.Dataset") -> str:
+    syntax = dataset.file_meta.TransferSyntaxUID.name
+    return f"DICOM compressed as {syntax} found, expected JPEG Baseline, JPEG 2000, RLE or uncompressed"
+
+
+def _grey(dataset: "pydicom.Dataset", stored: np.ndarray, *, is_inverted: bool) -> np.ndarray:
+    from pydicom.pixels import apply_modality_lut, apply_voi_lut
+
+    values = apply_modality_lut(stored, dataset)
+    low, high = _range_after_modality(dataset)
+    if "VOILUTSequence" in dataset:
+        low, high = 0.0, 2.0 ** int(dataset.VOILUTSequence[0].LUTDescriptor[2]) - 1
+    if "VOILUTSequence" in dataset or "WindowCenter" in dataset:
+        values = apply_voi_lut(values, dataset, index=0)
+    grey = _scaled(values, low, high)
+    return 255 - grey if is_inverted else grey
+
+
+def _range_after_modality(dataset: "pydicom.Dataset") -> tuple[float, float]:
+    """The lowest and the highest value that can be stored, as the modality LUT or rescaling turns them out."""
+    if "ModalityLUTSequence" in dataset:
+        return 0.0, 2.0 ** int(dataset.ModalityLUTSequence[0].LUTDescriptor[2]) - 1
+    bits, is_signed = int(dataset.BitsStored), bool(int(dataset.PixelRepresentation))
+    ends = (-(2.0 ** (bits - 1)), 2.0 ** (bits - 1) - 1) if is_signed else (0.0, 2.0**bits - 1)
+    slope, intercept = float(dataset.get("RescaleSlope", 1)), float(dataset.get("RescaleIntercept", 0))
+    low, high = sorted(end * slope + intercept for end in ends)
+    return low, high
+
+
+def _from_palette(dataset: "pydicom.Dataset", stored: np.ndarray) -> np.ndarray:
+    from pydicom.pixels import apply_color_lut
+
+    bits = int(dataset.RedPaletteColorLookupTableDescriptor[2])
+    return _scaled(apply_color_lut(stored, dataset)[..., :3], 0, 2**bits - 1)
+
+
+def _scaled(values: np.ndarray, low: float, high: float) -> Any:
+    """Values from `low` to `high` -> uint8, 0 to 255; those beyond are clipped."""
+    if values.dtype == np.uint8 and (low, high) == (0, 255):
+        return values
+    levels = (values.astype(np.float32) - low) * (255 / (high - low))
+    return np.rint(levels.clip(0, 255)).astype(np.uint8)

@@ -1,0 +1,174 @@
+"""A folder, a prefix of a bucket or a cohort -> its pictures, listed without reading them, and the bytes of each."""
+
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.client import OversizedError, RefusedUrlError
+from lesion_tasks.archive.folder import read_below
+from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError
+from lesion_tasks.archive.picture_names import PictureNames, without_suffix
+from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, S3Bucket, get_verified
+from lesion_tasks.serving.serve import Metadata, too_large
+from lesion_tasks.workspace import Workspace
+
+COHORT, BUCKET, S3 = "cohort:", "bucket:", "s3://"
+SOURCE_IN_WORDS = f"a folder, {BUCKET}PREFIX, {S3}BUCKET/PREFIX or {COHORT}NAME"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ListedPicture:
+    """A picture of a source, by name."""
+
+    image: str
+    place: str  # where its bytes are: a path in the folder, or an object's key
+    stamp: str  # changes with the bytes, as far as the source can tell without reading them
+    metadata: Metadata = field(default_factory=dict)  # as the source itself knows it
+
+
+class PictureSource(Protocol):
+    """Where pictures come from."""
+
+    address: str
+
+    def pictures(self) -> Iterator[ListedPicture]:
+        """Yield the pictures, sorted by name."""
+
+    def read(self, place: str, stamp: str) -> bytes:
+        """The bytes of a picture. Raises `UnusablePictureError` where they are gone, altered or too many."""
+
+
+class FolderSource:
+    """The pictures below a folder, by their paths in it."""
+
+    def __init__(self, root: Path) -> None:
+        if not root.is_dir():
+            found = "a file" if root.exists() else "nothing"
+            raise UnusableInputError(f"{str(root)[:200]!r}: found {found}, expected {SOURCE_IN_WORDS}")
+        self.root = root.resolve()
+        self.address = str(self.root)
+
+    def pictures(self) -> Iterator[ListedPicture]:
+        for path in PictureNames(self.root).paths:
+            try:
+                said = (self.root / path).stat()
+                stamp = f"{said.st_size} {said.st_mtime_ns}"
+            except OSError as error:  # a link to nowhere; reading says so
+                stamp = f"{error.strerror}"
+            yield ListedPicture(image=path, place=path, stamp=stamp)
+
+    def read(self, place: str, stamp: str) -> bytes:
+        try:
+            return read_below(self.root, f"file:{place}", max_bytes=MAX_FILE_BYTES)
+        except OversizedError:
+            raise too_large((self.root / place).stat().st_size) from None
+        except RefusedUrlError as error:
+            raise UnusablePictureError("unreadable", "a link that leads out of the folder") from error
+        except OSError as error:
+            raise UnusablePictureError("unreadable", (error.strerror or str(error)).lower()) from error
+
+
+class PrefixSource:
+    """The objects whose keys begin with a prefix and end like a picture's name, by the rest of their keys."""
+
+    def __init__(self, bucket: Bucket, prefix: str, address: str) -> None:
+        if any(part.startswith(".") for part in prefix.split("/")) or prefix.startswith("/"):
+            raise UnusableInputError(
+                f"{address[:200]!r}: expected the beginning of keys, without . or .. in it"
+            )
+        self.bucket = bucket
+        self.prefix = prefix
+        self.address = address
+
+    def pictures(self) -> Iterator[ListedPicture]:
+        for key, n_bytes in self.bucket.list_sizes(self.prefix):
+            name = key.removeprefix(self.prefix).lstrip("/")
+            if without_suffix(key) != key:
+                yield ListedPicture(image=name or key, place=key, stamp=str(n_bytes))
+
+    def read(self, place: str, stamp: str) -> bytes:
+        if int(stamp) > MAX_FILE_BYTES:
+            raise too_large(int(stamp))
+        try:
+            return self.bucket.get(place)
+        except MissingObjectError as error:
+            raise UnusablePictureError("unreadable", "no such object any more") from error
+        except ValueError as error:
+            raise UnusablePictureError("unreadable", str(error)) from error
+
+
+class CohortSource:
+    """The images of a cohort that can be judged, by id, with the metadata of its manifest."""
+
+    def __init__(self, workspace: Workspace, name: str, task: str) -> None:
+        from lesion_tasks.catalog.lookup import find_cohort
+
+        find_cohort(name, task)
+        self.workspace = workspace
+        self.name = name
+        self.task = task
+        self.address = f"{COHORT}{name}"
+
+    def pictures(self) -> Iterator[ListedPicture]:
+        from lesion_tasks.splits.cohort_manifest import build_cohort
+        from lesion_tasks.splits.manifest import find_manifest, read_table
+
+        digest = build_cohort(self.workspace, self.name, self.task)
+        with self.workspace.engine.connect() as connection:
+            key = find_manifest(connection, digest).object_key
+        columns = ["isic_id", "object_key", "sha256", "age_years", "sex", "size_mm"]
+        for batch in read_table(self.workspace.bucket, key).select(columns).to_batches():
+            for row in batch.to_pylist():
+                known = {name: row[name] for name in ("age_years", "size_mm") if row[name] is not None}
+                if row["sex"] is not None:
+                    known["is_male"] = float(row["sex"] == "male")
+                yield ListedPicture(
+                    image=row["isic_id"], place=row["object_key"], stamp=row["sha256"], metadata=known
+                )
+
+    def read(self, place: str, stamp: str) -> bytes:
+        try:
+            return get_verified(self.workspace.bucket, place, stamp, kind="picture")
+        except (AlteredObjectError, MissingObjectError) as error:
+            raise UnusablePictureError("altered", str(error)) from error
+
+
+def is_source(text: str) -> bool:
+    """Whether an argument names many pictures and not one file."""
+    if text.startswith((COHORT, BUCKET, S3)):
+        return True
+    with suppress(OSError, ValueError):  # a name that no file can have
+        return Path(text).is_dir()
+    return False
+
+
+def open_source(
+    workspace: Workspace, address: str, task: str, *, is_from_form: bool = False
+) -> PictureSource:
+    """The source that an address names. Raises `UnusableInputError` for one that is none.
+
+    From a form: only folders under LESION_SOURCE_FOLDERS, and no other bucket than the project's own.
+    """
+    if address.startswith(COHORT):
+        return CohortSource(workspace, address.removeprefix(COHORT), task)
+    if address.startswith(BUCKET):
+        return PrefixSource(workspace.bucket, address.removeprefix(BUCKET), address)
+    if address.startswith(S3):
+        if is_from_form:
+            expected = f"{BUCKET}PREFIX, {COHORT}NAME or a folder"
+            raise UnusableInputError(f"{address[:200]!r}: from a form, expected {expected}")
+        name, _, prefix = address.removeprefix(S3).partition("/")
+        return PrefixSource(S3Bucket(f"{S3}{name}", cache=workspace.settings.cache), prefix, address)
+    check_named(workspace, Path(address), is_from_form=is_from_form)
+    return FolderSource(Path(address))
+
+
+def check_named(workspace: Workspace, place: Path, *, is_from_form: bool) -> None:
+    """Refuse a folder or file that a form must not name, without revealing what is there."""
+    if is_from_form and not workspace.settings.may_be_named_in_form(place):
+        raise UnusableInputError(
+            f"{str(place)[:200]!a}: from a form, expected a place under one of LESION_SOURCE_FOLDERS"
+        )

@@ -1,0 +1,161 @@
+"""Pictures -> the champion's predictions, from the bucket alone: no database."""
+
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture
+from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog.recipe import METADATA
+from lesion_tasks.serving.picture_prediction import PicturePrediction
+from lesion_tasks.serving.predict_pictures import PictureToPredict, predict_pictures
+from lesion_tasks.serving.served_model import (
+    ServedModel,
+    find_champion,
+    find_model,
+    load_served,
+)
+from lesion_tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+MAX_NAME_LENGTH = 200  # of a file's name in a message
+
+Metadata = Mapping[str, float]  # age_years, is_male (1 or 0), size_mm; what is not there is missing
+
+
+class Champion:
+    """The promoted model of a task: what it tells apart, its threshold, its card, and what it says of pictures."""
+
+    def __init__(self, bucket: Bucket, served: ServedModel) -> None:
+        self._bucket = bucket
+        self._served = served
+
+    @property
+    def training_id(self) -> str:
+        return self._served.training_id
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities; of two, the second is the positive one."""
+        return self._served.classes
+
+    @property
+    def threshold(self) -> float | None:
+        """The least probability of the positive class that counts as positive; None for more than two classes."""
+        return self._served.threshold
+
+    @property
+    def model(self) -> "keras.Model":
+        """The Keras model, preprocessing included: pixels 0 to 255 and raw metadata in, probabilities out."""
+        return self._served.model
+
+    @cached_property
+    def card(self) -> str:
+        """The model card of its evaluation, Markdown. Raises `MissingObjectError` where the report is gone."""
+        return self._bucket.get(f"reports/{self.training_id}/model_card.md").decode()
+
+    def predict(
+        self,
+        pictures: "Sequence[str | Path | np.ndarray]",
+        metadata: Metadata | Sequence[Metadata] | None = None,
+    ) -> list[PicturePrediction]:
+        """Predict files, by path, and pixels, uint8 (height, width, 3) RGB, in their order.
+
+        `metadata` is of all pictures, or one of each; a model that does not ask for a value ignores it. Pixels are
+        named by their position. A picture that cannot be read is a prediction with a reason.
+        """
+        known = (
+            [metadata or {}] * len(pictures)
+            if metadata is None or isinstance(metadata, Mapping)
+            else metadata
+        )
+        if len(known) != len(pictures):
+            raise UnusableInputError(
+                f"metadata of {len(known):,} pictures, expected one for all or one of each of {len(pictures):,}"
+            )
+        asked = [
+            PictureToPredict(image=name, load=load, metadata=checked_metadata(values))
+            for (name, load), values in zip(map(_named, range(len(pictures)), pictures), known, strict=True)
+        ]
+        return list(predict_pictures(self._served, asked))
+
+
+def _named(position: int, picture: "str | Path | np.ndarray") -> "tuple[str, Callable[[], Any]]":
+    if isinstance(picture, str | Path):
+        return str(picture), partial(read_file, str(picture))
+    return str(position), lambda: picture
+
+
+def checked_metadata(values: Metadata) -> Metadata:
+    """The values, or `UnusableInputError` for a name that no model asks for."""
+    for name in values:
+        if name not in METADATA:
+            raise UnusableInputError(f"metadata {name!r}: expected some of {', '.join(METADATA)}")
+    return values
+
+
+def open_champion(bucket: Bucket, task: str) -> Champion:
+    """Load the champion of a task, or raise `UnusableInputError` if there is none or its file is altered or damaged."""
+    return Champion(bucket, load_served(bucket, find_champion(bucket, task)))
+
+
+def predict_images(
+    workspace: Workspace,
+    paths: Sequence[str],
+    *,
+    task: str = "malignancy",
+    training_id: str | None = None,
+    metadata: Metadata | None = None,
+) -> list[PicturePrediction]:
+    """Score a few pictures with a training, by default the champion of a task.
+
+    `metadata` applies to every picture; values not given are missing to the model. Every picture is decoded, and the
+    model's file read, before anything heavy is loaded: `UnusableInputError` names what cannot be used.
+    """
+    for path in paths:
+        _check_picture(path)
+    file = find_model(workspace, task, training_id)
+    asked = [
+        PictureToPredict(image=path, load=partial(read_file, path), metadata=checked_metadata(metadata or {}))
+        for path in paths
+    ]
+    return list(predict_pictures(load_served(workspace.bucket, file), asked))
+
+
+def _check_picture(path: str) -> None:
+    """Decode a picture completely, or raise UnusableInputError."""
+    try:
+        open_picture(read_file(path))
+    except UnusablePictureError as error:
+        raise UnusableInputError(
+            f"image {_shortened(path)}: found {error}; expected a picture file (JPEG, PNG, TIFF, HEIC or DICOM)"
+        ) from error
+
+
+def read_file(path: str) -> bytes:
+    """The file's bytes. Raises `UnusablePictureError` if it cannot be read or is larger than any picture."""
+    try:
+        n_bytes = Path(path).stat().st_size
+        if n_bytes <= MAX_FILE_BYTES:
+            return Path(path).read_bytes()
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        found = (getattr(error, "strerror", None) or str(error)).lower()
+        raise UnusablePictureError("unreadable", found) from error
+    raise too_large(n_bytes)
+
+
+def too_large(n_bytes: int) -> UnusablePictureError:
+    """What to say of a file that is larger than any picture."""
+    return UnusablePictureError("too_large", f"{n_bytes:,} bytes, more than the limit of {MAX_FILE_BYTES:,}")
+
+
+def _shortened(name: str) -> str:
+    name = name if name.isprintable() else ascii(name)
+    if len(name) > MAX_NAME_LENGTH:
+        name = f"{name[: MAX_NAME_LENGTH // 2]}...{name[-MAX_NAME_LENGTH // 2 :]}"
+    return name

@@ -1,0 +1,140 @@
+"""The champion of a task, or any training -> its model, ready to predict. What is cheap to look at comes first.
+
+Champions are found in `champion.json`, without a database; other trainings in Postgres. The model file is held against
+its digest and loaded in Keras's safe mode, so that no code it may carry is run.
+"""
+
+import contextlib
+import io
+import json
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
+from lesion_tasks.catalog import InputSize
+from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.training.quiet_start import import_tensorflow
+from lesion_tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+CHAMPION_KEY = "champion.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelFile:
+    """Where a training's model lies, and the digest of its bytes."""
+
+    training_id: str
+    model_key: str
+    model_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServedModel:
+    """A loaded model and what its own file says about it."""
+
+    file: ModelFile
+    model: "keras.Model"
+    manifest: Mapping[str, Any]  # `lesion.json`, as the training wrote it
+
+    @property
+    def training_id(self) -> str:
+        return self.file.training_id
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """In the order of the probabilities; of two, the second is the positive one."""
+        return tuple(self.manifest["classes"])
+
+    @property
+    def threshold(self) -> float | None:
+        """The least probability of the positive class that counts as positive; None for more than two classes."""
+        value = self.manifest["threshold"]
+        return None if value is None else float(value)
+
+    @property
+    def input_size(self) -> InputSize | None:
+        """The size and shape in which it sees pictures; None if it sees none."""
+        return InputSize.of_recipe(self.manifest["variant"])
+
+    @property
+    def metadata_fields(self) -> tuple[str, ...]:
+        """The metadata that it asks for, in its order."""
+        return tuple(self.manifest["variant"]["metadata"])
+
+    def probabilities(self, pixels: "np.ndarray", metadata: "np.ndarray") -> "np.ndarray":
+        """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields) -> float64 (n, classes).
+
+        Batches are filled up to a power of two: every new length costs a compilation.
+        """
+        import numpy as np
+
+        n = len(metadata)
+        rows = np.resize(np.arange(n), 1 << (n - 1).bit_length())
+        given = {"pixels": pixels, "metadata": metadata}
+        inputs = {tensor.name: given[tensor.name][rows] for tensor in self.model.inputs}
+        raw = np.asarray(self.model.predict_on_batch(inputs), dtype=np.float64)[:n]
+        return np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(self.classes) == 2 else raw
+
+    def decide(self, probabilities: Mapping[str, float]) -> str:
+        """The positive class at or above the threshold; without a threshold, the most likely class."""
+        if self.threshold is not None:
+            return self.classes[int(probabilities[self.classes[1]] >= self.threshold)]
+        return max(self.classes, key=lambda name: probabilities[name])
+
+
+def find_champion(bucket: Bucket, task: str) -> ModelFile:
+    """What `champion.json` says about a task. Raises `UnusableInputError` if it says nothing or is damaged."""
+    entry, known = None, []
+    with contextlib.suppress(MissingObjectError), reading_object(bucket, CHAMPION_KEY):
+        champions = json.loads(bucket.get(CHAMPION_KEY))
+        known, said = list(champions), champions.get(task)
+        if said is not None:
+            entry = {name: str(said[name]) for name in ("training_id", "model_key", "model_sha256")}
+    if entry is None:
+        raise UnusableInputError(
+            f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}{did_you_mean(task, known)}, "
+            f"expected one in {CHAMPION_KEY}: it has {', '.join(known) or 'none'}"
+        )
+    return ModelFile(**entry)
+
+
+def find_model(workspace: Workspace, task: str, training_id: str | None = None) -> ModelFile:
+    """The model of a training, as Postgres has it; without one, of the champion of a task, without Postgres.
+
+    Raises `UnusableInputError` for a training that is not finished or was pruned, and as `find_champion` does.
+    """
+    if training_id is None:
+        return find_champion(workspace.bucket, task)
+    from lesion_tasks.training.run_record import find_finished
+
+    with workspace.engine.connect() as connection:
+        found = find_finished(connection, training_id)
+    return ModelFile(
+        training_id=found.training_id, model_key=str(found.model_key), model_sha256=str(found.model_sha256)
+    )
+
+
+def read_model_file(bucket: Bucket, file: ModelFile) -> tuple[bytes, dict[str, Any]]:
+    """The bytes of a model, held against their digest, and the manifest that they carry."""
+    with reading_object(bucket, CHAMPION_KEY):  # which may hold something that is not a key
+        data = get_verified(bucket, file.model_key, file.model_sha256, kind="model")
+    with reading_object(bucket, file.model_key), zipfile.ZipFile(io.BytesIO(data)) as archive:
+        manifest: dict[str, Any] = json.loads(archive.read("lesion.json"))
+    return data, manifest
+
+
+def load_served(bucket: Bucket, file: ModelFile) -> ServedModel:
+    """Load a model. Raises `UnusableInputError` if its file is missing, altered or damaged."""
+    data, manifest = read_model_file(bucket, file)  # before TensorFlow, which takes seconds
+    import_tensorflow()
+    from lesion_tasks.training.loop import load_model
+
+    with reading_object(bucket, file.model_key):
+        return ServedModel(file=file, model=load_model(data), manifest=manifest)

@@ -1,0 +1,378 @@
+"""Predictions as a job, the champion without a database, and exports: from a bucket with one small untrained model."""
+
+import csv
+import json
+import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+import lesion_tasks
+from benchmarks.predict import store_champion
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import AlteredObjectError, DirectoryBucket, digest_of_file
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.pages.run_results import find_result
+from lesion_tasks.serving import export_model as exporting
+from lesion_tasks.serving import predict_job
+from lesion_tasks.serving.picture_prediction import PicturePrediction, table_schema
+from lesion_tasks.serving.predict_job import plan_predictions, predict_source, run_predictions
+from lesion_tasks.serving.predict_pictures import BATCH_IMAGES
+from lesion_tasks.serving.served_model import find_champion, load_served
+from lesion_tasks.splits.manifest import COLUMNS, as_table, write_manifest
+from lesion_tasks.workspace import Workspace
+
+VARIANT = replace(
+    VARIANTS["smoke"], name="tiny", is_flip_averaged=True, metadata=("age_years", "is_male", "size_mm")
+)
+N_PICTURES = 150
+RECIPE = {"split": VARIANT.split}
+
+
+def draw(path: Path, seed: int, size: tuple[int, int] = (24, 18)) -> None:
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3)).astype(np.uint8)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+
+
+@pytest.fixture(scope="module")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Drawn pictures in two folders, and three files that only seem to be some."""
+    folder = tmp_path_factory.mktemp("pictures")
+    for i in range(N_PICTURES):
+        draw(folder / f"{i % 2}" / f"{i:03d}.png", i)
+    (folder / "0" / "empty.jpg").write_bytes(b"")
+    (folder / "1" / "text.png").write_bytes(b"a text")
+    (folder / "1" / "lost.png").symlink_to(folder / "none.png")
+    (folder / "notes.txt").write_text("no picture")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bucket with a champion, the manifest that it learned from, and the pictures of its test set."""
+    root = tmp_path_factory.mktemp("stored") / "bucket"
+    bucket = DirectoryBucket(root)
+    rows = []
+    for i in range(30):
+        path = root / "images" / f"ISIC_{i:07d}.png"
+        draw(path, 1_000 + i)
+        rows.append(
+            dict.fromkeys(COLUMNS)
+            | {
+                "isic_id": path.stem,
+                "subset": "test" if i else "train",
+                "sha256": digest_of_file(path),
+                "object_key": f"images/{path.name}",
+                "age_years": float(i) if i % 3 else None,
+                "sex": "male" if i % 2 else None,
+            }
+        )
+    frame = pd.DataFrame(rows).astype({"age_years": float, "size_mm": float})
+    digest = write_manifest(bucket, VARIANT.split, RECIPE, as_table(frame))
+    store_champion(root, VARIANT, manifest_digest=digest, calibration={"scale": 0.7, "shift": -0.1})
+    return root
+
+
+@pytest.fixture
+def workspace(stored: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Workspace:
+    """A workspace with that champion, and with a database that cannot be reached."""
+    for name in ("models", "images", "splits", "champion.json"):
+        root = tmp_path / "bucket"
+        root.mkdir(exist_ok=True)
+        (root / name).symlink_to(stored / name)
+    monkeypatch.setenv("LESION_HOME", str(tmp_path))
+    monkeypatch.setenv("LESION_BUCKET_URL", str(tmp_path / "bucket"))
+    monkeypatch.setenv("LESION_DATABASE_URL", "postgresql://nobody@127.0.0.1:9/none")
+    return lesion_tasks.workspace.open_workspace()
+
+
+def rows_of_job(workspace: Workspace, job_id: str) -> list[dict[str, Any]]:
+    path = workspace.bucket.local_path(f"predictions/{job_id}/predictions.parquet")
+    rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
+    return rows
+
+
+def test_a_folder_becomes_rows_with_reasons_a_page_and_a_copy(
+    workspace: Workspace, pictures: Path, tmp_path: Path
+) -> None:
+    result = predict_source(workspace, str(pictures), out=tmp_path / "out")
+    rows = rows_of_job(workspace, result.job_id)
+    assert [row["image"] for row in rows] == sorted(row["image"] for row in rows)
+    assert {row["image"]: row["reason"] for row in rows if row["reason"]} == {
+        "0/empty.jpg": "empty",
+        "1/lost.png": "unreadable",
+        "1/text.png": "not_an_image",
+    }
+    champion = find_champion(workspace.bucket, "malignancy")
+    for row in rows:
+        assert (row["model"], row["model_sha256"], row["threshold"]) == (
+            champion.training_id,
+            champion.model_sha256,
+            0.5,
+        )
+        if row["reason"] is None:
+            assert row["sha256"] == digest_of_file(pictures / row["image"])
+            assert row["p_benign"] + row["p_malignant"] == pytest.approx(1)
+            assert row["prediction"] == ("malignant" if row["p_malignant"] >= 0.5 else "benign")
+    assert (result.n_images, result.n_predicted) == (N_PICTURES + 3, N_PICTURES)
+    assert sum(result.n_by_prediction.values()) == N_PICTURES
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [float(row["p_malignant"] or "nan") for row in csv.DictReader(file)] == pytest.approx(
+            [np.nan if row["p_malignant"] is None else row["p_malignant"] for row in rows], nan_ok=True
+        )
+    page = (tmp_path / "out" / "report.html").read_text()
+    for words in ("1/text.png", "a text", "Not an image", "threshold 0.500", str(pictures)):
+        assert words in page
+    kept = {key.rpartition("/")[2] for key in workspace.bucket.list_keys("predictions/")}
+    assert kept == {"job.json", "pictures.parquet", "result.json", "predictions.parquet", "predictions.csv"}
+    for task_id, made, returned in (("finish", [], result.job_id), (None, [result.job_id], None)):
+        found = find_result(
+            workspace, dag_id="predict_images", run_id="a", task_id=task_id, returned=returned, made=made
+        )
+        assert found.address == f"reports/predictions/{result.job_id}.html"
+
+
+class _DyingBucket(DirectoryBucket):
+    """Its process is killed before the second part is stored."""
+
+    n_parts = 0
+
+    def put(self, key: str, data: bytes, **kwargs: Any) -> None:
+        self.n_parts += "/parts/" in key
+        if self.n_parts == 2:
+            raise KeyboardInterrupt
+        super().put(key, data, **kwargs)
+
+
+def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_rows(
+    workspace: Workspace, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(predict_job, "PART_IMAGES", BATCH_IMAGES)
+    whole = predict_source(workspace, str(pictures))
+    undisturbed = workspace.bucket.get(f"predictions/{whole.job_id}/predictions.csv")
+    for key in list(workspace.bucket.list_keys("predictions/")):
+        workspace.bucket.delete(key)
+    job_id = plan_predictions(workspace, str(pictures))
+    assert job_id == whole.job_id
+    dying = Workspace(workspace.settings)
+    dying.bucket = _DyingBucket(Path(workspace.settings.bucket_url))  # type: ignore[misc]
+    with pytest.raises(KeyboardInterrupt):
+        run_predictions(dying, job_id)
+    (part,) = workspace.bucket.list_keys(f"predictions/{job_id}/parts/")
+    assert run_predictions(workspace, job_id)["predicted"] == N_PICTURES + 3 - BATCH_IMAGES
+    # A part that is not what was stored is predicted again.
+    workspace.bucket.put(part, workspace.bucket.get(part)[:-1])
+    assert run_predictions(workspace, job_id)["predicted"] == BATCH_IMAGES
+    assert predict_source(workspace, str(pictures)) == whole
+    assert workspace.bucket.get(f"predictions/{job_id}/predictions.csv") == undisturbed
+    assert run_predictions(workspace, job_id)["predicted"] == 0
+    workspace.bucket.put(f"predictions/{job_id}/predictions.csv", b"altered")
+    assert predict_source(workspace, str(pictures)) == whole
+    assert workspace.bucket.get(f"predictions/{job_id}/predictions.csv") == undisturbed
+
+
+def test_a_changed_picture_or_another_table_is_another_job(workspace: Workspace, tmp_path: Path) -> None:
+    draw(tmp_path / "few" / "a.png", 0)
+    first = plan_predictions(workspace, str(tmp_path / "few"))
+    aged = plan_predictions(workspace, str(tmp_path / "few"), metadata={"age_years": 50.0})
+    draw(tmp_path / "few" / "a.png", 1, (30, 20))
+    assert len({first, aged, plan_predictions(workspace, str(tmp_path / "few"))}) == 3
+
+
+def write_table(path: Path, *lines: str) -> Path:
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_each_picture_gets_the_metadata_of_its_row(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="lesion_tasks")
+    for name in ("a/1.png", "a/2.png", "b/3.png"):
+        draw(tmp_path / "few" / name, 7)  # the same pixels
+    table = write_table(
+        tmp_path / "t.csv", "isic_id,age_approx,sex,note", "1,80,male,x", "3.png,,unknown,", "9,1,male,"
+    )
+    result = predict_source(workspace, str(tmp_path / "few"), table=table)
+    scores = [row["p_malignant"] for row in rows_of_job(workspace, result.job_id)]
+    champion = lesion_tasks.open_champion()
+    pixels = np.asarray(Image.open(tmp_path / "few" / "a" / "1.png"))
+    known, missing = champion.predict([pixels] * 2, [{"age_years": 80.0, "is_male": 1.0}, {}])
+    assert scores == pytest.approx(
+        [one.probabilities["malignant"] for one in (known, missing, missing) if one.probabilities], abs=1e-6
+    )
+    assert scores[0] != pytest.approx(scores[1], abs=1e-4)
+    assert "a row for 2 of 3 pictures" in caplog.text
+    assert "1 of its rows name no picture of the source, such as 9" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("lines", "words"),
+    [
+        (["image,age", "1,2"], "found columns image, age.*expected image"),
+        (["image,age_years", "1,x"], "line 2: age_years 'x': expected a number"),
+        (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number of at least 0"),
+        (["image,sex", "1,mal"], "line 2: sex 'mal'; did you mean male\\?, expected"),
+        (["image,sex", "1,male", "1.png,male"], "line 3: found a second row of 1.png"),
+        (["image,age_years,age_approx", "1,2,3"], "found columns age_years and age_approx"),
+    ],
+)
+def test_a_table_that_cannot_be_meant_is_refused_by_line(
+    workspace: Workspace, tmp_path: Path, lines: Sequence[str], words: str
+) -> None:
+    draw(tmp_path / "few" / "1.png", 0)
+    with pytest.raises(UnusableInputError, match=words):
+        plan_predictions(workspace, str(tmp_path / "few"), table=write_table(tmp_path / "t.csv", *lines))
+
+
+@pytest.mark.parametrize(
+    ("address", "words"),
+    [
+        ("none", "found nothing, expected a folder, bucket:PREFIX"),
+        ("bucket:../", "without . or .. in it"),
+        ("bucket:/etc/", "without . or .. in it"),
+        ("bucket:uploads/", "found no picture"),
+        ("cohort:none", "unknown cohort 'none'"),
+        ("empty", "found no picture"),
+    ],
+)
+def test_a_source_that_holds_nothing_is_told_in_one_line(
+    workspace: Workspace, tmp_path: Path, address: str, words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "empty").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UnusableInputError, match=words):
+        plan_predictions(workspace, address)
+
+
+def test_a_form_names_only_folders_that_the_settings_allow(
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "few" / "1.png", 0)
+    table = write_table(tmp_path / "t.csv", "image,sex", "1,male")
+    for address in (str(tmp_path / "few"), "s3://another/"):
+        with pytest.raises(UnusableInputError, match="from a form, expected"):
+            plan_predictions(workspace, address, is_from_form=True)
+    monkeypatch.setenv("LESION_SOURCE_FOLDERS", str(tmp_path / "few"))
+    allowed = lesion_tasks.workspace.open_workspace()
+    assert plan_predictions(allowed, str(tmp_path / "few"), is_from_form=True)
+    with pytest.raises(UnusableInputError, match="from a form, expected"):
+        plan_predictions(allowed, str(tmp_path / "few"), table=table, is_from_form=True)
+
+
+def test_a_prefix_of_the_bucket_is_a_source_and_an_object_that_is_gone_has_its_reason(
+    workspace: Workspace, stored: Path
+) -> None:
+    for i in range(2):
+        workspace.bucket.put(f"uploads/may/{i}.png", (stored / "images" / f"ISIC_{i:07d}.png").read_bytes())
+    workspace.bucket.put("uploads/may/list.csv", b"no picture")
+    job_id = plan_predictions(workspace, "bucket:uploads/")
+    workspace.bucket.delete("uploads/may/1.png")
+    run_predictions(workspace, job_id)
+    predict_job.finish_predictions(workspace, job_id)
+    assert [(row["image"], row["reason"]) for row in rows_of_job(workspace, job_id)] == [
+        ("may/0.png", None),
+        ("may/1.png", "unreadable"),
+    ]
+
+
+def test_the_champion_predicts_files_and_pixels_without_a_database(
+    workspace: Workspace, pictures: Path
+) -> None:
+    champion = lesion_tasks.open_champion(bucket=workspace.settings.bucket_url)
+    path = pictures / "0" / "000.png"
+    by_path, by_pixels, none = champion.predict([path, np.asarray(Image.open(path)), "none.png"])
+    assert by_path.probabilities == by_pixels.probabilities
+    assert (none.reason, none.prediction) == ("unreadable", None)
+    assert (champion.classes, champion.threshold) == (("benign", "malignant"), 0.5)
+    workspace.bucket.put(f"reports/{champion.training_id}/model_card.md", b"# A card")
+    assert champion.card == "# A card"
+    with pytest.raises(UnusableInputError, match=r"metadata 'age': expected some of age_years, is_male"):
+        champion.predict([path], {"age": 3.0})
+    with pytest.raises(UnusableInputError, match="metadata of 2 pictures"):
+        champion.predict([path], [{}, {}])
+    assert champion.predict([np.zeros((4, 4), np.uint8)])[0].reason == "unknown_format"
+
+
+def test_an_altered_model_is_refused_before_it_is_loaded(workspace: Workspace, pictures: Path) -> None:
+    champion = find_champion(workspace.bucket, "malignancy")
+    entry = json.loads(workspace.bucket.get("champion.json"))
+    (Path(workspace.settings.bucket_url) / "champion.json").unlink()
+    entry["malignancy"]["model_sha256"] = "0" * 64
+    workspace.bucket.put("champion.json", json.dumps(entry).encode())
+    with pytest.raises(AlteredObjectError, match=f"model {champion.model_key}"):
+        plan_predictions(workspace, str(pictures))
+
+
+def test_a_missing_champion_is_told_before_anything_heavy_is_loaded(pictures: Path, tmp_path: Path) -> None:
+    probe = (
+        "import sys; from click.testing import CliRunner; from lesion_tasks.__main__ import main;\n"
+        "try:\n    main()\nfinally:\n"
+        "    print(sorted({'tensorflow', 'keras', 'pandas', 'sklearn', 'pyarrow'} & set(sys.modules)))"
+    )
+    environment = {"LESION_HOME": str(tmp_path), "PATH": "/usr/bin"}
+    command = [sys.executable, "-c", probe, "predict", str(pictures)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert "no champion of task 'malignancy'" in done.stderr
+    assert done.stdout.splitlines()[-1] == "[]"
+
+
+def test_a_row_has_the_columns_of_its_schema() -> None:
+    for classes in (("benign", "malignant"), ("a", "b", "c")):
+        row = PicturePrediction(
+            image="a", sha256=None, prediction=None, probabilities=None, threshold=None, model="m",
+            model_sha256="0", reason="empty", detail="0 bytes",
+        )  # fmt: skip
+        assert list(row.as_row(classes)) == table_schema(classes).names
+
+
+@pytest.mark.parametrize("name", ["onnx", "litert"])
+def test_an_export_gives_the_stored_models_predictions_and_says_what_it_is(
+    workspace: Workspace, tmp_path: Path, name: str
+) -> None:
+    bucket = workspace.bucket
+    file = find_champion(bucket, "malignancy")
+    said = exporting.export_model(bucket, file, name, tmp_path / "out")
+    assert said.n_compared == 29
+    assert said.largest_difference <= 1e-6
+    data = (tmp_path / "out" / said.file).read_bytes()
+    assert data == bucket.get(f"models/{file.training_id}/exports/{name}/{said.file}")
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == said.model_dump()
+    assert said.calibration == {"scale": 0.7, "shift": -0.1}
+    served = load_served(bucket, file)
+    pixels = np.random.default_rng(0).integers(0, 256, (3, 32, 32, 3)).astype(np.float32)
+    metadata = np.array([[np.nan, 1, 3], [60, np.nan, 3], [60, 0, np.nan]], dtype=np.float32)
+    inputs = {"pixels": pixels, "metadata": metadata}
+    again = exporting._FORMATS[name].run(data, inputs)
+    assert again == pytest.approx(np.asarray(served.model.predict_on_batch(inputs)), abs=1e-6)
+
+
+def test_an_export_that_differs_is_not_stored(workspace: Workspace, monkeypatch: pytest.MonkeyPatch) -> None:
+    bucket = workspace.bucket
+    file = find_champion(bucket, "malignancy")
+    honest = exporting._FORMATS["onnx"]
+    wrong = replace(
+        honest,
+        convert=lambda model: b"wrong",
+        run=lambda data, inputs: np.full((len(inputs["pixels"]), 1), np.nan, np.float32),
+    )
+    monkeypatch.setitem(exporting._FORMATS, "onnx", wrong)
+    before = set(bucket.list_keys("models/"))
+    with pytest.raises(UnusableInputError, match="differ by up to nan from those of the stored model on 29"):
+        exporting.export_model(bucket, file, "onnx")
+    assert set(bucket.list_keys("models/")) == before
+    monkeypatch.setitem(exporting._FORMATS, "onnx", replace(honest, modules=("no_such_module",)))
+    with pytest.raises(UnusableInputError, match=r"no_such_module not installed.*lesion-tasks\[onnx\]"):
+        exporting.export_model(bucket, file, "onnx")
+    with pytest.raises(UnusableInputError, match="unknown format 'onx'; did you mean onnx"):
+        exporting.export_model(bucket, file, "onx")
