@@ -63,11 +63,13 @@ ORDER = {
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
+    "leave_out": {"choose": {"train"}, "train": {"report"}, "report": set()},
 }
 EMITS = {
     "ingest_isic": "images",
     "build_splits": "splits",
     "train_variants": "evaluations",
+    "leave_out": None,  # none of its models is for use
     "promote_model": "champion",
     "rollback_champion": "champion",
     "verify_bucket": None,  # it makes nothing new
@@ -184,6 +186,7 @@ def test_models_are_used_on_the_gpu_queue_and_nowhere_else(dags: dict[str, Any])
     assert on_gpu == {
         "train_variants.each.train",
         "train_variants.each.evaluate",
+        "leave_out.train",
         "promote_model.score_again",
         "predict_images.predict",
     }

@@ -37,6 +37,13 @@ def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | No
     return variant
 
 
+def without(variant: Variant, value: str) -> Variant:
+    """The variant for a training from which a value is held out: it answers a question, and is never promoted."""
+    adjusted = tuple(sorted({*variant.adjusted, "is_promotable"}))
+    title = f"{variant.title} (without {value})"
+    return replace(variant, title=title, is_promotable=False, adjusted=adjusted)
+
+
 def with_parameters(variant: Variant, parameters: Mapping[str, Any], search_id: str) -> Variant:
     """The variant with the parameters that a search found; "part.field" is a field of a part of it."""
     for name, value in parameters.items():

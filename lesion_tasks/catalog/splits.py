@@ -20,6 +20,15 @@ IMPUTATIONS = {
 LEAKING_IMPUTATIONS = frozenset({"paper_global_mean"})
 
 
+# What can be held out of a split, one value after the other, as the test of a model that never learned from it: where
+# the value of an image is told -> what one of them is called.
+HELD_OUT_BY = {
+    "attribution": "institution",
+    "collections": "collection",
+    "anatom_site": "anatomical site",
+}
+
+
 @dataclass(frozen=True, kw_only=True)
 class Split:
     """A recipe for train, val and test. Test is the task's own: `natural`, and a `balanced` draw from it."""

@@ -114,3 +114,20 @@ class TaskName(click.ParamType):
 
 
 task_option = click.option("--task", default="malignancy", type=TaskName(), show_default=True)
+
+
+def shortening(command: Any) -> Any:
+    """The options that shorten a training or a search."""
+    for option in (
+        click.option(
+            "--max-epochs", type=click.IntRange(min=1), help="At most this many epochs in each stage."
+        ),
+        click.option(
+            "--smoke",
+            "is_smoke_run",
+            is_flag=True,
+            help="One epoch on tiny pictures, never promoted: does it run?",
+        ),
+    ):
+        command = option(command)
+    return command

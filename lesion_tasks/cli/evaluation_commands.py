@@ -9,6 +9,7 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import find_cohort
+from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.cli.command_line import (
     Choice,
     TaskName,
@@ -16,6 +17,7 @@ from lesion_tasks.cli.command_line import (
     number,
     open_workspace,
     print_table,
+    shortening,
     show,
     shown_whatever_happens,
 )
@@ -51,6 +53,35 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
             )
         if not done:
             click.echo("every finished training has its evaluation: nothing to do", err=True)
+
+
+@lesion.command("leave-out")
+@click.argument("variant")
+@click.option(
+    "--by",
+    default="attribution",
+    show_default=True,
+    type=Choice(list(HELD_OUT_BY)),
+    help="What is held out, one value after the other: an institution, a collection, or a site.",
+)
+@shortening
+def leave_out(variant: str, by: str, is_smoke_run: bool, max_epochs: int | None) -> None:
+    """Variant -> trained without each institution, tested on it, and one report: what a new one may expect."""
+    from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
+    from lesion_tasks.splits.held_out import HeldOut
+
+    workspace = open_workspace()
+    with shown_whatever_happens() as done:
+        for value in choose_held_out(workspace, variant, by, is_smoke_run=is_smoke_run):
+            done[value] = train_without(
+                workspace,
+                variant,
+                HeldOut(by=by, value=value),
+                is_smoke_run=is_smoke_run,
+                max_epochs=max_epochs,
+            )
+        key = report_held_out(workspace, by, list(done.values()))
+        done["report"] = f"{workspace.bucket.url}/{key}"
 
 
 @lesion.command()

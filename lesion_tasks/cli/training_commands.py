@@ -2,13 +2,18 @@
 
 import json
 from collections.abc import Sequence
-from typing import Any
 
 import click
 
 from lesion_tasks.catalog import VARIANTS, own_entries
 from lesion_tasks.catalog.lookup import find_variant
-from lesion_tasks.cli.command_line import lesion, open_workspace, show, shown_whatever_happens
+from lesion_tasks.cli.command_line import (
+    lesion,
+    open_workspace,
+    shortening,
+    show,
+    shown_whatever_happens,
+)
 
 
 @lesion.command()
@@ -50,27 +55,10 @@ def _describe(name: str) -> None:
         click.echo(f"  {about + ':':<10}{'; '.join(words)}")
 
 
-def _shortening(command: Any) -> Any:
-    """The options that shorten a training or a search."""
-    for option in (
-        click.option(
-            "--max-epochs", type=click.IntRange(min=1), help="At most this many epochs in each stage."
-        ),
-        click.option(
-            "--smoke",
-            "is_smoke_run",
-            is_flag=True,
-            help="One epoch on tiny pictures, never promoted: does it run?",
-        ),
-    ):
-        command = option(command)
-    return command
-
-
 @lesion.command()
 @click.argument("variants", nargs=-1, metavar="[VARIANT]...")
 @click.option("--again", is_flag=True, help="Train again even if the same training is finished.")
-@_shortening
+@shortening
 @click.option(
     "--trials",
     "n_trials",
@@ -104,7 +92,7 @@ def train(
 @lesion.command()
 @click.argument("variant")
 @click.option("--trials", "n_trials", type=click.IntRange(min=1), default=20, show_default=True)
-@_shortening
+@shortening
 def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Search for a variant's best parameters on val; trials made before count, test stays closed."""
     from lesion_tasks.catalog.lookup import find_variant

@@ -562,9 +562,14 @@ class Manifest(Base):
     __table_args__ = (Index(None, "split", "built_at"),)
 
     digest: Mapped[str] = mapped_column(primary_key=True, comment="SHA-256 over the canonical rows")
-    split: Mapped[str] = mapped_column(comment="name in the catalogue, or cohort-<name>-<task>")
+    split: Mapped[str] = mapped_column(
+        comment="name in the catalogue, or cohort-<name>-<task>, or <split>-without-<digest>"
+    )
     cohort: Mapped[str | None] = mapped_column(
         comment="the cohort whose images it lists, all as test; null for a split's"
+    )
+    held_out: Mapped[str | None] = mapped_column(
+        comment="what never teaches and is all of its test, such as attribution: Clinic B; null otherwise"
     )
     task: Mapped[str] = mapped_column(comment="name in the catalogue")
     recipe: Mapped[dict[str, Any]] = mapped_column(comment="the split and task recipes it was made by")

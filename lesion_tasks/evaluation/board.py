@@ -12,6 +12,7 @@ from lesion_tasks.database.pruned import PRUNED_TRAINING, TRAINING_IS_ARCHIVED, 
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.reports.bundle import BestOfLooks
 from lesion_tasks.reports.index import BoardRow, figures_of
+from lesion_tasks.splits.held_out import HOLDS_OUT
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,7 +46,7 @@ _PAGE = f"""
     WHERE t.task = :task AND (e.is_sound OR NOT :is_sound) AND starts_with(e.manifest_digest, :manifest)
         AND strpos(lower(t.training_id || ' ' || (t.recipe ->> 'title')), :words) > 0
         AND (t.training_id = ANY(:ids) OR cardinality(CAST(:ids AS text[])) = 0)
-        AND (:has_archived OR NOT {TRAINING_IS_ARCHIVED})
+        AND (:has_archived OR NOT {TRAINING_IS_ARCHIVED}) AND NOT {HOLDS_OUT}
     ORDER BY place LIMIT :n OFFSET :first
 """  # noqa: S608 - our own text
 _ROWS = text(f"""
@@ -124,10 +125,10 @@ def gone_tasks(connection: Connection) -> dict[str, int]:
 def list_manifests(connection: Connection, task: str) -> list[tuple[str, int]]:
     """Digests of the manifests on which trainings of a task were evaluated, newest first, and how many were on each."""
     rows = connection.execute(
-        text("""
+        text(f"""
             SELECT e.manifest_digest, count(*) FROM evaluation e JOIN training t USING (training_id, manifest_digest)
-            WHERE t.task = :task GROUP BY 1 ORDER BY max(e.evaluated_at) DESC
-        """),
+            WHERE t.task = :task AND NOT {HOLDS_OUT} GROUP BY 1 ORDER BY max(e.evaluated_at) DESC
+        """),  # noqa: S608 - our own text
         {"task": task},
     )
     return [(row[0], row[1]) for row in rows]

@@ -70,7 +70,8 @@ def evaluate_training(
 ) -> str:
     """Evaluate a finished training on its own manifest, or on another one of its task; returns the evaluation id.
 
-    On its own, it is judged on every cohort of its task too, or on those named in `cohorts`.
+    On its own, it is judged on every cohort of its task too, or on those named in `cohorts`. A training from which
+    something was held out has other data as its test set, and is judged on nothing else.
     """
     engine = workspace.engine
     bucket = workspace.bucket
@@ -216,7 +217,7 @@ def _measure(
         for name, some in scored.items()
     }
     other_data = None
-    if scored and subject.is_own_manifest:
+    if scored and subject.is_own_manifest and subject.manifest.held_out is None:
         other_data = judge_on_cohorts(
             workspace, subject, model, scored["test_natural"], examples["test"], cohorts
         )

@@ -15,6 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.database.pruned import TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
+from lesion_tasks.splits.held_out import HOLDS_OUT
 
 # What every evaluation asks of test and val: without one of these nothing is known of its soundness.
 REQUIRED_CHECKS = {
@@ -177,7 +178,10 @@ def find_report(connection: Connection, name: str) -> str | None:
     return found
 
 
-_IS_THERE = f"status = 'finished' AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED}"
+# What a fold of `held_out` learned is evaluated with the whole of it.
+_IS_THERE = (
+    f"status = 'finished' AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED} AND NOT {HOLDS_OUT}"
+)
 
 Waiting = tuple[str, str, list[str]]  # id of a training, its task, its classes
 
@@ -223,7 +227,7 @@ def list_evaluated_ids(connection: Connection, task: str) -> set[str]:
         connection.execute(
             text(f"""
                 SELECT training_id FROM training t JOIN evaluation e USING (training_id, manifest_digest)
-                WHERE t.task = :task AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED}
+                WHERE t.task = :task AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED} AND NOT {HOLDS_OUT}
             """),  # noqa: S608 - our own words
             {"task": task},
         ).scalars()
@@ -258,6 +262,7 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
             JOIN manifest m ON m.digest = t.manifest_digest
                 AND m.recipe #> '{task,salt}' = own.recipe #> '{task,salt}'
                 AND m.recipe #> '{task,test_share}' = own.recipe #> '{task,test_share}'
+                AND m.held_out IS NULL AND own.held_out IS NULL
             JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
             WHERE one.training_id = :training_id AND e.is_sound ORDER BY t.finished_at, t.training_id
         """),

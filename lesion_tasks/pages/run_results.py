@@ -11,6 +11,7 @@ from lesion_tasks.database.pruned import find_pruning
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
+from lesion_tasks.evaluation.held_out_report import FOLDER
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
@@ -21,6 +22,7 @@ DAGS = (
     "ingest_isic",
     "build_splits",
     "train_variants",
+    "leave_out",
     "promote_model",
     "rollback_champion",
     "verify_bucket",
@@ -29,9 +31,14 @@ DAGS = (
     "predict_images",
 )
 # The tasks that return the evaluation or the manifest that they made.
-_EVALUATING = {("train_variants", "each.evaluate"), ("promote_model", "score_again")}
+_EVALUATING = {
+    ("train_variants", "each.evaluate"), ("promote_model", "score_again"), ("leave_out", "train"),
+    ("leave_out", "report"),
+}  # fmt: skip
 # The tasks whose results are those of a whole run.
-RESULT_TASKS = {"train_variants": "each.evaluate", "build_splits": "each.split", "predict_images": "finish"}
+RESULT_TASKS = {
+    "train_variants": "each.evaluate", "build_splits": "each.split", "predict_images": "finish", "leave_out": "report",
+}  # fmt: skip
 _SPLITTING = {("build_splits", "each.split"), ("build_splits", "each.materialize")}
 
 
@@ -90,7 +97,7 @@ def _result_of_tasks(
         return RunResult(address=page_key(digest), words="The data of this manifest.", decisions=[])
     if isinstance(returned, str):
         with workspace.engine.connect() as connection:
-            key = find_report(connection, returned)
+            key = returned if _is_of_folds(returned) else find_report(connection, returned)
         if key is not None:
             return RunResult(address=key, words="The report of this evaluation.", decisions=[])
     if task_id is None and dag_id in RESULT_TASKS:
@@ -116,10 +123,17 @@ def _predictions(workspace: Workspace, returned: Sequence[Any]) -> RunResult:
     )
 
 
+def _is_of_folds(returned: str) -> bool:
+    """Whether it is the key of a report about folds, not the id of an evaluation."""
+    return returned.startswith(f"{FOLDER}/")
+
+
 def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
     """Name and address of what one task made."""
     if not isinstance(returned, str):
         return None
+    if _is_of_folds(returned):
+        return f"Folds of {returned.split('/')[2]}", returned
     if is_digest(returned):
         if find_pruning(connection, "manifest", returned) is not None:
             return None

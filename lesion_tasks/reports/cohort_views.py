@@ -87,16 +87,24 @@ def forest_plot(other: OtherData | None, own: SubsetDocument | None) -> Plot | N
     rows = [("Own test set", own.figures.get(measure))]
     rows += [(titles[name], figure) for name, figure in other.figures.items()]
     known = [(title, figure) for title, figure in rows if figure is not None and figure.value is not None]
-    return _forest(known, measure)
+    return forest(known, measure, f"{label(measure)} on other data", reference=known[0][1].value or 0.0)
 
 
-def _forest(rows: Sequence[tuple[str, PublishedFigure]], measure: str) -> Plot:
+def forest(
+    rows: Sequence[tuple[str, PublishedFigure]],
+    measure: str,
+    title: str,
+    *,
+    reference: float,
+    n_first: int = 1,
+) -> Plot:
+    """One figure with its interval for each row, from above; the `n_first` first ones in a colour of their own."""
     low, high = share_scale(figure for _, figure in rows)
     marks = tuple(round(low + 0.1 * i, 1) for i in range(round((high - low) * 10) + 1))
-    said = [f"{title}: {figure_words(figure)}, n = {figure.n_images:,}" for title, figure in rows]
+    said = [f"{name}: {figure_words(figure)}, n = {figure.n_images:,}" for name, figure in rows]
     plot = Plot(
         ident="forest",
-        title=f"{label(measure)} on other data",
+        title=title,
         description=f"{'; '.join(said)}.",
         x=Axis(label=label(measure), low=low, high=high, marks=marks),
         y=Axis(label="", low=0.0, high=float(len(rows)), marks=()),
@@ -104,14 +112,13 @@ def _forest(rows: Sequence[tuple[str, PublishedFigure]], measure: str) -> Plot:
         left=12,
         key=said,
     )
-    reference = rows[0][1].value or 0.0
     plot.line([(reference, 0), (reference, len(rows))], "chance")
-    for index, (title, figure) in enumerate(rows):
+    for index, (name, figure) in enumerate(rows):
         y, value = len(rows) - index - 0.65, figure.value or 0.0
         if figure.low is not None and figure.high is not None:
             plot.line([(max(figure.low, low), y), (figure.high, y)], "error")
-        plot.dot(value, y, f"{series(0 if index == 0 else 1)}-fill", 5)
-        plot.note(low, y, f"{_short(title)}: {number(value)}", dx=2, dy=-12)
+        plot.dot(value, y, f"{series(0 if index < n_first else 1)}-fill", 5)
+        plot.note(low, y, f"{_short(name)}: {number(value)}", dx=2, dy=-12)
     return plot
 
 

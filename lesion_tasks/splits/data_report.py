@@ -50,7 +50,7 @@ def collect_facts(
     ).one_or_none()
     if manifest is None:
         raise UnusableInputError(f"manifest {digest!r} is not in the database, expected a digest of one")
-    split, task = find_split(manifest.split), find_task(manifest.task)
+    split, task = find_split(manifest.recipe["split"]["name"]), find_task(manifest.task)
     tables = dict(at_hand or {})
     table = tables.get(digest)
     if table is None:
@@ -62,7 +62,7 @@ def collect_facts(
     return {
         "manifest": {
             "digest": digest,
-            "split": split.name,
+            "split": split.name + (f", without {manifest.held_out}" if manifest.held_out else ""),
             "n_images": manifest.n_images,
             "created_at": manifest.created_at.isoformat(timespec="seconds"),
             "recipe": manifest.recipe,
@@ -80,7 +80,8 @@ def collect_facts(
         "funnel": _funnel(manifest.funnel),
         "n_left_out": -sum(step["n"] for step in manifest.funnel if step["n"] < 0),
         "classes": facts.class_rows(manifest.class_counts, task),
-        "shares": facts.share_rows(table, split, task),
+        # What is held out is the whole test set: no share of it was asked for.
+        "shares": [] if manifest.held_out else facts.share_rows(table, split, task),
         "missing": facts.missing_rows(table),
         "imputed": facts.imputation_rows(table),
         "values": facts.value_tables(table, task),

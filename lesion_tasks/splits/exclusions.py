@@ -28,6 +28,10 @@ REASONS = {
     "set_aside": "Belongs to a cohort that judges the task's models: such images never teach them.",
     "quarantined": "Linked to images of another subset: on either side it would leak.",
     "beyond_balance": "In train, but its class has more images than the balanced set takes.",
+    # of a split from which something is held out
+    "tied_to_held_out": "In one group with an image of what is held out: it would leak.",
+    "unknown_origin": "Nothing says whether it belongs to what is held out, so it teaches nothing.",
+    "kept_closed": "In the split's own test set, which no training sees.",
 }
 
 

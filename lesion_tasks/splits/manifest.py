@@ -139,6 +139,7 @@ def record_manifest(
     split: str,
     task: str,
     cohort: str | None = None,
+    held_out: str | None = None,
     recipe: dict[str, Any],
     table: "pa.Table",
     counts: Mapping[str, Mapping[str, int]],
@@ -148,15 +149,16 @@ def record_manifest(
     digest = write_manifest(bucket, split, recipe, table)
     connection.execute(
         text("""
-            INSERT INTO manifest (digest, split, cohort, task, recipe, object_key, n_images, class_counts, funnel,
-                                  created_at, built_at)
-            VALUES (:digest, :split, :cohort, :task, :recipe, :key, :n, :counts, :funnel, :now, :now)
+            INSERT INTO manifest (digest, split, cohort, held_out, task, recipe, object_key, n_images, class_counts,
+                                  funnel, created_at, built_at)
+            VALUES (:digest, :split, :cohort, :held_out, :task, :recipe, :key, :n, :counts, :funnel, :now, :now)
             ON CONFLICT (digest) DO UPDATE SET built_at = excluded.built_at, funnel = excluded.funnel
         """),
         {
             "digest": digest,
             "split": split,
             "cohort": cohort,
+            "held_out": held_out,
             "task": task,
             "recipe": json.dumps(recipe),
             "key": object_key(split, digest),
@@ -263,8 +265,12 @@ def _changed_fields(recipe: Mapping[str, Any], split: str) -> list[str]:
 
 
 def manifests_in_force(connection: Connection) -> list[Manifest]:
-    """The manifest in force of each split that was built, by name, detached; those of cohorts are left out."""
-    statement = select(Manifest).where(Manifest.cohort.is_(None)).ext(distinct_on(Manifest.split))
+    """The manifest in force of each split that was built, by name, detached.
+
+    Those of cohorts, and those from which something is held out, are left out.
+    """
+    of_splits = select(Manifest).where(Manifest.cohort.is_(None), Manifest.held_out.is_(None))
+    statement = of_splits.ext(distinct_on(Manifest.split))
     statement = statement.order_by(Manifest.split, Manifest.built_at.desc())
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))

@@ -23,6 +23,7 @@ from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
 from lesion_tasks.database.pruned import TRAINING_IS_PRUNED, find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Training, TrainingEpoch
+from lesion_tasks.splits.held_out import HOLDS_OUT
 
 log = logging.getLogger(__name__)
 
@@ -60,9 +61,12 @@ def read_model(bucket: Bucket, training: Training) -> bytes:
 def list_finished(
     connection: Connection, *, task: str | None = None, variant: str | None = None
 ) -> list[Training]:
-    """Finished trainings of a task or a variant (default: all) that were not pruned, sorted by start time."""
+    """Finished trainings of a task or a variant (default: all) that were not pruned, sorted by start time.
+
+    Without those from which something was held out: they answer a question, and are no models for use.
+    """
     t = aliased(Training, name="t")
-    is_there = literal_column(f"NOT {TRAINING_IS_PRUNED}", Boolean)
+    is_there = literal_column(f"NOT {TRAINING_IS_PRUNED} AND NOT {HOLDS_OUT}", Boolean)
     statement = select(t).where(t.status == "finished", is_there).order_by(t.started_at)
     if task is not None:
         statement = statement.where(t.task == task)

@@ -14,8 +14,10 @@ from sqlalchemy import Connection, Engine, text
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, Variant
 from lesion_tasks.catalog.backbones import StoredBackbone, find_backbone
+from lesion_tasks.catalog.shortened import without
 from lesion_tasks.curation.cleaning import diagnosis_path
-from lesion_tasks.splits.manifest import manifest_in_force
+from lesion_tasks.splits.held_out import HeldOut, build_held_out
+from lesion_tasks.splits.manifest import manifest_in_force, object_key
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
@@ -117,9 +119,17 @@ class RunSpec:
         }
 
 
-def find_run_spec(workspace: Workspace, variant: Variant) -> RunSpec:
-    """The run spec of a variant on the manifest in force of its split, without looking for weights yet."""
-    digest, manifest_key = manifest_in_force(workspace.engine, variant.split)
+def find_run_spec(workspace: Workspace, variant: Variant, held_out: HeldOut | None = None) -> RunSpec:
+    """The run spec of a variant on the manifest in force of its split, without looking for weights yet.
+
+    Something that is held out of the split makes it another manifest, and the recipe one that is never promoted.
+    """
+    if held_out is None:
+        digest, manifest_key = manifest_in_force(workspace.engine, variant.split)
+    else:
+        name = held_out.split_name(variant.split)
+        digest = build_held_out(workspace, variant.split, held_out)
+        variant, manifest_key = without(variant, held_out.value), object_key(name, digest)
     return RunSpec(
         variant=variant,
         digest=digest,

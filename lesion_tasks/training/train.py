@@ -23,6 +23,7 @@ from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.progress import progress
+from lesion_tasks.splits.held_out import HeldOut
 from lesion_tasks.splits.manifest import NoManifestError, find_manifest, manifest_in_force, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, store_predictions
 from lesion_tasks.training.quiet_start import import_tensorflow
@@ -126,12 +127,13 @@ def train_variant(
     is_smoke_run: bool = False,
     max_epochs: int | None = None,
     n_trials: int = 0,
+    held_out: HeldOut | None = None,
 ) -> str:
     """Train a variant on the manifest in force of its split; returns the training id.
 
     `again` runs a training even if one with its fingerprint is finished. `is_smoke_run` and `max_epochs` shorten it,
     see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
-    the best parameters.
+    the best parameters. `held_out` is left out of train and val, and is the test set.
     """
     import_tensorflow()
     from lesion_tasks.training.model import find_weights
@@ -140,7 +142,7 @@ def train_variant(
     bucket = workspace.bucket
     mark_lost(engine)
     spec = find_run_spec(
-        workspace, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+        workspace, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs), held_out
     )
     try:
         spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))

@@ -1,0 +1,117 @@
+"""Splits -> a variant trained without each institution, tested on it, and one report about all of them. By hand.
+
+Internal-external cross-validation: what a model of this recipe may expect at an institution that it has never seen, and
+how much institutions differ. Collections or anatomical sites can be held out in the same way. None of these trainings
+is ever promoted, and none is on the leaderboard.
+
+Every task is safe to clear: a training continues after its last complete epoch, and what is finished on the same data
+is found again.
+"""
+
+from datetime import timedelta
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from lesion_airflow import (
+    DEFAULT_ARGS,
+    GPU_QUEUE,
+    TAGS,
+    TELL_WHEN_RED,
+    note_lineage,
+    open_workspace,
+    refuse_misspelt,
+    results,
+)
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog.pools import GPU_POOL
+from lesion_tasks.catalog.splits import HELD_OUT_BY
+
+NAMES = sorted(VARIANTS)
+
+
+@dag(
+    dag_display_name="9 Leave one institution out",
+    schedule=None,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "variant": Param(
+            NAMES[0],
+            type="string",
+            enum=NAMES,
+            values_display={name: f"{name} ({VARIANTS[name].title})" for name in NAMES},
+            title="Variant",
+            description="Which recipe to train, once without each institution.",
+        ),
+        "by": Param(
+            "attribution",
+            type="string",
+            enum=list(HELD_OUT_BY),
+            values_display={name: f"{one.capitalize()} ({name})" for name, one in HELD_OUT_BY.items()},
+            title="Held out",
+            description="What is held out, one after the other. Those with too few images are named in the report.",
+        ),
+        "max_epochs": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="At most this many epochs",
+            description="In each stage. Empty: as many as the variant says.",
+        ),
+        "smoke_run": Param(
+            False,
+            type="boolean",
+            title="Smoke run",
+            description="One epoch on tiny pictures, to see that everything runs.",
+        ),
+    },
+    description="A recipe tested where it never learned, institution by institution",
+    on_failure_callback=TELL_WHEN_RED,
+    doc_md=__doc__,
+    tags=[*TAGS, "models"],
+)
+def leave_out() -> None:
+    @task(execution_timeout=timedelta(hours=8))
+    def choose(params: dict[str, Any]) -> list[str]:
+        """Name what is held out, after building the split and the pixels that the variant needs."""
+        from lesion_tasks.evaluation.held_out_report import choose_held_out
+
+        refuse_misspelt()
+        workspace = open_workspace()
+        return choose_held_out(workspace, params["variant"], params["by"], is_smoke_run=params["smoke_run"])
+
+    @task(
+        queue=GPU_QUEUE,
+        pool=GPU_POOL,
+        execution_timeout=timedelta(hours=14),
+        map_index_template="{{ task.op_kwargs['value'] }}",
+    )
+    def train(value: str, params: dict[str, Any]) -> str:
+        """Train without one of them, and evaluate on all of it."""
+        from lesion_tasks.evaluation.held_out_report import train_without
+        from lesion_tasks.splits.held_out import HeldOut
+        from lesion_tasks.upkeep.lineage import of_training
+
+        workspace = open_workspace()
+        training_id = train_without(
+            workspace,
+            params["variant"],
+            HeldOut(by=params["by"], value=value),
+            is_smoke_run=params["smoke_run"],
+            max_epochs=params["max_epochs"],
+        )
+        note_lineage(of_training(workspace, training_id))
+        return training_id
+
+    @task
+    def report(trained: Any, params: dict[str, Any]) -> str:
+        """Put all of them together: a page with a forest plot, and the same as JSON."""
+        from lesion_tasks.evaluation.held_out_report import report_held_out
+
+        return report_held_out(open_workspace(), params["by"], results(trained))
+
+    report(train.expand(value=choose()))
+
+
+leave_out()

@@ -1,0 +1,113 @@
+"""The published document of a recipe tested where it never learned: pydantic models, as `document_schema` has them.
+
+Shares and probabilities are 0 to 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from lesion_tasks.metrics.auc import Auc
+from lesion_tasks.metrics.between_sites import BetweenSites, combine_sites
+from lesion_tasks.metrics.document_schema import Count, Figures, Published, Share
+
+METHOD = (
+    "Random effects on the logit of the AUC; variance between sites by Paule and Mandel, the mean's interval by "
+    "Hartung and Knapp, the interval for a new site by the confidence distribution of that variance (Nagashima, Noma "
+    "and Furukawa 2019); test of heterogeneity: Cochran's Q"
+)
+
+
+class HeldOutSite(Published):
+    """One value held out: the model that never learned from it, on all of it."""
+
+    value: str
+    training_id: str
+    evaluation_id: str
+    report_key: str = Field(description="Of its own report, in the bucket.")
+    manifest_digest: str
+    n_images: Count
+    n_groups: Count
+    class_counts: dict[str, Count]
+    n_trained_on: Count = Field(description="Images of train and val.")
+    is_sound: bool
+    verdict: str
+    figures: Figures
+
+
+class UntestedSite(Published):
+    """One value that is not held out by itself; its images teach in every fold."""
+
+    value: str
+    n_images: Count
+    n_groups_by_class: dict[str, Count]
+    reason: str
+
+
+class SitesTogether(Published):
+    """What the sites say together: see `metrics.between_sites`."""
+
+    n_sites: Annotated[int, Field(ge=1)]
+    mean: Share
+    mean_low: Share
+    mean_high: Share
+    tau: float = Field(description="Standard deviation of the sites' true values, on the logit scale.")
+    q: float
+    p_value: Share
+    i2: Share = Field(description="Share of the variance of the sites' figures that is not chance.")
+    new_site_low: Share = Field(description="95 % prediction interval for the true AUC of a new site.")
+    new_site_high: Share
+    differ: bool = Field(description="Whether the sites differ by more than chance, at 5 %.")
+    method: str
+
+
+class HeldOutDocument(Published):
+    """A recipe, trained once without each institution (collection, site), and tested on what it never saw."""
+
+    held_out_id: str
+    evaluated_at: str
+    variant: str
+    title: str
+    task: str
+    task_title: str
+    split: str
+    by: str
+    one: str = Field(description="What one value is called.")
+    manifest_digest: str = Field(description="Of the whole split.")
+    measure: str
+    sites: list[HeldOutSite]
+    untested: list[UntestedSite]
+    n_unknown: Count = Field(description="Images of which nothing tells the value: they teach nothing.")
+    n_of_several: Count = Field(description="Images of more than one value, tested with each of them.")
+    together: SitesTogether | None
+    reason: str | None = Field(default=None, description="Why the sites are not combined.")
+    words: str
+
+
+def put_together(aucs: Sequence[Auc], one: str) -> tuple[SitesTogether | None, str | None, str]:
+    """The sites combined, or why not; and what that says in one or two sentences. `one`: what a site is called."""
+    found = combine_sites(aucs)
+    if isinstance(found, str):
+        return None, found, f"What a new {one} may expect cannot be told: {found}."
+    told = SitesTogether.model_validate(
+        {**{name: getattr(found, name) for name in BetweenSites.__dataclass_fields__}, "differ": found.differ}
+        | {"method": METHOD}
+    )
+    differ = (
+        f"differ by more than chance (Q = {found.q:.1f}, p = {_p(found.p_value)}, I² = {found.i2:.0%})"
+        if found.differ
+        else f"differ by no more than chance may do (Q = {found.q:.1f}, p = {_p(found.p_value)})"
+    )
+    words = (
+        f"Mean AUC {found.mean:.3f} (95 % interval {found.mean_low:.3f} to {found.mean_high:.3f}) over {found.n_sites} "
+        f"held-out {one}s, which {differ}. In a new {one} the AUC is expected between {found.new_site_low:.3f} and "
+        f"{found.new_site_high:.3f}."
+    )
+    return told, None, words
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"

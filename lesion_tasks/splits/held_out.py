@@ -1,0 +1,234 @@
+"""A split and what to hold out (an institution, a collection, a site) -> a manifest whose test is all of it.
+
+Whatever shares a group with it, and whatever nobody can tell the origin of, teaches nothing. Everything else of train
+and val stays where it is; the split's own test set stays closed, except for what is held out. The rows are those of the
+split's manifest in force, so the same manifest gives the same ones again.
+"""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import TASKS, Split, Task
+from lesion_tasks.catalog.entries import unknown
+from lesion_tasks.catalog.lookup import find_split
+from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.splits.balance import draw_members
+from lesion_tasks.splits.data_report import write_data_report
+from lesion_tasks.splits.manifest import (
+    as_table,
+    find_manifest,
+    manifest_in_force,
+    read_manifest,
+    record_manifest,
+)
+from lesion_tasks.splits.manifest_checks import check_manifest
+from lesion_tasks.splits.split import class_counts
+from lesion_tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+log = logging.getLogger(__name__)
+
+# Groups of each class that train must keep, or there is nothing to learn from.
+MIN_GROUPS_TO_LEARN = 10
+# A condition about a row `t` of training, for the statements of other modules: such a training answers how a recipe
+# does where it never learned, and is no model for use.
+HOLDS_OUT = "EXISTS (SELECT FROM manifest h WHERE h.digest = t.manifest_digest AND h.held_out IS NOT NULL)"
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOut:
+    """What never teaches: one value, and where it is told (a key of `HELD_OUT_BY`)."""
+
+    by: str
+    value: str
+
+    @property
+    def words(self) -> str:
+        return f"{self.by}: {self.value}"
+
+    def split_name(self, split: str) -> str:
+        """The name under which its manifests are kept, unlike any split's."""
+        return f"{split}-without-{hashlib.sha256(self.words.encode()).hexdigest()[:10]}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origin:
+    """One value, and how much of a split it has; `reason` says why it is not held out by itself."""
+
+    value: str
+    n_images: int
+    n_groups_by_class: Mapping[str, int]
+    reason: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Origins:
+    """Every value of a split, the largest first. `n_unknown`: images of none, which teach nothing."""
+
+    by: str
+    manifest_digest: str  # of the whole split
+    found: tuple[Origin, ...]
+    n_unknown: int
+    n_of_several: int  # images of more than one value
+
+    @property
+    def held_out(self) -> list[Origin]:
+        return [one for one in self.found if one.reason is None]
+
+
+def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
+    """The values that a split in force can be tested on one after the other, and why the others cannot.
+
+    A value is held out by itself if it has at least ten groups of each class, as an interval of an AUC needs, and as
+    many are left in train without it. One that is too small teaches in every fold and is tested in none; pooled with
+    others it would be no site. Raises `UnusableInputError` if fewer than two can be held out.
+    """
+    recipe, task, digest, rows, values = _read(workspace, split, by)
+    found = []
+    for value in sorted({one for some in values for one in some}):
+        is_held = values.map(lambda some, value=value: value in some).to_numpy(dtype=bool)
+        groups = rows[is_held].groupby("label")["group_id"].nunique()
+        by_class = {label: int(groups.get(label, 0)) for label in task.classes}
+        found.append(
+            Origin(
+                value=value,
+                n_images=int(is_held.sum()),
+                n_groups_by_class=by_class,
+                reason=_why_not(rows, values, is_held, by_class, task),
+            )
+        )
+    found.sort(key=lambda one: (-one.n_images, one.value))
+    origins = Origins(
+        by=by,
+        manifest_digest=digest,
+        found=tuple(found),
+        n_unknown=int((values.map(len) == 0).sum()),
+        n_of_several=int((values.map(len) > 1).sum()),
+    )
+    if len(origins.held_out) < 2:
+        told = "; ".join(f"{one.value}: {one.reason or 'can be'}" for one in found[:5]) or "no image has any"
+        raise UnusableInputError(
+            f"split {recipe.name!r} by {by}: {len(origins.held_out)} of {len(found)} values can be held out, expected "
+            f"at least 2 ({told})"
+        )
+    return origins
+
+
+def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
+    """Write the manifest of a split whose test set is what is held out; returns its digest, the same every time."""
+    recipe, task, digest, rows, values = _read(workspace, split, held_out.by)
+    is_held = values.map(lambda some: held_out.value in some).to_numpy(dtype=bool)
+    if not is_held.any():
+        known = sorted({one for some in values for one in some})
+        raise UnusableInputError(f"split {split!r}: {unknown(held_out.by, held_out.value, known)}")
+    steps = _steps(rows, values, is_held)
+    part = rows[(steps == "").to_numpy()].copy()
+    part["subset"] = part["subset"].where(~is_held[(steps == "").to_numpy()], "test")
+    drawn = draw_members(part[["isic_id", "subset", "label"]], recipe, task)
+    part = part.assign(is_balanced=drawn["is_balanced"])[drawn["is_member"].reindex(part.index)]
+    table = as_table(part)
+    check_manifest(table, recipe, task, held_out.words)
+    with workspace.engine.begin() as connection:
+        of_split = find_manifest(connection, digest).recipe
+        counts = class_counts(table, task)
+        digest = record_manifest(
+            connection,
+            workspace.bucket,
+            split=held_out.split_name(split),
+            held_out=held_out.words,
+            task=task.name,
+            recipe=of_split | {"held_out": {"by": held_out.by, "value": held_out.value}},
+            table=table,
+            counts=counts,
+            funnel=_funnel(steps, counts, len(rows)),
+        )
+        write_data_report(workspace.bucket, connection, digest, {digest: table})
+    log.info("%s without %s: %s", split, held_out.words, counts)
+    return digest
+
+
+def _read(workspace: Workspace, split: str, by: str) -> "tuple[Split, Task, str, pd.DataFrame, pd.Series]":
+    """The split, its task, the digest and the rows of its manifest in force, and the set of values of each row."""
+    if by not in HELD_OUT_BY:
+        raise UnusableInputError(f"hold out by {unknown('part of a record', by, HELD_OUT_BY)}")
+    recipe = find_split(split)
+    if recipe.imputation != "none":
+        raise UnusableInputError(
+            f"split {split!r}: its missing values are filled in from all images, also from those that would be held "
+            "out; expected one that leaves them missing"
+        )
+    digest, key = manifest_in_force(workspace.engine, split)
+    rows = read_manifest(workspace.bucket, key)
+    with workspace.engine.connect() as connection:
+        values = _values(connection, rows, by)
+    return recipe, TASKS[recipe.task], digest, rows, values
+
+
+def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series":
+    """The set of values of each row; empty where nothing tells."""
+    if by != "collections":
+        return rows[by].map(
+            lambda value: frozenset() if value is None or value != value else frozenset({value})
+        )
+    found = connection.execute(
+        text("""
+            SELECT l.isic_id, array_agg(DISTINCT s.collections) AS known
+            FROM scope_record l JOIN scope s USING (scope_id) WHERE s.collections <> '' GROUP BY l.isic_id
+        """).execution_options(stream_results=True)
+    )
+    wanted = set(rows["isic_id"])
+    known = {row.isic_id: frozenset(row.known) for row in found if row.isic_id in wanted}
+    return rows["isic_id"].map(lambda isic_id: known.get(isic_id, frozenset()))
+
+
+def _steps(rows: "pd.DataFrame", values: "pd.Series", is_held: Any) -> "pd.Series":
+    """Why each row has no place in the fold, as `exclusions.REASONS` has it; an empty text for one that has."""
+    import numpy as np
+    import pandas as pd
+
+    is_tied = rows["group_id"].isin(rows["group_id"][is_held]).to_numpy()
+    is_known = values.map(len).to_numpy() > 0
+    reasons = np.select(
+        [is_held, is_tied, ~is_known, (rows["subset"] == "test").to_numpy()],
+        ["", "tied_to_held_out", "unknown_origin", "kept_closed"],
+        "",
+    )
+    return pd.Series(reasons, index=rows.index, dtype=object)
+
+
+def _why_not(
+    rows: "pd.DataFrame", values: "pd.Series", is_held: Any, by_class: Mapping[str, int], task: Task
+) -> str | None:
+    from lesion_tasks.metrics.binary import MIN_GROUPS
+
+    for label, n in by_class.items():
+        if n < MIN_GROUPS:
+            return f"{n} groups with {label}, floor {MIN_GROUPS}"
+    left = rows[(_steps(rows, values, is_held) == "").to_numpy() & ~is_held]
+    for subset, least in (("train", MIN_GROUPS_TO_LEARN), ("val", 1)):
+        groups = left[left["subset"] == subset].groupby("label")["group_id"].nunique()
+        for label in task.classes:
+            if (n := int(groups.get(label, 0))) < least:
+                return f"without it {subset} has {n} groups with {label}, floor {least}"
+    return None
+
+
+def _funnel(steps: "pd.Series", counts: Mapping[str, Mapping[str, int]], n_rows: int) -> list[dict[str, Any]]:
+    """From the images of the whole split to the subsets of the fold, as `funnel` has it."""
+    lost = steps[steps != ""].value_counts()
+    subsets = {subset: sum(counts[subset].values()) for subset in ("train", "val", "test")}
+    beyond = n_rows - int(lost.sum()) - sum(subsets.values())
+    left_out = {**{str(reason): int(n) for reason, n in lost.items()}, "beyond_balance": beyond}
+    return [
+        {"step": "images of the split", "n": n_rows},
+        *({"step": "left out", "reason": reason, "n": -n} for reason, n in left_out.items() if n),
+        *({"step": subset, "n": n} for subset, n in subsets.items()),
+    ]

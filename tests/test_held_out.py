@@ -1,0 +1,178 @@
+"""A recipe tested where it never learned: folds that share nobody, found again, and what they say together."""
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from catalogue import add_records, declare, labelled_records, rows_of
+from evaluation_data import drawn
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.board import read_board
+from lesion_tasks.evaluation.evaluate import list_unevaluated
+from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
+from lesion_tasks.metrics.auc import Auc, measure_auc
+from lesion_tasks.metrics.between_sites import BetweenSites, between_variance, combine_sites
+from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
+from lesion_tasks.promotion.candidates import find_candidates
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_origins
+from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.train import choose_variants
+from lesion_tasks.workspace import open_workspace
+
+SPLIT = "malignancy_natural"
+CLINICS = ("Clinic A", "Clinic B", "Clinic <b>C</b>")
+
+
+def records_of_clinics(n: int = 300) -> list[dict[str, Any]]:
+    """Three clinics, one that is too small to be tested, and images of which nothing tells the clinic."""
+    records = labelled_records(n)
+    for i, record in enumerate(records):
+        # Two images in a row are of one lesion, three lesions in a row of one clinic.
+        record["attribution"] = CLINICS[(i // 6) % 3]
+    for record in records[:12]:
+        record["attribution"] = "Tiny"
+    for record in records[12:18]:
+        record["attribution"] = None
+    # The second image of this lesion was taken in another clinic.
+    records[19]["attribution"] = "Clinic B" if records[18]["attribution"] != "Clinic B" else "Clinic A"
+    return records
+
+
+def rows_of_fold(settings: Settings, digest: str) -> pd.DataFrame:
+    ((key,),) = rows_of(settings, f"SELECT object_key FROM manifest WHERE digest = '{digest}'")
+    return read_manifest(open_bucket(settings), key)
+
+
+@pytest.fixture
+def clinics(settings: Settings) -> Iterator[Settings]:
+    """A curated catalogue of several clinics, split; the catalogue of variants is put back."""
+    before = dict(VARIANTS)
+    add_records(settings, records_of_clinics())
+    curate_images(open_workspace())
+    build_split(open_workspace(), SPLIT)
+    yield settings
+    VARIANTS.clear()
+    VARIANTS.update(before)
+
+
+def _check_folds(clinics: Settings) -> None:
+    """What is held out is the test, and whatever is linked to it teaches nothing."""
+    records = records_of_clinics()
+    workspace = open_workspace()
+    ((digest,),) = rows_of(clinics, "SELECT digest FROM manifest")
+    whole = rows_of_fold(clinics, digest)
+    origins = find_origins(workspace, SPLIT, "attribution")
+    assert {one.value for one in origins.held_out} == set(CLINICS)
+    told = {one.value: one.reason for one in origins.found}
+    assert "floor 10" in (told["Tiny"] or "")
+    assert origins.n_unknown == whole["attribution"].isna().sum() > 0
+    first, second = records[18]["attribution"], records[19]["attribution"]
+    for value in CLINICS:
+        digest = build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value))
+        assert build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value)) == digest
+        rows = rows_of_fold(clinics, digest)
+        test, taught = rows[rows["subset"] == "test"], rows[rows["subset"] != "test"]
+        # All of it is test, whatever subset it had; the others stay where they were.
+        assert set(test["isic_id"]) == set(whole["isic_id"][whole["attribution"] == value])
+        assert not set(taught["attribution"]) & {value, None}
+        assert not set(taught["group_id"]) & set(test["group_id"])
+        placed = whole.set_index("isic_id")["subset"]
+        assert (placed[taught["isic_id"]].to_numpy() == taught["subset"].to_numpy()).all()
+        assert "Tiny" in set(taught["attribution"])
+        if value in (first, second):
+            assert "tied_to_held_out" in str(
+                rows_of(clinics, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
+            )
+    # What is in force for everything else is the whole split.
+    with workspace.engine.connect() as connection:
+        assert [one.split for one in manifests_in_force(connection)] == [SPLIT]
+    for by, value, words in (
+        ("attribution", "Clinic AA", "did you mean Clinic A"),
+        ("attributions", "Clinic A", "did you mean attribution"),
+    ):
+        with pytest.raises(UnusableInputError, match=words):
+            build_held_out(workspace, SPLIT, HeldOut(by=by, value=value))
+    with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
+        find_origins(workspace, SPLIT, "collections")
+
+
+def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_and_found_again(
+    clinics: Settings,
+) -> None:
+    _check_folds(clinics)
+    workspace = open_workspace()
+    name = declare("metadata_logistic")
+
+    def run() -> tuple[str, list[str]]:
+        chosen = choose_held_out(workspace, name, "attribution")
+        ids = [train_without(workspace, name, HeldOut(by="attribution", value=value)) for value in chosen]
+        return report_held_out(workspace, "attribution", ids), ids
+
+    key, ids = run()
+    bucket = open_bucket(clinics)
+    before = {one: bucket.get(one) for one in bucket.list_keys(key.rpartition("/")[0])}
+    evaluated = rows_of(clinics, "SELECT evaluated_at FROM evaluation ORDER BY 1")
+    assert run() == (key, ids)
+    assert rows_of(clinics, "SELECT evaluated_at FROM evaluation ORDER BY 1") == evaluated
+    assert {one: bucket.get(one) for one in before} == before
+    document = HeldOutDocument.model_validate(json.loads(before[key.replace("report.html", "metrics.json")]))
+    assert {one.value for one in document.sites} == set(CLINICS)
+    assert all(one.figures["auc"].value is not None for one in document.sites)
+    page = before[key].decode()
+    assert "Tiny" in page
+    assert f"../../{ids[0]}/report.html" in page
+    assert document.words in page or "cannot be told" in document.words
+    # None of them is a model for use.
+    with engine_for(clinics.database_url or "").connect() as connection:
+        assert find_candidates(connection, bucket, "malignancy") == []
+        assert read_board(connection, "malignancy") == ([], 0)
+    assert list_unevaluated(workspace) == []
+    assert choose_variants(workspace, variants=[name]) == [name]
+    with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):
+        report_held_out(workspace, "anatom_site", ids)
+
+
+def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:
+    scored = drawn(n_images, distance=distance, seed=seed, n_groups=n_images // 2)
+    found = measure_auc(scored.is_positive, scored.scores, scored.groups)
+    assert found is not None
+    return found
+
+
+def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
+    alike = combine_sites([auc_of(1.5, seed) for seed in range(8)])
+    apart = combine_sites([auc_of(0.5 + 0.3 * seed, seed) for seed in range(8)])
+    assert isinstance(alike, BetweenSites)
+    assert isinstance(apart, BetweenSites)
+    assert not alike.differ
+    assert apart.differ
+    assert alike.mean_low < alike.mean < alike.mean_high
+    # What a new site may give is wider than what the mean is, and wider where sites differ.
+    for one in (alike, apart):
+        assert one.new_site_low <= one.mean_low
+        assert one.mean_high <= one.new_site_high
+    assert apart.new_site_high - apart.new_site_low > 2 * (alike.new_site_high - alike.new_site_low)
+    assert combine_sites([auc_of(1.5, seed) for seed in range(8)]) == alike
+    together, reason, words = put_together([auc_of(1.5, seed) for seed in range(2)], "institution")
+    assert together is None
+    assert reason is not None
+    assert "2 sites" in reason
+    assert "cannot be told" in words
+    assert "more than chance" in put_together([auc_of(0.5 + 0.3 * s, s) for s in range(8)], "institution")[2]
+
+
+def test_the_variance_between_sites_is_that_of_the_published_example() -> None:
+    """Equal variances: Paule and Mandel's estimate is the sample variance less the variance within."""
+    y, within = np.array([0.1, 0.5, 0.9, 1.3]), np.full(4, 0.05)
+    assert between_variance(y, within) == pytest.approx(np.var(y, ddof=1) - 0.05)
+    assert between_variance(y, np.full(4, 5.0)) == 0.0
