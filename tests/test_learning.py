@@ -29,6 +29,7 @@ from lesion_tasks.training.model import build_head, build_model
 from lesion_tasks.training.model.losses import LogitAdjustedCrossEntropy, with_auxiliary_head
 from lesion_tasks.training.optimizers import make_optimizer
 from lesion_tasks.training.run_spec import read_diagnoses
+from lesion_tasks.training.sampling import lesion_weights
 from lesion_tasks.training.solved_head import solve_head
 from lesion_tasks.training.stages import Trained, train_model
 
@@ -257,6 +258,19 @@ def test_a_backbone_has_its_own_rate_weights_decay_and_averages_wait_until_asked
     np.testing.assert_allclose(bias, -0.15, rtol=1e-3)
 
 
+def test_each_group_decays_at_its_own_rate() -> None:
+    model, optimizer = optimizer_of(Learning(backbone_rate_share=0.1, weight_decay=0.5))
+    before = [np.array(v) for v in model.trainable_variables]
+    optimizer.apply([keras.ops.zeros(v.shape) for v in model.trainable_variables], model.trainable_variables)
+    kept = {
+        v.path.split("/")[-2]: np.array(v) / b
+        for v, b in zip(model.trainable_variables, before, strict=True)
+        if v.path.endswith("kernel")
+    }
+    np.testing.assert_allclose(kept["outside"], 1 - 0.1 * 0.5, rtol=1e-5)
+    np.testing.assert_allclose(kept["inside"], 1 - 0.1 * 0.1 * 0.5, rtol=1e-5)
+
+
 def test_the_adjusted_loss_is_cross_entropy_of_moved_logits() -> None:
     y, p = np.array([[1.0], [0.0]], np.float32), np.array([[0.3], [0.6]], np.float32)
     log_shares = np.log([0.9, 0.1])
@@ -293,6 +307,63 @@ def test_mixed_examples_have_mixed_targets_and_count_by_their_weights() -> None:
     np.testing.assert_allclose(counts.sum(), plain[2].sum(), rtol=1e-5)
     np.testing.assert_allclose((targets[:, 0] * counts).sum(), (plain[1][:, 0] * plain[2]).sum(), rtol=1e-4)
     assert ((targets >= 0) & (targets <= 1)).all()
+
+
+def test_many_pictures_of_one_lesion_do_not_count_many_times() -> None:
+    ids = np.array(["a", "b", "c", "d", "e", "e"], dtype=object)  # e is in the epoch twice, and one image
+    lesions = {"a": "one", "b": "one", "c": "one", "d": "two"}
+    for weighting, each in (("by_image", 1), ("by_root", 3**-0.5), ("by_lesion", 1 / 3)):
+        weights = lesion_weights(ids, lesions, weighting)
+        np.testing.assert_allclose(weights / weights[3], [each, each, each, 1, 1, 1], rtol=1e-6)
+        assert weights.mean() == pytest.approx(1)
+    labels = np.array([0, 0, 1, 1, 0, 0])
+    weights = lesion_weights(ids, lesions, "by_lesion", labels)
+    assert [weights[labels == label].mean() for label in (0, 1)] == pytest.approx([1, 1])
+
+    by_row = np.linspace(0.5, 1.5, 96).astype(np.float32)
+    diagnoses = Diagnoses(names=("x", "y"), number_by_id={})
+    plain = Learning(weight_decay=0.1)
+    drawn = Batches(examples(96), 32, n_classes=2, seed=1, epoch=1)
+    batch = LearningBatches(drawn, plain, seed=1, epoch=1, weights={0: 1.0, 1: 2.0}, row_weights=by_row)[0]
+    np.testing.assert_allclose(batch[2], by_row[drawn.rows(0)] * (1 + batch[1][:, 0]), rtol=1e-6)
+    known = replace(diagnoses, number_by_id=dict.fromkeys(drawn.examples.isic_ids, 1))
+    both = LearningBatches(drawn, plain, seed=1, epoch=1, row_weights=by_row, diagnoses=known)[0]
+    np.testing.assert_array_equal(both[2]["auxiliary"], by_row[drawn.rows(0)])
+
+
+def test_a_lesion_that_is_weighted_away_is_not_learned() -> None:
+    """Half of the pictures show one lesion and say the opposite of all others."""
+    generator = np.random.default_rng(5)
+    features = np.concatenate([generator.normal(0, 1, (400, 3)), np.full((400, 3), 2.0)]).astype(np.float32)
+    labels = np.concatenate([(features[:400, 0] > 0).astype(int), generator.integers(0, 2, 400)])
+    labels[400:700] = 0
+    some = replace(VARIANTS["mobilenet_v2_frozen"], dense_units=(), learning=Learning(is_head_solved=True))
+
+    class Features(Examples):
+        def inputs(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+            return {"features": features[[int(i) for i in self.isic_ids[rows]]]}
+
+    train, val = (
+        Features(isic_ids=np.arange(800).astype(str).astype(object)[part], labels=labels[part], pixels=None,
+                 metadata=None)
+        for part in (slice(800), slice(400))
+    )  # fmt: skip
+    lesions = {str(i): "one" for i in range(400, 800)}
+    biases = []
+    for weighting in ("by_image", "by_lesion"):
+        head = build_head(some, 3)
+        solve_head(head, some, train, val, None, lesion_weights(train.isic_ids, lesions, weighting))
+        biases.append(float(head.predict_on_batch({"features": np.full((1, 3), 2.0, np.float32)})[0, 0]))
+    assert biases[0] < 0.5 < biases[1]
+
+
+def test_a_recipe_keeps_its_digest_where_lesions_are_not_weighted() -> None:
+    some = variant()
+    assert "lesion_weighting" not in some.as_recipe["learning"]
+    weighted = replace(some, learning=replace(EVERYTHING, is_head_solved=False, lesion_weighting="by_root"))
+    assert weighted.as_recipe["learning"]["lesion_weighting"] == "by_root"
+    with pytest.raises(ValueError, match="unknown lesion weighting 'by_roots'; did you mean by_root"):
+        Learning(lesion_weighting="by_roots")
 
 
 def test_an_unknown_diagnosis_counts_nothing_in_the_auxiliary_loss() -> None:

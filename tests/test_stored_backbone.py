@@ -130,6 +130,21 @@ def test_without_pretraining_it_is_the_same_network_with_new_weights(tmp_path: P
     assert len(recipes) == 3
 
 
+def test_new_weights_leave_the_scaling_that_was_adapted(tmp_path: Path) -> None:
+    scale = keras.layers.Normalization(axis=-1, name="scale")
+    scale.adapt(np.random.default_rng(1).normal(100, 20, (8, 4, 4, 3)).astype(np.float32))
+    pixels = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(2, 3, name="conv")(keras.Sequential([scale], name="inner")(pixels))
+    keras.Model(pixels, x).save(tmp_path / FILE)
+    weights = find_weights(variant(), str(tmp_path))
+    known, new = (load_base(variant(is_pretrained=how), weights) for how in (True, False))
+    assert not np.array_equal(*(np.asarray(base.get_layer("conv").kernel) for base in (known, new)))
+    shown = np.full((1, 4, 4, 3), 140, np.float32)
+    scaled = [np.asarray(base.get_layer("inner")(shown)) for base in (known, new)]
+    np.testing.assert_array_equal(*scaled)
+    assert 1 < scaled[0].mean() < 3
+
+
 def test_another_file_under_the_same_name_has_other_features(tmp_path: Path) -> None:
     found = set()
     for seed in (1, 2):

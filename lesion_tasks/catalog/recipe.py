@@ -164,10 +164,14 @@ class Variant:
     def as_recipe(self) -> dict[str, Any]:
         """Every field by name, as it is stored and hashed.
 
-        `learning` is younger than stored recipes and is left out where there is none: their digests stay.
+        Fields that are younger than stored recipes are left out where they say nothing: digests stay.
         """
         recipe = asdict(self)
-        return recipe if self.learning is not None else {k: v for k, v in recipe.items() if k != "learning"}
+        if self.learning is None:
+            del recipe["learning"]
+        elif self.learning.lesion_weighting == "by_image":
+            del recipe["learning"]["lesion_weighting"]
+        return recipe
 
     @property
     def task(self) -> Task:

@@ -71,6 +71,7 @@ class Data:
     test: Examples | None  # None: must not be used, as in a search
     sha256_by_id: Mapping[str, str]
     diagnosis_by_id: Mapping[str, str] = field(default_factory=dict)  # of train images, for an auxiliary head
+    lesion_by_id: Mapping[str, str] = field(default_factory=dict)  # of train images, to weight them by
 
     def subset(self, name: str) -> Examples:
         """Val or test."""

@@ -29,7 +29,7 @@ class Diagnoses:
 
 
 class LearningBatches(keras.utils.PyDataset):
-    """Train batches of one epoch, with class weights if any are given.
+    """Train batches of one epoch, with weights of classes and of rows, float32 (n,), if any are given.
 
     Targets and weights are dictionaries, `probabilities` and `auxiliary`, where there are diagnoses to learn.
     """
@@ -42,12 +42,13 @@ class LearningBatches(keras.utils.PyDataset):
         seed: int,
         epoch: int,
         weights: Mapping[int, float] | None = None,
+        row_weights: np.ndarray | None = None,
         diagnoses: Diagnoses | None = None,
     ) -> None:
         super().__init__()
         self.batches, self.how, self.seed, self.epoch = batches, how, seed, epoch
         self.weights = None if weights is None else np.array(list(weights.values()), dtype=np.float32)
-        self.diagnoses = diagnoses
+        self.row_weights, self.diagnoses = row_weights, diagnoses
 
     def __len__(self) -> int:
         return len(self.batches)
@@ -62,6 +63,8 @@ class LearningBatches(keras.utils.PyDataset):
         parts = {"probabilities": (targets, weights)}
         if self.diagnoses is not None:
             parts["auxiliary"] = self.diagnoses.targets(self.batches.examples.isic_ids[rows])
+        if (by_row := self.row_weights) is not None:
+            parts = {name: (t, w * by_row[rows]) for name, (t, w) in parts.items()}
         if self.how.n_distortions:
             inputs["pixels"] = distort(
                 inputs["pixels"], generator, self.how.n_distortions, self.how.distortion_strength

@@ -11,7 +11,8 @@ from lesion_tasks.catalog import Learning
 class AveragingAdamW(keras.optimizers.AdamW):
     """AdamW whose averages of the weights enter the model when asked, and not at the end of every `fit`.
 
-    `slow` are the variables that learn at `slow_share` of the rate, known by their place among the trainable ones.
+    `slow` are the variables that learn, and decay, at `slow_share` of the rate, known by their place among the
+    trainable ones.
     """
 
     def __init__(self, *, slow: Sequence[int] = (), slow_share: float = 1.0, **options: Any) -> None:
@@ -20,8 +21,19 @@ class AveragingAdamW(keras.optimizers.AdamW):
 
     def update_step(self, gradient: Any, variable: Any, learning_rate: Any) -> None:
         """One step of AdamW at the rate of the variable's group."""
-        share = self.slow_share if self._get_variable_index(variable) in self.slow else 1.0
-        super().update_step(gradient, variable, learning_rate * share)
+        super().update_step(gradient, variable, learning_rate * self._share(variable))
+
+    def _share(self, variable: Any) -> float:
+        """The rate of a variable's group as a share of the head's."""
+        return self.slow_share if self._get_variable_index(variable) in self.slow else 1.0
+
+    def _apply_weight_decay(self, variables: Sequence[keras.Variable]) -> None:
+        """Decoupled decay goes by the rate: each group decays at its own."""
+        decay: float = self.weight_decay  # type: ignore[has-type]
+        for share in dict.fromkeys((1.0, self.slow_share)):
+            self.weight_decay = decay * share
+            super()._apply_weight_decay([v for v in variables if self._share(v) == share])
+        self.weight_decay = decay
 
     def finalize_variable_values(self, var_list: Sequence[keras.Variable]) -> None:
         """Nothing: learning goes on from the weights, not from their averages."""

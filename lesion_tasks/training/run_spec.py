@@ -189,6 +189,10 @@ def load_data(
         if variant.learning is not None and variant.learning.auxiliary_weight:
             diagnosis_by_id = read_diagnoses(connection, wanted["train"], variant.learning.auxiliary_level)
     sha256_by_id = dict(zip(rows["isic_id"], rows["sha256"], strict=True))
+    lesion_by_id = {}
+    if variant.learning is not None and variant.learning.lesion_weighting != "by_image":
+        known = wanted["train"].dropna(subset="lesion_id")
+        lesion_by_id = dict(zip(known["isic_id"], known["lesion_id"], strict=True))
     return Data(
         train=found["train"],
         val_drawn=found["val_drawn"],
@@ -196,6 +200,7 @@ def load_data(
         test=found.get("test"),
         sha256_by_id=sha256_by_id,
         diagnosis_by_id=diagnosis_by_id,
+        lesion_by_id=lesion_by_id,
     )
 
 

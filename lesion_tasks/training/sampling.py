@@ -1,9 +1,12 @@
 """Train examples and a sampling rule -> the examples that an epoch sees, possibly including rotated copies."""
 
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
 
+from lesion_tasks.catalog.learning import LESION_WEIGHTINGS
 from lesion_tasks.training.examples import Examples
 
 # R1 uses Augmentor's rotate(probability=0.7, max_left_rotation=10, max_right_rotation=10).
@@ -142,6 +145,25 @@ def rotate_picture(picture: np.ndarray, angle_deg: float) -> np.ndarray:
     margin = (side - inner) / 2
     box = (margin, margin, side - margin, side - margin)
     return np.asarray(turned.resize((side, side), Image.Resampling.BILINEAR, box=box), dtype=np.uint8)
+
+
+def lesion_weights(
+    isic_ids: np.ndarray,
+    lesion_by_id: Mapping[str, str],
+    weighting: str,
+    labels: np.ndarray | None = None,
+) -> np.ndarray:
+    """How much each example counts, float32 (n,), by the images of its lesion among these; the mean is 1.
+
+    `weighting` is one of `catalog.learning.LESION_WEIGHTINGS`. An image of no known lesion is a lesion of its own.
+    With `labels`, int (n,), the mean of each class is 1, for examples that are weighted by class as well.
+    """
+    n_images = Counter(lesion_by_id[i] for i in np.unique(isic_ids) if i in lesion_by_id)
+    n = np.array([n_images[lesion_by_id[i]] if i in lesion_by_id else 1 for i in isic_ids])
+    weights = n ** -LESION_WEIGHTINGS[weighting]
+    for part in [slice(None)] if labels is None else [labels == label for label in np.unique(labels)]:
+        weights[part] /= weights[part].mean()
+    return weights.astype(np.float32)
 
 
 def class_weights(labels: np.ndarray, n_classes: int) -> dict[int, float]:

@@ -26,10 +26,12 @@ def solve_head(
     train: Examples,
     val: Examples,
     weights: Mapping[int, float] | None = None,
+    row_weights: np.ndarray | None = None,
 ) -> tuple[float, Judgement]:
     """Write the coefficients that do best on val into a linear head's layer `probabilities`.
 
-    `weights` are class weights. Returns the loss on train and the judgement on val. The same input gives the same head.
+    `weights` are class weights, `row_weights`, float (n,), those of the examples of train. Returns the loss on train
+    and the judgement on val. The same input gives the same head.
     """
     from sklearn.linear_model import LogisticRegression
     from sklearn.metrics import log_loss
@@ -52,7 +54,7 @@ def solve_head(
     best: tuple[float, Judgement, list[np.ndarray]] | None = None
     for strength in INVERSE_STRENGTHS:
         logistic = LogisticRegression(C=strength, max_iter=1_000, class_weight=weights and dict(weights))
-        logistic.fit(features, labels)
+        logistic.fit(features, labels, sample_weight=None if row_weights is None else row_weights[rows])
         kernel, bias = _as_layer(logistic, mean, deviation, len(variant.task.classes))
         layer.set_weights([kernel, bias])
         judged = judge_probabilities(

@@ -49,7 +49,7 @@ from lesion_tasks.training.model.serving import (
 )
 from lesion_tasks.training.optimizers import make_optimizer
 from lesion_tasks.training.predict_examples import predict_examples
-from lesion_tasks.training.sampling import class_weights, leaky_train_and_val, pool, resample
+from lesion_tasks.training.sampling import class_weights, leaky_train_and_val, lesion_weights, pool, resample
 from lesion_tasks.training.segmentation import Segmenter, train_segmenter
 from lesion_tasks.training.solved_head import solve_head
 
@@ -230,7 +230,7 @@ def _learn_head(
     if how is not None and how.is_head_solved:
         weights = class_weights(train.labels, context.n_classes) if variant.is_class_weighted else None
         started = time.monotonic()
-        loss, solved = solve_head(head, variant, train, val, weights)
+        loss, solved = solve_head(head, variant, train, val, weights, _row_weights(context, how, train))
         figures = {"loss": loss, **{f"val_{name}": value for name, value in solved.figures.items()}}
         context.epochs(1, figures, time.monotonic() - started)
         context.epochs.next_stage()
@@ -322,6 +322,7 @@ def _fit(
     }
     weights = class_weights(train.labels, n_classes) if variant.is_class_weighted else None
     diagnoses = None if how is None else _diagnoses(context, how, train)
+    row_weights = None if how is None else _row_weights(context, how, train)
     if how is not None:
         n_steps = stage.max_epochs * math.ceil(len(train) / variant.batch_size)
         if diagnoses is not None:
@@ -343,11 +344,19 @@ def _fit(
         drawn = Batches(train, variant.batch_size, seed=variant.seed, epoch=epoch, **shared)
         if how is not None:
             return LearningBatches(
-                drawn, how, seed=variant.seed, epoch=epoch, weights=weights, diagnoses=diagnoses
+                drawn,
+                how,
+                seed=variant.seed,
+                epoch=epoch,
+                weights=weights,
+                row_weights=row_weights,
+                diagnoses=diagnoses,
             )
         return WeightedBatches.of(drawn, weights)
 
-    is_plain = how is None or not (how.mixup_alpha or how.n_distortions or diagnoses)
+    is_plain = how is None or not (
+        how.mixup_alpha or how.n_distortions or diagnoses or row_weights is not None
+    )
     best = fit_stage(
         model,
         stage,
@@ -390,6 +399,14 @@ def _with_learning(
         auxiliary_weight=how.auxiliary_weight if "auxiliary" in model.output_names else 0.0,
         budget_s=how.max_minutes and 60 * how.max_minutes,
     )
+
+
+def _row_weights(context: _Context, how: Learning, train: Examples) -> np.ndarray | None:
+    """How much each train example counts by its lesion, float32 (n,); None if all count the same."""
+    if how.lesion_weighting == "by_image":
+        return None
+    labels = train.labels if context.variant.is_class_weighted else None
+    return lesion_weights(train.isic_ids, context.data.lesion_by_id, how.lesion_weighting, labels)
 
 
 def _diagnoses(context: _Context, how: Learning, train: Examples) -> Diagnoses | None:

@@ -14,7 +14,7 @@ from lesion_tasks.training.model.metadata import join_metadata, metadata_feature
 from lesion_tasks.training.model.mobilenet_v3_eca import mobilenet_v3_eca
 from lesion_tasks.training.model.pixels import augment, keep_lesion, preprocess, remove_hair
 from lesion_tasks.training.model.unet import SEGMENTER_NAME
-from lesion_tasks.training.model.weights import Weights, load_base, title_of
+from lesion_tasks.training.model.weights import Weights, all_layers, load_base, title_of
 
 
 def build_model(
@@ -162,7 +162,7 @@ def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_st
     """
     base.trainable = unfrozen_from is not None
     if base.trainable and has_frozen_statistics:
-        for layer in _all_layers(base):
+        for layer in all_layers(base):
             if isinstance(layer, layers.BatchNormalization):
                 layer.trainable = False
     if not unfrozen_from:
@@ -175,12 +175,3 @@ def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_st
         )
     for layer in base.layers[:first]:
         layer.trainable = False
-
-
-def _all_layers(model: keras.Model) -> list[keras.Layer]:
-    """The layers of a model, and those of models inside it."""
-    return [
-        inner
-        for layer in model.layers
-        for inner in (_all_layers(layer) if isinstance(layer, keras.Model) else [layer])
-    ]

@@ -223,4 +223,23 @@ def _stored_base(variant: Variant, backbone: StoredBackbone, weights: Weights | 
             f"{side}, 3) in, and a feature map (None, h, w, C) or a vector (None, C) out"
         )
     base.trainable = True  # what a variant freezes it says itself
-    return base if variant.is_pretrained else keras.models.clone_model(base)
+    return base if variant.is_pretrained else _with_new_weights(base)
+
+
+def _with_new_weights(base: keras.Model) -> keras.Model:
+    """The same network with new random weights; the scaling that its input was adapted to stays."""
+    clone = keras.models.clone_model(base)
+    for theirs, ours in zip(all_layers(base), all_layers(clone), strict=True):
+        if isinstance(theirs, keras.layers.Normalization) and theirs.weights:
+            ours.set_weights(theirs.get_weights())
+            ours.finalize_state()
+    return clone
+
+
+def all_layers(model: keras.Model) -> list[keras.Layer]:
+    """The layers of a model, and those of models inside it."""
+    return [
+        inner
+        for layer in model.layers
+        for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    ]
