@@ -62,8 +62,8 @@ ORDER = {
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
-    "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
     "leave_out": {"choose": {"train"}, "train": {"report"}, "report": set()},
+    "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
 }
 EMITS = {
     "ingest_isic": "images",

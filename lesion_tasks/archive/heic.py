@@ -11,12 +11,12 @@ from lesion_tasks.archive.picture import UnusablePictureError
 def heic_picture(data: bytes, *, max_pixels: int) -> Image.Image:
     """Decode the primary picture. libheif applies the container's rotation. Raises `UnusablePictureError`."""
     try:
-        found = open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
-        width_px, height_px = found.size
+        opened = open_heif(io.BytesIO(data), convert_hdr_to_8bit=True)
+        width_px, height_px = opened.size
         if width_px * height_px > max_pixels:
             detail = f"{width_px} x {height_px} found, expected at most {max_pixels} pixels"
             raise UnusablePictureError("too_many_pixels", detail)
-        return found.to_pillow()
+        return opened.to_pillow()
     except (OSError, ValueError, RuntimeError, EOFError, SyntaxError, MemoryError) as error:
         found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
         raise UnusablePictureError("damaged", found) from error

@@ -7,7 +7,7 @@ from lesion_tasks.catalog.entries import OneOf, refuse, unknown_values
 
 SCHEDULES = ("constant", "cosine")
 # How much an image counts whose lesion has n images in train, before the mean is made 1: 1, n ** -0.5, n ** -1.
-LESION_WEIGHTINGS = {"by_image": 0.0, "by_root": 0.5, "by_lesion": 1.0}
+WEIGHTINGS_OF_LESIONS = {"by_image": 0.0, "by_root": 0.5, "by_lesion": 1.0}
 # Fields that change what a step does or what it learns from, and nothing where a head is solved.
 OF_STEPS = (
     "weight_decay", "schedule", "warmup_share", "backbone_rate_share", "ema_momentum", "label_smoothing",
@@ -47,7 +47,7 @@ class Learning:
     auxiliary_level: int = 3  # the deepest level of diagnosis that it tells apart
     # What counts the same in the loss: every image, every lesion however many images of it train has, or in between
     # ("by_root"). An image of no known lesion stands for one of its own.
-    lesion_weighting: Annotated[str, OneOf("lesion weighting", LESION_WEIGHTINGS)] = "by_image"
+    lesion_weighting: Annotated[str, OneOf("lesion weighting", WEIGHTINGS_OF_LESIONS)] = "by_image"
     max_minutes: float | None = None  # no epoch begins that would probably end later than this
 
     def __post_init__(self) -> None:

@@ -23,7 +23,7 @@ _SAMPLINGS = {
     "rotated_copies": "rotated copies added until every class is as large as the largest",
     "rotated_copies_leaky": "rotated copies added before val was drawn, as published: this leaks",
 }
-_LESION_WEIGHTINGS = {
+_WEIGHTINGS_OF_LESIONS = {
     "by_root": "each of n images of a lesion weighted by one over the root of n",
     "by_lesion": "every lesion weighted the same, however many images it has",
 }
@@ -152,7 +152,7 @@ def last_stage_words(how: Mapping[str, Any]) -> list[str]:
         found.insert(0, "AdamW, its rate falling to 0 along a cosine")
     if how.get("backbone_rate_share", 1) != 1:
         found.append(f"the backbone at {how['backbone_rate_share']:g} of the head's rate")
-    if weighting := _LESION_WEIGHTINGS.get(how.get("lesion_weighting", "by_image")):
+    if weighting := _WEIGHTINGS_OF_LESIONS.get(how.get("lesion_weighting", "by_image")):
         found.append(weighting)
     return [*found, "kept by AUC on val"]
 

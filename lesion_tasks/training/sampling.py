@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from lesion_tasks.catalog.learning import LESION_WEIGHTINGS
+from lesion_tasks.catalog.learning import WEIGHTINGS_OF_LESIONS
 from lesion_tasks.training.examples import Examples
 
 # R1 uses Augmentor's rotate(probability=0.7, max_left_rotation=10, max_right_rotation=10).
@@ -155,12 +155,12 @@ def lesion_weights(
 ) -> np.ndarray:
     """How much each example counts, float32 (n,), by the images of its lesion among these; the mean is 1.
 
-    `weighting` is one of `catalog.learning.LESION_WEIGHTINGS`. An image of no known lesion is a lesion of its own.
+    `weighting` is one of `catalog.learning.WEIGHTINGS_OF_LESIONS`. An image of no known lesion is a lesion of its own.
     With `labels`, int (n,), the mean of each class is 1, for examples that are weighted by class as well.
     """
     n_images = Counter(lesion_by_id[i] for i in np.unique(isic_ids) if i in lesion_by_id)
     n = np.array([n_images[lesion_by_id[i]] if i in lesion_by_id else 1 for i in isic_ids])
-    weights = n ** -LESION_WEIGHTINGS[weighting]
+    weights = n ** -WEIGHTINGS_OF_LESIONS[weighting]
     for part in [slice(None)] if labels is None else [labels == label for label in np.unique(labels)]:
         weights[part] /= weights[part].mean()
     return weights.astype(np.float32)
