@@ -17,7 +17,7 @@ export LESION_HOME = $(HOME_FOLDER)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo stop clean test test-variants test-ui test-stack test-faults lint format migration docs docs-check env images sbom audit agree \
+.PHONY: help setup demo stop clean test test-variants test-ui test-stack test-faults lint format migration docs docs-check site env images sbom audit agree \
         locks archive-server
 .DELETE_ON_ERROR:
 
@@ -55,6 +55,9 @@ migration: .venv/dev.stamp ## write a migration from the difference between mode
 
 docs: .venv/dev.stamp ## regenerate the generated parts of the documents
 	$(BIN)/python -m lesion_tasks docs
+
+site: build/site.stamp ## build the documents as a site, without a warning: build/site/index.html
+	@NO_MKDOCS_2_WARNING=1 build/site-env/bin/mkdocs build --quiet && echo build/site/index.html
 
 docs-check: .venv/dev.stamp ## run every documented command that no test runs, or say why it cannot be run
 	$(BIN)/python tests/check_documents.py
@@ -103,6 +106,11 @@ archive-server: .venv/laptop.stamp ## serve a synthetic archive, or a folder: AR
 .venv/laptop.stamp: requirements/laptop.lock requirements/uv.lock pyproject.toml
 	@if [ .venv/dev.stamp -nt requirements/dev.lock ] && [ .venv/dev.stamp -nt pyproject.toml ]; then :; \
 	else requirements/install.sh laptop "$(PYTHON)"; fi
+	@touch $@
+
+build/site.stamp: requirements/site.lock
+	@rm -rf build/site-env && mkdir -p build && $$(requirements/find_python.sh "$(PYTHON)") -m venv build/site-env
+	@build/site-env/bin/python -m pip --disable-pip-version-check install --quiet --require-hashes -r $<
 	@touch $@
 
 .venv/dev.stamp: requirements/dev.lock requirements/uv.lock pyproject.toml

@@ -12,6 +12,9 @@ lock() {  # lock NAME EXTRA...
   uv pip compile --quiet pyproject.toml "${extras[@]}" --universal --python-version 3.11 --generate-hashes \
     --no-emit-index-url --no-header --no-annotate --output-file "requirements/$name.lock"
 }
+# The site needs nothing of the project's own.
+uv pip compile --quiet --group site --universal --python-version 3.11 --generate-hashes \
+  --no-emit-index-url --no-header --no-annotate --output-file requirements/site.lock
 lock dev airflow train local heic dicom onnx litert dev
 lock laptop airflow train local
 lock airflow airflow cluster
