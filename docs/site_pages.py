@@ -17,7 +17,9 @@ def on_files(files: Files, config: Any) -> Files:
     for name, page in BESIDE.items():
         files.append(File.generated(config, page, content=_relinked((ROOT / name).read_text())))
     decisions = sorted(file.src_uri for file in files if file.src_uri.startswith("decisions/"))
-    config.nav = [{"Decisions": decisions} if entry == {"Decisions": "decisions"} else entry for entry in config.nav]
+    config.nav = [
+        {"Decisions": decisions} if entry == {"Decisions": "decisions"} else entry for entry in config.nav
+    ]
     return files
 
 
@@ -28,7 +30,7 @@ def _relinked(text: str) -> str:
         mark, words, target, anchor = found.groups(default="")
         if "://" in target:
             return found[0]
-        if target in BESIDE or target.startswith("docs/") and target.endswith(".md"):
+        if target in BESIDE or (target.startswith("docs/") and target.endswith(".md")):
             return f"{mark}[{words}]({BESIDE.get(target, target.removeprefix('docs/'))}{anchor})"
         return words
 

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import pytest
@@ -11,8 +11,10 @@ from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, own_entries
+from lesion_tasks.catalog.entries import fingerprint
 from lesion_tasks.catalog.gates import GATES, check_gates, figures_to_judge, gates_of, measures_of, objections
 from lesion_tasks.catalog.new_entry import WRITERS, write_entry
+from lesion_tasks.catalog.recipe import GROUPS, Variant
 from lesion_tasks.catalog.schedules import SCHEDULES
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.cli.documents import splits_table, variants_table
@@ -88,6 +90,82 @@ def test_entries_stand_beside_the_built_in_ones_whichever_files_they_are_in(writ
     write(a="", b="", z="")
     read_settings()
     assert {kind: dict(how.entries) for kind, how in own_entries.KINDS.items()} == before
+
+
+FLAT = """
+[variant.mine]
+title = "Mine"
+split = "malignancy_natural"
+architecture = "transfer"
+backbone = "mobilenet_v2"
+side_px = 160
+metadata = ["age_years"]
+fusion = "film"
+dense_units = [32]
+is_augmented = true
+fine_tuning = {learning_rate = 2e-5, unfrozen_from = "block_13"}
+batch_size = 16
+is_flip_averaged = true
+"""
+GROUPED = """
+[variant.mine]
+title = "Mine"
+split = "malignancy_natural"
+[variant.mine.looks_at]
+side_px = 160
+metadata = ["age_years"]
+[variant.mine.network]
+architecture = "transfer"
+backbone = "mobilenet_v2"
+fusion = "film"
+dense_units = [32]
+[variant.mine.learns]
+is_augmented = true
+batch_size = 16
+[variant.mine.learns.fine_tuning]
+learning_rate = 2e-5
+unfrozen_from = "block_13"
+[variant.mine.serves]
+is_flip_averaged = true
+"""
+
+
+def test_a_variant_in_groups_is_the_same_as_a_flat_one(write: Write) -> None:
+    found = []
+    for text in (FLAT, GROUPED):
+        write(a=text)
+        read_settings()
+        found.append(VARIANTS["mine"])
+    assert found[0] == found[1]
+    assert fingerprint(found[0]) == fingerprint(found[1])
+    assert sorted(
+        [*sum(GROUPS.values(), ()), "name", "title", "split", "reproduces", "search_id", "adjusted"]
+    ) == (sorted(one.name for one in fields(Variant)))
+
+
+def test_what_stands_in_a_wrong_group_or_does_nothing_is_refused(write: Write) -> None:
+    wrong = (
+        GROUPED.replace("batch_size", "batchsize")
+        .replace("side_px = 160", "side_px = 160\ndropout_rate = 0.2")
+        .replace('split = "malignancy_natural"', 'split = "malignancy_natural"\nfusion = "gated"')
+    )
+    write(a=wrong)
+    assert mistakes() == [
+        "a.toml: [variant.mine] looks_at: dropout_rate belongs to network",
+        "a.toml: [variant.mine] network: fusion stands twice, expected it once",
+        "a.toml: [variant.mine] learns: unknown field 'batchsize'; did you mean batch_size?, expected one of "
+        + ", ".join(GROUPS["learns"]),
+    ]
+    write(a=FLAT + "conv_filters = [8]\nbias_alpha = 0.5\n")
+    assert mistakes() == [
+        "a.toml: [variant.mine] conv_filters: does nothing, since architecture is not cnn; leave it out",
+        "a.toml: [variant.mine] bias_alpha: does nothing, since loss is not bias; leave it out",
+    ]
+
+
+@pytest.mark.parametrize("name", own_entries.built_in("variant"))
+def test_no_built_in_variant_says_what_does_nothing(name: str) -> None:
+    assert VARIANTS[name].idle_fields == {}
 
 
 def test_documents_and_other_folders_know_nothing_of_them(

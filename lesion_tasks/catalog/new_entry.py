@@ -101,17 +101,18 @@ imputation = "none"  # {" or ".join(IMPUTATIONS)}
 def _variant(name: str, split: str) -> str:
     find_split(split)
     return f"""\
-# A variant: one complete training recipe. Fields that are left out are as in `lesion_tasks/catalog/recipe.py`.
+# A variant: one complete training recipe. Fields that are left out are as in `lesion_tasks/catalog/recipe.py`; fields
+# that would do nothing beside the others are refused. `lesion variants {name}` says in words what it does.
 [variant.{name}]
 title = "Small convolutional network"
 split = "{split}"
 
-# What it looks at.
+[variant.{name}.looks_at]
 side_px = 64  # pictures are scaled to this; "none" for a model on metadata alone
 # metadata = ["age_years", "is_male", "size_mm"]
 
-# Network: {", ".join(ARCHITECTURES)}.
-architecture = "cnn"
+[variant.{name}.network]
+architecture = "cnn"  # {", ".join(ARCHITECTURES)}
 conv_filters = [16, 32, 64]
 dense_units = [64]
 dropout_rate = 0.3
@@ -119,7 +120,7 @@ dropout_rate = 0.3
 # architecture = "transfer"
 # backbone = "mobilenet_v2"  # of {len(BACKBONES)}: `lesion_tasks/catalog/backbones.py`
 
-# Learning.
+[variant.{name}.learns]
 sampling = "as_drawn"  # {", ".join(SAMPLINGS)}
 loss = "cross_entropy"  # {", ".join(LOSSES)}
 is_class_weighted = true  # every class counts the same, however many images it has
@@ -128,6 +129,9 @@ learning_rate = 1e-3
 batch_size = 32
 max_epochs = 30
 patience = 5  # epochs without a better loss on val before it stops
+
+[variant.{name}.serves]
+is_flip_averaged = false  # true: the mean over the picture and its mirror images
 """
 
 

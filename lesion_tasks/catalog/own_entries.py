@@ -20,9 +20,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.cohorts import COHORTS, Cohort
-from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, unknown
+from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, refuse, unknown
 from lesion_tasks.catalog.gates import GATES, Gate, check_gates, gates_of
-from lesion_tasks.catalog.recipe import Variant
+from lesion_tasks.catalog.recipe import GROUPS, Variant
 from lesion_tasks.catalog.schedules import SCHEDULES, Schedule
 from lesion_tasks.catalog.splits import SPLITS, Split
 from lesion_tasks.catalog.tasks import TASKS, Task
@@ -51,6 +51,17 @@ class Kind:
         False  # whether it takes the place of a built-in entry, instead of standing beside those
     )
     check: Callable[[str, Any], None] | None = None  # raises ValueError
+    groups: Mapping[str, tuple[str, ...]] = field(
+        default_factory=dict
+    )  # tables of fields that belong together
+
+
+def _refuse_idle(variant: Variant) -> None:
+    """Raise MistakesError that names every field that does nothing beside the others."""
+    refuse(
+        f"variant {variant.name!r}",
+        [f"{name}: does nothing, since {why}; leave it out" for name, why in variant.idle_fields.items()],
+    )
 
 
 # In an order in which each kind names only entries of those before it.
@@ -58,7 +69,9 @@ KINDS: Mapping[str, Kind] = {
     "task": Kind(entry=Task, entries=TASKS),
     "split": Kind(entry=Split, entries=SPLITS),
     "cohort": Kind(entry=Cohort, entries=COHORTS),
-    "variant": Kind(entry=Variant, entries=VARIANTS),
+    "variant": Kind(
+        entry=Variant, entries=VARIANTS, check=lambda _, entry: _refuse_idle(entry), groups=GROUPS
+    ),
     "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
     "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),
 }
@@ -271,7 +284,7 @@ def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any
             return None, ["has a field 'name', expected it in the heading alone"]
         content = (asdict(how.entries[name]) if how.is_replacing else {}) | content | {"name": name}
     problems: list[str] = []
-    content = _prepared(how.entry, content, "", problems)
+    content = _prepared(how.entry, _ungrouped(content, how.groups, problems), "", problems)
     try:
         # As JSON, in which an array may be a tuple and a table an entry, but nothing else is taken for something else.
         entry = _adapter(kind).validate_json(json.dumps(content, default=repr), strict=True)
@@ -282,6 +295,29 @@ def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any
     except MistakesError as error:
         return None, [*problems, *error.problems]
     return (None if problems else entry), problems
+
+
+def _ungrouped(content: Any, groups: Mapping[str, tuple[str, ...]], problems: list[str]) -> Any:
+    """Fields of the tables that belong together, beside those that stand flat; each may stand in one place."""
+    if not groups:
+        return content
+    flat = {name: value for name, value in content.items() if name not in groups}
+    for group, names in groups.items():
+        table = content.get(group, {})
+        if not isinstance(table, dict):
+            problems.append(f"{group}: is a value, expected a table of {', '.join(names)}")
+            continue
+        for name, value in table.items():
+            home = next((other for other, of_it in groups.items() if name in of_it), None)
+            if home is None:
+                problems.append(f"{group}: {unknown('field', name, names)}")
+            elif home != group:
+                problems.append(f"{group}: {name} belongs to {home}")
+            elif name in flat:
+                problems.append(f"{group}: {name} stands twice, expected it once")
+            else:
+                flat[name] = value
+    return flat
 
 
 @lru_cache

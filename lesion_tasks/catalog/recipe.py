@@ -1,6 +1,7 @@
 """What a variant is made of: every field of a complete recipe for a model, and what it may hold."""
 
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
 from typing import Annotated, Any
 
 from lesion_tasks.catalog.backbones import BACKBONES, STORED_BACKBONES, find_backbone
@@ -21,6 +22,22 @@ LOSSES = ("cross_entropy", "focal", "bias")
 SAMPLINGS = (
     "as_drawn", "undersampled", "oversampled", "resampled", "rotated_copies", "rotated_copies_leaky",
 )  # fmt: skip
+
+
+# What belongs together, by what it is about, as files of one's own and words about a variant have it. Variant itself is
+# flat, and so are stored recipes: their digests stay.
+GROUPS: Mapping[str, tuple[str, ...]] = {
+    "looks_at": ("side_px", "aspect", "is_hair_removed", "is_segmented", "metadata"),
+    "network": (
+        "architecture", "backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fusion", "conv_filters",
+        "feature_dropout_rate", "dense_units", "dropout_rate", "dilation_rate",
+    ),
+    "learns": (
+        "sampling", "is_augmented", "is_augmented_strongly", "loss", "bias_alpha", "is_class_weighted", "optimizer",
+        "learning_rate", "batch_size", "max_epochs", "patience", "fine_tuning", "learning", "seed", "search",
+    ),
+    "serves": ("is_flip_averaged", "is_calibrated", "is_promotable"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,6 +178,12 @@ class Variant:
         ]
 
     @property
+    def idle_fields(self) -> dict[str, str]:
+        """Fields that say something and do nothing beside the others, each with the reason."""
+        recipe, usual = asdict(self), {one.name: one.default for one in fields(self)}
+        return {name: why for name, why in idle_fields(recipe).items() if getattr(self, name) != usual[name]}
+
+    @property
     def as_recipe(self) -> dict[str, Any]:
         """Every field by name, as it is stored and hashed.
 
@@ -197,3 +220,29 @@ class Variant:
             and not self.sampling.startswith("rotated_copies")
             and self.loss != "bias"
         )
+
+
+_OF_BACKBONES = ("is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning")
+_OF_PICTURES = (
+    "aspect", "is_hair_removed", "is_segmented", "conv_filters", "is_augmented", "is_augmented_strongly",
+    "is_flip_averaged",
+)  # fmt: skip
+
+
+def idle_fields(recipe: Mapping[str, Any]) -> dict[str, str]:
+    """Fields of a recipe, stored or present, that do nothing beside its others, whatever they say: field -> reason."""
+    rules = (
+        (not recipe.get("backbone"), "there is no backbone", _OF_BACKBONES),
+        (not recipe.get("is_backbone_frozen", True), "the whole backbone is trained", ("unfrozen_from",)),
+        (recipe.get("architecture") != "cnn", "architecture is not cnn", ("conv_filters",)),
+        (recipe.get("loss") != "bias", "loss is not bias", ("bias_alpha",)),
+        (
+            recipe.get("architecture") != "mobilenet_v3_eca",
+            "architecture is not mobilenet_v3_eca",
+            ("dilation_rate",),
+        ),
+        (not recipe.get("metadata"), "there are no metadata", ("fusion",)),
+        (not recipe.get("is_augmented"), "is_augmented is false", ("is_augmented_strongly",)),
+        (recipe.get("side_px") is None, "it looks at no pictures", _OF_PICTURES),
+    )
+    return {name: why for is_so, why, names in rules if is_so for name in names}

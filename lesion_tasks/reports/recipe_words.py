@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lesion_tasks.catalog.lookup import find_split
+from lesion_tasks.catalog.recipe import idle_fields
 
 _ASPECTS = {
     "squash": "squashed into a square",
@@ -27,28 +28,18 @@ _WEIGHTINGS_OF_LESIONS = {
     "by_root": "each of n images of a lesion weighted by one over the root of n",
     "by_lesion": "every lesion weighted the same, however many images it has",
 }
-_OF_PICTURES = (
-    "is_hair_removed",
-    "is_segmented",
-    "is_augmented",
-    "is_augmented_strongly",
-    "is_flip_averaged",
-)
 
 
 def meaningful(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe without the fields that mean nothing for it, such as the frozen layers of a backbone that it lacks."""
     moot = {name for name in ("reproduces", "search", "search_id", "adjusted") if not recipe.get(name)}
     if not recipe.get("backbone"):
-        moot |= {"backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning"}
-    if recipe.get("loss") != "bias":
-        moot.add("bias_alpha")
-    if recipe.get("architecture") != "mobilenet_v3_eca":
-        moot.add("dilation_rate")
+        moot.add("backbone")
     if not recipe.get("metadata"):
-        moot |= {"metadata", "fusion"}
+        moot.add("metadata")
     if recipe.get("side_px") is None:
-        moot |= {"side_px", "aspect", "conv_filters", *_OF_PICTURES}
+        moot.add("side_px")
+    moot |= idle_fields(recipe).keys()
     return {name: value for name, value in recipe.items() if name not in moot}
 
 
