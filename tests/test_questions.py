@@ -94,6 +94,18 @@ def test_every_answer_on_the_page_of_questions(
 
     champion_id = names["TRAINING"]
     assert champion_id in said["lesion history --task malignancy"]
+    in_brief = json.loads(said["lesion report TRAINING"])
+    (measured,) = (name for name in in_brief if name.startswith("Test, natural: "))
+    assert list(in_brief) == [
+        "report",
+        "files",
+        "title",
+        "verdict",
+        measured,
+        "checks that did not pass",
+        "gates",
+    ]
+    assert "Calibration slope (1 is ideal)" in in_brief[measured]
     with Path("predictions.csv").open() as file:
         rows = list(csv.DictReader(file))
     ((n_test,),) = rows_of(

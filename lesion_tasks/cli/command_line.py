@@ -87,7 +87,7 @@ def shown_whatever_happens() -> Iterator[dict[str, Any]]:
 
 
 def show(result: Any) -> None:
-    click.echo(json.dumps(result, indent=2, default=str))
+    click.echo(json.dumps(result, indent=2, default=str, ensure_ascii=False))
 
 
 class Choice(click.Choice[str]):

@@ -1,5 +1,6 @@
 """Trainings -> reports and tables that compare them."""
 
+import json
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -88,8 +89,10 @@ def leave_out(variant: str, by: str, is_smoke_run: bool, max_epochs: int | None)
 @click.argument("training_id")
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
 def report(training_id: str, out: Path | None) -> None:
-    """Say where a training's report is, or copy it out of the bucket."""
+    """Say where a training's report is and what it says in brief, or copy it out of the bucket."""
     from lesion_tasks.pages.stored_files import say_if_pruned
+    from lesion_tasks.reports.bundle import read_bundle
+    from lesion_tasks.reports.in_brief import in_brief
 
     workspace = open_workspace()
     bucket = workspace.bucket
@@ -100,14 +103,15 @@ def report(training_id: str, out: Path | None) -> None:
         raise UnusableInputError(
             f"training {training_id!r} has no report in {bucket.url}, expected {folder}report.html"
         )
+    said = in_brief(read_bundle(json.loads(bucket.get(f"{folder}metrics.json"))))
     if out is None:
-        show({"report": f"{bucket.url}/{folder}report.html", "files": len(keys)})
+        show({"report": f"{bucket.url}/{folder}report.html", "files": len(keys), **said})
         return
     for key in keys:
         path = out / key.removeprefix(folder)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(bucket.get(key))
-    show({"report": str(out / "report.html"), "files": len(keys)})
+    show({"report": str(out / "report.html"), "files": len(keys), **said})
 
 
 @lesion.command()

@@ -1,0 +1,29 @@
+"""A bundle -> what a terminal shows of it: the verdict, the leading figures, and what stands against a promotion."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from lesion_tasks.reports import views
+from lesion_tasks.reports.bundle import Bundle
+from lesion_tasks.reports.words import check_title, counts_words, figure_words, measure_words, subset_title
+
+
+def in_brief(bundle: Bundle) -> dict[str, Any]:
+    """Words by what they are about, fit for JSON; without figures if the predictions could not be joined."""
+    document = views.leading_document(bundle)
+    standing = bundle.promotion
+    found: dict[str, Any] = {"title": bundle.training.title, "verdict": bundle.verdict}
+    if document is not None:
+        found[f"{subset_title(document.subset.name)}: {counts_words(document.subset)}"] = {
+            measure_words(one["name"]): figure_words(one["figure"])
+            for one in views.headline_figures(document)
+        }
+    found["checks that did not pass"] = {
+        check_title(check.name): check.sentence
+        for check in bundle.integrity
+        if check.status in ("failed", "too_few")
+    }
+    if standing is not None:
+        found["gates"] = standing.objections or "all met when it was evaluated"
+    return found
