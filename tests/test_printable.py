@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lesion_tasks.archive.printable import legible, may_have_controls, printable, without_controls
+from lesion_tasks.archive.legible import legible
+from lesion_tasks.archive.printable import may_have_controls, printable, without_controls
 from lesion_tasks.archive.record import CheckedRecord, Refusal, check_record
 
 TRICKS = "\x1b\x07\x08\x0c\x7f\x9b\u202a\u202e\u2066\u2069"

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TextIO
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.printable import legible
+from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.vocabulary import TABLE_COLUMNS
 
 log = logging.getLogger(__name__)

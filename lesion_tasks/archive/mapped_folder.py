@@ -18,8 +18,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells, read_columns, read_rows
 from lesion_tasks.archive.folder import read_below, typed_value
 from lesion_tasks.archive.image_ids import id_of, identity_of
+from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNames, without_suffix
-from lesion_tasks.archive.printable import legible
 from lesion_tasks.archive.record import RefusedRow
 from lesion_tasks.archive.table_mapping import NONE_OF_THEM, PICTURE_COLUMNS, TableMapping
 from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPARATOR, PATHS, TEXTS, values_of

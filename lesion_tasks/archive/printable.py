@@ -23,16 +23,6 @@ def printable(value: object, limit: int = 500) -> str:
     return _CONTROL.sub(_escaped, line).encode("ascii", "backslashreplace").decode()[:limit]
 
 
-def legible(value: object, limit: int = 500) -> str:
-    """The same with letters of every script as they are, for words about somebody's own table and pictures."""
-    line = " ".join(str(value).split())
-    shown = (
-        each if each.isprintable() else each.encode("unicode_escape", "surrogatepass").decode()
-        for each in line
-    )
-    return "".join(shown)[:limit]
-
-
 def _escaped(found: "re.Match[str]") -> str:
     return found[0].encode("unicode_escape").decode()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import NAMESPACE_IN_WORDS, is_namespace
-from lesion_tasks.archive.printable import legible
+from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.terms import (
     FIELDS,
     IDENTITIES,
