@@ -40,7 +40,9 @@ class FaultPlan:
 
     def __post_init__(self) -> None:
         self._random = random.Random(self.seed)
-        self._noise = random.Random(self.seed)  # its own, so that it does not alter which answers are disturbed
+        self._noise = random.Random(
+            self.seed
+        )  # its own, so that it does not alter which answers are disturbed
 
     def draw(self) -> str | None:
         """Return the kind of fault for the next answer; None for none."""
