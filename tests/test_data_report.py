@@ -1,13 +1,20 @@
 """The page of a manifest: complete, safe to open, and honest about what changed."""
 
+import json
+from pathlib import Path
+
+import pyarrow.parquet as pq
 from catalogue import NEVUS, add_records, archive_record, labelled_records, rows_of
+from click.testing import CliRunner
 from test_curate import skin_jpeg
 
-from lesion_tasks.bucket import open_bucket
+from lesion_tasks.bucket import digest_of_file, open_bucket
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.exclusions import REASONS
+from lesion_tasks.splits.manifest import COLUMNS
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
@@ -83,3 +90,23 @@ def test_a_leaking_recipe_says_so_on_its_page(settings: Settings) -> None:
     curate_images(open_workspace())
     assert "leaks deliberately" in page_of(settings, "malignancy_balanced_5000_paper_imputation")
     assert "leaks deliberately" not in page_of(settings, "malignancy_balanced_5000")
+
+
+def test_a_manifest_is_described_column_by_column_with_its_licences(
+    settings: Settings, tmp_path: Path
+) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images(open_workspace())
+    digest = build_split(open_workspace(), "malignancy_natural")
+    done = CliRunner().invoke(lesion, ["croissant", "malignancy_natural", "--out", str(tmp_path / "out")])
+    assert done.exit_code == 0, done.output
+    said = json.loads((tmp_path / "out" / "croissant.json").read_text())
+    (file,), (records,) = said["distribution"], said["recordSet"]
+    path = tmp_path / "out" / file["contentUrl"]
+    assert file["sha256"] == digest_of_file(path)
+    assert digest in path.name
+    columns = [field["source"]["extract"]["column"] for field in records["field"]]
+    assert columns == pq.read_schema(path).names == list(COLUMNS)
+    assert all(field["description"] != field["name"] for field in records["field"])
+    assert said["license"] == ["https://creativecommons.org/publicdomain/zero/1.0/"]
+    assert [one["name"] for one in said["creator"]] == ["Test <b>Hospital</b>"]

@@ -1,7 +1,6 @@
 """Every command on the page of questions does what the page says, in its order, on a small catalogue."""
 
 import csv
-import json
 import re
 import shlex
 from collections.abc import Iterator
@@ -114,7 +113,8 @@ def test_every_answer_on_the_page_of_questions(
     assert len(rows) == n_test
     assert list(rows[0]) == ["isic_id", "label", "p_benign", "p_malignant"]
     assert {row["label"] for row in rows} == {"benign", "malignant"}
-    assert [one["model"] for one in json.loads(Path("predicted.json").read_text())] == [champion_id] * 3
+    with Path("predicted/predictions.csv").open() as file:
+        assert [row["model"] for row in csv.DictReader(file)] == [champion_id] * 3
     assert champion_id in said["python"]
     assert "0 things" in said["lesion prune --delete"]
     team = Workspace(

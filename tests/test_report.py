@@ -12,6 +12,7 @@ import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 from evaluation_data import Evaluated, run_evaluation
 
 from lesion_tasks import catalog
@@ -631,6 +632,25 @@ def test_a_model_card_carries_figures_and_what_they_stand_on(bundle, files):
             assert cells == widths["row"]
         else:
             widths = {}
+
+
+def test_a_model_card_begins_with_what_a_hub_reads_and_lists_no_figure_of_an_unsound_one(bundle, files):
+    def said(text: str) -> dict[str, Any]:
+        _, front, rest = text.split("---\n", 2)
+        assert rest.startswith("\n# ")
+        return yaml.safe_load(front)
+
+    front = said(files["model_card.md"][0].decode())
+    (model,) = front["model-index"]
+    (result,) = model["results"]
+    auc = bundle.subsets["test_natural"].figures["auc"].value
+    assert {"type": "roc_auc", "name": "AUC", "value": auc} in result["metrics"]
+    assert result["dataset"]["revision"] == bundle.manifest.digest
+    assert (front["library_name"], front["license"]) == ("keras", "unknown")
+    hostile = changed(bundle, training=changed(bundle.training, training_id=f"{HOSTILE}: [x"))
+    assert said(model_card(hostile))["model-index"][0]["name"] == f"{HOSTILE}: [x"
+    unsound = changed(bundle, is_sound=False, failed_checks=["leaks"])
+    assert said(model_card(unsound))["model-index"][0]["results"] == []
 
 
 # --- The index ----------------------------------------------------------------------------------------------------

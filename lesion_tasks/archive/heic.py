@@ -18,5 +18,5 @@ def heic_picture(data: bytes, *, max_pixels: int) -> Image.Image:
             raise UnusablePictureError("too_many_pixels", detail)
         return opened.to_pillow()
     except (OSError, ValueError, RuntimeError, EOFError, SyntaxError, MemoryError) as error:
-        found = " ".join(f"{type(error).__name__}: {error}".split())[:200]
-        raise UnusablePictureError("damaged", found) from error
+        said = " ".join(f"{type(error).__name__}: {error}".split())[:200]
+        raise UnusablePictureError("damaged", said) from error

@@ -1,5 +1,6 @@
 """The archive -> pixels: what comes before any training."""
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -196,3 +197,30 @@ def materialize(names: Sequence[str]) -> None:
         digest, _ = manifest_in_force(workspace.engine, planned.name)
         done[planned.name] = [materialize_manifest(workspace, digest, size) for size in planned.sizes]
     show(done)
+
+
+@lesion.command()
+@click.argument("name", metavar="SPLIT")
+@click.option("--manifest", "digest", help="Digest of another manifest than the one in force.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Write it there, with the manifest beside it.",
+)
+def croissant(name: str, digest: str | None, out: Path | None) -> None:
+    """A split's manifest -> its description as Croissant JSON-LD."""
+    from lesion_tasks.splits.croissant import manifest_as_croissant
+    from lesion_tasks.splits.manifest import find_manifest, manifest_in_force
+
+    workspace = open_workspace()
+    digest = digest or manifest_in_force(workspace.engine, name)[0]
+    with workspace.engine.connect() as connection:
+        described = manifest_as_croissant(connection, workspace.bucket, digest)
+        key = find_manifest(connection, digest).object_key
+    if out is None:
+        show(described)
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / key.rpartition("/")[2]).write_bytes(workspace.bucket.get(key))
+    (out / "croissant.json").write_text(json.dumps(described, indent=2))
+    show({"croissant": str(out / "croissant.json"), "manifest": digest})

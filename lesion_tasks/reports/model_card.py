@@ -1,6 +1,12 @@
-"""A bundle -> a model card in Markdown, in the sections of Mitchell et al. 2019, doi:10.1145/3287560.3287596."""
+"""A bundle -> a model card in Markdown, in the sections of Mitchell et al. 2019, doi:10.1145/3287560.3287596.
+
+It begins with the front matter that Hugging Face's hub reads (YAML; every value is written as JSON, which YAML holds).
+"""
 
 from __future__ import annotations
+
+import json
+from typing import Any
 
 from lesion_tasks.catalog import drawn
 from lesion_tasks.reports import answers, views
@@ -20,12 +26,19 @@ from lesion_tasks.reports.words import (
 )
 
 _BY_A_PERSON = "To be written by a person."
+# Our names -> those of the hub's metrics; other figures keep their names.
+_HUB_METRICS = {"auc": "roc_auc", "sensitivity": "recall", "ppv": "precision"}
+_HUB_FIGURES = (
+    "auc", "macro_auc", "average_precision", "sensitivity", "specificity", "balanced_accuracy", "accuracy",
+    "brier_score",
+)  # fmt: skip
 
 
 def model_card(bundle: Bundle) -> str:
     """Render the card. What the run cannot know is marked as needing a person."""
     training = bundle.training
     sections = [
+        _front_matter(bundle),
         f"# {escape(training.title)}",
         "**For research. Not for diagnosis.**",
         *([f"**{drawn.WARNING}**"] if bundle.data.has_drawn else []),
@@ -54,6 +67,53 @@ def model_card(bundle: Bundle) -> str:
         _caveats(bundle),
     ]
     return "\n\n".join(sections) + "\n"
+
+
+def _front_matter(bundle: Bundle) -> str:
+    """What a hub lists a model by. Who publishes a model chooses its licence: the data's do not decide it."""
+    training = bundle.training
+    said: dict[str, Any] = {
+        "library_name": "keras",
+        "pipeline_tag": "image-classification",
+        "license": "unknown",
+        "tags": ["dermatology", "skin-lesion", "research-only"],
+        "metrics": [_HUB_METRICS.get(name, name) for name, _ in _hub_figures(bundle)],
+        "model-index": [{"name": training.training_id, "results": _results(bundle)}],
+    }
+    lines = [f"{name}: {_as_yaml(value)}" for name, value in said.items() if value]
+    return "\n".join(["---", *lines, "---"])
+
+
+def _as_yaml(value: Any) -> str:
+    # Angle brackets only escaped: the card holds no markup, wherever it is shown.
+    return json.dumps(value).replace("<", "\\u003c").replace(">", "\\u003e").replace("](", "]\\u0028")
+
+
+def _results(bundle: Bundle) -> list[dict[str, Any]]:
+    document, training = views.leading_document(bundle), bundle.training
+    metrics = [
+        {"type": _HUB_METRICS.get(name, name), "name": label(name), "value": value}
+        for name, value in _hub_figures(bundle)
+    ]
+    if document is None or not metrics:
+        return []
+    dataset = {
+        "name": f"{bundle.manifest.split}, {subset_title(document.subset.name)}",
+        "type": bundle.manifest.split,
+        "split": document.subset.name,
+        "revision": bundle.manifest.digest,
+    }
+    task = {"type": "image-classification", "name": training.task_title}
+    return [{"task": task, "dataset": dataset, "metrics": metrics}]
+
+
+def _hub_figures(bundle: Bundle) -> list[tuple[str, float]]:
+    """The figures of the natural test set that have a value. None of an evaluation that failed a check."""
+    document = views.leading_document(bundle)
+    if document is None or not bundle.is_sound:
+        return []
+    found = ((name, views.value_of(document.figures.get(name))) for name in _HUB_FIGURES)
+    return [(name, value) for name, value in found if value is not None]
 
 
 def _details(bundle: Bundle) -> list[tuple[str, str]]:
