@@ -1,8 +1,8 @@
 """Simulated people of four skin types -> how often a gap is called more than chance, and how often its interval holds.
 
-Images come in groups of one to four that resemble each other, and a group has one skin type or, as an age would, one
-for each image. In some worlds the model is worse on one of the types. Beside each figure stands what it would be if
-every image were a group of its own. Run it with `.venv/bin/python benchmarks/simulate_fairness.py [n_repeats]`; with 400,
+Images come in groups of one to four that resemble each other. A group has one skin type or, as with ages, each image
+its own. In some worlds the model is worse on one of the types. Beside each figure stands what it would be if every
+image were a group of its own. Run it with `.venv/bin/python benchmarks/simulate_fairness.py [n_repeats]`; with 400,
 some minutes on one core. The last line is JSON.
 """
 
