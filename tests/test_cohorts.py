@@ -303,6 +303,12 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         with engine_for(small.database_url or "").connect() as connection:
             return missing_on_cohorts(connection, find_finished(connection, training_id), None)
 
+    def n_pooled() -> int:
+        return int(rows_of(small, "SELECT document #> '{other_data,pooled,n_images}' FROM evaluation")[0][0])
+
+    def n_tested() -> int:
+        return int(rows_of(small, "SELECT document #> '{fairness,n_images}' FROM evaluation")[0][0])
+
     def page() -> str:
         return open_bucket(small).get(f"reports/{training_id}/report.html").decode()
 
@@ -331,6 +337,13 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert f"{training_id} cannot do without is_male" in found["unsexed"]["reason"]
     assert found["unsexed"]["subset"] is None
     assert cohort["fall"]["words"] in page()
+    assert 'id="fairness"' in page()
+    assert {one["attribute"] for one in cohort["fairness"]["attributes"]} == {
+        "fitzpatrick_skin_type",
+        "sex",
+        "age_years",
+    }
+    assert n_pooled() == n_tested() + 150
     ((figures,),) = rows_of(small, "SELECT cohort_figures FROM evaluation")
     assert {name: one["value"] for name, one in figures.items()} == {"elsewhere": cohort["fall"]["cohort"]}
     assert b"worst on other data" in open_bucket(small).get("reports/index.html")
@@ -348,6 +361,9 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert again["elsewhere"]["n_images"] == 160
     assert again["unsexed"] == found["unsexed"]
     assert dict(rows_of(small, openings)) == {**looks, "cohort-elsewhere-malignancy": 2}
+    # What an earlier evaluation measured is pooled with what this one does.
+    assert evaluated(cohorts=["unsexed"])["elsewhere"] == again["elsewhere"]
+    assert n_pooled() == n_tested() + 160
 
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(

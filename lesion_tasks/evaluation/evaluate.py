@@ -36,6 +36,7 @@ from lesion_tasks.evaluation.subject import (
 )
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
+from lesion_tasks.metrics.fairness_document import Fairness
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
@@ -239,6 +240,7 @@ def _measure(
         integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
         predictions={subset: digest_of_predictions(frame) for subset, frame in stored.items()},
         subsets=documents,
+        fairness=_fairness(subject, test) if test else None,
         other_data=other_data,
         best_of_looks=best,
         since_promotion=fresh,
@@ -251,6 +253,12 @@ def _measure(
         examples=_examples(subject, model, examples, stored) if scored else [],
         n_test_openings=_open_test(engine, subject),
     )
+
+
+def _fairness(subject: EvaluationSubject, test: "Scored") -> Fairness:
+    from lesion_tasks.metrics.fairness import measure_fairness
+
+    return measure_fairness(test, subject.cut, sample="test")
 
 
 def _standing(

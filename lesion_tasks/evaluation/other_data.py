@@ -27,9 +27,11 @@ from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.training.predictions import (
+    AlteredPredictionsError,
     find_alteration,
     join_to_manifest,
     read_predictions,
+    read_sealed_predictions,
     store_predictions,
 )
 from lesion_tasks.workspace import Workspace
@@ -63,6 +65,8 @@ def judge_on_cohorts(
     Cohorts that are not named keep what an earlier evaluation found, unless they have changed since. None if no cohort
     judges the task.
     """
+    from lesion_tasks.metrics.fairness import measure_fairness, pool
+
     cohorts = cohorts_of(subject.task.name)
     for name in names or ():
         if subject.task.name not in find_cohort(name).tasks:
@@ -71,18 +75,43 @@ def judge_on_cohorts(
         return None
     earlier = {} if names is None else _earlier(workspace, subject)
     documents = []
+    samples = {"test": test}
     for cohort in cohorts:
+        scored: Scored | None = None
         if names is None or cohort.name in names:
-            documents.append(_judge_on(workspace, subject, model, test, test_examples, cohort))
-        elif cohort.name in earlier:
-            documents.append(earlier[cohort.name])
+            document, scored = _judge_on(workspace, subject, model, test, test_examples, cohort)
+            documents.append(document)
+        elif (known := earlier.get(cohort.name)) is not None:
+            documents.append(known)
+            if known.subset is not None and known.manifest_digest is not None:
+                scored = _scored_before(workspace, subject, known.manifest_digest)
+        if scored is not None:
+            samples[cohort.name] = scored
     measure = leading_measure(subject.task.name)
     figures = {
         one.name: one.subset.figures[measure]
         for one in documents
         if one.subset is not None and measure in one.subset.figures
     }
-    return OtherData(figures=figures, cohorts=documents)
+    pooled = None
+    if len(samples) > 1:
+        pooled = measure_fairness(pool(samples), subject.cut, sample="pooled")
+    return OtherData(figures=figures, cohorts=documents, pooled=pooled)
+
+
+def _scored_before(workspace: Workspace, subject: EvaluationSubject, digest: str) -> "Scored | None":
+    """What an earlier evaluation measured on a cohort's manifest; None if it was changed since."""
+    on_cohort = find_subject(workspace.engine, workspace.bucket, subject.training.training_id, digest)
+    with workspace.engine.connect() as connection:
+        kept, _, _ = usable_rows(connection, subject.training, subject.rows, on_cohort.subset("test"))
+        try:
+            predictions = read_sealed_predictions(
+                connection, subject.training.training_id, digest, "test", subject.task.classes
+            )
+        except AlteredPredictionsError as error:
+            log.warning("not pooled: %s", error)
+            return None
+    return join_to_manifest(predictions, kept, subject.task)
 
 
 def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, CohortDocument]:
@@ -167,15 +196,17 @@ def _judge_on(
     test: "Scored",
     test_examples: "Examples",
     cohort: Cohort,
-) -> CohortDocument:
+) -> "tuple[CohortDocument, Scored | None]":
+    """What there is to say of one cohort, and the images that were measured; None if none was."""
     engine, training = workspace.engine, subject.training
     try:
         digest = build_cohort(workspace, cohort.name, subject.task.name)
     except NoImageToJudgeError as error:
         log.warning("%s", error)
-        return CohortDocument(
+        unknown = CohortDocument(
             name=cohort.name, title=cohort.title, manifest_digest=None, n_openings=0, reason=str(error)
         )
+        return unknown, None
     on_cohort, examples = score_cohort(workspace, training.training_id, digest, model)
     rows = on_cohort.subset("test")
     with engine.connect() as connection:
@@ -202,16 +233,17 @@ def _judge_on(
             training.training_id,
         )  # fmt: skip
     if not len(kept):
-        return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)})
+        return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)}), None
     verdicts = _checks(workspace, on_cohort, model, examples, predictions)
     if any(verdict.is_failure for verdict in verdicts):
         reason = next(verdict.sentence for verdict in verdicts if verdict.is_failure)
         published = [verdict.as_dict() for verdict in verdicts]
-        return CohortDocument.model_validate(
+        untrusted = CohortDocument.model_validate(
             {**known.model_dump(), "integrity": published, "reason": f"not to be trusted: {reason}"}
         )
+        return untrusted, None
     scored = join_to_manifest(predictions, kept, subject.task)
-    return _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples)
+    return _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples), scored
 
 
 def _why_nothing(
@@ -291,6 +323,7 @@ def _measured(
     from lesion_tasks.metrics.case_mix import case_mix, reweight
     from lesion_tasks.metrics.diagnoses import by_diagnosis
     from lesion_tasks.metrics.document import evaluation_document
+    from lesion_tasks.metrics.fairness import measure_fairness
     from lesion_tasks.metrics.fall import measure_fall, threshold_falls
     from lesion_tasks.metrics.integrity import few_groups
     from lesion_tasks.metrics.recalibrate import recalibrate
@@ -300,7 +333,7 @@ def _measured(
         rows = _in_order(connection, kept, scored)
     fall = measure_fall(test, scored)
     facts = [f"picture_{name}" for name in FACTS] if examples.pixels is not None else []
-    cut = subject.threshold.value if subject.threshold and scored.is_binary else None
+    cut = subject.cut
     published = [verdict.as_dict() for verdict in [*verdicts, few_groups(scored)]]
     return CohortDocument.model_validate(
         {
@@ -317,6 +350,7 @@ def _measured(
             "case_mix": case_mix(_with_facts(test_rows, test_examples), _with_facts(rows, examples), facts),
             "reweighting": reweight(test, scored, test_rows, rows, fall),
             "recalibration": recalibrate(scored),
+            "fairness": measure_fairness(scored, cut, sample=known.name),
             "diagnoses": by_diagnosis(
                 test,
                 scored,

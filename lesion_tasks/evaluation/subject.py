@@ -59,6 +59,11 @@ class EvaluationSubject:
             chosen_on="val",
         )
 
+    @property
+    def cut(self) -> float | None:
+        """The score from which on an image is called positive; None with more than two classes."""
+        return self.training.threshold
+
     def subset(self, name: str) -> "pd.DataFrame":
         """Rows of train, val or test, or of a balanced draw: `val_balanced`, `test_balanced`."""
         base, _, drawn = name.partition("_")

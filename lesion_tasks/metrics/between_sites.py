@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import chi2
+from scipy.stats import f
 from scipy.stats import t as student
 
 from lesion_tasks.metrics.auc import LEVEL, Auc
@@ -30,8 +30,8 @@ _GRID = 240  # values of the variance at which its distribution is tabulated
 class BetweenSites:
     """What several sites say together. Shares are on the AUC's own scale, `tau` (a standard deviation) on the logit's.
 
-    `q`, `p_value`: Cochran's test that all sites have one true AUC. `i2`: the share of the variance of the sites'
-    figures that is not chance (Higgins & Thompson 2002, doi:10.1002/sim.1186).
+    `q`: Cochran's. `p_value`: of the test that all sites have one true AUC. `i2`: the share of the variance of the
+    sites' figures that is not chance (Higgins & Thompson 2002, doi:10.1002/sim.1186).
     """
 
     n_sites: int
@@ -55,7 +55,9 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
     """Combine the AUCs of sites that share no group, or say in words why they cannot be combined.
 
     Variance between sites: Paule & Mandel 1982 (doi:10.6028/jres.087.022). Interval of the mean: Hartung & Knapp 2001
-    (doi:10.1002/sim.1009), Student's t with one degree fewer than sites. Prediction interval for the true AUC of a new
+    (doi:10.1002/sim.1009), Student's t with one degree fewer than sites. Test of heterogeneity: Welch 1951
+    (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each site's variance; with a few
+    dozen groups Cochran's own gives half as many false alarms again. Prediction interval for the true AUC of a new
     site: by the confidence distribution of the variance (Nagashima, Noma & Furukawa 2019,
     doi:10.1177/0962280218773520), because the usual one (Higgins, Thompson & Spiegelhalter 2009,
     doi:10.1111/j.1467-985X.2008.00552.x) takes that variance as known and holds the truth too rarely.
@@ -79,7 +81,7 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
         mean_high=float(expit(mean + half)),
         tau=math.sqrt(tau2),
         q=q,
-        p_value=float(chi2.sf(q, degrees)),
+        p_value=_p_value(q, variance, np.array([auc.degrees for auc in told])),
         i2=max(0.0, 1 - degrees / q) if q > 0 else 0.0,
         new_site_low=float(expit(new[0])),
         new_site_high=float(expit(new[1])),
@@ -98,6 +100,14 @@ def between_variance(y: np.ndarray, variance: np.ndarray) -> float:
     while _q(y, variance, high) > degrees:
         high *= 2
     return float(brentq(lambda tau2: _q(y, variance, tau2) - degrees, 0.0, high))
+
+
+def _p_value(q: float, variance: np.ndarray, degrees: np.ndarray) -> float:
+    """Of Welch's test that all true values are one; `degrees` (k,): of freedom of each site's variance."""
+    k, weight = len(variance), 1 / variance
+    lacking = float(((1 - weight / weight.sum()) ** 2 / degrees).sum())
+    statistic = q / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * lacking)
+    return float(f.sf(statistic, k - 1, (k**2 - 1) / (3 * lacking)))
 
 
 def _q(y: np.ndarray, variance: np.ndarray, tau2: float) -> float:

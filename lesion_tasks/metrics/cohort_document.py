@@ -18,6 +18,7 @@ from lesion_tasks.metrics.document_schema import (
     Share,
     SubsetDocument,
 )
+from lesion_tasks.metrics.fairness_document import Fairness
 
 
 class Overlap(Published):
@@ -130,6 +131,7 @@ class CohortDocument(Published):
     reweighting: Reweighting | None = None
     recalibration: Recalibration | None = None
     diagnoses: list[DiagnosisRow] = Field(default_factory=list)
+    fairness: Fairness | None = None
     n_openings: Count = Field(
         default=0, description="How often this manifest of the cohort has been looked at in all."
     )
@@ -140,3 +142,7 @@ class OtherData(Published):
 
     figures: Figures = Field(description="Cohort -> the leading figure; only cohorts with one.")
     cohorts: list[CohortDocument]
+    pooled: Fairness | None = Field(
+        default=None,
+        description="The test set and all cohorts as one sample; null where no cohort was measured.",
+    )

@@ -17,7 +17,7 @@ from lesion_tasks.metrics.document_schema import Count, Figures, Published, Shar
 METHOD = (
     "Random effects on the logit of the AUC; variance between sites by Paule and Mandel, the mean's interval by "
     "Hartung and Knapp, the interval for a new site by the confidence distribution of that variance (Nagashima, Noma "
-    "and Furukawa 2019); test of heterogeneity: Cochran's Q"
+    "and Furukawa 2019); test of heterogeneity: Welch 1951"
 )
 
 
@@ -97,15 +97,17 @@ def put_together(aucs: Sequence[Auc], one: str) -> tuple[SitesTogether | None, s
         | {"method": METHOD}
     )
     differ = (
-        f"differ by more than chance (Q = {found.q:.1f}, p = {_p(found.p_value)}, I² = {found.i2:.0%})"
+        f"differ by more than chance (p = {_p(found.p_value)}, I² = {found.i2:.0%})"
         if found.differ
-        else f"differ by no more than chance may do (Q = {found.q:.1f}, p = {_p(found.p_value)})"
+        else f"differ by no more than chance may do (p = {_p(found.p_value)})"
     )
     words = (
         f"Mean AUC {found.mean:.3f} (95 % interval {found.mean_low:.3f} to {found.mean_high:.3f}) over {found.n_sites} "
         f"held-out {one}s, which {differ}. In a new {one} the AUC is expected between {found.new_site_low:.3f} and "
         f"{found.new_site_high:.3f}."
     )
+    if len(aucs) > found.n_sites:
+        words += f" {len(aucs) - found.n_sites} with an AUC of 0 or 1, which has no variance, could not be combined."
     return told, None, words
 
 

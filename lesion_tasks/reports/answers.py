@@ -290,8 +290,18 @@ def subgroups(bundle: Bundle) -> str | None:
     attributes = dict.fromkeys(label(part.attribute) for part in document.slices)
     return (
         f"{n_scored} of {len(document.slices)} slices are measured; the others are too small and only listed. "
-        f"By: {'; '.join(attributes)}."
+        f"By: {'; '.join(attributes)}.{_gaps(bundle)}"
     )
+
+
+def _gaps(bundle: Bundle) -> str:
+    """The largest differences between skin types, sexes and ages on the test set, in words."""
+    told = []
+    for one in bundle.fairness.attributes if bundle.fairness else ():
+        if one.reason is not None:
+            told.append(f"{label(one.attribute)}: cannot be told, {one.reason}.")
+        told += [f"{label(one.attribute)}, {label(gap.measure)}: {gap.words}" for gap in one.gaps]
+    return "".join(f" {words}" for words in told)
 
 
 def robustness(bundle: Bundle) -> str | None:

@@ -22,6 +22,7 @@ from lesion_tasks.metrics.document_schema import (
     Share,
     SubsetDocument,
 )
+from lesion_tasks.metrics.fairness_document import Fairness
 
 
 class TrainingFacts(Published):
@@ -255,6 +256,9 @@ class Bundle(Published):
     )
     subsets: dict[str, SubsetDocument] = Field(
         description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
+    )
+    fairness: Fairness | None = Field(
+        None, description="Skin types, sexes and ages on the natural test set; of cohorts, see `other_data`."
     )
     other_data: OtherData | None = Field(None, description="Cohorts; null if none judges the task.")
     best_of_looks: BestOfLooks | None = None

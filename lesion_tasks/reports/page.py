@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lesion_tasks.metrics.document_schema import Published, SubsetDocument
-from lesion_tasks.reports import charts, cohort_views, data_views, views
+from lesion_tasks.reports import charts, cohort_views, data_views, fairness_views, views
 from lesion_tasks.reports.bundle import Bundle, metrics_json, schema_json
 from lesion_tasks.reports.checklist import (
     by_section,
@@ -96,6 +96,7 @@ def render_page(bundle: Bundle) -> str:
             slice_differences=views.slice_differences(bundle.comparison, bundle.promotion),
             promotion=bundle.promotion,
             gate_rows=views.gate_rows(bundle.promotion, document, bundle.comparison),
+            fairness=fairness_views.fairness_view(bundle),
             cohorts=cohort_views.cohort_views(bundle.other_data, document),
             forest=_svg(cohort_views.forest_plot(bundle.other_data, document)),
             examples=data_views.examples(bundle),
