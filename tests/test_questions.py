@@ -1,6 +1,7 @@
 """Every command on the page of questions does what the page says, in its order, on a small catalogue."""
 
 import csv
+import json
 import re
 import shlex
 from collections.abc import Iterator
