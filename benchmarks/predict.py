@@ -1,10 +1,10 @@
 """Pictures per second from files to rows, against plain Keras on arrays that are decoded already; and the memory.
 
     make bench-predict
-    python benchmarks/predict.py --variant mobilenet_v2_unfrozen_augmented --images 2000 --most 20000
+    python benchmarks/predict.py --variant mobilenet_v2_unfrozen_augmented --images 512 --most 20000
 
-The model has random weights: they cost as much as trained ones. Pictures are drawn, 450 x 300 px, and stored as JPEG.
-Memory is the peak of a process of its own for each number of pictures; the files of the larger numbers are links.
+Models have random weights: they cost as much as trained ones. Pictures are drawn, 450 x 300 px, and stored as JPEG; of
+the larger numbers most are links to others. Memory is measured with the smallest model, which leaves most to the rest.
 """
 
 import argparse
@@ -18,14 +18,13 @@ import sys
 import tempfile
 import time
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from lesion_tasks.catalog import VARIANTS, InputSize, Variant
+from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import Workspace
 
@@ -82,110 +81,96 @@ def store_champion(root: Path, variant: Variant, **said: Any) -> str:
     return training_id
 
 
-def measure_plain(workspace: Workspace, task: str, folder: Path, n: int) -> float:
-    """Pictures per second of Keras's own `predict` on decoded arrays, without reading, decoding or writing anything."""
+def measure_rates(workspace: Workspace, task: str, folder: Path, n: int) -> list[float]:
+    """Pictures per second of Keras's `predict` on decoded arrays, and of a job from files to stored rows.
+
+    In turns and in one process, each the fastest of several; without the start of TensorFlow and the compilation.
+    """
     from lesion_tasks.pixels.decode import decode_picture
+    from lesion_tasks.serving import predict_job
     from lesion_tasks.serving.predict_pictures import BATCH_IMAGES
     from lesion_tasks.serving.served_model import find_champion, load_served
 
     served = load_served(workspace.bucket, find_champion(workspace.bucket, task))
-    size: InputSize = served.input_size
-    drawn = [decode_picture((folder / f"{i:06d}.jpg").read_bytes(), size) for i in range(min(n, N_DRAWN))]
+    predict_job.load_served = lambda bucket, file: served
+    drawn = [
+        decode_picture((folder / f"{i:06d}.jpg").read_bytes(), served.input_size)
+        for i in range(min(n, N_DRAWN))
+    ]
     pixels = np.stack([drawn[i % N_DRAWN] for i in range(n)])
-    served.model.predict({"pixels": pixels[:BATCH_IMAGES]}, batch_size=BATCH_IMAGES, verbose=0)  # compiled
-    return n / fastest(lambda: served.model.predict({"pixels": pixels}, batch_size=BATCH_IMAGES, verbose=0))
 
+    def plain(pixels: np.ndarray) -> None:
+        served.model.predict({"pixels": pixels}, batch_size=BATCH_IMAGES, verbose=0)
 
-def fastest(work: Callable[[], Any]) -> float:
-    """The seconds of the fastest of several runs."""
-    found = []
-    for _ in range(N_REPEATS):
-        started = time.perf_counter()
-        work()
-        found.append(time.perf_counter() - started)
-    return min(found)
-
-
-def measure_job(workspace: Workspace, task: str, folder: Path, n: int) -> float:
-    """Pictures per second from files to stored rows, without the start of TensorFlow and the model's compilation."""
-    from lesion_tasks.serving import predict_job
-    from lesion_tasks.serving.predict_pictures import BATCH_IMAGES
-
-    job_id = predict_job.plan_predictions(workspace, str(folder), task=task)
-    loaded = predict_job.load_served(workspace.bucket, predict_job.find_model(workspace, task))
-    size = loaded.input_size
-    loaded.probabilities(
-        np.zeros((BATCH_IMAGES, size.side_px, size.side_px, 3), np.uint8),
-        np.zeros((BATCH_IMAGES, 0), np.float32),
-    )
-    predict_job.load_served = lambda bucket, file: loaded
-
-    def run() -> None:
-        for key in list(workspace.bucket.list_keys(f"predictions/{job_id}/")):
-            if not key.endswith(("job.json", "pictures.parquet")):
-                workspace.bucket.delete(key)
+    def job() -> None:
+        job_id = predict_job.plan_predictions(workspace, str(folder), task=task)
         predict_job.run_predictions(workspace, job_id)
         predict_job.finish_predictions(workspace, job_id)
+        for key in list(workspace.bucket.list_keys(f"predictions/{job_id}/")):
+            workspace.bucket.delete(key)
 
-    return n / fastest(run)
+    plain(pixels[:BATCH_IMAGES])
+    served.probabilities(pixels[:BATCH_IMAGES], np.zeros((BATCH_IMAGES, 0), np.float32))
+    seconds: dict[str, list[float]] = {"plain": [], "job": []}
+    for _ in range(N_REPEATS):
+        for name, work in (("plain", lambda: plain(pixels)), ("job", job)):
+            started = time.perf_counter()
+            work()
+            seconds[name].append(time.perf_counter() - started)
+    return [n / min(seconds["plain"]), n / min(seconds["job"])]
 
 
-def child(what: str, root: Path, task: str, n: int) -> None:
-    """Measure one thing in this process and print it with the peak of its memory."""
-    workspace = Workspace(read_settings())
-    measured = {"plain": measure_plain, "job": measure_job}[what](workspace, task, root / f"pictures-{n}", n)
-    print(json.dumps([measured, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024]))
+def measure_memory(workspace: Workspace, task: str, folder: Path, n: int) -> list[float]:
+    """The peak of this process's memory after a whole job, in MiB, and the job's seconds."""
+    from lesion_tasks.serving.predict_job import predict_source
+
+    started = time.perf_counter()
+    assert predict_source(workspace, str(folder), task=task).n_predicted == n
+    return [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, time.perf_counter() - started]
 
 
-def run_child(what: str, root: Path, task: str, n: int) -> tuple[float, float]:
-    environment = os.environ | {"LESION_BUCKET_URL": str(root / "bucket"), "LESION_HOME": str(root / "home")}
-    command = [
-        sys.executable,
-        __file__,
-        "--child",
-        what,
-        "--root",
-        str(root),
-        "--task",
-        task,
-        "--images",
-        str(n),
-    ]
-    done = subprocess.run(command, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-    rate, peak_mib = json.loads(done.stdout.splitlines()[-1])
-    return rate, peak_mib
+MEASURES = {"rates": measure_rates, "memory": measure_memory}
+
+
+def in_process(what: str, root: Path, variant: str, n: int) -> list[float]:
+    """Draw, and measure one thing in a process of its own."""
+    if not (root / variant).exists():
+        store_champion(root / variant, dataclasses.replace(VARIANTS[variant], is_pretrained=False))
+    if not (root / f"pictures-{n}").exists():
+        draw(root / f"pictures-{n}", n)
+    environment = os.environ | {"LESION_BUCKET_URL": str(root / variant), "LESION_HOME": str(root / "home")}
+    command = [sys.executable, __file__, "--measure", what, "--root", str(root), "--images", str(n)]
+    done = subprocess.run(
+        [*command, "--variant", variant], env=environment, check=True, stdout=subprocess.PIPE, text=True
+    )
+    found: list[float] = json.loads(done.stdout.splitlines()[-1])
+    return found
 
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--variant", default="mobilenet_v2_unfrozen_augmented")
-    parser.add_argument("--images", type=int, default=2_000)
-    parser.add_argument(
-        "--most", type=int, default=20_000, help="of the pictures by which memory is measured"
-    )
-    parser.add_argument("--child")
+    parser.add_argument("--variant", default="mobilenet_v2_unfrozen_augmented", help="whose rate is measured")
+    parser.add_argument("--images", type=int, default=512)
+    parser.add_argument("--most", type=int, default=20_000, help="pictures by which memory is measured")
+    parser.add_argument("--measure", choices=MEASURES, help="only this, in this process")
     parser.add_argument("--root", type=Path)
-    parser.add_argument("--task")
     given = parser.parse_args()
-    if given.child:
-        child(given.child, given.root, given.task, given.images)
+    if given.measure:
+        folder = given.root / f"pictures-{given.images}"
+        task = VARIANTS[given.variant].task.name
+        print(json.dumps(MEASURES[given.measure](Workspace(read_settings()), task, folder, given.images)))
         return
-    with tempfile.TemporaryDirectory() as folder:
-        root, task = Path(folder), VARIANTS[given.variant].task.name
-        store_champion(root / "bucket", dataclasses.replace(VARIANTS[given.variant], is_pretrained=False))
-        draw(root / f"pictures-{given.images}", given.images)
-        plain, _ = run_child("plain", root, task, given.images)
-        job, _ = run_child("job", root, task, given.images)
-        print(
-            f"{given.variant}, {given.images:,} pictures of {SIZE_PX[0]} x {SIZE_PX[1]} px, {os.cpu_count()} cores"
-        )
+    with tempfile.TemporaryDirectory() as name:
+        root = Path(name)
+        plain, job = in_process("rates", root, given.variant, given.images)
+        size = f"{SIZE_PX[0]} x {SIZE_PX[1]} px"
+        print(f"{given.variant}, {given.images:,} JPEGs of {size}, {os.cpu_count()} cores")
         print(f"  Keras predict on decoded arrays  {plain:8.1f} pictures/s")
         print(f"  files to rows                    {job:8.1f} pictures/s, {job / plain:.2f} of it")
+        print("smoke, the peak of memory", flush=True)
         for n in sorted({100, 2_000, given.most}):
-            if n != given.images:
-                draw(root / f"pictures-{n}", n)
-            _, peak_mib = run_child("job", root, task, n)
-            print(f"  {n:7,} pictures: at most {peak_mib:,.0f} MiB", flush=True)
+            peak_mib, seconds = in_process("memory", root, "smoke", n)
+            print(f"  {n:7,} pictures  {peak_mib:8,.0f} MiB  {seconds:6.1f} s", flush=True)
 
 
 if __name__ == "__main__":

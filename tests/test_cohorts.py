@@ -17,6 +17,7 @@ from sqlalchemy.exc import IntegrityError
 
 from archive_server.drawing import Scene, draw
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
 from lesion_tasks.catalog.gates import cautions, objections
@@ -34,6 +35,7 @@ from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.serving.picture_source import open_source
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
@@ -188,6 +190,21 @@ def test_a_cohort_is_judged_by_its_own_rules_and_the_same_cohort_gives_the_same_
     assert set(rows["subset"]) == {"test"}
     assert rows["sex"].isna().all()
     assert {"step": "left out", "reason": "no_diagnosis", "n": -2} in funnel
+    # As a source of pictures to predict: by id, with the manifest's metadata, each held against its digest.
+    source = open_source(workspace, "cohort:elsewhere", "malignancy")
+    listed = list(source.pictures())
+    known = rows.sort_values("isic_id")
+    assert [(one.image, one.stamp) for one in listed] == list(
+        zip(known["isic_id"], known["sha256"], strict=True)
+    )
+    numbers = known[["age_years", "size_mm"]].to_dict("records")
+    assert [one.metadata for one in listed] == [
+        {name: value for name, value in row.items() if value == value} for row in numbers
+    ]
+    assert source.read(listed[0].place, listed[0].stamp)
+    workspace.bucket.put(listed[0].place, b"another")
+    with pytest.raises(UnusablePictureError, match=r"altered: picture .* was changed after it was stored"):
+        source.read(listed[0].place, listed[0].stamp)
     COHORTS["elsewhere"] = replace(COHORTS["elsewhere"], requires_sex=True)
     with pytest.raises(NoImageToJudgeError, match="20 left out, no_sex"):
         build_cohort(workspace, "elsewhere", "malignancy")

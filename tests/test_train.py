@@ -319,6 +319,9 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     picture.write_bytes(open_bucket(small).get(key))
     with pytest.raises(UnusableInputError, match="no champion of task 'malignancy'"):
         predict_images(open_workspace(), [str(picture)])
+    with pytest.raises(UnusableInputError, match="training 'none': no such training"):
+        predict_images(open_workspace(), [str(picture)], training_id="none")
+    (by_name,) = predict_images(open_workspace(), [str(picture)], training_id=training_id)
     # Whether it deserves it is not asked here.
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(
@@ -335,5 +338,6 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     (said,) = predict_images(open_workspace(), [str(picture)])
     assert list((said.probabilities or {}).values()) == pytest.approx(measured[isic_id], abs=1e-6)
     assert (said.threshold, said.model) == (threshold, training_id)
+    assert said == by_name
     with pytest.raises(UnusableInputError, match="expected a picture file"):
         predict_images(open_workspace(), [str(tmp_path / "none.png")])

@@ -88,8 +88,11 @@ def export_model(
         )
     served = load_served(bucket, file)
     inputs = _test_inputs(bucket, served)
+    stored = np.asarray(
+        served.model.predict(inputs, batch_size=BATCH_IMAGES, verbose=0)
+    )  # before it is converted
     data = form.convert(served.model)
-    difference = _largest_difference(served, form, data, inputs)
+    difference = float(np.abs(form.run(data, inputs) - stored).max())
     n_compared = len(next(iter(inputs.values())))
     if not difference <= MOST_DIFFERENCE:  # nor if it is no number
         raise UnusableInputError(
@@ -182,11 +185,6 @@ def _test_rows(bucket: Bucket, served: ServedModel) -> "pd.DataFrame":
         )
     chosen = np.unique(np.linspace(0, len(test) - 1, min(N_PICTURES, len(test))).round().astype(int))
     return test.iloc[chosen]
-
-
-def _largest_difference(served: ServedModel, form: _Format, data: bytes, inputs: Inputs) -> float:
-    stored = np.asarray(served.model.predict(dict(inputs), batch_size=BATCH_IMAGES, verbose=0))
-    return float(np.abs(form.run(data, inputs) - stored).max())
 
 
 def _batches(inputs: Inputs) -> list[dict[str, np.ndarray]]:
