@@ -1,5 +1,6 @@
 """Entries of one's own: read beside the built-in ones, or refused with every mistake in one message."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -8,6 +9,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
+from documented import fenced
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, own_entries
@@ -397,3 +399,19 @@ def _as_toml(value: object) -> object:
     if isinstance(value, dict):
         return {name: _as_toml(one) for name, one in value.items() if one is not None}
     return [_as_toml(one) for one in value] if isinstance(value, list | tuple) else value
+
+
+@pytest.mark.parametrize(
+    "page", ["docs/your-own-pictures.md", "docs/your-own-question.md", "docs/cohorts.md"]
+)
+def test_the_entries_of_the_documents_are_valid(write: Write, page: str) -> None:
+    entries = [
+        block
+        for block in fenced(page, "toml")
+        if re.search(r"^\[+(task|cohort|variant)\.", block, re.MULTILINE)
+    ]
+    assert entries
+    for number, block in enumerate(entries):
+        write(**{f"entries_{number}": block})
+    read_settings()
+    assert own_entries.listing()

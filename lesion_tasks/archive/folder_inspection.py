@@ -395,7 +395,8 @@ def _values_as_toml(name: str, meanings: Mapping[str, str], unknown: Counter[str
     still_open = [(value, n) for value, n in unknown.most_common() if value not in meanings]
     if still_open:
         shown = _EXAMPLES.get(name) or ", ".join(_quoted(value) for value in values_of(name)[:10])
-        yield f"# What these mean, such as {shown}; or list them under [no_counterpart]:"
+        where = f" (`lesion terms {name} WORD` finds others)" if name in PATHS else ""
+        yield f"# What these mean, such as {shown}{where}; or list them under [no_counterpart]:"
     for value, n in still_open:
         yield f'# {_quoted(value)} = ""  # {n:,} rows'
 
