@@ -4,8 +4,10 @@ Everything is made in a folder of its own: drawn pictures of 160 x 120 px, a cat
 evaluation of that training on the cohort: its manifest, its pixels, its scores, every check and figure, the report.
 The peer is `predict` alone, with the same model and the first 4,000 of the same arrays, decoded beforehand. Each runs
 in a process of its own. Time is that of the processor, over all threads, so that a busy machine does not matter; the
-clock's stands beside it. Memory is the largest that the process ever had, on a quarter of the cohort and on all of
-it. The last line is JSON. python benchmarks/cohort.py [--images 20000] [--variant mobilenet_v2_random_augmented]
+clock's stands beside it. Memory is the largest that the process ever had, on a quarter of the cohort and on all of it.
+The last line is JSON.
+
+    python benchmarks/cohort.py [--images 20000] [--variant mobilenet_v2_random_augmented]
 """
 
 from __future__ import annotations

@@ -30,11 +30,13 @@ from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.publish import leaderboard_rows
 from lesion_tasks.metrics.case_mix import reweight
 from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.serving.picture_source import open_source
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
@@ -422,6 +424,33 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     foreign = Training(training_id="foreign", task="malignancy", classes=["a", "b"], manifest_digest="0" * 64)
     with engine_for(small.database_url or "").connect() as connection:
         assert missing_on_cohorts(connection, find_finished(connection, training_id), foreign) == [needed]
+
+
+def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(settings: Settings) -> None:
+    others = other_records(120)
+    for record in others:
+        # Elsewhere the large lesions are the harmless ones.
+        clinical = record["metadata"]["clinical"]
+        size = float(clinical.pop("clin_size_long_diam_mm", "8"))
+        clinical["clin_size_long_diam_mm"] = str(16 - size)
+    curate(settings, labelled_records(400), others)
+    declare_cohort()
+    workspace = open_workspace()
+    build_split(workspace, SPLIT)
+    trained = []
+    for name, fields in (("by_age", ("age_years",)), ("by_age_and_size", ("age_years", "size_mm"))):
+        VARIANTS[name] = replace(VARIANTS["metadata_logistic"], name=name, metadata=fields)
+        trained.append(train_variant(workspace, name))
+        evaluate_training(workspace, trained[-1])
+        decision = promote_model(workspace, task="malignancy", is_forced=len(trained) == 1)
+    assert (decision.action, decision.training_id) == ("refused", trained[1])
+    assert "auc on cohort elsewhere loses" in decision.reason
+    ((compared,),) = rows_of(
+        settings, "SELECT figures -> 'comparison' FROM promotion WHERE action = 'refused'"
+    )
+    assert compared["differences"]["auc"]["value"] > 0
+    assert compared["cohorts"][0]["difference"]["value"] < -0.05
+    assert leaderboard_rows(workspace)[0]["training_id"] == trained[1]
 
 
 def figure(value: float | None, low: float | None, **found: str) -> dict[str, Any]:
