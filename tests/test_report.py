@@ -447,8 +447,8 @@ def test_a_report_on_another_manifest_finds_the_index_one_folder_further_up(bund
 def test_sections_stand_in_the_order_a_reader_asks(page):
     sections = [section["id"] for section in page.attributes("section")]
     assert sections == [
-        "verdict", "performance", "figures", "checks", "comparison", "slices", "fairness", "examples", "training",
-        "data", "lineage", "checklist",
+        "verdict", "performance", "figures", "checks", "comparison", "slices", "fairness", "doubt", "examples",
+        "training", "data", "lineage", "checklist",
     ]  # fmt: skip
 
 
