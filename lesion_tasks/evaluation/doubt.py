@@ -31,9 +31,11 @@ MAX_FITTED = 4_096
 _SEED = 7
 OBJECT_NAME = "doubt.npz"
 # Why a prediction is no answer.
-STRANGE, SEVERAL, NONE_FITS, DISAGREES = (
-    "out of distribution", "several classes are possible", "no class fits", "the set and the threshold disagree",
-)  # fmt: skip
+STRANGE = "out of distribution"
+SEVERAL = "several classes are possible"
+NONE_FITS = "no class fits"
+DISAGREES = "the set and the threshold disagree"
+UNMEASURED = "not measured: evaluate the training again"
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

@@ -29,7 +29,7 @@ def doubt_plot(doubt: Doubt | None) -> Plot | None:
         return None
     high = max(0.05, *(wrong for _, wrong in points))
     plot = Plot(
-        ident="doubt",
+        ident="wrong-answers",
         title="Wrong answers against answers",
         description="; ".join(
             f"{answered:.2f} answered, {wrong:.3f} of these wrong" for answered, wrong in points
