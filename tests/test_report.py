@@ -447,8 +447,8 @@ def test_a_report_on_another_manifest_finds_the_index_one_folder_further_up(bund
 def test_sections_stand_in_the_order_a_reader_asks(page):
     sections = [section["id"] for section in page.attributes("section")]
     assert sections == [
-        "verdict", "performance", "figures", "checks", "comparison", "slices", "fairness", "examples", "training",
-        "data", "lineage", "checklist",
+        "verdict", "performance", "figures", "checks", "comparison", "slices", "fairness", "doubt", "examples",
+        "training", "data", "lineage", "checklist",
     ]  # fmt: skip
 
 
@@ -852,7 +852,7 @@ def test_the_page_compares_slices_with_the_champion(bundle):
 
 def test_the_document_in_the_database_is_the_metrics_json_that_was_written(evaluated, stored):
     assert json.loads(evaluated.files["metrics.json"]) == evaluated.document
-    assert set(evaluated.files) == {*render_bundle(stored), "predictions.parquet"}
+    assert set(evaluated.files) == {*render_bundle(stored), "predictions.parquet", "doubt.npz"}
 
 
 def test_the_written_page_has_pictures_and_its_documents_have_none(evaluated, stored):

@@ -8,6 +8,7 @@ same files and the same row.
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
@@ -19,6 +20,7 @@ from lesion_tasks.catalog.lookup import ChangedQuestionError, find_cohort, quest
 from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.evaluation.doubt import fit_doubt, measure_doubt, store_doubt
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
 from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
@@ -217,15 +219,19 @@ def _measure(
         )
         for name, some in scored.items()
     }
-    other_data = None
-    if scored and subject.is_own_manifest and subject.manifest.held_out is None:
-        other_data = judge_on_cohorts(
-            workspace, subject, model, scored["test_natural"], examples["test"], cohorts
-        )
+    other_data, doubt = None, None
+    test = scored.get("test_natural")
+    if test is not None and subject.is_own_manifest:
+        fitted = fit_doubt(subject, model, scored["val"], examples["val"])
+        ask = partial(measure_doubt, subject, fitted, model, scored["val"])
+        doubt = store_doubt(bucket, subject, fitted, ask(test, examples["test"]))
+        if subject.manifest.held_out is None:
+            other_data = judge_on_cohorts(
+                workspace, subject, model, test, examples["test"], cohorts, measure_doubt=ask
+            )
     comparison = _comparison(engine, bucket, subject) if scored else None
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:
-        test = scored.get("test_natural")
         best = best_of_looks(connection, subject, test) if test else None
         fresh = since_promotion(connection, bucket, subject, test) if test else None
     return Bundle(
@@ -242,6 +248,7 @@ def _measure(
         subsets=documents,
         fairness=_fairness(subject, test) if test else None,
         other_data=other_data,
+        doubt=doubt,
         best_of_looks=best,
         since_promotion=fresh,
         lesions=lesion_figures(subject, test) if test else None,

@@ -7,7 +7,7 @@ have, and those without metadata that the model cannot do without, are counted a
 import csv
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.run_checks import decode_again, judge_seals, rescor
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
+from lesion_tasks.metrics.doubt_document import DoubtFigures
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.reports.bundle import read_bundle
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.verdict import Verdict
     from lesion_tasks.training.examples import Examples
 
+    MeasureDoubt = Callable[[Scored, Examples], DoubtFigures]
+
 log = logging.getLogger(__name__)
 
 N_IDS_NAMED = 20
@@ -59,11 +62,13 @@ def judge_on_cohorts(
     test: "Scored",
     test_examples: "Examples",
     names: Sequence[str] | None = None,
+    *,
+    measure_doubt: "MeasureDoubt",
 ) -> OtherData | None:
     """Evaluate a training, on its own manifest, on the named cohorts (None: all of its task).
 
     Cohorts that are not named keep what an earlier evaluation found, unless they have changed since. None if no cohort
-    judges the task.
+    judges the task. `measure_doubt` says what the model does not know of a cohort's images and pictures.
     """
     from lesion_tasks.metrics.fairness import measure_fairness, pool
 
@@ -79,7 +84,9 @@ def judge_on_cohorts(
     for cohort in cohorts:
         scored: Scored | None = None
         if names is None or cohort.name in names:
-            document, scored = _judge_on(workspace, subject, model, test, test_examples, cohort)
+            document, scored = _judge_on(
+                workspace, subject, model, test, test_examples, cohort, measure_doubt
+            )
             documents.append(document)
         elif (known := earlier.get(cohort.name)) is not None:
             documents.append(known)
@@ -196,6 +203,7 @@ def _judge_on(
     test: "Scored",
     test_examples: "Examples",
     cohort: Cohort,
+    measure_doubt: "MeasureDoubt",
 ) -> "tuple[CohortDocument, Scored | None]":
     """What there is to say of one cohort, and the images that were measured; None if none was."""
     engine, training = workspace.engine, subject.training
@@ -243,7 +251,8 @@ def _judge_on(
         )
         return untrusted, None
     scored = join_to_manifest(predictions, kept, subject.task)
-    return _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples), scored
+    found = _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples)
+    return found.model_copy(update={"doubt": measure_doubt(scored, examples)}), scored
 
 
 def _why_nothing(

@@ -12,6 +12,7 @@ from lesion_tasks.curation.drawn_pictures import has_drawn_pictures
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.board import BoardFilter, gone_tasks, read_board
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
+from lesion_tasks.evaluation.doubt import entry_of
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     find_sealed,
@@ -161,6 +162,7 @@ def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]
         "threshold": training.threshold,
         "since": decision.decided_at.isoformat(timespec="seconds"),
         "reason": decision.reason,
+        **entry_of(document),
         "figures": {
             "measure": measure,
             "value": figure.value if figure else None,

@@ -18,6 +18,7 @@ from lesion_tasks.metrics.document_schema import (
     Share,
     SubsetDocument,
 )
+from lesion_tasks.metrics.doubt_document import DoubtFigures
 from lesion_tasks.metrics.fairness_document import Fairness
 
 
@@ -132,6 +133,7 @@ class CohortDocument(Published):
     recalibration: Recalibration | None = None
     diagnoses: list[DiagnosisRow] = Field(default_factory=list)
     fairness: Fairness | None = None
+    doubt: DoubtFigures | None = None
     n_openings: Count = Field(
         default=0, description="How often this manifest of the cohort has been looked at in all."
     )

@@ -22,6 +22,7 @@ from lesion_tasks.metrics.document_schema import (
     Share,
     SubsetDocument,
 )
+from lesion_tasks.metrics.doubt_document import Doubt
 from lesion_tasks.metrics.fairness_document import Fairness
 
 
@@ -261,6 +262,9 @@ class Bundle(Published):
         None, description="Skin types, sexes and ages on the natural test set; of cohorts, see `other_data`."
     )
     other_data: OtherData | None = Field(None, description="Cohorts; null if none judges the task.")
+    doubt: Doubt | None = Field(
+        None, description="Null on a manifest other than its own, and before it was measured."
+    )
     best_of_looks: BestOfLooks | None = None
     since_promotion: SincePromotion | None = None
     lesions: LesionFigures | None = Field(None, description="Null where no lesion has two images.")

@@ -9,7 +9,7 @@ from typing import Any
 from markupsafe import Markup
 
 from lesion_tasks.metrics.document_schema import Published, SubsetDocument
-from lesion_tasks.reports import charts, cohort_views, data_views, fairness_views, views
+from lesion_tasks.reports import charts, cohort_views, data_views, doubt_views, fairness_views, views
 from lesion_tasks.reports.bundle import Bundle, metrics_json, schema_json
 from lesion_tasks.reports.checklist import (
     by_section,
@@ -99,6 +99,9 @@ def render_page(bundle: Bundle) -> str:
             fairness=fairness_views.fairness_view(bundle),
             cohorts=cohort_views.cohort_views(bundle.other_data, document),
             forest=_svg(cohort_views.forest_plot(bundle.other_data, document)),
+            doubt=bundle.doubt,
+            doubt_parts=doubt_views.doubt_parts(bundle.doubt, bundle.other_data),
+            doubt_plot=_svg(doubt_views.doubt_plot(bundle.doubt)),
             examples=data_views.examples(bundle),
             training_charts=charts.training_charts(bundle.epochs, bundle.training.recipe),
             best_epoch=charts.best_epoch(bundle.epochs, bundle.training.recipe),

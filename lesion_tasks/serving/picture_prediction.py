@@ -25,6 +25,10 @@ class PicturePrediction:
     model_sha256: str  # of its model file
     reason: str | None  # why there is no prediction, in a word; None where there is one
     detail: str | None  # and in a sentence
+    possible: str | None = None  # the classes of its conformal set, separated by commas
+    answer: str | None = None  # a class; None where the model does not know
+    doubt: str | None = None  # why it does not know
+    strangeness: float | None = None  # above 1: out of distribution; None where that is not measured
 
     def as_json(self) -> dict[str, Any]:
         """What people are shown: probabilities in six digits, and no reasons where there are none."""

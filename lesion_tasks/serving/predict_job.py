@@ -58,7 +58,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
-JOB_VERSION = 1  # raise it when the same pictures and model give other rows
+JOB_VERSION = 2  # raise it when the same pictures and model give other rows
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
 TABLES = {
@@ -81,6 +81,8 @@ class PredictionJob(BaseModel):
     training_id: str
     model_key: str
     model_sha256: str
+    doubt_key: str | None = None
+    doubt_sha256: str | None = None
     n_images: int
     pictures_sha256: str  # of the object `pictures.parquet`
     notes: tuple[str, ...]  # about the source and its table, for the page
@@ -93,7 +95,11 @@ class PredictionJob(BaseModel):
     @property
     def model_file(self) -> ModelFile:
         return ModelFile(
-            training_id=self.training_id, model_key=self.model_key, model_sha256=self.model_sha256
+            training_id=self.training_id,
+            model_key=self.model_key,
+            model_sha256=self.model_sha256,
+            doubt_key=self.doubt_key,
+            doubt_sha256=self.doubt_sha256,
         )
 
 
@@ -178,6 +184,7 @@ def plan_predictions(
         said = {
             "source": source.address,
             "model": file.model_sha256,
+            "doubt": file.doubt_sha256,
             "pictures": digest,
             "versions": [JOB_VERSION, DECODER_VERSION],
         }

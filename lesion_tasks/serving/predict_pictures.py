@@ -10,10 +10,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from os import cpu_count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.catalog import InputSize
+from lesion_tasks.evaluation.doubt import UNMEASURED, DoubtOf
 from lesion_tasks.serving.picture_prediction import PicturePrediction
 
 if TYPE_CHECKING:
@@ -95,21 +96,36 @@ def _load(picture: PictureToPredict, size: InputSize | None) -> _Loaded:
     return _Loaded(picture=picture, sha256=sha256, pixels=pixels)
 
 
+def _in_words(doubt: DoubtOf | None, *, is_predicted: bool) -> dict[str, Any]:
+    """The last fields of a prediction."""
+    if doubt is None:
+        return {"doubt": UNMEASURED} if is_predicted else {}
+    return {
+        "possible": ", ".join(doubt.possible),
+        "answer": doubt.answer,
+        "doubt": doubt.reason,
+        "strangeness": doubt.strangeness,
+    }
+
+
 def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePrediction]:
     import numpy as np
 
     usable = [one for one in batch if one.objection is None]
-    scores: Iterator[list[float]] = iter(())
+    scores: Iterator[tuple[list[float], DoubtOf | None]] = iter(())
     if usable:
         pixels = np.array([one.pixels for one in usable if one.pixels is not None])
         fields = served.metadata_fields
         known = [[one.picture.metadata.get(name, np.nan) for name in fields] for one in usable]
         metadata = np.array(known, dtype=np.float32).reshape(len(usable), len(fields))
-        scores = iter(served.probabilities(pixels, metadata).tolist())
+        found, doubts = served.doubts(pixels, metadata)
+        scores = iter(zip(found.tolist(), doubts, strict=True))
     for one in batch:
         said: dict[str, float] | None = None
+        doubt: DoubtOf | None = None
         if one.objection is None:
-            said = dict(zip(served.classes, next(scores), strict=True))
+            probabilities, doubt = next(scores)
+            said = dict(zip(served.classes, probabilities, strict=True))
         yield PicturePrediction(
             image=one.picture.image,
             sha256=one.sha256,
@@ -120,4 +136,5 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
             model_sha256=served.file.model_sha256,
             reason=None if one.objection is None else one.objection.reason,
             detail=None if one.objection is None else one.objection.detail,
+            **_in_words(doubt, is_predicted=one.objection is None),
         )

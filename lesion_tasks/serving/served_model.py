@@ -9,13 +9,14 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.evaluation.doubt import DoubtOf, StoredDoubt, doubts_of, entry_of, read_doubt
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
@@ -33,6 +34,8 @@ class ModelFile:
     training_id: str
     model_key: str
     model_sha256: str
+    doubt_key: str | None = None  # what tells where it does not know; None before that was measured
+    doubt_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +45,8 @@ class ServedModel:
     file: ModelFile
     model: "keras.Model"
     manifest: Mapping[str, Any]  # `lesion.json`, as the training wrote it
+    doubt: StoredDoubt | None = None
+    watched: "keras.Model | None" = None  # the model that also tells its features, where doubt needs them
 
     @property
     def training_id(self) -> str:
@@ -75,11 +80,36 @@ class ServedModel:
         """
         import numpy as np
 
+        raw = self.model.predict_on_batch(self._filled_up(pixels, metadata))
+        return self._by_class(np.asarray(raw, dtype=np.float64)[: len(metadata)])
+
+    def doubts(
+        self, pixels: "np.ndarray", metadata: "np.ndarray"
+    ) -> "tuple[np.ndarray, list[DoubtOf | None]]":
+        """The same probabilities, and what is doubtful about each; None where the model tells no doubt."""
+        import numpy as np
+
+        if self.doubt is None or self.watched is None:
+            p = self.probabilities(pixels, metadata)
+            return p, [None] * len(p) if self.doubt is None else [
+                *doubts_of(self.doubt, p, None, self.threshold)
+            ]
+        n = len(metadata)
+        raw, *features = self.watched.predict_on_batch(self._filled_up(pixels, metadata))
+        p = self._by_class(np.asarray(raw, dtype=np.float64)[:n])
+        return p, [*doubts_of(self.doubt, p, [np.asarray(some)[:n] for some in features], self.threshold)]
+
+    def _filled_up(self, pixels: "np.ndarray", metadata: "np.ndarray") -> "dict[str, np.ndarray]":
+        import numpy as np
+
         n = len(metadata)
         rows = np.resize(np.arange(n), 1 << (n - 1).bit_length())
         given = {"pixels": pixels, "metadata": metadata}
-        inputs = {tensor.name: given[tensor.name][rows] for tensor in self.model.inputs}
-        raw = np.asarray(self.model.predict_on_batch(inputs), dtype=np.float64)[:n]
+        return {tensor.name: given[tensor.name][rows] for tensor in self.model.inputs}
+
+    def _by_class(self, raw: "np.ndarray") -> "np.ndarray":
+        import numpy as np
+
         return np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(self.classes) == 2 else raw
 
     def decide(self, probabilities: Mapping[str, float]) -> str:
@@ -97,6 +127,8 @@ def find_champion(bucket: Bucket, task: str) -> ModelFile:
         known, said = list(champions), champions.get(task)
         if said is not None:
             entry = {name: str(said[name]) for name in ("training_id", "model_key", "model_sha256")}
+            # A champion of before there was doubt has none.
+            entry |= {name: str(said[name]) for name in ("doubt_key", "doubt_sha256") if said.get(name)}
     if entry is None:
         raise UnusableInputError(
             f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}{did_you_mean(task, known)}, "
@@ -112,12 +144,17 @@ def find_model(workspace: Workspace, task: str, training_id: str | None = None) 
     """
     if training_id is None:
         return find_champion(workspace.bucket, task)
+    from lesion_tasks.evaluation.evaluation_record import find_sealed
     from lesion_tasks.training.run_record import find_finished
 
     with workspace.engine.connect() as connection:
         found = find_finished(connection, training_id)
+        evaluation = find_sealed(connection, training_id, found.manifest_digest)
     return ModelFile(
-        training_id=found.training_id, model_key=str(found.model_key), model_sha256=str(found.model_sha256)
+        training_id=found.training_id,
+        model_key=str(found.model_key),
+        model_sha256=str(found.model_sha256),
+        **entry_of(evaluation.document if evaluation else {}),
     )
 
 
@@ -137,4 +174,13 @@ def load_served(bucket: Bucket, file: ModelFile) -> ServedModel:
     from lesion_tasks.training.loop import load_model
 
     with reading_object(bucket, file.model_key):
-        return ServedModel(file=file, model=load_model(data), manifest=manifest)
+        served = ServedModel(file=file, model=load_model(data), manifest=manifest)
+    if file.doubt_key is None or file.doubt_sha256 is None:
+        return served
+    with reading_object(bucket, file.doubt_key):
+        doubt = read_doubt(bucket, file.doubt_key, file.doubt_sha256, served.classes)
+    if doubt.novelty is None:
+        return replace(served, doubt=doubt)
+    from lesion_tasks.evaluation.model_features import with_features
+
+    return replace(served, doubt=doubt, watched=with_features(served.model))

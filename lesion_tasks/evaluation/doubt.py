@@ -1,0 +1,261 @@
+"""A training and its val -> what tells where its model does not know: conformal sets, and how strange a picture is.
+
+It lies in the bucket beside the report, as one object that a prediction needs together with the model; its digest is in
+the evaluation's document, and in `champion.json`.
+"""
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket, get_verified
+from lesion_tasks.evaluation.subject import EvaluationSubject
+from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
+
+if TYPE_CHECKING:
+    import keras
+    import numpy as np
+
+    from lesion_tasks.metrics.conformal import ConformalSets
+    from lesion_tasks.metrics.novelty import Novelty
+    from lesion_tasks.metrics.scored import Scored
+    from lesion_tasks.training.examples import Examples
+
+# Pictures of val on which the measure of strange pictures is fitted; of more, as many at random.
+MAX_FITTED = 4_096
+_SEED = 7
+OBJECT_NAME = "doubt.npz"
+# Why a prediction is no answer.
+STRANGE = "out of distribution"
+SEVERAL = "several classes are possible"
+NONE_FITS = "no class fits"
+DISAGREES = "the set and the threshold disagree"
+UNMEASURED = "not measured: evaluate the training again"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class StoredDoubt:
+    """Where a model does not know, as it was fitted on val; `novelty` is None where nothing is called strange."""
+
+    sets: "ConformalSets"
+    novelty: "Novelty | None"
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubtOf:
+    """What is doubtful about one prediction."""
+
+    possible: list[str]  # the conformal set
+    answer: str | None
+    reason: str | None  # why there is no answer
+    strangeness: float | None  # above 1: out of distribution
+
+
+def fit_doubt(
+    subject: EvaluationSubject, model: "keras.Model", val: "Scored", examples: "Examples"
+) -> StoredDoubt:
+    """Fit everything on val. `examples` are its pictures."""
+    from lesion_tasks.metrics.conformal import fit_sets
+
+    return StoredDoubt(sets=fit_sets(val), novelty=_fit_novelty(subject, model, examples))
+
+
+def _fit_novelty(subject: EvaluationSubject, model: "keras.Model", examples: "Examples") -> "Novelty | None":
+    import numpy as np
+
+    from lesion_tasks.evaluation.model_features import read_features, with_features
+    from lesion_tasks.metrics.novelty import fit_novelty
+
+    watched = with_features(model)
+    if watched is None or not len(examples):
+        return None
+    rows = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED])
+    groups = subject.subset("val").set_index("isic_id")["group_id"].loc[examples.isic_ids[rows]]
+    return fit_novelty(read_features(watched, examples, rows), groups.to_numpy(dtype=str))
+
+
+def strangeness_of(
+    doubt: StoredDoubt, model: "keras.Model", examples: "Examples"
+) -> "dict[str, float] | None":
+    """How strange each picture is, by image id; None where that is not measured. One batch at a time."""
+    import numpy as np
+
+    from lesion_tasks.evaluation.model_features import read_features, with_features
+    from lesion_tasks.training.predict_examples import BATCH_IMAGES
+
+    watched = with_features(model) if doubt.novelty else None
+    if watched is None or doubt.novelty is None:
+        return None
+    found: dict[str, float] = {}
+    for start in range(0, len(examples), BATCH_IMAGES):
+        rows = np.arange(start, min(start + BATCH_IMAGES, len(examples)))
+        scores = doubt.novelty.scores(read_features(watched, examples, rows))
+        found.update(zip(examples.isic_ids[rows].tolist(), scores.tolist(), strict=True))
+    return found
+
+
+def measure_doubt(
+    subject: EvaluationSubject,
+    doubt: StoredDoubt,
+    model: "keras.Model",
+    val: "Scored",
+    other: "Scored",
+    examples: "Examples",
+) -> DoubtFigures:
+    """What the model does not know of test or of a cohort."""
+    import numpy as np
+
+    from lesion_tasks.metrics.doubts import doubt_figures
+
+    by_id = strangeness_of(doubt, model, examples)
+    is_strange = (
+        None if by_id is None else np.array([by_id[isic_id] > 1 for isic_id in other.isic_ids], dtype=bool)
+    )
+    return doubt_figures(
+        other, doubt.sets, val=val, threshold=called_at(subject, other), is_strange=is_strange
+    )
+
+
+def called_at(subject: EvaluationSubject, scored: "Scored") -> float | None:
+    """The threshold at which a model calls the positive class; None: the most likely class."""
+    return subject.training.threshold if scored.is_binary else None
+
+
+def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, test: DoubtFigures) -> Doubt:
+    """Write the object; returns what the document says of it."""
+    from lesion_tasks.metrics.novelty import NOVELTY_RATE
+
+    data = to_bytes(doubt)
+    key, sets = f"{subject.folder}/{OBJECT_NAME}", doubt.sets
+    bucket.put(key, data)
+    return Doubt(
+        error_rate=sets.error_rate,
+        bounds={
+            name: bound if math.isfinite(bound) else None
+            for name, bound in zip(sets.class_names, sets.bounds, strict=True)
+        },
+        n_groups=dict(zip(sets.class_names, sets.n_groups, strict=True)),
+        novelty_rate=NOVELTY_RATE,
+        novelty_reason=None if doubt.novelty else _why_nothing_is_strange(subject),
+        object_key=key,
+        sha256=hashlib.sha256(data).hexdigest(),
+        test=test,
+    )
+
+
+def _why_nothing_is_strange(subject: EvaluationSubject) -> str:
+    from lesion_tasks.metrics.conformal import least_groups
+    from lesion_tasks.metrics.novelty import NOVELTY_RATE
+
+    if subject.training.recipe["side_px"] is None:
+        return "the model sees no pictures"
+    n = subject.subset("val")["group_id"].nunique()
+    return f"val has {n:,} groups, and a rate of {NOVELTY_RATE:g} needs {least_groups(1 - NOVELTY_RATE)}"
+
+
+def to_bytes(doubt: StoredDoubt) -> bytes:
+    """One object: arrays in NumPy's own format, without pickles."""
+    import numpy as np
+
+    sets, novelty = doubt.sets, doubt.novelty
+    facts = {
+        "error_rate": sets.error_rate,
+        "class_names": sets.class_names,
+        "n_groups": sets.n_groups,
+        "rate": novelty.rate if novelty else None,
+        "units": [depth.unit for depth in novelty.depths] if novelty else [],
+    }
+    arrays = {
+        "bounds": np.array(sets.bounds),
+        "facts": np.frombuffer(json.dumps(facts).encode(), dtype=np.uint8),
+    }
+    for index, depth in enumerate(novelty.depths if novelty else ()):
+        arrays |= {f"mean_{index}": depth.mean, f"whitening_{index}": depth.whitening}
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]  # its stub takes the names for options
+    return buffer.getvalue()
+
+
+def from_bytes(data: bytes) -> StoredDoubt:
+    """The inverse of `to_bytes`."""
+    import numpy as np
+
+    from lesion_tasks.metrics.conformal import ConformalSets
+    from lesion_tasks.metrics.novelty import Depth, Novelty
+
+    with np.load(io.BytesIO(data), allow_pickle=False) as stored:
+        facts = json.loads(stored["facts"].tobytes())
+        depths = tuple(
+            Depth(mean=stored[f"mean_{index}"], whitening=stored[f"whitening_{index}"], unit=unit)
+            for index, unit in enumerate(facts["units"])
+        )
+        return StoredDoubt(
+            sets=ConformalSets(
+                error_rate=facts["error_rate"],
+                class_names=tuple(facts["class_names"]),
+                bounds=tuple(stored["bounds"].tolist()),
+                n_groups=tuple(facts["n_groups"]),
+            ),
+            novelty=Novelty(rate=facts["rate"], depths=depths) if depths else None,
+        )
+
+
+def read_doubt(bucket: Bucket, key: str, sha256: str, classes: Sequence[str]) -> StoredDoubt:
+    """Read it, held against its digest and the classes of its model."""
+    found = from_bytes(get_verified(bucket, key, sha256, kind="doubt"))
+    if found.sets.class_names != tuple(classes):
+        raise UnusableInputError(
+            f"{key}: its classes are {', '.join(found.sets.class_names)}, expected the model's: {', '.join(classes)}"
+        )
+    return found
+
+
+def doubts_of(
+    doubt: StoredDoubt,
+    probabilities: "np.ndarray",
+    features: "Sequence[np.ndarray] | None",
+    threshold: float | None,
+) -> list[DoubtOf]:
+    """What is doubtful about n predictions (n, K), from the features of their pictures, (n, C) at each depth."""
+    import numpy as np
+
+    sets, names = doubt.sets.sets(probabilities), doubt.sets.class_names
+    called = (
+        (probabilities[:, 1] >= threshold).astype(int)
+        if threshold is not None
+        else probabilities.argmax(axis=1)
+    )
+    scores = None
+    if doubt.novelty is not None and features is not None:
+        scores = np.asarray(doubt.novelty.scores(features), dtype=np.float64)
+    found = []
+    for row, inside in enumerate(sets):
+        score = None if scores is None else float(scores[row])
+        possible = [name for name, is_in in zip(names, inside, strict=True) if is_in]
+        reason = _why_no_answer(possible, names[called[row]], score)
+        found.append(
+            DoubtOf(
+                possible=possible, answer=None if reason else possible[0], reason=reason, strangeness=score
+            )
+        )
+    return found
+
+
+def _why_no_answer(possible: Sequence[str], called: str, score: float | None) -> str | None:
+    if score is not None and not score <= 1:  # NaN is strange too
+        return STRANGE
+    if len(possible) != 1:
+        return SEVERAL if possible else NONE_FITS
+    return None if possible[0] == called else DISAGREES
+
+
+def entry_of(document: Mapping[str, object]) -> dict[str, str | None]:
+    """Where the doubt of an evaluated training is, from its document, for `champion.json`; null if there is none."""
+    said = document.get("doubt")
+    known = said if isinstance(said, Mapping) else {}
+    return {"doubt_key": known.get("object_key"), "doubt_sha256": known.get("sha256")}

@@ -1,0 +1,121 @@
+"""A stored model -> the same model that also tells its features of a picture: summaries of its maps.
+
+The features are the model's own, at several depths (Lee et al. 2018, arXiv:1807.03888): the last map of each spatial
+size, summed up by mean and spread over its places, and the vector that the last layer reads. A fine-tuned network
+forgets in its last layers what does not help to tell its classes apart, so that a slide of histology can look there
+like any lesion; its early layers still see the colours and textures.
+"""
+
+from collections.abc import Iterable
+
+import keras
+import numpy as np
+from keras import ops
+
+from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.serving import MEAN_OF_FLIPS
+from lesion_tasks.training.predict_examples import BATCH_IMAGES
+
+LAST_LAYER = "probabilities"
+# A longer vector, such as a flattened map, has more directions than val has pictures: its map stands for it.
+MAX_WIDTH = 2_048
+
+
+def with_features(model: keras.Model) -> keras.Model | None:
+    """The model with its features as further outputs: [probabilities, (b, C1), (b, C2) ...]; None without pixels.
+
+    A model that averages over mirror images tells those of the picture as it stands.
+    """
+    inputs = {tensor.name: tensor for tensor in model.inputs}
+    if "pixels" not in inputs:
+        return None
+    inner = _before_flips(model)
+    features = keras.Model({tensor.name: tensor for tensor in inner.inputs}, _feature_tensors(inner))
+    if inner is model:
+        return keras.Model(inputs, [model.outputs[0], *features.outputs])
+    return keras.Model(inputs, [model.outputs[0], *features(inputs)])
+
+
+def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) -> list[np.ndarray]:
+    """The features of some rows of examples: for each depth float32 (len(rows), C)."""
+    parts: list[list[np.ndarray]] = []
+    for start in range(0, len(rows), BATCH_IMAGES):
+        batch = rows[start : start + BATCH_IMAGES]
+        # One shape for every batch, the last one filled up: each new one would be compiled again.
+        _, *found = watched.predict_on_batch(examples.inputs(np.resize(batch, BATCH_IMAGES)))
+        parts.append([np.asarray(some, dtype=np.float32)[: len(batch)] for some in found])
+    return [np.concatenate(depth) for depth in zip(*parts, strict=True)]
+
+
+def _before_flips(model: keras.Model) -> keras.Model:
+    if MEAN_OF_FLIPS not in [layer.name for layer in model.layers]:
+        return model
+    (inner,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
+    return inner
+
+
+def _feature_tensors(model: keras.Model) -> list[keras.KerasTensor]:
+    """Summaries of the last map of each spatial size, largest map first, and what the last layer reads."""
+    last = model.get_layer(LAST_LAYER).input
+    maps = _maps(model)
+    found = [_summary(ops.cast(one, "float32")) for one in maps]
+    # Without layers in between, the last layer reads the average of the last map.
+    is_average = bool(maps) and not _has_dense(model) and last.shape[-1] == maps[-1].shape[-1]
+    if last.shape[-1] <= MAX_WIDTH and not is_average:
+        found.append(ops.cast(last, "float32"))
+    return found
+
+
+def _summary(maps: keras.KerasTensor) -> keras.KerasTensor:
+    """Maps (b, h, w, C) -> mean and spread of each channel over its places, (b, 2 C); of many the mean alone."""
+    mean = ops.mean(maps, axis=(1, 2))
+    if 2 * maps.shape[-1] > MAX_WIDTH:
+        return mean
+    return ops.concatenate([mean, ops.std(maps, axis=(1, 2))], axis=-1)
+
+
+def _has_dense(model: keras.Model) -> bool:
+    return any(isinstance(layer, keras.layers.Dense) and layer.name != LAST_LAYER for layer in model.layers)
+
+
+def _maps(model: keras.Model) -> list[keras.KerasTensor]:
+    """The last map (b, h, w, C) of each spatial size, largest first; those of the backbone, if there is one."""
+    nested = [
+        layer for layer in model.layers if isinstance(layer, keras.Model) and len(layer.outputs[0].shape) == 4
+    ]
+    if not nested:
+        return _last_of_each_size(_maps_of_layers(model))
+    base = nested[-1]
+    # Called anew: a backbone that takes any size tells those of its maps only here.
+    inside = keras.Model(base.inputs[0], _maps_of_layers(base))
+    return _last_of_each_size(inside(_input_within(model, base)))
+
+
+def _maps_of_layers(model: keras.Model) -> list[keras.KerasTensor]:
+    # A map that is only padded is the same one at another size.
+    found = [layer.output for layer in model.layers if not isinstance(layer, keras.layers.ZeroPadding2D)]
+    return [
+        tensor
+        for tensor in found
+        if isinstance(tensor, keras.KerasTensor) and len(tensor.shape) == 4 and tensor.shape[-1] > 3
+    ]
+
+
+def _last_of_each_size(maps: Iterable[keras.KerasTensor]) -> list[keras.KerasTensor]:
+    by_side = {tensor.shape[1]: tensor for tensor in maps}
+    return [by_side[side] for side in sorted(by_side, reverse=True)]
+
+
+def _input_within(model: keras.Model, base: keras.Model) -> keras.KerasTensor:
+    """The tensor of a model that a model inside it is called with."""
+    inside = {id(tensor) for layer in model.layers if layer is not base for tensor in _outputs(layer)}
+    for node in base._inbound_nodes:
+        for tensor in node.input_tensors:
+            if id(tensor) in inside:
+                return tensor
+    raise ValueError(f"model {model.name!r}: nothing in it calls {base.name!r}")
+
+
+def _outputs(layer: keras.Layer) -> list[keras.KerasTensor]:
+    found = layer.output
+    return list(found) if isinstance(found, list | tuple) else [found]

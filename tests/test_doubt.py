@@ -1,0 +1,225 @@
+"""Where a model does not know: sets that are right as often as they say, and pictures that are none of its kind."""
+
+import io
+import math
+
+import keras
+import numpy as np
+import pytest
+from evaluation_data import binary, drawn, drawn_multiclass
+from PIL import Image
+from strange_pictures import STRANGE
+
+from archive_server.drawing import Scene, draw
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import AlteredObjectError, Bucket, open_bucket
+from lesion_tasks.catalog import VARIANTS, InputSize
+from lesion_tasks.evaluation.doubt import (
+    DISAGREES,
+    NONE_FITS,
+    SEVERAL,
+    StoredDoubt,
+    doubts_of,
+    from_bytes,
+    read_doubt,
+    to_bytes,
+)
+from lesion_tasks.evaluation.doubt import (
+    STRANGE as OUT,
+)
+from lesion_tasks.evaluation.model_features import read_features, with_features
+from lesion_tasks.metrics.conformal import (
+    ConformalSets,
+    fit_sets,
+    group_quantile,
+    least_groups,
+    share_of_groups,
+)
+from lesion_tasks.metrics.doubts import doubt_figures
+from lesion_tasks.metrics.novelty import fit_novelty
+from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.settings import Settings
+from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.build import build_model
+from lesion_tasks.training.model.serving import average_over_flips, with_calibration
+
+SIZE = InputSize(32)
+
+
+class Stack:
+    """Decoded pictures in memory."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def take(self, rows: np.ndarray) -> np.ndarray:
+        return self.pixels[rows]
+
+
+def decoded(picture: Image.Image) -> np.ndarray:
+    buffer = io.BytesIO()
+    picture.save(buffer, "PNG")
+    return decode_picture(buffer.getvalue(), SIZE)
+
+
+def lesions(n: int, first: int) -> Examples:
+    """Drawn lesions, every third malignant."""
+    labels = np.arange(first, first + n) % 3 == 0
+    scenes = [
+        Scene(
+            look=("pigmented", "pink", "keratotic")[seed // 3 % 3], latent=3.0 if is_malignant else -1.0,
+            lesion_seed=seed, photo_seed=seed, width_px=48, height_px=36, skin=seed % 6, kind="dermoscopic",
+        )
+        for seed, is_malignant in zip(range(first, first + n), labels, strict=True)
+    ]  # fmt: skip
+    return examples_of([draw(scene) for scene in scenes], labels.astype(np.int64))
+
+
+def examples_of(pictures: list[Image.Image], labels: np.ndarray | None = None) -> Examples:
+    return Examples(
+        isic_ids=np.array([f"ISIC_{i:07d}" for i in range(len(pictures))], dtype=object),
+        labels=np.zeros(len(pictures), dtype=np.int64) if labels is None else labels,
+        pixels=Stack(np.stack([decoded(one) for one in pictures])),  # type: ignore[arg-type]
+        metadata=None,
+    )
+
+
+def everything(examples: Examples) -> np.ndarray:
+    return np.arange(len(examples))
+
+
+@pytest.fixture(scope="module")
+def model() -> keras.Model:
+    """A small network that learned to tell drawn lesions apart, as it would be stored."""
+    train = lesions(240, 10_000)
+    network = build_model(VARIANTS["smoke"])
+    network.compile("adam", "binary_crossentropy")
+    network.fit(train.inputs(everything(train)), train.labels, epochs=4, verbose=0)
+    return with_calibration(average_over_flips(network), 1.1, 0.1)
+
+
+def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_most_as_often_as_stated(
+    model: keras.Model,
+) -> None:
+    val, test, rate = lesions(150, 0), lesions(100, 1_000), 0.02
+    watched = with_features(model)
+    assert watched is not None
+    novelty = fit_novelty(read_features(watched, val, everything(val)), np.arange(150).astype(str), rate)
+    assert novelty is not None
+    generator = np.random.default_rng(0)
+    for name, paint in STRANGE.items():
+        strange = examples_of([paint(generator) for _ in range(3)])
+        assert (novelty.scores(read_features(watched, strange, everything(strange))) > 1).all(), name
+    n_strange = int((novelty.scores(read_features(watched, test, everything(test))) > 1).sum())
+    assert n_strange <= 100 * rate + 3 * math.sqrt(100 * rate * (1 - rate))
+    # The watched model says what the stored one says, and the object holds all that a prediction needs.
+    pixels = test.inputs(everything(test))
+    np.testing.assert_allclose(watched.predict_on_batch(pixels)[0], model.predict_on_batch(pixels), atol=1e-6)
+    again = from_bytes(to_bytes(StoredDoubt(sets=fit_sets(drawn(200)), novelty=novelty))).novelty
+    assert again is not None
+    features = read_features(watched, test, everything(test))
+    np.testing.assert_array_equal(again.scores(features), novelty.scores(features))
+
+
+def test_with_too_few_groups_no_picture_is_called_strange() -> None:
+    features = [np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)]
+    assert fit_novelty(features, np.arange(60).astype(str), 0.02) is not None
+    assert fit_novelty(features, (np.arange(60) // 2).astype(str), 0.02) is None
+
+
+def test_a_channel_that_was_silent_on_val_tells_a_picture_apart_when_it_speaks() -> None:
+    rng = np.random.default_rng(0)
+    features = np.column_stack([rng.normal(size=(200, 3)), np.zeros(200)]).astype(np.float32)
+    novelty = fit_novelty([features], np.arange(200).astype(str))
+    assert novelty is not None
+    assert novelty.scores([np.array([[0, 0, 0, 9]], dtype=np.float32)])[0] > 1
+
+
+def test_a_quantile_by_group_counts_each_group_once() -> None:
+    # Nine groups of one value, and one with a thousand: 10 weights of 1/11.
+    values, groups = np.r_[np.arange(9.0), np.full(1000, 100.0)], np.r_[np.arange(9), np.full(1000, 9)]
+    assert group_quantile(values, groups, 9 / 11) == 8
+    assert group_quantile(values, groups, 10 / 11) == 100
+    assert group_quantile(values, groups, 0.95) == math.inf
+    assert [least_groups(level) for level in (0.9, 0.95, 0.98)] == [9, 19, 49]
+    assert share_of_groups(values < 50, groups).value == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("n_classes", [2, 4])
+def test_sets_hold_each_class_as_often_as_stated(n_classes: int) -> None:
+    def some(n: int, seed: int) -> Scored:
+        return (
+            drawn(n, n_groups=n // 2, seed=seed)
+            if n_classes == 2
+            else drawn_multiclass(n, n_classes, seed=seed)
+        )
+
+    val, new = some(4_000, 1), some(20_000, 2)
+    covered = fit_sets(val, 0.1).sets(new.probabilities)[np.arange(new.n_images), new.labels]
+    for index in range(n_classes):
+        here = new.labels == index
+        assert share_of_groups(covered[here], new.groups[here]).value == pytest.approx(0.9, abs=0.02)
+
+
+def test_a_class_with_too_few_groups_is_in_every_set() -> None:
+    labels = np.r_[np.zeros(100), np.ones(8)].astype(int)
+    sets = fit_sets(binary(labels, np.linspace(0, 1, 108)))
+    assert sets.bounds[1] == math.inf
+    assert sets.sets(np.array([[1.0, 0.0]]))[0].tolist() == [True, True]
+
+
+def sets_of(benign: float, malignant: float) -> ConformalSets:
+    return ConformalSets(
+        error_rate=0.1, class_names=("benign", "malignant"), bounds=(benign, malignant), n_groups=(50, 50)
+    )
+
+
+def test_a_prediction_is_an_answer_or_says_why_it_is_none() -> None:
+    def said(p: float, sets: ConformalSets) -> tuple[list[str], str | None, str | None]:
+        (found,) = doubts_of(StoredDoubt(sets=sets, novelty=None), np.array([[1 - p, p]]), None, 0.5)
+        return found.possible, found.answer, found.reason
+
+    assert said(0.1, sets_of(0.3, 0.5)) == (["benign"], "benign", None)
+    assert said(0.2, sets_of(0.3, 0.9)) == (["benign", "malignant"], None, SEVERAL)
+    assert said(0.4, sets_of(0.3, 0.5)) == ([], None, NONE_FITS)
+    assert said(0.4, sets_of(0.3, 0.7)) == (["malignant"], None, DISAGREES)
+
+
+def test_a_strange_picture_gets_no_answer_however_sure_the_model_is() -> None:
+    novelty = fit_novelty([np.random.default_rng(0).normal(size=(100, 3)).astype(np.float32)], np.arange(100))
+    doubt = StoredDoubt(sets=sets_of(0.3, 0.5), novelty=novelty)
+    features = [np.array([[0, 0, 0], [50, 0, 0], [np.nan, 0, 0]], dtype=np.float32)]
+    found = doubts_of(doubt, np.array([[0.99, 0.01]] * 3), features, 0.5)
+    assert [one.reason for one in found] == [None, OUT, OUT]
+
+
+def test_figures_count_strange_pictures_as_not_answered() -> None:
+    val, new = drawn(2_000, seed=1, distance=3), drawn(2_000, seed=2, distance=3)
+    strange = np.arange(2_000) % 4 == 0
+    found = doubt_figures(new, fit_sets(val), val=val, threshold=0.5, is_strange=strange)
+    without = doubt_figures(new, fit_sets(val), val=val, threshold=0.5, is_strange=None)
+    assert found.strange is not None and found.strange.value == 0.25
+    assert found.answered.value == pytest.approx(0.75 * (without.answered.value or 0), abs=0.02)
+    assert found.covered.value == without.covered.value
+    assert all((one.value or 0) <= 0.12 for one in found.wrong_by_class.values())
+    assert without.curve.answered[0] < without.curve.answered[5]
+
+
+@pytest.fixture
+def bucket(settings: Settings) -> Bucket:
+    return open_bucket(settings)
+
+
+def test_a_doubt_that_was_altered_or_belongs_to_another_model_is_refused(bucket: Bucket) -> None:
+    import hashlib
+
+    data = to_bytes(StoredDoubt(sets=fit_sets(drawn(200)), novelty=None))
+    digest = hashlib.sha256(data).hexdigest()
+    bucket.put("reports/one/doubt.npz", data)
+    assert read_doubt(bucket, "reports/one/doubt.npz", digest, ("benign", "malignant")).sets.n_groups
+    with pytest.raises(UnusableInputError, match="expected the model's: nevus, melanoma"):
+        read_doubt(bucket, "reports/one/doubt.npz", digest, ("nevus", "melanoma"))
+    bucket.put("reports/one/doubt.npz", data[:-1] + b"x")
+    with pytest.raises(AlteredObjectError, match="doubt"):
+        read_doubt(bucket, "reports/one/doubt.npz", digest, ("benign", "malignant"))
