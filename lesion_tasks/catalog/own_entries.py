@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import date, time
 from functools import lru_cache
@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.cohorts import COHORTS, Cohort
+from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, unknown
 from lesion_tasks.catalog.gates import GATES, Gate, check_gates, gates_of
 from lesion_tasks.catalog.recipe import Variant
@@ -50,15 +51,17 @@ class Kind:
     is_replacing: bool = (
         False  # whether it takes the place of a built-in entry, instead of standing beside those
     )
-    check: Callable[[str, Any], None] | None = None  # raises ValueError
+    check: Callable[[str, Any], None] | None = None  # that it fits what it names; raises ValueError
 
 
-# In an order in which each kind names only entries of those before it.
+# In an order in which each kind names only entries of those before it, or of its own.
 KINDS: Mapping[str, Kind] = {
     "task": Kind(entry=Task, entries=TASKS),
     "split": Kind(entry=Split, entries=SPLITS),
     "cohort": Kind(entry=Cohort, entries=COHORTS),
-    "variant": Kind(entry=Variant, entries=VARIANTS),
+    "variant": Kind(
+        entry=Variant, entries=VARIANTS, check=lambda name, variant: check_members(variant, VARIANTS)
+    ),
     "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
     "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),
 }
@@ -194,13 +197,16 @@ def _add(where: Path) -> None:
         entries = KINDS[kind].entries
         stand_in = next(iter(entries.values()), None)
         for name, found in by_name.items():
-            is_checked = ("task", name) not in broken
-            entry, mistakes = _build(kind, name, found.content, is_checked=is_checked)
+            entry, mistakes = _build(kind, name, found.content)
             problems += [f"{found.file}: [{kind}.{name}] {words}" for words in mistakes]
             replaced.append((entries, name, entries.get(name)))
             # So that entries that name a broken one are not blamed for it.
             entries[name] = stand_in if entry is None else entry
             broken |= {(kind, name)} if entry is None else set()
+        for name, found in by_name.items():
+            members = {("variant", member) for member in getattr(entries[name], "members", ())}
+            if not broken & {(kind, name), ("task", name), *members}:
+                problems += [f"{found.file}: [{kind}.{name}] {words}" for words in _misfits(kind, name)]
     if not problems:
         _STATE.replaced = replaced
         _STATE.file_of = {
@@ -257,8 +263,19 @@ def _name_problem(kind: str, name: str, written: Mapping[str, Mapping[str, _Writ
     return None
 
 
-def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any, list[str]]:
-    """An entry, or None and what is wrong with it; without `is_checked`, not what depends on another entry."""
+def _misfits(kind: str, name: str) -> Sequence[str]:
+    """What is wrong with how an entry fits those that it names."""
+    how = KINDS[kind]
+    try:
+        if how.check is not None:
+            how.check(name, how.entries[name])
+    except MistakesError as error:
+        return error.problems
+    return ()
+
+
+def _build(kind: str, name: str, content: Any) -> tuple[Any, list[str]]:
+    """An entry, or None and what is wrong with it by itself."""
     from pydantic import ValidationError
 
     how = KINDS[kind]
@@ -275,12 +292,8 @@ def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any
     try:
         # As JSON, in which an array may be a tuple and a table an entry, but nothing else is taken for something else.
         entry = _adapter(kind).validate_json(json.dumps(content, default=repr), strict=True)
-        if how.check is not None and is_checked:
-            how.check(name, entry)
     except ValidationError as error:
         return None, problems + [words for one in error.errors() for words in _in_words(one)]
-    except MistakesError as error:
-        return None, [*problems, *error.problems]
     return (None if problems else entry), problems
 
 
