@@ -49,7 +49,8 @@ SEARCHABLE = [name for name in NAMES if VARIANTS[name].search]
 
 def shown(variant: Variant) -> str:
     """A variant in the form's list: what it is, and what it asks for."""
-    asks = ["needs weights"] if variant.backbone and variant.is_pretrained else []
+    parts = [variant, *(VARIANTS[name] for name in variant.members)]
+    asks = ["needs weights"] if any(part.backbone and part.is_pretrained for part in parts) else []
     asks += ["can be searched"] if variant.search else []
     return "; ".join([f"{variant.name} ({variant.title})", *asks])
 

@@ -130,6 +130,7 @@ TINY = {
         side_px=v.side_px and 32,
     )
     for name, v in VARIANTS.items()
+    if not v.members
 }
 
 

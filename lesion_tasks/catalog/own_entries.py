@@ -9,7 +9,7 @@ import json
 import math
 import os
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, is_dataclass
 from datetime import date, time
 from functools import lru_cache
@@ -20,6 +20,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.cohorts import COHORTS, Cohort
+from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, refuse, unknown
 from lesion_tasks.catalog.gates import GATES, Gate, check_gates, gates_of
 from lesion_tasks.catalog.recipe import GROUPS, Variant
@@ -50,28 +51,27 @@ class Kind:
     is_replacing: bool = (
         False  # whether it takes the place of a built-in entry, instead of standing beside those
     )
-    check: Callable[[str, Any], None] | None = None  # raises ValueError
+    check: Callable[[str, Any], None] | None = None  # that it fits what it names; raises ValueError
     groups: Mapping[str, tuple[str, ...]] = field(
         default_factory=dict
     )  # tables of fields that belong together
 
 
-def _refuse_idle(variant: Variant) -> None:
-    """Raise MistakesError that names every field that does nothing beside the others."""
+def _check_variant(name: str, variant: Variant) -> None:
+    """Raise ValueError if its members do not fit, or with every field that does nothing beside the others."""
+    check_members(variant, VARIANTS)
     refuse(
         f"variant {variant.name!r}",
         [f"{name}: does nothing, since {why}; leave it out" for name, why in variant.idle_fields.items()],
     )
 
 
-# In an order in which each kind names only entries of those before it.
+# In an order in which each kind names only entries of those before it, or of its own.
 KINDS: Mapping[str, Kind] = {
     "task": Kind(entry=Task, entries=TASKS),
     "split": Kind(entry=Split, entries=SPLITS),
     "cohort": Kind(entry=Cohort, entries=COHORTS),
-    "variant": Kind(
-        entry=Variant, entries=VARIANTS, check=lambda _, entry: _refuse_idle(entry), groups=GROUPS
-    ),
+    "variant": Kind(entry=Variant, entries=VARIANTS, check=_check_variant, groups=GROUPS),
     "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
     "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),
 }
@@ -207,13 +207,16 @@ def _add(where: Path) -> None:
         entries = KINDS[kind].entries
         stand_in = next(iter(entries.values()), None)
         for name, found in by_name.items():
-            is_checked = ("task", name) not in broken
-            entry, mistakes = _build(kind, name, found.content, is_checked=is_checked)
+            entry, mistakes = _build(kind, name, found.content)
             problems += [f"{found.file}: [{kind}.{name}] {words}" for words in mistakes]
             replaced.append((entries, name, entries.get(name)))
             # So that entries that name a broken one are not blamed for it.
             entries[name] = stand_in if entry is None else entry
             broken |= {(kind, name)} if entry is None else set()
+        for name, found in by_name.items():
+            members = {("variant", member) for member in getattr(entries[name], "members", ())}
+            if not broken & {(kind, name), ("task", name), *members}:
+                problems += [f"{found.file}: [{kind}.{name}] {words}" for words in _misfits(kind, name)]
     if not problems:
         _STATE.replaced = replaced
         _STATE.file_of = {
@@ -270,8 +273,19 @@ def _name_problem(kind: str, name: str, written: Mapping[str, Mapping[str, _Writ
     return None
 
 
-def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any, list[str]]:
-    """An entry, or None and what is wrong with it; without `is_checked`, not what depends on another entry."""
+def _misfits(kind: str, name: str) -> Sequence[str]:
+    """What is wrong with how an entry fits those that it names."""
+    how = KINDS[kind]
+    try:
+        if how.check is not None:
+            how.check(name, how.entries[name])
+    except MistakesError as error:
+        return error.problems
+    return ()
+
+
+def _build(kind: str, name: str, content: Any) -> tuple[Any, list[str]]:
+    """An entry, or None and what is wrong with it by itself."""
     from pydantic import ValidationError
 
     how = KINDS[kind]
@@ -288,12 +302,8 @@ def _build(kind: str, name: str, content: Any, *, is_checked: bool) -> tuple[Any
     try:
         # As JSON, in which an array may be a tuple and a table an entry, but nothing else is taken for something else.
         entry = _adapter(kind).validate_json(json.dumps(content, default=repr), strict=True)
-        if how.check is not None and is_checked:
-            how.check(name, entry)
     except ValidationError as error:
         return None, problems + [words for one in error.errors() for words in _in_words(one)]
-    except MistakesError as error:
-        return None, [*problems, *error.problems]
     return (None if problems else entry), problems
 
 

@@ -11,7 +11,13 @@ from lesion_tasks.catalog.learning import OF_STEPS, Learning
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
-ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer")
+ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer", "ensemble")
+# All that an ensemble says of itself: the rest is said by its members.
+OF_ENSEMBLES = (
+    "name", "title", "split", "architecture", "members", "reproduces", "is_promotable", "side_px", "aspect", "metadata",
+    "is_calibrated", "adjusted",
+)  # fmt: skip
+MAX_FOLDS = 20
 METADATA = ("age_years", "is_male", "size_mm")
 FUSIONS = ("concatenate", "gated", "film")  # how metadata join pixel features
 LOSSES = ("cross_entropy", "focal", "bias")
@@ -118,6 +124,10 @@ class Variant:
     max_epochs: int = 50
     patience: int = 10  # epochs without a better validation loss before training stops
     learning: Learning | None = None  # how the last stage learns, beyond an optimizer at one rate
+    # Trained so many times, each time without another part of the groups of train and val, which stops it. The mean of
+    # the logits is served, and the scores by models that did not see an image are kept. 0: trained once.
+    n_folds: int = 0
+    members: tuple[str, ...] = ()  # of an ensemble: the variants whose logits it averages
     seed: int = 20_260
     search: SearchSpace | None = None  # for `lesion tune` and trainings that are given a number of trials
     search_id: str | None = None  # the search that chose some of these fields
@@ -142,8 +152,26 @@ class Variant:
             raise ValueError(f"variant {self.name!r}: bias loss needs pooled feature maps")
         if self.sampling == "rotated_copies_leaky" and self.is_promotable:
             raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
-        if objection := self._objection_to_search() or self._objection_to_learning():
+        if objection := (
+            self._objection_to_averaging() or self._objection_to_search() or self._objection_to_learning()
+        ):
             raise ValueError(f"variant {self.name!r}: {objection}")
+
+    def _objection_to_averaging(self) -> str | None:
+        if self.n_folds and not 2 <= self.n_folds <= MAX_FOLDS:
+            return f"n_folds is {self.n_folds}, expected 0, or 2 to {MAX_FOLDS}"
+        if self.n_folds and self.sampling == "rotated_copies_leaky":
+            return "n_folds: what draws a val of its own has no folds"
+        if self.architecture != "ensemble":
+            return "only architecture 'ensemble' has members" if self.members else None
+        if len(self.members) < 2 or len(set(self.members)) < len(self.members):
+            return f"members are {', '.join(self.members) or 'none'}, expected two or more, each once"
+        idle = [
+            f.name for f in fields(self) if f.name not in OF_ENSEMBLES and getattr(self, f.name) != f.default
+        ]
+        if idle:
+            return f"{', '.join(idle)}: an ensemble learns nothing itself, so that this would do nothing"
+        return None
 
     def _objection_to_search(self) -> str | None:
         recipe = asdict(self)
@@ -190,6 +218,9 @@ class Variant:
         Fields that are younger than stored recipes are left out where they say nothing: digests stay.
         """
         recipe = asdict(self)
+        for name in ("n_folds", "members"):
+            if not recipe[name]:
+                del recipe[name]
         if self.learning is None:
             del recipe["learning"]
         elif self.learning.lesion_weighting == "by_image":

@@ -1,7 +1,7 @@
 """A variant and changes for one training -> the recipe that is run.
 
 The result is a variant like any other: its fields are in the training's row, in the model's file and in the
-fingerprint, so an adjusted training is never mistaken for the variant's own.
+fingerprint, so an adjusted training is never mistaken for the variant's own. An ensemble is shortened with its members.
 """
 
 from collections.abc import Mapping
@@ -11,6 +11,7 @@ from typing import Any
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.backbones import find_backbone
+from lesion_tasks.catalog.lookup import find_variant
 
 SMOKE_SIDE_PX = 32
 
@@ -23,18 +24,48 @@ def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | No
     if max_epochs is not None and max_epochs < 1:
         raise UnusableInputError(f"max_epochs is {max_epochs}, expected at least 1")
     if is_smoke_run:
-        backbone = find_backbone(variant.backbone or "")
-        small = {
-            "side_px": variant.side_px and max(SMOKE_SIDE_PX, backbone.min_side_px if backbone else 0),
+        how = "smoke run"
+        wanted = {
+            "side_px": variant.side_px and _smoke_side_px(variant),
             "is_promotable": False,
             **_capped(variant, 1),
         }
-        return _changed(variant, small, "smoke run")
-    if max_epochs is not None:
-        return _changed(
-            variant, _capped(variant, max_epochs), f"at most {max_epochs} epoch{'s' * (max_epochs > 1)}"
-        )
-    return variant
+    elif max_epochs is not None:
+        how = f"at most {max_epochs} epoch{'s' * (max_epochs > 1)}"
+        wanted = _capped(variant, max_epochs)
+    else:
+        return variant
+    adjusted = replace(variant, **wanted)
+    before, after = asdict(variant), asdict(adjusted)
+    names = {name for name in wanted if before[name] != after[name]}
+    if any(
+        member.adjusted for member in members_of(variant, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    ):
+        names.add("members")
+    if not names:
+        return variant
+    return replace(adjusted, title=f"{variant.title} ({how})", adjusted=tuple(sorted(names)))
+
+
+def members_of(
+    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None
+) -> list[Variant]:
+    """The variants that an ensemble averages, shortened with it; none for other variants."""
+    members = [
+        adjust(find_variant(name), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+        for name in variant.members
+    ]
+    if not is_smoke_run:
+        return members
+    side_px = _smoke_side_px(variant)
+    return [member if member.side_px is None else replace(member, side_px=side_px) for member in members]
+
+
+def _smoke_side_px(variant: Variant) -> int:
+    """The smallest side that the backbone of a variant takes, or those of its members."""
+    names = [variant.backbone, *(find_variant(name).backbone for name in variant.members)]
+    backbones = [find_backbone(name) for name in names if name]
+    return max([SMOKE_SIDE_PX, *(backbone.min_side_px for backbone in backbones if backbone)])
 
 
 def without(variant: Variant, value: str) -> Variant:
@@ -54,17 +85,10 @@ def with_parameters(variant: Variant, parameters: Mapping[str, Any], search_id: 
 
 
 def _capped(variant: Variant, max_epochs: int) -> dict[str, Any]:
+    if variant.members:
+        return {}  # it has no epochs of its own
     tuning = variant.fine_tuning
     return {
         "max_epochs": min(variant.max_epochs, max_epochs),
         "fine_tuning": tuning and replace(tuning, max_epochs=min(tuning.max_epochs, max_epochs)),
     }
-
-
-def _changed(variant: Variant, wanted: Mapping[str, Any], how: str) -> Variant:
-    """Replace fields, and record it in the title and in `adjusted`; change nothing if no field changes."""
-    adjusted = replace(variant, **wanted)
-    before, after = asdict(variant), asdict(adjusted)
-    if not (names := tuple(sorted(name for name in wanted if before[name] != after[name]))):
-        return variant
-    return replace(adjusted, title=f"{variant.title} ({how})", adjusted=names)

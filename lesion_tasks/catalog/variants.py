@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from lesion_tasks.catalog.backbones import BACKBONES
+from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.entries import by_name
 from lesion_tasks.catalog.input_size import InputSize
 from lesion_tasks.catalog.learning import Learning
@@ -311,7 +312,30 @@ _MODERN = [
     ),
 ]
 
-VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN])
+_AVERAGES = [
+    Variant(
+        name="efficientnet_lite0_frozen_five_folds",
+        title="EfficientNet-Lite0, frozen base, its head solved five times, each time without another fifth",
+        split="malignancy_natural",
+        architecture="transfer",
+        backbone="efficientnet_lite0",
+        dense_units=(),
+        learning=Learning(is_head_solved=True),
+        n_folds=5,
+    ),
+    Variant(
+        name="efficientnet_lite0_and_mobilenet_v2_tuned",
+        title="The mean of EfficientNet-Lite0 and of MobileNetV2 with metadata gates, both tuned",
+        split="malignancy_natural",
+        architecture="ensemble",
+        members=("efficientnet_lite0_tuned", "mobilenet_v2_tuned_gated"),
+        metadata=PAPER_METADATA,
+    ),
+]
+
+VARIANTS = by_name([*_CONTROLS, *_PAPER, *_RELATED, *_MODERN, *_AVERAGES])
+for _variant in VARIANTS.values():
+    check_members(_variant, VARIANTS)
 
 # What scheduled retraining trains if LESION_VARIANTS is empty: variants that need no download.
 DEFAULT_VARIANTS = ("smoke", "metadata_logistic")

@@ -2,6 +2,8 @@
 
 import base64
 import io
+import math
+from collections.abc import Sequence
 
 import keras
 import numpy as np
@@ -10,6 +12,7 @@ from PIL import Image
 
 from lesion_tasks.reports.bundle import Example
 from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.averaging import members_in
 from lesion_tasks.training.model.serving import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
 
 N_EACH = 4
@@ -65,10 +68,12 @@ def grad_cam(
     its gradient is averaged over the map for each channel, and the weighted sum of channels is clipped at 0
     (Selvaraju et al. 2017, equations 1 and 2). A model that averages over mirror images has a map for each of them:
     their heat is mirrored back and averaged. Its score is taken before calibration, whose scaling changes the heat
-    for two classes only by a factor.
+    for two classes only by a factor. A model that averages others has the mean of their heats, each from 0 to 1.
     """
     import tensorflow as tf  # gradients are the one thing that Keras leaves to its back end
 
+    if members := members_in(model):
+        return _mean_heat(members, inputs, class_indices, n_classes)
     watched, views = _with_feature_map(model)
     if watched is None:
         return None
@@ -92,6 +97,29 @@ def grad_cam(
     turned = sum(np.flip(some, axis=axes) for some, axes in zip(by_view, views, strict=True))  # (n, h, w)
     peak = np.max(turned, axis=(1, 2), keepdims=True)
     return np.asarray(np.divide(turned, peak, out=np.zeros_like(turned), where=peak > 0))
+
+
+def _mean_heat(
+    members: Sequence[keras.Model], inputs: dict[str, np.ndarray], class_indices: np.ndarray, n_classes: int
+) -> np.ndarray | None:
+    """The mean of the members' heats, (n, h, w), at the size of the largest; None if no member has any."""
+    heats = []
+    for member in members:
+        own = {tensor.name: inputs[tensor.name] for tensor in member.inputs}
+        heat = grad_cam(member, own, class_indices, n_classes=n_classes)
+        if heat is not None:
+            heats.append(heat)
+    if not heats:
+        return None
+    sides = max((heat.shape[1:] for heat in heats), key=math.prod)
+    mean = np.mean([_resized(heat, sides) for heat in heats], axis=0)
+    peak = np.max(mean, axis=(1, 2), keepdims=True)
+    return np.asarray(np.divide(mean, peak, out=np.zeros_like(mean), where=peak > 0))
+
+
+def _resized(heat: np.ndarray, sides: tuple[int, ...]) -> np.ndarray:
+    resized = keras.ops.image.resize(heat[..., None].astype(np.float32), sides, interpolation="bilinear")
+    return np.asarray(resized)[..., 0]
 
 
 def _with_feature_map(model: keras.Model) -> tuple[keras.Model | None, tuple[tuple[int, ...], ...]]:

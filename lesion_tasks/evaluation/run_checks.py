@@ -134,14 +134,20 @@ def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") 
 def rescore_some(
     subject: EvaluationSubject, model: "keras.Model", val: "Examples"
 ) -> dict[str, dict[str, Any]]:
-    """The same for val, but only part of a very large one."""
+    """The same for val, but only part of a very large one; with folds, each image by the model that did not see it."""
     import numpy as np
 
+    from lesion_tasks.training.folds import deal_folds, predict_out_of_fold
     from lesion_tasks.training.predict_examples import predict_examples
 
-    shuffled = np.random.default_rng(_SEED).permutation(len(val))
-    frame = predict_examples(model, val, classes=subject.task.classes, order=shuffled[:N_VAL])
-    return {"permuted": _by_id(frame)}
+    classes, n_folds = subject.task.classes, subject.training.recipe.get("n_folds")
+    shuffled = np.random.default_rng(_SEED).permutation(len(val))[:N_VAL]
+    # On another manifest it was the average that predicted.
+    if n_folds and subject.is_own_manifest:
+        folds = deal_folds(subject.rows, n_folds)
+        frame = predict_out_of_fold(model, val, folds, classes=classes, order=shuffled)
+        return {"out of fold": _by_id(frame)}
+    return {"permuted": _by_id(predict_examples(model, val, classes=classes, order=shuffled))}
 
 
 def decode_again(

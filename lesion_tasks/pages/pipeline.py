@@ -90,7 +90,7 @@ def _running(connection: Connection, training: Training) -> RunningTraining:
     done = [Epoch.model_validate(row) for row in list_epochs(connection, training.training_id)]
     tuning, how = (training.recipe.get(name) or {} for name in ("fine_tuning", "learning"))
     first = 1 if how.get("is_head_solved") else training.recipe["max_epochs"]
-    n_epochs = first + tuning.get("max_epochs", 0)
+    n_epochs = (first + tuning.get("max_epochs", 0)) * (training.recipe.get("n_folds") or 1)
     last = connection.execute(
         text("SELECT max(ended_at) FROM training_epoch WHERE training_id = :id"), {"id": training.training_id}
     ).scalar()

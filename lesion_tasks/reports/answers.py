@@ -182,6 +182,8 @@ def characteristics(bundle: Bundle) -> str | None:
 
 def architecture(bundle: Bundle) -> str | None:
     recipe = bundle.training.recipe
+    if members := recipe.get("members"):
+        return f"The mean of the logits of {', '.join(members)}."
     names = ("architecture", "backbone", "conv_filters", "dense_units", "dropout_rate", "is_backbone_frozen")
     known = [
         f"{label(name).lower()} {plain(recipe[name])}"
@@ -193,6 +195,8 @@ def architecture(bundle: Bundle) -> str | None:
 
 def weights(bundle: Bundle) -> str | None:
     training = bundle.training
+    if members := training.recipe.get("members"):
+        return f"Those of its members: {', '.join(members)}."
     if training.weights:
         return f"{training.weights}, SHA-256 {short_digest(training.weights_sha256)}."
     return f"Random, seed {training.seed}."
@@ -200,6 +204,8 @@ def weights(bundle: Bundle) -> str | None:
 
 def training(bundle: Bundle) -> str | None:
     recipe = bundle.training.recipe
+    if members := recipe.get("members"):
+        return f"{', '.join(members)}: each by its own recipe; their mean learns nothing itself."
     names = ("optimizer", "learning_rate", "batch_size", "max_epochs", "patience", "is_augmented", "seed")
     known = [
         f"{name.replace('_', ' ').removeprefix('is ')} {plain(recipe[name])}"
@@ -210,14 +216,19 @@ def training(bundle: Bundle) -> str | None:
         return None
     if how := recipe.get("learning"):
         known.append(f"last stage: {', '.join(last_stage_words(how))}")
+    if n_folds := recipe.get("n_folds"):
+        known.append(f"the mean of {n_folds} models, each trained without another fold of train and val")
     return f"{'; '.join(known)}; {plural(len(bundle.epochs), 'epoch')} run."
 
 
 def selection(bundle: Bundle) -> str | None:
+    if bundle.training.recipe.get("members"):
+        return "Its members were selected by their own recipes; the test set plays no part."
     if not any("val_loss" in epoch.figures for epoch in bundle.epochs):
         return "There was a single fit and nothing to select; the test set plays no part."
     by = "highest validation AUC" if bundle.training.recipe.get("learning") else "lowest validation loss"
-    return f"The epoch with the {by}; the test set plays no part."
+    on = ", of each fold on what it holds out" if bundle.training.recipe.get("n_folds") else ""
+    return f"The epoch with the {by}{on}; the test set plays no part."
 
 
 def versions(bundle: Bundle) -> str | None:

@@ -194,7 +194,12 @@ def _training_chart(name: str, epochs: Sequence[Epoch], best: int | None) -> Mar
 
 
 def best_epoch(epochs: Sequence[Epoch], recipe: Mapping[str, Any]) -> int | None:
-    """The epoch with the lowest validation loss, or with the highest AUC if the recipe keeps by it; None without."""
+    """The epoch with the lowest validation loss, or with the highest AUC if the recipe keeps by it; None without.
+
+    None also with folds: each has an epoch of its own that was kept.
+    """
+    if recipe.get("n_folds"):
+        return None
     known = [
         (_auc_of(epoch) if recipe.get("learning") else 0.0, -loss, -epoch.epoch)
         for epoch in epochs

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lesion_tasks.catalog.lookup import find_split
-from lesion_tasks.catalog.recipe import idle_fields
+from lesion_tasks.catalog.recipe import OF_ENSEMBLES, idle_fields
 
 _ASPECTS = {
     "squash": "squashed into a square",
@@ -32,6 +32,8 @@ _WEIGHTINGS_OF_LESIONS = {
 
 def meaningful(recipe: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe without the fields that mean nothing for it, such as the frozen layers of a backbone that it lacks."""
+    if recipe.get("members"):
+        return {name: recipe[name] for name in OF_ENSEMBLES if recipe.get(name) not in (None, (), [])}
     moot = {name for name in ("reproduces", "search", "search_id", "adjusted") if not recipe.get(name)}
     if not recipe.get("backbone"):
         moot.add("backbone")
@@ -79,6 +81,8 @@ def _inputs(recipe: Mapping[str, Any]) -> list[str]:
 
 
 def _network(recipe: Mapping[str, Any]) -> list[str]:
+    if recipe.get("members"):
+        return [f"the mean of the logits of {' and of '.join(recipe['members'])}"]
     if recipe["backbone"]:
         weights = "pretrained" if recipe["is_pretrained"] else "random"
         found = [f"{recipe['backbone']} with {weights} weights, {_trained_part(recipe)}"]
@@ -105,6 +109,8 @@ def _trained_part(recipe: Mapping[str, Any]) -> str:
 
 
 def _learning(recipe: Mapping[str, Any]) -> list[str]:
+    if recipe.get("members"):
+        return ["nothing itself: each member by its own recipe"]
     found = [_SAMPLINGS[recipe["sampling"]]]
     if recipe["side_px"] is not None and recipe["is_augmented"]:
         found.append("strongly augmented" if recipe["is_augmented_strongly"] else "augmented")
@@ -120,6 +126,11 @@ def _learning(recipe: Mapping[str, Any]) -> list[str]:
         )
     if how:
         found += last_stage_words(how)
+    if n_folds := recipe.get("n_folds"):
+        found.append(
+            f"{n_folds} times, each time without another of {n_folds} parts of the groups of train and val, which "
+            "stops it"
+        )
     if recipe.get("search"):
         found.append("can be searched (`lesion tune`)")
     return found
@@ -152,8 +163,10 @@ def _serving(recipe: Mapping[str, Any]) -> list[str]:
     found = []
     if recipe["side_px"] is not None and recipe["is_flip_averaged"]:
         found.append("the mean over the picture and its mirror images")
+    if n_folds := recipe.get("n_folds"):
+        found.append(f"the mean of the logits of its {n_folds} models")
     if recipe["is_calibrated"]:
-        found.append("calibrated on val")
+        found.append(f"calibrated on {'scores of images that a model did not see' if n_folds else 'val'}")
     if not recipe["is_promotable"]:
         found.append("never promoted")
     return found or ["the model's own answer"]

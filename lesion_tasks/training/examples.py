@@ -74,8 +74,8 @@ class Data:
     lesion_by_id: Mapping[str, str] = field(default_factory=dict)  # of train images, to weight them by
 
     def subset(self, name: str) -> Examples:
-        """Val or test."""
-        found = {"val": self.val, "test": self.test}[name]
+        """Train, val or test."""
+        found = {"train": self.train, "val": self.val, "test": self.test}[name]
         if found is None:
             raise ValueError(f"subset {name!r} must not be used")
         return found

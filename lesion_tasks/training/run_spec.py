@@ -78,6 +78,7 @@ class RunSpec:
     weights: "Weights | None"
     weights_location: str  # where the settings say that pretrained weights are
     code_version: str
+    members: tuple[str, ...] = ()  # of an ensemble: the fingerprints of the trainings that it averages
 
     @property
     def is_missing_weights(self) -> bool:
@@ -88,7 +89,7 @@ class RunSpec:
     @property
     def fingerprint(self) -> str:
         backbone = find_backbone(self.variant.backbone or "")
-        parts = {
+        parts: dict[str, Any] = {
             "variant": self.variant.as_recipe,
             "manifest": self.digest,
             "weights": self.weights.sha256 if self.weights else None,
@@ -96,6 +97,8 @@ class RunSpec:
             # By value: different preprocessing under the same name is a different training.
             "backbone": backbone and asdict(backbone),
         }
+        if self.members:
+            parts["members"] = list(self.members)
         if self.is_missing_weights:
             parts["missing_weights"] = self.weights_location
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()

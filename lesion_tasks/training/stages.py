@@ -61,7 +61,7 @@ MIN_DIAGNOSIS_IMAGES = 20  # in train, for a diagnosis to be told apart by an au
 
 @dataclass(frozen=True, kw_only=True)
 class Trained:
-    """The model to store, its predictions by subset (val, test), and facts for its manifest."""
+    """The model to store, its predictions by subset (val, test; with folds train too), and facts for its manifest."""
 
     model: keras.Model
     predictions: dict[str, pd.DataFrame]
@@ -449,7 +449,9 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
 
 
 def n_epochs_at_most(variant: Variant) -> int:
-    """The number of epochs of all stages if none stops early."""
+    """The number of epochs of all stages, and of all folds, if none stops early; 0 for an ensemble."""
+    if variant.members:
+        return 0
     tuning, how = variant.fine_tuning, variant.learning
     first = 1 if how is not None and how.is_head_solved else variant.max_epochs
-    return first + (tuning.max_epochs if tuning else 0)
+    return (first + (tuning.max_epochs if tuning else 0)) * max(1, variant.n_folds)

@@ -20,8 +20,9 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
 from lesion_tasks.catalog.lookup import find_variant
-from lesion_tasks.catalog.shortened import adjust
+from lesion_tasks.catalog.shortened import adjust, members_of
 from lesion_tasks.database.locks import Lock, hold_lock
+from lesion_tasks.database.schema import Training
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.held_out import HeldOut
 from lesion_tasks.splits.manifest import NoManifestError, find_manifest, manifest_in_force, read_manifest
@@ -30,6 +31,7 @@ from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.training.run_record import (
     Outcome,
     begin,
+    find_finished,
     finish,
     is_adjusted,
     list_finished,
@@ -134,16 +136,54 @@ def train_variant(
     `again` runs a training even if one with its fingerprint is finished. `is_smoke_run` and `max_epochs` shorten it,
     see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
     the best parameters. `held_out` is left out of train and val, and is the test set.
+
+    An ensemble's members are trained first, each as by itself, unless they are; `again` repeats its average alone.
     """
     import_tensorflow()
+    mark_lost(workspace.engine)
+    recipe = find_variant(variant)
+    chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    members = [
+        _train(workspace, member, held_out)
+        for member in members_of(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    ]
+    if members:
+        return _average(workspace, chosen, members, held_out, again=again)
+    return _train(workspace, chosen, held_out, again=again, n_trials=n_trials)
+
+
+def _average(
+    workspace: Workspace,
+    variant: Variant,
+    member_ids: Sequence[str],
+    held_out: HeldOut | None,
+    *,
+    again: bool,
+) -> str:
+    """Average finished trainings as the training of an ensemble; returns its id."""
+    from lesion_tasks.training.average_trainings import refuse_other_manifests
+
+    with workspace.engine.connect() as connection:
+        members = [find_finished(connection, training_id) for training_id in member_ids]
+    spec = find_run_spec(workspace, variant, held_out)
+    spec = replace(spec, members=tuple(member.fingerprint for member in members))
+    refuse_other_manifests(variant, members, spec.digest)
+    return _run_once(workspace, spec, {}, again=again, members=members)
+
+
+def _train(
+    workspace: Workspace,
+    variant: Variant,
+    held_out: HeldOut | None = None,
+    *,
+    again: bool = False,
+    n_trials: int = 0,
+) -> str:
+    """Train a variant that is no ensemble, after its search if there are trials to make; returns the training's id."""
     from lesion_tasks.training.model import find_weights
 
-    engine = workspace.engine
-    bucket = workspace.bucket
-    mark_lost(engine)
-    spec = find_run_spec(
-        workspace, adjust(find_variant(variant), is_smoke_run=is_smoke_run, max_epochs=max_epochs), held_out
-    )
+    engine, bucket = workspace.engine, workspace.bucket
+    spec = find_run_spec(workspace, variant, held_out)
     try:
         spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
     except UnusableInputError:
@@ -153,10 +193,23 @@ def train_variant(
             raise
     found = None
     if n_trials and spec.variant.search is None:
-        log.info("%s has no search space: training it unchanged", variant)
+        log.info("%s has no search space: training it unchanged", variant.name)
     elif n_trials:
         found = search_parameters(engine, bucket, spec, n_trials)
         spec = replace(spec, variant=found.variant)
+    return _run_once(workspace, spec, {} if found is None else {"search": found.facts}, again=again)
+
+
+def _run_once(
+    workspace: Workspace,
+    spec: RunSpec,
+    facts: dict[str, Any],
+    *,
+    again: bool,
+    members: Sequence[Training] = (),
+) -> str:
+    """Run a training unless it is finished; returns its id. `members` are those that an ensemble averages."""
+    engine, bucket = workspace.engine, workspace.bucket
     # Held until the end: a second worker with the same training waits and then finds it finished.
     with hold_lock(engine, Lock.TRAINING, spec.fingerprint):
         training_id, is_finished = begin(engine, spec.row, again=again)
@@ -164,12 +217,21 @@ def train_variant(
             log.info("training %s is already finished, nothing to run (--again repeats it)", training_id)
             return training_id
         with Outcome(engine, training_id):
-            _run(engine, bucket, spec, training_id, {} if found is None else {"search": found.facts})
+            _run(engine, bucket, spec, training_id, facts, members)
     return training_id
 
 
-def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts: dict[str, Any]) -> None:
+def _run(
+    engine: Engine,
+    bucket: Bucket,
+    spec: RunSpec,
+    training_id: str,
+    facts: dict[str, Any],
+    members: Sequence[Training],
+) -> None:
     from lesion_tasks.metrics.threshold import choose_threshold
+    from lesion_tasks.training.average_trainings import average_trainings
+    from lesion_tasks.training.folds import train_folds
     from lesion_tasks.training.stages import n_epochs_at_most, train_model
 
     variant = spec.variant
@@ -192,15 +254,14 @@ def _run(engine: Engine, bucket: Bucket, spec: RunSpec, training_id: str, facts:
             )
             advance(1, shown)
 
-        trained = train_model(
-            variant,
-            spec.weights,
-            data,
-            engine=engine,
-            bucket=bucket,
-            folder=f"trainings/{training_id}",
-            on_epoch=on_epoch,
-        )
+        where: dict[str, Any] = {"engine": engine, "bucket": bucket}
+        kept: dict[str, Any] = {**where, "folder": f"trainings/{training_id}", "on_epoch": on_epoch}
+        if members:
+            trained = average_trainings(variant, members, spec.digest, data, **where)
+        elif variant.n_folds:
+            trained = train_folds(variant, spec.weights, rows, data, **kept)
+        else:
+            trained = train_model(variant, spec.weights, data, **kept)
     figures = {
         subset: trainer_figures(data.subset(subset).labels, predictions)
         for subset, predictions in trained.predictions.items()

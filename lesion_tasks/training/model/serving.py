@@ -10,7 +10,7 @@ from keras import layers, ops
 from lesion_tasks.catalog import Variant
 
 # Probabilities are kept this far from 0 and 1 before taking their logarithm.
-_EPSILON = 1e-7
+EPSILON = 1e-7
 # A picture and its mirror images, as axes of (b, side, side, 3).
 FLIPS: tuple[tuple[int, ...], ...] = ((), (1,), (2,), (1, 2))
 MEAN_OF_FLIPS = "mean_of_flips"  # the layer by which a flip-averaged model is recognized
@@ -48,7 +48,7 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
     from scipy.optimize import minimize, minimize_scalar
     from scipy.special import expit, log_softmax
 
-    clipped = np.clip(probabilities, _EPSILON, 1 - _EPSILON)
+    clipped = np.clip(probabilities, EPSILON, 1 - EPSILON)
     if probabilities.shape[1] == 2:
         logit = np.log(clipped[:, 1]) - np.log1p(-clipped[:, 1])
         # Platt's targets prevent an infinite slope on a perfectly ranked validation set.
@@ -90,13 +90,17 @@ def calibrated(probabilities: np.ndarray, scale: float, shift: float) -> np.ndar
 
 def _calibrate(p: Any, scale: float, shift: float) -> Any:
     """Probabilities (b, 1) of the second of two classes, or (b, K), as a tensor or an array -> the same, calibrated."""
-    clipped = ops.clip(p, _EPSILON, 1 - _EPSILON)
     if p.shape[-1] == 1:
-        logit = ops.log(clipped) - ops.log1p(-clipped)
-        scaled = layers.Rescaling(scale, offset=shift, name="calibrate", dtype="float32")(logit)
+        scaled = layers.Rescaling(scale, offset=shift, name="calibrate", dtype="float32")(logits_of(p))
         return layers.Activation("sigmoid", name="calibrated", dtype="float32")(scaled)
-    scaled = layers.Rescaling(scale, name="calibrate", dtype="float32")(ops.log(clipped))
+    scaled = layers.Rescaling(scale, name="calibrate", dtype="float32")(logits_of(p))
     return layers.Softmax(name="calibrated", dtype="float32")(scaled)
+
+
+def logits_of(p: Any) -> Any:
+    """The logit of probabilities (b, 1) of the second of two classes; of (b, K) the logarithm of each."""
+    clipped = ops.clip(p, EPSILON, 1 - EPSILON)
+    return ops.log(clipped) - ops.log1p(-clipped) if p.shape[-1] == 1 else ops.log(clipped)
 
 
 def inputs_of(model: keras.Model) -> dict[str, keras.KerasTensor]:

@@ -1,0 +1,329 @@
+"""Ensembles and folds: averages of models that are trained, resumed, checked and served like any other variant."""
+
+import io
+import json
+import zipfile
+from dataclasses import replace
+from typing import Any
+
+import keras
+import numpy as np
+import pandas as pd
+import pytest
+from catalogue import declare, rows_of
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import VARIANTS, Learning, Variant
+from lesion_tasks.catalog.ensembles import check_members
+from lesion_tasks.catalog.shortened import adjust, members_of
+from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.export_predictions import labelled_predictions
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.training.folds import deal_folds, rows_of_fold
+from lesion_tasks.training.loop import load_model, model_bytes
+from lesion_tasks.training.model.averaging import average_members, mean_of_probabilities, members_in
+from lesion_tasks.training.model.serving import average_over_flips, with_calibration
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
+
+pytestmark = pytest.mark.minutes
+
+
+def classifier(n_classes: int, seed: int, *, has_metadata: bool = False) -> keras.Model:
+    keras.utils.set_random_seed(seed)
+    inputs = {"pixels": keras.Input((8, 8, 3), name="pixels")}
+    x = keras.layers.Rescaling(1 / 255)(inputs["pixels"])
+    x = keras.layers.Flatten()(keras.layers.Conv2D(2, 3)(x))
+    if has_metadata:
+        inputs["metadata"] = keras.Input((2,), name="metadata")
+        x = keras.layers.Concatenate()([x, inputs["metadata"]])
+    n, activation = (1, "sigmoid") if n_classes == 2 else (n_classes, "softmax")
+    return keras.Model(inputs, keras.layers.Dense(n, activation=activation)(x), name="same_name")
+
+
+def said_by(model: keras.Model, inputs: dict[str, np.ndarray]) -> np.ndarray:
+    """Probabilities by class, float64 (n, K)."""
+    own = {tensor.name: inputs[tensor.name] for tensor in model.inputs}
+    p = np.asarray(model.predict_on_batch(own), np.float64)
+    return np.column_stack([1 - p, p]) if p.shape[1] == 1 else p
+
+
+@pytest.mark.parametrize("n_classes", [2, 3])
+def test_an_average_is_the_mean_of_log_probabilities_and_is_one_file(n_classes: int) -> None:
+    members = [
+        classifier(n_classes, 1),
+        with_calibration(average_over_flips(classifier(n_classes, 2, has_metadata=True)), 1.5, 0.0),
+        classifier(n_classes, 3),
+    ]
+    generator = np.random.default_rng(0)
+    inputs = {
+        "pixels": generator.integers(0, 256, (5, 8, 8, 3)).astype(np.uint8),
+        "metadata": generator.normal(size=(5, 2)).astype(np.float32),
+    }
+    alone = [said_by(member, inputs) for member in members]
+    logs = np.mean(np.log(alone), axis=0)
+    expected = np.exp(logs) / np.exp(logs).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(mean_of_probabilities(alone), expected, atol=1e-7)
+    whole = average_members(members, "average")
+    np.testing.assert_allclose(said_by(whole, inputs), expected, atol=1e-6)
+    stored = load_model(model_bytes(with_calibration(whole, 0.7, 0.0)))
+    sharpened = expected**0.7 / (expected**0.7).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(said_by(stored, inputs), sharpened, atol=1e-6)
+    for member, p in zip(members_in(stored), alone, strict=True):
+        np.testing.assert_allclose(said_by(member, inputs), p, atol=1e-6)
+    assert members_in(members[0]) == []
+
+
+def manifest_of(settings: Settings) -> pd.DataFrame:
+    ((key,),) = rows_of(settings, "SELECT object_key FROM manifest")
+    return read_manifest(open_bucket(settings), key)
+
+
+def rows(n_groups: int = 300, seed: int = 0) -> pd.DataFrame:
+    """A manifest of groups of one to nine images, one in ten of them malignant, some with both labels."""
+    generator = np.random.default_rng(seed)
+    group = np.repeat(np.arange(n_groups), generator.integers(1, 10, n_groups))
+    label = np.where((group % 10 == 0) & (generator.random(len(group)) < 0.8), "malignant", "benign")
+    return pd.DataFrame(
+        {
+            "isic_id": [f"ISIC_{i:07d}" for i in range(len(group))],
+            "group_id": [f"g{i}" for i in group],
+            "label": label,
+            "subset": np.array(["train", "val", "test", "train"])[group % 4],
+            "is_balanced": generator.random(len(group)) < 0.5,
+        }
+    )
+
+
+def test_groups_stay_whole_over_folds_which_are_alike_and_never_hold_a_test_image() -> None:
+    manifest = rows()
+    folds = deal_folds(manifest, 5)
+    learned = manifest[manifest["subset"] != "test"]
+    assert set(folds.index) == set(learned["isic_id"])
+    fold = folds.loc[learned["isic_id"]].to_numpy()
+    assert learned.groupby("group_id")["isic_id"].agg(lambda ids: folds[ids].nunique()).max() == 1
+    for label in ("benign", "malignant"):
+        counts = np.bincount(fold[learned["label"] == label], minlength=5)
+        assert counts.min() > 0.7 * counts.max(), label
+    shuffled = manifest.sample(frac=1, random_state=1)
+    assert deal_folds(shuffled, 5).sort_index().equals(folds.sort_index())
+    some = VARIANTS["efficientnet_lite0_frozen_five_folds"]
+    parts = [rows_of_fold(some, manifest, folds, number) for number in range(5)]
+    for part in parts:
+        sides = part.groupby("subset")["group_id"].agg(set)
+        assert set(sides.index) == {"train", "val"}
+        assert not sides["train"] & sides["val"]
+        assert set(part["isic_id"]) == set(learned["isic_id"])
+    held_out = pd.concat([part[part["subset"] == "val"] for part in parts])
+    assert sorted(held_out["isic_id"]) == sorted(learned["isic_id"])
+
+
+def test_what_a_balanced_split_did_not_draw_is_scored_and_never_learned_from() -> None:
+    manifest = rows()
+    some = replace(VARIANTS["smoke"], n_folds=3)
+    folds = deal_folds(manifest, 3)
+    parts = [rows_of_fold(some, manifest, folds, number) for number in range(3)]
+    assert all(part.loc[part["subset"] == "train", "is_balanced"].all() for part in parts)
+    assert sum(len(part[part["subset"] == "val"]) for part in parts) == len(folds)
+
+
+def declared_folds(**changed: Any) -> str:
+    of: dict[str, Any] = {
+        "n_folds": 2,
+        "max_epochs": 2,
+        "dropout_rate": 0.2,
+        "batch_size": 16,
+        "learning": Learning(ema_momentum=0.5, lesion_weighting="by_lesion"),
+    }
+    return declare("smoke", **(of | changed))
+
+
+def stored(settings: Settings, training_id: str) -> dict[str, Any]:
+    """A training's row, what its file says of itself, and the digests of its weights and its predictions."""
+    ((row,),) = rows_of(settings, f"SELECT to_jsonb(t) FROM training t WHERE training_id = '{training_id}'")
+    data = open_bucket(settings).get(row["model_key"])
+    with zipfile.ZipFile(io.BytesIO(data)) as archive:
+        said = json.loads(archive.read("lesion.json"))
+    asked = f"SELECT subset, sha256 FROM prediction_set WHERE training_id = '{training_id}' ORDER BY 1"
+    weights = [w.tobytes() for w in load_model(data).get_weights()]
+    return {
+        "row": row,
+        "said": said,
+        "predictions": [*map(tuple, rows_of(settings, asked))],
+        "weights": weights,
+    }
+
+
+class KilledError(Exception):
+    """The end of a process."""
+
+
+class DyingBucket:
+    """A bucket whose process dies as soon as it has written what makes an epoch or a fold complete, or nearly so."""
+
+    def __init__(self, bucket: Any, written: set[tuple[str, int]]) -> None:
+        self.bucket, self.written = bucket, written
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.bucket, name)
+
+    def put(self, key: str, data: bytes, **more: Any) -> None:
+        self.bucket.put(key, data, **more)
+        epoch = json.loads(data)["epoch"] if key.endswith("state.json") else 0
+        is_last = key.endswith(("state.json", "held_out.npz", "fold.json"))
+        if is_last and (key, epoch) not in self.written:
+            self.written.add((key, epoch))
+            raise KilledError
+
+
+def test_folds_killed_at_every_step_end_like_folds_that_were_not(small: Settings) -> None:
+    name = declared_folds()
+    written: set[tuple[str, int]] = set()
+    n_kills, first = 0, ""
+    while not first:
+        workspace = open_workspace()
+        workspace.bucket = DyingBucket(workspace.bucket, written)  # type: ignore[misc, assignment]
+        try:
+            first = train_variant(workspace, name)
+        except KilledError:
+            n_kills += 1
+    workspace = open_workspace()
+    assert n_kills == 2 * (2 + 2), "in each fold after each of two epochs, before its pointer and after it"
+    assert train_variant(workspace, name) == first, "it is not found again"
+    again = train_variant(workspace, name, again=True)
+    one, two = (stored(small, training_id) for training_id in (first, again))
+    assert one["weights"] == two["weights"]
+    assert one["predictions"] == two["predictions"]
+    assert [subset for subset, _ in one["predictions"]] == ["test", "train", "val"]
+    figures = "SELECT epoch, figures FROM training_epoch WHERE training_id = '{}' ORDER BY 1"
+    assert rows_of(small, figures.format(first)) == rows_of(small, figures.format(again))
+    assert len(rows_of(small, figures.format(first))) == 4
+    assert not list(open_bucket(small).list_keys("trainings/"))
+
+
+def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small: Settings) -> None:
+    name = declared_folds(max_epochs=1)
+    training_id = train_variant(open_workspace(), name)
+    found, manifest = stored(small, training_id), manifest_of(small)
+    assert found["said"]["calibration"]["fitted_on"] == "out-of-fold scores of train and val"
+    assert sum(fold["n_held_out"] for fold in found["said"]["folds"]) == (manifest["subset"] != "test").sum()
+    for subset in ("train", "val", "test"):
+        table = labelled_predictions(open_workspace(), training_id, subset)
+        assert set(table["isic_id"]) == set(manifest.loc[manifest["subset"] == subset, "isic_id"])
+    evaluate_training(open_workspace(), training_id)
+    document = json.loads(open_bucket(small).get(f"reports/{training_id}/metrics.json"))
+    failed = {v["name"] for v in document["integrity"] if v["status"] == "failed"}
+    assert not failed & {"serving_differs", "serving_differs_on_val", "leaks", "threshold_differs"}, failed
+    named = {v["name"]: v["status"] for v in document["integrity"]}
+    assert [named[n] for n in named if n.startswith("serving_differs")] == ["passed", "passed"]
+    # Each val score is that of a single member: altered ones are found.
+    with engine_for(small.database_url or "").begin() as connection:
+        connection.execute(text("UPDATE prediction SET probabilities = '{0.5,0.5}' WHERE subset = 'val'"))
+    evaluate_training(open_workspace(), training_id)
+    document = json.loads(open_bucket(small).get(f"reports/{training_id}/metrics.json"))
+    assert any(v["status"] == "failed" and "serving_differs" in v["name"] for v in document["integrity"])
+
+
+def declared_ensemble(**changed: Any) -> str:
+    """The mean of a small network and of one on metadata alone."""
+    cnn = declare("smoke", max_epochs=1)
+    mlp = declare("metadata_mlp", max_epochs=1)
+    VARIANTS["tiny_mean"] = Variant(
+        name="tiny_mean",
+        title="",
+        split="malignancy_natural",
+        architecture="ensemble",
+        members=(cnn, mlp),
+        side_px=32,
+        metadata=VARIANTS[mlp].metadata,
+        **changed,
+    )
+    return "tiny_mean"
+
+
+def test_an_ensemble_trains_what_is_missing_and_is_stored_checked_and_served_like_any_other(
+    small: Settings,
+) -> None:
+    name = declared_ensemble()
+    check_members(VARIANTS[name], VARIANTS)
+    cnn = train_variant(open_workspace(), "tiny_smoke")
+    first = train_variant(open_workspace(), name)
+    assert train_variant(open_workspace(), name) == first
+    trainings = dict(rows_of(small, "SELECT variant, training_id FROM training"))
+    assert trainings["tiny_smoke"] == cnn
+    assert len(rows_of(small, "SELECT FROM training")) == 3
+    found = stored(small, first)
+    assert [one["training_id"] for one in found["said"]["members"]] == [cnn, trainings["tiny_metadata_mlp"]]
+    evaluate_training(open_workspace(), first)
+    document = json.loads(open_bucket(small).get(f"reports/{first}/metrics.json"))
+    named = {v["name"]: v["status"] for v in document["integrity"]}
+    assert [named[n] for n in named if n.startswith("serving_differs")] == ["passed", "passed"]
+    assert named["leaks"] == "passed"
+    assert any(example["heatmap"] for example in document["examples"])
+    # Another member is another ensemble: its recipe is the same, and its fingerprint is not.
+    VARIANTS["tiny_smoke"] = replace(VARIANTS["tiny_smoke"], seed=2)
+    second = train_variant(open_workspace(), name)
+    assert second != first
+    assert stored(small, second)["row"]["recipe"] == found["row"]["recipe"]
+    assert stored(small, second)["predictions"] != found["predictions"]
+
+
+def test_a_shortened_ensemble_has_shortened_members_and_is_told_apart() -> None:
+    some = VARIANTS["efficientnet_lite0_and_mobilenet_v2_tuned"]
+    short, smoke = adjust(some, max_epochs=1), adjust(some, is_smoke_run=True)
+    assert (short.adjusted, short.is_promotable) == (("members",), True)
+    assert (smoke.adjusted, smoke.side_px) == (("is_promotable", "members", "side_px"), 32)
+    assert [m.max_epochs for m in members_of(some, max_epochs=1)] == [1, 1]
+    assert {m.side_px for m in members_of(some, is_smoke_run=True)} == {32}
+    assert adjust(some, max_epochs=1_000) == some
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"members": ("smoke",)}, "members are smoke, expected two or more, each once"),
+        ({"max_epochs": 3, "n_folds": 2}, "max_epochs, n_folds: an ensemble learns nothing itself"),
+        ({"architecture": "cnn"}, "only architecture 'ensemble' has members"),
+    ],
+)
+def test_an_average_that_makes_no_sense_is_refused(changed: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        replace(VARIANTS["efficientnet_lite0_and_mobilenet_v2_tuned"], **changed)
+
+
+def test_folds_that_cannot_be_are_refused(small: Settings) -> None:
+    with pytest.raises(ValueError, match="n_folds is 1, expected 0, or 2 to 20"):
+        replace(VARIANTS["smoke"], n_folds=1)
+    name = declared_folds(n_folds=20, split="malignancy_natural")
+    with engine_for(small.database_url or "").connect() as connection:
+        n = connection.execute(
+            text("""
+                SELECT count(DISTINCT group_id) FROM split_member m JOIN image USING (isic_id)
+                WHERE subset IN ('train', 'val') AND m.label = 'malignant'
+            """)
+        ).scalar_one()
+    assert n < 40
+    if n < 20:
+        with pytest.raises(UnusableInputError, match=f"has no malignant, of which there are {n} groups"):
+            train_variant(open_workspace(), name)
+
+
+def test_members_that_do_not_fit_are_each_named() -> None:
+    some = VARIANTS["efficientnet_lite0_and_mobilenet_v2_tuned"]
+    for name, words in (
+        ("efficientnet_lite0_frozen_five_folds", "is itself an average"),
+        ("smoke", "learns from split malignancy_balanced_5000, expected malignancy_natural"),
+        ("rotated_copies_cnn", "sees pictures as 180-squash, expected 128-squash"),
+        ("rotated_copies_cnn_leaky", "is never promoted"),
+        ("efficientnet_lite0_tune", "unknown member 'efficientnet_lite0_tune'; did you mean"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            check_members(replace(some, members=("efficientnet_lite0_frozen", name)), VARIANTS)
+    with pytest.raises(
+        ValueError, match="uses the metadata age_years, is_male, size_mm, expected none or none"
+    ):
+        check_members(replace(some, metadata=()), VARIANTS)
