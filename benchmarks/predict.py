@@ -1,10 +1,10 @@
 """Pictures per second from files to rows, against plain Keras on arrays that are decoded already; and the memory.
 
     make bench-predict
-    python benchmarks/predict.py --variant mobilenet_v2_unfrozen_augmented --images 512 --most 20000
+    python benchmarks/predict.py --variant mobilenet_v2_tuned --images 512 --most 20000
 
-Models have random weights: they cost as much as trained ones. Pictures are drawn, 450 x 300 px, and stored as JPEG; of
-the larger numbers most are links to others. Memory is measured with the smallest model, which leaves most to the rest.
+Models have random weights: they cost as much as trained ones. Pictures are drawn and stored as JPEG; of the larger
+numbers most are links to others. Memory is measured with the smallest model, which leaves most to the rest.
 """
 
 import argparse
@@ -29,17 +29,18 @@ from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import Workspace
 
 SIZE_PX = (450, 300)
+SMALL_PX = (96, 64)  # where memory is measured: more pictures are in flight, and each costs little
 N_DRAWN = 500  # different files; further pictures are links to them
 N_REPEATS = 3  # of which the fastest counts: a busy machine only makes it slower
 
 
-def draw(folder: Path, n: int) -> None:
+def draw(folder: Path, n: int, size_px: tuple[int, int]) -> None:
     """Pictures with a dark disc on a mottled ground; only the first N_DRAWN are files of their own."""
     folder.mkdir(parents=True)
-    width, height = SIZE_PX
+    width, height = size_px
     random = np.random.default_rng(0)
     ground = random.integers(90, 210, (height // 4, width // 4, 3)).astype(np.uint8)
-    pixels = np.asarray(Image.fromarray(ground).resize(SIZE_PX, Image.Resampling.BICUBIC)).astype(np.int16)
+    pixels = np.asarray(Image.fromarray(ground).resize(size_px, Image.Resampling.BICUBIC)).astype(np.int16)
     y, x = np.mgrid[0:height, 0:width]
     for i in range(n):
         path = folder / f"{i:06d}.jpg"
@@ -135,12 +136,12 @@ def measure_memory(workspace: Workspace, task: str, folder: Path, n: int) -> lis
 MEASURES = {"rates": measure_rates, "memory": measure_memory}
 
 
-def in_process(what: str, root: Path, variant: str, n: int) -> list[float]:
+def in_process(what: str, root: Path, variant: str, n: int, size_px: tuple[int, int]) -> list[float]:
     """Draw, and measure one thing in a process of its own."""
     if not (root / variant).exists():
         store_champion(root / variant, dataclasses.replace(VARIANTS[variant], is_pretrained=False))
     if not (root / f"pictures-{n}").exists():
-        draw(root / f"pictures-{n}", n)
+        draw(root / f"pictures-{n}", n, size_px)
     environment = os.environ | {"LESION_BUCKET_URL": str(root / variant), "LESION_HOME": str(root / "home")}
     command = [sys.executable, __file__, "--measure", what, "--root", str(root), "--images", str(n)]
     done = subprocess.run(
@@ -152,7 +153,7 @@ def in_process(what: str, root: Path, variant: str, n: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("--variant", default="mobilenet_v2_unfrozen_augmented", help="whose rate is measured")
+    parser.add_argument("--variant", default="mobilenet_v2_tuned", help="whose rate is measured")
     parser.add_argument("--images", type=int, default=512)
     parser.add_argument("--most", type=int, default=20_000, help="pictures by which memory is measured")
     parser.add_argument("--measure", choices=MEASURES, help="only this, in this process")
@@ -165,7 +166,7 @@ def main() -> None:
         return
     with tempfile.TemporaryDirectory() as name:
         root = Path(name)
-        plain, job, cpu_plain, cpu_job = in_process("rates", root, given.variant, given.images)
+        plain, job, cpu_plain, cpu_job = in_process("rates", root, given.variant, given.images, SIZE_PX)
         size = f"{SIZE_PX[0]} x {SIZE_PX[1]} px"
         print(f"{given.variant}, {given.images:,} JPEGs of {size}, {os.cpu_count()} cores")
         print(f"  Keras predict on decoded arrays  {plain:8.1f} pictures/s  {cpu_plain:8.1f} by CPU time")
@@ -174,9 +175,9 @@ def main() -> None:
             f"  share                            {job / plain:8.2f}             {cpu_job / cpu_plain:8.2f}",
             flush=True,
         )
-        print("smoke, the peak of memory", flush=True)
+        print(f"smoke, JPEGs of {SMALL_PX[0]} x {SMALL_PX[1]} px: the peak of memory", flush=True)
         for n in sorted({100, 2_000, given.most}):
-            peak_mib, seconds = in_process("memory", root, "smoke", n)
+            peak_mib, seconds = in_process("memory", root, "smoke", n, SMALL_PX)
             print(f"  {n:7,} pictures  {peak_mib:8,.0f} MiB  {seconds:6.1f} s", flush=True)
 
 
