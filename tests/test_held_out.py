@@ -167,6 +167,11 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert choose_variants(workspace, variants=[name]) == [name]
     with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):
         report_held_out(workspace, "anatom_site", ids)
+    add_records(clinics, labelled_records(6, first=1_001))
+    curate_images(workspace)
+    build_split(workspace, SPLIT)
+    with pytest.raises(UnusableInputError, match="learned from an earlier manifest of split"):
+        report_held_out(workspace, "attribution", ids)
 
 
 def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:
