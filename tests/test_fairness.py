@@ -73,11 +73,22 @@ def test_what_cannot_be_told_is_said() -> None:
     assert skin.reason == "1 of 2 parts large enough, expected two"
     assert [part.reason is None for part in skin.parts] == [True, False]
     # Large enough for a slice, and few patients: a gap without an interval.
-    few = people(1_200, group_of=50)
-    gap = gap_of(of_attribute(few, "sex"), "sensitivity")
+    gap = gap_of(of_attribute(people(1_200, group_of=50), "sex"), "sensitivity")
     assert gap.largest.low is None
     assert gap.certain is None
     assert "cannot be told" in gap.words
+
+    # One part without an interval does not hide what can be told of the others.
+    scored = people(4_000, worse=0.3)
+    few = [
+        np.unique(scored.groups[side])[:n] for side, n in ((scored.is_positive, 7), (~scored.is_positive, 25))
+    ]
+    scored.attributes.loc[np.isin(scored.groups, np.concatenate(few)), "fitzpatrick_skin_type"] = "V"
+    gap = gap_of(of_attribute(scored, "fitzpatrick_skin_type"), "auc")
+    assert gap.certain is not None
+    assert gap.certain.lower == "IV"
+    assert list(gap.untold) == ["V"]
+    assert "Cannot be told for V" in gap.words
 
 
 def test_images_of_several_samples_are_pooled_once() -> None:

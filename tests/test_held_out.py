@@ -144,7 +144,18 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     page = before[key].decode()
     assert "Tiny" in page
     assert f"../../{ids[0]}/report.html" in page
-    # The clinic where age tells nothing is found.
+    # The clinic where age tells nothing is found. How good a model is there is the answer, and never a fault.
+    verdicts = rows_of(clinics, "SELECT document -> 'integrity' FROM evaluation")
+    blocking = {one["name"]: one["is_blocking"] for (found,) in verdicts for one in found}
+    assert [
+        blocking[name] for name in ("gap", "shortcut", "leaks", "serving_differs", "inverted_on_val")
+    ] == [
+        False,
+        False,
+        True,
+        True,
+        True,
+    ]
     assert document.together is not None
     assert document.together.differ
     assert "differ by more than chance" in page
@@ -156,6 +167,11 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert choose_variants(workspace, variants=[name]) == [name]
     with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):
         report_held_out(workspace, "anatom_site", ids)
+    add_records(clinics, labelled_records(6, first=1_001))
+    curate_images(workspace)
+    build_split(workspace, SPLIT)
+    with pytest.raises(UnusableInputError, match="learned from an earlier manifest of split"):
+        report_held_out(workspace, "attribution", ids)
 
 
 def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:

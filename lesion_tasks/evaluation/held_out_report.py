@@ -24,7 +24,7 @@ from lesion_tasks.evaluation.evaluation_record import (
 )
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite, UntestedSite, put_together
-from lesion_tasks.splits.held_out import HeldOut, Origins, find_origins
+from lesion_tasks.splits.held_out import HeldOut, Origins, build_held_out, find_origins
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import train_variant
@@ -93,7 +93,7 @@ def report_held_out(workspace: Workspace, by: str, training_ids: Sequence[str]) 
     """Put the folds of one variant together; returns the key of the report's page in the bucket.
 
     The same folds give the same files under the same key. Raises `UnusableInputError` for trainings that are not folds
-    of one variant, or were not evaluated.
+    of one variant on the split in force, or were not evaluated.
     """
     from lesion_tasks.reports.held_out_page import render_held_out
 
@@ -115,6 +115,8 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         )
     if len(variants := {one.training.variant for one in subjects}) > 1:
         raise UnusableInputError(f"trainings of {', '.join(sorted(variants))}: expected folds of one variant")
+    for one in subjects:
+        _refuse_outdated(workspace, one)
     first = subjects[0]
     origins = find_origins(workspace, first.training.recipe["split"], by)
     measured = [_site(workspace, one) for one in subjects]
@@ -142,6 +144,17 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         reason=reason,
         words=words,
     )
+
+
+def _refuse_outdated(workspace: Workspace, subject: EvaluationSubject) -> None:
+    """Raise `UnusableInputError` if the split was built anew since a fold was made: those of one report share it."""
+    held_out = HeldOut(**subject.manifest.recipe["held_out"])
+    split = subject.training.recipe["split"]
+    if build_held_out(workspace, split, held_out) != subject.manifest.digest:
+        raise UnusableInputError(
+            f"{subject.training.training_id} learned from an earlier manifest of split {split!r}: train all folds "
+            "again, those that have not changed are found"
+        )
 
 
 def evaluation_of(workspace: Workspace, subject: EvaluationSubject) -> Evaluation:

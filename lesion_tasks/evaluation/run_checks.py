@@ -1,6 +1,7 @@
 """Stored predictions, the stored model and the manifest -> every integrity verdict of one evaluation."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, text
@@ -29,6 +30,12 @@ N_DECODED = 256
 # Val decides the candidate: most val sets are scored again whole, of larger ones this many rows.
 N_VAL = 2_048
 _SEED = 7
+
+# Where the test set is an institution that was held out, these are what was asked, and no faults: a recipe that fails
+# there would otherwise be left out of the answer.
+_ABOUT_QUALITY = {
+    "independent_of_labels", "inverted", "degenerate", "shortcut", "no_better_than_random_weights", "gap",
+}  # fmt: skip
 
 
 def judge_ids(subject: EvaluationSubject, stored: "Mapping[str, pd.DataFrame]") -> "list[Verdict]":
@@ -79,7 +86,7 @@ def judge(
     on_test.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "test")))
     on_val.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "val")))
     probes, unjudged = probe_predictions(engine, bucket, subject, examples["test"])
-    return [
+    found = [
         *on_test,
         integrity.degenerate(test, threshold=subject.training.threshold),
         integrity.few_groups(test),
@@ -92,6 +99,9 @@ def judge(
         integrity.gap(val, test),
         find_changed_labels(engine, subject),
     ]
+    if subject.manifest.held_out is None:
+        return found
+    return [replace(one, is_blocking=False) if one.name in _ABOUT_QUALITY else one for one in found]
 
 
 def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> "list[Verdict]":

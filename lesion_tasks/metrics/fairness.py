@@ -198,15 +198,20 @@ def _wald(
 
 def _gap(measure: str, found: Mapping[str, _Estimate]) -> FairnessGap:
     """The largest gap of a measure, and the largest that is more than chance, which need not be the same."""
-    pairs = [_difference(one, other, found) for one, other in combinations(found, 2)]
+    untold = {name: one.joint for name, one in found.items() if isinstance(one.joint, str)}
+    told = [name for name in found if name not in untold]
+    pairs = [
+        _difference(one, other, found) for one, other in combinations(told if len(told) > 1 else found, 2)
+    ]
     pairs.sort(key=lambda pair: -pair.value)
     certain = next((pair for pair in pairs if pair.low is not None and pair.low > 0), None)
     return FairnessGap(
         measure=measure,
         n_pairs=len(pairs),
         largest=pairs[0],
+        untold=untold,
         certain=certain,
-        words=_words(pairs[0], certain, found),
+        words=_words(pairs[0], certain, found, untold),
     )
 
 
@@ -237,7 +242,9 @@ def _joined(first: float, second: float, a: _Estimate, b: _Estimate) -> float:
     return math.sqrt(max(first**2 + second**2 - 2 * likeness * first * second, 0.0))
 
 
-def _words(largest: PartGap, certain: PartGap | None, found: Mapping[str, _Estimate]) -> str:
+def _words(
+    largest: PartGap, certain: PartGap | None, found: Mapping[str, _Estimate], untold: Mapping[str, str]
+) -> str:
     told = (
         f"Largest gap {largest.value:.3f}: {found[largest.higher].value:.3f} for {largest.higher}, "
         f"{found[largest.lower].value:.3f} for {largest.lower}"
@@ -252,4 +259,9 @@ def _words(largest: PartGap, certain: PartGap | None, found: Mapping[str, _Estim
             f" Between {certain.higher} and {certain.lower} it is {certain.value:.3f}, at least {certain.low:.3f}: "
             "more than chance."
         )
+    elsewhere = [
+        f"{name} ({why})" for name, why in untold.items() if name not in (largest.higher, largest.lower)
+    ]
+    if elsewhere:
+        told += f" Cannot be told for {', '.join(elsewhere)}."
     return told

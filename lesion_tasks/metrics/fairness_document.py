@@ -30,11 +30,17 @@ class PartGap(Published):
 
 
 class FairnessGap(Published):
-    """The largest difference of a measure between two parts, with an interval that holds for all pairs together."""
+    """The largest difference of a measure between two parts, with an interval that holds for all pairs together.
+
+    Parts with too few groups for an interval are left aside, unless no two have one: theirs are mostly noise.
+    """
 
     measure: str
     n_pairs: Count
     largest: PartGap
+    untold: dict[str, str] = Field(
+        description="Parts without an interval -> why; not looked at where others have one."
+    )
     certain: PartGap | None = Field(description="The largest that is more than chance; null if none is.")
     words: str
 

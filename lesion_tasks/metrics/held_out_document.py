@@ -97,9 +97,9 @@ def put_together(aucs: Sequence[Auc], one: str) -> tuple[SitesTogether | None, s
         | {"method": METHOD}
     )
     differ = (
-        f"differ by more than chance (p = {_p(found.p_value)}, I² = {found.i2:.0%})"
+        f"differ by more than chance (p {_p(found.p_value)}, I² {found.i2:.0%})"
         if found.differ
-        else f"differ by no more than chance may do (p = {_p(found.p_value)})"
+        else f"differ by no more than chance may do (p {_p(found.p_value)})"
     )
     words = (
         f"Mean AUC {found.mean:.3f} (95 % interval {found.mean_low:.3f} to {found.mean_high:.3f}) over {found.n_sites} "
@@ -112,4 +112,4 @@ def put_together(aucs: Sequence[Auc], one: str) -> tuple[SitesTogether | None, s
 
 
 def _p(value: float) -> str:
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
