@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from lesion_tasks.evaluation.heatmaps import grad_cam
+from lesion_tasks.training.model.averaging import average_members
 from lesion_tasks.training.model.serving import average_over_flips, with_calibration
 
 
@@ -47,6 +48,25 @@ def test_a_model_that_averages_over_flips_shows_what_all_of_them_saw() -> None:
     # Each view's heat lies on that view's corner: turned back, all of it lies on the picture's own.
     assert heat[0, 0, 3] == 1.0
     assert heat.sum() == pytest.approx(1.0, abs=1e-4)
+
+
+def test_an_average_shows_what_its_members_saw_however_fine_their_maps_are() -> None:
+    fine = keras.Input((32, 32, 3), name="pixels")
+    maps = keras.layers.AveragePooling2D(2)(keras.layers.Rescaling(1 / 255)(fine))
+    head = keras.layers.Dense(1, activation="sigmoid", kernel_initializer="ones")
+    second = keras.Model({"pixels": fine}, head(keras.layers.GlobalAveragePooling2D()(maps)))
+    blind = keras.Input((2,), name="metadata")
+    third = keras.Model({"metadata": blind}, keras.layers.Dense(1, activation="sigmoid")(blind))
+    first = average_over_flips(bright_corner_detector(is_nested=True))
+    averaged = with_calibration(average_members([first, second, third], "average"), 2.0, 0.5)
+    picture = np.zeros((1, 32, 32, 3), dtype=np.float32)
+    picture[0, :8, 24:] = 255
+    inputs = {"pixels": picture, "metadata": np.zeros((1, 2), dtype=np.float32)}
+    heat = grad_cam(averaged, inputs, np.array([1]), n_classes=2)
+    assert heat is not None
+    assert heat.shape == (1, 16, 16)
+    assert heat[0, 1, 14] == 1.0
+    assert heat[0, 8:].max() == heat[0, :, :8].max() == 0
 
 
 def test_a_detector_of_one_side_has_heat_on_both_sides_once_averaged_over_flips() -> None:

@@ -251,6 +251,35 @@ def test_a_mistake_in_one_entry_is_not_blamed_on_those_that_name_it(write: Write
     assert all("[task.three]" in line for line in mistakes())
 
 
+MEAN = """
+[variant.three_mean]
+title = "Their mean"
+split = "three_all"
+architecture = "ensemble"
+members = ["three_mlp", "three_mlp_twice"]
+side_px = "none"
+metadata = ["age_years"]
+"""
+
+
+def test_an_ensemble_may_name_variants_of_any_file_and_its_misfits_are_named(write: Write) -> None:
+    twice = VARIANT.replace("three_mlp", "three_mlp_twice") + "n_folds = 0\nseed = 2\n"
+    write(a=MEAN, b=TASK + SPLIT + VARIANT, c=twice)
+    read_settings()
+    assert VARIANTS["three_mean"].members == ("three_mlp", "three_mlp_twice")
+    write(c=twice.replace("n_folds = 0", "n_folds = 5"))
+    assert mistakes() == [
+        "a.toml: [variant.three_mean] member three_mlp_twice: is itself an average, expected a variant that is trained "
+        "once"
+    ]
+    write(c="")
+    assert mistakes()[0].startswith(
+        "a.toml: [variant.three_mean] unknown member 'three_mlp_twice'; did you mean three"
+    )
+    write(c=twice.replace("seed", "sead"))
+    assert all(line.startswith("c.toml") for line in mistakes()), "an ensemble is blamed for its member"
+
+
 def test_a_broken_folder_harms_nothing_that_is_built_in_and_a_mended_one_is_read_at_once(
     write: Write,
 ) -> None:

@@ -29,8 +29,8 @@ def _objections(ensemble: Variant, member: Variant) -> list[str]:
     if member.input_size not in (None, ensemble.input_size):
         found.append(f"sees pictures as {member.input_size}, expected {ensemble.input_size or 'none'}")
     if member.metadata not in ((), ensemble.metadata):
-        expected = ", ".join(ensemble.metadata) or "none"
-        found.append(f"uses the metadata {', '.join(member.metadata)}, expected {expected} or none")
+        expected = f"{', '.join(ensemble.metadata)} or none" if ensemble.metadata else "none"
+        found.append(f"uses the metadata {', '.join(member.metadata)}, expected {expected}")
     if ensemble.is_promotable and not member.is_promotable:
         found.append("is never promoted, expected is_promotable = false of the ensemble too")
     return found

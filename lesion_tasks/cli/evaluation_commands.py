@@ -116,7 +116,13 @@ def report(training_id: str, out: Path | None) -> None:
 
 @lesion.command()
 @click.argument("training_id")
-@click.option("--subset", default="test", show_default=True, type=Choice(["val", "test"]))
+@click.option(
+    "--subset",
+    default="test",
+    show_default=True,
+    type=Choice(["train", "val", "test"]),
+    help="Train: of a variant with folds alone, by models that did not see the image.",
+)
 @click.option("--manifest", help="Digest of another manifest that it was evaluated on.")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
 def predictions(training_id: str, subset: str, manifest: str | None, out: Path | None) -> None:

@@ -802,6 +802,9 @@ class SearchTrial(Base):
     ended_at: Mapped[datetime] = mapped_column(comment="when it ended")
 
 
+PREDICTED_SUBSETS = "val or test; train of a variant with folds, by models that did not see the image"
+
+
 class PredictionSet(Base):
     """All predictions of one training for one subset of a manifest, under one digest that every read checks."""
 
@@ -814,7 +817,7 @@ class PredictionSet(Base):
     manifest_digest: Mapped[str] = mapped_column(
         ForeignKey("manifest.digest"), primary_key=True, comment="on which manifest"
     )
-    subset: Mapped[str] = mapped_column(primary_key=True, comment="val or test")
+    subset: Mapped[str] = mapped_column(primary_key=True, comment=PREDICTED_SUBSETS)
     n_images: Mapped[int] = mapped_column(comment="rows of `prediction` that belong to it")
     sha256: Mapped[str] = mapped_column(
         comment="over its rows by id: the id in UTF-8, then each probability as 8 bytes, big-endian"
@@ -837,7 +840,7 @@ class Prediction(Base):
 
     training_id: Mapped[str] = mapped_column(primary_key=True, comment="whose prediction")
     manifest_digest: Mapped[str] = mapped_column(primary_key=True, comment="on which manifest")
-    subset: Mapped[str] = mapped_column(primary_key=True, comment="val or test")
+    subset: Mapped[str] = mapped_column(primary_key=True, comment=PREDICTED_SUBSETS)
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="of which image")
     probabilities: Mapped[list[float]] = mapped_column(comment="by class, in the training's order; sum to 1")
 

@@ -26,7 +26,7 @@ from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
 from lesion_tasks.evaluation.other_data import judge_on_cohorts
 from lesion_tasks.evaluation.publish import publish
-from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
+from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals, predict_val
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
     data_changes,
@@ -89,7 +89,7 @@ def evaluate_training(
     with progress(f"evaluate {training_id}", total=4) as advance:
         model = _load_model(bucket, subject)
         examples = _load_examples(engine, bucket, subject)
-        _ensure_predictions(engine, subject, model, examples)
+        _ensure_predictions(engine, bucket, subject, model, examples)
         advance(1, "predictions")
         stored = _stored_frames(engine, subject)
         bundle = _measure(workspace, subject, model, examples, stored, cohorts)
@@ -162,15 +162,22 @@ def _load_examples(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -
 
 
 def _ensure_predictions(
-    engine: Engine, subject: EvaluationSubject, model: "keras.Model", examples: "dict[str, Examples]"
+    engine: Engine,
+    bucket: Bucket,
+    subject: EvaluationSubject,
+    model: "keras.Model",
+    examples: "dict[str, Examples]",
 ) -> None:
     """On a manifest other than its own, a training has no predictions yet: score its subsets once."""
     from lesion_tasks.training.predict_examples import predict_examples
 
     if subject.is_own_manifest:
         return
-    for subset, some in examples.items():
-        predictions = predict_examples(model, some, classes=subject.task.classes)
+    scored = {
+        "test": predict_examples(model, examples["test"], classes=subject.task.classes),
+        "val": predict_val(engine, bucket, subject, model, examples["val"]),
+    }
+    for subset, predictions in scored.items():
         with engine.begin() as connection:
             store_predictions(
                 connection, subject.training.training_id, subject.manifest.digest, subset, predictions

@@ -16,6 +16,7 @@ from lesion_tasks.training.predictions import find_alteration, join_to_manifest,
 
 if TYPE_CHECKING:
     import keras
+    import numpy as np
     import pandas as pd
 
     from lesion_tasks.metrics.scored import Scored
@@ -81,7 +82,14 @@ def judge(
     )
     on_val = _judge_subset(subject, "val", val)
     on_val.append(
-        integrity.serving_differs(_by_id(stored["val"]), rescore_some(subject, model, examples["val"]))
+        integrity.serving_differs(
+            _by_id(stored["val"]),
+            {
+                "permuted": _by_id(
+                    predict_val(engine, bucket, subject, model, examples["val"], order=_some(examples["val"]))
+                )
+            },
+        )
     )
     on_test.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "test")))
     on_val.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "val")))
@@ -142,22 +150,47 @@ def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") 
 
 
 def rescore_some(
-    subject: EvaluationSubject, model: "keras.Model", val: "Examples"
+    subject: EvaluationSubject, model: "keras.Model", some: "Examples"
 ) -> dict[str, dict[str, Any]]:
-    """The same for val, but only part of a very large one; with folds, each image by the model that did not see it."""
+    """The same for other images, but only part of very many."""
+    from lesion_tasks.training.predict_examples import predict_examples
+
+    return {
+        "permuted": _by_id(predict_examples(model, some, classes=subject.task.classes, order=_some(some)))
+    }
+
+
+def _some(examples: "Examples") -> "np.ndarray":
+    """The rows that are scored again, in another order."""
     import numpy as np
 
-    from lesion_tasks.training.folds import deal_folds, predict_out_of_fold
+    order: np.ndarray = np.random.default_rng(_SEED).permutation(len(examples))[:N_VAL]
+    return order
+
+
+def predict_val(
+    engine: Engine,
+    bucket: Bucket,
+    subject: EvaluationSubject,
+    model: "keras.Model",
+    val: "Examples",
+    *,
+    order: "np.ndarray | None" = None,
+) -> "pd.DataFrame":
+    """Score val as a training is judged on it: with folds, each image by the model that did not see it."""
+    from lesion_tasks.training.folds import folds_of_val, predict_out_of_fold
     from lesion_tasks.training.predict_examples import predict_examples
 
     classes, n_folds = subject.task.classes, subject.training.recipe.get("n_folds")
-    shuffled = np.random.default_rng(_SEED).permutation(len(val))[:N_VAL]
-    # On another manifest it was the average that predicted.
-    if n_folds and subject.is_own_manifest:
-        folds = deal_folds(subject.rows, n_folds)
-        frame = predict_out_of_fold(model, val, folds, classes=classes, order=shuffled)
-        return {"out of fold": _by_id(frame)}
-    return {"permuted": _by_id(predict_examples(model, val, classes=classes, order=shuffled))}
+    if not n_folds:
+        return predict_examples(model, val, classes=classes, order=order)
+    own = subject.rows
+    if not subject.is_own_manifest:
+        with engine.connect() as connection:
+            manifest = find_manifest(connection, subject.training.manifest_digest)
+        own = read_manifest(bucket, manifest.object_key)
+    folds = folds_of_val(own, subject.subset("val"), n_folds)
+    return predict_out_of_fold(model, val, folds, classes=classes, order=order)
 
 
 def decode_again(

@@ -82,7 +82,7 @@ def train_folds(
     a fold lacks a class.
     """
     folds = deal_folds(rows, variant.n_folds)
-    _check(variant, rows, folds)
+    check_folds(variant, rows, folds)
     done: list[_Fold] = []
     for number in range(variant.n_folds):
         n_before = sum(len(fold.epochs) for fold in done)
@@ -115,19 +115,18 @@ class _Fold:
     facts: dict[str, Any]
 
 
-def _check(variant: Variant, rows: pd.DataFrame, folds: pd.Series) -> None:
-    """Raise unless every fold holds every class of the task."""
-    labels = rows.set_index("isic_id")["label"].loc[folds.index]
+def check_folds(variant: Variant, rows: pd.DataFrame, folds: pd.Series) -> None:
+    """Raise UnusableInputError unless every fold holds every class of the task."""
+    learned = rows[rows["isic_id"].isin(folds.index)]
     for number in range(variant.n_folds):
-        lacking = sorted(set(variant.task.classes) - set(labels[folds == number]))
-        if lacking:
-            n_groups = rows[rows["label"] == lacking[0]].loc[
-                lambda r: r["isic_id"].isin(folds.index), "group_id"
-            ]
-            raise UnusableInputError(
-                f"variant {variant.name!r}: fold {number + 1} of {variant.n_folds} has no {lacking[0]}, of which there "
-                f"are {n_groups.nunique()} groups in train and val; expected at least one in every fold"
-            )
+        held_out = learned[folds.loc[learned["isic_id"]].to_numpy() == number]
+        for label in variant.task.classes:
+            if label not in set(held_out["label"]):
+                n_groups = learned.loc[learned["label"] == label, "group_id"].nunique()
+                raise UnusableInputError(
+                    f"variant {variant.name!r}: fold {number + 1} of {variant.n_folds} has no {label}, of which there "
+                    f"are {n_groups} groups in train and val; expected at least one in every fold"
+                )
 
 
 def _train_fold(
@@ -259,22 +258,39 @@ def _calibrated(frame: pd.DataFrame, scale: float, shift: float) -> pd.DataFrame
     )
 
 
+def folds_of_val(own: pd.DataFrame, val: pd.DataFrame, n_folds: int) -> pd.Series:
+    """The fold of every val image of a manifest, by its id, for a training that learned from the rows `own`; -1: none.
+
+    On another manifest than its own a training knows images, or others of their groups, from train and val.
+    """
+    folds = deal_folds(own, n_folds)
+    known = own[own["isic_id"].isin(folds.index)]
+    by_group = dict(zip(known["group_id"], folds.loc[known["isic_id"]], strict=True))
+    found = [
+        int(folds[isic_id]) if isic_id in folds.index else int(by_group.get(group, -1))
+        for isic_id, group in zip(val["isic_id"], val["group_id"], strict=True)
+    ]
+    return pd.Series(found, index=val["isic_id"].to_numpy(), dtype=int)
+
+
 def predict_out_of_fold(
     model: keras.Model,
     examples: Examples,
     folds: pd.Series,
     *,
     classes: Sequence[str],
-    order: np.ndarray,
+    order: np.ndarray | None = None,
 ) -> pd.DataFrame:
-    """Score examples with a stored model of folds, each by the member that did not see it; as `predict_examples`."""
-    fold = folds.loc[examples.isic_ids[order]].to_numpy()
-    found = pd.concat(
-        [
-            predict_examples(member, examples, classes=classes, order=order[fold == number])
-            for number, member in enumerate(members_in(model))
-            if (fold == number).any()
-        ]
-    )
+    """Score examples with a stored model of folds, each by the member that did not see it; as `predict_examples`.
+
+    `folds`: of each image, by its id; one of fold -1 was seen by no member, and is scored by all of them.
+    """
+    rows = np.arange(len(examples)) if order is None else order
+    fold = folds.loc[examples.isic_ids[rows]].to_numpy()
     calibration = calibration_of(model)
-    return found if calibration is None else _calibrated(found, *calibration)
+    parts = [predict_examples(model, examples, classes=classes, order=rows[fold == -1])]
+    for number, member in enumerate(members_in(model)):
+        if (fold == number).any():
+            found = predict_examples(member, examples, classes=classes, order=rows[fold == number])
+            parts.append(found if calibration is None else _calibrated(found, *calibration))
+    return pd.concat([part for part in parts if len(part)])
