@@ -59,6 +59,7 @@ ORDER = {
         "announce": set(),
     },
     "rollback_champion": {"roll_back": set()},
+    "correct_data": {"correct": set()},
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
@@ -72,6 +73,7 @@ EMITS = {
     "leave_out": None,  # none of its models is for use
     "promote_model": "champion",
     "rollback_champion": "champion",
+    "correct_data": "images",
     "verify_bucket": None,  # it makes nothing new
     "report_overdue": None,
     "prune": None,

@@ -6,6 +6,7 @@ from lesion_tasks.cli import (  # isort: skip
     catalogue_commands as catalogue_commands,
     training_commands as training_commands,
     evaluation_commands as evaluation_commands,
+    suspect_commands as suspect_commands,
     promotion_commands as promotion_commands,
     serving_commands as serving_commands,
     verification_commands as verification_commands,

@@ -1,9 +1,9 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
     scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
-      -> ungrouped -> picture_landmarks -> picture_pair -> placement -> cohort_image -> group_subset -> split_member
-      -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training -> training_epoch,
-      prediction -> evaluation -> promotion -> archival, pruning
+      -> ungrouped -> picture_landmarks -> picture_pair -> correction -> placement -> cohort_image -> group_subset
+      -> split_member -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training
+      -> training_epoch, prediction -> evaluation -> promotion -> archival, pruning
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -297,6 +297,7 @@ class Image(Base):
 
     __tablename__ = "image"
     written_by = (
+        "curation.apply_correction",
         "curation.assign_groups",
         "curation.curate",
         "curation.lesion_patients",
@@ -419,6 +420,7 @@ class Ungrouped(Base):
 
     __tablename__ = "ungrouped"
     written_by = (
+        "curation.apply_correction",
         "curation.assign_groups",
         "curation.curate",
         "curation.lesion_patients",
@@ -465,6 +467,59 @@ class PictureLandmarks(Base):
         comment="8 bytes each, little-endian: 48 bits code, 4 scale, 6 x, 6 y; empty where it could not be read"
     )
     version: Mapped[int] = mapped_column(comment="of the rules by which they were found")
+
+
+class Correction(Base):
+    """A person's decision about a label, or about whether two images show one lesion. Withdrawn, never changed."""
+
+    __tablename__ = "correction"
+    written_by = ("curation.corrections",)
+    __table_args__ = (
+        CheckConstraint(
+            "decision in ('label_set_aside', 'label_kept', 'lesions_joined', 'lesions_apart')",
+            name="known_decision",
+        ),
+        CheckConstraint(
+            "(decision like 'lesions%') = (other_isic_id is not null)", name="pair_has_two_images"
+        ),
+        CheckConstraint("(decision like 'label%') = (task is not null)", name="label_has_a_task"),
+        CheckConstraint("isic_id < other_isic_id", name="smaller_first"),
+        CheckConstraint("reason <> ''", name="has_reason"),
+        CheckConstraint("(withdrawn_at is null) = (withdrawn_by is null)", name="withdrawn_by_somebody"),
+        UniqueConstraint("request_id"),
+        Index(
+            "ix_correction_label",
+            "task",
+            "isic_id",
+            unique=True,
+            postgresql_where=text("task is not null and withdrawn_at is null"),
+        ),
+        Index(
+            "ix_correction_pair",
+            "isic_id",
+            "other_isic_id",
+            unique=True,
+            postgresql_where=text("task is null and withdrawn_at is null"),
+        ),
+    )
+
+    correction_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, comment="1, 2, 3 ...")
+    decision: Mapped[str] = mapped_column(
+        comment="label_set_aside: in no subset; lesions_joined: in one group; label_kept, lesions_apart: as it was"
+    )
+    isic_id: Mapped[str] = mapped_column(ForeignKey("record.isic_id"), comment="the image")
+    other_isic_id: Mapped[str | None] = mapped_column(
+        ForeignKey("record.isic_id"), comment="of a pair, the other one"
+    )
+    task: Mapped[str | None] = mapped_column(comment="of a label: name in the catalogue")
+    reason: Mapped[str] = mapped_column(comment="why, in words")
+    decided_by: Mapped[str] = mapped_column(comment="who decided")
+    decided_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
+    request_id: Mapped[str | None] = mapped_column(
+        comment="who asked for it, such as a run of Airflow: a repeat finds its decision"
+    )
+    withdrawn_at: Mapped[datetime | None] = mapped_column(comment="when it was taken back; null: in force")
+    withdrawn_by: Mapped[str | None] = mapped_column(comment="who took it back")
 
 
 class Placement(Base):

@@ -34,6 +34,7 @@ from lesion_tasks.pages.rendering import (
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
+from lesion_tasks.pages.suspects_page import read_suspects
 from lesion_tasks.reports.plot import share_scale, whisker
 from lesion_tasks.workspace import Workspace
 
@@ -217,6 +218,19 @@ def show_champion(request: Request, task: str) -> Response:
 def show_data(request: Request, since: str | None = None) -> Response:
     """The data and its changes."""
     return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
+
+
+@router.get("/suspects")
+def choose_suspects(request: Request) -> Response:
+    """The suspects of the first task."""
+    return RedirectResponse(f"{_root(request)}suspects/{next(iter(TASKS))}")
+
+
+@router.get("/suspects/{task}")
+def show_suspects(request: Request, task: str) -> Response:
+    """Labels and pairs that a person should look at."""
+    state = read_suspects(_workspace(request), task)
+    return _page(request, "suspects.html.j2", "suspects", state=state, startable=request.state.startable)
 
 
 @router.get("/reports/{path:path}")

@@ -25,6 +25,7 @@ DAGS = (
     "leave_out",
     "promote_model",
     "rollback_champion",
+    "correct_data",
     "verify_bucket",
     "report_overdue",
     "prune",

@@ -31,7 +31,9 @@ class NoImageToJudgeError(UnusableInputError):
 
 
 _FACTS = text("""
-    SELECT i.isic_id, i.group_id, i.image_type, i.image_manipulation, i.diagnosis, i.sex
+    SELECT i.isic_id, i.group_id, i.image_type, i.image_manipulation, i.diagnosis, i.sex,
+           EXISTS (SELECT FROM correction d WHERE d.task = c.task AND d.isic_id = i.isic_id
+                   AND d.decision = 'label_set_aside' AND d.withdrawn_at IS NULL) AS is_doubted
     FROM cohort_image c JOIN image i USING (isic_id)
     WHERE c.task = :task AND c.cohort = :cohort ORDER BY i.isic_id
 """)
@@ -94,7 +96,7 @@ def _judge(connection: Connection, split: Split, task: Task, cohort: str) -> Non
             diagnosis=tuple(row.diagnosis),
             sex=row.sex,
         )
-        reason = reason_to_leave_out(task, facts)
+        reason = reason_to_leave_out(task, facts) or ("label_set_aside" if row.is_doubted else None)
         is_in = reason is None
         judged.append(
             {

@@ -26,6 +26,7 @@ REASONS = {
     "no_sex": "The task requires a known sex, as the paper does, and it is unknown.",
     # of the split
     "set_aside": "Belongs to a cohort that judges the task's models: such images never teach them.",
+    "label_set_aside": "A person found its label to be wrong or doubtful, and set it aside.",
     "quarantined": "Linked to images of another subset: on either side it would leak.",
     "beyond_balance": "In train, but its class has more images than the balanced set takes.",
     # of a split from which something is held out

@@ -26,7 +26,9 @@ MEMBERSHIP_VERSION = 1  # raise it whenever the rules of this module, of `balanc
 _FACTS = """
     SELECT i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation,
            to_json(i.diagnosis)::text AS diagnosis, i.sex, p.subset AS placed,
-           EXISTS (SELECT FROM cohort_image c WHERE c.task = '{task}' AND c.isic_id = i.isic_id) AS is_set_aside
+           EXISTS (SELECT FROM cohort_image c WHERE c.task = '{task}' AND c.isic_id = i.isic_id) AS is_set_aside,
+           EXISTS (SELECT FROM correction d WHERE d.task = '{task}' AND d.isic_id = i.isic_id
+                   AND d.decision = 'label_set_aside' AND d.withdrawn_at IS NULL) AS is_doubted
     FROM image i LEFT JOIN placement p ON p.assignment = '{assignment}' AND p.isic_id = i.isic_id
     {where} ORDER BY i.isic_id
 """
@@ -58,7 +60,8 @@ def judge_changes(connection: Connection, split: Split, task: Task) -> bool:
     where = "" if since is None else _OF_CHANGED_GROUPS.format(since=int(since), split=name, task=task_name)
     query = _FACTS.format(assignment=assignment, task=task_name, where=where)
     facts = copy_out(connection, query).to_pandas()
-    facts["is_set_aside"] = facts["is_set_aside"] == "t"
+    for name in ("is_set_aside", "is_doubted"):
+        facts[name] = facts[name] == "t"
     connection.execute(text("CREATE TEMP TABLE news (isic_id text PRIMARY KEY) ON COMMIT DROP"))
     if since is None:
         _forget_all(connection, split.name)
@@ -85,8 +88,9 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
     """Judge images, in whole groups: facts -> isic_id, group_id, group_subset, label, reason (None for members).
 
     `facts` has the columns isic_id, group_id, atom_id, image_type, image_manipulation, diagnosis (a list, or JSON of
-    one), sex, and optionally placed: the subset that an image was in before, None if it never was in one; and
-    is_set_aside: whether a cohort has it. Images of a cohort have no say in where the others of their group stand.
+    one), sex, and optionally placed: the subset that an image was in before, None if it never was in one;
+    is_set_aside: whether a cohort has it; and is_doubted: whether a person set its label aside. Images of a cohort have
+    no say in where the others of their group stand.
     """
     import pandas as pd
 
@@ -98,7 +102,10 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
         if key not in judged:
             judged[key] = _judge(task, *key)
         keys.append(key)
-    is_aside = facts["is_set_aside"].tolist() if "is_set_aside" in facts else [False] * len(facts)
+    is_aside, is_doubted = (
+        facts[name].tolist() if name in facts else [False] * len(facts)
+        for name in ("is_set_aside", "is_doubted")
+    )
     subsets = [QUARANTINE] * len(facts)
     voting = [row for row, aside in enumerate(is_aside) if not aside]
     found = group_subsets(
@@ -124,8 +131,9 @@ def judge_images(facts: "pd.DataFrame", task: Task) -> "pd.DataFrame":
             "label": column([judged[key][0] for key in keys]),
             "reason": column(
                 [
-                    judged[key][1] or ("set_aside" if aside else reason_of_subset(subset))
-                    for key, aside, subset in zip(keys, is_aside, subsets, strict=True)
+                    judged[key][1]
+                    or ("set_aside" if aside else "label_set_aside" if doubted else reason_of_subset(subset))
+                    for key, aside, doubted, subset in zip(keys, is_aside, is_doubted, subsets, strict=True)
                 ]
             ),
         }

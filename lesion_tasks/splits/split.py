@@ -17,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, Split, Task, own_entries
 from lesion_tasks.catalog.cohorts import conditions_of
 from lesion_tasks.catalog.lookup import find_split
+from lesion_tasks.curation.corrections import digest_in_force
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.splits.balance import draw_balance
@@ -70,8 +71,14 @@ def build_split(workspace: Workspace, name: str) -> str:
             bucket,
             split=split.name,
             task=task.name,
-            # A recipe without cohorts is as it always was.
-            recipe=recipe | ({"cohorts": cohorts} if (cohorts := conditions_of(task.name)) else {}),
+            # A recipe without cohorts or corrections is as it always was.
+            recipe=recipe
+            | ({"cohorts": cohorts} if (cohorts := conditions_of(task.name)) else {})
+            | (
+                {"corrections": corrections}
+                if (corrections := digest_in_force(connection, task.name))
+                else {}
+            ),
             table=table,
             counts=counts,
             funnel=funnel_of(connection, split.name),

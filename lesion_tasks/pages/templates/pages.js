@@ -175,6 +175,22 @@ function offerRollback() {
   });
 }
 
+function offerCorrections() {
+  for (const form of document.querySelectorAll("form[data-correct]")) {
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      const conf = { ...JSON.parse(form.dataset.correct), decision: event.submitter.value, reason: form.reason.value.trim() };
+      whileBusy(form, form.querySelector(".said"), async () => {
+        const run = await ask("dags/correct_data/dagRuns", {
+          method: "POST",
+          body: JSON.stringify({ logical_date: null, conf }),
+        });
+        return `Started as ${run.dag_run_id}. It is gone from this page in a moment.`;
+      });
+    });
+  }
+}
+
 function limitComparison() {
   const form = document.querySelector("form[data-compare]");
   if (!form) return;
@@ -217,5 +233,6 @@ async function keepLive() {
 followTheme();
 showQuestions();
 offerRollback();
+offerCorrections();
 limitComparison();
 keepLive();

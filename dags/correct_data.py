@@ -1,0 +1,77 @@
+"""A person's decision about a suspect label or pair -> a correction, and the groups that follow. By hand only.
+
+The page "Suspects" starts it. The decision is kept with its reason and who made it, and can be withdrawn; splits follow
+when they are next built, which the new state of the images starts. Safe to clear: a decision is made once.
+"""
+
+from typing import Any
+
+from airflow.sdk import Param, dag, task
+
+from lesion_airflow import (
+    DEFAULT_ARGS,
+    IMAGES,
+    TAGS,
+    TELL_WHEN_RED,
+    open_workspace,
+    refuse_misspelt,
+)
+from lesion_tasks.catalog import TASKS
+
+
+@dag(
+    dag_display_name="Correct the data",
+    schedule=None,
+    max_active_runs=1,
+    default_args=DEFAULT_ARGS,
+    params={
+        "decision": Param(
+            "label_set_aside",
+            type="string",
+            enum=["label_set_aside", "label_kept", "lesions_joined", "lesions_apart"],
+            title="Decision",
+            description="About the label of one image, or about whether two images show one lesion.",
+        ),
+        "isic_id": Param(type="string", minLength=1, title="Image", description="The id of the image."),
+        "other_isic_id": Param(
+            None, type=["null", "string"], title="Other image", description="Of a pair, the other image."
+        ),
+        "task": Param(
+            "malignancy",
+            type="string",
+            enum=sorted(TASKS),
+            values_display={name: entry.title for name, entry in TASKS.items()},
+            title="Task",
+            description="Whose label it is; not asked of a pair.",
+        ),
+        "reason": Param(
+            type="string",
+            minLength=3,
+            pattern=r"\S",
+            title="Reason",
+            description="Why; kept with the decision.",
+        ),
+    },
+    description="Record a person's decision about a suspect label or pair",
+    on_failure_callback=TELL_WHEN_RED,
+    doc_md=__doc__,
+    tags=[*TAGS, "decisions"],
+)
+def correct_data() -> None:
+    @task(outlets=[IMAGES])
+    def correct(params: dict[str, Any], dag_run: Any) -> int:
+        """Record the decision and compute the groups."""
+        from lesion_tasks.curation.apply_correction import correct as decide
+
+        refuse_misspelt()
+        return decide(
+            open_workspace(),
+            **{name: params[name] for name in ("decision", "isic_id", "other_isic_id", "task", "reason")},
+            decided_by=dag_run.triggering_user_name or "unnamed person",
+            request_id=dag_run.run_id,
+        )
+
+    correct()
+
+
+correct_data()

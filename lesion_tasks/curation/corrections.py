@@ -1,0 +1,142 @@
+"""Decisions of people about labels and pairs as rows in Postgres: the only module that reads or writes `correction`.
+
+Queries of groups and of members join the table themselves. A decision is in force until it is withdrawn.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, select, text
+from sqlalchemy.orm import Session
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.database.schema import Correction
+
+# Decision -> what it does, in words.
+LABEL_DECISIONS = {
+    "label_set_aside": "the image is in no subset of the task's splits",
+    "label_kept": "the label stands, and is no suspect any more",
+}
+PAIR_DECISIONS = {
+    "lesions_joined": "both images are in one group",
+    "lesions_apart": "the images stay as they are, and are no suspects any more",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A decision that somebody asks for."""
+
+    decision: str
+    isic_id: str
+    other_isic_id: str | None
+    task: str | None
+    reason: str
+    decided_by: str
+    request_id: str | None = None
+
+
+def list_corrections(connection: Connection, *, has_withdrawn: bool = False) -> list[Correction]:
+    """Every decision in force, or ever made, the newest first; detached."""
+    statement = select(Correction).order_by(Correction.correction_id.desc())
+    if not has_withdrawn:
+        statement = statement.where(Correction.withdrawn_at.is_(None))
+    return _detached(connection, statement)
+
+
+def _detached(connection: Connection, statement: Any) -> list[Correction]:
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows
+
+
+def find_correction(connection: Connection, correction_id: int) -> Correction:
+    """A decision in force; raises `UnusableInputError` if there is none of this number, or it was withdrawn."""
+    found = _detached(connection, select(Correction).where(Correction.correction_id == correction_id))
+    if not found:
+        raise UnusableInputError(f"correction {correction_id}: there is none of this number")
+    if found[0].withdrawn_at is not None:
+        raise UnusableInputError(
+            f"correction {correction_id}: withdrawn {found[0].withdrawn_at:%Y-%m-%d} by {found[0].withdrawn_by}, "
+            "expected one in force"
+        )
+    return found[0]
+
+
+def insert_correction(connection: Connection, asked: Asked) -> tuple[int, bool]:
+    """Write a decision; returns its number and whether it is new. The same one again is found, not repeated.
+
+    Raises `UnusableInputError` if another decision about the same label or pair is in force.
+    """
+    values = vars(asked)
+    found = connection.execute(
+        text("""
+            SELECT correction_id, decision FROM correction
+            WHERE request_id = :request_id OR (withdrawn_at IS NULL AND isic_id = :isic_id
+                AND other_isic_id IS NOT DISTINCT FROM CAST(:other_isic_id AS text)
+                AND task IS NOT DISTINCT FROM CAST(:task AS text))
+        """),
+        values,
+    ).first()
+    if found is not None and found.decision != asked.decision:
+        raise UnusableInputError(
+            f"{asked.isic_id}: correction {found.correction_id} ({found.decision}) is in force, expected none: "
+            "withdraw it first"
+        )
+    if found is not None:
+        return found.correction_id, False
+    number: int = connection.execute(
+        text("""
+            INSERT INTO correction (decision, isic_id, other_isic_id, task, reason, decided_by, request_id)
+            VALUES (:decision, :isic_id, :other_isic_id, :task, :reason, :decided_by, :request_id)
+            RETURNING correction_id
+        """),
+        values,
+    ).scalar_one()
+    return number, True
+
+
+def mark_withdrawn(connection: Connection, correction_id: int, withdrawn_by: str) -> None:
+    """Take a decision back; its row stays."""
+    connection.execute(
+        text("UPDATE correction SET withdrawn_at = now(), withdrawn_by = :by WHERE correction_id = :id"),
+        {"id": correction_id, "by": withdrawn_by},
+    )
+
+
+def joined_pairs(connection: Connection) -> list[tuple[str, str]]:
+    """Every pair of images that a person found to show one lesion."""
+    rows = connection.execute(
+        text("""
+            SELECT isic_id, other_isic_id FROM correction
+            WHERE decision = 'lesions_joined' AND withdrawn_at IS NULL ORDER BY isic_id, other_isic_id
+        """)
+    )
+    return [(row.isic_id, row.other_isic_id) for row in rows]
+
+
+def decided_labels(connection: Connection, task: str) -> set[str]:
+    """Images about whose label of a task a person has decided."""
+    return set(
+        connection.execute(
+            text("SELECT isic_id FROM correction WHERE task = :task AND withdrawn_at IS NULL"), {"task": task}
+        ).scalars()
+    )
+
+
+def digest_in_force(connection: Connection, task: str) -> str | None:
+    """SHA-256 over the decisions in force that change the splits of a task; None if there is none."""
+    rows: Sequence[Any] = connection.execute(
+        text("""
+            SELECT decision, isic_id, other_isic_id FROM correction
+            WHERE withdrawn_at IS NULL AND (decision = 'lesions_joined'
+                                            OR (decision = 'label_set_aside' AND task = :task))
+            ORDER BY decision, isic_id, other_isic_id
+        """),
+        {"task": task},
+    ).all()
+    return hashlib.sha256(json.dumps([tuple(row) for row in rows]).encode()).hexdigest() if rows else None

@@ -1,0 +1,88 @@
+"""A training's held-out predictions, and look-alike pictures -> labels and pairs that a person should look at.
+
+Predictions are those of val and test, as they were sealed: images that the model never learned from. Pairs are
+pictures that look alike from afar, of which a closer look did not find that they are copies, and that belong to
+different groups. What a person has decided about is left out.
+"""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.curation.corrections import decided_labels
+from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
+from lesion_tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    from lesion_tasks.metrics.suspects import SuspectLabel
+
+# Pairs whose fine detail agrees less than this are any two lesions; copies begin far above.
+MIN_DETAIL = 0.3
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectPair:
+    """Two images of different groups that probably show one lesion."""
+
+    isic_id: str
+    other_isic_id: str
+    detail_correlation: float
+
+
+def suspect_labels_of(
+    workspace: Workspace, task: str, training_id: str | None = None
+) -> "list[SuspectLabel]":
+    """Suspect labels by the predictions of a training, by default of the champion of the task."""
+    import pandas as pd
+
+    from lesion_tasks.metrics.suspects import suspect_labels
+
+    with workspace.engine.connect() as connection:
+        if training_id is None:
+            champion = champion_of(connection, task)
+            if champion is None:
+                raise UnusableInputError(f"task {task!r}: no champion, expected one or the id of a training")
+            training_id = champion.training.training_id
+    subject = find_subject(workspace.engine, workspace.bucket, training_id)
+    if subject.task.name != task:
+        raise UnusableInputError(
+            f"training {training_id!r}: of task {subject.task.name!r}, expected {task!r}"
+        )
+    with workspace.engine.connect() as connection:
+        frames = [
+            read_sealed_predictions(
+                connection, training_id, subject.manifest.digest, subset, subject.task.classes
+            )
+            for subset in ("val", "test")
+        ]
+        decided = decided_labels(connection, task)
+    rows = subject.rows[subject.rows["subset"].isin(["val", "test"])]
+    found = suspect_labels(join_to_manifest(pd.concat(frames), rows, subject.task))
+    return [one for one in found if one.isic_id not in decided]
+
+
+def suspect_pairs(workspace: Workspace, n: int) -> list[SuspectPair]:
+    """The `n` most alike pairs of different groups, most alike first."""
+    with workspace.engine.connect() as connection:
+        rows = connection.execute(
+            text("""
+                SELECT least(i.isic_id, j.isic_id) AS one, greatest(i.isic_id, j.isic_id) AS other,
+                       p.detail_correlation AS detail
+                FROM picture_pair p JOIN image i ON i.sha256 = p.sha256 JOIN image j ON j.sha256 = p.other_sha256
+                WHERE NOT p.is_copy AND p.detail_correlation >= :least AND i.group_id <> j.group_id
+                    AND NOT EXISTS (
+                        SELECT FROM correction c WHERE c.withdrawn_at IS NULL
+                            AND c.isic_id = least(i.isic_id, j.isic_id)
+                            AND c.other_isic_id = greatest(i.isic_id, j.isic_id))
+                ORDER BY detail DESC, one, other LIMIT :n
+            """),
+            {"least": MIN_DETAIL, "n": n},
+        )
+        return [
+            SuspectPair(isic_id=row.one, other_isic_id=row.other, detail_correlation=row.detail)
+            for row in rows
+        ]

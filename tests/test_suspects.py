@@ -1,0 +1,153 @@
+"""Labels that are probably wrong, pairs that show one lesion, and what a person's decision about them changes."""
+
+import numpy as np
+import pytest
+from catalogue import add_records, labelled_records, rows_of
+from evaluation_data import binary
+from test_pages import client
+from test_path import prepare
+from test_promotion import candidate, promote
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.curation.apply_correction import correct, withdraw_correction
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.evaluation.find_suspects import suspect_labels_of, suspect_pairs
+from lesion_tasks.metrics.suspects import suspect_labels
+from lesion_tasks.settings import Settings
+from lesion_tasks.splits.split import build_split
+from lesion_tasks.workspace import open_workspace
+
+SPLIT = "malignancy_natural"
+
+
+def test_planted_wrong_labels_are_found_far_above_chance() -> None:
+    rng = np.random.default_rng(0)
+    truth = (rng.random(2_000) < 0.3).astype(int)
+    is_planted = rng.random(2_000) < 0.05
+    labels = np.where(is_planted, 1 - truth, truth)
+    p = 1 / (1 + np.exp(-(4 * truth - 2 + rng.normal(0, 1.2, 2_000))))
+    found = suspect_labels(binary(labels, p))
+    planted = {f"ISIC_{i:07d}" for i in np.flatnonzero(is_planted)}
+    hits = [one.isic_id in planted for one in found]
+    assert sum(hits) / len(planted) > 0.6
+    assert np.mean(hits) > 0.5
+    assert np.mean(hits[:20]) > 0.9
+    assert [one.margin for one in found] == sorted((one.margin for one in found), reverse=True)
+    assert found[0].probable != found[0].label
+
+
+def group(settings: Settings, isic_id: str) -> str:
+    ((found,),) = rows_of(settings, f"SELECT group_id FROM image WHERE isic_id = '{isic_id}'")
+    return str(found)
+
+
+def funnel(settings: Settings, digest: str) -> dict[str | None, int]:
+    ((steps,),) = rows_of(settings, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
+    return {step.get("reason"): step["n"] for step in steps}
+
+
+@pytest.fixture
+def curated(settings: Settings) -> Settings:
+    add_records(settings, labelled_records(240))
+    curate_images(open_workspace())
+    return settings
+
+
+def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curated: Settings) -> None:
+    workspace = open_workspace()
+    before = build_split(workspace, SPLIT)
+    ask = {"task": "malignancy", "reason": "a seborrhoeic keratosis", "decided_by": "Ada"}
+    number = correct(workspace, "label_set_aside", "ISIC_0000005", **ask)
+    assert correct(workspace, "label_set_aside", "ISIC_0000005", **ask) == number
+    after = build_split(workspace, SPLIT)
+    assert after != before and funnel(curated, after)["label_set_aside"] == -1
+    assert rows_of(curated, "SELECT reason FROM split_member WHERE isic_id = 'ISIC_0000005'") == [
+        ("label_set_aside",)
+    ]
+    with pytest.raises(UnusableInputError, match="withdraw it first"):
+        correct(workspace, "label_kept", "ISIC_0000005", **ask)
+    withdraw_correction(workspace, number, withdrawn_by="Bea")
+    assert build_split(workspace, SPLIT) == before
+    assert rows_of(curated, "SELECT decided_by, withdrawn_by, reason FROM correction") == [
+        ("Ada", "Bea", "a seborrhoeic keratosis")
+    ]
+    with pytest.raises(UnusableInputError, match=r"withdrawn .* by Bea"):
+        withdraw_correction(workspace, number, withdrawn_by="Bea")
+
+
+def test_a_label_that_is_kept_changes_no_split(curated: Settings) -> None:
+    workspace = open_workspace()
+    before = build_split(workspace, SPLIT)
+    correct(workspace, "label_kept", "ISIC_0000005", task="malignancy", reason="histology", decided_by="Ada")
+    assert build_split(workspace, SPLIT) == before
+
+
+def test_two_images_of_one_lesion_stay_in_one_group_whatever_arrives_until_it_is_withdrawn(
+    curated: Settings,
+) -> None:
+    workspace, pair = open_workspace(), ("ISIC_0000010", "ISIC_0000100")
+    before = build_split(workspace, SPLIT)
+    number = correct(
+        workspace, "lesions_joined", pair[1], other_isic_id=pair[0], reason="the same mole", decided_by="Ada"
+    )
+    together = group(curated, pair[0])
+    assert group(curated, pair[1]) == together
+    # A new image of the one lesion: its group is computed anew, with the other lesion.
+    add_records(curated, [labelled_records(1, first=5_000)[0] | {"isic_id": "ISIC_0005000"}])
+    (new,) = labelled_records(1, first=6_000)
+    new["metadata"]["clinical"]["lesion_id"] = "IL_0000005"
+    add_records(curated, [new])
+    curate_images(workspace)
+    assert {group(curated, name) for name in (*pair, "ISIC_0006000")} == {together}
+    assert build_split(workspace, SPLIT) != before
+    withdraw_correction(workspace, number, withdrawn_by="Ada")
+    assert group(curated, pair[0]) != group(curated, pair[1])
+    assert group(curated, pair[0]) == group(curated, "ISIC_0006000")
+
+
+@pytest.mark.parametrize(
+    ("decision", "images", "words"),
+    [
+        ("label_set_asid", ("ISIC_0000001",), "label_set_aside"),
+        ("label_kept", ("ISIC_0000001", "ISIC_0000002"), "found a second image, expected one image"),
+        ("lesions_joined", ("ISIC_0000001",), "found one image, expected a pair"),
+        ("lesions_joined", ("ISIC_0000001", "ISIC_0000001"), "twice"),
+        ("label_kept", ("ISIC_0999999",), "the catalogue has no image of this id"),
+    ],
+)
+def test_a_decision_that_makes_no_sense_is_refused(
+    settings: Settings, decision: str, images: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UnusableInputError, match=words):
+        correct(
+            open_workspace(),
+            decision,
+            images[0],
+            other_isic_id=images[1] if len(images) > 1 else None,
+            task="malignancy",
+            reason="because",
+            decided_by="Ada",
+        )
+    with pytest.raises(UnusableInputError, match="the reason is empty"):
+        correct(
+            open_workspace(), "label_kept", "ISIC_0000001", task="malignancy", reason=" ", decided_by="Ada"
+        )
+
+
+def test_the_page_shows_suspects_until_somebody_decided(settings: Settings) -> None:
+    prepare(settings)
+    page = client().get("/suspects/malignancy").text
+    assert "no champion" in page and "No pair is suspect" in page
+    candidate()
+    promote(is_forced=True, decided_by="Ada")
+    workspace = open_workspace()
+    found = suspect_labels_of(workspace, "malignancy")
+    assert found and suspect_pairs(workspace, 5) == []
+    page = client(startable=("correct_data",)).get("/suspects/malignancy").text
+    first = found[0].isic_id
+    assert f"image/{first}" in page and "Set the label aside" in page
+    assert "Set the label aside" not in client().get("/suspects/malignancy").text
+    correct(workspace, "label_kept", first, task="malignancy", reason="<b>sure</b>", decided_by="Ada")
+    assert first not in [one.isic_id for one in suspect_labels_of(workspace, "malignancy")]
+    page = client().get("/suspects/malignancy").text
+    assert "&lt;b&gt;sure&lt;/b&gt;" in page and f"image/{first}" not in page
