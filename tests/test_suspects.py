@@ -64,6 +64,9 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
     assert rows_of(curated, "SELECT reason FROM split_member WHERE isic_id = 'ISIC_0000005'") == [
         ("label_set_aside",)
     ]
+    page = workspace.bucket.get(f"reports/data/{after}.html").decode()
+    assert "a seborrhoeic keratosis" in page and "Ada" in page and "A person found its label" in page
+    assert "Decided by people" not in workspace.bucket.get(f"reports/data/{before}.html").decode()
     with pytest.raises(UnusableInputError, match="withdraw it first"):
         correct(workspace, "label_kept", "ISIC_0000005", **ask)
     withdraw_correction(workspace, number, withdrawn_by="Bea")

@@ -13,6 +13,7 @@ from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, 
 from lesion_tasks.catalog import IMPUTATIONS
 from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, list_corrections
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
@@ -87,6 +88,18 @@ def collect_facts(
         "values": facts.value_tables(table, task),
         "groups": facts.group_rows(table),
         "quarantine": facts.quarantine_counts(connection, split.name, task.assignment),
+        "corrections": [
+            {
+                "images": [name for name in (one.isic_id, one.other_isic_id) if name],
+                "decision": one.decision,
+                "effect": {**LABEL_DECISIONS, **PAIR_DECISIONS}[one.decision],
+                "reason": one.reason,
+                "decided_by": one.decided_by,
+                "decided_at": one.decided_at.isoformat(timespec="seconds"),
+            }
+            for one in list_corrections(connection)
+            if one.task in (None, task.name)
+        ],
         "duplicates": duplicates,
         "changes": _changes(bucket, connection, manifest, tables),
     }
