@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from evaluation_data import binary, drawn, drawn_multiclass
 from PIL import Image
-from strange_pictures import STRANGE
 
 from archive_server.drawing import Scene, draw
+from archive_server.strange_pictures import STRANGE
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, open_bucket
 from lesion_tasks.catalog import VARIANTS, InputSize

@@ -136,7 +136,14 @@ def test_a_folder_becomes_rows_with_reasons_a_page_and_a_copy(
             [np.nan if row["p_malignant"] is None else row["p_malignant"] for row in rows], nan_ok=True
         )
     page = (tmp_path / "out" / "report.html").read_text()
-    for words in ("1/text.png", "a text", "Not an image", "threshold 0.500", str(pictures)):
+    for words in (
+        "1/text.png",
+        "a text",
+        "Not an image",
+        "threshold 0.500",
+        str(pictures),
+        "not measured: evaluate",
+    ):
         assert words in page
     kept = {key.rpartition("/")[2] for key in workspace.bucket.list_keys("predictions/")}
     assert kept == {"job.json", "pictures.parquet", "result.json", "predictions.parquet", "predictions.csv"}

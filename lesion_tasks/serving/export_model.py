@@ -53,6 +53,9 @@ class ExportManifest(BaseModel):
     classes: list[str]
     threshold: float | None
     calibration: dict[str, Any] | None  # inside the model already; None: it is not calibrated
+    possible_from: (
+        dict[str, float] | None
+    )  # class -> the probability from which it is possible; None: not measured
     n_compared: int  # pictures of the test set
     largest_difference: float  # of any probability from the stored model's
     training: dict[
@@ -143,6 +146,12 @@ def _manifest(
         classes=list(served.classes),
         threshold=served.threshold,
         calibration=served.manifest.get("calibration"),
+        possible_from=None
+        if served.doubt is None
+        else {
+            name: max(0.0, 1.0 - bound)
+            for name, bound in zip(served.classes, served.doubt.sets.bounds, strict=True)
+        },
         n_compared=n_compared,
         largest_difference=difference,
         training=dict(served.manifest),

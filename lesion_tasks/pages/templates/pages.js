@@ -185,7 +185,7 @@ function offerCorrections() {
           method: "POST",
           body: JSON.stringify({ logical_date: null, conf }),
         });
-        return `Started as ${run.dag_run_id}. It is gone from this page in a moment.`;
+        return `Started as ${run.dag_run_id}. Reload this page in a moment.`;
       });
     });
   }
