@@ -1,8 +1,8 @@
 """A training's held-out predictions, and look-alike pictures -> labels and pairs that a person should look at.
 
-Predictions are those of val and test, as they were sealed: images that the model never learned from. Pairs are
-pictures that look alike from afar, of which a closer look did not find that they are copies, and that belong to
-different groups. What a person has decided about is left out.
+Predictions are those of val and test, as they were sealed, and of folds those of train too: of images that the model, or
+the member that was asked, never learned from. Pairs are pictures that look alike from afar, of which a closer look did
+not find that they are copies, and that belong to different groups. What a person has decided about is left out.
 """
 
 from dataclasses import dataclass
@@ -14,6 +14,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.curation.corrections import decided_labels
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.workspace import Workspace
 
@@ -53,15 +54,15 @@ def suspect_labels_of(
             f"training {training_id!r}: of task {subject.task.name!r}, expected {task!r}"
         )
     with workspace.engine.connect() as connection:
-        frames = [
-            read_sealed_predictions(
+        frames = {
+            subset: read_sealed_predictions(
                 connection, training_id, subject.manifest.digest, subset, subject.task.classes
             )
-            for subset in ("val", "test")
-        ]
+            for subset in SUBSETS  # of train, only folds have stored any: each by the member that did not see it
+        }
         decided = decided_labels(connection, task)
-    rows = subject.rows[subject.rows["subset"].isin(["val", "test"])]
-    found = suspect_labels(join_to_manifest(pd.concat(frames), rows, subject.task))
+    rows = subject.rows[subject.rows["subset"].isin([name for name, frame in frames.items() if len(frame)])]
+    found = suspect_labels(join_to_manifest(pd.concat(frames.values()), rows, subject.task))
     return [one for one in found if one.isic_id not in decided]
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.averaging import members_in
 from lesion_tasks.training.model.serving import MEAN_OF_FLIPS
 from lesion_tasks.training.predict_examples import BATCH_IMAGES
 
@@ -24,16 +25,20 @@ MAX_WIDTH = 2_048
 def with_features(model: keras.Model) -> keras.Model | None:
     """The model with its features as further outputs: [probabilities, (b, C1), (b, C2) ...]; None without pixels.
 
-    A model that averages over mirror images tells those of the picture as it stands.
+    A model that averages over mirror images tells those of the picture as it stands, an average those of each member.
     """
     inputs = {tensor.name: tensor for tensor in model.inputs}
     if "pixels" not in inputs:
         return None
-    inner = _before_flips(model)
-    features = keras.Model({tensor.name: tensor for tensor in inner.inputs}, _feature_tensors(inner))
-    if inner is model:
-        return keras.Model(inputs, [model.outputs[0], *features.outputs])
-    return keras.Model(inputs, [model.outputs[0], *features(inputs)])
+    features = []
+    for one in members_in(model) or [model]:
+        inner = _before_flips(one)
+        own = {tensor.name: tensor for tensor in inner.inputs}
+        if inner is model:
+            features += _feature_tensors(inner)
+        elif "pixels" in own:
+            features += keras.Model(own, _feature_tensors(inner))({name: inputs[name] for name in own})
+    return keras.Model(inputs, [model.outputs[0], *features])
 
 
 def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) -> list[np.ndarray]:
