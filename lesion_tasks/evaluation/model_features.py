@@ -13,6 +13,7 @@ import numpy as np
 from keras import ops
 
 from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.averaging import members_in
 from lesion_tasks.training.model.serving import MEAN_OF_FLIPS
 from lesion_tasks.training.predict_examples import BATCH_IMAGES
 
@@ -24,16 +25,18 @@ MAX_WIDTH = 2_048
 def with_features(model: keras.Model) -> keras.Model | None:
     """The model with its features as further outputs: [probabilities, (b, C1), (b, C2) ...]; None without pixels.
 
-    A model that averages over mirror images tells those of the picture as it stands.
+    A model that averages over mirror images tells those of the picture as it stands, one that averages others those of
+    the first that looks at pictures.
     """
     inputs = {tensor.name: tensor for tensor in model.inputs}
     if "pixels" not in inputs:
         return None
-    inner = _before_flips(model)
+    inner = _telling(model)
     features = keras.Model({tensor.name: tensor for tensor in inner.inputs}, _feature_tensors(inner))
     if inner is model:
         return keras.Model(inputs, [model.outputs[0], *features.outputs])
-    return keras.Model(inputs, [model.outputs[0], *features(inputs)])
+    own = {tensor.name: inputs[tensor.name] for tensor in inner.inputs}
+    return keras.Model(inputs, [model.outputs[0], *features(own)])
 
 
 def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) -> list[np.ndarray]:
@@ -47,7 +50,11 @@ def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) ->
     return [np.concatenate(depth) for depth in zip(*parts, strict=True)]
 
 
-def _before_flips(model: keras.Model) -> keras.Model:
+def _telling(model: keras.Model) -> keras.Model:
+    """The model whose layers are told: the one before flips, inside an average that of its first member on pictures."""
+    for member in members_in(model):
+        if "pixels" in [tensor.name for tensor in member.inputs]:
+            return _telling(member)
     if MEAN_OF_FLIPS not in [layer.name for layer in model.layers]:
         return model
     (inner,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
