@@ -2,6 +2,7 @@
 
 import io
 import math
+from dataclasses import replace
 
 import keras
 import numpy as np
@@ -41,6 +42,7 @@ from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.averaging import average_members
 from lesion_tasks.training.model.build import build_model
 from lesion_tasks.training.model.serving import average_over_flips, with_calibration
 
@@ -120,6 +122,20 @@ def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_m
     assert again is not None
     features = read_features(watched, test, everything(test))
     np.testing.assert_array_equal(again.scores(features), novelty.scores(features))
+
+
+def test_an_average_tells_the_features_of_each_member_on_pictures(model: keras.Model) -> None:
+    metadata = keras.Input((2,), name="metadata")
+    blind = keras.Model({"metadata": metadata}, keras.layers.Dense(1, activation="sigmoid")(metadata))
+    averaged = with_calibration(average_members([blind, model, model], "average"), 1.2, 0.0)
+    alone, watched = with_features(model), with_features(averaged)
+    assert alone is not None
+    assert watched is not None
+    test = lesions(8, 1_000)
+    seen = replace(test, metadata=np.zeros((8, 2), np.float32))
+    of_one = read_features(alone, test, everything(test))
+    for own, told in zip([*of_one, *of_one], read_features(watched, seen, everything(seen)), strict=True):
+        np.testing.assert_allclose(told, own, atol=1e-5)
 
 
 def test_with_too_few_groups_no_picture_is_called_strange() -> None:

@@ -23,8 +23,8 @@ from lesion_tasks.training import run_spec
 from lesion_tasks.training.distortions import COLOUR, GEOMETRY, distort
 from lesion_tasks.training.examples import Batches, Data, Examples
 from lesion_tasks.training.frozen_features import feature_recipe, recipe_id
-from lesion_tasks.training.judge import Judgement, judge_probabilities
-from lesion_tasks.training.learning_batches import Diagnoses, LearningBatches
+from lesion_tasks.training.judge import Judgement, auc_of, judge_probabilities
+from lesion_tasks.training.learning_batches import Diagnoses, LearningBatches, cut_mix
 from lesion_tasks.training.model import build_head, build_model
 from lesion_tasks.training.model.losses import LogitAdjustedCrossEntropy, with_auxiliary_head
 from lesion_tasks.training.optimizers import make_optimizer
@@ -309,6 +309,30 @@ def test_mixed_examples_have_mixed_targets_and_count_by_their_weights() -> None:
     assert ((targets >= 0) & (targets <= 1)).all()
 
 
+def test_a_part_of_another_picture_counts_by_its_size() -> None:
+    pixels = np.arange(4, dtype=np.uint8)[:, None, None, None] * np.ones((4, 16, 16, 3), np.uint8)
+    order, sizes = np.array([1, 2, 3, 0]), []
+    for seed in range(20):
+        cut, left = cut_mix(pixels, order, 0.6, np.random.default_rng(seed))
+        shares = [(cut[i] == i).mean() for i in range(4)]
+        assert shares == pytest.approx([left] * 4)
+        assert all(set(np.unique(cut[i])) <= {i, order[i]} for i in range(4))
+        sizes.append(1 - left)
+    assert 0 < min(sizes) < max(sizes) <= 0.4 + 0.06  # whole pixels of 16
+    one, other = (batches(Learning(cutmix_alpha=1.0), weights={0: 0.5, 1: 2.0})[0] for _ in range(2))
+    np.testing.assert_array_equal(one[0]["pixels"], other[0]["pixels"])
+    assert one[0]["pixels"].dtype == np.uint8
+    assert ((one[1] >= 0) & (one[1] <= 1)).all()
+    kinds = {
+        batches(Learning(cutmix_alpha=1.0, mixup_alpha=1.0), epoch)[0][0]["pixels"].dtype
+        for epoch in range(8)
+    }
+    assert kinds == {np.dtype(np.uint8), np.dtype(np.float32)}
+    frozen = VARIANTS["mobilenet_v2_frozen"]
+    with pytest.raises(ValueError, match="computed once cannot be distorted or cut"):
+        replace(frozen, learning=Learning(cutmix_alpha=1.0))
+
+
 def test_many_pictures_of_one_lesion_do_not_count_many_times() -> None:
     ids = np.array(["a", "b", "c", "d", "e", "e"], dtype=object)  # e is in the epoch twice, and one image
     lesions = {"a": "one", "b": "one", "c": "one", "d": "two"}
@@ -357,9 +381,9 @@ def test_a_lesion_that_is_weighted_away_is_not_learned() -> None:
     assert biases[0] < 0.5 < biases[1]
 
 
-def test_a_recipe_keeps_its_digest_where_lesions_are_not_weighted() -> None:
+def test_a_recipe_keeps_its_digest_where_younger_fields_say_nothing() -> None:
     some = variant()
-    assert "lesion_weighting" not in some.as_recipe["learning"]
+    assert not {"lesion_weighting", "cutmix_alpha"} & set(some.as_recipe["learning"])
     weighted = replace(some, learning=replace(EVERYTHING, is_head_solved=False, lesion_weighting="by_root"))
     assert weighted.as_recipe["learning"]["lesion_weighting"] == "by_root"
     with pytest.raises(ValueError, match="unknown lesion weighting 'by_roots'; did you mean by_root"):
@@ -439,6 +463,28 @@ def test_thirty_two_images_can_be_overfitted(settings: Settings) -> None:
         on_epoch=lambda epoch, figures, duration_s: None,
     )
     assert (trained.predictions["val"].to_numpy().argmax(axis=1) == noise.labels).all()
+
+
+def test_of_shuffled_labels_the_whole_recipe_learns_nothing(settings: Settings) -> None:
+    seed = np.random.default_rng(11)
+    known = data(128)
+    train, val, test = (
+        replace(one, labels=seed.permutation(one.labels))
+        for one in (known.train, known.val, examples(256, 9))
+    )
+    trained = train_model(
+        variant(max_epochs=3, learning=replace(EVERYTHING, is_head_solved=False, cutmix_alpha=1.0,
+                                               lesion_weighting="by_lesion")),
+        None,
+        replace(known, train=train, val=val, val_drawn=val, test=test),
+        engine=engine_for(settings.database_url or ""),
+        bucket=open_bucket(settings),
+        folder="trainings/tried",
+        on_epoch=lambda epoch, figures, duration_s: None,
+    )  # fmt: skip
+    learned = auc_of(trained.predictions["test"].to_numpy(), test.labels)
+    assert learned is not None
+    assert abs(learned - 0.5) < 0.12
 
 
 def test_a_rate_that_is_too_high_ends_the_training_with_the_reason(settings: Settings) -> None:

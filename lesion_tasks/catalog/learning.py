@@ -11,7 +11,7 @@ WEIGHTINGS_OF_LESIONS = {"by_image": 0.0, "by_root": 0.5, "by_lesion": 1.0}
 # Fields that change what a step does or what it learns from, and nothing where a head is solved.
 OF_STEPS = (
     "weight_decay", "schedule", "warmup_share", "backbone_rate_share", "ema_momentum", "label_smoothing",
-    "logit_adjustment", "mixup_alpha", "auxiliary_weight",
+    "logit_adjustment", "mixup_alpha", "cutmix_alpha", "auxiliary_weight",
 )  # fmt: skip
 
 
@@ -38,6 +38,9 @@ class Learning:
     mixup_alpha: float = (
         0.0  # of the beta distribution that mixes pairs of pictures (Zhang et al. 2018); 0: none
     )
+    # The same for CutMix (Yun et al. 2019), which puts a rectangle of one picture into another. With both, each batch
+    # is mixed in one of the two ways, drawn at random.
+    cutmix_alpha: float = 0.0
     # Distortions of each picture, drawn at random from geometry and colour (after RandAugment, Cubuk et al. 2020),
     # besides mirroring and quarter turns; 0: none of either.
     n_distortions: int = 0
@@ -61,9 +64,14 @@ class Learning:
             problems.append(f"max_minutes is {self.max_minutes}, expected more than 0")
         refuse("learning", problems)
 
+    @property
+    def is_mixing(self) -> bool:
+        """Whether an example is made of two pictures."""
+        return self.mixup_alpha > 0 or self.cutmix_alpha > 0
+
 
 _BOUNDS = (
     ("weight_decay", 0, 1), ("warmup_share", 0, 0.9), ("backbone_rate_share", 0, 10), ("ema_momentum", 0, 0.99999),
-    ("label_smoothing", 0, 0.9), ("logit_adjustment", 0, 10), ("mixup_alpha", 0, 10), ("n_distortions", 0, 10),
-    ("distortion_strength", 0, 1), ("auxiliary_weight", 0, 10), ("auxiliary_level", 2, 5),
+    ("label_smoothing", 0, 0.9), ("logit_adjustment", 0, 10), ("mixup_alpha", 0, 10), ("cutmix_alpha", 0, 10),
+    ("n_distortions", 0, 10),     ("distortion_strength", 0, 1), ("auxiliary_weight", 0, 10), ("auxiliary_level", 2, 5),
 )  # fmt: skip

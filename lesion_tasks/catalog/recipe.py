@@ -193,8 +193,8 @@ class Variant:
             return "only a linear head (no dense_units, metadata concatenated) of a frozen backbone can be solved"
         if how.is_head_solved and self.fine_tuning is None and (idle := self._idle_where_solved(how)):
             return f"{', '.join(idle)}: without fine_tuning a solved head takes no steps, so that this would do nothing"
-        if self.has_frozen_features and self.fine_tuning is None and how.n_distortions:
-            return "features that are computed once cannot be distorted"
+        if self.has_frozen_features and self.fine_tuning is None and (how.n_distortions or how.cutmix_alpha):
+            return "features that are computed once cannot be distorted or cut"
         return None
 
     def _idle_where_solved(self, how: Learning) -> list[str]:
@@ -223,8 +223,10 @@ class Variant:
                 del recipe[name]
         if self.learning is None:
             del recipe["learning"]
-        elif self.learning.lesion_weighting == "by_image":
-            del recipe["learning"]["lesion_weighting"]
+        else:
+            for name in ("lesion_weighting", "cutmix_alpha"):
+                if getattr(self.learning, name) == getattr(Learning(), name):
+                    del recipe["learning"][name]
         return recipe
 
     @property

@@ -145,6 +145,7 @@ def last_stage_words(how: Mapping[str, Any]) -> list[str]:
         "label_smoothing": "label smoothing {:g}",
         "logit_adjustment": "logits adjusted by {:g} times the classes' frequency",
         "mixup_alpha": "pairs of pictures mixed (alpha {:g})",
+        "cutmix_alpha": "a part of one picture put into another (alpha {:g})",
         "n_distortions": "{} random distortions of each picture",
         "auxiliary_weight": "a second head on the deeper diagnosis, weighted {:g}",
         "max_minutes": "at most {:g} minutes",

@@ -69,19 +69,52 @@ class LearningBatches(keras.utils.PyDataset):
             inputs["pixels"] = distort(
                 inputs["pixels"], generator, self.how.n_distortions, self.how.distortion_strength
             )
-        if self.how.mixup_alpha:
-            share = np.float32(generator.beta(self.how.mixup_alpha, self.how.mixup_alpha))
-            partner = generator.permutation(len(rows))
-
-            def mixed(values: np.ndarray) -> np.ndarray:
-                return np.asarray(share * values + (1 - share) * values[partner], dtype=np.float32)
-
-            inputs = {name: mixed(values) for name, values in inputs.items()}
-            # An example counts by its weight, mixed or not.
-            parts = {
-                name: (mixed(t * w[:, None]) / np.maximum(mixed(w), 1e-7)[:, None], mixed(w))
-                for name, (t, w) in parts.items()
-            }
+        if self.how.is_mixing:
+            inputs, parts = self._mixed(inputs, parts, generator)
         if self.diagnoses is None:
             return inputs, *parts["probabilities"]
         return inputs, {n: t for n, (t, _) in parts.items()}, {n: w for n, (_, w) in parts.items()}
+
+    def _mixed(
+        self,
+        inputs: dict[str, np.ndarray],
+        parts: dict[str, tuple[np.ndarray, np.ndarray]],
+        generator: np.random.Generator,
+    ) -> tuple[dict[str, np.ndarray], dict[str, tuple[np.ndarray, np.ndarray]]]:
+        """Each example of a batch mixed with another: their inputs, and the targets and weights of each output."""
+        is_cut = self.how.cutmix_alpha > 0 and (self.how.mixup_alpha == 0 or generator.random() < 0.5)
+        alpha = self.how.cutmix_alpha if is_cut else self.how.mixup_alpha
+        share = np.float32(generator.beta(alpha, alpha))
+        order = generator.permutation(len(next(iter(inputs.values()))))
+        inputs, found = dict(inputs), {}
+        if is_cut:
+            found["pixels"], share = cut_mix(inputs.pop("pixels"), order, share, generator)
+
+        def mixed(values: np.ndarray) -> np.ndarray:
+            return np.asarray(share * values + (1 - share) * values[order], dtype=np.float32)
+
+        # An example counts by its weight, mixed or not.
+        return found | {name: mixed(values) for name, values in inputs.items()}, {
+            name: (mixed(t * w[:, None]) / np.maximum(mixed(w), 1e-7)[:, None], mixed(w))
+            for name, (t, w) in parts.items()
+        }
+
+
+def cut_mix(
+    pixels: np.ndarray, order: np.ndarray, share: float | np.floating, generator: np.random.Generator
+) -> tuple[np.ndarray, np.float32]:
+    """Put the same rectangle of other pictures into each: pixels (b, side, side, 3), and the share that is left.
+
+    `order` int (b,) says which picture each gets a part of, `share` how much of its own is to be left. The rectangle
+    may lie partly outside, so that more is left (Yun et al. 2019, equation 2).
+    """
+    side = pixels.shape[1]
+    half = round(side * float(1 - share) ** 0.5) / 2
+    top, left = (int(centre) for centre in generator.integers(0, side, 2))
+    rows, columns = (
+        slice(max(0, round(centre - half)), min(side, round(centre + half))) for centre in (top, left)
+    )
+    cut = np.array(pixels)
+    cut[:, rows, columns] = pixels[order][:, rows, columns]
+    n_cut = (rows.stop - rows.start) * (columns.stop - columns.start)
+    return cut, np.float32(1 - n_cut / side**2)

@@ -354,9 +354,7 @@ def _fit(
             )
         return WeightedBatches.of(drawn, weights)
 
-    is_plain = how is None or not (
-        how.mixup_alpha or how.n_distortions or diagnoses or row_weights is not None
-    )
+    is_plain = how is None or not (how.is_mixing or how.n_distortions or diagnoses or row_weights is not None)
     best = fit_stage(
         model,
         stage,
@@ -387,7 +385,7 @@ def _with_learning(
             how.label_smoothing,
             log_shares.tolist() if how.logit_adjustment else None,
         ),
-        metrics=() if how.mixup_alpha else stage.metrics,  # of mixed labels they say nothing
+        metrics=() if how.is_mixing else stage.metrics,  # of mixed labels they say nothing
         make_optimizer=partial(
             make_optimizer,
             how,
