@@ -28,13 +28,15 @@ from lesion_tasks.database.embedded import postgres
 from lesion_tasks.workspace import open_workspace
 
 # A page comes after those whose trainings and champion it needs.
-ORDER = ("README.md", "docs/cohorts.md", "docs/operations.md")
+ORDER = ("README.md", "docs/cohorts.md", "docs/predictions.md", "docs/operations.md")
 # What would take too long, or names what only another installation has; everything else is run as it stands.
 INSTEAD = {
     "tune unet_mobilenet_v3_eca --trials 20": "tune unet_mobilenet_v3_eca --trials 1 --smoke",
     "train unet_mobilenet_v3_eca --trials 20": "train unet_mobilenet_v3_eca --trials 1 --max-epochs 1",
     "--max-epochs 5": "--max-epochs 1",
     "lesion vocabulary": "lesion vocabulary --source /data/ham10000",
+    "predict FOLDER": "predict /data/clinic",
+    "predict SOURCE": "predict /data/clinic",
 }
 # Ids that a page stands for by a word or an example.
 FOUND = {
@@ -42,6 +44,10 @@ FOUND = {
     "NOT IN (SELECT training_id FROM promotion WHERE training_id IS NOT NULL) LIMIT 1",
     r"\b(TRAINING|CHAMPION)\b": "SELECT training_id FROM evaluation LIMIT 1",
     r"scheduled__\S+": "SELECT ingestion_id FROM ingestion LIMIT 1",
+    r"ISIC_0000001": "SELECT min(isic_id) FROM image WHERE diagnosis[1] = 'Benign'",
+    r"ISIC_0000002": "SELECT min(isic_id) FROM image WHERE diagnosis[1] = 'Malignant'",
+    r"ISIC_0000003": "SELECT max(isic_id) FROM image WHERE diagnosis[1] = 'Benign'",
+    r"ISIC_0000004": "SELECT max(isic_id) FROM image WHERE diagnosis[1] = 'Malignant'",
 }
 # What a page takes for granted before one of its commands.
 BEFORE = {
@@ -60,7 +66,9 @@ def prepare(home: Path) -> None:
     (home / "data/clinic/cases.csv").write_text(next(fenced(page, "csv")))
     for number in range(1, 7):
         write_picture(home / f"data/clinic/IMG_{number}.jpg", np.random.default_rng(number), width_px=40)
-    write_picture(home / "picture.jpg", np.random.default_rng(0), width_px=60)
+    for number, name in enumerate(("picture.jpg", "a.jpg", "b.png")):
+        write_picture(home / name, np.random.default_rng(number), width_px=60)
+    (home / "patients.csv").write_text("image,age_years,sex\nIMG_1,61,male\n")
     (home / "catalog").mkdir()
     (home / "catalog/clinic_b.toml").write_text(next(fenced("docs/cohorts.md", "toml")))
     (home / "catalog/clinic.toml").write_text([*fenced(page, "toml")][-1])

@@ -12,7 +12,7 @@ _BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^\1```", re.MULTILINE | re.DOTALL)
 _HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 _INLINE = re.compile(r"`(lesion [a-z][^`\n]*)`")
 _PROGRAMS = ("lesion", ".venv/bin/lesion", "make", "docker", "docker/backup.sh", "docker/restore.sh", "aws", "kubectl",
-             "helm", "airflow", "python", ".", "export")  # fmt: skip
+             "helm", "airflow", "python", "pip", ".", "export")  # fmt: skip
 # Pages that a test follows from the first command on, and the section with which it ends before the page does.
 FOLLOWED = {
     "docs/questions.md": "tests/test_questions.py",
@@ -31,6 +31,7 @@ NOT_HERE = {
     r"(docker|docker/\w+\.sh) ": "needs a Docker engine: make test-stack",
     r"make (images|test-stack|test-faults|sbom)\b": "needs a Docker engine, or an hour",
     r"(kubectl|helm) ": "needs a cluster",
+    r"pip install ": "needs a network",
     r"aws ": "needs an S3 of somebody else's",
     r"airflow users ": "needs the FAB provider, which no lock has",
     r"AIRFLOW__\w+=": "a setting, not a command",
