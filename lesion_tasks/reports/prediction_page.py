@@ -35,6 +35,7 @@ class PredictionSummary(BaseModel):
     n_images: int = 0
     n_predicted: int = 0
     n_by_prediction: dict[str, int] = {}  # every class, in its order
+    n_by_doubt: dict[str, int] = {}  # of those predicted, by why there is no answer
     histogram: list[int] = [0] * N_BINS  # of `scored_class`
     refused: dict[str, Refusals] = {}  # by reason
     notes: list[str] = []  # what else there is to know of the source and its table
