@@ -35,8 +35,8 @@ class PredictionSummary(BaseModel):
     n_images: int = 0
     n_predicted: int = 0
     n_by_prediction: dict[str, int] = {}  # every class, in its order
+    n_by_doubt: dict[str, int] = {}  # of those predicted, by why there is no answer
     histogram: list[int] = [0] * N_BINS  # of `scored_class`
-    n_by_doubt: dict[str, int] = {}  # of those predicted that are no answer, by why
     refused: dict[str, Refusals] = {}  # by reason
     notes: list[str] = []  # what else there is to know of the source and its table
     head: list[dict[str, Any]] = []  # the first rows of the table

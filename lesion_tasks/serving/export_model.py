@@ -7,6 +7,7 @@ last. An export that does not give the stored model's probabilities on pictures 
 import hashlib
 import importlib.util
 import logging
+import math
 import shutil
 import tempfile
 from collections.abc import Callable, Mapping
@@ -26,6 +27,8 @@ if TYPE_CHECKING:
     import keras
     import pandas as pd
 
+    from lesion_tasks.metrics.conformal import ConformalSets
+
 log = logging.getLogger(__name__)
 
 N_PICTURES = 200  # of the test set, on which an export is held against the stored model
@@ -35,6 +38,15 @@ OPSET = 18  # of ONNX; read by onnxruntime from 1.14 on
 OUTPUT = "probabilities"
 
 Inputs = Mapping[str, np.ndarray]
+
+
+class ConformalFacts(BaseModel):
+    """Which classes are possible: those whose 1 - p does not exceed their bound. Only one class is an answer."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    error_rate: float  # of each class, at most this share of new groups lacks it in its set
+    bounds: dict[str, float | None]  # by class; None: always possible, where val had too few groups
 
 
 class ExportManifest(BaseModel):
@@ -53,9 +65,7 @@ class ExportManifest(BaseModel):
     classes: list[str]
     threshold: float | None
     calibration: dict[str, Any] | None  # inside the model already; None: it is not calibrated
-    possible_from: (
-        dict[str, float] | None
-    )  # class -> the probability from which it is possible; None: not measured
+    conformal: ConformalFacts | None  # None: not measured
     n_compared: int  # pictures of the test set
     largest_difference: float  # of any probability from the stored model's
     training: dict[
@@ -146,15 +156,18 @@ def _manifest(
         classes=list(served.classes),
         threshold=served.threshold,
         calibration=served.manifest.get("calibration"),
-        possible_from=None
-        if served.doubt is None
-        else {
-            name: max(0.0, 1.0 - bound)
-            for name, bound in zip(served.classes, served.doubt.sets.bounds, strict=True)
-        },
+        conformal=None if served.doubt is None else _conformal(served.doubt.sets),
         n_compared=n_compared,
         largest_difference=difference,
         training=dict(served.manifest),
+    )
+
+
+def _conformal(sets: "ConformalSets") -> ConformalFacts:
+    named = zip(sets.class_names, sets.bounds, strict=True)
+    return ConformalFacts(
+        error_rate=sets.error_rate,
+        bounds={name: bound if math.isfinite(bound) else None for name, bound in named},
     )
 
 

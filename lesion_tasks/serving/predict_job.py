@@ -462,8 +462,9 @@ def _add(summary: "PredictionSummary", rows: list[dict[str, Any]]) -> None:
         if row["reason"] is None:
             summary.n_predicted += 1
             summary.n_by_prediction[row["prediction"]] += 1
-            if row["doubt"] is not None:
-                summary.n_by_doubt[row["doubt"]] = summary.n_by_doubt.get(row["doubt"], 0) + 1
+            if row["answer"] is None:
+                doubt = row["doubt"] or "no answer"
+                summary.n_by_doubt[doubt] = summary.n_by_doubt.get(doubt, 0) + 1
             score = max(row[name] for name in shown)
             summary.histogram[min(int(score * N_BINS), N_BINS - 1)] += 1
         else:
