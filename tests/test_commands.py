@@ -45,6 +45,18 @@ def test_every_variant_has_words_for_each_part(name: str) -> None:
         assert "is_pretrained" not in meaningful(recipe)
 
 
+def test_an_average_says_what_it_averages_and_on_what_it_is_judged() -> None:
+    mean = run("variants", "efficientnet_lite0_and_mobilenet_v2_tuned")
+    assert (
+        "network:  the mean of the logits of efficientnet_lite0_tuned and of mobilenet_v2_tuned_gated" in mean
+    )
+    assert "learns:   nothing itself: each member by its own recipe" in mean
+    assert "age years, is male, size mm\n" in mean
+    folds = run("variants", "efficientnet_lite0_frozen_five_folds")
+    assert "5 times, each time without another of 5 parts of the groups of train and val" in folds
+    assert "calibrated on scores of images that a model did not see" in folds
+
+
 def test_a_name_that_is_nearly_right_is_guessed() -> None:
     wrong = CliRunner().invoke(lesion, ["trian"])
     assert wrong.exit_code == 2

@@ -35,12 +35,12 @@ SAMPLINGS = (
 GROUPS: Mapping[str, tuple[str, ...]] = {
     "looks_at": ("side_px", "aspect", "is_hair_removed", "is_segmented", "metadata"),
     "network": (
-        "architecture", "backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fusion", "conv_filters",
-        "feature_dropout_rate", "dense_units", "dropout_rate", "dilation_rate",
+        "architecture", "members", "backbone", "is_pretrained", "is_backbone_frozen", "unfrozen_from", "fusion",
+        "conv_filters", "feature_dropout_rate", "dense_units", "dropout_rate", "dilation_rate",
     ),
     "learns": (
         "sampling", "is_augmented", "is_augmented_strongly", "loss", "bias_alpha", "is_class_weighted", "optimizer",
-        "learning_rate", "batch_size", "max_epochs", "patience", "fine_tuning", "learning", "seed", "search",
+        "learning_rate", "batch_size", "max_epochs", "patience", "fine_tuning", "learning", "n_folds", "seed", "search",
     ),
     "serves": ("is_flip_averaged", "is_calibrated", "is_promotable"),
 }  # fmt: skip

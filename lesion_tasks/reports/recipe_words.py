@@ -75,7 +75,8 @@ def _inputs(recipe: Mapping[str, Any]) -> list[str]:
     if recipe.get("is_segmented"):
         found.append("only the lesion, as outlined by a U-Net")
     if recipe["metadata"]:
-        how = f", {_FUSIONS[recipe['fusion']]}" if found else ""
+        is_joined = found and not recipe.get("members")  # members join them, or not
+        how = f", {_FUSIONS[recipe['fusion']]}" if is_joined else ""
         found.append(f"{', '.join(name.replace('_', ' ') for name in recipe['metadata'])}{how}")
     return found
 
