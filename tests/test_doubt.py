@@ -41,6 +41,7 @@ from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.examples import Examples
+from lesion_tasks.training.model.averaging import average_members
 from lesion_tasks.training.model.build import build_model
 from lesion_tasks.training.model.serving import average_over_flips, with_calibration
 
@@ -120,6 +121,22 @@ def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_m
     assert again is not None
     features = read_features(watched, test, everything(test))
     np.testing.assert_array_equal(again.scores(features), novelty.scores(features))
+
+
+def test_an_average_tells_the_features_of_each_member(model: keras.Model) -> None:
+    metadata = keras.Input((1,), name="metadata")
+    other = keras.Model(
+        {"metadata": metadata}, keras.layers.Dense(1, "sigmoid", name="probabilities")(metadata)
+    )
+    inner = average_members([model, other], "inner")
+    watched = with_features(with_calibration(average_members([model, inner], "outer"), 1.0, 0.0))
+    alone = with_features(model)
+    assert watched is not None and alone is not None
+    given = lesions(2, 0).inputs(np.arange(2))
+    expected = [np.asarray(some) for some in alone.predict_on_batch(given)[1:]]
+    found = watched.predict_on_batch(given | {"metadata": np.zeros((2, 1), dtype=np.float32)})[1:]
+    for one, two in zip(found, expected * 2, strict=True):
+        np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
 
 
 def test_with_too_few_groups_no_picture_is_called_strange() -> None:

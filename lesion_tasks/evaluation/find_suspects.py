@@ -1,8 +1,8 @@
 """A training's held-out predictions, and look-alike pictures -> labels and pairs that a person should look at.
 
-Predictions are those of val and test, as they were sealed, and of folds those of train too: of images that the model, or
-the member that was asked, never learned from. Pairs are pictures that look alike from afar, of which a closer look did
-not find that they are copies, and that belong to different groups. What a person has decided about is left out.
+Predictions are those of val and test, as they were sealed, and of folds those of train too: of images that the model,
+or the member that was asked, never learned from. Pairs are pictures that look alike from afar, of which a closer look
+did not find that they are copies, and that belong to different groups. What a person has decided about is left out.
 """
 
 from dataclasses import dataclass
