@@ -31,8 +31,7 @@ def with_features(model: keras.Model) -> keras.Model | None:
     if "pixels" not in inputs:
         return None
     features = []
-    for one in members_in(model) or [model]:
-        inner = _before_flips(one)
+    for inner in _alone(model):
         own = {tensor.name: tensor for tensor in inner.inputs}
         if inner is model:
             features += _feature_tensors(inner)
@@ -50,6 +49,12 @@ def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) ->
         _, *found = watched.predict_on_batch(examples.inputs(np.resize(batch, BATCH_IMAGES)))
         parts.append([np.asarray(some, dtype=np.float32)[: len(batch)] for some in found])
     return [np.concatenate(depth) for depth in zip(*parts, strict=True)]
+
+
+def _alone(model: keras.Model) -> list[keras.Model]:
+    """The networks of a model, each as it looks at one picture: its members and theirs, or itself."""
+    members = members_in(model)
+    return [one for member in members for one in _alone(member)] if members else [_before_flips(model)]
 
 
 def _before_flips(model: keras.Model) -> keras.Model:
