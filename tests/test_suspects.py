@@ -108,6 +108,36 @@ def test_two_images_of_one_lesion_stay_in_one_group_whatever_arrives_until_it_is
     assert group(curated, pair[0]) == group(curated, "ISIC_0006000")
 
 
+def test_a_pair_that_is_taken_apart_again_leaves_every_split_as_it_was(curated: Settings) -> None:
+    workspace = open_workspace()
+    singles = labelled_records(40, first=7_001)
+    for record in singles:
+        record["metadata"]["clinical"]["lesion_id"] = f"IL_9{record['isic_id'][5:]}"
+        record["metadata"]["clinical"].pop("patient_id", None)
+    add_records(curated, singles)
+    curate_images(workspace)
+    before = build_split(workspace, SPLIT)
+    # The only pictures of their lesions, on one side and on two.
+    alone: dict[str, list[str]] = {"train": [], "test": []}
+    for isic_id, subset in rows_of(
+        curated,
+        """
+        SELECT min(isic_id), min(subset) FROM split_member WHERE split = 'malignancy_natural' AND reason IS NULL
+        GROUP BY group_id HAVING count(*) = 1 ORDER BY 1
+        """,
+    ):
+        if subset in alone:
+            alone[subset].append(isic_id)
+    same_side, two_sides = alone["train"][:2], [alone["train"][2], alone["test"][0]]
+    for pair in (same_side, two_sides):
+        number = correct(
+            workspace, "lesions_joined", pair[0], other_isic_id=pair[1], reason="one mole", decided_by="Ada"
+        )
+        assert build_split(workspace, SPLIT) != before
+        withdraw_correction(workspace, number, withdrawn_by="Ada")
+        assert build_split(workspace, SPLIT) == before
+
+
 @pytest.mark.parametrize(
     ("decision", "images", "words"),
     [

@@ -30,7 +30,7 @@ from lesion_tasks.archive.vocabulary import (
 # are refused by name once they are read, which says more than that there is no file.
 PICTURE_SUFFIXES = frozenset(
     {"jpg", "jpeg", "jpe", "jfif", "png", "tif", "tiff"}
-    | {"bmp", "gif", "webp", "heic", "heif", "avif", "jp2", "dng", "dcm"}
+    | {"bmp", "gif", "webp", "heic", "heif", "avif", "jp2", "dng"}
 )
 RECORD_FIELDS = ("isic_id", "copyright_license", "attribution")
 _FIRST_ROW_AT = datetime(2015, 1, 1, tzinfo=UTC)

@@ -65,13 +65,13 @@ _VALUES = {
     },
     "melanocytic": {"true": "true yes 1", "false": "false no 0"},
 }
-# Letters for the two sexes, by language. An M alone says nothing: it is a man, or a `mujer` beside an H or a V.
+# Letters for the two sexes, by language. An M alone says nothing: it is a man, or a `mujer` beside an H. Beside a V it
+# is left open too: `varón` and `mujer`, or `vrouw` and `man`.
 _SEXES_BY_LETTER = (
     {"m": "male", "f": "female"},
     {"m": "male", "w": "female"},
     {"h": "male", "f": "female"},
     {"h": "male", "m": "female"},
-    {"v": "male", "m": "female"},
 )
 
 

@@ -71,6 +71,7 @@ def _checked(
         )
     if not reason.strip():
         raise UnusableInputError(f"{decision} of {isic_id}: the reason is empty, expected one in words")
+    other = other or None
     if (decision in PAIR_DECISIONS) != (other is not None):
         raise UnusableInputError(
             f"{decision} of {isic_id}: found {'a second image' if other else 'one image'}, expected "
@@ -101,12 +102,14 @@ def _check_image(connection: Connection, isic_id: str) -> None:
 
 def _follow(connection: Connection, bucket: Bucket, decision: str, isic_id: str, other: str | None) -> None:
     """What a decision, made or withdrawn, changes: splits judge the image again, or groups are computed anew."""
-    if decision == "label_set_aside":
-        connection.execute(
-            text("UPDATE image SET curated_in = :number WHERE isic_id = :id"),
-            {"id": isic_id, "number": int(connection.execute(NEXT_NUMBER).scalar_one())},
-        )
-    elif decision == "lesions_joined":
+    if decision not in ("label_set_aside", "lesions_joined"):
+        return
+    # An image whose group keeps its name is judged again too: its group may have had another member.
+    connection.execute(
+        text("UPDATE image SET curated_in = :number WHERE isic_id IN (:one, :other)"),
+        {"one": isic_id, "other": other, "number": int(connection.execute(NEXT_NUMBER).scalar_one())},
+    )
+    if decision == "lesions_joined":
         connection.execute(
             text("""
                 INSERT INTO ungrouped (isic_id, old_group_id)

@@ -10,7 +10,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
 from lesion_tasks.archive.folder import read_below
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError
-from lesion_tasks.archive.picture_names import PictureNames, without_suffix
+from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames, without_suffix
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, S3Bucket, get_verified
 from lesion_tasks.serving.serve import Metadata, too_large
 from lesion_tasks.workspace import Workspace
@@ -52,7 +52,7 @@ class FolderSource:
         self.address = str(self.root)
 
     def pictures(self) -> Iterator[ListedPicture]:
-        for path in PictureNames(self.root).paths:
+        for path in PictureNames(self.root, also=ALSO_READ).paths:
             try:
                 said = (self.root / path).stat()
                 stamp = f"{said.st_size} {said.st_mtime_ns}"
@@ -86,7 +86,7 @@ class PrefixSource:
     def pictures(self) -> Iterator[ListedPicture]:
         for key, n_bytes in self.bucket.list_sizes(self.prefix):
             name = key.removeprefix(self.prefix).lstrip("/")
-            if without_suffix(key) != key:
+            if without_suffix(key, ALSO_READ) != key:
                 yield ListedPicture(image=name or key, place=key, stamp=str(n_bytes))
 
     def read(self, place: str, stamp: str) -> bytes:

@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture
-from lesion_tasks.archive.picture_names import PictureNames
+from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames
 from lesion_tasks.bucket import (
     AlteredObjectError,
     Bucket,
@@ -219,7 +219,7 @@ def _write_list(
     given: PictureTable | None = None
     if table is not None:
         kept = list(listed)
-        given = PictureTable(table, PictureNames(Path(), (one.image for one in kept)))
+        given = PictureTable(table, PictureNames(Path(), (one.image for one in kept), also=ALSO_READ))
         listed = iter(kept)
     first = next(listed, None)
     if first is None:

@@ -177,17 +177,20 @@ function offerRollback() {
 
 function offerCorrections() {
   for (const form of document.querySelectorAll("form[data-correct]")) {
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      const conf = { ...JSON.parse(form.dataset.correct), decision: event.submitter.value, reason: form.reason.value.trim() };
-      whileBusy(form, form.querySelector(".said"), async () => {
-        const run = await ask("dags/correct_data/dagRuns", {
-          method: "POST",
-          body: JSON.stringify({ logical_date: null, conf }),
+    form.addEventListener("submit", (event) => event.preventDefault()); // the Enter key decides nothing
+    for (const button of form.querySelectorAll("button")) {
+      button.addEventListener("click", () => {
+        if (!form.reportValidity()) return;
+        const conf = { ...JSON.parse(form.dataset.correct), decision: button.value, reason: form.reason.value.trim() };
+        whileBusy(form, form.querySelector(".said"), async () => {
+          const run = await ask("dags/correct_data/dagRuns", {
+            method: "POST",
+            body: JSON.stringify({ logical_date: null, conf }),
+          });
+          return `Started as ${run.dag_run_id}. Reload this page in a moment.`;
         });
-        return `Started as ${run.dag_run_id}. Reload this page in a moment.`;
       });
-    });
+    }
   }
 }
 
