@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
+from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
@@ -117,6 +118,30 @@ def _check_folds(clinics: Settings) -> None:
             build_held_out(workspace, SPLIT, HeldOut(by=by, value=value))
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
         find_origins(workspace, SPLIT, "collections")
+    # An image may be of two collections, and is then a test image of both and teaches in neither.
+    collections = {"66": "ISIC_0000180", "212": "ISIC_0000140"}
+    for scope, (name, least) in enumerate(collections.items()):
+        with workspace.engine.begin() as connection:
+            listed = {"scope": str(scope), "name": name, "least": least}
+            connection.execute(
+                text(
+                    "INSERT INTO scope (scope_id, source, query, collections) VALUES (:scope, 'x', '', :name)"
+                ),
+                listed,
+            )
+            connection.execute(
+                text(f"""
+                    INSERT INTO scope_record (scope_id, isic_id, record_hash)
+                    SELECT :scope, isic_id, '' FROM record WHERE isic_id {"<" if name == "66" else ">"} :least
+                """),
+                listed,
+            )
+    origins = find_origins(workspace, SPLIT, "collections")
+    assert {one.value for one in origins.held_out} == set(collections)
+    assert origins.n_of_several > 0
+    rows = rows_of_fold(clinics, build_held_out(workspace, SPLIT, HeldOut(by="collections", value="66")))
+    test, taught = rows[rows["subset"] == "test"], rows[rows["subset"] != "test"]
+    assert test["isic_id"].max() < "ISIC_0000180" <= taught["isic_id"].min()
 
 
 def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_and_found_again(
