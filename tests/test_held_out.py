@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
+from scipy.stats import f_oneway
+from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
@@ -19,7 +21,12 @@ from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.evaluate import list_unevaluated
 from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
 from lesion_tasks.metrics.auc import Auc, measure_auc
-from lesion_tasks.metrics.between_sites import BetweenSites, between_variance, combine_sites
+from lesion_tasks.metrics.between_sites import (
+    BetweenSites,
+    between_variance,
+    combine_sites,
+    heterogeneity_p,
+)
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.settings import Settings
@@ -117,6 +124,30 @@ def _check_folds(clinics: Settings) -> None:
             build_held_out(workspace, SPLIT, HeldOut(by=by, value=value))
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
         find_origins(workspace, SPLIT, "collections")
+    # An image may be of two collections, and is then a test image of both and teaches in neither.
+    collections = {"66": "ISIC_0000180", "212": "ISIC_0000140"}
+    for scope, (name, least) in enumerate(collections.items()):
+        with workspace.engine.begin() as connection:
+            listed = {"scope": str(scope), "name": name, "least": least}
+            connection.execute(
+                text(
+                    "INSERT INTO scope (scope_id, source, query, collections) VALUES (:scope, 'x', '', :name)"
+                ),
+                listed,
+            )
+            connection.execute(
+                text(f"""
+                    INSERT INTO scope_record (scope_id, isic_id, record_hash)
+                    SELECT :scope, isic_id, '' FROM record WHERE isic_id {"<" if name == "66" else ">"} :least
+                """),
+                listed,
+            )
+    origins = find_origins(workspace, SPLIT, "collections")
+    assert {one.value for one in origins.held_out} == set(collections)
+    assert origins.n_of_several > 0
+    rows = rows_of_fold(clinics, build_held_out(workspace, SPLIT, HeldOut(by="collections", value="66")))
+    test, taught = rows[rows["subset"] == "test"], rows[rows["subset"] != "test"]
+    assert test["isic_id"].max() < "ISIC_0000180" <= taught["isic_id"].min()
 
 
 def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_and_found_again(
@@ -203,8 +234,16 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
     assert "more than chance" in put_together([auc_of(0.5 + 0.3 * s, s) for s in range(8)], "institution")[2]
 
 
-def test_the_variance_between_sites_is_that_of_the_published_example() -> None:
-    """Equal variances: Paule and Mandel's estimate is the sample variance less the variance within."""
+def test_with_equal_variances_the_variance_between_sites_is_what_the_sample_has_beyond_them() -> None:
     y, within = np.array([0.1, 0.5, 0.9, 1.3]), np.full(4, 0.05)
     assert between_variance(y, within) == pytest.approx(np.var(y, ddof=1) - 0.05)
     assert between_variance(y, np.full(4, 5.0)) == 0.0
+
+
+def test_the_test_of_heterogeneity_is_welchs() -> None:
+    random = np.random.default_rng(0)
+    groups = [random.normal(0.3 * i, 1 + i, 8 + 3 * i) for i in range(4)]
+    y = np.array([one.mean() for one in groups])
+    variance = np.array([one.var(ddof=1) / len(one) for one in groups])
+    found = heterogeneity_p(y, variance, np.array([len(one) - 1 for one in groups]))
+    assert found == pytest.approx(f_oneway(*groups, equal_var=False).pvalue)

@@ -81,7 +81,7 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
         mean_high=float(expit(mean + half)),
         tau=math.sqrt(tau2),
         q=q,
-        p_value=_p_value(q, variance, np.array([auc.degrees for auc in told])),
+        p_value=heterogeneity_p(y, variance, np.array([auc.degrees for auc in told])),
         i2=max(0.0, 1 - degrees / q) if q > 0 else 0.0,
         new_site_low=float(expit(new[0])),
         new_site_high=float(expit(new[1])),
@@ -102,11 +102,11 @@ def between_variance(y: np.ndarray, variance: np.ndarray) -> float:
     return float(brentq(lambda tau2: _q(y, variance, tau2) - degrees, 0.0, high))
 
 
-def _p_value(q: float, variance: np.ndarray, degrees: np.ndarray) -> float:
-    """Of Welch's test that all true values are one; `degrees` (k,): of freedom of each site's variance."""
+def heterogeneity_p(y: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> float:
+    """The p-value of Welch's test that all true values are one; `degrees` (k,): of freedom of each site's variance."""
     k, weight = len(variance), 1 / variance
     lacking = float(((1 - weight / weight.sum()) ** 2 / degrees).sum())
-    statistic = q / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * lacking)
+    statistic = _q(y, variance, 0.0) / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * lacking)
     return float(f.sf(statistic, k - 1, (k**2 - 1) / (3 * lacking)))
 
 
