@@ -252,7 +252,7 @@ def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pyte
         # A leftover: finished, and not evaluated yet.
         connection.execute(text(f"DELETE FROM evaluation WHERE training_id = '{training_id}'"))
     said = "task 'seven_diagnoses', which is not in the catalogue"
-    with changed(walked, seven_diagnoses=None):
+    with changed(walked, seven_diagnoses=None, pretrained=None):
         run("evaluate")
         assert said in caplog.text
         board = CliRunner().invoke(lesion, ["leaderboard"], catch_exceptions=False)
