@@ -4,6 +4,7 @@ import io
 import json
 import zipfile
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import keras
@@ -13,7 +14,7 @@ import pytest
 from catalogue import declare, rows_of
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import open_bucket
+from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import VARIANTS, Learning, Variant
 from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.shortened import adjust, members_of
@@ -21,7 +22,15 @@ from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
-from lesion_tasks.training.folds import check_folds, deal_folds, folds_of_val, rows_of_fold, train_folds
+from lesion_tasks.training.folds import (
+    FoldKeeper,
+    TrainedFold,
+    check_folds,
+    deal_folds,
+    folds_of_val,
+    rows_of_fold,
+    train_folds,
+)
 from lesion_tasks.training.judge import auc_of
 from lesion_tasks.training.loop import load_model, model_bytes
 from lesion_tasks.training.model.averaging import average_members, mean_of_probabilities, members_in
@@ -29,6 +38,7 @@ from lesion_tasks.training.model.serving import average_over_flips, with_calibra
 from lesion_tasks.training.predict_examples import predict_examples
 from lesion_tasks.training.run_spec import load_data
 from lesion_tasks.training.train import train_variant
+from lesion_tasks.upkeep.lineage import of_training
 from lesion_tasks.workspace import open_workspace
 
 pytestmark = pytest.mark.minutes
@@ -164,7 +174,14 @@ class KilledError(Exception):
 
 
 class DyingBucket:
-    """A bucket whose process dies as soon as it has written what makes an epoch or a fold complete, or nearly so."""
+    """A bucket whose process dies within a fold, just before it is finished, just after, and within the next."""
+
+    DEADLY = (
+        ("fold-1/stage-1/state.json", 1),
+        ("held_out.npz", 0),
+        ("fold.json", 0),
+        ("fold-2/stage-1/state.json", 2),
+    )
 
     def __init__(self, bucket: Any, written: set[tuple[str, int]]) -> None:
         self.bucket, self.written = bucket, written
@@ -175,13 +192,13 @@ class DyingBucket:
     def put(self, key: str, data: bytes, **more: Any) -> None:
         self.bucket.put(key, data, **more)
         epoch = json.loads(data)["epoch"] if key.endswith("state.json") else 0
-        is_last = key.endswith(("state.json", "held_out.npz", "fold.json"))
-        if is_last and (key, epoch) not in self.written:
-            self.written.add((key, epoch))
-            raise KilledError
+        for end in self.DEADLY:
+            if key.endswith(end[0]) and epoch == end[1] and end not in self.written:
+                self.written.add(end)
+                raise KilledError
 
 
-def test_folds_killed_at_every_step_end_like_folds_that_were_not(small: Settings) -> None:
+def test_folds_killed_again_and_again_end_like_folds_that_were_not(small: Settings) -> None:
     name = declared_folds()
     written: set[tuple[str, int]] = set()
     n_kills, first = 0, ""
@@ -193,7 +210,7 @@ def test_folds_killed_at_every_step_end_like_folds_that_were_not(small: Settings
         except KilledError:
             n_kills += 1
     workspace = open_workspace()
-    assert n_kills == 2 * (2 + 2), "in each fold after each of two epochs, before its pointer and after it"
+    assert n_kills == len(DyingBucket.DEADLY)
     assert train_variant(workspace, name) == first, "it is not found again"
     again = train_variant(workspace, name, again=True)
     one, two = (stored(small, training_id) for training_id in (first, again))
@@ -204,6 +221,25 @@ def test_folds_killed_at_every_step_end_like_folds_that_were_not(small: Settings
     assert rows_of(small, figures.format(first)) == rows_of(small, figures.format(again))
     assert len(rows_of(small, figures.format(first))) == 4
     assert not list(open_bucket(small).list_keys("trainings/"))
+
+
+def test_a_damaged_fold_is_trained_again_and_not_believed(tmp_path: Path) -> None:
+    bucket = DirectoryBucket(tmp_path)
+    frame = pd.DataFrame(
+        [[0.25, 0.75]], index=pd.Index(["ISIC_0000001"], name="isic_id"), columns=["no", "yes"]
+    )
+    fold = TrainedFold(model=b"a model", held_out=frame, epochs=[({"loss": 0.5}, 1.0)], facts={"n_train": 3})
+    keeper = FoldKeeper(bucket, "trainings/tried/fold-1")
+    assert keeper.read() is None
+    keeper.write(fold)
+    again = keeper.read()
+    assert again is not None
+    assert (again.model, again.epochs, again.facts) == (fold.model, fold.epochs, fold.facts)
+    pd.testing.assert_frame_equal(again.held_out, frame)
+    for name in ("model.keras", "held_out.npz", "fold.json"):
+        bucket.put(f"{keeper.folder}/{name}", b"something else")
+        assert keeper.read() is None, name
+        keeper.write(fold)
 
 
 def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small: Settings) -> None:
@@ -321,6 +357,8 @@ def test_an_ensemble_trains_what_is_missing_and_is_stored_checked_and_served_lik
     assert len(rows_of(small, "SELECT FROM training")) == 3
     found = stored(small, first)
     assert [one["training_id"] for one in found["said"]["members"]] == [cnn, trainings["tiny_metadata_mlp"]]
+    read = of_training(open_workspace(), first).inputs
+    assert [address.split("/")[-2] for address in read[1:]] == [cnn, trainings["tiny_metadata_mlp"]]
     evaluate_training(open_workspace(), first)
     document = json.loads(open_bucket(small).get(f"reports/{first}/metrics.json"))
     named = {v["name"]: v["status"] for v in document["integrity"]}

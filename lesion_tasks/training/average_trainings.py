@@ -66,5 +66,6 @@ def _said_of(member: Training) -> dict[str, Any]:
         "variant": member.recipe,
         "weights": member.weights,
         "weights_sha256": member.weights_sha256,
+        "model_key": member.model_key,
         "model_sha256": member.model_sha256,
     }

@@ -83,7 +83,7 @@ def train_folds(
     """
     folds = deal_folds(rows, variant.n_folds)
     check_folds(variant, rows, folds)
-    done: list[_Fold] = []
+    done: list[TrainedFold] = []
     for number in range(variant.n_folds):
         n_before = sum(len(fold.epochs) for fold in done)
 
@@ -92,7 +92,7 @@ def train_folds(
         ) -> None:
             on_epoch(before + epoch, figures, duration_s)
 
-        keeper = _Keeper(bucket, f"{folder}/fold-{number + 1}")
+        keeper = FoldKeeper(bucket, f"{folder}/fold-{number + 1}")
         fold = keeper.read()
         if fold is None:
             fold = _train_fold(variant, weights, rows, folds, number, engine, bucket, keeper.folder, numbered)
@@ -106,7 +106,7 @@ def train_folds(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Fold:
+class TrainedFold:
     """A trained fold: its model, what it says of the images that it did not see, and its epochs."""
 
     model: bytes  # a `.keras` file, not calibrated
@@ -139,7 +139,7 @@ def _train_fold(
     bucket: Bucket,
     folder: str,
     on_epoch: OnEpoch,
-) -> _Fold:
+) -> TrainedFold:
     alone = replace(variant, n_folds=0, is_calibrated=False)
     data = load_data(engine, bucket, alone, rows_of_fold(variant, rows, folds, number), has_test=False)
     log.info(
@@ -157,7 +157,7 @@ def _train_fold(
 
     trained = train_model(alone, weights, data, engine=engine, bucket=bucket, folder=folder, on_epoch=note)
     held_out = trained.predictions["val"]
-    return _Fold(
+    return TrainedFold(
         model=model_bytes(trained.model),
         held_out=held_out,
         epochs=[epochs[epoch] for epoch in sorted(epochs)],
@@ -184,13 +184,13 @@ def rows_of_fold(variant: Variant, rows: pd.DataFrame, folds: pd.Series, number:
     return found.assign(subset=subset)[is_used]
 
 
-class _Keeper:
+class FoldKeeper:
     """A finished fold among the checkpoints of its training; the object that names the others is written last."""
 
     def __init__(self, bucket: Bucket, folder: str) -> None:
         self.bucket, self.folder = bucket, folder
 
-    def write(self, fold: _Fold) -> None:
+    def write(self, fold: TrainedFold) -> None:
         buffer = io.BytesIO()
         np.savez(
             buffer,
@@ -206,7 +206,7 @@ class _Keeper:
         for key in list(self.bucket.list_keys(f"{self.folder}/stage-")):
             self.bucket.delete(key)
 
-    def read(self) -> _Fold | None:
+    def read(self) -> TrainedFold | None:
         """The finished fold; None if it is not finished, or damaged: then it is trained again, with the same result."""
         try:
             said = json.loads(self.bucket.get(f"{self.folder}/fold.json"))
@@ -226,10 +226,10 @@ class _Keeper:
                 columns=list(arrays["classes"]),
             )
         epochs = [(figures, duration_s) for figures, duration_s in said["epochs"]]
-        return _Fold(model=model, held_out=frame, epochs=epochs, facts=said["facts"])
+        return TrainedFold(model=model, held_out=frame, epochs=epochs, facts=said["facts"])
 
 
-def _averaged(variant: Variant, rows: pd.DataFrame, data: Data, done: list[_Fold]) -> Trained:
+def _averaged(variant: Variant, rows: pd.DataFrame, data: Data, done: list[TrainedFold]) -> Trained:
     classes = variant.task.classes
     served = average_members([load_model(fold.model) for fold in done], variant.name)
     out_of_fold = pd.concat([fold.held_out for fold in done])

@@ -1,5 +1,6 @@
 """What a step made -> the addresses of what it read and wrote, for a catalogue of data lineage."""
 
+import json
 from dataclasses import dataclass
 
 from lesion_tasks.evaluation.evaluation_record import find_by_id
@@ -23,12 +24,17 @@ def of_manifest(workspace: Workspace, digest: str) -> Lineage:
 
 
 def of_training(workspace: Workspace, training_id: str) -> Lineage:
-    """A model and the manifest that it learned from."""
+    """A model and the manifest that it learned from; of an ensemble also the models that it averages."""
     with workspace.engine.connect() as connection:
         training = find_finished(connection, training_id)
         manifest = find_manifest(connection, training.manifest_digest)
+    averaged = []
+    if training.recipe.get("members"):
+        said = json.loads(workspace.bucket.get(f"models/{training_id}/manifest.json"))
+        averaged = [member["model_key"] for member in said["members"]]
     return Lineage(
-        inputs=_addresses(workspace, manifest.object_key), outputs=_addresses(workspace, training.model_key)
+        inputs=_addresses(workspace, manifest.object_key, *averaged),
+        outputs=_addresses(workspace, training.model_key),
     )
 
 
