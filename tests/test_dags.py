@@ -59,10 +59,10 @@ ORDER = {
         "announce": set(),
     },
     "rollback_champion": {"roll_back": set()},
-    "correct_data": {"correct": set()},
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
+    "correct_data": {"correct": set()},
     "leave_out": {"choose": {"train"}, "train": {"report"}, "report": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
 }
