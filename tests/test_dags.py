@@ -62,6 +62,7 @@ ORDER = {
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
+    "correct_data": {"correct": set()},
     "leave_out": {"choose": {"train"}, "train": {"report"}, "report": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
     "correct_data": {"correct": set()},

@@ -2,10 +2,14 @@
 
 import io
 import math
+from dataclasses import replace
+from pathlib import Path
 
 import keras
 import numpy as np
 import pytest
+from catalogue import add_records, labelled_records, materialize_natural, rows_of
+from catalogue import draw as draw_disc
 from evaluation_data import binary, drawn, drawn_multiclass
 from PIL import Image
 
@@ -13,7 +17,8 @@ from archive_server.drawing import Scene, draw
 from archive_server.strange_pictures import STRANGE
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, open_bucket
-from lesion_tasks.catalog import VARIANTS, InputSize
+from lesion_tasks.catalog import TASKS, VARIANTS, InputSize
+from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation.doubt import (
     DISAGREES,
     NONE_FITS,
@@ -27,6 +32,7 @@ from lesion_tasks.evaluation.doubt import (
 from lesion_tasks.evaluation.doubt import (
     STRANGE as OUT,
 )
+from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.model_features import read_features, with_features
 from lesion_tasks.metrics.conformal import (
     ConformalSets,
@@ -39,11 +45,16 @@ from lesion_tasks.metrics.doubts import doubt_figures
 from lesion_tasks.metrics.novelty import fit_novelty
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.promotion.promote import promote_model
+from lesion_tasks.reports.bundle import read_bundle
+from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.model.averaging import average_members
 from lesion_tasks.training.model.build import build_model
 from lesion_tasks.training.model.serving import average_over_flips, with_calibration
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.workspace import open_workspace
 
 SIZE = InputSize(32)
 
@@ -240,3 +251,32 @@ def test_a_doubt_that_was_altered_or_belongs_to_another_model_is_refused(bucket:
     bucket.put("reports/one/doubt.npz", data[:-1] + b"x")
     with pytest.raises(AlteredObjectError, match="doubt"):
         read_doubt(bucket, "reports/one/doubt.npz", digest, ("benign", "malignant"))
+
+
+def test_an_evaluation_measures_doubt_and_its_champion_tells_it_of_pictures(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    # A val large enough for something to be strange.
+    monkeypatch.setitem(TASKS, "malignancy", replace(TASKS["malignancy"], val_share=0.5, test_share=0.25))
+    smoke = replace(VARIANTS["smoke"], name="doubting", split="malignancy_natural", max_epochs=1)
+    monkeypatch.setitem(VARIANTS, "doubting", smoke)
+    add_records(settings, labelled_records(240))
+    workspace = open_workspace()
+    curate_images(workspace)
+    materialize_natural()
+    training_id = train_variant(workspace, "doubting")
+    evaluate_training(workspace, training_id)
+    ((document,),) = rows_of(settings, "SELECT document FROM evaluation")
+    said = read_bundle(document).doubt
+    assert said is not None and said.novelty_reason is None
+    assert said.test.strange is not None and (said.test.strange.value or 0) <= 0.15
+    assert (said.test.covered.value or 0) > 0.7
+    promote_model(workspace, task="malignancy", is_forced=True, decided_by="Ada")
+    honest, black = tmp_path / "honest.png", tmp_path / "black.png"
+    honest.write_bytes(draw_disc(3, is_malignant=False))
+    Image.new("RGB", (48, 36)).save(black)
+    found = predict_images(workspace, [str(honest), str(black)])
+    assert [one.doubt == OUT for one in found] == [False, True]
+    evaluate_training(workspace, training_id)
+    ((again,),) = rows_of(settings, "SELECT document FROM evaluation")
+    assert again["doubt"] == document["doubt"]

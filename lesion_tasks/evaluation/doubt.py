@@ -10,6 +10,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
@@ -56,45 +57,54 @@ class DoubtOf:
     strangeness: float | None  # above 1: out of distribution
 
 
-def fit_doubt(
-    subject: EvaluationSubject, model: "keras.Model", val: "Scored", examples: "Examples"
-) -> StoredDoubt:
+@dataclass(frozen=True)
+class Looked:
+    """A model that also tells its features of a picture, built when it is first asked."""
+
+    model: "keras.Model"
+
+    @cached_property
+    def watched(self) -> "keras.Model | None":
+        from lesion_tasks.evaluation.model_features import with_features
+
+        return with_features(self.model)
+
+
+def fit_doubt(subject: EvaluationSubject, looked: Looked, val: "Scored", examples: "Examples") -> StoredDoubt:
     """Fit everything on val. `examples` are its pictures."""
     from lesion_tasks.metrics.conformal import fit_sets
 
-    return StoredDoubt(sets=fit_sets(val), novelty=_fit_novelty(subject, model, examples))
+    return StoredDoubt(sets=fit_sets(val), novelty=_fit_novelty(subject, looked, examples))
 
 
-def _fit_novelty(subject: EvaluationSubject, model: "keras.Model", examples: "Examples") -> "Novelty | None":
+def _fit_novelty(subject: EvaluationSubject, looked: Looked, examples: "Examples") -> "Novelty | None":
     import numpy as np
 
-    from lesion_tasks.evaluation.model_features import read_features, with_features
-    from lesion_tasks.metrics.novelty import fit_novelty
+    from lesion_tasks.evaluation.model_features import read_features
+    from lesion_tasks.metrics.novelty import fit_novelty, is_enough
 
-    watched = with_features(model)
-    if watched is None or not len(examples):
-        return None
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED])
-    groups = subject.subset("val").set_index("isic_id")["group_id"].loc[examples.isic_ids[rows]]
-    return fit_novelty(read_features(watched, examples, rows), groups.to_numpy(dtype=str))
+    known = subject.subset("val").set_index("isic_id")["group_id"]
+    groups = known.loc[examples.isic_ids[rows]].to_numpy(dtype=str)
+    # Before anything is computed of pictures.
+    if examples.pixels is None or not is_enough(groups) or looked.watched is None:
+        return None
+    return fit_novelty(read_features(looked.watched, examples, rows), groups)
 
 
-def strangeness_of(
-    doubt: StoredDoubt, model: "keras.Model", examples: "Examples"
-) -> "dict[str, float] | None":
+def strangeness_of(doubt: StoredDoubt, looked: Looked, examples: "Examples") -> "dict[str, float] | None":
     """How strange each picture is, by image id; None where that is not measured. One batch at a time."""
     import numpy as np
 
-    from lesion_tasks.evaluation.model_features import read_features, with_features
+    from lesion_tasks.evaluation.model_features import read_features
     from lesion_tasks.training.predict_examples import BATCH_IMAGES
 
-    watched = with_features(model) if doubt.novelty else None
-    if watched is None or doubt.novelty is None:
+    if doubt.novelty is None or looked.watched is None:
         return None
     found: dict[str, float] = {}
     for start in range(0, len(examples), BATCH_IMAGES):
         rows = np.arange(start, min(start + BATCH_IMAGES, len(examples)))
-        scores = doubt.novelty.scores(read_features(watched, examples, rows))
+        scores = doubt.novelty.scores(read_features(looked.watched, examples, rows))
         found.update(zip(examples.isic_ids[rows].tolist(), scores.tolist(), strict=True))
     return found
 
@@ -102,7 +112,7 @@ def strangeness_of(
 def measure_doubt(
     subject: EvaluationSubject,
     doubt: StoredDoubt,
-    model: "keras.Model",
+    looked: Looked,
     val: "Scored",
     other: "Scored",
     examples: "Examples",
@@ -112,7 +122,7 @@ def measure_doubt(
 
     from lesion_tasks.metrics.doubts import doubt_figures
 
-    by_id = strangeness_of(doubt, model, examples)
+    by_id = strangeness_of(doubt, looked, examples)
     is_strange = (
         None if by_id is None else np.array([by_id[isic_id] > 1 for isic_id in other.isic_ids], dtype=bool)
     )

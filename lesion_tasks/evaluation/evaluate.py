@@ -20,7 +20,7 @@ from lesion_tasks.catalog.lookup import ChangedQuestionError, find_cohort, quest
 from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.doubt import fit_doubt, measure_doubt, store_doubt
+from lesion_tasks.evaluation.doubt import Looked, fit_doubt, measure_doubt, store_doubt
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
 from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
@@ -229,8 +229,9 @@ def _measure(
     other_data, doubt = None, None
     test = scored.get("test_natural")
     if test is not None and subject.is_own_manifest:
-        fitted = fit_doubt(subject, model, scored["val"], examples["val"])
-        ask = partial(measure_doubt, subject, fitted, model, scored["val"])
+        looked = Looked(model)
+        fitted = fit_doubt(subject, looked, scored["val"], examples["val"])
+        ask = partial(measure_doubt, subject, fitted, looked, scored["val"])
         doubt = store_doubt(bucket, subject, fitted, ask(test, examples["test"]))
         if subject.manifest.held_out is None:
             other_data = judge_on_cohorts(

@@ -49,6 +49,11 @@ class Novelty:
         )
 
 
+def is_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> bool:
+    """Whether there are enough groups for a rate."""
+    return len(np.unique(groups)) >= max(least_groups(1 - rate), N_FOLDS)
+
+
 def fit_novelty(
     features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE
 ) -> Novelty | None:
@@ -56,9 +61,9 @@ def fit_novelty(
 
     None if there are too few groups for the rate.
     """
-    names, number = np.unique(groups, return_inverse=True)
-    if len(names) < max(least_groups(1 - rate), N_FOLDS):
+    if not is_enough(groups, rate):
         return None
+    names, number = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(_SEED).permutation(len(names)) % N_FOLDS)[number]
     units, left_out = [], []
     for some in features:
