@@ -20,7 +20,7 @@ from lesion_tasks.catalog import TASKS
 
 
 @dag(
-    dag_display_name="9 Correct the data",
+    dag_display_name="Correct the data",
     schedule=None,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

@@ -31,7 +31,7 @@ NAMES = sorted(VARIANTS)
 
 
 @dag(
-    dag_display_name="9 Leave one institution out",
+    dag_display_name="Leave one institution out",
     schedule=None,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

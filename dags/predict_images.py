@@ -18,7 +18,7 @@ from lesion_tasks.catalog.pools import GPU_POOL
 
 
 @dag(
-    dag_display_name="9 Predict pictures",
+    dag_display_name="Predict pictures",
     schedule=None,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

@@ -65,7 +65,6 @@ ORDER = {
     "correct_data": {"correct": set()},
     "leave_out": {"choose": {"train"}, "train": {"report"}, "report": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
-    "correct_data": {"correct": set()},
 }
 EMITS = {
     "ingest_isic": "images",
