@@ -53,7 +53,7 @@ def variant(**changed: object) -> Variant:
     )
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0_frozen", "efficientnet_lite0_tuned"])
+@pytest.mark.parametrize("name", ["efficientnet_lite0_frozen_five_folds", "efficientnet_lite0_tuned"])
 def test_a_file_among_the_weights_is_a_backbone_and_its_licence_goes_with_the_model(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
