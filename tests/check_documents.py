@@ -58,9 +58,11 @@ BEFORE = {
 
 def prepare(home: Path) -> None:
     """Write the folders and files that the documents name."""
-    write_download(home / "data/ham10000")
+    write_download(
+        home / "data/ham10000", attributions=("Clinic A", "Hospital C"), sites=("Trunk", "Head and neck")
+    )
     write_download(home / "data/snapshot", first=400_000)
-    write_download(home / "data/clinic_b", first=300_000, attribution="Clinic B")
+    write_download(home / "data/clinic_b", first=300_000, attributions=("Clinic B",))
     page = "docs/your-own-pictures.md"
     (home / "data/clinic").mkdir()
     (home / "data/clinic/cases.csv").write_text(next(fenced(page, "csv")))

@@ -31,6 +31,7 @@ NOT_HERE = {
     r"(docker|docker/\w+\.sh) ": "needs a Docker engine: make test-stack",
     r"make (images|test-stack|test-faults|sbom)\b": "needs a Docker engine, or an hour",
     r"(kubectl|helm) ": "needs a cluster",
+    r"(\.venv/bin/)?lesion leave-out .*--by collections": "needs an archive with collections",
     r"pip install ": "needs a network",
     r"aws ": "needs an S3 of somebody else's",
     r"airflow users ": "needs the FAB provider, which no lock has",

@@ -59,7 +59,13 @@ DIAGNOSES = {
 FIRST = 24_306  # the id that the page predicts
 
 
-def write_download(folder: Path, *, first: int = FIRST, attribution: str = "Somebody") -> None:
+def write_download(
+    folder: Path,
+    *,
+    first: int = FIRST,
+    attributions: tuple[str, ...] = ("Somebody",),
+    sites: tuple[str, ...] = (),
+) -> None:
     """A download folder with the fields and diagnoses of HAM10000."""
     (folder / "images").mkdir(parents=True)
     rows = []
@@ -75,9 +81,10 @@ def write_download(folder: Path, *, first: int = FIRST, attribution: str = "Some
             levels = dict(zip(("diagnosis_1", "diagnosis_2", "diagnosis_3"), path, strict=True))
             rows.append(
                 {
-                    "isic_id": isic_id, "attribution": attribution, "copyright_license": "CC-0",
+                    "isic_id": isic_id, "attribution": attributions[number // 2 % len(attributions)], "copyright_license": "CC-0",
                     "age_approx": 40 + number % 9 * 5, "image_type": "dermoscopic", "lesion_id": f"IL_{number:07d}",
                     "pixels_x": 80, "pixels_y": 60, "sex": ("male", "female")[number % 2], **levels,
+                    **({"anatom_site_1": sites[number // 2 % len(sites)]} if sites else {}),
                 }
             )  # fmt: skip
     with (folder / "metadata.csv").open("w", newline="") as file:
