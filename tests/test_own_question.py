@@ -81,7 +81,8 @@ def write_download(
             levels = dict(zip(("diagnosis_1", "diagnosis_2", "diagnosis_3"), path, strict=True))
             rows.append(
                 {
-                    "isic_id": isic_id, "attribution": attributions[number // 2 % len(attributions)], "copyright_license": "CC-0",
+                    "isic_id": isic_id, "copyright_license": "CC-0",
+                    "attribution": attributions[number // 2 % len(attributions)],
                     "age_approx": 40 + number % 9 * 5, "image_type": "dermoscopic", "lesion_id": f"IL_{number:07d}",
                     "pixels_x": 80, "pixels_y": 60, "sex": ("male", "female")[number % 2], **levels,
                     **({"anatom_site_1": sites[number // 2 % len(sites)]} if sites else {}),
