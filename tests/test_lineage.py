@@ -3,8 +3,7 @@
 from types import SimpleNamespace
 
 import pytest
-from test_path import prepare
-from test_promotion import candidate
+from test_promotion import first_candidate
 
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import manifest_in_force
@@ -13,8 +12,7 @@ from lesion_tasks.workspace import open_workspace
 
 
 def test_a_training_and_its_evaluation_name_objects_that_exist(settings: Settings) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     workspace = open_workspace()
     digest, _ = manifest_in_force(workspace.engine, "malignancy_natural")
     manifest = of_manifest(workspace, digest)

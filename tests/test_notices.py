@@ -14,8 +14,7 @@ from http.server import BaseHTTPRequestHandler, HTTPServer
 
 import pytest
 from sqlalchemy import text
-from test_path import prepare
-from test_promotion import candidate, execute, promote
+from test_promotion import execute, first_candidate, promote
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.database.schema import Promotion
@@ -209,8 +208,7 @@ def test_nothing_to_tell_is_not_told(webhook: Received, monkeypatch: pytest.Monk
 
 def test_decisions_unsound_evaluations_and_what_is_overdue_are_told(settings: Settings) -> None:
     assert "none yet" in overdue(open_workspace())[0].text
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     told = of_decision(promote(is_forced=True).as_dict())
     assert told is not None
     assert (told.event, told.page, told.is_alarming) == ("promoted", "champion/malignancy", False)

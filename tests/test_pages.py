@@ -1,15 +1,13 @@
 """The pages of the plugin: what each shows of a real catalogue, and that nothing is served unguarded or unsafe."""
 
 import asyncio
-from collections.abc import Iterator
 from typing import Any
 
 import httpx
 import pytest
-from catalogue import add_records, labelled_records, rows_of
+from catalogue import add_records, filled_once, labelled_records, rows_of
 from fastapi import HTTPException
-from test_path import prepare
-from test_promotion import candidate, execute, promote
+from test_promotion import candidate, execute, first_candidate, promote
 
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog.drawn import MARK, WARNING
@@ -63,12 +61,16 @@ def pages() -> Client:
 
 
 @pytest.fixture
-def trained(settings: Settings) -> Iterator[tuple[str, str]]:
+def trained(settings: Settings) -> tuple[str, str]:
     """Two trainings of one variant; the first is champion."""
-    prepare(settings)
-    first = candidate()
-    promote(is_forced=True, decided_by=SCRIPT)
-    yield first, candidate()
+
+    def fill() -> tuple[str, str]:
+        first = first_candidate(settings)
+        promote(is_forced=True, decided_by=SCRIPT)
+        return first, candidate()
+
+    trainings: tuple[str, str] = filled_once(settings, "two trainings", fill)
+    return trainings
 
 
 def test_every_page_says_kindly_that_there_is_nothing_yet(settings: Settings, pages: Client) -> None:

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from catalogue import add_records, labelled_records, rows_of
+from catalogue import add_records, filled_once, labelled_records, rows_of
 from sqlalchemy import text
 from test_path import prepare
 
@@ -38,6 +38,17 @@ def candidate(variant: str = "metadata_logistic") -> str:
     """Train a variant anew and evaluate it."""
     training_id = train_variant(open_workspace(), variant, again=True)
     evaluate_training(open_workspace(), training_id)
+    return training_id
+
+
+def first_candidate(settings: Settings) -> str:
+    """A catalogue that is prepared, and the first training of it, evaluated; returns its id."""
+
+    def fill() -> str:
+        prepare(settings)
+        return candidate()
+
+    training_id: str = filled_once(settings, "a first candidate", fill)
     return training_id
 
 
@@ -77,8 +88,7 @@ def verdict(name: str) -> dict[str, object]:
 
 
 def test_a_champion_whose_evaluation_is_not_sound_is_no_yardstick(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     assert promote(is_forced=True).training_id == first
     fail_a_check(settings, first, "independent_of_labels")
     candidate()
@@ -93,8 +103,7 @@ def test_a_champion_whose_evaluation_is_not_sound_is_no_yardstick(settings: Sett
 def test_images_that_the_champion_has_learned_from_are_left_out_of_the_comparison(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promote(is_forced=True)
     # Another draw of the subsets, as after a new salt: train images of the champion become test images.
     before = TASKS[TASK]
@@ -178,8 +187,7 @@ ALTERED: dict[str, tuple[Callable[[Settings, str], None], str]] = {
 
 @pytest.mark.parametrize("what", ALTERED)
 def test_what_was_altered_at_rest_is_not_promoted_even_by_force(settings: Settings, what: str) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     alter, words = ALTERED[what]
     alter(settings, training_id)
 
@@ -191,8 +199,7 @@ def test_what_was_altered_at_rest_is_not_promoted_even_by_force(settings: Settin
 
 
 def test_a_rollback_that_is_tried_again_puts_back_the_same_model(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promote(is_forced=True)
     second = candidate()
     promote(is_forced=True)
@@ -211,8 +218,7 @@ def test_a_rollback_that_is_tried_again_puts_back_the_same_model(settings: Setti
 
 
 def test_a_reader_of_the_bucket_can_tell_a_stale_champion(settings: Settings) -> None:
-    prepare(settings)
-    candidate()
+    first_candidate(settings)
     promote(is_forced=True)
     bucket = open_bucket(settings)
     old = bucket.get("champion.json")
@@ -228,8 +234,7 @@ def test_a_reader_of_the_bucket_can_tell_a_stale_champion(settings: Settings) ->
 
 
 def test_a_question_tells_what_is_decided(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promoted = promote(
         asked_about=first, answer="approved", answer_reason="seen by two", decided_by="Ada", is_forced=True
     )
@@ -270,8 +275,7 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
 
 
 def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
 
     said = promote(asked_about=training_id, answer="rejected", answer_reason="too few", decided_by="Ada")
 
@@ -282,8 +286,7 @@ def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings
 
 
 def test_a_question_that_nobody_answered_is_asked_again(settings: Settings) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
 
     assert promote(asked_about=training_id, answer="expired", decided_by="nobody").action == "expired"
 
@@ -292,8 +295,7 @@ def test_a_question_that_nobody_answered_is_asked_again(settings: Settings) -> N
 
 
 def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Settings) -> None:
-    prepare(settings)
-    old = candidate()
+    old = first_candidate(settings)
     assert not is_superseded(open_workspace(), task=TASK, asked_about=old, asked_against=None)
     new = candidate()
 
@@ -306,8 +308,7 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
 
 
 def test_an_approval_against_another_champion_does_not_count(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promote(is_forced=True)
     second = candidate()
     (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
@@ -328,8 +329,7 @@ def test_an_approval_against_another_champion_does_not_count(settings: Settings)
 def test_labels_that_were_corrected_after_the_evaluation_are_a_caution_of_the_decision(
     settings: Settings,
 ) -> None:
-    prepare(settings)
-    candidate()
+    first_candidate(settings)
     execute(
         settings,
         """UPDATE image SET diagnosis = ARRAY['Malignant', 'Melanoma'] WHERE isic_id = (
@@ -340,8 +340,7 @@ def test_labels_that_were_corrected_after_the_evaluation_are_a_caution_of_the_de
 
 
 def test_a_request_that_is_run_again_finds_its_decision(settings: Settings) -> None:
-    prepare(settings)
-    candidate()
+    first_candidate(settings)
     said = promote(is_forced=True, request_id="run 1")
     candidate()
 
@@ -388,8 +387,7 @@ def test_where_approvers_are_named_nobody_else_forces_and_nobody_forces_alone(
 
 
 def test_the_leaderboard_holds_tasks_of_different_leading_measures(settings: Settings) -> None:
-    prepare(settings)
-    candidate()
+    first_candidate(settings)
     # As an evaluation of the other task: its figures have other names.
     execute(settings, "UPDATE training SET task = 'five_classes'")
     execute(
@@ -460,8 +458,7 @@ def test_small_losses_of_many_promotions_cannot_add_up(
 
 
 def test_a_champions_luck_is_told_and_its_figures_on_images_that_joined_since(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promote(is_forced=True)
     entry = json.loads(open_bucket(settings).get("champion.json"))[TASK]
     assert entry["figures"]["best_of_looks"] is None  # the first look
@@ -489,8 +486,7 @@ def test_a_champions_luck_is_told_and_its_figures_on_images_that_joined_since(se
 
 
 def test_a_rollback_to_an_altered_model_is_refused(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promote(is_forced=True)
     candidate()
     promote(is_forced=True)
@@ -501,8 +497,7 @@ def test_a_rollback_to_an_altered_model_is_refused(settings: Settings) -> None:
 
 
 def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings: Settings) -> None:
-    prepare(settings)
-    candidate()
+    first_candidate(settings)
     workspace = Workspace(settings.model_copy(update={"approvers": ("ann",)}))
     with pytest.raises(
         UnusableInputError, match="bob may not promote despite the gates, expected one of ann"
@@ -513,8 +508,7 @@ def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings
 
 
 def test_patients_merged_after_the_evaluation_are_a_leak_when_it_is_repeated(settings: Settings) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     execute(
         settings,
         """UPDATE image SET group_id = 'IP_0000001' WHERE isic_id IN (
@@ -544,8 +538,7 @@ def evaluation_of(settings: Settings, training_id: str) -> dict[str, Any]:
 def test_a_training_whose_row_changed_after_its_evaluation_is_not_promoted(
     settings: Settings, column: str, value: str
 ) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     execute(settings, f"UPDATE training SET {column} = {value}")
     said = promote(is_forced=True)
     assert not said.is_promoted
@@ -554,8 +547,7 @@ def test_a_training_whose_row_changed_after_its_evaluation_is_not_promoted(
 
 def test_predictions_that_were_stored_anew_after_an_evaluation_are_no_part_of_it(settings: Settings) -> None:
     """As a worker leaves it that scores again, wrongly, and dies before it has checked anything."""
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     with open_workspace().engine.begin() as connection:
         digest = manifest_of(settings, training_id)
         stored = read_predictions(connection, training_id, digest, "test", TASKS[TASK].classes)
@@ -566,8 +558,7 @@ def test_predictions_that_were_stored_anew_after_an_evaluation_are_no_part_of_it
 
 
 def test_an_evaluation_without_the_checks_of_today_is_repeated(settings: Settings) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     kept = "jsonb_set(document, '{integrity}', jsonb_build_array(document #> '{integrity,0}'))"
     execute(settings, f"UPDATE evaluation SET document = {kept}, {SEAL.format(kept)}")
     said = promote(is_forced=True)
@@ -579,8 +570,7 @@ def test_an_evaluation_without_the_checks_of_today_is_repeated(settings: Setting
 
 
 def test_a_model_that_was_missing_for_a_while_is_a_candidate_again(settings: Settings) -> None:
-    prepare(settings)
-    training_id = candidate()
+    training_id = first_candidate(settings)
     ((key,),) = rows_of(settings, "SELECT model_key FROM training")
     data = open_bucket(settings).get(key)
     open_bucket(settings).delete(key)
@@ -592,8 +582,7 @@ def test_a_model_that_was_missing_for_a_while_is_a_candidate_again(settings: Set
 
 
 def test_a_trial_run_does_not_hide_the_variants_own_training(settings: Settings) -> None:
-    prepare(settings)
-    own = candidate()
+    own = first_candidate(settings)
     trial = train_variant(open_workspace(), "metadata_logistic", is_smoke_run=True)
     evaluate_training(open_workspace(), trial)
     said = promote(is_forced=True)
@@ -603,8 +592,7 @@ def test_a_trial_run_does_not_hide_the_variants_own_training(settings: Settings)
 def test_labels_under_rules_that_have_changed_are_another_question(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(settings)
-    candidate()
+    first_candidate(settings)
     monkeypatch.setitem(TASKS, TASK, replace(TASKS[TASK], mapping_version=TASKS[TASK].mapping_version + 1))
     said = promote(is_forced=True)
     assert not said.is_promoted
@@ -614,8 +602,7 @@ def test_labels_under_rules_that_have_changed_are_another_question(
 def test_an_answer_is_kept_although_an_evaluation_is_missing_by_now(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     with monkeypatch.context() as patched:
         cohort = Cohort(name="elsewhere", title="Elsewhere", tasks=(TASK,), attribution=("Another Hospital",))
         patched.setitem(COHORTS, cohort.name, cohort)
@@ -630,8 +617,7 @@ def test_an_answer_is_kept_although_an_evaluation_is_missing_by_now(
 
 
 def test_a_champion_that_is_bad_on_new_data_does_not_protect_itself(settings: Settings) -> None:
-    prepare(settings)
-    first = candidate()
+    first = first_candidate(settings)
     promote(is_forced=True)
     second = candidate_on_more_images(settings)
     digest = manifest_of(settings, second)
