@@ -4,6 +4,9 @@ PYTHON ?=
 BIN := .venv/bin
 CODE := lesion_tasks archive_server dags plugins tests stack_tests ui_tests benchmarks docker requirements
 DEPLOYED := airflow worker-cpu worker-gpu
+# One more than there are cores, four at most: a test waits for Postgres, a scheduler or a killed process half of its time.
+TEST_PROCESSES ?=
+TEST_PROCESSES_HERE := $(BIN)/python -c 'import os; print(min(4, (os.cpu_count() or 1) + 1))'
 
 # make demo ARCHIVE=<folder, address or "isic"> IMAGES=<n> VARIANTS=<a,b> WEIGHTS=<path> PORT=<n> HOME_FOLDER=<path>
 # Passed through the environment, so that no shell ever interprets a value.
@@ -38,7 +41,7 @@ clean: ## stop, and remove everything the demo made
 	@test ! -x $(BIN)/python || $(BIN)/python -m lesion_tasks.laptop.demo --clean
 
 test: .venv/dev.stamp ## run every test, with a real Postgres and a real scheduler
-	$(BIN)/python -m pytest --numprocesses logical --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(BIN)/python -m pytest --numprocesses $(or $(TEST_PROCESSES),$$($(TEST_PROCESSES_HERE))) --dist loadfile --no-loadscope-reorder
 
 lint: .venv/dev.stamp ## check rules, format and types
 	$(BIN)/ruff check $(CODE)
