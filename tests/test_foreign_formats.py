@@ -104,6 +104,7 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
     [
         (dicom(COLOURS, "RGB", n_frames=3), "several_frames", r"3 frames \(VL Photographic Image Storage\)"),
         (dicom(COLOURS, "HSV"), "unknown_format", "photometric interpretation HSV found"),
+        (dicom(COLOURS, "RGB", Columns=[24, 24]), "damaged", "not .list."),
         (dicom(COLOURS, "RGB")[:-100], "damaged", "bytes of pixel data"),
         (dicom(COLOURS, "RGB")[:300], "not_an_image", "without pixel data"),
         (dicom(COLOURS, "RGB", Rows=30_000, Columns=30_000), "too_many_pixels", "30000 x 30000"),
@@ -115,7 +116,17 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
         (heic()[:-20], "damaged", "end of file"),
         (heic()[:60], "damaged", "ValueError"),
     ],
-    ids=["frames", "interpretation", "cut", "no-pixels", "large", "syntax", "heic-cut", "heic-header"],
+    ids=[
+        "frames",
+        "interpretation",
+        "two-values",
+        "cut",
+        "no-pixels",
+        "large",
+        "syntax",
+        "heic-cut",
+        "heic-header",
+    ],
 )
 def test_what_is_no_single_picture_is_refused_by_name(data: bytes, reason: str, words: str) -> None:
     with pytest.raises(UnusablePictureError, match=words) as refused:

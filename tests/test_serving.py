@@ -16,6 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from test_foreign_formats import dicom
 
 import lesion_tasks
 from benchmarks.predict import store_champion
@@ -154,6 +155,16 @@ def test_a_folder_becomes_rows_with_reasons_a_page_and_a_copy(
             workspace, dag_id="predict_images", run_id="a", task_id=task_id, returned=returned, made=made
         )
         assert found.address == f"reports/predictions/{result.job_id}.html"
+
+
+def test_no_odd_file_ends_a_job(workspace: Workspace, tmp_path: Path) -> None:
+    draw(tmp_path / "few" / "a.png", 0)
+    (tmp_path / "few" / "loop.png").symlink_to(tmp_path / "few" / "loop.png")
+    grey = np.zeros((2, 2), np.uint8)
+    (tmp_path / "few" / "two.dcm").write_bytes(dicom(grey, "MONOCHROME2", Columns=[2, 2]))
+    result = predict_source(workspace, str(tmp_path / "few"))
+    said = {row["image"]: row["reason"] for row in rows_of_job(workspace, result.job_id)}
+    assert said == {"a.png": None, "loop.png": "unreadable", "two.dcm": "damaged"}
 
 
 class _DyingBucket(DirectoryBucket):

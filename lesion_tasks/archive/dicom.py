@@ -8,6 +8,7 @@ Needs the extra `dicom`.
 """
 
 import io
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -30,16 +31,18 @@ def dicom_picture(data: bytes, *, max_pixels: int) -> Image.Image:
 
     try:
         dataset = pydicom.dcmread(io.BytesIO(data))
-    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError, zlib.error) as error:
         raise _unusable("damaged", str(error) or type(error).__name__) from error
-    interpretation = _check(dataset, max_pixels)
-    try:
+    try:  # values are converted only when they are asked for
+        interpretation = _check(dataset, max_pixels)
         values = dataset.pixel_array  # YBR is RGB by now
         if interpretation in _GREY:
             return Image.fromarray(_grey(dataset, values, is_inverted=interpretation == _GREY[0]))
         if interpretation == _PALETTE:
             return Image.fromarray(_from_palette(dataset, values))
         return Image.fromarray(_scaled(values, 0, 2 ** int(dataset.BitsStored) - 1))
+    except UnusablePictureError:
+        raise
     except NotImplementedError as error:
         raise _unusable("unknown_format", _without_decoder(dataset)) from error
     except RuntimeError as error:

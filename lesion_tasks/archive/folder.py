@@ -4,6 +4,7 @@ Two layouts are read: the archive's snapshot (`metadata.csv` beside `images/`) a
 (`metadata.csv` with the image files beside it). A single CSV export without files is read too.
 """
 
+import errno
 import os
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -82,9 +83,12 @@ class DownloadFolder:
 def read_below(root: Path, url: str, *, max_bytes: int) -> bytes:
     """Return the bytes behind a `file:` URL that is relative to a folder.
 
-    Raises RefusedUrlError, OversizedError, and FileNotFoundError or IsADirectoryError.
+    Raises RefusedUrlError, OversizedError, and OSError, such as FileNotFoundError.
     """
-    path = (root / url.removeprefix("file:")).resolve()
+    try:
+        path = (root / url.removeprefix("file:")).resolve()
+    except RuntimeError as error:  # before Python 3.13, of a link to itself
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
     if not url.startswith("file:") or not path.is_relative_to(root.resolve()):
         raise RefusedUrlError(f"{url[:200]!r}: expected a file: URL inside {root}")
     size_bytes = path.stat().st_size

@@ -96,8 +96,9 @@ class PrefixSource:
             return self.bucket.get(place)
         except MissingObjectError as error:
             raise UnusablePictureError("unreadable", "no such object any more") from error
-        except ValueError as error:
-            raise UnusablePictureError("unreadable", str(error)) from error
+        except (ValueError, OSError) as error:
+            found = (getattr(error, "strerror", None) or str(error)).lower()
+            raise UnusablePictureError("unreadable", found) from error
 
 
 class CohortSource:

@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture
+from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture, refusing_damage
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames
 from lesion_tasks.bucket import (
     AlteredObjectError,
@@ -255,7 +255,8 @@ def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[Li
 def _look_at(source: PictureSource, first: ListedPicture) -> None:
     """Decode the first picture: a source that cannot be read at all is better known before a model is loaded."""
     try:
-        open_picture(source.read(first.place, first.stamp))
+        with refusing_damage():
+            open_picture(source.read(first.place, first.stamp))
     except UnusablePictureError as error:
         log.warning("the first picture, %s, cannot be read: %s", first.image, error)
 

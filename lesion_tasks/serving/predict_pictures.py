@@ -12,7 +12,7 @@ from itertools import islice
 from os import cpu_count
 from typing import TYPE_CHECKING, Any
 
-from lesion_tasks.archive.picture import UnusablePictureError
+from lesion_tasks.archive.picture import UnusablePictureError, refusing_damage
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.evaluation.doubt import UNMEASURED, DoubtOf
 from lesion_tasks.serving.picture_prediction import PicturePrediction
@@ -85,12 +85,13 @@ def _load(picture: PictureToPredict, size: InputSize | None) -> _Loaded:
 
     sha256 = None
     try:
-        found = picture.load()
-        if not isinstance(found, bytes):
-            pixels = None if size is None else square_of_pixels(found, size)
-        else:
-            sha256 = hashlib.sha256(found).hexdigest()
-            pixels = None if size is None else decode_picture(found, size)
+        with refusing_damage():
+            found = picture.load()
+            if not isinstance(found, bytes):
+                pixels = None if size is None else square_of_pixels(found, size)
+            else:
+                sha256 = hashlib.sha256(found).hexdigest()
+                pixels = None if size is None else decode_picture(found, size)
     except UnusablePictureError as error:
         return _Loaded(picture=picture, sha256=sha256, pixels=None, objection=error)
     return _Loaded(picture=picture, sha256=sha256, pixels=pixels)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture
+from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture, refusing_damage
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.recipe import METADATA
 from lesion_tasks.serving.picture_prediction import PicturePrediction
@@ -130,7 +130,8 @@ def predict_images(
 def _check_picture(path: str) -> None:
     """Decode a picture completely, or raise UnusableInputError."""
     try:
-        open_picture(read_file(path))
+        with refusing_damage():
+            open_picture(read_file(path))
     except UnusablePictureError as error:
         raise UnusableInputError(
             f"image {_shortened(path)}: found {error}; expected a picture file (JPEG, PNG, TIFF, HEIC or DICOM)"
