@@ -32,7 +32,7 @@ from lesion_tasks.serving import export_model as exporting
 from lesion_tasks.serving import predict_job
 from lesion_tasks.serving.picture_prediction import PicturePrediction, table_schema
 from lesion_tasks.serving.predict_job import plan_predictions, predict_source, run_predictions
-from lesion_tasks.serving.predict_pictures import BATCH_IMAGES
+from lesion_tasks.serving.predict_pictures import BATCH_IMAGES, PictureToPredict, predict_pictures
 from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.serving.served_model import find_champion, load_served
 from lesion_tasks.splits.manifest import COLUMNS, as_table, write_manifest
@@ -246,7 +246,9 @@ def test_each_picture_gets_the_metadata_of_its_row(
     [
         (["image,age", "1,2"], "found columns image, age.*expected image"),
         (["image,age_years", "1,x"], "line 2: age_years 'x': expected a number"),
-        (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number of at least 0"),
+        (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number from 0 to 120"),
+        (["image,age_approx", "1,1961"], "line 2: age_approx '1961': expected a number from 0 to 120"),
+        (["image,size_mm", "1,1000"], "line 2: size_mm '1000': expected a number from 0.005 to 999.995"),
         (["image,sex", "1,mal"], "line 2: sex 'mal'; did you mean male\\?, expected"),
         (["image,sex", "1,male", "1.png,male"], "line 3: found a second row of 1.png"),
         (["image,age_years,age_approx", "1,2,3"], "found columns age_years and age_approx"),
@@ -324,9 +326,24 @@ def test_the_champion_predicts_files_and_pixels_without_a_database(
     assert champion.card == "# A card"
     with pytest.raises(UnusableInputError, match=r"metadata 'age': expected some of age_years, is_male"):
         champion.predict([path], {"age": 3.0})
+    with pytest.raises(UnusableInputError, match=r"age_years inf: expected a number from 0 to 120"):
+        champion.predict([path], {"age_years": math.inf})
+    with pytest.raises(UnusableInputError, match=r"is_male 0\.5: expected 0 or 1"):
+        champion.predict([path], {"is_male": 0.5})
+    assert champion.predict([path], {"age_years": math.nan})[0].probabilities == by_path.probabilities
     with pytest.raises(UnusableInputError, match="metadata of 2 pictures"):
         champion.predict([path], [{}, {}])
     assert champion.predict([np.zeros((4, 4), np.uint8)])[0].reason == "unknown_format"
+
+
+def test_a_probability_that_is_no_number_is_no_prediction(workspace: Workspace, pictures: Path) -> None:
+    served = load_served(workspace.bucket, find_champion(workspace.bucket, "malignancy"))
+    served.model.set_weights([weights * np.nan for weights in served.model.get_weights()])
+    load = (pictures / "0" / "000.png").read_bytes
+    (said,) = predict_pictures(served, [PictureToPredict(image="a", load=load)])
+    assert (said.prediction, said.probabilities, said.reason) == (None, None, "no_number")
+    assert said.detail == "the model says nan, nan, expected probabilities"
+    assert said.doubt is None
 
 
 def test_an_altered_model_is_refused_before_it_is_loaded(workspace: Workspace, pictures: Path) -> None:

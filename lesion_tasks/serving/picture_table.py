@@ -1,6 +1,5 @@
 """A CSV table with ages, sexes and sizes -> the metadata of the pictures that its rows name."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNam
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
-from lesion_tasks.serving.serve import Metadata
+from lesion_tasks.serving.serve import Metadata, read_value
 
 # What is read -> the columns that may hold it: as the manifests have it, and as the archive has it.
 COLUMNS = {
@@ -72,7 +71,7 @@ class PictureTable:
                     )
                 known["is_male"] = _SEXES[cell.casefold()]
             else:
-                known[field] = _number(f"{place}: {column} {_shown(cell)}", cell)
+                known[field] = read_value(field, cell, f"{place}: {column}")
         return known
 
 
@@ -93,16 +92,6 @@ def _find_columns(path: Path, found: Sequence[str]) -> dict[str, str]:
             f"{', '.join(name for name in known if name not in COLUMNS['image'])}"
         )
     return columns
-
-
-def _number(title: str, cell: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise UnusableInputError(f"{title}: expected a number of at least 0, or nothing")
-    return number
 
 
 def _shown(cell: str) -> str:

@@ -124,9 +124,17 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
     for one in batch:
         said: dict[str, float] | None = None
         doubt: DoubtOf | None = None
-        if one.objection is None:
+        objection = one.objection
+        if objection is None:
             probabilities, doubt = next(scores)
-            said = dict(zip(served.classes, probabilities, strict=True))
+            if np.isfinite(probabilities).all():
+                said = dict(zip(served.classes, probabilities, strict=True))
+            else:
+                shown = ", ".join(f"{p:g}" for p in probabilities)
+                objection = UnusablePictureError(
+                    "no_number", f"the model says {shown}, expected probabilities"
+                )
+                doubt = None
         yield PicturePrediction(
             image=one.picture.image,
             sha256=one.sha256,
@@ -135,7 +143,7 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
             threshold=served.threshold,
             model=served.training_id,
             model_sha256=served.file.model_sha256,
-            reason=None if one.objection is None else one.objection.reason,
-            detail=None if one.objection is None else one.objection.detail,
-            **_in_words(doubt, is_predicted=one.objection is None),
+            reason=None if objection is None else objection.reason,
+            detail=None if objection is None else objection.detail,
+            **_in_words(doubt, is_predicted=objection is None),
         )

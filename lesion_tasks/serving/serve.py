@@ -1,5 +1,6 @@
 """Pictures -> the champion's predictions, from the bucket alone: no database."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
@@ -7,8 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture, refusing_damage
+from lesion_tasks.archive.printable import printable
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.recipe import METADATA
+from lesion_tasks.curation.cleaning import METADATA_LIMITS
 from lesion_tasks.serving.picture_prediction import PicturePrediction
 from lesion_tasks.serving.predict_pictures import PictureToPredict, predict_pictures
 from lesion_tasks.serving.served_model import (
@@ -92,11 +95,28 @@ def _named(position: int, picture: "str | Path | np.ndarray") -> "tuple[str, Cal
 
 
 def checked_metadata(values: Metadata) -> Metadata:
-    """The values, or `UnusableInputError` for a name that no model asks for."""
+    """The values without those that are NaN, which are missing.
+
+    Raises `UnusableInputError` for a name that no model asks for, and for a value that cannot be meant.
+    """
     for name in values:
         if name not in METADATA:
             raise UnusableInputError(f"metadata {name!r}: expected some of {', '.join(METADATA)}")
-    return values
+    return {name: read_value(name, value, name) for name, value in values.items() if value == value}
+
+
+def read_value(name: str, value: float | str, title: str) -> float:
+    """A metadata value as a number. Raises `UnusableInputError` that begins with the title if it cannot be meant."""
+    lowest, highest = METADATA_LIMITS.get(name, (0, 1))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not lowest <= number <= highest or (name == "is_male" and number not in {0, 1}):
+        shown = printable(repr(value if isinstance(value, str) else number), 80)
+        expected = "0 or 1" if name == "is_male" else f"a number from {lowest:g} to {highest:g}"
+        raise UnusableInputError(f"{title} {shown}: expected {expected}, or nothing")
+    return number
 
 
 def open_champion(bucket: Bucket, task: str) -> Champion:
