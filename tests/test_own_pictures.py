@@ -401,6 +401,14 @@ def test_a_picture_of_the_archive_keeps_its_id_in_any_folder(folder):
     assert ids[1] == "ISIC_0000001"
 
 
+def test_a_row_of_another_folder_gets_no_picture_of_its_name(folder):
+    (folder / "a/twice.jpg").unlink()
+    names = ("a/twice.jpg", "b/twice", r"C:\images\b\twice.jpg", "a/b/twice.jpg", "other/IMG_1.jpg")
+    write_table(folder, [(name, *ROWS[0][1:]) for name in names])
+    said = open_download(folder)
+    assert [said.pictures.find(name) for name in names] == [None, *["b/twice.jpg"] * 3, "IMG_1.jpg"]
+
+
 def test_a_repeated_row_without_a_picture_is_refused_and_stops_nothing(folder, settings):
     write_table(folder, [*ROWS[:2], ROWS[4], ROWS[4]])
     assert ingest(open_workspace(), source=str(folder))["append"]["new"] == 2

@@ -45,6 +45,7 @@ class PictureNames:
     def find(self, name: str) -> str | None:
         """Return the path of the picture that a cell names, with or without its folders and its ending.
 
+        Folders that both have agree, from the last one on: another patient's picture of the same name is not meant.
         None if there is none. Raises AmbiguousPictureError if two files answer to the name.
         """
         named = PurePosixPath(name.replace("\\", "/"))
@@ -52,6 +53,7 @@ class PictureNames:
         found = self._by_stem.get(stem, [])
         if stem != named.name:
             found = [path for path in found if PurePosixPath(path).name == named.name]
+        found = [path for path in found if _folders_agree(path, named)]
         if len(found) > 1:
             found = [path for path in found if _ends_with(path, named, self.also)] or found
         if len(found) > 1:
@@ -60,6 +62,12 @@ class PictureNames:
                 raise AmbiguousPictureError(f"{' and '.join(found[:3])} answer to it")
             found = exact
         return found[0] if found else None
+
+
+def _folders_agree(path: str, named: PurePosixPath) -> bool:
+    ours = PurePosixPath(path).parent.parts
+    theirs = [part for part in named.parent.parts if part not in {"/", ".", ".."}]
+    return all(one == other for one, other in zip(reversed(ours), reversed(theirs), strict=False))
 
 
 def _ends_with(path: str, named: PurePosixPath, also: frozenset[str]) -> bool:
