@@ -313,6 +313,13 @@ def test_a_prefix_of_the_bucket_is_a_source_and_an_object_that_is_gone_has_its_r
     ]
 
 
+def test_a_prefix_in_the_middle_of_a_name_keeps_names_apart(workspace: Workspace, stored: Path) -> None:
+    for key in ("scans/a/1.png", "scans/a1.png", "scans/b.png"):
+        workspace.bucket.put(key, (stored / "images" / "ISIC_0000000.png").read_bytes())
+    result = predict_source(workspace, "bucket:scans/a")
+    assert [row["image"] for row in rows_of_job(workspace, result.job_id)] == ["a/1.png", "a1.png"]
+
+
 def test_the_champion_predicts_files_and_pixels_without_a_database(
     workspace: Workspace, pictures: Path
 ) -> None:

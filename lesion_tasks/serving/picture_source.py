@@ -72,7 +72,10 @@ class FolderSource:
 
 
 class PrefixSource:
-    """The objects whose keys begin with a prefix and end like a picture's name, by the rest of their keys."""
+    """The objects whose keys begin with a prefix and end like a picture's name, by the rest of their keys.
+
+    The rest begins after the last slash of the prefix, so that no two objects have one name.
+    """
 
     def __init__(self, bucket: Bucket, prefix: str, address: str) -> None:
         if any(part.startswith(".") for part in prefix.split("/")) or prefix.startswith("/"):
@@ -85,9 +88,8 @@ class PrefixSource:
 
     def pictures(self) -> Iterator[ListedPicture]:
         for key, n_bytes in self.bucket.list_sizes(self.prefix):
-            name = key.removeprefix(self.prefix).lstrip("/")
             if without_suffix(key, ALSO_READ) != key:
-                yield ListedPicture(image=name or key, place=key, stamp=str(n_bytes))
+                yield ListedPicture(image=key[self.prefix.rfind("/") + 1 :], place=key, stamp=str(n_bytes))
 
     def read(self, place: str, stamp: str) -> bytes:
         if int(stamp) > MAX_FILE_BYTES:

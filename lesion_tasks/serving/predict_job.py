@@ -228,7 +228,7 @@ def _write_list(
     texts = [(name, pa.string()) for name in ("image", "place", "stamp")]
     schema = pa.schema([*texts, *((name, pa.float64()) for name in METADATA)])
     digest, n_images, n_known = hashlib.sha256(), 0, 0
-    pictures = _chained(first, listed)
+    pictures = _each_once(source, _chained(first, listed))
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(pictures, PART_IMAGES)):
             rows = []
@@ -250,6 +250,18 @@ def _write_list(
 def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
     yield first
     yield from rest
+
+
+def _each_once(source: PictureSource, pictures: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
+    """The pictures, which come sorted by name, or `UnusableInputError` for a name that two have."""
+    last: ListedPicture | None = None
+    for one in pictures:
+        if last is not None and one.image == last.image:
+            raise UnusableInputError(
+                f"{source.address}: {last.place} and {one.place} are both named {one.image}, expected one"
+            )
+        last = one
+        yield one
 
 
 def _look_at(source: PictureSource, first: ListedPicture) -> None:
