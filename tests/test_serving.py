@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -160,11 +161,34 @@ def test_a_folder_becomes_rows_with_reasons_a_page_and_a_copy(
 def test_no_odd_file_ends_a_job(workspace: Workspace, tmp_path: Path) -> None:
     draw(tmp_path / "few" / "a.png", 0)
     (tmp_path / "few" / "loop.png").symlink_to(tmp_path / "few" / "loop.png")
+    os.mkfifo(tmp_path / "few" / "pipe.png")
+    (tmp_path / "few" / "zero.png").symlink_to("/dev/zero")
     grey = np.zeros((2, 2), np.uint8)
     (tmp_path / "few" / "two.dcm").write_bytes(dicom(grey, "MONOCHROME2", Columns=[2, 2]))
     result = predict_source(workspace, str(tmp_path / "few"))
     said = {row["image"]: row["reason"] for row in rows_of_job(workspace, result.job_id)}
-    assert said == {"a.png": None, "loop.png": "unreadable", "two.dcm": "damaged"}
+    odd = dict.fromkeys(("loop.png", "pipe.png", "zero.png"), "unreadable")
+    assert said == {"a.png": None, **odd, "two.dcm": "damaged"}
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(UnusableInputError, match="a pipe or a device, not a file"):
+            predict_images(workspace, [str(tmp_path / "few" / name)])
+
+
+def test_a_picture_that_changed_after_it_was_listed_is_not_read_for_it(
+    workspace: Workspace, stored: Path, tmp_path: Path
+) -> None:
+    data = (stored / "images" / "ISIC_0000000.png").read_bytes()
+    for source in (str(tmp_path / "few"), "bucket:few/"):
+        for name in ("few/1.png", "few/2.png"):
+            draw(tmp_path / name, 0)
+            workspace.bucket.put(name, data)
+        job_id = plan_predictions(workspace, source)
+        draw(tmp_path / "few" / "2.png", 1, (30, 20))
+        workspace.bucket.put("few/2.png", data + b"more")
+        run_predictions(workspace, job_id)
+        predict_job.finish_predictions(workspace, job_id)
+        said = {row["image"]: row["reason"] for row in rows_of_job(workspace, job_id)}
+        assert said == {"1.png": None, "2.png": "altered"}
 
 
 class _DyingBucket(DirectoryBucket):

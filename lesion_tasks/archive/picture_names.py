@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.folder import PICTURE_SUFFIXES
 
 # What is read but never ingested: beside a picture it is the original of it, and must not answer to its name.
@@ -78,9 +79,15 @@ def _ends_with(path: str, named: PurePosixPath, also: frozenset[str]) -> bool:
     return [*parts[:-1], without_suffix(parts[-1], also)][-len(wanted) :] == wanted
 
 
+def _refuse(error: OSError) -> None:
+    raise UnusableInputError(
+        f"folder {error.filename}: {error.strerror}; expected one that may be read"
+    ) from error
+
+
 def _pictures_below(root: Path, also: frozenset[str]) -> list[str]:
     found = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _LEFT_OUT]
         below = Path(folder).relative_to(root)
         for name in files:

@@ -1,5 +1,6 @@
 """A folder, a prefix of a bucket or a cohort -> its pictures, listed without reading them, and the bytes of each."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -8,11 +9,11 @@ from typing import Protocol
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
-from lesion_tasks.archive.folder import read_below
+from lesion_tasks.archive.folder import place_below, read_regular
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames, without_suffix
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, S3Bucket, get_verified
-from lesion_tasks.serving.serve import Metadata, too_large
+from lesion_tasks.serving.serve import Metadata
 from lesion_tasks.workspace import Workspace
 
 COHORT, BUCKET, S3 = "cohort:", "bucket:", "s3://"
@@ -54,21 +55,27 @@ class FolderSource:
     def pictures(self) -> Iterator[ListedPicture]:
         for path in PictureNames(self.root, also=ALSO_READ).paths:
             try:
-                said = (self.root / path).stat()
-                stamp = f"{said.st_size} {said.st_mtime_ns}"
+                stamp = _stamp((self.root / path).stat())
             except OSError as error:  # a link to nowhere; reading says so
                 stamp = f"{error.strerror}"
             yield ListedPicture(image=path, place=path, stamp=stamp)
 
     def read(self, place: str, stamp: str) -> bytes:
         try:
-            return read_below(self.root, f"file:{place}", max_bytes=MAX_FILE_BYTES)
-        except OversizedError:
-            raise too_large((self.root / place).stat().st_size) from None
+            data, said = read_regular(place_below(self.root, f"file:{place}"), max_bytes=MAX_FILE_BYTES)
+        except OversizedError as error:
+            raise UnusablePictureError("too_large", str(error)) from error
         except RefusedUrlError as error:
             raise UnusablePictureError("unreadable", "a link that leads out of the folder") from error
         except OSError as error:
             raise UnusablePictureError("unreadable", (error.strerror or str(error)).lower()) from error
+        if _stamp(said) != stamp:
+            raise UnusablePictureError("altered", "the file was changed after it was listed")
+        return data
+
+
+def _stamp(said: os.stat_result) -> str:
+    return f"{said.st_size} {said.st_mtime_ns}"
 
 
 class PrefixSource:
@@ -93,14 +100,17 @@ class PrefixSource:
 
     def read(self, place: str, stamp: str) -> bytes:
         if int(stamp) > MAX_FILE_BYTES:
-            raise too_large(int(stamp))
+            raise UnusablePictureError("too_large", f"{stamp} bytes, expected at most {MAX_FILE_BYTES}")
         try:
-            return self.bucket.get(place)
+            data = self.bucket.get(place, at_most=int(stamp) + 1)
         except MissingObjectError as error:
             raise UnusablePictureError("unreadable", "no such object any more") from error
         except (ValueError, OSError) as error:
             found = (getattr(error, "strerror", None) or str(error)).lower()
             raise UnusablePictureError("unreadable", found) from error
+        if len(data) != int(stamp):
+            raise UnusablePictureError("altered", f"no longer the {int(stamp):,} bytes that were listed")
+        return data
 
 
 class CohortSource:

@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.client import OversizedError
+from lesion_tasks.archive.folder import read_regular
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture, refusing_damage
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.bucket import Bucket
@@ -161,18 +163,12 @@ def _check_picture(path: str) -> None:
 def read_file(path: str) -> bytes:
     """The file's bytes. Raises `UnusablePictureError` if it cannot be read or is larger than any picture."""
     try:
-        n_bytes = Path(path).stat().st_size
-        if n_bytes <= MAX_FILE_BYTES:
-            return Path(path).read_bytes()
+        return read_regular(Path(path), max_bytes=MAX_FILE_BYTES)[0]
+    except OversizedError as error:
+        raise UnusablePictureError("too_large", str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         found = (getattr(error, "strerror", None) or str(error)).lower()
         raise UnusablePictureError("unreadable", found) from error
-    raise too_large(n_bytes)
-
-
-def too_large(n_bytes: int) -> UnusablePictureError:
-    """What to say of a file that is larger than any picture."""
-    return UnusablePictureError("too_large", f"{n_bytes:,} bytes, more than the limit of {MAX_FILE_BYTES:,}")
 
 
 def _shortened(name: str) -> str:
