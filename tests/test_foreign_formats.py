@@ -53,6 +53,23 @@ def dicom(pixels: np.ndarray, interpretation: str, *, bits: int = 8, n_frames: i
     return buffer.getvalue()
 
 
+def deflated() -> bytes:
+    """A file that claims a compression of which nothing is there: its header alone is read."""
+    whole = dicom(COLOURS, "RGB", syntax=JPEGLSLossless, jpeg=encapsulate([b"1234"]))
+    return whole.replace(JPEGLSLossless.encode(), b"1.2.840.10008.1.2.1.99")
+
+
+def jpeg(width_px: int | None = None) -> bytes:
+    """A JPEG of COLOURS; or one that says another width, and 10,000 for the height, in its frame header."""
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS).save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    if width_px is None:
+        return data
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + (10_000).to_bytes(2) + width_px.to_bytes(2) + data[at + 4 :]
+
+
 def shown(data: bytes) -> np.ndarray:
     return np.asarray(open_picture(data)).astype(int)
 
@@ -113,6 +130,17 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
             "unknown_format",
             "DICOM compressed as JPEG-LS Lossless",
         ),
+        (deflated(), "unknown_format", "DICOM compressed as Deflated Explicit VR Little Endian"),
+        (
+            dicom(COLOURS, "RGB", syntax=JPEGBaseline8Bit, jpeg=encapsulate([jpeg(width_px=10_001)])),
+            "too_many_pixels",
+            "10001 x 10000|100010000 pixels",
+        ),
+        (
+            dicom(COLOURS, "YBR_FULL_422", syntax=JPEGBaseline8Bit, jpeg=encapsulate([jpeg()[:-300]])),
+            "damaged",
+            "truncated",
+        ),
         (heic()[:-20], "damaged", "end of file"),
         (heic()[:60], "damaged", "ValueError"),
     ],
@@ -124,6 +152,9 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
         "no-pixels",
         "large",
         "syntax",
+        "deflated",
+        "large-inside",
+        "cut-inside",
         "heic-cut",
         "heic-header",
     ],
