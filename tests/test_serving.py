@@ -263,6 +263,11 @@ def test_each_picture_gets_the_metadata_of_its_row(
     assert scores[0] != pytest.approx(scores[1], abs=1e-4)
     assert "a row for 2 of 3 pictures" in caplog.text
     assert "1 of its rows name no picture of the source, such as 9" in caplog.text
+    job = predict_job.find_job(workspace.bucket, result.job_id)
+    assert job.notes[-2:] == (
+        "Its columns that are not read: note.",
+        "Of 3 pictures, the model is told age_years of 1, is_male of 1, size_mm of 0; the rest is missing to it.",
+    )
 
 
 @pytest.mark.parametrize(
@@ -275,6 +280,8 @@ def test_each_picture_gets_the_metadata_of_its_row(
         (["image,size_mm", "1,1000"], "line 2: size_mm '1000': expected a number from 0.005 to 999.995"),
         (["image,sex", "1,mal"], "line 2: sex 'mal'; did you mean male\\?, expected"),
         (["image,sex", "1,male", "1.png,male"], "line 3: found a second row of 1.png"),
+        (["image,age_yeras,sex", "1,2,male"], "found column 'age_yeras'; did you mean age_years"),
+        (["image,Age,sex", "1,2,male"], "found column 'Age'; did you mean age_years"),
         (["image,age_years,age_approx", "1,2,3"], "found columns age_years and age_approx"),
     ],
 )

@@ -29,7 +29,11 @@ class PictureTable:
         """Read the whole table. Raises `UnusableInputError` that names the line of whatever cannot be meant."""
         form = TableForm()
         try:
-            self._columns = _find_columns(path, read_columns(path, form))
+            found = read_columns(path, form)
+            self._columns = _find_columns(path, found)
+            self.unread = [
+                printable(name, 60) for name in found if name and name not in self._columns.values()
+            ]
             self.metadata_by_image: dict[str, Metadata] = {}
             self.strangers: list[str] = []  # examples of names without a picture
             self.n_strangers = 0
@@ -91,7 +95,17 @@ def _find_columns(path: Path, found: Sequence[str]) -> dict[str, str]:
             f"{path}: found columns {shown}{near}; expected image (or isic_id) and some of "
             f"{', '.join(name for name in known if name not in COLUMNS['image'])}"
         )
+    absent = [name for field, names in COLUMNS.items() if field not in columns for name in names]
+    for name in found:
+        if meant := _meant(name, absent):
+            raise UnusableInputError(f"{path}: found column {_shown(name)}{meant}, expected it by that name")
     return columns
+
+
+def _meant(found: str, names: Sequence[str]) -> str:
+    """Which of some columns a column was probably meant to be: by its letters, or its first word alone."""
+    word = found.strip().casefold()
+    return did_you_mean(next((name for name in names if name.partition("_")[0] == word), word), names)
 
 
 def _shown(cell: str) -> str:

@@ -13,7 +13,7 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from itertools import islice
@@ -61,6 +61,7 @@ PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored a
 JOB_VERSION = 2  # raise it when the same pictures and model give other rows
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
+N_COLUMNS = 20
 TABLES = {
     "predictions.parquet": "application/vnd.apache.parquet",
     "predictions.csv": "text/csv; charset=utf-8",
@@ -180,7 +181,9 @@ def plan_predictions(
     if table is not None:
         check_named(workspace, table, is_from_form=is_from_form)
     with scratch_file("pictures.parquet") as path:
-        n_images, digest, notes = _write_list(path, source, table, checked_metadata(metadata or {}))
+        n_images, digest, notes = _write_list(
+            path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
+        )
         said = {
             "source": source.address,
             "model": file.model_sha256,
@@ -189,8 +192,6 @@ def plan_predictions(
             "versions": [JOB_VERSION, DECODER_VERSION],
         }
         job_id = f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
-        if not notes and n_images and manifest["variant"]["metadata"] and not metadata and table is None:
-            log.info("%s asks for metadata, of which none was given: all is missing to it", file.training_id)
         job = PredictionJob(
             job_id=job_id,
             task=task,
@@ -209,7 +210,7 @@ def plan_predictions(
 
 
 def _write_list(
-    path: Path, source: PictureSource, table: Path | None, metadata: Metadata
+    path: Path, source: PictureSource, table: Path | None, metadata: Metadata, asked_for: Sequence[str]
 ) -> tuple[int, str, list[str]]:
     """The number of pictures, a digest over the list, and what there is to say about it."""
     import pyarrow as pa
@@ -228,6 +229,7 @@ def _write_list(
     texts = [(name, pa.string()) for name in ("image", "place", "stamp")]
     schema = pa.schema([*texts, *((name, pa.float64()) for name in METADATA)])
     digest, n_images, n_known = hashlib.sha256(), 0, 0
+    n_with = dict.fromkeys(asked_for, 0)  # pictures of which the model is told this
     pictures = _each_once(source, _chained(first, listed))
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(pictures, PART_IMAGES)):
@@ -242,9 +244,17 @@ def _write_list(
                     | {name: known.get(name) for name in METADATA}
                 )
                 digest.update(_canonical(rows[-1]) + b"\n")
+                for name in asked_for:
+                    n_with[name] += rows[-1][name] is not None
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=PART_IMAGES)
             n_images += len(rows)
-    return n_images, digest.hexdigest(), [] if given is None else _notes(given, n_images, n_known)
+    notes = [] if given is None else _notes(given, n_images, n_known)
+    if asked_for:
+        told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
+        notes.append(f"Of {n_images:,} pictures, the model is told {told}; the rest is missing to it.")
+    for note in notes:
+        log.info("%s", note)
+    return n_images, digest.hexdigest(), notes
 
 
 def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
@@ -280,8 +290,8 @@ def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
     if table.n_strangers:
         shown = ", ".join(table.strangers)
         notes.append(f"{table.n_strangers:,} of its rows name no picture of the source, such as {shown}.")
-    for note in notes:
-        log.info("%s", note)
+    if table.unread:
+        notes.append(f"Its columns that are not read: {', '.join(table.unread[:N_COLUMNS])}.")
     return notes
 
 
