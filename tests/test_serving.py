@@ -160,6 +160,7 @@ def test_a_folder_becomes_rows_with_reasons_a_page_and_a_copy(
 
 def test_no_odd_file_ends_a_job(workspace: Workspace, tmp_path: Path) -> None:
     draw(tmp_path / "few" / "a.png", 0)
+    (tmp_path / "few" / "a.png").rename(tmp_path / "few" / os.fsdecode(b"\xe4 %20.png"))  # in Latin-1
     (tmp_path / "few" / "loop.png").symlink_to(tmp_path / "few" / "loop.png")
     os.mkfifo(tmp_path / "few" / "pipe.png")
     (tmp_path / "few" / "zero.png").symlink_to("/dev/zero")
@@ -168,7 +169,7 @@ def test_no_odd_file_ends_a_job(workspace: Workspace, tmp_path: Path) -> None:
     result = predict_source(workspace, str(tmp_path / "few"))
     said = {row["image"]: row["reason"] for row in rows_of_job(workspace, result.job_id)}
     odd = dict.fromkeys(("loop.png", "pipe.png", "zero.png"), "unreadable")
-    assert said == {"a.png": None, **odd, "two.dcm": "damaged"}
+    assert said == {r"\xe4 %20.png": None, **odd, "two.dcm": "damaged"}
     for name in ("pipe.png", "zero.png"):
         with pytest.raises(UnusableInputError, match="a pipe or a device, not a file"):
             predict_images(workspace, [str(tmp_path / "few" / name)])

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
@@ -43,7 +44,7 @@ class PictureSource(Protocol):
 
 
 class FolderSource:
-    """The pictures below a folder, by their paths in it."""
+    """The pictures below a folder, by their paths in it; bytes that are no UTF-8 are escaped, and so is a backslash."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -51,6 +52,8 @@ class FolderSource:
             raise UnusableInputError(f"{str(root)[:200]!r}: found {found}, expected {SOURCE_IN_WORDS}")
         self.root = root.resolve()
         self.address = str(self.root)
+        if _in_utf8(self.address) != self.address.replace("\\", "\\\\"):
+            raise UnusableInputError(f"{_in_utf8(self.address)!r}: expected a folder whose path is UTF-8")
 
     def pictures(self) -> Iterator[ListedPicture]:
         for path in PictureNames(self.root, also=ALSO_READ).paths:
@@ -58,11 +61,12 @@ class FolderSource:
                 stamp = _stamp((self.root / path).stat())
             except OSError as error:  # a link to nowhere; reading says so
                 stamp = f"{error.strerror}"
-            yield ListedPicture(image=path, place=path, stamp=stamp)
+            yield ListedPicture(image=_in_utf8(path), place=quote(os.fsencode(path)), stamp=stamp)
 
     def read(self, place: str, stamp: str) -> bytes:
         try:
-            data, said = read_regular(place_below(self.root, f"file:{place}"), max_bytes=MAX_FILE_BYTES)
+            path = place_below(self.root, f"file:{os.fsdecode(unquote_to_bytes(place))}")
+            data, said = read_regular(path, max_bytes=MAX_FILE_BYTES)
         except OversizedError as error:
             raise UnusablePictureError("too_large", str(error)) from error
         except RefusedUrlError as error:
@@ -72,6 +76,11 @@ class FolderSource:
         if _stamp(said) != stamp:
             raise UnusablePictureError("altered", "the file was changed after it was listed")
         return data
+
+
+def _in_utf8(name: str) -> str:
+    """A file's name as text that can be stored; two names never become one."""
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
 
 
 def _stamp(said: os.stat_result) -> str:
