@@ -7,7 +7,7 @@ import math
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.serving import export_model as exporting
 from lesion_tasks.serving import predict_job
 from lesion_tasks.serving.picture_prediction import PicturePrediction, table_schema
+from lesion_tasks.serving.picture_source import FolderSource, ListedPicture
 from lesion_tasks.serving.predict_job import plan_predictions, predict_source, run_predictions
 from lesion_tasks.serving.predict_pictures import BATCH_IMAGES, PictureToPredict, predict_pictures
 from lesion_tasks.serving.serve import predict_images
@@ -269,6 +270,34 @@ def test_each_picture_gets_the_metadata_of_its_row(
         "Its columns that are not read: note.",
         "Of 3 pictures, the model is told age_years of 1, is_male of 1, size_mm of 0; the rest is missing to it.",
     )
+
+
+class _KnowingSource(FolderSource):
+    """As a cohort: it knows an age and a size of each picture."""
+
+    def pictures(self) -> Iterator[ListedPicture]:
+        for one in super().pictures():
+            yield replace(one, metadata={"age_years": 30.0, "size_mm": 4.0})
+
+
+def test_what_is_given_stands_over_what_a_source_knows_and_the_rest_stays(tmp_path: Path) -> None:
+    draw(tmp_path / "few" / "1.png", 0)
+    table = write_table(tmp_path / "t.csv", "image,age_years,sex", "1,80,")
+    for told in ({"metadata": {"age_years": 80.0}}, {"table": table}):
+        given: Any = {"table": None, "metadata": {}} | told
+        source = _KnowingSource(tmp_path / "few")
+        predict_job._write_list(tmp_path / "list.parquet", source, **given, asked_for=())
+        (row,) = pq.read_table(tmp_path / "list.parquet").to_pylist()
+        assert [row[name] for name in VARIANT.metadata] == [80.0, None, 4.0]
+
+
+def test_a_page_of_nothing_that_could_be_read_claims_no_answer(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "a.png").write_bytes(b"")
+    predict_source(workspace, str(tmp_path / "few"), out=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No picture could be read." in page
+    assert "has an answer" not in page
 
 
 @pytest.mark.parametrize(

@@ -169,7 +169,8 @@ def plan_predictions(
     """List the pictures of a source with their metadata, and write the job down; returns its id.
 
     `training_id`: by default the champion of the task. `metadata` applies to every picture, or `table` (CSV) has a row
-    for each. The model's file and the first picture are read, nothing heavy is loaded. Raises `UnusableInputError`.
+    for each; what neither says, a source may know itself. The model's file and the first picture are read, nothing
+    heavy is loaded. Raises `UnusableInputError`.
     """
     if table is not None and metadata:
         raise UnusableInputError(
@@ -177,6 +178,7 @@ def plan_predictions(
         )
     file = find_model(workspace, task, training_id)
     _, manifest = read_model_file(workspace.bucket, file)
+    task = manifest.get("task", {}).get("name", task)  # of a named training, its own
     source = open_source(workspace, address, task, is_from_form=is_from_form)
     if table is not None:
         check_named(workspace, table, is_from_form=is_from_form)
@@ -235,9 +237,9 @@ def _write_list(
         while chunk := list(islice(pictures, PART_IMAGES)):
             rows = []
             for one in chunk:
-                known = metadata or one.metadata
+                known = {**one.metadata, **metadata}
                 if given is not None:
-                    known = given.metadata_by_image.get(one.image, {})
+                    known |= given.metadata_by_image.get(one.image, {})
                     n_known += one.image in given.metadata_by_image
                 rows.append(
                     {"image": one.image, "place": one.place, "stamp": one.stamp}
