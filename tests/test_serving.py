@@ -232,6 +232,36 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_rows(
     assert workspace.bucket.get(f"predictions/{job_id}/predictions.csv") == undisturbed
 
 
+def test_a_job_of_other_versions_is_planned_again(
+    workspace: Workspace, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = plan_predictions(workspace, str(pictures))
+    monkeypatch.setattr(predict_job, "PART_IMAGES", BATCH_IMAGES)
+    with pytest.raises(UnusableInputError, match="found 1 parts in its list, expected 3 of 64 pictures"):
+        run_predictions(workspace, job_id)
+    monkeypatch.setattr(predict_job, "JOB_VERSION", 99)
+    with pytest.raises(UnusableInputError, match=r"planned with job \d, found job 99 here: plan it again"):
+        run_predictions(workspace, job_id)
+    assert plan_predictions(workspace, str(pictures)) != job_id
+    key = f"predictions/{job_id}/job.json"
+    workspace.bucket.put(key, workspace.bucket.get(key).replace(b'"job 2"', b'"job 99"'))
+    with pytest.raises(UnusableInputError, match=r"job.json was changed or is of an earlier release"):
+        run_predictions(workspace, job_id)
+
+
+def test_what_could_not_be_read_is_looked_at_again(workspace: Workspace, tmp_path: Path) -> None:
+    for name in ("few/1.png", "few/2.png"):
+        draw(tmp_path / name, 0)
+        workspace.bucket.put(name, (tmp_path / name).read_bytes())
+    job_id = plan_predictions(workspace, "bucket:few/")
+    workspace.bucket.delete("few/2.png")
+    run_predictions(workspace, job_id)
+    assert predict_job.finish_predictions(workspace, job_id).n_refused == {"unreadable": 1}
+    workspace.bucket.put("few/2.png", (tmp_path / "few/2.png").read_bytes())
+    again = predict_source(workspace, "bucket:few/")
+    assert (again.job_id, again.n_refused) == (job_id, {})
+
+
 def test_a_changed_picture_or_another_table_is_another_job(workspace: Workspace, tmp_path: Path) -> None:
     draw(tmp_path / "few" / "a.png", 0)
     first = plan_predictions(workspace, str(tmp_path / "few"))

@@ -16,6 +16,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,8 @@ log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
 JOB_VERSION = 2  # raise it when the same pictures and model give other rows
+_DECODERS = ("pillow", "pydicom", "pillow-heif")  # two of them are extras
+_PASSING = {"unreadable", "altered"}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
 N_COLUMNS = 20
@@ -77,6 +80,8 @@ class PredictionJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     job_id: str
+    versions: tuple[str, ...] = ()  # of what else decides the rows; none before that was written down
+    listed_sha256: str = ""  # over what the source lists and its metadata
     source: str  # its address
     task: str
     training_id: str
@@ -186,16 +191,12 @@ def plan_predictions(
         n_images, digest, notes = _write_list(
             path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
         )
-        said = {
-            "source": source.address,
-            "model": file.model_sha256,
-            "doubt": file.doubt_sha256,
-            "pictures": digest,
-            "versions": [JOB_VERSION, DECODER_VERSION],
-        }
-        job_id = f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
+        versions = _versions()
+        job_id = _id_of(source.address, file, digest, versions)
         job = PredictionJob(
             job_id=job_id,
+            versions=versions,
+            listed_sha256=digest,
             task=task,
             n_images=n_images,
             pictures_sha256=digest_of_file(path),
@@ -204,11 +205,37 @@ def plan_predictions(
             **vars(file),
         )
         workspace.bucket.put_file(f"{job.folder}/pictures.parquet", path)
+    earlier = _finished(workspace.bucket, job)
+    if earlier is not None and _PASSING & set(earlier.n_refused):
+        log.info("job %s: some of its pictures could not be read: it is made again", job_id)
+        workspace.bucket.delete(f"{job.folder}/result.json")
     workspace.bucket.put(
         f"{job.folder}/job.json", job.model_dump_json(indent=2).encode(), content_type="application/json"
     )
     log.info("job %s: %s pictures of %s", job_id, f"{n_images:,}", source.address)
     return job_id
+
+
+def _versions() -> tuple[str, ...]:
+    """What else decides the rows: the rules of this release, and what decodes pictures."""
+    found = [f"job {JOB_VERSION}", f"decoder {DECODER_VERSION}"]
+    for name in _DECODERS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} none")
+    return tuple(found)
+
+
+def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence[str]) -> str:
+    said = {
+        "source": address,
+        "model": file.model_sha256,
+        "doubt": file.doubt_sha256,
+        "pictures": listed_sha256,
+        "versions": versions,
+    }
+    return f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
 
 
 def _write_list(
@@ -306,11 +333,16 @@ def find_job(bucket: Bucket, job_id: str) -> PredictionJob:
     key = f"{folder_of(job_id)}/job.json"
     with reading_object(bucket, key):
         try:
-            return PredictionJob.model_validate_json(bucket.get(key))
+            job = PredictionJob.model_validate_json(bucket.get(key))
         except MissingObjectError:
             raise UnusableInputError(
                 f"job {job_id!r}: no such job in {bucket.url}, expected a planned one"
             ) from None
+    if job_id != _id_of(job.source, job.model_file, job.listed_sha256, job.versions):
+        raise UnusableInputError(
+            f"job {job_id}: {key} was changed or is of an earlier release, expected it as it was planned: plan it again"
+        )
+    return job
 
 
 def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = False) -> dict[str, int]:
@@ -322,6 +354,9 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
     job = find_job(bucket, job_id)
     if _finished(bucket, job) is not None:
         return {"images": job.n_images, "predicted": 0}
+    if job.versions != _versions():
+        planned, here = (", ".join(sorted(a - b)) for a, b in _both_ways(job.versions, _versions()))
+        raise UnusableInputError(f"job {job_id}: planned with {planned}, found {here} here: plan it again")
     source = open_source(workspace, job.source, job.task, is_from_form=is_from_form)
     path = verified_path(bucket, f"{job.folder}/pictures.parquet", job.pictures_sha256, kind="list")
     done = _parts(bucket, job)
@@ -331,6 +366,12 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
     }
     left = [number for number in sizes if number not in done]
     with progress("predict", job.n_images) as advance, pq.ParquetFile(path) as listed:
+        groups = [listed.metadata.row_group(number).num_rows for number in range(listed.num_row_groups)]
+        if groups != [*sizes.values()]:
+            raise UnusableInputError(
+                f"job {job_id}: found {len(groups):,} parts in its list, expected {len(sizes):,} of {PART_IMAGES:,} "
+                "pictures: plan it again"
+            )
         advance(sum(sizes[number] for number in done if number in sizes))
         if not left:
             return {"images": job.n_images, "predicted": 0}
@@ -342,6 +383,11 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
             _put_part(bucket, job, number, pa.Table.from_pylist(rows, schema))
             advance(len(rows))
     return {"images": job.n_images, "predicted": sum(sizes[number] for number in left)}
+
+
+def _both_ways(one: Iterable[str], other: Iterable[str]) -> Iterator[tuple[set[str], set[str]]]:
+    yield set(one), set(other)
+    yield set(other), set(one)
 
 
 def _asked(source: PictureSource, listed: Any, parts: Iterable[int]) -> Iterator[PictureToPredict]:
