@@ -193,6 +193,20 @@ def test_a_picture_that_changed_after_it_was_listed_is_not_read_for_it(
         assert said == {"1.png": None, "2.png": "altered"}
 
 
+def test_a_name_is_neither_a_formula_of_a_spreadsheet_nor_a_line_of_a_log(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "few").mkdir()
+    for name in ("\n2026 all is well.png", "=1+1.png", "a=1.png"):
+        (tmp_path / "few" / name).write_bytes(b"")
+    result = predict_source(workspace, str(tmp_path / "few"), out=tmp_path / "out")
+    names = [row["image"] for row in rows_of_job(workspace, result.job_id)]
+    assert names == ["\n2026 all is well.png", "=1+1.png", "a=1.png"]
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [names[0], "\t=1+1.png", names[2]]
+    assert not any("\n" in record.getMessage() for record in caplog.records if "first" in record.getMessage())
+
+
 class _DyingBucket(DirectoryBucket):
     """Its process is killed before the second part is stored."""
 

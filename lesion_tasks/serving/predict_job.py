@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture, refusing_damage
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames
 from lesion_tasks.bucket import (
@@ -212,7 +213,7 @@ def plan_predictions(
     workspace.bucket.put(
         f"{job.folder}/job.json", job.model_dump_json(indent=2).encode(), content_type="application/json"
     )
-    log.info("job %s: %s pictures of %s", job_id, f"{n_images:,}", source.address)
+    log.info("job %s: %s pictures of %s", job_id, f"{n_images:,}", legible(source.address))
     return job_id
 
 
@@ -297,7 +298,8 @@ def _each_once(source: PictureSource, pictures: Iterator[ListedPicture]) -> Iter
     for one in pictures:
         if last is not None and one.image == last.image:
             raise UnusableInputError(
-                f"{source.address}: {last.place} and {one.place} are both named {one.image}, expected one"
+                f"{source.address}: {legible(last.place)} and {legible(one.place)} are both named "
+                f"{legible(one.image)}, expected one"
             )
         last = one
         yield one
@@ -309,7 +311,7 @@ def _look_at(source: PictureSource, first: ListedPicture) -> None:
         with refusing_damage():
             open_picture(source.read(first.place, first.stamp))
     except UnusablePictureError as error:
-        log.warning("the first picture, %s, cannot be read: %s", first.image, error)
+        log.warning("the first picture, %s, cannot be read: %s", legible(first.image), error)
 
 
 def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
@@ -482,7 +484,7 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
                 data = get_verified(bucket, key, key[-len(".parquet") - 64 : -len(".parquet")], kind="part")
                 table = pq.read_table(io.BytesIO(data))
                 rows.write_table(table)
-                lines.write_table(table)
+                lines.write_table(_for_spreadsheets(table))
                 _add(summary, table.to_pylist())
         for path in (parquet, csv):
             bucket.put_file(f"{job.folder}/{path.name}", path, content_type=TABLES[path.name])
@@ -505,6 +507,16 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
         content_type="application/json",
     )
     return result
+
+
+def _for_spreadsheets(table: "pa.Table") -> "pa.Table":
+    """A tab before each name that a spreadsheet would run as a formula, as the archive's snapshot has it."""
+    import pyarrow.compute as pc
+
+    names = table["image"]
+    guarded = pc.binary_join_element_wise("\t", names, "")
+    is_formula = pc.match_substring_regex(names, r"^\s*[=+\-@]")
+    return table.set_column(0, table.schema.field("image"), pc.if_else(is_formula, guarded, names))
 
 
 def _summary(job: PredictionJob, manifest: Mapping[str, Any]) -> "PredictionSummary":
