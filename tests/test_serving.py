@@ -448,6 +448,17 @@ def test_the_champion_predicts_files_and_pixels_without_a_database(
     assert champion.predict([np.zeros((4, 4), np.uint8)])[0].reason == "unknown_format"
 
 
+def test_a_bucket_that_is_named_is_checked_and_never_made(workspace: Workspace, tmp_path: Path) -> None:
+    champion = lesion_tasks.open_champion(bucket=f"file://{workspace.settings.bucket_url}")
+    assert champion.training_id == find_champion(workspace.bucket, "malignancy").training_id
+    with pytest.raises(UnusableInputError, match=r"^bucket .*none': found no such directory"):
+        lesion_tasks.open_champion(bucket=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    for wrong in ("gs://somewhere", "s3://", "file://relative"):
+        with pytest.raises(UnusableInputError, match=rf"^bucket '{wrong}': .*expected"):
+            lesion_tasks.open_champion(bucket=wrong)
+
+
 def test_a_probability_that_is_no_number_is_no_prediction(workspace: Workspace, pictures: Path) -> None:
     served = load_served(workspace.bucket, find_champion(workspace.bucket, "malignancy"))
     served.model.set_weights([weights * np.nan for weights in served.model.get_weights()])
