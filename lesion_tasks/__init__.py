@@ -14,6 +14,7 @@
 Steps meet in tables and objects, never in Python. None of them imports Airflow.
 """
 
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -93,8 +94,12 @@ def open_champion(task: str = "malignancy", *, bucket: str | None = None) -> "Ch
     # Not at the top: importing the package must not load any of its modules.
     from lesion_tasks.bucket import open_bucket
     from lesion_tasks.serving.serve import open_champion as load
-    from lesion_tasks.settings import read_settings
+    from lesion_tasks.settings import checked_bucket_url, read_settings
 
     settings = read_settings()
-    named = settings if bucket is None else settings.model_copy(update={"bucket_url": bucket})
-    return load(open_bucket(named), task)
+    name, url = "LESION_BUCKET_URL", settings.bucket_url
+    if bucket is not None:
+        name, url = "bucket", checked_bucket_url(bucket, "bucket")
+    if not url.startswith("s3://") and not Path(url).is_dir():
+        raise UnusableInputError(f"{name} {url!r}: found no such directory, expected one with a champion")
+    return load(open_bucket(settings.model_copy(update={"bucket_url": url})), task)

@@ -56,8 +56,8 @@ class Bucket(Protocol):
     def put_file(self, key: str, path: Path, *, content_type: str = OCTETS) -> None:
         """Write an object from a file, without holding it in memory."""
 
-    def get(self, key: str) -> bytes:
-        """Read an object, or raise `MissingObjectError`."""
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
+        """Read an object, or its first bytes up to a number of them, or raise `MissingObjectError`."""
 
     def digest(self, key: str) -> str:
         """SHA-256 of an object as the bucket holds it, in hexadecimal digits, or raise `MissingObjectError`."""
@@ -213,9 +213,10 @@ class DirectoryBucket:
             temporary.unlink(missing_ok=True)
             raise
 
-    def get(self, key: str) -> bytes:
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
         try:
-            return (self.root / _checked(key)).read_bytes()
+            with (self.root / _checked(key)).open("rb") as file:
+                return file.read(at_most)
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             raise MissingObjectError(key, self.url) from None
 
@@ -282,10 +283,15 @@ class S3Bucket:
                 file, self.bucket_name, self._key(key), ExtraArgs={"ContentType": content_type}
             )
 
-    def get(self, key: str) -> bytes:
-        with naming_s3(self.url, key, "get"):
-            body: bytes = self.client.get_object(Bucket=self.bucket_name, Key=self._key(key))["Body"].read()
-        return body
+    def get(self, key: str, *, at_most: int | None = None) -> bytes:
+        with (
+            naming_s3(self.url, key, "get"),
+            contextlib.closing(
+                self.client.get_object(Bucket=self.bucket_name, Key=self._key(key))["Body"]
+            ) as body,
+        ):
+            data: bytes = body.read(at_most)
+        return data
 
     def digest(self, key: str) -> str:
         found = hashlib.sha256()

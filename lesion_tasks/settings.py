@@ -117,23 +117,24 @@ def _database_url(url: str | None) -> str | None:
 
 
 def _bucket_url(url: str) -> str:
+    return checked_bucket_url(url, "LESION_BUCKET_URL")
+
+
+def checked_bucket_url(url: str, name: str) -> str:
+    """The address of a bucket, absolute. Raises `UnusableInputError` that names the setting or argument it came by."""
     expected = "expected a directory or s3://bucket/prefix"
     scheme = url.partition("://")[0] if "://" in url else ""
     if scheme not in {"", "s3", "file"}:
-        raise UnusableInputError(f"LESION_BUCKET_URL {shown(url)[:200]!r}: {expected}")
+        raise UnusableInputError(f"{name} {shown(url)[:200]!r}: {expected}")
     if scheme != "s3":
         path = url.removeprefix("file://")
         if scheme == "file" and not path.startswith("/"):
-            raise UnusableInputError(
-                f"LESION_BUCKET_URL {url[:200]!r}: expected file:// and an absolute path"
-            )
+            raise UnusableInputError(f"{name} {url[:200]!r}: expected file:// and an absolute path")
         return str(Path(path).absolute())
-    name, _, prefix = url.removeprefix("s3://").partition("/")
-    if not _BUCKET_NAME.fullmatch(name) or not _BUCKET_PREFIX.fullmatch(prefix.rstrip("/")):
-        found = "no bucket name" if not name else "no name of a bucket and words between slashes"
-        raise UnusableInputError(
-            f"LESION_BUCKET_URL {shown(url)[:200]!r}: {found}, expected s3://bucket/prefix"
-        )
+    bucket_name, _, prefix = url.removeprefix("s3://").partition("/")
+    if not _BUCKET_NAME.fullmatch(bucket_name) or not _BUCKET_PREFIX.fullmatch(prefix.rstrip("/")):
+        found = "no bucket name" if not bucket_name else "no name of a bucket and words between slashes"
+        raise UnusableInputError(f"{name} {shown(url)[:200]!r}: {found}, expected s3://bucket/prefix")
     return url
 
 

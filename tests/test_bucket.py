@@ -65,6 +65,7 @@ def test_what_was_put_is_read_back(bucket: Bucket) -> None:
     bucket.put("images/ISIC_0000001.jpg", b"first")
     bucket.put("images/ISIC_0000001.jpg", b"second")
     assert bucket.get("images/ISIC_0000001.jpg") == b"second"
+    assert bucket.get("images/ISIC_0000001.jpg", at_most=3) == b"sec"
     assert bucket.exists("images/ISIC_0000001.jpg")
 
 

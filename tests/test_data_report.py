@@ -12,6 +12,7 @@ from lesion_tasks.bucket import digest_of_file, open_bucket
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.croissant import _licences
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.manifest import COLUMNS
@@ -110,3 +111,7 @@ def test_a_manifest_is_described_column_by_column_with_its_licences(
     assert all(field["description"] != field["name"] for field in records["field"])
     assert said["license"] == ["https://creativecommons.org/publicdomain/zero/1.0/"]
     assert [one["name"] for one in said["creator"]] == ["Test <b>Hospital</b>"]
+
+
+def test_rows_without_a_licence_are_said_to_have_an_unknown_one():
+    assert _licences(["CC-BY", None, ""]) == ["https://creativecommons.org/licenses/by/4.0/", "unknown"]

@@ -53,6 +53,23 @@ def dicom(pixels: np.ndarray, interpretation: str, *, bits: int = 8, n_frames: i
     return buffer.getvalue()
 
 
+def deflated() -> bytes:
+    """A file that claims a compression of which nothing is there: its header alone is read."""
+    whole = dicom(COLOURS, "RGB", syntax=JPEGLSLossless, jpeg=encapsulate([b"1234"]))
+    return whole.replace(JPEGLSLossless.encode(), b"1.2.840.10008.1.2.1.99")
+
+
+def jpeg(width_px: int | None = None) -> bytes:
+    """A JPEG of COLOURS; or one that says another width, and 10,000 for the height, in its frame header."""
+    buffer = io.BytesIO()
+    Image.fromarray(COLOURS).save(buffer, "JPEG", quality=95)
+    data = buffer.getvalue()
+    if width_px is None:
+        return data
+    at = data.index(b"\xff\xc0") + 5
+    return data[:at] + (10_000).to_bytes(2) + width_px.to_bytes(2) + data[at + 4 :]
+
+
 def shown(data: bytes) -> np.ndarray:
     return np.asarray(open_picture(data)).astype(int)
 
@@ -104,6 +121,7 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
     [
         (dicom(COLOURS, "RGB", n_frames=3), "several_frames", r"3 frames \(VL Photographic Image Storage\)"),
         (dicom(COLOURS, "HSV"), "unknown_format", "photometric interpretation HSV found"),
+        (dicom(COLOURS, "RGB", Columns=[24, 24]), "damaged", "not .list."),
         (dicom(COLOURS, "RGB")[:-100], "damaged", "bytes of pixel data"),
         (dicom(COLOURS, "RGB")[:300], "not_an_image", "without pixel data"),
         (dicom(COLOURS, "RGB", Rows=30_000, Columns=30_000), "too_many_pixels", "30000 x 30000"),
@@ -112,10 +130,34 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
             "unknown_format",
             "DICOM compressed as JPEG-LS Lossless",
         ),
+        (deflated(), "unknown_format", "DICOM compressed as Deflated Explicit VR Little Endian"),
+        (
+            dicom(COLOURS, "RGB", syntax=JPEGBaseline8Bit, jpeg=encapsulate([jpeg(width_px=10_001)])),
+            "too_many_pixels",
+            "10001 x 10000|100010000 pixels",
+        ),
+        (
+            dicom(COLOURS, "YBR_FULL_422", syntax=JPEGBaseline8Bit, jpeg=encapsulate([jpeg()[:-300]])),
+            "damaged",
+            "truncated",
+        ),
         (heic()[:-20], "damaged", "end of file"),
         (heic()[:60], "damaged", "ValueError"),
     ],
-    ids=["frames", "interpretation", "cut", "no-pixels", "large", "syntax", "heic-cut", "heic-header"],
+    ids=[
+        "frames",
+        "interpretation",
+        "two-values",
+        "cut",
+        "no-pixels",
+        "large",
+        "syntax",
+        "deflated",
+        "large-inside",
+        "cut-inside",
+        "heic-cut",
+        "heic-header",
+    ],
 )
 def test_what_is_no_single_picture_is_refused_by_name(data: bytes, reason: str, words: str) -> None:
     with pytest.raises(UnusablePictureError, match=words) as refused:

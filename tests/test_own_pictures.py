@@ -15,6 +15,7 @@ from lesion_tasks.__main__ import lesion
 from lesion_tasks.archive.folder_inspection import inspect_folder, write_mapping
 from lesion_tasks.archive.image_ids import id_of, is_image_id
 from lesion_tasks.archive.local import open_download
+from lesion_tasks.archive.picture_names import PictureNames
 from lesion_tasks.archive.record import Refusal, check_record
 from lesion_tasks.cli.documents import ROOT
 from lesion_tasks.curation.curate import curate_images
@@ -399,6 +400,20 @@ def test_a_picture_of_the_archive_keeps_its_id_in_any_folder(folder):
     ids = [record["isic_id"] for record in open_download(folder).records()]
     assert ids[0].startswith("clinic.b-IMG_2-")
     assert ids[1] == "ISIC_0000001"
+
+
+def test_a_row_of_another_folder_gets_no_picture_of_its_name(folder):
+    (folder / "a/twice.jpg").unlink()
+    names = ("a/twice.jpg", "b/twice", r"C:\images\b\twice.jpg", "a/b/twice.jpg", "other/IMG_1.jpg")
+    write_table(folder, [(name, *ROWS[0][1:]) for name in names])
+    said = open_download(folder)
+    assert [said.pictures.find(name) for name in names] == [None, *["b/twice.jpg"] * 3, "IMG_1.jpg"]
+
+
+def test_a_folder_that_may_not_be_read_is_named(tmp_path):
+    (tmp_path / "a.png").touch()  # what os.walk says of it reaches people in the same way
+    with pytest.raises(UnusableInputError, match=r"folder .*a\.png: Not a directory; expected one"):
+        PictureNames(tmp_path / "a.png")
 
 
 def test_a_repeated_row_without_a_picture_is_refused_and_stops_nothing(folder, settings):

@@ -4,9 +4,10 @@ import csv
 import hashlib
 import json
 import math
+import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from test_foreign_formats import dicom
 
 import lesion_tasks
 from benchmarks.predict import store_champion
@@ -30,8 +32,9 @@ from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.serving import export_model as exporting
 from lesion_tasks.serving import predict_job
 from lesion_tasks.serving.picture_prediction import PicturePrediction, table_schema
+from lesion_tasks.serving.picture_source import FolderSource, ListedPicture
 from lesion_tasks.serving.predict_job import plan_predictions, predict_source, run_predictions
-from lesion_tasks.serving.predict_pictures import BATCH_IMAGES
+from lesion_tasks.serving.predict_pictures import BATCH_IMAGES, PictureToPredict, predict_pictures
 from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.serving.served_model import find_champion, load_served
 from lesion_tasks.splits.manifest import COLUMNS, as_table, write_manifest
@@ -156,6 +159,54 @@ def test_a_folder_becomes_rows_with_reasons_a_page_and_a_copy(
         assert found.address == f"reports/predictions/{result.job_id}.html"
 
 
+def test_no_odd_file_ends_a_job(workspace: Workspace, tmp_path: Path) -> None:
+    draw(tmp_path / "few" / "a.png", 0)
+    (tmp_path / "few" / "a.png").rename(tmp_path / "few" / os.fsdecode(b"\xe4 %20.png"))  # in Latin-1
+    (tmp_path / "few" / "loop.png").symlink_to(tmp_path / "few" / "loop.png")
+    os.mkfifo(tmp_path / "few" / "pipe.png")
+    (tmp_path / "few" / "zero.png").symlink_to("/dev/zero")
+    grey = np.zeros((2, 2), np.uint8)
+    (tmp_path / "few" / "two.dcm").write_bytes(dicom(grey, "MONOCHROME2", Columns=[2, 2]))
+    result = predict_source(workspace, str(tmp_path / "few"))
+    said = {row["image"]: row["reason"] for row in rows_of_job(workspace, result.job_id)}
+    odd = dict.fromkeys(("loop.png", "pipe.png", "zero.png"), "unreadable")
+    assert said == {r"\xe4 %20.png": None, **odd, "two.dcm": "damaged"}
+    for name in ("pipe.png", "zero.png"):
+        with pytest.raises(UnusableInputError, match="a pipe or a device, not a file"):
+            predict_images(workspace, [str(tmp_path / "few" / name)])
+
+
+def test_a_picture_that_changed_after_it_was_listed_is_not_read_for_it(
+    workspace: Workspace, stored: Path, tmp_path: Path
+) -> None:
+    data = (stored / "images" / "ISIC_0000000.png").read_bytes()
+    for source in (str(tmp_path / "few"), "bucket:few/"):
+        for name in ("few/1.png", "few/2.png"):
+            draw(tmp_path / name, 0)
+            workspace.bucket.put(name, data)
+        job_id = plan_predictions(workspace, source)
+        draw(tmp_path / "few" / "2.png", 1, (30, 20))
+        workspace.bucket.put("few/2.png", data + b"more")
+        run_predictions(workspace, job_id)
+        predict_job.finish_predictions(workspace, job_id)
+        said = {row["image"]: row["reason"] for row in rows_of_job(workspace, job_id)}
+        assert said == {"1.png": None, "2.png": "altered"}
+
+
+def test_a_name_is_neither_a_formula_of_a_spreadsheet_nor_a_line_of_a_log(
+    workspace: Workspace, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "few").mkdir()
+    for name in ("\n2026 all is well.png", "=1+1.png", "a=1.png"):
+        (tmp_path / "few" / name).write_bytes(b"")
+    result = predict_source(workspace, str(tmp_path / "few"), out=tmp_path / "out")
+    names = [row["image"] for row in rows_of_job(workspace, result.job_id)]
+    assert names == ["\n2026 all is well.png", "=1+1.png", "a=1.png"]
+    with (tmp_path / "out" / "predictions.csv").open(newline="") as file:
+        assert [row["image"] for row in csv.DictReader(file)] == [names[0], "\t=1+1.png", names[2]]
+    assert not any("\n" in record.getMessage() for record in caplog.records if "first" in record.getMessage())
+
+
 class _DyingBucket(DirectoryBucket):
     """Its process is killed before the second part is stored."""
 
@@ -195,6 +246,36 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_rows(
     assert workspace.bucket.get(f"predictions/{job_id}/predictions.csv") == undisturbed
 
 
+def test_a_job_of_other_versions_is_planned_again(
+    workspace: Workspace, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    job_id = plan_predictions(workspace, str(pictures))
+    monkeypatch.setattr(predict_job, "PART_IMAGES", BATCH_IMAGES)
+    with pytest.raises(UnusableInputError, match="found 1 parts in its list, expected 3 of 64 pictures"):
+        run_predictions(workspace, job_id)
+    monkeypatch.setattr(predict_job, "JOB_VERSION", 99)
+    with pytest.raises(UnusableInputError, match=r"planned with job \d, found job 99 here: plan it again"):
+        run_predictions(workspace, job_id)
+    assert plan_predictions(workspace, str(pictures)) != job_id
+    key = f"predictions/{job_id}/job.json"
+    workspace.bucket.put(key, workspace.bucket.get(key).replace(b'"job 2"', b'"job 99"'))
+    with pytest.raises(UnusableInputError, match=r"job.json was changed or is of an earlier release"):
+        run_predictions(workspace, job_id)
+
+
+def test_what_could_not_be_read_is_looked_at_again(workspace: Workspace, tmp_path: Path) -> None:
+    for name in ("few/1.png", "few/2.png"):
+        draw(tmp_path / name, 0)
+        workspace.bucket.put(name, (tmp_path / name).read_bytes())
+    job_id = plan_predictions(workspace, "bucket:few/")
+    workspace.bucket.delete("few/2.png")
+    run_predictions(workspace, job_id)
+    assert predict_job.finish_predictions(workspace, job_id).n_refused == {"unreadable": 1}
+    workspace.bucket.put("few/2.png", (tmp_path / "few/2.png").read_bytes())
+    again = predict_source(workspace, "bucket:few/")
+    assert (again.job_id, again.n_refused) == (job_id, {})
+
+
 def test_a_changed_picture_or_another_table_is_another_job(workspace: Workspace, tmp_path: Path) -> None:
     draw(tmp_path / "few" / "a.png", 0)
     first = plan_predictions(workspace, str(tmp_path / "few"))
@@ -228,6 +309,39 @@ def test_each_picture_gets_the_metadata_of_its_row(
     assert scores[0] != pytest.approx(scores[1], abs=1e-4)
     assert "a row for 2 of 3 pictures" in caplog.text
     assert "1 of its rows name no picture of the source, such as 9" in caplog.text
+    job = predict_job.find_job(workspace.bucket, result.job_id)
+    assert job.notes[-2:] == (
+        "Its columns that are not read: note.",
+        "Of 3 pictures, the model is told age_years of 1, is_male of 1, size_mm of 0; the rest is missing to it.",
+    )
+
+
+class _KnowingSource(FolderSource):
+    """As a cohort: it knows an age and a size of each picture."""
+
+    def pictures(self) -> Iterator[ListedPicture]:
+        for one in super().pictures():
+            yield replace(one, metadata={"age_years": 30.0, "size_mm": 4.0})
+
+
+def test_what_is_given_stands_over_what_a_source_knows_and_the_rest_stays(tmp_path: Path) -> None:
+    draw(tmp_path / "few" / "1.png", 0)
+    table = write_table(tmp_path / "t.csv", "image,age_years,sex", "1,80,")
+    for told in ({"metadata": {"age_years": 80.0}}, {"table": table}):
+        given: Any = {"table": None, "metadata": {}} | told
+        source = _KnowingSource(tmp_path / "few")
+        predict_job._write_list(tmp_path / "list.parquet", source, **given, asked_for=())
+        (row,) = pq.read_table(tmp_path / "list.parquet").to_pylist()
+        assert [row[name] for name in VARIANT.metadata] == [80.0, None, 4.0]
+
+
+def test_a_page_of_nothing_that_could_be_read_claims_no_answer(workspace: Workspace, tmp_path: Path) -> None:
+    (tmp_path / "few").mkdir()
+    (tmp_path / "few" / "a.png").write_bytes(b"")
+    predict_source(workspace, str(tmp_path / "few"), out=tmp_path / "out")
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "No picture could be read." in page
+    assert "has an answer" not in page
 
 
 @pytest.mark.parametrize(
@@ -235,9 +349,13 @@ def test_each_picture_gets_the_metadata_of_its_row(
     [
         (["image,age", "1,2"], "found columns image, age.*expected image"),
         (["image,age_years", "1,x"], "line 2: age_years 'x': expected a number"),
-        (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number of at least 0"),
+        (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number from 0 to 120"),
+        (["image,age_approx", "1,1961"], "line 2: age_approx '1961': expected a number from 0 to 120"),
+        (["image,size_mm", "1,1000"], "line 2: size_mm '1000': expected a number from 0.005 to 999.995"),
         (["image,sex", "1,mal"], "line 2: sex 'mal'; did you mean male\\?, expected"),
         (["image,sex", "1,male", "1.png,male"], "line 3: found a second row of 1.png"),
+        (["image,age_yeras,sex", "1,2,male"], "found column 'age_yeras'; did you mean age_years"),
+        (["image,Age,sex", "1,2,male"], "found column 'Age'; did you mean age_years"),
         (["image,age_years,age_approx", "1,2,3"], "found columns age_years and age_approx"),
     ],
 )
@@ -300,6 +418,13 @@ def test_a_prefix_of_the_bucket_is_a_source_and_an_object_that_is_gone_has_its_r
     ]
 
 
+def test_a_prefix_in_the_middle_of_a_name_keeps_names_apart(workspace: Workspace, stored: Path) -> None:
+    for key in ("scans/a/1.png", "scans/a1.png", "scans/b.png"):
+        workspace.bucket.put(key, (stored / "images" / "ISIC_0000000.png").read_bytes())
+    result = predict_source(workspace, "bucket:scans/a")
+    assert [row["image"] for row in rows_of_job(workspace, result.job_id)] == ["a/1.png", "a1.png"]
+
+
 def test_the_champion_predicts_files_and_pixels_without_a_database(
     workspace: Workspace, pictures: Path
 ) -> None:
@@ -313,9 +438,35 @@ def test_the_champion_predicts_files_and_pixels_without_a_database(
     assert champion.card == "# A card"
     with pytest.raises(UnusableInputError, match=r"metadata 'age': expected some of age_years, is_male"):
         champion.predict([path], {"age": 3.0})
+    with pytest.raises(UnusableInputError, match=r"age_years inf: expected a number from 0 to 120"):
+        champion.predict([path], {"age_years": math.inf})
+    with pytest.raises(UnusableInputError, match=r"is_male 0\.5: expected 0 or 1"):
+        champion.predict([path], {"is_male": 0.5})
+    assert champion.predict([path], {"age_years": math.nan})[0].probabilities == by_path.probabilities
     with pytest.raises(UnusableInputError, match="metadata of 2 pictures"):
         champion.predict([path], [{}, {}])
     assert champion.predict([np.zeros((4, 4), np.uint8)])[0].reason == "unknown_format"
+
+
+def test_a_bucket_that_is_named_is_checked_and_never_made(workspace: Workspace, tmp_path: Path) -> None:
+    champion = lesion_tasks.open_champion(bucket=f"file://{workspace.settings.bucket_url}")
+    assert champion.training_id == find_champion(workspace.bucket, "malignancy").training_id
+    with pytest.raises(UnusableInputError, match=r"^bucket .*none': found no such directory"):
+        lesion_tasks.open_champion(bucket=str(tmp_path / "none"))
+    assert not (tmp_path / "none").exists()
+    for wrong in ("gs://somewhere", "s3://", "file://relative"):
+        with pytest.raises(UnusableInputError, match=rf"^bucket '{wrong}': .*expected"):
+            lesion_tasks.open_champion(bucket=wrong)
+
+
+def test_a_probability_that_is_no_number_is_no_prediction(workspace: Workspace, pictures: Path) -> None:
+    served = load_served(workspace.bucket, find_champion(workspace.bucket, "malignancy"))
+    served.model.set_weights([weights * np.nan for weights in served.model.get_weights()])
+    load = (pictures / "0" / "000.png").read_bytes
+    (said,) = predict_pictures(served, [PictureToPredict(image="a", load=load)])
+    assert (said.prediction, said.probabilities, said.reason) == (None, None, "no_number")
+    assert said.detail == "the model says nan, nan, expected probabilities"
+    assert said.doubt is None
 
 
 def test_an_altered_model_is_refused_before_it_is_loaded(workspace: Workspace, pictures: Path) -> None:

@@ -8,6 +8,8 @@ Needs the extra `dicom`.
 """
 
 import io
+import logging
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,11 @@ if TYPE_CHECKING:
 _GREY = ("MONOCHROME1", "MONOCHROME2")
 _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
+_HEADER_AT, _HEADER_GROUP = 132, 2  # PS3.10, 7.1
+MAX_PIXEL_BYTES = 8
+
+# It reports with a traceback what is reported here in a line.
+logging.getLogger("pydicom.pixels.decoders").setLevel(logging.CRITICAL)
 
 
 def dicom_picture(data: bytes, *, max_pixels: int) -> Image.Image:
@@ -29,24 +36,33 @@ def dicom_picture(data: bytes, *, max_pixels: int) -> Image.Image:
     from pydicom.errors import InvalidDicomError
 
     try:
+        _refuse_deflated(data)
         dataset = pydicom.dcmread(io.BytesIO(data))
-    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError) as error:
+    except UnusablePictureError:
+        raise
+    except (InvalidDicomError, EOFError, ValueError, OSError, KeyError, AttributeError, zlib.error) as error:
         raise _unusable("damaged", str(error) or type(error).__name__) from error
-    interpretation = _check(dataset, max_pixels)
-    try:
+    try:  # values are converted only when they are asked for
+        interpretation = _check(dataset, max_pixels)
+        _check_compression(dataset, max_pixels)
         values = dataset.pixel_array  # YBR is RGB by now
         if interpretation in _GREY:
             return Image.fromarray(_grey(dataset, values, is_inverted=interpretation == _GREY[0]))
         if interpretation == _PALETTE:
             return Image.fromarray(_from_palette(dataset, values))
         return Image.fromarray(_scaled(values, 0, 2 ** int(dataset.BitsStored) - 1))
-    except NotImplementedError as error:
-        raise _unusable("unknown_format", _without_decoder(dataset)) from error
-    except RuntimeError as error:
-        is_unknown = "missing" in str(error) or "plugin" in str(error)
-        said = _without_decoder(dataset) if is_unknown else str(error)
-        raise _unusable("unknown_format" if is_unknown else "damaged", said) from error
-    except (ValueError, AttributeError, LookupError, TypeError, OSError, ArithmeticError) as error:
+    except UnusablePictureError:
+        raise
+    except (
+        RuntimeError,
+        ValueError,
+        AttributeError,
+        LookupError,
+        TypeError,
+        OSError,
+        ArithmeticError,
+        MemoryError,
+    ) as error:
         raise _unusable("damaged", str(error) or type(error).__name__) from error
 
 
@@ -67,9 +83,12 @@ def _check(dataset: "pydicom.Dataset", max_pixels: int) -> str:
             "several_frames", f"{n_frames} frames ({kind}), expected a DICOM file with one picture"
         )
     width_px, height_px = int(dataset.get("Columns") or 0), int(dataset.get("Rows") or 0)
-    if width_px * height_px > max_pixels:
+    _check_size(width_px, height_px, max_pixels)
+    n_samples, n_bytes = int(dataset.get("SamplesPerPixel") or 1), -(-int(dataset.BitsAllocated) // 8)
+    if n_samples * n_bytes > MAX_PIXEL_BYTES:
         raise _unusable(
-            "too_many_pixels", f"{width_px} x {height_px} found, expected at most {max_pixels} pixels"
+            "unknown_format",
+            f"{n_samples} samples of {n_bytes} bytes found, expected {MAX_PIXEL_BYTES} bytes a pixel",
         )
     interpretation = str(dataset.get("PhotometricInterpretation") or "none")
     if interpretation not in (*_GREY, *_COLOUR, _PALETTE):
@@ -80,9 +99,53 @@ def _check(dataset: "pydicom.Dataset", max_pixels: int) -> str:
     return interpretation
 
 
-def _without_decoder(dataset: "pydicom.Dataset") -> str:
-    syntax = dataset.file_meta.TransferSyntaxUID.name
-    return f"DICOM compressed as {syntax} found, expected JPEG Baseline, JPEG 2000, RLE or uncompressed"
+def _check_size(width_px: int, height_px: int, max_pixels: int) -> None:
+    if width_px * height_px > max_pixels:
+        raise _unusable(
+            "too_many_pixels", f"{width_px} x {height_px} found, expected at most {max_pixels} pixels"
+        )
+
+
+def _refuse_deflated(data: bytes) -> None:
+    """Refuse, by the header alone, what pydicom would inflate without a limit."""
+    from pydicom.filereader import read_dataset
+    from pydicom.uid import DeflatedExplicitVRLittleEndian
+
+    header = io.BytesIO(data)
+    header.seek(_HEADER_AT)
+    found = read_dataset(header, False, True, stop_when=lambda tag, vr, length: tag.group != _HEADER_GROUP)
+    if found.get("TransferSyntaxUID") == DeflatedExplicitVRLittleEndian:
+        raise _without_decoder(DeflatedExplicitVRLittleEndian)
+
+
+def _check_compression(dataset: "pydicom.Dataset", max_pixels: int) -> None:
+    """Refuse a compressed picture without a decoder, or larger than its file says, before anything is decoded."""
+    from pydicom.encaps import get_frame
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import JPEGExtended12Bit, RLELossless
+
+    syntax = dataset.file_meta.TransferSyntaxUID
+    if not syntax.is_encapsulated:
+        return
+    try:
+        is_known = get_decoder(syntax).is_available
+    except NotImplementedError:
+        is_known = False
+    if not is_known or (syntax == JPEGExtended12Bit and dataset.BitsStored != 8):
+        raise _without_decoder(syntax)
+    if syntax != RLELossless:
+        try:
+            with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1))) as image:
+                _check_size(*image.size, max_pixels)
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+            raise _unusable("too_many_pixels", str(error)) from error
+
+
+def _without_decoder(syntax: "pydicom.uid.UID") -> UnusablePictureError:
+    return _unusable(
+        "unknown_format",
+        f"DICOM compressed as {syntax.name} found, expected JPEG Baseline, JPEG 2000, RLE or uncompressed",
+    )
 
 
 def _grey(dataset: "pydicom.Dataset", stored: np.ndarray, *, is_inverted: bool) -> np.ndarray:

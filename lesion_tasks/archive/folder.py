@@ -4,7 +4,9 @@ Two layouts are read: the archive's snapshot (`metadata.csv` beside `images/`) a
 (`metadata.csv` with the image files beside it). A single CSV export without files is read too.
 """
 
+import errno
 import os
+import stat
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -82,15 +84,41 @@ class DownloadFolder:
 def read_below(root: Path, url: str, *, max_bytes: int) -> bytes:
     """Return the bytes behind a `file:` URL that is relative to a folder.
 
-    Raises RefusedUrlError, OversizedError, and FileNotFoundError or IsADirectoryError.
+    Raises RefusedUrlError, OversizedError, and OSError, such as FileNotFoundError.
     """
-    path = (root / url.removeprefix("file:")).resolve()
+    return read_regular(place_below(root, url), max_bytes=max_bytes)[0]
+
+
+def place_below(root: Path, url: str) -> Path:
+    """Return the place that a `file:` URL means, with all links followed.
+
+    Raises RefusedUrlError if it is outside the folder, and FileNotFoundError if a link leads to itself.
+    """
+    try:
+        path = (root / url.removeprefix("file:")).resolve()
+    except RuntimeError as error:  # before Python 3.13
+        raise FileNotFoundError(errno.ELOOP, os.strerror(errno.ELOOP)) from error
     if not url.startswith("file:") or not path.is_relative_to(root.resolve()):
         raise RefusedUrlError(f"{url[:200]!r}: expected a file: URL inside {root}")
-    size_bytes = path.stat().st_size
-    if size_bytes > max_bytes:
-        raise OversizedError(f"{size_bytes} bytes, expected at most {max_bytes}")
-    return path.read_bytes()
+    return path
+
+
+def read_regular(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_result]:
+    """Return the bytes of a file, and its state once they were read. Neither waits for a pipe nor reads a device.
+
+    Raises OversizedError, and OSError, which is FileNotFoundError for what is no regular file.
+    """
+    with open(path, "rb", opener=_at_once) as file:
+        said = os.fstat(file.fileno())
+        if not stat.S_ISREG(said.st_mode):
+            raise FileNotFoundError(errno.EINVAL, "a pipe or a device, not a file")
+        if said.st_size > max_bytes:
+            raise OversizedError(f"{said.st_size} bytes, expected at most {max_bytes}")
+        return file.read(), os.fstat(file.fileno())
+
+
+def _at_once(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def open_folder(path: str | Path) -> DownloadFolder:

@@ -16,10 +16,12 @@ A picture is decoded once, completely. JPEGs are decoded at a reduced scale wher
 whole compressed stream, so it finds a truncated or damaged file in a fraction of the time and memory.
 """
 
+import contextlib
 import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -27,7 +29,7 @@ from pathlib import Path
 import numpy as np
 from PIL import ExifTags, Image, ImageOps, TiffImagePlugin, UnidentifiedImageError
 
-from lesion_tasks import UnusableInputError
+from lesion_tasks import UnavailableError, UnusableInputError
 
 FORMATS = {
     "JPEG": ("jpg", "image/jpeg"),
@@ -124,6 +126,17 @@ class UnusablePictureError(UnusableInputError):
         super().__init__(f"{reason.replace('_', ' ')}: {detail}")
         self.reason = reason  # as in Unusable
         self.detail = detail
+
+
+@contextlib.contextmanager
+def refusing_damage() -> Iterator[None]:
+    """Turn whatever a file makes a reader raise into `UnusablePictureError`; the project's own errors pass."""
+    try:
+        yield
+    except (UnusableInputError, UnavailableError):
+        raise
+    except Exception as error:
+        raise UnusablePictureError("damaged", _words(error)) from error
 
 
 def open_picture(
@@ -247,6 +260,10 @@ def _opened_with_extra(data: bytes, extra: str, max_pixels: int) -> Image.Image:
     except ModuleNotFoundError as error:
         detail = f"{extra.upper()} found, which needs the extra: pip install 'lesion-tasks[{extra}]'"
         raise UnusablePictureError("unknown_format", detail) from error
+    except UnusablePictureError:
+        raise
+    except Exception as error:
+        raise UnusablePictureError("damaged", _words(error)) from error
 
 
 def _turn(image: Image.Image) -> Image.Transpose | None:

@@ -5,6 +5,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.folder import PICTURE_SUFFIXES
 
 # What is read but never ingested: beside a picture it is the original of it, and must not answer to its name.
@@ -45,6 +46,7 @@ class PictureNames:
     def find(self, name: str) -> str | None:
         """Return the path of the picture that a cell names, with or without its folders and its ending.
 
+        Folders that both have agree, from the last one on: another patient's picture of the same name is not meant.
         None if there is none. Raises AmbiguousPictureError if two files answer to the name.
         """
         named = PurePosixPath(name.replace("\\", "/"))
@@ -52,6 +54,7 @@ class PictureNames:
         found = self._by_stem.get(stem, [])
         if stem != named.name:
             found = [path for path in found if PurePosixPath(path).name == named.name]
+        found = [path for path in found if _folders_agree(path, named)]
         if len(found) > 1:
             found = [path for path in found if _ends_with(path, named, self.also)] or found
         if len(found) > 1:
@@ -62,6 +65,12 @@ class PictureNames:
         return found[0] if found else None
 
 
+def _folders_agree(path: str, named: PurePosixPath) -> bool:
+    ours = PurePosixPath(path).parent.parts
+    theirs = [part for part in named.parent.parts if part not in {"/", ".", ".."}]
+    return all(one == other for one, other in zip(reversed(ours), reversed(theirs), strict=False))
+
+
 def _ends_with(path: str, named: PurePosixPath, also: frozenset[str]) -> bool:
     """Tell whether the folders of a cell are the last ones of a path, whether or not the cell has the ending."""
     parts = PurePosixPath(path).parts
@@ -70,9 +79,15 @@ def _ends_with(path: str, named: PurePosixPath, also: frozenset[str]) -> bool:
     return [*parts[:-1], without_suffix(parts[-1], also)][-len(wanted) :] == wanted
 
 
+def _refuse(error: OSError) -> None:
+    raise UnusableInputError(
+        f"folder {error.filename}: {error.strerror}; expected one that may be read"
+    ) from error
+
+
 def _pictures_below(root: Path, also: frozenset[str]) -> list[str]:
     found = []
-    for folder, folders, files in os.walk(root):
+    for folder, folders, files in os.walk(root, onerror=_refuse):
         folders[:] = [name for name in folders if not name.startswith(".") and name not in _LEFT_OUT]
         below = Path(folder).relative_to(root)
         for name in files:

@@ -25,6 +25,9 @@ SITE_BY_GENERAL_SITE = {
 }
 AGE_LIMIT_YEARS = 120
 SIZE_LIMIT_MM = 1_000
+# The lowest and the highest value that can be meant. The archive stores sizes with two decimals: 0.00 is a missing
+# measurement.
+METADATA_LIMITS = {"age_years": (0, AGE_LIMIT_YEARS), "size_mm": (0.005, SIZE_LIMIT_MM - 0.005)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,12 +153,11 @@ def _sex(value: Any) -> str | None:
 
 
 def _age_years(value: Any) -> float | None:
-    return _number(value, lowest=0, highest=AGE_LIMIT_YEARS)
+    return read_number("age_years", value)
 
 
 def _size_mm(value: Any) -> float | None:
-    # The archive stores two decimals: a size of 0.00 is a missing measurement.
-    return _number(value, lowest=0.005, highest=SIZE_LIMIT_MM - 0.005)
+    return read_number("size_mm", value)
 
 
 _READERS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
@@ -173,8 +175,9 @@ _READERS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
 }
 
 
-def _number(value: Any, *, lowest: float, highest: float) -> float | None:
-    """Read a JSON number or a decimal string such as "3.50"; anything else, or out of range, is missing."""
+def read_number(name: str, value: Any) -> float | None:
+    """Read a JSON number or a decimal string such as "3.50"; None for anything else, or beyond METADATA_LIMITS."""
+    lowest, highest = METADATA_LIMITS[name]
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         return None
     try:

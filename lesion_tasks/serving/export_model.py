@@ -8,8 +8,6 @@ import hashlib
 import importlib.util
 import logging
 import math
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +19,7 @@ from pydantic import BaseModel, ConfigDict
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog.entries import unknown
+from lesion_tasks.scratch import scratch_file
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
 
 if TYPE_CHECKING:
@@ -279,12 +278,9 @@ def _to_litert(model: "keras.Model") -> bytes:
             tf.TensorSpec(tensor.shape, tf.float32, name=tensor.name) for tensor in model.inputs
         ],
     )
-    folder = tempfile.mkdtemp()
-    try:
-        archive.write_out(folder, verbose=False)
-        return bytes(tf.lite.TFLiteConverter.from_saved_model(folder).convert())
-    finally:
-        shutil.rmtree(folder)
+    with scratch_file("saved_model") as folder:
+        archive.write_out(str(folder), verbose=False)
+        return bytes(tf.lite.TFLiteConverter.from_saved_model(str(folder)).convert())
 
 
 def _run_litert(data: bytes, inputs: Inputs) -> np.ndarray:

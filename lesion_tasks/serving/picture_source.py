@@ -1,18 +1,20 @@
 """A folder, a prefix of a bucket or a cohort -> its pictures, listed without reading them, and the bytes of each."""
 
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
+from urllib.parse import quote, unquote_to_bytes
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError, RefusedUrlError
-from lesion_tasks.archive.folder import read_below
+from lesion_tasks.archive.folder import place_below, read_regular
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames, without_suffix
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, S3Bucket, get_verified
-from lesion_tasks.serving.serve import Metadata, too_large
+from lesion_tasks.serving.serve import Metadata
 from lesion_tasks.workspace import Workspace
 
 COHORT, BUCKET, S3 = "cohort:", "bucket:", "s3://"
@@ -42,7 +44,7 @@ class PictureSource(Protocol):
 
 
 class FolderSource:
-    """The pictures below a folder, by their paths in it."""
+    """The pictures below a folder, by their paths in it; bytes that are no UTF-8 are escaped, and so is a backslash."""
 
     def __init__(self, root: Path) -> None:
         if not root.is_dir():
@@ -50,29 +52,46 @@ class FolderSource:
             raise UnusableInputError(f"{str(root)[:200]!r}: found {found}, expected {SOURCE_IN_WORDS}")
         self.root = root.resolve()
         self.address = str(self.root)
+        if _in_utf8(self.address) != self.address.replace("\\", "\\\\"):
+            raise UnusableInputError(f"{_in_utf8(self.address)!r}: expected a folder whose path is UTF-8")
 
     def pictures(self) -> Iterator[ListedPicture]:
         for path in PictureNames(self.root, also=ALSO_READ).paths:
             try:
-                said = (self.root / path).stat()
-                stamp = f"{said.st_size} {said.st_mtime_ns}"
+                stamp = _stamp((self.root / path).stat())
             except OSError as error:  # a link to nowhere; reading says so
                 stamp = f"{error.strerror}"
-            yield ListedPicture(image=path, place=path, stamp=stamp)
+            yield ListedPicture(image=_in_utf8(path), place=quote(os.fsencode(path)), stamp=stamp)
 
     def read(self, place: str, stamp: str) -> bytes:
         try:
-            return read_below(self.root, f"file:{place}", max_bytes=MAX_FILE_BYTES)
-        except OversizedError:
-            raise too_large((self.root / place).stat().st_size) from None
+            path = place_below(self.root, f"file:{os.fsdecode(unquote_to_bytes(place))}")
+            data, said = read_regular(path, max_bytes=MAX_FILE_BYTES)
+        except OversizedError as error:
+            raise UnusablePictureError("too_large", str(error)) from error
         except RefusedUrlError as error:
             raise UnusablePictureError("unreadable", "a link that leads out of the folder") from error
         except OSError as error:
             raise UnusablePictureError("unreadable", (error.strerror or str(error)).lower()) from error
+        if _stamp(said) != stamp:
+            raise UnusablePictureError("altered", "the file was changed after it was listed")
+        return data
+
+
+def _in_utf8(name: str) -> str:
+    """A file's name as text that can be stored; two names never become one."""
+    return os.fsencode(name.replace("\\", "\\\\")).decode("utf-8", "backslashreplace")
+
+
+def _stamp(said: os.stat_result) -> str:
+    return f"{said.st_size} {said.st_mtime_ns}"
 
 
 class PrefixSource:
-    """The objects whose keys begin with a prefix and end like a picture's name, by the rest of their keys."""
+    """The objects whose keys begin with a prefix and end like a picture's name, by the rest of their keys.
+
+    The rest begins after the last slash of the prefix, so that no two objects have one name.
+    """
 
     def __init__(self, bucket: Bucket, prefix: str, address: str) -> None:
         if any(part.startswith(".") for part in prefix.split("/")) or prefix.startswith("/"):
@@ -85,19 +104,22 @@ class PrefixSource:
 
     def pictures(self) -> Iterator[ListedPicture]:
         for key, n_bytes in self.bucket.list_sizes(self.prefix):
-            name = key.removeprefix(self.prefix).lstrip("/")
             if without_suffix(key, ALSO_READ) != key:
-                yield ListedPicture(image=name or key, place=key, stamp=str(n_bytes))
+                yield ListedPicture(image=key[self.prefix.rfind("/") + 1 :], place=key, stamp=str(n_bytes))
 
     def read(self, place: str, stamp: str) -> bytes:
         if int(stamp) > MAX_FILE_BYTES:
-            raise too_large(int(stamp))
+            raise UnusablePictureError("too_large", f"{stamp} bytes, expected at most {MAX_FILE_BYTES}")
         try:
-            return self.bucket.get(place)
+            data = self.bucket.get(place, at_most=int(stamp) + 1)
         except MissingObjectError as error:
             raise UnusablePictureError("unreadable", "no such object any more") from error
-        except ValueError as error:
-            raise UnusablePictureError("unreadable", str(error)) from error
+        except (ValueError, OSError) as error:
+            found = (getattr(error, "strerror", None) or str(error)).lower()
+            raise UnusablePictureError("unreadable", found) from error
+        if len(data) != int(stamp):
+            raise UnusablePictureError("altered", f"no longer the {int(stamp):,} bytes that were listed")
+        return data
 
 
 class CohortSource:

@@ -1,6 +1,5 @@
 """A CSV table with ages, sexes and sizes -> the metadata of the pictures that its rows name."""
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,7 +9,7 @@ from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNam
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
-from lesion_tasks.serving.serve import Metadata
+from lesion_tasks.serving.serve import Metadata, read_value
 
 # What is read -> the columns that may hold it: as the manifests have it, and as the archive has it.
 COLUMNS = {
@@ -30,7 +29,11 @@ class PictureTable:
         """Read the whole table. Raises `UnusableInputError` that names the line of whatever cannot be meant."""
         form = TableForm()
         try:
-            self._columns = _find_columns(path, read_columns(path, form))
+            found = read_columns(path, form)
+            self._columns = _find_columns(path, found)
+            self.unread = [
+                printable(name, 60) for name in found if name and name not in self._columns.values()
+            ]
             self.metadata_by_image: dict[str, Metadata] = {}
             self.strangers: list[str] = []  # examples of names without a picture
             self.n_strangers = 0
@@ -72,7 +75,7 @@ class PictureTable:
                     )
                 known["is_male"] = _SEXES[cell.casefold()]
             else:
-                known[field] = _number(f"{place}: {column} {_shown(cell)}", cell)
+                known[field] = read_value(field, cell, f"{place}: {column}")
         return known
 
 
@@ -92,17 +95,17 @@ def _find_columns(path: Path, found: Sequence[str]) -> dict[str, str]:
             f"{path}: found columns {shown}{near}; expected image (or isic_id) and some of "
             f"{', '.join(name for name in known if name not in COLUMNS['image'])}"
         )
+    absent = [name for field, names in COLUMNS.items() if field not in columns for name in names]
+    for name in found:
+        if meant := _meant(name, absent):
+            raise UnusableInputError(f"{path}: found column {_shown(name)}{meant}, expected it by that name")
     return columns
 
 
-def _number(title: str, cell: str) -> float:
-    try:
-        number = float(cell)
-    except ValueError:
-        number = math.nan
-    if not math.isfinite(number) or number < 0:
-        raise UnusableInputError(f"{title}: expected a number of at least 0, or nothing")
-    return number
+def _meant(found: str, names: Sequence[str]) -> str:
+    """Which of some columns a column was probably meant to be: by its letters, or its first word alone."""
+    word = found.strip().casefold()
+    return did_you_mean(next((name for name in names if name.partition("_")[0] == word), word), names)
 
 
 def _shown(cell: str) -> str:

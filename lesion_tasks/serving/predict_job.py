@@ -13,9 +13,10 @@ import io
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import partial
+from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -23,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ConfigDict
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture
+from lesion_tasks.archive.legible import legible
+from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture, refusing_damage
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames
 from lesion_tasks.bucket import (
     AlteredObjectError,
@@ -59,8 +61,11 @@ log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
 JOB_VERSION = 2  # raise it when the same pictures and model give other rows
+_DECODERS = ("pillow", "pydicom", "pillow-heif")  # two of them are extras
+_PASSING = {"unreadable", "altered"}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
+N_COLUMNS = 20
 TABLES = {
     "predictions.parquet": "application/vnd.apache.parquet",
     "predictions.csv": "text/csv; charset=utf-8",
@@ -76,6 +81,8 @@ class PredictionJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     job_id: str
+    versions: tuple[str, ...] = ()  # of what else decides the rows; none before that was written down
+    listed_sha256: str = ""  # over what the source lists and its metadata
     source: str  # its address
     task: str
     training_id: str
@@ -168,7 +175,8 @@ def plan_predictions(
     """List the pictures of a source with their metadata, and write the job down; returns its id.
 
     `training_id`: by default the champion of the task. `metadata` applies to every picture, or `table` (CSV) has a row
-    for each. The model's file and the first picture are read, nothing heavy is loaded. Raises `UnusableInputError`.
+    for each; what neither says, a source may know itself. The model's file and the first picture are read, nothing
+    heavy is loaded. Raises `UnusableInputError`.
     """
     if table is not None and metadata:
         raise UnusableInputError(
@@ -176,23 +184,20 @@ def plan_predictions(
         )
     file = find_model(workspace, task, training_id)
     _, manifest = read_model_file(workspace.bucket, file)
+    task = manifest.get("task", {}).get("name", task)  # of a named training, its own
     source = open_source(workspace, address, task, is_from_form=is_from_form)
     if table is not None:
         check_named(workspace, table, is_from_form=is_from_form)
     with scratch_file("pictures.parquet") as path:
-        n_images, digest, notes = _write_list(path, source, table, checked_metadata(metadata or {}))
-        said = {
-            "source": source.address,
-            "model": file.model_sha256,
-            "doubt": file.doubt_sha256,
-            "pictures": digest,
-            "versions": [JOB_VERSION, DECODER_VERSION],
-        }
-        job_id = f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
-        if not notes and n_images and manifest["variant"]["metadata"] and not metadata and table is None:
-            log.info("%s asks for metadata, of which none was given: all is missing to it", file.training_id)
+        n_images, digest, notes = _write_list(
+            path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
+        )
+        versions = _versions()
+        job_id = _id_of(source.address, file, digest, versions)
         job = PredictionJob(
             job_id=job_id,
+            versions=versions,
+            listed_sha256=digest,
             task=task,
             n_images=n_images,
             pictures_sha256=digest_of_file(path),
@@ -201,15 +206,41 @@ def plan_predictions(
             **vars(file),
         )
         workspace.bucket.put_file(f"{job.folder}/pictures.parquet", path)
+    earlier = _finished(workspace.bucket, job)
+    if earlier is not None and _PASSING & set(earlier.n_refused):
+        log.info("job %s: some of its pictures could not be read: it is made again", job_id)
+        workspace.bucket.delete(f"{job.folder}/result.json")
     workspace.bucket.put(
         f"{job.folder}/job.json", job.model_dump_json(indent=2).encode(), content_type="application/json"
     )
-    log.info("job %s: %s pictures of %s", job_id, f"{n_images:,}", source.address)
+    log.info("job %s: %s pictures of %s", job_id, f"{n_images:,}", legible(source.address))
     return job_id
 
 
+def _versions() -> tuple[str, ...]:
+    """What else decides the rows: the rules of this release, and what decodes pictures."""
+    found = [f"job {JOB_VERSION}", f"decoder {DECODER_VERSION}"]
+    for name in _DECODERS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} none")
+    return tuple(found)
+
+
+def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence[str]) -> str:
+    said = {
+        "source": address,
+        "model": file.model_sha256,
+        "doubt": file.doubt_sha256,
+        "pictures": listed_sha256,
+        "versions": versions,
+    }
+    return f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
+
+
 def _write_list(
-    path: Path, source: PictureSource, table: Path | None, metadata: Metadata
+    path: Path, source: PictureSource, table: Path | None, metadata: Metadata, asked_for: Sequence[str]
 ) -> tuple[int, str, list[str]]:
     """The number of pictures, a digest over the list, and what there is to say about it."""
     import pyarrow as pa
@@ -228,23 +259,32 @@ def _write_list(
     texts = [(name, pa.string()) for name in ("image", "place", "stamp")]
     schema = pa.schema([*texts, *((name, pa.float64()) for name in METADATA)])
     digest, n_images, n_known = hashlib.sha256(), 0, 0
-    pictures = _chained(first, listed)
+    n_with = dict.fromkeys(asked_for, 0)  # pictures of which the model is told this
+    pictures = _each_once(source, _chained(first, listed))
     with pq.ParquetWriter(path, schema) as writer:
         while chunk := list(islice(pictures, PART_IMAGES)):
             rows = []
             for one in chunk:
-                known = metadata or one.metadata
+                known = {**one.metadata, **metadata}
                 if given is not None:
-                    known = given.metadata_by_image.get(one.image, {})
+                    known |= given.metadata_by_image.get(one.image, {})
                     n_known += one.image in given.metadata_by_image
                 rows.append(
                     {"image": one.image, "place": one.place, "stamp": one.stamp}
                     | {name: known.get(name) for name in METADATA}
                 )
                 digest.update(_canonical(rows[-1]) + b"\n")
+                for name in asked_for:
+                    n_with[name] += rows[-1][name] is not None
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=PART_IMAGES)
             n_images += len(rows)
-    return n_images, digest.hexdigest(), [] if given is None else _notes(given, n_images, n_known)
+    notes = [] if given is None else _notes(given, n_images, n_known)
+    if asked_for:
+        told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
+        notes.append(f"Of {n_images:,} pictures, the model is told {told}; the rest is missing to it.")
+    for note in notes:
+        log.info("%s", note)
+    return n_images, digest.hexdigest(), notes
 
 
 def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
@@ -252,12 +292,26 @@ def _chained(first: ListedPicture, rest: Iterator[ListedPicture]) -> Iterator[Li
     yield from rest
 
 
+def _each_once(source: PictureSource, pictures: Iterator[ListedPicture]) -> Iterator[ListedPicture]:
+    """The pictures, which come sorted by name, or `UnusableInputError` for a name that two have."""
+    last: ListedPicture | None = None
+    for one in pictures:
+        if last is not None and one.image == last.image:
+            raise UnusableInputError(
+                f"{source.address}: {legible(last.place)} and {legible(one.place)} are both named "
+                f"{legible(one.image)}, expected one"
+            )
+        last = one
+        yield one
+
+
 def _look_at(source: PictureSource, first: ListedPicture) -> None:
     """Decode the first picture: a source that cannot be read at all is better known before a model is loaded."""
     try:
-        open_picture(source.read(first.place, first.stamp))
+        with refusing_damage():
+            open_picture(source.read(first.place, first.stamp))
     except UnusablePictureError as error:
-        log.warning("the first picture, %s, cannot be read: %s", first.image, error)
+        log.warning("the first picture, %s, cannot be read: %s", legible(first.image), error)
 
 
 def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
@@ -267,8 +321,8 @@ def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
     if table.n_strangers:
         shown = ", ".join(table.strangers)
         notes.append(f"{table.n_strangers:,} of its rows name no picture of the source, such as {shown}.")
-    for note in notes:
-        log.info("%s", note)
+    if table.unread:
+        notes.append(f"Its columns that are not read: {', '.join(table.unread[:N_COLUMNS])}.")
     return notes
 
 
@@ -281,11 +335,16 @@ def find_job(bucket: Bucket, job_id: str) -> PredictionJob:
     key = f"{folder_of(job_id)}/job.json"
     with reading_object(bucket, key):
         try:
-            return PredictionJob.model_validate_json(bucket.get(key))
+            job = PredictionJob.model_validate_json(bucket.get(key))
         except MissingObjectError:
             raise UnusableInputError(
                 f"job {job_id!r}: no such job in {bucket.url}, expected a planned one"
             ) from None
+    if job_id != _id_of(job.source, job.model_file, job.listed_sha256, job.versions):
+        raise UnusableInputError(
+            f"job {job_id}: {key} was changed or is of an earlier release, expected it as it was planned: plan it again"
+        )
+    return job
 
 
 def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = False) -> dict[str, int]:
@@ -297,6 +356,9 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
     job = find_job(bucket, job_id)
     if _finished(bucket, job) is not None:
         return {"images": job.n_images, "predicted": 0}
+    if job.versions != _versions():
+        planned, here = (", ".join(sorted(a - b)) for a, b in _both_ways(job.versions, _versions()))
+        raise UnusableInputError(f"job {job_id}: planned with {planned}, found {here} here: plan it again")
     source = open_source(workspace, job.source, job.task, is_from_form=is_from_form)
     path = verified_path(bucket, f"{job.folder}/pictures.parquet", job.pictures_sha256, kind="list")
     done = _parts(bucket, job)
@@ -306,6 +368,12 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
     }
     left = [number for number in sizes if number not in done]
     with progress("predict", job.n_images) as advance, pq.ParquetFile(path) as listed:
+        groups = [listed.metadata.row_group(number).num_rows for number in range(listed.num_row_groups)]
+        if groups != [*sizes.values()]:
+            raise UnusableInputError(
+                f"job {job_id}: found {len(groups):,} parts in its list, expected {len(sizes):,} of {PART_IMAGES:,} "
+                "pictures: plan it again"
+            )
         advance(sum(sizes[number] for number in done if number in sizes))
         if not left:
             return {"images": job.n_images, "predicted": 0}
@@ -317,6 +385,11 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
             _put_part(bucket, job, number, pa.Table.from_pylist(rows, schema))
             advance(len(rows))
     return {"images": job.n_images, "predicted": sum(sizes[number] for number in left)}
+
+
+def _both_ways(one: Iterable[str], other: Iterable[str]) -> Iterator[tuple[set[str], set[str]]]:
+    yield set(one), set(other)
+    yield set(other), set(one)
 
 
 def _asked(source: PictureSource, listed: Any, parts: Iterable[int]) -> Iterator[PictureToPredict]:
@@ -411,7 +484,7 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
                 data = get_verified(bucket, key, key[-len(".parquet") - 64 : -len(".parquet")], kind="part")
                 table = pq.read_table(io.BytesIO(data))
                 rows.write_table(table)
-                lines.write_table(table)
+                lines.write_table(_for_spreadsheets(table))
                 _add(summary, table.to_pylist())
         for path in (parquet, csv):
             bucket.put_file(f"{job.folder}/{path.name}", path, content_type=TABLES[path.name])
@@ -434,6 +507,16 @@ def _join(bucket: Bucket, job: PredictionJob) -> PredictionResult:
         content_type="application/json",
     )
     return result
+
+
+def _for_spreadsheets(table: "pa.Table") -> "pa.Table":
+    """A tab before each name that a spreadsheet would run as a formula, as the archive's snapshot has it."""
+    import pyarrow.compute as pc
+
+    names = table["image"]
+    guarded = pc.binary_join_element_wise("\t", names, "")
+    is_formula = pc.match_substring_regex(names, r"^\s*[=+\-@]")
+    return table.set_column(0, table.schema.field("image"), pc.if_else(is_formula, guarded, names))
 
 
 def _summary(job: PredictionJob, manifest: Mapping[str, Any]) -> "PredictionSummary":

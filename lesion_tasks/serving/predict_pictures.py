@@ -12,7 +12,7 @@ from itertools import islice
 from os import cpu_count
 from typing import TYPE_CHECKING, Any
 
-from lesion_tasks.archive.picture import UnusablePictureError
+from lesion_tasks.archive.picture import UnusablePictureError, refusing_damage
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.evaluation.doubt import UNMEASURED, DoubtOf
 from lesion_tasks.serving.picture_prediction import PicturePrediction
@@ -85,12 +85,13 @@ def _load(picture: PictureToPredict, size: InputSize | None) -> _Loaded:
 
     sha256 = None
     try:
-        found = picture.load()
-        if not isinstance(found, bytes):
-            pixels = None if size is None else square_of_pixels(found, size)
-        else:
-            sha256 = hashlib.sha256(found).hexdigest()
-            pixels = None if size is None else decode_picture(found, size)
+        with refusing_damage():
+            found = picture.load()
+            if not isinstance(found, bytes):
+                pixels = None if size is None else square_of_pixels(found, size)
+            else:
+                sha256 = hashlib.sha256(found).hexdigest()
+                pixels = None if size is None else decode_picture(found, size)
     except UnusablePictureError as error:
         return _Loaded(picture=picture, sha256=sha256, pixels=None, objection=error)
     return _Loaded(picture=picture, sha256=sha256, pixels=pixels)
@@ -123,9 +124,17 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
     for one in batch:
         said: dict[str, float] | None = None
         doubt: DoubtOf | None = None
-        if one.objection is None:
+        objection = one.objection
+        if objection is None:
             probabilities, doubt = next(scores)
-            said = dict(zip(served.classes, probabilities, strict=True))
+            if np.isfinite(probabilities).all():
+                said = dict(zip(served.classes, probabilities, strict=True))
+            else:
+                shown = ", ".join(f"{p:g}" for p in probabilities)
+                objection = UnusablePictureError(
+                    "no_number", f"the model says {shown}, expected probabilities"
+                )
+                doubt = None
         yield PicturePrediction(
             image=one.picture.image,
             sha256=one.sha256,
@@ -134,7 +143,7 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
             threshold=served.threshold,
             model=served.training_id,
             model_sha256=served.file.model_sha256,
-            reason=None if one.objection is None else one.objection.reason,
-            detail=None if one.objection is None else one.objection.detail,
-            **_in_words(doubt, is_predicted=one.objection is None),
+            reason=None if objection is None else objection.reason,
+            detail=None if objection is None else objection.detail,
+            **_in_words(doubt, is_predicted=objection is None),
         )

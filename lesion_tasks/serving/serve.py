@@ -1,14 +1,19 @@
 """Pictures -> the champion's predictions, from the bucket alone: no database."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture
+from lesion_tasks.archive.client import OversizedError
+from lesion_tasks.archive.folder import read_regular
+from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture, refusing_damage
+from lesion_tasks.archive.printable import printable
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.recipe import METADATA
+from lesion_tasks.curation.cleaning import METADATA_LIMITS
 from lesion_tasks.serving.picture_prediction import PicturePrediction
 from lesion_tasks.serving.predict_pictures import PictureToPredict, predict_pictures
 from lesion_tasks.serving.served_model import (
@@ -92,11 +97,28 @@ def _named(position: int, picture: "str | Path | np.ndarray") -> "tuple[str, Cal
 
 
 def checked_metadata(values: Metadata) -> Metadata:
-    """The values, or `UnusableInputError` for a name that no model asks for."""
+    """The values without those that are NaN, which are missing.
+
+    Raises `UnusableInputError` for a name that no model asks for, and for a value that cannot be meant.
+    """
     for name in values:
         if name not in METADATA:
             raise UnusableInputError(f"metadata {name!r}: expected some of {', '.join(METADATA)}")
-    return values
+    return {name: read_value(name, value, name) for name, value in values.items() if value == value}
+
+
+def read_value(name: str, value: float | str, title: str) -> float:
+    """A metadata value as a number. Raises `UnusableInputError` that begins with the title if it cannot be meant."""
+    lowest, highest = METADATA_LIMITS.get(name, (0, 1))
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not lowest <= number <= highest or (name == "is_male" and number not in {0, 1}):
+        shown = printable(repr(value if isinstance(value, str) else number), 80)
+        expected = "0 or 1" if name == "is_male" else f"a number from {lowest:g} to {highest:g}"
+        raise UnusableInputError(f"{title} {shown}: expected {expected}, or nothing")
+    return number
 
 
 def open_champion(bucket: Bucket, task: str) -> Champion:
@@ -130,7 +152,8 @@ def predict_images(
 def _check_picture(path: str) -> None:
     """Decode a picture completely, or raise UnusableInputError."""
     try:
-        open_picture(read_file(path))
+        with refusing_damage():
+            open_picture(read_file(path))
     except UnusablePictureError as error:
         raise UnusableInputError(
             f"image {_shortened(path)}: found {error}; expected a picture file (JPEG, PNG, TIFF, HEIC or DICOM)"
@@ -140,18 +163,12 @@ def _check_picture(path: str) -> None:
 def read_file(path: str) -> bytes:
     """The file's bytes. Raises `UnusablePictureError` if it cannot be read or is larger than any picture."""
     try:
-        n_bytes = Path(path).stat().st_size
-        if n_bytes <= MAX_FILE_BYTES:
-            return Path(path).read_bytes()
+        return read_regular(Path(path), max_bytes=MAX_FILE_BYTES)[0]
+    except OversizedError as error:
+        raise UnusablePictureError("too_large", str(error)) from error
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         found = (getattr(error, "strerror", None) or str(error)).lower()
         raise UnusablePictureError("unreadable", found) from error
-    raise too_large(n_bytes)
-
-
-def too_large(n_bytes: int) -> UnusablePictureError:
-    """What to say of a file that is larger than any picture."""
-    return UnusablePictureError("too_large", f"{n_bytes:,} bytes, more than the limit of {MAX_FILE_BYTES:,}")
 
 
 def _shortened(name: str) -> str:

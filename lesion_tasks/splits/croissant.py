@@ -108,7 +108,7 @@ def _counts(class_counts: Mapping[str, Mapping[str, int]]) -> str:
 
 
 def _licences(names: Sequence[str | None]) -> list[str]:
-    return [LICENCE_TEXTS.get(name, name) for name in sorted(filter(None, names))]
+    return [LICENCE_TEXTS.get(name, name) for name in sorted({name or "unknown" for name in names})]
 
 
 def _fields(file: str) -> list[dict[str, Any]]:
