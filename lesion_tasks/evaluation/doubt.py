@@ -1,7 +1,8 @@
 """A training and its val -> what tells where its model does not know: conformal sets, and how strange a picture is.
 
 It lies in the bucket beside the report, as one object that a prediction needs together with the model; its digest is in
-the evaluation's document, and in `champion.json`.
+the evaluation's document, and in `champion.json`. Its key holds the digest: an evaluation that finds something else
+leaves what was found before, which a champion is served with until the new one is published.
 """
 
 import hashlib
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
 # Pictures of val on which the measure of strange pictures is fitted; of more, as many at random.
 MAX_FITTED = 4_096
 _SEED = 7
-OBJECT_NAME = "doubt.npz"
 # Why a prediction is no answer.
 STRANGE = "out of distribution"
 SEVERAL = "several classes are possible"
@@ -130,8 +130,9 @@ def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, 
     """Write the object; returns what the document says of it."""
     from lesion_tasks.metrics.novelty import NOVELTY_RATE
 
-    data = to_bytes(doubt)
-    key, sets = f"{subject.folder}/{OBJECT_NAME}", doubt.sets
+    data, sets = to_bytes(doubt), doubt.sets
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = f"{subject.folder}/doubt-{sha256[:12]}.npz"
     bucket.put(key, data)
     return Doubt(
         error_rate=sets.error_rate,
@@ -143,7 +144,7 @@ def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, 
         novelty_rate=NOVELTY_RATE,
         novelty_reason=None if doubt.novelty else _why_nothing_is_strange(subject),
         object_key=key,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         test=test,
     )
 
