@@ -44,6 +44,7 @@ class StoredDoubt:
 
     sets: "ConformalSets"
     novelty: "Novelty | None"
+    novelty_reason: str | None = None  # why nothing is; not stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,19 +62,24 @@ def fit_doubt(
 ) -> StoredDoubt:
     """Fit everything on val. `examples` are its pictures."""
     from lesion_tasks.metrics.conformal import fit_sets
+    from lesion_tasks.metrics.novelty import NoNoveltyError
 
-    return StoredDoubt(sets=fit_sets(val), novelty=_fit_novelty(subject, model, examples))
+    sets = fit_sets(val)
+    try:
+        return StoredDoubt(sets=sets, novelty=_fit_novelty(subject, model, examples))
+    except NoNoveltyError as reason:
+        return StoredDoubt(sets=sets, novelty=None, novelty_reason=str(reason))
 
 
-def _fit_novelty(subject: EvaluationSubject, model: "keras.Model", examples: "Examples") -> "Novelty | None":
+def _fit_novelty(subject: EvaluationSubject, model: "keras.Model", examples: "Examples") -> "Novelty":
     import numpy as np
 
     from lesion_tasks.evaluation.model_features import read_features, with_features
-    from lesion_tasks.metrics.novelty import fit_novelty
+    from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty
 
     watched = with_features(model)
-    if watched is None or not len(examples):
-        return None
+    if watched is None:
+        raise NoNoveltyError("the model sees no pictures")
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED])
     groups = subject.subset("val").set_index("isic_id")["group_id"].loc[examples.isic_ids[rows]]
     return fit_novelty(read_features(watched, examples, rows), groups.to_numpy(dtype=str))
@@ -142,21 +148,11 @@ def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, 
         },
         n_groups=dict(zip(sets.class_names, sets.n_groups, strict=True)),
         novelty_rate=NOVELTY_RATE,
-        novelty_reason=None if doubt.novelty else _why_nothing_is_strange(subject),
+        novelty_reason=doubt.novelty_reason,
         object_key=key,
         sha256=sha256,
         test=test,
     )
-
-
-def _why_nothing_is_strange(subject: EvaluationSubject) -> str:
-    from lesion_tasks.metrics.conformal import least_groups
-    from lesion_tasks.metrics.novelty import NOVELTY_RATE
-
-    if subject.training.recipe["side_px"] is None:
-        return "the model sees no pictures"
-    n = subject.subset("val")["group_id"].nunique()
-    return f"val has {n:,} groups, and a rate of {NOVELTY_RATE:g} needs {least_groups(1 - NOVELTY_RATE)}"
 
 
 def to_bytes(doubt: StoredDoubt) -> bytes:
