@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, get_verified
+from lesion_tasks.catalog.recipe import learns_features
 from lesion_tasks.evaluation.subject import EvaluationSubject
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 
@@ -77,9 +78,12 @@ def _fit_novelty(subject: EvaluationSubject, model: "keras.Model", examples: "Ex
     from lesion_tasks.evaluation.model_features import read_features, with_features
     from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty
 
-    watched = with_features(model)
+    watched, recipe = with_features(model), subject.training.recipe
     if watched is None:
         raise NoNoveltyError("the model sees no pictures")
+    if recipe.get("n_folds") and learns_features(recipe):
+        # Their distances to it would be smaller than those of new pictures.
+        raise NoNoveltyError("its members learned from the pictures of val")
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED])
     groups = subject.subset("val").set_index("isic_id")["group_id"].loc[examples.isic_ids[rows]]
     return fit_novelty(read_features(watched, examples, rows), groups.to_numpy(dtype=str))
