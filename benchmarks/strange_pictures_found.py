@@ -66,7 +66,7 @@ def main(training_id: str) -> None:
     ):
         novelty = fit_novelty([features["val"][i] for i in chosen], groups["val"])
         found = {
-            name: novelty.scores([some[i] for i in chosen]) > 1
+            name: novelty.is_strange(novelty.scores([some[i] for i in chosen]))
             for name, some in features.items()
             if name != "val"
         }

@@ -213,6 +213,7 @@ def test_a_strange_picture_gets_no_answer_however_sure_the_model_is() -> None:
     features = [np.array([[0, 0, 0], [50, 0, 0], [np.nan, 0, 0]], dtype=np.float32)]
     found = doubts_of(doubt, np.array([[0.99, 0.01]] * 3), features, 0.5)
     assert [one.reason for one in found] == [None, OUT, OUT]
+    assert novelty.is_strange(novelty.scores(features)).tolist() == [False, True, True]
 
 
 def test_figures_count_strange_pictures_as_not_answered() -> None:

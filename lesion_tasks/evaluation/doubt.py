@@ -124,7 +124,9 @@ def measure_doubt(
 
     by_id = strangeness_of(doubt, model, examples)
     is_strange = (
-        None if by_id is None else np.array([by_id[isic_id] > 1 for isic_id in other.isic_ids], dtype=bool)
+        doubt.novelty.is_strange(np.array([by_id[isic_id] for isic_id in other.isic_ids], dtype=np.float64))
+        if doubt.novelty is not None and by_id is not None
+        else None
     )
     return doubt_figures(
         other, doubt.sets, val=val, threshold=called_at(subject, other), is_strange=is_strange
@@ -225,30 +227,31 @@ def doubts_of(
     """What is doubtful about n predictions (n, K), from the features of their pictures, (n, C) at each depth."""
     import numpy as np
 
+    from lesion_tasks.metrics.scored import called
+
     sets, names = doubt.sets.sets(probabilities), doubt.sets.class_names
-    called = (
-        (probabilities[:, 1] >= threshold).astype(int)
-        if threshold is not None
-        else probabilities.argmax(axis=1)
-    )
-    scores = None
+    calls = called(probabilities, threshold)
+    scores, is_strange = None, np.zeros(len(probabilities), dtype=bool)
     if doubt.novelty is not None and features is not None:
         scores = np.asarray(doubt.novelty.scores(features), dtype=np.float64)
+        is_strange = doubt.novelty.is_strange(scores)
     found = []
     for row, inside in enumerate(sets):
-        score = None if scores is None else float(scores[row])
         possible = [name for name, is_in in zip(names, inside, strict=True) if is_in]
-        reason = _why_no_answer(possible, names[called[row]], score)
+        reason = _why_no_answer(possible, names[calls[row]], is_strange=bool(is_strange[row]))
         found.append(
             DoubtOf(
-                possible=possible, answer=None if reason else possible[0], reason=reason, strangeness=score
+                possible=possible,
+                answer=None if reason else possible[0],
+                reason=reason,
+                strangeness=None if scores is None else float(scores[row]),
             )
         )
     return found
 
 
-def _why_no_answer(possible: Sequence[str], called: str, score: float | None) -> str | None:
-    if score is not None and not score <= 1:  # NaN is strange too
+def _why_no_answer(possible: Sequence[str], called: str, *, is_strange: bool) -> str | None:
+    if is_strange:
         return STRANGE
     if len(possible) != 1:
         return SEVERAL if possible else NONE_FITS

@@ -52,6 +52,11 @@ class Novelty:
             [depth.distances(some) for depth, some in zip(self.depths, features, strict=True)], axis=0
         )
 
+    @staticmethod
+    def is_strange(scores: np.ndarray) -> np.ndarray:
+        """(n,) scores -> (n,) bool; what is no number is strange too."""
+        return np.asarray(~(scores <= 1))
+
 
 def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE) -> Novelty:
     """Fit on the features of val, (n, C) for each depth, and the group (n,) of each picture.
