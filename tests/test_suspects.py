@@ -14,6 +14,8 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation.find_suspects import suspect_labels_of, suspect_pairs
 from lesion_tasks.metrics.suspects import suspect_labels
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.data_report import collect_facts
+from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
@@ -59,7 +61,13 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
     ask = {"task": "malignancy", "reason": "a seborrhoeic keratosis", "decided_by": "Ada"}
     number = correct(workspace, "label_set_aside", "ISIC_0000005", **ask)
     assert correct(workspace, "label_set_aside", "ISIC_0000005", **ask) == number
+    with pytest.raises(NoManifestError, match=r"before people decided .*: build the split again"):
+        manifest_in_force(workspace.engine, SPLIT)
+    assert manifest_in_force(workspace.engine, SPLIT, is_corrected=False)[0] == before
+    with workspace.engine.connect() as connection:
+        assert collect_facts(workspace.bucket, connection, before)["corrections"] == []
     after = build_split(workspace, SPLIT)
+    assert manifest_in_force(workspace.engine, SPLIT)[0] == after
     assert after != before and funnel(curated, after)["label_set_aside"] == -1
     assert rows_of(curated, "SELECT reason FROM split_member WHERE isic_id = 'ISIC_0000005'") == [
         ("label_set_aside",)
@@ -70,6 +78,8 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
     with pytest.raises(UnusableInputError, match="withdraw it first"):
         correct(workspace, "label_kept", "ISIC_0000005", **ask)
     withdraw_correction(workspace, number, withdrawn_by="Bea")
+    with workspace.engine.connect() as connection:
+        assert len(collect_facts(workspace.bucket, connection, after)["corrections"]) == 1
     assert build_split(workspace, SPLIT) == before
     assert rows_of(curated, "SELECT decided_by, withdrawn_by, reason FROM correction") == [
         ("Ada", "Bea", "a seborrhoeic keratosis")
