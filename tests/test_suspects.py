@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 from evaluation_data import binary
+from sqlalchemy import event
 from test_pages import client
 from test_path import prepare
 from test_promotion import candidate, promote
@@ -100,9 +101,13 @@ def test_two_images_of_one_lesion_stay_in_one_group_whatever_arrives_until_it_is
 ) -> None:
     workspace, pair = open_workspace(), ("ISIC_0000010", "ISIC_0000100")
     before = build_split(workspace, SPLIT)
+    asked: list[str] = []
+    event.listen(workspace.engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
     number = correct(
         workspace, "lesions_joined", pair[1], other_isic_id=pair[0], reason="the same mole", decided_by="Ada"
     )
+    assert asked
+    assert not [one for one in asked if "picture_landmarks" in one], "a decision changes no picture"
     together = group(curated, pair[0])
     assert group(curated, pair[1]) == together
     # A new image of the one lesion: its group is computed anew, with the other lesion.
