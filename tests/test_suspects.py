@@ -186,9 +186,17 @@ def test_the_page_shows_suspects_until_somebody_decided(settings: Settings) -> N
     prepare(settings)
     page = client().get("/suspects/malignancy").text
     assert "no champion" in page and "No pair is suspect" in page
+    workspace = open_workspace()
+    for subset in ("train", "test"):
+        ((one,),) = rows_of(settings, f"SELECT min(isic_id) FROM split_member WHERE subset = '{subset}'")
+        correct(workspace, "label_set_aside", one, task="malignancy", reason="a scar", decided_by="Ada")
+    build_split(workspace, SPLIT)
     candidate()
     promote(is_forced=True, decided_by="Ada")
-    workspace = open_workspace()
+    caution = "people set 1 image aside that would stand in test"
+    for column in ("document -> 'promotion' FROM evaluation", "figures FROM promotion"):
+        ((said,),) = rows_of(settings, f"SELECT {column}")
+        assert caution in said["cautions"][-1]
     found = suspect_labels_of(workspace, "malignancy")
     assert found and suspect_pairs(workspace, 5) == []
     page = client(startable=("correct_data",)).get("/suspects/malignancy").text

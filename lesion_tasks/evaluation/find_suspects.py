@@ -8,12 +8,14 @@ did not find that they are copies, and that belong to different groups. What a p
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.curation.corrections import decided_labels
+from lesion_tasks.database.schema import Manifest
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.reports.words import plural
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.workspace import Workspace
@@ -64,6 +66,26 @@ def suspect_labels_of(
     rows = subject.rows[subject.rows["subset"].isin([name for name, frame in frames.items() if len(frame)])]
     found = suspect_labels(join_to_manifest(pd.concat(frames.values()), rows, subject.task))
     return [one for one in found if one.isic_id not in decided]
+
+
+def cautions_about_test(connection: Connection, manifest: Manifest) -> list[str]:
+    """The caution that people set images aside that would stand in test of a manifest; empty if there are none."""
+    n = connection.execute(
+        text("""
+            SELECT count(*) FROM split_member m JOIN image i USING (isic_id)
+            JOIN group_subset g ON g.split = m.split AND g.group_id = i.group_id
+            JOIN correction c ON c.task = :task AND c.isic_id = m.isic_id
+            WHERE m.split = :split AND m.reason = 'label_set_aside' AND g.subset = 'test'
+                AND c.withdrawn_at IS NULL AND c.decided_at <= :built_at
+        """),
+        {"task": manifest.task, "split": manifest.split, "built_at": manifest.built_at},
+    ).scalar_one()
+    if not n:
+        return []
+    return [
+        f"people set {plural(n, 'image')} aside that would stand in test: where a model's errors chose which labels "
+        "they looked at, its figures gain"
+    ]
 
 
 def suspect_pairs(workspace: Workspace, n: int) -> list[SuspectPair]:
