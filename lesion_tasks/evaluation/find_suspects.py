@@ -14,13 +14,14 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.curation.corrections import decided_labels
 from lesion_tasks.database.schema import Manifest
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.reports.words import plural
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lesion_tasks.metrics.scored import Scored
     from lesion_tasks.metrics.suspects import SuspectLabel
 
 # Pairs whose fine detail agrees less than this are any two lesions; copies begin far above.
@@ -40,8 +41,6 @@ def suspect_labels_of(
     workspace: Workspace, task: str, training_id: str | None = None
 ) -> "list[SuspectLabel]":
     """Suspect labels by the predictions of a training, by default of the champion of the task."""
-    import pandas as pd
-
     from lesion_tasks.metrics.suspects import suspect_labels
 
     with workspace.engine.connect() as connection:
@@ -56,16 +55,27 @@ def suspect_labels_of(
             f"training {training_id!r}: of task {subject.task.name!r}, expected {task!r}"
         )
     with workspace.engine.connect() as connection:
-        frames = {
-            subset: read_sealed_predictions(
-                connection, training_id, subject.manifest.digest, subset, subject.task.classes
-            )
-            for subset in SUBSETS  # of train, only folds have stored any: each by the member that did not see it
-        }
         decided = decided_labels(connection, task)
-    rows = subject.rows[subject.rows["subset"].isin([name for name, frame in frames.items() if len(frame)])]
-    found = suspect_labels(join_to_manifest(pd.concat(frames.values()), rows, subject.task))
+        found = suspect_labels(held_out_predictions(connection, subject))
     return [one for one in found if one.isic_id not in decided]
+
+
+def held_out_predictions(connection: Connection, subject: EvaluationSubject) -> "Scored":
+    """What a training said, as it was sealed, of images that it never learned from."""
+    import pandas as pd
+
+    frames = {
+        subset: read_sealed_predictions(
+            connection,
+            subject.training.training_id,
+            subject.manifest.digest,
+            subset,
+            subject.task.classes,
+        )
+        for subset in SUBSETS  # of train, only folds have stored any: each by the member that did not see it
+    }
+    rows = subject.rows[subject.rows["subset"].isin([name for name, frame in frames.items() if len(frame)])]
+    return join_to_manifest(pd.concat(frames.values()), rows, subject.task)
 
 
 def cautions_about_test(connection: Connection, manifest: Manifest) -> list[str]:
