@@ -65,10 +65,8 @@ def main(training_id: str) -> None:
         *((f"depth {i + 1}", [i]) for i in range(n_depths)),
     ):
         novelty = fit_novelty([features["val"][i] for i in chosen], groups["val"])
-        if novelty is None:
-            sys.exit(f"val of {training_id} has too few groups")
         found = {
-            name: novelty.scores([some[i] for i in chosen]) > 1
+            name: novelty.is_strange(novelty.scores([some[i] for i in chosen]))
             for name, some in features.items()
             if name != "val"
         }

@@ -2,8 +2,9 @@
 
     .venv/bin/python -m benchmarks.suspects TRAINING
 
-Of the val and test labels of a training, 5 % are replaced, at random by lesion or patient, and the stored predictions
-name suspects; the model learned from none of these images. Chance names as many images at random.
+Of the held-out labels of a training (val, test and, with folds, train), 5 % are replaced, at random by lesion or
+patient, and the stored predictions name suspects; the model learned from none of these images. Chance names as many
+images at random.
 """
 
 import sys
@@ -11,10 +12,10 @@ import sys
 import numpy as np
 import pandas as pd
 
+from lesion_tasks.evaluation.find_suspects import held_out_predictions
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.suspects import suspect_labels
-from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.workspace import open_workspace
 
 SHARE = 0.05
@@ -46,14 +47,7 @@ def main(training_id: str) -> None:
     workspace = open_workspace()
     subject = find_subject(workspace.engine, workspace.bucket, training_id)
     with workspace.engine.connect() as connection:
-        frames = [
-            read_sealed_predictions(
-                connection, training_id, subject.manifest.digest, subset, subject.task.classes
-            )
-            for subset in ("val", "test")
-        ]
-    rows = subject.rows[subject.rows["subset"].isin(["val", "test"])]
-    scored = join_to_manifest(pd.concat(frames), rows, subject.task)
+        scored = held_out_predictions(connection, subject)
     rng = np.random.default_rng(0)
     found = []
     for _ in range(N_DRAWS):

@@ -17,10 +17,11 @@ from lesion_airflow import (
     refuse_misspelt,
 )
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import UNNAMED
 
 
 @dag(
-    dag_display_name="Correct the data",
+    dag_display_name="6 Correct the data",
     schedule=None,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
@@ -67,7 +68,7 @@ def correct_data() -> None:
         return decide(
             open_workspace(),
             **{name: params[name] for name in ("decision", "isic_id", "other_isic_id", "task", "reason")},
-            decided_by=dag_run.triggering_user_name or "unnamed person",
+            decided_by=dag_run.triggering_user_name or UNNAMED,
             request_id=dag_run.run_id,
         )
 

@@ -13,6 +13,7 @@ from typing import Any
 from airflow.sdk import Param, dag, task
 
 from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace, refuse_misspelt
+from lesion_tasks.catalog.approvals import UNNAMED
 
 
 @dag(
@@ -44,7 +45,7 @@ def prune() -> None:
         return prune_and_tell(
             open_workspace(),
             is_deleting=params["is_deleting"],
-            pruned_by=dag_run.triggering_user_name or "unnamed person",
+            pruned_by=dag_run.triggering_user_name or UNNAMED,
             request_id=dag_run.run_id,
         )
 

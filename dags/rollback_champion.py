@@ -18,6 +18,7 @@ from lesion_airflow import (
     refuse_misspelt,
 )
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import UNNAMED
 
 
 @dag(
@@ -66,7 +67,7 @@ def rollback_champion() -> None:
             training_id=params["training_id"],
             reason=params["reason"],
             task=params["task"],
-            decided_by=dag_run.triggering_user_name or "unnamed person",
+            decided_by=dag_run.triggering_user_name or UNNAMED,
             request_id=dag_run.run_id,
         ).as_dict()
         outlet_events[CHAMPION].extra = result

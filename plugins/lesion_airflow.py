@@ -255,10 +255,12 @@ class AskPerson(HITLOperator):
         return min(asked_at + whole - datetime.now(UTC), self.SLICE)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
+        from lesion_tasks.catalog.approvals import UNNAMED
+
         if event.get("error_type") == "timeout":
             return self._look_again(context)
         answer = super().execute_complete(context, event)
-        person = answer["responded_by_user"] or {"name": "unnamed person"}
+        person = answer["responded_by_user"] or {"name": UNNAMED}
         is_approved = self.APPROVE in answer["chosen_options"]
         return self._answer(
             "approved" if is_approved else "rejected",

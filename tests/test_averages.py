@@ -17,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import VARIANTS, Learning, Variant
 from lesion_tasks.catalog.ensembles import check_members
+from lesion_tasks.catalog.recipe import FineTuning, learns_features
 from lesion_tasks.catalog.shortened import adjust, members_of
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
@@ -142,6 +143,16 @@ def test_what_a_balanced_split_did_not_draw_is_scored_and_never_learned_from() -
     assert sum(len(part[part["subset"] == "val"]) for part in parts) == len(folds)
 
 
+def test_only_a_linear_head_of_a_frozen_base_learns_no_features() -> None:
+    frozen = VARIANTS["efficientnet_lite0_frozen_five_folds"]
+    assert not learns_features(frozen.as_recipe)
+    others = [
+        replace(frozen, learning=None, **changed)
+        for changed in ({"dense_units": (8,)}, {"is_backbone_frozen": False}, {"fine_tuning": FineTuning()})
+    ]
+    assert all(learns_features(one.as_recipe) for one in [*others, VARIANTS["smoke"]])
+
+
 def declared_folds(**changed: Any) -> str:
     of: dict[str, Any] = {
         "n_folds": 2,
@@ -252,6 +263,10 @@ def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small
         table = labelled_predictions(open_workspace(), training_id, subset)
         assert set(table["isic_id"]) == set(manifest.loc[manifest["subset"] == subset, "isic_id"])
     evaluate_training(open_workspace(), training_id)
+    folder = f"reports/{training_id}"
+    doubt = json.loads(open_bucket(small).get(f"{folder}/metrics.json"))["doubt"]
+    assert doubt["novelty_reason"] == "its members learned from the pictures of val"
+    assert b"rest on scores of single members" in open_bucket(small).get(f"{folder}/report.html")
     document = json.loads(open_bucket(small).get(f"reports/{training_id}/metrics.json"))
     failed = {v["name"] for v in document["integrity"] if v["status"] == "failed"}
     assert not failed & {"serving_differs", "serving_differs_on_val", "leaks", "threshold_differs"}, failed

@@ -42,7 +42,7 @@ from lesion_tasks.metrics.conformal import (
     share_of_groups,
 )
 from lesion_tasks.metrics.doubts import doubt_figures
-from lesion_tasks.metrics.novelty import fit_novelty
+from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.promotion.promote import promote_model
@@ -118,7 +118,6 @@ def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_m
     watched = with_features(model)
     assert watched is not None
     novelty = fit_novelty(read_features(watched, val, everything(val)), np.arange(150).astype(str), rate)
-    assert novelty is not None
     generator = np.random.default_rng(0)
     for name, paint in STRANGE.items():
         strange = examples_of([paint(generator) for _ in range(3)])
@@ -152,15 +151,20 @@ def test_an_average_tells_the_features_of_each_member(model: keras.Model) -> Non
 
 def test_with_too_few_groups_no_picture_is_called_strange() -> None:
     features = [np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)]
-    assert fit_novelty(features, np.arange(60).astype(str), 0.02) is not None
-    assert fit_novelty(features, (np.arange(60) // 2).astype(str), 0.02) is None
+    assert fit_novelty(features, np.arange(60).astype(str), 0.02).depths
+    with pytest.raises(NoNoveltyError, match=r"rest on 30 groups of val, and a rate of 0\.02 needs 49"):
+        fit_novelty(features, (np.arange(60) // 2).astype(str), 0.02)
+
+
+def test_where_all_pictures_look_alike_to_the_model_none_is_called_strange() -> None:
+    with pytest.raises(NoNoveltyError, match="all pictures of val look alike"):
+        fit_novelty([np.ones((60, 4), dtype=np.float32)], np.arange(60).astype(str))
 
 
 def test_a_channel_that_was_silent_on_val_tells_a_picture_apart_when_it_speaks() -> None:
     rng = np.random.default_rng(0)
     features = np.column_stack([rng.normal(size=(200, 3)), np.zeros(200)]).astype(np.float32)
     novelty = fit_novelty([features], np.arange(200).astype(str))
-    assert novelty is not None
     assert novelty.scores([np.array([[0, 0, 0, 9]], dtype=np.float32)])[0] > 1
 
 
@@ -220,6 +224,7 @@ def test_a_strange_picture_gets_no_answer_however_sure_the_model_is() -> None:
     features = [np.array([[0, 0, 0], [50, 0, 0], [np.nan, 0, 0]], dtype=np.float32)]
     found = doubts_of(doubt, np.array([[0.99, 0.01]] * 3), features, 0.5)
     assert [one.reason for one in found] == [None, OUT, OUT]
+    assert novelty.is_strange(novelty.scores(features)).tolist() == [False, True, True]
 
 
 def test_figures_count_strange_pictures_as_not_answered() -> None:

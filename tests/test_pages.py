@@ -309,3 +309,6 @@ def test_pages_of_drawn_pictures_say_so(settings: Settings, pages: Client) -> No
     curate_images(open_workspace())
     for page in ("/", "/data", "/leaderboard/malignancy", "/champion/malignancy"):
         assert WARNING in pages.get(page).text, page
+    add_records(settings, labelled_records(1, first=61))
+    curate_images(open_workspace())
+    assert WARNING not in pages.get("/data").text, "not every one is drawn"

@@ -852,7 +852,8 @@ def test_the_page_compares_slices_with_the_champion(bundle):
 
 def test_the_document_in_the_database_is_the_metrics_json_that_was_written(evaluated, stored):
     assert json.loads(evaluated.files["metrics.json"]) == evaluated.document
-    assert set(evaluated.files) == {*render_bundle(stored), "predictions.parquet", "doubt.npz"}
+    doubt = stored.doubt.object_key.rpartition("/")[2]
+    assert set(evaluated.files) == {*render_bundle(stored), "predictions.parquet", doubt}
 
 
 def test_the_written_page_has_pictures_and_its_documents_have_none(evaluated, stored):

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 from catalogue import add_records, labelled_records, rows_of
 from evaluation_data import binary
+from sqlalchemy import event
 from test_pages import client
 from test_path import prepare
 from test_promotion import candidate, promote
@@ -14,6 +15,8 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation.find_suspects import suspect_labels_of, suspect_pairs
 from lesion_tasks.metrics.suspects import suspect_labels
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.data_report import collect_facts
+from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
@@ -59,7 +62,13 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
     ask = {"task": "malignancy", "reason": "a seborrhoeic keratosis", "decided_by": "Ada"}
     number = correct(workspace, "label_set_aside", "ISIC_0000005", **ask)
     assert correct(workspace, "label_set_aside", "ISIC_0000005", **ask) == number
+    with pytest.raises(NoManifestError, match=r"before people decided .*: build the split again"):
+        manifest_in_force(workspace.engine, SPLIT)
+    assert manifest_in_force(workspace.engine, SPLIT, is_corrected=False)[0] == before
+    with workspace.engine.connect() as connection:
+        assert collect_facts(workspace.bucket, connection, before)["corrections"] == []
     after = build_split(workspace, SPLIT)
+    assert manifest_in_force(workspace.engine, SPLIT)[0] == after
     assert after != before and funnel(curated, after)["label_set_aside"] == -1
     assert rows_of(curated, "SELECT reason FROM split_member WHERE isic_id = 'ISIC_0000005'") == [
         ("label_set_aside",)
@@ -70,6 +79,8 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
     with pytest.raises(UnusableInputError, match="withdraw it first"):
         correct(workspace, "label_kept", "ISIC_0000005", **ask)
     withdraw_correction(workspace, number, withdrawn_by="Bea")
+    with workspace.engine.connect() as connection:
+        assert len(collect_facts(workspace.bucket, connection, after)["corrections"]) == 1
     assert build_split(workspace, SPLIT) == before
     assert rows_of(curated, "SELECT decided_by, withdrawn_by, reason FROM correction") == [
         ("Ada", "Bea", "a seborrhoeic keratosis")
@@ -90,9 +101,13 @@ def test_two_images_of_one_lesion_stay_in_one_group_whatever_arrives_until_it_is
 ) -> None:
     workspace, pair = open_workspace(), ("ISIC_0000010", "ISIC_0000100")
     before = build_split(workspace, SPLIT)
+    asked: list[str] = []
+    event.listen(workspace.engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
     number = correct(
         workspace, "lesions_joined", pair[1], other_isic_id=pair[0], reason="the same mole", decided_by="Ada"
     )
+    assert asked
+    assert not [one for one in asked if "picture_landmarks" in one], "a decision changes no picture"
     together = group(curated, pair[0])
     assert group(curated, pair[1]) == together
     # A new image of the one lesion: its group is computed anew, with the other lesion.
@@ -171,9 +186,17 @@ def test_the_page_shows_suspects_until_somebody_decided(settings: Settings) -> N
     prepare(settings)
     page = client().get("/suspects/malignancy").text
     assert "no champion" in page and "No pair is suspect" in page
+    workspace = open_workspace()
+    for subset in ("train", "test"):
+        ((one,),) = rows_of(settings, f"SELECT min(isic_id) FROM split_member WHERE subset = '{subset}'")
+        correct(workspace, "label_set_aside", one, task="malignancy", reason="a scar", decided_by="Ada")
+    build_split(workspace, SPLIT)
     candidate()
     promote(is_forced=True, decided_by="Ada")
-    workspace = open_workspace()
+    caution = "people set 1 image aside that would stand in test"
+    for column in ("document -> 'promotion' FROM evaluation", "figures FROM promotion"):
+        ((said,),) = rows_of(settings, f"SELECT {column}")
+        assert caution in said["cautions"][-1]
     found = suspect_labels_of(workspace, "malignancy")
     assert found and suspect_pairs(workspace, 5) == []
     page = client(startable=("correct_data",)).get("/suspects/malignancy").text

@@ -91,6 +91,24 @@ def test_what_nothing_can_make_again_is_lost_and_named(evaluated: Workspace) -> 
         verify_part_due(evaluated, part=None, is_repairing=True, moment=datetime.now(UTC))
 
 
+def test_what_a_champion_is_served_with_is_never_overwritten_and_is_verified(
+    evaluated: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (said,) = rows_of(
+        evaluated.settings,
+        "SELECT training_id, document #>> '{doubt,object_key}' AS key, document #>> '{doubt,sha256}' AS sha256 "
+        "FROM evaluation",
+    )
+    monkeypatch.setattr("lesion_tasks.metrics.conformal.fit_sets.__defaults__", (0.2,))
+    evaluate_training(evaluated, said.training_id)
+    ((key,),) = rows_of(evaluated.settings, "SELECT document #>> '{doubt,object_key}' FROM evaluation")
+    assert key != said.key and evaluated.bucket.digest(said.key) == said.sha256
+    assert verify_bucket(evaluated).n_lost == 0
+    spoil(evaluated, key)
+    (finding,) = verify_bucket(evaluated).findings
+    assert (finding.kind, finding.problem) == ("evaluation", "altered")
+
+
 def test_the_parts_of_a_quarter_are_the_whole_bucket_and_each_week_has_its_own(evaluated: Workspace) -> None:
     parts = [
         verify_bucket(evaluated, part=part, n_parts=N_VERIFICATION_PARTS).n_checked["picture"]

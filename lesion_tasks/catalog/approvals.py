@@ -1,5 +1,6 @@
-"""Whether a run of `promote_model` asks a person, and the words in which its form says so."""
+"""Whether a run of `promote_model` asks a person, the words in which its form says so, and a person without a name."""
 
+UNNAMED = "unnamed person"
 AS_SET = "as_set"
 APPROVALS = {
     AS_SET: "As the setting LESION_APPROVAL says",

@@ -255,6 +255,20 @@ class Variant:
         )
 
 
+def learns_features(recipe: Mapping[str, Any]) -> bool:
+    """Whether a recipe, stored or present, changes what its last layer reads of a picture; a linear head does not."""
+    is_linear = not recipe["dense_units"] and (
+        not recipe["metadata"] or recipe.get("fusion") == "concatenate"
+    )
+    return not (
+        recipe["architecture"] == "transfer"
+        and is_linear
+        and recipe["is_backbone_frozen"]
+        and recipe.get("unfrozen_from") is None
+        and recipe.get("fine_tuning") is None
+    )
+
+
 _OF_BACKBONES = ("is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning")
 _OF_PICTURES = (
     "aspect", "is_hair_removed", "is_segmented", "conv_filters", "is_augmented", "is_augmented_strongly",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lesion_tasks import UnusableInputError, __version__
+from lesion_tasks.catalog.approvals import UNNAMED
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import did_you_mean, find_task
 from lesion_tasks.catalog.own_entries import BrokenCatalogueError
@@ -72,7 +73,7 @@ def person() -> str:
     try:
         return getuser()
     except (KeyError, OSError):
-        return "unnamed person"
+        return UNNAMED
 
 
 @contextmanager

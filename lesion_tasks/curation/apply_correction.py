@@ -110,11 +110,13 @@ def _follow(connection: Connection, bucket: Bucket, decision: str, isic_id: str,
         {"one": isic_id, "other": other, "number": int(connection.execute(NEXT_NUMBER).scalar_one())},
     )
     if decision == "lesions_joined":
-        connection.execute(
+        # Images that nothing else noted have been compared: a decision changes no picture.
+        noted = connection.execute(
             text("""
                 INSERT INTO ungrouped (isic_id, old_group_id)
                 SELECT isic_id, group_id FROM image WHERE isic_id IN (:one, :other) ON CONFLICT DO NOTHING
+                RETURNING isic_id
             """),
             {"one": isic_id, "other": other},
         )
-        regroup(connection, bucket)
+        regroup(connection, bucket, compared=noted.scalars().all())

@@ -5,7 +5,7 @@ new images are compared, the groups that any of this can touch are computed from
 are deleted. The result is the same as computing all groups from all images at once.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -60,14 +60,18 @@ _ALL = "SELECT isic_id, atom_id, lesion_id, sha256, group_id FROM image ORDER BY
 _FEW = 0.1  # share of images up to which it pays to look up which others they touch
 
 
-def regroup(connection: Connection, bucket: Bucket) -> dict[str, int]:
-    """Compare new pictures, then compute every group that a change can touch; returns counts."""
+def regroup(connection: Connection, bucket: Bucket, compared: Collection[str] = ()) -> dict[str, int]:
+    """Compare new pictures, then compute every group that a change can touch; returns counts.
+
+    `compared` are image ids that are noted, and whose pictures were compared before.
+    """
     import numpy as np
 
     fresh = set(connection.execute(text("SELECT isic_id FROM ungrouped")).scalars())
     if not fresh:
         return {"compared": 0, "regrouped": 0}
-    n_compared = compare_pictures(connection, bucket, fresh)
+    new = fresh.difference(compared)
+    n_compared = compare_pictures(connection, bucket, new) if new else 0
     n_images = connection.execute(text("SELECT count(*) FROM image")).scalar_one()
     rows = connection.execute(text(_TOUCHED if len(fresh) < _FEW * n_images else _ALL)).all()
     number = {row.sha256: i for i, row in enumerate(rows)}

@@ -7,9 +7,10 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, or_, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
@@ -45,6 +46,18 @@ def list_corrections(connection: Connection, *, has_withdrawn: bool = False) -> 
     if not has_withdrawn:
         statement = statement.where(Correction.withdrawn_at.is_(None))
     return _detached(connection, statement)
+
+
+def corrections_at(connection: Connection, moment: datetime) -> list[Correction]:
+    """Every decision that was in force at a moment, the newest first; detached."""
+    statement = select(Correction).order_by(Correction.correction_id.desc())
+    return _detached(
+        connection,
+        statement.where(
+            Correction.decided_at <= moment,
+            or_(Correction.withdrawn_at.is_(None), Correction.withdrawn_at > moment),
+        ),
+    )
 
 
 def _detached(connection: Connection, statement: Any) -> list[Correction]:

@@ -4,15 +4,15 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog.drawn import MARK
 
-N_LOOKED_AT = 1_000
 
+def are_all_drawn(connection: Connection) -> bool:
+    """Whether there are images and every one was drawn. An archive's first image answers it, so that any page can ask.
 
-def has_drawn_pictures(connection: Connection) -> bool:
-    """Whether one of some thousand images was drawn; not one of all, so that any page can ask."""
+    Of some drawn ones among others, the reports on the data and on the models that have them tell.
+    """
     statement = """
-        SELECT EXISTS (
-            SELECT FROM (SELECT attribution FROM image LIMIT :n) AS looked_at WHERE right(attribution, :length) = :mark
+        SELECT EXISTS (SELECT FROM image) AND NOT EXISTS (
+            SELECT FROM image WHERE right(coalesce(attribution, ''), :length) <> :mark
         )
     """
-    values = {"n": N_LOOKED_AT, "length": len(MARK), "mark": MARK}
-    return bool(connection.execute(text(statement), values).scalar_one())
+    return bool(connection.execute(text(statement), {"length": len(MARK), "mark": MARK}).scalar_one())

@@ -1,7 +1,8 @@
 """A training and its val -> what tells where its model does not know: conformal sets, and how strange a picture is.
 
 It lies in the bucket beside the report, as one object that a prediction needs together with the model; its digest is in
-the evaluation's document, and in `champion.json`.
+the evaluation's document, and in `champion.json`. Its key holds the digest: an evaluation that finds something else
+leaves what was found before, which a champion is served with until the new one is published.
 """
 
 import hashlib
@@ -15,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, get_verified
+from lesion_tasks.catalog.recipe import learns_features
 from lesion_tasks.evaluation.subject import EvaluationSubject
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 # Pictures of val on which the measure of strange pictures is fitted; of more, as many at random.
 MAX_FITTED = 4_096
 _SEED = 7
-OBJECT_NAME = "doubt.npz"
 # Why a prediction is no answer.
 STRANGE = "out of distribution"
 SEVERAL = "several classes are possible"
@@ -45,6 +46,7 @@ class StoredDoubt:
 
     sets: "ConformalSets"
     novelty: "Novelty | None"
+    novelty_reason: str | None = None  # why nothing is; not stored
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,22 +75,33 @@ class Looked:
 def fit_doubt(subject: EvaluationSubject, looked: Looked, val: "Scored", examples: "Examples") -> StoredDoubt:
     """Fit everything on val. `examples` are its pictures."""
     from lesion_tasks.metrics.conformal import fit_sets
+    from lesion_tasks.metrics.novelty import NoNoveltyError
 
-    return StoredDoubt(sets=fit_sets(val), novelty=_fit_novelty(subject, looked, examples))
+    sets = fit_sets(val)
+    try:
+        return StoredDoubt(sets=sets, novelty=_fit_novelty(subject, looked, examples))
+    except NoNoveltyError as reason:
+        return StoredDoubt(sets=sets, novelty=None, novelty_reason=str(reason))
 
 
-def _fit_novelty(subject: EvaluationSubject, looked: Looked, examples: "Examples") -> "Novelty | None":
+def _fit_novelty(subject: EvaluationSubject, looked: Looked, examples: "Examples") -> "Novelty":
     import numpy as np
 
     from lesion_tasks.evaluation.model_features import read_features
-    from lesion_tasks.metrics.novelty import fit_novelty, is_enough
+    from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty, require_enough
 
+    recipe = subject.training.recipe
+    if examples.pixels is None:
+        raise NoNoveltyError("the model sees no pictures")
+    if recipe.get("n_folds") and learns_features(recipe):
+        # Their distances to it would be smaller than those of new pictures.
+        raise NoNoveltyError("its members learned from the pictures of val")
     rows = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED])
     known = subject.subset("val").set_index("isic_id")["group_id"]
     groups = known.loc[examples.isic_ids[rows]].to_numpy(dtype=str)
-    # Before anything is computed of pictures.
-    if examples.pixels is None or not is_enough(groups) or looked.watched is None:
-        return None
+    require_enough(groups)  # before anything is computed of pictures
+    if looked.watched is None:
+        raise NoNoveltyError("the model sees no pictures")
     return fit_novelty(read_features(looked.watched, examples, rows), groups)
 
 
@@ -124,7 +137,9 @@ def measure_doubt(
 
     by_id = strangeness_of(doubt, looked, examples)
     is_strange = (
-        None if by_id is None else np.array([by_id[isic_id] > 1 for isic_id in other.isic_ids], dtype=bool)
+        doubt.novelty.is_strange(np.array([by_id[isic_id] for isic_id in other.isic_ids], dtype=np.float64))
+        if doubt.novelty is not None and by_id is not None
+        else None
     )
     return doubt_figures(
         other, doubt.sets, val=val, threshold=called_at(subject, other), is_strange=is_strange
@@ -140,8 +155,9 @@ def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, 
     """Write the object; returns what the document says of it."""
     from lesion_tasks.metrics.novelty import NOVELTY_RATE
 
-    data = to_bytes(doubt)
-    key, sets = f"{subject.folder}/{OBJECT_NAME}", doubt.sets
+    data, sets = to_bytes(doubt), doubt.sets
+    sha256 = hashlib.sha256(data).hexdigest()
+    key = f"{subject.folder}/doubt-{sha256[:12]}.npz"
     bucket.put(key, data)
     return Doubt(
         error_rate=sets.error_rate,
@@ -151,21 +167,11 @@ def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, 
         },
         n_groups=dict(zip(sets.class_names, sets.n_groups, strict=True)),
         novelty_rate=NOVELTY_RATE,
-        novelty_reason=None if doubt.novelty else _why_nothing_is_strange(subject),
+        novelty_reason=doubt.novelty_reason,
         object_key=key,
-        sha256=hashlib.sha256(data).hexdigest(),
+        sha256=sha256,
         test=test,
     )
-
-
-def _why_nothing_is_strange(subject: EvaluationSubject) -> str:
-    from lesion_tasks.metrics.conformal import least_groups
-    from lesion_tasks.metrics.novelty import NOVELTY_RATE
-
-    if subject.training.recipe["side_px"] is None:
-        return "the model sees no pictures"
-    n = subject.subset("val")["group_id"].nunique()
-    return f"val has {n:,} groups, and a rate of {NOVELTY_RATE:g} needs {least_groups(1 - NOVELTY_RATE)}"
 
 
 def to_bytes(doubt: StoredDoubt) -> bytes:
@@ -234,30 +240,31 @@ def doubts_of(
     """What is doubtful about n predictions (n, K), from the features of their pictures, (n, C) at each depth."""
     import numpy as np
 
+    from lesion_tasks.metrics.scored import called
+
     sets, names = doubt.sets.sets(probabilities), doubt.sets.class_names
-    called = (
-        (probabilities[:, 1] >= threshold).astype(int)
-        if threshold is not None
-        else probabilities.argmax(axis=1)
-    )
-    scores = None
+    calls = called(probabilities, threshold)
+    scores, is_strange = None, np.zeros(len(probabilities), dtype=bool)
     if doubt.novelty is not None and features is not None:
         scores = np.asarray(doubt.novelty.scores(features), dtype=np.float64)
+        is_strange = doubt.novelty.is_strange(scores)
     found = []
     for row, inside in enumerate(sets):
-        score = None if scores is None else float(scores[row])
         possible = [name for name, is_in in zip(names, inside, strict=True) if is_in]
-        reason = _why_no_answer(possible, names[called[row]], score)
+        reason = _why_no_answer(possible, names[calls[row]], is_strange=bool(is_strange[row]))
         found.append(
             DoubtOf(
-                possible=possible, answer=None if reason else possible[0], reason=reason, strangeness=score
+                possible=possible,
+                answer=None if reason else possible[0],
+                reason=reason,
+                strangeness=None if scores is None else float(scores[row]),
             )
         )
     return found
 
 
-def _why_no_answer(possible: Sequence[str], called: str, score: float | None) -> str | None:
-    if score is not None and not score <= 1:  # NaN is strange too
+def _why_no_answer(possible: Sequence[str], called: str, *, is_strange: bool) -> str | None:
+    if is_strange:
         return STRANGE
     if len(possible) != 1:
         return SEVERAL if possible else NONE_FITS

@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.doubt import Looked, fit_doubt, measure_doubt, store_doubt
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
+from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
 from lesion_tasks.evaluation.other_data import judge_on_cohorts
@@ -262,7 +263,7 @@ def _measure(
         lesions=lesion_figures(subject, test) if test else None,
         epochs=epochs(engine, subject),
         comparison=comparison,
-        promotion=_standing(subject, documents, comparison, other_data),
+        promotion=_standing(engine, subject, documents, comparison, other_data),
         data_changes=data_changes(engine, bucket, subject),
         data=data_facts(subject),
         examples=_examples(subject, model, examples, stored) if scored else [],
@@ -277,6 +278,7 @@ def _fairness(subject: EvaluationSubject, test: "Scored") -> Fairness:
 
 
 def _standing(
+    engine: Engine,
     subject: EvaluationSubject,
     documents: Mapping[str, SubsetDocument],
     comparison: Comparison | None,
@@ -292,6 +294,8 @@ def _standing(
         comparison.model_dump() if comparison else None,
         other_data.model_dump() if other_data else None,
     )
+    with engine.connect() as connection:
+        said["cautions"] += cautions_about_test(connection, subject.manifest)
     return Standing.model_validate(said)
 
 

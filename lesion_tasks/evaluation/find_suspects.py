@@ -8,17 +8,20 @@ did not find that they are copies, and that belong to different groups. What a p
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.curation.corrections import decided_labels
+from lesion_tasks.database.schema import Manifest
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
+from lesion_tasks.reports.words import plural
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lesion_tasks.metrics.scored import Scored
     from lesion_tasks.metrics.suspects import SuspectLabel
 
 # Pairs whose fine detail agrees less than this are any two lesions; copies begin far above.
@@ -38,8 +41,6 @@ def suspect_labels_of(
     workspace: Workspace, task: str, training_id: str | None = None
 ) -> "list[SuspectLabel]":
     """Suspect labels by the predictions of a training, by default of the champion of the task."""
-    import pandas as pd
-
     from lesion_tasks.metrics.suspects import suspect_labels
 
     with workspace.engine.connect() as connection:
@@ -54,16 +55,47 @@ def suspect_labels_of(
             f"training {training_id!r}: of task {subject.task.name!r}, expected {task!r}"
         )
     with workspace.engine.connect() as connection:
-        frames = {
-            subset: read_sealed_predictions(
-                connection, training_id, subject.manifest.digest, subset, subject.task.classes
-            )
-            for subset in SUBSETS  # of train, only folds have stored any: each by the member that did not see it
-        }
         decided = decided_labels(connection, task)
-    rows = subject.rows[subject.rows["subset"].isin([name for name, frame in frames.items() if len(frame)])]
-    found = suspect_labels(join_to_manifest(pd.concat(frames.values()), rows, subject.task))
+        found = suspect_labels(held_out_predictions(connection, subject))
     return [one for one in found if one.isic_id not in decided]
+
+
+def held_out_predictions(connection: Connection, subject: EvaluationSubject) -> "Scored":
+    """What a training said, as it was sealed, of images that it never learned from."""
+    import pandas as pd
+
+    frames = {
+        subset: read_sealed_predictions(
+            connection,
+            subject.training.training_id,
+            subject.manifest.digest,
+            subset,
+            subject.task.classes,
+        )
+        for subset in SUBSETS  # of train, only folds have stored any: each by the member that did not see it
+    }
+    rows = subject.rows[subject.rows["subset"].isin([name for name, frame in frames.items() if len(frame)])]
+    return join_to_manifest(pd.concat(frames.values()), rows, subject.task)
+
+
+def cautions_about_test(connection: Connection, manifest: Manifest) -> list[str]:
+    """The caution that people set images aside that would stand in test of a manifest; empty if there are none."""
+    n = connection.execute(
+        text("""
+            SELECT count(*) FROM split_member m JOIN image i USING (isic_id)
+            JOIN group_subset g ON g.split = m.split AND g.group_id = i.group_id
+            JOIN correction c ON c.task = :task AND c.isic_id = m.isic_id
+            WHERE m.split = :split AND m.reason = 'label_set_aside' AND g.subset = 'test'
+                AND c.withdrawn_at IS NULL AND c.decided_at <= :built_at
+        """),
+        {"task": manifest.task, "split": manifest.split, "built_at": manifest.built_at},
+    ).scalar_one()
+    if not n:
+        return []
+    return [
+        f"people set {plural(n, 'image')} aside that would stand in test: where a model's errors chose which labels "
+        "they looked at, its figures gain"
+    ]
 
 
 def suspect_pairs(workspace: Workspace, n: int) -> list[SuspectPair]:

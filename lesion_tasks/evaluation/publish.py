@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
-from lesion_tasks.curation.drawn_pictures import has_drawn_pictures
+from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.board import BoardFilter, gone_tasks, read_board
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
@@ -45,7 +45,7 @@ def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> L
         generated_at=newest.isoformat(timespec="seconds") if newest else None,
         tasks=[task for task in tasks if task.rows],
         gone=gone_tasks(connection),
-        has_drawn=has_drawn_pictures(connection),
+        has_drawn=are_all_drawn(connection),
     )
 
 

@@ -22,6 +22,10 @@ N_FOLDS = 5
 _SEED = 7
 
 
+class NoNoveltyError(ValueError):
+    """No picture can be called strange; the message says why."""
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Depth:
     """Where val lies at one depth: `mean` (C,), `whitening` (C, C), and the distance `unit` that few of it pass."""
@@ -48,21 +52,27 @@ class Novelty:
             [depth.distances(some) for depth, some in zip(self.depths, features, strict=True)], axis=0
         )
 
+    @staticmethod
+    def is_strange(scores: np.ndarray) -> np.ndarray:
+        """(n,) scores -> (n,) bool; what is no number is strange too."""
+        return np.asarray(~(scores <= 1))
 
-def is_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> bool:
-    """Whether there are enough groups for a rate."""
-    return len(np.unique(groups)) >= max(least_groups(1 - rate), N_FOLDS)
+
+def require_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> None:
+    """Raise `NoNoveltyError` if there are too few groups for a rate."""
+    n_groups = len(np.unique(groups))
+    if n_groups < (needed := max(least_groups(1 - rate), N_FOLDS)):
+        raise NoNoveltyError(
+            f"it would rest on {n_groups:,} groups of val, and a rate of {rate:g} needs {needed}"
+        )
 
 
-def fit_novelty(
-    features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE
-) -> Novelty | None:
+def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE) -> Novelty:
     """Fit on the features of val, (n, C) for each depth, and the group (n,) of each picture.
 
-    None if there are too few groups for the rate.
+    Raises `NoNoveltyError` if there are too few groups for the rate, or no distance to measure by.
     """
-    if not is_enough(groups, rate):
-        return None
+    require_enough(groups, rate)
     names, number = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(_SEED).permutation(len(names)) % N_FOLDS)[number]
     units, left_out = [], []
@@ -76,7 +86,7 @@ def fit_novelty(
         left_out.append(distances / units[-1])
     threshold = group_quantile(np.max(left_out, axis=0), groups, 1 - rate)
     if not math.isfinite(threshold) or threshold <= 0:
-        return None
+        raise NoNoveltyError("all pictures of val look alike to the model")
     return Novelty(
         rate=rate,
         depths=tuple(_fit(some, unit * threshold) for some, unit in zip(features, units, strict=True)),

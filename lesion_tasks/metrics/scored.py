@@ -35,6 +35,13 @@ Predictions = Mapping[str, "float | Sequence[float]"] | pd.DataFrame
 ManifestRows = Iterable[Mapping[str, Any]] | pd.DataFrame
 
 
+def called(probabilities: np.ndarray, threshold: float | None, positive: int = 1) -> np.ndarray:
+    """(n, K) -> (n,) class index: `positive` from the threshold on, of two; without one, the most likely."""
+    if threshold is None:
+        return probabilities.argmax(axis=1)
+    return np.where(probabilities[:, positive] >= threshold, positive, 1 - positive)
+
+
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Scored:
     """One model's predictions on one subset, every row under its image id.
@@ -91,10 +98,7 @@ class Scored:
 
     def predicted(self, threshold: float | None = None) -> np.ndarray:
         """(n,) class index: positive where P(positive) >= threshold; without a threshold, the most likely."""
-        if threshold is None:
-            return self.probabilities.argmax(axis=1)
-        positive = self._positive_index
-        return np.where(self.scores >= threshold, positive, 1 - positive)
+        return called(self.probabilities, threshold, 1 if threshold is None else self._positive_index)
 
     def where(self, mask: np.ndarray) -> Scored:
         """The rows where `mask` (n,) is true."""

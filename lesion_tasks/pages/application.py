@@ -17,7 +17,7 @@ from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.curation.drawn_pictures import has_drawn_pictures
+from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
@@ -103,11 +103,11 @@ def _page(request: Request, template: str, active: str = "", status: int = 200, 
 
 
 def _has_drawn(request: Request, status: int) -> bool:
-    """Whether a program drew the pictures; a page about a failure does not ask a database that may be the cause."""
+    """Whether a program drew all pictures; a page about a failure does not ask a database that may be the cause."""
     if status != 200:
         return False
     with _workspace(request).engine.connect() as connection:
-        return has_drawn_pictures(connection)
+        return are_all_drawn(connection)
 
 
 def _stored(file: StoredFile) -> Response:

@@ -17,11 +17,13 @@ from lesion_tasks.evaluation.comparison import (
 )
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
+from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
 from lesion_tasks.promotion.drift import declines, objections_to
 from lesion_tasks.reports.words import label, plural
+from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError
 
 N_SLICES_SHOWN = 12
@@ -104,6 +106,7 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             cautions=[
                 *cautions(comparison, gates, best.test, best.on_cohorts),
                 *_changed_labels(connection, bucket, best),
+                *cautions_about_test(connection, find_manifest(connection, digest)),
             ],
             n_openings=count_openings(connection, digest),
             report_keys=[one.report_key for one in found if one is not None],

@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.approvals import AS_SET
+from lesion_tasks.catalog.approvals import AS_SET, UNNAMED
 from lesion_tasks.catalog.lookup import find_task, tasks_left
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.promotion.candidates import find_best
@@ -13,7 +13,6 @@ from lesion_tasks.promotion.promote import RULE, Answer
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.workspace import Workspace
 
-UNNAMED = "unnamed person"
 PAGES = "lesions/"  # where Airflow shows the reports of the bucket, from the root of its UI
 
 

@@ -84,7 +84,7 @@ class Leaderboard(Published):
     tasks: list[TaskBoard]
     # Tasks that the catalogue no longer has, and the number of their trainings.
     gone: dict[str, int] = Field(default_factory=dict)
-    has_drawn: bool = False  # whether a program drew the pictures
+    has_drawn: bool = False  # whether a program drew all pictures
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,7 +13,7 @@ from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, 
 from lesion_tasks.catalog import IMPUTATIONS
 from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
-from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, list_corrections
+from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, corrections_at
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
@@ -97,7 +97,7 @@ def collect_facts(
                 "decided_by": one.decided_by,
                 "decided_at": one.decided_at.isoformat(timespec="seconds"),
             }
-            for one in list_corrections(connection)
+            for one in corrections_at(connection, manifest.built_at)
             if one.task in (None, task.name)
         ],
         "duplicates": duplicates,

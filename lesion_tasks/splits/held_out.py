@@ -165,7 +165,8 @@ def _read(workspace: Workspace, split: str, by: str) -> "tuple[Split, Task, str,
             f"split {split!r}: its missing values are filled in from all images, also from those that would be held "
             "out; expected one that leaves them missing"
         )
-    digest, key = manifest_in_force(workspace.engine, split)
+    # Decisions made while folds are trained wait for the next split: folds of two manifests are no measurement.
+    digest, key = manifest_in_force(workspace.engine, split, is_corrected=False)
     rows = read_manifest(workspace.bucket, key)
     with workspace.engine.connect() as connection:
         values = _values(connection, rows, by)

@@ -23,6 +23,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, reading_object
 from lesion_tasks.catalog.cohorts import conditions_of
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.curation.corrections import digest_in_force
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Image, Manifest, SplitMember, StoredFile
 from lesion_tasks.scratch import scratch_file
@@ -226,11 +227,12 @@ def find_manifest(connection: Connection, digest: str, *, task: str | None = Non
     return found
 
 
-def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
+def manifest_in_force(engine: Engine, split: str, *, is_corrected: bool = True) -> tuple[str, str]:
     """Digest and object key of the newest manifest of a split; raises `NoManifestError` if there is none of it today.
 
     A manifest that was built by another definition of the split, of its task or of the cohorts that judge the task is
-    of another question, or holds images that must not teach.
+    of another question, or holds images that must not teach. So does one of before a person's decision in force;
+    with `is_corrected` off, that does not matter.
     """
     with engine.connect() as connection:
         row = connection.execute(
@@ -239,11 +241,17 @@ def manifest_in_force(engine: Engine, split: str) -> tuple[str, str]:
             ),
             {"split": split},
         ).one_or_none()
+        decided = digest_in_force(connection, find_split(split).task) if is_corrected else None
     if row is None:
         raise NoManifestError(f"split {split!r} has no manifest yet, expected one: build the split first")
     if changed := _changed_fields(row.recipe, split):
         raise NoManifestError(
             f"split {split!r} was built before the catalogue changed its {', '.join(changed)}: build the split again"
+        )
+    if is_corrected and row.recipe.get("corrections") != decided:
+        raise NoManifestError(
+            f"split {split!r} was built before people decided about labels or pairs, or took decisions back: "
+            "build the split again"
         )
     return row.digest, row.object_key
 

@@ -99,7 +99,8 @@ def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
             return True
         last = find_manifest(connection, own[-1].manifest_digest)
     try:
-        digest, key = manifest_in_force(engine, variant.split)
+        # What people decided counts once the split is built again, as any change of its images does.
+        digest, key = manifest_in_force(engine, variant.split, is_corrected=False)
     except NoManifestError as error:
         log.info("%s: %s", variant.name, error)
         return True

@@ -323,14 +323,19 @@ def _verify_evaluations(workspace: Workspace) -> Iterator[Finding | None]:
         rows = connection.execute(
             text(f"""
                 SELECT evaluation_id, training_id, report_key, {TRAINING_IS_PRUNED} AS is_pruned,
+                       document #>> '{{doubt,object_key}}' AS doubt_key,
+                       document #>> '{{doubt,sha256}}' AS doubt_sha256,
                        document_sha256 = encode(sha256(convert_to(document::text, 'UTF8')), 'hex') AS is_as_stored
                 FROM evaluation t ORDER BY evaluation_id
             """)  # noqa: S608 - our own words
         ).all()
     for row in rows:
         problem = None if row.is_as_stored else "altered"
-        if problem is None and not row.is_pruned and not workspace.bucket.exists(row.report_key):
-            problem = "missing"
+        if problem is None and not row.is_pruned:
+            if not workspace.bucket.exists(row.report_key):
+                problem = "missing"
+            elif row.doubt_key is not None:
+                problem = _problem(workspace.bucket, row.doubt_key, row.doubt_sha256)
         yield (
             None
             if problem is None
