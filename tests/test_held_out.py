@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,16 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
     assert "2 sites" in reason
     assert "cannot be told" in words
     assert "more than chance" in put_together([auc_of(0.5 + 0.3 * s, s) for s in range(8)], "institution")[2]
+
+
+def test_sites_that_agree_by_luck_say_no_more_than_their_own_errors() -> None:
+    sites = [auc_of(1.5, seed) for seed in range(3)]
+    lucky = [replace(one, value=sites[0].value + 0.0005 * i) for i, one in enumerate(sites)]
+    found = combine_sites(lucky)
+    assert isinstance(found, BetweenSites)
+    pooled = 1 / np.sqrt(sum(1 / one.standard_error**2 for one in lucky))
+    assert found.mean_high - found.mean_low > 2 * 1.96 * pooled
+    assert found.new_site_high - found.new_site_low > 2 * 1.96 * pooled
 
 
 def test_the_variance_between_sites_is_that_of_the_published_example() -> None:
