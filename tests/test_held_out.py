@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
+from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
@@ -17,7 +18,7 @@ from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.board import read_board
-from lesion_tasks.evaluation.evaluate import list_unevaluated
+from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
 from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
 from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import BetweenSites, between_variance, combine_sites
@@ -173,6 +174,15 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     build_split(workspace, SPLIT)
     with pytest.raises(UnusableInputError, match="learned from an earlier manifest of split"):
         report_held_out(workspace, "attribution", ids)
+
+    # How good a model is there is no fault, but predictions paired with the wrong rows are.
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training SET trainer_figures = jsonb_set(trainer_figures, '{test,auc}', '0.11')")
+        )
+    evaluate_training(workspace, ids[0])
+    ((failed,),) = rows_of(clinics, f"SELECT failed_checks FROM evaluation WHERE training_id = '{ids[0]}'")
+    assert failed == ["independent_of_labels"]
 
 
 def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:

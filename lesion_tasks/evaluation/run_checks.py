@@ -33,7 +33,7 @@ N_VAL = 2_048
 _SEED = 7
 
 # Where the test set is an institution that was held out, these are what was asked, and no faults: a recipe that fails
-# there would otherwise be left out of the answer.
+# there would otherwise be left out of the answer. Predictions paired with the wrong rows are a fault there too.
 _ABOUT_QUALITY = {
     "independent_of_labels", "inverted", "degenerate", "shortcut", "no_better_than_random_weights", "gap",
 }  # fmt: skip
@@ -109,7 +109,13 @@ def judge(
     ]
     if subject.manifest.held_out is None:
         return found
-    return [replace(one, is_blocking=False) if one.name in _ABOUT_QUALITY else one for one in found]
+    return [replace(one, is_blocking=False) if _is_about_quality(one) else one for one in found]
+
+
+def _is_about_quality(verdict: "Verdict") -> bool:
+    from lesion_tasks.metrics.integrity import is_paired_wrongly
+
+    return verdict.name in _ABOUT_QUALITY and not is_paired_wrongly(verdict)
 
 
 def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> "list[Verdict]":
