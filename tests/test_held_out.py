@@ -117,6 +117,15 @@ def _check_folds(clinics: Settings) -> None:
     ):
         with pytest.raises(UnusableInputError, match=words):
             build_held_out(workspace, SPLIT, HeldOut(by=by, value=value))
+    for split, words in (
+        (
+            "malignancy_balanced_5000",
+            "at most 5,000 train images of a class.*expected a variant on malignancy_natural$",
+        ),
+        ("malignancy_balanced_5000_paper_imputation", "filled in from all images"),
+    ):
+        with pytest.raises(UnusableInputError, match=words):
+            build_held_out(workspace, split, HeldOut(by="attribution", value="Clinic A"))
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
         find_origins(workspace, SPLIT, "collections")
 

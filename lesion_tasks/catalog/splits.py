@@ -52,6 +52,11 @@ class Split:
         """Whether test images influence what training sees: such a split is for reproducing, not for use."""
         return self.imputation in LEAKING_IMPUTATIONS
 
+    @property
+    def is_whole(self) -> bool:
+        """Whether its manifest has every image that is not left out, as the archive describes it."""
+        return self.max_per_class is None and self.imputation == "none"
+
 
 SPLITS = by_name(
     [

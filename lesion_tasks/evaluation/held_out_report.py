@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.gates import leading_measure
-from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.lookup import find_split, find_variant
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -24,7 +24,7 @@ from lesion_tasks.evaluation.evaluation_record import (
 )
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite, UntestedSite, put_together
-from lesion_tasks.splits.held_out import HeldOut, Origins, build_held_out, find_origins
+from lesion_tasks.splits.held_out import HeldOut, Origins, build_held_out, find_origins, refuse_to_hold_out
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import train_variant
@@ -45,8 +45,10 @@ SHOWN = (
 
 def choose_held_out(workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False) -> list[str]:
     """The values to hold out, one after the other, after building what the variant needs; logs those that are not."""
+    split = find_variant(variant).split
+    refuse_to_hold_out(find_split(split))
     prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
-    origins = find_origins(workspace, find_variant(variant).split, by)
+    origins = find_origins(workspace, split, by)
     for one in origins.found:
         if one.reason is not None:
             log.warning("%s is not held out by itself: %s", one.value, one.reason)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import TASKS, Split, Task
+from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.catalog.splits import HELD_OUT_BY
@@ -133,8 +133,7 @@ def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
     part = rows[(steps == "").to_numpy()].copy()
     part["subset"] = part["subset"].where(~is_held[(steps == "").to_numpy()], "test")
     drawn = draw_members(part[["isic_id", "subset", "label"]], recipe, task)
-    part = part.assign(is_balanced=drawn["is_balanced"])[drawn["is_member"].reindex(part.index)]
-    table = as_table(part)
+    table = as_table(part.assign(is_balanced=drawn["is_balanced"]))
     check_manifest(table, recipe, task, held_out.words)
     with workspace.engine.begin() as connection:
         of_split = find_manifest(connection, digest).recipe
@@ -148,7 +147,7 @@ def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
             recipe=of_split | {"held_out": {"by": held_out.by, "value": held_out.value}},
             table=table,
             counts=counts,
-            funnel=_funnel(steps, counts, len(rows)),
+            funnel=_funnel(steps, counts),
         )
         write_data_report(workspace.bucket, connection, digest, {digest: table})
     log.info("%s without %s: %s", split, held_out.words, counts)
@@ -160,16 +159,28 @@ def _read(workspace: Workspace, split: str, by: str) -> "tuple[Split, Task, str,
     if by not in HELD_OUT_BY:
         raise UnusableInputError(f"hold out by {unknown('part of a record', by, HELD_OUT_BY)}")
     recipe = find_split(split)
-    if recipe.imputation != "none":
-        raise UnusableInputError(
-            f"split {split!r}: its missing values are filled in from all images, also from those that would be held "
-            "out; expected one that leaves them missing"
-        )
+    refuse_to_hold_out(recipe)
     digest, key = manifest_in_force(workspace.engine, split)
     rows = read_manifest(workspace.bucket, key)
     with workspace.engine.connect() as connection:
         values = _values(connection, rows, by)
     return recipe, TASKS[recipe.task], digest, rows, values
+
+
+def refuse_to_hold_out(split: Split) -> None:
+    """Raise `UnusableInputError` for a split of whose manifest no fair test can be made of what is held out."""
+    if split.is_whole:
+        return
+    others = [name for name, one in SPLITS.items() if one.task == split.task and one.is_whole]
+    why = (
+        f"its manifest has at most {split.max_per_class:,} train images of a class, so what is held out would not be "
+        "all of it, with classes as frequent as in life"
+        if split.imputation == "none"
+        else "its missing values are filled in from all images, also from those that would be held out"
+    )
+    raise UnusableInputError(
+        f"split {split.name!r}: {why}; expected a variant on {' or '.join(others) or 'a split without either'}"
+    )
 
 
 def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series":
@@ -221,14 +232,11 @@ def _why_not(
     return None
 
 
-def _funnel(steps: "pd.Series", counts: Mapping[str, Mapping[str, int]], n_rows: int) -> list[dict[str, Any]]:
+def _funnel(steps: "pd.Series", counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     """From the images of the whole split to the subsets of the fold, as `funnel` has it."""
     lost = steps[steps != ""].value_counts()
-    subsets = {subset: sum(counts[subset].values()) for subset in ("train", "val", "test")}
-    beyond = n_rows - int(lost.sum()) - sum(subsets.values())
-    left_out = {**{str(reason): int(n) for reason, n in lost.items()}, "beyond_balance": beyond}
     return [
-        {"step": "images of the split", "n": n_rows},
-        *({"step": "left out", "reason": reason, "n": -n} for reason, n in left_out.items() if n),
-        *({"step": subset, "n": n} for subset, n in subsets.items()),
+        {"step": "images of the split", "n": len(steps)},
+        *({"step": "left out", "reason": str(reason), "n": -int(n)} for reason, n in lost.items()),
+        *({"step": subset, "n": sum(counts[subset].values())} for subset in ("train", "val", "test")),
     ]
