@@ -5,11 +5,13 @@ and evaluations that exist are found again: killed at any moment, it goes on whe
 """
 
 import hashlib
+import json
 import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_variant
 from lesion_tasks.catalog.splits import HELD_OUT_BY
@@ -107,6 +109,12 @@ def report_held_out(workspace: Workspace, by: str, training_ids: Sequence[str]) 
     log.info("%s", document.words)
     log.info("report: %s/%s", workspace.bucket.url, key)
     return key
+
+
+def list_reported(bucket: Bucket) -> set[str]:
+    """The trainings that any stored report on what was held out names."""
+    keys = [key for key in bucket.list_keys(f"{FOLDER}/") if key.endswith("/metrics.json")]
+    return {site["training_id"] for key in keys for site in json.loads(bucket.get(key))["sites"]}
 
 
 def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> HeldOutDocument:
