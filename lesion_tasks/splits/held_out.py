@@ -1,7 +1,7 @@
 """A split and what to hold out (an institution, a collection, a site) -> a manifest whose test is all of it.
 
 Whatever shares a group with it, and whatever nobody can tell the origin of, teaches nothing. Everything else of train
-and val stays where it is; the split's own test set stays closed, except for what is held out. The rows are those of the
+and val stays where it is; the split's own test set stays closed, what is held out too. The rows are those of the
 split's manifest in force, so the same manifest gives the same ones again.
 """
 
@@ -32,6 +32,7 @@ from lesion_tasks.splits.split import class_counts
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 log = logging.getLogger(__name__)
@@ -61,7 +62,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """One value, and how much of a split it has; `reason` says why it is not held out by itself."""
+    """One value, and how much of a split's train and val it has; `reason` says why it is not held out by itself."""
 
     value: str
     n_images: int
@@ -71,7 +72,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Origins:
-    """Every value of a split, the largest first. `n_unknown`: images of none, which teach nothing."""
+    """Every value of a split's train and val, the largest first. `n_unknown`: images of none, which teach nothing."""
 
     by: str
     manifest_digest: str  # of the whole split
@@ -93,8 +94,9 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
     """
     recipe, task, digest, rows, values = _read(workspace, split, by)
     found = []
-    for value in sorted({one for some in values for one in some}):
-        is_held = values.map(lambda some, value=value: value in some).to_numpy(dtype=bool)
+    is_open = _is_open(rows)
+    for value in _known(rows, values):
+        is_held = _is_held(rows, values, value)
         groups = rows[is_held].groupby("label")["group_id"].nunique()
         by_class = {label: int(groups.get(label, 0)) for label in task.classes}
         found.append(
@@ -110,8 +112,8 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
         by=by,
         manifest_digest=digest,
         found=tuple(found),
-        n_unknown=int((values.map(len) == 0).sum()),
-        n_of_several=int((values.map(len) > 1).sum()),
+        n_unknown=int((values[is_open].map(len) == 0).sum()),
+        n_of_several=int((values[is_open].map(len) > 1).sum()),
     )
     if len(origins.held_out) < 2:
         told = "; ".join(f"{one.value}: {one.reason or 'can be'}" for one in found[:5]) or "no image has any"
@@ -125,9 +127,9 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
 def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
     """Write the manifest of a split whose test set is what is held out; returns its digest, the same every time."""
     recipe, task, digest, rows, values = _read(workspace, split, held_out.by)
-    is_held = values.map(lambda some: held_out.value in some).to_numpy(dtype=bool)
+    is_held = _is_held(rows, values, held_out.value)
     if not is_held.any():
-        known = sorted({one for some in values for one in some})
+        known = _known(rows, values)
         raise UnusableInputError(f"split {split!r}: {unknown(held_out.by, held_out.value, known)}")
     steps = _steps(rows, values, is_held)
     part = rows[(steps == "").to_numpy()].copy()
@@ -200,6 +202,20 @@ def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series
     return rows["isic_id"].map(lambda isic_id: known.get(isic_id, frozenset()))
 
 
+def _is_open(rows: "pd.DataFrame") -> "np.ndarray":
+    """(n,) whether a row may be looked at: the task's own test set is opened by its own evaluations alone."""
+    return (rows["subset"] != "test").to_numpy()
+
+
+def _is_held(rows: "pd.DataFrame", values: "pd.Series", value: str) -> "np.ndarray":
+    """(n,) whether a row is held out, and so tested, with this value."""
+    return _is_open(rows) & values.map(lambda some: value in some).to_numpy(dtype=bool)
+
+
+def _known(rows: "pd.DataFrame", values: "pd.Series") -> list[str]:
+    return sorted({one for some in values[_is_open(rows)] for one in some})
+
+
 def _steps(rows: "pd.DataFrame", values: "pd.Series", is_held: Any) -> "pd.Series":
     """Why each row has no place in the fold, as `exclusions.REASONS` has it; an empty text for one that has."""
     import numpy as np
@@ -208,8 +224,8 @@ def _steps(rows: "pd.DataFrame", values: "pd.Series", is_held: Any) -> "pd.Serie
     is_tied = rows["group_id"].isin(rows["group_id"][is_held]).to_numpy()
     is_known = values.map(len).to_numpy() > 0
     reasons = np.select(
-        [is_held, is_tied, ~is_known, (rows["subset"] == "test").to_numpy()],
-        ["", "tied_to_held_out", "unknown_origin", "kept_closed"],
+        [~_is_open(rows), is_held, is_tied, ~is_known],
+        ["kept_closed", "", "tied_to_held_out", "unknown_origin"],
         "",
     )
     return pd.Series(reasons, index=rows.index, dtype=object)
