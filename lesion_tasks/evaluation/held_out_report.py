@@ -7,6 +7,7 @@ and evaluations that exist are found again: killed at any moment, it goes on whe
 import hashlib
 import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -129,10 +130,14 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         _refuse_outdated(workspace, one)
     first = subjects[0]
     origins = find_origins(workspace, first.training.recipe["split"], by)
-    measured = [_site(workspace, one) for one in subjects]
+    measured = [(*_site(workspace, one), one) for one in subjects]
     measured.sort(key=lambda one: (-one[0].n_images, one[0].value))
-    aucs = [auc for site, auc in measured if site.is_sound and auc is not None]
-    together, reason, words = put_together(aucs, HELD_OUT_BY[by])
+    aucs = [auc for _, auc, _ in measured if auc is not None]
+    n_tests = Counter(
+        group for _, auc, one in measured if auc is not None for group in set(one.subset("test")["group_id"])
+    )
+    n_shared = sum(n > 1 for n in n_tests.values())
+    together, reason, words = put_together(aucs, HELD_OUT_BY[by], n_groups=len(n_tests), n_shared=n_shared)
     digest = hashlib.sha256("\n".join(training_ids).encode()).hexdigest()[:10]
     return HeldOutDocument(
         held_out_id=f"{first.training.variant}-by-{by}-{digest}",
@@ -146,10 +151,12 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         one=HELD_OUT_BY[by],
         manifest_digest=origins.manifest_digest,
         measure=leading_measure(first.task.name),
-        sites=[site for site, _ in measured],
+        sites=[site for site, *_ in measured],
         untested=_untested(origins),
         n_unknown=origins.n_unknown,
         n_of_several=origins.n_of_several,
+        n_groups=len(n_tests),
+        n_shared_groups=n_shared,
         together=together,
         reason=reason,
         words=words,
