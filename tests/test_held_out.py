@@ -182,6 +182,13 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert choose_variants(workspace, variants=[name]) == [name]
     with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):
         report_held_out(workspace, "anatom_site", ids)
+    part = report_held_out(workspace, "attribution", ids[:2])
+    document = HeldOutDocument.model_validate(
+        json.loads(bucket.get(part.replace("report.html", "metrics.json")))
+    )
+    (missing,) = set(CLINICS) - {one.value for one in document.sites}
+    assert document.words.endswith(f"Not among these, though each could be held out: {missing}.")
+    assert missing in {one.value for one in document.untested}
     add_records(clinics, labelled_records(6, first=1_001))
     curate_images(workspace)
     build_split(workspace, SPLIT)
@@ -196,6 +203,22 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     evaluate_training(workspace, ids[0])
     ((failed,),) = rows_of(clinics, f"SELECT failed_checks FROM evaluation WHERE training_id = '{ids[0]}'")
     assert failed == ["independent_of_labels"]
+    # Folds that are not of one recipe, or one value twice, make no report.
+    for statement, words in (
+        (
+            f"UPDATE training SET recipe = jsonb_set(recipe, '{{seed}}', '99') WHERE training_id = '{ids[0]}'",
+            "differ in seed",
+        ),
+        (
+            "UPDATE manifest SET recipe = jsonb_set(recipe, '{held_out,value}', '\"Clinic A\"') "
+            "WHERE held_out IS NOT NULL",
+            "several trainings without Clinic A",
+        ),
+    ):
+        with workspace.engine.begin() as connection:
+            connection.execute(text(statement))
+        with pytest.raises(UnusableInputError, match=words):
+            report_held_out(workspace, "attribution", ids)
 
 
 def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:

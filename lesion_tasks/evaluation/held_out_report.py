@@ -126,6 +126,7 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         )
     if len(variants := {one.training.variant for one in subjects}) > 1:
         raise UnusableInputError(f"trainings of {', '.join(sorted(variants))}: expected folds of one variant")
+    _refuse_unlike(workspace, subjects)
     for one in subjects:
         _refuse_outdated(workspace, one)
     first = subjects[0]
@@ -138,6 +139,9 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
     )
     n_shared = sum(n > 1 for n in n_tests.values())
     together, reason, words = put_together(aucs, HELD_OUT_BY[by], n_groups=len(n_tests), n_shared=n_shared)
+    tested = {site.value for site, *_ in measured}
+    if missing := [one.value for one in origins.held_out if one.value not in tested]:
+        words += f" Not among these, though each could be held out: {', '.join(missing)}."
     digest = hashlib.sha256("\n".join(training_ids).encode()).hexdigest()[:10]
     return HeldOutDocument(
         held_out_id=f"{first.training.variant}-by-{by}-{digest}",
@@ -152,7 +156,7 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         manifest_digest=origins.manifest_digest,
         measure=leading_measure(first.task.name),
         sites=[site for site, *_ in measured],
-        untested=_untested(origins),
+        untested=_untested(origins, tested),
         n_unknown=origins.n_unknown,
         n_of_several=origins.n_of_several,
         n_groups=len(n_tests),
@@ -161,6 +165,31 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         reason=reason,
         words=words,
     )
+
+
+def _refuse_unlike(workspace: Workspace, subjects: Sequence[EvaluationSubject]) -> None:
+    """Raise `UnusableInputError` unless the folds are of one recipe and one code, each without another value."""
+    values = Counter(one.manifest.recipe["held_out"]["value"] for one in subjects)
+    if twice := sorted(value for value, n in values.items() if n > 1):
+        raise UnusableInputError(f"several trainings without {', '.join(twice)}: expected one of each")
+    first = subjects[0]
+    for one in subjects[1:]:
+        recipes = first.training.recipe, one.training.recipe
+        fields = {name for recipe in recipes for name in recipe} - {"title"}
+        differ = sorted(name for name in fields if recipes[0].get(name) != recipes[1].get(name))
+        if not differ and _code_of(workspace, one) != _code_of(workspace, first):
+            differ = ["code"]
+        if differ:
+            raise UnusableInputError(
+                f"{one.training.training_id} and {first.training.training_id} differ in {', '.join(differ)}: expected "
+                "folds of one recipe"
+            )
+
+
+def _code_of(workspace: Workspace, subject: EvaluationSubject) -> str:
+    """The digest of the code that a training ran, as the manifest beside its model has it."""
+    said = json.loads(workspace.bucket.get(f"models/{subject.training.training_id}/manifest.json"))
+    return str(said["code_digest"])
 
 
 def _refuse_outdated(workspace: Workspace, subject: EvaluationSubject) -> None:
@@ -216,14 +245,14 @@ def _site(workspace: Workspace, subject: EvaluationSubject) -> "tuple[HeldOutSit
     return site, headline_auc(join_to_manifest(predictions, subject.subset("test"), subject.task))
 
 
-def _untested(origins: Origins) -> list[UntestedSite]:
+def _untested(origins: Origins, tested: set[str]) -> list[UntestedSite]:
     return [
         UntestedSite(
             value=one.value,
             n_images=one.n_images,
             n_groups_by_class=dict(one.n_groups_by_class),
-            reason=one.reason,
+            reason=one.reason or "no training without it is among these",
         )
         for one in origins.found
-        if one.reason is not None
+        if one.value not in tested
     ]
