@@ -28,7 +28,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_origins
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
-from lesion_tasks.training.train import choose_variants
+from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
 SPLIT = "malignancy_natural"
@@ -200,9 +200,18 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
         connection.execute(
             text("UPDATE training SET trainer_figures = jsonb_set(trainer_figures, '{test,auc}', '0.11')")
         )
+    full = train_variant(workspace, name)
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text(f"UPDATE training SET started_at = '2000-01-01' WHERE training_id = '{full}'")
+        )
     evaluate_training(workspace, ids[0])
-    ((failed,),) = rows_of(clinics, f"SELECT failed_checks FROM evaluation WHERE training_id = '{ids[0]}'")
+    ((failed, changes),) = rows_of(
+        clinics,
+        f"SELECT failed_checks, document -> 'data_changes' FROM evaluation WHERE training_id = '{ids[0]}'",
+    )
     assert failed == ["independent_of_labels"]
+    assert changes is None, "what is held out is no change of the data"
     # Folds that are not of one recipe, or one value twice, make no report.
     for statement, words in (
         (
