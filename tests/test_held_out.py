@@ -25,7 +25,7 @@ from lesion_tasks.metrics.between_sites import BetweenSites, between_variance, c
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.settings import Settings
-from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_origins
+from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_alike, find_origins
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import choose_variants, train_variant
@@ -58,6 +58,8 @@ def records_of_clinics(n: int = 300) -> list[dict[str, Any]]:
         record["attribution"] = "Tiny"
     for record in records[11:17]:
         record["attribution"] = None
+    for record in records[11:14]:
+        record["attribution"] = "Anonymous"
     # The second images of these lesions were taken in another clinic.
     for i, clinic in ((20, "Clinic B"), (26, "Clinic <b>C</b>"), (32, "Clinic A")):
         records[i]["attribution"] = clinic
@@ -90,7 +92,9 @@ def _check_folds(clinics: Settings) -> None:
     assert {one.value for one in origins.held_out} == set(CLINICS)
     told = {one.value: one.reason for one in origins.found}
     assert "floor 10" in (told["Tiny"] or "")
-    assert origins.n_unknown == (whole["attribution"].isna() & (whole["subset"] != "test")).sum() > 0
+    is_unknown = whole["attribution"].isna() | (whole["attribution"] == "Anonymous")
+    assert origins.n_unknown == (is_unknown & (whole["subset"] != "test")).sum() > 0
+    assert "Anonymous" not in told
     reasons = set()
     for value in CLINICS:
         digest = build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value))
@@ -100,7 +104,7 @@ def _check_folds(clinics: Settings) -> None:
         # All of it in train and val is test; the others stay where they were, and the split's own test stays closed.
         is_tested = (whole["attribution"] == value) & (whole["subset"] != "test")
         assert set(test["isic_id"]) == set(whole["isic_id"][is_tested])
-        assert not set(taught["attribution"]) & {value, None}
+        assert not set(taught["attribution"]) & {value, None, "Anonymous"}
         assert not set(taught["group_id"]) & set(test["group_id"])
         placed = whole.set_index("isic_id")["subset"]
         assert (placed[taught["isic_id"]].to_numpy() == taught["subset"].to_numpy()).all()
@@ -228,6 +232,19 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
             connection.execute(text(statement))
         with pytest.raises(UnusableInputError, match=words):
             report_held_out(workspace, "attribution", ids)
+
+
+def test_values_that_may_be_one_origin_are_named() -> None:
+    values = [
+        "Hospital Clinic, Barcelona",
+        "Hospital Clinic de Barcelona",
+        "Hospital of Basel",
+        "basel hospital",
+    ]
+    assert find_alike(values) == [
+        ("Hospital Clinic de Barcelona", "Hospital Clinic, Barcelona"),
+        ("Hospital of Basel", "basel hospital"),
+    ]
 
 
 def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:

@@ -28,6 +28,12 @@ HELD_OUT_BY = {
     "anatom_site": "anatomical site",
 }
 
+# Values that name no origin, in lower case: an image with one of them may be from anywhere, as one without a value may.
+NO_ORIGIN = frozenset({
+    "anonymous", "unknown", "other", "none", "n/a", "na", "not available", "not applicable", "not stated",
+    "not specified", "unspecified", "undisclosed", "null", "nan", "-", "?", "",
+})  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:

@@ -27,7 +27,14 @@ from lesion_tasks.evaluation.evaluation_record import (
 )
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite, UntestedSite, put_together
-from lesion_tasks.splits.held_out import HeldOut, Origins, build_held_out, find_origins, refuse_to_hold_out
+from lesion_tasks.splits.held_out import (
+    HeldOut,
+    Origins,
+    build_held_out,
+    find_alike,
+    find_origins,
+    refuse_to_hold_out,
+)
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import train_variant
@@ -55,6 +62,8 @@ def choose_held_out(workspace: Workspace, variant: str, by: str, *, is_smoke_run
     for one in origins.found:
         if one.reason is not None:
             log.warning("%s is not held out by itself: %s", one.value, one.reason)
+    for first, second in find_alike([one.value for one in origins.found]):
+        log.warning("%s and %s may be one %s in two spellings", first, second, HELD_OUT_BY[by])
     if origins.n_unknown:
         log.warning("%d images tell no %s: they teach nothing", origins.n_unknown, HELD_OUT_BY[by])
     return [one.value for one in origins.held_out]

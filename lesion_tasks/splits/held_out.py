@@ -7,8 +7,10 @@ split's manifest in force, so the same manifest gives the same ones again.
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -17,7 +19,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
-from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.catalog.splits import HELD_OUT_BY, NO_ORIGIN
 from lesion_tasks.splits.balance import draw_members
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.manifest import (
@@ -188,9 +190,7 @@ def refuse_to_hold_out(split: Split) -> None:
 def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series":
     """The set of values of each row; empty where nothing tells."""
     if by != "collections":
-        return rows[by].map(
-            lambda value: frozenset() if value is None or value != value else frozenset({value})
-        )
+        return rows[by].map(lambda value: frozenset() if _names_none(value) else frozenset({value}))
     found = connection.execute(
         text("""
             SELECT l.isic_id, array_agg(DISTINCT s.collections) AS known
@@ -200,6 +200,21 @@ def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series
     wanted = set(rows["isic_id"])
     known = {row.isic_id: frozenset(row.known) for row in found if row.isic_id in wanted}
     return rows["isic_id"].map(lambda isic_id: known.get(isic_id, frozenset()))
+
+
+def _names_none(value: Any) -> bool:
+    """Whether a value is missing, or a word such as "Anonymous", which is no institution."""
+    return value is None or value != value or str(value).strip().strip(".").casefold() in NO_ORIGIN
+
+
+def find_alike(values: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of values of which one has all words of the other: they may be two spellings of one origin."""
+    words = {value: frozenset(re.findall(r"\w+", value.casefold())) for value in sorted(values)}
+    return [
+        (one, other)
+        for one, other in combinations(words, 2)
+        if words[one] <= words[other] or words[other] <= words[one]
+    ]
 
 
 def _is_open(rows: "pd.DataFrame") -> "np.ndarray":
