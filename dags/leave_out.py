@@ -23,11 +23,11 @@ from lesion_airflow import (
     refuse_misspelt,
     results,
 )
-from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.pools import GPU_POOL
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 
-NAMES = sorted(VARIANTS)
+NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.split].is_whole)
 
 
 @dag(

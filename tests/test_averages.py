@@ -21,6 +21,8 @@ from lesion_tasks.catalog.recipe import FineTuning, learns_features
 from lesion_tasks.catalog.shortened import adjust, members_of
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
+from lesion_tasks.evaluation.run_checks import find_leaks
+from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.training.folds import (
@@ -272,8 +274,18 @@ def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small
     assert not failed & {"serving_differs", "serving_differs_on_val", "leaks", "threshold_differs"}, failed
     named = {v["name"]: v["status"] for v in document["integrity"]}
     assert [named[n] for n in named if n.startswith("serving_differs")] == ["passed", "passed"]
-    # The average itself learned from every val image.
+    # Two train images of one patient in two folds: one model scored whom another learned from.
     workspace = open_workspace()
+    subject = find_subject(workspace.engine, workspace.bucket, training_id)
+    assert "in two of its" in find_leaks(workspace.engine, workspace.bucket, subject).sentence
+    folds = deal_folds(subject.rows, VARIANTS[name].n_folds)
+    train = subject.rows[subject.rows["subset"] == "train"]
+    torn = [train["isic_id"][(folds.loc[train["isic_id"]] == i).to_numpy()].iloc[0] for i in (0, 1)]
+    subject.rows.loc[subject.rows["isic_id"].isin(torn), "patient_id"] = "one"
+    verdict = find_leaks(workspace.engine, workspace.bucket, subject)
+    assert verdict.is_failure
+    assert "fold 1 and fold 2 share 1 patients" in verdict.sentence
+    # The average itself learned from every val image.
     val = load_data(workspace.engine, workspace.bucket, VARIANTS[name], manifest).val
     average = load_model(workspace.bucket.get(found["row"]["model_key"]))
     learned = predict_examples(average, val, classes=found["row"]["classes"])

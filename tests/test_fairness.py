@@ -61,6 +61,16 @@ def test_a_planted_gap_is_found_and_no_other() -> None:
         assert "no more than chance may do" in gap.words
 
 
+def test_the_number_of_looks_is_told() -> None:
+    found = measure_fairness(people(4_000), 0.35, sample="test")
+    n_told = sum(gap.largest.low is not None for one in found.attributes for gap in one.gaps)
+    assert n_told == 12
+    assert found.words.startswith(
+        "12 largest gaps are looked at, each at 5 %: were there none at all, about 0.6 "
+    )
+    assert "data sets" not in found.words
+
+
 def test_what_cannot_be_told_is_said() -> None:
     scored = people(300)
     scored.attributes["fitzpatrick_skin_type"] = None
@@ -109,6 +119,7 @@ def test_images_of_several_samples_are_pooled_once() -> None:
     assert isinstance(pooled.attributes, pd.DataFrame)
     found = measure_fairness(pooled, 0.35, sample="pooled")
     by_name = {one.attribute: one for one in found.attributes}
+    assert "a gap may be one between data sets" in found.words
     # Who tells no sex is no part of a gap.
     assert sum(part.n_images for part in by_name["sex"].parts) == 800
     assert sum(part.n_images for part in by_name["fitzpatrick_skin_type"].parts) == 1_600

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.board import read_board
-from lesion_tasks.evaluation.evaluate import list_unevaluated
+from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
 from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
 from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import (
@@ -30,10 +31,10 @@ from lesion_tasks.metrics.between_sites import (
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.settings import Settings
-from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_origins
+from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_alike, find_origins
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
-from lesion_tasks.training.train import choose_variants
+from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
 SPLIT = "malignancy_natural"
@@ -48,7 +49,7 @@ def records_of_clinics(n: int = 300) -> list[dict[str, Any]]:
     records, random = labelled_records(n), np.random.default_rng(5)
     for i, record in enumerate(records):
         # Two images in a row are of one lesion, three lesions in a row of one clinic.
-        record["attribution"] = CLINICS[(i // 6) % 3]
+        record["attribution"] = CLINICS[((i + 1) // 6) % 3]
         clinical = record["metadata"]["clinical"]
         clinical.pop("clin_size_long_diam_mm", None)
         told = (
@@ -59,12 +60,15 @@ def records_of_clinics(n: int = 300) -> list[dict[str, Any]]:
             else -12
         )
         clinical["age_approx"] = int(np.clip(random.normal(50 + told, 12) // 5 * 5, 0, 85))
-    for record in records[:12]:
+    for record in records[:11]:
         record["attribution"] = "Tiny"
-    for record in records[12:18]:
+    for record in records[11:17]:
         record["attribution"] = None
-    # The second image of this lesion was taken in another clinic.
-    records[19]["attribution"] = "Clinic B" if records[18]["attribution"] != "Clinic B" else "Clinic A"
+    for record in records[11:14]:
+        record["attribution"] = "Anonymous"
+    # The second images of these lesions were taken in another clinic.
+    for i, clinic in ((20, "Clinic B"), (26, "Clinic <b>C</b>"), (32, "Clinic A")):
+        records[i]["attribution"] = clinic
     return records
 
 
@@ -87,7 +91,6 @@ def clinics(settings: Settings) -> Iterator[Settings]:
 
 def _check_folds(clinics: Settings) -> None:
     """What is held out is the test, and whatever is linked to it teaches nothing."""
-    records = records_of_clinics()
     workspace = open_workspace()
     ((digest,),) = rows_of(clinics, "SELECT digest FROM manifest")
     whole = rows_of_fold(clinics, digest)
@@ -95,24 +98,26 @@ def _check_folds(clinics: Settings) -> None:
     assert {one.value for one in origins.held_out} == set(CLINICS)
     told = {one.value: one.reason for one in origins.found}
     assert "floor 10" in (told["Tiny"] or "")
-    assert origins.n_unknown == whole["attribution"].isna().sum() > 0
-    first, second = records[18]["attribution"], records[19]["attribution"]
+    is_unknown = whole["attribution"].isna() | (whole["attribution"] == "Anonymous")
+    assert origins.n_unknown == (is_unknown & (whole["subset"] != "test")).sum() > 0
+    assert "Anonymous" not in told
+    reasons = set()
     for value in CLINICS:
         digest = build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value))
         assert build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value)) == digest
         rows = rows_of_fold(clinics, digest)
         test, taught = rows[rows["subset"] == "test"], rows[rows["subset"] != "test"]
-        # All of it is test, whatever subset it had; the others stay where they were.
-        assert set(test["isic_id"]) == set(whole["isic_id"][whole["attribution"] == value])
-        assert not set(taught["attribution"]) & {value, None}
+        # All of it in train and val is test; the others stay where they were, and the split's own test stays closed.
+        is_tested = (whole["attribution"] == value) & (whole["subset"] != "test")
+        assert set(test["isic_id"]) == set(whole["isic_id"][is_tested])
+        assert not set(taught["attribution"]) & {value, None, "Anonymous"}
         assert not set(taught["group_id"]) & set(test["group_id"])
         placed = whole.set_index("isic_id")["subset"]
         assert (placed[taught["isic_id"]].to_numpy() == taught["subset"].to_numpy()).all()
         assert "Tiny" in set(taught["attribution"])
-        if value in (first, second):
-            assert "tied_to_held_out" in str(
-                rows_of(clinics, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
-            )
+        ((funnel,),) = rows_of(clinics, f"SELECT funnel FROM manifest WHERE digest = '{digest}'")
+        reasons |= {step.get("reason") for step in funnel}
+    assert {"tied_to_held_out", "kept_closed", "unknown_origin"} <= reasons
     # What is in force for everything else is the whole split.
     with workspace.engine.connect() as connection:
         assert [one.split for one in manifests_in_force(connection)] == [SPLIT]
@@ -122,6 +127,15 @@ def _check_folds(clinics: Settings) -> None:
     ):
         with pytest.raises(UnusableInputError, match=words):
             build_held_out(workspace, SPLIT, HeldOut(by=by, value=value))
+    for split, words in (
+        (
+            "malignancy_balanced_5000",
+            "at most 5,000 train images of a class.*expected a variant on malignancy_natural$",
+        ),
+        ("malignancy_balanced_5000_paper_imputation", "filled in from all images"),
+    ):
+        with pytest.raises(UnusableInputError, match=words):
+            build_held_out(workspace, split, HeldOut(by="attribution", value="Clinic A"))
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
         find_origins(workspace, SPLIT, "collections")
     # An image may be of two collections, and is then a test image of both and teaches in neither.
@@ -189,6 +203,10 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     ]
     assert document.together is not None
     assert document.together.differ
+    folds = [rows_of_fold(clinics, one.manifest_digest) for one in document.sites]
+    tested = [set(rows["group_id"][rows["subset"] == "test"]) for rows in folds]
+    assert document.n_groups == len(set.union(*tested))
+    assert document.n_shared_groups == sum(map(len, tested)) - document.n_groups > 0
     assert "differ by more than chance" in page
     # None of them is a model for use.
     with engine_for(clinics.database_url or "").connect() as connection:
@@ -198,11 +216,65 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert choose_variants(workspace, variants=[name]) == [name]
     with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):
         report_held_out(workspace, "anatom_site", ids)
+    part = report_held_out(workspace, "attribution", ids[:2])
+    document = HeldOutDocument.model_validate(
+        json.loads(bucket.get(part.replace("report.html", "metrics.json")))
+    )
+    (missing,) = set(CLINICS) - {one.value for one in document.sites}
+    assert document.words.endswith(f"Not among these, though each could be held out: {missing}.")
+    assert missing in {one.value for one in document.untested}
     add_records(clinics, labelled_records(6, first=1_001))
     curate_images(workspace)
     build_split(workspace, SPLIT)
     with pytest.raises(UnusableInputError, match="learned from an earlier manifest of split"):
         report_held_out(workspace, "attribution", ids)
+
+    # How good a model is there is no fault, but predictions paired with the wrong rows are.
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text("UPDATE training SET trainer_figures = jsonb_set(trainer_figures, '{test,auc}', '0.11')")
+        )
+    full = train_variant(workspace, name)
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text(f"UPDATE training SET started_at = '2000-01-01' WHERE training_id = '{full}'")
+        )
+    evaluate_training(workspace, ids[0])
+    ((failed, changes),) = rows_of(
+        clinics,
+        f"SELECT failed_checks, document -> 'data_changes' FROM evaluation WHERE training_id = '{ids[0]}'",
+    )
+    assert failed == ["independent_of_labels"]
+    assert changes is None, "what is held out is no change of the data"
+    # Folds that are not of one recipe, or one value twice, make no report.
+    for statement, words in (
+        (
+            f"UPDATE training SET recipe = jsonb_set(recipe, '{{seed}}', '99') WHERE training_id = '{ids[0]}'",
+            "differ in seed",
+        ),
+        (
+            "UPDATE manifest SET recipe = jsonb_set(recipe, '{held_out,value}', '\"Clinic A\"') "
+            "WHERE held_out IS NOT NULL",
+            "several trainings without Clinic A",
+        ),
+    ):
+        with workspace.engine.begin() as connection:
+            connection.execute(text(statement))
+        with pytest.raises(UnusableInputError, match=words):
+            report_held_out(workspace, "attribution", ids)
+
+
+def test_values_that_may_be_one_origin_are_named() -> None:
+    values = [
+        "Hospital Clinic, Barcelona",
+        "Hospital Clinic de Barcelona",
+        "Hospital of Basel",
+        "basel hospital",
+    ]
+    assert find_alike(values) == [
+        ("Hospital Clinic de Barcelona", "Hospital Clinic, Barcelona"),
+        ("Hospital of Basel", "basel hospital"),
+    ]
 
 
 def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:
@@ -232,6 +304,26 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
     assert "2 sites" in reason
     assert "cannot be told" in words
     assert "more than chance" in put_together([auc_of(0.5 + 0.3 * s, s) for s in range(8)], "institution")[2]
+
+
+def test_sites_that_share_people_are_not_combined() -> None:
+    aucs = [auc_of(1.5, seed) for seed in range(4)]
+    together, _, words = put_together(aucs, "anatomical site", n_groups=100, n_shared=5)
+    assert together is not None
+    assert "5 of 100 groups are in more than one test" in words
+    together, reason, _ = put_together(aucs, "anatomical site", n_groups=100, n_shared=6)
+    assert together is None
+    assert reason == "6 of 100 groups are in the test of more than one anatomical site, at most 5% may"
+
+
+def test_sites_that_agree_by_luck_say_no_more_than_their_own_errors() -> None:
+    sites = [auc_of(1.5, seed) for seed in range(3)]
+    lucky = [replace(one, value=sites[0].value + 0.0005 * i) for i, one in enumerate(sites)]
+    found = combine_sites(lucky)
+    assert isinstance(found, BetweenSites)
+    pooled = 1 / np.sqrt(sum(1 / one.standard_error**2 for one in lucky))
+    assert found.mean_high - found.mean_low > 2 * 1.96 * pooled
+    assert found.new_site_high - found.new_site_low > 2 * 1.96 * pooled
 
 
 def test_with_equal_variances_the_variance_between_sites_is_what_the_sample_has_beyond_them() -> None:

@@ -367,6 +367,28 @@ def test_a_policy_that_lets_refused_models_go_keeps_their_reports_and_every_cham
     assert verify_bucket(workspace).n_lost == 0
 
 
+def test_the_newest_of_each_fold_and_what_a_report_on_folds_names_are_kept(settings: Settings) -> None:
+    history = History(settings, n_rounds=8)
+    workspace = history.workspace
+    fold, reported, other = (history.ids[number][0] for number in (0, 1, 3))
+    with workspace.engine.begin() as connection:
+        held_out = {"digest": history.manifests[1], "id": fold}
+        connection.execute(
+            text("UPDATE manifest SET held_out = 'attribution: Clinic B' WHERE digest = :digest"), held_out
+        )
+        connection.execute(
+            text("UPDATE training SET manifest_digest = :digest WHERE training_id = :id"), held_out
+        )
+    document = {"sites": [{"training_id": reported}]}
+    workspace.bucket.put("reports/held-out/some/metrics.json", json.dumps(document).encode())
+    going = of_kind(
+        prune(workspace, pruned_by="ada", policy=replace(RETENTION, training_days=0, n_trainings=1)),
+        "training",
+    )
+    assert other in going
+    assert not {fold, reported} & going
+
+
 def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_it_again(
     settings: Settings,
 ) -> None:

@@ -53,6 +53,29 @@ def variant(**changed: object) -> Variant:
     )
 
 
+def test_an_average_states_the_licence_of_the_weights_that_a_member_began_with(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stored(tmp_path)
+    monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
+    frozen = declare("efficientnet_lite0_frozen", backbone="efficientnet_lite0", is_pretrained=True)
+    logistic = declare("metadata_logistic")
+    VARIANTS["tiny_mean"] = Variant(
+        name="tiny_mean",
+        title="",
+        split="malignancy_natural",
+        architecture="ensemble",
+        members=(frozen, logistic),
+        side_px=32,
+        metadata=VARIANTS[logistic].metadata,
+    )
+    training_id = train_variant(open_workspace(), "tiny_mean")
+    with zipfile.ZipFile(io.BytesIO(open_bucket(small).get(f"models/{training_id}/model.keras"))) as archive:
+        said = json.loads(archive.read("lesion.json"))
+    assert said["weights_licence"] == "Apache-2.0"
+    assert [one["weights_licence"] for one in said["members"]] == ["Apache-2.0", None]
+
+
 @pytest.mark.parametrize("name", ["efficientnet_lite0_frozen_five_folds", "efficientnet_lite0_tuned"])
 def test_a_file_among_the_weights_is_a_backbone_and_its_licence_goes_with_the_model(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str

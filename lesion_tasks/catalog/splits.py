@@ -28,6 +28,12 @@ HELD_OUT_BY = {
     "anatom_site": "anatomical site",
 }
 
+# Values that name no origin, in lower case: an image with one of them may be from anywhere, as one without a value may.
+NO_ORIGIN = frozenset({
+    "anonymous", "unknown", "other", "none", "n/a", "na", "not available", "not applicable", "not stated",
+    "not specified", "unspecified", "undisclosed", "null", "nan", "-", "?", "",
+})  # fmt: skip
+
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
@@ -51,6 +57,11 @@ class Split:
     def is_leaking(self) -> bool:
         """Whether test images influence what training sees: such a split is for reproducing, not for use."""
         return self.imputation in LEAKING_IMPUTATIONS
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether its manifest has every image that is not left out, as the archive describes it."""
+        return self.max_per_class is None and self.imputation == "none"
 
 
 SPLITS = by_name(

@@ -5,13 +5,16 @@ and evaluations that exist are found again: killed at any moment, it goes on whe
 """
 
 import hashlib
+import json
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.gates import leading_measure
-from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.lookup import find_split, find_variant
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -24,7 +27,14 @@ from lesion_tasks.evaluation.evaluation_record import (
 )
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite, UntestedSite, put_together
-from lesion_tasks.splits.held_out import HeldOut, Origins, build_held_out, find_origins
+from lesion_tasks.splits.held_out import (
+    HeldOut,
+    Origins,
+    build_held_out,
+    find_alike,
+    find_origins,
+    refuse_to_hold_out,
+)
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import train_variant
@@ -45,11 +55,15 @@ SHOWN = (
 
 def choose_held_out(workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False) -> list[str]:
     """The values to hold out, one after the other, after building what the variant needs; logs those that are not."""
+    split = find_variant(variant).split
+    refuse_to_hold_out(find_split(split))
     prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
-    origins = find_origins(workspace, find_variant(variant).split, by)
+    origins = find_origins(workspace, split, by)
     for one in origins.found:
         if one.reason is not None:
             log.warning("%s is not held out by itself: %s", one.value, one.reason)
+    for first, second in find_alike([one.value for one in origins.found]):
+        log.warning("%s and %s may be one %s in two spellings", first, second, HELD_OUT_BY[by])
     if origins.n_unknown:
         log.warning("%d images tell no %s: they teach nothing", origins.n_unknown, HELD_OUT_BY[by])
     return [one.value for one in origins.held_out]
@@ -107,6 +121,12 @@ def report_held_out(workspace: Workspace, by: str, training_ids: Sequence[str]) 
     return key
 
 
+def list_reported(bucket: Bucket) -> set[str]:
+    """The trainings that any stored report on what was held out names."""
+    keys = [key for key in bucket.list_keys(f"{FOLDER}/") if key.endswith("/metrics.json")]
+    return {site["training_id"] for key in keys for site in json.loads(bucket.get(key))["sites"]}
+
+
 def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> HeldOutDocument:
     subjects = [find_subject(workspace.engine, workspace.bucket, name) for name in training_ids]
     if not subjects or any(one.manifest.recipe.get("held_out", {}).get("by") != by for one in subjects):
@@ -115,14 +135,22 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         )
     if len(variants := {one.training.variant for one in subjects}) > 1:
         raise UnusableInputError(f"trainings of {', '.join(sorted(variants))}: expected folds of one variant")
+    _refuse_unlike(workspace, subjects)
     for one in subjects:
         _refuse_outdated(workspace, one)
     first = subjects[0]
     origins = find_origins(workspace, first.training.recipe["split"], by)
-    measured = [_site(workspace, one) for one in subjects]
+    measured = [(*_site(workspace, one), one) for one in subjects]
     measured.sort(key=lambda one: (-one[0].n_images, one[0].value))
-    aucs = [auc for site, auc in measured if site.is_sound and auc is not None]
-    together, reason, words = put_together(aucs, HELD_OUT_BY[by])
+    aucs = [auc for _, auc, _ in measured if auc is not None]
+    n_tests = Counter(
+        group for _, auc, one in measured if auc is not None for group in set(one.subset("test")["group_id"])
+    )
+    n_shared = sum(n > 1 for n in n_tests.values())
+    together, reason, words = put_together(aucs, HELD_OUT_BY[by], n_groups=len(n_tests), n_shared=n_shared)
+    tested = {site.value for site, *_ in measured}
+    if missing := [one.value for one in origins.held_out if one.value not in tested]:
+        words += f" Not among these, though each could be held out: {', '.join(missing)}."
     digest = hashlib.sha256("\n".join(training_ids).encode()).hexdigest()[:10]
     return HeldOutDocument(
         held_out_id=f"{first.training.variant}-by-{by}-{digest}",
@@ -136,14 +164,41 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         one=HELD_OUT_BY[by],
         manifest_digest=origins.manifest_digest,
         measure=leading_measure(first.task.name),
-        sites=[site for site, _ in measured],
-        untested=_untested(origins),
+        sites=[site for site, *_ in measured],
+        untested=_untested(origins, tested),
         n_unknown=origins.n_unknown,
         n_of_several=origins.n_of_several,
+        n_groups=len(n_tests),
+        n_shared_groups=n_shared,
         together=together,
         reason=reason,
         words=words,
     )
+
+
+def _refuse_unlike(workspace: Workspace, subjects: Sequence[EvaluationSubject]) -> None:
+    """Raise `UnusableInputError` unless the folds are of one recipe and one code, each without another value."""
+    values = Counter(one.manifest.recipe["held_out"]["value"] for one in subjects)
+    if twice := sorted(value for value, n in values.items() if n > 1):
+        raise UnusableInputError(f"several trainings without {', '.join(twice)}: expected one of each")
+    first = subjects[0]
+    for one in subjects[1:]:
+        recipes = first.training.recipe, one.training.recipe
+        fields = {name for recipe in recipes for name in recipe} - {"title"}
+        differ = sorted(name for name in fields if recipes[0].get(name) != recipes[1].get(name))
+        if not differ and _code_of(workspace, one) != _code_of(workspace, first):
+            differ = ["code"]
+        if differ:
+            raise UnusableInputError(
+                f"{one.training.training_id} and {first.training.training_id} differ in {', '.join(differ)}: expected "
+                "folds of one recipe"
+            )
+
+
+def _code_of(workspace: Workspace, subject: EvaluationSubject) -> str:
+    """The digest of the code that a training ran, as the manifest beside its model has it."""
+    said = json.loads(workspace.bucket.get(f"models/{subject.training.training_id}/manifest.json"))
+    return str(said["code_digest"])
 
 
 def _refuse_outdated(workspace: Workspace, subject: EvaluationSubject) -> None:
@@ -199,14 +254,14 @@ def _site(workspace: Workspace, subject: EvaluationSubject) -> "tuple[HeldOutSit
     return site, headline_auc(join_to_manifest(predictions, subject.subset("test"), subject.task))
 
 
-def _untested(origins: Origins) -> list[UntestedSite]:
+def _untested(origins: Origins, tested: set[str]) -> list[UntestedSite]:
     return [
         UntestedSite(
             value=one.value,
             n_images=one.n_images,
             n_groups_by_class=dict(one.n_groups_by_class),
-            reason=one.reason,
+            reason=one.reason or "no training without it is among these",
         )
         for one in origins.found
-        if one.reason is not None
+        if one.value not in tested
     ]

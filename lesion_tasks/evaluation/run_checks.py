@@ -33,7 +33,7 @@ N_VAL = 2_048
 _SEED = 7
 
 # Where the test set is an institution that was held out, these are what was asked, and no faults: a recipe that fails
-# there would otherwise be left out of the answer.
+# there would otherwise be left out of the answer. Predictions paired with the wrong rows are a fault there too.
 _ABOUT_QUALITY = {
     "independent_of_labels", "inverted", "degenerate", "shortcut", "no_better_than_random_weights", "gap",
 }  # fmt: skip
@@ -109,7 +109,13 @@ def judge(
     ]
     if subject.manifest.held_out is None:
         return found
-    return [replace(one, is_blocking=False) if one.name in _ABOUT_QUALITY else one for one in found]
+    return [replace(one, is_blocking=False) if _is_about_quality(one) else one for one in found]
+
+
+def _is_about_quality(verdict: "Verdict") -> bool:
+    from lesion_tasks.metrics.integrity import is_paired_wrongly
+
+    return verdict.name in _ABOUT_QUALITY and not is_paired_wrongly(verdict)
 
 
 def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> "list[Verdict]":
@@ -229,11 +235,18 @@ def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
 
 
 def find_leaks(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "Verdict":
-    """The verdict `leaks`, of identities as the manifest has them and as the catalogue knows them by now."""
+    """The verdict `leaks`, of identities as the manifest has them and as the catalogue knows them by now.
+
+    The folds of a training are held against each other as its manifest has them: no model scored what it learned from.
+    """
     from lesion_tasks.metrics.leaks import leaks
 
-    identities, pairs = _identities(engine, bucket, subject)
+    identities, pairs, folds = _identities(engine, bucket, subject)
     verdicts = [leaks(sides, pairs=pairs) for sides in identities]
+    if folds:
+        verdicts.append(leaks(folds))
+        sentence = f"{verdicts[0].sentence} Nor is any in two of its {len(folds)} folds."
+        verdicts[0] = replace(verdicts[0], sentence=sentence)
     return next((verdict for verdict in verdicts if verdict.is_failure), verdicts[0])
 
 
@@ -246,8 +259,8 @@ def find_changed_labels(engine: Engine, subject: EvaluationSubject) -> "Verdict"
 
 def _identities(
     engine: Engine, bucket: Bucket, subject: EvaluationSubject
-) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None]":
-    """The identities of every row, by subset, and which pairs of subsets must be disjoint; None: all pairs.
+) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None, dict[str, pd.DataFrame]]":
+    """The identities of every row, by subset, which pairs of subsets must be disjoint (None: all), and those by fold.
 
     On a manifest other than its own, a training must not have learned from that manifest's test and val rows.
     The bare perceptual hash is replaced by the number of the picture: copies share one, and look-alikes with the same
@@ -256,13 +269,14 @@ def _identities(
     import pandas as pd
 
     sides = {str(name): part for name, part in subject.rows.groupby("subset")}
-    pairs = None
+    pairs, own, learned_sides = None, subject.rows, ("train", "val")
     with engine.connect() as connection:
         if not subject.is_own_manifest:
             own = read_manifest(
                 bucket, find_manifest(connection, subject.training.manifest_digest).object_key
             )
-            learned = {f"its own {name}": own[own["subset"] == name] for name in ("train", "val")}
+            learned = {f"its own {name}": own[own["subset"] == name] for name in learned_sides}
+            learned_sides = ("its own train", "its own val")
             sides = learned | {name: sides[name] for name in ("val", "test")}
             pairs = [("its own train", "test"), ("its own val", "test"), ("its own train", "val")]
         together = pd.concat(sides, names=["side"])
@@ -277,7 +291,15 @@ def _identities(
             today[isic_id][name] if isic_id in today else known
             for isic_id, known in zip(then["isic_id"], then[name], strict=True)
         ]
-    return [{name: identified[side == name] for name in sides} for identified in (then, now)], pairs
+    by_subset = [{name: identified[side == name] for name in sides} for identified in (then, now)]
+    n_folds = subject.training.recipe.get("n_folds")
+    if not n_folds:
+        return by_subset, pairs, {}
+    from lesion_tasks.training.folds import deal_folds
+
+    learned_from = then[side.isin(learned_sides)]
+    fold = deal_folds(own, n_folds).loc[learned_from["isic_id"]].to_numpy()
+    return by_subset, pairs, {f"fold {i + 1}": learned_from[fold == i] for i in range(n_folds)}
 
 
 _IDENTITIES = ("group_id", "patient_id", "lesion_id")

@@ -141,7 +141,12 @@ def data_facts(subject: EvaluationSubject) -> DataFacts:
 
 
 def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> DataChanges | None:
-    """What the manifest gained and lost since the one of this variant's previous training; None for the first."""
+    """What the manifest gained and lost since the one of this variant's previous training.
+
+    None for the first, and where something was held out, which is no change of the data.
+    """
+    if subject.manifest.held_out is not None:
+        return None
     with engine.connect() as connection:
         earlier = [
             training.manifest_digest

@@ -55,10 +55,11 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
     """Combine the AUCs of sites that share no group, or say in words why they cannot be combined.
 
     Variance between sites: Paule & Mandel 1982 (doi:10.6028/jres.087.022). Interval of the mean: Hartung & Knapp 2001
-    (doi:10.1002/sim.1009), Student's t with one degree fewer than sites. Test of heterogeneity: Welch 1951
-    (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each site's variance; with a few
-    dozen groups Cochran's own gives half as many false alarms again. Prediction interval for the true AUC of a new
-    site: by the confidence distribution of the variance (Nagashima, Noma & Furukawa 2019,
+    (doi:10.1002/sim.1009), Student's t with one degree fewer than sites, with the floor of Knapp & Hartung 2003
+    (doi:10.1002/sim.1482): sites that agree by luck are not more certain than their own errors make them. Test of
+    heterogeneity: Welch 1951 (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each
+    site's variance; with a few dozen groups Cochran's own gives half as many false alarms again. Prediction interval
+    for the true AUC of a new site: by the confidence distribution of the variance (Nagashima, Noma & Furukawa 2019,
     doi:10.1177/0962280218773520), because the usual one (Higgins, Thompson & Spiegelhalter 2009,
     doi:10.1111/j.1467-985X.2008.00552.x) takes that variance as known and holds the truth too rarely.
     """
@@ -117,10 +118,10 @@ def _q(y: np.ndarray, variance: np.ndarray, tau2: float) -> float:
 
 
 def _mean(y: np.ndarray, variance: np.ndarray, tau2: float) -> tuple[float, float]:
-    """The weighted mean and its standard error by Hartung and Knapp."""
+    """The weighted mean and its standard error by Knapp and Hartung, with their floor."""
     weight = 1 / (variance + tau2)
     mean = float(weight @ y / weight.sum())
-    return mean, math.sqrt(_q(y, variance, tau2) / (len(y) - 1) / float(weight.sum()))
+    return mean, math.sqrt(max(1.0, _q(y, variance, tau2) / (len(y) - 1)) / float(weight.sum()))
 
 
 def _new_site(y: np.ndarray, variance: np.ndarray, mean: float, tail: float) -> tuple[float, float]:
@@ -131,7 +132,7 @@ def _new_site(y: np.ndarray, variance: np.ndarray, mean: float, tail: float) -> 
     weight = 1 / (variance + tau2[:, None])
     total = weight.sum(axis=1)
     deviation = y - (weight @ y / total)[:, None]
-    error = np.sqrt((weight * deviation**2).sum(axis=1) / degrees / total)
+    error = np.sqrt(np.maximum(1.0, (weight * deviation**2).sum(axis=1) / degrees) / total)
     new = mean + np.sqrt(tau2) * random.normal(size=N_DRAWS) - error * random.standard_t(degrees, N_DRAWS)
     low, high = np.quantile(new, [tail, 1 - tail])
     return float(low), float(high)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -51,14 +51,32 @@ def measure_fairness(scored: Scored, threshold: float | None, *, sample: str) ->
     `threshold`: the stored one; None: one half. A part that is too small for a slice is listed and not measured; images
     without a value are no part. The interval of a gap combines those of its two parts (Zou & Donner 2008,
     doi:10.1002/sim.3095), with the correlation that groups in both parts bring. Its level is Bonferroni's for the pairs
-    of parts, since the largest of many is looked at.
+    of parts, since the largest of many is looked at. It is not corrected for the number of measures and attributes,
+    which is told.
     """
+    attributes = [_attribute(scored, name, threshold) for name in ATTRIBUTES]
     return Fairness(
         sample=sample,
         n_images=scored.n_images,
         n_groups=scored.n_groups,
-        attributes=[_attribute(scored, name, threshold) for name in ATTRIBUTES],
+        attributes=attributes,
+        words=_looks(attributes, sample),
     )
+
+
+def _looks(attributes: Sequence[AttributeFairness], sample: str) -> str:
+    n_looks = sum(gap.largest.low is not None for one in attributes for gap in one.gaps)
+    if n_looks == 0:
+        return ""
+    words = (
+        f"{n_looks} largest gaps are looked at, each at {100 * (1 - LEVEL):.0f} %: were there none at all, about "
+        f"{(1 - LEVEL) * n_looks:.1f} would still be called more than chance."
+    )
+    if sample == "pooled":
+        words += (
+            " Some people come from one data set more than from another: a gap may be one between data sets."
+        )
+    return words
 
 
 def pool(samples: Mapping[str, Scored]) -> Scored:

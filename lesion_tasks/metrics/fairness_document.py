@@ -61,3 +61,4 @@ class Fairness(Published):
     n_images: Count
     n_groups: Count
     attributes: list[AttributeFairness]
+    words: str = Field(default="", description="How many gaps are looked at, and what else to bear in mind.")

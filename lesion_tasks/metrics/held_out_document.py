@@ -20,6 +20,10 @@ METHOD = (
     "and Furukawa 2019); test of heterogeneity: Welch 1951"
 )
 
+# Sites are combined as if each had people of its own. A few groups that several share hardly change that; beyond this
+# share of all groups the intervals would be too narrow.
+MAX_SHARED = 0.05
+
 
 class HeldOutSite(Published):
     """One value held out: the model that never learned from it, on all of it."""
@@ -82,14 +86,25 @@ class HeldOutDocument(Published):
     untested: list[UntestedSite]
     n_unknown: Count = Field(description="Images of which nothing tells the value: they teach nothing.")
     n_of_several: Count = Field(description="Images of more than one value, tested with each of them.")
+    n_groups: Count = Field(description="Groups of all tests that could be combined.")
+    n_shared_groups: Count = Field(description="Of those, in more than one test.")
     together: SitesTogether | None
     reason: str | None = Field(default=None, description="Why the sites are not combined.")
     words: str
 
 
-def put_together(aucs: Sequence[Auc], one: str) -> tuple[SitesTogether | None, str | None, str]:
-    """The sites combined, or why not; and what that says in one or two sentences. `one`: what a site is called."""
-    found = combine_sites(aucs)
+def put_together(
+    aucs: Sequence[Auc], one: str, *, n_groups: int = 0, n_shared: int = 0
+) -> tuple[SitesTogether | None, str | None, str]:
+    """The sites combined, or why not; and what that says in a few sentences. `one`: what a site is called.
+
+    `n_groups`: of all tests; `n_shared`: of those, in more than one test. Beyond `MAX_SHARED` nothing is combined.
+    """
+    found = (
+        combine_sites(aucs)
+        if n_shared <= MAX_SHARED * n_groups
+        else f"{n_shared:,} of {n_groups:,} groups are in the test of more than one {one}, at most {MAX_SHARED:.0%} may"
+    )
     if isinstance(found, str):
         return None, found, f"What a new {one} may expect cannot be told: {found}."
     told = SitesTogether.model_validate(
@@ -108,6 +123,8 @@ def put_together(aucs: Sequence[Auc], one: str) -> tuple[SitesTogether | None, s
     )
     if len(aucs) > found.n_sites:
         words += f" {len(aucs) - found.n_sites} with an AUC of 0 or 1, which has no variance, could not be combined."
+    if n_shared:
+        words += f" {n_shared:,} of {n_groups:,} groups are in more than one test."
     return told, None, words
 
 

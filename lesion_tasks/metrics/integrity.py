@@ -139,7 +139,7 @@ def independent_of_labels(
     numbers |= {"trainer_auc": trainer_auc} | _rates(scored, threshold)
     measured = _auc_words(scored, auc)
     dealt = f"labels permuted at random among groups give one as far from 0.5 in {test.p_value:.1%} of trials"
-    if trainer_auc is not None and not abs(trainer_auc - auc.value) <= trainer_tolerance:
+    if _disagree(trainer_auc, auc.value, trainer_tolerance):
         sentence = (
             f"The predictions do not belong to these labels and may be paired with the wrong rows: the trainer "
             f"measured an AUC of {trainer_auc:.4f} on this subset; "
@@ -166,6 +166,15 @@ def independent_of_labels(
         f"{_rates_words(numbers)} {cause}"
     )
     return _verdict(name, "failed", sentence, numbers)
+
+
+def is_paired_wrongly(verdict: Verdict, tolerance: float = TRAINER_TOLERANCE) -> bool:
+    """Whether a verdict of `independent_of_labels` rests on the trainer's figure: a fault, however good the model."""
+    return _disagree(verdict.numbers.get("trainer_auc"), verdict.numbers.get("auc"), tolerance)
+
+
+def _disagree(trainer_auc: float | None, auc: float | None, tolerance: float) -> bool:
+    return trainer_auc is not None and auc is not None and not abs(trainer_auc - auc) <= tolerance
 
 
 def inverted(scored: Scored) -> Verdict:

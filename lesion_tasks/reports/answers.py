@@ -312,6 +312,8 @@ def _gaps(bundle: Bundle) -> str:
         if one.reason is not None:
             told.append(f"{label(one.attribute)}: cannot be told, {one.reason}.")
         told += [f"{label(one.attribute)}, {label(gap.measure)}: {gap.words}" for gap in one.gaps]
+    if bundle.fairness and bundle.fairness.words:
+        told.append(bundle.fairness.words)
     return "".join(f" {words}" for words in told)
 
 

@@ -1,23 +1,25 @@
 """A split and what to hold out (an institution, a collection, a site) -> a manifest whose test is all of it.
 
 Whatever shares a group with it, and whatever nobody can tell the origin of, teaches nothing. Everything else of train
-and val stays where it is; the split's own test set stays closed, except for what is held out. The rows are those of the
+and val stays where it is; the split's own test set stays closed, what is held out too. The rows are those of the
 split's manifest in force, so the same manifest gives the same ones again.
 """
 
 import hashlib
 import logging
-from collections.abc import Mapping
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import TASKS, Split, Task
+from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
-from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.catalog.splits import HELD_OUT_BY, NO_ORIGIN
 from lesion_tasks.splits.balance import draw_members
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.manifest import (
@@ -32,6 +34,7 @@ from lesion_tasks.splits.split import class_counts
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
 log = logging.getLogger(__name__)
@@ -61,7 +64,7 @@ class HeldOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Origin:
-    """One value, and how much of a split it has; `reason` says why it is not held out by itself."""
+    """One value, and how much of a split's train and val it has; `reason` says why it is not held out by itself."""
 
     value: str
     n_images: int
@@ -71,7 +74,7 @@ class Origin:
 
 @dataclass(frozen=True, kw_only=True)
 class Origins:
-    """Every value of a split, the largest first. `n_unknown`: images of none, which teach nothing."""
+    """Every value of a split's train and val, the largest first. `n_unknown`: images of none, which teach nothing."""
 
     by: str
     manifest_digest: str  # of the whole split
@@ -93,8 +96,9 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
     """
     recipe, task, digest, rows, values = _read(workspace, split, by)
     found = []
-    for value in sorted({one for some in values for one in some}):
-        is_held = values.map(lambda some, value=value: value in some).to_numpy(dtype=bool)
+    is_open = _is_open(rows)
+    for value in _known(rows, values):
+        is_held = _is_held(rows, values, value)
         groups = rows[is_held].groupby("label")["group_id"].nunique()
         by_class = {label: int(groups.get(label, 0)) for label in task.classes}
         found.append(
@@ -110,8 +114,8 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
         by=by,
         manifest_digest=digest,
         found=tuple(found),
-        n_unknown=int((values.map(len) == 0).sum()),
-        n_of_several=int((values.map(len) > 1).sum()),
+        n_unknown=int((values[is_open].map(len) == 0).sum()),
+        n_of_several=int((values[is_open].map(len) > 1).sum()),
     )
     if len(origins.held_out) < 2:
         told = "; ".join(f"{one.value}: {one.reason or 'can be'}" for one in found[:5]) or "no image has any"
@@ -125,16 +129,15 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
 def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
     """Write the manifest of a split whose test set is what is held out; returns its digest, the same every time."""
     recipe, task, digest, rows, values = _read(workspace, split, held_out.by)
-    is_held = values.map(lambda some: held_out.value in some).to_numpy(dtype=bool)
+    is_held = _is_held(rows, values, held_out.value)
     if not is_held.any():
-        known = sorted({one for some in values for one in some})
+        known = _known(rows, values)
         raise UnusableInputError(f"split {split!r}: {unknown(held_out.by, held_out.value, known)}")
     steps = _steps(rows, values, is_held)
     part = rows[(steps == "").to_numpy()].copy()
     part["subset"] = part["subset"].where(~is_held[(steps == "").to_numpy()], "test")
     drawn = draw_members(part[["isic_id", "subset", "label"]], recipe, task)
-    part = part.assign(is_balanced=drawn["is_balanced"])[drawn["is_member"].reindex(part.index)]
-    table = as_table(part)
+    table = as_table(part.assign(is_balanced=drawn["is_balanced"]))
     check_manifest(table, recipe, task, held_out.words)
     with workspace.engine.begin() as connection:
         of_split = find_manifest(connection, digest).recipe
@@ -148,7 +151,7 @@ def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
             recipe=of_split | {"held_out": {"by": held_out.by, "value": held_out.value}},
             table=table,
             counts=counts,
-            funnel=_funnel(steps, counts, len(rows)),
+            funnel=_funnel(steps, counts),
         )
         write_data_report(workspace.bucket, connection, digest, {digest: table})
     log.info("%s without %s: %s", split, held_out.words, counts)
@@ -160,11 +163,7 @@ def _read(workspace: Workspace, split: str, by: str) -> "tuple[Split, Task, str,
     if by not in HELD_OUT_BY:
         raise UnusableInputError(f"hold out by {unknown('part of a record', by, HELD_OUT_BY)}")
     recipe = find_split(split)
-    if recipe.imputation != "none":
-        raise UnusableInputError(
-            f"split {split!r}: its missing values are filled in from all images, also from those that would be held "
-            "out; expected one that leaves them missing"
-        )
+    refuse_to_hold_out(recipe)
     # Decisions made while folds are trained wait for the next split: folds of two manifests are no measurement.
     digest, key = manifest_in_force(workspace.engine, split, is_corrected=False)
     rows = read_manifest(workspace.bucket, key)
@@ -173,12 +172,26 @@ def _read(workspace: Workspace, split: str, by: str) -> "tuple[Split, Task, str,
     return recipe, TASKS[recipe.task], digest, rows, values
 
 
+def refuse_to_hold_out(split: Split) -> None:
+    """Raise `UnusableInputError` for a split of whose manifest no fair test can be made of what is held out."""
+    if split.is_whole:
+        return
+    others = [name for name, one in SPLITS.items() if one.task == split.task and one.is_whole]
+    why = (
+        f"its manifest has at most {split.max_per_class:,} train images of a class, so what is held out would not be "
+        "all of it, with classes as frequent as in life"
+        if split.imputation == "none"
+        else "its missing values are filled in from all images, also from those that would be held out"
+    )
+    raise UnusableInputError(
+        f"split {split.name!r}: {why}; expected a variant on {' or '.join(others) or 'a split without either'}"
+    )
+
+
 def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series":
     """The set of values of each row; empty where nothing tells."""
     if by != "collections":
-        return rows[by].map(
-            lambda value: frozenset() if value is None or value != value else frozenset({value})
-        )
+        return rows[by].map(lambda value: frozenset() if _names_none(value) else frozenset({value}))
     found = connection.execute(
         text("""
             SELECT l.isic_id, array_agg(DISTINCT s.collections) AS known
@@ -190,6 +203,35 @@ def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series
     return rows["isic_id"].map(lambda isic_id: known.get(isic_id, frozenset()))
 
 
+def _names_none(value: Any) -> bool:
+    """Whether a value is missing, or a word such as "Anonymous", which is no institution."""
+    return value is None or value != value or str(value).strip().strip(".").casefold() in NO_ORIGIN
+
+
+def find_alike(values: Sequence[str]) -> list[tuple[str, str]]:
+    """Pairs of values of which one has all words of the other: they may be two spellings of one origin."""
+    words = {value: frozenset(re.findall(r"\w+", value.casefold())) for value in sorted(values)}
+    return [
+        (one, other)
+        for one, other in combinations(words, 2)
+        if words[one] <= words[other] or words[other] <= words[one]
+    ]
+
+
+def _is_open(rows: "pd.DataFrame") -> "np.ndarray":
+    """(n,) whether a row may be looked at: the task's own test set is opened by its own evaluations alone."""
+    return (rows["subset"] != "test").to_numpy()
+
+
+def _is_held(rows: "pd.DataFrame", values: "pd.Series", value: str) -> "np.ndarray":
+    """(n,) whether a row is held out, and so tested, with this value."""
+    return _is_open(rows) & values.map(lambda some: value in some).to_numpy(dtype=bool)
+
+
+def _known(rows: "pd.DataFrame", values: "pd.Series") -> list[str]:
+    return sorted({one for some in values[_is_open(rows)] for one in some})
+
+
 def _steps(rows: "pd.DataFrame", values: "pd.Series", is_held: Any) -> "pd.Series":
     """Why each row has no place in the fold, as `exclusions.REASONS` has it; an empty text for one that has."""
     import numpy as np
@@ -198,8 +240,8 @@ def _steps(rows: "pd.DataFrame", values: "pd.Series", is_held: Any) -> "pd.Serie
     is_tied = rows["group_id"].isin(rows["group_id"][is_held]).to_numpy()
     is_known = values.map(len).to_numpy() > 0
     reasons = np.select(
-        [is_held, is_tied, ~is_known, (rows["subset"] == "test").to_numpy()],
-        ["", "tied_to_held_out", "unknown_origin", "kept_closed"],
+        [~_is_open(rows), is_held, is_tied, ~is_known],
+        ["kept_closed", "", "tied_to_held_out", "unknown_origin"],
         "",
     )
     return pd.Series(reasons, index=rows.index, dtype=object)
@@ -222,14 +264,11 @@ def _why_not(
     return None
 
 
-def _funnel(steps: "pd.Series", counts: Mapping[str, Mapping[str, int]], n_rows: int) -> list[dict[str, Any]]:
+def _funnel(steps: "pd.Series", counts: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
     """From the images of the whole split to the subsets of the fold, as `funnel` has it."""
     lost = steps[steps != ""].value_counts()
-    subsets = {subset: sum(counts[subset].values()) for subset in ("train", "val", "test")}
-    beyond = n_rows - int(lost.sum()) - sum(subsets.values())
-    left_out = {**{str(reason): int(n) for reason, n in lost.items()}, "beyond_balance": beyond}
     return [
-        {"step": "images of the split", "n": n_rows},
-        *({"step": "left out", "reason": reason, "n": -n} for reason, n in left_out.items() if n),
-        *({"step": subset, "n": n} for subset, n in subsets.items()),
+        {"step": "images of the split", "n": len(steps)},
+        *({"step": "left out", "reason": str(reason), "n": -int(n)} for reason, n in lost.items()),
+        *({"step": subset, "n": sum(counts[subset].values())} for subset in ("train", "val", "test")),
     ]

@@ -1,5 +1,8 @@
 """Finished trainings of an ensemble's members -> their average, calibrated on val. No pixel is read."""
 
+import io
+import json
+import zipfile
 from collections.abc import Sequence
 from typing import Any
 
@@ -48,8 +51,11 @@ def average_trainings(
             ]
             mean = mean_of_probabilities([frame.to_numpy() for frame in frames])
             predictions[subset] = pd.DataFrame(mean, index=frames[0].index, columns=list(classes))
-    served = average_members([load_model(read_model(bucket, member)) for member in members], variant.name)
-    facts: dict[str, Any] = {"members": [_said_of(member) for member in members]}
+    files = [read_model(bucket, member) for member in members]
+    served = average_members([load_model(file) for file in files], variant.name)
+    said = [_said_of(member, file) for member, file in zip(members, files, strict=True)]
+    licences = sorted({one["weights_licence"] for one in said if one["weights_licence"]})
+    facts: dict[str, Any] = {"members": said, "weights_licence": "; ".join(licences) or None}
     if variant.is_calibrated:
         scale, shift = fit_calibration(predictions["val"].to_numpy(), data.val.labels)
         served = with_calibration(served, scale, shift)
@@ -59,13 +65,16 @@ def average_trainings(
     return Trained(model=served, predictions=predictions, facts=facts)
 
 
-def _said_of(member: Training) -> dict[str, Any]:
-    """What an ensemble's file says of a member."""
+def _said_of(member: Training, file: bytes) -> dict[str, Any]:
+    """What an ensemble's file says of a member, which the weights that it began with are a part of."""
+    with zipfile.ZipFile(io.BytesIO(file)) as archive:
+        own = json.loads(archive.read("lesion.json"))
     return {
         "training_id": member.training_id,
         "variant": member.recipe,
         "weights": member.weights,
         "weights_sha256": member.weights_sha256,
         "model_key": member.model_key,
+        "weights_licence": own.get("weights_licence"),
         "model_sha256": member.model_sha256,
     }

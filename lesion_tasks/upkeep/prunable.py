@@ -1,10 +1,11 @@
 """The bucket, the database and a policy -> what could be pruned, and why. Changes nothing.
 
 Whatever the policy says, it is never one of these: a training that was ever champion, or that any decision names (its
-report, if the policy lets refused models go); the newest of a variant, which is also the one that a decision or an open
-question may be about; what runs; and whatever a kept thing needs: the manifest of a kept training, the pixels of its
-pictures in its size, the pixels and features that the next training asks for. That may be of a variant of the
-catalogue or of one that a kept training was of: not every process sees the folder with own variants.
+report, if the policy lets refused models go), or that a report on what was held out names; the newest of a variant and
+of each of its folds, which is also the one that a decision or an open question may be about; what runs; and whatever a
+kept thing needs: the manifest of a kept training, the pixels of its pictures in its size, the pixels and features that
+the next training asks for. That may be of a variant of the catalogue or of one that a kept training was of: not every
+process sees the folder with own variants.
 """
 
 import logging
@@ -59,15 +60,23 @@ class _Known:
     champions: set[str]
     named: set[str]  # trainings that any decision names
     named_manifests: set[str]
+    reported: set[str]  # trainings that a report on what was held out names
+    held_out: dict[str, str]  # digest of a manifest -> what is held out of it, if anything is
     evaluated: dict[str, set[str]]  # training -> digests of the manifests it predicted or was evaluated on
     in_force: dict[str, str]  # split -> digest
+
+    def kind_of(self, training: Training) -> tuple[str, bool, bool, str | None]:
+        """As candidates are told apart, and as the last training of a variant or of one of its folds is looked for."""
+        is_promotable = training.recipe.get("is_promotable", True)
+        held_out = self.held_out.get(training.manifest_digest)
+        return training.variant, is_promotable, is_adjusted(training), held_out
 
 
 def find_prunable(
     connection: Connection, bucket: Bucket, policy: Retention, *, now: datetime
 ) -> Iterator[Prunable]:
     """Everything that the policy lets go: trainings, then what nothing needs without them."""
-    known = _read_known(connection)
+    known = _read_known(connection, bucket)
     going = dict(_trainings(known, policy, now))
     for training_id, (kind, reason) in going.items():
         yield Prunable(
@@ -105,7 +114,9 @@ def _sizes(bucket: Bucket, *prefixes: str) -> dict[str, int]:
     return dict(pair for prefix in prefixes for pair in bucket.list_sizes(prefix))
 
 
-def _read_known(connection: Connection) -> _Known:
+def _read_known(connection: Connection, bucket: Bucket) -> _Known:
+    from lesion_tasks.evaluation.held_out_report import list_reported
+
     evaluated: dict[str, set[str]] = defaultdict(set)
     for row in connection.execute(
         text("""
@@ -119,6 +130,7 @@ def _read_known(connection: Connection) -> _Known:
         text(f"SELECT training_id FROM training t WHERE {TRAINING_IS_ARCHIVED}")  # noqa: S608
     )
     named, named_manifests = named_in_decisions(connection)
+    held_out = connection.execute(text("SELECT digest, held_out FROM manifest WHERE held_out IS NOT NULL"))
     return _Known(
         trainings=list_trainings(connection),
         pruned=set(pruned.scalars()),
@@ -126,6 +138,8 @@ def _read_known(connection: Connection) -> _Known:
         champions=champions_ever(connection),
         named=named,
         named_manifests=named_manifests,
+        reported=list_reported(bucket),
+        held_out={row.digest: row.held_out for row in held_out},
         evaluated=evaluated,
         in_force={manifest.split: manifest.digest for manifest in manifests_in_force(connection)},
     )
@@ -142,10 +156,11 @@ def _trainings(known: _Known, policy: Retention, now: datetime) -> Iterator[tupl
     n_newer: dict[Any, int] = defaultdict(int)
     for training in sorted(there, key=_ended_at, reverse=True):
         name, ended = training.training_id, _ended_at(training)
-        place = n_newer[_kind_of(training)]
-        n_newer[_kind_of(training)] += name not in known.archived
+        kind = known.kind_of(training)
+        place = n_newer[kind]
+        n_newer[kind] += name not in known.archived
         if (
-            name in known.champions | newest
+            name in known.champions | known.reported | newest
             or (name in known.named and policy.is_refused_kept)
             or place < policy.n_trainings
             or now - ended < timedelta(days=policy.training_days)
@@ -170,12 +185,9 @@ def _newest(known: _Known, there: list[Training]) -> set[str]:
         sorted(there, key=_ended_at),
         sorted(evaluated, key=_ended_at),
     )
-    return {name for order in orders for name in {_kind_of(one): one.training_id for one in order}.values()}
-
-
-def _kind_of(training: Training) -> tuple[str, bool, bool]:
-    """As candidates are told apart, and as the last training of a variant is looked for."""
-    return training.variant, training.recipe.get("is_promotable", True), is_adjusted(training)
+    return {
+        name for order in orders for name in {known.kind_of(one): one.training_id for one in order}.values()
+    }
 
 
 def _ended_at(training: Training) -> datetime:
