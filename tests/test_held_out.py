@@ -132,6 +132,23 @@ def _check_folds(clinics: Settings) -> None:
             build_held_out(workspace, split, HeldOut(by="attribution", value="Clinic A"))
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
         find_origins(workspace, SPLIT, "collections")
+    # A scope of two collections is two values, and what a scope no longer lists is not of it.
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO scope (scope_id, source, query, collections) "
+                "VALUES ('1', 'x', '', '65,66'), ('2', 'x', '', '67')"
+            )
+        )
+        connection.execute(
+            text("""
+                INSERT INTO scope_record (scope_id, isic_id, record_hash, missing_since)
+                SELECT scope_id, isic_id, '', CASE scope_id WHEN '2' THEN now() END FROM record, scope
+                WHERE scope_id IN ('1', '2')
+            """)
+        )
+    with pytest.raises(UnusableInputError, match=r"0 of 2 values can be held out.*\(65: .*; 66: "):
+        find_origins(workspace, SPLIT, "collections")
 
 
 def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_and_found_again(
