@@ -138,6 +138,26 @@ def _check_folds(clinics: Settings) -> None:
             build_held_out(workspace, split, HeldOut(by="attribution", value="Clinic A"))
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
         find_origins(workspace, SPLIT, "collections")
+    # A scope of two collections is two values, and what a scope no longer lists is not of it.
+    with workspace.engine.begin() as connection:
+        connection.execute(
+            text(
+                "INSERT INTO scope (scope_id, source, query, collections) "
+                "VALUES ('1', 'x', '', '65,66'), ('2', 'x', '', '67')"
+            )
+        )
+        connection.execute(
+            text("""
+                INSERT INTO scope_record (scope_id, isic_id, record_hash, missing_since)
+                SELECT scope_id, isic_id, '', CASE scope_id WHEN '2' THEN now() END FROM record, scope
+                WHERE scope_id IN ('1', '2')
+            """)
+        )
+    with pytest.raises(UnusableInputError, match=r"0 of 2 values can be held out.*\(65: .*; 66: "):
+        find_origins(workspace, SPLIT, "collections")
+    with workspace.engine.begin() as connection:
+        for table in ("scope_record", "scope"):
+            connection.execute(text(f"DELETE FROM {table} WHERE scope_id IN ('1', '2')"))
     # An image may be of two collections, and is then a test image of both and teaches in neither.
     collections = {"66": "ISIC_0000180", "212": "ISIC_0000140"}
     for scope, (name, least) in enumerate(collections.items()):

@@ -2,7 +2,8 @@
 
 Whatever shares a group with it, and whatever nobody can tell the origin of, teaches nothing. Everything else of train
 and val stays where it is; the split's own test set stays closed, what is held out too. The rows are those of the
-split's manifest in force, so the same manifest gives the same ones again.
+split's manifest in force, so the same manifest gives the same ones again. Collections alone are not in the manifest:
+they are those that list an image when the fold is built.
 """
 
 import hashlib
@@ -194,8 +195,9 @@ def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series
         return rows[by].map(lambda value: frozenset() if _names_none(value) else frozenset({value}))
     found = connection.execute(
         text("""
-            SELECT l.isic_id, array_agg(DISTINCT s.collections) AS known
-            FROM scope_record l JOIN scope s USING (scope_id) WHERE s.collections <> '' GROUP BY l.isic_id
+            SELECT l.isic_id, array_agg(DISTINCT trim(one)) AS known
+            FROM scope_record l JOIN scope s USING (scope_id), unnest(string_to_array(s.collections, ',')) AS one
+            WHERE s.collections <> '' AND l.missing_since IS NULL GROUP BY l.isic_id
         """).execution_options(stream_results=True)
     )
     wanted = set(rows["isic_id"])
