@@ -21,7 +21,7 @@ from lesion_tasks.catalog.approvals import UNNAMED
 
 
 @dag(
-    dag_display_name="6 Correct the data",
+    dag_display_name="Correct the data",
     schedule=None,
     max_active_runs=1,
     default_args=DEFAULT_ARGS,

@@ -70,7 +70,10 @@ def mapping_fields() -> str:
 
     def what(name: str) -> str:
         if name == "image":
-            return "the name of the picture, with or without folders and ending; required"
+            return (
+                "the name of the picture, with or without ending and folders (those given must be the picture's); "
+                "required"
+            )
         if name in PATHS:
             return "a path of the archive, its levels joined by colons, as long as it is known"
         if name in IDENTITIES:
