@@ -171,6 +171,6 @@ def test_a_file_larger_than_any_picture_is_not_read(tmp_path: Path) -> None:
     with path.open("wb") as file:
         file.truncate(2**40)  # of holes
     with pytest.raises(
-        UnusableInputError, match="too large: 1,099,511,627,776 bytes, more than the limit of 268,435,456"
+        UnusableInputError, match="too large: 1,099,511,627,776 bytes, expected at most 268,435,456"
     ):
         predict_images(open_workspace(), [str(path)])

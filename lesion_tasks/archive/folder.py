@@ -113,7 +113,7 @@ def read_regular(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_result]:
         if not stat.S_ISREG(said.st_mode):
             raise FileNotFoundError(errno.EINVAL, "a pipe or a device, not a file")
         if said.st_size > max_bytes:
-            raise OversizedError(f"{said.st_size} bytes, expected at most {max_bytes}")
+            raise OversizedError(f"{said.st_size:,} bytes, expected at most {max_bytes:,}")
         return file.read(), os.fstat(file.fileno())
 
 
