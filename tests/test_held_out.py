@@ -31,7 +31,7 @@ from lesion_tasks.metrics.between_sites import (
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.settings import Settings
-from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_alike, find_origins
+from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_alike, find_origins, names_none
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import choose_variants, train_variant
@@ -324,6 +324,14 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
     assert "2 sites" in reason
     assert "cannot be told" in words
     assert "more than chance" in put_together([auc_of(0.5 + 0.3 * s, s) for s in range(8)], "institution")[2]
+
+
+@pytest.mark.parametrize(
+    "value", [None, float("nan"), "Anonymous", " unknown. ", "Anonymous (drawn by a program)"]
+)
+def test_a_word_for_nobody_is_no_institution(value: str | float | None) -> None:
+    assert names_none(value)
+    assert not names_none("Anonymous Clinic")
 
 
 def test_sites_that_share_people_are_not_combined() -> None:

@@ -4,7 +4,15 @@ from dataclasses import asdict
 
 import click
 
-from lesion_tasks.cli.command_line import lesion, open_workspace, person, print_table, show, task_option
+from lesion_tasks.cli.command_line import (
+    lesion,
+    number,
+    open_workspace,
+    person,
+    print_table,
+    show,
+    task_option,
+)
 
 
 @lesion.command()
@@ -25,7 +33,12 @@ def suspects(training_id: str | None, task: str, is_pairs: bool, n: int) -> None
         found = suspect_labels_of(workspace, task, training_id)
         click.echo(f"{len(found):,} suspect labels")
         rows = [asdict(one) for one in found[:n]]
-    print_table(rows)
+    print_table(
+        [
+            {name: number(value, ".3f") if isinstance(value, float) else value for name, value in row.items()}
+            for row in rows
+        ]
+    )
 
 
 @lesion.command()

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.catalog import SPLITS, TASKS, Split, Task, drawn
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.catalog.splits import HELD_OUT_BY, NO_ORIGIN
@@ -192,7 +192,7 @@ def refuse_to_hold_out(split: Split) -> None:
 def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series":
     """The set of values of each row; empty where nothing tells."""
     if by != "collections":
-        return rows[by].map(lambda value: frozenset() if _names_none(value) else frozenset({value}))
+        return rows[by].map(lambda value: frozenset() if names_none(value) else frozenset({value}))
     found = connection.execute(
         text("""
             SELECT l.isic_id, array_agg(DISTINCT trim(one)) AS known
@@ -205,9 +205,11 @@ def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series
     return rows["isic_id"].map(lambda isic_id: known.get(isic_id, frozenset()))
 
 
-def _names_none(value: Any) -> bool:
+def names_none(value: Any) -> bool:
     """Whether a value is missing, or a word such as "Anonymous", which is no institution."""
-    return value is None or value != value or str(value).strip().strip(".").casefold() in NO_ORIGIN
+    if value is None or value != value:
+        return True
+    return str(value).removesuffix(drawn.MARK).strip().strip(".").casefold() in NO_ORIGIN
 
 
 def find_alike(values: Sequence[str]) -> list[tuple[str, str]]:
