@@ -15,8 +15,8 @@ from lesion_airflow import (
     TELL_WHEN_RED,
     open_workspace,
     refuse_misspelt,
+    task_param,
 )
-from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import UNNAMED
 
 
@@ -37,14 +37,7 @@ from lesion_tasks.catalog.approvals import UNNAMED
         "other_isic_id": Param(
             None, type=["null", "string"], title="Other image", description="Of a pair, the other image."
         ),
-        "task": Param(
-            "malignancy",
-            type="string",
-            enum=sorted(TASKS),
-            values_display={name: entry.title for name, entry in TASKS.items()},
-            title="Task",
-            description="Whose label it is; not asked of a pair.",
-        ),
+        "task": task_param("Whose label it is; not asked of a pair."),
         "reason": Param(
             type="string",
             minLength=3,

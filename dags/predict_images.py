@@ -12,8 +12,15 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import DEFAULT_ARGS, GPU_QUEUE, TAGS, TELL_WHEN_RED, open_workspace, refuse_misspelt
-from lesion_tasks.catalog import TASKS
+from lesion_airflow import (
+    DEFAULT_ARGS,
+    GPU_QUEUE,
+    TAGS,
+    TELL_WHEN_RED,
+    open_workspace,
+    refuse_misspelt,
+    task_param,
+)
 from lesion_tasks.catalog.pools import GPU_POOL
 
 
@@ -30,14 +37,7 @@ from lesion_tasks.catalog.pools import GPU_POOL
             description="A folder under one of LESION_SOURCE_FOLDERS, bucket:PREFIX for objects of the bucket, or "
             "cohort:NAME.",
         ),
-        "task": Param(
-            "malignancy",
-            type="string",
-            enum=sorted(TASKS),
-            values_display={name: entry.title for name, entry in TASKS.items()},
-            title="Task",
-            description="The task whose champion predicts.",
-        ),
+        "task": task_param("The task whose champion predicts."),
         "training_id": Param(
             None,
             type=["null", "string"],

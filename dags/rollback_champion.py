@@ -16,8 +16,8 @@ from lesion_airflow import (
     announce_decision,
     open_workspace,
     refuse_misspelt,
+    task_param,
 )
-from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import UNNAMED
 
 
@@ -27,14 +27,7 @@ from lesion_tasks.catalog.approvals import UNNAMED
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params={
-        "task": Param(
-            "malignancy",
-            type="string",
-            enum=sorted(TASKS),
-            values_display={name: entry.title for name, entry in TASKS.items()},
-            title="Task",
-            description="The task whose champion is replaced.",
-        ),
+        "task": task_param("The task whose champion is replaced."),
         "training_id": Param(
             None,
             type=["null", "string"],

@@ -192,6 +192,20 @@ def note_lineage(lineage: "Lineage") -> None:
         collector.add_output_asset(context["ti"], uri=uri)
 
 
+def task_param(description: str) -> Param:
+    """The choice of one task in a form."""
+    from lesion_tasks.catalog import TASKS
+
+    return Param(
+        "malignancy",
+        type="string",
+        enum=sorted(TASKS),
+        values_display={name: entry.title for name, entry in TASKS.items()},
+        title="Task",
+        description=description,
+    )
+
+
 def results(value: Any) -> list[Any]:
     """Return what the tasks of a mapped group returned, as a list: Airflow passes a single result without one."""
     found = [value] if value is None or isinstance(value, str | dict) else list(value)
