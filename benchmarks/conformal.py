@@ -10,6 +10,7 @@ so that both are exchangeable whatever the model learned from val.
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -46,7 +47,7 @@ def simulated(n_lesions: int, rng: np.random.Generator) -> Scored:
 
 def alone(scored: Scored) -> Scored:
     """The same with every picture as a group of its own."""
-    return Scored(**{**vars(scored), "group_ids": scored.isic_ids})
+    return replace(scored, group_ids=scored.isic_ids)
 
 
 def covered(fitted_on: Scored, judged: Scored, rate: float) -> dict[str, float]:
@@ -59,20 +60,6 @@ def covered(fitted_on: Scored, judged: Scored, rate: float) -> dict[str, float]:
     }
 
 
-def bare(scored: Scored) -> Scored:
-    """Without what was computed from it."""
-    names = (
-        "isic_ids",
-        "labels",
-        "probabilities",
-        "group_ids",
-        "class_names",
-        "positive_class",
-        "attributes",
-    )
-    return Scored(**{name: getattr(scored, name) for name in names})
-
-
 def simulate() -> None:
     """Coverage on new lesions, mean over draws, with and without the weights of groups."""
     rng = np.random.default_rng(0)
@@ -81,7 +68,7 @@ def simulate() -> None:
         val, new = simulated(400, rng), simulated(1_000, rng)
         for rate in RATES:
             found.setdefault((rate, "by group"), []).append(covered(val, new, rate))
-            found.setdefault((rate, "by picture"), []).append(covered(alone(bare(val)), new, rate))
+            found.setdefault((rate, "by picture"), []).append(covered(alone(val), new, rate))
     _show(found)
 
 
@@ -109,7 +96,7 @@ def divide(training_id: str) -> None:
         one, other = scored.where(is_first[scored.groups]), scored.where(~is_first[scored.groups])
         for rate in RATES:
             found.setdefault((rate, "by group"), []).append(covered(one, other, rate))
-            found.setdefault((rate, "by picture"), []).append(covered(alone(bare(one)), other, rate))
+            found.setdefault((rate, "by picture"), []).append(covered(alone(one), other, rate))
     print(f"{training_id}: {scored.n_images:,} images, {scored.n_groups:,} groups")
     _show(found)
 

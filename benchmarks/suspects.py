@@ -8,6 +8,7 @@ images at random.
 """
 
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -28,18 +29,8 @@ def planted(scored: Scored, rng: np.random.Generator) -> tuple[Scored, set[str]]
     rows = is_chosen[scored.groups]
     n_classes = len(scored.class_names)
     shift = rng.integers(1, n_classes, scored.n_groups)[scored.groups]
-    names = (
-        "isic_ids",
-        "labels",
-        "probabilities",
-        "group_ids",
-        "class_names",
-        "positive_class",
-        "attributes",
-    )
-    known = {name: getattr(scored, name) for name in names}
     labels = np.where(rows, (scored.labels + shift) % n_classes, scored.labels)
-    return Scored(**{**known, "labels": labels}), set(scored.isic_ids[rows].tolist())
+    return replace(scored, labels=labels), set(scored.isic_ids[rows].tolist())
 
 
 def main(training_id: str) -> None:
