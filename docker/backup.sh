@@ -12,6 +12,6 @@ for name in airflow lesions; do
     > "$folder/$name.part"
   mv "$folder/$name.part" "$folder/$name.dump"
 done
-docker compose exec -T worker python -m lesion_tasks.deployment.bucket_tar save > "$folder/bucket.part"
+docker compose run --rm --no-deps -T --entrypoint python init -m lesion_tasks.deployment.bucket_tar save > "$folder/bucket.part"
 mv "$folder/bucket.part" "$folder/bucket.tar"
 ls -l "$folder"

@@ -8,14 +8,14 @@ folder=${1:?usage: restore.sh FOLDER}
 for name in airflow.dump lesions.dump bucket.tar; do
   [[ -s $folder/$name ]] || { echo "restore.sh: $folder/$name is missing or empty, expected what backup.sh wrote" >&2; exit 1; }
 done
-services=$(docker compose ps --services | grep -vxE 'postgres|redis|s3|init|archive' || true)
+services=$(docker compose ps --services | grep -vxE 'postgres|redis|s3|s3-accounts|init|archive' || true)
 [[ -n $services ]] || { echo "restore.sh: the stack is not running, expected: docker compose up --wait" >&2; exit 1; }
 # shellcheck disable=SC2086 # one word for each service
 docker compose stop $services
 # Stopping them is not enough: a service that was started by hand and is not in the list above would write too.
 running=$(docker compose ps --services --status running | grep -vxE 'postgres|redis|s3|archive' || true)
 [[ -z $running ]] || { echo "restore.sh: still running: $running, expected nothing that writes" >&2; exit 1; }
-docker compose run --rm --no-deps -T --entrypoint python worker \
+docker compose run --rm --no-deps -T --entrypoint python init \
   -m lesion_tasks.deployment.bucket_tar load < "$folder/bucket.tar"
 for name in airflow lesions; do
   docker compose exec -T postgres sh -c \

@@ -10,6 +10,10 @@ import sys
 from pathlib import Path
 
 PATH = Path(__file__).parent.parent / ".env"
+# Accounts of the S3 server of the compose file: for tasks, for task logs, for the pages.
+S3_ACCOUNTS = tuple(
+    f"S3_{who}_{kind}_KEY" for who in ("TASKS", "LOGS", "READER") for kind in ("ACCESS", "SECRET")
+)
 SECRETS = (
     "POSTGRES_PASSWORD",
     "AIRFLOW_DB_PASSWORD",
@@ -18,6 +22,7 @@ SECRETS = (
     "REDIS_PASSWORD",
     "S3_ACCESS_KEY",
     "S3_SECRET_KEY",
+    *S3_ACCOUNTS,
     "AIRFLOW_SECRET_KEY",
     "AIRFLOW_JWT_SECRET",
     "AIRFLOW_UI_PASSWORD",
@@ -42,12 +47,15 @@ def main() -> None:
 
 
 def _complete(path: Path, lines: list[str]) -> None:
-    """Append the secrets that an existing file lacks; what it has stays as it is."""
+    """Append the secrets that an existing file lacks; what it has stays as it is.
+
+    An S3 that somebody else runs does not know accounts that are made up here, so it gets none.
+    """
     present = path.read_text()
     names = {line.partition("=")[0].strip() for line in present.splitlines()}
-    lacking = [
-        line for line in lines if line.partition("=")[0] in SECRETS and line.partition("=")[0] not in names
-    ]
+    elsewhere = S3_ACCOUNTS if "S3_ENDPOINT_URL" in names else ()
+    addable = set(SECRETS) - names - set(elsewhere)
+    lacking = [line for line in lines if line.partition("=")[0] in addable]
     if not lacking:
         sys.stdout.write(f"{path} already exists and was left unchanged\n")
         return

@@ -61,6 +61,15 @@ def test_an_existing_env_keeps_its_secrets_and_gets_those_it_lacks(tmp_path: Pat
     assert written_env(tmp_path).keys() == before.keys()
 
 
+def test_an_s3_that_somebody_else_runs_gets_no_made_up_accounts(tmp_path: Path) -> None:
+    accounts = script("write_env").S3_ACCOUNTS
+    before = written_env(tmp_path)
+    assert len({before[name] for name in accounts}) == len(accounts) == 6
+    old = "".join(f"{name}={value}\n" for name, value in before.items() if name not in accounts)
+    (tmp_path / "env").write_text(old + "S3_ENDPOINT_URL=https://s3.example.org\n")
+    assert not set(accounts) & written_env(tmp_path).keys()
+
+
 # --------------------------------------------------------------------------------------------------- compose
 
 
@@ -86,15 +95,12 @@ def test_every_secret_is_asked_for_and_none_has_a_default() -> None:
     used = re.findall(r"\$\{([A-Z0-9_]+)([^{}]*)", text)
     secrets = {name for name, _ in used if SECRET.search(name)}
     assert len(secrets) >= 10
+    accounts = set(script("write_env").S3_ACCOUNTS)  # these fall back on S3_ACCESS_KEY and S3_SECRET_KEY
     for name, rest in used:
-        if name in secrets and not name.startswith(
-            ("S3_LOGS_", "S3_READER_")
-        ):  # these fall back on another secret
+        if name in secrets - accounts:
             assert rest in ("", ":?run `make env` first"), f"{name}{rest}"
     required = {name for name, rest in used if rest.startswith(":?")}
-    assert secrets - required <= {
-        "S3_LOGS_ACCESS_KEY", "S3_LOGS_SECRET_KEY", "S3_READER_ACCESS_KEY", "S3_READER_SECRET_KEY",
-    }  # fmt: skip
+    assert secrets - required == accounts
 
 
 def test_ports_are_published_on_the_loopback_address_by_default() -> None:
@@ -133,7 +139,63 @@ def test_only_workers_and_init_may_change_the_data_and_the_api_server_reads_it()
     assert roles == {
         "init": writer, "worker": writer, "trainer": writer, "trainer-gpu": writer, "api-server": reader,
     }  # fmt: skip
-    assert "S3_READER_ACCESS_KEY" in SERVICES["api-server"]["environment"]["AWS_ACCESS_KEY_ID"]
+
+
+def test_tasks_logs_and_pages_each_have_keys_of_their_own_and_init_those_of_the_bucket() -> None:
+    keys = {
+        name: service["environment"]["AWS_ACCESS_KEY_ID"].partition("{")[2].partition(":")[0]
+        for name, service in SERVICES.items()
+        if "AWS_ACCESS_KEY_ID" in str(service["environment"])
+    }
+    tasks = "S3_TASKS_ACCESS_KEY"
+    assert keys == {
+        "init": "S3_ACCESS_KEY", "worker": tasks, "trainer": tasks, "trainer-gpu": tasks,
+        "api-server": "S3_READER_ACCESS_KEY",
+    }  # fmt: skip
+    assert all(
+        "S3_LOGS_ACCESS_KEY" in service["environment"]["AIRFLOW_CONN_BUCKET"]
+        for service in SERVICES.values()
+        if "AIRFLOW_CONN_BUCKET" in str(service["environment"])
+    )
+
+
+def test_the_accounts_of_the_s3_server_are_written_as_it_reads_them(tmp_path: Path) -> None:
+    service = SERVICES["s3-accounts"]
+    environment = written_env(tmp_path)
+    given = {name: environment[f"S3_{name}"] for name in service["environment"]}
+    body = service["command"][0].replace("$$", "$").replace("/accounts/", f"{tmp_path}/")
+    command = [*service["entrypoint"], body]
+    subprocess.run(command, env={"PATH": os.environ["PATH"], **given}, check=True)
+    accounts = json.loads((tmp_path / "users.json").read_text())["accessAccounts"]
+    assert {key: (account["access"], account["role"]) for key, account in accounts.items()} == {
+        given[f"{who}_ACCESS_KEY"]: (given[f"{who}_ACCESS_KEY"], "user")
+        for who in ("TASKS", "LOGS", "READER")
+    }
+    assert (tmp_path / "users.json").stat().st_mode & 0o077 == 0
+    refused = subprocess.run(
+        command,
+        env={"PATH": os.environ["PATH"], **given, "LOGS_SECRET_KEY": ""},
+        capture_output=True,
+        check=False,
+    )
+    assert b"make env" in refused.stderr
+    assert refused.returncode != 0
+
+
+def test_the_bucket_is_opened_to_each_account_by_its_document() -> None:
+    from lesion_tasks.deployment.prepare_services import ACCOUNTS, bucket_policy
+
+    policy = bucket_policy("skin", {who: f"key-of-{who}" for who in ACCOUNTS}, ROOT / "deploy" / "s3")
+    resources = {
+        statement["Principal"]["AWS"][0]: statement["Resource"]
+        for statement in policy["Statement"]
+        if "PutObject" in str(statement["Action"])
+    }
+    assert resources == {
+        "key-of-tasks": "arn:aws:s3:::skin/data/*",
+        "key-of-logs": "arn:aws:s3:::skin/logs/*",
+    }
+    assert "lesion" not in json.dumps(policy)
 
 
 def test_workers_hold_no_secret_of_the_services() -> None:

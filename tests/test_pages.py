@@ -1,6 +1,7 @@
 """The pages of the plugin: what each shows of a real catalogue, and that nothing is served unguarded or unsafe."""
 
 import asyncio
+import re
 from typing import Any
 
 import httpx
@@ -312,3 +313,18 @@ def test_pages_of_drawn_pictures_say_so(settings: Settings, pages: Client) -> No
     add_records(settings, labelled_records(1, first=61))
     curate_images(open_workspace())
     assert WARNING not in pages.get("/data").text, "not every one is drawn"
+
+
+def test_a_running_training_says_how_far_it_is_and_an_average_that_it_has_no_epochs(
+    settings: Settings, trained: tuple[str, str], pages: Client
+) -> None:
+    execute(settings, "UPDATE training SET status = 'running' WHERE training_id = :id", id=trained[1])
+    assert re.search(r"Epoch \d+ of at most \d+", pages.get("/").text)
+    execute(
+        settings,
+        'UPDATE training SET recipe = recipe::jsonb || \'{"members": ["smoke"]}\' WHERE training_id = :id',
+        id=trained[1],
+    )
+    answer = pages.get("/")
+    assert answer.status_code == 200
+    assert "which has no epochs" in answer.text

@@ -269,6 +269,15 @@ def learns_features(recipe: Mapping[str, Any]) -> bool:
     )
 
 
+def n_epochs_at_most(recipe: Mapping[str, Any]) -> int:
+    """The epochs of all stages and folds of a recipe, stored or present, if none stops early; 0 for an ensemble."""
+    if recipe.get("members"):
+        return 0
+    tuning, how = (recipe.get(name) or {} for name in ("fine_tuning", "learning"))
+    first: int = 1 if how.get("is_head_solved") else recipe["max_epochs"]
+    return (first + tuning.get("max_epochs", 0)) * max(1, recipe.get("n_folds") or 0)
+
+
 _OF_BACKBONES = ("is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning")
 _OF_PICTURES = (
     "aspect", "is_hair_removed", "is_segmented", "conv_filters", "is_augmented", "is_augmented_strongly",

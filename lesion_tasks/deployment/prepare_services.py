@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import text
 
@@ -21,6 +22,10 @@ from lesion_tasks.catalog.pools import POOLS
 from lesion_tasks.database.connection import engine_for, migrate
 from lesion_tasks.settings import read_settings
 
+# Accounts of the compose file's own S3 server; each has a document of rights, mounted from deploy/s3.
+ACCOUNTS = ("tasks", "logs", "reader")
+RIGHTS = Path("/opt/lesion/s3")
+
 
 def main() -> None:
     """Prepare everything, or end with the first thing that is wrong."""
@@ -29,6 +34,7 @@ def main() -> None:
         migrate(settings.database_url)
         _let_reader_read(settings.database_url)
         _create_bucket(settings.bucket_url)
+        _share_bucket(settings.bucket_url)
     except (UnusableInputError, UnavailableError) as error:
         sys.exit(f"lesion: {error}")
     subprocess.run(["airflow", "db", "migrate"], check=True)
@@ -71,6 +77,32 @@ def _create_bucket(url: str) -> None:
         client = s3_client()
         with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
             client.create_bucket(Bucket=url.removeprefix("s3://").partition("/")[0])
+
+
+def _share_bucket(url: str) -> None:
+    """Open the bucket of the compose file's own S3 server to its accounts, each with the rights of its document.
+
+    Any other S3 gives its users their rights itself.
+    """
+    if os.environ.get("S3_ENDPOINT_URL"):
+        return
+    accounts = {who: os.environ.get(f"S3_{who.upper()}_ACCESS_KEY") for who in ACCOUNTS}
+    principals = {who: key for who, key in accounts.items() if key}
+    if not url.startswith("s3://") or not principals:
+        return
+    bucket = url.removeprefix("s3://").partition("/")[0]
+    with naming_s3(url):
+        s3_client().put_bucket_policy(Bucket=bucket, Policy=json.dumps(bucket_policy(bucket, principals)))
+
+
+def bucket_policy(bucket: str, principals: dict[str, str], rights: Path = RIGHTS) -> dict[str, Any]:
+    """The policy that gives each account of `principals` the rights of its document in the folder `rights`."""
+    statements = []
+    for who, principal in principals.items():
+        for statement in json.loads((rights / f"{who}.json").read_text())["Statement"]:
+            named = json.loads(json.dumps(statement).replace("arn:aws:s3:::lesion", f"arn:aws:s3:::{bucket}"))
+            statements.append({**named, "Principal": {"AWS": [principal]}})
+    return {"Version": "2012-10-17", "Statement": statements}
 
 
 def _write_password(path: Path, password: str) -> None:

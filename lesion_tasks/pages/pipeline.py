@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decided_trainings
@@ -88,9 +89,7 @@ def read_state(workspace: Workspace) -> PipelineState:
 
 def _running(connection: Connection, training: Training) -> RunningTraining:
     done = [Epoch.model_validate(row) for row in list_epochs(connection, training.training_id)]
-    tuning, how = (training.recipe.get(name) or {} for name in ("fine_tuning", "learning"))
-    first = 1 if how.get("is_head_solved") else training.recipe["max_epochs"]
-    n_epochs = (first + tuning.get("max_epochs", 0)) * (training.recipe.get("n_folds") or 1)
+    n_epochs = n_epochs_at_most(training.recipe)
     last = connection.execute(
         text("SELECT max(ended_at) FROM training_epoch WHERE training_id = :id"), {"id": training.training_id}
     ).scalar()

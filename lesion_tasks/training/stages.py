@@ -444,12 +444,3 @@ def _served(context: _Context, model: keras.Model, facts: dict[str, Any], head: 
             frame[:] = calibrated(frame.to_numpy(), scale, shift)
         facts = {**facts, "calibration": {"scale": scale, "shift": shift, "fitted_on": "val"}}
     return Trained(model=served, predictions=predictions, facts=facts)
-
-
-def n_epochs_at_most(variant: Variant) -> int:
-    """The number of epochs of all stages, and of all folds, if none stops early; 0 for an ensemble."""
-    if variant.members:
-        return 0
-    tuning, how = variant.fine_tuning, variant.learning
-    first = 1 if how is not None and how.is_head_solved else variant.max_epochs
-    return (first + (tuning.max_epochs if tuning else 0)) * max(1, variant.n_folds)

@@ -20,6 +20,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
 from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.catalog.shortened import adjust, members_of
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.database.schema import Training
@@ -233,12 +234,12 @@ def _run(
     from lesion_tasks.metrics.threshold import choose_threshold
     from lesion_tasks.training.average_trainings import average_trainings
     from lesion_tasks.training.folds import train_folds
-    from lesion_tasks.training.stages import n_epochs_at_most, train_model
+    from lesion_tasks.training.stages import train_model
 
     variant = spec.variant
     rows = read_manifest(bucket, spec.manifest_key)
     data = load_data(engine, bucket, variant, rows)
-    n_epochs = n_epochs_at_most(variant)
+    n_epochs = n_epochs_at_most(variant.as_recipe)
     with progress(f"train {variant.name}", n_epochs) as advance:
 
         def on_epoch(epoch: int, figures: dict[str, float], duration_s: float) -> None:
