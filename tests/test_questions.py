@@ -153,13 +153,13 @@ def test_an_estimate_is_in_proportion_and_needs_something_to_measure(settings: S
     curate_images(open_workspace())
     with pytest.raises(UnusableInputError, match="60 images here, expected at least 100"):
         estimate_size(open_workspace(), [1_000])
-    add_records(settings, labelled_records(60, first=61))
+    add_records(settings, labelled_records(120, first=61))
     curate_images(open_workspace())
-    found = {line.what: line for line in estimate_size(open_workspace(), [240, 1_200]).lines}
+    found = {line.what: line for line in estimate_size(open_workspace(), [360, 1_800]).lines}
     pictures = found["disk: pictures"]
     assert pictures.here is not None
     assert pictures.values == pytest.approx((2 * pictures.here, 10 * pictures.here))
-    assert found["objects in the bucket"].values == (240, 1_200)
+    assert found["objects in the bucket"].values == (360, 1_800)
     assert found["hours: records and pictures from the archive"].values == (None, None)
 
     # The split draws at most three times as many of a class as there are, so an epoch of ten times as many takes three
@@ -188,7 +188,7 @@ def test_an_estimate_is_in_proportion_and_needs_something_to_measure(settings: S
         ).scalar_one()
     assert largest > 0
     (line,) = (
-        one for one in estimate_size(open_workspace(), [240, 1_200]).lines if "cnn_scratch" in one.what
+        one for one in estimate_size(open_workspace(), [360, 1_800]).lines if "cnn_scratch" in one.what
     )
     assert line.what == "hours: training cnn_scratch, 2 epochs"
     assert (line.here, line.values) == (4.0, (8.0, 3 * 2.0 + 10 * 2.0))
