@@ -149,6 +149,19 @@ def test_an_average_tells_the_features_of_each_member(model: keras.Model) -> Non
         np.testing.assert_allclose(one, two, rtol=1e-4, atol=1e-4)
 
 
+def test_a_model_that_another_process_stored_tells_its_features(tmp_path: Path) -> None:
+    """Each process numbers the operations without a name anew, and a stored model has such ones on metadata."""
+    keras.backend.clear_session()
+    variant = replace(VARIANTS["smoke"], metadata=("age_years", "is_male"))
+    build_model(variant).save(tmp_path / "model.keras")
+    keras.backend.clear_session()
+    watched = with_features(keras.saving.load_model(tmp_path / "model.keras", compile=False))
+    assert watched is not None
+    names = [operation.name for operation in watched.operations]
+    assert "cast" in names
+    assert len(names) == len(set(names))
+
+
 def test_with_too_few_groups_no_picture_is_called_strange() -> None:
     features = [np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)]
     assert fit_novelty(features, np.arange(60).astype(str), 0.02).depths

@@ -70,6 +70,17 @@ def test_a_form_reaches_what_the_settings_allow(workspace, tmp_path, source):
     assert scope_key(workspace, named, None, "", "form") == scope_key(workspace, named, None, "", "operator")
 
 
+def test_a_folder_is_one_source_however_its_path_is_written(workspace, tmp_path, monkeypatch):
+    (tmp_path / "there/deep").mkdir(parents=True)
+    (tmp_path / "clinic").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there/deep")
+    monkeypatch.chdir(tmp_path / "there")
+    wanted = str(tmp_path / "clinic")
+    for written in ("../clinic", "deep/../../clinic", f"{wanted}/", f"{tmp_path}/link/../../clinic"):
+        assert scope_key(workspace, written, None, "").source == wanted
+    assert scope_key(workspace, "../link", None, "").source == f"{tmp_path}/link"
+
+
 def test_without_folders_in_the_settings_a_form_reaches_none(workspace, tmp_path):
     without = Workspace(workspace.settings.model_copy(update={"source_folders": ()}))
     with pytest.raises(UnusableInputError, match="LESION_SOURCE_FOLDERS"):

@@ -1,6 +1,7 @@
 """Somebody's own table and pictures, explained by a mapping, take the same way as a download of the archive."""
 
 import csv
+import os
 import re
 import shutil
 
@@ -154,6 +155,34 @@ def test_a_row_of_other_length_is_refused_and_the_others_are_read(folder):
     assert "line 3: 9 cells, expected 7" in records[1].detail
     assert "note" not in str(records[1])
     assert records[0]["isic_id"] == "clinic.IMG_1"
+
+
+def test_links_and_what_is_no_file_are_refused_rows(folder, tmp_path, settings):
+    elsewhere = tmp_path / "elsewhere.jpg"
+    shutil.copy(folder / "IMG_1.jpg", elsewhere)
+    links = {
+        "nowhere.jpg": "gone.jpg",
+        "out.jpg": str(elsewhere),
+        "loop.jpg": "loop.jpg",
+        "good.jpg": "IMG_1.jpg",
+    }
+    for name, target in links.items():
+        (folder / name).symlink_to(target)
+    os.mkfifo(folder / "pipe.jpg")
+    write_table(folder, [(name, "7", "1", "NV", "44", "w", "") for name in (*links, "pipe.jpg", "IMG_1.jpg")])
+
+    *refused, pipe, last = open_download(folder).records()
+    good = refused.pop()
+
+    assert [(one.reason, one.detail.partition(": ")[2]) for one in (*refused, pipe)] == [
+        ("unreadable_picture", "picture 'nowhere.jpg': No such file or directory"),
+        ("unreadable_picture", "picture 'out.jpg': a link that leads out of the folder"),
+        ("unreadable_picture", "picture 'loop.jpg': Too many levels of symbolic links"),
+        ("unreadable_picture", "picture 'pipe.jpg': a pipe or a device, not a file"),
+    ]
+    assert good["files"]["full"]["size"] == last["files"]["full"]["size"] == elsewhere.stat().st_size
+    counts = ingest(open_workspace(), source=str(folder))
+    assert (counts["append"]["refused"], counts["fetch"]["stored"]) == (4, 2)
 
 
 def test_lesions_that_are_numbered_by_patient_are_noticed(folder):
@@ -497,7 +526,9 @@ def run_lines(commands):
 
 def test_every_reason_of_the_document_is_one_of_the_code_and_the_other_way_round():
     source = (ROOT / "lesion_tasks/archive/mapped_folder.py").read_text()
-    told = set(re.findall(r"^\| `(\w+)` \| (?=it has|the row|no file|two|a column)", DOCUMENT, re.MULTILINE))
+    told = set(
+        re.findall(r"^\| `(\w+)` \| (?=it has|the row|no file|a file|two|a column)", DOCUMENT, re.MULTILINE)
+    )
     assert set(re.findall(r'_Refused\(\s*"(\w+)"', source)) == told
 
 
@@ -528,9 +559,27 @@ def test_what_is_proposed_can_be_read_and_leaves_open_what_nobody_said(folder):
     }
     assert (mapping.table, mapping.separator, dict(mapping.image)) == ("cases.csv", ";", {"file": None})
     assert mapping.values["diagnosis"] == {"NV": "Benign:Benign melanocytic proliferations:Nevus"}
-    assert '# "MM" = ""  # 1 rows' in found.proposal
+    assert '# "MM" = ""  # 1 row' in found.proposal
     assert found.unused_columns == ("surname",)
     assert any("set image_type" in finding for finding in found.findings)
+
+
+def test_an_inspection_says_what_to_fill_in_and_shows_each_cell_as_it_is(folder):
+    mapping = (folder / "lesion-mapping.toml").read_text()
+    (folder / "lesion-mapping.toml").write_text(
+        mapping.replace('sex = "sex"', 'sex = "sex"\nanatom_site = "surname"')
+        + '\n[values.anatom_site]\nMuster = "Lower extremity:Foot:Sole of foot"\n'
+    )
+    said = CliRunner().invoke(lesion, ["inspect", str(folder)]).output
+    assert "Muster (4) = Lower extremity:Foot:Sole of foot" in said  # `:Foot:` is an emoji elsewhere
+    assert 'In lesion-mapping.toml, under [values.diagnosis]:\n# What these mean, such as "Benign" or' in said
+    assert '\n"zz" = ""  # 1 row\n' in said
+
+
+def test_a_column_with_a_usual_word_in_its_name_is_suggested(folder):
+    (folder / "lesion-mapping.toml").unlink()
+    write_table(folder, columns=("file", "patient", "lesion", "Diagnosi istologica", "age", "sex", "surname"))
+    assert '\n# diagnosis = "Diagnosi istologica"  # which one' in inspect_folder(folder).proposal
 
 
 def test_a_table_of_western_europes_spreadsheets_is_read(folder):

@@ -20,7 +20,14 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
 TASK = "malignancy"
-PAGES = ("/", "/leaderboard/malignancy", "/champion/malignancy", "/data", "/result?dag=other&run=x")
+PAGES = (
+    "/",
+    "/leaderboard/malignancy",
+    "/champion/malignancy",
+    "/data",
+    "/pruned",
+    "/result?dag=other&run=x",
+)
 SCRIPT = "<script>alert(1)</script>"
 
 

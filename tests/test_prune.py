@@ -332,6 +332,7 @@ def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_l
     board = {row["training_id"]: row["kept"] for row in leaderboard_rows(workspace)}
     assert {name for name, kept in board.items() if kept == "pruned"} == of_kind(wanted, "training")
     assert f"reports/{lost}" not in str(workspace.bucket.get("reports/index.html"))
+    the_page_shows_each_row(rows)
     page = client().get(f"/leaderboard/{TASK}?words={lost}").text
     assert "pruned on" in page
     assert f"read/{lost}" not in page
@@ -346,6 +347,21 @@ def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_l
     )
     number = next(number for number, names in enumerate(history.ids) if lost in names)
     assert begin(workspace.engine, row_of(variant, number, digest)) == (f"{lost}-2", False)
+
+
+def the_page_shows_each_row(rows: list[Any]) -> None:
+    """Page by page, of all runs and of one, and from the tab of a run."""
+    n_pages = -(-len(rows) // 50)
+    whole = "".join(client().get(f"/pruned?number={number}").text for number in range(1, n_pages + 1))
+    assert all(f"{row.kind} <code>{row.name}</code>" in whole for row in rows)
+    assert "no decision names it" in whole
+    assert f"of {len(rows)}</span>" in whole
+    of_run = [row for row in rows if row.request_id]
+    assert 0 < len(of_run) < len(rows)
+    tab = client().get("/result?dag=prune&run=run%201").text
+    assert 'href="/pruned?run=run%201"' in tab
+    assert f"of {len(of_run)}</span>" in client().get("/pruned?run=run%201").text
+    assert "This run removed nothing" in client().get("/pruned?run=another").text
 
 
 def test_a_policy_that_lets_refused_models_go_keeps_their_reports_and_every_champion(

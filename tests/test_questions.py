@@ -5,12 +5,14 @@ import json
 import re
 import shlex
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from catalogue import add_records, draw, labelled_records, rows_of
 from click.testing import CliRunner
 from sqlalchemy import text
+from test_prune import row_of
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.cli.command_line import lesion
@@ -22,6 +24,7 @@ from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.run_record import begin, finish
 from lesion_tasks.upkeep.copy_installation import copy_installation
 from lesion_tasks.upkeep.verify_bucket import verify_bucket
 from lesion_tasks.workspace import Workspace, open_workspace
@@ -150,11 +153,42 @@ def test_an_estimate_is_in_proportion_and_needs_something_to_measure(settings: S
     curate_images(open_workspace())
     with pytest.raises(UnusableInputError, match="60 images here, expected at least 100"):
         estimate_size(open_workspace(), [1_000])
-    add_records(settings, labelled_records(60, first=61))
+    add_records(settings, labelled_records(120, first=61))
     curate_images(open_workspace())
-    found = {line.what: line for line in estimate_size(open_workspace(), [240, 1_200]).lines}
+    found = {line.what: line for line in estimate_size(open_workspace(), [360, 1_800]).lines}
     pictures = found["disk: pictures"]
     assert pictures.here is not None
     assert pictures.values == pytest.approx((2 * pictures.here, 10 * pictures.here))
-    assert found["objects in the bucket"].values == (240, 1_200)
+    assert found["objects in the bucket"].values == (360, 1_800)
     assert found["hours: records and pictures from the archive"].values == (None, None)
+
+    # The split draws at most three times as many of a class as there are, so an epoch of ten times as many takes three
+    # times as long.
+    digest = build_split(open_workspace(), "malignancy_natural")
+    training_id, _ = begin(open_workspace().engine, row_of("cnn_scratch", 0, digest))
+    began = datetime(2026, 1, 1, tzinfo=UTC)
+    with open_workspace().engine.begin() as connection:
+        finish(connection, training_id, model_key="models/a/model.keras", model_sha256="0" * 64)
+        connection.execute(
+            text("UPDATE training SET started_at = :began, finished_at = :ended WHERE training_id = :id"),
+            {"began": began, "ended": began + timedelta(hours=9), "id": training_id},
+        )
+        connection.execute(
+            text("""
+                INSERT INTO training_epoch (training_id, epoch, figures, duration_s, ended_at) VALUES
+                    (:id, 1, '{}', 3600, :first), (:id, 2, '{}', 3600, :second)
+            """),  # an hour before them, one after them, and five between them
+            {"id": training_id, "first": began + timedelta(hours=2), "second": began + timedelta(hours=8)},
+        )
+        largest = connection.execute(
+            text("""
+                UPDATE manifest SET recipe = jsonb_set(recipe, '{split,max_per_class}', to_jsonb(3 * n))
+                FROM (SELECT (class_counts->'train'->>'benign')::int AS n FROM manifest) AS counted RETURNING n
+            """)
+        ).scalar_one()
+    assert largest > 0
+    (line,) = (
+        one for one in estimate_size(open_workspace(), [360, 1_800]).lines if "cnn_scratch" in one.what
+    )
+    assert line.what == "hours: training cnn_scratch, 2 epochs"
+    assert (line.here, line.values) == (4.0, (8.0, 3 * 2.0 + 10 * 2.0))

@@ -103,15 +103,30 @@ def place_below(root: Path, url: str) -> Path:
     return path
 
 
+def size_below(root: Path, url: str) -> int:
+    """Return how many bytes a file has, as `read_below` would find it.
+
+    Raises RefusedUrlError, and OSError, which is FileNotFoundError for what is no regular file.
+    """
+    said = os.lstat(root / url.removeprefix("file:"))
+    if stat.S_ISLNK(said.st_mode):
+        said = place_below(root, url).stat()
+    return _checked_regular(said).st_size
+
+
+def _checked_regular(said: os.stat_result) -> os.stat_result:
+    if not stat.S_ISREG(said.st_mode):
+        raise FileNotFoundError(errno.EINVAL, "a pipe or a device, not a file")
+    return said
+
+
 def read_regular(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_result]:
     """Return the bytes of a file, and its state once they were read. Neither waits for a pipe nor reads a device.
 
     Raises OversizedError, and OSError, which is FileNotFoundError for what is no regular file.
     """
     with open(path, "rb", opener=_at_once) as file:
-        said = os.fstat(file.fileno())
-        if not stat.S_ISREG(said.st_mode):
-            raise FileNotFoundError(errno.EINVAL, "a pipe or a device, not a file")
+        said = _checked_regular(os.fstat(file.fileno()))
         if said.st_size > max_bytes:
             raise OversizedError(f"{said.st_size:,} bytes, expected at most {max_bytes:,}")
         return file.read(), os.fstat(file.fileno())

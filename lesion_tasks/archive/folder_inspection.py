@@ -8,7 +8,7 @@ import json
 import re
 import unicodedata
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -29,12 +29,14 @@ from lesion_tasks.archive.recognition import (
     tables_in,
 )
 from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, TableMapping, read_mapping
-from lesion_tasks.archive.terms import FIELDS, PATH_SEPARATOR, PATHS, TERMS, values_of
+from lesion_tasks.archive.terms import FIELDS, PATH_SEPARATOR, PATHS, values_of
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.reports.words import plural
 
 N_ROWS_LOOKED_AT = 500
 N_VALUES_SHOWN = 12
+N_LINES_SHOWN = 40
 _SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 _ASKED_FOR = ("patient_id", "lesion_id", "diagnosis", "age_approx", "sex", "anatom_site")
 
@@ -84,6 +86,7 @@ class Inspection:
     unused_columns: tuple[str, ...]
     findings: tuple[str, ...]  # what would be dropped or is missing, one sentence each
     proposal: str | None  # the text of a mapping; None where one stands already, or none is needed
+    to_fill_in: tuple[str, ...] = ()  # lines for the mapping that stands: the values that it does not explain
 
 
 def inspect_folder(root: Path, *, anew: bool = False) -> Inspection:
@@ -174,7 +177,8 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
         fields=tuple(_fields_in_words(mapping, reading)),
         unused_columns=tuple(column for column in folder.columns if column not in named),
         findings=tuple(findings),
-        proposal=as_toml(mapping, reading) if writes else None,
+        proposal=as_toml(mapping, reading, folder.columns) if writes else None,
+        to_fill_in=() if writes else tuple(_to_fill_in(mapping, reading)),
     )
 
 
@@ -331,8 +335,11 @@ def _without_accents(text: str) -> str:
 _FIELD_BY_LETTERS = {word: name for name, words in _COLUMN_NAMES.items() for word in words.split()}
 
 
-def as_toml(mapping: TableMapping, reading: Reading) -> str:
-    """Write a mapping as the text of `lesion-mapping.toml`, with what is left open as comments."""
+def as_toml(mapping: TableMapping, reading: Reading, columns: Sequence[str]) -> str:
+    """Write a mapping as the text of `lesion-mapping.toml`, with what is left open as comments.
+
+    `columns` are those of the table.
+    """
     lines = [
         "# What this folder's table means to `lesion ingest`. Correct it, and look again with `lesion inspect`.",
         *(f"# From the mapping of {mapping.title}: {cited}" for cited in mapping.cited),
@@ -355,7 +362,11 @@ def as_toml(mapping: TableMapping, reading: Reading) -> str:
             lines.append(f"{name} = {_quoted(value)}")
     lines += ["", "[columns]", f"image = {_image_as_toml(mapping)}"]
     lines += [f"{name} = {_as_toml(columns)}" for name, columns in mapping.columns.items()]
-    lines += [f'# {name} = ""  # {_QUESTIONS[name]}' for name in _ASKED_FOR if name not in mapping.fields]
+    lines += [
+        f"# {name} = {_quoted(_perhaps(name, columns))}  # {_QUESTIONS[name]}"
+        for name in _ASKED_FOR
+        if name not in mapping.fields
+    ]
     if mapping.one_hot:
         lines += ["", "[one_hot]"]
         lines += [f"{name} = {_quoted(list(columns))}" for name, columns in mapping.one_hot.items()]
@@ -386,19 +397,47 @@ _QUESTIONS = {
 }
 
 
+def _perhaps(name: str, columns: Sequence[str]) -> str:
+    """The first column that has a usual name of a field as one of its words; nothing if there is none."""
+    usual = _COLUMN_NAMES[name].split()
+    return next(
+        (
+            column
+            for column in columns
+            if any(_letters(word) in usual for word in re.split(r"[\W_]+", column))
+        ),
+        "",
+    )
+
+
+def _to_fill_in(mapping: TableMapping, reading: Reading) -> Iterator[str]:
+    for name in [each for each in FIELDS if each in reading.unknown and values_of(each)]:
+        yield f"In {MAPPING_NAME}, under [values.{name}]:"
+        first, *lines = _open_values(name, reading.unknown[name])
+        yield from (first, *lines[:N_LINES_SHOWN])
+        if len(lines) > N_LINES_SHOWN:
+            yield f"# and {plural(len(lines) - N_LINES_SHOWN, 'other value')}"
+
+
 def _values_as_toml(name: str, meanings: Mapping[str, str], unknown: Counter[str]) -> Iterator[str]:
-    if not (name in PATHS or name in TERMS or values_of(name)):
+    if not values_of(name):
         return
     yield f"[values.{name}]"
     for value, meaning in meanings.items():
         yield f"{_quoted(value)} = {_quoted(meaning)}"
-    still_open = [(value, n) for value, n in unknown.most_common() if value not in meanings]
-    if still_open:
+    still_open = Counter({value: n for value, n in unknown.items() if value not in meanings})
+    for line in _open_values(name, still_open):
+        yield line if line.startswith("#") else f"# {line}"
+
+
+def _open_values(name: str, unknown: Counter[str]) -> Iterator[str]:
+    """Values without a meaning as lines to be completed, after one that says with what."""
+    if unknown:
         shown = _EXAMPLES.get(name) or ", ".join(_quoted(value) for value in values_of(name)[:10])
         where = f" (`lesion terms {name} WORD` finds others)" if name in PATHS else ""
         yield f"# What these mean, such as {shown}{where}; or list them under [no_counterpart]:"
-    for value, n in still_open:
-        yield f'# {_quoted(value)} = ""  # {n:,} rows'
+    for value, n in unknown.most_common():
+        yield f'{_quoted(value)} = ""  # {plural(n, "row")}'
 
 
 _EXAMPLES = {

@@ -15,8 +15,9 @@ from pathlib import Path
 from typing import Any
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.client import RefusedUrlError
 from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells, read_columns, read_rows
-from lesion_tasks.archive.folder import read_below, typed_value
+from lesion_tasks.archive.folder import read_below, size_below, typed_value
 from lesion_tasks.archive.image_ids import id_of, identity_of
 from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNames, without_suffix
@@ -197,7 +198,7 @@ class MappedFolder:
         if isinstance(values, _Refused):
             return self._refused(isic_id, line, values, source | {"column": column}, reading)
         reading.n_records += 1
-        reading.used.add(found)
+        reading.used.add(found.path)
         reading.note_identities(values.get("lesion_id"), values.get("patient_id"))
         if image_type is not None:
             values["image_type"] = image_type
@@ -218,7 +219,7 @@ class MappedFolder:
             reading.examples[refused.reason].append(detail)
         return RefusedRow(isic_id, reason=refused.reason, detail=detail, source=source | {"line": line})
 
-    def _picture(self, name: str) -> "str | _Refused":
+    def _picture(self, name: str) -> "_Found | _Refused":
         if not name:
             return _Refused("no_picture_name", "names no picture, expected one")
         try:
@@ -229,10 +230,18 @@ class MappedFolder:
             return _Refused(
                 "no_picture", f"picture {_quoted(name)}: no such file below {self.pictures.root.name}"
             )
-        return found
+        try:
+            n_bytes = size_below(self.pictures.root, f"file:{found}")
+        except RefusedUrlError:
+            return _Refused(
+                "unreadable_picture", f"picture {_quoted(name)}: a link that leads out of the folder"
+            )
+        except OSError as error:
+            return _Refused("unreadable_picture", f"picture {_quoted(name)}: {error.strerror or error}")
+        return _Found(found, n_bytes)
 
     def _shaped(
-        self, isic_id: str, values: dict[str, Any], source: dict[str, Any], path: str
+        self, isic_id: str, values: dict[str, Any], source: dict[str, Any], picture: "_Found"
     ) -> dict[str, Any]:
         """An API-shaped record of values by field."""
         record: dict[str, Any] = {"isic_id": isic_id}
@@ -245,7 +254,7 @@ class MappedFolder:
                 groups["clinical"].update({f"{name}_{level}": part for level, part in enumerate(levels, 1)})
             else:
                 groups["acquisition" if name in ACQUISITION_FIELDS else "clinical"][name] = value
-        entry = {"url": f"file:{path}", "size": (self.pictures.root / path).stat().st_size}
+        entry = {"url": f"file:{picture.path}", "size": picture.n_bytes}
         return record | {"metadata": groups, "public": True, "source": source, "files": {"full": entry}}
 
     def _values(self, row: Mapping[str, str], reading: Reading) -> "dict[str, Any] | _Refused":
@@ -345,6 +354,14 @@ def _counted(counts: Counter[str]) -> str:
     )
     more = len(counts) - N_VALUES_NAMED
     return f"{shown} and {more:,} other values" if more > 0 else shown
+
+
+@dataclass(frozen=True)
+class _Found:
+    """The picture that a row means."""
+
+    path: str  # below the folder of the pictures
+    n_bytes: int
 
 
 @dataclass(frozen=True)

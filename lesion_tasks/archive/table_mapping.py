@@ -82,7 +82,10 @@ def read_mapping(path: Path) -> TableMapping:
     try:
         found = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UnusableInputError(f"{path}: {legible(error)}; expected a TOML document in UTF-8") from error
+        raise UnusableInputError(
+            f"{path}: {legible(error)}; expected a TOML document in UTF-8, in which names with spaces, accents "
+            "or signs stand in quotes"
+        ) from error
     return _Reading(path, found).mapping()
 
 

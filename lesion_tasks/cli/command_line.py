@@ -64,8 +64,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     table = Table(*columns)
     for row in rows:
         table.add_row(*(str(row.get(name) or "") for name in columns))
-    # Where there is no terminal to ask, wide enough for ids and reasons.
-    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    # Where there is no terminal to ask, wide enough for ids and reasons. A cell is shown as it is: the site `:Foot:` is
+    # no picture of a foot, and brackets are no colours.
+    Console(width=None if sys.stdout.isatty() else 200, markup=False, emoji=False).print(table)
 
 
 def person() -> str:

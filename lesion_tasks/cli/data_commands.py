@@ -59,6 +59,8 @@ def inspect(folder: Path, overwrite: bool) -> None:
         click.echo(f"Columns that are not read: {', '.join(found.unused_columns)}.")
     for finding in found.findings:
         click.echo(f"- {finding}")
+    for line in found.to_fill_in:
+        click.echo(line)
     if found.proposal is not None:
         click.echo(
             f"Wrote {write_mapping(folder, found.proposal, overwrite=overwrite)}: read it, then ingest."

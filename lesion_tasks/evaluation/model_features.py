@@ -31,12 +31,13 @@ def with_features(model: keras.Model) -> keras.Model | None:
     if "pixels" not in inputs:
         return None
     features = []
-    for inner in _alone(model):
+    for number, inner in enumerate(_alone(model), 1):
         own = {tensor.name: tensor for tensor in inner.inputs}
         if inner is model:
             features += _feature_tensors(inner)
         elif "pixels" in own:
-            features += keras.Model(own, _feature_tensors(inner))({name: inputs[name] for name in own})
+            telling = keras.Model(own, _feature_tensors(inner), name=f"features_{number}")
+            features += telling({name: inputs[name] for name in own})
     return keras.Model(inputs, [model.outputs[0], *features])
 
 
@@ -68,20 +69,29 @@ def _feature_tensors(model: keras.Model) -> list[keras.KerasTensor]:
     """Summaries of the last map of each spatial size, largest map first, and what the last layer reads."""
     last = model.get_layer(LAST_LAYER).input
     maps = _maps(model)
-    found = [_summary(ops.cast(one, "float32")) for one in maps]
+    found = [_Summary(name=f"summary_{number}")(one) for number, one in enumerate(maps, 1)]
     # Without layers in between, the last layer reads the average of the last map.
     is_average = bool(maps) and not _has_dense(model) and last.shape[-1] == maps[-1].shape[-1]
     if last.shape[-1] <= MAX_WIDTH and not is_average:
-        found.append(ops.cast(last, "float32"))
+        found.append(_Summary(name="summary_of_last")(last))
     return found
 
 
-def _summary(maps: keras.KerasTensor) -> keras.KerasTensor:
-    """Maps (b, h, w, C) -> mean and spread of each channel over its places, (b, 2 C); of many the mean alone."""
-    mean = ops.mean(maps, axis=(1, 2))
-    if 2 * maps.shape[-1] > MAX_WIDTH:
-        return mean
-    return ops.concatenate([mean, ops.std(maps, axis=(1, 2))], axis=-1)
+class _Summary(keras.Layer):
+    """Maps (b, h, w, C) -> mean and spread of each channel over its places, (b, 2 C); of many the mean alone.
+
+    A vector (b, C) stays as it is. A layer with a name, because operations without one are numbered anew in each
+    process, and might then be called like one that the stored model has already.
+    """
+
+    def call(self, maps: keras.KerasTensor) -> keras.KerasTensor:
+        maps = ops.cast(maps, "float32")
+        if len(maps.shape) == 2:
+            return maps
+        mean = ops.mean(maps, axis=(1, 2))
+        if 2 * maps.shape[-1] > MAX_WIDTH:
+            return mean
+        return ops.concatenate([mean, ops.std(maps, axis=(1, 2))], axis=-1)
 
 
 def _has_dense(model: keras.Model) -> bool:
@@ -97,7 +107,7 @@ def _maps(model: keras.Model) -> list[keras.KerasTensor]:
         return _last_of_each_size(_maps_of_layers(model))
     base = nested[-1]
     # Called anew: a backbone that takes any size tells those of its maps only here.
-    inside = keras.Model(base.inputs[0], _maps_of_layers(base))
+    inside = keras.Model(base.inputs[0], _maps_of_layers(base), name=f"maps_of_{base.name}")
     return _last_of_each_size(inside(_input_within(model, base)))
 
 

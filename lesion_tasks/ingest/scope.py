@@ -2,6 +2,7 @@
 
 import hashlib
 import logging
+import os
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -106,10 +107,18 @@ def _checked_source(source: str, settings: Settings, trust: Trust) -> str:
         return source.rstrip("/") + "/"
     if "://" in source or source.lower().startswith("file:"):
         raise UnusableInputError(f"{title}: expected an http or https address, or the path of a folder")
-    folder = Path(source).absolute()
+    folder = _without_dots(Path(source).absolute())
     if trust == "form":
         _check_folder_of_form(title, folder, settings)
     return str(folder)
+
+
+def _without_dots(folder: Path) -> Path:
+    """The same place without `..`, so that `../clinic` and `/home/me/clinic` are one source. Other links stay."""
+    place = Path(folder.anchor)
+    for part in folder.relative_to(place).parts:
+        place = Path(os.path.realpath(place)).parent if part == ".." else place / part
+    return place
 
 
 def _check_address(title: str, source: str) -> None:

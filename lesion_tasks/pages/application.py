@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_boar
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
 from lesion_tasks.pages.pipeline import counts_in_words, read_state
+from lesion_tasks.pages.pruned_page import read_pruned
 from lesion_tasks.pages.rendering import (
     PAGE_POLICY,
     STATIC,
@@ -110,6 +111,10 @@ def _has_drawn(request: Request, status: int) -> bool:
         return are_all_drawn(connection)
 
 
+def _n_pages(n_found: int) -> int:
+    return max(1, -(-n_found // ROWS_PER_PAGE))
+
+
 def _stored(file: StoredFile) -> Response:
     headers = {
         "Content-Security-Policy": STORED_POLICY,
@@ -188,7 +193,7 @@ def show_leaderboard(
         first=first,
         n_found=n_found,
         number=number,
-        n_pages=max(1, -(-n_found // ROWS_PER_PAGE)),
+        n_pages=_n_pages(n_found),
         max_trainings=MAX_TRAININGS,
     )
 
@@ -218,6 +223,24 @@ def show_champion(request: Request, task: str) -> Response:
 def show_data(request: Request, since: str | None = None) -> Response:
     """The data and its changes."""
     return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
+
+
+@router.get("/pruned")
+def show_pruned(
+    request: Request, run: str = "", number: Annotated[int, Query(ge=1, le=100_000)] = 1
+) -> Response:
+    """What was pruned, of one run or ever."""
+    first = (number - 1) * ROWS_PER_PAGE
+    state = read_pruned(_workspace(request), run[:250], n=ROWS_PER_PAGE, first=first)
+    return _page(
+        request,
+        "pruned.html.j2",
+        "data",
+        state=state,
+        first=first,
+        number=number,
+        n_pages=_n_pages(state.n_found),
+    )
 
 
 @router.get("/suspects")

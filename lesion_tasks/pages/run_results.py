@@ -76,6 +76,12 @@ def find_result(
             words="What changed in the records since this ingestion began.",
             decisions=[],
         )
+    if dag_id == "prune":
+        return RunResult(
+            address=f"pruned?run={quote(run_id, safe='')}",
+            words="What this run removed, and why. A dry run removes nothing: its log says what could go.",
+            decisions=[],
+        )
     if dag_id in ("promote_model", "rollback_champion") and (dag_id, task_id) not in _EVALUATING:
         with workspace.engine.connect() as connection:
             decisions = decisions_of_run(connection, run_id)

@@ -31,7 +31,7 @@ def environment() -> Environment:
         words.label, words.ideal, words.explanation, words.class_label, words.subset_title, words.subset_phrase,
         words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
         words.figure_words, words.counts_words, words.plural, words.moment, words.duration, words.short_digest,
-        words.plain, words.flattened,
+        words.plain, words.flattened, words.megabytes,
     ):  # fmt: skip
         env.filters[function.__name__] = function
     env.globals["DRAWN"] = drawn.WARNING

@@ -197,6 +197,11 @@ def plural(n: int, noun: str) -> str:
     return f"{count(n)} {noun}{'' if n == 1 else 's'}"
 
 
+def megabytes(n_bytes: int) -> str:
+    """A size as people read it, in millions of bytes."""
+    return f"{n_bytes / 1e6:,.1f} MB"
+
+
 def moment(text: str | None) -> str:
     """An ISO time -> `2026-03-01 14:05 UTC`; anything else stays unchanged."""
     if not text:

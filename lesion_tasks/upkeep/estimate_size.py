@@ -1,9 +1,11 @@
 """What lies here, and how long it took -> the disk, memory, time and requests that other numbers of images would take.
 
 Everything is measured here and scaled, but for memory, which is recorded nowhere. Assumed: pictures of the same size on
-average; the same splits, input sizes and backbones; the same share of images in each subset.
+average; the same splits, input sizes and backbones; the same share of images in each subset; as many epochs. Where a
+split draws so many images of a class and no more, epochs grow no further.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -13,6 +15,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.catalog.ingest_passes import SWEEP_SHARE
+from lesion_tasks.reports.words import plural
 from lesion_tasks.splits.manifest import manifests_in_force
 from lesion_tasks.training.run_record import list_finished
 from lesion_tasks.upkeep.disk_use import sizes_by_table, totals_by_folder
@@ -69,7 +72,8 @@ def estimate_size(workspace: Workspace, n_images: Sequence[int]) -> SizeEstimate
             for _, size_bytes in workspace.bucket.list_sizes(one.object_key)
         )
         prediction_bytes = _prediction_bytes(connection, tables["prediction"][1])
-        hours = _hours(connection)
+        reading_s = _reading_seconds(connection)
+        trainings = _last_trainings(connection)
 
     def line(what: str, unit: str, here: float | None, scale: float = 1.0) -> SizeLine:
         """A quantity in proportion to the number of images; `scale` is the unit."""
@@ -101,7 +105,16 @@ def estimate_size(workspace: Workspace, n_images: Sequence[int]) -> SizeEstimate
             line("requests to the archive, first load", "", n_here + n_here / PAGE_LENGTH),
             line("requests to the archive, sweep of a night", "", SWEEP_SHARE * n_here / PAGE_LENGTH),
             SizeLine(what="memory: curation and splits", unit="GB", here=memory[0], values=tuple(memory[1:])),
-            *(line(name, "hours", value) for name, value in hours.items()),
+            line("hours: records and pictures from the archive", "hours", reading_s, SECONDS_PER_HOUR),
+            *(
+                SizeLine(
+                    what=f"hours: training {one.variant}, {plural(one.n_epochs, 'epoch')}",
+                    unit="hours",
+                    here=one.hours(1.0),
+                    values=tuple(one.hours(n / n_here) for n in n_images),
+                )
+                for one in trainings
+            ),
         ),
     )
 
@@ -112,8 +125,8 @@ def _prediction_bytes(connection: Connection, all_bytes: int) -> float | None:
     return all_bytes / n if n else None
 
 
-def _hours(connection: Connection) -> dict[str, float | None]:
-    """Hours that reading all images took here, and the epochs of the last training of each variant."""
+def _reading_seconds(connection: Connection) -> float | None:
+    """Seconds that reading all images took here; None where no file came from an archive."""
     n_files, n_here, seconds = connection.execute(
         text("""
             SELECT (SELECT count(*) FROM stored_file f WHERE EXISTS (
@@ -123,24 +136,48 @@ def _hours(connection: Connection) -> dict[str, float | None]:
                         SELECT FROM stored_file f WHERE f.fetched_at BETWEEN i.began_at AND i.ended_at))
         """)
     ).one()
-    hours: dict[str, float | None] = {
-        "hours: records and pictures from the archive": float(seconds) / SECONDS_PER_HOUR * n_here / n_files
-        if n_files
-        else None
-    }
-    epochs = {
-        row.training_id: row
-        for row in connection.execute(
-            text("""
-                SELECT training_id, count(*) AS n, sum(duration_s) AS seconds
-                FROM training_epoch GROUP BY training_id HAVING sum(duration_s) > 0
-            """)
+    return float(seconds) * n_here / n_files if n_files else None
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Timed:
+    """How long a training took, in seconds."""
+
+    variant: str
+    n_epochs: int
+    in_epochs: float
+    around: float  # before the first epoch (features of a frozen backbone) and after the last (predictions)
+    room: float  # how many times as many images may be there before an epoch grows no further
+
+    def hours(self, scale: float) -> float:
+        """Of a training on `scale` times as many images."""
+        return (self.in_epochs * min(scale, self.room) + self.around * scale) / SECONDS_PER_HOUR
+
+
+def _last_trainings(connection: Connection) -> list[_Timed]:
+    """The last finished training of each variant; without the time between epochs, in which it may have lain killed."""
+    rows = connection.execute(
+        text("""
+            SELECT t.training_id, count(e.epoch) AS n_epochs, coalesce(sum(e.duration_s), 0) AS in_epochs,
+                   extract(epoch FROM t.finished_at - t.started_at
+                       - coalesce(max(e.ended_at) - min(e.ended_at), interval '0'))::float
+                       - coalesce((array_agg(e.duration_s ORDER BY e.epoch))[1], 0) AS around,
+                   (m.recipe->'split'->>'max_per_class')::int AS most,
+                   (SELECT max(n::int) FROM jsonb_each_text(m.class_counts->'train') AS c (label, n)) AS largest
+            FROM training t JOIN manifest m ON m.digest = t.manifest_digest
+            LEFT JOIN training_epoch e ON e.training_id = t.training_id
+            WHERE t.status = 'finished' GROUP BY t.training_id, m.digest
+        """)
+    )
+    by_id = {row.training_id: row for row in rows}
+    last = {one.variant: by_id[one.training_id] for one in list_finished(connection)}
+    return [
+        _Timed(
+            variant=variant,
+            n_epochs=row.n_epochs,
+            in_epochs=row.in_epochs,
+            around=max(0.0, row.around),
+            room=max(1.0, row.most / row.largest) if row.most and row.largest else math.inf,
         )
-    }
-    last = {
-        one.variant: epochs[one.training_id] for one in list_finished(connection) if one.training_id in epochs
-    }
-    for variant, done in last.items():
-        name = f"hours: training {variant}, {done.n} epoch{'s' * (done.n > 1)}"
-        hours[name] = done.seconds / SECONDS_PER_HOUR
-    return hours
+        for variant, row in last.items()
+    ]
