@@ -15,6 +15,7 @@ import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -71,6 +72,7 @@ TABLES = {
     "predictions.csv": "text/csv; charset=utf-8",
 }
 PAGE = "report.html"
+FOLDER = "predictions"
 _JOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*-[0-9a-f]{12}")
 _PART = re.compile(r"(\d{6})-([0-9a-f]{64})\.parquet")
 
@@ -81,6 +83,7 @@ class PredictionJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     job_id: str
+    asked_at: datetime | None = None  # when it was last planned; decides no row
     versions: tuple[str, ...] = ()  # of what else decides the rows; none before that was written down
     listed_sha256: str = ""  # over what the source lists and its metadata
     source: str  # its address
@@ -128,17 +131,30 @@ def folder_of(job_id: str) -> str:
     """The folder of a job in the bucket. Raises `UnusableInputError` for what cannot be a job's id."""
     if not is_job(job_id):
         raise UnusableInputError(f"job {job_id[:200]!r}: expected the id of a prediction job")
-    return f"predictions/{job_id}"
+    return f"{FOLDER}/{job_id}"
 
 
 def key_of(job_id: str, name: str) -> str:
     """The key of a file of a finished job; its page lies among the reports, where Airflow's pages look."""
-    return f"reports/predictions/{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
+    return f"reports/{FOLDER}/{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
 
 
 def is_job(name: str) -> bool:
     """Whether a name can be a job's id."""
     return _JOB.fullmatch(name) is not None
+
+
+def list_jobs(bucket: Bucket) -> list[str]:
+    """The ids of all jobs of which anything is in the bucket, sorted."""
+    return sorted({name for key in bucket.list_keys(f"{FOLDER}/") if is_job(name := key.split("/")[1])})
+
+
+def when_asked(bucket: Bucket, job_id: str) -> datetime | None:
+    """When a job was last planned; None if nothing in the bucket says so."""
+    try:
+        return PredictionJob.model_validate_json(bucket.get(f"{folder_of(job_id)}/job.json")).asked_at
+    except (MissingObjectError, ValueError):
+        return None
 
 
 def predict_source(
@@ -196,6 +212,7 @@ def plan_predictions(
         job_id = _id_of(source.address, file, digest, versions)
         job = PredictionJob(
             job_id=job_id,
+            asked_at=datetime.now(UTC),
             versions=versions,
             listed_sha256=digest,
             task=task,
