@@ -441,7 +441,7 @@ def test_predictions_go_90_days_after_they_were_last_asked_for_whatever_kills_it
     assert bucket.exists(f"predictions/{old}/predictions.csv")
     plan_made_up_job(workspace, "c", NOW)
     prune(workspace, is_deleting=True, pruned_by="ada")
-    assert {key for key in bucket.list_keys("predictions/")} == {
+    assert set(bucket.list_keys("predictions/")) == {
         key for key in of_kept if key.startswith("predictions/")
     } | {f"predictions/{again}/{name}" for name in ("job.json", "pictures.parquet", "predictions.csv")}
     rows = rows_of(settings, "SELECT name, n_objects, reason, ended_at FROM pruning ORDER BY name")
@@ -451,7 +451,9 @@ def test_predictions_go_90_days_after_they_were_last_asked_for_whatever_kills_it
         "nothing says when it was asked for",
     ]
     assert all(row.ended_at for row in rows)
-    shown = find_result(workspace, dag_id="predict_images", run_id="a", task_id=None, returned=None, made=[old])
+    shown = find_result(
+        workspace, dag_id="predict_images", run_id="a", task_id=None, returned=None, made=[old]
+    )
     assert "were pruned on" in shown.words
 
 

@@ -251,15 +251,7 @@ def _finish(
     their row says that nothing of them went.
     """
     bucket = workspace.bucket
-    is_gone = True
-    if row.kind == "checkpoints":
-        is_gone = _remove_checkpoints(workspace, row.name, policy, now)
-    elif row.kind == "predictions":
-        is_gone = why_at_rest(bucket, row.name, policy, now) is not None
-    if is_gone and row.kind in ("training", "model", "predictions"):
-        for prefix in prefixes_of(row.kind, row.name):
-            for key in list(bucket.list_keys(prefix)):
-                bucket.delete(key)
+    is_gone = _remove_objects(workspace, row, policy, now)
     with _holding(workspace.engine, row.kind, row.name) as connection:
         if row.kind in ("training", "model"):
             delete_predictions(connection, row.name)
@@ -290,6 +282,19 @@ def _finish(
             {"id": row.pruning_id, "is_gone": is_gone},
         )
     return is_gone
+
+
+def _remove_objects(workspace: Workspace, row: Pruning, policy: Retention, now: datetime) -> bool:
+    """Remove the objects that no lock of the database is about; False for what is not at rest any more: it stays."""
+    if row.kind == "checkpoints":
+        return _remove_checkpoints(workspace, row.name, policy, now)
+    if row.kind == "predictions" and why_at_rest(workspace.bucket, row.name, policy, now) is None:
+        return False
+    if row.kind in ("training", "model", "predictions"):
+        for prefix in prefixes_of(row.kind, row.name):
+            for key in list(workspace.bucket.list_keys(prefix)):
+                workspace.bucket.delete(key)
+    return True
 
 
 def _owner_of(prefix: str) -> str:

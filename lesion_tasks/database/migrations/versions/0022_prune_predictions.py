@@ -15,7 +15,8 @@ _BEFORE = {
 }
 _NOW = {
     "kinds": "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features', 'predictions')",
-    "kind": "training, model (of a training whose report stays), checkpoints, manifest, pixels, features or predictions",
+    "kind": "training, model (of a training whose report stays), checkpoints, manifest, pixels, features or "
+    "predictions",
     "name": "id of the training or of the prediction job, prefix of checkpoints, digest, or key of a shard",
 }
 
