@@ -10,7 +10,6 @@ the rows are the same wherever it was interrupted. Needs no database, unless a c
 
 import hashlib
 import io
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -37,6 +36,7 @@ from lesion_tasks.bucket import (
     reading_object,
     verified_path,
 )
+from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.catalog.recipe import METADATA
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
@@ -253,7 +253,7 @@ def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence
         "pictures": listed_sha256,
         "versions": versions,
     }
-    return f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
+    return f"{file.training_id}-{hashlib.sha256(canonical_json(said)).hexdigest()[:12]}"
 
 
 def _write_list(
@@ -290,7 +290,7 @@ def _write_list(
                     {"image": one.image, "place": one.place, "stamp": one.stamp}
                     | {name: known.get(name) for name in METADATA}
                 )
-                digest.update(_canonical(rows[-1]) + b"\n")
+                digest.update(canonical_json(rows[-1]) + b"\n")
                 for name in asked_for:
                     n_with[name] += rows[-1][name] is not None
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=PART_IMAGES)
@@ -341,10 +341,6 @@ def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
     if table.unread:
         notes.append(f"Its columns that are not read: {', '.join(table.unread[:N_COLUMNS])}.")
     return notes
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def find_job(bucket: Bucket, job_id: str) -> PredictionJob:
