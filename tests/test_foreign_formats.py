@@ -11,7 +11,7 @@ import pydicom
 import pytest
 from PIL import Image
 from pydicom.encaps import encapsulate
-from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, generate_uid
+from pydicom.uid import ExplicitVRLittleEndian, JPEGBaseline8Bit, JPEGLSLossless, RLELossless, generate_uid
 
 from lesion_tasks.archive.picture import Unusable, UnusablePictureError, open_picture, read_picture
 
@@ -59,6 +59,19 @@ def deflated() -> bytes:
     return whole.replace(JPEGLSLossless.encode(), b"1.2.840.10008.1.2.1.99")
 
 
+def rle(n_runs: int) -> bytes:
+    """A grey picture compressed as RLE: first its own bytes, then runs that nobody asks for, of 128 bytes each."""
+    rows = GREY.tobytes()
+    literal = b"".join(bytes([63]) + rows[at : at + 64] for at in range(0, len(rows), 64))
+    header = np.array([1, 64, *[0] * 14], dtype="<u4").tobytes()
+    return dicom(
+        GREY,
+        "MONOCHROME2",
+        syntax=RLELossless,
+        jpeg=encapsulate([header + literal + b"\x81\x00" * n_runs]),
+    )
+
+
 def jpeg(width_px: int | None = None) -> bytes:
     """A JPEG of COLOURS; or one that says another width, and 10,000 for the height, in its frame header."""
     buffer = io.BytesIO()
@@ -91,6 +104,10 @@ def test_a_dicom_of_colours_is_read_as_stored() -> None:
     Image.fromarray(COLOURS).save(buffer, "JPEG", quality=95)
     packed = dicom(COLOURS, "YBR_FULL_422", syntax=JPEGBaseline8Bit, jpeg=encapsulate([buffer.getvalue()]))
     assert np.abs(shown(packed) - COLOURS).mean() < 2
+
+
+def test_a_dicom_compressed_by_runs_is_read_as_stored() -> None:
+    assert np.array_equal(shown(rle(0))[..., 0], GREY)
 
 
 def test_a_grey_dicom_is_shown_by_its_photometric_interpretation_and_window() -> None:
@@ -141,6 +158,7 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
             "damaged",
             "truncated",
         ),
+        (rle(200_000), "too_many_pixels", "runs of more than"),
         (heic()[:-20], "damaged", "end of file"),
         (heic()[:60], "damaged", "ValueError"),
     ],
@@ -155,6 +173,7 @@ def test_a_dicom_with_a_palette_is_shown_in_its_colours() -> None:
         "deflated",
         "large-inside",
         "cut-inside",
+        "endless-runs",
         "heic-cut",
         "heic-header",
     ],

@@ -31,10 +31,12 @@ from lesion_tasks.evaluation.decisions import record_decision
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids, record_evaluation
 from lesion_tasks.evaluation.publish import leaderboard_rows, publish
+from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.pages.stored_files import read_report_file
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.promotion.archive_training import archive_training, return_training
 from lesion_tasks.promotion.promote import rollback_champion
+from lesion_tasks.serving.predict_job import PredictionJob, key_of
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.splits.split import build_split
@@ -43,7 +45,7 @@ from lesion_tasks.training.run_record import begin, find_finished, finish, read_
 from lesion_tasks.upkeep.disk_use import disk_use
 from lesion_tasks.upkeep.prune import PruneResult, prune, prune_and_tell
 from lesion_tasks.upkeep.verify_bucket import verify_bucket
-from lesion_tasks.workspace import open_workspace
+from lesion_tasks.workspace import Workspace, open_workspace
 
 TASK = "malignancy"
 NOW = datetime.now(UTC)
@@ -403,6 +405,72 @@ def test_the_newest_of_each_fold_and_what_a_report_on_folds_names_are_kept(setti
     )
     assert other in going
     assert not {fold, reported} & going
+
+
+def plan_made_up_job(workspace: Workspace, letter: str, asked_at: datetime | None) -> str:
+    """A finished prediction job of 3 objects and a page, with small made-up bytes."""
+    job_id = f"smoke-0123456789-{letter * 12}"
+    job = PredictionJob(
+        job_id=job_id,
+        asked_at=asked_at,
+        source="/pictures",
+        task=TASK,
+        training_id="smoke-0123456789",
+        model_key="models/smoke-0123456789/model.keras",
+        model_sha256="0" * 64,
+        n_images=1,
+        pictures_sha256="0" * 64,
+        notes=(),
+    )
+    workspace.bucket.put(f"{job.folder}/job.json", job.model_dump_json().encode())
+    for key in (
+        f"{job.folder}/pictures.parquet",
+        f"{job.folder}/predictions.csv",
+        key_of(job_id, "report.html"),
+    ):
+        workspace.bucket.put(key, b"made up")
+    return job_id
+
+
+def test_predictions_go_90_days_after_they_were_last_asked_for_whatever_kills_it(settings: Settings) -> None:
+    workspace = open_workspace()
+    bucket = workspace.bucket
+    old, undated, again, kept = (
+        plan_made_up_job(workspace, letter, at)
+        for letter, at in (
+            ("a", NOW - timedelta(days=90)),
+            ("b", None),
+            ("c", NOW - timedelta(days=100)),
+            ("d", NOW - timedelta(days=89)),
+        )
+    )
+    of_kept = {key for key in bucket.list_keys() if kept in key}
+    wanted = prune(workspace, pruned_by="ada")
+    assert of_kind(wanted, "predictions") == {old, undated, again}
+    going = {one.what: (one.n, one.n_prunable) for one in disk_use(workspace) if one.where == "bucket"}
+    assert going["predictions of pictures"] == (12, 9)
+
+    # Killed after its first removal, and then a job that it had not come to is asked for again.
+    done = subprocess.run([sys.executable, "-c", KILLED, "4"], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert not bucket.exists(f"predictions/{old}/job.json")
+    assert bucket.exists(f"predictions/{old}/predictions.csv")
+    plan_made_up_job(workspace, "c", NOW)
+    prune(workspace, is_deleting=True, pruned_by="ada")
+    assert set(bucket.list_keys("predictions/")) == {
+        key for key in of_kept if key.startswith("predictions/")
+    } | {f"predictions/{again}/{name}" for name in ("job.json", "pictures.parquet", "predictions.csv")}
+    rows = rows_of(settings, "SELECT name, n_objects, reason, ended_at FROM pruning ORDER BY name")
+    assert [(row.name, row.n_objects) for row in rows] == [(old, 4), (undated, 4)]
+    assert [row.reason.partition(":")[0] for row in rows] == [
+        f"last asked for on {(NOW - timedelta(days=90)).date()}",
+        "nothing says when it was asked for",
+    ]
+    assert all(row.ended_at for row in rows)
+    shown = find_result(
+        workspace, dag_id="predict_images", run_id="a", task_id=None, returned=None, made=[old]
+    )
+    assert "were pruned on" in shown.words
 
 
 def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_it_again(

@@ -54,7 +54,7 @@ from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
 from lesion_tasks.reports.plot import nice_marks
 from lesion_tasks.reports.views import natural_frequencies
-from lesion_tasks.reports.words import MINUS, NO_VALUE, flattened, moment, number, signed, span
+from lesion_tasks.reports.words import MINUS, NO_VALUE, class_label, flattened, moment, number, signed, span
 from lesion_tasks.settings import read_settings
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.
@@ -624,6 +624,13 @@ def test_a_model_card_carries_figures_and_what_they_stand_on(bundle, files):
     auc = bundle.subsets["test_natural"].figures["auc"]
     assert f"{auc.value:.3f} ({auc.low:.3f} to {auc.high:.3f})" in card
     assert "Not for diagnosis" in card
+    doubt = bundle.doubt
+    for stated in (1 - doubt.error_rate, doubt.error_rate, doubt.novelty_rate):
+        assert f"{100 * stated:.1f} %" in card
+    for name, covered in doubt.test.covered_by_class.items():
+        (row,) = [line for line in card.splitlines() if line.startswith(f"| {class_label(name)}, of test |")]
+        assert f"{covered.value:.3f} ({covered.low:.3f} to {covered.high:.3f})" in row
+    assert "What it does not know" not in model_card(changed(bundle, doubt=None))
     widths = {}
     for line in card.splitlines():
         if line.startswith("|"):

@@ -9,6 +9,7 @@ Needs the extra `dicom`.
 
 import io
 import logging
+import struct
 import zlib
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,8 @@ _COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 _PALETTE = "PALETTE COLOR"
 _HEADER_AT, _HEADER_GROUP = 132, 2  # PS3.10, 7.1
 MAX_PIXEL_BYTES = 8
+_MAX_RUN = 128  # a run of RLE is two bytes, and unpacks to so many at most (PS3.5, G.3)
+_ROOM_BYTES = 2**24  # by which a segment may unpack to more than its pixels
 
 # It reports with a traceback what is reported here in a line.
 logging.getLogger("pydicom.pixels.decoders").setLevel(logging.CRITICAL)
@@ -133,12 +136,43 @@ def _check_compression(dataset: "pydicom.Dataset", max_pixels: int) -> None:
         is_known = False
     if not is_known or (syntax == JPEGExtended12Bit and dataset.BitsStored != 8):
         raise _without_decoder(syntax)
-    if syntax != RLELossless:
-        try:
-            with Image.open(io.BytesIO(get_frame(dataset.PixelData, 0, number_of_frames=1))) as image:
-                _check_size(*image.size, max_pixels)
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-            raise _unusable("too_many_pixels", str(error)) from error
+    frame = get_frame(dataset.PixelData, 0, number_of_frames=1)
+    if syntax == RLELossless:
+        _check_runs(frame, int(dataset.Columns) * int(dataset.Rows))
+        return
+    try:
+        with Image.open(io.BytesIO(frame)) as image:
+            _check_size(*image.size, max_pixels)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise _unusable("too_many_pixels", str(error)) from error
+
+
+def _check_runs(frame: bytes, n_pixels: int) -> None:
+    """Refuse a frame of RLE of which a segment unpacks to much more than one byte of each pixel."""
+    n_segments, *offsets = struct.unpack("<16L", frame[:64].ljust(64, b"\0"))
+    ends = [*offsets[1:n_segments], len(frame)]
+    for start, end in zip(offsets[:n_segments], ends, strict=False):
+        n_bytes = _unpacked_bytes(frame[start:end], n_pixels + _ROOM_BYTES)
+        if n_bytes > n_pixels + _ROOM_BYTES:
+            raise _unusable(
+                "too_many_pixels", f"runs of more than {n_bytes} pixels found, expected {n_pixels} pixels"
+            )
+
+
+def _unpacked_bytes(segment: bytes, enough: int) -> int:
+    """How many bytes a segment of RLE unpacks to (PS3.5, G.3.2), or a bound of them if that is at most `enough`."""
+    if len(segment) * _MAX_RUN // 2 <= enough:
+        return len(segment) * _MAX_RUN // 2
+    place = n_bytes = 0
+    while place < len(segment) and n_bytes <= enough:
+        control = segment[place]
+        if control < 128:  # so many bytes and one more, as they stand
+            n_bytes, place = n_bytes + control + 1, place + control + 2
+        elif control > 128:  # the next byte, repeated
+            n_bytes, place = n_bytes + 257 - control, place + 2
+        else:
+            place += 1
+    return n_bytes
 
 
 def _without_decoder(syntax: "pydicom.uid.UID") -> UnusablePictureError:

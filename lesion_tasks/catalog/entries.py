@@ -1,12 +1,13 @@
 """What all entries of the catalogue have in common: a unique name, fields with known values, and a fingerprint."""
 
 import hashlib
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from difflib import get_close_matches
 from typing import Any, Protocol, TypeVar, get_args, get_type_hints
+
+from lesion_tasks.catalog.canonical_json import canonical_json
 
 # Names are parts of keys in the bucket, of ids, and of columns in reports.
 NAME = re.compile(r"[a-z][a-z0-9_]{0,59}")
@@ -33,8 +34,7 @@ def by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
 
 def fingerprint(entry: object) -> str:
     """16 hexadecimal digits that change when any field of a catalogue entry changes."""
-    canonical = json.dumps(asdict(entry), sort_keys=True, separators=(",", ":"))  # type: ignore[call-overload]
-    return hashlib.sha256(canonical.encode()).hexdigest()[:16]
+    return hashlib.sha256(canonical_json(asdict(entry))).hexdigest()[:16]  # type: ignore[call-overload]
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:

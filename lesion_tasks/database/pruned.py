@@ -7,8 +7,8 @@ from sqlalchemy.orm import Session
 
 from lesion_tasks.database.schema import Archival, Pruning
 
-# The kinds of pruning after which a training or a manifest is gone.
-KINDS = {"training": ("training", "model"), "manifest": ("manifest",)}
+# The kinds of pruning after which a training, a manifest or a prediction job is gone.
+KINDS = {"training": ("training", "model"), "manifest": ("manifest",), "predictions": ("predictions",)}
 # Which row `p` of pruning is about a row `t` with a training_id.
 PRUNED_TRAINING = f"p.kind IN {KINDS['training']} AND p.name = t.training_id"
 # Conditions about a row `t` with a training_id, and about a row `m` of manifest, for the statements of other modules.
@@ -22,7 +22,7 @@ MANIFEST_IS_PRUNED = """
 
 
 def find_pruning(connection: Connection, thing: str, name: str) -> Pruning | None:
-    """The last pruning of a training (by its id) or a manifest (by its digest), detached; None if it is there."""
+    """The last pruning of a training, a manifest (by its digest) or a prediction job, detached; None if it is there."""
     statement = select(Pruning).where(
         Pruning.kind.in_(KINDS[thing]), Pruning.name == name, Pruning.made_again_at.is_(None)
     )

@@ -962,7 +962,7 @@ class Pruning(Base):
     written_by = ("splits.manifest", "upkeep.prune")
     __table_args__ = (
         CheckConstraint(
-            "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features')",
+            "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features', 'predictions')",
             name="known_kind",
         ),
         CheckConstraint("reason <> ''", name="has_reason"),
@@ -972,10 +972,11 @@ class Pruning(Base):
 
     pruning_id: Mapped[int] = mapped_column(primary_key=True, autoincrement=True, comment="1, 2, 3 ...")
     kind: Mapped[str] = mapped_column(
-        comment="training, model (of a training whose report stays), checkpoints, manifest, pixels or features"
+        comment="training, model (of a training whose report stays), checkpoints, manifest, pixels, features or "
+        "predictions"
     )
     name: Mapped[str] = mapped_column(
-        comment="id of the training, prefix of checkpoints, digest, or key of a shard"
+        comment="id of the training or of the prediction job, prefix of checkpoints, digest, or key of a shard"
     )
     reason: Mapped[str] = mapped_column(comment="in words")
     pruned_by: Mapped[str] = mapped_column(comment="who asked for it")

@@ -7,7 +7,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
-from lesion_tasks.database.pruned import find_pruning
+from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
@@ -122,9 +122,14 @@ def _result_of_tasks(
 
 
 def _predictions(workspace: Workspace, returned: Sequence[Any]) -> RunResult:
-    for name in returned:
-        if isinstance(name, str) and is_job(name) and workspace.bucket.exists(key := key_of(name, PAGE)):
+    jobs = [name for name in returned if isinstance(name, str) and is_job(name)]
+    for name in jobs:
+        if workspace.bucket.exists(key := key_of(name, PAGE)):
             return RunResult(address=key, words="The predictions of this run.", decisions=[])
+    with workspace.engine.connect() as connection:
+        for name in jobs:
+            if pruning := find_pruning(connection, "predictions", name):
+                return _nothing(f"The predictions of this run were {pruned_in_words(pruning)}.")
     return _nothing(
         "This run has not finished yet. When it has, the page about its predictions is shown here."
     )

@@ -1,10 +1,59 @@
-"""What a model does not know -> what the section about it shows: test and cohorts, and errors against answers."""
+"""What a model does not know -> what report and model card say of it: in words, by test and cohorts, and as a curve."""
 
 from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
+from lesion_tasks.reports.words import class_label, number, percent, plural
+
+
+@dataclass(frozen=True, kw_only=True)
+class DoubtWords:
+    """What is stated, in sentences."""
+
+    lead: str
+    stated: str
+    rests_on: str
+
+
+def doubt_words(doubt: Doubt, recipe: Mapping[str, Any]) -> DoubtWords:
+    """The sentences about the doubt of a training with this recipe."""
+    covered, wrong = percent(1 - doubt.error_rate), doubt.test.wrong_of_answered.value
+    answered = doubt.test.answered.value
+    of_these = "" if wrong is None else f", and {percent(wrong)} of these wrongly"
+    bounds = [
+        f"{class_label(name)}: in a set from a probability of "
+        f"{'0, for want of groups' if bound is None else number(1 - bound)} on, which rests on "
+        f"{plural(doubt.n_groups[name], 'group')} of validation."
+        for name, bound in doubt.bounds.items()
+    ]
+    if recipe.get("n_folds"):
+        bounds.append(
+            "The bounds rest on scores of single members, out of fold; what answers is their mean, which is no "
+            "member's score: the promise holds as far as the mean is no worse than they are."
+        )
+    if doubt.novelty_reason:
+        strange = f"No picture is called out of distribution: {doubt.novelty_reason}."
+    else:
+        strange = (
+            "Out of distribution is what lies further from the validation pictures than all but "
+            f"{percent(doubt.novelty_rate)} of them lie from the others, in the model's own features."
+        )
+    return DoubtWords(
+        lead="For each picture the model names the classes that are possible: sets that hold the true class for at "
+        f"least {covered} of each class, fitted on the validation set. It answers if one class is possible, and if "
+        "that is the one it calls; otherwise it says that it does not know. It answers "
+        f"{'none' if answered is None else percent(answered)} of the natural test set{of_these}.",
+        stated="Every patient or lesion counts once, however many images show it. Stated: at least "
+        f"{covered} of each class covered, at most {percent(doubt.error_rate)} of each class answered wrongly, at most "
+        f"{percent(doubt.novelty_rate)} of honest pictures out of distribution.",
+        rests_on=" ".join([*bounds, strange]),
+    )
 
 
 def doubt_parts(doubt: Doubt | None, other: OtherData | None) -> list[tuple[str, DoubtFigures]]:

@@ -9,7 +9,7 @@ import json
 from typing import Any
 
 from lesion_tasks.catalog import drawn
-from lesion_tasks.reports import answers, views
+from lesion_tasks.reports import answers, doubt_views, views
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.markdown import escape, table
 from lesion_tasks.reports.words import (
@@ -53,6 +53,7 @@ def model_card(bundle: Bundle) -> str:
         "## Metrics",
         "Value with its 95 % interval. Intervals treat the images of one patient or lesion as one cluster.",
         _figures(bundle),
+        *_doubt(bundle),
         "## Evaluation data",
         _evaluation_data(bundle),
         "## Training data",
@@ -155,6 +156,36 @@ def _figures(bundle: Bundle) -> str:
     ]
     sizes = ("Images", *(counts_words(document.subset) for document in documents.values()))
     return table(("Measure", *(subset_title(name) for name in documents)), [sizes, *rows])
+
+
+def _doubt(bundle: Bundle) -> list[str]:
+    """What predictions say of themselves; nothing before that was measured."""
+    if bundle.doubt is None:
+        return []
+    words = doubt_views.doubt_words(bundle.doubt, bundle.training.recipe)
+    rows = []
+    for title, part in doubt_views.doubt_parts(bundle.doubt, bundle.other_data):
+        figures = (part.covered, part.answered, part.wrong_of_answered, part.strange)
+        rows.append((title, *(figure_words(figure) for figure in figures)))
+        rows += [
+            (
+                f"{class_label(name)}, of {title}",
+                figure_words(figure),
+                "",
+                f"of all of this class {figure_words(part.wrong_by_class[name])}",
+                "",
+            )
+            for name, figure in part.covered_by_class.items()
+        ]
+    header = (
+        "Images",
+        "Set holds the true class",
+        "Answered",
+        "Wrong of those answered",
+        "Out of distribution",
+    )
+    prose = (words.lead, words.stated, words.rests_on)
+    return ["## What it does not know", *map(escape, prose), table(header, rows)]
 
 
 def _evaluation_data(bundle: Bundle) -> str:

@@ -100,6 +100,7 @@ def render_page(bundle: Bundle) -> str:
             cohorts=cohort_views.cohort_views(bundle.other_data, document),
             forest=_svg(cohort_views.forest_plot(bundle.other_data, document)),
             doubt=bundle.doubt,
+            doubt_words=bundle.doubt and doubt_views.doubt_words(bundle.doubt, bundle.training.recipe),
             doubt_parts=doubt_views.doubt_parts(bundle.doubt, bundle.other_data),
             doubt_plot=_svg(doubt_views.doubt_plot(bundle.doubt)),
             examples=data_views.examples(bundle),

@@ -216,34 +216,14 @@ def _batches(inputs: Inputs) -> list[dict[str, np.ndarray]]:
     ]
 
 
-def _layers(model: "keras.Model") -> "list[keras.Layer]":
-    import keras
-
-    return [
-        inner
-        for layer in model.layers
-        for inner in (_layers(layer) if isinstance(layer, keras.Model) else [layer])
-    ]
-
-
 def _to_onnx(model: "keras.Model") -> bytes:
-    import keras
-    import tensorflow as tf
     import tf2onnx
 
-    for layer in _layers(model):
-        # Tensors outside of the graph would become inputs; arrays become constants.
-        if isinstance(layer, keras.layers.Normalization):
-            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
-    names = [tensor.name for tensor in model.inputs]
-    signature = [tf.TensorSpec(tensor.shape, tf.float32, name=tensor.name) for tensor in model.inputs]
+    from lesion_tasks.serving.inference_graph import as_function
 
-    @tf.function(input_signature=signature)
-    def serve(*values: Any) -> dict[str, Any]:
-        return {OUTPUT: model(dict(zip(names, values, strict=True)), training=False)}
-
+    serve = as_function(model, lambda found: {OUTPUT: found})
     proto, _ = tf2onnx.convert.from_function(
-        serve, input_signature=signature, opset=OPSET, custom_op_handlers={"Log1p": (_log1p, [])}
+        serve, input_signature=serve.input_signature, opset=OPSET, custom_op_handlers={"Log1p": (_log1p, [])}
     )
     return bytes(proto.SerializeToString())
 

@@ -10,11 +10,11 @@ the rows are the same wherever it was interrupted. Needs no database, unless a c
 
 import hashlib
 import io
-import json
 import logging
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from datetime import UTC, datetime
 from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
@@ -36,6 +36,7 @@ from lesion_tasks.bucket import (
     reading_object,
     verified_path,
 )
+from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.catalog.recipe import METADATA
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
-JOB_VERSION = 2  # raise it when the same pictures and model give other rows
+JOB_VERSION = 3  # raise it when the same pictures and model give other rows
 _DECODERS = ("pillow", "pydicom", "pillow-heif")  # two of them are extras
 _PASSING = {"unreadable", "altered"}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
@@ -71,6 +72,7 @@ TABLES = {
     "predictions.csv": "text/csv; charset=utf-8",
 }
 PAGE = "report.html"
+FOLDER = "predictions"
 _JOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*-[0-9a-f]{12}")
 _PART = re.compile(r"(\d{6})-([0-9a-f]{64})\.parquet")
 
@@ -81,6 +83,7 @@ class PredictionJob(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     job_id: str
+    asked_at: datetime | None = None  # when it was last planned; decides no row
     versions: tuple[str, ...] = ()  # of what else decides the rows; none before that was written down
     listed_sha256: str = ""  # over what the source lists and its metadata
     source: str  # its address
@@ -128,17 +131,30 @@ def folder_of(job_id: str) -> str:
     """The folder of a job in the bucket. Raises `UnusableInputError` for what cannot be a job's id."""
     if not is_job(job_id):
         raise UnusableInputError(f"job {job_id[:200]!r}: expected the id of a prediction job")
-    return f"predictions/{job_id}"
+    return f"{FOLDER}/{job_id}"
 
 
 def key_of(job_id: str, name: str) -> str:
     """The key of a file of a finished job; its page lies among the reports, where Airflow's pages look."""
-    return f"reports/predictions/{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
+    return f"reports/{FOLDER}/{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
 
 
 def is_job(name: str) -> bool:
     """Whether a name can be a job's id."""
     return _JOB.fullmatch(name) is not None
+
+
+def list_jobs(bucket: Bucket) -> list[str]:
+    """The ids of all jobs of which anything is in the bucket, sorted."""
+    return sorted({name for key in bucket.list_keys(f"{FOLDER}/") if is_job(name := key.split("/")[1])})
+
+
+def when_asked(bucket: Bucket, job_id: str) -> datetime | None:
+    """When a job was last planned; None if nothing in the bucket says so."""
+    try:
+        return PredictionJob.model_validate_json(bucket.get(f"{folder_of(job_id)}/job.json")).asked_at
+    except (MissingObjectError, ValueError):
+        return None
 
 
 def predict_source(
@@ -196,6 +212,7 @@ def plan_predictions(
         job_id = _id_of(source.address, file, digest, versions)
         job = PredictionJob(
             job_id=job_id,
+            asked_at=datetime.now(UTC),
             versions=versions,
             listed_sha256=digest,
             task=task,
@@ -236,7 +253,7 @@ def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence
         "pictures": listed_sha256,
         "versions": versions,
     }
-    return f"{file.training_id}-{hashlib.sha256(_canonical(said)).hexdigest()[:12]}"
+    return f"{file.training_id}-{hashlib.sha256(canonical_json(said)).hexdigest()[:12]}"
 
 
 def _write_list(
@@ -273,7 +290,7 @@ def _write_list(
                     {"image": one.image, "place": one.place, "stamp": one.stamp}
                     | {name: known.get(name) for name in METADATA}
                 )
-                digest.update(_canonical(rows[-1]) + b"\n")
+                digest.update(canonical_json(rows[-1]) + b"\n")
                 for name in asked_for:
                     n_with[name] += rows[-1][name] is not None
             writer.write_table(pa.Table.from_pylist(rows, schema), row_group_size=PART_IMAGES)
@@ -324,10 +341,6 @@ def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
     if table.unread:
         notes.append(f"Its columns that are not read: {', '.join(table.unread[:N_COLUMNS])}.")
     return notes
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
 
 
 def find_job(bucket: Bucket, job_id: str) -> PredictionJob:

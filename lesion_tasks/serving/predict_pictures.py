@@ -119,7 +119,7 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
         fields = served.metadata_fields
         known = [[one.picture.metadata.get(name, np.nan) for name in fields] for one in usable]
         metadata = np.array(known, dtype=np.float32).reshape(len(usable), len(fields))
-        found, doubts = served.doubts(pixels, metadata)
+        found, doubts = served.predict(pixels, metadata)
         scores = iter(zip(found.tolist(), doubts, strict=True))
     for one in batch:
         said: dict[str, float] | None = None

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import OversizedError
 from lesion_tasks.archive.folder import read_regular
+from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError, open_picture, refusing_damage
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.bucket import Bucket
@@ -27,8 +28,6 @@ from lesion_tasks.workspace import Workspace
 if TYPE_CHECKING:
     import keras
     import numpy as np
-
-MAX_NAME_LENGTH = 200  # of a file's name in a message
 
 Metadata = Mapping[str, float]  # age_years, is_male (1 or 0), size_mm; what is not there is missing
 
@@ -156,7 +155,7 @@ def _check_picture(path: str) -> None:
             open_picture(read_file(path))
     except UnusablePictureError as error:
         raise UnusableInputError(
-            f"image {_shortened(path)}: found {error}; expected a picture file (JPEG, PNG, TIFF, HEIC or DICOM)"
+            f"image {legible(path, 200)}: found {error}; expected a picture file (JPEG, PNG, TIFF, HEIC or DICOM)"
         ) from error
 
 
@@ -169,10 +168,3 @@ def read_file(path: str) -> bytes:
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         found = (getattr(error, "strerror", None) or str(error)).lower()
         raise UnusablePictureError("unreadable", found) from error
-
-
-def _shortened(name: str) -> str:
-    name = name if name.isprintable() else ascii(name)
-    if len(name) > MAX_NAME_LENGTH:
-        name = f"{name[: MAX_NAME_LENGTH // 2]}...{name[-MAX_NAME_LENGTH // 2 :]}"
-    return name

@@ -9,7 +9,8 @@ import io
 import json
 import zipfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
@@ -23,6 +24,8 @@ from lesion_tasks.workspace import Workspace
 if TYPE_CHECKING:
     import keras
     import numpy as np
+
+    from lesion_tasks.serving.inference_graph import InferenceGraph
 
 CHAMPION_KEY = "champion.json"
 
@@ -46,7 +49,6 @@ class ServedModel:
     model: "keras.Model"
     manifest: Mapping[str, Any]  # `lesion.json`, as the training wrote it
     doubt: StoredDoubt | None = None
-    watched: "keras.Model | None" = None  # the model that also tells its features, where doubt needs them
 
     @property
     def training_id(self) -> str:
@@ -73,44 +75,31 @@ class ServedModel:
         """The metadata that it asks for, in its order."""
         return tuple(self.manifest["variant"]["metadata"])
 
-    def probabilities(self, pixels: "np.ndarray", metadata: "np.ndarray") -> "np.ndarray":
-        """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields) -> float64 (n, classes).
+    @cached_property
+    def _graph(self) -> "InferenceGraph":
+        """The model, and what tells its features where doubt needs them."""
+        from lesion_tasks.evaluation.model_features import with_features
+        from lesion_tasks.serving.inference_graph import inference_graph
 
-        Batches are filled up to a power of two: every new length costs a compilation.
+        watched = None if self.doubt is None or self.doubt.novelty is None else with_features(self.model)
+        return inference_graph(watched or self.model)
+
+    def predict(
+        self, pixels: "np.ndarray", metadata: "np.ndarray"
+    ) -> "tuple[np.ndarray, list[DoubtOf | None]]":
+        """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields) -> probabilities.
+
+        They are float64 (n, classes); and what is doubtful about each, None where the model tells no doubt.
         """
         import numpy as np
 
-        raw = self.model.predict_on_batch(self._filled_up(pixels, metadata))
-        return self._by_class(np.asarray(raw, dtype=np.float64)[: len(metadata)])
-
-    def doubts(
-        self, pixels: "np.ndarray", metadata: "np.ndarray"
-    ) -> "tuple[np.ndarray, list[DoubtOf | None]]":
-        """The same probabilities, and what is doubtful about each; None where the model tells no doubt."""
-        import numpy as np
-
-        if self.doubt is None or self.watched is None:
-            p = self.probabilities(pixels, metadata)
-            return p, [None] * len(p) if self.doubt is None else [
-                *doubts_of(self.doubt, p, None, self.threshold)
-            ]
-        n = len(metadata)
-        raw, *features = self.watched.predict_on_batch(self._filled_up(pixels, metadata))
-        p = self._by_class(np.asarray(raw, dtype=np.float64)[:n])
-        return p, [*doubts_of(self.doubt, p, [np.asarray(some)[:n] for some in features], self.threshold)]
-
-    def _filled_up(self, pixels: "np.ndarray", metadata: "np.ndarray") -> "dict[str, np.ndarray]":
-        import numpy as np
-
-        n = len(metadata)
-        rows = np.resize(np.arange(n), 1 << (n - 1).bit_length())
-        given = {"pixels": pixels, "metadata": metadata}
-        return {tensor.name: given[tensor.name][rows] for tensor in self.model.inputs}
-
-    def _by_class(self, raw: "np.ndarray") -> "np.ndarray":
-        import numpy as np
-
-        return np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(self.classes) == 2 else raw
+        raw, *features = self._graph({"pixels": pixels, "metadata": metadata})
+        p = np.asarray(raw, dtype=np.float64)
+        if len(self.classes) == 2:
+            p = np.column_stack([1.0 - p[:, 0], p[:, 0]])
+        if self.doubt is None:
+            return p, [None] * len(p)
+        return p, [*doubts_of(self.doubt, p, features or None, self.threshold)]
 
     def decide(self, probabilities: Mapping[str, float]) -> str:
         """The positive class at or above the threshold; without a threshold, the most likely class."""
@@ -174,13 +163,9 @@ def load_served(bucket: Bucket, file: ModelFile) -> ServedModel:
     from lesion_tasks.training.loop import load_model
 
     with reading_object(bucket, file.model_key):
-        served = ServedModel(file=file, model=load_model(data), manifest=manifest)
-    if file.doubt_key is None or file.doubt_sha256 is None:
-        return served
-    with reading_object(bucket, file.doubt_key):
-        doubt = read_doubt(bucket, file.doubt_key, file.doubt_sha256, served.classes)
-    if doubt.novelty is None:
-        return replace(served, doubt=doubt)
-    from lesion_tasks.evaluation.model_features import with_features
-
-    return replace(served, doubt=doubt, watched=with_features(served.model))
+        model = load_model(data)
+    doubt = None
+    if file.doubt_key is not None and file.doubt_sha256 is not None:
+        with reading_object(bucket, file.doubt_key):
+            doubt = read_doubt(bucket, file.doubt_key, file.doubt_sha256, manifest["classes"])
+    return ServedModel(file=file, model=model, manifest=manifest, doubt=doubt)

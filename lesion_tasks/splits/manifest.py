@@ -21,6 +21,7 @@ from sqlalchemy.orm import InstrumentedAttribute, Session
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, reading_object
+from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.catalog.cohorts import conditions_of
 from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.curation.corrections import digest_in_force
@@ -84,7 +85,7 @@ def digest_of(recipe: dict[str, Any], table: "pa.Table") -> str:
     for a number and 1 for yes or no, and for text the lengths in bytes (8 bytes each) and the UTF-8 text. Missing
     values are 0 or empty.
     """
-    digest = hashlib.sha256(_canonical(recipe))
+    digest = hashlib.sha256(canonical_json(recipe))
     for name, kind in COLUMNS.items():
         digest.update(b"\n" + name.encode() + b"\n")
         for part in _canonical_column(table[name], kind):
@@ -114,10 +115,6 @@ def _canonical_column(column: "pa.ChunkedArray", kind: str) -> list[Any]:
     return [is_valid, lengths, *text]
 
 
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True).encode()
-
-
 def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "pa.Table") -> str:
     """Store the rows, sorted by isic_id, and return their digest; an existing manifest is left unchanged."""
     import pyarrow.parquet as pq
@@ -125,7 +122,9 @@ def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "p
     digest = digest_of(recipe, table)
     key = object_key(split, digest)
     if not bucket.exists(key):
-        table = table.replace_schema_metadata({"lesion": _canonical({"recipe": recipe, "digest": digest})})
+        table = table.replace_schema_metadata(
+            {"lesion": canonical_json({"recipe": recipe, "digest": digest})}
+        )
         with scratch_file("manifest.parquet") as path:
             # Columns whose values differ from row to row gain nothing from a dictionary, and filling it takes time.
             pq.write_table(table, path, compression="zstd", use_dictionary=_REPETITIVE)
@@ -266,7 +265,7 @@ def _changed_fields(recipe: Mapping[str, Any], split: str) -> list[str]:
     changed = [
         f"{kind}'s {field}"
         for kind, entry in definitions.items()
-        for field, value in json.loads(_canonical(entry)).items()
+        for field, value in json.loads(canonical_json(entry)).items()
         if field != "title" and recipe.get(kind, {}).get(field, value) != value
     ]
     return changed + ([] if recipe.get("cohorts", {}) == conditions_of(now.task) else ["cohorts"])

@@ -26,6 +26,7 @@ from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
+from lesion_tasks.serving.predict_job import PAGE, folder_of, key_of, list_jobs, when_asked
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import manifests_in_force, read_table
 from lesion_tasks.training.run_record import is_adjusted, list_trainings
@@ -99,10 +100,13 @@ def find_prunable(
     yield from _manifests(connection, bucket, known, policy, now, digests)
     yield from _pixels(connection, bucket, _pixels_needed(known, kept), policy, now)
     yield from _features(connection, bucket, _features_needed(known, kept), policy, now)
+    yield from _predictions(bucket, policy, now)
 
 
 def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
-    """Where the objects of a pruned training or of checkpoints lie."""
+    """Where the objects of a pruned training, of checkpoints or of a prediction job lie."""
+    if kind == "predictions":
+        return f"{folder_of(name)}/", key_of(name, PAGE)
     return {
         "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/"),
         "model": (f"models/{name}/", f"trainings/{name}/"),
@@ -373,6 +377,22 @@ def _features(
                 reason=f"no variant asks for {asked[0]} at {asked[1]} of any of its pictures",
                 size_by_key=_sizes(bucket, key),
             )
+
+
+def _predictions(bucket: Bucket, policy: Retention, now: datetime) -> Iterator[Prunable]:
+    for job_id in list_jobs(bucket):
+        if reason := why_at_rest(bucket, job_id, policy, now):
+            sizes = _sizes(bucket, *prefixes_of("predictions", job_id))
+            yield Prunable(kind="predictions", name=job_id, reason=reason, size_by_key=sizes)
+
+
+def why_at_rest(bucket: Bucket, job_id: str, policy: Retention, now: datetime) -> str | None:
+    """Why the policy lets a prediction job go, in words; None: it stays."""
+    asked_at = when_asked(bucket, job_id)
+    if asked_at is None:
+        return "nothing says when it was asked for: its plan was cut short, or is of an earlier release"
+    is_old = now - asked_at >= timedelta(days=policy.prediction_days)
+    return f"last asked for on {asked_at.date()}" if is_old else None
 
 
 def _list_pictures(connection: Connection, bucket: Bucket, digests: set[str]) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, Row, select, text
 from sqlalchemy.orm import Session
 
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.retention import RETENTION, Retention
 from lesion_tasks.catalog.tasks import assignment_of
@@ -26,7 +27,13 @@ from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.training.predictions import delete_predictions
-from lesion_tasks.upkeep.prunable import Prunable, checkpoints_at_rest, find_prunable, prefixes_of
+from lesion_tasks.upkeep.prunable import (
+    Prunable,
+    checkpoints_at_rest,
+    find_prunable,
+    prefixes_of,
+    why_at_rest,
+)
 from lesion_tasks.upkeep.verify_bucket import forget
 from lesion_tasks.workspace import Workspace
 
@@ -179,7 +186,7 @@ def _begin(
         began_at=datetime.now(UTC),
     )
     with _holding(workspace.engine, one.kind, one.name) as connection:
-        if _may_be_needed(connection, one, choice):
+        if _may_be_needed(connection, workspace.bucket, one, choice):
             log.info("%s %s stays: it may be needed since it was chosen", one.kind, one.name)
             return None
         with Session(connection, expire_on_commit=False) as session:
@@ -189,7 +196,7 @@ def _begin(
     return row
 
 
-def _may_be_needed(connection: Connection, one: Prunable, choice: _Choice) -> bool:
+def _may_be_needed(connection: Connection, bucket: Bucket, one: Prunable, choice: _Choice) -> bool:
     """Whether something has come to need it; under the lock of whoever could, so that it holds until it is given up."""
     if one.kind == "training":
         return one.name in named_in_decisions(connection)[0]
@@ -197,6 +204,8 @@ def _may_be_needed(connection: Connection, one: Prunable, choice: _Choice) -> bo
         return one.name in champions_ever(connection)
     if one.kind == "checkpoints":
         return _owner_of(one.name) not in checkpoints_at_rest(connection, choice.policy, choice.now)
+    if one.kind == "predictions":
+        return why_at_rest(bucket, one.name, choice.policy, choice.now) is None
     return _news(connection) != choice.news
 
 
@@ -237,17 +246,12 @@ def _finish(
 ) -> bool:
     """Remove what a thing is made of; whatever of it is gone already, the rest goes.
 
-    False for checkpoints of what has got on since, for a manifest that a build has given again, and for pixels and
-    features unless `news` are those on which they were chosen: they stay, and their row says that nothing of them went.
+    False for checkpoints of what has got on since, for predictions that were asked for since, for a manifest that a
+    build has given again, and for pixels and features unless `news` are those on which they were chosen: they stay, and
+    their row says that nothing of them went.
     """
     bucket = workspace.bucket
-    is_gone = True
-    if row.kind == "checkpoints":
-        is_gone = _remove_checkpoints(workspace, row.name, policy, now)
-    elif row.kind in ("training", "model"):
-        for prefix in prefixes_of(row.kind, row.name):
-            for key in list(bucket.list_keys(prefix)):
-                bucket.delete(key)
+    is_gone = _remove_objects(workspace, row, policy, now)
     with _holding(workspace.engine, row.kind, row.name) as connection:
         if row.kind in ("training", "model"):
             delete_predictions(connection, row.name)
@@ -278,6 +282,19 @@ def _finish(
             {"id": row.pruning_id, "is_gone": is_gone},
         )
     return is_gone
+
+
+def _remove_objects(workspace: Workspace, row: Pruning, policy: Retention, now: datetime) -> bool:
+    """Remove the objects that no lock of the database is about; False for what is not at rest any more: it stays."""
+    if row.kind == "checkpoints":
+        return _remove_checkpoints(workspace, row.name, policy, now)
+    if row.kind == "predictions" and why_at_rest(workspace.bucket, row.name, policy, now) is None:
+        return False
+    if row.kind in ("training", "model", "predictions"):
+        for prefix in prefixes_of(row.kind, row.name):
+            for key in list(workspace.bucket.list_keys(prefix)):
+                workspace.bucket.delete(key)
+    return True
 
 
 def _owner_of(prefix: str) -> str:

@@ -1,0 +1,39 @@
+"""Prune predictions: a kind of their own"""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0022"
+down_revision = "0019"
+branch_labels = None
+depends_on = None
+
+_BEFORE = {
+    "kinds": "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features')",
+    "kind": "training, model (of a training whose report stays), checkpoints, manifest, pixels or features",
+    "name": "id of the training, prefix of checkpoints, digest, or key of a shard",
+}
+_NOW = {
+    "kinds": "kind in ('training', 'model', 'checkpoints', 'manifest', 'pixels', 'features', 'predictions')",
+    "kind": "training, model (of a training whose report stays), checkpoints, manifest, pixels, features or "
+    "predictions",
+    "name": "id of the training or of the prediction job, prefix of checkpoints, digest, or key of a shard",
+}
+
+
+def upgrade() -> None:
+    _change(_NOW)
+
+
+def downgrade() -> None:
+    op.execute("DELETE FROM pruning WHERE kind = 'predictions'")
+    _change(_BEFORE)
+
+
+def _change(words: dict[str, str]) -> None:
+    op.drop_constraint(op.f("ck_pruning_known_kind"), "pruning", type_="check")
+    op.create_check_constraint(op.f("ck_pruning_known_kind"), "pruning", words["kinds"])
+    for column in ("kind", "name"):
+        op.alter_column(
+            "pruning", column, existing_type=sa.Text(), existing_nullable=False, comment=words[column]
+        )

@@ -1,0 +1,55 @@
+"""A Keras model -> one graph whose weights are constants, and that answers like the model.
+
+TensorFlow works on such a graph as a whole: it folds normalization into convolutions, and computes once what a model
+and its features both need. On a processor that halves the time of a model that also tells its features.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+# Not public, and what every converter of TensorFlow models calls: ONNX's and LiteRT's among them.
+from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
+
+InferenceGraph = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
+
+
+def inference_graph(model: keras.Model) -> InferenceGraph:
+    """The model's outputs, float32 (n, ...) each, from its inputs by name; of any number n of rows."""
+    names = [tensor.name for tensor in model.inputs]
+    graph = convert_variables_to_constants_v2(as_function(model, tf.nest.flatten).get_concrete_function())
+
+    def answer(inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        return [
+            np.asarray(found) for found in graph(*(tf.constant(inputs[name], tf.float32) for name in names))
+        ]
+
+    return answer
+
+
+def as_function(model: keras.Model, said: Callable[[Any], Any]) -> Any:
+    """A `tf.function` of the model's inputs, float32 and in their order, that returns `said` of what the model says."""
+    for layer in _layers(model):
+        # Tensors outside of the graph would become inputs; arrays become constants.
+        if isinstance(layer, keras.layers.Normalization):
+            layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
+    names = [tensor.name for tensor in model.inputs]
+
+    @tf.function(
+        input_signature=[tf.TensorSpec(one.shape, tf.float32, name=one.name) for one in model.inputs]
+    )
+    def serve(*values: Any) -> Any:
+        return said(model(dict(zip(names, values, strict=True)), training=False))
+
+    return serve
+
+
+def _layers(model: keras.Model) -> list[keras.Layer]:
+    return [
+        inner
+        for layer in model.layers
+        for inner in (_layers(layer) if isinstance(layer, keras.Model) else [layer])
+    ]
