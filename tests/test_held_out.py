@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
+from scipy.special import logit
 from scipy.stats import f_oneway
 from sqlalchemy import text
 
@@ -368,9 +369,10 @@ def test_sites_that_agree_by_luck_say_no_more_than_their_own_errors() -> None:
     lucky = [replace(one, value=sites[0].value + 0.0005 * i) for i, one in enumerate(sites)]
     found = combine_sites(lucky)
     assert isinstance(found, BetweenSites)
-    pooled = 1 / np.sqrt(sum(1 / one.standard_error**2 for one in lucky))
-    assert found.mean_high - found.mean_low > 2 * 1.96 * pooled
-    assert found.new_site_high - found.new_site_low > 2 * 1.96 * pooled
+    errors = [one.standard_error / (one.value * (1 - one.value)) for one in lucky]
+    width = 2 * 1.96 / np.sqrt(sum(1 / error**2 for error in errors))
+    assert logit(found.mean_high) - logit(found.mean_low) == pytest.approx(width, rel=1e-3)
+    assert logit(found.new_site_high) - logit(found.new_site_low) > 0.95 * width
 
 
 def test_with_equal_variances_the_variance_between_sites_is_what_the_sample_has_beyond_them() -> None:
