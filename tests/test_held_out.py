@@ -265,7 +265,9 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     (missing,) = set(CLINICS) - {one.value for one in document.sites}
     assert document.words.endswith(f"Not among these, though each could be held out: {missing}.")
     assert missing in {one.value for one in document.untested}
-    with pytest.raises(UnusableInputError, match=f"learned from another manifest .* than {newer_digest[:12]}"):
+    with pytest.raises(
+        UnusableInputError, match=f"learned from another manifest .* than {newer_digest[:12]}"
+    ):
         report_held_out(workspace, newer_digest, "attribution", ids)
     assert choose_held_out(workspace, name, "attribution")[0].manifest_digest == newer_digest
 

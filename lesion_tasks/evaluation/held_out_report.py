@@ -53,7 +53,9 @@ SHOWN = (
 )  # fmt: skip
 
 
-def choose_held_out(workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False) -> list[HeldOut]:
+def choose_held_out(
+    workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False
+) -> list[HeldOut]:
     """What to hold out, one after the other, after building what the variant needs; logs what is not held out.
 
     All are of the manifest in force now: a split that is built while folds are trained is of no concern to them.
@@ -210,8 +212,9 @@ def _refuse_other_split(workspace: Workspace, subject: EvaluationSubject, manife
     held_out = HeldOut(**subject.manifest.recipe["held_out"], manifest_digest=manifest_digest)
     if build_held_out(workspace, held_out) != subject.manifest.digest:
         raise UnusableInputError(
-            f"{subject.training.training_id} learned from another manifest of split {subject.training.recipe['split']!r} "
-            f"than {manifest_digest[:12]}: train all folds again, those that have not changed are found"
+            f"{subject.training.training_id} learned from another manifest of split "
+            f"{subject.training.recipe['split']!r} than {manifest_digest[:12]}: train all folds again, those that have "
+            "not changed are found"
         )
 
 

@@ -57,9 +57,9 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
     Variance between sites: Paule & Mandel 1982 (doi:10.6028/jres.087.022). Interval of the mean: Hartung & Knapp 2001
     (doi:10.1002/sim.1009), Student's t with one degree fewer than sites, and never narrower than the usual one, which
     rests on the sites' own errors and the normal distribution (Jackson et al. 2017, doi:10.1002/sim.7411): sites that
-    agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with Student's
-    t on these errors, holds the truth nearly always where sites are few. Test of
-    heterogeneity: Welch 1951 (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each
+    agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with
+    Student's t on these errors, holds the truth nearly always where sites are few. Test of heterogeneity: Welch 1951
+    (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each
     site's variance; with a few dozen groups Cochran's own gives half as many false alarms again. Prediction interval
     for the true AUC of a new site: by the confidence distribution of the variance (Nagashima, Noma & Furukawa 2019,
     doi:10.1177/0962280218773520), because the usual one (Higgins, Thompson & Spiegelhalter 2009,

@@ -122,8 +122,8 @@ def find_origins(workspace: Workspace, manifest_digest: str, by: str) -> Origins
     if len(origins.held_out) < 2:
         told = "; ".join(f"{one.value}: {one.reason or 'can be'}" for one in found[:5]) or "no image has any"
         raise UnusableInputError(
-            f"split {manifest.split!r} by {by}: {len(origins.held_out)} of {len(found)} values can be held out, expected "
-            f"at least 2 ({told})"
+            f"split {manifest.split!r} by {by}: {len(origins.held_out)} of {len(found)} values can be held out, "
+            f"expected at least 2 ({told})"
         )
     return origins
 

@@ -19,8 +19,8 @@ log = logging.getLogger(__name__)
 def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> str:
     """Build a variant's split unless it was built as it is defined, and decode its pictures in the variant's size.
 
-    Returns the digest of the manifest. A split that has such a manifest is left unchanged: `build_split` decides when to
-    include newer images. Raises UnusableInputError if the available images cannot make the split.
+    Returns the digest of the manifest. A split that has such a manifest is left unchanged: `build_split` decides when
+    to include newer images. Raises UnusableInputError if the available images cannot make the split.
     """
     recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
     engine = workspace.engine
