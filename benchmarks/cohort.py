@@ -32,7 +32,9 @@ import numpy as np  # noqa: E402
 from PIL import Image  # noqa: E402
 
 MIN_RATIO, MAX_GROWTH = 0.5, 1.25
-N_OWN = 600  # pictures of the training's own archive
+N_OWN = (
+    800  # pictures of the training's own archive: of fewer, val has too few groups to tell strange pictures
+)
 SIDE_PX = (160, 120)
 SEEN = "2026-01-01T00:00:00+00:00"
 # Without a picture in common: one that was materialized for the first is not materialized again for the second.
@@ -181,6 +183,7 @@ def judge(training_id: str, cohort: str) -> dict[str, Any]:
         training = find_finished(connection, training_id)
         found = find_evaluation(connection, training_id, training.manifest_digest)
     assert found is not None
+    assert found.document["doubt"]["novelty_reason"] is None, found.document["doubt"]["novelty_reason"]
     judged = next(one for one in found.document["other_data"]["cohorts"] if one["name"] == cohort)
     assert judged["reason"] is None, judged["reason"]
     return measured(spent, judged["subset"]["subset"]["n_images"])

@@ -4,10 +4,11 @@ Internal-external cross-validation: what a model of this recipe may expect at an
 how much institutions differ. Collections or anatomical sites can be held out in the same way. None of these trainings
 is ever promoted, and none is on the leaderboard.
 
-Every task is safe to clear: a training continues after its last complete epoch, and what is finished on the same data
-is found again.
+All learn from the manifest that was in force when the run began, whatever the archive adds meanwhile. Every task is
+safe to clear: a training continues after its last complete epoch, and what is finished on the same data is found again.
 """
 
+from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -73,21 +74,22 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
 )
 def leave_out() -> None:
     @task(execution_timeout=timedelta(hours=8))
-    def choose(params: dict[str, Any]) -> list[str]:
-        """Name what is held out, after building the split and the pixels that the variant needs."""
+    def choose(params: dict[str, Any]) -> list[dict[str, str]]:
+        """Name what is held out of which manifest, after building the split and the pixels that the variant needs."""
         from lesion_tasks.evaluation.held_out_report import choose_held_out
 
         refuse_misspelt()
         workspace = open_workspace()
-        return choose_held_out(workspace, params["variant"], params["by"], is_smoke_run=params["smoke_run"])
+        chosen = choose_held_out(workspace, params["variant"], params["by"], is_smoke_run=params["smoke_run"])
+        return [asdict(held_out) for held_out in chosen]
 
     @task(
         queue=GPU_QUEUE,
         pool=GPU_POOL,
         execution_timeout=timedelta(hours=14),
-        map_index_template="{{ task.op_kwargs['value'] }}",
+        map_index_template="{{ task.op_kwargs['held_out']['value'] }}",
     )
-    def train(value: str, params: dict[str, Any]) -> str:
+    def train(held_out: dict[str, str], params: dict[str, Any]) -> str:
         """Train without one of them, and evaluate on all of it."""
         from lesion_tasks.evaluation.held_out_report import train_without
         from lesion_tasks.splits.held_out import HeldOut
@@ -97,7 +99,7 @@ def leave_out() -> None:
         training_id = train_without(
             workspace,
             params["variant"],
-            HeldOut(by=params["by"], value=value),
+            HeldOut(**held_out),
             is_smoke_run=params["smoke_run"],
             max_epochs=params["max_epochs"],
         )
@@ -105,13 +107,15 @@ def leave_out() -> None:
         return training_id
 
     @task
-    def report(trained: Any, params: dict[str, Any]) -> str:
+    def report(chosen: list[dict[str, str]], trained: Any, params: dict[str, Any]) -> str:
         """Put all of them together: a page with a forest plot, and the same as JSON."""
         from lesion_tasks.evaluation.held_out_report import report_held_out
 
-        return report_held_out(open_workspace(), params["by"], results(trained))
+        digest = chosen[0]["manifest_digest"]
+        return report_held_out(open_workspace(), digest, params["by"], results(trained))
 
-    report(train.expand(value=choose()))
+    chosen = choose()
+    report(chosen, train.expand(held_out=chosen))
 
 
 leave_out()

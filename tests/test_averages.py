@@ -3,6 +3,7 @@
 import io
 import json
 import zipfile
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import keras
 import numpy as np
 import pandas as pd
 import pytest
-from catalogue import declare, rows_of
+from catalogue import add_records, declare, labelled_records, rows_of
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
@@ -19,12 +20,15 @@ from lesion_tasks.catalog import VARIANTS, Learning, Variant
 from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.recipe import FineTuning, learns_features
 from lesion_tasks.catalog.shortened import adjust, members_of
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
 from lesion_tasks.evaluation.run_checks import find_leaks
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
+from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.folds import (
     FoldKeeper,
     TrainedFold,
@@ -39,7 +43,7 @@ from lesion_tasks.training.loop import load_model, model_bytes
 from lesion_tasks.training.model.averaging import average_members, mean_of_probabilities, members_in
 from lesion_tasks.training.model.serving import average_over_flips, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
-from lesion_tasks.training.run_spec import load_data
+from lesion_tasks.training.run_spec import find_run_spec, load_data
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.upkeep.lineage import of_training
 from lesion_tasks.workspace import open_workspace
@@ -397,6 +401,30 @@ def test_an_ensemble_trains_what_is_missing_and_is_stored_checked_and_served_lik
     assert second != first
     assert stored(small, second)["row"]["recipe"] == found["row"]["recipe"]
     assert stored(small, second)["predictions"] != found["predictions"]
+
+
+def test_members_learn_from_one_manifest_though_a_new_split_is_built_while_the_first_is_trained(
+    small: Settings,
+) -> None:
+    workspace = open_workspace()
+    first, second = declare("metadata_logistic"), declare("metadata_mlp", max_epochs=1)
+    of_first = VARIANTS[first]
+    VARIANTS["tiny_mean"] = Variant(
+        name="tiny_mean", title="", split=of_first.split, architecture="ensemble", members=(first, second),
+        side_px=None, metadata=of_first.metadata,
+    )  # fmt: skip
+    check_members(VARIANTS["tiny_mean"], VARIANTS)
+    spec = find_run_spec(workspace, VARIANTS[second])
+    with ThreadPoolExecutor(1) as pool, hold_lock(workspace.engine, Lock.TRAINING, spec.fingerprint):
+        done = pool.submit(train_variant, workspace, "tiny_mean")
+        while not rows_of(small, "SELECT FROM training WHERE status = 'finished'"):
+            assert not done.done(), done.result()
+        add_records(small, labelled_records(6, first=1_001))
+        curate_images(workspace)
+        assert build_split(workspace, of_first.split) != spec.digest
+    done.result()
+    learned_from = rows_of(small, "SELECT manifest_digest FROM training WHERE status = 'finished'")
+    assert learned_from == [(spec.digest,)] * 3
 
 
 def test_a_shortened_ensemble_has_shortened_members_and_is_told_apart() -> None:

@@ -63,7 +63,7 @@ ORDER = {
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
     "correct_data": {"correct": set()},
-    "leave_out": {"choose": {"train"}, "train": {"report"}, "report": set()},
+    "leave_out": {"choose": {"train", "report"}, "train": {"report"}, "report": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
 }
 EMITS = {

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
+from scipy.special import logit
 from scipy.stats import f_oneway
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
-from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.board import read_board
@@ -31,7 +32,14 @@ from lesion_tasks.metrics.between_sites import (
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.settings import Settings
-from lesion_tasks.splits.held_out import HeldOut, build_held_out, find_alike, find_origins, names_none
+from lesion_tasks.splits.held_out import (
+    HeldOut,
+    build_held_out,
+    find_alike,
+    find_origins,
+    names_none,
+    refuse_to_hold_out,
+)
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import choose_variants, train_variant
@@ -94,7 +102,8 @@ def _check_folds(clinics: Settings) -> None:
     workspace = open_workspace()
     ((digest,),) = rows_of(clinics, "SELECT digest FROM manifest")
     whole = rows_of_fold(clinics, digest)
-    origins = find_origins(workspace, SPLIT, "attribution")
+    split_digest = digest
+    origins = find_origins(workspace, split_digest, "attribution")
     assert {one.value for one in origins.held_out} == set(CLINICS)
     told = {one.value: one.reason for one in origins.found}
     assert "floor 10" in (told["Tiny"] or "")
@@ -103,8 +112,9 @@ def _check_folds(clinics: Settings) -> None:
     assert "Anonymous" not in told
     reasons = set()
     for value in CLINICS:
-        digest = build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value))
-        assert build_held_out(workspace, SPLIT, HeldOut(by="attribution", value=value)) == digest
+        held_out = HeldOut(by="attribution", value=value, manifest_digest=split_digest)
+        digest = build_held_out(workspace, held_out)
+        assert build_held_out(workspace, held_out) == digest
         rows = rows_of_fold(clinics, digest)
         test, taught = rows[rows["subset"] == "test"], rows[rows["subset"] != "test"]
         # All of it in train and val is test; the others stay where they were, and the split's own test stays closed.
@@ -126,7 +136,9 @@ def _check_folds(clinics: Settings) -> None:
         ("attributions", "Clinic A", "did you mean attribution"),
     ):
         with pytest.raises(UnusableInputError, match=words):
-            build_held_out(workspace, SPLIT, HeldOut(by=by, value=value))
+            build_held_out(workspace, HeldOut(by=by, value=value, manifest_digest=split_digest))
+    with pytest.raises(UnusableInputError, match="no such manifest"):
+        build_held_out(workspace, HeldOut(by="attribution", value="Clinic A", manifest_digest="0" * 64))
     for split, words in (
         (
             "malignancy_balanced_5000",
@@ -135,9 +147,9 @@ def _check_folds(clinics: Settings) -> None:
         ("malignancy_balanced_5000_paper_imputation", "filled in from all images"),
     ):
         with pytest.raises(UnusableInputError, match=words):
-            build_held_out(workspace, split, HeldOut(by="attribution", value="Clinic A"))
+            refuse_to_hold_out(SPLITS[split])
     with pytest.raises(UnusableInputError, match="0 of 0 values can be held out"):
-        find_origins(workspace, SPLIT, "collections")
+        find_origins(workspace, split_digest, "collections")
     # A scope of two collections is two values, and what a scope no longer lists is not of it.
     with workspace.engine.begin() as connection:
         connection.execute(
@@ -154,7 +166,7 @@ def _check_folds(clinics: Settings) -> None:
             """)
         )
     with pytest.raises(UnusableInputError, match=r"0 of 2 values can be held out.*\(65: .*; 66: "):
-        find_origins(workspace, SPLIT, "collections")
+        find_origins(workspace, split_digest, "collections")
     with workspace.engine.begin() as connection:
         for table in ("scope_record", "scope"):
             connection.execute(text(f"DELETE FROM {table} WHERE scope_id IN ('1', '2')"))
@@ -176,10 +188,11 @@ def _check_folds(clinics: Settings) -> None:
                 """),
                 listed,
             )
-    origins = find_origins(workspace, SPLIT, "collections")
+    origins = find_origins(workspace, split_digest, "collections")
     assert {one.value for one in origins.held_out} == set(collections)
     assert origins.n_of_several > 0
-    rows = rows_of_fold(clinics, build_held_out(workspace, SPLIT, HeldOut(by="collections", value="66")))
+    held_out = HeldOut(by="collections", value="66", manifest_digest=split_digest)
+    rows = rows_of_fold(clinics, build_held_out(workspace, held_out))
     test, taught = rows[rows["subset"] == "test"], rows[rows["subset"] != "test"]
     assert test["isic_id"].max() < "ISIC_0000180" <= taught["isic_id"].min()
 
@@ -191,10 +204,18 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     workspace = open_workspace()
     name = declare("metadata_logistic")
 
+    chosen = choose_held_out(workspace, name, "attribution")
+    split_digest = chosen[0].manifest_digest
+    # The archive lives: after the first fold new images come, and a new split.
+    train_without(workspace, name, chosen[0])
+    add_records(clinics, labelled_records(6, first=1_001))
+    curate_images(workspace)
+    newer_digest = build_split(workspace, SPLIT)
+    assert newer_digest != split_digest
+
     def run() -> tuple[str, list[str]]:
-        chosen = choose_held_out(workspace, name, "attribution")
-        ids = [train_without(workspace, name, HeldOut(by="attribution", value=value)) for value in chosen]
-        return report_held_out(workspace, "attribution", ids), ids
+        ids = [train_without(workspace, name, held_out) for held_out in chosen]
+        return report_held_out(workspace, split_digest, "attribution", ids), ids
 
     key, ids = run()
     bucket = open_bucket(clinics)
@@ -205,6 +226,7 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert {one: bucket.get(one) for one in before} == before
     document = HeldOutDocument.model_validate(json.loads(before[key.replace("report.html", "metrics.json")]))
     assert {one.value for one in document.sites} == set(CLINICS)
+    assert document.manifest_digest == split_digest
     assert all(one.figures["auc"].value is not None for one in document.sites)
     page = before[key].decode()
     assert "Tiny" in page
@@ -235,19 +257,19 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     assert list_unevaluated(workspace) == []
     assert choose_variants(workspace, variants=[name]) == [name]
     with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):
-        report_held_out(workspace, "anatom_site", ids)
-    part = report_held_out(workspace, "attribution", ids[:2])
+        report_held_out(workspace, split_digest, "anatom_site", ids)
+    part = report_held_out(workspace, split_digest, "attribution", ids[:2])
     document = HeldOutDocument.model_validate(
         json.loads(bucket.get(part.replace("report.html", "metrics.json")))
     )
     (missing,) = set(CLINICS) - {one.value for one in document.sites}
     assert document.words.endswith(f"Not among these, though each could be held out: {missing}.")
     assert missing in {one.value for one in document.untested}
-    add_records(clinics, labelled_records(6, first=1_001))
-    curate_images(workspace)
-    build_split(workspace, SPLIT)
-    with pytest.raises(UnusableInputError, match="learned from an earlier manifest of split"):
-        report_held_out(workspace, "attribution", ids)
+    with pytest.raises(
+        UnusableInputError, match=f"learned from another manifest .* than {newer_digest[:12]}"
+    ):
+        report_held_out(workspace, newer_digest, "attribution", ids)
+    assert choose_held_out(workspace, name, "attribution")[0].manifest_digest == newer_digest
 
     # How good a model is there is no fault, but predictions paired with the wrong rows are.
     with workspace.engine.begin() as connection:
@@ -281,7 +303,7 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
         with workspace.engine.begin() as connection:
             connection.execute(text(statement))
         with pytest.raises(UnusableInputError, match=words):
-            report_held_out(workspace, "attribution", ids)
+            report_held_out(workspace, split_digest, "attribution", ids)
 
 
 def test_values_that_may_be_one_origin_are_named() -> None:
@@ -349,9 +371,10 @@ def test_sites_that_agree_by_luck_say_no_more_than_their_own_errors() -> None:
     lucky = [replace(one, value=sites[0].value + 0.0005 * i) for i, one in enumerate(sites)]
     found = combine_sites(lucky)
     assert isinstance(found, BetweenSites)
-    pooled = 1 / np.sqrt(sum(1 / one.standard_error**2 for one in lucky))
-    assert found.mean_high - found.mean_low > 2 * 1.96 * pooled
-    assert found.new_site_high - found.new_site_low > 2 * 1.96 * pooled
+    errors = [one.standard_error / (one.value * (1 - one.value)) for one in lucky]
+    width = 2 * 1.96 / np.sqrt(sum(1 / error**2 for error in errors))
+    assert logit(found.mean_high) - logit(found.mean_low) == pytest.approx(width, rel=1e-3)
+    assert logit(found.new_site_high) - logit(found.new_site_low) > 0.95 * width
 
 
 def test_with_equal_variances_the_variance_between_sites_is_what_the_sample_has_beyond_them() -> None:

@@ -69,19 +69,15 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
 def leave_out(variant: str, by: str, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Variant -> trained without each institution, tested on it, and one report: what a new one may expect."""
     from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
-    from lesion_tasks.splits.held_out import HeldOut
 
     workspace = open_workspace()
     with shown_whatever_happens() as done:
-        for value in choose_held_out(workspace, variant, by, is_smoke_run=is_smoke_run):
-            done[value] = train_without(
-                workspace,
-                variant,
-                HeldOut(by=by, value=value),
-                is_smoke_run=is_smoke_run,
-                max_epochs=max_epochs,
+        chosen = choose_held_out(workspace, variant, by, is_smoke_run=is_smoke_run)
+        for held_out in chosen:
+            done[held_out.value] = train_without(
+                workspace, variant, held_out, is_smoke_run=is_smoke_run, max_epochs=max_epochs
             )
-        key = report_held_out(workspace, by, list(done.values()))
+        key = report_held_out(workspace, chosen[0].manifest_digest, by, list(done.values()))
         done["report"] = f"{workspace.bucket.url}/{key}"
 
 

@@ -23,6 +23,7 @@ from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 if TYPE_CHECKING:
     import keras
     import numpy as np
+    import pandas as pd
 
     from lesion_tasks.metrics.conformal import ConformalSets
     from lesion_tasks.metrics.novelty import Novelty
@@ -72,8 +73,71 @@ class Looked:
         return with_features(self.model)
 
 
-def fit_doubt(subject: EvaluationSubject, looked: Looked, val: "Scored", examples: "Examples") -> StoredDoubt:
+@dataclass(frozen=True, kw_only=True)
+class FittedDoubt:
+    """What was fitted on val, and the model that can be asked about other pictures."""
+
+    subject: EvaluationSubject
+    stored: StoredDoubt
+    looked: Looked
+    val: "Scored"
+
+    def predict(self, examples: "Examples") -> "tuple[pd.DataFrame, dict[str, float] | None]":
+        """Score examples as `predict_examples` does, and say how strange each picture is, in one pass over them.
+
+        None in the place of the second where strangeness is not measured.
+        """
+        import numpy as np
+
+        from lesion_tasks.evaluation.model_features import predict_with_features
+        from lesion_tasks.training.predict_examples import (
+            BATCH_IMAGES,
+            predict_examples,
+            probabilities_by_id,
+        )
+
+        classes, novelty = self.subject.task.classes, self.stored.novelty
+        watched = None if novelty is None else self.looked.watched
+        if novelty is None or watched is None:
+            return predict_examples(self.looked.model, examples, classes=classes), None
+        said, scores = [], []
+        for start in range(0, len(examples), BATCH_IMAGES):
+            rows = np.arange(start, min(start + BATCH_IMAGES, len(examples)))
+            raw, features = predict_with_features(watched, examples, rows)
+            said.append(raw)
+            scores += novelty.scores(features).tolist()
+        strangeness = dict(zip(examples.isic_ids.tolist(), scores, strict=True))
+        return probabilities_by_id(said, examples.isic_ids, classes), strangeness
+
+    def figures(
+        self, other: "Scored", examples: "Examples", strangeness: "Mapping[str, float] | None" = None
+    ) -> DoubtFigures:
+        """What the model does not know of test or of a cohort; `strangeness` of its pictures, if it is known."""
+        import numpy as np
+
+        from lesion_tasks.metrics.doubts import doubt_figures
+
+        novelty, is_strange = self.stored.novelty, None
+        if novelty is not None and strangeness is None:
+            _, strangeness = self.predict(examples)
+        if novelty is not None and strangeness is not None:
+            scores = np.array([strangeness[isic_id] for isic_id in other.isic_ids], dtype=np.float64)
+            is_strange = novelty.is_strange(scores)
+        threshold = called_at(self.subject, other)
+        return doubt_figures(
+            other, self.stored.sets, val=self.val, threshold=threshold, is_strange=is_strange
+        )
+
+
+def fit_doubt(
+    subject: EvaluationSubject, model: "keras.Model", val: "Scored", examples: "Examples"
+) -> FittedDoubt:
     """Fit everything on val. `examples` are its pictures."""
+    looked = Looked(model)
+    return FittedDoubt(subject=subject, stored=_fit(subject, looked, val, examples), looked=looked, val=val)
+
+
+def _fit(subject: EvaluationSubject, looked: Looked, val: "Scored", examples: "Examples") -> StoredDoubt:
     from lesion_tasks.metrics.conformal import fit_sets
     from lesion_tasks.metrics.novelty import NoNoveltyError
 
@@ -105,59 +169,19 @@ def _fit_novelty(subject: EvaluationSubject, looked: Looked, examples: "Examples
     return fit_novelty(read_features(looked.watched, examples, rows), groups)
 
 
-def strangeness_of(doubt: StoredDoubt, looked: Looked, examples: "Examples") -> "dict[str, float] | None":
-    """How strange each picture is, by image id; None where that is not measured. One batch at a time."""
-    import numpy as np
-
-    from lesion_tasks.evaluation.model_features import read_features
-    from lesion_tasks.training.predict_examples import BATCH_IMAGES
-
-    if doubt.novelty is None or looked.watched is None:
-        return None
-    found: dict[str, float] = {}
-    for start in range(0, len(examples), BATCH_IMAGES):
-        rows = np.arange(start, min(start + BATCH_IMAGES, len(examples)))
-        scores = doubt.novelty.scores(read_features(looked.watched, examples, rows))
-        found.update(zip(examples.isic_ids[rows].tolist(), scores.tolist(), strict=True))
-    return found
-
-
-def measure_doubt(
-    subject: EvaluationSubject,
-    doubt: StoredDoubt,
-    looked: Looked,
-    val: "Scored",
-    other: "Scored",
-    examples: "Examples",
-) -> DoubtFigures:
-    """What the model does not know of test or of a cohort."""
-    import numpy as np
-
-    from lesion_tasks.metrics.doubts import doubt_figures
-
-    by_id = strangeness_of(doubt, looked, examples)
-    is_strange = (
-        doubt.novelty.is_strange(np.array([by_id[isic_id] for isic_id in other.isic_ids], dtype=np.float64))
-        if doubt.novelty is not None and by_id is not None
-        else None
-    )
-    return doubt_figures(
-        other, doubt.sets, val=val, threshold=called_at(subject, other), is_strange=is_strange
-    )
-
-
 def called_at(subject: EvaluationSubject, scored: "Scored") -> float | None:
     """The threshold at which a model calls the positive class; None: the most likely class."""
     return subject.training.threshold if scored.is_binary else None
 
 
-def store_doubt(bucket: Bucket, subject: EvaluationSubject, doubt: StoredDoubt, test: DoubtFigures) -> Doubt:
+def store_doubt(bucket: Bucket, fitted: FittedDoubt, test: DoubtFigures) -> Doubt:
     """Write the object; returns what the document says of it."""
     from lesion_tasks.metrics.novelty import NOVELTY_RATE
 
+    doubt = fitted.stored
     data, sets = to_bytes(doubt), doubt.sets
     sha256 = hashlib.sha256(data).hexdigest()
-    key = f"{subject.folder}/doubt-{sha256[:12]}.npz"
+    key = f"{fitted.subject.folder}/doubt-{sha256[:12]}.npz"
     bucket.put(key, data)
     return Doubt(
         error_rate=sets.error_rate,

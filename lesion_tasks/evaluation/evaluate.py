@@ -8,7 +8,6 @@ same files and the same row.
 import logging
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
-from functools import partial
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Engine
@@ -20,7 +19,7 @@ from lesion_tasks.catalog.lookup import ChangedQuestionError, find_cohort, quest
 from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.doubt import Looked, fit_doubt, measure_doubt, store_doubt
+from lesion_tasks.evaluation.doubt import fit_doubt, store_doubt
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.lesions import lesion_figures
@@ -230,14 +229,10 @@ def _measure(
     other_data, doubt = None, None
     test = scored.get("test_natural")
     if test is not None and subject.is_own_manifest:
-        looked = Looked(model)
-        fitted = fit_doubt(subject, looked, scored["val"], examples["val"])
-        ask = partial(measure_doubt, subject, fitted, looked, scored["val"])
-        doubt = store_doubt(bucket, subject, fitted, ask(test, examples["test"]))
+        fitted = fit_doubt(subject, model, scored["val"], examples["val"])
+        doubt = store_doubt(bucket, fitted, fitted.figures(test, examples["test"]))
         if subject.manifest.held_out is None:
-            other_data = judge_on_cohorts(
-                workspace, subject, model, test, examples["test"], cohorts, measure_doubt=ask
-            )
+            other_data = judge_on_cohorts(workspace, fitted, test, examples["test"], cohorts)
     comparison = _comparison(engine, bucket, subject) if scored else None
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:

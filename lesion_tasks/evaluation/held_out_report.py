@@ -53,12 +53,16 @@ SHOWN = (
 )  # fmt: skip
 
 
-def choose_held_out(workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False) -> list[str]:
-    """The values to hold out, one after the other, after building what the variant needs; logs those that are not."""
-    split = find_variant(variant).split
-    refuse_to_hold_out(find_split(split))
-    prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
-    origins = find_origins(workspace, split, by)
+def choose_held_out(
+    workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False
+) -> list[HeldOut]:
+    """What to hold out, one after the other, after building what the variant needs; logs what is not held out.
+
+    All are of the manifest in force now: a split that is built while folds are trained is of no concern to them.
+    """
+    refuse_to_hold_out(find_split(find_variant(variant).split))
+    digest = prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
+    origins = find_origins(workspace, digest, by)
     for one in origins.found:
         if one.reason is not None:
             log.warning("%s is not held out by itself: %s", one.value, one.reason)
@@ -66,7 +70,7 @@ def choose_held_out(workspace: Workspace, variant: str, by: str, *, is_smoke_run
         log.warning("%s and %s may be one %s in two spellings", first, second, HELD_OUT_BY[by])
     if origins.n_unknown:
         log.warning("%d images tell no %s: they teach nothing", origins.n_unknown, HELD_OUT_BY[by])
-    return [one.value for one in origins.held_out]
+    return [HeldOut(by=by, value=one.value, manifest_digest=digest) for one in origins.held_out]
 
 
 def train_without(
@@ -103,15 +107,15 @@ def find_valid(workspace: Workspace, training_id: str) -> Evaluation | None:
     return found
 
 
-def report_held_out(workspace: Workspace, by: str, training_ids: Sequence[str]) -> str:
+def report_held_out(workspace: Workspace, manifest_digest: str, by: str, training_ids: Sequence[str]) -> str:
     """Put the folds of one variant together; returns the key of the report's page in the bucket.
 
     The same folds give the same files under the same key. Raises `UnusableInputError` for trainings that are not folds
-    of one variant on the split in force, or were not evaluated.
+    of one variant and of this manifest of its split, or were not evaluated.
     """
     from lesion_tasks.reports.held_out_page import render_held_out
 
-    document = _document(workspace, by, sorted(set(training_ids)))
+    document = _document(workspace, manifest_digest, by, sorted(set(training_ids)))
     folder = f"{FOLDER}/{document.held_out_id}"
     for name, (data, content_type) in render_held_out(document).items():
         workspace.bucket.put(f"{folder}/{name}", data, content_type=content_type)
@@ -127,7 +131,9 @@ def list_reported(bucket: Bucket) -> set[str]:
     return {site["training_id"] for key in keys for site in json.loads(bucket.get(key))["sites"]}
 
 
-def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> HeldOutDocument:
+def _document(
+    workspace: Workspace, manifest_digest: str, by: str, training_ids: Sequence[str]
+) -> HeldOutDocument:
     subjects = [find_subject(workspace.engine, workspace.bucket, name) for name in training_ids]
     if not subjects or any(one.manifest.recipe.get("held_out", {}).get("by") != by for one in subjects):
         raise UnusableInputError(
@@ -137,9 +143,9 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         raise UnusableInputError(f"trainings of {', '.join(sorted(variants))}: expected folds of one variant")
     _refuse_unlike(workspace, subjects)
     for one in subjects:
-        _refuse_outdated(workspace, one)
+        _refuse_other_split(workspace, one, manifest_digest)
     first = subjects[0]
-    origins = find_origins(workspace, first.training.recipe["split"], by)
+    origins = find_origins(workspace, manifest_digest, by)
     measured = [(*_site(workspace, one), one) for one in subjects]
     measured.sort(key=lambda one: (-one[0].n_images, one[0].value))
     aucs = [auc for _, auc, _ in measured if auc is not None]
@@ -162,7 +168,7 @@ def _document(workspace: Workspace, by: str, training_ids: Sequence[str]) -> Hel
         split=first.training.recipe["split"],
         by=by,
         one=HELD_OUT_BY[by],
-        manifest_digest=origins.manifest_digest,
+        manifest_digest=manifest_digest,
         measure=leading_measure(first.task.name),
         sites=[site for site, *_ in measured],
         untested=_untested(origins, tested),
@@ -201,14 +207,14 @@ def _code_of(workspace: Workspace, subject: EvaluationSubject) -> str:
     return str(said["code_digest"])
 
 
-def _refuse_outdated(workspace: Workspace, subject: EvaluationSubject) -> None:
-    """Raise `UnusableInputError` if the split was built anew since a fold was made: those of one report share it."""
-    held_out = HeldOut(**subject.manifest.recipe["held_out"])
-    split = subject.training.recipe["split"]
-    if build_held_out(workspace, split, held_out) != subject.manifest.digest:
+def _refuse_other_split(workspace: Workspace, subject: EvaluationSubject, manifest_digest: str) -> None:
+    """Raise `UnusableInputError` if a fold is not of this manifest: those of one report share it."""
+    held_out = HeldOut(**subject.manifest.recipe["held_out"], manifest_digest=manifest_digest)
+    if build_held_out(workspace, held_out) != subject.manifest.digest:
         raise UnusableInputError(
-            f"{subject.training.training_id} learned from an earlier manifest of split {split!r}: train all folds "
-            "again, those that have not changed are found"
+            f"{subject.training.training_id} learned from another manifest of split "
+            f"{subject.training.recipe['split']!r} than {manifest_digest[:12]}: train all folds again, those that have "
+            "not changed are found"
         )
 
 

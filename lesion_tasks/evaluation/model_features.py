@@ -43,13 +43,21 @@ def with_features(model: keras.Model) -> keras.Model | None:
 
 def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) -> list[np.ndarray]:
     """The features of some rows of examples: for each depth float32 (len(rows), C)."""
+    return predict_with_features(watched, examples, rows)[1]
+
+
+def predict_with_features(
+    watched: keras.Model, examples: Examples, rows: np.ndarray
+) -> tuple[np.ndarray, list[np.ndarray]]:
+    """The same, and before it what the model says: float32 (len(rows), K), of two classes (len(rows), 1)."""
     parts: list[list[np.ndarray]] = []
     for start in range(0, len(rows), BATCH_IMAGES):
         batch = rows[start : start + BATCH_IMAGES]
         # One shape for every batch, the last one filled up: each new one would be compiled again.
-        _, *found = watched.predict_on_batch(examples.inputs(np.resize(batch, BATCH_IMAGES)))
+        found = watched.predict_on_batch(examples.inputs(np.resize(batch, BATCH_IMAGES)))
         parts.append([np.asarray(some, dtype=np.float32)[: len(batch)] for some in found])
-    return [np.concatenate(depth) for depth in zip(*parts, strict=True)]
+    raw, *features = [np.concatenate(some) for some in zip(*parts, strict=True)]
+    return raw, features
 
 
 def _alone(model: keras.Model) -> list[keras.Model]:

@@ -7,7 +7,7 @@ have, and those without metadata that the model cannot do without, are counted a
 import csv
 import io
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -17,12 +17,12 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
+from lesion_tasks.evaluation.doubt import FittedDoubt
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, find_sealed, open_test
 from lesion_tasks.evaluation.run_checks import decode_again, judge_seals, rescore_some
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
-from lesion_tasks.metrics.doubt_document import DoubtFigures
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.reports.bundle import read_bundle
@@ -45,8 +45,6 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.verdict import Verdict
     from lesion_tasks.training.examples import Examples
 
-    MeasureDoubt = Callable[[Scored, Examples], DoubtFigures]
-
 log = logging.getLogger(__name__)
 
 N_IDS_NAMED = 20
@@ -57,21 +55,19 @@ _SEED = 7
 
 def judge_on_cohorts(
     workspace: Workspace,
-    subject: EvaluationSubject,
-    model: "keras.Model",
+    doubt: FittedDoubt,
     test: "Scored",
     test_examples: "Examples",
     names: Sequence[str] | None = None,
-    *,
-    measure_doubt: "MeasureDoubt",
 ) -> OtherData | None:
     """Evaluate a training, on its own manifest, on the named cohorts (None: all of its task).
 
-    Cohorts that are not named keep what an earlier evaluation found, unless they have changed since. None if no cohort
-    judges the task. `measure_doubt` says what the model does not know of a cohort's images and pictures.
+    `doubt` has its model, and what tells where that does not know. Cohorts that are not named keep what an earlier
+    evaluation found, unless they have changed since. None if no cohort judges the task.
     """
     from lesion_tasks.metrics.fairness import measure_fairness, pool
 
+    subject = doubt.subject
     cohorts = cohorts_of(subject.task.name)
     for name in names or ():
         if subject.task.name not in find_cohort(name).tasks:
@@ -84,9 +80,7 @@ def judge_on_cohorts(
     for cohort in cohorts:
         scored: Scored | None = None
         if names is None or cohort.name in names:
-            document, scored = _judge_on(
-                workspace, subject, model, test, test_examples, cohort, measure_doubt
-            )
+            document, scored = _judge_on(workspace, doubt, test, test_examples, cohort)
             documents.append(document)
         elif (known := earlier.get(cohort.name)) is not None:
             documents.append(known)
@@ -136,12 +130,15 @@ def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, Coho
 
 
 def score_cohort(
-    workspace: Workspace, training_id: str, digest: str, model: "keras.Model"
-) -> "tuple[EvaluationSubject, Examples]":
-    """Materialize a cohort's manifest and score all of it, unless its scores are there as they were sealed."""
-    from lesion_tasks.training.examples import load_examples
-    from lesion_tasks.training.predict_examples import predict_examples
+    workspace: Workspace, digest: str, doubt: FittedDoubt
+) -> "tuple[EvaluationSubject, Examples, dict[str, float] | None]":
+    """Materialize a cohort's manifest and score all of it, unless its scores are there as they were sealed.
 
+    Returns how strange each picture is too, if it was scored: both take one pass over the pictures.
+    """
+    from lesion_tasks.training.examples import load_examples
+
+    training_id, strangeness = doubt.subject.training.training_id, None
     subject = find_subject(workspace.engine, workspace.bucket, training_id, digest)
     recipe = subject.training.recipe
     size = InputSize.of_recipe(recipe)
@@ -161,10 +158,10 @@ def score_cohort(
         stored = read_predictions(connection, training_id, digest, "test", classes)
         is_altered = find_alteration(connection, training_id, digest, "test", stored) is not None
     if is_altered or len(stored) != len(rows):
-        predictions = predict_examples(model, examples, classes=classes)
+        predictions, strangeness = doubt.predict(examples)
         with workspace.engine.begin() as connection:
             store_predictions(connection, training_id, digest, "test", predictions)
-    return subject, examples
+    return subject, examples, strangeness
 
 
 def usable_rows(
@@ -198,14 +195,13 @@ def _column(field: str) -> str:
 
 def _judge_on(
     workspace: Workspace,
-    subject: EvaluationSubject,
-    model: "keras.Model",
+    doubt: FittedDoubt,
     test: "Scored",
     test_examples: "Examples",
     cohort: Cohort,
-    measure_doubt: "MeasureDoubt",
 ) -> "tuple[CohortDocument, Scored | None]":
     """What there is to say of one cohort, and the images that were measured; None if none was."""
+    subject = doubt.subject
     engine, training = workspace.engine, subject.training
     try:
         digest = build_cohort(workspace, cohort.name, subject.task.name)
@@ -215,7 +211,7 @@ def _judge_on(
             name=cohort.name, title=cohort.title, manifest_digest=None, n_openings=0, reason=str(error)
         )
         return unknown, None
-    on_cohort, examples = score_cohort(workspace, training.training_id, digest, model)
+    on_cohort, examples, strangeness = score_cohort(workspace, digest, doubt)
     rows = on_cohort.subset("test")
     with engine.connect() as connection:
         kept, shared, lacking = usable_rows(connection, training, subject.rows, rows)
@@ -242,7 +238,7 @@ def _judge_on(
         )  # fmt: skip
     if not len(kept):
         return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)}), None
-    verdicts = _checks(workspace, on_cohort, model, examples, predictions)
+    verdicts = _checks(workspace, on_cohort, doubt.looked.model, examples, predictions)
     if any(verdict.is_failure for verdict in verdicts):
         reason = next(verdict.sentence for verdict in verdicts if verdict.is_failure)
         published = [verdict.as_dict() for verdict in verdicts]
@@ -252,7 +248,7 @@ def _judge_on(
         return untrusted, None
     scored = join_to_manifest(predictions, kept, subject.task)
     found = _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples)
-    return found.model_copy(update={"doubt": measure_doubt(scored, examples)}), scored
+    return found.model_copy(update={"doubt": doubt.figures(scored, examples, strangeness)}), scored
 
 
 def _why_nothing(

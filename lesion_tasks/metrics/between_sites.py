@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import f
+from scipy.stats import f, norm
 from scipy.stats import t as student
 
 from lesion_tasks.metrics.auc import LEVEL, Auc
@@ -55,9 +55,11 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
     """Combine the AUCs of sites that share no group, or say in words why they cannot be combined.
 
     Variance between sites: Paule & Mandel 1982 (doi:10.6028/jres.087.022). Interval of the mean: Hartung & Knapp 2001
-    (doi:10.1002/sim.1009), Student's t with one degree fewer than sites, with the floor of Knapp & Hartung 2003
-    (doi:10.1002/sim.1482): sites that agree by luck are not more certain than their own errors make them. Test of
-    heterogeneity: Welch 1951 (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each
+    (doi:10.1002/sim.1009), Student's t with one degree fewer than sites, and never narrower than the usual one, which
+    rests on the sites' own errors and the normal distribution (Jackson et al. 2017, doi:10.1002/sim.7411): sites that
+    agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with
+    Student's t on these errors, holds the truth nearly always where sites are few. Test of heterogeneity: Welch 1951
+    (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each
     site's variance; with a few dozen groups Cochran's own gives half as many false alarms again. Prediction interval
     for the true AUC of a new site: by the confidence distribution of the variance (Nagashima, Noma & Furukawa 2019,
     doi:10.1177/0962280218773520), because the usual one (Higgins, Thompson & Spiegelhalter 2009,
@@ -72,9 +74,14 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
     degrees = len(y) - 1
     q = _q(y, variance, 0.0)
     tau2 = between_variance(y, variance)
-    mean, error = _mean(y, variance, tau2)
-    half = float(student.isf((1 - level) / 2, degrees)) * error
-    new = _new_site(y, variance, mean, (1 - level) / 2)
+    tail = (1 - level) / 2
+    weight = 1 / (variance + tau2)
+    mean = float(weight @ y / weight.sum())
+    half = max(
+        float(student.isf(tail, degrees)) * math.sqrt(_q(y, variance, tau2) / degrees / float(weight.sum())),
+        float(norm.isf(tail)) / math.sqrt(float(weight.sum())),
+    )
+    new = _new_site(y, variance, mean, tail)
     return BetweenSites(
         n_sites=len(y),
         mean=float(expit(mean)),
@@ -117,13 +124,6 @@ def _q(y: np.ndarray, variance: np.ndarray, tau2: float) -> float:
     return float(weight @ (y - weight @ y / weight.sum()) ** 2)
 
 
-def _mean(y: np.ndarray, variance: np.ndarray, tau2: float) -> tuple[float, float]:
-    """The weighted mean and its standard error by Knapp and Hartung, with their floor."""
-    weight = 1 / (variance + tau2)
-    mean = float(weight @ y / weight.sum())
-    return mean, math.sqrt(max(1.0, _q(y, variance, tau2) / (len(y) - 1)) / float(weight.sum()))
-
-
 def _new_site(y: np.ndarray, variance: np.ndarray, mean: float, tail: float) -> tuple[float, float]:
     """Quantiles of where a new site's true value falls, with the uncertainty of the variance and of the mean."""
     degrees = len(y) - 1
@@ -132,8 +132,13 @@ def _new_site(y: np.ndarray, variance: np.ndarray, mean: float, tail: float) -> 
     weight = 1 / (variance + tau2[:, None])
     total = weight.sum(axis=1)
     deviation = y - (weight @ y / total)[:, None]
-    error = np.sqrt(np.maximum(1.0, (weight * deviation**2).sum(axis=1) / degrees) / total)
-    new = mean + np.sqrt(tau2) * random.normal(size=N_DRAWS) - error * random.standard_t(degrees, N_DRAWS)
+    # As in the interval of the mean: the wider of Student's t on the squares that were found, and of the normal.
+    ratio = np.sqrt((weight * deviation**2).sum(axis=1) / degrees)
+    is_wider = ratio * student.isf(tail, degrees) > norm.isf(tail)
+    error = np.where(
+        is_wider, ratio * random.standard_t(degrees, N_DRAWS), random.normal(size=N_DRAWS)
+    ) / np.sqrt(total)
+    new = mean + np.sqrt(tau2) * random.normal(size=N_DRAWS) - error
     low, high = np.quantile(new, [tail, 1 - tail])
     return float(low), float(high)
 

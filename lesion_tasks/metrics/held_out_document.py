@@ -16,8 +16,8 @@ from lesion_tasks.metrics.document_schema import Count, Figures, Published, Shar
 
 METHOD = (
     "Random effects on the logit of the AUC; variance between sites by Paule and Mandel, the mean's interval by "
-    "Hartung and Knapp, the interval for a new site by the confidence distribution of that variance (Nagashima, Noma "
-    "and Furukawa 2019); test of heterogeneity: Welch 1951"
+    "Hartung and Knapp or the usual one, whichever is wider, the interval for a new site by the confidence "
+    "distribution of that variance (Nagashima, Noma and Furukawa 2019); test of heterogeneity: Welch 1951"
 )
 
 # Sites are combined as if each had people of its own. A few groups that several share hardly change that; beyond this

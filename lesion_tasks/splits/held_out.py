@@ -1,9 +1,9 @@
 """A split and what to hold out (an institution, a collection, a site) -> a manifest whose test is all of it.
 
 Whatever shares a group with it, and whatever nobody can tell the origin of, teaches nothing. Everything else of train
-and val stays where it is; the split's own test set stays closed, what is held out too. The rows are those of the
-split's manifest in force, so the same manifest gives the same ones again. Collections alone are not in the manifest:
-they are those that list an image when the fold is built.
+and val stays where it is; the split's own test set stays closed, what is held out too. The rows are those of one
+manifest of the split, so the same manifest gives the same ones again, whatever the archive has added since.
+Collections alone are not in the manifest: they are those that list an image when the fold is built.
 """
 
 import hashlib
@@ -21,14 +21,15 @@ from lesion_tasks.catalog import SPLITS, TASKS, Split, Task, drawn
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.catalog.splits import HELD_OUT_BY, NO_ORIGIN
+from lesion_tasks.database.schema import Manifest
 from lesion_tasks.splits.balance import draw_members
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.manifest import (
     as_table,
     find_manifest,
-    manifest_in_force,
     read_manifest,
     record_manifest,
+    refuse_redefined,
 )
 from lesion_tasks.splits.manifest_checks import check_manifest
 from lesion_tasks.splits.split import class_counts
@@ -49,10 +50,11 @@ HOLDS_OUT = "EXISTS (SELECT FROM manifest h WHERE h.digest = t.manifest_digest A
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What never teaches: one value, and where it is told (a key of `HELD_OUT_BY`)."""
+    """What never teaches: one value, where it is told (a key of `HELD_OUT_BY`), and the manifest of the whole split."""
 
     by: str
     value: str
+    manifest_digest: str
 
     @property
     def words(self) -> str:
@@ -78,7 +80,6 @@ class Origins:
     """Every value of a split's train and val, the largest first. `n_unknown`: images of none, which teach nothing."""
 
     by: str
-    manifest_digest: str  # of the whole split
     found: tuple[Origin, ...]
     n_unknown: int
     n_of_several: int  # images of more than one value
@@ -88,14 +89,15 @@ class Origins:
         return [one for one in self.found if one.reason is None]
 
 
-def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
-    """The values that a split in force can be tested on one after the other, and why the others cannot.
+def find_origins(workspace: Workspace, manifest_digest: str, by: str) -> Origins:
+    """The values that a manifest of a split can be tested on one after the other, and why the others cannot.
 
     A value is held out by itself if it has at least ten groups of each class, as an interval of an AUC needs, and as
     many are left in train without it. One that is too small teaches in every fold and is tested in none; pooled with
     others it would be no site. Raises `UnusableInputError` if fewer than two can be held out.
     """
-    recipe, task, digest, rows, values = _read(workspace, split, by)
+    manifest, rows, values = _read(workspace, manifest_digest, by)
+    task = TASKS[manifest.task]
     found = []
     is_open = _is_open(rows)
     for value in _known(rows, values):
@@ -113,7 +115,6 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
     found.sort(key=lambda one: (-one.n_images, one.value))
     origins = Origins(
         by=by,
-        manifest_digest=digest,
         found=tuple(found),
         n_unknown=int((values[is_open].map(len) == 0).sum()),
         n_of_several=int((values[is_open].map(len) > 1).sum()),
@@ -121,56 +122,58 @@ def find_origins(workspace: Workspace, split: str, by: str) -> Origins:
     if len(origins.held_out) < 2:
         told = "; ".join(f"{one.value}: {one.reason or 'can be'}" for one in found[:5]) or "no image has any"
         raise UnusableInputError(
-            f"split {recipe.name!r} by {by}: {len(origins.held_out)} of {len(found)} values can be held out, expected "
-            f"at least 2 ({told})"
+            f"split {manifest.split!r} by {by}: {len(origins.held_out)} of {len(found)} values can be held out, "
+            f"expected at least 2 ({told})"
         )
     return origins
 
 
-def build_held_out(workspace: Workspace, split: str, held_out: HeldOut) -> str:
+def build_held_out(workspace: Workspace, held_out: HeldOut) -> str:
     """Write the manifest of a split whose test set is what is held out; returns its digest, the same every time."""
-    recipe, task, digest, rows, values = _read(workspace, split, held_out.by)
+    manifest, rows, values = _read(workspace, held_out.manifest_digest, held_out.by)
+    split, task = find_split(manifest.split), TASKS[manifest.task]
     is_held = _is_held(rows, values, held_out.value)
     if not is_held.any():
         known = _known(rows, values)
-        raise UnusableInputError(f"split {split!r}: {unknown(held_out.by, held_out.value, known)}")
+        raise UnusableInputError(f"split {split.name!r}: {unknown(held_out.by, held_out.value, known)}")
     steps = _steps(rows, values, is_held)
     part = rows[(steps == "").to_numpy()].copy()
     part["subset"] = part["subset"].where(~is_held[(steps == "").to_numpy()], "test")
-    drawn = draw_members(part[["isic_id", "subset", "label"]], recipe, task)
+    drawn = draw_members(part[["isic_id", "subset", "label"]], split, task)
     table = as_table(part.assign(is_balanced=drawn["is_balanced"]))
-    check_manifest(table, recipe, task, held_out.words)
+    check_manifest(table, split, task, held_out.words)
     with workspace.engine.begin() as connection:
-        of_split = find_manifest(connection, digest).recipe
         counts = class_counts(table, task)
         digest = record_manifest(
             connection,
             workspace.bucket,
-            split=held_out.split_name(split),
+            split=held_out.split_name(split.name),
             held_out=held_out.words,
             task=task.name,
-            recipe=of_split | {"held_out": {"by": held_out.by, "value": held_out.value}},
+            recipe=manifest.recipe | {"held_out": {"by": held_out.by, "value": held_out.value}},
             table=table,
             counts=counts,
             funnel=_funnel(steps, counts),
         )
         write_data_report(workspace.bucket, connection, digest, {digest: table})
-    log.info("%s without %s: %s", split, held_out.words, counts)
+    log.info("%s without %s: %s", split.name, held_out.words, counts)
     return digest
 
 
-def _read(workspace: Workspace, split: str, by: str) -> "tuple[Split, Task, str, pd.DataFrame, pd.Series]":
-    """The split, its task, the digest and the rows of its manifest in force, and the set of values of each row."""
+def _read(workspace: Workspace, manifest_digest: str, by: str) -> "tuple[Manifest, pd.DataFrame, pd.Series]":
+    """A manifest of a split, its rows, and the set of values of each row.
+
+    Raises `UnusableInputError` if something cannot be held out of it, or its split is defined otherwise by now.
+    """
     if by not in HELD_OUT_BY:
         raise UnusableInputError(f"hold out by {unknown('part of a record', by, HELD_OUT_BY)}")
-    recipe = find_split(split)
-    refuse_to_hold_out(recipe)
-    # Decisions made while folds are trained wait for the next split: folds of two manifests are no measurement.
-    digest, key = manifest_in_force(workspace.engine, split, is_corrected=False)
-    rows = read_manifest(workspace.bucket, key)
     with workspace.engine.connect() as connection:
+        manifest = find_manifest(connection, manifest_digest)
+        refuse_to_hold_out(find_split(manifest.split))
+        refuse_redefined(manifest.recipe, manifest.split)
+        rows = read_manifest(workspace.bucket, manifest.object_key)
         values = _values(connection, rows, by)
-    return recipe, TASKS[recipe.task], digest, rows, values
+    return manifest, rows, values
 
 
 def refuse_to_hold_out(split: Split) -> None:

@@ -243,16 +243,21 @@ def manifest_in_force(engine: Engine, split: str, *, is_corrected: bool = True) 
         decided = digest_in_force(connection, find_split(split).task) if is_corrected else None
     if row is None:
         raise NoManifestError(f"split {split!r} has no manifest yet, expected one: build the split first")
-    if changed := _changed_fields(row.recipe, split):
-        raise NoManifestError(
-            f"split {split!r} was built before the catalogue changed its {', '.join(changed)}: build the split again"
-        )
+    refuse_redefined(row.recipe, split)
     if is_corrected and row.recipe.get("corrections") != decided:
         raise NoManifestError(
             f"split {split!r} was built before people decided about labels or pairs, or took decisions back: "
             "build the split again"
         )
     return row.digest, row.object_key
+
+
+def refuse_redefined(recipe: Mapping[str, Any], split: str) -> None:
+    """Raise `NoManifestError` for the recipe of a manifest that was built by another definition of its split."""
+    if changed := _changed_fields(recipe, split):
+        raise NoManifestError(
+            f"split {split!r} was built before the catalogue changed its {', '.join(changed)}: build the split again"
+        )
 
 
 def _changed_fields(recipe: Mapping[str, Any], split: str) -> list[str]:

@@ -9,7 +9,6 @@ from typing import Any
 import pandas as pd
 from sqlalchemy import Engine
 
-from lesion_tasks import UnavailableError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import Variant
 from lesion_tasks.database.schema import Training
@@ -20,16 +19,6 @@ from lesion_tasks.training.model.serving import calibrated, fit_calibration, wit
 from lesion_tasks.training.predictions import read_sealed_predictions
 from lesion_tasks.training.run_record import read_model
 from lesion_tasks.training.stages import Trained
-
-
-def refuse_other_manifests(variant: Variant, members: Sequence[Training], digest: str) -> None:
-    """Raise `UnavailableError` if a member learned from another manifest: its split was built while others learned."""
-    other = [member.training_id for member in members if member.manifest_digest != digest]
-    if other:
-        raise UnavailableError(
-            f"variant {variant.name!r}: the split {variant.split} was built anew while its members were trained; "
-            f"{', '.join(other)} learned from another manifest than {digest[:12]}. Trained again, all learn from one"
-        )
 
 
 def average_trainings(

@@ -32,8 +32,15 @@ def predict_examples(
     for start in range(0, len(rows), batch_images):
         batch = rows[start : start + batch_images]
         full = np.resize(batch, length)
-        raw = np.asarray(model.predict_on_batch(examples.inputs(full)), dtype=np.float64)[: len(batch)]
-        parts.append(np.column_stack([1.0 - raw[:, 0], raw[:, 0]]) if len(classes) == 2 else raw)
-    index = pd.Index(examples.isic_ids[rows], name="isic_id")
-    probabilities = np.concatenate(parts) if parts else np.empty((0, len(classes)))
-    return pd.DataFrame(probabilities, index=index, columns=list(classes))
+        parts.append(np.asarray(model.predict_on_batch(examples.inputs(full)))[: len(batch)])
+    return probabilities_by_id(parts, examples.isic_ids[rows], classes)
+
+
+def probabilities_by_id(
+    parts: Sequence[np.ndarray], isic_ids: np.ndarray, classes: Sequence[str]
+) -> pd.DataFrame:
+    """What a model said of batches, (b, K) or of two classes (b, 1), as `predict_examples` returns it."""
+    raw = np.concatenate(parts).astype(np.float64) if parts else np.empty((0, len(classes)))
+    if parts and len(classes) == 2:
+        raw = np.column_stack([1.0 - raw[:, 0], raw[:, 0]])
+    return pd.DataFrame(raw, index=pd.Index(isic_ids, name="isic_id"), columns=list(classes))

@@ -16,11 +16,11 @@ from lesion_tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> None:
+def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> str:
     """Build a variant's split unless it was built as it is defined, and decode its pictures in the variant's size.
 
-    A split that has such a manifest is left unchanged: `build_split` decides when to include newer images. Raises
-    UnusableInputError if the available images cannot make the split.
+    Returns the digest of the manifest. A split that has such a manifest is left unchanged: `build_split` decides when
+    to include newer images. Raises UnusableInputError if the available images cannot make the split.
     """
     recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
     engine = workspace.engine
@@ -31,3 +31,4 @@ def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool =
         digest = build_split(workspace, recipe.split)
     if recipe.input_size is not None:
         materialize_manifest(workspace, digest, recipe.input_size)
+    return digest

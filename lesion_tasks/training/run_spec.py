@@ -125,22 +125,27 @@ class RunSpec:
 def find_run_spec(workspace: Workspace, variant: Variant, held_out: HeldOut | None = None) -> RunSpec:
     """The run spec of a variant on the manifest in force of its split, without looking for weights yet.
 
-    Something that is held out of the split makes it another manifest, and the recipe one that is never promoted.
+    Something that is held out makes it another manifest, of the split's manifest that `held_out` names, and the recipe
+    one that is never promoted.
     """
     if held_out is None:
         digest, manifest_key = manifest_in_force(workspace.engine, variant.split)
     else:
-        name = held_out.split_name(variant.split)
-        digest = build_held_out(workspace, variant.split, held_out)
-        variant, manifest_key = without(variant, held_out.value), object_key(name, digest)
+        digest = build_held_out(workspace, held_out)
+        manifest_key = object_key(held_out.split_name(variant.split), digest)
     return RunSpec(
-        variant=variant,
+        variant=as_trained(variant, held_out),
         digest=digest,
         manifest_key=manifest_key,
         weights=None,
         weights_location=workspace.settings.weights,
         code_version=workspace.settings.code_version,
     )
+
+
+def as_trained(variant: Variant, held_out: HeldOut | None) -> Variant:
+    """The recipe of a training from which something may be held out."""
+    return variant if held_out is None else without(variant, held_out.value)
 
 
 def versions() -> dict[str, str]:

@@ -41,6 +41,7 @@ from lesion_tasks.training.run_record import (
 )
 from lesion_tasks.training.run_spec import (
     RunSpec,
+    as_trained,
     code_digest,
     find_run_spec,
     licences_of,
@@ -139,53 +140,36 @@ def train_variant(
     see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
     the best parameters. `held_out` is left out of train and val, and is the test set.
 
-    An ensemble's members are trained first, each as by itself, unless they are; `again` repeats its average alone.
+    An ensemble's members are trained first, each as by itself, unless they are; `again` repeats its average alone. All
+    learn from the manifest that was in force when the first began.
     """
     import_tensorflow()
     mark_lost(workspace.engine)
     recipe = find_variant(variant)
     chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    spec = find_run_spec(workspace, chosen, held_out)
     members = [
-        _train(workspace, member, held_out)
+        _train(workspace, replace(spec, variant=as_trained(member, held_out)))
         for member in members_of(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
     ]
     if members:
-        return _average(workspace, chosen, members, held_out, again=again)
-    return _train(workspace, chosen, held_out, again=again, n_trials=n_trials)
+        return _average(workspace, spec, members, again=again)
+    return _train(workspace, spec, again=again, n_trials=n_trials)
 
 
-def _average(
-    workspace: Workspace,
-    variant: Variant,
-    member_ids: Sequence[str],
-    held_out: HeldOut | None,
-    *,
-    again: bool,
-) -> str:
+def _average(workspace: Workspace, spec: RunSpec, member_ids: Sequence[str], *, again: bool) -> str:
     """Average finished trainings as the training of an ensemble; returns its id."""
-    from lesion_tasks.training.average_trainings import refuse_other_manifests
-
     with workspace.engine.connect() as connection:
         members = [find_finished(connection, training_id) for training_id in member_ids]
-    spec = find_run_spec(workspace, variant, held_out)
     spec = replace(spec, members=tuple(member.fingerprint for member in members))
-    refuse_other_manifests(variant, members, spec.digest)
     return _run_once(workspace, spec, {}, again=again, members=members)
 
 
-def _train(
-    workspace: Workspace,
-    variant: Variant,
-    held_out: HeldOut | None = None,
-    *,
-    again: bool = False,
-    n_trials: int = 0,
-) -> str:
+def _train(workspace: Workspace, spec: RunSpec, *, again: bool = False, n_trials: int = 0) -> str:
     """Train a variant that is no ensemble, after its search if there are trials to make; returns the training's id."""
     from lesion_tasks.training.model import find_weights
 
     engine, bucket = workspace.engine, workspace.bucket
-    spec = find_run_spec(workspace, variant, held_out)
     try:
         spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
     except UnusableInputError:
@@ -195,7 +179,7 @@ def _train(
             raise
     found = None
     if n_trials and spec.variant.search is None:
-        log.info("%s has no search space: training it unchanged", variant.name)
+        log.info("%s has no search space: training it unchanged", spec.variant.name)
     elif n_trials:
         found = search_parameters(engine, bucket, spec, n_trials)
         spec = replace(spec, variant=found.variant)
