@@ -125,6 +125,14 @@ POLICIES = {
             section="Shorter or searched",
             description="In each stage. Empty: as many as the variant says.",
         ),
+        "seed": Param(
+            None,
+            type=["null", "integer"],
+            minimum=0,
+            title="Seed",
+            section="Shorter or searched",
+            description="Another seed than the variants' own, to see how much of a result is chance. Empty: their own.",
+        ),
         "smoke_run": Param(
             False,
             type="boolean",
@@ -178,6 +186,7 @@ def train_variants() -> None:
             is_smoke_run=params["smoke_run"],
             max_epochs=params["max_epochs"],
             n_trials=params["trials"],
+            seed=params["seed"],
         )
         note_lineage(of_training(workspace, training_id))
         return training_id

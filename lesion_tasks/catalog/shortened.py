@@ -5,7 +5,7 @@ fingerprint, so an adjusted training is never mistaken for the variant's own. An
 """
 
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, is_dataclass, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
@@ -16,43 +16,53 @@ from lesion_tasks.catalog.lookup import find_variant
 SMOKE_SIDE_PX = 32
 
 
-def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None) -> Variant:
+def adjust(
+    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None, seed: int | None = None
+) -> Variant:
     """Shorten a variant: a smoke run is one epoch of each stage on tiny pictures, never promoted.
 
-    `max_epochs`, at least 1, caps each stage.
+    `max_epochs`, at least 1, caps each stage. `seed` replaces the variant's own: what trainings differ by, when they
+    differ by it alone, is chance.
     """
     if max_epochs is not None and max_epochs < 1:
         raise UnusableInputError(f"max_epochs is {max_epochs}, expected at least 1")
+    how: dict[str, dict[str, Any]] = {}
     if is_smoke_run:
-        how = "smoke run"
-        wanted = {
+        how["smoke run"] = {
             "side_px": variant.side_px and _smoke_side_px(variant),
             "is_promotable": False,
             **_capped(variant, 1),
         }
     elif max_epochs is not None:
-        how = f"at most {max_epochs} epoch{'s' * (max_epochs > 1)}"
-        wanted = _capped(variant, max_epochs)
-    else:
+        how[f"at most {max_epochs} epoch{'s' * (max_epochs > 1)}"] = _capped(variant, max_epochs)
+    if seed is not None:
+        how[f"seed {seed}"] = {} if variant.members else {"seed": seed}
+    members = members_of(variant, is_smoke_run=is_smoke_run, max_epochs=max_epochs, seed=seed)
+    before = asdict(variant)
+    said, names = [], set()
+    for words, wanted in how.items():
+        changed = {name for name, value in wanted.items() if before[name] != _plain(value)}
+        if changed or any(member.adjusted for member in members):
+            said.append(words)
+            names |= changed
+            variant = replace(variant, **wanted)
+    if not said:
         return variant
-    adjusted = replace(variant, **wanted)
-    before, after = asdict(variant), asdict(adjusted)
-    names = {name for name in wanted if before[name] != after[name]}
-    if any(
-        member.adjusted for member in members_of(variant, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
-    ):
+    if any(member.adjusted for member in members):
         names.add("members")
-    if not names:
-        return variant
-    return replace(adjusted, title=f"{variant.title} ({how})", adjusted=tuple(sorted(names)))
+    return replace(variant, title=f"{variant.title} ({', '.join(said)})", adjusted=tuple(sorted(names)))
+
+
+def _plain(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
 
 
 def members_of(
-    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None
+    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None, seed: int | None = None
 ) -> list[Variant]:
     """The variants that an ensemble averages, shortened with it; none for other variants."""
     members = [
-        adjust(find_variant(name), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+        adjust(find_variant(name), is_smoke_run=is_smoke_run, max_epochs=max_epochs, seed=seed)
         for name in variant.members
     ]
     if not is_smoke_run:

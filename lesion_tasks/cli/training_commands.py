@@ -66,8 +66,18 @@ def _describe(name: str) -> None:
     default=0,
     help="Run this many search trials before the training, see `lesion tune`.",
 )
+@click.option(
+    "--seed",
+    type=click.IntRange(min=0),
+    help="Another seed than the variant's own: how much of a result is chance?",
+)
 def train(
-    variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int
+    variants: Sequence[str],
+    again: bool,
+    is_smoke_run: bool,
+    max_epochs: int | None,
+    n_trials: int,
+    seed: int | None,
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
     from lesion_tasks.training.prepare import prepare_training
@@ -86,6 +96,7 @@ def train(
                 is_smoke_run=is_smoke_run,
                 max_epochs=max_epochs,
                 n_trials=n_trials,
+                seed=seed,
             )
 
 
