@@ -4,12 +4,13 @@ The result is a variant like any other: its fields are in the training's row, in
 fingerprint, so an adjusted training is never mistaken for the variant's own. An ensemble is shortened with its members.
 """
 
+import json
 from collections.abc import Mapping
-from dataclasses import asdict, is_dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import Variant
+from lesion_tasks.catalog import Variant, own_entries
 from lesion_tasks.catalog.backbones import find_backbone
 from lesion_tasks.catalog.lookup import find_variant
 
@@ -17,52 +18,95 @@ SMOKE_SIDE_PX = 32
 
 
 def adjust(
-    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None, seed: int | None = None
+    variant: Variant,
+    *,
+    is_smoke_run: bool = False,
+    max_epochs: int | None = None,
+    changes: Mapping[str, Any] | None = None,
 ) -> Variant:
-    """Shorten a variant: a smoke run is one epoch of each stage on tiny pictures, never promoted.
+    """Change a variant as `with_changes` does, then shorten it: at most `max_epochs`, at least 1, in each stage.
 
-    `max_epochs`, at least 1, caps each stage. `seed` replaces the variant's own: what trainings differ by, when they
-    differ by it alone, is chance.
+    A smoke run is one epoch of each stage on tiny pictures, never promoted.
     """
+    if changes:
+        variant = with_changes(variant, changes)
     if max_epochs is not None and max_epochs < 1:
         raise UnusableInputError(f"max_epochs is {max_epochs}, expected at least 1")
-    how: dict[str, dict[str, Any]] = {}
     if is_smoke_run:
-        how["smoke run"] = {
+        how = "smoke run"
+        wanted = {
             "side_px": variant.side_px and _smoke_side_px(variant),
             "is_promotable": False,
             **_capped(variant, 1),
         }
     elif max_epochs is not None:
-        how[f"at most {max_epochs} epoch{'s' * (max_epochs > 1)}"] = _capped(variant, max_epochs)
-    if seed is not None:
-        how[f"seed {seed}"] = {} if variant.members else {"seed": seed}
-    members = members_of(variant, is_smoke_run=is_smoke_run, max_epochs=max_epochs, seed=seed)
-    before = asdict(variant)
-    said, names = [], set()
-    for words, wanted in how.items():
-        changed = {name for name, value in wanted.items() if before[name] != _plain(value)}
-        if changed or any(member.adjusted for member in members):
-            said.append(words)
-            names |= changed
-            variant = replace(variant, **wanted)
-    if not said:
+        how = f"at most {max_epochs} epoch{'s' * (max_epochs > 1)}"
+        wanted = _capped(variant, max_epochs)
+    else:
         return variant
-    if any(member.adjusted for member in members):
+    adjusted = replace(variant, **wanted)
+    before, after = asdict(variant), asdict(adjusted)
+    names = {name for name in wanted if before[name] != after[name]}
+    if any(
+        member.adjusted for member in members_of(variant, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    ):
         names.add("members")
-    return replace(variant, title=f"{variant.title} ({', '.join(said)})", adjusted=tuple(sorted(names)))
+    if not names:
+        return variant
+    return replace(
+        adjusted, title=f"{variant.title} ({how})", adjusted=tuple(sorted({*variant.adjusted, *names}))
+    )
 
 
-def _plain(value: Any) -> Any:
-    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else value
+def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
+    """The variant with other values of some fields, for one training; "learning.ema_momentum" is a field of a part.
+
+    Values are those of a file of one's own entries. Raises `UnusableInputError` with everything that is wrong.
+    """
+    what = f"variant {variant.name!r}"
+    content: dict[str, Any] = {name: value for name, value in asdict(variant).items() if name != "name"}
+    problems = [
+        f"{name}: is what a training is known by, or is set elsewhere" for name in changes if name in _FIXED
+    ]
+    for name, value in changes.items():
+        part, _, field = name.partition(".")
+        if not field:
+            content[part] = value
+        elif isinstance(content.get(part, {}), dict | None):
+            content[part] = {**(content.get(part) or {}), field: value}
+        else:
+            problems.append(f"{name}: {part} has no fields")
+    if variant.members:
+        problems.append("an ensemble learns nothing itself: change its members")
+    changed = None
+    if not problems:
+        changed, problems = own_entries.build("variant", variant.name, content)
+    if changed is None or problems:
+        raise UnusableInputError(f"{what}: {'; '.join(one.removeprefix(f'{what}: ') for one in problems)}")
+    before, after = asdict(variant), asdict(changed)
+    names = {name for name in before if before[name] != after[name]}
+    if not names:
+        return variant
+    said = ", ".join(f"{name} {_in_short(value)}" for name, value in changes.items())
+    return replace(
+        changed, title=f"{variant.title} ({said})", adjusted=tuple(sorted({*variant.adjusted, *names}))
+    )
+
+
+# What a training cannot change of its variant.
+_FIXED = ("name", "title", "reproduces", "members", "search", "search_id", "adjusted")
+
+
+def _in_short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def members_of(
-    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None, seed: int | None = None
+    variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None
 ) -> list[Variant]:
     """The variants that an ensemble averages, shortened with it; none for other variants."""
     members = [
-        adjust(find_variant(name), is_smoke_run=is_smoke_run, max_epochs=max_epochs, seed=seed)
+        adjust(find_variant(name), is_smoke_run=is_smoke_run, max_epochs=max_epochs)
         for name in variant.members
     ]
     if not is_smoke_run:

@@ -1,7 +1,8 @@
 """Variants -> trained models, and searches for their parameters."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -67,9 +68,12 @@ def _describe(name: str) -> None:
     help="Run this many search trials before the training, see `lesion tune`.",
 )
 @click.option(
-    "--seed",
-    type=click.IntRange(min=0),
-    help="Another seed than the variant's own: how much of a result is chance?",
+    "--set",
+    "changes",
+    multiple=True,
+    callback=lambda context, parameter, value: _changes(value),
+    metavar="FIELD=VALUE",
+    help="Another value of one field for this training, such as seed=2 or learning.ema_momentum=0; may be repeated.",
 )
 def train(
     variants: Sequence[str],
@@ -77,7 +81,7 @@ def train(
     is_smoke_run: bool,
     max_epochs: int | None,
     n_trials: int,
-    seed: int | None,
+    changes: Mapping[str, Any],
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
     from lesion_tasks.training.prepare import prepare_training
@@ -88,7 +92,7 @@ def train(
         for name in choose_variants(
             workspace, variants=variants, policy="always", n_trials=n_trials, is_smoke_run=is_smoke_run
         ):
-            prepare_training(workspace, name, is_smoke_run=is_smoke_run)
+            prepare_training(workspace, name, is_smoke_run=is_smoke_run, changes=changes)
             done[name] = train_variant(
                 workspace,
                 name,
@@ -96,8 +100,22 @@ def train(
                 is_smoke_run=is_smoke_run,
                 max_epochs=max_epochs,
                 n_trials=n_trials,
-                seed=seed,
+                changes=changes,
             )
+
+
+def _changes(said: Sequence[str]) -> dict[str, Any]:
+    """FIELD=VALUE, each a field once; a value is JSON, or text as it stands."""
+    found: dict[str, Any] = {}
+    for one in said:
+        name, sign, value = one.partition("=")
+        if not sign or not name or name in found:
+            raise click.BadParameter(f"{one!r}: expected FIELD=VALUE, each field once, such as seed=2")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 @lesion.command()

@@ -23,8 +23,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import SPLITS, Variant
 from lesion_tasks.training.examples import Data, Examples
-from lesion_tasks.training.judge import auc_of
 from lesion_tasks.training.frozen_features import feature_recipe, with_features
+from lesion_tasks.training.judge import auc_of
 from lesion_tasks.training.loop import OnEpoch, load_model, model_bytes
 from lesion_tasks.training.model import Weights, build_extractor, head_of
 from lesion_tasks.training.model.averaging import average_members, calibration_of, members_in

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -130,24 +130,25 @@ def train_variant(
     is_smoke_run: bool = False,
     max_epochs: int | None = None,
     n_trials: int = 0,
-    seed: int | None = None,
+    changes: Mapping[str, Any] | None = None,
     held_out: HeldOut | None = None,
 ) -> str:
     """Train a variant on the manifest in force of its split; returns the training id.
 
     `again` runs a training even if one with its fingerprint is finished. `is_smoke_run` and `max_epochs` shorten it
-    and `seed` replaces its seed, see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
-    the best parameters. `held_out` is left out of train and val, and is the test set.
+    and `changes` give some fields other values, see `adjust`. For a variant with a search space, `n_trials` of a
+    Bayesian search come first; the training then uses the best parameters. `held_out` is left out of train and val, and
+    is the test set.
 
     An ensemble's members are trained first, each as by itself, unless they are; `again` repeats its average alone.
     """
     import_tensorflow()
     mark_lost(workspace.engine)
     recipe = find_variant(variant)
-    chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, seed=seed)
+    chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, changes=changes)
     members = [
         _train(workspace, member, held_out)
-        for member in members_of(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, seed=seed)
+        for member in members_of(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
     ]
     if members:
         return _average(workspace, chosen, members, held_out, again=again)
