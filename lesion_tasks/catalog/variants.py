@@ -282,6 +282,14 @@ _MODERN = [
         learning=Learning(is_head_solved=True),
     ),
     Variant(
+        name="efficientnet_lite0_top_tuned",
+        title="EfficientNet-Lite0, its last stages trained, on the paper's balanced data",
+        split="malignancy_balanced_5000",
+        architecture="transfer",
+        backbone="efficientnet_lite0",
+        unfrozen_from="block6a",
+    ),
+    Variant(
         name="efficientnet_lite0_tuned",
         title="EfficientNet-Lite0, a solved head, then all but its first five blocks",
         split="malignancy_natural",
