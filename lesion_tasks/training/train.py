@@ -18,7 +18,15 @@ from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
+from lesion_tasks.catalog import (
+    DEFAULT_VARIANTS,
+    DEFAULT_WITH_WEIGHTS,
+    RETRAIN_SHARE,
+    TASKS,
+    VARIANTS,
+    Variant,
+)
+from lesion_tasks.catalog.backbones import WITHOUT_FILES
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust, members_of
 from lesion_tasks.database.locks import Lock, hold_lock
@@ -65,13 +73,13 @@ def choose_variants(
     n_trials: int = 0,
     is_smoke_run: bool = False,
 ) -> list[str]:
-    """Return the variants to train: the named ones, or those of the settings.
+    """Return the variants to train: the named ones, or those of the settings, or the catalogue's choice.
 
     `policy` "always" keeps all of them, and so does `again`, which asks for trainings that exist already; "changed"
     keeps those never trained, and those of whose manifest at least `RETRAIN_SHARE` is new, changed or lost since their
     last training. Raises `UnusableInputError` where `n_trials` or `is_smoke_run` mean nothing for what is named.
     """
-    names = list(variants or workspace.settings.variants or DEFAULT_VARIANTS)
+    names = list(variants or workspace.settings.variants or _by_default(workspace))
     for name in names:
         find_variant(name)
     if n_trials and is_smoke_run:
@@ -90,6 +98,24 @@ def choose_variants(
     bucket = workspace.bucket
     engine = workspace.engine
     return [name for name in names if _has_grown(engine, bucket, VARIANTS[name])]
+
+
+def _by_default(workspace: Workspace) -> list[str]:
+    """The catalogue's choice, with those variants whose weights are at hand."""
+    location = workspace.settings.weights
+    if location in WITHOUT_FILES:
+        return list(DEFAULT_VARIANTS)
+    from lesion_tasks.training.model import find_weights
+
+    found = []
+    for name in DEFAULT_WITH_WEIGHTS:
+        try:
+            find_weights(VARIANTS[name], location, workspace.bucket)
+        except UnusableInputError as error:
+            log.info("%s is left out of the default variants: %s", name, error)
+        else:
+            found.append(name)
+    return [*DEFAULT_VARIANTS, *found]
 
 
 def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
