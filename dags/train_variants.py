@@ -125,6 +125,16 @@ POLICIES = {
             section="Shorter or searched",
             description="In each stage. Empty: as many as the variant says.",
         ),
+        "changes": Param(
+            None,
+            type=["null", "object"],
+            title="Other values of some fields",
+            section="Shorter or searched",
+            description=(
+                'For these trainings alone, such as {"seed": 2} or {"learning.ema_momentum": 0}: what one change '
+                "brings, or how much of a result is chance. Empty: none."
+            ),
+        ),
         "smoke_run": Param(
             False,
             type="boolean",
@@ -170,7 +180,7 @@ def train_variants() -> None:
 
         workspace = open_workspace()
         # Already done for the scheduled variants.
-        prepare_training(workspace, variant, is_smoke_run=params["smoke_run"])
+        prepare_training(workspace, variant, is_smoke_run=params["smoke_run"], changes=params["changes"])
         training_id = train_variant(
             workspace,
             variant,
@@ -178,6 +188,7 @@ def train_variants() -> None:
             is_smoke_run=params["smoke_run"],
             max_epochs=params["max_epochs"],
             n_trials=params["trials"],
+            changes=params["changes"],
         )
         note_lineage(of_training(workspace, training_id))
         return training_id

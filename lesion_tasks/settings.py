@@ -18,7 +18,7 @@ from pydantic_settings import (
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, is_host, masked, shown, split_address
-from lesion_tasks.catalog import VARIANTS, own_entries
+from lesion_tasks.catalog import DEFAULT_WITH_WEIGHTS, VARIANTS, own_entries
 from lesion_tasks.catalog.entries import unknown
 
 PREFIX = "LESION_"
@@ -201,7 +201,10 @@ class Settings(BaseSettings):
     )
     variants: Annotated[Words, AfterValidator(_variants)] = Field(
         (),
-        description="Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice.",
+        description=(
+            "Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice, which needs no "
+            f"weights, and {', '.join(DEFAULT_WITH_WEIGHTS)} where LESION_WEIGHTS has its file."
+        ),
     )
     weights: str = Field(
         "imagenet",

@@ -297,6 +297,23 @@ def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small
     assert np.abs(learned["malignant"] - table["p_malignant"].loc[learned.index]).max() > 1e-4
 
 
+def test_folds_of_a_frozen_backbone_predict_test_from_its_stored_features(small: Settings) -> None:
+    name = declare("mobilenet_v2_metadata", n_folds=2, max_epochs=1, learning=None, dense_units=(4,))
+    training_id = train_variant(open_workspace(), name)
+    found, manifest = stored(small, training_id), manifest_of(small)
+    wanted = set(manifest["sha256"])
+    assert {row[0] for row in rows_of(small, "SELECT sha256 FROM feature_row")} == wanted, (
+        "not all are computed once"
+    )
+    workspace = open_workspace()
+    test = load_data(workspace.engine, workspace.bucket, VARIANTS[name], manifest).subset("test")
+    served = predict_examples(
+        load_model(workspace.bucket.get(found["row"]["model_key"])), test, classes=found["row"]["classes"]
+    )
+    table = labelled_predictions(workspace, training_id, "test").set_index("isic_id")
+    np.testing.assert_allclose(table["p_malignant"].loc[served.index], served["malignant"], atol=1e-6)
+
+
 def test_on_another_manifest_an_image_is_scored_by_who_did_not_see_its_group() -> None:
     own = rows(60)
     folds = deal_folds(own, 3)

@@ -14,14 +14,14 @@ from catalogue import declare, rows_of
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
-from lesion_tasks.catalog import VARIANTS, Variant
+from lesion_tasks.catalog import DEFAULT_VARIANTS, DEFAULT_WITH_WEIGHTS, VARIANTS, Variant
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.frozen_features import feature_recipe, recipe_id
 from lesion_tasks.training.judge import Judgement
 from lesion_tasks.training.loop import load_model
 from lesion_tasks.training.model import build_model, find_weights, set_trainable
 from lesion_tasks.training.model.weights import load_base
-from lesion_tasks.training.train import train_variant
+from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
 pytestmark = pytest.mark.minutes
@@ -51,6 +51,19 @@ def variant(**changed: object) -> Variant:
         VARIANTS["efficientnet_lite0_frozen"],
         **{"name": "tried", "side_px": 32, "dense_units": (), **changed},  # type: ignore[arg-type]
     )
+
+
+def test_the_default_variants_are_joined_by_those_whose_weights_are_at_hand(
+    small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def chosen() -> list[str]:
+        return choose_variants(open_workspace(), policy="always")
+
+    assert chosen() == list(DEFAULT_VARIANTS)
+    monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
+    assert chosen() == list(DEFAULT_VARIANTS), "an empty folder"
+    stored(tmp_path)
+    assert chosen() == [*DEFAULT_VARIANTS, *DEFAULT_WITH_WEIGHTS]
 
 
 def test_an_average_states_the_licence_of_the_weights_that_a_member_began_with(

@@ -23,6 +23,7 @@ from lesion_tasks.catalog.splits import IMPUTATIONS, SPLITS, Split
 from lesion_tasks.catalog.tasks import DIAGNOSIS_LEVELS, TASKS, LabelRule, Task
 from lesion_tasks.catalog.variants import (
     DEFAULT_VARIANTS,
+    DEFAULT_WITH_WEIGHTS,
     PAPER_METADATA,
     RETRAIN_SHARE,
     VARIANTS,
@@ -40,6 +41,7 @@ __all__ = [
     "BACKBONES",
     "COHORTS",
     "DEFAULT_VARIANTS",
+    "DEFAULT_WITH_WEIGHTS",
     "DIAGNOSIS_LEVELS",
     "FUSIONS",
     "IMPUTATIONS",

@@ -109,6 +109,9 @@ STORED_BACKBONES = {
     for n in range(5)
 }
 
+# Values of LESION_WEIGHTS with which no file is at hand: Keras fetches its own, or none are wanted.
+WITHOUT_FILES = ("imagenet", "none")
+
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.keras")
 
 

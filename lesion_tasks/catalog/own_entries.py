@@ -207,7 +207,7 @@ def _add(where: Path) -> None:
         entries = KINDS[kind].entries
         stand_in = next(iter(entries.values()), None)
         for name, found in by_name.items():
-            entry, mistakes = _build(kind, name, found.content)
+            entry, mistakes = build(kind, name, found.content)
             problems += [f"{found.file}: [{kind}.{name}] {words}" for words in mistakes]
             replaced.append((entries, name, entries.get(name)))
             # So that entries that name a broken one are not blamed for it.
@@ -284,7 +284,7 @@ def _misfits(kind: str, name: str) -> Sequence[str]:
     return ()
 
 
-def _build(kind: str, name: str, content: Any) -> tuple[Any, list[str]]:
+def build(kind: str, name: str, content: Any) -> tuple[Any, list[str]]:
     """An entry, or None and what is wrong with it by itself."""
     from pydantic import ValidationError
 

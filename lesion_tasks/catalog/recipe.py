@@ -218,13 +218,11 @@ class Variant:
         Fields that are younger than stored recipes are left out where they say nothing: digests stay.
         """
         recipe = asdict(self)
-        for name in ("n_folds", "members"):
+        for name in _YOUNGER:
             if not recipe[name]:
                 del recipe[name]
-        if self.learning is None:
-            del recipe["learning"]
-        else:
-            for name in ("lesion_weighting", "cutmix_alpha"):
+        if self.learning is not None:
+            for name in _YOUNGER_OF_LEARNING:
                 if getattr(self.learning, name) == getattr(Learning(), name):
                     del recipe["learning"][name]
         return recipe
@@ -253,6 +251,28 @@ class Variant:
             and not self.sampling.startswith("rotated_copies")
             and self.loss != "bias"
         )
+
+
+# Fields that are younger than stored recipes.
+_YOUNGER = ("n_folds", "members", "learning")
+_YOUNGER_OF_LEARNING = ("lesion_weighting", "cutmix_alpha")
+
+
+def flat_recipe(recipe: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe as `as_recipe` gives it, with the fields of its parts as "part.field" and those that it left out.
+
+    Tuples and lists are lists, so that a stored recipe and a present one can be compared.
+    """
+    neutral = {one.name: one.default for one in fields(Variant) if one.name in _YOUNGER}
+    found: dict[str, Any] = {}
+    for name, value in (neutral | dict(recipe)).items():
+        if name == "learning" and value:
+            found |= {f"{name}.{one}": getattr(Learning(), one) for one in _YOUNGER_OF_LEARNING}
+        if isinstance(value, Mapping):
+            found |= {f"{name}.{field}": inner for field, inner in value.items()}
+        else:
+            found[name] = list(value) if isinstance(value, tuple) else value
+    return found
 
 
 def learns_features(recipe: Mapping[str, Any]) -> bool:

@@ -4,23 +4,32 @@ The result is a variant like any other: its fields are in the training's row, in
 fingerprint, so an adjusted training is never mistaken for the variant's own. An ensemble is shortened with its members.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import Variant
+from lesion_tasks.catalog import Variant, own_entries
 from lesion_tasks.catalog.backbones import find_backbone
 from lesion_tasks.catalog.lookup import find_variant
 
 SMOKE_SIDE_PX = 32
 
 
-def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | None = None) -> Variant:
-    """Shorten a variant: a smoke run is one epoch of each stage on tiny pictures, never promoted.
+def adjust(
+    variant: Variant,
+    *,
+    is_smoke_run: bool = False,
+    max_epochs: int | None = None,
+    changes: Mapping[str, Any] | None = None,
+) -> Variant:
+    """Change a variant as `with_changes` does, then shorten it: at most `max_epochs`, at least 1, in each stage.
 
-    `max_epochs`, at least 1, caps each stage.
+    A smoke run is one epoch of each stage on tiny pictures, never promoted.
     """
+    if changes:
+        variant = with_changes(variant, changes)
     if max_epochs is not None and max_epochs < 1:
         raise UnusableInputError(f"max_epochs is {max_epochs}, expected at least 1")
     if is_smoke_run:
@@ -44,7 +53,52 @@ def adjust(variant: Variant, *, is_smoke_run: bool = False, max_epochs: int | No
         names.add("members")
     if not names:
         return variant
-    return replace(adjusted, title=f"{variant.title} ({how})", adjusted=tuple(sorted(names)))
+    return replace(
+        adjusted, title=f"{variant.title} ({how})", adjusted=tuple(sorted({*variant.adjusted, *names}))
+    )
+
+
+def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
+    """The variant with other values of some fields, for one training; "learning.ema_momentum" is a field of a part.
+
+    Values are those of a file of one's own entries. Raises `UnusableInputError` with everything that is wrong.
+    """
+    what = f"variant {variant.name!r}"
+    content: dict[str, Any] = {name: value for name, value in asdict(variant).items() if name != "name"}
+    problems = [
+        f"{name}: is what a training is known by, or is set elsewhere" for name in changes if name in _FIXED
+    ]
+    for name, value in changes.items():
+        part, _, field = name.partition(".")
+        if not field:
+            content[part] = value
+        elif isinstance(content.get(part, {}), dict | None):
+            content[part] = {**(content.get(part) or {}), field: value}
+        else:
+            problems.append(f"{name}: {part} has no fields")
+    if variant.members:
+        problems.append("an ensemble learns nothing itself: change its members")
+    changed = None
+    if not problems:
+        changed, problems = own_entries.build("variant", variant.name, content)
+    if changed is None or problems:
+        raise UnusableInputError(f"{what}: {'; '.join(one.removeprefix(f'{what}: ') for one in problems)}")
+    before, after = asdict(variant), asdict(changed)
+    names = {name for name in before if before[name] != after[name]}
+    if not names:
+        return variant
+    said = ", ".join(f"{name} {_in_short(value)}" for name, value in changes.items())
+    return replace(
+        changed, title=f"{variant.title} ({said})", adjusted=tuple(sorted({*variant.adjusted, *names}))
+    )
+
+
+# What a training cannot change of its variant.
+_FIXED = ("name", "title", "reproduces", "members", "search", "search_id", "adjusted")
+
+
+def _in_short(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 def members_of(

@@ -187,3 +187,31 @@ def leaderboard(task: str | None, has_archived: bool) -> None:
     if not rows:
         click.echo("nothing has been evaluated yet")
     print_table(rows)
+
+
+@lesion.command()
+@click.option(
+    "--train", "is_training", is_flag=True, help="Train and evaluate what is missing first; this takes hours."
+)
+@click.option(
+    "--max-epochs", type=click.IntRange(min=1), help="With --train: at most this many in each stage."
+)
+@click.option(
+    "--base", metavar="TRAINING", help="Also list what one change at a time brought to this training, on val."
+)
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
+def paper(is_training: bool, max_epochs: int | None, base: str | None, out: Path | None) -> None:
+    """Evaluations -> the tables of the published systems that variants reproduce, in Markdown."""
+    from lesion_tasks.evaluation.paper import train_paper, write_paper
+
+    if max_epochs is not None and not is_training:
+        raise UnusableInputError("--max-epochs without --train: nothing is trained; expected both or neither")
+    workspace = open_workspace()
+    if is_training:
+        for variant, outcome in train_paper(workspace, max_epochs=max_epochs):
+            click.echo(f"{variant}: {outcome}", err=True)
+    page = write_paper(workspace, base)
+    if out is None:
+        click.echo(page, nl=False)
+    else:
+        out.write_text(page)

@@ -1,7 +1,8 @@
 """Variants -> trained models, and searches for their parameters."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import click
 
@@ -66,8 +67,21 @@ def _describe(name: str) -> None:
     default=0,
     help="Run this many search trials before the training, see `lesion tune`.",
 )
+@click.option(
+    "--set",
+    "changes",
+    multiple=True,
+    callback=lambda context, parameter, value: _changes(value),
+    metavar="FIELD=VALUE",
+    help="Another value of one field for this training, such as seed=2 or learning.ema_momentum=0; may be repeated.",
+)
 def train(
-    variants: Sequence[str], again: bool, is_smoke_run: bool, max_epochs: int | None, n_trials: int
+    variants: Sequence[str],
+    again: bool,
+    is_smoke_run: bool,
+    max_epochs: int | None,
+    n_trials: int,
+    changes: Mapping[str, Any],
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
     from lesion_tasks.training.prepare import prepare_training
@@ -78,7 +92,7 @@ def train(
         for name in choose_variants(
             workspace, variants=variants, policy="always", n_trials=n_trials, is_smoke_run=is_smoke_run
         ):
-            prepare_training(workspace, name, is_smoke_run=is_smoke_run)
+            prepare_training(workspace, name, is_smoke_run=is_smoke_run, changes=changes)
             done[name] = train_variant(
                 workspace,
                 name,
@@ -86,7 +100,22 @@ def train(
                 is_smoke_run=is_smoke_run,
                 max_epochs=max_epochs,
                 n_trials=n_trials,
+                changes=changes,
             )
+
+
+def _changes(said: Sequence[str]) -> dict[str, Any]:
+    """FIELD=VALUE, each a field once; a value is JSON, or text as it stands."""
+    found: dict[str, Any] = {}
+    for one in said:
+        name, sign, value = one.partition("=")
+        if not sign or not name or name in found:
+            raise click.BadParameter(f"{one!r}: expected FIELD=VALUE, each field once, such as seed=2")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
 
 
 @lesion.command()

@@ -23,9 +23,10 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import SPLITS, Variant
 from lesion_tasks.training.examples import Data, Examples
+from lesion_tasks.training.frozen_features import feature_recipe, with_features
 from lesion_tasks.training.judge import auc_of
 from lesion_tasks.training.loop import OnEpoch, load_model, model_bytes
-from lesion_tasks.training.model import Weights
+from lesion_tasks.training.model import Weights, build_extractor, head_of
 from lesion_tasks.training.model.averaging import average_members, calibration_of, members_in
 from lesion_tasks.training.model.serving import calibrated, fit_calibration, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
@@ -102,7 +103,44 @@ def train_folds(
             for epoch, (figures, duration_s) in enumerate(fold.epochs, start=1):
                 numbered(epoch, figures, duration_s)
         done.append(fold)
-    return _averaged(variant, rows, data, done)
+    members = [load_model(fold.model) for fold in done]
+    of_test = _predict_test(variant, weights, members, data, engine, bucket)
+    return _averaged(variant, data, done, members, of_test)
+
+
+def _predict_test(
+    variant: Variant,
+    weights: Weights | None,
+    members: Sequence[keras.Model],
+    data: Data,
+    engine: Engine,
+    bucket: Bucket,
+) -> pd.DataFrame:
+    """What the average of the members says of test; a backbone that none of them changed looks at a picture once."""
+    classes, test = variant.task.classes, data.subset("test")
+    if not _shares_features(variant):
+        return predict_examples(average_members(members, variant.name), test, classes=classes)
+    recipe = feature_recipe(variant, weights, None)
+    features = with_features(
+        engine,
+        bucket,
+        recipe,
+        lambda: build_extractor(variant, weights),
+        {"test": test},
+        data.sha256_by_id,
+    )["test"]
+    heads = [head_of(variant, member, features.n_features) for member in members]
+    return predict_examples(average_members(heads, variant.name), features, classes=classes)
+
+
+def _shares_features(variant: Variant) -> bool:
+    """Whether all folds read the same numbers of a picture: a segmenter learns anew in each of them."""
+    return (
+        variant.has_frozen_features
+        and variant.fine_tuning is None
+        and not variant.is_flip_averaged
+        and not variant.is_segmented
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -229,14 +267,19 @@ class FoldKeeper:
         return TrainedFold(model=model, held_out=frame, epochs=epochs, facts=said["facts"])
 
 
-def _averaged(variant: Variant, rows: pd.DataFrame, data: Data, done: list[TrainedFold]) -> Trained:
-    classes = variant.task.classes
-    served = average_members([load_model(fold.model) for fold in done], variant.name)
+def _averaged(
+    variant: Variant,
+    data: Data,
+    done: list[TrainedFold],
+    members: Sequence[keras.Model],
+    of_test: pd.DataFrame,
+) -> Trained:
+    served = average_members(members, variant.name)
     out_of_fold = pd.concat([fold.held_out for fold in done])
     predictions = {
         "train": out_of_fold.loc[data.train.isic_ids],
         "val": out_of_fold.loc[data.val.isic_ids],
-        "test": predict_examples(served, data.subset("test"), classes=classes),
+        "test": of_test,
     }
     facts: dict[str, Any] = {"folds": [fold.facts for fold in done]}
     if variant.is_calibrated:

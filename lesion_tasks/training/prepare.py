@@ -5,6 +5,8 @@ or another input size. Running it again finds both and changes nothing.
 """
 
 import logging
+from collections.abc import Mapping
+from typing import Any
 
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.shortened import adjust
@@ -16,13 +18,19 @@ from lesion_tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 
-def prepare_training(workspace: Workspace, variant: str, *, is_smoke_run: bool = False) -> str:
+def prepare_training(
+    workspace: Workspace,
+    variant: str,
+    *,
+    is_smoke_run: bool = False,
+    changes: Mapping[str, Any] | None = None,
+) -> str:
     """Build a variant's split unless it was built as it is defined, and decode its pictures in the variant's size.
 
     Returns the digest of the manifest. A split that has such a manifest is left unchanged: `build_split` decides when
     to include newer images. Raises UnusableInputError if the available images cannot make the split.
     """
-    recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run)
+    recipe = adjust(find_variant(variant), is_smoke_run=is_smoke_run, changes=changes)
     engine = workspace.engine
     try:
         digest, _ = manifest_in_force(engine, recipe.split)

@@ -10,7 +10,7 @@ import io
 import json
 import logging
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +18,15 @@ from sqlalchemy import Engine
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.catalog import DEFAULT_VARIANTS, RETRAIN_SHARE, TASKS, VARIANTS, Variant
+from lesion_tasks.catalog import (
+    DEFAULT_VARIANTS,
+    DEFAULT_WITH_WEIGHTS,
+    RETRAIN_SHARE,
+    TASKS,
+    VARIANTS,
+    Variant,
+)
+from lesion_tasks.catalog.backbones import WITHOUT_FILES
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.catalog.shortened import adjust, members_of
@@ -67,13 +75,13 @@ def choose_variants(
     n_trials: int = 0,
     is_smoke_run: bool = False,
 ) -> list[str]:
-    """Return the variants to train: the named ones, or those of the settings.
+    """Return the variants to train: the named ones, or those of the settings, or the catalogue's choice.
 
     `policy` "always" keeps all of them, and so does `again`, which asks for trainings that exist already; "changed"
     keeps those never trained, and those of whose manifest at least `RETRAIN_SHARE` is new, changed or lost since their
     last training. Raises `UnusableInputError` where `n_trials` or `is_smoke_run` mean nothing for what is named.
     """
-    names = list(variants or workspace.settings.variants or DEFAULT_VARIANTS)
+    names = list(variants or workspace.settings.variants or _by_default(workspace))
     for name in names:
         find_variant(name)
     if n_trials and is_smoke_run:
@@ -92,6 +100,24 @@ def choose_variants(
     bucket = workspace.bucket
     engine = workspace.engine
     return [name for name in names if _has_grown(engine, bucket, VARIANTS[name])]
+
+
+def _by_default(workspace: Workspace) -> list[str]:
+    """The catalogue's choice, with those variants whose weights are at hand."""
+    location = workspace.settings.weights
+    if location in WITHOUT_FILES:
+        return list(DEFAULT_VARIANTS)
+    from lesion_tasks.training.model import find_weights
+
+    found = []
+    for name in DEFAULT_WITH_WEIGHTS:
+        try:
+            find_weights(VARIANTS[name], location, workspace.bucket)
+        except UnusableInputError as error:
+            log.info("%s is left out of the default variants: %s", name, error)
+        else:
+            found.append(name)
+    return [*DEFAULT_VARIANTS, *found]
 
 
 def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
@@ -132,13 +158,15 @@ def train_variant(
     is_smoke_run: bool = False,
     max_epochs: int | None = None,
     n_trials: int = 0,
+    changes: Mapping[str, Any] | None = None,
     held_out: HeldOut | None = None,
 ) -> str:
     """Train a variant on the manifest in force of its split; returns the training id.
 
-    `again` runs a training even if one with its fingerprint is finished. `is_smoke_run` and `max_epochs` shorten it,
-    see `adjust`. For a variant with a search space, `n_trials` of a Bayesian search come first; the training then uses
-    the best parameters. `held_out` is left out of train and val, and is the test set.
+    `again` runs a training even if one with its fingerprint is finished. `is_smoke_run` and `max_epochs` shorten it
+    and `changes` give some fields other values, see `adjust`. For a variant with a search space, `n_trials` of a
+    Bayesian search come first; the training then uses the best parameters. `held_out` is left out of train and val, and
+    is the test set.
 
     An ensemble's members are trained first, each as by itself, unless they are; `again` repeats its average alone. All
     learn from the manifest that was in force when the first began.
@@ -146,7 +174,7 @@ def train_variant(
     import_tensorflow()
     mark_lost(workspace.engine)
     recipe = find_variant(variant)
-    chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs)
+    chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, changes=changes)
     spec = find_run_spec(workspace, chosen, held_out)
     members = [
         _train(workspace, replace(spec, variant=as_trained(member, held_out)))

@@ -6,6 +6,7 @@ from lesion_tasks.training.model.build import (
     build_head,
     build_model,
     copy_head,
+    head_of,
     set_trainable,
 )
 from lesion_tasks.training.model.metadata import adapt_metadata
@@ -21,6 +22,7 @@ __all__ = [
     "build_model",
     "copy_head",
     "find_weights",
+    "head_of",
     "preprocess",
     "set_trainable",
 ]

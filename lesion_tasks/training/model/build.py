@@ -62,6 +62,17 @@ def copy_head(head: keras.Model, model: keras.Model) -> None:
             model.get_layer(layer.name).set_weights(layer.get_weights())
 
 
+def head_of(variant: Variant, model: keras.Model, n_features: int) -> keras.Model:
+    """The head of a whole trained model of a variant, as `build_head` makes it, with the model's weights."""
+    head = build_head(variant, n_features)
+    for layer in head.layers:
+        if layer.get_weights():
+            layer.set_weights(model.get_layer(layer.name).get_weights())
+        if layer.name == "standardize":
+            layer.finalize_state()
+    return head
+
+
 def _with_head(
     variant: Variant, inputs: dict[str, keras.KerasTensor], features: keras.KerasTensor | None
 ) -> keras.Model:

@@ -12,7 +12,7 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
-from lesion_tasks.catalog.backbones import Backbone, StoredBackbone, find_backbone
+from lesion_tasks.catalog.backbones import WITHOUT_FILES, Backbone, StoredBackbone, find_backbone
 from lesion_tasks.training.accelerator import find_accelerator
 
 BUCKET_PREFIX = "bucket:"
@@ -46,7 +46,7 @@ def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) 
     backbone = find_backbone(variant.backbone or "")
     if backbone is None or (isinstance(backbone, Backbone) and not variant.is_pretrained):
         return None
-    if isinstance(backbone, StoredBackbone) and location in ("none", "imagenet"):
+    if isinstance(backbone, StoredBackbone) and location in WITHOUT_FILES:
         raise _missing(variant, backbone, location, "no file of it")
     if location == "none":
         return Weights(origin="none", path=None, sha256=hashlib.sha256(b"none").hexdigest())
