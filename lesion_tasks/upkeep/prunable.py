@@ -104,8 +104,8 @@ def find_prunable(
 def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
     """Where the objects of a pruned training or of checkpoints lie."""
     return {
-        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/"),
-        "model": (f"models/{name}/", f"trainings/{name}/"),
+        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/", f"watching/{name}/"),
+        "model": (f"models/{name}/", f"trainings/{name}/", f"watching/{name}/"),
         "checkpoints": (name,),
     }[kind]
 
