@@ -129,18 +129,18 @@ def _filled(column: pd.Series) -> list[str]:
 
 
 def _fifths(reference: pd.Series, new: pd.Series) -> tuple[list[str], list[str]]:
-    """Numbers as the fifth of the reference that they fall in."""
-    known = reference.dropna().to_numpy(dtype=np.float64)
-    if not len(known):
-        return tuple(["known" if told else MISSING for told in side.notna()] for side in (reference, new))  # type: ignore[return-value]
-    cuts = np.unique(np.quantile(known, np.linspace(0, 1, N_FIFTHS + 1)[1:-1]))
+    """Numbers as the fifth that they fall in, of both sides together: cuts that knew the sides would not be exact."""
+    together = pd.concat([reference, new]).to_numpy(dtype=np.float64)
+    known = together[np.isfinite(together)]
+    cuts = np.unique(np.quantile(known, np.linspace(0, 1, N_FIFTHS + 1)[1:-1])) if len(known) else np.zeros(1)
     names = [f"at most {cuts[0]:.3g}", *(f"{a:.3g} to {b:.3g}" for a, b in pairwise(cuts))]
     names.append(f"above {cuts[-1]:.3g}")
-
-    def fifth(value: float) -> str:
-        return MISSING if value != value else names[int(np.searchsorted(cuts, value, side="left"))]
-
-    return [fifth(float(value)) for value in reference], [fifth(float(value)) for value in new]
+    places = np.searchsorted(cuts, np.nan_to_num(together), side="left")
+    told = [
+        names[place] if is_known else MISSING
+        for place, is_known in zip(places, np.isfinite(together), strict=True)
+    ]
+    return told[: len(reference)], told[len(reference) :]
 
 
 def _test_of_values(

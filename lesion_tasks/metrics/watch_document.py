@@ -13,7 +13,7 @@ from lesion_tasks.metrics.cohort_document import Fall, Overlap
 from lesion_tasks.metrics.document_schema import Count, Figures, Published, PublishedFigure, Share
 
 METHOD = (
-    "One image of each group, drawn by hash. Shares: chi-squared under permutation; numbers in fifths of the test set. "
+    "One image of each group, drawn by hash. Shares: chi-squared under permutation; numbers by fifths of both sides. "
     "Classifier: linear discriminant, its answers to groups that it did not learn from compared with those under "
     "permutation. All p-values of a watch together by Holm 1979"
 )
