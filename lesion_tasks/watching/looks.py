@@ -18,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, refusing_damage
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
+from lesion_tasks.catalog import Task
 from lesion_tasks.evaluation.doubt import Looked, doubts_of
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
+from lesion_tasks.splits.held_out import names_none
 
 if TYPE_CHECKING:
     import keras
@@ -126,6 +128,45 @@ def read_looks(bucket: Bucket, part: Part) -> "pd.DataFrame":
     if key is None:
         raise MissingObjectError(f"{part.folder}/{part.digest}-*.parquet", bucket.url)
     return pq.read_table(io.BytesIO(get_verified(bucket, key, key[-72:-8], kind="part"))).to_pandas()
+
+
+def seen_images(
+    bucket: Bucket, parts: Sequence[Part], task: Task, threshold: float | None, *, has_pictures: bool = True
+) -> "pd.DataFrame":
+    """The images of some parts that could be looked at, with what was found of each, as `metrics.shifts` takes them.
+
+    Beside the columns of `read_looks`: score, called and answered; without `has_pictures` no facts and features.
+    """
+    import pandas as pd
+
+    found = []
+    for part in parts:
+        looks = read_looks(bucket, part).drop(columns="isic_id")
+        if not has_pictures:
+            looks = looks.drop(columns=["facts", "features"])
+        found.append(part.rows.reset_index(drop=True).join(looks))
+    if not found:
+        columns = [*(f"p_{name}" for name in task.classes), "answer", "doubt", "strangeness", "reason"]
+        found.append(pd.DataFrame(columns=["isic_id", "group_id", "label", "attribution", *columns]))
+    rows = pd.concat(found, ignore_index=True)
+    return _with_calls(rows[rows["reason"].isna()].reset_index(drop=True), task, threshold)
+
+
+def _with_calls(rows: "pd.DataFrame", task: Task, threshold: float | None) -> "pd.DataFrame":
+    import numpy as np
+
+    from lesion_tasks.metrics.scored import called
+
+    p = rows[[f"p_{name}" for name in task.classes]].to_numpy(dtype=np.float64)
+    if not len(rows):
+        return rows.assign(score=[], called=[], answered=[])
+    return rows.assign(
+        score=p.max(axis=1) if task.positive is None else p[:, task.classes.index(task.positive)],
+        called=np.array(task.classes, dtype=object)[called(p, threshold)],
+        answered=rows["answer"].where(rows["answer"].notna(), rows["doubt"]),
+        strangeness=rows["strangeness"].astype(float),
+        attribution=rows["attribution"].map(lambda told: None if names_none(told) else told),
+    )
 
 
 def _table(

@@ -27,8 +27,7 @@ from lesion_tasks.metrics.watch_document import METHOD, ShiftTest, WatchDocument
 from lesion_tasks.pixels.picture_facts import FACTS
 from lesion_tasks.reports.words import label
 from lesion_tasks.serving.served_model import find_model
-from lesion_tasks.splits.held_out import names_none
-from lesion_tasks.watching.looks import Part, look_at, parts_of, read_looks
+from lesion_tasks.watching.looks import Part, look_at, parts_of, seen_images
 from lesion_tasks.watching.watched_images import (
     WatchedChampion,
     WatchedImages,
@@ -101,7 +100,13 @@ def _judge(
 
     months = window_of(images.by_month, watched.until)
     seen = {
-        month: _seen(workspace, watched, some, has_pictures=month == _REFERENCE or month in months)
+        month: seen_images(
+            workspace.bucket,
+            some,
+            watched.task,
+            watched.training.threshold,
+            has_pictures=month == _REFERENCE or month in months,
+        )
         for month, some in parts.items()
     }
     reference, new = seen[_REFERENCE], _joined([seen[month] for month in months], seen[_REFERENCE])
@@ -170,48 +175,6 @@ def window_of(by_month: "Mapping[str, pd.DataFrame]", until: date) -> list[str]:
 
 def _month_before(day: date) -> str:
     return (day - timedelta(days=1)).strftime("%Y-%m")
-
-
-def _seen(
-    workspace: Workspace, watched: WatchedChampion, parts: Sequence[Part], *, has_pictures: bool
-) -> "pd.DataFrame":
-    """The images of some parts that could be looked at, with what was found of each, but what is not asked for."""
-    import pandas as pd
-
-    found = []
-    for part in parts:
-        looks = read_looks(workspace.bucket, part)
-        if not has_pictures:
-            looks = looks.drop(columns=["facts", "features"])
-        found.append(part.rows.reset_index(drop=True).join(looks.drop(columns="isic_id")))
-    classes = list(watched.task.classes)
-    if not found:
-        columns = [*(f"p_{name}" for name in classes), "answer", "doubt", "strangeness", "reason"]
-        found.append(pd.DataFrame(columns=["isic_id", "group_id", "label", *columns]))
-    rows = pd.concat(found, ignore_index=True)
-    rows = rows[rows["reason"].isna()].reset_index(drop=True)
-    return _with_calls(rows, watched)
-
-
-def _with_calls(rows: "pd.DataFrame", watched: WatchedChampion) -> "pd.DataFrame":
-    """With score, called and answered, as `shifts` has them."""
-    import numpy as np
-
-    from lesion_tasks.metrics.scored import called
-
-    task = watched.task
-    p = rows[[f"p_{name}" for name in task.classes]].to_numpy(dtype=np.float64)
-    score = p.max(axis=1) if task.positive is None else p[:, task.classes.index(task.positive)]
-    if not len(rows):
-        return rows.assign(score=score, called=None, answered=None)
-    calls = called(p, watched.training.threshold)
-    return rows.assign(
-        score=score,
-        called=np.array(task.classes, dtype=object)[calls],
-        answered=rows["answer"].where(rows["answer"].notna(), rows["doubt"]),
-        strangeness=rows["strangeness"].astype(float),
-        attribution=rows["attribution"].map(lambda told: None if names_none(told) else told),
-    )
 
 
 def _joined(some: "Sequence[pd.DataFrame]", like: "pd.DataFrame") -> "pd.DataFrame":

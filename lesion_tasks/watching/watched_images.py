@@ -18,6 +18,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, Task
 from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.catalog.tasks import assignment_of
 from lesion_tasks.database.bulk import copy_out
 from lesion_tasks.database.schema import Manifest, Promotion, Training
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
@@ -60,7 +61,10 @@ _NEW = """
 """
 _BEFORE = """
     SELECT {columns} FROM image i JOIN record r USING (isic_id)
-    WHERE r.first_seen_at <= '{since}' AND r.withdrawn_at IS NULL ORDER BY i.isic_id COLLATE "C"
+    WHERE r.first_seen_at <= '{since}' AND r.withdrawn_at IS NULL AND NOT EXISTS (
+        SELECT FROM placement p
+        WHERE p.assignment = '{assignment}' AND p.isic_id = i.isic_id AND p.subset <> 'test')
+    ORDER BY i.isic_id COLLATE "C"
 """
 
 
@@ -78,6 +82,14 @@ class WatchedChampion:
     def since(self) -> datetime:
         """Its training data were made then."""
         return self.manifest.created_at
+
+    @property
+    def placing(self) -> dict[str, Any]:
+        """The salt and shares by which its data were divided."""
+        recipe = self.manifest.recipe.get("task", {})
+        return {
+            name: recipe.get(name, getattr(self.task, name)) for name in ("salt", "val_share", "test_share")
+        }
 
     @property
     def watch_id(self) -> str:
@@ -156,10 +168,14 @@ def find_images(workspace: Workspace, watched: WatchedChampion) -> WatchedImages
 
 
 def _read(connection: Connection, query: str, watched: WatchedChampion) -> "pd.DataFrame":
-    task = watched.task.name.replace("'", "''")
+    task, assignment = (
+        words.replace("'", "''")
+        for words in (watched.task.name, assignment_of(watched.task.name, **watched.placing))
+    )
     asked = query.format(
         columns=_FACTS.format(task=task),
         task=task,
+        assignment=assignment,
         since=watched.since.isoformat(),
         until=datetime.combine(watched.until, time(), UTC).isoformat(),
         decided=watched.decision.decided_at.isoformat(),
@@ -214,11 +230,7 @@ def _reference(before: "pd.DataFrame", own: "pd.DataFrame", watched: WatchedCham
     in_test = in_test.assign(label=in_test["isic_id"].map(by_id))
     rest = before[~before["isic_id"].isin(own["isic_id"]) & before["label"].isna()]
     rest = rest[~rest["group_id"].isin(own["group_id"][own["subset"] != "test"])]
-    recipe = watched.manifest.recipe.get("task", {})
-    place = {
-        name: recipe.get(name, getattr(watched.task, name)) for name in ("salt", "val_share", "test_share")
-    }
-    is_there = [subset_of(atom, **place) == "test" for atom in rest["atom_id"]]
+    is_there = [subset_of(atom, **watched.placing) == "test" for atom in rest["atom_id"]]
     return pd.concat([in_test, rest[is_there]], ignore_index=True)
 
 
