@@ -10,6 +10,7 @@
     evaluate     training -> a report bundle and a verdict
     promote      evaluations -> a decision, and perhaps a new champion
     predict      pictures and the champion -> predictions
+    watch        the champion and what arrived since -> what has shifted, and how its figures hold
 
 Steps meet in tables and objects, never in Python. None of them imports Airflow.
 """
@@ -43,6 +44,7 @@ ROOMS = (
     "evaluation",
     "promotion",
     "serving",
+    "watching",
     "upkeep",
     "pages",
     "cli",

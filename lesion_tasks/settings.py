@@ -102,6 +102,12 @@ def _approval(text: str) -> str:
     return text
 
 
+def _retraining(text: str) -> str:
+    if text not in {"never", "when_changed"}:
+        raise UnusableInputError(f"LESION_RETRAINING {text[:80]!r}: expected never or when_changed")
+    return text
+
+
 def _database_url(url: str | None) -> str | None:
     if url is None:
         return None
@@ -216,6 +222,11 @@ class Settings(BaseSettings):
     approvers: Words = Field(
         (),
         description="Comma-separated users who may answer, and who may promote despite a gate; unset: anybody.",
+    )
+    retraining: Annotated[Literal["never", "when_changed"], BeforeValidator(_retraining)] = Field(
+        "never",
+        description="Whether the champion's variant is trained again when a watch finds something beyond its bound: "
+        "never or when_changed.",
     )
     notify: Words = Field(
         (),

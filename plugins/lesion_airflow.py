@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 IMAGES = Asset("images", uri="lesion://images", group="lesion")
 SPLITS = Asset("splits", uri="lesion://splits", group="lesion")
 EVALUATIONS = Asset("evaluations", uri="lesion://evaluations", group="lesion")
+WATCHES = Asset("watches", uri="lesion://watches", group="lesion")
 CHAMPION = Model("champion", uri="lesion://champion")
 
 METRICS_TIMEOUT_MS = 5_000

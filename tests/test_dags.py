@@ -62,6 +62,14 @@ ORDER = {
     "verify_bucket": {"verify": set()},
     "report_overdue": {"report": set()},
     "prune": {"remove": set()},
+    "watch_champion": {
+        "choose": {"watch"},
+        "watch": {"announce", "choose_retraining", "stay_red"},
+        "announce": set(),
+        "choose_retraining": {"retrain"},
+        "retrain": set(),
+        "stay_red": set(),
+    },
     "correct_data": {"correct": set()},
     "leave_out": {"choose": {"train", "report"}, "train": {"report"}, "report": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
@@ -77,6 +85,7 @@ EMITS = {
     "verify_bucket": None,  # it makes nothing new
     "report_overdue": None,
     "prune": None,
+    "watch_champion": "watches",
     "predict_images": None,
 }
 
@@ -161,7 +170,7 @@ def test_an_empty_choice_is_refused_by_the_form(dags: dict[str, Any]) -> None:
         for key in dag.params
         if "array" in dag.params.get_param(key).schema["type"]
     ]
-    assert len(lists) == 5
+    assert len(lists) == 6
     for param in lists:
         with pytest.raises(ValueError, match="should be non-empty"):
             param.resolve([])
@@ -191,6 +200,7 @@ def test_models_are_used_on_the_gpu_queue_and_nowhere_else(dags: dict[str, Any])
         "leave_out.train",
         "promote_model.score_again",
         "predict_images.predict",
+        "watch_champion.watch",
     }
     assert on_gpu == {name for name, task in each_task(dags) if task.pool == "gpu"}
 

@@ -59,5 +59,7 @@ SCHEDULES = by_name(
         # Apart from ingestion and training, which use the same disks.
         Schedule(name="verify_bucket", cron="30 4 * * 6"),
         Schedule(name="report_overdue", cron="0 6 * * *"),
+        # After the ingestion of the first night of a month.
+        Schedule(name="watch_champion", cron="0 8 1 * *"),
     ]
 )

@@ -9,6 +9,7 @@ from lesion_tasks.cli import (  # isort: skip
     suspect_commands as suspect_commands,
     promotion_commands as promotion_commands,
     serving_commands as serving_commands,
+    watching_commands as watching_commands,
     verification_commands as verification_commands,
     document_commands as document_commands,
 )

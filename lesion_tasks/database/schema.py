@@ -3,12 +3,12 @@
     scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
       -> ungrouped -> picture_landmarks -> picture_pair -> correction -> placement -> cohort_image -> group_subset
       -> split_member -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training
-      -> training_epoch, prediction -> evaluation -> promotion -> archival, pruning
+      -> training_epoch, prediction -> evaluation -> promotion -> watch -> archival, pruning
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
 
-from datetime import datetime
+from datetime import date, datetime
 from typing import Any, ClassVar
 
 from sqlalchemy import (
@@ -931,6 +931,25 @@ class Promotion(Base):
     figures: Mapped[dict[str, Any]] = mapped_column(comment="what was compared, and every objection")
     decided_by: Mapped[str] = mapped_column(comment="rule, or who asked for it")
     decided_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
+
+
+class Watch(Base):
+    """What had become of a champion's images and figures by a day; done again, with the labels that arrived since."""
+
+    __tablename__ = "watch"
+    written_by = ("watching.watch",)
+    __table_args__ = (UniqueConstraint("training_id", "until"), Index(None, "task", "until"))
+
+    watch_id: Mapped[str] = mapped_column(primary_key=True, comment="training and day")
+    task: Mapped[str] = mapped_column(comment="name in the catalogue")
+    training_id: Mapped[str] = mapped_column(ForeignKey("training.training_id"), comment="the champion")
+    until: Mapped[date] = mapped_column(comment="what arrived before this day was looked at")
+    is_alarming: Mapped[bool] = mapped_column(comment="something passed its bound")
+    verdict: Mapped[str] = mapped_column(comment="in a few sentences")
+    document: Mapped[dict[str, Any]] = mapped_column(comment="metrics.json: every comparison and point")
+    document_sha256: Mapped[str] = mapped_column(comment="of the document as Postgres writes it")
+    report_key: Mapped[str] = mapped_column(comment="report.html in the bucket")
+    watched_at: Mapped[datetime] = mapped_column(comment="when it last changed")
 
 
 class Archival(Base):

@@ -39,7 +39,7 @@ REQUIRED_CHECKS = {
     "gap",
 }
 UNJOINED = {"ids_differ", f"ids_differ{ON_VAL}"}  # if one of them failed, nothing else was asked
-_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
+DOCUMENT_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
 
 
 class AlteredEvaluationError(UnusableInputError):
@@ -55,7 +55,7 @@ def record_evaluation(
             INSERT INTO evaluation (evaluation_id, training_id, manifest_digest, is_sound, failed_checks, verdict,
                                     document, document_sha256, report_key, evaluated_at)
             VALUES (:evaluation_id, :training_id, :digest, :is_sound, :failed, :verdict, :document,
-                    {_DIGEST.format(":document")}, :key, now())
+                    {DOCUMENT_DIGEST.format(":document")}, :key, now())
             ON CONFLICT (evaluation_id) DO UPDATE SET
                 is_sound = excluded.is_sound, failed_checks = excluded.failed_checks, verdict = excluded.verdict,
                 document = excluded.document, document_sha256 = excluded.document_sha256,
@@ -98,7 +98,7 @@ def find_by_id(connection: Connection, evaluation_id: str) -> Evaluation:
 def find_sealed(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:
     """The same, its document checked against its digest; raises `AlteredEvaluationError` if they differ."""
     # In one statement: an evaluation that is written in between would look altered.
-    digest: ColumnElement[str] = literal_column(_DIGEST.format("evaluation.document"))
+    digest: ColumnElement[str] = literal_column(DOCUMENT_DIGEST.format("evaluation.document"))
     statement = select(Evaluation, digest).where(
         Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
     )

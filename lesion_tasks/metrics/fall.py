@@ -29,7 +29,8 @@ def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = N
     if aucs[0] is None or aucs[1] is None:
         return None
     measure = "auc" if test.is_binary else "macro_auc"
-    return _fall(measure, aucs[0].value, aucs[1].value, _stated(sides, (aucs[0], aucs[1]), resampling))
+    stated = _stated(sides, (aucs[0], aucs[1]), resampling)
+    return _fall(measure, aucs[0].value, aucs[1].value, stated, resampling.level)
 
 
 def threshold_falls(
@@ -65,11 +66,15 @@ def threshold_falls(
         if min(even) >= MIN_GROUPS:
             stated = resampling.stated(samples[1][index] - samples[0][index], max(min(even) - 1, MIN_DEGREES))
         at = "0.5" if threshold is None else "the stored threshold"
-        found.append(_fall(name, rates[0], rates[1], stated, f"{name.capitalize()} at {at}"))
+        found.append(
+            _fall(name, rates[0], rates[1], stated, resampling.level, f"{name.capitalize()} at {at}")
+        )
     return found
 
 
-def _fall(measure: str, test: float, cohort: float, stated: Stated, subject: str = "It") -> Fall:
+def _fall(
+    measure: str, test: float, cohort: float, stated: Stated, level: float, subject: str = "It"
+) -> Fall:
     interval = stated if isinstance(stated, Interval) else None
     return Fall(
         measure=measure,
@@ -80,7 +85,7 @@ def _fall(measure: str, test: float, cohort: float, stated: Stated, subject: str
         high=interval.high if interval else None,
         method="bootstrap by group of both samples, percentile" if interval else None,
         interval_reason=None if interval else str(stated),
-        words=_words(subject, cohort - test, stated),
+        words=_words(subject, cohort - test, stated, level),
     )
 
 
@@ -134,11 +139,11 @@ def _welch(first: Auc, second: Auc) -> float:
     return max(found, MIN_DEGREES)
 
 
-def _words(subject: str, value: float, stated: Stated) -> str:
+def _words(subject: str, value: float, stated: Stated, level: float) -> str:
     moved = f"{subject} {'falls' if value < 0 else 'rises'} by {abs(value):.3f}"
     if not isinstance(stated, Interval):
         return f"{moved}; whether that is more than chance cannot be told: {stated}."
-    interval = f"95 % interval {stated.low:+.3f} to {stated.high:+.3f}"
+    interval = f"{100 * level:.0f} % interval {stated.low:+.3f} to {stated.high:+.3f}"
     if stated.low <= 0 <= stated.high:
         return f"{moved} ({interval}): no more than chance may do."
     return f"{moved} ({interval}): more than chance."

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
 from lesion_tasks.evaluation.decisions import (
     Champion,
@@ -15,7 +16,10 @@ from lesion_tasks.evaluation.decisions import (
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.reports.bundle import SincePromotion
 from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
+
+N_WATCHES = 12
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,6 +33,7 @@ class ChampionState:
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
     decisions: list[dict[str, Any]]  # newest first
+    watches: list[Watch]  # of this champion and those before it, newest first
     decided: list[str]  # trainings whose candidacy has ended: an open question about one ends by itself
 
 
@@ -46,6 +51,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
             row = rows[0] if rows else None
             fresh = newest_since_promotion(connection, training_id)
         default = earlier_champions(connection, task)
+        watches = recent_watches(connection, task, N_WATCHES)
     present = champion.training.training_id if champion else None
     ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
     earlier = [name for name in dict.fromkeys([*default, *ever]) if name != present]
@@ -57,5 +63,6 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         since_promotion=None if fresh is None else SincePromotion.model_validate(fresh),
         earlier=earlier,
         decisions=decisions,
+        watches=watches,
         decided=decided,
     )

@@ -16,6 +16,7 @@ from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import find_manifest
+from lesion_tasks.watching.watch import find_watch_report
 from lesion_tasks.workspace import Workspace
 
 DAGS = (
@@ -29,16 +30,18 @@ DAGS = (
     "verify_bucket",
     "report_overdue",
     "prune",
+    "watch_champion",
     "predict_images",
 )
 # The tasks that return the evaluation or the manifest that they made.
 _EVALUATING = {
     ("train_variants", "each.evaluate"), ("promote_model", "score_again"), ("leave_out", "train"),
-    ("leave_out", "report"),
+    ("leave_out", "report"), ("watch_champion", "watch"),
 }  # fmt: skip
 # The tasks whose results are those of a whole run.
 RESULT_TASKS = {
     "train_variants": "each.evaluate", "build_splits": "each.split", "predict_images": "finish", "leave_out": "report",
+    "watch_champion": "watch",
 }  # fmt: skip
 _SPLITTING = {("build_splits", "each.split"), ("build_splits", "each.materialize")}
 
@@ -104,7 +107,7 @@ def _result_of_tasks(
         return RunResult(address=page_key(digest), words="The data of this manifest.", decisions=[])
     if isinstance(returned, str):
         with workspace.engine.connect() as connection:
-            key = returned if _is_of_folds(returned) else find_report(connection, returned)
+            key = _key_of(connection, returned)
         if key is not None:
             return RunResult(address=key, words="The report of this evaluation.", decisions=[])
     if task_id is None and dag_id in RESULT_TASKS:
@@ -135,6 +138,12 @@ def _predictions(workspace: Workspace, returned: Sequence[Any]) -> RunResult:
     )
 
 
+def _key_of(connection: Connection, returned: str) -> str | None:
+    if _is_of_folds(returned):
+        return returned
+    return find_watch_report(connection, returned) or find_report(connection, returned)
+
+
 def _is_of_folds(returned: str) -> bool:
     """Whether it is the key of a report about folds, not the id of an evaluation."""
     return returned.startswith(f"{FOLDER}/")
@@ -146,6 +155,8 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
         return None
     if _is_of_folds(returned):
         return f"Folds of {returned.split('/')[2]}", returned
+    if (watched := find_watch_report(connection, returned)) is not None:
+        return f"Watched: {returned}", watched
     if is_digest(returned):
         if find_pruning(connection, "manifest", returned) is not None:
             return None

@@ -26,6 +26,7 @@ _WORDS = {
     "reports": "reports",
     "champions": "champions",
     "predictions": "predictions of pictures",
+    "watching": "what champions saw of new images",
 }
 
 

@@ -9,7 +9,7 @@ from urllib.parse import quote
 from sqlalchemy import func, select
 
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.database.schema import Ingestion
+from lesion_tasks.database.schema import Ingestion, Watch
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_by_id
 from lesion_tasks.workspace import Workspace
@@ -27,6 +27,7 @@ EVENTS = {
     "failed": True,
     "late": True,
     "overdue": True,
+    "shifted": True,
 }
 
 
@@ -74,6 +75,18 @@ def of_evaluation(workspace: Workspace, evaluation_id: str) -> Notice | None:
         subject=f"{found.training_id}: integrity checks failed ({', '.join(found.failed_checks)})",
         text=found.verdict,
         page=found.report_key,
+    )
+
+
+def of_watch(watch: Watch) -> Notice | None:
+    """What a watch found beyond its bounds; None if nothing was."""
+    if not watch.is_alarming:
+        return None
+    return Notice(
+        event="shifted",
+        subject=f"{TASKS[watch.task].title}: what the champion sees or says of new images has changed",
+        text=watch.verdict,
+        page=watch.report_key,
     )
 
 

@@ -108,8 +108,8 @@ def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
     if kind == "predictions":
         return f"{folder_of(name)}/", key_of(name, PAGE)
     return {
-        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/"),
-        "model": (f"models/{name}/", f"trainings/{name}/"),
+        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/", f"watching/{name}/"),
+        "model": (f"models/{name}/", f"trainings/{name}/", f"watching/{name}/"),
         "checkpoints": (name,),
     }[kind]
 

@@ -1,0 +1,256 @@
+"""A champion and a day -> the images that arrived since its training data, by month, and those to compare them with.
+
+What counts is when an image arrived, that is, when its record was first read, and not when it was taken. Images of
+people, lesions or pictures that the training data hold are left out. They are compared with the champion's own test
+set, the only part of its data that it has not learned from, and which the same hash drew from the same archive. An
+archive also sends images without a label of the task: those of before that the hash would have put into test stand for
+them.
+"""
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, date, datetime, time
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import TASKS, Task
+from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.catalog.tasks import assignment_of
+from lesion_tasks.database.bulk import copy_out
+from lesion_tasks.database.schema import Manifest, Promotion, Training
+from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
+from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.metrics.cohort_document import Overlap
+from lesion_tasks.splits.exclusions import Facts, reason_to_leave_out
+from lesion_tasks.splits.manifest import find_manifest, read_manifest
+from lesion_tasks.splits.subset_or_quarantine import subset_of, unit_interval
+from lesion_tasks.workspace import Workspace
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+# Images that are looked at, in whole groups: of each month of arrival, and of those to compare with.
+MAX_OF_MONTH = 2_048
+MAX_OF_REFERENCE = 4_096
+_SALT = "watched"
+# An image that fails one of these is not of the task's kind; one that fails another rule has no label so far.
+_UNLIKE = ("image_type", "image_manipulation", "no_sex")
+# What is asked of every image of the catalogue is little; the rest is read of those that are drawn.
+_FACTS = """
+    i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation, i.sex,
+    to_json(i.diagnosis)::text AS diagnosis, to_char(r.first_seen_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
+    EXISTS (SELECT FROM correction d WHERE d.task = '{task}' AND d.isic_id = i.isic_id
+            AND d.decision = 'label_set_aside' AND d.withdrawn_at IS NULL) AS is_doubted
+"""
+_DETAILS = text("""
+    SELECT i.isic_id, i.patient_id, i.lesion_id, i.sha256, f.object_key, i.age_years, i.size_mm, i.anatom_site,
+           i.fitzpatrick_skin_type, i.diagnosis_confirm_type, i.attribution
+    FROM image i JOIN stored_file f USING (isic_id, rendition) WHERE i.isic_id = ANY(:ids)
+""")
+# Images that had arrived when the champion was decided on may have had a say in it: as a cohort's, or in the test set
+# on which it was compared.
+_NEW = """
+    SELECT {columns} FROM image i JOIN record r USING (isic_id)
+    WHERE r.first_seen_at > '{since}' AND r.first_seen_at < '{until}' AND r.withdrawn_at IS NULL
+        AND (r.first_seen_at > '{decided}' OR NOT EXISTS (
+            SELECT FROM cohort_image c WHERE c.task = '{task}' AND c.isic_id = i.isic_id))
+    ORDER BY i.isic_id COLLATE "C"
+"""
+_BEFORE = """
+    SELECT {columns} FROM image i JOIN record r USING (isic_id)
+    WHERE r.first_seen_at <= '{since}' AND r.withdrawn_at IS NULL AND NOT EXISTS (
+        SELECT FROM placement p
+        WHERE p.assignment = '{assignment}' AND p.isic_id = i.isic_id AND p.subset <> 'test')
+    ORDER BY i.isic_id COLLATE "C"
+"""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WatchedChampion:
+    """A champion, what it learned from, and until when something new is looked for."""
+
+    training: Training
+    manifest: Manifest
+    decision: Promotion
+    task: Task
+    until: date
+
+    @property
+    def since(self) -> datetime:
+        """Its training data were made then."""
+        return self.manifest.created_at
+
+    @property
+    def placing(self) -> dict[str, Any]:
+        """The salt and shares by which its data were divided."""
+        recipe = self.manifest.recipe.get("task", {})
+        return {
+            name: recipe.get(name, getattr(self.task, name)) for name in ("salt", "val_share", "test_share")
+        }
+
+    @property
+    def watch_id(self) -> str:
+        return f"{self.training.training_id}-until-{self.until.isoformat()}"
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class WatchedImages:
+    """The images to look at, with metadata, label (None: none so far) and month of arrival, and what was left out.
+
+    `reference`: those to compare with. `by_month`: new ones, by month such as 2026-10, oldest first.
+    """
+
+    reference: "pd.DataFrame"
+    by_month: "Mapping[str, pd.DataFrame]"
+    n_arrived: int
+    n_unlike: Mapping[str, int] = field(default_factory=dict)
+    overlaps: list[Overlap] = field(default_factory=list)
+    n_not_drawn: int = 0
+
+
+def find_watched(connection: Connection, task: str, until: date) -> WatchedChampion:
+    """The champion of a task. Raises `UnusableInputError` if it has none, or its data are no longer there."""
+    find_task(task)
+    champion = champion_of(connection, task)
+    if champion is None:
+        raise UnusableInputError(
+            f"task {task!r} has no champion yet, expected one to watch: promote a model first"
+        )
+    manifest = find_manifest(connection, champion.training.manifest_digest)
+    if until <= manifest.created_at.astimezone(UTC).date():
+        raise UnusableInputError(
+            f"until {until}: expected a day after {manifest.created_at.date()}, when the data of "
+            f"{champion.training.training_id} were made"
+        )
+    return WatchedChampion(
+        training=champion.training,
+        manifest=manifest,
+        decision=champion.decision,
+        task=TASKS[task],
+        until=until,
+    )
+
+
+def find_images(workspace: Workspace, watched: WatchedChampion) -> WatchedImages:
+    """List what is to be looked at; the same catalogue gives the same list."""
+    import pandas as pd
+
+    own = read_manifest(workspace.bucket, watched.manifest.object_key)
+    with workspace.engine.connect() as connection:
+        before, _ = _judged(_read(connection, _BEFORE, watched), watched.task)
+        arrived, n_unlike = _judged(_read(connection, _NEW, watched), watched.task)
+        compared = watched.decision.manifest_digest
+        if compared is not None and compared != watched.manifest.digest:
+            # Those by which the champion was chosen are no news of how good it is.
+            tested = read_manifest(workspace.bucket, find_manifest(connection, compared).object_key)
+            own = pd.concat([own, tested[tested["subset"] == "test"]]).drop_duplicates("isic_id")
+        reference = _with_details(connection, _drawn(_reference(before, own, watched), MAX_OF_REFERENCE))
+        by_month, overlaps, n_not_drawn = {}, [], 0
+        for month, rows in arrived.groupby("month", sort=True):
+            drawn = _with_details(connection, _drawn(rows, MAX_OF_MONTH))
+            n_not_drawn += len(rows) - len(drawn)
+            found = find_overlaps(connection, drawn, own)
+            overlaps += found
+            kept = drawn[~drawn["isic_id"].isin([one.isic_id for one in found])]
+            if len(kept):
+                by_month[str(month)] = kept.reset_index(drop=True)
+    return WatchedImages(
+        reference=reference,
+        by_month=by_month,
+        n_arrived=len(arrived),
+        n_unlike=n_unlike,
+        overlaps=counted(overlaps),
+        n_not_drawn=n_not_drawn,
+    )
+
+
+def _read(connection: Connection, query: str, watched: WatchedChampion) -> "pd.DataFrame":
+    task, assignment = (
+        words.replace("'", "''")
+        for words in (watched.task.name, assignment_of(watched.task.name, **watched.placing))
+    )
+    asked = query.format(
+        columns=_FACTS.format(task=task),
+        task=task,
+        assignment=assignment,
+        since=watched.since.isoformat(),
+        until=datetime.combine(watched.until, time(), UTC).isoformat(),
+        decided=watched.decision.decided_at.isoformat(),
+    )
+    rows = copy_out(connection, asked).to_pandas()
+    return rows.assign(is_doubted=rows["is_doubted"] == "t")
+
+
+def _with_details(connection: Connection, rows: "pd.DataFrame") -> "pd.DataFrame":
+    import pandas as pd
+
+    found = connection.execute(_DETAILS, {"ids": rows["isic_id"].tolist()})
+    details = pd.DataFrame(found.all(), columns=list(found.keys()), dtype=object).set_index("isic_id")
+    numbers = {name: pd.to_numeric(details[name]).astype(float) for name in ("age_years", "size_mm")}
+    return rows.join(details.assign(**numbers), on="isic_id")
+
+
+def _judged(rows: "pd.DataFrame", task: Task) -> "tuple[pd.DataFrame, dict[str, int]]":
+    """The images of the task's kind, each with its label or None; and of the others how many, by why they are not."""
+    import json
+
+    import pandas as pd
+
+    known: dict[Any, tuple[str | None, str | None]] = {}
+    labels, reasons = [], []
+    columns = [
+        rows[name].astype(object).where(rows[name].notna(), None)
+        for name in ("image_type", "image_manipulation", "diagnosis", "sex")
+    ]
+    for key in zip(*columns, strict=True):
+        if key not in known:
+            image_type, manipulation, diagnosis, sex = key
+            path = tuple(json.loads(diagnosis))
+            facts = Facts(image_type=image_type, image_manipulation=manipulation, diagnosis=path, sex=sex)
+            known[key] = task.label_of(path), reason_to_leave_out(task, facts)
+        label, reason = known[key]
+        labels.append(label if reason is None else None)
+        reasons.append(reason if reason in _UNLIKE else None)
+    told = rows.assign(
+        label=pd.Series(labels, index=rows.index, dtype=object).where(~rows["is_doubted"], None)
+    )
+    is_unlike = pd.Series(reasons, index=rows.index, dtype=object).notna()
+    return told[~is_unlike].reset_index(drop=True), dict(Counter(reason for reason in reasons if reason))
+
+
+def _reference(before: "pd.DataFrame", own: "pd.DataFrame", watched: WatchedChampion) -> "pd.DataFrame":
+    """The champion's test set, and images without a label that the hash would have put there."""
+    import pandas as pd
+
+    by_id = own[own["subset"] == "test"].set_index("isic_id")["label"]
+    in_test = before[before["isic_id"].isin(by_id.index)]
+    in_test = in_test.assign(label=in_test["isic_id"].map(by_id))
+    rest = before[~before["isic_id"].isin(own["isic_id"]) & before["label"].isna()]
+    rest = rest[~rest["group_id"].isin(own["group_id"][own["subset"] != "test"])]
+    is_there = [subset_of(atom, **watched.placing) == "test" for atom in rest["atom_id"]]
+    return pd.concat([in_test, rest[is_there]], ignore_index=True)
+
+
+def _drawn(rows: "pd.DataFrame", n_most: int) -> "pd.DataFrame":
+    """Whole groups in the order of a hash, as many as fit; at least one. Sorted by that order and by image id."""
+    positions = rows["group_id"].map({one: unit_interval(_SALT, one) for one in rows["group_id"].unique()})
+    ordered = rows.assign(position=positions).sort_values(["position", "isic_id"], kind="stable")
+    ends = ordered.groupby("position", sort=True).size().cumsum()
+    fitting = ends[ends <= n_most]
+    n_kept = int(fitting.iloc[-1]) if len(fitting) else (int(ends.iloc[0]) if len(ends) else 0)
+    return ordered.drop(columns="position").iloc[:n_kept].reset_index(drop=True)
+
+
+def one_of_each_group(rows: "pd.DataFrame") -> "pd.DataFrame":
+    """One image of each group, drawn by the hash of its id: the unit of every comparison."""
+    positions = rows["isic_id"].map(lambda isic_id: unit_interval(_SALT, isic_id))
+    ordered = rows.assign(position=positions).sort_values("position", kind="stable")
+    return (
+        ordered.drop_duplicates("group_id")
+        .drop(columns="position")
+        .sort_values("isic_id")
+        .reset_index(drop=True)
+    )

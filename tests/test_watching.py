@@ -1,0 +1,297 @@
+"""A champion in use: shifts are found where there are some, seldom where there are none, and figures are followed."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import date
+from itertools import count
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from catalogue import add_records, labelled_records, materialize_natural, rows_of
+from scipy.stats import chi2_contingency, spearmanr
+from test_promotion import execute
+
+from benchmarks.simulate_watch import SHIFTS, WORSE, World, draw, watched
+from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import DirectoryBucket, open_bucket
+from lesion_tasks.catalog import TASKS, VARIANTS
+from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.evaluation.decisions import record_decision
+from lesion_tasks.metrics.newer_figures import measure_newer
+from lesion_tasks.metrics.shifts import find_shifts
+from lesion_tasks.metrics.two_samples import (
+    adjust_by_holm,
+    compare_values,
+    detectable_difference,
+    share_difference,
+    tell_apart,
+)
+from lesion_tasks.reports.watch_page import render_page
+from lesion_tasks.settings import Settings
+from lesion_tasks.training.train import train_variant
+from lesion_tasks.upkeep.notices import of_watch
+from lesion_tasks.watching import looks
+from lesion_tasks.watching.watch import champions_to_watch, variants_to_retrain, watch_champion, window_of
+from lesion_tasks.workspace import Workspace, open_workspace
+
+TASK = TASKS["malignancy"]
+
+
+def test_the_permutation_test_of_shares_agrees_with_chi_squared() -> None:
+    rng = np.random.default_rng(1)
+    ours, theirs = [], []
+    for shift in np.linspace(0, 0.1, 12):
+        before = rng.choice(list("abc"), 300, p=[0.5, 0.3, 0.2]).tolist()
+        now = rng.choice(list("abc"), 200, p=[0.5 - shift, 0.3, 0.2 + shift]).tolist()
+        found = compare_values(before, now)
+        assert found is not None
+        ours.append(found.p_value)
+        table = [[side.count(value) for value in "abc"] for side in (before, now)]
+        theirs.append(chi2_contingency(table, correction=False).pvalue)
+    np.testing.assert_allclose(ours, theirs, atol=0.04)
+    assert spearmanr(ours, theirs).statistic > 0.98
+
+
+def test_values_are_compared_by_share_and_rare_ones_together() -> None:
+    found = compare_values(["a"] * 60 + ["b"] * 40, ["a"] * 30 + ["b"] * 70)
+    assert found is not None and found.p_value == 1 / 2000
+    assert (found.values[0].reference, found.values[0].new) == (0.6, 0.3)
+    assert found.effect == pytest.approx(0.3 / np.sqrt(0.45 * 0.55))
+    assert compare_values(["a"] * 9, ["a"] * 9) is None
+    rare = compare_values(["a"] * 60 + list("cdefg"), ["a"] * 60 + list("hijkl"))
+    assert rare is not None and {one.value for one in rare.values} == {"a", "other values"}
+    assert (share_difference(0, 0), share_difference(0, 1)) == (0, 2)
+
+
+def test_a_classifier_tells_samples_apart_only_where_they_differ() -> None:
+    rng = np.random.default_rng(2)
+    before, now = rng.normal(size=(150, 40)), rng.normal(size=(100, 40))
+    same = tell_apart(before, now, plain=3)
+    assert same is not None and same.p_value > 0.05 and same.auc < 0.6
+    now[:, :10] += 0.6
+    other = tell_apart(before, now, plain=3)
+    assert other is not None and other.p_value < 0.01 and other.auc > 0.6
+    assert tell_apart(np.ones((60, 3)), np.ones((60, 3))) is None
+
+
+def test_p_values_are_adjusted_for_all_tests_together() -> None:
+    assert adjust_by_holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
+    assert detectable_difference(400, 400, 0.05) == pytest.approx(2.8016 * np.sqrt(2 / 400), abs=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "named"),
+    [
+        ("colour", "picture_red_cast"),
+        ("missing age", "age_years"),
+        ("a new institution", "attribution"),
+        ("prevalence", "label"),
+    ],
+)
+def test_a_planted_shift_is_found_by_its_name(name: str, named: str) -> None:
+    tests = watched(np.random.default_rng(3), SHIFTS[name], 250, 250)
+    found = {one.name: one for one in tests if one.is_beyond}
+    assert named in found
+    if named == "attribution":
+        assert found[named].values[0].value == "D" and found[named].values[0].reference == 0
+
+
+def test_without_a_shift_nothing_is_found() -> None:
+    tests = [one for i in range(4) for one in watched(np.random.default_rng([4, i]), World(), 150, 120)]
+    assert [one.name for one in tests if one.is_found] == []
+    assert {one.institution for one in tests} >= {None, "A"}
+
+
+def test_too_few_groups_tell_nothing() -> None:
+    rng = np.random.default_rng(5)
+    sides = (draw(rng, World(), n).drop_duplicates("group_id") for n in (200, 30))
+    assert {one.reason for one in find_shifts(*sides)} >= {"30 new groups, floor 50"}
+
+
+def test_figures_follow_the_months_and_a_fall_is_told() -> None:
+    rng = np.random.default_rng(6)
+    test = draw(rng, World(), 300, 1)
+
+    def month(world: World, n_groups: int, name: str) -> pd.DataFrame:
+        rows = draw(rng, world, n_groups, 1)
+        return rows.assign(isic_id=name + rows["isic_id"], group_id=name + rows["group_id"])
+
+    first, second, third = month(World(), 20, "a"), month(World(), 200, "b"), month(WORSE, 300, "c")
+    found = measure_newer(test, {"2026-08": first, "2026-09": second}, TASK, 0.5)
+    assert [(one.first_month, one.last_month) for one in found.points] == [
+        (None, None),
+        ("2026-08", "2026-09"),
+    ]
+    assert [one.fall.measure for one in found.falls] == ["auc", "sensitivity", "specificity"]
+    assert not any(one.is_beyond for one in found.falls)
+    assert "97 % interval" in found.falls[0].fall.words
+    worse = measure_newer(test, {"2026-08": first, "2026-09": second, "2026-10": third}, TASK, 0.5)
+    assert worse.points[:2] == found.points
+    assert worse.falls[0].is_beyond and worse.falls[0].fall.value < -0.05
+    assert (worse.points[2].answered.value or 0) < 1  # type: ignore[union-attr]
+    few = measure_newer(test, {"2026-08": first}, TASK, 0.5)
+    assert few.falls == [] and few.reason and "12 groups of each class" in few.reason
+
+
+def test_the_window_reaches_back_until_enough_groups_have_arrived() -> None:
+    def some(first: int, n: int) -> pd.DataFrame:
+        return pd.DataFrame({"group_id": [f"G{i}" for i in range(first, first + n)]})
+
+    by_month = {"2026-07": some(0, 300), "2026-08": some(300, 150), "2026-10": some(500, 90)}
+    assert window_of(by_month, date(2026, 11, 1)) == ["2026-08", "2026-10"]
+    del by_month["2026-10"]
+    assert window_of(by_month, date(2026, 9, 1)) == ["2026-07", "2026-08"]
+    assert window_of(by_month, date(2026, 12, 1)) == []
+
+
+def arrive(settings: Settings, records: list[dict[str, Any]], months: int) -> None:
+    """Records that are first read some months after everything else."""
+    add_records(settings, records)
+    ids = [record["isic_id"] for record in records]
+    execute(
+        settings,
+        "UPDATE record SET first_seen_at = now() + make_interval(months => :months) WHERE isic_id = ANY(:ids)",
+        months=months,
+        ids=ids,
+    )
+    curate_images(open_workspace())
+
+
+def day(settings: Settings, months: int) -> date:
+    """The first day of a month, so many after this one."""
+    ((found,),) = rows_of(
+        settings, f"SELECT (date_trunc('month', now()) + make_interval(months => {months}))::date"
+    )
+    assert isinstance(found, date)
+    return found
+
+
+@pytest.fixture
+def champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A champion that sees pictures, with enough test groups to compare with."""
+    monkeypatch.setitem(TASKS, "malignancy", replace(TASK, val_share=0.1, test_share=0.6))
+    smoke = replace(VARIANTS["smoke"], name="watched", split="malignancy_natural", max_epochs=1)
+    monkeypatch.setitem(VARIANTS, "watched", smoke)
+    add_records(settings, labelled_records(200))
+    workspace = open_workspace()
+    curate_images(workspace)
+    materialize_natural()
+    training_id = train_variant(workspace, "watched")
+    with workspace.engine.begin() as connection:
+        record_decision(
+            connection,
+            "malignancy",
+            "promoted",
+            training_id=training_id,
+            previous=None,
+            reason="it is needed",
+            decided_by="Ada",
+        )
+    yield training_id
+
+
+class KilledError(BaseException):
+    """The end of a process."""
+
+
+def watched_though_killed(workspace: Workspace, until: date, monkeypatch: pytest.MonkeyPatch) -> int:
+    """Watch again and again, killed before the first write, before the second ...; returns how often."""
+    put = DirectoryBucket.put
+    for n_killed in count():
+        left = iter(range(n_killed))
+
+        def counted(bucket: DirectoryBucket, key: str, data: bytes, left: Any = left, **how: Any) -> None:
+            if next(left, None) is None:
+                raise KilledError
+            put(bucket, key, data, **how)
+
+        monkeypatch.setattr(DirectoryBucket, "put", counted)
+        try:
+            watch_champion(workspace, "malignancy", until)
+        except KilledError:
+            continue
+        finally:
+            monkeypatch.setattr(DirectoryBucket, "put", put)
+        return n_killed
+    raise AssertionError
+
+
+def test_a_champion_is_watched_as_images_and_labels_arrive(
+    settings: Settings, champion: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    workspace = open_workspace()
+    with pytest.raises(UnusableInputError, match="expected a day after"):
+        watch_champion(workspace, "malignancy", date(2020, 1, 1))
+    assert champions_to_watch(workspace) == ["malignancy"]
+    nothing = watch_champion(workspace, "malignancy")
+    assert "no image arrived in" in nothing.verdict and of_watch(nothing) is None
+    # Of the new ones, those of the lesion that ends the training data are left out.
+    fresh = labelled_records(120, first=201)
+    for record in fresh:
+        del record["metadata"]["clinical"]["age_approx"]
+        record["attribution"] = "New clinic"
+        for level in (1, 2, 3):
+            record["metadata"]["clinical"].pop(f"diagnosis_{level}", None)
+    arrive(settings, fresh, 1)
+    monkeypatch.setattr(looks, "PART_IMAGES", 160)
+    until = day(settings, 2)
+    n_killed = watched_though_killed(workspace, until, monkeypatch)
+    assert n_killed == 3
+    ((stored, sha256),) = rows_of(
+        settings, f"SELECT document, document_sha256 FROM watch WHERE until = '{until}'"
+    )
+    found = watch_champion(workspace, "malignancy", until)
+    assert (found.document, found.document_sha256) == (stored, sha256)
+    assert found.is_alarming and variants_to_retrain(workspace, [found.watch_id]) == []
+    assert variants_to_retrain(workspace, [found.watch_id, nothing.watch_id], retraining="when_changed") == [
+        "watched"
+    ]
+    beyond = {one["name"] for one in found.document["shifts"] if one["is_beyond"]}
+    assert beyond >= {"age_years", "attribution"}
+    assert "label" not in beyond and found.document["n_unlabelled"] == found.document["n_new"] > 100
+    assert sum(one["n_images"] for one in found.document["overlaps"]) >= 1
+    assert found.document["points"][0]["figures"]["auc"]["value"] is not None
+    assert "no 12 groups of each class have arrived" in found.document["falls_reason"]
+    notice = of_watch(found)
+    assert notice is not None and notice.is_alarming and "passed a bound" in notice.text
+    page = open_bucket(settings).get(found.report_key).decode()
+    assert "Beyond a bound" in page and "New clinic" in page
+    # A part that was changed is looked at again.
+    bucket = open_bucket(settings)
+    key = next(iter(bucket.list_keys(f"{looks.folder_of(champion)}/")))
+    bucket.put(key, b"x")
+    assert watch_champion(workspace, "malignancy", until).document == stored
+    # Labels arrive: the same day says more.
+    execute(
+        settings,
+        "UPDATE image SET diagnosis = CASE WHEN substr(isic_id, 6)::int / 2 % 3 = 0 THEN ARRAY['Malignant'] "
+        "ELSE ARRAY['Benign'] END WHERE diagnosis = '{}'",
+    )
+    again = watch_champion(workspace, "malignancy", until)
+    assert again.document["falls_reason"] is None
+    assert [one["first_month"] is None for one in again.document["points"]] == [True, False]
+    assert again.document["n_unlabelled"] == 0 and again.document_sha256 != sha256
+
+
+def test_an_institution_cannot_write_the_page(settings: Settings) -> None:
+    rng = np.random.default_rng(8)
+    evil = "<script>alert(1)</script>"
+    sides = [draw(rng, World(), n).drop_duplicates("group_id") for n in (120, 120)]
+    sides[1] = sides[1].assign(attribution=evil)
+    tests = find_shifts(*sides)
+    assert any(one.institution == evil for one in tests)
+    from lesion_tasks.metrics.watch_document import WatchDocument
+
+    known = {
+        name: ("x" if field.annotation is str else 0 if "int" in str(field.annotation) else None)
+        for name, field in WatchDocument.model_fields.items()
+    }
+    document = WatchDocument.model_validate(
+        known
+        | {"n_unlike": {}, "overlaps": [], "points": [], "falls": [], "alarms": [evil], "shifts": tests}
+        | {"error_rate": 0.05}
+    )
+    page = render_page(document)
+    assert evil not in page and "&lt;script&gt;" in page
