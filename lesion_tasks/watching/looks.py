@@ -84,7 +84,7 @@ def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
     if not left:
         return 0
     served = load_served(bucket, file)
-    asked = served.watched or Looked(served.model).watched or served.model
+    asked = Looked(served.model).watched or served.model
     n_images = sum(len(part.rows) for part in left)
     with progress("look", n_images) as advance, ThreadPoolExecutor(cpu_count()) as pool:
         for part in left:
