@@ -125,12 +125,12 @@ def _both(sides: Sequence[list[str]]) -> tuple[list[str], list[str]]:
 
 
 def _filled(column: pd.Series) -> list[str]:
-    return column.astype(object).where(column.notna(), MISSING).astype(str).tolist()
+    return [MISSING if value is None or value != value else str(value) for value in column.tolist()]
 
 
 def _fifths(reference: pd.Series, new: pd.Series) -> tuple[list[str], list[str]]:
     """Numbers as the fifth that they fall in, of both sides together: cuts that knew the sides would not be exact."""
-    together = pd.concat([reference, new]).to_numpy(dtype=np.float64)
+    together = np.concatenate([side.to_numpy(dtype=np.float64) for side in (reference, new)])
     known = together[np.isfinite(together)]
     cuts = np.unique(np.quantile(known, np.linspace(0, 1, N_FIFTHS + 1)[1:-1])) if len(known) else np.zeros(1)
     names = [f"at most {cuts[0]:.3g}", *(f"{a:.3g} to {b:.3g}" for a, b in pairwise(cuts))]
