@@ -7,7 +7,6 @@ months before.
 
 import hashlib
 import io
-import json
 import logging
 import re
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, refusing_damage
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import Task
+from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.evaluation.doubt import Looked, doubts_of
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
@@ -75,7 +75,7 @@ def _digest(file: ModelFile, rows: "pd.DataFrame") -> str:
         "model": [file.model_sha256, file.doubt_sha256],
         "images": known.where(known.notna(), None).to_numpy().tolist(),
     }
-    return hashlib.sha256(json.dumps(said, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:32]
+    return hashlib.sha256(canonical_json(said)).hexdigest()[:32]
 
 
 def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
