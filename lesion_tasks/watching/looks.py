@@ -25,10 +25,11 @@ from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_serve
 from lesion_tasks.splits.held_out import names_none
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
     import pandas as pd
     import pyarrow as pa
+
+    from lesion_tasks.serving.inference_graph import InferenceGraph
 
 log = logging.getLogger(__name__)
 
@@ -84,7 +85,9 @@ def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
     if not left:
         return 0
     served = load_served(bucket, file)
-    asked = Looked(served.model).watched or served.model
+    from lesion_tasks.serving.inference_graph import inference_graph
+
+    asked = inference_graph(Looked(served.model).watched or served.model)
     n_images = sum(len(part.rows) for part in left)
     with progress("look", n_images) as advance, ThreadPoolExecutor(cpu_count()) as pool:
         for part in left:
@@ -170,7 +173,11 @@ def _with_calls(rows: "pd.DataFrame", task: Task, threshold: float | None) -> "p
 
 
 def _table(
-    bucket: Bucket, served: ServedModel, asked: "keras.Model", rows: "pd.DataFrame", pool: ThreadPoolExecutor
+    bucket: Bucket,
+    served: ServedModel,
+    asked: "InferenceGraph",
+    rows: "pd.DataFrame",
+    pool: ThreadPoolExecutor,
 ) -> "pa.Table":
     import pyarrow as pa
 
@@ -196,7 +203,11 @@ def _table(
 
 
 def _seen(
-    bucket: Bucket, served: ServedModel, asked: "keras.Model", rows: "pd.DataFrame", pool: ThreadPoolExecutor
+    bucket: Bucket,
+    served: ServedModel,
+    asked: "InferenceGraph",
+    rows: "pd.DataFrame",
+    pool: ThreadPoolExecutor,
 ) -> Iterator[dict[str, Any]]:
     """One batch, in its order."""
     import numpy as np
@@ -257,20 +268,14 @@ def _load(bucket: Bucket, served: ServedModel, key: str, sha256: str) -> "np.nda
 
 
 def _answered(
-    served: ServedModel, asked: "keras.Model", pixels: "np.ndarray", metadata: "np.ndarray"
+    served: ServedModel, asked: "InferenceGraph", pixels: "np.ndarray", metadata: "np.ndarray"
 ) -> "tuple[np.ndarray, list[np.ndarray]]":
     """Probabilities float64 (n, classes), and the model's features, (n, C) for each depth; none without pictures."""
     import numpy as np
 
-    n = len(metadata)
-    # One shape for every batch: each new one would be compiled again.
-    filled = np.resize(np.arange(n), BATCH_IMAGES)
-    given = {"pixels": pixels, "metadata": metadata}
-    said = asked.predict_on_batch({tensor.name: given[tensor.name][filled] for tensor in asked.inputs})
-    raw, *features = said if isinstance(said, list) else [said]
-    p = np.asarray(raw, dtype=np.float64)[:n]
-    p = np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(served.classes) == 2 else p
-    return p, [np.asarray(some, dtype=np.float32)[:n] for some in features]
+    raw, *features = asked({"pixels": pixels, "metadata": metadata})
+    p = np.asarray(raw, dtype=np.float64)
+    return np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(served.classes) == 2 else p, features
 
 
 def _thinned(features: "Sequence[np.ndarray]", n: int) -> "np.ndarray":
