@@ -13,7 +13,6 @@ large. The last line is JSON.
 from __future__ import annotations
 
 import argparse
-import io
 import json
 import os
 import resource
@@ -21,6 +20,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,103 +29,37 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
-from PIL import Image  # noqa: E402
+
+from lesion_tasks.workspace import open_workspace  # noqa: E402
 
 MIN_RATIO, MAX_GROWTH = 0.5, 1.25
 N_OWN = (
     800  # pictures of the training's own archive: of fewer, val has too few groups to tell strange pictures
 )
-SIDE_PX = (160, 120)
-SEEN = "2026-01-01T00:00:00+00:00"
 # Without a picture in common: one that was materialized for the first is not materialized again for the second.
 COHORTS = {"quarter": ("Quarter",), "whole": ("Whole",)}
 BATCH_IMAGES = 64
 N_PREDICTED = 4_000  # a rate needs no more
 
 
-def drawn(rng: np.random.Generator, *, is_malignant: bool) -> bytes:
-    """A JPEG of mottled skin with a spot, darker where it is malignant."""
-    coarse = rng.integers(120, 220, (8, 10, 3)).astype(np.uint8)
-    pixels = np.asarray(Image.fromarray(coarse).resize(SIDE_PX, Image.Resampling.BICUBIC)).copy()
-    y, x = np.mgrid[: SIDE_PX[1], : SIDE_PX[0]]
-    spot = np.hypot(x - rng.normal(80, 8), y - rng.normal(60, 8)) < rng.uniform(15, 45)
-    pixels[spot] = pixels[spot] // (3 if is_malignant else 2)
-    buffer = io.BytesIO()
-    Image.fromarray(pixels).save(buffer, "JPEG", quality=90)
-    return buffer.getvalue()
-
-
 def fill(n_images: int) -> None:
     """A catalogue of the training's own archive and of both cohorts, as ingestion leaves it."""
-    import hashlib
+    from catalogue_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
 
-    from lesion_tasks.curation.landmarks import LANDMARKS_VERSION
-    from lesion_tasks.database.bulk import copy_dicts, copy_rows
-    from lesion_tasks.workspace import open_workspace
-
-    workspace, rng = open_workspace(), np.random.default_rng(1)
-    versions, records, files, landmarks = [], [], [], []
+    rng = np.random.default_rng(1)
     n_quarter = n_images // 4
-    for i in range(N_OWN + n_quarter + n_images):
-        isic_id, is_malignant = f"ISIC_{i:07d}", i // 2 % 4 == 0
-        data = drawn(rng, is_malignant=is_malignant)
-        sha256 = hashlib.sha256(data).hexdigest()
-        key = f"images/{isic_id}.jpg"
-        workspace.bucket.put(key, data)
-        of_cohort = "Quarter" if i < N_OWN + n_quarter else "Whole"
-        clinical = {
-            **(
-                {"diagnosis_1": "Malignant", "diagnosis_2": "Malignant melanocytic proliferations (Melanoma)"}
-                if is_malignant
-                else {"diagnosis_1": "Benign", "diagnosis_2": "Benign melanocytic proliferations"}
-            ),
-            "sex": "male" if i % 3 else "female",
-            "age_approx": 5 * int(rng.integers(4, 17)),
-            "lesion_id": f"IL_{i // 2:07d}",
-            "fitzpatrick_skin_type": ("I", "II", "III", "IV")[i // 2 % 4],
-        }
-        acquisition = {"image_type": "dermoscopic", "pixels_x": SIDE_PX[0], "pixels_y": SIDE_PX[1]}
-        document = {
-            "isic_id": isic_id,
-            "copyright_license": "CC-0",
-            "attribution": "Own" if i < N_OWN else of_cohort,
-            "files": {},
-            "metadata": {"acquisition": acquisition, "clinical": clinical},
-            "public": True,
-        }
-        versions.append((isic_id, 1, sha256, document, SEEN))
-        records.append((isic_id, 1, SEEN, SEEN, SEEN))
-        files.append(
-            {
-                "isic_id": isic_id,
-                "rendition": "thumbnail_256",
-                "url": "http://x/",
-                "object_key": key,
-                "size_bytes": len(data),
-                "sha256": sha256,
-                "perceptual_hash": int.from_bytes(bytes.fromhex(sha256[:16]), "big", signed=True),
-                "width_px": SIDE_PX[0],
-                "height_px": SIDE_PX[1],
-                "fetched_at": SEEN,
-            }
-        )
-        # Made up and shared with nobody: to look for copies is the business of curation, which is not measured here.
-        landmarks.append((sha256, rng.bytes(320), LANDMARKS_VERSION))
-    with workspace.engine.begin() as connection:
-        copy_rows(
-            connection,
-            "record_version",
-            ("isic_id", "version", "record_hash", "document", "seen_at"),
-            versions,
-        )
-        copy_rows(
-            connection,
-            "record",
-            ("isic_id", "version", "first_seen_at", "last_seen_at", "changed_at"),
-            records,
-        )
-        copy_dicts(connection, "stored_file", files)
-        copy_rows(connection, "picture_landmarks", ("sha256", "landmarks", "version"), landmarks)
+
+    def images() -> Iterator[DrawnImage]:
+        for i in range(N_OWN + n_quarter + n_images):
+            is_malignant = i // 2 % 4 == 0
+            yield DrawnImage(
+                number=i,
+                picture=as_jpeg(skin_with_spot(rng, darkness=3 if is_malignant else 2)),
+                is_malignant=is_malignant,
+                attribution="Own" if i < N_OWN else "Quarter" if i < N_OWN + n_quarter else "Whole",
+            )
+
+    add_pictures(open_workspace(), images(), rng)
 
 
 def prepare(n_images: int, variant: str) -> str:
@@ -135,7 +69,6 @@ def prepare(n_images: int, variant: str) -> str:
     from lesion_tasks.evaluation.evaluate import evaluate_training
     from lesion_tasks.training.prepare import prepare_training
     from lesion_tasks.training.train import train_variant
-    from lesion_tasks.workspace import open_workspace
 
     migrate()
     began = time.perf_counter()
@@ -171,7 +104,6 @@ def judge(training_id: str, cohort: str) -> dict[str, Any]:
     from lesion_tasks.evaluation.evaluate import evaluate_training
     from lesion_tasks.evaluation.evaluation_record import find_evaluation
     from lesion_tasks.training.run_record import find_finished
-    from lesion_tasks.workspace import open_workspace
 
     assert keras
     declare()
@@ -200,7 +132,6 @@ def predict(training_id: str, cohort: str) -> dict[str, Any]:
     from lesion_tasks.training.examples import load_examples
     from lesion_tasks.training.loop import load_model
     from lesion_tasks.training.run_record import find_finished, read_model
-    from lesion_tasks.workspace import open_workspace
 
     declare()
     workspace = open_workspace()

@@ -30,6 +30,7 @@ from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.other_data import usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_rows
 from lesion_tasks.metrics.case_mix import reweight
 from lesion_tasks.metrics.diagnoses import by_diagnosis
@@ -296,10 +297,14 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     cohort = rows_of_manifest(settings, build_cohort(open_workspace(), "elsewhere", "malignancy"))
     with engine_for(settings.database_url or "").connect() as connection:
         found = find_overlaps(connection, cohort, rows)
+        kept, taken_out, _ = usable_rows(connection, Training(recipe={"metadata": []}), rows, cohort)
     kinds = ("patient", "lesion", "bytes", "picture", "picture")
     expected = {isic_id: (kind, "train") for isic_id, kind in zip(planted, kinds, strict=True)}
     assert {one.isic_id: (one.kind, one.subset) for one in found} == expected
     assert sum(one.n_images for one in counted(found)) == 5
+    # On none of them is a model measured.
+    assert taken_out == found
+    assert set(kept["isic_id"]) == set(cohort["isic_id"]) - set(planted)
 
 
 def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
+from markupsafe import escape
 from scipy.special import logit
 from scipy.stats import f_oneway
 from sqlalchemy import text
@@ -32,14 +33,14 @@ from lesion_tasks.metrics.between_sites import (
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.held_out import (
     HeldOut,
     build_held_out,
-    find_alike,
     find_origins,
-    names_none,
     refuse_to_hold_out,
 )
+from lesion_tasks.splits.institution_names import find_alike, names_none
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import choose_variants, train_variant
@@ -231,6 +232,11 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     page = before[key].decode()
     assert "Tiny" in page
     assert f"../../{ids[0]}/report.html" in page
+    index = bucket.get("reports/index.html").decode()
+    assert f'href="{key.removeprefix("reports/")}"' in index
+    assert escape(document.words) in index
+    told = bucket.get(page_key(split_digest)).decode()
+    assert "in two spellings, and are counted as two: Clinic &lt;b&gt;C&lt;/b&gt; and Clinic B." in told
     # The clinic where age tells nothing is found. How good a model is there is the answer, and never a fault.
     verdicts = rows_of(clinics, "SELECT document -> 'integrity' FROM evaluation")
     blocking = {one["name"]: one["is_blocking"] for (found,) in verdicts for one in found}

@@ -214,6 +214,51 @@ TABLES = {
 }
 
 
+B, M, U = "Benign", "Malignant", "Indeterminate"
+EIGHT = {"MEL": M, "NV": B, "BCC": M, "AK": U, "BKL": B, "DF": B, "VASC": B, "SCC": M}
+# By data set: every class of its publication, and the first level that it becomes; None: it has no counterpart.
+CLASSES = {
+    "isic-2016": {"benign": B, "malignant": M},
+    "isic-2017": {"melanoma": M, "seborrheic_keratosis": B, "none of them": B},
+    "isic-2018": {"MEL": M, "NV": B, "BCC": M, "AKIEC": U, "BKL": B, "DF": B, "VASC": B},
+    "isic-2019": {**EIGHT, "UNK": None},
+    "isic-2020": {
+        "melanoma": M, "nevus": B, "seborrheic keratosis": B, "lichenoid keratosis": B, "solar lentigo": B,
+        "lentigo NOS": B, "cafe-au-lait macule": B, "atypical melanocytic proliferation": U,
+    },
+    "ham10000": {"mel": M, "nv": B, "bcc": M, "akiec": U, "bkl": B, "df": B, "vasc": B},
+    "bcn20000": EIGHT,
+    "pad-ufes-20": {"ACK": U, "BCC": M, "MEL": M, "NEV": B, "SCC": M, "SEK": B},
+    # 78 diseases; those that stand for the ways in which they are read.
+    "ddi": {
+        "melanoma": M, "melanoma-in-situ": M, "basal-cell-carcinoma": M, "squamous-cell-carcinoma-in-situ": M,
+        "mycosis-fungoides": M, "actinic-keratosis": U, "melanocytic-nevi": B, "seborrheic-keratosis": B,
+        "epidermal-cyst": B, "verruca-vulgaris": B, "dermatofibroma": B, "eczema-spongiotic-dermatitis": B,
+        "hematoma": None, "hyperpigmentation": None, "leukemia-cutis": None,
+    },
+    "derm7pt": {
+        "basal cell carcinoma": M, "blue nevus": B, "clark nevus": B, "combined nevus": B, "congenital nevus": B,
+        "dermal nevus": B, "recurrent nevus": B, "reed or spitz nevus": B, "dermatofibroma": B, "lentigo": B,
+        "melanosis": B, "melanoma": M, "melanoma (in situ)": M, "melanoma (less than 0.76 mm)": M,
+        "melanoma (0.76 to 1.5 mm)": M, "melanoma (more than 1.5 mm)": M, "melanoma metastasis": M,
+        "seborrheic keratosis": B, "vascular lesion": B, "miscellaneous": None,
+    },
+    "fitzpatrick17k": {
+        "malignant melanoma": M, "malignant epidermal": M, "malignant dermal": M, "malignant cutaneous lymphoma": M,
+        "benign melanocyte": B, "benign epidermal": B, "benign dermal": B, "inflammatory": B, "genodermatoses": None,
+    },
+    "mra-midas": {
+        "malignant- bcc": M, "malignant- melanoma": M, "malignant- scc": M, "malignant- sccis": M, "malignant- ak": U,
+        "malignant- other": M, "benign-melanocytic nevus": B, "benign-seborrheic keratosis": B,
+        "benign-dermatofibroma": B, "benign-hemangioma": B, "benign-fibrous papule": B, "benign-other": B,
+        "melanocytic tumor, possible re-excision (severe, spitz, aimp)": U,
+        "other- non-neoplastic, inflammatory, infectious": None,
+    },
+}  # fmt: skip
+# One class to a column, or a table without a header, which is recognised by its classes.
+NEVER_UNKNOWN = {"isic-2016", "isic-2017", "isic-2018", "isic-2019"}
+
+
 def written(folder, tables):
     """Write tables and a picture for each name of one in them."""
     mapping = None
@@ -252,6 +297,47 @@ def test_a_published_table_is_recognised_and_read(namespace, tmp_path):
 def test_every_mapping_has_a_table_here_and_says_where_it_comes_from():
     assert {mapping.namespace for mapping in published_mappings()} == set(TABLES)
     assert [m.title for m in published_mappings() if not (m.title and m.cited)] == []
+
+
+def test_every_class_of_a_publication_becomes_what_it_means_or_has_no_counterpart():
+    for mapping in published_mappings():
+        meanings, without = mapping.values["diagnosis"], mapping.no_counterpart.get("diagnosis", frozenset())
+        told = {
+            name: None if name in without else meanings[name].split(":")[0]
+            for name in CLASSES[mapping.namespace]
+        }
+        assert told == CLASSES[mapping.namespace], mapping.namespace
+    for namespace in (
+        "derm7pt",
+        "fitzpatrick17k",
+        "pad-ufes-20",
+        "ham10000",
+        "bcn20000",
+        "isic-2018",
+        "isic-2019",
+    ):
+        (mapping,) = [one for one in published_mappings() if one.namespace == namespace]
+        known = {*mapping.values["diagnosis"], *mapping.no_counterpart.get("diagnosis", ())}
+        assert known == set(CLASSES[namespace]), namespace
+
+
+@pytest.mark.parametrize("namespace", sorted(TABLES.keys() - NEVER_UNKNOWN))
+def test_a_class_that_no_publication_has_is_counted_and_never_guessed(namespace, tmp_path):
+    tables, _ = TABLES[namespace]
+    name, text = next(iter(tables.items()))
+    lines = [line.split(",") for line in text.splitlines()]
+    row, column = next(
+        (i, j) for i, line in enumerate(lines) for j, value in enumerate(line) if value in CLASSES[namespace]
+    )
+    lines[row][column] = "no such disease"
+    download = open_download(written(tmp_path, {**tables, name: "\n".join(map(",".join, lines)) + "\n"}))
+    reading = Reading()
+    records = list(download.read(reading))
+    n = reading.unknown["diagnosis"]["no such disease"]
+    assert n == (2 if namespace == "derm7pt" else 1)  # two pictures of each case
+    assert {
+        record["metadata"]["clinical"].get("diagnosis_2") for record in records[row - 1 : row - 1 + n]
+    } == {None}
 
 
 def test_values_without_counterpart_and_unknown_ones_are_counted_apart(tmp_path):

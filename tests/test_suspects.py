@@ -123,6 +123,23 @@ def test_two_images_of_one_lesion_stay_in_one_group_whatever_arrives_until_it_is
     assert group(curated, pair[0]) == group(curated, "ISIC_0006000")
 
 
+def test_a_pair_of_which_no_image_is_in_a_split_leaves_it_as_it_was(curated: Settings) -> None:
+    workspace = open_workspace()
+    others = labelled_records(4, first=7_001)
+    for record in others:
+        record["metadata"]["acquisition"]["image_type"] = "clinical: close-up"
+        record["metadata"]["clinical"]["lesion_id"] = f"IL_9{record['isic_id'][5:]}"
+        record["metadata"]["clinical"].pop("patient_id", None)
+    add_records(curated, others)
+    curate_images(workspace)
+    before = build_split(workspace, SPLIT)
+    pair = [others[0]["isic_id"], others[3]["isic_id"]]
+    correct(workspace, "lesions_joined", pair[1], other_isic_id=pair[0], reason="one mole", decided_by="Ada")
+    assert group(curated, pair[0]) == group(curated, pair[1])
+    assert manifest_in_force(workspace.engine, SPLIT)[0] == before
+    assert build_split(workspace, SPLIT) == before
+
+
 def test_a_pair_that_is_taken_apart_again_leaves_every_split_as_it_was(curated: Settings) -> None:
     workspace = open_workspace()
     singles = labelled_records(40, first=7_001)

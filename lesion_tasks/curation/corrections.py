@@ -141,15 +141,22 @@ def decided_labels(connection: Connection, task: str) -> set[str]:
     )
 
 
-def digest_in_force(connection: Connection, task: str) -> str | None:
-    """SHA-256 over the decisions in force that change the splits of a task; None if there is none."""
+def digest_in_force(connection: Connection, task: str, split: str) -> str | None:
+    """SHA-256 over the decisions in force that change a split of a task; None if there is none.
+
+    A joined pair changes a split that has an image of their group, in a subset or in quarantine.
+    """
     rows: Sequence[Any] = connection.execute(
         text("""
-            SELECT decision, isic_id, other_isic_id FROM correction
-            WHERE withdrawn_at IS NULL AND (decision = 'lesions_joined'
-                                            OR (decision = 'label_set_aside' AND task = :task))
+            SELECT decision, isic_id, other_isic_id FROM correction c
+            WHERE withdrawn_at IS NULL AND (
+                (decision = 'label_set_aside' AND task = :task)
+                OR (decision = 'lesions_joined' AND EXISTS (
+                    SELECT FROM image i JOIN image o USING (group_id) JOIN split_member m ON m.isic_id = o.isic_id
+                    WHERE i.isic_id IN (c.isic_id, c.other_isic_id)
+                      AND m.split = :split AND m.group_id IS NOT NULL)))
             ORDER BY decision, isic_id, other_isic_id
         """),
-        {"task": task},
+        {"task": task, "split": split},
     ).all()
     return hashlib.sha256(json.dumps([tuple(row) for row in rows]).encode()).hexdigest() if rows else None

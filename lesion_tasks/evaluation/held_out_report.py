@@ -25,16 +25,17 @@ from lesion_tasks.evaluation.evaluation_record import (
     find_sealed,
     unmade_checks,
 )
+from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER, held_out_documents, publish
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite, UntestedSite, put_together
 from lesion_tasks.splits.held_out import (
     HeldOut,
     Origins,
     build_held_out,
-    find_alike,
     find_origins,
     refuse_to_hold_out,
 )
+from lesion_tasks.splits.institution_names import find_alike
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.train import train_variant
@@ -45,7 +46,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-FOLDER = "reports/held-out"
 # Beside the leading measure: how a model calls and how its probabilities hold where it never learned.
 SHOWN = (
     "auc", "macro_auc", "sensitivity", "specificity", "balanced_accuracy", "calibration_intercept",
@@ -116,10 +116,11 @@ def report_held_out(workspace: Workspace, manifest_digest: str, by: str, trainin
     from lesion_tasks.reports.held_out_page import render_held_out
 
     document = _document(workspace, manifest_digest, by, sorted(set(training_ids)))
-    folder = f"{FOLDER}/{document.held_out_id}"
+    folder = f"{HELD_OUT_FOLDER}/{document.held_out_id}"
     for name, (data, content_type) in render_held_out(document).items():
         workspace.bucket.put(f"{folder}/{name}", data, content_type=content_type)
     key = f"{folder}/report.html"
+    publish(workspace)
     log.info("%s", document.words)
     log.info("report: %s/%s", workspace.bucket.url, key)
     return key
@@ -127,8 +128,7 @@ def report_held_out(workspace: Workspace, manifest_digest: str, by: str, trainin
 
 def list_reported(bucket: Bucket) -> set[str]:
     """The trainings that any stored report on what was held out names."""
-    keys = [key for key in bucket.list_keys(f"{FOLDER}/") if key.endswith("/metrics.json")]
-    return {site["training_id"] for key in keys for site in json.loads(bucket.get(key))["sites"]}
+    return {site["training_id"] for one in held_out_documents(bucket) for site in one["sites"]}
 
 
 def _document(

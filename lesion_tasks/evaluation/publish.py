@@ -6,6 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
@@ -23,11 +24,14 @@ from lesion_tasks.reports.index import (
     BoardRow,
     ChampionLine,
     DecisionLine,
+    HeldOutLine,
     Leaderboard,
     TaskBoard,
     subset_figures,
 )
 from lesion_tasks.workspace import Workspace
+
+HELD_OUT_FOLDER = "reports/held-out"
 
 
 def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> Leaderboard:
@@ -113,7 +117,7 @@ def _worst_cohort(row: BoardRow) -> str:
 
 
 def publish(workspace: Workspace) -> None:
-    """Write `reports/index.html` and then `champion.json` from Postgres.
+    """Write `reports/index.html` and then `champion.json` from Postgres; reports on what was held out are the bucket's.
 
     One publisher at a time, and each reads after it holds the lock, so the newest decision is written last. A copy
     under the number of its decision, `champions/<task>/<sequence>.json`, is written before `champion.json`: if
@@ -123,7 +127,7 @@ def publish(workspace: Workspace) -> None:
 
     bucket = workspace.bucket
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
-        page = render_index(read_leaderboard(connection))
+        page = render_index(read_leaderboard(connection), _held_out_lines(bucket))
         # Those of tasks that are gone from the catalogue too: somebody may be served by one.
         names = dict.fromkeys([*TASKS, *tasks_with_champion(connection)])
         found = {name: champion_of(connection, name) for name in names}
@@ -134,6 +138,21 @@ def publish(workspace: Workspace) -> None:
             if not bucket.exists(key):
                 bucket.put(key, json.dumps(entry, indent=2).encode(), content_type="application/json")
         bucket.put("champion.json", json.dumps(champions, indent=2).encode(), content_type="application/json")
+
+
+def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
+    """What each stored report on what was held out says, as JSON."""
+    keys = [key for key in bucket.list_keys(f"{HELD_OUT_FOLDER}/") if key.endswith("/metrics.json")]
+    return [json.loads(bucket.get(key)) for key in keys]
+
+
+def _held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
+    """The newest first."""
+    known = [
+        HeldOutLine.model_validate({name: one[name] for name in HeldOutLine.model_fields})
+        for one in held_out_documents(bucket)
+    ]
+    return sorted(known, key=lambda line: (line.evaluated_at, line.held_out_id), reverse=True)
 
 
 def champion_key(task: str, sequence: int) -> str:

@@ -11,7 +11,7 @@ from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
-from lesion_tasks.evaluation.held_out_report import FOLDER
+from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
@@ -146,7 +146,7 @@ def _key_of(connection: Connection, returned: str) -> str | None:
 
 def _is_of_folds(returned: str) -> bool:
     """Whether it is the key of a report about folds, not the id of an evaluation."""
-    return returned.startswith(f"{FOLDER}/")
+    return returned.startswith(f"{HELD_OUT_FOLDER}/")
 
 
 def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:

@@ -77,6 +77,22 @@ class TaskBoard(Published):
     decisions: list[DecisionLine]
 
 
+class HeldOutLine(Published):
+    """One report on a recipe that was tested where it never learned."""
+
+    held_out_id: str
+    evaluated_at: str
+    title: str
+    task_title: str
+    one: str  # what was held out each time, in words
+    words: str
+
+    @property
+    def report_path(self) -> str:
+        """Where it is, seen from the index."""
+        return f"held-out/{self.held_out_id}/report.html"
+
+
 class Leaderboard(Published):
     """Champion, evaluated trainings and decisions of every task that has a training."""
 
@@ -107,7 +123,7 @@ def figures_of(stored: Mapping[str, Any] | None) -> Figures:
     return {name: PublishedFigure.model_validate(figure) for name, figure in (stored or {}).items()}
 
 
-def render_index(leaderboard: Leaderboard) -> bytes:
+def render_index(leaderboard: Leaderboard, held_out: Sequence[HeldOutLine] = ()) -> bytes:
     """Render the page. An evaluation that is not sound is never ranked and is listed below all sound ones."""
     template = environment().get_template("index.html.j2")
     tasks = [_shown(task) for task in leaderboard.tasks]
@@ -115,6 +131,7 @@ def render_index(leaderboard: Leaderboard) -> bytes:
         generated_at=leaderboard.generated_at,
         tasks=tasks,
         gone=leaderboard.gone,
+        held_out=held_out,
         has_drawn=leaderboard.has_drawn,
     ).encode()
 

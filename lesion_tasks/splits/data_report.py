@@ -17,6 +17,7 @@ from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, c
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
+from lesion_tasks.splits.institution_names import find_alike, institutions_in
 from lesion_tasks.splits.manifest import read_table
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ def collect_facts(
         "missing": facts.missing_rows(table),
         "imputed": facts.imputation_rows(table),
         "values": facts.value_tables(table, task),
+        "alike": find_alike(institutions_in(table)),
         "groups": facts.group_rows(table),
         "quarantine": facts.quarantine_counts(connection, split.name, task.assignment),
         "corrections": [

@@ -8,22 +8,21 @@ Collections alone are not in the manifest: they are those that list an image whe
 
 import hashlib
 import logging
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog import SPLITS, TASKS, Split, Task, drawn
+from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
-from lesion_tasks.catalog.splits import HELD_OUT_BY, NO_ORIGIN
+from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.database.schema import Manifest
 from lesion_tasks.splits.balance import draw_members
 from lesion_tasks.splits.data_report import write_data_report
+from lesion_tasks.splits.institution_names import names_none
 from lesion_tasks.splits.manifest import (
     as_table,
     find_manifest,
@@ -206,23 +205,6 @@ def _values(connection: Connection, rows: "pd.DataFrame", by: str) -> "pd.Series
     wanted = set(rows["isic_id"])
     known = {row.isic_id: frozenset(row.known) for row in found if row.isic_id in wanted}
     return rows["isic_id"].map(lambda isic_id: known.get(isic_id, frozenset()))
-
-
-def names_none(value: Any) -> bool:
-    """Whether a value is missing, or a word such as "Anonymous", which is no institution."""
-    if value is None or value != value:
-        return True
-    return str(value).removesuffix(drawn.MARK).strip().strip(".").casefold() in NO_ORIGIN
-
-
-def find_alike(values: Sequence[str]) -> list[tuple[str, str]]:
-    """Pairs of values of which one has all words of the other: they may be two spellings of one origin."""
-    words = {value: frozenset(re.findall(r"\w+", value.casefold())) for value in sorted(values)}
-    return [
-        (one, other)
-        for one, other in combinations(words, 2)
-        if words[one] <= words[other] or words[other] <= words[one]
-    ]
 
 
 def _is_open(rows: "pd.DataFrame") -> "np.ndarray":

@@ -240,7 +240,7 @@ def manifest_in_force(engine: Engine, split: str, *, is_corrected: bool = True) 
             ),
             {"split": split},
         ).one_or_none()
-        decided = digest_in_force(connection, find_split(split).task) if is_corrected else None
+        decided = digest_in_force(connection, find_split(split).task, split) if is_corrected else None
     if row is None:
         raise NoManifestError(f"split {split!r} has no manifest yet, expected one: build the split first")
     refuse_redefined(row.recipe, split)

@@ -76,7 +76,7 @@ def build_split(workspace: Workspace, name: str) -> str:
             | ({"cohorts": cohorts} if (cohorts := conditions_of(task.name)) else {})
             | (
                 {"corrections": corrections}
-                if (corrections := digest_in_force(connection, task.name))
+                if (corrections := digest_in_force(connection, task.name, split.name))
                 else {}
             ),
             table=table,
