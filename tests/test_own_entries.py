@@ -433,8 +433,8 @@ def test_a_backbone_of_ones_own_has_a_name_and_what_it_says_is_part_of_it(write:
     assert "our_net_*.keras" in listed
     write(b=BACKBONE.replace("our_net_*.keras", "nets/our_net.h5") + 'preprocessing = "caffe"\n')
     assert mistakes() == [
-        "b.toml: [backbone.our_net] files: is 'nets/our_net.h5', expected the name of a .keras file or a pattern such as "
-        "our_net_*.keras",
+        "b.toml: [backbone.our_net] files: is 'nets/our_net.h5', expected the name of a .keras file or a pattern such "
+        "as our_net_*.keras",
         "b.toml: [backbone.our_net] preprocessing: is in the file itself, which takes pixels 0 to 255; leave it out",
     ]
     write(a="", b=BACKBONE.replace("our_net", "mobilenet_v2"))
