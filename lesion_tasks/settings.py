@@ -203,7 +203,7 @@ class Settings(BaseSettings):
     )
     catalog: Annotated[Path, AfterValidator(Path.absolute)] = Field(
         own_entries.DEFAULT_FOLDER,
-        description="A folder of TOML files with variants, tasks, splits, cohorts, gates and schedules of your own.",
+        description="TOML files with tasks, splits, cohorts, backbones, variants, gates and schedules of your own.",
     )
     variants: Annotated[Words, AfterValidator(_variants)] = Field(
         (),

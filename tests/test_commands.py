@@ -76,6 +76,10 @@ def test_a_name_that_is_nearly_right_is_guessed() -> None:
         ("new taks x", "unknown value 'taks'; did you mean task?, expected one of task, split"),
         ("terms diagnosi", "unknown value 'diagnosi'; did you mean diagnosis?, expected one of"),
         ("leaderboard --task malignant", "unknown task 'malignant'; did you mean malignancy?"),
+        (
+            "setup postgresql://lesion:secret@db.example/lesions",
+            "lesion setup: Got unexpected extra argument (postgresql://db.example/lesions) (see `lesion setup",
+        ),
         ("report", "lesion report: Missing argument 'TRAINING_ID' (see `lesion report --help`)"),
     ],
 )

@@ -13,6 +13,7 @@ from documented import fenced
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, own_entries
+from lesion_tasks.catalog.backbones import StoredBackbone, find_backbone
 from lesion_tasks.catalog.entries import fingerprint
 from lesion_tasks.catalog.gates import GATES, check_gates, figures_to_judge, gates_of, measures_of, objections
 from lesion_tasks.catalog.new_entry import WRITERS, write_entry
@@ -402,6 +403,44 @@ def test_a_task_of_ones_own_is_a_choice_of_every_command_and_a_misspelt_one_is_n
     assert code == 2
     assert "unknown task 'thre'; did you mean three?" in said
     assert f"entries of your own are read from {own_entries.folder()} (LESION_CATALOG)" in said
+
+
+BACKBONE = """
+[backbone.our_net]
+files = "our_net_*.keras"
+licence = "CC-BY-4.0"
+min_side_px = 64
+"""
+TRANSFER = """
+[variant.on_our_net]
+title = "On our own network"
+split = "malignancy_natural"
+architecture = "transfer"
+backbone = "our_net"
+side_px = 96
+"""
+
+
+def test_a_backbone_of_ones_own_has_a_name_and_what_it_says_is_part_of_it(write: Write) -> None:
+    write(a=TRANSFER, b=BACKBONE)
+    read_settings()
+    backbone = find_backbone(str(VARIANTS["on_our_net"].backbone))
+    assert backbone == StoredBackbone(
+        name="our_net", files="our_net_*.keras", licence="CC-BY-4.0", min_side_px=64
+    )
+    code, listed = run("catalog")
+    assert code == 0
+    assert "our_net_*.keras" in listed
+    write(b=BACKBONE.replace("our_net_*.keras", "nets/our_net.h5") + 'preprocessing = "caffe"\n')
+    assert mistakes() == [
+        "b.toml: [backbone.our_net] files: is 'nets/our_net.h5', expected the name of a .keras file or a pattern such "
+        "as our_net_*.keras",
+        "b.toml: [backbone.our_net] preprocessing: is in the file itself, which takes pixels 0 to 255; leave it out",
+    ]
+    write(a="", b=BACKBONE.replace("our_net", "mobilenet_v2"))
+    assert mistakes() == [
+        "b.toml: [backbone.mobilenet_v2] has the name of a model of Keras Applications, expected another name"
+    ]
 
 
 def test_without_a_folder_nothing_is_loaded_for_it() -> None:

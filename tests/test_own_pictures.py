@@ -194,6 +194,21 @@ def test_lesions_that_are_numbered_by_patient_are_noticed(folder):
     )
 
 
+def test_a_column_that_names_one_patient_for_all_is_asked_about(tmp_path):
+    write_table(tmp_path, [(f"{n}.jpg", "Rossi", f"{n // 2}", "NV", "44", "w", "") for n in range(20)])
+    for n in range(20):
+        write_picture(tmp_path / f"{n}.jpg", np.random.default_rng(n), width_px=16)
+    found = inspect_folder(tmp_path)
+    assert any(
+        each.startswith(
+            "patient_id: 20 of 20 images have the same value, and all of them stand on one side of"
+        )
+        for each in found.findings
+    )
+    assert not any(each.startswith("lesion_id") for each in found.findings)
+    assert ("lesion_id", "lesion", "10 of them, with at most 2 images each") in found.fields
+
+
 def test_a_table_without_patients_and_lesions_gets_a_warning(folder):
     mapping = (folder / "lesion-mapping.toml").read_text()
     kept = [line for line in mapping.splitlines() if not line.startswith(("patient_id", "lesion_id"))]

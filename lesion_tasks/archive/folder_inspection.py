@@ -16,7 +16,7 @@ from pathlib import Path
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.csv_table import TableForm, read_rows
 from lesion_tasks.archive.local import open_download
-from lesion_tasks.archive.mapped_folder import MappedFolder, Reading, findings_in_words
+from lesion_tasks.archive.mapped_folder import MAX_VALUES, MappedFolder, Reading, findings_in_words
 from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNames
 from lesion_tasks.archive.printable import without_controls
 from lesion_tasks.archive.recognition import (
@@ -208,6 +208,9 @@ def _fields_in_words(mapping: TableMapping, reading: Reading) -> Iterator[tuple[
         ]
         if len(counts) > N_VALUES_SHOWN:
             shown.append(f"and {len(counts) - N_VALUES_SHOWN:,} other values")
+        if of_one := reading.identities.get(name):
+            n = f"{len(of_one):,}" if len(of_one) < MAX_VALUES else f"{MAX_VALUES:,} or more"
+            shown.append(f"{n} of them, with at most {plural(max(of_one.values()), 'image')} each")
         if n_missing := reading.missing[name]:
             shown.append(f"no value ({n_missing:,})")
         yield name, ", ".join(columns), "; ".join(shown)

@@ -29,6 +29,7 @@ from lesion_tasks.catalog.lookup import did_you_mean
 
 N_EXAMPLES = 3
 N_VALUES_NAMED = 8
+MIN_FOR_SHARE = 20  # images, of which half may not be of one patient or lesion without a word
 MAX_VALUES = 500  # distinct values that are counted for each field
 _YES = frozenset({"1", "1.0", "true", "yes"})
 _NO = frozenset({"0", "0.0", "false", "no"})
@@ -47,6 +48,9 @@ class Reading:
     values: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))  # by field
     unknown: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
     no_counterpart: defaultdict[str, Counter[str]] = field(default_factory=lambda: defaultdict(Counter))
+    identities: defaultdict[str, Counter[str]] = field(
+        default_factory=lambda: defaultdict(Counter)
+    )  # by field
     missing: Counter[str] = field(default_factory=Counter)  # rows without a value, by field
     used: set[str] = field(default_factory=set)  # paths of pictures that have a row
     patient_by_lesion: dict[str, str] = field(default_factory=dict)
@@ -281,6 +285,7 @@ class MappedFolder:
                     if cell and cell not in parts and cell not in self.mapping.missing:
                         reading.note(reading.unknown[name], cell)
                 return None
+            reading.note(reading.identities[name], "/".join(parts))
             return identity_of(self.mapping.namespace, name.removesuffix("_id"), "/".join(parts))
         known = []
         for cell in cells:
@@ -330,6 +335,13 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
         yield f"{name}: the mapping does not say what {_counted(counts)} means; taken as no value"
     for name, counts in reading.no_counterpart.items():
         yield f"{name}: the archive has no word for {_counted(counts)}"
+    for name, counts in reading.identities.items():
+        most = max(counts.values())
+        if 2 * most > reading.n_records >= MIN_FOR_SHARE:
+            yield (
+                f"{name}: {most:,} of {reading.n_records:,} images have the same value, and all of them stand on one "
+                "side of every split; is it the right column?"
+            )
     if reading.contested:
         yield (
             f"{len(reading.contested):,} lesions are listed under two patients, such as {min(reading.contested)}, and "

@@ -19,6 +19,7 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.backbones import BACKBONES, STORED_BACKBONES, StoredBackbone
 from lesion_tasks.catalog.cohorts import COHORTS, Cohort
 from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, refuse, unknown
@@ -66,11 +67,28 @@ def _check_variant(name: str, variant: Variant) -> None:
     )
 
 
+def _check_backbone(name: str, backbone: StoredBackbone) -> None:
+    """Raise ValueError if a name or a pattern cannot be that of a network in a file."""
+    problems = []
+    if name in BACKBONES:
+        problems.append("has the name of a model of Keras Applications, expected another name")
+    if "/" in backbone.files or not backbone.files.endswith(".keras"):
+        problems.append(
+            f"files: is {backbone.files!r}, expected the name of a .keras file or a pattern such as {name}_*.keras"
+        )
+    if backbone.preprocessing != "none":
+        problems.append("preprocessing: is in the file itself, which takes pixels 0 to 255; leave it out")
+    if backbone.min_side_px < 1:
+        problems.append(f"min_side_px: is {backbone.min_side_px}, expected at least 1")
+    refuse(f"backbone {name!r}", problems)
+
+
 # In an order in which each kind names only entries of those before it, or of its own.
 KINDS: Mapping[str, Kind] = {
     "task": Kind(entry=Task, entries=TASKS),
     "split": Kind(entry=Split, entries=SPLITS),
     "cohort": Kind(entry=Cohort, entries=COHORTS),
+    "backbone": Kind(entry=StoredBackbone, entries=STORED_BACKBONES, check=_check_backbone),
     "variant": Kind(entry=Variant, entries=VARIANTS, check=_check_variant, groups=GROUPS),
     "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
     "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),
@@ -141,7 +159,8 @@ def _what(kind: str, name: str) -> str:
             for gate in gates_of(name)
         )
     entry = KINDS[kind].entries[name]
-    return str(getattr(entry, "title", None) or getattr(entry, "task", None) or getattr(entry, "cron", ""))
+    words = (getattr(entry, name, None) for name in ("title", "task", "cron", "files"))
+    return str(next(filter(None, words), ""))
 
 
 def refuse_broken() -> None:
