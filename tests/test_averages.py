@@ -24,7 +24,6 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
-from lesion_tasks.evaluation.heatmaps import grad_cam
 from lesion_tasks.evaluation.model_features import with_features as watched_features
 from lesion_tasks.evaluation.run_checks import find_leaks
 from lesion_tasks.evaluation.subject import find_subject
@@ -314,20 +313,14 @@ def test_folds_of_a_frozen_backbone_predict_test_from_its_stored_features(small:
     of_test = predict_examples(served, data.subset("test"), classes=classes)
     table = labelled_predictions(workspace, training_id, "test").set_index("isic_id")
     np.testing.assert_allclose(table["p_malignant"].loc[of_test.index], of_test["malignant"], atol=1e-6)
-    # Each member alone, as it judges the images that it did not see, and as it is looked into.
+    # Each member alone, as it judges the images that it did not see.
     folds = deal_folds(manifest, 2)
     of_val = predict_out_of_fold(served, data.val, folds, classes=classes)
     table = labelled_predictions(workspace, training_id, "val").set_index("isic_id")
     np.testing.assert_allclose(table["p_malignant"].loc[of_val.index], of_val["malignant"], atol=1e-6)
-    inputs = data.val.inputs(np.arange(2))
-    heats = grad_cam(served, inputs, np.array([0, 1]), n_classes=2)
-    assert heats is not None
-    assert heats.shape[0] == 2
     watched = watched_features(served)
     assert watched is not None
-    said, *features = watched(inputs, training=False)
-    np.testing.assert_allclose(np.asarray(said), np.asarray(served(inputs, training=False)), atol=1e-6)
-    assert features, "the features of the backbone, once"
+    assert len(watched.outputs) > 1, "it tells the features of the backbone, once"
 
 
 def test_on_another_manifest_an_image_is_scored_by_who_did_not_see_its_group() -> None:
