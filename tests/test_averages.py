@@ -24,6 +24,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
+from lesion_tasks.evaluation.model_features import with_features as watched_features
 from lesion_tasks.evaluation.run_checks import find_leaks
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.settings import Settings
@@ -35,6 +36,7 @@ from lesion_tasks.training.folds import (
     check_folds,
     deal_folds,
     folds_of_val,
+    predict_out_of_fold,
     rows_of_fold,
     train_folds,
 )
@@ -301,17 +303,24 @@ def test_folds_of_a_frozen_backbone_predict_test_from_its_stored_features(small:
     name = declare("mobilenet_v2_metadata", n_folds=2, max_epochs=1, learning=None, dense_units=(4,))
     training_id = train_variant(open_workspace(), name)
     found, manifest = stored(small, training_id), manifest_of(small)
-    wanted = set(manifest["sha256"])
-    assert {row[0] for row in rows_of(small, "SELECT sha256 FROM feature_row")} == wanted, (
-        "not all are computed once"
-    )
+    computed = {row[0] for row in rows_of(small, "SELECT sha256 FROM feature_row")}
+    assert computed == set(manifest["sha256"]), "not every picture was looked at once"
     workspace = open_workspace()
-    test = load_data(workspace.engine, workspace.bucket, VARIANTS[name], manifest).subset("test")
-    served = predict_examples(
-        load_model(workspace.bucket.get(found["row"]["model_key"])), test, classes=found["row"]["classes"]
-    )
+    classes = found["row"]["classes"]
+    data = load_data(workspace.engine, workspace.bucket, VARIANTS[name], manifest)
+    served = load_model(workspace.bucket.get(found["row"]["model_key"]))
+    assert sum(isinstance(layer, keras.Model) for layer in served.layers) == 1 + 2, "a backbone and two heads"
+    of_test = predict_examples(served, data.subset("test"), classes=classes)
     table = labelled_predictions(workspace, training_id, "test").set_index("isic_id")
-    np.testing.assert_allclose(table["p_malignant"].loc[served.index], served["malignant"], atol=1e-6)
+    np.testing.assert_allclose(table["p_malignant"].loc[of_test.index], of_test["malignant"], atol=1e-6)
+    # Each member alone, as it judges the images that it did not see.
+    folds = deal_folds(manifest, 2)
+    of_val = predict_out_of_fold(served, data.val, folds, classes=classes)
+    table = labelled_predictions(workspace, training_id, "val").set_index("isic_id")
+    np.testing.assert_allclose(table["p_malignant"].loc[of_val.index], of_val["malignant"], atol=1e-6)
+    watched = watched_features(served)
+    assert watched is not None
+    assert len(watched.outputs) > 1, "it tells the features of the backbone, once"
 
 
 def test_on_another_manifest_an_image_is_scored_by_who_did_not_see_its_group() -> None:

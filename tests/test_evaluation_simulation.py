@@ -59,3 +59,9 @@ def test_without_earlier_figures_looks_count_as_independent_and_a_single_look_st
     assert lower.value == pytest.approx(0.85)
     with pytest.raises(UnusableInputError, match="3 looks, 3 earlier"):
         correct_for_looks(0.85, 0.02, 3, [0.84, 0.86, 0.83])
+
+
+def test_a_figure_that_was_not_the_best_is_left_exactly_as_it_is() -> None:
+    for auc in np.linspace(0.5, 0.99, 491):
+        found = correct_for_looks(float(auc), 0.02, 3, (0.995, 0.6))
+        assert (found.value, found.luck) == (auc, 0.0)

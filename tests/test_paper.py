@@ -62,11 +62,11 @@ def test_a_row_says_what_its_evaluation_says_and_what_is_missing_is_named(small:
     assert change.difference.value == pytest.approx(change.val_auc - changes.val_auc)
     assert by_field["seed"].difference is not None
     assert by_field["seed"].difference.value == 0.0
-    assert "age\\_years, is\\_male, size\\_mm -&gt; age\\_years" in write_paper(workspace, base)
+    assert "age\\_years, is\\_male, size\\_mm -&gt; age\\_years" in write_paper(workspace, [base])
 
 
 def test_without_any_training_the_page_says_so() -> None:
-    page = paper_page(list(SYSTEMS.values()), [], None, "Nothing is evaluated yet.")
+    page = paper_page(list(SYSTEMS.values()), [], [], "Nothing is evaluated yet.")
     assert page.count("Nothing is trained and evaluated yet.") == 2
     assert rows_of(page, "S4")[0][2:4] == ["AUC 0.4935", "not trained"]
 

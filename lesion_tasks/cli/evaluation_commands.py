@@ -197,10 +197,14 @@ def leaderboard(task: str | None, has_archived: bool) -> None:
     "--max-epochs", type=click.IntRange(min=1), help="With --train: at most this many in each stage."
 )
 @click.option(
-    "--base", metavar="TRAINING", help="Also list what one change at a time brought to this training, on val."
+    "--base",
+    "bases",
+    multiple=True,
+    metavar="TRAINING",
+    help="Also list what one change at a time brought to this training, on val; may be repeated.",
 )
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
-def paper(is_training: bool, max_epochs: int | None, base: str | None, out: Path | None) -> None:
+def paper(is_training: bool, max_epochs: int | None, bases: Sequence[str], out: Path | None) -> None:
     """Evaluations -> the tables of the published systems that variants reproduce, in Markdown."""
     from lesion_tasks.evaluation.paper import train_paper, write_paper
 
@@ -210,7 +214,7 @@ def paper(is_training: bool, max_epochs: int | None, base: str | None, out: Path
     if is_training:
         for variant, outcome in train_paper(workspace, max_epochs=max_epochs):
             click.echo(f"{variant}: {outcome}", err=True)
-    page = write_paper(workspace, base)
+    page = write_paper(workspace, bases)
     if out is None:
         click.echo(page, nl=False)
     else:

@@ -13,7 +13,7 @@ import numpy as np
 from keras import ops
 
 from lesion_tasks.training.examples import Examples
-from lesion_tasks.training.model.averaging import members_in
+from lesion_tasks.training.model.averaging import FEATURES_OF_ALL, members_in
 from lesion_tasks.training.model.serving import MEAN_OF_FLIPS
 from lesion_tasks.training.predict_examples import BATCH_IMAGES
 
@@ -63,11 +63,13 @@ def predict_with_features(
 def _alone(model: keras.Model) -> list[keras.Model]:
     """The networks of a model, each as it looks at one picture: its members and theirs, or itself."""
     members = members_in(model)
+    if members and _has(model, FEATURES_OF_ALL):
+        return members[:1]  # the others see the same
     return [one for member in members for one in _alone(member)] if members else [_before_flips(model)]
 
 
 def _before_flips(model: keras.Model) -> keras.Model:
-    if MEAN_OF_FLIPS not in [layer.name for layer in model.layers]:
+    if not _has(model, MEAN_OF_FLIPS):
         return model
     (inner,) = [layer for layer in model.layers if isinstance(layer, keras.Model)]
     return inner
@@ -75,7 +77,8 @@ def _before_flips(model: keras.Model) -> keras.Model:
 
 def _feature_tensors(model: keras.Model) -> list[keras.KerasTensor]:
     """Summaries of the last map of each spatial size, largest map first, and what the last layer reads."""
-    last = model.get_layer(LAST_LAYER).input
+    is_shared = _has(model, FEATURES_OF_ALL)
+    last = model.get_layer(FEATURES_OF_ALL).output if is_shared else model.get_layer(LAST_LAYER).input
     maps = _maps(model)
     found = [_Summary(name=f"summary_{number}")(one) for number, one in enumerate(maps, 1)]
     # Without layers in between, the last layer reads the average of the last map.
@@ -83,6 +86,10 @@ def _feature_tensors(model: keras.Model) -> list[keras.KerasTensor]:
     if last.shape[-1] <= MAX_WIDTH and not is_average:
         found.append(_Summary(name="summary_of_last")(last))
     return found
+
+
+def _has(model: keras.Model, name: str) -> bool:
+    return any(layer.name == name for layer in model.layers)
 
 
 class _Summary(keras.Layer):

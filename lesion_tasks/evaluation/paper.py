@@ -69,15 +69,15 @@ def train_paper(workspace: Workspace, *, max_epochs: int | None = None) -> Itera
             yield name, training_id
 
 
-def write_paper(workspace: Workspace, base: str | None = None) -> str:
-    """The page of the paper's tables, in Markdown; with a `base` training, what one change at a time brought it."""
+def write_paper(workspace: Workspace, bases: Sequence[str] = ()) -> str:
+    """The page of the paper's tables, in Markdown; of each base training, what one change at a time brought it."""
     with workspace.engine.connect() as connection:
         documents = _documents(connection)
         failures = {
             one.variant: one.reason for one in reversed(list_trainings(connection)) if one.status == "failed"
         }
     rows = [_row(system, documents, failures) for system in SYSTEMS.values()]
-    changes = None if base is None else read_changes(workspace, base)
+    changes = [read_changes(workspace, base) for base in bases]
     return paper_page(list(SYSTEMS.values()), rows, changes, _data_in_words(documents))
 
 

@@ -81,8 +81,8 @@ def paper_page(
         parts += [f"## {title}", _figures(systems, by_name, subset)]
     parts += ["## What was reported, and why it differs", _reported(systems, by_name)]
     parts += ["## Not trained", _missing(systems, by_name)]
-    if changes is not None:
-        parts += ["## One change at a time", _changes(changes)]
+    if changes:
+        parts += ["## One change at a time", *(_changes(one) for one in changes)]
     return "\n\n".join(parts) + "\n"
 
 

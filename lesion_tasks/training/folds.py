@@ -27,7 +27,12 @@ from lesion_tasks.training.frozen_features import feature_recipe, with_features
 from lesion_tasks.training.judge import auc_of
 from lesion_tasks.training.loop import OnEpoch, load_model, model_bytes
 from lesion_tasks.training.model import Weights, build_extractor, head_of
-from lesion_tasks.training.model.averaging import average_members, calibration_of, members_in
+from lesion_tasks.training.model.averaging import (
+    average_heads,
+    average_members,
+    calibration_of,
+    members_in,
+)
 from lesion_tasks.training.model.serving import calibrated, fit_calibration, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
 from lesion_tasks.training.run_spec import load_data
@@ -104,33 +109,35 @@ def train_folds(
                 numbered(epoch, figures, duration_s)
         done.append(fold)
     members = [load_model(fold.model) for fold in done]
-    of_test = _predict_test(variant, weights, members, data, engine, bucket)
-    return _averaged(variant, data, done, members, of_test)
+    if _shares_features(variant):
+        served, of_test = _average_on_features(variant, weights, members, data, engine, bucket)
+    else:
+        served = average_members(members, variant.name)
+        of_test = predict_examples(served, data.subset("test"), classes=variant.task.classes)
+    return _finished(variant, data, done, served, of_test)
 
 
-def _predict_test(
+def _average_on_features(
     variant: Variant,
     weights: Weights | None,
     members: Sequence[keras.Model],
     data: Data,
     engine: Engine,
     bucket: Bucket,
-) -> pd.DataFrame:
-    """What the average of the members says of test; a backbone that none of them changed looks at a picture once."""
-    classes, test = variant.task.classes, data.subset("test")
-    if not _shares_features(variant):
-        return predict_examples(average_members(members, variant.name), test, classes=classes)
-    recipe = feature_recipe(variant, weights, None)
+) -> tuple[keras.Model, pd.DataFrame]:
+    """The average of members whose backbone is the same, in the model once, and what it says of test."""
+    extractor = build_extractor(variant, weights)
     features = with_features(
         engine,
         bucket,
-        recipe,
-        lambda: build_extractor(variant, weights),
-        {"test": test},
+        feature_recipe(variant, weights, None),
+        lambda: extractor,
+        {"test": data.subset("test")},
         data.sha256_by_id,
     )["test"]
     heads = [head_of(variant, member, features.n_features) for member in members]
-    return predict_examples(average_members(heads, variant.name), features, classes=classes)
+    of_test = predict_examples(average_members(heads, variant.name), features, classes=variant.task.classes)
+    return average_heads(extractor, heads, variant.name), of_test
 
 
 def _shares_features(variant: Variant) -> bool:
@@ -267,14 +274,9 @@ class FoldKeeper:
         return TrainedFold(model=model, held_out=frame, epochs=epochs, facts=said["facts"])
 
 
-def _averaged(
-    variant: Variant,
-    data: Data,
-    done: list[TrainedFold],
-    members: Sequence[keras.Model],
-    of_test: pd.DataFrame,
+def _finished(
+    variant: Variant, data: Data, done: list[TrainedFold], served: keras.Model, of_test: pd.DataFrame
 ) -> Trained:
-    served = average_members(members, variant.name)
     out_of_fold = pd.concat([fold.held_out for fold in done])
     predictions = {
         "train": out_of_fold.loc[data.train.isic_ids],
