@@ -52,9 +52,12 @@ def _complete(path: Path, lines: list[str]) -> None:
     An S3 that somebody else runs does not know accounts that are made up here, so it gets none.
     """
     present = path.read_text()
-    names = {line.partition("=")[0].strip() for line in present.splitlines()}
-    elsewhere = S3_ACCOUNTS if "S3_ENDPOINT_URL" in names else ()
-    addable = set(SECRETS) - names - set(elsewhere)
+    values = {
+        name.strip(): value.strip()
+        for name, _, value in (line.partition("=") for line in present.splitlines())
+    }
+    elsewhere = S3_ACCOUNTS if values.get("S3_ENDPOINT_URL") else ()
+    addable = set(SECRETS) - values.keys() - set(elsewhere)
     lacking = [line for line in lines if line.partition("=")[0] in addable]
     if not lacking:
         sys.stdout.write(f"{path} already exists and was left unchanged\n")

@@ -435,20 +435,24 @@ def plan_made_up_job(workspace: Workspace, letter: str, asked_at: datetime | Non
 def test_predictions_go_90_days_after_they_were_last_asked_for_whatever_kills_it(settings: Settings) -> None:
     workspace = open_workspace()
     bucket = workspace.bucket
-    old, undated, again, kept = (
+    old, undated, again, kept, cut_short = (
         plan_made_up_job(workspace, letter, at)
         for letter, at in (
             ("a", NOW - timedelta(days=90)),
             ("b", None),
             ("c", NOW - timedelta(days=100)),
             ("d", NOW - timedelta(days=89)),
+            ("e", NOW),
         )
     )
-    of_kept = {key for key in bucket.list_keys() if kept in key}
+    bucket.delete(f"predictions/{cut_short}/job.json")
+    of_kept = {key for key in bucket.list_keys() if kept in key or undated in key}
     wanted = prune(workspace, pruned_by="ada")
-    assert of_kind(wanted, "predictions") == {old, undated, again}
+    assert of_kind(wanted, "predictions") == {old, again, cut_short}, (
+        "how old another release's are is unknown"
+    )
     going = {one.what: (one.n, one.n_prunable) for one in disk_use(workspace) if one.where == "bucket"}
-    assert going["predictions of pictures"] == (12, 9)
+    assert going["predictions of pictures"] == (14, 8)
 
     # Killed after its first removal, and then a job that it had not come to is asked for again.
     done = subprocess.run([sys.executable, "-c", KILLED, "4"], capture_output=True, check=False)
@@ -461,10 +465,10 @@ def test_predictions_go_90_days_after_they_were_last_asked_for_whatever_kills_it
         key for key in of_kept if key.startswith("predictions/")
     } | {f"predictions/{again}/{name}" for name in ("job.json", "pictures.parquet", "predictions.csv")}
     rows = rows_of(settings, "SELECT name, n_objects, reason, ended_at FROM pruning ORDER BY name")
-    assert [(row.name, row.n_objects) for row in rows] == [(old, 4), (undated, 4)]
-    assert [row.reason.partition(":")[0] for row in rows] == [
+    assert [(row.name, row.n_objects) for row in rows] == [(old, 4), (cut_short, 3)]
+    assert [row.reason for row in rows] == [
         f"last asked for on {(NOW - timedelta(days=90)).date()}",
-        "nothing says when it was asked for",
+        "its plan was cut short",
     ]
     assert all(row.ended_at for row in rows)
     shown = find_result(

@@ -72,7 +72,7 @@ class Changes(Published):
 
 
 def paper_page(
-    systems: Sequence[System], rows: Sequence[PaperRow], changes: Changes | None, words: str
+    systems: Sequence[System], rows: Sequence[PaperRow], changes: Sequence[Changes], words: str
 ) -> str:
     """The page. `words` say of which data the figures are."""
     by_name = {row.system: row for row in rows}

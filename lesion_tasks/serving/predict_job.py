@@ -150,10 +150,13 @@ def list_jobs(bucket: Bucket) -> list[str]:
 
 
 def when_asked(bucket: Bucket, job_id: str) -> datetime | None:
-    """When a job was last planned; None if nothing in the bucket says so."""
+    """When a job was last planned; None if its plan does not say so, as of another release.
+
+    Raises `MissingObjectError` if there is no plan.
+    """
     try:
         return PredictionJob.model_validate_json(bucket.get(f"{folder_of(job_id)}/job.json")).asked_at
-    except (MissingObjectError, ValueError):
+    except ValueError:
         return None
 
 

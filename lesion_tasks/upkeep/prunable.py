@@ -388,11 +388,13 @@ def _predictions(bucket: Bucket, policy: Retention, now: datetime) -> Iterator[P
 
 def why_at_rest(bucket: Bucket, job_id: str, policy: Retention, now: datetime) -> str | None:
     """Why the policy lets a prediction job go, in words; None: it stays."""
-    asked_at = when_asked(bucket, job_id)
-    if asked_at is None:
-        return "nothing says when it was asked for: its plan was cut short, or is of an earlier release"
-    is_old = now - asked_at >= timedelta(days=policy.prediction_days)
-    return f"last asked for on {asked_at.date()}" if is_old else None
+    try:
+        asked_at = when_asked(bucket, job_id)
+    except MissingObjectError:
+        return "its plan was cut short"
+    if asked_at is None or now - asked_at < timedelta(days=policy.prediction_days):
+        return None
+    return f"last asked for on {asked_at.date()}"
 
 
 def _list_pictures(connection: Connection, bucket: Bucket, digests: set[str]) -> bool:
