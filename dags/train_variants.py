@@ -132,7 +132,7 @@ POLICIES = {
             section="Shorter or searched",
             description=(
                 'For these trainings alone, such as {"seed": 2} or {"learning.ema_momentum": 0}: what one change '
-                "brings, or how much of a result is chance. Empty: none."
+                "brings, or how much of a result is chance. Never promoted. Empty: none."
             ),
         ),
         "smoke_run": Param(
@@ -164,6 +164,7 @@ def train_variants() -> None:
             again=params["again"],
             n_trials=params["trials"],
             is_smoke_run=params["smoke_run"],
+            changes=params["changes"],
         )
 
     @task(

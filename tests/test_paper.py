@@ -93,9 +93,15 @@ def test_a_change_is_in_the_title_and_among_what_was_adjusted() -> None:
     variant = VARIANTS["efficientnet_lite0_tuned"]
     changed = adjust(variant, max_epochs=3, changes={"learning.ema_momentum": 0, "side_px": 64})
     assert changed.learning == replace(variant.learning, ema_momentum=0.0)
-    assert changed.adjusted == ("fine_tuning", "learning", "max_epochs", "side_px")
+    assert changed.adjusted == ("fine_tuning", "is_promotable", "learning", "max_epochs", "side_px")
+    assert not changed.is_promotable, "an experiment takes no variant's place"
     assert changed.title.endswith("(learning.ema_momentum 0, side_px 64) (at most 3 epochs)")
     assert adjust(variant, changes={"side_px": variant.side_px}) is variant
+    turned = adjust(variant, changes={"side_px": 64, "learning.ema_momentum": 0.0, "seed": variant.seed})
+    assert turned == adjust(variant, changes={"learning.ema_momentum": 0, "side_px": 64})
+    assert adjust(VARIANTS["mobilenet_v2_frozen"], changes={"learning": {}}).title.endswith(
+        "(learning by default)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -107,11 +113,21 @@ def test_a_change_is_in_the_title_and_among_what_was_adjusted() -> None:
         ({"title.x": 1}, "title has no fields"),
         ({"name": "other"}, "name: is what a training is known by"),
         ({"split": "nope"}, "unknown split 'nope'"),
+        ({"is_promotable": True}, "is_promotable: is what a training is known by"),
+        ({"max_epochs": 0}, "max_epochs is 0, expected 1 to"),
+        ({"fine_tuning.patience": 0}, "patience is 0, expected 1 to"),
+        ({"seed": -1}, "seed is -1, expected 0 to"),
+        ({"bias_alpha": 0.5}, "bias_alpha: would do nothing, since loss is not bias"),
     ],
 )
 def test_a_change_that_cannot_be_is_refused(changes: dict[str, object], message: str) -> None:
     with pytest.raises(UnusableInputError, match=message):
         adjust(VARIANTS["efficientnet_lite0_tuned"], changes=changes)
+
+
+def test_a_field_of_a_part_that_a_variant_lacks_does_not_bring_the_whole_part() -> None:
+    with pytest.raises(UnusableInputError, match="the variant has no learning"):
+        adjust(VARIANTS["cnn_scratch"], changes={"learning.ema_momentum": 0})
 
 
 def test_an_ensemble_has_nothing_to_change() -> None:

@@ -62,8 +62,12 @@ def test_the_default_variants_are_joined_by_those_whose_weights_are_at_hand(
     assert chosen() == list(DEFAULT_VARIANTS)
     monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
     assert chosen() == list(DEFAULT_VARIANTS), "an empty folder"
-    stored(tmp_path)
+    own = stored(tmp_path)
     assert chosen() == [*DEFAULT_VARIANTS, *DEFAULT_WITH_WEIGHTS]
+    monkeypatch.setenv("LESION_WEIGHTS", str(own))
+    assert chosen() == [*DEFAULT_VARIANTS, *DEFAULT_WITH_WEIGHTS], "the file itself"
+    monkeypatch.setenv("LESION_WEIGHTS", str(own.rename(tmp_path / "another.keras")))
+    assert chosen() == list(DEFAULT_VARIANTS), "a file of another network"
 
 
 def test_an_average_states_the_licence_of_the_weights_that_a_member_began_with(

@@ -46,6 +46,24 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+# Numbers with which a training means something: field, lowest and highest.
+_BOUNDS = (
+    ("learning_rate", 1e-9, 10), ("max_epochs", 1, 100_000), ("patience", 1, 100_000), ("batch_size", 1, 65_536),
+    ("side_px", 8, 4_096), ("feature_dropout_rate", 0, 0.99), ("dropout_rate", 0, 0.99), ("seed", 0, 2**31 - 1),
+    ("dilation_rate", 1, 64), ("bias_alpha", 0, 10),
+)  # fmt: skip
+
+
+def out_of_bounds(entry: object) -> list[str]:
+    """What is wrong with the numbers of a variant or of its second stage, in words."""
+    given = ((name, getattr(entry, name, None), low, high) for name, low, high in _BOUNDS)
+    return [
+        f"{name} is {value}, expected {low:g} to {high:,}"
+        for name, value, low, high in given
+        if value is not None and not low <= value <= high
+    ]
+
+
 @dataclass(frozen=True, kw_only=True)
 class FineTuning:
     """A second stage after the head has learned on the frozen backbone; batch-norm statistics do not change."""
@@ -54,6 +72,9 @@ class FineTuning:
     max_epochs: int = 20
     patience: int = 4
     unfrozen_from: str = ""  # layers from the first whose name starts with this; "" for the whole backbone
+
+    def __post_init__(self) -> None:
+        refuse("fine_tuning", out_of_bounds(self))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,6 +159,7 @@ class Variant:
         if self.backbone is not None and find_backbone(self.backbone) is None:
             known = [*BACKBONES, *STORED_BACKBONES, "the name of a .keras file"]
             problems.append(unknown("backbone", self.backbone, known))
+        problems += out_of_bounds(self)
         refuse(f"variant {self.name!r}", problems)
         if (self.architecture == "transfer") != (self.backbone is not None):
             raise ValueError(f"variant {self.name!r}: only architecture 'transfer' may have a backbone")

@@ -12,7 +12,9 @@ from typing import Any
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant, own_entries
 from lesion_tasks.catalog.backbones import find_backbone
+from lesion_tasks.catalog.learning import Learning
 from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.recipe import FineTuning, flat_recipe
 
 SMOKE_SIDE_PX = 32
 
@@ -61,7 +63,8 @@ def adjust(
 def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
     """The variant with other values of some fields, for one training; "learning.ema_momentum" is a field of a part.
 
-    Values are those of a file of one's own entries. Raises `UnusableInputError` with everything that is wrong.
+    Values are those of a file of one's own entries. Such a training answers a question and is never promoted: a better
+    recipe becomes a variant of one's own. Raises `UnusableInputError` with everything that is wrong.
     """
     what = f"variant {variant.name!r}"
     content: dict[str, Any] = {name: value for name, value in asdict(variant).items() if name != "name"}
@@ -72,8 +75,12 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
         part, _, field = name.partition(".")
         if not field:
             content[part] = value
-        elif isinstance(content.get(part, {}), dict | None):
-            content[part] = {**(content.get(part) or {}), field: value}
+        elif isinstance(content.get(part), dict):
+            content[part] = {**content[part], field: value}
+        elif part in _PARTS:
+            problems.append(
+                f"{name}: the variant has no {part}, whose other fields would come with it; expected it as a whole"
+            )
         else:
             problems.append(f"{name}: {part} has no fields")
     if variant.members:
@@ -83,21 +90,47 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
         changed, problems = own_entries.build("variant", variant.name, content)
     if changed is None or problems:
         raise UnusableInputError(f"{what}: {'; '.join(one.removeprefix(f'{what}: ') for one in problems)}")
-    before, after = asdict(variant), asdict(changed)
-    names = {name for name in before if before[name] != after[name]}
-    if not names:
+    said = _differences(variant, changed)
+    if not said:
         return variant
-    said = ", ".join(f"{name} {_in_short(value)}" for name, value in changes.items())
+    idle = {name: why for name, why in changed.idle_fields.items() if name in said}
+    if idle:
+        raise UnusableInputError(
+            f"{what}: {'; '.join(f'{name}: would do nothing, since {why}' for name, why in idle.items())}"
+        )
+    names = {name.partition(".")[0] for name in said} | {"is_promotable"}
+    title = f"{variant.title} ({', '.join(f'{name} {_in_short(said[name])}' for name in sorted(said))})"
     return replace(
-        changed, title=f"{variant.title} ({said})", adjusted=tuple(sorted({*variant.adjusted, *names}))
+        changed, title=title, is_promotable=False, adjusted=tuple(sorted({*variant.adjusted, *names}))
     )
 
 
 # What a training cannot change of its variant.
-_FIXED = ("name", "title", "reproduces", "members", "search", "search_id", "adjusted")
+_FIXED = ("name", "title", "reproduces", "is_promotable", "members", "search", "search_id", "adjusted")
+_PARTS = {"learning": Learning, "fine_tuning": FineTuning}
+
+
+def _differences(variant: Variant, changed: Variant) -> dict[str, Any]:
+    """Fields with another value, those of parts as "part.field"; a whole part is named where it is all neutral."""
+    before, after = flat_recipe(variant.as_recipe), flat_recipe(changed.as_recipe)
+    neutral = {
+        f"{part}.{name}": value for part, kind in _PARTS.items() for name, value in asdict(kind()).items()
+    }
+    found = {
+        name: value
+        for name, value in after.items()
+        if value != before.get(name, neutral.get(name)) and not (value is None and name in _PARTS)
+    }
+    for part in _PARTS:
+        had, has = getattr(variant, part), getattr(changed, part)
+        if (had is None) != (has is None) and not any(name.startswith(f"{part}.") for name in found):
+            found[part] = "none" if has is None else "by default"
+    return found
 
 
 def _in_short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:g}"
     return value if isinstance(value, str) else json.dumps(value)
 
 

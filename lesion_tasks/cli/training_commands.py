@@ -73,7 +73,8 @@ def _describe(name: str) -> None:
     multiple=True,
     callback=lambda context, parameter, value: _changes(value),
     metavar="FIELD=VALUE",
-    help="Another value of one field for this training, such as seed=2 or learning.ema_momentum=0; may be repeated.",
+    help="Another value of one field for this training, which is never promoted: seed=2, learning.ema_momentum=0 ...; "
+    "may be repeated.",
 )
 def train(
     variants: Sequence[str],
@@ -90,7 +91,12 @@ def train(
     workspace = open_workspace()
     with shown_whatever_happens() as done:
         for name in choose_variants(
-            workspace, variants=variants, policy="always", n_trials=n_trials, is_smoke_run=is_smoke_run
+            workspace,
+            variants=variants,
+            policy="always",
+            n_trials=n_trials,
+            is_smoke_run=is_smoke_run,
+            changes=changes,
         ):
             prepare_training(workspace, name, is_smoke_run=is_smoke_run, changes=changes)
             done[name] = train_variant(

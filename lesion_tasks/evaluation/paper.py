@@ -38,9 +38,9 @@ from lesion_tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 # What a training of a variant may differ in and still be the variant's own: its seed, and how long it learned.
-_OF_ONE_TRAINING = ("title", "adjusted", "seed", "max_epochs")
+_OF_ONE_TRAINING = ("title", "adjusted", "is_promotable", "seed", "max_epochs")
 # What no change of a recipe is about.
-_NO_CHANGE = frozenset({"name", "title", "adjusted", "reproduces", "search", "search_id"})
+_NO_CHANGE = frozenset({"name", "title", "adjusted", "is_promotable", "reproduces", "search", "search_id"})
 # Fields whose change brings other weights with it.
 _OF_WEIGHTS = ("backbone", "is_pretrained")
 

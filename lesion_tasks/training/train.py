@@ -12,6 +12,7 @@ import logging
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
@@ -26,7 +27,7 @@ from lesion_tasks.catalog import (
     VARIANTS,
     Variant,
 )
-from lesion_tasks.catalog.backbones import WITHOUT_FILES
+from lesion_tasks.catalog.backbones import WITHOUT_FILES, find_backbone
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.catalog.shortened import adjust, members_of
@@ -74,16 +75,18 @@ def choose_variants(
     again: bool = False,
     n_trials: int = 0,
     is_smoke_run: bool = False,
+    changes: Mapping[str, Any] | None = None,
 ) -> list[str]:
     """Return the variants to train: the named ones, or those of the settings, or the catalogue's choice.
 
-    `policy` "always" keeps all of them, and so does `again`, which asks for trainings that exist already; "changed"
-    keeps those never trained, and those of whose manifest at least `RETRAIN_SHARE` is new, changed or lost since their
-    last training. Raises `UnusableInputError` where `n_trials` or `is_smoke_run` mean nothing for what is named.
+    `policy` "always" keeps all of them, and so do `again` and `changes`, which ask for other trainings than those that
+    exist; "changed" keeps those never trained, and those of whose manifest at least `RETRAIN_SHARE` is new, changed or
+    lost since their last training. Raises `UnusableInputError` where `n_trials`, `is_smoke_run` or `changes` mean
+    nothing for what is named.
     """
     names = list(variants or workspace.settings.variants or _by_default(workspace))
     for name in names:
-        find_variant(name)
+        adjust(find_variant(name), changes=changes)
     if n_trials and is_smoke_run:
         raise UnusableInputError(
             "a smoke run with search trials: it only shows that everything runs; expected one of them"
@@ -95,7 +98,7 @@ def choose_variants(
         )
     if policy not in ("always", "changed"):
         raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
-    if again or policy == "always":
+    if again or changes or policy == "always":
         return names
     bucket = workspace.bucket
     engine = workspace.engine
@@ -111,12 +114,17 @@ def _by_default(workspace: Workspace) -> list[str]:
 
     found = []
     for name in DEFAULT_WITH_WEIGHTS:
+        backbone = find_backbone(VARIANTS[name].backbone or "")
         try:
-            find_weights(VARIANTS[name], location, workspace.bucket)
+            weights = find_weights(VARIANTS[name], location, workspace.bucket)
         except UnusableInputError as error:
             log.info("%s is left out of the default variants: %s", name, error)
-        else:
+            continue
+        # Where LESION_WEIGHTS is a file, it may be that of another network.
+        if backbone and weights and fnmatchcase(weights.origin, backbone.files):
             found.append(name)
+        else:
+            log.info("%s is left out of the default variants: %s is not its file", name, location)
     return [*DEFAULT_VARIANTS, *found]
 
 
@@ -175,6 +183,12 @@ def train_variant(
     mark_lost(workspace.engine)
     recipe = find_variant(variant)
     chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, changes=changes)
+    if n_trials and changes and recipe.search is not None:
+        searched = sorted({one.field for one in recipe.search.ranges} & changes.keys())
+        if searched:
+            raise UnusableInputError(
+                f"{', '.join(searched)}: search trials choose that themselves; expected either a value or trials"
+            )
     spec = find_run_spec(workspace, chosen, held_out)
     members = [
         _train(workspace, replace(spec, variant=as_trained(member, held_out)))
