@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 from catalogue import add_records, labelled_records, materialize_natural, rows_of
 from scipy.stats import chi2_contingency, spearmanr
+from test_pages import client
 from test_promotion import execute
 
 from benchmarks.simulate_watch import SHIFTS, WORSE, World, draw, watched
@@ -28,6 +29,7 @@ from lesion_tasks.metrics.two_samples import (
     share_difference,
     tell_apart,
 )
+from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.train import train_variant
@@ -258,6 +260,10 @@ def test_a_champion_is_watched_as_images_and_labels_arrive(
     assert notice is not None and notice.is_alarming and "passed a bound" in notice.text
     page = open_bucket(settings).get(found.report_key).decode()
     assert "Beyond a bound" in page and "New clinic" in page
+    shown = client().get("/champion/malignancy").text
+    assert "beyond a bound" in shown and found.report_key.removeprefix("reports/") in shown
+    task = {"dag_id": "watch_champion", "run_id": "x", "task_id": "watch"}
+    assert find_result(workspace, **task, returned=found.watch_id).address == found.report_key
     # A part that was changed is looked at again.
     bucket = open_bucket(settings)
     key = next(iter(bucket.list_keys(f"{looks.folder_of(champion)}/")))
