@@ -1,4 +1,6 @@
-"""Old trainings, checkpoints, manifests, pixels and features that nothing needs -> gone, by policy. By hand only.
+"""Old trainings, checkpoints, manifests, pixels, features and predictions that nothing needs -> gone, by policy.
+
+By hand only.
 
 Says what could go, and removes it only where the form says so. The policy stands in
 `lesion_tasks/catalog/retention.py`. Never pruned: what was ever champion, what a decision names, the newest of a

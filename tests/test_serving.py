@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 from test_foreign_formats import dicom
+from test_kill_steps import run_killed
 
 import lesion_tasks
 from benchmarks.predict import store_champion, store_doubt
@@ -204,14 +205,20 @@ def test_a_name_is_neither_a_formula_of_a_spreadsheet_nor_a_line_of_a_log(
     assert not any("\n" in record.getMessage() for record in caplog.records if "first" in record.getMessage())
 
 
-class _DyingBucket(DirectoryBucket):
-    """Its process is killed before the second part is stored."""
+PREDICT = f"""
+from lesion_tasks.serving import predict_job
+from lesion_tasks.workspace import open_workspace
 
-    n_parts = 0
+predict_job.PART_IMAGES = {BATCH_IMAGES}
+predict_job.predict_source(open_workspace(), sys.argv[2])
+"""
+
+
+class _DyingBucket(DirectoryBucket):
+    """Its process is killed before a manifest is stored."""
 
     def put(self, key: str, data: bytes, **kwargs: Any) -> None:
-        self.n_parts += "/parts/" in key
-        if self.n_parts == 2:
+        if key.endswith("/manifest.json"):
             raise KeyboardInterrupt
         super().put(key, data, **kwargs)
 
@@ -224,17 +231,15 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_rows(
     undisturbed = workspace.bucket.get(f"predictions/{whole.job_id}/predictions.csv")
     for key in list(workspace.bucket.list_keys("predictions/")):
         workspace.bucket.delete(key)
-    job_id = plan_predictions(workspace, str(pictures))
-    assert job_id == whole.job_id
-    dying = Workspace(workspace.settings)
-    dying.bucket = _DyingBucket(Path(workspace.settings.bucket_url))  # type: ignore[misc]
-    with pytest.raises(KeyboardInterrupt):
-        run_predictions(dying, job_id)
+    job_id = whole.job_id
+    run_killed(PREDICT, 3, str(pictures))  # the list, the job and one of three parts are stored
     (part,) = workspace.bucket.list_keys(f"predictions/{job_id}/parts/")
     assert run_predictions(workspace, job_id)["predicted"] == N_PICTURES + 3 - BATCH_IMAGES
     # A part that is not what was stored is predicted again.
     workspace.bucket.put(part, workspace.bucket.get(part)[:-1])
     assert run_predictions(workspace, job_id)["predicted"] == BATCH_IMAGES
+    run_killed(PREDICT, 3, str(pictures))  # the list and the job again, and one of two tables
+    assert not workspace.bucket.exists(f"predictions/{job_id}/predictions.csv")
     assert predict_source(workspace, str(pictures)) == whole
     assert workspace.bucket.get(f"predictions/{job_id}/predictions.csv") == undisturbed
     assert run_predictions(workspace, job_id)["predicted"] == 0
@@ -506,6 +511,10 @@ def test_an_export_gives_the_stored_models_predictions_and_says_what_it_is(
 ) -> None:
     bucket = workspace.bucket
     file = find_champion(bucket, "malignancy")
+    if name == "onnx":
+        with pytest.raises(KeyboardInterrupt):
+            exporting.export_model(_DyingBucket(Path(bucket.url)), file, name)
+        assert bucket.exists(f"models/{file.training_id}/exports/{name}/model.onnx")
     said = exporting.export_model(bucket, file, name, tmp_path / "out")
     assert said.n_compared == 29
     assert said.largest_difference <= 1e-6

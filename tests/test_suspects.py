@@ -1,5 +1,9 @@
 """Labels that are probably wrong, pairs that show one lesion, and what a person's decision about them changes."""
 
+import signal
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from catalogue import add_records, labelled_records, rows_of
@@ -21,6 +25,18 @@ from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
 SPLIT = "malignancy_natural"
+# Joins two images in a process that ends itself, as kill -9 would, when all is done but committed.
+KILLED = """
+import os, signal, sys
+from sqlalchemy import event
+from lesion_tasks.curation.apply_correction import correct
+from lesion_tasks.workspace import open_workspace
+
+workspace = open_workspace()
+event.listen(workspace.engine, "commit", lambda _: os.kill(os.getpid(), signal.SIGKILL))
+one, other = sys.argv[1:]
+correct(workspace, "lesions_joined", one, other_isic_id=other, reason="the same mole", decided_by="Ada")
+"""
 
 
 def test_planted_wrong_labels_are_found_far_above_chance() -> None:
@@ -103,6 +119,11 @@ def test_two_images_of_one_lesion_stay_in_one_group_whatever_arrives_until_it_is
     before = build_split(workspace, SPLIT)
     asked: list[str] = []
     event.listen(workspace.engine, "before_cursor_execute", lambda *said: asked.append(said[2]))
+    groups = "SELECT isic_id, group_id FROM image ORDER BY isic_id"
+    undecided = rows_of(curated, groups)
+    done = subprocess.run([sys.executable, "-c", KILLED, *pair], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert rows_of(curated, "SELECT FROM correction") == [] and rows_of(curated, groups) == undecided
     number = correct(
         workspace, "lesions_joined", pair[1], other_isic_id=pair[0], reason="the same mole", decided_by="Ada"
     )

@@ -444,6 +444,12 @@ class PicturePair(Base):
     __table_args__ = (
         CheckConstraint("sha256 < other_sha256", name="smaller_first"),
         Index(None, "other_sha256"),
+        # The most alike first, whatever number of pairs there is.
+        Index(
+            "ix_picture_pair_detail_correlation",
+            text("detail_correlation DESC"),
+            postgresql_where=text("not is_copy"),
+        ),
     )
 
     sha256: Mapped[str] = mapped_column(primary_key=True, comment="of the one picture's bytes")

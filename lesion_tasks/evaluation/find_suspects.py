@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
 # Pairs whose fine detail agrees less than this are any two lesions; copies begin far above.
 MIN_DETAIL = 0.3
+# Of so many trainings the suspects are kept, for whoever looks at a page again: sealed predictions do not change.
+N_KEPT = 4
+_found: "dict[tuple[str, str, str], list[SuspectLabel]]" = {}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,23 +44,34 @@ def suspect_labels_of(
     workspace: Workspace, task: str, training_id: str | None = None
 ) -> "list[SuspectLabel]":
     """Suspect labels by the predictions of a training, by default of the champion of the task."""
-    from lesion_tasks.metrics.suspects import suspect_labels
-
     with workspace.engine.connect() as connection:
         if training_id is None:
             champion = champion_of(connection, task)
             if champion is None:
                 raise UnusableInputError(f"task {task!r}: no champion, expected one or the id of a training")
             training_id = champion.training.training_id
+    key = workspace.bucket.url, task, training_id
+    found = _found.pop(key, None)
+    if found is None:
+        found = _find_labels(workspace, task, training_id)
+    _found[key] = found  # the last in the order of use
+    for stale in list(_found)[:-N_KEPT]:
+        _found.pop(stale, None)
+    with workspace.engine.connect() as connection:
+        decided = decided_labels(connection, task)
+    return [one for one in found if one.isic_id not in decided]
+
+
+def _find_labels(workspace: Workspace, task: str, training_id: str) -> "list[SuspectLabel]":
+    from lesion_tasks.metrics.suspects import suspect_labels
+
     subject = find_subject(workspace.engine, workspace.bucket, training_id)
     if subject.task.name != task:
         raise UnusableInputError(
             f"training {training_id!r}: of task {subject.task.name!r}, expected {task!r}"
         )
     with workspace.engine.connect() as connection:
-        decided = decided_labels(connection, task)
-        found = suspect_labels(held_out_predictions(connection, subject))
-    return [one for one in found if one.isic_id not in decided]
+        return suspect_labels(held_out_predictions(connection, subject))
 
 
 def held_out_predictions(connection: Connection, subject: EvaluationSubject) -> "Scored":

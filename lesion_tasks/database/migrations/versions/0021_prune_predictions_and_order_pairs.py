@@ -1,4 +1,4 @@
-"""Prune predictions: a kind of their own"""
+"""Prune predictions, a kind of their own; and order look-alike pictures by how alike they are"""
 
 import sqlalchemy as sa
 from alembic import op
@@ -23,9 +23,20 @@ _NOW = {
 
 def upgrade() -> None:
     _change(_NOW)
+    op.create_index(
+        op.f("ix_picture_pair_detail_correlation"),
+        "picture_pair",
+        [sa.text("detail_correlation DESC")],
+        postgresql_where=sa.text("not is_copy"),
+    )
 
 
 def downgrade() -> None:
+    op.drop_index(
+        op.f("ix_picture_pair_detail_correlation"),
+        table_name="picture_pair",
+        postgresql_where=sa.text("not is_copy"),
+    )
     op.execute("DELETE FROM pruning WHERE kind = 'predictions'")
     _change(_BEFORE)
 
