@@ -115,13 +115,17 @@ def test_a_second_frozen_variant_computes_no_feature_and_growth_only_the_new_one
     assert n_after > n_pictures
 
 
-def test_a_variant_whose_split_was_never_built_gets_it_before_its_training(small: Settings) -> None:
+def test_a_variant_whose_split_was_never_built_gets_it_before_its_training(
+    small: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     name = declare("metadata_mlp", split="malignancy_balanced_5000", side_px=16)
     with pytest.raises(UnusableInputError, match="has no manifest yet"):
         train_variant(open_workspace(), name)
     asked = "SELECT split, digest, built_at FROM manifest ORDER BY split"
     (natural,) = rows_of(small, asked)
     prepare_training(open_workspace(), name)
+    assert "split 'malignancy_balanced_5000' has no manifest yet: it is built now" in caplog.messages
     balanced, same = rows_of(small, asked)
     assert (same, balanced.split) == (natural, "malignancy_balanced_5000")
     assert rows_of(small, "SELECT count(*) FROM pixel_row WHERE input_size = '16-squash'")[0][0] > 0

@@ -5,6 +5,7 @@ or another input size. Running it again finds both and changes nothing.
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -35,7 +36,7 @@ def prepare_training(
     try:
         digest, _ = manifest_in_force(engine, recipe.split)
     except NoManifestError as error:
-        log.info("%s", error)
+        log.info("%s: it is built now", re.split(", expected|: build the split", str(error))[0])
         digest = build_split(workspace, recipe.split)
     if recipe.input_size is not None:
         materialize_manifest(workspace, digest, recipe.input_size)
