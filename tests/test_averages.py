@@ -23,6 +23,7 @@ from lesion_tasks.catalog.shortened import adjust, members_of
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.evaluation_record import find_difference
 from lesion_tasks.evaluation.export_predictions import labelled_predictions
 from lesion_tasks.evaluation.model_features import with_features as watched_features
 from lesion_tasks.evaluation.run_checks import find_leaks
@@ -45,6 +46,7 @@ from lesion_tasks.training.loop import load_model, model_bytes
 from lesion_tasks.training.model.averaging import average_members, mean_of_probabilities, members_in
 from lesion_tasks.training.model.serving import average_over_flips, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
+from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.training.run_spec import find_run_spec, load_data
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.upkeep.lineage import of_training
@@ -280,8 +282,11 @@ def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small
     assert not failed & {"serving_differs", "serving_differs_on_val", "leaks", "threshold_differs"}, failed
     named = {v["name"]: v["status"] for v in document["integrity"]}
     assert [named[n] for n in named if n.startswith("serving_differs")] == ["passed", "passed"]
-    # Two train images of one patient in two folds: one model scored whom another learned from.
+    # Scores of train are stored and not evaluated: they do not make the evaluation one of something else.
     workspace = open_workspace()
+    with workspace.engine.connect() as connection:
+        assert find_difference(connection, find_finished(connection, training_id), document) is None
+    # Two train images of one patient in two folds: one model scored whom another learned from.
     subject = find_subject(workspace.engine, workspace.bucket, training_id)
     assert "in two of its" in find_leaks(workspace.engine, workspace.bucket, subject).sentence
     folds = deal_folds(subject.rows, VARIANTS[name].n_folds)

@@ -62,7 +62,9 @@ def test_a_row_says_what_its_evaluation_says_and_what_is_missing_is_named(small:
     assert change.difference.value == pytest.approx(change.val_auc - changes.val_auc)
     assert by_field["seed"].difference is not None
     assert by_field["seed"].difference.value == 0.0
-    assert "age\\_years, is\\_male, size\\_mm -&gt; age\\_years" in write_paper(workspace, [base])
+    page = write_paper(workspace, [base], "Run by hand.")
+    assert "age\\_years, is\\_male, size\\_mm to age\\_years" in page
+    assert "Run by hand." in page
 
 
 def test_without_any_training_the_page_says_so() -> None:

@@ -203,8 +203,13 @@ def leaderboard(task: str | None, has_archived: bool) -> None:
     metavar="TRAINING",
     help="Also list what one change at a time brought to this training, on val; may be repeated.",
 )
+@click.option(
+    "--note", default="", help="What the database does not know, such as which weights are approximations."
+)
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Default: standard output.")
-def paper(is_training: bool, max_epochs: int | None, bases: Sequence[str], out: Path | None) -> None:
+def paper(
+    is_training: bool, max_epochs: int | None, bases: Sequence[str], note: str, out: Path | None
+) -> None:
     """Evaluations -> the tables of the published systems that variants reproduce, in Markdown."""
     from lesion_tasks.evaluation.paper import train_paper, write_paper
 
@@ -214,7 +219,7 @@ def paper(is_training: bool, max_epochs: int | None, bases: Sequence[str], out: 
     if is_training:
         for variant, outcome in train_paper(workspace, max_epochs=max_epochs):
             click.echo(f"{variant}: {outcome}", err=True)
-    page = write_paper(workspace, bases)
+    page = write_paper(workspace, bases, note)
     if out is None:
         click.echo(page, nl=False)
     else:

@@ -141,7 +141,7 @@ def _blocking(document: Mapping[str, Any], status: str) -> list[str]:
 def find_difference(connection: Connection, training: Training, document: Mapping[str, Any]) -> str | None:
     """Why a document no longer matches its stored training; None if it does.
 
-    The training's row, and the digests of the predictions that were evaluated.
+    The training's row, and the digests of the predictions that were evaluated: not of train, which folds score too.
     """
     said = document["training"]
     row = json.loads(json.dumps({name: getattr(training, name) for name in _OF_TRAINING}, default=list))
@@ -153,7 +153,7 @@ def find_difference(connection: Connection, training: Training, document: Mappin
         for row in connection.execute(
             text("""
                 SELECT subset, sha256 FROM prediction_set
-                WHERE training_id = :training_id AND manifest_digest = :digest
+                WHERE training_id = :training_id AND manifest_digest = :digest AND subset <> 'train'
             """),
             {"training_id": training.training_id, "digest": digest},
         )

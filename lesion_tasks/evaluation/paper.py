@@ -69,8 +69,11 @@ def train_paper(workspace: Workspace, *, max_epochs: int | None = None) -> Itera
             yield name, training_id
 
 
-def write_paper(workspace: Workspace, bases: Sequence[str] = ()) -> str:
-    """The page of the paper's tables, in Markdown; of each base training, what one change at a time brought it."""
+def write_paper(workspace: Workspace, bases: Sequence[str] = (), note: str = "") -> str:
+    """The page of the paper's tables, in Markdown; of each base training, what one change at a time brought it.
+
+    `note` is what the database does not know: how the trainings were run, or which weights are approximations.
+    """
     with workspace.engine.connect() as connection:
         documents = _documents(connection)
         failures = {
@@ -78,7 +81,7 @@ def write_paper(workspace: Workspace, bases: Sequence[str] = ()) -> str:
         }
     rows = [_row(system, documents, failures) for system in SYSTEMS.values()]
     changes = [read_changes(workspace, base) for base in bases]
-    return paper_page(list(SYSTEMS.values()), rows, changes, _data_in_words(documents))
+    return paper_page(list(SYSTEMS.values()), rows, changes, f"{_data_in_words(documents)} {note}".strip())
 
 
 def _documents(connection: Connection) -> dict[str, list[tuple[Training, Bundle]]]:
@@ -208,8 +211,8 @@ def _data_in_words(documents: Mapping[str, Sequence[tuple[Training, Bundle]]]) -
 def read_changes(workspace: Workspace, base: str) -> Changes:
     """Every finished training that differs from a base in one field, and the paired difference of its AUC on val.
 
-    All of them on the base's manifest; trainings of another variant count where one field is all that differs. Raises
-    `UnusableInputError` if the base is no finished training or its task is gone.
+    All of them on the base's manifest and without folds; another variant counts where one field is all that differs.
+    Raises `UnusableInputError` if the base is no finished training or its task is gone.
     """
     with workspace.engine.connect() as connection:
         training = find_finished(connection, base)
@@ -218,11 +221,16 @@ def read_changes(workspace: Workspace, base: str) -> Changes:
         own = _scored(connection, training, val)
         found = []
         for other in list_finished(connection, task=training.task):
-            if other.training_id == base or other.manifest_digest != training.manifest_digest:
+            # Of folds, val was scored by members that learned from the rest of it.
+            if other.manifest_digest != training.manifest_digest or other.recipe.get("n_folds"):
                 continue
             fields = differing(training.recipe, other.recipe)
             has_same_weights = other.weights_sha256 == training.weights_sha256
-            if len(fields) == 1 and (has_same_weights or fields[0] in _OF_WEIGHTS):
+            if (
+                other.training_id != base
+                and len(fields) == 1
+                and (has_same_weights or fields[0] in _OF_WEIGHTS)
+            ):
                 found.append(_change(connection, training, other, fields[0], own, val))
     found.sort(key=lambda one: (one.difference is None, -(one.difference.value if one.difference else 0.0)))
     return Changes(

@@ -195,13 +195,13 @@ def _changes(changes: Changes) -> str:
     base = (
         f"The base recipe is {escape(changes.title)}, training `{changes.training_id}`: AUC {number(changes.val_auc)} "
         f"on val{_minutes(changes.minutes)}. Each row is a training that differs from it in one field. Differences are "
-        "paired, on the same val images, with their interval by group; test was not opened for any of them. Another "
-        "seed shows how much is chance."
+        "paired, on the same val images, with their interval by group; test plays no part. Another seed, where there "
+        "is one, shows how much is chance."
     )
     rows = [
         (
             one.field,
-            f"{one.base_value} -> {one.value}",
+            f"{one.base_value} to {one.value}",
             number(one.val_auc),
             NO_VALUE if one.difference is None else signed(one.difference.value, 4),
             NO_VALUE if one.difference is None else span(one.difference.low, one.difference.high, 4),
