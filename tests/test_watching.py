@@ -19,6 +19,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import TASKS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import record_decision
 from lesion_tasks.metrics.newer_figures import measure_newer
 from lesion_tasks.metrics.shifts import find_shifts
@@ -32,10 +33,13 @@ from lesion_tasks.metrics.two_samples import (
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.manifest import find_manifest
+from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.upkeep.notices import of_watch
 from lesion_tasks.watching import looks
 from lesion_tasks.watching.watch import champions_to_watch, variants_to_retrain, watch_champion, window_of
+from lesion_tasks.watching.watched_images import WatchedChampion, find_images
 from lesion_tasks.workspace import Workspace, open_workspace
 
 TASK = TASKS["malignancy"]
@@ -148,6 +152,57 @@ def test_the_window_reaches_back_until_enough_groups_have_arrived() -> None:
     assert window_of(by_month, date(2026, 12, 1)) == []
 
 
+def test_both_sides_are_drawn_by_the_same_rules(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "malignancy", replace(TASK, val_share=0.1, test_share=0.6))
+    old = labelled_records(160)
+    for record in old[:80]:
+        without_label(record)
+    del old[20]["metadata"]["clinical"]["sex"], old[120]["metadata"]["clinical"]["sex"]
+    add_records(settings, old)
+    workspace = open_workspace()
+    curate_images(workspace)
+    digest = build_split(workspace, "malignancy_natural")
+    with workspace.engine.connect() as connection:
+        manifest = find_manifest(connection, digest)
+    watched = WatchedChampion(
+        training=Training(), manifest=manifest, task=TASKS["malignancy"], until=day(settings, 2)
+    )
+    first = find_images(workspace, watched).reference
+    unlabelled = first[first["label"].isna()]
+    assert 20 < len(unlabelled) < len(first) - 20
+    assert not {"ISIC_0000021", "ISIC_0000121"} & set(first["isic_id"])
+    # What comes later: one of a lesion of before, and two of unknown sex.
+    new = labelled_records(60, first=1_001)
+    new[0]["metadata"]["clinical"]["lesion_id"] = unlabelled["lesion_id"].iloc[0]
+    without_label(new[4])
+    for record in (new[4], new[5]):
+        del record["metadata"]["clinical"]["sex"]
+    arrive(settings, new, 1)
+    found = find_images(workspace, watched)
+    assert found.n_unlike == {"no_sex": 2} and sum(found.n_by_month.values()) == 58
+    ((_, arrived),) = found.by_month.items()
+    assert "ISIC_0001001" not in set(arrived["isic_id"]) and len(arrived) < 58
+    assert {one.subset for one in found.overlaps} == {"test"}
+    # Labels that come later take nothing from the side of before.
+    execute(settings, "UPDATE image SET diagnosis = ARRAY['Benign'] WHERE diagnosis = '{}'")
+    later = find_images(workspace, watched).reference
+    assert later[["isic_id", "label"]].equals(first[["isic_id", "label"]])
+    # A cohort's images are on neither side.
+    chosen = [first["isic_id"].iloc[0], arrived["isic_id"].iloc[0]]
+    for isic_id in chosen:
+        execute(settings, "INSERT INTO cohort_image VALUES ('malignancy', :id, 'elsewhere')", id=isic_id)
+    found = find_images(workspace, watched)
+    assert (
+        len(found.reference) == len(first) - 1 and sum(map(len, found.by_month.values())) == len(arrived) - 1
+    )
+    assert not set(chosen) & {*found.reference["isic_id"], *next(iter(found.by_month.values()))["isic_id"]}
+
+
+def without_label(record: dict[str, Any]) -> None:
+    for level in (1, 2, 3):
+        record["metadata"]["clinical"].pop(f"diagnosis_{level}", None)
+
+
 def arrive(settings: Settings, records: list[dict[str, Any]], months: int) -> None:
     """Records that are first read some months after everything else."""
     add_records(settings, records)
@@ -234,8 +289,7 @@ def test_a_champion_is_watched_as_images_and_labels_arrive(
     for record in fresh:
         del record["metadata"]["clinical"]["age_approx"]
         record["attribution"] = "New clinic"
-        for level in (1, 2, 3):
-            record["metadata"]["clinical"].pop(f"diagnosis_{level}", None)
+        without_label(record)
     arrive(settings, fresh, 1)
     monkeypatch.setattr(looks, "PART_IMAGES", 160)
     until = day(settings, 2)

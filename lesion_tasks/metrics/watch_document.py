@@ -91,7 +91,9 @@ class WatchDocument(Published):
         description="Images since the training data, as far as they are of the task's kind."
     )
     n_unlike: dict[str, Count] = Field(description="Others that arrived, by why they are not.")
-    overlaps: list[Overlap] = Field(description="Left out: shows somebody or something of the training data.")
+    overlaps: list[Overlap] = Field(
+        description="Left out: shows what the training data or the other side have."
+    )
     n_not_drawn: Count = Field(description="Beyond what is looked at of a month.")
     n_unreadable: Count
     n_new: Count = Field(description="Images in the window that were compared.")

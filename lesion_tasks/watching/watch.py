@@ -137,7 +137,7 @@ def _judge(
         until=watched.until.isoformat(),
         first_month=months[0] if months else None,
         last_month=months[-1] if months else None,
-        n_arrived=images.n_arrived,
+        n_arrived=sum(images.n_by_month.values()),
         n_unlike=dict(images.n_unlike),
         overlaps=images.overlaps,
         n_not_drawn=images.n_not_drawn,
