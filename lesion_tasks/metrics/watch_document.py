@@ -109,7 +109,10 @@ class WatchDocument(Published):
     shifts: list[ShiftTest]
     points: list[WatchedPoint] = Field(description="The test set, then newer images, oldest first.")
     falls: list[WatchedFall]
-    falls_reason: str | None = Field(default=None, description="Why there is no newer figure to compare.")
+    falls_reason: str | None = Field(default=None, description="Why no fall can be told.")
+    falls_without: list[str] = Field(
+        default_factory=list, description="Classes of which one side has too few groups for its fall."
+    )
     alarms: list[str] = Field(description="What passed a bound, in words; empty: nothing did.")
     words: str
     method: str
