@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, Task
-from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.catalog.lookup import find_task, question_of
 from lesion_tasks.catalog.tasks import assignment_of
 from lesion_tasks.database.bulk import copy_out
 from lesion_tasks.database.schema import Manifest, Training
@@ -66,6 +66,10 @@ _BEFORE = """
 _NO_COHORT = "NOT EXISTS (SELECT FROM cohort_image c WHERE c.task = '{task}' AND c.isic_id = i.isic_id)"
 
 
+class NothingToWatchError(UnusableInputError):
+    """A task has no champion, or nothing can have arrived since its data were made."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WatchedChampion:
     """A champion, what it learned from, and until when something new is looked for."""
@@ -110,21 +114,27 @@ class WatchedImages:
 
 
 def find_watched(connection: Connection, task: str, until: date) -> WatchedChampion:
-    """The champion of a task. Raises `UnusableInputError` if it has none, or its data are no longer there."""
+    """The champion of a task.
+
+    Raises `NothingToWatchError`, `ChangedQuestionError` if the task asks something else by now, and
+    `UnusableInputError` if its data are no longer there.
+    """
     find_task(task)
     champion = champion_of(connection, task)
     if champion is None:
-        raise UnusableInputError(
+        raise NothingToWatchError(
             f"task {task!r} has no champion yet, expected one to watch: promote a model first"
         )
-    manifest = find_manifest(connection, champion.training.manifest_digest)
+    training = champion.training
+    question_of(training.training_id, task, training.classes)
+    manifest = find_manifest(connection, training.manifest_digest)
     if until <= manifest.created_at.astimezone(UTC).date():
-        raise UnusableInputError(
+        raise NothingToWatchError(
             f"until {until}: expected a day after {manifest.created_at.date()}, when the data of "
-            f"{champion.training.training_id} were made"
+            f"{training.training_id} were made"
         )
     return WatchedChampion(
-        training=champion.training,
+        training=training,
         manifest=manifest,
         task=TASKS[task],
         until=until,
