@@ -32,6 +32,7 @@ from lesion_tasks.metrics.two_samples import (
 )
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
+from lesion_tasks.serving.served_model import ModelFile
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.splits.split import build_split
@@ -182,6 +183,17 @@ def test_scores_close_to_one_fall_into_fifths_with_names_of_their_own() -> None:
     scores = pd.Series(1 - np.linspace(1e-5, 9e-4, 100))
     before, now = _fifths(scores, scores)
     assert before == now and {before.count(name) for name in before} == {20}
+
+
+def test_one_image_more_changes_one_part() -> None:
+    file = ModelFile(training_id="t", model_key="k", model_sha256="a")
+    rows = draw(np.random.default_rng(12), World(), 1_200, 1).assign(sha256="b")
+    rows = rows[["isic_id", "group_id", "sha256", *looks._METADATA]]
+    assert 4 <= len(parts := looks.parts_of(file, rows)) <= 16
+    assert sorted(one for part in parts for one in part.rows["isic_id"]) == sorted(rows["isic_id"])
+    other = {part.digest for part in looks.parts_of(file, rows.iloc[1:])}
+    assert len({part.digest for part in parts} - other) == 1
+    assert looks.parts_of(file, rows.iloc[:0]) == []
 
 
 def test_the_window_reaches_back_until_enough_groups_have_arrived() -> None:

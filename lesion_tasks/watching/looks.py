@@ -23,6 +23,7 @@ from lesion_tasks.evaluation.doubt import Looked, doubts_of
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
 from lesion_tasks.splits.institution_names import names_none
+from lesion_tasks.watching.watched_images import position_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,13 +36,13 @@ log = logging.getLogger(__name__)
 
 LOOK_VERSION = 2  # raise it when the same images and model give other rows
 BATCH_IMAGES = 64
-PART_IMAGES = 8 * BATCH_IMAGES
+PART_IMAGES = 8 * BATCH_IMAGES  # on average, at most
 # Numbers of what the model sees that are kept of a picture; of more, every so many-th.
 MAX_FEATURES = 1_024
 _METADATA = ("age_years", "sex", "size_mm")
 _ALTERED = "altered"  # a reason that may be gone next time
-_PASSING = "-passing"  # ends the name of a part with such a reason
-_PART = re.compile(rf"[0-9a-f]{{32}}-([0-9a-f]{{64}})({_PASSING})?\.parquet")
+_PASSING = "-passing.parquet"  # ends the key of a part with such a reason
+_PART = re.compile(r"[0-9a-f]{32}-([0-9a-f]{64})(-passing)?\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,15 +55,17 @@ class Part:
 
 
 def parts_of(file: ModelFile, rows: "pd.DataFrame") -> list[Part]:
-    """The images in parts."""
+    """The images in parts: by ranges of their groups' hash, so that one image more changes one part.
+
+    A range has PART_IMAGES images on average, at most; ranges are halved where as many images come again.
+    """
+    positions = rows["group_id"].map(position_of).astype(float)
+    n_ranges = 1
+    while len(rows) and len(rows) / positions.max() / n_ranges > PART_IMAGES:
+        n_ranges *= 2
     return [
-        Part(
-            folder=folder_of(file.training_id),
-            digest=_digest(file, part),
-            rows=part,
-        )
-        for start in range(0, len(rows), PART_IMAGES)
-        if len(part := rows.iloc[start : start + PART_IMAGES])
+        Part(folder=folder_of(file.training_id), digest=_digest(file, part), rows=part)
+        for _, part in rows.groupby((positions * n_ranges).astype(int), sort=True)
     ]
 
 
@@ -100,13 +103,12 @@ def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
 
 def _is_there(bucket: Bucket, part: Part) -> bool:
     key = find_part(bucket, part)
-    return key is not None and _PASSING not in key
+    return key is not None and not key.endswith(_PASSING)
 
 
 def find_part(bucket: Bucket, part: Part) -> str | None:
     """The key of a part if it is there, whole. A damaged one is removed, and is made again."""
-    found = bucket.list_keys(f"{part.folder}/{part.digest}-")
-    for key in sorted(found, key=lambda key: (_PASSING in key, key)):
+    for key in sorted(_keys(bucket, part), key=lambda key: (key.endswith(_PASSING), key)):
         named = _PART.fullmatch(key.rpartition("/")[2])
         try:
             if named is not None and bucket.digest(key) == named[1]:
@@ -118,6 +120,10 @@ def find_part(bucket: Bucket, part: Part) -> str | None:
     return None
 
 
+def _keys(bucket: Bucket, part: Part) -> list[str]:
+    return list(bucket.list_keys(f"{part.folder}/{part.digest}-"))
+
+
 def _put(bucket: Bucket, part: Part, table: "pa.Table") -> None:
     import pyarrow.parquet as pq
 
@@ -127,8 +133,12 @@ def _put(bucket: Bucket, part: Part, table: "pa.Table") -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     data = buffer.getvalue()
-    passing = _PASSING if _ALTERED in table["reason"].to_pylist() else ""
-    bucket.put(f"{part.folder}/{part.digest}-{hashlib.sha256(data).hexdigest()}{passing}.parquet", data)
+    end = _PASSING if _ALTERED in table["reason"].to_pylist() else ".parquet"
+    key = f"{part.folder}/{part.digest}-{hashlib.sha256(data).hexdigest()}{end}"
+    bucket.put(key, data)
+    for other in _keys(bucket, part):
+        if other != key and other.endswith(_PASSING):
+            bucket.delete(other)
 
 
 def read_looks(bucket: Bucket, part: Part) -> "pd.DataFrame":
@@ -142,7 +152,7 @@ def read_looks(bucket: Bucket, part: Part) -> "pd.DataFrame":
     key = find_part(bucket, part)
     if key is None:
         raise MissingObjectError(f"{part.folder}/{part.digest}-*.parquet", bucket.url)
-    sha256 = key.removesuffix(".parquet").removesuffix(_PASSING)[-64:]
+    sha256 = key.removesuffix(_PASSING).removesuffix(".parquet")[-64:]
     return pq.read_table(io.BytesIO(get_verified(bucket, key, sha256, kind="part"))).to_pandas()
 
 

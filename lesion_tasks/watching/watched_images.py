@@ -237,9 +237,14 @@ def _reference(before: "pd.DataFrame", own: "pd.DataFrame", watched: WatchedCham
     return pd.concat([in_test, rest[is_there]], ignore_index=True)
 
 
+def position_of(key: str) -> float:
+    """Where a group or an image stands among those to look at, 0 to 1."""
+    return unit_interval(_SALT, key)
+
+
 def _drawn(rows: "pd.DataFrame", n_most: int) -> "pd.DataFrame":
     """Whole groups in the order of a hash, as many as fit; at least one. Sorted by that order and by image id."""
-    positions = rows["group_id"].map({one: unit_interval(_SALT, one) for one in rows["group_id"].unique()})
+    positions = rows["group_id"].map({one: position_of(one) for one in rows["group_id"].unique()})
     ordered = rows.assign(position=positions).sort_values(["position", "isic_id"], kind="stable")
     ends = ordered.groupby("position", sort=True).size().cumsum()
     fitting = ends[ends <= n_most]
@@ -249,7 +254,7 @@ def _drawn(rows: "pd.DataFrame", n_most: int) -> "pd.DataFrame":
 
 def one_of_each_group(rows: "pd.DataFrame") -> "pd.DataFrame":
     """One image of each group, drawn by the hash of its id: the unit of every comparison."""
-    positions = rows["isic_id"].map(lambda isic_id: unit_interval(_SALT, isic_id))
+    positions = rows["isic_id"].map(position_of)
     ordered = rows.assign(position=positions).sort_values("position", kind="stable")
     return (
         ordered.drop_duplicates("group_id")
