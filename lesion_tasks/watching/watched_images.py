@@ -51,12 +51,12 @@ _DETAILS = text("""
     FROM image i JOIN stored_file f USING (isic_id, rendition) WHERE i.isic_id = ANY(:ids)
 """)
 # Images of cohorts are on neither side: no manifest of a split holds them, and they may have judged the champion.
-_NEW = """
+NEW = """
     SELECT {columns} FROM image i JOIN record r USING (isic_id)
     WHERE r.first_seen_at > '{since}' AND r.first_seen_at < '{until}' AND r.withdrawn_at IS NULL AND {no_cohort}
     ORDER BY i.isic_id COLLATE "C"
 """
-_BEFORE = """
+BEFORE = """
     SELECT {columns} FROM image i JOIN record r USING (isic_id)
     WHERE r.first_seen_at <= '{since}' AND r.withdrawn_at IS NULL AND {no_cohort} AND NOT EXISTS (
         SELECT FROM placement p
@@ -147,8 +147,8 @@ def find_images(workspace: Workspace, watched: WatchedChampion) -> WatchedImages
 
     own = read_manifest(workspace.bucket, watched.manifest.object_key)
     with workspace.engine.connect() as connection:
-        before, _ = _judged(_read(connection, _BEFORE, watched), watched.task)
-        arrived, n_unlike = _judged(_read(connection, _NEW, watched), watched.task)
+        before, _ = _judged(_read(connection, BEFORE, watched), watched.task)
+        arrived, n_unlike = _judged(_read(connection, NEW, watched), watched.task)
         reference = _with_details(connection, _drawn(_reference(before, own, watched), MAX_OF_REFERENCE))
         n_by_month = {str(month): len(rows) for month, rows in arrived.groupby("month", sort=True)}
         drawn = [_drawn(rows, MAX_OF_MONTH) for _, rows in arrived.groupby("month", sort=True)]
@@ -170,19 +170,22 @@ def find_images(workspace: Workspace, watched: WatchedChampion) -> WatchedImages
 
 
 def _read(connection: Connection, query: str, watched: WatchedChampion) -> "pd.DataFrame":
-    task, assignment = (
-        words.replace("'", "''")
-        for words in (watched.task.name, assignment_of(watched.task.name, **watched.placing))
-    )
-    asked = query.format(
-        columns=_FACTS.format(task=task),
-        no_cohort=_NO_COHORT.format(task=task),
-        assignment=assignment,
+    asked = filled(
+        query,
+        task=watched.task.name,
+        assignment=assignment_of(watched.task.name, **watched.placing),
         since=watched.since.isoformat(),
         until=datetime.combine(watched.until, time(), UTC).isoformat(),
     )
     rows = copy_out(connection, asked).to_pandas()
     return rows.assign(is_doubted=rows["is_doubted"] == "t")
+
+
+def filled(query: str, **words: str) -> str:
+    """NEW or BEFORE with its task, assignment, since and until."""
+    quoted = {name: word.replace("'", "''") for name, word in words.items()}
+    task = quoted["task"]
+    return query.format(columns=_FACTS.format(task=task), no_cohort=_NO_COHORT.format(task=task), **quoted)
 
 
 def _with_details(connection: Connection, rows: "pd.DataFrame") -> "pd.DataFrame":
