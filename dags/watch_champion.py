@@ -9,7 +9,7 @@ Every task is safe to clear: what the champion saw of an image is kept, and the 
 page.
 """
 
-from datetime import timedelta
+from datetime import date, timedelta
 from typing import Any
 
 from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOperator
@@ -36,6 +36,14 @@ from lesion_tasks.catalog.schedules import SCHEDULES
 NAMES = sorted(TASKS)
 
 
+def day_of(params: dict[str, Any]) -> date | None:
+    """Before which day to look: the form's, or that of a run of the schedule, also a late one; None: at everything."""
+    if params["until"]:
+        return date.fromisoformat(params["until"])
+    run = get_current_context()["dag_run"]
+    return run.run_after.date() if run.run_type in {"scheduled", "backfill"} else None
+
+
 @dag(
     dag_display_name="9 Watch the champion",
     schedule=SCHEDULES["watch_champion"].cron,
@@ -51,7 +59,7 @@ NAMES = sorted(TASKS)
             examples=NAMES,
             values_display={name: entry.title for name, entry in TASKS.items()},
             title="Tasks",
-            description="Tasks whose champion is watched; those without one are passed over.",
+            description="Tasks whose champion is watched; those without one, or with a newer one, are passed over.",
         ),
         "until": Param(
             None,
@@ -77,13 +85,13 @@ NAMES = sorted(TASKS)
 def watch_champion() -> None:
     @task
     def choose(params: dict[str, Any]) -> list[str]:
-        """Name the tasks that have a champion."""
+        """Name the tasks whose champion can be watched."""
         from lesion_tasks.catalog.lookup import tasks_left
         from lesion_tasks.watching.watch import champions_to_watch
 
         refuse_misspelt()
-        found = champions_to_watch(open_workspace(), tasks_left(params["tasks"]))
-        skip_unless(bool(found), "no task has a champion yet")
+        found = champions_to_watch(open_workspace(), tasks_left(params["tasks"]), day_of(params))
+        skip_unless(bool(found), "no task has a champion to watch: the log above says why")
         return found
 
     @task(
@@ -94,16 +102,16 @@ def watch_champion() -> None:
     )
     def watch(name: str, params: dict[str, Any]) -> str:
         """Look at new images, compare, write the page; tell people if a bound is passed."""
-        from datetime import date
-
         from lesion_tasks.upkeep.notices import of_watch
+        from lesion_tasks.watching.watch import champions_to_watch
         from lesion_tasks.watching.watch import watch_champion as watch_one
 
-        run = get_current_context()["dag_run"]
-        until = date.fromisoformat(params["until"]) if params["until"] else None
-        if until is None and run.run_type == "scheduled":
-            until = run.run_after.date()
-        found = watch_one(open_workspace(), name, until)
+        workspace, until = open_workspace(), day_of(params)
+        # While this task waited for its slot, another may have become champion.
+        skip_unless(
+            bool(champions_to_watch(workspace, [name], until)), "nothing to watch: the log above says why"
+        )
+        found = watch_one(workspace, name, until)
         tell(of_watch(found))
         return found.watch_id
 

@@ -27,6 +27,7 @@ from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Base
 from lesion_tasks.database.triggers import FUNCTIONS, TRIGGERS
 from lesion_tasks.upkeep.verify_bucket import KINDS, PART
+from lesion_tasks.watching.watched_images import BEFORE, NEW, filled
 
 PACKAGE = Path(lesion_tasks.__file__).parent
 # (file, expression) -> what it may be. Only what does not stand in the source as text.
@@ -51,6 +52,10 @@ COMPOSED = {
     ],
     ("upkeep/verify_bucket.py", "statement"): [kind.forget for kind in KINDS if kind.forget],
     ("upkeep/verify_bucket.py", "inside"): [PART.format(listing=kind.listing) for kind in KINDS],
+    ("watching/watched_images.py", "asked"): [
+        filled(query, task="a_task", assignment="an_assignment", since="2026-01-01", until="2026-02-01")
+        for query in (BEFORE, NEW)
+    ],
 }
 # (file, expression or statement) -> why it is not checked.
 UNCHECKED = {

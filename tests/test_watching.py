@@ -1,6 +1,6 @@
 """A champion in use: shifts are found where there are some, seldom where there are none, and figures are followed."""
 
-from collections.abc import Iterator
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import date
 from itertools import count
@@ -19,9 +19,10 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import TASKS, VARIANTS
 from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import record_decision
 from lesion_tasks.metrics.newer_figures import measure_newer
-from lesion_tasks.metrics.shifts import find_shifts
+from lesion_tasks.metrics.shifts import _fifths, find_shifts
 from lesion_tasks.metrics.two_samples import (
     adjust_by_holm,
     compare_values,
@@ -31,11 +32,15 @@ from lesion_tasks.metrics.two_samples import (
 )
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
+from lesion_tasks.serving.served_model import ModelFile
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.manifest import find_manifest
+from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.upkeep.notices import of_watch
 from lesion_tasks.watching import looks
 from lesion_tasks.watching.watch import champions_to_watch, variants_to_retrain, watch_champion, window_of
+from lesion_tasks.watching.watched_images import WatchedChampion, find_images
 from lesion_tasks.workspace import Workspace, open_workspace
 
 TASK = TASKS["malignancy"]
@@ -137,6 +142,60 @@ def test_figures_follow_the_months_and_a_fall_is_told() -> None:
     assert few.falls == [] and few.reason and "12 groups of each class" in few.reason
 
 
+def of_five_classes(rng: np.random.Generator, counts: Mapping[str, int], distance: float) -> pd.DataFrame:
+    """Images of five classes, each a group; the greater the distance, the better a model tells them apart."""
+    task = TASKS["five_classes"]
+    labels = [name for name, n in counts.items() for _ in range(n)]
+    logits = rng.normal(size=(len(labels), len(task.classes)))
+    logits[np.arange(len(labels)), [task.classes.index(name) for name in labels]] += distance
+    p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    ids = [f"ISIC_{one:07d}" for one in rng.choice(10**7, len(labels), replace=False)]
+    columns = {f"p_{name}": p[:, i] for i, name in enumerate(task.classes)}
+    return pd.DataFrame({"isic_id": ids, "group_id": ids, "label": labels, "answered": None, **columns})
+
+
+def test_a_rare_class_hides_no_fall() -> None:
+    rng = np.random.default_rng(11)
+    task = TASKS["five_classes"]
+    rare, *others = task.classes
+    test = of_five_classes(rng, dict.fromkeys(task.classes, 60), 2)
+    worse = of_five_classes(rng, {**dict.fromkeys(others, 80), rare: 1}, 0.7)
+    found = measure_newer(test, {"2026-10": worse}, task, None)
+    (fall,) = found.falls
+    assert (fall.fall.measure, fall.is_beyond, found.reason, found.left_out) == (
+        "macro_auc",
+        True,
+        None,
+        (rare,),
+    )
+    # Nothing of what cannot be told is said to have held.
+    few = of_five_classes(rng, dict.fromkeys(task.classes[:2], 20), 2)
+    other = of_five_classes(rng, dict.fromkeys(task.classes[3:], 20), 2)
+    assert "no two classes" in (measure_newer(few, {"2026-10": other}, task, None).reason or "")
+    one_patient = draw(rng, World(), 40, 1)
+    one_patient["isic_id"] = "N" + one_patient["isic_id"]
+    one_patient.loc[one_patient.index[:-30], "group_id"] = "P"
+    told = measure_newer(draw(rng, World(), 300, 1), {"2026-10": one_patient}, TASK, 0.5)
+    assert told.falls == [] or any(one.fall.high is None for one in told.falls)
+
+
+def test_scores_close_to_one_fall_into_fifths_with_names_of_their_own() -> None:
+    scores = pd.Series(1 - np.linspace(1e-5, 9e-4, 100))
+    before, now = _fifths(scores, scores)
+    assert before == now and {before.count(name) for name in before} == {20}
+
+
+def test_one_image_more_changes_one_part() -> None:
+    file = ModelFile(training_id="t", model_key="k", model_sha256="a")
+    rows = draw(np.random.default_rng(12), World(), 1_200, 1).assign(sha256="b")
+    rows = rows[["isic_id", "group_id", "sha256", *looks._METADATA]]
+    assert 4 <= len(parts := looks.parts_of(file, rows)) <= 16
+    assert sorted(one for part in parts for one in part.rows["isic_id"]) == sorted(rows["isic_id"])
+    other = {part.digest for part in looks.parts_of(file, rows.iloc[1:])}
+    assert len({part.digest for part in parts} - other) == 1
+    assert looks.parts_of(file, rows.iloc[:0]) == []
+
+
 def test_the_window_reaches_back_until_enough_groups_have_arrived() -> None:
     def some(first: int, n: int) -> pd.DataFrame:
         return pd.DataFrame({"group_id": [f"G{i}" for i in range(first, first + n)]})
@@ -146,6 +205,57 @@ def test_the_window_reaches_back_until_enough_groups_have_arrived() -> None:
     del by_month["2026-10"]
     assert window_of(by_month, date(2026, 9, 1)) == ["2026-07", "2026-08"]
     assert window_of(by_month, date(2026, 12, 1)) == []
+
+
+def test_both_sides_are_drawn_by_the_same_rules(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TASKS, "malignancy", replace(TASK, val_share=0.1, test_share=0.6))
+    old = labelled_records(110)
+    for record in old[:55]:
+        without_label(record)
+    del old[20]["metadata"]["clinical"]["sex"], old[80]["metadata"]["clinical"]["sex"]
+    add_records(settings, old)
+    workspace = open_workspace()
+    curate_images(workspace)
+    digest = build_split(workspace, "malignancy_natural")
+    with workspace.engine.connect() as connection:
+        manifest = find_manifest(connection, digest)
+    watched = WatchedChampion(
+        training=Training(), manifest=manifest, task=TASKS["malignancy"], until=day(settings, 2)
+    )
+    first = find_images(workspace, watched).reference
+    unlabelled = first[first["label"].isna()]
+    assert 10 < len(unlabelled) < len(first) - 10
+    assert not {"ISIC_0000021", "ISIC_0000081"} & set(first["isic_id"])
+    # What comes later: one of a lesion of before, and two of unknown sex.
+    new = labelled_records(30, first=1_001)
+    new[0]["metadata"]["clinical"]["lesion_id"] = unlabelled["lesion_id"].iloc[0]
+    without_label(new[4])
+    for record in (new[4], new[5]):
+        del record["metadata"]["clinical"]["sex"]
+    arrive(settings, new, 1)
+    found = find_images(workspace, watched)
+    assert found.n_unlike == {"no_sex": 2} and sum(found.n_by_month.values()) == 28
+    ((_, arrived),) = found.by_month.items()
+    assert "ISIC_0001001" not in set(arrived["isic_id"]) and len(arrived) < 28
+    assert {one.subset for one in found.overlaps} == {"test"}
+    # Labels that come later take nothing from the side of before.
+    execute(settings, "UPDATE image SET diagnosis = ARRAY['Benign'] WHERE diagnosis = '{}'")
+    later = find_images(workspace, watched).reference
+    assert later[["isic_id", "label"]].equals(first[["isic_id", "label"]])
+    # A cohort's images are on neither side.
+    chosen = [first["isic_id"].iloc[0], arrived["isic_id"].iloc[0]]
+    for isic_id in chosen:
+        execute(settings, "INSERT INTO cohort_image VALUES ('malignancy', :id, 'elsewhere')", id=isic_id)
+    found = find_images(workspace, watched)
+    assert (
+        len(found.reference) == len(first) - 1 and sum(map(len, found.by_month.values())) == len(arrived) - 1
+    )
+    assert not set(chosen) & {*found.reference["isic_id"], *next(iter(found.by_month.values()))["isic_id"]}
+
+
+def without_label(record: dict[str, Any]) -> None:
+    for level in (1, 2, 3):
+        record["metadata"]["clinical"].pop(f"diagnosis_{level}", None)
 
 
 def arrive(settings: Settings, records: list[dict[str, Any]], months: int) -> None:
@@ -170,16 +280,26 @@ def day(settings: Settings, months: int) -> date:
     return found
 
 
-@pytest.fixture
-def champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A champion that sees pictures, with enough test groups to compare with."""
+def make_older(settings: Settings) -> None:
+    """The training data were made two months ago, of what had arrived long before."""
+    execute(settings, "UPDATE manifest SET created_at = created_at - interval '2 months'")
+    execute(settings, "UPDATE record SET first_seen_at = '2000-01-01'")
+
+
+def crowned(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, of: str, records: list[dict[str, Any]]
+) -> str:
+    """A champion like a variant of the catalogue, learned from these records; most of them are its test set."""
     monkeypatch.setitem(TASKS, "malignancy", replace(TASK, val_share=0.1, test_share=0.6))
-    smoke = replace(VARIANTS["smoke"], name="watched", split="malignancy_natural", max_epochs=1)
-    monkeypatch.setitem(VARIANTS, "watched", smoke)
-    add_records(settings, labelled_records(200))
+    variant = replace(VARIANTS[of], name="watched", split="malignancy_natural", max_epochs=1)
+    monkeypatch.setitem(VARIANTS, "watched", variant)
+    add_records(settings, records)
     workspace = open_workspace()
     curate_images(workspace)
-    materialize_natural()
+    if variant.side_px is None:
+        build_split(workspace, "malignancy_natural")
+    else:
+        materialize_natural()
     training_id = train_variant(workspace, "watched")
     with workspace.engine.begin() as connection:
         record_decision(
@@ -191,7 +311,31 @@ def champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> Iterator[st
             reason="it is needed",
             decided_by="Ada",
         )
-    yield training_id
+    make_older(settings)
+    return training_id
+
+
+@pytest.fixture
+def champion(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> str:
+    """One that sees pictures, with enough test groups to compare with."""
+    return crowned(settings, monkeypatch, "smoke", labelled_records(200))
+
+
+def test_a_champion_without_pictures_is_watched(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    old, fresh = labelled_records(110), labelled_records(60, first=1_001)
+    for record in [*old, *fresh]:
+        record["metadata"]["clinical"]["lesion_id"] = f"IL_{record['isic_id'][5:]}"
+    crowned(settings, monkeypatch, "metadata_logistic", old)
+    for record in fresh:
+        record["attribution"] = "New clinic"
+    arrive(settings, fresh, -1)
+    found = watch_champion(open_workspace(), "malignancy", day(settings, 0))
+    shifts = found.document["shifts"]
+    assert {one["kind"] for one in shifts} == {"metadata", "scores", "labels"}
+    assert [one["name"] for one in shifts if one["is_beyond"]] == ["attribution"]
+    assert found.document["points"][1]["figures"]["auc"]["value"] is not None
+    page = open_bucket(settings).get(found.report_key).decode()
+    assert "New clinic" in page and "Scores and answers" in page and "All pictures" not in page
 
 
 class KilledError(BaseException):
@@ -226,19 +370,34 @@ def test_a_champion_is_watched_as_images_and_labels_arrive(
     workspace = open_workspace()
     with pytest.raises(UnusableInputError, match="expected a day after"):
         watch_champion(workspace, "malignancy", date(2020, 1, 1))
+    with pytest.raises(UnusableInputError, match="until 9999-01-01: expected "):
+        watch_champion(workspace, "malignancy", date(9999, 1, 1))
     assert champions_to_watch(workspace) == ["malignancy"]
+    assert champions_to_watch(workspace, until=date(2020, 1, 1)) == []
+    with monkeypatch.context() as patch:
+        patch.setitem(TASKS, "malignancy", replace(TASKS["five_classes"], name="malignancy"))
+        assert champions_to_watch(workspace) == []
+    # A picture that was lost and is repaired.
+    ((key,),) = rows_of(
+        settings,
+        "SELECT f.object_key FROM stored_file f JOIN split_member m USING (isic_id) WHERE m.subset = 'test' "
+        "ORDER BY f.isic_id LIMIT 1",
+    )
+    picture = workspace.bucket.get(key)
+    workspace.bucket.delete(key)
     nothing = watch_champion(workspace, "malignancy")
     assert "no image arrived in" in nothing.verdict and of_watch(nothing) is None
+    assert nothing.document["n_unreadable"] == 1
+    workspace.bucket.put(key, picture)
     # Of the new ones, those of the lesion that ends the training data are left out.
     fresh = labelled_records(120, first=201)
     for record in fresh:
         del record["metadata"]["clinical"]["age_approx"]
         record["attribution"] = "New clinic"
-        for level in (1, 2, 3):
-            record["metadata"]["clinical"].pop(f"diagnosis_{level}", None)
-    arrive(settings, fresh, 1)
+        without_label(record)
+    arrive(settings, fresh, -1)
     monkeypatch.setattr(looks, "PART_IMAGES", 160)
-    until = day(settings, 2)
+    until = day(settings, 0)
     n_killed = watched_though_killed(workspace, until, monkeypatch)
     assert n_killed == 3
     ((stored, sha256),) = rows_of(
@@ -246,6 +405,7 @@ def test_a_champion_is_watched_as_images_and_labels_arrive(
     )
     found = watch_champion(workspace, "malignancy", until)
     assert (found.document, found.document_sha256) == (stored, sha256)
+    assert found.document["n_unreadable"] == 0
     assert found.is_alarming and variants_to_retrain(workspace, [found.watch_id]) == []
     assert variants_to_retrain(workspace, [found.watch_id, nothing.watch_id], retraining="when_changed") == [
         "watched"
@@ -297,7 +457,7 @@ def test_an_institution_cannot_write_the_page(settings: Settings) -> None:
     document = WatchDocument.model_validate(
         known
         | {"n_unlike": {}, "overlaps": [], "points": [], "falls": [], "alarms": [evil], "shifts": tests}
-        | {"error_rate": 0.05}
+        | {"error_rate": 0.05, "falls_without": ["nevus"]}
     )
     page = render_page(document)
     assert evil not in page and "&lt;script&gt;" in page

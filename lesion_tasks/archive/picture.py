@@ -24,6 +24,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ _HEIC_BRANDS = {
 # Raise it when some pictures decode to different pixels than before, and say in `Picture.decoder_version` which ones.
 # 1: as stored. 2: upright, deep greys scaled, transparent parts on white.
 DECODER_VERSION = 2
+_DECODERS = ("pillow", "pydicom", "pillow-heif")  # two of them are extras
 # The archive refuses colour pictures above 100 megapixels; larger ones are mosaics, which nothing here trains on.
 MAX_PIXELS = 100_000_000
 MAX_FILE_BYTES = 256 * 2**20
@@ -175,6 +177,17 @@ def read_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Picture | Unus
         height_px=decoded.size_px[1],
         decoder_version=1 if decoded.is_ordinary else DECODER_VERSION,
     )
+
+
+def decoder_versions() -> tuple[str, ...]:
+    """What decides the pixels of a picture: the rules of this module, and the libraries below it."""
+    found = [f"decoder {DECODER_VERSION}"]
+    for name in _DECODERS:
+        try:
+            found.append(f"{name} {version(name)}")
+        except PackageNotFoundError:
+            found.append(f"{name} none")
+    return tuple(found)
 
 
 def read_size_px(path: Path) -> tuple[int, int] | None:

@@ -16,12 +16,15 @@ from lesion_tasks.metrics.resample import Resampling, resampled_auc
 from lesion_tasks.metrics.scored import Scored
 
 
-def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = None) -> Fall | None:
+def measure_fall(
+    test: Scored, cohort: Scored, resampling: Resampling | None = None, *, name: str = "the cohort"
+) -> Fall | None:
     """The leading figure on `cohort` minus that on `test`; None if it is undefined on one of them.
 
     With more than two classes the mean is over the classes that both have. The two must share no group: each is
     resampled on its own, by group, and the interval is that of the difference, with the degrees of freedom of a
     difference of two independent means (Welch 1947, doi:10.1093/biomet/34.1-2.28).
+    `name`: what words call the other data.
     """
     resampling = resampling or Resampling()
     sides = _common_sides(test, cohort)
@@ -29,7 +32,7 @@ def measure_fall(test: Scored, cohort: Scored, resampling: Resampling | None = N
     if aucs[0] is None or aucs[1] is None:
         return None
     measure = "auc" if test.is_binary else "macro_auc"
-    stated = _stated(sides, (aucs[0], aucs[1]), resampling)
+    stated = _stated(sides, (aucs[0], aucs[1]), resampling, name)
     return _fall(measure, aucs[0].value, aucs[1].value, stated, resampling.level)
 
 
@@ -109,12 +112,12 @@ def _of_classes(scored: Scored, classes: np.ndarray) -> Scored:
     )
 
 
-def _stated(sides: tuple[Scored, Scored], aucs: tuple[Auc, Auc], resampling: Resampling) -> Stated:
-    for name, auc in zip(("the test set", "the cohort"), aucs, strict=True):
+def _stated(sides: tuple[Scored, Scored], aucs: tuple[Auc, Auc], resampling: Resampling, name: str) -> Stated:
+    for side, auc in zip(("the test set", name), aucs, strict=True):
         if (fewest := min(auc.n_groups_by_class)) < MIN_GROUPS:
-            return f"{fewest} groups with the rarer class in {name}, floor {MIN_GROUPS}"
+            return f"{fewest} groups with the rarer class in {side}, floor {MIN_GROUPS}"
         if auc.value in (0.0, 1.0) or auc.no_interval_reason:
-            return f"no variance in {name}"
+            return f"no variance in {side}"
     # Another seed for the other sample: the same draws would make them look dependent.
     other = replace(resampling, seed=resampling.seed + 1)
     samples = resampled_headline(sides[1], other) - resampled_headline(sides[0], resampling)

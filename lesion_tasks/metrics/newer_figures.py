@@ -31,11 +31,15 @@ N_FALLS = 3  # the leading figure, sensitivity and specificity
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NewerFigures:
-    """The points, the test set first, and the falls of the newest one; `reason`: why there is none."""
+    """The points, the test set first, and the falls of the newest one; `reason`: why none of them can be told.
+
+    `left_out`: classes of which one side has too few groups for its fall.
+    """
 
     points: list[WatchedPoint]
     falls: list[WatchedFall]
     reason: str | None = None
+    left_out: Sequence[str] = ()
 
 
 def measure_newer(
@@ -59,20 +63,44 @@ def measure_newer(
     if points[0].reason is not None:
         return NewerFigures(points=points, falls=[], reason=f"the test set has {points[0].reason}")
     if newest is None:
-        reason = f"no {MIN_GROUPS_OF_RATES} groups of each class have arrived with a label"
+        which = "each class" if task.positive is not None else "two classes"
+        reason = f"no {MIN_GROUPS_OF_RATES} groups of {which} have arrived with a label"
         return NewerFigures(points=points, falls=[], reason=reason)
     # One side of each interval counts: a figure that rises is no alarm.
     level = 1 - 2 * bounds.error_rate / N_FALLS
     resampling = replace(Resampling(), level=level)
+    # A class of few groups would leave all of them without an interval, and move the mean over classes by chance.
+    enough = [
+        name
+        for name in task.classes
+        if min(_groups_of(side, task)[name] for side in (test, newest)) >= MIN_GROUPS_OF_RATES
+    ]
+    left_out = tuple(name for name in task.classes if name not in enough)
+    if len(enough) < 2:
+        reason = (
+            f"no two classes have {MIN_GROUPS_OF_RATES} groups both in the test set and among newer images"
+        )
+        return NewerFigures(points=points, falls=[], reason=reason, left_out=left_out)
+    test, newest = (side[side["label"].isin(enough)] for side in (test, newest))
     sides = _scored(test, task), _scored(newest, task)
-    falls = [measure_fall(*sides, resampling), *threshold_falls(*sides, threshold, resampling)]
+    falls = [
+        measure_fall(*sides, resampling, name="the newer images"),
+        *threshold_falls(*sides, threshold, resampling),
+    ]
+    found = [
+        WatchedFall(fall=fall, bound=bounds.fall, level=level, is_beyond=_is_beyond(fall, bounds))
+        for fall in falls
+        if fall is not None
+    ]
+    why_none = {one.fall.interval_reason: None for one in found} or {
+        "no figure is defined on both sides": None
+    }
+    is_told = any(one.fall.high is not None for one in found)
     return NewerFigures(
         points=points,
-        falls=[
-            WatchedFall(fall=fall, bound=bounds.fall, level=level, is_beyond=_is_beyond(fall, bounds))
-            for fall in falls
-            if fall is not None
-        ],
+        falls=found,
+        reason=None if is_told else "; ".join(str(one) for one in why_none),
+        left_out=left_out,
     )
 
 
@@ -102,9 +130,13 @@ def _together(
         )
 
 
+def _groups_of(rows: pd.DataFrame, task: Task) -> dict[str, int]:
+    return {name: int(rows["group_id"][rows["label"] == name].nunique()) for name in task.classes}
+
+
 def _too_few(rows: pd.DataFrame, task: Task) -> str | None:
     """Why images cannot be measured; None if they can: of two classes both, of more at least two need enough groups."""
-    n_groups = {name: int(rows["group_id"][rows["label"] == name].nunique()) for name in task.classes}
+    n_groups = _groups_of(rows, task)
     enough = [name for name, n in n_groups.items() if n >= MIN_GROUPS_OF_RATES]
     if len(enough) >= 2:
         return None

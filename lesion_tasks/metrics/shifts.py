@@ -134,8 +134,9 @@ def _fifths(reference: pd.Series, new: pd.Series) -> tuple[list[str], list[str]]
     together = np.concatenate([side.to_numpy(dtype=np.float64) for side in (reference, new)])
     known = together[np.isfinite(together)]
     cuts = np.unique(np.quantile(known, np.linspace(0, 1, N_FIFTHS + 1)[1:-1])) if len(known) else np.zeros(1)
-    names = [f"at most {cuts[0]:.3g}", *(f"{a:.3g} to {b:.3g}" for a, b in pairwise(cuts))]
-    names.append(f"above {cuts[-1]:.3g}")
+    # Scores near 1 need more digits than three to be told apart.
+    said = next(said for n in range(3, 18) if len({*(said := [f"{cut:.{n}g}" for cut in cuts])}) == len(cuts))
+    names = [f"at most {said[0]}", *(f"{a} to {b}" for a, b in pairwise(said)), f"above {said[-1]}"]
     places = np.searchsorted(cuts, np.nan_to_num(together), side="left")
     told = [
         names[place] if is_known else MISSING
@@ -169,7 +170,7 @@ def _test_of_values(
 
 def too_few(n_reference: int, n_new: int) -> str | None:
     """Why two samples cannot be compared; None if they can."""
-    fewest, side = min((n_new, "new groups"), (n_reference, "groups of the test set"))
+    fewest, side = min((n_new, "new groups"), (n_reference, "groups to compare with"))
     return f"{fewest} {side}, floor {MIN_GROUPS}" if fewest < MIN_GROUPS else None
 
 

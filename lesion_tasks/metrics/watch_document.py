@@ -91,7 +91,9 @@ class WatchDocument(Published):
         description="Images since the training data, as far as they are of the task's kind."
     )
     n_unlike: dict[str, Count] = Field(description="Others that arrived, by why they are not.")
-    overlaps: list[Overlap] = Field(description="Left out: shows somebody or something of the training data.")
+    overlaps: list[Overlap] = Field(
+        description="Left out: shows what the training data or the other side have."
+    )
     n_not_drawn: Count = Field(description="Beyond what is looked at of a month.")
     n_unreadable: Count
     n_new: Count = Field(description="Images in the window that were compared.")
@@ -107,7 +109,10 @@ class WatchDocument(Published):
     shifts: list[ShiftTest]
     points: list[WatchedPoint] = Field(description="The test set, then newer images, oldest first.")
     falls: list[WatchedFall]
-    falls_reason: str | None = Field(default=None, description="Why there is no newer figure to compare.")
+    falls_reason: str | None = Field(default=None, description="Why no fall can be told.")
+    falls_without: list[str] = Field(
+        default_factory=list, description="Classes of which one side has too few groups for its fall."
+    )
     alarms: list[str] = Field(description="What passed a bound, in words; empty: nothing did.")
     words: str
     method: str

@@ -16,7 +16,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,7 @@ from pydantic import BaseModel, ConfigDict
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.legible import legible
-from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, open_picture, refusing_damage
+from lesion_tasks.archive.picture import UnusablePictureError, decoder_versions, open_picture, refusing_damage
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames
 from lesion_tasks.bucket import (
     AlteredObjectError,
@@ -62,7 +61,6 @@ log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
 JOB_VERSION = 3  # raise it when the same pictures and model give other rows
-_DECODERS = ("pillow", "pydicom", "pillow-heif")  # two of them are extras
 _PASSING = {"unreadable", "altered"}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
@@ -239,13 +237,7 @@ def plan_predictions(
 
 def _versions() -> tuple[str, ...]:
     """What else decides the rows: the rules of this release, and what decodes pictures."""
-    found = [f"job {JOB_VERSION}", f"decoder {DECODER_VERSION}"]
-    for name in _DECODERS:
-        try:
-            found.append(f"{name} {version(name)}")
-        except PackageNotFoundError:
-            found.append(f"{name} none")
-    return tuple(found)
+    return f"job {JOB_VERSION}", *decoder_versions()
 
 
 def _id_of(address: str, file: ModelFile, listed_sha256: str, versions: Sequence[str]) -> str:

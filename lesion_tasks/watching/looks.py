@@ -1,8 +1,8 @@
 """Images and a champion -> what it says of each, what it sees in it, and facts about the picture: parts in the bucket.
 
 A part is an object under the digest of what decides its rows: the images with their pictures and metadata, the model,
-and the rules of this module. A run that was killed goes on with the next part, and a later watch finds the parts of the
-months before.
+what decodes pictures, and the rules of this module. A run that was killed goes on with the next part, and a later watch
+finds the parts of the months before. A part with a missing or altered picture is made again: it may be repaired.
 """
 
 import hashlib
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from os import cpu_count
 from typing import TYPE_CHECKING, Any
 
-from lesion_tasks.archive.picture import DECODER_VERSION, UnusablePictureError, refusing_damage
+from lesion_tasks.archive.picture import UnusablePictureError, decoder_versions, refusing_damage
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.canonical_json import canonical_json
@@ -23,6 +23,7 @@ from lesion_tasks.evaluation.doubt import Looked, doubts_of
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
 from lesion_tasks.splits.institution_names import names_none
+from lesion_tasks.watching.watched_images import position_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -33,13 +34,15 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_VERSION = 1  # raise it when the same images and model give other rows
+LOOK_VERSION = 2  # raise it when the same images and model give other rows
 BATCH_IMAGES = 64
-PART_IMAGES = 8 * BATCH_IMAGES
+PART_IMAGES = 8 * BATCH_IMAGES  # on average, at most
 # Numbers of what the model sees that are kept of a picture; of more, every so many-th.
 MAX_FEATURES = 1_024
 _METADATA = ("age_years", "sex", "size_mm")
-_PART = re.compile(r"[0-9a-f]{32}-([0-9a-f]{64})\.parquet")
+_ALTERED = "altered"  # a reason that may be gone next time
+_PASSING = "-passing.parquet"  # ends the key of a part with such a reason
+_PART = re.compile(r"[0-9a-f]{32}-([0-9a-f]{64})(-passing)?\.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,15 +55,17 @@ class Part:
 
 
 def parts_of(file: ModelFile, rows: "pd.DataFrame") -> list[Part]:
-    """The images in parts."""
+    """The images in parts: by ranges of their groups' hash, so that one image more changes one part.
+
+    A range has PART_IMAGES images on average, at most; ranges are halved where as many images come again.
+    """
+    positions = rows["group_id"].map(position_of).astype(float)
+    n_ranges = 1
+    while len(rows) and len(rows) / positions.max() / n_ranges > PART_IMAGES:
+        n_ranges *= 2
     return [
-        Part(
-            folder=folder_of(file.training_id),
-            digest=_digest(file, part),
-            rows=part,
-        )
-        for start in range(0, len(rows), PART_IMAGES)
-        if len(part := rows.iloc[start : start + PART_IMAGES])
+        Part(folder=folder_of(file.training_id), digest=_digest(file, part), rows=part)
+        for _, part in rows.groupby((positions * n_ranges).astype(int), sort=True)
     ]
 
 
@@ -72,7 +77,7 @@ def folder_of(training_id: str) -> str:
 def _digest(file: ModelFile, rows: "pd.DataFrame") -> str:
     known = rows[["isic_id", "sha256", *_METADATA]].astype(object)
     said = {
-        "versions": [LOOK_VERSION, DECODER_VERSION],
+        "versions": [f"look {LOOK_VERSION}", *decoder_versions()],
         "model": [file.model_sha256, file.doubt_sha256],
         "images": known.where(known.notna(), None).to_numpy().tolist(),
     }
@@ -80,8 +85,8 @@ def _digest(file: ModelFile, rows: "pd.DataFrame") -> str:
 
 
 def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
-    """Look at every part that is not there yet; returns the number of images looked at."""
-    left = [part for part in parts if find_part(bucket, part) is None]
+    """Look at every part that is not there yet for good; returns the number of images looked at."""
+    left = [part for part in parts if not _is_there(bucket, part)]
     if not left:
         return 0
     served = load_served(bucket, file)
@@ -96,9 +101,14 @@ def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
     return n_images
 
 
+def _is_there(bucket: Bucket, part: Part) -> bool:
+    key = find_part(bucket, part)
+    return key is not None and not key.endswith(_PASSING)
+
+
 def find_part(bucket: Bucket, part: Part) -> str | None:
     """The key of a part if it is there, whole. A damaged one is removed, and is made again."""
-    for key in list(bucket.list_keys(f"{part.folder}/{part.digest}-")):
+    for key in sorted(_keys(bucket, part), key=lambda key: (key.endswith(_PASSING), key)):
         named = _PART.fullmatch(key.rpartition("/")[2])
         try:
             if named is not None and bucket.digest(key) == named[1]:
@@ -110,13 +120,25 @@ def find_part(bucket: Bucket, part: Part) -> str | None:
     return None
 
 
+def _keys(bucket: Bucket, part: Part) -> list[str]:
+    return list(bucket.list_keys(f"{part.folder}/{part.digest}-"))
+
+
 def _put(bucket: Bucket, part: Part, table: "pa.Table") -> None:
     import pyarrow.parquet as pq
 
+    # Of two at once the first counts: another machine's numbers differ by a trifle.
+    if _is_there(bucket, part):
+        return
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     data = buffer.getvalue()
-    bucket.put(f"{part.folder}/{part.digest}-{hashlib.sha256(data).hexdigest()}.parquet", data)
+    end = _PASSING if _ALTERED in table["reason"].to_pylist() else ".parquet"
+    key = f"{part.folder}/{part.digest}-{hashlib.sha256(data).hexdigest()}{end}"
+    bucket.put(key, data)
+    for other in _keys(bucket, part):
+        if other != key and other.endswith(_PASSING):
+            bucket.delete(other)
 
 
 def read_looks(bucket: Bucket, part: Part) -> "pd.DataFrame":
@@ -130,7 +152,8 @@ def read_looks(bucket: Bucket, part: Part) -> "pd.DataFrame":
     key = find_part(bucket, part)
     if key is None:
         raise MissingObjectError(f"{part.folder}/{part.digest}-*.parquet", bucket.url)
-    return pq.read_table(io.BytesIO(get_verified(bucket, key, key[-72:-8], kind="part"))).to_pandas()
+    sha256 = key.removesuffix(_PASSING).removesuffix(".parquet")[-64:]
+    return pq.read_table(io.BytesIO(get_verified(bucket, key, sha256, kind="part"))).to_pandas()
 
 
 def seen_images(
@@ -262,7 +285,7 @@ def _load(bucket: Bucket, served: ServedModel, key: str, sha256: str) -> "np.nda
         with refusing_damage():
             return decode_picture(get_verified(bucket, key, sha256, kind="picture"), served.input_size)
     except (AlteredObjectError, MissingObjectError):
-        return "altered"
+        return _ALTERED
     except UnusablePictureError as error:
         return str(error.reason)
 

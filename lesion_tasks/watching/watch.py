@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING
 from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, VARIANTS
+from lesion_tasks.catalog.lookup import ChangedQuestionError
 from lesion_tasks.catalog.retraining import AS_SET
 from lesion_tasks.catalog.watch_bounds import WATCH_BOUNDS
 from lesion_tasks.database.schema import Watch
-from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import DOCUMENT_DIGEST
 from lesion_tasks.metrics.watch_document import METHOD, ShiftTest, WatchDocument, WatchedFall
 from lesion_tasks.pixels.picture_facts import FACTS
@@ -29,6 +30,7 @@ from lesion_tasks.reports.words import label
 from lesion_tasks.serving.served_model import find_model
 from lesion_tasks.watching.looks import Part, look_at, parts_of, seen_images
 from lesion_tasks.watching.watched_images import (
+    NothingToWatchError,
     WatchedChampion,
     WatchedImages,
     find_images,
@@ -50,10 +52,20 @@ _REFERENCE = ""  # beside the months
 ENOUGH_GROUPS = 200
 
 
-def champions_to_watch(workspace: Workspace, tasks: Sequence[str] = ()) -> list[str]:
-    """The named tasks, by default all, that have a champion."""
+def champions_to_watch(
+    workspace: Workspace, tasks: Sequence[str] = (), until: date | None = None
+) -> list[str]:
+    """The named tasks, by default all, whose champion can be watched until a day (default: tomorrow)."""
+    found = []
     with workspace.engine.connect() as connection:
-        return [name for name in tasks or TASKS if champion_of(connection, name) is not None]
+        for name in tasks or TASKS:
+            try:
+                find_watched(connection, name, until or tomorrow())
+            except (NothingToWatchError, ChangedQuestionError) as error:
+                log.info("passed over: %s", error)
+            else:
+                found.append(name)
+    return found
 
 
 def tomorrow() -> date:
@@ -64,10 +76,13 @@ def tomorrow() -> date:
 def watch_champion(workspace: Workspace, task: str, until: date | None = None) -> Watch:
     """Watch the champion of a task on what arrived before a day (default: tomorrow); returns the row, detached.
 
-    Raises `UnusableInputError` for a task without a champion, and for a day before its training data were made.
+    Raises `UnusableInputError` for a task without a champion, for a day before its training data were made, and for one
+    that is yet to come.
     """
     from lesion_tasks.reports.watch_page import render_watch
 
+    if until is not None and until > tomorrow():
+        raise UnusableInputError(f"until {until}: expected {tomorrow()} at most, the day after today in UTC")
     with workspace.engine.connect() as connection:
         watched = find_watched(connection, task, until or tomorrow())
     images = find_images(workspace, watched)
@@ -112,8 +127,7 @@ def _judge(
     reference, new = seen[_REFERENCE], _joined([seen[month] for month in months], seen[_REFERENCE])
     units = one_of_each_group(reference), one_of_each_group(new)
     sizes = len(units[0]), len(units[1])
-    last_month = _month_before(watched.until)
-    reason = too_few(*sizes) if months else f"no image arrived in {last_month}"
+    reason = too_few(*sizes) if months else _why_no_month(images.n_by_month, watched.until)
     facts = FACTS if watched.training.recipe["side_px"] is not None else ()
     shifts = [] if reason else find_shifts(*units, facts)
     n_made = sum(one.p_value is not None for one in shifts)
@@ -137,7 +151,7 @@ def _judge(
         until=watched.until.isoformat(),
         first_month=months[0] if months else None,
         last_month=months[-1] if months else None,
-        n_arrived=images.n_arrived,
+        n_arrived=sum(images.n_by_month.values()),
         n_unlike=dict(images.n_unlike),
         overlaps=images.overlaps,
         n_not_drawn=images.n_not_drawn,
@@ -154,6 +168,7 @@ def _judge(
         points=newer.points,
         falls=newer.falls,
         falls_reason=newer.reason,
+        falls_without=list(newer.left_out),
         alarms=alarms,
         words=_words(shifts, newer, alarms, reason),
         method=METHOD,
@@ -171,6 +186,15 @@ def window_of(by_month: "Mapping[str, pd.DataFrame]", until: date) -> list[str]:
             if len(groups) >= ENOUGH_GROUPS:
                 break
     return months[::-1]
+
+
+def _why_no_month(n_by_month: Mapping[str, int], until: date) -> str:
+    month = _month_before(until)
+    if n_by_month.get(month):
+        return f"all images that arrived in {month} are left out"
+    if until.day == 1:
+        return f"no image arrived in {month}"
+    return f"no image arrived in {month} so far; until {until.replace(day=1)} the month before it counts"
 
 
 def _month_before(day: date) -> str:
@@ -198,22 +222,25 @@ def _words(
     shifts: Sequence[ShiftTest], newer: "NewerFigures", alarms: Sequence[str], reason: str | None
 ) -> str:
     n_within = sum(one.is_found and not one.is_beyond for one in shifts)
+    n_made = sum(one.p_value is not None for one in shifts)
     if alarms:
         shown = "; ".join(alarms[:3]) + (f"; and {len(alarms) - 3} more" if len(alarms) > 3 else "")
         said = f"{len(alarms)} {'thing has' if len(alarms) == 1 else 'things have'} passed a bound. {shown}."
     elif reason:
         said = f"Whether anything has shifted cannot be told: {reason}."
     elif n_within:
-        said = f"{n_within} of {len(shifts)} comparisons differ by more than chance, none of them beyond its bound."
+        said = (
+            f"{n_within} of {n_made} comparisons differ by more than chance, none of them beyond its bound."
+        )
     else:
-        said = f"No shift was found in {len(shifts)} comparisons."
+        said = f"No shift was found in {n_made} comparisons."
     if newer.reason:
         return f"{said} Whether its figures hold on newer images cannot be told: {newer.reason}."
-    return (
-        said
-        if any(one.is_beyond for one in newer.falls)
-        else f"{said} Its figures have not fallen beyond their bound."
-    )
+    if any(one.is_beyond for one in newer.falls):
+        return said
+    is_all = all(one.fall.high is not None for one in newer.falls)
+    which = "Its figures" if is_all else "Those of its figures that can be told"
+    return f"{said} {which} have not fallen beyond their bound."
 
 
 def _store(connection: Connection, document: WatchDocument, report_key: str) -> None:
