@@ -52,10 +52,8 @@ def _complete(path: Path, lines: list[str]) -> None:
     An S3 that somebody else runs does not know accounts that are made up here, so it gets none.
     """
     present = path.read_text()
-    values = {
-        name.strip(): value.strip()
-        for name, _, value in (line.partition("=") for line in present.splitlines())
-    }
+    pairs = (line.partition("=") for line in present.splitlines())
+    values = {name.strip(): value.partition(" #")[0].strip().strip("'\"") for name, _, value in pairs}
     elsewhere = S3_ACCOUNTS if values.get("S3_ENDPOINT_URL") else ()
     addable = set(SECRETS) - values.keys() - set(elsewhere)
     lacking = [line for line in lines if line.partition("=")[0] in addable]

@@ -57,7 +57,7 @@ class Learning:
         problems = unknown_values(self)
         problems += [
             f"{field} is {getattr(self, field)}, expected {low:g} to {high:g}"
-            for field, low, high in _BOUNDS
+            for field, low, high in BOUNDS
             if not low <= getattr(self, field) <= high
         ]
         if self.max_minutes is not None and not self.max_minutes > 0:
@@ -70,7 +70,8 @@ class Learning:
         return self.mixup_alpha > 0 or self.cutmix_alpha > 0
 
 
-_BOUNDS = (
+# Field, lowest and highest value.
+BOUNDS = (
     ("weight_decay", 0, 1), ("warmup_share", 0, 0.9), ("backbone_rate_share", 0, 10), ("ema_momentum", 0, 0.99999),
     ("label_smoothing", 0, 0.9), ("logit_adjustment", 0, 10), ("mixup_alpha", 0, 10), ("cutmix_alpha", 0, 10),
     ("n_distortions", 0, 10),     ("distortion_strength", 0, 1), ("auxiliary_weight", 0, 10), ("auxiliary_level", 2, 5),

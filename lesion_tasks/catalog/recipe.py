@@ -7,6 +7,7 @@ from typing import Annotated, Any
 from lesion_tasks.catalog.backbones import BACKBONES, STORED_BACKBONES, find_backbone
 from lesion_tasks.catalog.entries import OneOf, refuse, unknown, unknown_values
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
+from lesion_tasks.catalog.learning import BOUNDS as BOUNDS_OF_LEARNING
 from lesion_tasks.catalog.learning import OF_STEPS, Learning
 from lesion_tasks.catalog.splits import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
@@ -199,8 +200,20 @@ class Variant:
         recipe = asdict(self)
         parts = {name: recipe[name] or {} for name in ("fine_tuning", "learning")}
         known = {*recipe, *(f"{name}.{field}" for name, part in parts.items() for field in part)}
-        unknown = {r.field for r in (self.search.ranges if self.search else ())} - known
-        return f"a search over unknown fields {sorted(unknown)}" if unknown else None
+        ranges = self.search.ranges if self.search else ()
+        unknown = {one.field for one in ranges} - known
+        if unknown:
+            return f"a search over unknown fields {sorted(unknown)}"
+        bounds = {name: (low, high) for name, low, high in _BOUNDS}
+        bounds |= {f"fine_tuning.{name}": pair for name, pair in bounds.items()}
+        bounds |= {f"learning.{name}": (low, high) for name, low, high in BOUNDS_OF_LEARNING}
+        for one in ranges:
+            low, high = bounds.get(one.field, (one.low, one.high))
+            if not low <= one.low < one.high <= high:
+                return (
+                    f"search of {one.field}: {one.low:g} to {one.high:g}, expected within {low:g} to {high:,}"
+                )
+        return None
 
     def _objection_to_learning(self) -> str | None:
         how = self.learning

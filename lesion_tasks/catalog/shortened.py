@@ -85,6 +85,7 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
             problems.append(f"{name}: {part} has no fields")
     if variant.members:
         problems.append("an ensemble learns nothing itself: change its members")
+    content["is_promotable"] = False
     changed = None
     if not problems:
         changed, problems = own_entries.build("variant", variant.name, content)
@@ -100,9 +101,7 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
         )
     names = {name.partition(".")[0] for name in said} | {"is_promotable"}
     title = f"{variant.title} ({', '.join(f'{name} {_in_short(said[name])}' for name in sorted(said))})"
-    return replace(
-        changed, title=title, is_promotable=False, adjusted=tuple(sorted({*variant.adjusted, *names}))
-    )
+    return replace(changed, title=title, adjusted=tuple(sorted({*variant.adjusted, *names})))
 
 
 # What a training cannot change of its variant.
@@ -119,7 +118,9 @@ def _differences(variant: Variant, changed: Variant) -> dict[str, Any]:
     found = {
         name: value
         for name, value in after.items()
-        if value != before.get(name, neutral.get(name)) and not (value is None and name in _PARTS)
+        if value != before.get(name, neutral.get(name))
+        and not (value is None and name in _PARTS)
+        and name != "is_promotable"
     }
     for part in _PARTS:
         had, has = getattr(variant, part), getattr(changed, part)
@@ -158,8 +159,16 @@ def _smoke_side_px(variant: Variant) -> int:
 def without(variant: Variant, value: str) -> Variant:
     """The variant for a training from which a value is held out: it answers a question, and is never promoted."""
     adjusted = tuple(sorted({*variant.adjusted, "is_promotable"}))
-    title = f"{variant.title} (without {value})"
+    title = f"{variant.title}{_WITHOUT}{value})"
     return replace(variant, title=title, is_promotable=False, adjusted=adjusted)
+
+
+_WITHOUT = " (without "
+
+
+def without_held_out(title: str) -> str:
+    """The title of a training from which a value was held out, but for that: how it was shortened stays."""
+    return title.rpartition(_WITHOUT)[0] or title
 
 
 def with_parameters(variant: Variant, parameters: Mapping[str, Any], search_id: str) -> Variant:

@@ -15,6 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_variant
+from lesion_tasks.catalog.shortened import without_held_out
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -162,7 +163,7 @@ def _document(
         held_out_id=f"{first.training.variant}-by-{by}-{digest}",
         evaluated_at=max(evaluation_of(workspace, one).document["evaluated_at"] for one in subjects),
         variant=first.training.variant,
-        title=find_variant(first.training.variant).title,
+        title=without_held_out(first.training.recipe["title"]),
         task=first.task.name,
         task_title=first.task.title,
         split=first.training.recipe["split"],

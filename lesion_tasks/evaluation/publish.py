@@ -1,6 +1,7 @@
 """Postgres -> the published copies: `champion.json` and `reports/index.html`. Both can be rebuilt at any time."""
 
 import json
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -30,6 +31,8 @@ from lesion_tasks.reports.index import (
     subset_figures,
 )
 from lesion_tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
 
 HELD_OUT_FOLDER = "reports/held-out"
 
@@ -143,15 +146,25 @@ def publish(workspace: Workspace) -> None:
 def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
     """What each stored report on what was held out says, as JSON."""
     keys = [key for key in bucket.list_keys(f"{HELD_OUT_FOLDER}/") if key.endswith("/metrics.json")]
-    return [json.loads(bucket.get(key)) for key in keys]
+    found = []
+    for key in keys:
+        try:
+            found.append(json.loads(bucket.get(key)))
+        except ValueError:
+            log.warning("%s is damaged: no JSON", key)
+    return found
 
 
 def _held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
     """The newest first."""
-    known = [
-        HeldOutLine.model_validate({name: one[name] for name in HeldOutLine.model_fields})
-        for one in held_out_documents(bucket)
-    ]
+    known = []
+    for one in held_out_documents(bucket):
+        try:
+            known.append(HeldOutLine.model_validate({name: one[name] for name in HeldOutLine.model_fields}))
+        except (KeyError, ValueError) as error:
+            log.warning(
+                "the index leaves out a report on what was held out: it is of another release: %s", error
+            )
     return sorted(known, key=lambda line: (line.evaluated_at, line.held_out_id), reverse=True)
 
 

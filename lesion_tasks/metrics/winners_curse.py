@@ -72,7 +72,7 @@ def correct_for_looks(
     spread, spread_degrees = _spread([_logit(figure) for figure in (*earlier, auc)], error)
     mean, variance = expected_maximum(n_looks) if is_picked else (0.0, 1.0)
     # There and back the logit is off by a rounding, which would be luck below 0.
-    value = _expit(_logit(auc) - mean * spread) if mean * spread > 0 else auc
+    value = min(_expit(_logit(auc) - mean * spread), auc) if mean * spread > 0 else auc
     of_images = max(error**2 - spread**2, 0.0)
     of_luck = (variance + mean**2 / (2 * spread_degrees)) * spread**2
     half = float(student.isf((1 - level) / 2, degrees)) * math.sqrt(of_images + of_luck)

@@ -15,12 +15,12 @@ from lesion_tasks.reports.words import label
 
 
 def render_held_out(document: HeldOutDocument) -> dict[str, File]:
-    """File name -> (bytes, content type)."""
+    """File name -> (bytes, content type), in the order in which they are stored: by the last one a report is found."""
     schema = {"$schema": DIALECT, **HeldOutDocument.model_json_schema(mode="serialization")}
     return {
-        "metrics.json": (_json(document.model_dump()), "application/json"),
         "metrics.schema.json": (_json(schema), "application/schema+json"),
         "report.html": (render_page(document).encode(), "text/html; charset=utf-8"),
+        "metrics.json": (_json(document.model_dump()), "application/json"),
     }
 
 

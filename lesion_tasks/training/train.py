@@ -96,6 +96,9 @@ def choose_variants(
         raise UnusableInputError(
             f"{n_trials} search trials for {', '.join(lacking)}, without a search space; expected some of {searched}"
         )
+    if n_trials:
+        for name in names:
+            _refuse_searched(VARIANTS[name], changes or {})
     if policy not in ("always", "changed"):
         raise UnusableInputError(f"retrain policy {policy!r}: expected always or changed")
     if again or changes or policy == "always":
@@ -103,6 +106,17 @@ def choose_variants(
     bucket = workspace.bucket
     engine = workspace.engine
     return [name for name in names if _has_grown(engine, bucket, VARIANTS[name])]
+
+
+def _refuse_searched(variant: Variant, changes: Mapping[str, Any]) -> None:
+    searched = [one.field for one in (variant.search.ranges if variant.search else ())]
+    both = sorted(
+        name for name in changes if any(one == name or one.startswith(f"{name}.") for one in searched)
+    )
+    if both:
+        raise UnusableInputError(
+            f"{', '.join(both)}: search trials choose that themselves; expected either a value or trials"
+        )
 
 
 def _by_default(workspace: Workspace) -> list[str]:
@@ -183,12 +197,8 @@ def train_variant(
     mark_lost(workspace.engine)
     recipe = find_variant(variant)
     chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, changes=changes)
-    if n_trials and changes and recipe.search is not None:
-        searched = sorted({one.field for one in recipe.search.ranges} & changes.keys())
-        if searched:
-            raise UnusableInputError(
-                f"{', '.join(searched)}: search trials choose that themselves; expected either a value or trials"
-            )
+    if n_trials:
+        _refuse_searched(recipe, changes or {})
     spec = find_run_spec(workspace, chosen, held_out)
     members = [
         _train(workspace, replace(spec, variant=as_trained(member, held_out)))
