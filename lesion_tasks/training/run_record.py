@@ -129,9 +129,15 @@ def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[
         if past and past[0].status != "finished":
             if past[0].status == "running":
                 log.warning("training %s: its last attempt was %s", past[0].training_id, LOST)
+            # Without a complete epoch it begins anew: the time that it lay still is none of its own.
             connection.execute(
-                text("UPDATE training SET status = 'running', reason = NULL WHERE training_id = :id"),
-                {"id": past[0].training_id},
+                text("""
+                    UPDATE training t SET status = 'running', reason = NULL, started_at = CASE
+                        WHEN EXISTS (SELECT FROM training_epoch e WHERE e.training_id = t.training_id)
+                        THEN started_at ELSE :now END
+                    WHERE training_id = :id
+                """),
+                {"id": past[0].training_id, "now": datetime.now(UTC)},
             )
             return past[0].training_id, False
         number = f"-{len(past) + 1}" if past else ""
