@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, get_verified
+from lesion_tasks.catalog.backbones import RANDOM_START
 from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
 from lesion_tasks.database.pruned import TRAINING_IS_PRUNED, find_pruning, pruned_in_words
@@ -89,6 +90,24 @@ def list_recent(connection: Connection, statuses: Sequence[str], n: int) -> list
 def is_adjusted(training: Training) -> bool:
     """Whether fields of the variant were changed for this training only, as for a smoke run."""
     return bool(training.recipe.get("adjusted"))
+
+
+def began_at_random(training: Training) -> bool:
+    """Whether a backbone began with random weights; without a backbone there is nothing that could be pretrained."""
+    if training.recipe["backbone"] is None:
+        return False
+    return not training.recipe["is_pretrained"] or training.weights in (None, RANDOM_START)
+
+
+def code_of(bucket: Bucket, training: Training) -> str:
+    """The digest of the code that a finished training ran, as the manifest beside its model has it."""
+    said = json.loads(bucket.get(f"models/{training.training_id}/manifest.json"))
+    return str(said["code_digest"])
+
+
+def kind_of(training: Training) -> tuple[str, bool, bool]:
+    """What one training may take the place of: those of its variant, as promotable and as adjusted as it is."""
+    return training.variant, training.recipe.get("is_promotable", True), is_adjusted(training)
 
 
 def finish(connection: Connection, training_id: str, **columns: Any) -> None:
