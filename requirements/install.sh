@@ -39,6 +39,6 @@ install_with_uv || {
   echo "uv could not; pip takes over, for a minute or two"
   pip install --quiet --require-hashes -r "$lock"
 }
-# setuptools is in the lock: nothing unlocked is fetched to build with.
-pip install --quiet --no-deps --no-build-isolation --no-index --editable .
+# setuptools is in the lock: nothing unlocked is fetched to build with. It warns of every editable installation.
+PYTHONWARNINGS=ignore pip install --quiet --no-deps --no-build-isolation --no-index --editable .
 echo "installed in $((SECONDS - started)) s"

@@ -64,6 +64,8 @@ UNCHECKED = {
     ("database/schema.py", "returned_at is null"): "the same",
     ("database/schema.py", "ended_at is null"): "the same",
     ("database/schema.py", "task is not null and withdrawn_at is null"): "the same",
+    ("database/schema.py", "detail_correlation DESC"): "the same",
+    ("database/schema.py", "not is_copy"): "the same",
     ("database/schema.py", "task is null and withdrawn_at is null"): "the same",
     ("database/read_only_query.py", "statement.replace('%', '%%')"): "whatever a person asks",
     (

@@ -54,9 +54,10 @@ def find_shifts(
     return sorted(tests, key=_order)
 
 
-def _order(one: ShiftTest) -> tuple[bool, bool, float, str, str]:
+def _order(one: ShiftTest) -> tuple[bool, bool, float, str, float, str]:
     p_value = 2.0 if one.p_value is None else one.p_value
-    return not one.is_beyond, not one.is_found, p_value, one.institution or "", one.name
+    size = -(one.effect or 0.0) / one.bound
+    return not one.is_beyond, not one.is_found, p_value, one.institution or "", size, one.name
 
 
 def _judged(one: ShiftTest, p_value: float, bounds: WatchBounds) -> ShiftTest:

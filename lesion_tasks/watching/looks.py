@@ -22,7 +22,7 @@ from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.evaluation.doubt import Looked, doubts_of
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
-from lesion_tasks.splits.held_out import names_none
+from lesion_tasks.splits.institution_names import names_none
 
 if TYPE_CHECKING:
     import numpy as np

@@ -34,9 +34,9 @@ def upgrade() -> None:
             ["training_id"], ["training.training_id"], name=op.f("fk_watch_training_id_training")
         ),
         sa.PrimaryKeyConstraint("watch_id", name=op.f("pk_watch")),
-        sa.UniqueConstraint("training_id", "until", name=op.f("uq_watch_training_id")),
+        sa.UniqueConstraint("training_id", "until", name=op.f("uq_watch_training_id_until")),
     )
-    op.create_index(op.f("ix_watch_task"), "watch", ["task", "until"], unique=False)
+    op.create_index(op.f("ix_watch_task_until"), "watch", ["task", "until"], unique=False)
 
 
 def downgrade() -> None:
