@@ -138,12 +138,16 @@ def test_a_row_tells_random_weights_shortened_trainings_and_other_seeds_from_the
     assert reported[3].startswith(f"{balanced} (balanced test; stand-in"), "read as it was reported"
     assert missing[1] == "mobilenet_v2_frozen"
 
-    with workspace.engine.begin() as connection:
-        connection.execute(text('UPDATE evaluation SET document = document || \'{"verdict": "altered"}\''))
-    trained(max_epochs=1)
+    def execute(statement: str) -> None:
+        with workspace.engine.begin() as connection:
+            connection.execute(text(statement))
+
+    execute("UPDATE training SET recipe = recipe || '{\"max_epochs\": 1}'")
     assert shown()[0][1].startswith(f"{name} (max_epochs 1 in place of 2)")
-    with workspace.engine.begin() as connection:
-        connection.execute(text('UPDATE evaluation SET document = document || \'{"verdict": "altered"}\''))
+    altered = 'UPDATE evaluation SET document = document || \'{"verdict": "altered"}\''
+    execute(f"{altered} WHERE training_id = (SELECT training_id FROM training ORDER BY started_at LIMIT 1)")
+    assert "2 seeds" not in shown()[0][4], "one altered evaluation leaves the others"
+    execute(altered)
     assert "was changed after it was written" in shown()[-1][2]
 
 

@@ -184,7 +184,8 @@ def train_variant(
     recipe = find_variant(variant)
     chosen = adjust(recipe, is_smoke_run=is_smoke_run, max_epochs=max_epochs, changes=changes)
     if n_trials and changes and recipe.search is not None:
-        searched = sorted({one.field for one in recipe.search.ranges} & changes.keys())
+        fields = {one.field for one in recipe.search.ranges}
+        searched = sorted(name for name in fields if {name, name.partition(".")[0]} & changes.keys())
         if searched:
             raise UnusableInputError(
                 f"{', '.join(searched)}: search trials choose that themselves; expected either a value or trials"
