@@ -4,8 +4,9 @@ Internal-external cross-validation: what a model of this recipe may expect at an
 how much institutions differ. Collections or anatomical sites can be held out in the same way. None of these trainings
 is ever promoted, and none is on the leaderboard.
 
-All learn from the manifest that was in force when the run began, whatever the archive adds meanwhile. Every task is
-safe to clear: a training continues after its last complete epoch, and what is finished on the same data is found again.
+All learn from the manifest that was in force when the run began, whatever the archive adds meanwhile. Only which
+collections list an image is looked up for each fold: ingest nothing while collections are held out. Every task is safe
+to clear: a training continues after its last complete epoch, and what is finished on the same data is found again.
 """
 
 from dataclasses import asdict

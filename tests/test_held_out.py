@@ -43,6 +43,7 @@ from lesion_tasks.splits.held_out import (
 from lesion_tasks.splits.institution_names import find_alike, names_none
 from lesion_tasks.splits.manifest import manifests_in_force, read_manifest
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.run_spec import find_run_spec
 from lesion_tasks.training.train import choose_variants, train_variant
 from lesion_tasks.workspace import open_workspace
 
@@ -138,6 +139,10 @@ def _check_folds(clinics: Settings) -> None:
     ):
         with pytest.raises(UnusableInputError, match=words):
             build_held_out(workspace, HeldOut(by=by, value=value, manifest_digest=split_digest))
+    with pytest.raises(
+        UnusableInputError, match=f"is of split '{SPLIT}', expected one of 'malignancy_balanced"
+    ):
+        find_run_spec(workspace, VARIANTS["mobilenet_v2_frozen"], held_out)
     with pytest.raises(UnusableInputError, match="no such manifest"):
         build_held_out(workspace, HeldOut(by="attribution", value="Clinic A", manifest_digest="0" * 64))
     for split, words in (

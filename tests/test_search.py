@@ -176,3 +176,12 @@ def test_trials_that_mean_nothing_are_refused_before_anything_is_trained(
 ) -> None:
     with pytest.raises(UnusableInputError, match=words):
         choose_variants(open_workspace(), policy="always", **how)
+
+
+def test_what_trials_choose_is_not_set_beside_them(small: Settings) -> None:
+    for changes in (
+        {"learning.weight_decay": 0.1},
+        {"learning": {"weight_decay": 0.1, "is_head_solved": True}},
+    ):
+        with pytest.raises(UnusableInputError, match="weight_decay: search trials choose that themselves"):
+            train_variant(open_workspace(), "efficientnet_lite0_tuned", n_trials=2, changes=changes)

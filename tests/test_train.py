@@ -17,6 +17,7 @@ from sqlalchemy import text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, open_bucket
 from lesion_tasks.catalog import ASPECTS, VARIANTS
+from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.locks import Lock, hold_lock
@@ -25,6 +26,8 @@ from lesion_tasks.serving.serve import predict_images
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.masks import import_masks
 from lesion_tasks.training.prepare import prepare_training
+from lesion_tasks.training.run_record import begin, record_epoch
+from lesion_tasks.training.run_spec import find_run_spec
 from lesion_tasks.training.train import note_lost_trainings, train_variant
 from lesion_tasks.workspace import open_workspace
 
@@ -345,3 +348,20 @@ def test_the_champion_scores_a_picture_from_the_bucket_alone_in_the_shape_it_lea
     assert said == by_name
     with pytest.raises(UnusableInputError, match="expected a picture file"):
         predict_images(open_workspace(), [str(tmp_path / "none.png")])
+
+
+def test_a_training_that_ended_before_its_first_epoch_begins_anew(small: Settings) -> None:
+    workspace = open_workspace()
+    row = find_run_spec(workspace, find_variant(declare("metadata_mlp"))).row
+
+    def began_again() -> int:
+        with workspace.engine.begin() as connection:
+            connection.execute(text("UPDATE training SET status = 'failed', started_at = '2020-01-01'"))
+        assert begin(workspace.engine, row) == (training_id, False)
+        ((year,),) = rows_of(small, "SELECT extract(year FROM started_at)::int FROM training")
+        return int(year)
+
+    training_id, _ = begin(workspace.engine, row)
+    assert began_again() > 2020, "the time that it lay still is none of its own"
+    record_epoch(workspace.engine, training_id, 1, {"loss": 1.0}, 2.0)
+    assert began_again() == 2020

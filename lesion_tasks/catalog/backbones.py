@@ -109,8 +109,11 @@ STORED_BACKBONES = {
     for n in range(5)
 }
 
+RANDOM_START = (
+    "none"  # the value of LESION_WEIGHTS for random weights, and what their trainings say of their weights
+)
 # Values of LESION_WEIGHTS with which no file is at hand: Keras fetches its own, or none are wanted.
-WITHOUT_FILES = ("imagenet", "none")
+WITHOUT_FILES = ("imagenet", RANDOM_START)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.keras")
 

@@ -19,7 +19,10 @@ class System:
     differs: str  # one sentence: why the figure here is another one
     task: str = "malignancy"
     backbones: tuple[str, ...] = ()  # those it was published with; a variant with another one is a stand-in
-    stand_ins: tuple[str, ...] = ()  # variants with real weights for backbones whose own are seldom at hand
+    read_on: str = "test_natural"  # the test on which its figure was reported
+    stand_ins: tuple[
+        str, ...
+    ] = ()  # other variants, for systems whose own backbones' weights are seldom at hand
 
 
 _BY_ID = "as for predictions paired with the wrong images; here each carries the id of its image."
@@ -57,6 +60,7 @@ SYSTEMS = by_name(
             title="MobileNetV2, frozen, balanced, read on the balanced test",
             reported="AUC 0.4935",
             differs=_MISPAIRED,
+            read_on="test_balanced",
             backbones=("mobilenet_v2",),
         ),
         System(

@@ -191,7 +191,10 @@ def leaderboard(task: str | None, has_archived: bool) -> None:
 
 @lesion.command()
 @click.option(
-    "--train", "is_training", is_flag=True, help="Train and evaluate what is missing first; this takes hours."
+    "--train",
+    "is_training",
+    is_flag=True,
+    help="Train and evaluate what is missing on the manifests in force first; this takes hours.",
 )
 @click.option(
     "--max-epochs", type=click.IntRange(min=1), help="With --train: at most this many in each stage."
@@ -215,12 +218,17 @@ def paper(
 
     if max_epochs is not None and not is_training:
         raise UnusableInputError("--max-epochs without --train: nothing is trained; expected both or neither")
+    if out is not None and not out.parent.is_dir():
+        raise UnusableInputError(f"--out {out}: there is no folder {out.parent}; expected one that exists")
     workspace = open_workspace()
+    refusals = {}
     if is_training:
-        for variant, outcome in train_paper(workspace, max_epochs=max_epochs):
-            click.echo(f"{variant}: {outcome}", err=True)
-    page = write_paper(workspace, bases, note)
+        for one in train_paper(workspace, max_epochs=max_epochs):
+            click.echo(f"{one.variant}: {one.training_id or f'not trained: {one.refusal}'}", err=True)
+            if one.refusal is not None:
+                refusals[one.variant] = one.refusal
+    page = write_paper(workspace, bases, note, refusals)
     if out is None:
         click.echo(page, nl=False)
     else:
-        out.write_text(page)
+        out.write_text(page, encoding="utf-8")

@@ -5,7 +5,6 @@ and evaluations that exist are found again: killed at any moment, it goes on whe
 """
 
 import hashlib
-import json
 import logging
 from collections import Counter
 from collections.abc import Sequence
@@ -39,6 +38,7 @@ from lesion_tasks.splits.held_out import (
 from lesion_tasks.splits.institution_names import find_alike
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.prepare import prepare_training
+from lesion_tasks.training.run_record import code_of
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import Workspace
 
@@ -193,7 +193,9 @@ def _refuse_unlike(workspace: Workspace, subjects: Sequence[EvaluationSubject]) 
         recipes = first.training.recipe, one.training.recipe
         fields = {name for recipe in recipes for name in recipe} - {"title"}
         differ = sorted(name for name in fields if recipes[0].get(name) != recipes[1].get(name))
-        if not differ and _code_of(workspace, one) != _code_of(workspace, first):
+        if not differ and code_of(workspace.bucket, one.training) != code_of(
+            workspace.bucket, first.training
+        ):
             differ = ["code"]
         if differ:
             raise UnusableInputError(
@@ -202,20 +204,15 @@ def _refuse_unlike(workspace: Workspace, subjects: Sequence[EvaluationSubject]) 
             )
 
 
-def _code_of(workspace: Workspace, subject: EvaluationSubject) -> str:
-    """The digest of the code that a training ran, as the manifest beside its model has it."""
-    said = json.loads(workspace.bucket.get(f"models/{subject.training.training_id}/manifest.json"))
-    return str(said["code_digest"])
-
-
 def _refuse_other_split(workspace: Workspace, subject: EvaluationSubject, manifest_digest: str) -> None:
     """Raise `UnusableInputError` if a fold is not of this manifest: those of one report share it."""
     held_out = HeldOut(**subject.manifest.recipe["held_out"], manifest_digest=manifest_digest)
     if build_held_out(workspace, held_out) != subject.manifest.digest:
+        moved = " or its collections list other images by now" if held_out.by == "collections" else ""
         raise UnusableInputError(
             f"{subject.training.training_id} learned from another manifest of split "
-            f"{subject.training.recipe['split']!r} than {manifest_digest[:12]}: train all folds again, those that have "
-            "not changed are found"
+            f"{subject.training.recipe['split']!r} than {manifest_digest[:12]}{moved}: train all folds again, those "
+            "that have not changed are found"
         )
 
 

@@ -24,7 +24,7 @@ from lesion_tasks.evaluation.evaluation_record import (
 )
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
-from lesion_tasks.training.run_record import list_finished, read_model
+from lesion_tasks.training.run_record import kind_of, list_finished, read_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,12 +96,12 @@ class Candidate:
 def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[Candidate]:
     """The latest evaluated training of each variant, unless it was already decided on.
 
-    A trial run does not take the place of the variant's own training: of each kind the latest counts.
+    A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
     """
     decided = decided_trainings(connection, task)
     evaluated = list_evaluated_ids(connection, task)
     newest = {
-        (training.variant, training.recipe.get("is_promotable", True)): training
+        kind_of(training): training
         for training in sorted(list_finished(connection, task=task), key=_finished_at)
         if training.training_id in evaluated
     }

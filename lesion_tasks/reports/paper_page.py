@@ -22,23 +22,33 @@ class PaperTraining(Published):
 
     training_id: str
     title: str
+    epochs: str  # how long it learned, in words, where that is not as long as its variant says
+    manifest: str  # the beginning of its digest
+    split: str
+    is_in_force: bool  # whether that manifest is
     weights: str | None
     is_random: bool
     seed: int
     is_sound: bool
     failed_checks: list[str]
     minutes: float | None
+    n_images: dict[str, int]
     subsets: dict[str, Figures]
     val: Figures
 
 
 class PaperVariant(Published):
-    """A variant of a system: its trainings, one for each seed, and those that began with random weights."""
+    """A variant of a system: its trainings, one for each seed, its own first, and those from random weights."""
 
     variant: str
     note: str = ""  # what it stands in for, or on which other task it was trained
     trainings: list[PaperTraining]
     random: list[PaperTraining]
+
+    @property
+    def shown(self) -> list[PaperTraining]:
+        """The training whose figures stand for it: a random one where there is no other."""
+        return (self.trainings or self.random)[:1]
 
 
 class PaperRow(Published):
@@ -69,6 +79,7 @@ class Changes(Published):
     val_auc: Share
     minutes: float | None
     changes: list[Change]
+    left_out: dict[str, str]  # training -> why it cannot be compared with the base
 
 
 def paper_page(
@@ -80,35 +91,37 @@ def paper_page(
     for subset, title in READ_ON.items():
         parts += [f"## {title}", _figures(systems, by_name, subset)]
     parts += ["## What was reported, and why it differs", _reported(systems, by_name)]
-    parts += ["## Not trained", _missing(systems, by_name)]
+    parts += ["## Missing", _missing(systems, by_name)]
     if changes:
         parts += ["## One change at a time", *(_changes(one) for one in changes)]
     return "\n\n".join(parts) + "\n"
 
 
 _HEAD = """Written by `lesion paper` from the evaluations in the database, and never by hand; `lesion paper --train`
-trains and evaluates what is missing. Every row is one variant of the catalogue, read on both tests. Intervals are at
-95 % and treat the images of one patient or lesion as one. *Random* is the AUC of the same variant from random weights:
-what pretraining has to beat. Sensitivity is at a specificity of at least 0.95; balanced accuracy is at the threshold
-that was chosen on val. A slope of 1 and an intercept of 0 are ideal; of more than two classes the expected calibration
-error stands instead."""
+trains and evaluates what is missing on the manifests in force. Every row is one training of a variant of the catalogue,
+that of the variant's own seed where there is one, read on both tests. Intervals are at 95 % and treat the images of one
+patient or lesion as one; several seeds are of one recipe, manifest and code. *Random* is the AUC of the same variant
+from random weights, after as many epochs and on the same images: what pretraining has to beat. Sensitivity is at a
+specificity of at least 0.95; balanced accuracy is at the threshold that was chosen on val. A slope of 1 and an
+intercept of 0 are ideal; of more than two classes the expected calibration error stands instead."""
 
 
 def _figures(systems: Sequence[System], rows: dict[str, PaperRow], subset: str) -> str:
     header = (
-        "Row", "Variant", "Weights", "AUC", "Random", "Average precision", "Sensitivity", "Balanced accuracy",
-        "Calibration", "Brier skill",
+        "Row", "Variant", "Weights", "Manifest", "AUC", "Random", "Average precision", "Sensitivity",
+        "Balanced accuracy", "Calibration", "Brier skill",
     )  # fmt: skip
     found = []
     for system in systems:
         for variant in rows[system.name].variants if system.name in rows else ():
-            shown, *_ = variant.trainings or variant.random
+            (shown,) = variant.shown
             figures = shown.subsets.get(subset, {})
             found.append(
                 (
                     system.name,
                     _variant_words(variant, shown),
                     _weights_words(variant, shown),
+                    shown.manifest,
                     f"{figure_words(_first(figures, LEADING))}{_seeds(variant.trainings, subset)}{_soundness(shown)}",
                     _random(variant, subset),
                     figure_words(_first(figures, PRECISION)),
@@ -136,8 +149,8 @@ def _calibration(figures: Figures) -> str:
 
 
 def _variant_words(variant: PaperVariant, shown: PaperTraining) -> str:
-    shortened = f" ({shown.title.rpartition(' (')[2]}" if "(at most " in shown.title else ""
-    return f"{variant.variant}{shortened}{'; ' + variant.note if variant.note else ''}"
+    epochs = f" ({shown.epochs})" if shown.epochs else ""
+    return f"{variant.variant}{epochs}{'; ' + variant.note if variant.note else ''}"
 
 
 def _weights_words(variant: PaperVariant, shown: PaperTraining) -> str:
@@ -169,16 +182,26 @@ def _random(variant: PaperVariant, subset: str) -> str:
 def _reported(systems: Sequence[System], rows: dict[str, PaperRow]) -> str:
     def here(system: System) -> str:
         variants = rows[system.name].variants if system.name in rows else []
-        found = [
-            _first((one.trainings or one.random)[0].subsets.get("test_natural", {}), LEADING)
-            for one in variants
-        ]
-        return ", ".join(number(one.value) for one in found if one is not None) or "not trained"
+        return (
+            "; ".join(filter(None, (_leading_words(one, system.read_on) for one in variants)))
+            or "not trained"
+        )
 
     return table(
-        ("Row", "System", "Reported", "AUC here, natural test", "Why it differs"),
+        ("Row", "System", "Reported", "AUC here", "Why it differs"),
         [(s.name, s.title, s.reported, here(s), s.differs) for s in systems],
     )
+
+
+def _leading_words(variant: PaperVariant, subset: str) -> str:
+    """The leading figure on the test on which a system's was reported; empty where there is none."""
+    (shown,) = variant.shown
+    found = _first(shown.subsets.get(subset, {}), LEADING)
+    if found is None:
+        return ""
+    on = "" if subset == "test_natural" else READ_ON[subset].lower()
+    notes = "; ".join(one for one in (on, shown.epochs, variant.note) if one)
+    return f"{number(found.value)}{f' ({notes})' if notes else ''}"
 
 
 def _missing(systems: Sequence[System], rows: dict[str, PaperRow]) -> str:
@@ -194,7 +217,8 @@ def _missing(systems: Sequence[System], rows: dict[str, PaperRow]) -> str:
 def _changes(changes: Changes) -> str:
     base = (
         f"The base recipe is {escape(changes.title)}, training `{changes.training_id}`: AUC {number(changes.val_auc)} "
-        f"on val{_minutes(changes.minutes)}. Each row is a training that differs from it in one field. Differences are "
+        f"on val{_minutes(changes.minutes)}. Each row is a training that differs from it in one field and ran the same "
+        "code. Minutes are by the clock. Differences are "
         "paired, on the same val images, with their interval by group; test plays no part. Another seed, where there "
         "is one, shows how much is chance."
     )
@@ -210,7 +234,11 @@ def _changes(changes: Changes) -> str:
         for one in changes.changes
     ]
     header = ("Field", "Change", "AUC, val", "Difference", "95 % interval", "Minutes")
-    return f"{base}\n\n{table(header, rows) if rows else 'Nothing was tried on it yet.'}"
+    parts = [base, table(header, rows) if rows else "Nothing was tried on it yet."]
+    if changes.left_out:
+        named = "; ".join(f"`{name}`: {escape(why)}" for name, why in sorted(changes.left_out.items()))
+        parts.append(f"Left out: {named}.")
+    return "\n\n".join(parts)
 
 
 def _minutes(minutes: float | None) -> str:

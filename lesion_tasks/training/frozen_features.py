@@ -20,7 +20,7 @@ from sqlalchemy import Engine, text
 
 from lesion_tasks.bucket import Bucket, digest_of_file
 from lesion_tasks.catalog import Variant
-from lesion_tasks.catalog.backbones import find_backbone
+from lesion_tasks.catalog.backbones import RANDOM_START, find_backbone
 from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.pixels.shards import open_shard
@@ -54,7 +54,7 @@ def feature_recipe(variant: Variant, weights: Weights | None, segmenter_id: str 
 
 
 def _weights_of_features(variant: Variant, weights: Weights | None) -> str:
-    if weights is None or weights.origin == "none":
+    if weights is None or weights.origin == RANDOM_START:
         return f"random-{variant.seed}"  # a random backbone depends on its seed
     return weights.sha256 if variant.is_pretrained else f"random-{variant.seed}-{weights.sha256}"
 

@@ -19,6 +19,7 @@ from sqlalchemy.orm import Session, aliased
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, get_verified
+from lesion_tasks.catalog.backbones import RANDOM_START
 from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
 from lesion_tasks.database.pruned import TRAINING_IS_PRUNED, find_pruning, pruned_in_words
@@ -91,6 +92,24 @@ def is_adjusted(training: Training) -> bool:
     return bool(training.recipe.get("adjusted"))
 
 
+def began_at_random(training: Training) -> bool:
+    """Whether a backbone began with random weights; without a backbone there is nothing that could be pretrained."""
+    if training.recipe["backbone"] is None:
+        return False
+    return not training.recipe["is_pretrained"] or training.weights in (None, RANDOM_START)
+
+
+def code_of(bucket: Bucket, training: Training) -> str:
+    """The digest of the code that a finished training ran, as the manifest beside its model has it."""
+    said = json.loads(bucket.get(f"models/{training.training_id}/manifest.json"))
+    return str(said["code_digest"])
+
+
+def kind_of(training: Training) -> tuple[str, bool, bool]:
+    """What one training may take the place of: those of its variant, as promotable and as adjusted as it is."""
+    return training.variant, training.recipe.get("is_promotable", True), is_adjusted(training)
+
+
 def finish(connection: Connection, training_id: str, **columns: Any) -> None:
     """Mark a training finished, with its results: model, threshold and its rule, trainer's figures."""
     connection.execute(
@@ -129,9 +148,15 @@ def begin(engine: Engine, row: dict[str, Any], *, again: bool = False) -> tuple[
         if past and past[0].status != "finished":
             if past[0].status == "running":
                 log.warning("training %s: its last attempt was %s", past[0].training_id, LOST)
+            # Without a complete epoch it begins anew: the time that it lay still is none of its own.
             connection.execute(
-                text("UPDATE training SET status = 'running', reason = NULL WHERE training_id = :id"),
-                {"id": past[0].training_id},
+                text("""
+                    UPDATE training t SET status = 'running', reason = NULL, started_at = CASE
+                        WHEN EXISTS (SELECT FROM training_epoch e WHERE e.training_id = t.training_id)
+                        THEN started_at ELSE :now END
+                    WHERE training_id = :id
+                """),
+                {"id": past[0].training_id, "now": datetime.now(UTC)},
             )
             return past[0].training_id, False
         number = f"-{len(past) + 1}" if past else ""

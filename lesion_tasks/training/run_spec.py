@@ -11,13 +11,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine, text
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, Variant
 from lesion_tasks.catalog.backbones import StoredBackbone, find_backbone
 from lesion_tasks.catalog.shortened import without
 from lesion_tasks.curation.cleaning import diagnosis_path
 from lesion_tasks.splits.held_out import HeldOut, build_held_out
-from lesion_tasks.splits.manifest import manifest_in_force, object_key
+from lesion_tasks.splits.manifest import find_manifest, manifest_in_force, object_key
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
 
@@ -126,11 +127,18 @@ def find_run_spec(workspace: Workspace, variant: Variant, held_out: HeldOut | No
     """The run spec of a variant on the manifest in force of its split, without looking for weights yet.
 
     Something that is held out makes it another manifest, of the split's manifest that `held_out` names, and the recipe
-    one that is never promoted.
+    one that is never promoted. Raises `UnusableInputError` if that manifest is not of the variant's split.
     """
     if held_out is None:
         digest, manifest_key = manifest_in_force(workspace.engine, variant.split)
     else:
+        with workspace.engine.connect() as connection:
+            split = find_manifest(connection, held_out.manifest_digest).split
+        if split != variant.split:
+            raise UnusableInputError(
+                f"variant {variant.name!r}: manifest {held_out.manifest_digest[:12]} is of split {split!r}, expected "
+                f"one of {variant.split!r}, from which it learns"
+            )
         digest = build_held_out(workspace, held_out)
         manifest_key = object_key(held_out.split_name(variant.split), digest)
     return RunSpec(

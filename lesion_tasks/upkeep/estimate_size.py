@@ -155,7 +155,11 @@ class _Timed:
 
 
 def _last_trainings(connection: Connection) -> list[_Timed]:
-    """The last finished training of each variant; without the time between epochs, in which it may have lain killed."""
+    """The last finished training of each variant; without the time between epochs, in which it may have lain killed.
+
+    One that ended before its first epoch began anew when it was run again, so that wait is left out too. What folds do
+    between their epochs is left out with the rest.
+    """
     rows = connection.execute(
         text("""
             SELECT t.training_id, count(e.epoch) AS n_epochs, coalesce(sum(e.duration_s), 0) AS in_epochs,

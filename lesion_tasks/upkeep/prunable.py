@@ -29,7 +29,7 @@ from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
 from lesion_tasks.serving.predict_job import PAGE, folder_of, key_of, list_jobs, when_asked
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import manifests_in_force, read_table
-from lesion_tasks.training.run_record import is_adjusted, list_trainings
+from lesion_tasks.training.run_record import kind_of, list_trainings
 
 log = logging.getLogger(__name__)
 
@@ -66,11 +66,9 @@ class _Known:
     evaluated: dict[str, set[str]]  # training -> digests of the manifests it predicted or was evaluated on
     in_force: dict[str, str]  # split -> digest
 
-    def kind_of(self, training: Training) -> tuple[str, bool, bool, str | None]:
+    def kind_of(self, training: Training) -> tuple[tuple[str, bool, bool], str | None]:
         """As candidates are told apart, and as the last training of a variant or of one of its folds is looked for."""
-        is_promotable = training.recipe.get("is_promotable", True)
-        held_out = self.held_out.get(training.manifest_digest)
-        return training.variant, is_promotable, is_adjusted(training), held_out
+        return kind_of(training), self.held_out.get(training.manifest_digest)
 
 
 def find_prunable(

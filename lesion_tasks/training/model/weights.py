@@ -12,7 +12,13 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
-from lesion_tasks.catalog.backbones import WITHOUT_FILES, Backbone, StoredBackbone, find_backbone
+from lesion_tasks.catalog.backbones import (
+    RANDOM_START,
+    WITHOUT_FILES,
+    Backbone,
+    StoredBackbone,
+    find_backbone,
+)
 from lesion_tasks.training.accelerator import find_accelerator
 
 BUCKET_PREFIX = "bucket:"
@@ -48,8 +54,8 @@ def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) 
         return None
     if isinstance(backbone, StoredBackbone) and location in WITHOUT_FILES:
         raise _missing(variant, backbone, location, "no file of it")
-    if location == "none":
-        return Weights(origin="none", path=None, sha256=hashlib.sha256(b"none").hexdigest())
+    if location == RANDOM_START:
+        return Weights(origin=RANDOM_START, path=None, sha256=hashlib.sha256(b"none").hexdigest())
     if isinstance(backbone, Backbone) and location == "imagenet":
         return Weights(origin="imagenet", path=None, sha256=_imagenet_digest(variant, backbone))
     if location.startswith(BUCKET_PREFIX):
