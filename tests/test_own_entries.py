@@ -459,7 +459,7 @@ def test_every_field_of_the_built_in_entries_is_one_that_a_file_can_hold(write: 
                 if field != "name" and value is not None
             }
             nones = {field: "none" for field, value in asdict(entry).items() if value is None}
-            built, problems = own_entries._build(kind, name, _as_toml(content) | nones)
+            built, problems = own_entries.build(kind, name, _as_toml(content) | nones)
             assert (built, problems) == (entry, []), name
 
 

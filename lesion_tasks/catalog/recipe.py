@@ -49,7 +49,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 # Numbers with which a training means something: field, lowest and highest.
 _BOUNDS = (
-    ("learning_rate", 1e-9, 10), ("max_epochs", 1, 100_000), ("patience", 1, 100_000), ("batch_size", 1, 65_536),
+    ("learning_rate", 1e-9, 1e38), ("max_epochs", 1, 100_000), ("patience", 1, 100_000), ("batch_size", 1, 65_536),
     ("side_px", 8, 4_096), ("feature_dropout_rate", 0, 0.99), ("dropout_rate", 0, 0.99), ("seed", 0, 2**31 - 1),
     ("dilation_rate", 1, 64), ("bias_alpha", 0, 10),
 )  # fmt: skip
@@ -59,7 +59,7 @@ def out_of_bounds(entry: object) -> list[str]:
     """What is wrong with the numbers of a variant or of its second stage, in words."""
     given = ((name, getattr(entry, name, None), low, high) for name, low, high in _BOUNDS)
     return [
-        f"{name} is {value}, expected {low:g} to {high:,}"
+        f"{name} is {value}, expected {low:g} to {high:g}"
         for name, value, low, high in given
         if value is not None and not low <= value <= high
     ]
@@ -211,7 +211,7 @@ class Variant:
             low, high = bounds.get(one.field, (one.low, one.high))
             if not low <= one.low < one.high <= high:
                 return (
-                    f"search of {one.field}: {one.low:g} to {one.high:g}, expected within {low:g} to {high:,}"
+                    f"search of {one.field}: {one.low:g} to {one.high:g}, expected within {low:g} to {high:g}"
                 )
         return None
 

@@ -109,10 +109,8 @@ def choose_variants(
 
 
 def _refuse_searched(variant: Variant, changes: Mapping[str, Any]) -> None:
-    searched = [one.field for one in (variant.search.ranges if variant.search else ())]
-    both = sorted(
-        name for name in changes if any(one == name or one.startswith(f"{name}.") for one in searched)
-    )
+    searched = sorted(one.field for one in (variant.search.ranges if variant.search else ()))
+    both = [name for name in searched if {name, name.partition(".")[0]} & changes.keys()]
     if both:
         raise UnusableInputError(
             f"{', '.join(both)}: search trials choose that themselves; expected either a value or trials"
