@@ -34,12 +34,11 @@ from lesion_airflow import (
     refuse_misspelt,
     results,
     skip_unless,
+    tasks_param,
 )
-from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import APPROVALS, AS_SET
 from lesion_tasks.catalog.pools import GPU_POOL
 
-NAMES = sorted(TASKS)
 WAIT_HOURS = 7 * 24
 
 
@@ -50,16 +49,7 @@ WAIT_HOURS = 7 * 24
     max_active_runs=16,
     default_args=DEFAULT_ARGS,
     params={
-        "tasks": Param(
-            NAMES,
-            type="array",
-            minItems=1,
-            items={"enum": NAMES},
-            examples=NAMES,
-            values_display={name: entry.title for name, entry in TASKS.items()},
-            title="Tasks",
-            description="Tasks for which to look for a better model.",
-        ),
+        "tasks": tasks_param("Tasks for which to look for a better model."),
         "approval": Param(
             AS_SET,
             type="string",

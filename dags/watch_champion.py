@@ -26,14 +26,12 @@ from lesion_airflow import (
     results,
     skip_unless,
     stay_red,
+    tasks_param,
 )
 from lesion_notices import tell
-from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.pools import GPU_POOL
 from lesion_tasks.catalog.retraining import AS_SET, RETRAININGS
 from lesion_tasks.catalog.schedules import SCHEDULES
-
-NAMES = sorted(TASKS)
 
 
 def day_of(params: dict[str, Any]) -> date | None:
@@ -51,15 +49,8 @@ def day_of(params: dict[str, Any]) -> date | None:
     max_active_runs=1,
     default_args=DEFAULT_ARGS,
     params={
-        "tasks": Param(
-            NAMES,
-            type="array",
-            minItems=1,
-            items={"enum": NAMES},
-            examples=NAMES,
-            values_display={name: entry.title for name, entry in TASKS.items()},
-            title="Tasks",
-            description="Tasks whose champion is watched; those without one, or with a newer one, are passed over.",
+        "tasks": tasks_param(
+            "Tasks whose champion is watched; those without one, or with a newer one, are passed over."
         ),
         "until": Param(
             None,

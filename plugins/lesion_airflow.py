@@ -193,6 +193,23 @@ def note_lineage(lineage: "Lineage") -> None:
         collector.add_output_asset(context["ti"], uri=uri)
 
 
+def tasks_param(description: str) -> Param:
+    """The choice of some of the tasks in a form; all of them if nobody chooses."""
+    from lesion_tasks.catalog import TASKS
+
+    names = sorted(TASKS)
+    return Param(
+        names,
+        type="array",
+        minItems=1,
+        items={"enum": names},
+        examples=names,
+        values_display={name: entry.title for name, entry in TASKS.items()},
+        title="Tasks",
+        description=description,
+    )
+
+
 def task_param(description: str) -> Param:
     """The choice of one task in a form."""
     from lesion_tasks.catalog import TASKS

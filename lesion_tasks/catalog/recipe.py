@@ -49,7 +49,7 @@ GROUPS: Mapping[str, tuple[str, ...]] = {
 
 # Numbers with which a training means something: field, lowest and highest.
 _BOUNDS = (
-    ("learning_rate", 1e-9, 1e38), ("max_epochs", 1, 100_000), ("patience", 1, 100_000), ("batch_size", 1, 65_536),
+    ("learning_rate", 1e-9, 1e38), ("max_epochs", 1, 100_000), ("patience", 1, 100_000), ("batch_size", 1, 1_000_000),
     ("side_px", 8, 4_096), ("feature_dropout_rate", 0, 0.99), ("dropout_rate", 0, 0.99), ("seed", 0, 2**31 - 1),
     ("dilation_rate", 1, 64), ("bias_alpha", 0, 10),
 )  # fmt: skip
