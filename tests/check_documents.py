@@ -34,6 +34,7 @@ INSTEAD = {
     "tune unet_mobilenet_v3_eca --trials 20": "tune unet_mobilenet_v3_eca --trials 1 --smoke",
     "train unet_mobilenet_v3_eca --trials 20": "train unet_mobilenet_v3_eca --trials 1 --max-epochs 1",
     "--max-epochs 5": "--max-epochs 1",
+    "--set seed=2": "--set seed=2 --max-epochs 1",
     "lesion vocabulary": "lesion vocabulary --source /data/ham10000",
     "predict FOLDER": "predict /data/clinic",
     "predict SOURCE": "predict /data/clinic",
