@@ -372,17 +372,18 @@ cron = "0 5 * * 3"
 def test_forms_list_entries_of_ones_own_and_a_broken_folder_is_told_by_a_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from lesion_airflow import RETRY_POLICY, open_workspace, task_param
+    from lesion_airflow import RETRY_POLICY, open_workspace, task_param, tasks_param
     from lesion_tasks.catalog import own_entries
 
     def offered() -> list[bool]:
         own_entries.refresh()
-        names = ("train_variants", "build_splits", "promote_model")
+        names = ("train_variants", "build_splits")
         read = {name: runpy.run_path(str(ROOT / "dags" / f"{name}.py")) for name in names}
         assert read["train_variants"]["BY_TIME"].expression == (
             "0 5 * * 3" if "mine" in read["train_variants"]["NAMES"] else "0 3 * * 0"
         )
-        return [*("mine" in read[name]["NAMES"] for name in names), "mine" in task_param("").schema["enum"]]
+        tasks = task_param("").schema["enum"], tasks_param("").schema["items"]["enum"]
+        return [*("mine" in read[name]["NAMES"] for name in names), *("mine" in some for some in tasks)]
 
     (tmp_path / "own.toml").write_text(OWN)
     monkeypatch.setenv("LESION_CATALOG", str(tmp_path))
