@@ -76,7 +76,12 @@ def _create_bucket(url: str) -> None:
     with naming_s3(url):
         client = s3_client()
         with contextlib.suppress(client.exceptions.BucketAlreadyOwnedByYou):
-            client.create_bucket(Bucket=url.removeprefix("s3://").partition("/")[0])
+            client.create_bucket(Bucket=_name_of(url))
+
+
+def _name_of(url: str) -> str:
+    """The bucket of an s3:// URL, without its prefix."""
+    return url.removeprefix("s3://").partition("/")[0]
 
 
 def _share_bucket(url: str) -> None:
@@ -90,7 +95,7 @@ def _share_bucket(url: str) -> None:
     principals = {who: key for who, key in accounts.items() if key}
     if not url.startswith("s3://") or not principals:
         return
-    bucket = url.removeprefix("s3://").partition("/")[0]
+    bucket = _name_of(url)
     with naming_s3(url):
         s3_client().put_bucket_policy(Bucket=bucket, Policy=json.dumps(bucket_policy(bucket, principals)))
 
@@ -99,9 +104,13 @@ def bucket_policy(bucket: str, principals: dict[str, str], rights: Path = RIGHTS
     """The policy that gives each account of `principals` the rights of its document in the folder `rights`."""
     statements = []
     for who, principal in principals.items():
-        for statement in json.loads((rights / f"{who}.json").read_text())["Statement"]:
-            named = json.loads(json.dumps(statement).replace("arn:aws:s3:::lesion", f"arn:aws:s3:::{bucket}"))
-            statements.append({**named, "Principal": {"AWS": [principal]}})
+        document = (
+            (rights / f"{who}.json").read_text().replace("arn:aws:s3:::lesion", f"arn:aws:s3:::{bucket}")
+        )
+        statements += [
+            {**statement, "Principal": {"AWS": [principal]}}
+            for statement in json.loads(document)["Statement"]
+        ]
     return {"Version": "2012-10-17", "Statement": statements}
 
 

@@ -148,16 +148,9 @@ def _fifths(reference: pd.Series, new: pd.Series) -> tuple[list[str], list[str]]
 def _test_of_values(
     kind: Kind, name: str, reference: Sequence[str], new: Sequence[str], bounds: WatchBounds
 ) -> ShiftTest:
-    test = ShiftTest(
-        kind=kind,
-        name=name,
-        institution=None,
-        n_reference=len(reference),
-        n_new=len(new),
-        bound=bounds.difference,
-    )
-    if (reason := too_few(len(reference), len(new))) is not None:
-        return test.model_copy(update={"reason": reason})
+    test = _begun(kind, name, None, len(reference), len(new), bounds.difference)
+    if test.reason is not None:
+        return test
     found = compare_values(reference, new)
     if found is None:
         return test.model_copy(update={"reason": "every group has the same value"})
@@ -166,6 +159,21 @@ def _test_of_values(
         for one in found.values[:N_VALUES_SHOWN]
     ]
     return test.model_copy(update={"p_value": found.p_value, "effect": found.effect, "values": shown})
+
+
+def _begun(
+    kind: Kind, name: str, institution: str | None, n_reference: int, n_new: int, bound: float
+) -> ShiftTest:
+    """A test without its outcome; with a reason if it cannot be made."""
+    return ShiftTest(
+        kind=kind,
+        name=name,
+        institution=institution,
+        n_reference=n_reference,
+        n_new=n_new,
+        bound=bound,
+        reason=too_few(n_reference, n_new),
+    )
 
 
 def too_few(n_reference: int, n_new: int) -> str | None:
@@ -193,16 +201,9 @@ def _by_institution(
 def _test_of_all(
     kind: Kind, reference: pd.DataFrame, new: pd.DataFrame, institution: str | None, bounds: WatchBounds
 ) -> ShiftTest:
-    test = ShiftTest(
-        kind=kind,
-        name=TOLD_APART,
-        institution=institution,
-        n_reference=len(reference),
-        n_new=len(new),
-        bound=bounds.told_apart,
-    )
-    if (reason := too_few(len(reference), len(new))) is not None:
-        return test.model_copy(update={"reason": reason})
+    test = _begun(kind, TOLD_APART, institution, len(reference), len(new), bounds.told_apart)
+    if test.reason is not None:
+        return test
     found: ToldApart | None
     if kind == "pictures":
         found = tell_apart(*_pictures(reference, new))

@@ -91,15 +91,24 @@ class ServedModel:
 
         They are float64 (n, classes); and what is doubtful about each, None where the model tells no doubt.
         """
+        p, features = self.answer(self._graph, pixels, metadata)
+        return p, self.doubts(p, features)
+
+    def answer(
+        self, graph: "InferenceGraph", pixels: "np.ndarray", metadata: "np.ndarray"
+    ) -> "tuple[np.ndarray, list[np.ndarray]]":
+        """Probabilities, float64 (n, classes), by a graph of the model, and whatever features that graph tells."""
         import numpy as np
 
-        raw, *features = self._graph({"pixels": pixels, "metadata": metadata})
+        raw, *features = graph({"pixels": pixels, "metadata": metadata})
         p = np.asarray(raw, dtype=np.float64)
-        if len(self.classes) == 2:
-            p = np.column_stack([1.0 - p[:, 0], p[:, 0]])
+        return np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(self.classes) == 2 else p, features
+
+    def doubts(self, p: "np.ndarray", features: "list[np.ndarray]") -> "list[DoubtOf | None]":
+        """What is doubtful about each answer; None where the model tells no doubt."""
         if self.doubt is None:
-            return p, [None] * len(p)
-        return p, [*doubts_of(self.doubt, p, features or None, self.threshold)]
+            return [None] * len(p)
+        return [*doubts_of(self.doubt, p, features or None, self.threshold)]
 
     def decide(self, probabilities: Mapping[str, float]) -> str:
         """The positive class at or above the threshold; without a threshold, the most likely class."""

@@ -19,7 +19,7 @@ from lesion_tasks.archive.picture import UnusablePictureError, decoder_versions,
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.canonical_json import canonical_json
-from lesion_tasks.evaluation.doubt import Looked, doubts_of
+from lesion_tasks.evaluation.doubt import Looked
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
 from lesion_tasks.splits.institution_names import names_none
@@ -248,12 +248,8 @@ def _seen(
     if is_usable.any():
         kept = rows[is_usable]
         pixels = np.array([one for one in loaded if isinstance(one, np.ndarray)])
-        p, features = _answered(served, asked, pixels, metadata_matrix(kept, served.metadata_fields))
-        doubts = (
-            doubts_of(served.doubt, p, features or None, served.threshold)
-            if served.doubt
-            else [None] * len(p)
-        )
+        p, features = served.answer(asked, pixels, metadata_matrix(kept, served.metadata_fields))
+        doubts = served.doubts(p, features)
         facts = picture_facts(pixels) if served.input_size else np.empty((len(p), 0), dtype=np.float32)
         seen = _thinned(features, len(p))
         answers = iter(
@@ -288,17 +284,6 @@ def _load(bucket: Bucket, served: ServedModel, key: str, sha256: str) -> "np.nda
         return _ALTERED
     except UnusablePictureError as error:
         return str(error.reason)
-
-
-def _answered(
-    served: ServedModel, asked: "InferenceGraph", pixels: "np.ndarray", metadata: "np.ndarray"
-) -> "tuple[np.ndarray, list[np.ndarray]]":
-    """Probabilities float64 (n, classes), and the model's features, (n, C) for each depth; none without pictures."""
-    import numpy as np
-
-    raw, *features = asked({"pixels": pixels, "metadata": metadata})
-    p = np.asarray(raw, dtype=np.float64)
-    return np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(served.classes) == 2 else p, features
 
 
 def _thinned(features: "Sequence[np.ndarray]", n: int) -> "np.ndarray":
