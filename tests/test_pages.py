@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+from dataclasses import asdict
 from typing import Any
 
 import httpx
@@ -16,6 +17,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.pages.application import build_application
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.promotion.promote import rollback_champion
+from lesion_tasks.promotion.questions import Question, write_questions
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
@@ -38,15 +40,12 @@ class Client:
         self.app = app
 
     def get(self, path: str) -> httpx.Response:
-        return asyncio.run(self._send("GET", path))
+        return asyncio.run(self._get(path))
 
-    def post(self, path: str, json: Any) -> httpx.Response:
-        return asyncio.run(self._send("POST", path, json=json))
-
-    async def _send(self, method: str, path: str, **more: Any) -> httpx.Response:
+    async def _get(self, path: str) -> httpx.Response:
         transport = httpx.ASGITransport(self.app, raise_app_exceptions=False)
         async with httpx.AsyncClient(transport=transport, base_url="http://airflow.example") as sender:
-            return await sender.request(method, path, **more)
+            return await sender.get(path)
 
 
 def client(*, may_read: bool = True, startable: tuple[str, ...] = (), returned: object = None) -> Client:
@@ -103,21 +102,15 @@ def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
     }
     asked = [path.format(**values) for path in paths]
     for path in asked:
-        answer = shut.post(path, json={"source": "x"}) if path == "/markdown" else shut.get(path)
-        assert answer.status_code == 401, path
+        assert shut.get(path).status_code == 401, path
     assert len(paths) >= 12
     for path in ("/docs", "/redoc", "/openapi.json"):
         assert shut.get(path).status_code == 404
 
 
 def test_pages_change_nothing_but_by_airflow(pages: Client) -> None:
-    methods = {
-        (route.path, method)
-        for route in pages.app.routes
-        for method in route.methods or ()
-        if method not in ("GET", "HEAD")
-    }
-    assert methods == {("/markdown", "POST")}, "it renders what it is sent, and keeps nothing"
+    methods = {method for route in pages.app.routes for method in route.methods or ()}
+    assert methods == {"GET"}
 
 
 def test_the_leaderboard_is_filtered_and_says_of_how_many(trained: tuple[str, str], pages: Client) -> None:
@@ -258,7 +251,8 @@ def test_runs_reports_and_questions_lead_on(
     """Three promises about one catalogue, which takes ten seconds to make."""
     a_run_leads_to_everything_that_it_made(settings)
     a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(trained[0], pages)
-    the_pages_name_candidates_about_which_nothing_is_left_to_decide(trained[0])
+    a_question_tells_its_candidate_and_whether_anything_is_left_to_decide(*trained)
+    a_question_leads_to_the_reports_on_the_pages()
 
 
 def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
@@ -296,19 +290,43 @@ def a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(training_id
     assert pages.get("/read/no_such.html").status_code == 404
 
 
-def the_pages_name_candidates_about_which_nothing_is_left_to_decide(first: str) -> None:
+def asked(training_id: str, body: str = "") -> dict[str, Any]:
+    """A question as the task `compare` returns it."""
+    question = Question(
+        task_name=TASK, asked_about=training_id, asked_against=None, subject="x", body=body, assigned_users=[]
+    )
+    return asdict(question)
+
+
+def a_question_tells_its_candidate_and_whether_anything_is_left_to_decide(first: str, second: str) -> None:
+    some = client(returned=[asked(first), asked(second)])
+    found = [some.get(f"/question?run=a%2Bb&map_index={place}").json() for place in (0, 1)]
+    assert [(one["candidate"], one["is_decided"]) for one in found] == [(first, True), (second, False)]
+    for place in (-1, 2):
+        assert some.get(f"/question?run=r&map_index={place}").status_code == 404
+    assert client(returned=None).get("/question?run=r&map_index=0").status_code == 404
     for path in ("/", f"/champion/{TASK}"):
-        assert f'data-may="" data-decided="{first}"' in client().get(path).text
+        assert 'data-may=""' in client().get(path).text
         assert 'data-may="yes"' in client(startable=("promote_model",)).get(path).text
 
 
-def test_markdown_of_a_question_never_becomes_markup_of_its_own(pages: Client) -> None:
+def a_question_leads_to_the_reports_on_the_pages() -> None:
+    questions = write_questions(open_workspace(), tasks=[TASK], approval="always")
+    body = (
+        client(returned=[asdict(one) for one in questions]).get("/question?run=r&map_index=0").json()["body"]
+    )
+    (key,) = re.findall(r"lesions/reports/(\S+?)\)", questions[0].body)[:1]
+    assert f'href="/read/{key}"' in body
+    assert "lesions/reports" not in body
+
+
+def test_the_body_of_a_question_never_becomes_markup_of_its_own(settings: Settings) -> None:
     source = f"**bold** {SCRIPT} [x](javascript:alert(1)) ![i](http://elsewhere/x.png)\n\n| a |\n| - |\n| 1 |"
-    answer = pages.post("/markdown", json={"source": source})
-    assert "<strong>bold</strong>" in answer.text
-    assert "<td>1</td>" in answer.text
-    assert "<script" not in answer.text
-    assert 'href="javascript' not in answer.text
+    body = client(returned=[asked("x", source)]).get("/question?run=r&map_index=0").json()["body"]
+    assert "<strong>bold</strong>" in body
+    assert "<td>1</td>" in body
+    assert "<script" not in body
+    assert 'href="javascript' not in body
 
 
 def test_pages_of_drawn_pictures_say_so(settings: Settings, pages: Client) -> None:

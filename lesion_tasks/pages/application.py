@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Body, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lesion_tasks import UnusableInputError
@@ -21,6 +21,7 @@ from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
+from lesion_tasks.pages.open_question import ASKING, read_question
 from lesion_tasks.pages.pipeline import counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import read_pruned
 from lesion_tasks.pages.rendering import (
@@ -28,7 +29,6 @@ from lesion_tasks.pages.rendering import (
     STATIC,
     STORED_POLICY,
     in_theme,
-    markdown_as_html,
     render,
     static_file,
 )
@@ -284,10 +284,14 @@ def send_image(request: Request, isic_id: str) -> Response:
     return _stored(read_image(_workspace(request), isic_id))
 
 
-@router.post("/markdown")
-def send_markdown(source: Annotated[str, Body(max_length=100_000, embed=True)]) -> Response:
-    """Markdown as HTML, for the body of a question; keeps nothing."""
-    return HTMLResponse(markdown_as_html(source), headers={"X-Content-Type-Options": "nosniff"})
+@router.get("/question")
+def send_question(request: Request, run: str, map_index: int) -> Response:
+    """What the product knows of a question that Airflow keeps open."""
+    dag_id, task_id = ASKING
+    returned = request.app.state.returned_by(dag_id, run, task_id, -1)
+    found = read_question(_workspace(request), returned, map_index, root=_root(request))
+    headers = {"X-Content-Type-Options": "nosniff"}
+    return Response(found.model_dump_json(), media_type="application/json", headers=headers)
 
 
 @router.get("/static/{name}")

@@ -6,13 +6,7 @@ from typing import Any
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.decisions import (
-    Champion,
-    champion_of,
-    decided_trainings,
-    decisions_of,
-    earlier_champions,
-)
+from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.reports.bundle import SincePromotion
 from lesion_tasks.reports.index import BoardRow
@@ -34,7 +28,6 @@ class ChampionState:
     earlier: list[str]  # trainings that a rollback may restore, the default one first
     decisions: list[dict[str, Any]]  # newest first
     watches: list[Watch]  # of this champion and those before it, newest first
-    decided: list[str]  # trainings whose candidacy has ended: an open question about one ends by itself
 
 
 def read_champion(workspace: Workspace, task: str) -> ChampionState:
@@ -43,7 +36,6 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         decisions = decisions_of(connection, task)
-        decided = sorted(decided_trainings(connection, task))
         row, fresh = None, None
         if champion is not None:
             training_id = champion.training.training_id
@@ -64,5 +56,4 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         earlier=earlier,
         decisions=decisions,
         watches=watches,
-        decided=decided,
     )

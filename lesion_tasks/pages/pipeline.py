@@ -59,7 +59,6 @@ class PipelineState:
     running: list[RunningTraining]
     ended: list[Training]
     tasks: list[TaskState]
-    decided: list[str]  # trainings whose candidacy has ended: an open question about one ends by itself
 
 
 def read_state(workspace: Workspace) -> PipelineState:
@@ -74,7 +73,6 @@ def read_state(workspace: Workspace) -> PipelineState:
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
-        decided = sorted({one for name in TASKS for one in decided_trainings(connection, name)})
     return PipelineState(
         n_records=n_records,
         n_images=n_images,
@@ -83,7 +81,6 @@ def read_state(workspace: Workspace) -> PipelineState:
         running=running,
         ended=ended,
         tasks=tasks,
-        decided=decided,
     )
 
 

@@ -68,42 +68,35 @@ function whileBusy(form, said, work) {
     });
 }
 
-// What may be done about a question: null, or why nothing may.
-function obstacle(section, question) {
-  if (!section.dataset.may) return "Your role may read this question, not answer it.";
-  const candidate = /: may (\S+) (replace|become)/.exec(question.subject)?.[1];
-  if (candidate && section.dataset.decided.split(" ").includes(candidate)) {
-    return "It has been decided elsewhere by now: this question ends by itself within ten minutes.";
-  }
-  return null;
+// What the product knows of a question that Airflow keeps open; null where the run says it no longer.
+async function knownOf(run) {
+  const address = new URL("question", new URL(root, location.href));
+  address.search = new URLSearchParams({ run: run.dag_run_id, map_index: run.map_index });
+  const answer = await fetch(address, { credentials: "same-origin" });
+  return answer.ok ? answer.json() : null;
 }
 
-function shownQuestion(section, question) {
+// Why nothing may be done about a question; null if something may.
+function obstacle(section, known) {
+  if (!section.dataset.may) return "Your role may read this question, not answer it.";
+  return known?.is_decided
+    ? "It has been decided elsewhere by now: this question ends by itself within ten minutes."
+    : null;
+}
+
+function shownQuestion(question, known, why, key) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
   form.dataset.run = run.dag_run_id;
+  form.dataset.key = key;
   form.append(element("h3", question.subject));
   form.append(element("p", `Asked by run ${run.dag_run_id}`, "muted"));
   const more = element("details");
   more.append(element("summary", "What is being decided"));
-  const words = element("div", question.body, "scroll");
+  const words = element("div", known ? undefined : question.body, known ? "scroll" : "scroll source");
+  if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
   more.append(words);
-  fetch(new URL("markdown", new URL(root, location.href)), {
-    method: "POST",
-    credentials: "same-origin",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ source: question.body }),
-  })
-    .then((answer) => (answer.ok ? answer.text() : Promise.reject(new Error(answer.statusText))))
-    .then((html) => {
-      words.replaceChildren(...new DOMParser().parseFromString(html, "text/html").body.childNodes);
-      for (const link of words.querySelectorAll("a[href^='lesions/']")) {
-        link.href = root + link.getAttribute("href").slice("lesions/".length).replace(/^reports\//, "read/");
-      }
-    })
-    .catch(() => { words.style.whiteSpace = "pre-wrap"; });
   form.append(more);
-  const why = obstacle(section, question);
   if (why) {
     form.append(element("p", why, "muted"));
     return form;
@@ -151,7 +144,15 @@ async function showQuestions() {
     const found = await ask("dags/promote_model/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20");
     const open = found.hitl_details ?? [];
     section.hidden = open.length === 0;
-    section.querySelector("[data-list]").replaceChildren(...open.map((one) => shownQuestion(section, one)));
+    const list = section.querySelector("[data-list]");
+    const shown = await Promise.all(open.map(async (one) => {
+      const known = await knownOf(one.task_instance);
+      const why = obstacle(section, known);
+      const key = JSON.stringify([one.task_instance.dag_run_id, one.task_instance.map_index, why]);
+      // One that is shown already stays as its reader has left it: unfolded, or with a reason begun.
+      return [...list.children].find((form) => form.dataset.key === key) ?? shownQuestion(one, known, why, key);
+    }));
+    list.replaceChildren(...shown);
   } catch { section.hidden = true; } // whoever may not see questions sees none
 }
 
@@ -218,8 +219,6 @@ async function keepLive() {
         const answer = await fetch(location.href, { credentials: "same-origin" });
         if (answer.ok) {
           const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
-          const questions = main.querySelector("[data-questions]");
-          if (questions) questions.dataset.decided = fresh.querySelector("[data-questions]").dataset.decided;
           await showQuestions();
           for (const part of fresh.querySelectorAll("section:not([data-questions], [data-kept])")) {
             const name = part.getAttribute("aria-labelledby");
