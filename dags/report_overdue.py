@@ -1,11 +1,11 @@
 """What has not happened for too long -> notices. Every morning, and by hand.
 
 Tells when no ingestion has been completed for LESION_INGESTION_MAX_DAYS, or a task's champion is older than
-LESION_CHAMPION_MAX_DAYS: in the log, and to the connections of LESION_NOTIFY. It changes nothing, so it is safe to
-clear.
+LESION_CHAMPION_MAX_DAYS: in the log, and to the connections of LESION_NOTIFY. Safe to clear: whoever
+was told in a run is not told again by it.
 """
 
-from airflow.sdk import dag, task
+from airflow.sdk import dag, get_current_context, task
 
 from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace
 from lesion_notices import tell
@@ -29,7 +29,7 @@ def report_overdue() -> None:
         """Tell about each thing that is overdue; returns how many there are."""
         from lesion_tasks.upkeep.notices import overdue
 
-        notices = overdue(open_workspace())
+        notices = overdue(open_workspace(), get_current_context()["run_id"])
         tell(*notices)
         return len(notices)
 

@@ -179,7 +179,7 @@ def announce_decision(decision: Mapping[str, Any]) -> None:
     from lesion_tasks.upkeep.notices import of_decision
 
     count({f"decisions.{decision['action'].replace(' ', '_')}": 1})
-    tell(of_decision(decision))
+    tell(of_decision(decision, get_current_context()["run_id"]))
 
 
 def note_lineage(lineage: "Lineage") -> None:
@@ -265,6 +265,7 @@ class AskPerson(HITLOperator):
             notifiers=[
                 LesionNotifier(
                     event="waiting",
+                    about="{{ task.task_name }} {{ task.asked_about }} {{ task.asked_against }} {{ run_id }}",
                     subject="{{ task.subject }}",
                     text="Waiting for an answer.",
                     page="champion/{{ task.task_name }}",

@@ -8,6 +8,7 @@ import html
 import json
 import logging
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier, Connection
@@ -23,19 +24,31 @@ TIMEOUT_S = 10.0
 
 
 class LesionNotifier(BaseNotifier):
-    """Tell people about one event; subject, text and page are templates."""
+    """Tell people about one event; about, subject, text and page are templates.
 
-    template_fields = ("subject", "text", "page")
+    Without `about`, whoever calls it calls it once: Airflow's own rows say so of ended runs and missed deadlines.
+    """
 
-    def __init__(self, *, event: str, subject: str, text: str = "", page: str = "", **kwargs: Any) -> None:
+    template_fields = ("about", "subject", "text", "page")
+
+    def __init__(
+        self,
+        *,
+        event: str,
+        about: str | None = None,
+        subject: str,
+        text: str = "",
+        page: str = "",
+        **kwargs: Any,
+    ) -> None:
         super().__init__(**kwargs)
-        self.event, self.subject, self.text, self.page = event, subject, text, page
+        self.event, self.about, self.subject, self.text, self.page = event, about, subject, text, page
 
     def notify(self, context: Any) -> None:
         """Deliver it from a task, or from the DAG processor."""
         from lesion_tasks.upkeep.notices import Notice
 
-        tell(Notice(event=self.event, subject=self.subject, text=self.text, page=self.page))
+        tell(Notice(event=self.event, about=self.about, subject=self.subject, text=self.text, page=self.page))
 
     async def async_notify(self, context: Any) -> None:
         """Deliver it from the triggerer."""
@@ -43,7 +56,7 @@ class LesionNotifier(BaseNotifier):
 
 
 def tell(*notices: "Notice | None") -> None:
-    """Log each notice that there is, and send it to every connection of LESION_NOTIFY."""
+    """Log each notice that there is, and send it to every connection of LESION_NOTIFY that has not had it."""
     from lesion_tasks.settings import read_settings
 
     for notice in filter(None, notices):
@@ -52,10 +65,24 @@ def tell(*notices: "Notice | None") -> None:
         log.log(level, "%s: %s %s", notice.subject, notice.text, link)
         for name in read_settings().notify:
             try:
-                connection = Connection.get(name)
-                _sender(connection.conn_type)(connection, notice, link)
+                with _once(notice, name) as is_new:
+                    if not is_new:
+                        log.info("connection %r was told before", name)
+                        continue
+                    connection = Connection.get(name)
+                    _sender(connection.conn_type)(connection, notice, link)
             except Exception as error:  # whatever it is, the work itself is done
                 log.warning("notice %r was not sent to connection %r: %s", notice.subject, name, error)
+
+
+def _once(notice: "Notice", connection: str) -> AbstractContextManager[bool]:
+    """Whether a connection has yet to be told, noted when it has been."""
+    if notice.about is None:
+        return nullcontext(True)
+    from lesion_tasks.upkeep.notices import delivering
+    from lesion_tasks.workspace import open_workspace
+
+    return delivering(open_workspace(), notice, connection)
 
 
 def link_to(page: str) -> str:

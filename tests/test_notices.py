@@ -6,7 +6,7 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from email import message_from_string
 from email.header import decode_header, make_header
@@ -25,8 +25,13 @@ from lesion_tasks.upkeep.notices import EVENTS, Notice, of_decision, of_evaluati
 from lesion_tasks.workspace import open_workspace
 
 NOTICE = Notice(
-    event="waiting", subject="A <candidate>", text="Waiting & waiting.", page="champion/malignancy"
+    event="waiting",
+    about=None,
+    subject="A <candidate>",
+    text="Waiting & waiting.",
+    page="champion/malignancy",
 )
+RUN = "manual__2026-11-29"
 LINK = "/plugin/lesions/lesions/champion/malignancy"
 
 
@@ -183,8 +188,8 @@ def test_a_notice_that_cannot_be_delivered_is_a_warning(
         monkeypatch.delenv("AIRFLOW_CONN_PEOPLE")
     warned = warnings_of_notices(monkeypatch)
     tell(NOTICE)
-    (told,) = warned
-    assert "was not sent" in told and said in told.lower()
+    (warning,) = warned
+    assert "was not sent" in warning and said in warning.lower()
 
 
 def test_a_refusal_does_not_show_the_address_of_a_webhook(
@@ -195,9 +200,9 @@ def test_a_refusal_does_not_show_the_address_of_a_webhook(
         monkeypatch, conn_type="slackwebhook", password=f"http://{webhook.address}/refused/secret-of-the-hook"
     )
     tell(NOTICE)
-    (told,) = warned
-    assert "answered 403" in told
-    assert "secret-of-the-hook" not in told
+    (warning,) = warned
+    assert "answered 403" in warning
+    assert "secret-of-the-hook" not in warning
 
 
 def test_nothing_to_tell_is_not_told(webhook: Received, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,23 +211,99 @@ def test_nothing_to_tell_is_not_told(webhook: Received, monkeypatch: pytest.Monk
     assert webhook.bodies == []
 
 
+def told(settings: Settings) -> list[tuple[str, str]]:
+    from lesion_tasks.database.connection import engine_for
+
+    with engine_for(settings.database_url or "").connect() as connection:
+        rows = connection.execute(text("SELECT about, connection FROM delivery ORDER BY 1, 2"))
+        return [(row.about, row.connection) for row in rows]
+
+
+def test_what_a_connection_was_told_it_is_not_told_again(
+    webhook: Received, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, conn_type="http", host=f"http://{webhook.address}")
+    monkeypatch.setenv("LESION_NOTIFY", "people,away")
+    notice = replace(NOTICE, about="malignancy x run")
+    tell(notice)
+    tell(notice)
+    assert len(webhook.bodies) == 1
+    assert told(settings) == [("malignancy x run", "people")]
+    # What did not reach a connection reaches it the next time, and no other one again.
+    monkeypatch.setenv(
+        "AIRFLOW_CONN_AWAY", json.dumps({"conn_type": "http", "host": f"http://{webhook.address}"})
+    )
+    tell(notice)
+    assert len(webhook.bodies) == 2
+    for other in (replace(notice, about="malignancy x another"), replace(notice, event="expired")):
+        tell(other)
+    assert len(webhook.bodies) == 6
+    tell(NOTICE)
+    tell(NOTICE)
+    assert len(webhook.bodies) == 10  # Airflow hands these over once
+
+
+def test_of_two_that_tell_the_same_at_once_one_does(
+    webhook: Received, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, conn_type="http", host=f"http://{webhook.address}")
+    notice = replace(NOTICE, about="once")
+    threads = [threading.Thread(target=tell, args=(notice,)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(webhook.bodies) == 1
+
+
+def test_a_decision_that_is_found_again_is_not_told_again(
+    webhook: Received, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lesion_airflow
+
+    first_candidate(settings)
+    connect(monkeypatch, conn_type="http", host=f"http://{webhook.address}")
+    monkeypatch.setattr(lesion_airflow, "get_current_context", lambda: {"run_id": RUN})
+    for _ in range(2):  # as a task that is cleared does
+        decision = promote(is_forced=True, request_id=f"{RUN} malignancy").as_dict()
+        lesion_airflow.announce_decision(decision)
+    assert decision["action"] == "promoted"
+    assert [json.loads(body)["event"] for body in webhook.bodies] == ["promoted"]
+
+
+def test_every_notice_of_a_task_says_what_it_is_about() -> None:
+    """Only what Airflow hands over once may do without: the end of a run, a missed deadline."""
+    import lesion_airflow
+
+    late = lesion_airflow.tell_when_late("x", "ingest_isic", timedelta(hours=1)).callback.kwargs
+    without = {lesion_airflow.TELL_WHEN_RED.event, late["event"]}
+    assert without == {"failed", "late"}
+    question = lesion_airflow.AskPerson(
+        task_id="ask", task_name="malignancy", asked_about="new", asked_against="old", subject="x", body="y"
+    )
+    (notifier,) = question.notifiers
+    notifier.render_template_fields({"task": question, "run_id": RUN})
+    assert notifier.about == f"malignancy new old {RUN}"
+
+
 def test_decisions_unsound_evaluations_and_what_is_overdue_are_told(settings: Settings) -> None:
-    assert "none yet" in overdue(open_workspace())[0].text
+    assert "none yet" in overdue(open_workspace(), RUN)[0].text
     training_id = first_candidate(settings)
-    told = of_decision(promote(is_forced=True).as_dict())
-    assert told is not None
-    assert (told.event, told.page, told.is_alarming) == ("promoted", "champion/malignancy", False)
-    assert training_id in told.subject
-    assert of_decision(promote().as_dict()) is None  # nothing was left to decide
-    gone = of_decision(asdict(Decision(task="gone", action="promoted", training_id="x", reason="It gains.")))
+    promoted = of_decision(promote(is_forced=True).as_dict(), RUN)
+    assert promoted is not None
+    assert (promoted.event, promoted.page, promoted.is_alarming) == ("promoted", "champion/malignancy", False)
+    assert training_id in promoted.subject
+    assert of_decision(promote().as_dict(), RUN) is None  # nothing was left to decide
+    decision = Decision(task="gone", action="promoted", training_id="x", reason="It gains.")
+    gone = of_decision(asdict(decision), RUN)
     assert gone is not None
     assert gone.subject == "gone: x promoted"  # of a task that left the catalogue while its last run decided
 
     end_ingestion(open_workspace(), begin_ingestion(open_workspace()), {})
-    assert overdue(open_workspace()) == []
+    assert overdue(open_workspace(), RUN) == []
     now = datetime.now(UTC)
-    assert [one.event for one in overdue(open_workspace(), now=now + timedelta(days=4))] == ["overdue"]
-    late = overdue(open_workspace(), now=now + timedelta(days=200))
+    assert [one.event for one in overdue(open_workspace(), RUN, now=now + timedelta(days=4))] == ["overdue"]
+    late = overdue(open_workspace(), RUN, now=now + timedelta(days=200))
     assert [one.page for one in late] == ["", "champion/malignancy"]
     assert "200 days" in late[1].subject + late[0].text
 

@@ -104,7 +104,7 @@ def overdue() -> None:
     """List what has not happened for too long: a complete ingestion, a new champion."""
     from lesion_tasks.upkeep.notices import overdue as find
 
-    show([notice.as_dict() for notice in find(open_workspace())])
+    show([notice.as_dict() for notice in find(open_workspace(), "lesion overdue")])
 
 
 @lesion.command()

@@ -3,7 +3,7 @@
     scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
       -> ungrouped -> picture_landmarks -> picture_pair -> correction -> placement -> cohort_image -> group_subset
       -> split_member -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training
-      -> training_epoch, prediction -> evaluation -> promotion -> watch -> archival, pruning
+      -> training_epoch, training_failure, prediction -> evaluation -> promotion -> watch -> archival, pruning, delivery
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -768,6 +768,25 @@ class TrainingEpoch(Base):
     ended_at: Mapped[datetime] = mapped_column(comment="when it ended")
 
 
+class TrainingFailure(Base):
+    """One failure of a training; it stays when the training is tried again, and when that succeeds.
+
+    A trigger on `training` writes it, so whoever notes a failure cannot forget it.
+    """
+
+    __tablename__ = "training_failure"
+    written_by = ("database.triggers",)
+
+    training_id: Mapped[str] = mapped_column(
+        ForeignKey("training.training_id"), primary_key=True, comment="the training"
+    )
+    failed_at: Mapped[datetime] = mapped_column(
+        primary_key=True, comment="when it was noted; one that was killed is noted later"
+    )
+    reason: Mapped[str] = mapped_column(comment="in words")
+    n_epochs: Mapped[int] = mapped_column(comment="complete by then: tried again, it continues after them")
+
+
 class Search(Base):
     """A Bayesian search for the parameters of a variant on one manifest."""
 
@@ -1015,3 +1034,16 @@ class Pruning(Base):
     made_again_at: Mapped[datetime | None] = mapped_column(
         comment="a manifest: when a build gave it again, so that it is no longer missing"
     )
+
+
+class Delivery(Base):
+    """One notice that reached one connection: what is here already is not told there again."""
+
+    __tablename__ = "delivery"
+    written_by = ("upkeep.notices",)
+
+    event: Mapped[str] = mapped_column(primary_key=True, comment="what kind of thing happened")
+    about: Mapped[str] = mapped_column(primary_key=True, comment="to what: ids that name it once and for all")
+    connection: Mapped[str] = mapped_column(primary_key=True, comment="Airflow's connection by which it went")
+    subject: Mapped[str] = mapped_column(comment="in one line")
+    told_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")

@@ -3,6 +3,7 @@
     record, stored_file written               -> their ids are added to uncurated
     record, stored_file ... written in a scope -> the note in scope.idle is removed
     split_member, cohort_image written         -> refused, if an image of a cohort stands in train or val
+    training set to failed                     -> a row of training_failure
 
 They are declared here as the tables are declared there. Migrations create them: `make migration` writes one for a
 changed declaration, and a test compares it with a migrated database.
@@ -21,6 +22,7 @@ from lesion_tasks.database.schema import (
     ScopeRecord,
     SplitMember,
     StoredFile,
+    Training,
 )
 
 
@@ -101,6 +103,14 @@ REFUSE_TAUGHT_COHORTS = Function(
     statement=_REFUSE_TAUGHT.format(members="split_member", cohorts="written"),
 )
 
+NOTE_FAILURE = Function(
+    name="note_failure",
+    statement="""INSERT INTO training_failure
+        SELECT NEW.training_id, clock_timestamp(), coalesce(NEW.reason, 'unknown'),
+               (SELECT count(*) FROM training_epoch e WHERE e.training_id = NEW.training_id)
+        WHERE NEW.status = 'failed'""",
+)
+
 # The columns that curation and manifests read; changes of others (last seen, number of attempts) do not matter.
 READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
     Record: (Record.version, Record.withdrawn_at),
@@ -119,7 +129,14 @@ READ_BY_CURATION: dict[type[Base], tuple[InstrumentedAttribute[Any], ...]] = {
 # A change of any of these, also by hand, removes the notes in scope.idle.
 WATCHED: tuple[type[Base], ...] = (Record, ScopeRecord, RefusedRecord, StoredFile)
 
-FUNCTIONS = (NOTE_INSERTED, NOTE_CHANGED, END_IDLE, REFUSE_TAUGHT_MEMBERS, REFUSE_TAUGHT_COHORTS)
+FUNCTIONS = (
+    NOTE_INSERTED,
+    NOTE_CHANGED,
+    END_IDLE,
+    REFUSE_TAUGHT_MEMBERS,
+    REFUSE_TAUGHT_COHORTS,
+    NOTE_FAILURE,
+)
 TRIGGERS = (
     *(
         Trigger(name="note_inserted", table=table, event="INSERT", calls=NOTE_INSERTED, rows_as="inserted")
@@ -147,5 +164,13 @@ TRIGGERS = (
         )
         for table, function in ((SplitMember, REFUSE_TAUGHT_MEMBERS), (CohortImage, REFUSE_TAUGHT_COHORTS))
         for event in ("INSERT", "UPDATE")
+    ),
+    Trigger(
+        name="note_failure",
+        table=Training,
+        event="UPDATE",
+        calls=NOTE_FAILURE,
+        is_for_each_row=True,
+        columns=(Training.status,),
     ),
 )

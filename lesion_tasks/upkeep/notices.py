@@ -1,15 +1,17 @@
 """What happened, and what is overdue -> notices in words, for the log and for whoever wants to be told."""
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
 from sqlalchemy import func, select
+from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.database.schema import Ingestion, Watch
+from lesion_tasks.database.schema import Delivery, Ingestion, Watch
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_by_id
 from lesion_tasks.workspace import Workspace
@@ -33,12 +35,15 @@ EVENTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class Notice:
-    """One thing to tell. `page` is the address of the product's page with more, from the root of its pages."""
+    """One thing to tell, once: a task that is cleared or tried again has the same thing to tell."""
 
     event: str  # one of EVENTS
+    about: (
+        str | None
+    )  # ids that name what happened; None: Airflow itself hands it over once, as what ends a run
     subject: str
     text: str
-    page: str = ""
+    page: str = ""  # the address of the product's page with more, from the root of its pages
 
     @property
     def is_alarming(self) -> bool:
@@ -47,17 +52,35 @@ class Notice:
 
     def as_dict(self) -> dict[str, Any]:
         """A dictionary fit for JSON."""
-        return asdict(self) | {"is_alarming": self.is_alarming}
+        names = ("event", "subject", "text", "page", "is_alarming")
+        return {name: getattr(self, name) for name in names}
 
 
-def of_decision(decision: Mapping[str, Any]) -> Notice | None:
-    """What was decided about a task; None if there was nothing to decide."""
+@contextmanager
+def delivering(workspace: Workspace, notice: Notice, connection: str) -> Iterator[bool]:
+    """Whether a notice is still to be told to a connection; noted as told if the block ends without an error.
+
+    Of two at once, one waits for the other. Whoever is killed between telling and noting tells it again.
+    """
+    note = (
+        insert(Delivery)
+        .values(event=notice.event, about=notice.about, connection=connection, subject=notice.subject)
+        .on_conflict_do_nothing()
+        .returning(Delivery.event)
+    )
+    with workspace.engine.begin() as transaction:
+        yield transaction.execute(note).scalar() is not None
+
+
+def of_decision(decision: Mapping[str, Any], request_id: str) -> Notice | None:
+    """What a request decided about a task; None if there was nothing to decide."""
     if decision["action"] not in EVENTS:
         return None
     task = TASKS.get(decision["task"])
     title = task.title if task else decision["task"]  # a task may go while its last run decides
     return Notice(
         event=decision["action"],
+        about=f"{decision['task']} {request_id}",
         subject=f"{title}: {decision['training_id']} {decision['action'].replace('_', ' ')}",
         text=decision["reason"],
         page=f"champion/{quote(decision['task'])}",
@@ -72,6 +95,7 @@ def of_evaluation(workspace: Workspace, evaluation_id: str) -> Notice | None:
         return None
     return Notice(
         event="unsound",
+        about=f"{evaluation_id} {' '.join(found.failed_checks)}",
         subject=f"{found.training_id}: integrity checks failed ({', '.join(found.failed_checks)})",
         text=found.verdict,
         page=found.report_key,
@@ -84,14 +108,18 @@ def of_watch(watch: Watch) -> Notice | None:
         return None
     return Notice(
         event="shifted",
+        about=f"{watch.watch_id} {watch.document_sha256}",
         subject=f"{TASKS[watch.task].title}: what the champion sees or says of new images has changed",
         text=watch.verdict,
         page=watch.report_key,
     )
 
 
-def overdue(workspace: Workspace, *, now: datetime | None = None) -> list[Notice]:
-    """What has not happened for too long: a complete ingestion, a new champion of a task that has one."""
+def overdue(workspace: Workspace, request_id: str, *, now: datetime | None = None) -> list[Notice]:
+    """What has not happened for too long: a complete ingestion, a new champion of a task that has one.
+
+    It is told again at the next request: as long as it has not happened.
+    """
     now = now or datetime.now(UTC)
     found = []
     with workspace.session() as session:
@@ -101,6 +129,7 @@ def overdue(workspace: Workspace, *, now: datetime | None = None) -> list[Notice
         found.append(
             Notice(
                 event="overdue",
+                about=f"ingestion {request_id}",
                 subject="No ingestion has been completed for a long time",
                 text=f"{_last_one(now, last)}; people are told after {limit} days.",
             )
@@ -114,6 +143,7 @@ def overdue(workspace: Workspace, *, now: datetime | None = None) -> list[Notice
                 found.append(
                     Notice(
                         event="overdue",
+                        about=f"{name} {request_id}",
                         subject=f"{task.title}: the champion is {(now - since).days} days old",
                         text=f"Nothing better was found since {since.date()}; people are told after {limit} days.",
                         page=f"champion/{quote(name)}",
