@@ -5,23 +5,29 @@ DAGs may read its pages; what the pages start goes through Airflow's own API, wh
 """
 
 import sys
+from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
 PREFIX = "/lesions"
+CLOCKS_APART = timedelta(minutes=1)
 
 
 def _application() -> Any:
     from airflow.api_fastapi.app import get_auth_manager
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
     from airflow.api_fastapi.core_api.security import GetUserDep, requires_access_dag
+    from airflow.models.taskinstance import TaskInstance
+    from airflow.models.taskinstancehistory import TaskInstanceHistory
     from airflow.models.xcom import XComModel
     from airflow.utils.session import create_session
+    from sqlalchemy import or_, select, tuple_
 
     from lesion_airflow import open_workspace
     from lesion_tasks.pages.application import build_application
     from lesion_tasks.pages.run_results import DAGS
+    from lesion_tasks.pages.training_page import TRAINING, TaskTry
 
     def may_start(user: GetUserDep) -> frozenset[str]:
         manager = get_auth_manager()
@@ -49,11 +55,35 @@ def _application() -> Any:
             found = rows.first()
             return None if found is None else XComModel.deserialize_value(found)
 
+    def try_of(label: str, moment: datetime) -> TaskTry | None:
+        """The try of a training task under a label of the UI that ran at a moment, clocks a minute apart at most."""
+        with create_session() as session:
+            for kept in (TaskInstance, TaskInstanceHistory):
+                found = session.execute(
+                    select(kept.dag_id, kept.run_id, kept.task_id, kept.map_index, kept.try_number)
+                    .where(
+                        tuple_(kept.dag_id, kept.task_id).in_(TRAINING),
+                        kept.rendered_map_index == label,
+                        kept.start_date <= moment + CLOCKS_APART,
+                        or_(kept.end_date.is_(None), kept.end_date >= moment - CLOCKS_APART),
+                    )
+                    .order_by(kept.start_date.desc())
+                    .limit(1)
+                ).one_or_none()
+                if found is not None:
+                    return TaskTry(
+                        **dict(
+                            zip(("dag_id", "run_id", "task_id", "map_index", "number"), found, strict=True)
+                        )
+                    )
+        return None
+
     return build_application(
         open_workspace=open_workspace,
         may_read=requires_access_dag("GET", DagAccessEntity.RUN, "promote_model"),
         may_start=may_start,
         returned_by=returned_by,
+        try_of=try_of,
     )
 
 

@@ -16,6 +16,7 @@ from lesion_tasks.catalog.drawn import MARK, WARNING
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.pages.application import build_application
 from lesion_tasks.pages.run_results import find_result
+from lesion_tasks.pages.training_page import TaskTry, advice_on
 from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Question, write_questions
 from lesion_tasks.settings import Settings
@@ -48,7 +49,13 @@ class Client:
             return await sender.get(path)
 
 
-def client(*, may_read: bool = True, startable: tuple[str, ...] = (), returned: object = None) -> Client:
+def client(
+    *,
+    may_read: bool = True,
+    startable: tuple[str, ...] = (),
+    returned: object = None,
+    task_try: TaskTry | None = None,
+) -> Client:
     def read() -> None:
         if not may_read:
             raise HTTPException(401)
@@ -58,6 +65,7 @@ def client(*, may_read: bool = True, startable: tuple[str, ...] = (), returned: 
         may_read=read,
         may_start=lambda: startable,
         returned_by=lambda *_: returned,
+        try_of=lambda *_: task_try,
     )
     return Client(app)
 
@@ -95,6 +103,7 @@ def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
     paths = {route.path.replace(":path", "") for route in shut.app.routes}
     values = {
         "task": TASK,
+        "training_id": "x",
         "name": "pages.js",
         "isic_id": "ISIC_0000001",
         "path": "index.html",
@@ -264,6 +273,7 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         may_read=lambda: None,
         may_start=lambda: (),
         returned_by=lambda dag, run, task, place: by_place.get((task, place)),
+        try_of=lambda *_: None,
     )
     evaluated = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
     for row in made:
@@ -353,3 +363,56 @@ def test_a_running_training_says_how_far_it_is_and_an_average_that_it_has_no_epo
     answer = pages.get("/")
     assert answer.status_code == 200
     assert "which has no epochs" in answer.text
+
+
+def test_a_training_that_failed_has_a_page_of_its_own(
+    settings: Settings, trained: tuple[str, str], pages: Client
+) -> None:
+    _, second = trained
+    reasons = ("UnavailableError: the bucket did not answer", "UnusableInputError: seed 'x'", "lost: killed")
+    for reason in reasons:
+        execute(
+            settings,
+            "UPDATE training SET status = 'running', reason = NULL WHERE training_id = :id",
+            id=second,
+        )
+        execute(
+            settings,
+            "UPDATE training SET status = 'failed', reason = :reason WHERE training_id = :id",
+            id=second,
+            reason=reason,
+        )
+    found = TaskTry(dag_id="train_variants", run_id="a+b", task_id="each.train", map_index=3, number=2)
+    page = client(task_try=found).get(f"/training/{second}").text
+    assert "It failed" in page
+    assert all(reason.replace("'", "&#39;") in page for reason in reasons), "what came before is kept"
+    assert page.index("lost: killed") < page.index("UnusableInputError")
+    assert "for lack of memory" in page
+    assert 'data-log="dags/train_variants/dagRuns/a%2Bb/taskInstances/each.train/logs/2?map_index=3"' in page
+    assert "dags/train_variants/runs/a%2Bb/tasks/each.train/mapped/3?try_number=2" in page
+    assert "max epochs" in page
+    assert "lesion train metadata_logistic" in page
+    by_hand = pages.get(f"/training/{second}").text
+    assert "data-log=" not in by_hand
+    assert "none of Airflow that it still keeps" in by_hand
+    assert f'href="/training/{second}"' in pages.get("/").text
+    execute(
+        settings, "UPDATE training SET status = 'running', reason = NULL WHERE training_id = :id", id=second
+    )
+    assert "Being trained again" in pages.get(f"/training/{second}").text
+    assert "It failed 3 times before" in pages.get("/").text
+    assert pages.get("/training/no_such").status_code == 404
+
+
+@pytest.mark.parametrize(
+    ("reason", "said"),
+    [
+        ("lost: its process ended without notice", "more of it"),
+        ("UnusableInputError: /tmp: disk full while writing 'x'", "Make room"),
+        ("UnusableInputError: seed 'x'", "trying again cannot help"),
+        ("UnavailableError: no answer", "by itself, twice"),
+        ("ValueError: x", "the end of the log"),
+    ],
+)
+def test_what_to_do_follows_from_the_reason(reason: str, said: str) -> None:
+    assert said in advice_on(reason)

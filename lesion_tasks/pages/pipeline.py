@@ -16,6 +16,7 @@ from lesion_tasks.evaluation.decisions import Champion, champion_of, decided_tra
 from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.document_schema import PublishedFigure
+from lesion_tasks.pages.training_page import count_failures
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
 from lesion_tasks.training.run_record import list_epochs, list_recent
@@ -34,6 +35,7 @@ class RunningTraining:
     left_s: float | None  # at most, by the mean of the epochs so far
     quiet_s: float | None  # since the last epoch ended
     charts: list[tuple[str, Markup]]
+    n_failures: int  # before
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,6 +100,7 @@ def _running(connection: Connection, training: Training) -> RunningTraining:
         left_s=None if mean_s is None else mean_s * max(n_epochs - len(done), 0),
         quiet_s=(datetime.now(UTC) - last).total_seconds() if last else None,
         charts=training_charts(done, training.recipe) if done else [],
+        n_failures=count_failures(connection, training.training_id),
     )
 
 

@@ -195,6 +195,28 @@ function offerCorrections() {
   }
 }
 
+const LOG_LINES = 60;
+
+// The end of a log that Airflow keeps, and its address: a link would open Airflow inside its own frame.
+async function showLog() {
+  const section = document.querySelector("[data-log]");
+  if (!section) return;
+  const link = section.querySelector("[data-address]");
+  const page = new URL(section.dataset.logPage, new URL("../", new URL(root, location.href))).href;
+  link.textContent = page;
+  if (window.parent === window) link.href = page;
+  try {
+    const found = await ask(section.dataset.log, { headers: { Accept: "application/json" } });
+    const lines = (found.content ?? []).flatMap((line) => [
+      [line.timestamp, line.level, line.event].filter(Boolean).join(" "),
+      ...(line.error_detail ?? []).map((error) => `${error.exc_type}: ${error.exc_value}`),
+    ]);
+    section.querySelector(".log").textContent = lines.slice(-LOG_LINES).join("\n");
+  } catch (error) {
+    section.querySelector(".said").textContent = `Airflow does not show it: ${error.message}`;
+  }
+}
+
 function limitComparison() {
   const form = document.querySelector("form[data-compare]");
   if (!form) return;
@@ -236,5 +258,6 @@ followTheme();
 showQuestions();
 offerRollback();
 offerCorrections();
+showLog();
 limitComparison();
 keepLive();
