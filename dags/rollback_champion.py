@@ -18,6 +18,7 @@ from lesion_airflow import (
     refuse_misspelt,
     task_param,
 )
+from lesion_notices import link_to
 from lesion_tasks.catalog.approvals import UNNAMED
 
 
@@ -32,8 +33,9 @@ from lesion_tasks.catalog.approvals import UNNAMED
             None,
             type=["null", "string"],
             title="Training",
-            description="The training to restore. Empty: the latest champion before the current one that nobody "
-            "rolled back from.",
+            description_md="The id of the training to restore. Empty: the latest champion before the current one that "
+            f"nobody rolled back from. [The page Champion]({link_to('champion')}) lists all that can be restored, "
+            "and starts this from there.",
         ),
         "reason": Param(
             type="string",

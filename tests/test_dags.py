@@ -157,7 +157,8 @@ def test_every_parameter_has_a_title_a_description_and_a_type(dags: dict[str, An
     for name, dag in dags.items():
         for key, param in dag.params.items():
             schema = dag.params.get_param(key).schema
-            assert dag.params.get_param(key).description, f"{name}.{key}"
+            told = dag.params.get_param(key).description or schema.get("description_md")
+            assert told, f"{name}.{key}"
             assert schema.get("title"), f"{name}.{key}"
             assert schema.get("type"), f"{name}.{key}"
             assert param is None or name
