@@ -182,25 +182,37 @@ def await_questions(page: Page, run_id: str, n: int) -> None:
     until(page, are_shown)
 
 
-def await_run(page: Page, api: AirflowApi, dag_id: str, run_id: str) -> None:
-    """Wait until a run has ended, well."""
+def await_run(page: Page, api: AirflowApi, dag_id: str, run_id: str, state: str = "success") -> None:
+    """Wait until a run has ended in a state."""
 
     def ended() -> str | None:
         states = {run["dag_run_id"]: str(run["state"]) for run in api.runs(dag_id)}
         return states[run_id] if states[run_id] in ("success", "failed") else None
 
-    assert until(page, ended, 300) == "success"
+    assert until(page, ended, 300) == state
 
 
 def test_every_inner_page_opens_from_the_navigation(page: Page) -> None:
     page.get_by_role("link", name="Lesions").click()
     frame = page.frame_locator("iframe")
-    for name in ("Leaderboard", "Champion", "Data", "Reports", "Pipeline"):
+    for name in ("Leaderboard", "Champion", "Data", "Suspects", "Reports", "Pipeline"):
         frame.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
         frame.locator("h1", has_text=name).wait_for()
         place = {"Pipeline": "", "Reports": "read/*"}.get(name, f"{name.lower()}*")
         page.wait_for_url(f"**/plugin/lesions/lesions/{place}*")
         shoot(page, name.lower())
+
+
+@pytest.mark.long
+def test_a_training_that_failed_says_why_and_shows_the_end_of_its_log(page: Page, api: AirflowApi) -> None:
+    # Its weights are a file of its own, which is not here.
+    run_id = api.trigger("train_variants", {"variants": ["efficientnet_lite0_frozen"], "policy": "always"})
+    await_run(page, api, "train_variants", run_id, "failed")
+    inside(page).get_by_role("link", name="EfficientNet-Lite0, frozen base").first.click()
+    frame = page.frame_locator("iframe")
+    frame.get_by_text("trying again cannot help").wait_for()
+    frame.locator("pre.log", has_text="UnusableInputError").wait_for()
+    shoot(page, "failed")
 
 
 @pytest.mark.parametrize("role", ["viewer", "user", "op", "admin"])
@@ -220,7 +232,7 @@ def test_a_role_sees_the_pages_and_starts_what_it_may(
     )
     assert (status == 403) != may_start
     assert status in (400, 403, 422)
-    for name in ("Pipeline", "Leaderboard", "Data"):
+    for name in ("Pipeline", "Leaderboard", "Data", "Suspects", "Reports"):
         frame.get_by_role("navigation", name="Pages").get_by_role("link", name=name, exact=True).click()
         frame.locator("h1", has_text=name).wait_for()
     shown.context.close()
