@@ -246,6 +246,9 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
         client(returned={"digest": digest}).get(split).headers["location"]
         == f"/read/data/{digest}.html?is_bare=true"
     )
+    train = "/result?dag=train_variants&run=r&task=each.train&map_index=0"
+    assert f'href="/training/{second}"' in client(returned=second).get(train).text
+    assert 'href="/">Open the page' in client().get(train).text
     promote(is_forced=True, request_id=f"run+1 {TASK}")
     decided = client().get("/result?dag=promote_model&run=run%2B1&task={TASK_ID}").text
     assert second in decided

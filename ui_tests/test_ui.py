@@ -51,6 +51,17 @@ conv_filters = [8, 16]
 dense_units = [16]
 learning_rate = 3e-3
 max_epochs = 12
+
+[variant.followed_cnn]
+title = "Small network that trains long enough to be followed"
+split = "nevus_or_other_all"
+architecture = "cnn"
+side_px = 64
+conv_filters = [8, 16]
+dense_units = [16]
+learning_rate = 1e-4
+max_epochs = 40
+patience = 40
 """
 
 
@@ -240,13 +251,14 @@ def test_a_role_sees_the_pages_and_starts_what_it_may(
 
 @pytest.mark.long
 def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, api: AirflowApi) -> None:
-    run_id = api.trigger("train_variants", {"variants": ["smoke", "metadata_logistic"], "again": True})
+    variants = ["followed_cnn", "metadata_logistic"]
+    run_id = api.trigger("train_variants", {"variants": variants, "again": True})
     frame = inside(page)
     # Without a reload: the page renews itself.
-    frame.get_by_text(re.compile(r"Epoch \d+ of at most 12")).first.wait_for(timeout=180_000)
+    frame.get_by_text(re.compile(r"Epoch \d+ of at most 40")).first.wait_for(timeout=180_000)
     shoot(page, "training")
     await_run(page, api, "train_variants", run_id)
-    frame.get_by_role("link", name="Two small convolutions").first.click()
+    frame.get_by_role("link", name="Small network that trains long").first.click()
     frame.locator("section[aria-labelledby=curves] svg").first.wait_for()
     shoot(page, "curves")
     tasks = api.task_instances("train_variants", run_id)

@@ -102,6 +102,8 @@ def _result_of_tasks(
     """The page about what tasks returned: a job, a manifest or a training."""
     if dag_id == "predict_images":
         return _predictions(workspace, [*made, returned])
+    if (dag_id, task_id) == ("train_variants", "each.train"):
+        return _trained(returned)
     digest = returned.get("digest") if isinstance(returned, dict) else returned
     if isinstance(digest, str) and is_digest(digest):
         return RunResult(address=page_key(digest), words="The data of this manifest.", decisions=[])
@@ -122,6 +124,14 @@ def _result_of_tasks(
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
         return _nothing("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
+
+
+def _trained(returned: Any) -> RunResult:
+    if isinstance(returned, str):
+        words = "The training of this task: its settings, and every failure before it ended."
+        return RunResult(address=f"training/{quote(returned, safe='')}", words=words, decisions=[])
+    words = "This training has not ended, or it failed: the first page lists it, and leads to why and what to do."
+    return RunResult(address="", words=words, decisions=[])
 
 
 def _predictions(workspace: Workspace, returned: Sequence[Any]) -> RunResult:
