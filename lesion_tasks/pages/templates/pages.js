@@ -211,7 +211,9 @@ async function showLog() {
       [line.timestamp, line.level, line.event].filter(Boolean).join(" "),
       ...(line.error_detail ?? []).map((error) => `${error.exc_type}: ${error.exc_value}`),
     ]);
-    section.querySelector(".log").textContent = lines.slice(-LOG_LINES).join("\n");
+    const shown = section.querySelector(".log");
+    shown.textContent = lines.filter((line) => !/::(end)?group::/.test(line)).slice(-LOG_LINES).join("\n");
+    shown.scrollTop = shown.scrollHeight;
   } catch (error) {
     section.querySelector(".said").textContent = `Airflow does not show it: ${error.message}`;
   }
