@@ -134,6 +134,7 @@ def promote_model() -> None:
             open_workspace(),
             tasks=params["tasks"],
             answers=results(answers),
+            approval=params["approval"],
             is_forced=params["is_forced"],
             triggered_by=dag_run.triggering_user_name,
         )
@@ -143,6 +144,7 @@ def promote_model() -> None:
     def decide(
         task_name: str,
         decided_by: str,
+        needs_answer: bool,
         asked_about: str | None,
         asked_against: str | None,
         answer: str | None,
@@ -159,6 +161,7 @@ def promote_model() -> None:
             is_forced=params["is_forced"],
             request_id=f"{dag_run.run_id} {task_name}",
             decided_by=decided_by,
+            needs_answer=needs_answer,
             asked_about=asked_about,
             asked_against=asked_against,
             answer=answer,

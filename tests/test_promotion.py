@@ -286,6 +286,34 @@ def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings
     assert rows_of(settings, "SELECT action, decided_by FROM promotion") == [("rejected", "Ada")]
 
 
+def test_where_people_are_asked_a_candidate_that_nobody_was_asked_about_stays_one(settings: Settings) -> None:
+    """A run that waited for the answer about another task ends after it has come."""
+    workspace = open_workspace()
+    assert write_questions(workspace, tasks=["malignancy"], approval="always") == []
+    newcomer = first_candidate(settings)
+    for is_forced in (False, True):
+        (told,) = gather_answers(
+            workspace,
+            tasks=["malignancy"],
+            answers=[],
+            approval="always",
+            is_forced=is_forced,
+            triggered_by="Ada",
+        )
+        assert told.needs_answer
+        said = promote(
+            decided_by=told.decided_by, asked_about=None, needs_answer=told.needs_answer, is_forced=is_forced
+        )
+        assert (said.action, said.training_id) == ("none", newcomer)
+        assert "gets one of its own" in said.reason
+    (question,) = write_questions(workspace, tasks=["malignancy"], approval="always")
+    assert question.asked_about == newcomer
+    (told,) = gather_answers(
+        workspace, tasks=["malignancy"], answers=[], approval="never", is_forced=False, triggered_by=None
+    )
+    assert not told.needs_answer
+
+
 def test_a_question_that_nobody_answered_is_asked_again(settings: Settings) -> None:
     training_id = first_candidate(settings)
 

@@ -130,7 +130,9 @@ def _trained(returned: Any) -> RunResult:
     if isinstance(returned, str):
         words = "The training of this task: its settings, and every failure before it ended."
         return RunResult(address=f"training/{quote(returned, safe='')}", words=words, decisions=[])
-    words = "This training has not ended, or it failed: the first page lists it, and leads to why and what to do."
+    words = (
+        "This training has not ended, or it failed: the first page lists it, and leads to why and what to do."
+    )
     return RunResult(address="", words=words, decisions=[])
 
 

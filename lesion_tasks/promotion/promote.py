@@ -89,6 +89,7 @@ def promote_model(
     task: str,
     is_forced: bool = False,
     decided_by: str = RULE,
+    needs_answer: bool = False,
     asked_about: str | None = None,
     asked_against: str | None = None,
     answer: Answer | None = None,
@@ -103,6 +104,7 @@ def promote_model(
     question named (None: no champion), and the outcome. If another candidate is best by now, the old question ends as
     superseded and nothing else is decided: the newer one gets its own question. An approval against another champion
     expires: the candidate is asked about again.
+    `needs_answer`: people are asked, so a candidate that nobody was asked about stays one; it gets its own question.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     find_task(task)
@@ -114,6 +116,7 @@ def promote_model(
             task,
             is_forced,
             decided_by,
+            needs_answer,
             (asked_about, asked_against),
             answer,
             answer_reason,
@@ -140,6 +143,7 @@ def _decide(
     task: str,
     is_forced: bool,
     decided_by: str,
+    needs_answer: bool,
     asked: tuple[str | None, str | None],
     answer: Answer | None,
     answer_reason: str,
@@ -156,6 +160,10 @@ def _decide(
     best = proposal.candidate if proposal else None
     if asked_about is not None and (best is None or best.training_id != asked_about):
         return _supersede(connection, task, asked_about, best, common)
+    if proposal is not None and needs_answer and asked_about is None:
+        newcomer = proposal.candidate.training_id
+        reason = f"{newcomer} came after the questions of this run: it gets one of its own"
+        return Decision(task=task, action="none", training_id=newcomer, reason=reason)
     if proposal is not None and answer == "approved" and asked_against != proposal.previous:
         answer = "expired"
         answer_reason = (

@@ -34,6 +34,7 @@ class Instruction:
 
     task_name: str
     decided_by: str
+    needs_answer: bool = False
     asked_about: str | None = None
     asked_against: str | None = None
     answer: Answer | None = None
@@ -47,7 +48,7 @@ def write_questions(
 
     `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so.
     """
-    if approval == "never" or (approval == AS_SET and not workspace.settings.is_approval_asked):
+    if not _is_asking(workspace, approval):
         return []
     approvers = [{"id": name, "name": name} for name in workspace.settings.approvers]
     questions = []
@@ -66,6 +67,11 @@ def write_questions(
                     )
                 )
     return questions
+
+
+def _is_asking(workspace: Workspace, approval: str) -> bool:
+    """Whether people are asked, by one of APPROVALS."""
+    return approval == "always" or (approval == AS_SET and workspace.settings.is_approval_asked)
 
 
 def is_superseded(workspace: Workspace, *, task: str, asked_about: str, asked_against: str | None) -> bool:
@@ -91,19 +97,25 @@ def gather_answers(
     *,
     tasks: Sequence[str],
     answers: Sequence[Mapping[str, Any]],
+    approval: str = AS_SET,
     is_forced: bool,
     triggered_by: str | None,
 ) -> list[Instruction]:
     """What to decide about each task, with the answers of those who were asked.
 
-    Without a question the rule answers or, for a forced promotion, the person who triggered it. If approvers are named,
+    Where nobody is asked, by `approval`, the rule answers or, for a forced promotion, the person who triggered it.
+    Where people are, what came after the question is not promoted without one of its own. If approvers are named,
     nobody forces a promotion alone: the person who triggered it cannot approve it, and a forced promotion that nobody
     was asked about counts as rejected unless an approver triggered it.
     """
     by_task = {answer["task_name"]: answer for answer in answers}
     person = triggered_by or UNNAMED
+    is_asking = _is_asking(workspace, approval)
     return [
-        _instruction(workspace, task, by_task.get(task), is_forced=is_forced, person=person)
+        replace(
+            _instruction(workspace, task, by_task.get(task), is_forced=is_forced, person=person),
+            needs_answer=is_asking,
+        )
         for task in tasks_left(tasks)
     ]
 
