@@ -168,7 +168,8 @@ def _trainings(known: _Known, policy: Retention, now: datetime) -> Iterator[tupl
             or now - ended < timedelta(days=policy.training_days)
         ):
             continue
-        reason = f"ended {ended.date()}, {place} newer trainings of {training.variant} are there"
+        newer = "1 newer training of {} is" if place == 1 else f"{place} newer trainings of {{}} are"
+        reason = f"ended {ended.date()}, {newer.format(training.variant)} there"
         if name in known.named:
             yield name, ("model", f"{reason}, refused")
         else:
