@@ -13,6 +13,7 @@ from catalogue import add_records, labelled_records, materialize_natural, rows_o
 from catalogue import draw as draw_disc
 from evaluation_data import binary, drawn, drawn_multiclass
 from PIL import Image
+from sklearn.covariance import ledoit_wolf
 
 from archive_server.drawing import Scene, draw
 from archive_server.strange_pictures import STRANGE
@@ -44,7 +45,7 @@ from lesion_tasks.metrics.conformal import (
     share_of_groups,
 )
 from lesion_tasks.metrics.doubts import doubt_figures
-from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty
+from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty, ledoit_wolf_of
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.promotion.promote import promote_model
@@ -141,6 +142,17 @@ def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_m
     again = from_bytes(to_bytes(StoredDoubt(sets=fit_sets(drawn(200)), novelty=novelty))).novelty
     assert again is not None
     np.testing.assert_array_equal(again.scores(features), novelty.scores(features))
+
+
+@pytest.mark.parametrize(("n", "width"), [(50, 3), (30, 120), (40, 40), (5, 1)])
+def test_the_covariance_is_scikit_learns(n: int, width: int) -> None:
+    rng = np.random.default_rng(n)
+    values = rng.normal(size=(n, width)) @ rng.normal(size=(width, width))
+    values -= values.mean(axis=0)
+    expected, _ = ledoit_wolf(values, assume_centered=True)
+    np.testing.assert_allclose(
+        ledoit_wolf_of(values), expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max()
+    )
 
 
 def test_an_average_tells_the_features_of_each_member(model: keras.Model) -> None:
