@@ -52,6 +52,8 @@ class LoadedModel:
         for start in range(0, len(rows), length):
             raw, *features = self._graph(examples.inputs(rows[start : start + length]))
             said.append(raw)
+            if examples.pixels is not None:
+                examples.pixels.release()  # each picture is looked at once, and none need stay
             if see is not None:
                 see(features)
         return probabilities_by_id(said, examples.isic_ids[rows], self.classes)
