@@ -126,8 +126,8 @@ def put_together(
     )
     if has_luck and found.differ:
         words += (
-            f" A {one} may also stand out because the training without it went well or badly by chance: train again with "
-            "another seed before believing it."
+            f" A {one} may also stand out because the training without it went well or badly by chance: train again "
+            "with another seed before believing it."
         )
     if len(aucs) > found.n_sites:
         words += f" {len(aucs) - found.n_sites} with an AUC of 0 or 1, which has no variance, could not be combined."
