@@ -13,7 +13,8 @@ import numpy as np
 
 from archive_server.strange_pictures import STRANGE
 from lesion_tasks.catalog import InputSize
-from lesion_tasks.evaluation.model_features import read_features, with_features
+from lesion_tasks.evaluation.loaded_model import LoadedModel
+from lesion_tasks.evaluation.model_features import with_features
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.metrics.conformal import share_of_groups
 from lesion_tasks.metrics.novelty import fit_novelty
@@ -32,7 +33,12 @@ def main(training_id: str) -> None:
     subject = find_subject(workspace.engine, workspace.bucket, training_id)
     recipe = subject.training.recipe
     size = InputSize.of_recipe(recipe)
-    watched = with_features(load_model(read_model(workspace.bucket, subject.training)))
+    model = LoadedModel(
+        keras_model=load_model(read_model(workspace.bucket, subject.training)),
+        classes=subject.task.classes,
+        tells_features=True,
+    )
+    watched = with_features(model.keras_model)
     if watched is None or size is None:
         sys.exit(f"{training_id} sees no pictures")
     features, groups = {}, {}
@@ -47,7 +53,9 @@ def main(training_id: str) -> None:
                 input_size=size,
                 metadata_fields=recipe["metadata"],
             )
-        features[subset] = read_features(watched, examples, np.arange(len(examples)))
+        seen: list[list[np.ndarray]] = []
+        model.predict(examples, see=seen.append)
+        features[subset] = [np.concatenate(some) for some in zip(*seen, strict=True)]
         groups[subset] = rows["group_id"].to_numpy(dtype=str)
     generator = np.random.default_rng(0)
     for name, paint in STRANGE.items():

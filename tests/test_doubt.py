@@ -7,11 +7,13 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pandas as pd
 import pytest
 from catalogue import add_records, labelled_records, materialize_natural, rows_of
 from catalogue import draw as draw_disc
 from evaluation_data import binary, drawn, drawn_multiclass
 from PIL import Image
+from sklearn.covariance import ledoit_wolf
 
 from archive_server.drawing import Scene, draw
 from archive_server.strange_pictures import STRANGE
@@ -33,7 +35,8 @@ from lesion_tasks.evaluation.doubt import (
     STRANGE as OUT,
 )
 from lesion_tasks.evaluation.evaluate import evaluate_training
-from lesion_tasks.evaluation.model_features import read_features, with_features
+from lesion_tasks.evaluation.loaded_model import LoadedModel
+from lesion_tasks.evaluation.model_features import with_features
 from lesion_tasks.metrics.conformal import (
     ConformalSets,
     fit_sets,
@@ -42,7 +45,7 @@ from lesion_tasks.metrics.conformal import (
     share_of_groups,
 )
 from lesion_tasks.metrics.doubts import doubt_figures
-from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty
+from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty, ledoit_wolf_of
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.promotion.promote import promote_model
@@ -101,6 +104,16 @@ def everything(examples: Examples) -> np.ndarray:
     return np.arange(len(examples))
 
 
+def looked_at(model: keras.Model, examples: Examples) -> tuple[pd.DataFrame, list[np.ndarray]]:
+    """What an evaluation has of a model: its scores, and its features at each depth, in another order."""
+    seen: list[list[np.ndarray]] = []
+    loaded = LoadedModel(keras_model=model, classes=("benign", "malignant"), tells_features=True)
+    order = everything(examples)[::-1]
+    said = loaded.predict(examples, order=order, see=seen.append)
+    assert said.index.tolist() == examples.isic_ids[order].tolist()
+    return said.loc[examples.isic_ids], [np.concatenate(some)[::-1] for some in zip(*seen, strict=True)]
+
+
 @pytest.fixture(scope="module")
 def model() -> keras.Model:
     """A small network that learned to tell drawn lesions apart, as it would be stored."""
@@ -115,22 +128,31 @@ def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_m
     model: keras.Model,
 ) -> None:
     val, test, rate = lesions(150, 0), lesions(100, 1_000), 0.02
-    watched = with_features(model)
-    assert watched is not None
-    novelty = fit_novelty(read_features(watched, val, everything(val)), np.arange(150).astype(str), rate)
+    novelty = fit_novelty(looked_at(model, val)[1], np.arange(150).astype(str), rate)
     generator = np.random.default_rng(0)
     for name, paint in STRANGE.items():
         strange = examples_of([paint(generator) for _ in range(3)])
-        assert (novelty.scores(read_features(watched, strange, everything(strange))) > 1).all(), name
-    n_strange = int((novelty.scores(read_features(watched, test, everything(test))) > 1).sum())
+        assert (novelty.scores(looked_at(model, strange)[1]) > 1).all(), name
+    said, features = looked_at(model, test)
+    n_strange = int((novelty.scores(features) > 1).sum())
     assert n_strange <= 100 * rate + 3 * math.sqrt(100 * rate * (1 - rate))
-    # The watched model says what the stored one says, and the object holds all that a prediction needs.
-    pixels = test.inputs(everything(test))
-    np.testing.assert_allclose(watched.predict_on_batch(pixels)[0], model.predict_on_batch(pixels), atol=1e-6)
+    # The graph says what the stored model says, and the object holds all that a prediction needs.
+    expected = model.predict_on_batch(test.inputs(everything(test)))[:, 0]
+    np.testing.assert_allclose(said["malignant"], expected, atol=1e-6)
     again = from_bytes(to_bytes(StoredDoubt(sets=fit_sets(drawn(200)), novelty=novelty))).novelty
     assert again is not None
-    features = read_features(watched, test, everything(test))
     np.testing.assert_array_equal(again.scores(features), novelty.scores(features))
+
+
+@pytest.mark.parametrize(("n", "width"), [(50, 3), (30, 120), (40, 40), (5, 1)])
+def test_the_covariance_is_scikit_learns(n: int, width: int) -> None:
+    rng = np.random.default_rng(n)
+    values = rng.normal(size=(n, width)) @ rng.normal(size=(width, width))
+    values -= values.mean(axis=0)
+    expected, _ = ledoit_wolf(values, assume_centered=True)
+    np.testing.assert_allclose(
+        ledoit_wolf_of(values), expected, rtol=1e-10, atol=1e-12 * np.abs(expected).max()
+    )
 
 
 def test_an_average_tells_the_features_of_each_member(model: keras.Model) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.pixels.materialize import materialize_manifest
-from lesion_tasks.pixels.shards import open_pixels
+from lesion_tasks.pixels.shards import PixelSource, open_pixels
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
@@ -90,3 +91,15 @@ def test_only_pictures_that_an_older_decoder_read_otherwise_are_decoded_again(se
         pixels = open_pixels(connection, workspace.bucket, InputSize(16), [sha256])
     assert np.array_equal(pixels.take(np.array([0]))[0], decode_picture(turned.getvalue(), InputSize(16)))
     assert materialize_manifest(workspace, digest, InputSize(16))["outdated"] == 0
+
+
+def test_pixels_are_the_same_after_their_memory_was_given_back(tmp_path: Path) -> None:
+    pictures = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)
+    np.save(tmp_path / "shard.npy", pictures)
+    shard = np.load(tmp_path / "shard.npy", mmap_mode="r")
+    source = PixelSource(shards=(shard,), shard_of_row=np.zeros(6, dtype=int), row_in_shard=np.arange(6))
+    order = np.array([4, 0, 5])
+    first = source.take(order)
+    source.release()
+    np.testing.assert_array_equal(source.take(order), first)
+    np.testing.assert_array_equal(first, pictures[order])

@@ -11,17 +11,17 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, get_verified
+from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.recipe import learns_features
+from lesion_tasks.evaluation.loaded_model import LoadedModel
 from lesion_tasks.evaluation.subject import EvaluationSubject
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
 
 if TYPE_CHECKING:
-    import keras
     import numpy as np
     import pandas as pd
 
@@ -60,66 +60,38 @@ class DoubtOf:
     strangeness: float | None  # above 1: out of distribution
 
 
-@dataclass(frozen=True)
-class Looked:
-    """A model that also tells its features of a picture, built when it is first asked."""
-
-    model: "keras.Model"
-
-    @cached_property
-    def watched(self) -> "keras.Model | None":
-        from lesion_tasks.evaluation.model_features import with_features
-
-        return with_features(self.model)
-
-
 @dataclass(frozen=True, kw_only=True)
 class FittedDoubt:
     """What was fitted on val, and the model that can be asked about other pictures."""
 
     subject: EvaluationSubject
     stored: StoredDoubt
-    looked: Looked
+    model: LoadedModel
     val: "Scored"
 
-    def predict(self, examples: "Examples") -> "tuple[pd.DataFrame, dict[str, float] | None]":
-        """Score examples as `predict_examples` does, and say how strange each picture is, in one pass over them.
+    def predict(
+        self, examples: "Examples", *, order: "np.ndarray | None" = None
+    ) -> "tuple[pd.DataFrame, dict[str, float] | None]":
+        """Score examples as `LoadedModel.predict` does, and say how strange each picture is, in one look at them.
 
         None in the place of the second where strangeness is not measured.
         """
-        import numpy as np
-
-        from lesion_tasks.evaluation.model_features import predict_with_features
-        from lesion_tasks.training.predict_examples import (
-            BATCH_IMAGES,
-            predict_examples,
-            probabilities_by_id,
+        novelty = self.stored.novelty
+        if novelty is None:
+            return self.model.predict(examples, order=order), None
+        scores: list[float] = []
+        found = self.model.predict(
+            examples, order=order, see=lambda features: scores.extend(novelty.scores(features).tolist())
         )
+        return found, dict(zip(found.index, scores, strict=True))
 
-        classes, novelty = self.subject.task.classes, self.stored.novelty
-        watched = None if novelty is None else self.looked.watched
-        if novelty is None or watched is None:
-            return predict_examples(self.looked.model, examples, classes=classes), None
-        said, scores = [], []
-        for start in range(0, len(examples), BATCH_IMAGES):
-            rows = np.arange(start, min(start + BATCH_IMAGES, len(examples)))
-            raw, features = predict_with_features(watched, examples, rows)
-            said.append(raw)
-            scores += novelty.scores(features).tolist()
-        strangeness = dict(zip(examples.isic_ids.tolist(), scores, strict=True))
-        return probabilities_by_id(said, examples.isic_ids, classes), strangeness
-
-    def figures(
-        self, other: "Scored", examples: "Examples", strangeness: "Mapping[str, float] | None" = None
-    ) -> DoubtFigures:
-        """What the model does not know of test or of a cohort; `strangeness` of its pictures, if it is known."""
+    def figures(self, other: "Scored", strangeness: "Mapping[str, float] | None") -> DoubtFigures:
+        """What the model does not know of test or of a cohort; `strangeness` of its pictures, as `predict` says it."""
         import numpy as np
 
         from lesion_tasks.metrics.doubts import doubt_figures
 
         novelty, is_strange = self.stored.novelty, None
-        if novelty is not None and strangeness is None:
-            _, strangeness = self.predict(examples)
         if novelty is not None and strangeness is not None:
             scores = np.array([strangeness[isic_id] for isic_id in other.isic_ids], dtype=np.float64)
             is_strange = novelty.is_strange(scores)
@@ -129,44 +101,47 @@ class FittedDoubt:
         )
 
 
-def fit_doubt(
-    subject: EvaluationSubject, model: "keras.Model", val: "Scored", examples: "Examples"
-) -> FittedDoubt:
-    """Fit everything on val. `examples` are its pictures."""
-    looked = Looked(model)
-    return FittedDoubt(subject=subject, stored=_fit(subject, looked, val, examples), looked=looked, val=val)
-
-
-def _fit(subject: EvaluationSubject, looked: Looked, val: "Scored", examples: "Examples") -> StoredDoubt:
-    from lesion_tasks.metrics.conformal import fit_sets
-    from lesion_tasks.metrics.novelty import NoNoveltyError
-
-    sets = fit_sets(val)
-    try:
-        return StoredDoubt(sets=sets, novelty=_fit_novelty(subject, looked, examples))
-    except NoNoveltyError as reason:
-        return StoredDoubt(sets=sets, novelty=None, novelty_reason=str(reason))
-
-
-def _fit_novelty(subject: EvaluationSubject, looked: Looked, examples: "Examples") -> "Novelty":
-    import numpy as np
-
-    from lesion_tasks.evaluation.model_features import read_features
-    from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty, require_enough
-
+def why_nothing_is_strange(subject: EvaluationSubject) -> str | None:
+    """Why no picture is called strange, whatever it shows; None if some may be."""
     recipe = subject.training.recipe
-    if examples.pixels is None:
-        raise NoNoveltyError("the model sees no pictures")
+    if InputSize.of_recipe(recipe) is None:
+        return "the model sees no pictures"
     if recipe.get("n_folds") and learns_features(recipe):
         # Their distances to it would be smaller than those of new pictures.
-        raise NoNoveltyError("its members learned from the pictures of val")
-    rows = np.sort(np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED])
-    known = subject.subset("val").set_index("isic_id")["group_id"]
-    groups = known.loc[examples.isic_ids[rows]].to_numpy(dtype=str)
-    require_enough(groups)  # before anything is computed of pictures
-    if looked.watched is None:
-        raise NoNoveltyError("the model sees no pictures")
-    return fit_novelty(read_features(looked.watched, examples, rows), groups)
+        return "its members learned from the pictures of val"
+    return None
+
+
+def rows_to_fit(examples: "Examples") -> "np.ndarray":
+    """The rows of val on which strangeness is fitted, in any order."""
+    import numpy as np
+
+    rows: np.ndarray = np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED]
+    return rows
+
+
+def fit_doubt(
+    subject: EvaluationSubject,
+    model: LoadedModel,
+    val: "Scored",
+    features: "Sequence[np.ndarray]",
+    isic_ids: "np.ndarray",
+) -> FittedDoubt:
+    """Fit everything on val; `features` of some of its pictures, for each depth (n, C), and the ids of these."""
+    from lesion_tasks.metrics.conformal import fit_sets
+    from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty
+
+    sets, reason, novelty = fit_sets(val), why_nothing_is_strange(subject), None
+    if reason is None and not features:
+        reason = "the model tells no features"
+    if reason is None:
+        known = subject.subset("val").set_index("isic_id")["group_id"]
+        try:
+            novelty = fit_novelty(features, known.loc[isic_ids].to_numpy(dtype=str))
+        except NoNoveltyError as error:
+            reason = str(error)
+    stored = StoredDoubt(sets=sets, novelty=novelty, novelty_reason=reason)
+    return FittedDoubt(subject=subject, stored=stored, model=model, val=val)
 
 
 def called_at(subject: EvaluationSubject, scored: "Scored") -> float | None:

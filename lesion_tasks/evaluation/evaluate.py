@@ -19,14 +19,16 @@ from lesion_tasks.catalog.lookup import ChangedQuestionError, find_cohort, quest
 from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.doubt import fit_doubt, store_doubt
+from lesion_tasks.evaluation.doubt import store_doubt, why_nothing_is_strange
 from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.lesions import lesion_figures
+from lesion_tasks.evaluation.loaded_model import LoadedModel
 from lesion_tasks.evaluation.looks_at_test import best_of_looks, since_promotion
 from lesion_tasks.evaluation.other_data import judge_on_cohorts
 from lesion_tasks.evaluation.publish import publish
-from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals, predict_val
+from lesion_tasks.evaluation.rescore import Rescored, predict_val, rescore
+from lesion_tasks.evaluation.run_checks import judge, judge_ids, judge_seals
 from lesion_tasks.evaluation.subject import (
     EvaluationSubject,
     data_changes,
@@ -54,7 +56,6 @@ from lesion_tasks.training.run_record import read_model
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    import keras
     import pandas as pd
 
     from lesion_tasks.metrics.scored import Scored
@@ -89,10 +90,10 @@ def evaluate_training(
     with progress(f"evaluate {training_id}", total=4) as advance:
         model = _load_model(bucket, subject)
         examples = _load_examples(engine, bucket, subject)
-        _ensure_predictions(engine, bucket, subject, model, examples)
+        made_now = _ensure_predictions(engine, bucket, subject, model, examples)
         advance(1, "predictions")
         stored = _stored_frames(engine, subject)
-        bundle = _measure(workspace, subject, model, examples, stored, cohorts)
+        bundle = _measure(workspace, subject, model, examples, stored, made_now, cohorts)
         advance(1, "figures")
         _store_bundle(bucket, subject, bundle, stored)
         advance(1, "report")
@@ -136,11 +137,15 @@ def _answerable(waiting: Sequence[evaluation_record.Waiting]) -> list[str]:
     return found
 
 
-def _load_model(bucket: Bucket, subject: EvaluationSubject) -> "keras.Model":
+def _load_model(bucket: Bucket, subject: EvaluationSubject) -> LoadedModel:
     import_tensorflow()
     from lesion_tasks.training.loop import load_model
 
-    return load_model(read_model(bucket, subject.training))
+    return LoadedModel(
+        keras_model=load_model(read_model(bucket, subject.training)),
+        classes=subject.task.classes,
+        tells_features=subject.is_own_manifest and why_nothing_is_strange(subject) is None,
+    )
 
 
 def _load_examples(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "dict[str, Examples]":
@@ -165,16 +170,14 @@ def _ensure_predictions(
     engine: Engine,
     bucket: Bucket,
     subject: EvaluationSubject,
-    model: "keras.Model",
+    model: LoadedModel,
     examples: "dict[str, Examples]",
-) -> None:
-    """On a manifest other than its own, a training has no predictions yet: score its subsets once."""
-    from lesion_tasks.training.predict_examples import predict_examples
-
+) -> "dict[str, pd.DataFrame]":
+    """On a manifest other than its own, a training has no predictions yet: score its subsets once; returns them."""
     if subject.is_own_manifest:
-        return
+        return {}
     scored = {
-        "test": predict_examples(model, examples["test"], classes=subject.task.classes),
+        "test": model.predict(examples["test"]),
         "val": predict_val(engine, bucket, subject, model, examples["val"]),
     }
     for subset, predictions in scored.items():
@@ -182,6 +185,7 @@ def _ensure_predictions(
             store_predictions(
                 connection, subject.training.training_id, subject.manifest.digest, subset, predictions
             )
+    return scored
 
 
 def _stored_frames(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.DataFrame]":
@@ -201,9 +205,10 @@ def _stored_frames(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.
 def _measure(
     workspace: Workspace,
     subject: EvaluationSubject,
-    model: "keras.Model",
+    model: LoadedModel,
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
+    made_now: "dict[str, pd.DataFrame]",
     cohorts: Sequence[str] | None,
 ) -> Bundle:
     """Everything that is known about this training on this manifest."""
@@ -212,6 +217,7 @@ def _measure(
     engine, bucket = workspace.engine, workspace.bucket
     verdicts = judge_ids(subject, stored)
     scored: dict[str, Scored] = {}
+    again: Rescored | None = None
     if not any(verdict.blocks for verdict in verdicts):
         scored = {
             "test_natural": join_to_manifest(stored["test"], subject.subset("test"), subject.task),
@@ -219,7 +225,8 @@ def _measure(
             "val": join_to_manifest(stored["val"], subject.subset("val"), subject.task),
         }
         verdicts.append(judge_seals(engine, subject, stored))
-        verdicts += judge(engine, bucket, subject, scored, stored, model, examples)
+        again = rescore(engine, bucket, subject, model, scored["val"], examples, made_now)
+        verdicts += judge(engine, bucket, subject, scored, stored, again, examples)
     documents = {
         name: evaluation_document(
             some, threshold=subject.threshold, subset=name, training_id=subject.training.training_id
@@ -228,11 +235,10 @@ def _measure(
     }
     other_data, doubt = None, None
     test = scored.get("test_natural")
-    if test is not None and subject.is_own_manifest:
-        fitted = fit_doubt(subject, model, scored["val"], examples["val"])
-        doubt = store_doubt(bucket, fitted, fitted.figures(test, examples["test"]))
+    if test is not None and again is not None and again.doubt is not None:
+        doubt = store_doubt(bucket, again.doubt, again.doubt.figures(test, again.strangeness))
         if subject.manifest.held_out is None:
-            other_data = judge_on_cohorts(workspace, fitted, test, examples["test"], cohorts)
+            other_data = judge_on_cohorts(workspace, again.doubt, test, examples["test"], cohorts)
     comparison = _comparison(engine, bucket, subject) if scored else None
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:
@@ -296,14 +302,14 @@ def _standing(
 
 def _examples(
     subject: EvaluationSubject,
-    model: "keras.Model",
+    model: LoadedModel,
     examples: "dict[str, Examples]",
     stored: "Mapping[str, pd.DataFrame]",
 ) -> list[Example]:
     from lesion_tasks.evaluation.heatmaps import confident_examples
 
     labels = subject.subset("test").set_index("isic_id")["label"]
-    return confident_examples(model, examples["test"], stored["test"], labels)
+    return confident_examples(model.keras_model, examples["test"], stored["test"], labels)
 
 
 def _sentence(

@@ -9,13 +9,10 @@ like any lesion; its early layers still see the colours and textures.
 from collections.abc import Iterable
 
 import keras
-import numpy as np
 from keras import ops
 
-from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.model.averaging import FEATURES_OF_ALL, members_in
 from lesion_tasks.training.model.serving import MEAN_OF_FLIPS
-from lesion_tasks.training.predict_examples import BATCH_IMAGES
 
 LAST_LAYER = "probabilities"
 # A longer vector, such as a flattened map, has more directions than val has pictures: its map stands for it.
@@ -23,41 +20,29 @@ MAX_WIDTH = 2_048
 
 
 def with_features(model: keras.Model) -> keras.Model | None:
-    """The model with its features as further outputs: [probabilities, (b, C1), (b, C2) ...]; None without pixels.
+    """The model with its features as further outputs: [probabilities, (b, C1), (b, C2) ...].
 
-    A model that averages over mirror images tells those of the picture as it stands, an average those of each member.
+    None without pixels, and for a network that is none of ours, whose last layer is not to be found. A model that
+    averages over mirror images tells those of the picture as it stands, an average those of each member.
     """
     inputs = {tensor.name: tensor for tensor in model.inputs}
     if "pixels" not in inputs:
         return None
+    alone = _alone(model)
+    if any(
+        _sees_pixels(inner) and not (_has(inner, LAST_LAYER) or _has(inner, FEATURES_OF_ALL))
+        for inner in alone
+    ):
+        return None
     features = []
-    for number, inner in enumerate(_alone(model), 1):
+    for number, inner in enumerate(alone, 1):
         own = {tensor.name: tensor for tensor in inner.inputs}
         if inner is model:
             features += _feature_tensors(inner)
-        elif "pixels" in own:
+        elif _sees_pixels(inner):
             telling = keras.Model(own, _feature_tensors(inner), name=f"features_{number}")
             features += telling({name: inputs[name] for name in own})
     return keras.Model(inputs, [model.outputs[0], *features])
-
-
-def read_features(watched: keras.Model, examples: Examples, rows: np.ndarray) -> list[np.ndarray]:
-    """The features of some rows of examples: for each depth float32 (len(rows), C)."""
-    return predict_with_features(watched, examples, rows)[1]
-
-
-def predict_with_features(
-    watched: keras.Model, examples: Examples, rows: np.ndarray
-) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The same, and before it what the model says: float32 (len(rows), K), of two classes (len(rows), 1)."""
-    parts: list[list[np.ndarray]] = []
-    for start in range(0, len(rows), BATCH_IMAGES):
-        batch = rows[start : start + BATCH_IMAGES]
-        # One shape for every batch, the last one filled up: each new one would be compiled again.
-        found = watched.predict_on_batch(examples.inputs(np.resize(batch, BATCH_IMAGES)))
-        parts.append([np.asarray(some, dtype=np.float32)[: len(batch)] for some in found])
-    raw, *features = [np.concatenate(some) for some in zip(*parts, strict=True)]
-    return raw, features
 
 
 def _alone(model: keras.Model) -> list[keras.Model]:
@@ -86,6 +71,10 @@ def _feature_tensors(model: keras.Model) -> list[keras.KerasTensor]:
     if last.shape[-1] <= MAX_WIDTH and not is_average:
         found.append(_Summary(name="summary_of_last")(last))
     return found
+
+
+def _sees_pixels(model: keras.Model) -> bool:
+    return any(tensor.name == "pixels" for tensor in model.inputs)
 
 
 def _has(model: keras.Model, name: str) -> bool:

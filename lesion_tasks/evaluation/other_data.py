@@ -8,6 +8,7 @@ import csv
 import io
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -19,7 +20,8 @@ from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
 from lesion_tasks.evaluation.doubt import FittedDoubt
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, find_sealed, open_test
-from lesion_tasks.evaluation.run_checks import decode_again, judge_seals, rescore_some
+from lesion_tasks.evaluation.rescore import Again, another_order, by_id
+from lesion_tasks.evaluation.run_checks import decode_again, judge_seals
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
@@ -38,7 +40,6 @@ from lesion_tasks.training.predictions import (
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
-    import keras
     import pandas as pd
 
     from lesion_tasks.metrics.scored import Scored
@@ -129,16 +130,24 @@ def _earlier(workspace: Workspace, subject: EvaluationSubject) -> dict[str, Coho
     return {one.name: one for one in other.cohorts if one.name not in unjudged} if other else {}
 
 
-def score_cohort(
-    workspace: Workspace, digest: str, doubt: FittedDoubt
-) -> "tuple[EvaluationSubject, Examples, dict[str, float] | None]":
+@dataclass(frozen=True, kw_only=True)
+class ScoredCohort:
+    """All images of a cohort, its scores once more, and how strange each picture is; None where not measured."""
+
+    subject: EvaluationSubject
+    examples: "Examples"
+    again: Again
+    strangeness: dict[str, float] | None
+
+
+def score_cohort(workspace: Workspace, digest: str, doubt: FittedDoubt) -> ScoredCohort:
     """Materialize a cohort's manifest and score all of it, unless its scores are there as they were sealed.
 
-    Returns how strange each picture is too, if it was scored: both take one pass over the pictures.
+    Those that are there are held against what comes out now.
     """
     from lesion_tasks.training.examples import load_examples
 
-    training_id, strangeness = doubt.subject.training.training_id, None
+    training_id = doubt.subject.training.training_id
     subject = find_subject(workspace.engine, workspace.bucket, training_id, digest)
     recipe = subject.training.recipe
     size = InputSize.of_recipe(recipe)
@@ -157,11 +166,21 @@ def score_cohort(
         )
         stored = read_predictions(connection, training_id, digest, "test", classes)
         is_altered = find_alteration(connection, training_id, digest, "test", stored) is not None
+    some = another_order(len(examples))
     if is_altered or len(stored) != len(rows):
         predictions, strangeness = doubt.predict(examples)
         with workspace.engine.begin() as connection:
             store_predictions(connection, training_id, digest, "test", predictions)
-    return subject, examples, strangeness
+        again = {
+            "in batches": by_id(predictions),
+            "permuted": by_id(doubt.model.predict(examples, order=some)),
+        }
+    else:
+        # All are looked at only to tell how strange they are.
+        order = some if doubt.stored.novelty is None else another_order(len(examples), None)
+        predictions, strangeness = doubt.predict(examples, order=order)
+        again = {"permuted": by_id(predictions)}
+    return ScoredCohort(subject=subject, examples=examples, again=again, strangeness=strangeness)
 
 
 def usable_rows(
@@ -211,7 +230,8 @@ def _judge_on(
             name=cohort.name, title=cohort.title, manifest_digest=None, n_openings=0, reason=str(error)
         )
         return unknown, None
-    on_cohort, examples, strangeness = score_cohort(workspace, digest, doubt)
+    judged = score_cohort(workspace, digest, doubt)
+    on_cohort, examples = judged.subject, judged.examples
     rows = on_cohort.subset("test")
     with engine.connect() as connection:
         kept, shared, lacking = usable_rows(connection, training, subject.rows, rows)
@@ -238,7 +258,7 @@ def _judge_on(
         )  # fmt: skip
     if not len(kept):
         return known.model_copy(update={"reason": _why_nothing(subject, rows, shared, lacking)}), None
-    verdicts = _checks(workspace, on_cohort, doubt.looked.model, examples, predictions)
+    verdicts = _checks(workspace, judged, predictions)
     if any(verdict.is_failure for verdict in verdicts):
         reason = next(verdict.sentence for verdict in verdicts if verdict.is_failure)
         published = [verdict.as_dict() for verdict in verdicts]
@@ -248,7 +268,7 @@ def _judge_on(
         return untrusted, None
     scored = join_to_manifest(predictions, kept, subject.task)
     found = _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples)
-    return found.model_copy(update={"doubt": doubt.figures(scored, examples, strangeness)}), scored
+    return found.model_copy(update={"doubt": doubt.figures(scored, judged.strangeness)}), scored
 
 
 def _why_nothing(
@@ -291,26 +311,19 @@ def _store_overlaps(
     workspace.bucket.put(key, buffer.getvalue().encode(), content_type="text/csv; charset=utf-8")
 
 
-def _checks(
-    workspace: Workspace,
-    on_cohort: EvaluationSubject,
-    model: "keras.Model",
-    examples: "Examples",
-    predictions: "pd.DataFrame",
-) -> "list[Verdict]":
+def _checks(workspace: Workspace, judged: ScoredCohort, predictions: "pd.DataFrame") -> "list[Verdict]":
     """Whether these are the model's predictions of these images. That it is bad on them is a finding, not a fault."""
     from lesion_tasks.metrics import integrity
 
-    ids = integrity.ids_differ(predictions.index, on_cohort.subset("test")["isic_id"])
+    subject = judged.subject
+    ids = integrity.ids_differ(predictions.index, subject.subset("test")["isic_id"])
     if ids.is_failure:
         return [ids]
-    by_id = dict(zip(predictions.index, predictions.to_numpy(), strict=True))
-    bucket = workspace.bucket
     return [
         ids,
-        judge_seals(workspace.engine, on_cohort, {"test": predictions}),
-        integrity.serving_differs(by_id, rescore_some(on_cohort, model, examples)),
-        integrity.pixels_differ(*decode_again(bucket, on_cohort, {"test": examples}, "test")),
+        judge_seals(workspace.engine, subject, {"test": predictions}),
+        integrity.serving_differs(by_id(predictions), judged.again),
+        integrity.pixels_differ(*decode_again(workspace.bucket, subject, {"test": judged.examples}, "test")),
     ]
 
 

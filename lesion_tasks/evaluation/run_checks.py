@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, text
 
@@ -10,26 +10,20 @@ from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, 
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.copies import picture_numbers
 from lesion_tasks.evaluation.probing import probe_predictions
+from lesion_tasks.evaluation.rescore import Rescored, by_id
 from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import find_alteration, join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
-    import keras
-    import numpy as np
     import pandas as pd
 
     from lesion_tasks.metrics.scored import Scored
     from lesion_tasks.metrics.verdict import Verdict
     from lesion_tasks.training.examples import Examples
 
-# How much is scored again to check that the stored model serves what was measured.
-N_ALONE = 16
-N_PERMUTED = 512
 # Pictures of each subset that are decoded again from the bucket.
 N_DECODED = 256
-# Val decides the candidate: most val sets are scored again whole, of larger ones this many rows.
-N_VAL = 2_048
 _SEED = 7
 
 # Where the test set is an institution that was held out, these are what was asked, and no faults: a recipe that fails
@@ -68,7 +62,7 @@ def judge(
     subject: EvaluationSubject,
     scored: "Mapping[str, Scored]",
     stored: "Mapping[str, pd.DataFrame]",
-    model: "keras.Model",
+    again: Rescored,
     examples: "Mapping[str, Examples]",
 ) -> "list[Verdict]":
     """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test` and `val`."""
@@ -77,20 +71,9 @@ def judge(
 
     test, val = scored["test_natural"], scored["val"]
     on_test = _judge_subset(subject, "test", test)
-    on_test.append(
-        integrity.serving_differs(_by_id(stored["test"]), rescore(subject, model, examples["test"]))
-    )
+    on_test.append(integrity.serving_differs(by_id(stored["test"]), again.test))
     on_val = _judge_subset(subject, "val", val)
-    on_val.append(
-        integrity.serving_differs(
-            _by_id(stored["val"]),
-            {
-                "permuted": _by_id(
-                    predict_val(engine, bucket, subject, model, examples["val"], order=_some(examples["val"]))
-                )
-            },
-        )
-    )
+    on_val.append(integrity.serving_differs(by_id(stored["val"]), again.val))
     on_test.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "test")))
     on_val.append(integrity.pixels_differ(*decode_again(bucket, subject, examples, "val")))
     probes, unjudged = probe_predictions(engine, bucket, subject, examples["test"])
@@ -139,66 +122,6 @@ def _judge_subset(subject: EvaluationSubject, subset: str, scored: "Scored") -> 
     ]
 
 
-def rescore(subject: EvaluationSubject, model: "keras.Model", test: "Examples") -> dict[str, dict[str, Any]]:
-    """Score again with the reloaded model: every test image in batches, some in another order, some alone."""
-    import numpy as np
-
-    from lesion_tasks.training.predict_examples import predict_examples
-
-    classes = subject.task.classes
-    shuffled = np.random.default_rng(_SEED).permutation(len(test))
-    ways = {
-        "in batches": predict_examples(model, test, classes=classes),
-        "permuted": predict_examples(model, test, classes=classes, order=shuffled[:N_PERMUTED]),
-        "alone": predict_examples(model, test, classes=classes, order=shuffled[:N_ALONE], batch_images=1),
-    }
-    return {way: _by_id(frame) for way, frame in ways.items()}
-
-
-def rescore_some(
-    subject: EvaluationSubject, model: "keras.Model", some: "Examples"
-) -> dict[str, dict[str, Any]]:
-    """The same for other images, but only part of very many."""
-    from lesion_tasks.training.predict_examples import predict_examples
-
-    return {
-        "permuted": _by_id(predict_examples(model, some, classes=subject.task.classes, order=_some(some)))
-    }
-
-
-def _some(examples: "Examples") -> "np.ndarray":
-    """The rows that are scored again, in another order."""
-    import numpy as np
-
-    order: np.ndarray = np.random.default_rng(_SEED).permutation(len(examples))[:N_VAL]
-    return order
-
-
-def predict_val(
-    engine: Engine,
-    bucket: Bucket,
-    subject: EvaluationSubject,
-    model: "keras.Model",
-    val: "Examples",
-    *,
-    order: "np.ndarray | None" = None,
-) -> "pd.DataFrame":
-    """Score val as a training is judged on it: with folds, each image by the model that did not see it."""
-    from lesion_tasks.training.folds import folds_of_val, predict_out_of_fold
-    from lesion_tasks.training.predict_examples import predict_examples
-
-    classes, n_folds = subject.task.classes, subject.training.recipe.get("n_folds")
-    if not n_folds:
-        return predict_examples(model, val, classes=classes, order=order)
-    own = subject.rows
-    if not subject.is_own_manifest:
-        with engine.connect() as connection:
-            manifest = find_manifest(connection, subject.training.manifest_digest)
-        own = read_manifest(bucket, manifest.object_key)
-    folds = folds_of_val(own, subject.subset("val"), n_folds)
-    return predict_out_of_fold(model, val, folds, classes=classes, order=order)
-
-
 def decode_again(
     bucket: Bucket, subject: EvaluationSubject, examples: "Mapping[str, Examples]", subset: str
 ) -> tuple[dict[str, float], dict[str, str]]:
@@ -228,10 +151,6 @@ def decode_again(
         shown = pixels.take(np.array([row]))[0]
         differences[isic_id] = float(np.abs(fresh.astype(np.int16) - shown).max())
     return differences, unreadable
-
-
-def _by_id(frame: "pd.DataFrame") -> dict[str, Any]:
-    return dict(zip(frame.index, frame.to_numpy(), strict=True))
 
 
 def find_leaks(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "Verdict":

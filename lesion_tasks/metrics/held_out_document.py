@@ -64,7 +64,9 @@ class SitesTogether(Published):
     i2: Share = Field(description="Share of the variance of the sites' figures that is not chance.")
     new_site_low: Share = Field(description="95 % prediction interval for the true AUC of a new site.")
     new_site_high: Share
-    differ: bool = Field(description="Whether the sites differ by more than chance, at 5 %.")
+    differ: bool = Field(
+        description="Whether the sites differ by more than the chance of who was tested, at 5 %."
+    )
     method: str
 
 
@@ -94,11 +96,12 @@ class HeldOutDocument(Published):
 
 
 def put_together(
-    aucs: Sequence[Auc], one: str, *, n_groups: int = 0, n_shared: int = 0
+    aucs: Sequence[Auc], one: str, *, n_groups: int = 0, n_shared: int = 0, has_luck: bool = False
 ) -> tuple[SitesTogether | None, str | None, str]:
     """The sites combined, or why not; and what that says in a few sentences. `one`: what a site is called.
 
     `n_groups`: of all tests; `n_shared`: of those, in more than one test. Beyond `MAX_SHARED` nothing is combined.
+    `has_luck`: whether the same training with another seed would give another model.
     """
     found = (
         combine_sites(aucs)
@@ -121,6 +124,11 @@ def put_together(
         f"held-out {one}s, which {differ}. In a new {one} the AUC is expected between {found.new_site_low:.3f} and "
         f"{found.new_site_high:.3f}."
     )
+    if has_luck and found.differ:
+        words += (
+            f" A {one} may also stand out because the training without it went well or badly by chance: train again "
+            "with another seed before believing it."
+        )
     if len(aucs) > found.n_sites:
         words += f" {len(aucs) - found.n_sites} with an AUC of 0 or 1, which has no variance, could not be combined."
     if n_shared:

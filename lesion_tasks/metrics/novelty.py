@@ -79,7 +79,7 @@ def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float 
     for some in features:
         distances = np.empty(len(some))
         for one in range(N_FOLDS):
-            distances[fold == one] = _fit(some[fold != one]).distances(some[fold == one])
+            distances[fold == one] = _Spread(some[fold != one]).distances(some[fold == one])
         # The greatest of n distances is within reach of the next picture; a unit must not be infinite.
         unit = group_quantile(distances, groups, 1 - rate)
         units.append(unit if math.isfinite(unit) and unit > 0 else max(float(distances.max()), 1e-9))
@@ -89,21 +89,53 @@ def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float 
         raise NoNoveltyError("all pictures of val look alike to the model")
     return Novelty(
         rate=rate,
-        depths=tuple(_fit(some, unit * threshold) for some, unit in zip(features, units, strict=True)),
+        depths=tuple(
+            _Spread(some).depth(unit * threshold) for some, unit in zip(features, units, strict=True)
+        ),
     )
 
 
-def _fit(features: np.ndarray, unit: float = 1.0) -> Depth:
-    from scipy.linalg import solve_triangular
-    from sklearn.covariance import ledoit_wolf
+class _Spread:
+    """How features (n, C) scatter around their mean, by a Ledoit-Wolf covariance of the scaled channels."""
 
-    values = features.astype(np.float64)
-    mean, spread = values.mean(axis=0), values.std(axis=0)
-    # A channel that is silent on val says something when it speaks, but is no measure of its own.
-    loudest = float(spread.max(initial=0.0)) or 1.0
-    scale = np.where(spread > 1e-6 * loudest, spread, loudest)
-    covariance, _ = ledoit_wolf((values - mean) / scale, assume_centered=True)
-    width = len(covariance)
-    lower = np.linalg.cholesky(covariance + 1e-9 * np.eye(width))
-    whitening = solve_triangular(lower, np.eye(width), lower=True).T / scale[:, None]
-    return Depth(mean=mean.astype(np.float32), whitening=whitening.astype(np.float32), unit=unit)
+    def __init__(self, features: np.ndarray) -> None:
+        values = features.astype(np.float64)
+        self.mean, spread = values.mean(axis=0), values.std(axis=0)
+        # A channel that is silent on val says something when it speaks, but is no measure of its own.
+        loudest = float(spread.max(initial=0.0)) or 1.0
+        self.scale = np.where(spread > 1e-6 * loudest, spread, loudest)
+        covariance = ledoit_wolf_of((values - self.mean) / self.scale)
+        self.lower = np.linalg.cholesky(covariance + 1e-9 * np.eye(len(covariance)))
+
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """(n, C) -> (n,): what `depth(1.0).distances` gives, without inverting anything."""
+        from scipy.linalg import solve_triangular
+
+        scaled = ((features - self.mean) / self.scale).T
+        return np.asarray(np.linalg.norm(solve_triangular(self.lower, scaled, lower=True), axis=0))
+
+    def depth(self, unit: float) -> Depth:
+        """What is stored of it."""
+        from scipy.linalg import solve_triangular
+
+        inverse = solve_triangular(self.lower, np.eye(len(self.lower)), lower=True)
+        whitening = inverse.T / self.scale[:, None]
+        return Depth(mean=self.mean.astype(np.float32), whitening=whitening.astype(np.float32), unit=unit)
+
+
+def ledoit_wolf_of(centred: np.ndarray) -> np.ndarray:
+    """The shrunk covariance (C, C) of values (n, C) with mean 0 (Ledoit & Wolf, doi:10.1016/S0047-259X(03)00096-4).
+
+    As scikit-learn's `ledoit_wolf`, whose sums of squares take two further products of the same size: of the fourth
+    powers only the squared lengths of the rows are needed.
+    """
+    n, width = centred.shape
+    covariance = centred.T @ centred / n
+    scatter = float((covariance**2).sum())
+    noise = float((np.einsum("ij,ij->i", centred, centred) ** 2).sum()) / n
+    level = float(np.trace(covariance)) / width
+    farness = scatter - width * level**2
+    shrinkage = min((noise - scatter) / n, farness) / farness if farness > 0 else 0.0
+    covariance *= 1 - shrinkage
+    covariance.flat[:: width + 1] += shrinkage * level
+    return np.asarray(covariance)

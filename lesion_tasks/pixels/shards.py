@@ -1,5 +1,6 @@
 """Pictures by SHA-256 -> their decoded pixels, memory-mapped from the shards that materializing wrote."""
 
+import mmap
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -27,6 +28,12 @@ class PixelSource:
             here = np.flatnonzero(shards == shard)
             out[here] = self.shards[shard][self.row_in_shard[rows[here]]]
         return out
+
+    def release(self) -> None:
+        """Give back the memory of what was read so far: it is mapped, and comes again from the files when asked for."""
+        for shard in self.shards:
+            if isinstance(shard.base, mmap.mmap):
+                shard.base.madvise(mmap.MADV_DONTNEED)
 
 
 def open_pixels(

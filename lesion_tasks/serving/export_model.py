@@ -219,7 +219,7 @@ def _batches(inputs: Inputs) -> list[dict[str, np.ndarray]]:
 def _to_onnx(model: "keras.Model") -> bytes:
     import tf2onnx
 
-    from lesion_tasks.serving.inference_graph import as_function
+    from lesion_tasks.evaluation.inference_graph import as_function
 
     serve = as_function(model, lambda found: {OUTPUT: found})
     proto, _ = tf2onnx.convert.from_function(

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import keras
     import numpy as np
 
-    from lesion_tasks.serving.inference_graph import InferenceGraph
+    from lesion_tasks.evaluation.inference_graph import InferenceGraph
 
 CHAMPION_KEY = "champion.json"
 
@@ -78,8 +78,8 @@ class ServedModel:
     @cached_property
     def _graph(self) -> "InferenceGraph":
         """The model, and what tells its features where doubt needs them."""
+        from lesion_tasks.evaluation.inference_graph import inference_graph
         from lesion_tasks.evaluation.model_features import with_features
-        from lesion_tasks.serving.inference_graph import inference_graph
 
         watched = None if self.doubt is None or self.doubt.novelty is None else with_features(self.model)
         return inference_graph(watched or self.model)

@@ -19,7 +19,6 @@ from lesion_tasks.archive.picture import UnusablePictureError, decoder_versions,
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.canonical_json import canonical_json
-from lesion_tasks.evaluation.doubt import Looked
 from lesion_tasks.progress import progress
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
 from lesion_tasks.splits.institution_names import names_none
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from lesion_tasks.serving.inference_graph import InferenceGraph
+    from lesion_tasks.evaluation.inference_graph import InferenceGraph
 
 log = logging.getLogger(__name__)
 
@@ -90,9 +89,10 @@ def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
     if not left:
         return 0
     served = load_served(bucket, file)
-    from lesion_tasks.serving.inference_graph import inference_graph
+    from lesion_tasks.evaluation.inference_graph import inference_graph
+    from lesion_tasks.evaluation.model_features import with_features
 
-    asked = inference_graph(Looked(served.model).watched or served.model)
+    asked = inference_graph(with_features(served.model) or served.model)
     n_images = sum(len(part.rows) for part in left)
     with progress("look", n_images) as advance, ThreadPoolExecutor(cpu_count()) as pool:
         for part in left:
