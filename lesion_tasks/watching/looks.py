@@ -3,17 +3,23 @@
 A part is an object under the digest of what decides its rows: the images with their pictures and metadata, the model,
 what decodes pictures, and the rules of this module. A run that was killed goes on with the next part, and a later watch
 finds the parts of the months before. A part with a missing or altered picture is made again: it may be repaired.
+
+Beside the parts of a model, `asked/<day>.json` names those that the watch until that day asked for, and when; so those
+that no watch asks for any more can be told from the others.
 """
 
 import hashlib
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import UTC, date, datetime
 from os import cpu_count
 from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ConfigDict
 
 from lesion_tasks.archive.picture import UnusablePictureError, decoder_versions, refusing_damage
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
@@ -39,10 +45,20 @@ BATCH_IMAGES = 64
 PART_IMAGES = 8 * BATCH_IMAGES  # on average, at most
 # Numbers of what the model sees that are kept of a picture; of more, every so many-th.
 MAX_FEATURES = 1_024
+FOLDER = "watching"
 _METADATA = ("age_years", "sex", "size_mm")
 _ALTERED = "altered"  # a reason that may be gone next time
 _PASSING = "-passing.parquet"  # ends the key of a part with such a reason
-_PART = re.compile(r"[0-9a-f]{32}-([0-9a-f]{64})(-passing)?\.parquet")
+_PART = re.compile(r"([0-9a-f]{32})-([0-9a-f]{64})(-passing)?\.parquet")
+
+
+class _Asked(BaseModel):
+    """What a watch asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    asked_at: datetime
+    parts: list[str]  # their digests, sorted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,7 +87,46 @@ def parts_of(file: ModelFile, rows: "pd.DataFrame") -> list[Part]:
 
 def folder_of(training_id: str) -> str:
     """Where what was seen by a model lies in the bucket."""
-    return f"watching/{training_id}"
+    return f"{FOLDER}/{training_id}"
+
+
+def ask_for(
+    bucket: Bucket, file: ModelFile, until: date, parts: Sequence[Part], at: datetime | None = None
+) -> None:
+    """Write down that the watch until a day asks for some parts (by default: now), before any of them is looked for."""
+    asked = _Asked(asked_at=at or datetime.now(UTC), parts=sorted(part.digest for part in parts))
+    key = f"{folder_of(file.training_id)}/asked/{until.isoformat()}.json"
+    bucket.put(key, asked.model_dump_json(indent=2).encode(), content_type="application/json")
+
+
+def find_unasked(bucket: Bucket, before: datetime) -> dict[str, dict[str, int]]:
+    """Bytes by key, by folder, of all that no watch has asked for since: parts, and what older watches asked for."""
+    found: dict[str, dict[str, int]] = {}
+    for key, n_bytes in bucket.list_sizes(f"{FOLDER}/"):
+        found.setdefault("/".join(key.split("/")[:2]), {})[key] = n_bytes
+    unasked = {name: _unasked(bucket, sizes, before) for name, sizes in found.items()}
+    return {name: sizes for name, sizes in unasked.items() if sizes}
+
+
+def _unasked(bucket: Bucket, sizes: Mapping[str, int], before: datetime) -> dict[str, int]:
+    kept = {key: asked for key in sizes if (asked := _read_asked(bucket, key)) and asked.asked_at > before}
+    wanted = {digest for asked in kept.values() for digest in asked.parts}
+    found = {}
+    for key, n_bytes in sizes.items():
+        named = _PART.fullmatch(key.rpartition("/")[2])
+        if key not in kept and (named is None or named[1] not in wanted):
+            found[key] = n_bytes
+    return found
+
+
+def _read_asked(bucket: Bucket, key: str) -> _Asked | None:
+    """What a watch asked for; None for another object, and for a damaged one: what it named is made again."""
+    if not key.endswith(".json"):
+        return None
+    try:
+        return _Asked.model_validate_json(bucket.get(key))
+    except (MissingObjectError, ValueError):
+        return None
 
 
 def _digest(file: ModelFile, rows: "pd.DataFrame") -> str:
@@ -111,7 +166,7 @@ def find_part(bucket: Bucket, part: Part) -> str | None:
     for key in sorted(_keys(bucket, part), key=lambda key: (key.endswith(_PASSING), key)):
         named = _PART.fullmatch(key.rpartition("/")[2])
         try:
-            if named is not None and bucket.digest(key) == named[1]:
+            if named is not None and bucket.digest(key) == named[2]:
                 return key
         except MissingObjectError:
             continue
