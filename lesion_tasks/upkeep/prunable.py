@@ -108,7 +108,12 @@ def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
     if kind == "predictions":
         return f"{folder_of(name)}/", key_of(name, PAGE)
     return {
-        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/", f"{looks.folder_of(name)}/"),
+        "training": (
+            f"models/{name}/",
+            f"trainings/{name}/",
+            f"reports/{name}/",
+            f"{looks.folder_of(name)}/",
+        ),
         "model": (f"models/{name}/", f"trainings/{name}/", f"{looks.folder_of(name)}/"),
         "checkpoints": (name,),
     }[kind]
