@@ -1,4 +1,4 @@
-"""An exported model in a runtime without TensorFlow, on a folder of pictures -> its probabilities against those of a job.
+"""An exported model where TensorFlow is not installed, and pictures -> its probabilities against those of a job.
 
     lesion predict FOLDER --out predicted
     lesion export --format onnx --out exported
