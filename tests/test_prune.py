@@ -4,13 +4,14 @@ import hashlib
 import io
 import json
 import random
+import re
 import signal
 import subprocess
 import sys
 import zipfile
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from sqlalchemy import text
 from test_pages import client
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import BACKBONES, TASKS, VARIANTS, InputSize
 from lesion_tasks.catalog.retention import RETENTION
 from lesion_tasks.cli.command_line import lesion
@@ -37,6 +39,7 @@ from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.promotion.archive_training import archive_training, return_training
 from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.serving.predict_job import PredictionJob, key_of
+from lesion_tasks.serving.served_model import ModelFile
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.splits.split import build_split
@@ -45,6 +48,7 @@ from lesion_tasks.training.run_record import begin, find_finished, finish, read_
 from lesion_tasks.upkeep.disk_use import disk_use
 from lesion_tasks.upkeep.prune import PruneResult, prune, prune_and_tell
 from lesion_tasks.upkeep.verify_bucket import verify_bucket
+from lesion_tasks.watching import looks
 from lesion_tasks.workspace import Workspace, open_workspace
 
 TASK = "malignancy"
@@ -475,6 +479,54 @@ def test_predictions_go_90_days_after_they_were_last_asked_for_whatever_kills_it
         workspace, dag_id="predict_images", run_id="a", task_id=None, returned=None, made=[old]
     )
     assert "were pruned on" in shown.words
+
+
+def see_made_up(bucket: Bucket, training_id: str, day: date, at: datetime, *digests: str) -> None:
+    """A watch of a model, with small made-up parts; `digests`: a letter for each."""
+    parts = [looks.Part(folder="", digest=32 * letter, rows=pd.DataFrame()) for letter in digests]
+    looks.ask_for(bucket, ModelFile(training_id=training_id, model_key="", model_sha256=""), day, parts, at)
+    for part in parts:
+        bucket.put(f"{looks.folder_of(training_id)}/{part.digest}-{'0' * 64}.parquet", b"made up")
+
+
+def test_what_a_champion_saw_goes_90_days_after_a_watch_last_asked_for_it(settings: Settings) -> None:
+    workspace = open_workspace()
+    bucket = workspace.bucket
+    long_ago, lately = NOW - timedelta(days=90), NOW - timedelta(days=89)
+    see_made_up(bucket, "old-0123456789", date(2026, 1, 1), long_ago, "a", "b")
+    see_made_up(bucket, "watched-0123456789", date(2026, 1, 1), long_ago, "c", "d")
+    see_made_up(bucket, "watched-0123456789", date(2026, 2, 1), lately, "d", "e")
+    see_made_up(bucket, "back-0123456789", date(2026, 1, 1), long_ago, "f")
+    before = set(bucket.list_keys("watching/"))
+    wanted = prune(workspace, pruned_by="ada")
+    assert of_kind(wanted, "predictions") == {
+        f"watching/{name}-0123456789" for name in ("old", "watched", "back")
+    }
+    going = {one.what: (one.n, one.n_prunable) for one in disk_use(workspace) if one.where == "bucket"}
+    assert going["what champions saw of new images"] == (10, 7)
+
+    # Killed after its first removal, and then a champion of before is watched again.
+    done = subprocess.run([sys.executable, "-c", KILLED, "4"], capture_output=True, check=False)
+    assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+    assert 0 < len(before - set(bucket.list_keys("watching/"))) < 7
+    see_made_up(bucket, "back-0123456789", date(2026, 3, 1), NOW, "f")
+    see_made_up(bucket, "old-0123456789", date(2026, 3, 1), NOW, "b")
+    prune(workspace, is_deleting=True, pruned_by="ada")
+    left = {key.removeprefix("watching/").replace("-0123456789", "") for key in bucket.list_keys("watching/")}
+    assert {re.sub(r"(.)\1{31}-0{64}", r"\1", key) for key in left} == {
+        "back/asked/2026-03-01.json",
+        "back/f.parquet",
+        "old/asked/2026-03-01.json",
+        "old/b.parquet",
+        "watched/asked/2026-02-01.json",
+        "watched/d.parquet",
+        "watched/e.parquet",
+    }
+    assert prune(workspace, is_deleting=True, pruned_by="ada").things == []
+    rows = rows_of(settings, "SELECT name, reason, ended_at FROM pruning")
+    assert {row.reason for row in rows} == {"no watch asked for it in 90 days"} and all(
+        row.ended_at for row in rows
+    )
 
 
 def test_a_manifest_that_nobody_asks_for_goes_and_comes_back_when_a_build_gives_it_again(

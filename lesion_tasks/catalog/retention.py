@@ -17,7 +17,7 @@ class Retention:
     manifest_days: int  # since the recipe last gave it
     checkpoint_days: int  # since a training or a search that has not finished last got on
     cache_days: int  # since pixels or features were written that nothing kept asks for
-    prediction_days: int  # since a prediction job was last asked for
+    prediction_days: int  # since a prediction job, or what a champion saw of an image, was last asked for
     # What a decision refused keeps its model and its predictions. If not, its report alone stays.
     is_refused_kept: bool
 

@@ -92,10 +92,15 @@ class _Summary(keras.Layer):
         maps = ops.cast(maps, "float32")
         if len(maps.shape) == 2:
             return maps
-        mean = ops.mean(maps, axis=(1, 2))
-        if 2 * maps.shape[-1] > MAX_WIDTH:
-            return mean
-        return ops.concatenate([mean, ops.std(maps, axis=(1, 2))], axis=-1)
+        mean = _average(maps)
+        if 2 * maps.shape[-1] <= MAX_WIDTH:
+            mean = ops.concatenate([mean, ops.sqrt(_average(ops.square(maps - mean)))], axis=-1)
+        return ops.squeeze(mean, axis=(1, 2))
+
+
+def _average(maps: keras.KerasTensor) -> keras.KerasTensor:
+    """(b, h, w, C) -> (b, 1, 1, C): pooling, which a processor does in half the time of a mean over two axes."""
+    return ops.average_pool(maps, pool_size=maps.shape[1:3], strides=1, padding="valid")
 
 
 def _has_dense(model: keras.Model) -> bool:

@@ -1,11 +1,11 @@
 """A folder, a prefix of a bucket or a cohort -> its pictures, listed without reading them, and the bytes of each."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
 
 from lesion_tasks import UnusableInputError
@@ -18,6 +18,7 @@ from lesion_tasks.serving.serve import Metadata
 from lesion_tasks.workspace import Workspace
 
 COHORT, BUCKET, S3 = "cohort:", "bucket:", "s3://"
+ALTERED = "altered"  # the reason of a picture that changed; it may be gone when it is read again
 SOURCE_IN_WORDS = f"a folder, {BUCKET}PREFIX, {S3}BUCKET/PREFIX or {COHORT}NAME"
 
 
@@ -74,7 +75,7 @@ class FolderSource:
         except OSError as error:
             raise UnusablePictureError("unreadable", (error.strerror or str(error)).lower()) from error
         if _stamp(said) != stamp:
-            raise UnusablePictureError("altered", "the file was changed after it was listed")
+            raise UnusablePictureError(ALTERED, "the file was changed after it was listed")
         return data
 
 
@@ -118,7 +119,7 @@ class PrefixSource:
             found = (getattr(error, "strerror", None) or str(error)).lower()
             raise UnusablePictureError("unreadable", found) from error
         if len(data) != int(stamp):
-            raise UnusablePictureError("altered", f"no longer the {int(stamp):,} bytes that were listed")
+            raise UnusablePictureError(ALTERED, f"no longer the {int(stamp):,} bytes that were listed")
         return data
 
 
@@ -144,18 +145,31 @@ class CohortSource:
         columns = ["isic_id", "object_key", "sha256", "age_years", "sex", "size_mm"]
         for batch in read_table(self.workspace.bucket, key).select(columns).to_batches():
             for row in batch.to_pylist():
-                known = {name: row[name] for name in ("age_years", "size_mm") if row[name] is not None}
-                if row["sex"] is not None:
-                    known["is_male"] = float(row["sex"] == "male")
                 yield ListedPicture(
-                    image=row["isic_id"], place=row["object_key"], stamp=row["sha256"], metadata=known
+                    image=row["isic_id"],
+                    place=row["object_key"],
+                    stamp=row["sha256"],
+                    metadata=stored_metadata(row),
                 )
 
     def read(self, place: str, stamp: str) -> bytes:
-        try:
-            return get_verified(self.workspace.bucket, place, stamp, kind="picture")
-        except (AlteredObjectError, MissingObjectError) as error:
-            raise UnusablePictureError("altered", str(error)) from error
+        return stored_picture(self.workspace.bucket, place, stamp)
+
+
+def stored_picture(bucket: Bucket, key: str, sha256: str) -> bytes:
+    """A picture of the archive, held against its digest. Raises `UnusablePictureError` where it is gone or altered."""
+    try:
+        return get_verified(bucket, key, sha256, kind="picture")
+    except (AlteredObjectError, MissingObjectError) as error:
+        raise UnusablePictureError(ALTERED, str(error)) from error
+
+
+def stored_metadata(row: Mapping[Any, Any]) -> Metadata:
+    """What a model may ask for, of an image with age_years, sex and size_mm; None and NaN are missing."""
+    known = {name: row[name] for name in ("age_years", "size_mm") if row[name] is not None}
+    if row["sex"] is not None:
+        known["is_male"] = float(row["sex"] == "male")
+    return {name: value for name, value in known.items() if value == value}
 
 
 def is_source(text: str) -> bool:

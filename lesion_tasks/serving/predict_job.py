@@ -41,6 +41,7 @@ from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.serving.picture_prediction import PROBABILITY_PREFIX, table_schema
 from lesion_tasks.serving.picture_source import (
+    ALTERED,
     ListedPicture,
     PictureSource,
     check_named,
@@ -61,7 +62,7 @@ log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
 JOB_VERSION = 3  # raise it when the same pictures and model give other rows
-_PASSING = {"unreadable", "altered"}  # reasons that may be gone when the same job is asked for again
+_PASSING = {"unreadable", ALTERED}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
 N_COLUMNS = 20

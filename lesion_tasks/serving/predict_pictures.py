@@ -5,7 +5,7 @@ Only what is decoded ahead and one batch are in memory, however many pictures th
 
 import hashlib
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -49,6 +49,15 @@ class _Loaded:
     objection: UnusablePictureError | None = None
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SeenPicture:
+    """A picture's prediction, and what the model saw of it; None and none of one that could not be read."""
+
+    prediction: PicturePrediction
+    pixels: "np.ndarray | None"  # uint8 (side, side, 3)
+    features: "Sequence[np.ndarray]"  # float32 (C,) at each depth, where the model was loaded to tell them
+
+
 def predict_pictures(
     served: "ServedModel", pictures: Iterable[PictureToPredict]
 ) -> Iterator[PicturePrediction]:
@@ -57,6 +66,12 @@ def predict_pictures(
     A picture's probabilities depend in their last digits on the batch that it is in: the same pictures from the same
     first one on give the same rows.
     """
+    for one in see_pictures(served, pictures):
+        yield one.prediction
+
+
+def see_pictures(served: "ServedModel", pictures: Iterable[PictureToPredict]) -> Iterator[SeenPicture]:
+    """The same, and what was seen of each."""
     size = served.input_size
     with ThreadPoolExecutor(cpu_count()) as pool:
         loaded = _ahead(pool, lambda picture: _load(picture, size), pictures)
@@ -109,24 +124,27 @@ def _in_words(doubt: DoubtOf | None, *, is_predicted: bool) -> dict[str, Any]:
     }
 
 
-def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePrediction]:
+def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[SeenPicture]:
     import numpy as np
 
     usable = [one for one in batch if one.objection is None]
-    scores: Iterator[tuple[list[float], DoubtOf | None]] = iter(())
+    scores: Iterator[tuple[list[float], DoubtOf | None, list[np.ndarray]]] = iter(())
     if usable:
         pixels = np.array([one.pixels for one in usable if one.pixels is not None])
         fields = served.metadata_fields
         known = [[one.picture.metadata.get(name, np.nan) for name in fields] for one in usable]
         metadata = np.array(known, dtype=np.float32).reshape(len(usable), len(fields))
-        found, doubts = served.predict(pixels, metadata)
-        scores = iter(zip(found.tolist(), doubts, strict=True))
+        found = served.predict(pixels, metadata)
+        kept = found.features if served.tells_features else ()
+        features = [[some[row] for some in kept] for row in range(len(usable))]
+        scores = iter(zip(found.p.tolist(), found.doubts, features, strict=True))
     for one in batch:
         said: dict[str, float] | None = None
         doubt: DoubtOf | None = None
+        seen: list[np.ndarray] = []
         objection = one.objection
         if objection is None:
-            probabilities, doubt = next(scores)
+            probabilities, doubt, seen = next(scores)
             if np.isfinite(probabilities).all():
                 said = dict(zip(served.classes, probabilities, strict=True))
             else:
@@ -135,7 +153,7 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
                     "no_number", f"the model says {shown}, expected probabilities"
                 )
                 doubt = None
-        yield PicturePrediction(
+        prediction = PicturePrediction(
             image=one.picture.image,
             sha256=one.sha256,
             prediction=None if said is None else served.decide(said),
@@ -147,3 +165,4 @@ def _score(served: "ServedModel", batch: list[_Loaded]) -> Iterator[PicturePredi
             detail=None if objection is None else objection.detail,
             **_in_words(doubt, is_predicted=objection is None),
         )
+        yield SeenPicture(prediction=prediction, pixels=one.pixels, features=seen)

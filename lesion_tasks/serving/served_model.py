@@ -8,9 +8,9 @@ import contextlib
 import io
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
@@ -24,6 +24,7 @@ from lesion_tasks.workspace import Workspace
 if TYPE_CHECKING:
     import keras
     import numpy as np
+    from threadpoolctl import ThreadpoolController
 
     from lesion_tasks.evaluation.inference_graph import InferenceGraph
 
@@ -41,6 +42,23 @@ class ModelFile:
     doubt_sha256: str | None = None
 
 
+@cache
+def _blas() -> "ThreadpoolController":
+    """The libraries that multiply matrices in this process; looking for them takes longer than a batch."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Answers:
+    """What a model says of n pictures."""
+
+    p: "np.ndarray"  # probabilities, float64 (n, classes)
+    doubts: Sequence[DoubtOf | None]  # None where the model tells no doubt
+    features: "Sequence[np.ndarray]"  # float32 (n, C) at each depth; none where nobody needs them
+
+
 @dataclass(frozen=True, kw_only=True)
 class ServedModel:
     """A loaded model and what its own file says about it."""
@@ -49,6 +67,7 @@ class ServedModel:
     model: "keras.Model"
     manifest: Mapping[str, Any]  # `lesion.json`, as the training wrote it
     doubt: StoredDoubt | None = None
+    tells_features: bool = False  # also where doubt does not need them
 
     @property
     def training_id(self) -> str:
@@ -77,38 +96,26 @@ class ServedModel:
 
     @cached_property
     def _graph(self) -> "InferenceGraph":
-        """The model, and what tells its features where doubt needs them."""
+        """The model, and what tells its features where somebody needs them."""
         from lesion_tasks.evaluation.inference_graph import inference_graph
         from lesion_tasks.evaluation.model_features import with_features
 
-        watched = None if self.doubt is None or self.doubt.novelty is None else with_features(self.model)
-        return inference_graph(watched or self.model)
+        needs_features = self.tells_features or (self.doubt is not None and self.doubt.novelty is not None)
+        return inference_graph((with_features(self.model) if needs_features else None) or self.model)
 
-    def predict(
-        self, pixels: "np.ndarray", metadata: "np.ndarray"
-    ) -> "tuple[np.ndarray, list[DoubtOf | None]]":
-        """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields) -> probabilities.
-
-        They are float64 (n, classes); and what is doubtful about each, None where the model tells no doubt.
-        """
-        p, features = self.answer(self._graph, pixels, metadata)
-        return p, self.doubts(p, features)
-
-    def answer(
-        self, graph: "InferenceGraph", pixels: "np.ndarray", metadata: "np.ndarray"
-    ) -> "tuple[np.ndarray, list[np.ndarray]]":
-        """Probabilities, float64 (n, classes), by a graph of the model, and whatever features that graph tells."""
+    def predict(self, pixels: "np.ndarray", metadata: "np.ndarray") -> "Answers":
+        """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields)."""
         import numpy as np
 
-        raw, *features = graph({"pixels": pixels, "metadata": metadata})
+        raw, *features = self._graph({"pixels": pixels, "metadata": metadata})
         p = np.asarray(raw, dtype=np.float64)
-        return np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(self.classes) == 2 else p, features
-
-    def doubts(self, p: "np.ndarray", features: "list[np.ndarray]") -> "list[DoubtOf | None]":
-        """What is doubtful about each answer; None where the model tells no doubt."""
-        if self.doubt is None:
-            return [None] * len(p)
-        return [*doubts_of(self.doubt, p, features or None, self.threshold)]
+        p = np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(self.classes) == 2 else p
+        doubts: list[DoubtOf | None] = [None] * len(p)
+        if self.doubt is not None:
+            # A batch is too small to share: threads that wait for each other cost five times the work itself.
+            with _blas().limit(limits=1, user_api="blas"):
+                doubts = [*doubts_of(self.doubt, p, features or None, self.threshold)]
+        return Answers(p=p, doubts=doubts, features=features)
 
     def decide(self, probabilities: Mapping[str, float]) -> str:
         """The positive class at or above the threshold; without a threshold, the most likely class."""
@@ -165,7 +172,7 @@ def read_model_file(bucket: Bucket, file: ModelFile) -> tuple[bytes, dict[str, A
     return data, manifest
 
 
-def load_served(bucket: Bucket, file: ModelFile) -> ServedModel:
+def load_served(bucket: Bucket, file: ModelFile, *, tells_features: bool = False) -> ServedModel:
     """Load a model. Raises `UnusableInputError` if its file is missing, altered or damaged."""
     data, manifest = read_model_file(bucket, file)  # before TensorFlow, which takes seconds
     import_tensorflow()
@@ -177,4 +184,4 @@ def load_served(bucket: Bucket, file: ModelFile) -> ServedModel:
     if file.doubt_key is not None and file.doubt_sha256 is not None:
         with reading_object(bucket, file.doubt_key):
             doubt = read_doubt(bucket, file.doubt_key, file.doubt_sha256, manifest["classes"])
-    return ServedModel(file=file, model=model, manifest=manifest, doubt=doubt)
+    return ServedModel(file=file, model=model, manifest=manifest, doubt=doubt, tells_features=tells_features)

@@ -30,6 +30,7 @@ from lesion_tasks.serving.predict_job import PAGE, folder_of, key_of, list_jobs,
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import manifests_in_force, read_table
 from lesion_tasks.training.run_record import kind_of, list_trainings
+from lesion_tasks.watching import looks
 
 log = logging.getLogger(__name__)
 
@@ -99,6 +100,7 @@ def find_prunable(
     yield from _pixels(connection, bucket, _pixels_needed(known, kept), policy, now)
     yield from _features(connection, bucket, _features_needed(known, kept), policy, now)
     yield from _predictions(bucket, policy, now)
+    yield from _looks(bucket, policy, now, {*going})
 
 
 def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
@@ -106,8 +108,13 @@ def prefixes_of(kind: str, name: str) -> tuple[str, ...]:
     if kind == "predictions":
         return f"{folder_of(name)}/", key_of(name, PAGE)
     return {
-        "training": (f"models/{name}/", f"trainings/{name}/", f"reports/{name}/", f"watching/{name}/"),
-        "model": (f"models/{name}/", f"trainings/{name}/", f"watching/{name}/"),
+        "training": (
+            f"models/{name}/",
+            f"trainings/{name}/",
+            f"reports/{name}/",
+            f"{looks.folder_of(name)}/",
+        ),
+        "model": (f"models/{name}/", f"trainings/{name}/", f"{looks.folder_of(name)}/"),
         "checkpoints": (name,),
     }[kind]
 
@@ -383,6 +390,23 @@ def _predictions(bucket: Bucket, policy: Retention, now: datetime) -> Iterator[P
         if reason := why_at_rest(bucket, job_id, policy, now):
             sizes = _sizes(bucket, *prefixes_of("predictions", job_id))
             yield Prunable(kind="predictions", name=job_id, reason=reason, size_by_key=sizes)
+
+
+def _looks(bucket: Bucket, policy: Retention, now: datetime, going: set[str]) -> Iterator[Prunable]:
+    """What champions said and saw of images that no watch asks for any more; of kept trainings."""
+    for name, sizes in looks_at_rest(bucket, policy, now).items():
+        if name not in {looks.folder_of(training_id) for training_id in going}:
+            yield Prunable(
+                kind="predictions",
+                name=name,
+                reason=f"no watch asked for it in {policy.prediction_days} days",
+                size_by_key=sizes,
+            )
+
+
+def looks_at_rest(bucket: Bucket, policy: Retention, now: datetime) -> dict[str, dict[str, int]]:
+    """What the policy lets go of what champions said and saw: bytes by key, by folder of a training."""
+    return looks.find_unasked(bucket, now - timedelta(days=policy.prediction_days))
 
 
 def why_at_rest(bucket: Bucket, job_id: str, policy: Retention, now: datetime) -> str | None:

@@ -25,12 +25,14 @@ from lesion_tasks.database.schema import Pruning
 from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.progress import progress
+from lesion_tasks.serving.predict_job import is_job
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.training.predictions import delete_predictions
 from lesion_tasks.upkeep.prunable import (
     Prunable,
     checkpoints_at_rest,
     find_prunable,
+    looks_at_rest,
     prefixes_of,
     why_at_rest,
 )
@@ -205,7 +207,7 @@ def _may_be_needed(connection: Connection, bucket: Bucket, one: Prunable, choice
     if one.kind == "checkpoints":
         return _owner_of(one.name) not in checkpoints_at_rest(connection, choice.policy, choice.now)
     if one.kind == "predictions":
-        return why_at_rest(bucket, one.name, choice.policy, choice.now) is None
+        return not _is_unasked(bucket, one.name, choice.policy, choice.now)
     return _news(connection) != choice.news
 
 
@@ -288,13 +290,24 @@ def _remove_objects(workspace: Workspace, row: Pruning, policy: Retention, now: 
     """Remove the objects that no lock of the database is about; False for what is not at rest any more: it stays."""
     if row.kind == "checkpoints":
         return _remove_checkpoints(workspace, row.name, policy, now)
-    if row.kind == "predictions" and why_at_rest(workspace.bucket, row.name, policy, now) is None:
+    if row.kind == "predictions" and not is_job(row.name):
+        for key in looks_at_rest(workspace.bucket, policy, now).get(row.name, {}):
+            workspace.bucket.delete(key)
+        return True
+    if row.kind == "predictions" and not _is_unasked(workspace.bucket, row.name, policy, now):
         return False
     if row.kind in ("training", "model", "predictions"):
         for prefix in prefixes_of(row.kind, row.name):
             for key in list(workspace.bucket.list_keys(prefix)):
                 workspace.bucket.delete(key)
     return True
+
+
+def _is_unasked(bucket: Bucket, name: str, policy: Retention, now: datetime) -> bool:
+    """Whether nobody has asked for a prediction job, or for some of what a champion saw, for as long as is kept."""
+    if is_job(name):
+        return why_at_rest(bucket, name, policy, now) is not None
+    return name in looks_at_rest(bucket, policy, now)
 
 
 def _owner_of(prefix: str) -> str:

@@ -3,23 +3,32 @@
 A part is an object under the digest of what decides its rows: the images with their pictures and metadata, the model,
 what decodes pictures, and the rules of this module. A run that was killed goes on with the next part, and a later watch
 finds the parts of the months before. A part with a missing or altered picture is made again: it may be repaired.
+
+Beside the parts of a model, `asked/<day>.json` names those that the watch until that day asked for, and when; so those
+that no watch asks for any more can be told from the others.
 """
 
 import hashlib
 import io
 import logging
 import re
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from os import cpu_count
+from datetime import UTC, date, datetime
+from functools import partial
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from lesion_tasks.archive.picture import UnusablePictureError, decoder_versions, refusing_damage
-from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
+from pydantic import BaseModel, ConfigDict
+
+from lesion_tasks.archive.picture import decoder_versions
+from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.progress import progress
+from lesion_tasks.serving.picture_prediction import table_schema
+from lesion_tasks.serving.picture_source import ALTERED, stored_metadata, stored_picture
+from lesion_tasks.serving.predict_pictures import BATCH_IMAGES, PictureToPredict, SeenPicture, see_pictures
 from lesion_tasks.serving.served_model import ModelFile, ServedModel, load_served
 from lesion_tasks.splits.institution_names import names_none
 from lesion_tasks.watching.watched_images import position_of
@@ -29,19 +38,29 @@ if TYPE_CHECKING:
     import pandas as pd
     import pyarrow as pa
 
-    from lesion_tasks.evaluation.inference_graph import InferenceGraph
-
 log = logging.getLogger(__name__)
 
 LOOK_VERSION = 2  # raise it when the same images and model give other rows
-BATCH_IMAGES = 64
 PART_IMAGES = 8 * BATCH_IMAGES  # on average, at most
 # Numbers of what the model sees that are kept of a picture; of more, every so many-th.
 MAX_FEATURES = 1_024
+FOLDER = "watching"
 _METADATA = ("age_years", "sex", "size_mm")
-_ALTERED = "altered"  # a reason that may be gone next time
+# Columns of a table of predictions that say nothing here: of a part, they are the same, or the manifest's.
+_NOT_KEPT = frozenset(
+    {"image", "sha256", "prediction", "threshold", "model", "model_sha256", "detail", "possible"}
+)
 _PASSING = "-passing.parquet"  # ends the key of a part with such a reason
-_PART = re.compile(r"[0-9a-f]{32}-([0-9a-f]{64})(-passing)?\.parquet")
+_PART = re.compile(r"([0-9a-f]{32})-([0-9a-f]{64})(-passing)?\.parquet")
+
+
+class _Asked(BaseModel):
+    """What a watch asked for."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    asked_at: datetime
+    parts: list[str]  # their digests, sorted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +89,46 @@ def parts_of(file: ModelFile, rows: "pd.DataFrame") -> list[Part]:
 
 def folder_of(training_id: str) -> str:
     """Where what was seen by a model lies in the bucket."""
-    return f"watching/{training_id}"
+    return f"{FOLDER}/{training_id}"
+
+
+def ask_for(
+    bucket: Bucket, file: ModelFile, until: date, parts: Sequence[Part], at: datetime | None = None
+) -> None:
+    """Write down that the watch until a day asks for some parts (by default: now), before any of them is looked for."""
+    asked = _Asked(asked_at=at or datetime.now(UTC), parts=sorted(part.digest for part in parts))
+    key = f"{folder_of(file.training_id)}/asked/{until.isoformat()}.json"
+    bucket.put(key, asked.model_dump_json(indent=2).encode(), content_type="application/json")
+
+
+def find_unasked(bucket: Bucket, before: datetime) -> dict[str, dict[str, int]]:
+    """Bytes by key, by folder, of all that no watch has asked for since: parts, and what older watches asked for."""
+    found: dict[str, dict[str, int]] = {}
+    for key, n_bytes in bucket.list_sizes(f"{FOLDER}/"):
+        found.setdefault("/".join(key.split("/")[:2]), {})[key] = n_bytes
+    unasked = {name: _unasked(bucket, sizes, before) for name, sizes in found.items()}
+    return {name: sizes for name, sizes in unasked.items() if sizes}
+
+
+def _unasked(bucket: Bucket, sizes: Mapping[str, int], before: datetime) -> dict[str, int]:
+    kept = {key: asked for key in sizes if (asked := _read_asked(bucket, key)) and asked.asked_at > before}
+    wanted = {digest for asked in kept.values() for digest in asked.parts}
+    found = {}
+    for key, n_bytes in sizes.items():
+        named = _PART.fullmatch(key.rpartition("/")[2])
+        if key not in kept and (named is None or named[1] not in wanted):
+            found[key] = n_bytes
+    return found
+
+
+def _read_asked(bucket: Bucket, key: str) -> _Asked | None:
+    """What a watch asked for; None for another object, and for a damaged one: what it named is made again."""
+    if not key.endswith(".json"):
+        return None
+    try:
+        return _Asked.model_validate_json(bucket.get(key))
+    except (MissingObjectError, ValueError):
+        return None
 
 
 def _digest(file: ModelFile, rows: "pd.DataFrame") -> str:
@@ -88,15 +146,11 @@ def look_at(bucket: Bucket, file: ModelFile, parts: Sequence[Part]) -> int:
     left = [part for part in parts if not _is_there(bucket, part)]
     if not left:
         return 0
-    served = load_served(bucket, file)
-    from lesion_tasks.evaluation.inference_graph import inference_graph
-    from lesion_tasks.evaluation.model_features import with_features
-
-    asked = inference_graph(with_features(served.model) or served.model)
+    served = load_served(bucket, file, tells_features=True)
     n_images = sum(len(part.rows) for part in left)
-    with progress("look", n_images) as advance, ThreadPoolExecutor(cpu_count()) as pool:
+    with progress("look", n_images) as advance:
         for part in left:
-            _put(bucket, part, _table(bucket, served, asked, part.rows, pool))
+            _put(bucket, part, _table(bucket, served, part.rows))
             advance(len(part.rows))
     return n_images
 
@@ -111,7 +165,7 @@ def find_part(bucket: Bucket, part: Part) -> str | None:
     for key in sorted(_keys(bucket, part), key=lambda key: (key.endswith(_PASSING), key)):
         named = _PART.fullmatch(key.rpartition("/")[2])
         try:
-            if named is not None and bucket.digest(key) == named[1]:
+            if named is not None and bucket.digest(key) == named[2]:
                 return key
         except MissingObjectError:
             continue
@@ -133,7 +187,7 @@ def _put(bucket: Bucket, part: Part, table: "pa.Table") -> None:
     buffer = io.BytesIO()
     pq.write_table(table, buffer, compression="zstd")
     data = buffer.getvalue()
-    end = _PASSING if _ALTERED in table["reason"].to_pylist() else ".parquet"
+    end = _PASSING if ALTERED in table["reason"].to_pylist() else ".parquet"
     key = f"{part.folder}/{part.digest}-{hashlib.sha256(data).hexdigest()}{end}"
     bucket.put(key, data)
     for other in _keys(bucket, part):
@@ -195,101 +249,57 @@ def _with_calls(rows: "pd.DataFrame", task: Task, threshold: float | None) -> "p
     )
 
 
-def _table(
-    bucket: Bucket,
-    served: ServedModel,
-    asked: "InferenceGraph",
-    rows: "pd.DataFrame",
-    pool: ThreadPoolExecutor,
-) -> "pa.Table":
+def _table(bucket: Bucket, served: ServedModel, rows: "pd.DataFrame") -> "pa.Table":
+    """What is found of the images of a part, in its order."""
     import pyarrow as pa
 
     floats = pa.list_(pa.float32())
-    schema = pa.schema(
-        [
-            ("isic_id", pa.string()),
-            ("reason", pa.string()),
-            *((f"p_{name}", pa.float64()) for name in served.classes),
-            ("answer", pa.string()),
-            ("doubt", pa.string()),
-            ("strangeness", pa.float64()),
-            ("facts", floats),
-            ("features", floats),
+    found = [field for field in table_schema(served.classes) if field.name not in _NOT_KEPT]
+    schema = pa.schema([("isic_id", pa.string()), *found, ("facts", floats), ("features", floats)])
+    asked = (_asked(bucket, served, row) for row in rows.to_dict("records"))
+    pictures = see_pictures(served, asked)
+    table = []
+    while batch := list(islice(pictures, BATCH_IMAGES)):
+        table += [
+            {
+                **one.prediction.as_row(served.classes),
+                "isic_id": one.prediction.image,
+                # A model that tells no doubt has none: why it has none is no answer.
+                "doubt": None if one.prediction.possible is None else one.prediction.doubt,
+                "facts": facts,
+                "features": _thinned(one.features),
+            }
+            for one, facts in zip(batch, _facts(batch), strict=True)
         ]
+    return pa.Table.from_pylist(table, schema)
+
+
+def _asked(bucket: Bucket, served: ServedModel, row: Mapping[Any, Any]) -> PictureToPredict:
+    load = partial(stored_picture, bucket, row["object_key"], row["sha256"])
+    return PictureToPredict(
+        image=row["isic_id"],
+        load=load if served.input_size else bytes,  # a model that sees none need not wait for any
+        metadata=stored_metadata(row),
     )
-    found = [
-        one
-        for start in range(0, len(rows), BATCH_IMAGES)
-        for one in _seen(bucket, served, asked, rows.iloc[start : start + BATCH_IMAGES], pool)
-    ]
-    return pa.Table.from_pylist(found, schema)
 
 
-def _seen(
-    bucket: Bucket,
-    served: ServedModel,
-    asked: "InferenceGraph",
-    rows: "pd.DataFrame",
-    pool: ThreadPoolExecutor,
-) -> Iterator[dict[str, Any]]:
-    """One batch, in its order."""
+def _facts(batch: Sequence[SeenPicture]) -> Iterator[list[float] | None]:
+    """Facts about the pictures of a batch; none of one that no model sees, None of one that could not be read."""
     import numpy as np
 
     from lesion_tasks.pixels.picture_facts import picture_facts
-    from lesion_tasks.training.examples import metadata_matrix
 
-    loaded = list(
-        pool.map(
-            lambda row: _load(bucket, served, *row), zip(rows["object_key"], rows["sha256"], strict=True)
-        )
-    )
-    is_usable = np.array([not isinstance(one, str) for one in loaded])
-    answers: Iterator[dict[str, Any]] = iter(())
-    if is_usable.any():
-        kept = rows[is_usable]
-        pixels = np.array([one for one in loaded if isinstance(one, np.ndarray)])
-        p, features = served.answer(asked, pixels, metadata_matrix(kept, served.metadata_fields))
-        doubts = served.doubts(p, features)
-        facts = picture_facts(pixels) if served.input_size else np.empty((len(p), 0), dtype=np.float32)
-        seen = _thinned(features, len(p))
-        answers = iter(
-            {
-                "reason": None if np.isfinite(probabilities).all() else "no_number",
-                **{
-                    f"p_{name}": float(value)
-                    for name, value in zip(served.classes, probabilities, strict=True)
-                },
-                "answer": doubt.answer if doubt else None,
-                "doubt": doubt.reason if doubt else None,
-                "strangeness": doubt.strangeness if doubt else None,
-                "facts": measured.tolist(),
-                "features": numbers.tolist(),
-            }
-            for probabilities, doubt, measured, numbers in zip(p, doubts, facts, seen, strict=True)
-        )
-    for isic_id, one in zip(rows["isic_id"], loaded, strict=True):
-        yield {"isic_id": isic_id} | ({"reason": one} if isinstance(one, str) else next(answers))
+    pixels = [one.pixels for one in batch if one.pixels is not None]
+    measured = iter(picture_facts(np.array(pixels)).tolist() if pixels else ())
+    for one in batch:
+        if one.pixels is not None:
+            yield next(measured)
+        else:
+            yield None if one.prediction.reason else []
 
 
-def _load(bucket: Bucket, served: ServedModel, key: str, sha256: str) -> "np.ndarray | str | None":
-    """The pixels of a picture; a reason if it cannot be read; None where the model sees none."""
-    from lesion_tasks.pixels.decode import decode_picture
-
-    if served.input_size is None:
-        return None
-    try:
-        with refusing_damage():
-            return decode_picture(get_verified(bucket, key, sha256, kind="picture"), served.input_size)
-    except (AlteredObjectError, MissingObjectError):
-        return _ALTERED
-    except UnusablePictureError as error:
-        return str(error.reason)
-
-
-def _thinned(features: "Sequence[np.ndarray]", n: int) -> "np.ndarray":
+def _thinned(features: "Sequence[np.ndarray]") -> list[float]:
     import numpy as np
 
-    if not features:
-        return np.empty((n, 0), dtype=np.float32)
-    together = np.concatenate(features, axis=1)
-    return together[:, :: -(-together.shape[1] // MAX_FEATURES)]
+    together: np.ndarray = np.concatenate(features) if features else np.empty(0)
+    return list(together[:: -(-len(together) // MAX_FEATURES) or 1].tolist())

@@ -28,7 +28,7 @@ from lesion_tasks.metrics.watch_document import METHOD, ShiftTest, WatchDocument
 from lesion_tasks.pixels.picture_facts import FACTS
 from lesion_tasks.reports.words import label
 from lesion_tasks.serving.served_model import find_model
-from lesion_tasks.watching.looks import Part, look_at, parts_of, seen_images
+from lesion_tasks.watching.looks import Part, ask_for, look_at, parts_of, seen_images
 from lesion_tasks.watching.watched_images import (
     NothingToWatchError,
     WatchedChampion,
@@ -89,7 +89,9 @@ def watch_champion(workspace: Workspace, task: str, until: date | None = None) -
     file = find_model(workspace, task, watched.training.training_id)
     rows_by_month = {_REFERENCE: images.reference, **images.by_month}
     parts = {month: parts_of(file, rows) for month, rows in rows_by_month.items()}
-    look_at(workspace.bucket, file, [part for some in parts.values() for part in some])
+    asked = [part for some in parts.values() for part in some]
+    ask_for(workspace.bucket, file, watched.until, asked)
+    look_at(workspace.bucket, file, asked)
     document = _judge(workspace, watched, images, parts)
     folder = f"{FOLDER}/{watched.watch_id}"
     for name, (data, content_type) in render_watch(document).items():
