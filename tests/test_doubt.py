@@ -48,6 +48,7 @@ from lesion_tasks.metrics.doubts import doubt_figures
 from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty, ledoit_wolf_of
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.pixels.shards import PixelSource
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.serving.serve import predict_images
@@ -62,14 +63,10 @@ from lesion_tasks.workspace import open_workspace
 SIZE = InputSize(32)
 
 
-class Stack:
-    """Decoded pictures in memory."""
-
-    def __init__(self, pixels: np.ndarray) -> None:
-        self.pixels = pixels
-
-    def take(self, rows: np.ndarray) -> np.ndarray:
-        return self.pixels[rows]
+def in_memory(pictures: list[np.ndarray]) -> PixelSource:
+    """Decoded pictures as one shard."""
+    rows = np.arange(len(pictures))
+    return PixelSource(shards=(np.stack(pictures),), shard_of_row=np.zeros_like(rows), row_in_shard=rows)
 
 
 def decoded(picture: Image.Image) -> np.ndarray:
@@ -95,7 +92,7 @@ def examples_of(pictures: list[Image.Image], labels: np.ndarray | None = None) -
     return Examples(
         isic_ids=np.array([f"ISIC_{i:07d}" for i in range(len(pictures))], dtype=object),
         labels=np.zeros(len(pictures), dtype=np.int64) if labels is None else labels,
-        pixels=Stack(np.stack([decoded(one) for one in pictures])),  # type: ignore[arg-type]
+        pixels=in_memory([decoded(one) for one in pictures]),
         metadata=None,
     )
 
