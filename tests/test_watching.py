@@ -18,6 +18,7 @@ from benchmarks.simulate_watch import SHIFTS, WORSE, World, draw, watched
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
 from lesion_tasks.catalog import TASKS, VARIANTS
+from lesion_tasks.catalog.recipe import METADATA
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import record_decision
@@ -32,10 +33,12 @@ from lesion_tasks.metrics.two_samples import (
 )
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
+from lesion_tasks.serving.picture_source import stored_metadata
 from lesion_tasks.serving.served_model import ModelFile
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.training.examples import metadata_matrix
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.upkeep.notices import of_watch
 from lesion_tasks.watching import looks
@@ -461,3 +464,15 @@ def test_an_institution_cannot_write_the_page(settings: Settings) -> None:
     )
     page = render_page(document)
     assert evil not in page and "&lt;script&gt;" in page
+
+
+def test_a_watch_tells_a_model_what_its_training_told_it() -> None:
+    rows = pd.DataFrame(
+        {
+            "age_years": [50.0, np.nan] * 2,
+            "size_mm": [np.nan, 2.0] * 2,
+            "sex": ["male", "female", None, np.nan],
+        }
+    )
+    told = [[stored_metadata(row).get(name, np.nan) for name in METADATA] for row in rows.to_dict("records")]
+    np.testing.assert_array_equal(np.array(told, dtype=np.float32), metadata_matrix(rows, METADATA))

@@ -10,10 +10,14 @@ picture has the same ones.
 
 from contextlib import AbstractContextManager
 from functools import cache, lru_cache
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lesion_tasks.archive.picture import open_picture
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 LANDMARKS_VERSION = 2  # raise it whenever landmarks come out differently: all are then computed again
 FRAME_PX = 128  # the longer side of a picture, without its plain rim, when landmarks are sought
@@ -172,9 +176,15 @@ def one_thread_each() -> AbstractContextManager[object]:
 
     Threads of a pool that each start more wait for them in loops, and beside other work that takes many times longer.
     """
-    from threadpoolctl import threadpool_limits
+    return _blas().limit(limits=1, user_api="blas")
 
-    return threadpool_limits(limits=1, user_api="blas")
+
+@cache
+def _blas() -> "ThreadpoolController":
+    """The libraries that multiply matrices in this process; looking for them takes longer than a small product."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def blur(grey: np.ndarray, width_px: float) -> np.ndarray:

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 # Pictures of val on which the measure of strange pictures is fitted; of more, as many at random.
 MAX_FITTED = 4_096
-_SEED = 7
 # Why a prediction is no answer.
 STRANGE = "out of distribution"
 SEVERAL = "several classes are possible"
@@ -110,14 +109,6 @@ def why_nothing_is_strange(subject: EvaluationSubject) -> str | None:
         # Their distances to it would be smaller than those of new pictures.
         return "its members learned from the pictures of val"
     return None
-
-
-def rows_to_fit(examples: "Examples") -> "np.ndarray":
-    """The rows of val on which strangeness is fitted, in any order."""
-    import numpy as np
-
-    rows: np.ndarray = np.random.default_rng(_SEED).permutation(len(examples))[:MAX_FITTED]
-    return rows
 
 
 def fit_doubt(

@@ -90,10 +90,10 @@ def evaluate_training(
     with progress(f"evaluate {training_id}", total=4) as advance:
         model = _load_model(bucket, subject)
         examples = _load_examples(engine, bucket, subject)
-        made_now = _ensure_predictions(engine, bucket, subject, model, examples)
+        _ensure_predictions(engine, bucket, subject, model, examples)
         advance(1, "predictions")
         stored = _stored_frames(engine, subject)
-        bundle = _measure(workspace, subject, model, examples, stored, made_now, cohorts)
+        bundle = _measure(workspace, subject, model, examples, stored, cohorts)
         advance(1, "figures")
         _store_bundle(bucket, subject, bundle, stored)
         advance(1, "report")
@@ -172,10 +172,10 @@ def _ensure_predictions(
     subject: EvaluationSubject,
     model: LoadedModel,
     examples: "dict[str, Examples]",
-) -> "dict[str, pd.DataFrame]":
-    """On a manifest other than its own, a training has no predictions yet: score its subsets once; returns them."""
+) -> None:
+    """On a manifest other than its own, a training has no predictions yet: score its subsets once."""
     if subject.is_own_manifest:
-        return {}
+        return
     scored = {
         "test": model.predict(examples["test"]),
         "val": predict_val(engine, bucket, subject, model, examples["val"]),
@@ -185,7 +185,6 @@ def _ensure_predictions(
             store_predictions(
                 connection, subject.training.training_id, subject.manifest.digest, subset, predictions
             )
-    return scored
 
 
 def _stored_frames(engine: Engine, subject: EvaluationSubject) -> "dict[str, pd.DataFrame]":
@@ -208,7 +207,6 @@ def _measure(
     model: LoadedModel,
     examples: "dict[str, Examples]",
     stored: "dict[str, pd.DataFrame]",
-    made_now: "dict[str, pd.DataFrame]",
     cohorts: Sequence[str] | None,
 ) -> Bundle:
     """Everything that is known about this training on this manifest."""
@@ -225,7 +223,7 @@ def _measure(
             "val": join_to_manifest(stored["val"], subject.subset("val"), subject.task),
         }
         verdicts.append(judge_seals(engine, subject, stored))
-        again = rescore(engine, bucket, subject, model, scored["val"], examples, made_now)
+        again = rescore(engine, bucket, subject, model, scored["val"], examples)
         verdicts += judge(engine, bucket, subject, scored, stored, again, examples)
     documents = {
         name: evaluation_document(

@@ -14,6 +14,8 @@ import tensorflow as tf
 # Not public, and what every converter of TensorFlow models calls: ONNX's and LiteRT's among them.
 from tensorflow.python.framework.convert_to_constants import convert_variables_to_constants_v2
 
+from lesion_tasks.training.model.weights import all_layers
+
 InferenceGraph = Callable[[Mapping[str, np.ndarray]], list[np.ndarray]]
 
 
@@ -32,7 +34,7 @@ def inference_graph(model: keras.Model) -> InferenceGraph:
 
 def as_function(model: keras.Model, said: Callable[[Any], Any]) -> Any:
     """A `tf.function` of the model's inputs, float32 and in their order, that returns `said` of what the model says."""
-    for layer in _layers(model):
+    for layer in all_layers(model):
         # Tensors outside of the graph would become inputs; arrays become constants.
         if isinstance(layer, keras.layers.Normalization):
             layer.mean, layer.variance = np.asarray(layer.mean), np.asarray(layer.variance)
@@ -45,11 +47,3 @@ def as_function(model: keras.Model, said: Callable[[Any], Any]) -> Any:
         return said(model(dict(zip(names, values, strict=True)), training=False))
 
     return serve
-
-
-def _layers(model: keras.Model) -> list[keras.Layer]:
-    return [
-        inner
-        for layer in model.layers
-        for inner in (_layers(layer) if isinstance(layer, keras.Model) else [layer])
-    ]

@@ -172,7 +172,6 @@ def score_cohort(workspace: Workspace, digest: str, doubt: FittedDoubt) -> Score
         with workspace.engine.begin() as connection:
             store_predictions(connection, training_id, digest, "test", predictions)
         again = {
-            "in batches": by_id(predictions),
             "permuted": by_id(doubt.model.predict(examples, order=some)),
         }
     else:

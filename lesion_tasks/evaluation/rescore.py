@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Engine
 
 from lesion_tasks.bucket import Bucket
-from lesion_tasks.evaluation.doubt import FittedDoubt, fit_doubt, rows_to_fit
+from lesion_tasks.evaluation.doubt import MAX_FITTED, FittedDoubt, fit_doubt
 from lesion_tasks.evaluation.loaded_model import LoadedModel
 from lesion_tasks.evaluation.subject import EvaluationSubject
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
@@ -23,9 +23,7 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.scored import Scored
     from lesion_tasks.training.examples import Examples
 
-# Images that are scored again one by one, and of those whose scores were made just now, in another order.
-N_ALONE = 16
-N_PERMUTED = 512
+N_ALONE = 16  # images that are scored again one by one
 # Of a cohort; of val, most sets are scored again whole, of larger ones as many as doubt is fitted on, or this many.
 N_SOME = 2_048
 _SEED = 7
@@ -51,24 +49,26 @@ def rescore(
     model: LoadedModel,
     val: "Scored",
     examples: "Mapping[str, Examples]",
-    made_now: "Mapping[str, pd.DataFrame]",
 ) -> Rescored:
-    """Score val and test again. `made_now`: scores that this evaluation itself has just made of them, by subset."""
-    if made_now:
-        val_order = another_order(len(examples["val"]))
-        again = predict_val(engine, bucket, subject, model, examples["val"], order=val_order)
-        test = {
-            "in batches": by_id(made_now["test"]),
-            "permuted": by_id(
-                model.predict(examples["test"], order=another_order(len(examples["test"]), N_PERMUTED))
-            ),
-            "alone": _alone(model, examples["test"]),
-        }
-        return Rescored(val={"in batches": by_id(made_now["val"]), "permuted": by_id(again)}, test=test)
-    doubt, of_val = _ask_val(engine, bucket, subject, model, val, examples["val"])
-    of_test, strangeness = doubt.predict(examples["test"], order=another_order(len(examples["test"]), None))
-    test = {"permuted": by_id(of_test), "alone": _alone(model, examples["test"])}
-    return Rescored(val={"permuted": by_id(of_val)}, test=test, doubt=doubt, strangeness=strangeness)
+    """Score val and test again. Doubt is fitted on the manifest that the training learned from, and on no other."""
+    doubt, strangeness = None, None
+    order = another_order(len(examples["test"]), None)
+    if subject.is_own_manifest:
+        doubt, of_val = _ask_val(engine, bucket, subject, model, val, examples["val"])
+        of_test, strangeness = doubt.predict(examples["test"], order=order)
+    else:
+        some = another_order(len(examples["val"]))
+        of_val = predict_val(engine, bucket, subject, model, examples["val"], order=some)
+        of_test = model.predict(examples["test"], order=order)
+    alone = model.predict(
+        examples["test"], order=another_order(len(examples["test"]), N_ALONE), batch_images=1
+    )
+    return Rescored(
+        val={"permuted": by_id(of_val)},
+        test={"permuted": by_id(of_test), "alone": by_id(alone)},
+        doubt=doubt,
+        strangeness=strangeness,
+    )
 
 
 def _ask_val(
@@ -82,7 +82,7 @@ def _ask_val(
     """What is fitted on val, and the scores of val that the training is judged by."""
     import numpy as np
 
-    rows = rows_to_fit(examples) if model.tells_features else another_order(len(examples))
+    rows = another_order(len(examples), MAX_FITTED if model.tells_features else N_SOME)
     seen: list[list[np.ndarray]] = []
     if not subject.training.recipe.get("n_folds"):
         said = model.predict(examples, order=rows, see=seen.append)
@@ -93,6 +93,7 @@ def _ask_val(
             model.predict(examples, order=rows, see=seen.append)
     in_order = np.argsort(rows)
     features = [np.concatenate(some)[in_order] for some in zip(*seen, strict=True)]
+    seen.clear()  # or they are held twice while doubt is fitted
     doubt = fit_doubt(subject, model, val, features, examples.isic_ids[np.sort(rows)])
     return doubt, said
 
@@ -119,10 +120,6 @@ def predict_val(
         own = read_manifest(bucket, manifest.object_key)
     folds = folds_of_val(own, subject.subset("val"), n_folds)
     return predict_out_of_fold(model.keras_model, val, folds, classes=subject.task.classes, order=order)
-
-
-def _alone(model: LoadedModel, examples: "Examples") -> dict[str, Any]:
-    return by_id(model.predict(examples, order=another_order(len(examples), N_ALONE), batch_images=1))
 
 
 def another_order(n_images: int, most: int | None = N_SOME) -> "np.ndarray":

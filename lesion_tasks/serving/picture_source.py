@@ -14,7 +14,7 @@ from lesion_tasks.archive.folder import place_below, read_regular
 from lesion_tasks.archive.picture import MAX_FILE_BYTES, UnusablePictureError
 from lesion_tasks.archive.picture_names import ALSO_READ, PictureNames, without_suffix
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, S3Bucket, get_verified
-from lesion_tasks.serving.serve import Metadata
+from lesion_tasks.serving.serve import IS_MALE, Metadata
 from lesion_tasks.workspace import Workspace
 
 COHORT, BUCKET, S3 = "cohort:", "bucket:", "s3://"
@@ -167,8 +167,8 @@ def stored_picture(bucket: Bucket, key: str, sha256: str) -> bytes:
 def stored_metadata(row: Mapping[Any, Any]) -> Metadata:
     """What a model may ask for, of an image with age_years, sex and size_mm; None and NaN are missing."""
     known = {name: row[name] for name in ("age_years", "size_mm") if row[name] is not None}
-    if row["sex"] is not None:
-        known["is_male"] = float(row["sex"] == "male")
+    if row["sex"] in IS_MALE:
+        known["is_male"] = IS_MALE[row["sex"]]
     return {name: value for name, value in known.items() if value == value}
 
 

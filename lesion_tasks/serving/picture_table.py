@@ -9,7 +9,7 @@ from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNam
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
-from lesion_tasks.serving.serve import Metadata, read_value
+from lesion_tasks.serving.serve import IS_MALE, Metadata, read_value
 
 # What is read -> the columns that may hold it: as the manifests have it, and as the archive has it.
 COLUMNS = {
@@ -18,7 +18,6 @@ COLUMNS = {
     "sex": ("sex",),
     "size_mm": ("size_mm", "clin_size_long_diam_mm"),
 }
-_SEXES = {"male": 1.0, "female": 0.0}
 N_EXAMPLES = 3
 
 
@@ -68,12 +67,12 @@ class PictureTable:
             if field == "image" or (is_no_value(cell) and not is_birth):
                 continue
             if field == "sex":
-                if cell.casefold() not in _SEXES:
-                    near = did_you_mean(cell, _SEXES)
+                if cell.casefold() not in IS_MALE:
+                    near = did_you_mean(cell, IS_MALE)
                     raise UnusableInputError(
                         f"{place}: sex {_shown(cell)}{near}, expected male, female or nothing"
                     )
-                known["is_male"] = _SEXES[cell.casefold()]
+                known["is_male"] = IS_MALE[cell.casefold()]
             else:
                 known[field] = read_value(field, cell, f"{place}: {column}")
         return known

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 Metadata = Mapping[str, float]  # age_years, is_male (1 or 0), size_mm; what is not there is missing
+IS_MALE = {"male": 1.0, "female": 0.0}  # sex, as the archive has it -> is_male
 
 
 class Champion:

@@ -10,7 +10,7 @@ import json
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache, cached_property
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
@@ -24,7 +24,6 @@ from lesion_tasks.workspace import Workspace
 if TYPE_CHECKING:
     import keras
     import numpy as np
-    from threadpoolctl import ThreadpoolController
 
     from lesion_tasks.evaluation.inference_graph import InferenceGraph
 
@@ -40,14 +39,6 @@ class ModelFile:
     model_sha256: str
     doubt_key: str | None = None  # what tells where it does not know; None before that was measured
     doubt_sha256: str | None = None
-
-
-@cache
-def _blas() -> "ThreadpoolController":
-    """The libraries that multiply matrices in this process; looking for them takes longer than a batch."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -107,13 +98,15 @@ class ServedModel:
         """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields)."""
         import numpy as np
 
+        from lesion_tasks.curation.landmarks import one_thread_each
+
         raw, *features = self._graph({"pixels": pixels, "metadata": metadata})
         p = np.asarray(raw, dtype=np.float64)
         p = np.column_stack([1.0 - p[:, 0], p[:, 0]]) if len(self.classes) == 2 else p
         doubts: list[DoubtOf | None] = [None] * len(p)
         if self.doubt is not None:
             # A batch is too small to share: threads that wait for each other cost five times the work itself.
-            with _blas().limit(limits=1, user_api="blas"):
+            with one_thread_each():
                 doubts = [*doubts_of(self.doubt, p, features or None, self.threshold)]
         return Answers(p=p, doubts=doubts, features=features)
 

@@ -394,8 +394,9 @@ def _predictions(bucket: Bucket, policy: Retention, now: datetime) -> Iterator[P
 
 def _looks(bucket: Bucket, policy: Retention, now: datetime, going: set[str]) -> Iterator[Prunable]:
     """What champions said and saw of images that no watch asks for any more; of kept trainings."""
+    gone = {looks.folder_of(training_id) for training_id in going}
     for name, sizes in looks_at_rest(bucket, policy, now).items():
-        if name not in {looks.folder_of(training_id) for training_id in going}:
+        if name not in gone:
             yield Prunable(
                 kind="predictions",
                 name=name,
@@ -404,9 +405,11 @@ def _looks(bucket: Bucket, policy: Retention, now: datetime, going: set[str]) ->
             )
 
 
-def looks_at_rest(bucket: Bucket, policy: Retention, now: datetime) -> dict[str, dict[str, int]]:
+def looks_at_rest(
+    bucket: Bucket, policy: Retention, now: datetime, under: str = looks.FOLDER
+) -> dict[str, dict[str, int]]:
     """What the policy lets go of what champions said and saw: bytes by key, by folder of a training."""
-    return looks.find_unasked(bucket, now - timedelta(days=policy.prediction_days))
+    return looks.find_unasked(bucket, now - timedelta(days=policy.prediction_days), under)
 
 
 def why_at_rest(bucket: Bucket, job_id: str, policy: Retention, now: datetime) -> str | None:

@@ -291,7 +291,7 @@ def _remove_objects(workspace: Workspace, row: Pruning, policy: Retention, now: 
     if row.kind == "checkpoints":
         return _remove_checkpoints(workspace, row.name, policy, now)
     if row.kind == "predictions" and not is_job(row.name):
-        for key in looks_at_rest(workspace.bucket, policy, now).get(row.name, {}):
+        for key in looks_at_rest(workspace.bucket, policy, now, row.name).get(row.name, {}):
             workspace.bucket.delete(key)
         return True
     if row.kind == "predictions" and not _is_unasked(workspace.bucket, row.name, policy, now):
@@ -307,7 +307,7 @@ def _is_unasked(bucket: Bucket, name: str, policy: Retention, now: datetime) -> 
     """Whether nobody has asked for a prediction job, or for some of what a champion saw, for as long as is kept."""
     if is_job(name):
         return why_at_rest(bucket, name, policy, now) is not None
-    return name in looks_at_rest(bucket, policy, now)
+    return name in looks_at_rest(bucket, policy, now, name)
 
 
 def _owner_of(prefix: str) -> str:

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-LOOK_VERSION = 2  # raise it when the same images and model give other rows
+LOOK_VERSION = 3  # raise it when the same images and model give other rows
 PART_IMAGES = 8 * BATCH_IMAGES  # on average, at most
 # Numbers of what the model sees that are kept of a picture; of more, every so many-th.
 MAX_FEATURES = 1_024
@@ -101,10 +101,13 @@ def ask_for(
     bucket.put(key, asked.model_dump_json(indent=2).encode(), content_type="application/json")
 
 
-def find_unasked(bucket: Bucket, before: datetime) -> dict[str, dict[str, int]]:
-    """Bytes by key, by folder, of all that no watch has asked for since: parts, and what older watches asked for."""
+def find_unasked(bucket: Bucket, before: datetime, under: str = FOLDER) -> dict[str, dict[str, int]]:
+    """Bytes by key, by folder of a training, of all below a folder that no watch has asked for since.
+
+    That is parts, and what older watches asked for.
+    """
     found: dict[str, dict[str, int]] = {}
-    for key, n_bytes in bucket.list_sizes(f"{FOLDER}/"):
+    for key, n_bytes in bucket.list_sizes(f"{under}/"):
         found.setdefault("/".join(key.split("/")[:2]), {})[key] = n_bytes
     unasked = {name: _unasked(bucket, sizes, before) for name, sizes in found.items()}
     return {name: sizes for name, sizes in unasked.items() if sizes}
@@ -256,8 +259,7 @@ def _table(bucket: Bucket, served: ServedModel, rows: "pd.DataFrame") -> "pa.Tab
     floats = pa.list_(pa.float32())
     found = [field for field in table_schema(served.classes) if field.name not in _NOT_KEPT]
     schema = pa.schema([("isic_id", pa.string()), *found, ("facts", floats), ("features", floats)])
-    asked = (_asked(bucket, served, row) for row in rows.to_dict("records"))
-    pictures = see_pictures(served, asked)
+    pictures = see_pictures(served, (_to_see(bucket, served, row) for row in rows.to_dict("records")))
     table = []
     while batch := list(islice(pictures, BATCH_IMAGES)):
         table += [
@@ -274,7 +276,7 @@ def _table(bucket: Bucket, served: ServedModel, rows: "pd.DataFrame") -> "pa.Tab
     return pa.Table.from_pylist(table, schema)
 
 
-def _asked(bucket: Bucket, served: ServedModel, row: Mapping[Any, Any]) -> PictureToPredict:
+def _to_see(bucket: Bucket, served: ServedModel, row: Mapping[Any, Any]) -> PictureToPredict:
     load = partial(stored_picture, bucket, row["object_key"], row["sha256"])
     return PictureToPredict(
         image=row["isic_id"],
