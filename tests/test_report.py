@@ -26,7 +26,6 @@ from lesion_tasks.metrics.document_schema import DominantGroup, Figures, Publish
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.metrics.threshold import Threshold, choose_threshold
-from lesion_tasks.reports import bundle_schema, render_bundle, render_index
 from lesion_tasks.reports.bundle import (
     BestOfLooks,
     Bundle,
@@ -37,6 +36,7 @@ from lesion_tasks.reports.bundle import (
     SincePromotion,
     Standing,
     TwoByTwo,
+    bundle_schema,
     read_bundle,
 )
 from lesion_tasks.reports.checklist import PERSON, checklist, fill_checklist
@@ -47,11 +47,12 @@ from lesion_tasks.reports.index import (
     DecisionLine,
     Leaderboard,
     TaskBoard,
+    render_index,
     subset_figures,
 )
 from lesion_tasks.reports.markdown import escape
 from lesion_tasks.reports.model_card import model_card
-from lesion_tasks.reports.page import render_page
+from lesion_tasks.reports.page import render_bundle, render_page
 from lesion_tasks.reports.plot import nice_marks
 from lesion_tasks.reports.views import natural_frequencies
 from lesion_tasks.reports.words import MINUS, NO_VALUE, class_label, flattened, moment, number, signed, span
@@ -781,9 +782,9 @@ def test_a_row_whose_predictions_could_not_be_joined_has_a_place_but_no_figure(b
     assert "not measured" in Page(render_index(board([row]))).text
 
 
-def test_the_index_needs_neither_statistics_nor_plots():
+def test_the_leaderboard_and_its_page_need_neither_statistics_nor_plots():
     probe = (
-        "import sys; from lesion_tasks.reports import render_index; "
+        "import sys; import lesion_tasks.evaluation.publish; from lesion_tasks.reports.index import render_index; "
         "from lesion_tasks.reports.index import Leaderboard; "
         "render_index(Leaderboard(generated_at=None, tasks=[])); "
         "print([name for name in ('matplotlib', 'numpy', 'pandas', 'sklearn') if name in sys.modules])"

@@ -8,11 +8,10 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
-from lesion_tasks.database.pruned import PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
+from lesion_tasks.database.pruned import HOLDS_OUT, PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.reports.bundle import BestOfLooks
 from lesion_tasks.reports.index import BoardRow, figures_of
-from lesion_tasks.splits.held_out import HOLDS_OUT
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -362,7 +362,7 @@ def _store_bundle(
 ) -> None:
     import pandas as pd
 
-    from lesion_tasks.reports import render_bundle
+    from lesion_tasks.reports.page import render_bundle
 
     files = render_bundle(bundle)
     keyed = pd.concat([frame.assign(subset=subset) for subset, frame in predictions.items()])

@@ -12,10 +12,9 @@ from sqlalchemy import ColumnElement, Connection, literal_column, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database.pruned import TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
+from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
-from lesion_tasks.splits.held_out import HOLDS_OUT
 
 # What every evaluation asks of test and val: without one of these nothing is known of its soundness.
 REQUIRED_CHECKS = {

@@ -126,7 +126,7 @@ def publish(workspace: Workspace) -> None:
     under the number of its decision, `champions/<task>/<sequence>.json`, is written before `champion.json`: if
     `champion.json` has a lower number than the highest there, it is stale.
     """
-    from lesion_tasks.reports import render_index
+    from lesion_tasks.reports.index import render_index
 
     bucket = workspace.bucket
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:

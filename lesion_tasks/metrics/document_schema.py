@@ -25,7 +25,11 @@ class Published(BaseModel):
     """An immutable part of a published document: unknown keys and numbers that JSON cannot hold are errors."""
 
     model_config = ConfigDict(
-        extra="forbid", frozen=True, allow_inf_nan=False, json_schema_serialization_defaults_required=True
+        extra="forbid",
+        frozen=True,
+        allow_inf_nan=False,
+        json_schema_serialization_defaults_required=True,
+        defer_build=True,  # built at its first use: most commands read or write none of them
     )
 
 

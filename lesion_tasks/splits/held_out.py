@@ -42,9 +42,6 @@ log = logging.getLogger(__name__)
 
 # Groups of each class that train must keep, or there is nothing to learn from.
 MIN_GROUPS_TO_LEARN = 10
-# A condition about a row `t` of training, for the statements of other modules: such a training answers how a recipe
-# does where it never learned, and is no model for use.
-HOLDS_OUT = "EXISTS (SELECT FROM manifest h WHERE h.digest = t.manifest_digest AND h.held_out IS NOT NULL)"
 
 
 @dataclass(frozen=True, kw_only=True)

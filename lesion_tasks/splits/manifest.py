@@ -14,7 +14,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from sqlalchemy import Connection, Engine, select, text
 from sqlalchemy.dialects.postgresql import distinct_on
 from sqlalchemy.orm import InstrumentedAttribute, Session
@@ -94,6 +93,7 @@ def digest_of(recipe: dict[str, Any], table: "pa.Table") -> str:
 
 
 def _canonical_column(column: "pa.ChunkedArray", kind: str) -> list[Any]:
+    import numpy as np
     import pyarrow as pa
     import pyarrow.compute as pc
 

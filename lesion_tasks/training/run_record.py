@@ -22,9 +22,8 @@ from lesion_tasks.bucket import Bucket, get_verified
 from lesion_tasks.catalog.backbones import RANDOM_START
 from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.database.locks import Lock, hold_lock_if_free
-from lesion_tasks.database.pruned import TRAINING_IS_PRUNED, find_pruning, pruned_in_words
+from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_PRUNED, find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Training, TrainingEpoch
-from lesion_tasks.splits.held_out import HOLDS_OUT
 
 log = logging.getLogger(__name__)
 
