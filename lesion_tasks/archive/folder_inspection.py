@@ -391,7 +391,7 @@ def as_toml(mapping: TableMapping, reading: Reading, columns: Sequence[str]) -> 
 
 
 _QUESTIONS = {
-    "patient_id": "which column says whose skin it is? Without it, splits keep apart only what looks alike",
+    "patient_id": "which column says whose skin it is? Without it, a patient may be on two sides of a split",
     "lesion_id": 'which one says which lesion it is? ["patient", "lesion"] if lesions are numbered by patient',
     "diagnosis": "which one says what it is?",
     "age_approx": "in years",

@@ -26,6 +26,7 @@ from lesion_tasks.archive.table_mapping import NONE_OF_THEM, PICTURE_COLUMNS, Ta
 from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPARATOR, PATHS, TEXTS, values_of
 from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, BOOLEAN_FIELDS, ISIC_ID, is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.metrics.known_identities import UNKNOWN_MEANS
 
 N_EXAMPLES = 3
 N_VALUES_NAMED = 8
@@ -353,10 +354,7 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
     if "diagnosis" not in folder.mapping.fields:
         yield "no column is mapped to diagnosis: no task has a label for these pictures"
     if not {"patient_id", "lesion_id"} & folder.mapping.fields:
-        yield (
-            "no column is mapped to patient_id or lesion_id: splits keep apart only pictures that look alike, "
-            "and a model may be tested on patients from whom it learned"
-        )
+        yield f"no column is mapped to patient_id or lesion_id: {UNKNOWN_MEANS}"
 
 
 def _counted(counts: Counter[str]) -> str:

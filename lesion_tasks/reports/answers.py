@@ -176,7 +176,8 @@ def characteristics(bundle: Bundle) -> str | None:
         for attribute in ("sex", "age_years", "anatom_site")
         if (sizes := _slice_sizes(bundle, attribute))
     ]
-    groups = f"Test: {plural(document.subset.n_groups, 'patient or lesion group')}."
+    known = bundle.identities and bundle.identities.test
+    groups = f"Test: {plural(document.subset.n_groups, 'group')} ({known.group if known else 'patients or lesions'})."
     return " ".join([groups, *parts])
 
 

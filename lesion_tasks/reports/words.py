@@ -31,7 +31,7 @@ SUBSET_PHRASES = {
 # What each integrity check ensures; its name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are for the right images",
-    "few_groups": "Each class has images of several patients or lesions",
+    "few_groups": "Each class has images of several groups",
     "predictions_altered": "The predictions are unchanged since they were stored",
     "pixels_differ": "The pixels are those of the stored pictures",
     "independent_of_labels": "The predictions belong to these labels",
@@ -39,7 +39,7 @@ CHECK_TITLES = {
     "marginals_differ": "The class counts match the manifest",
     "serving_differs": "The stored model gives the same predictions",
     "degenerate": "The model gives more than one answer",
-    "leaks": "No patient, lesion or picture is on both sides of the split",
+    "leaks": "No known patient or lesion and no picture is on both sides of the split",
     "shortcut": "The model does more than recognise the camera or the metadata",
     "no_better_than_random_weights": "Pretraining helps",
     "gap": "Validation and test agree",
