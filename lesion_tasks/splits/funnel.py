@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.entries import did_you_mean
+from lesion_tasks.reports.words import plural
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
@@ -89,7 +90,8 @@ def _values_found(connection: Connection, split: str, reason: str) -> str:
         {"split": split, "reason": reason, "n_looked_at": N_LOOKED_AT, "n_named": N_VALUES_NAMED},
     )
     return ", ".join(
-        f"{printable(repr(row.value), 80) if row.value else 'no value'} {row.n:,} times" for row in rows
+        f"{printable(repr(row.value), 80) if row.value else 'no value'} {plural(row.n, 'time')}"
+        for row in rows
     )
 
 
