@@ -155,7 +155,9 @@ def build_held_out(workspace: Workspace, held_out: HeldOut) -> str:
             funnel=_funnel(steps, counts),
         )
         write_data_report(workspace.bucket, connection, digest, {digest: table})
-    log.info("%s without %s: %s", split.name, held_out.words, counts)
+    for subset, by_label in counts.items():
+        words = ", ".join(f"{n:,} {label}" for label, n in by_label.items())
+        log.info("%s without %s: %s: %s", split.name, held_out.words, subset, words)
     return digest
 
 
