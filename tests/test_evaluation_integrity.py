@@ -10,6 +10,7 @@ from benchmarks import planted_mistakes
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.document import confusion_counts
 from lesion_tasks.metrics.independence import independence
+from lesion_tasks.metrics.known_identities import count_known
 from lesion_tasks.metrics.leaks import leaks
 from lesion_tasks.metrics.probes import fit_probes
 from lesion_tasks.metrics.shortcut import shortcut
@@ -268,6 +269,33 @@ def test_an_identity_on_two_sides_leaks(changes, words):
     verdict = leaks({"train": identities("a"), "val": identities("c"), "test": identities("b", **changes)})
     assert verdict.blocks
     assert f"train and test share {words}" in verdict.sentence
+
+
+def test_strangers_are_not_said_to_be_apart():
+    nobody = {"patient_id": [None] * 3, "lesion_id": [None] * 3}
+    verdict = leaks({"train": identities("a", **nobody), "test": identities("b", **nobody)})
+    assert verdict.status == "caution" and not verdict.blocks
+    assert verdict.sentence.startswith("No file or picture is in two of train, test (")
+    assert "Patients and lesions are unknown: only copies of one picture" in verdict.sentence
+    lesions = {"patient_id": [None] * 3}
+    verdict = leaks(
+        {name: identities(name, **lesions, lesion_id=[f"{name}{i}" for i in range(3)]) for name in ("a", "b")}
+    )
+    assert verdict.status == "passed"
+    assert "No lesion, file or picture is in two of" in verdict.sentence
+    assert "Patients are unknown, the lesion of every image is known: another lesion" in verdict.sentence
+
+
+def test_groups_of_strangers_are_a_caution():
+    scored = drawn(200)
+    nobody = count_known(pd.DataFrame(index=range(200)))
+    assert integrity.few_groups(scored).status == "passed"
+    verdict = integrity.few_groups(scored, nobody)
+    assert verdict.status == "caution"
+    assert "where a patient has several images, the intervals are too narrow" in verdict.sentence
+    few = integrity.few_groups(drawn(200, n_groups=3), nobody)
+    assert few.status == "too_few"
+    assert "groups (copies of one picture; patients and lesions are unknown), expected" in few.sentence
 
 
 @pytest.mark.parametrize(("distance", "n_found"), [(0, 0), (2, 0), (3, 1), (4, 1)])

@@ -31,10 +31,12 @@ class KnownIdentities(Published):
     n_with_either: Count
 
     @property
-    def state(self) -> Literal["known", "partly", "unknown"]:
-        """`known`: the patient of every image. `unknown`: of less than half of them even the lesion."""
+    def state(self) -> Literal["known", "lesions", "partly", "unknown"]:
+        """`known`: every patient. `lesions`: every lesion, no patient. `unknown`: of less than half even the lesion."""
         if self.n_with_patient == self.n_images:
             return "known"
+        if self.n_with_lesion == self.n_images and not self.n_with_patient:
+            return "lesions"
         return "unknown" if 2 * self.n_with_either < self.n_images else "partly"
 
     @property
@@ -62,16 +64,19 @@ class KnownIdentities(Published):
         """What holds for the images of which not everything is known; None where every patient is."""
         if self.state == "known":
             return None
-        if self.n_with_lesion == self.n_images and not self.n_with_patient:
+        if self.state == "lesions":
             return f"{self.words}: another lesion of a patient may be in another subset"
         return self.caution or f"{self.words}: of the others only copies of one picture are kept together"
 
     @property
     def group(self) -> str:
         """What a group of such images is, in a few words."""
-        if self.state == "unknown":
-            return f"copies of one picture; {self.in_short}"
-        return "patients or lesions" if self.state == "known" else "patients or lesions where these are known"
+        return {
+            "known": "patients or lesions",
+            "lesions": "lesions; patients are unknown",
+            "partly": "patients or lesions where these are known",
+            "unknown": f"copies of one picture; {self.in_short}",
+        }[self.state]
 
     @property
     def intervals(self) -> str:
@@ -83,7 +88,7 @@ class KnownIdentities(Published):
             )
         if self.state == "known":
             return "images of one patient or lesion form a group, and the intervals account for it"
-        if not self.n_with_patient and self.n_with_lesion == self.n_images:
+        if self.state == "lesions":
             return (
                 "images of one lesion form a group, and the intervals account for it; patients are unknown, and where "
                 "one has several lesions the intervals are a little too narrow"
@@ -131,7 +136,7 @@ class Identities(Published):
             )
         if least.state == "known":
             return "None of these patients or lesions is in the training set."
-        if not least.n_with_patient and least.n_with_lesion == least.n_images:
+        if least.state == "lesions":
             return (
                 "None of these lesions is in the training set; patients are unknown, and one may be in both."
             )
