@@ -69,8 +69,16 @@ def test_a_caution_is_said_where_most_images_are_of_nobody_known_and_only_there(
         (SOME, SOME, "No patient or lesion that is known is in the training set as well."),
         (ALL, LESIONS, "No patient or lesion that is known is in the training set as well."),
         # One side alone is enough: nobody can be told apart from strangers.
-        (NONE, ALL, "Whether any of their patients is in the training set too is unknown"),
-        (ALL, NONE, "Whether any of their patients is in the training set too is unknown"),
+        (
+            NONE,
+            ALL,
+            "Patients and lesions are unknown, so that nobody can tell whether any of these patients",
+        ),
+        (
+            ALL,
+            NONE,
+            "Patients and lesions are unknown, so that nobody can tell whether any of these patients",
+        ),
     ],
 )
 def test_nobody_is_said_to_be_apart_from_whom_nobody_knows(

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.terms import IDENTITIES, NUMBERS, PATHS, TEXTS, values_of
+from lesion_tasks.archive.vocabulary import BOOLEAN_FIELDS
 
 MIN_VALUES = 20  # below that many cells nothing about a column is sure
 # A class may be written as a number, and a clinic may know dozens of diagnoses; a column of ages has more numbers, and
@@ -31,6 +32,13 @@ _ABOUT = {
     "sex": "two sexes",
     "diagnosis": "diagnoses",
     "anatom_site": "parts of the body",
+}
+
+
+# Fields that one column may well serve: lesions numbered like patients, and what follows from a diagnosis.
+_OF_ONE_KIND = {
+    **dict.fromkeys(IDENTITIES, frozenset(IDENTITIES)),
+    "diagnosis": frozenset({"diagnosis", "diagnosis_confirm_type", *IDENTITIES, *BOOLEAN_FIELDS}),
 }
 
 
@@ -93,13 +101,14 @@ def _asked(field: str, columns: Sequence[str], values: Counter[str], kind: str) 
 
 
 def shared_columns(columns_by_field: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a doubt for each patient or lesion that is read from the column of something else."""
-    for field in IDENTITIES:
+    """Yield a doubt for each patient, lesion or diagnosis that is read from the column of something else."""
+    for field in (*IDENTITIES, "diagnosis"):
         columns = columns_by_field.get(field, ())
         for other, theirs in columns_by_field.items():
-            if other in IDENTITIES or len(columns) != 1 or list(columns) != list(theirs):
+            if other in _OF_ONE_KIND[field] or len(columns) != 1 or list(columns) != list(theirs):
                 continue
-            means = "" if other != "image" else ", so that every picture is one of its own"
+            is_own = field in IDENTITIES and other == "image"
+            means = ", so that every picture is one of its own" if is_own else ""
             yield (
                 f"{field}: column {_quoted(columns[0])} is that of {other} too{means}; is it the right column?"
             )

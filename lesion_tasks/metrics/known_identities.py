@@ -131,8 +131,8 @@ class Identities(Published):
         least = self.least
         if least.state == "unknown":
             return (
-                f"Whether any of their patients is in the training set too is unknown: {least.words}, and only copies "
-                "of one picture were kept together."
+                f"{least.words[:1].upper()}{least.words[1:]}, so that nobody can tell whether any of these patients is "
+                "in the training set too: only copies of one picture were kept together."
             )
         if least.state == "known":
             return "None of these patients or lesions is in the training set."

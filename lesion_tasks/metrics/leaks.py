@@ -53,7 +53,7 @@ def leaks(
     numbers: dict[str, Any] = {
         "overlaps": overlaps,
         "n_known": known,
-        "n_with_either": {name: one.n_with_either for name, one in identities.items()},
+        "n_with_patient_or_lesion": {name: one.n_with_either for name, one in identities.items()},
         "n_images": {name: len(frame) for name, frame in subsets.items()},
         "max_hash_distance": max_hash_distance,
     }

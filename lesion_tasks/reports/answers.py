@@ -95,7 +95,9 @@ def metadata(bundle: Bundle) -> str | None:
     if fields is None:
         return None
     used = f"The model uses {', '.join(fields)}." if fields else "The model uses none."
-    known = bundle.data.missing
+    known = [
+        field for field, shares in bundle.data.missing.items() if any(one < 1 for one in shares.values())
+    ]
     return f"{used} Known about images: {', '.join(known)}." if known else used
 
 
@@ -149,7 +151,8 @@ def overlap(bundle: Bundle) -> str | None:
     found = _verdict(bundle, "leaks")
     if found is None or found.status == "not_applicable":
         return None
-    return f"Groups of patient, lesion, identical file and copies of a picture. {found.sentence}"
+    by = "Groups of patient and lesion where these are known, identical file and copies of a picture."
+    return f"{by} {found.sentence}"
 
 
 def sizes(bundle: Bundle) -> str | None:

@@ -28,4 +28,6 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
     }
     if standing is not None:
         found["gates"] = standing.objections or "all met when it was evaluated"
+        if standing.cautions:
+            found["cautions"] = standing.cautions
     return found

@@ -52,7 +52,7 @@ def model_card(bundle: Bundle) -> str:
         "## Factors",
         _factors(bundle),
         "## Metrics",
-        f"Value with its 95 % interval: {views.interval_words(bundle)}.",
+        f"Value with its 95 % interval. {sentence(views.interval_words(bundle))}",
         _figures(bundle),
         *_doubt(bundle),
         "## Evaluation data",
@@ -248,7 +248,8 @@ def _caveats(bundle: Bundle) -> str:
     if elsewhere is not None:
         lines.append(f"- On other data: {escape(elsewhere)}")
     lines.append(
-        "- Measured on archive images; performance on another clinic's images is unknown until measured there."
+        "- Measured on images from where it learned; performance on another clinic's images is unknown until measured "
+        "there."
     )
     lines.append(f"- {_BY_A_PERSON}")
     return "\n".join(lines)
