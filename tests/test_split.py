@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from catalogue import MELANOMA, NEVUS, add_records, archive_record, labelled_records, rows_of
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import norm
@@ -18,6 +19,7 @@ from sqlalchemy.exc import IntegrityError
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.metrics.auc import measure_auc
@@ -44,8 +46,18 @@ def test_a_test_set_too_small_to_judge_by_is_named_with_what_helps(
     curate_images(open_workspace())
     build_split(open_workspace(), "malignancy_natural")
     said = next(one for one in caplog.messages if "test has" in one)
-    assert "groups (lesions; patients are unknown) of malignant; below 10 figures have no interval" in said
+    assert "1 group (lesions; patients are unknown) of malignant; below 10 figures have no interval" in said
     assert "Its share is 0.15: a task of your own may hold out more" in said
+
+
+def test_a_split_that_cannot_be_built_withholds_no_other(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images(open_workspace())
+    found = CliRunner().invoke(lesion, ["split", "five_classes_natural", "malignancy_natural"])
+    assert isinstance(found.exception, UnusableInputError)
+    assert "split 'five_classes_natural': subset train has" in str(found.exception)
+    ((digest,),) = rows_of(settings, "SELECT digest FROM manifest")
+    assert f'"malignancy_natural": "{digest}"' in found.output
 
 
 def test_a_test_set_on_which_only_the_best_could_be_promoted_is_named_with_what_it_takes(
