@@ -258,10 +258,10 @@ def hash_of(name, number):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"patient_id": ["aP1", None, None]}, "1 patients"),
+        ({"patient_id": ["aP1", None, None]}, "1 patient"),
         ({"lesion_id": ["aL2", "aL1", None]}, "2 lesions"),
-        ({"sha256": ["a1", "x", "y"]}, "1 identical files"),
-        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 copies of pictures"),
+        ({"sha256": ["a1", "x", "y"]}, "1 identical file"),
+        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 copied picture"),
     ],
 )
 def test_an_identity_on_two_sides_leaks(changes, words):
@@ -433,7 +433,7 @@ def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows
     own, test = identities("a"), identities("b", sha256=["a2", "x", "y"])
     verdict = leaks({"its own train": own, "test": test}, pairs=[("its own train", "test")])
     assert verdict.is_failure
-    assert verdict.sentence == "The subsets overlap: its own train and test share 1 identical files."
+    assert verdict.sentence == "The subsets overlap: its own train and test share 1 identical file."
     # The subsets of that manifest are no concern of this training.
     apart = {"its own train": own, "train": test, "test": identities("c", sha256=["x", "z", "w"])}
     assert leaks(apart, pairs=[("its own train", "test")]).status == "passed"

@@ -39,7 +39,7 @@ from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, Ta
 from lesion_tasks.archive.terms import FIELDS, PATH_SEPARATOR, PATHS, values_of
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 
 N_VALUES_SHOWN = 12
 N_LINES_SHOWN = 40

@@ -27,6 +27,7 @@ from lesion_tasks.archive.table_mapping import NONE_OF_THEM, PICTURE_COLUMNS, Ta
 from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPARATOR, PATHS, TEXTS, values_of
 from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, BOOLEAN_FIELDS, ISIC_ID, is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.known_identities import UNKNOWN_MEANS
 
 N_EXAMPLES = 3
@@ -405,8 +406,6 @@ def _identities_in_words(mapping: TableMapping, reading: Reading) -> Iterator[st
 
 
 def _counted(counts: Counter[str]) -> str:
-    from lesion_tasks.reports.words import plural  # loaded here, where a folder is looked at: it takes 0.3 s
-
     shown = ", ".join(
         f"{_quoted(value)} ({plural(n, 'row')})" for value, n in counts.most_common(N_VALUES_NAMED)
     )

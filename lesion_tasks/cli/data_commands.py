@@ -37,7 +37,7 @@ def setup() -> None:
 def stop() -> None:
     """Stop the embedded Postgres; the next command that needs it starts it again."""
     from lesion_tasks.database.embedded import postgres
-    from lesion_tasks.reports.words import plural
+    from lesion_tasks.metrics.counted import plural
     from lesion_tasks.settings import read_settings
 
     home = read_settings().home

@@ -12,8 +12,8 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.curation.cleaning import Rejected, unread_values
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.known_identities import KnownIdentities
-from lesion_tasks.reports.words import plural
 
 N_EXAMPLES = 3
 MAX_VALUES = 1_000  # distinct values counted for each field

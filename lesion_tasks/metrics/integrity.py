@@ -22,6 +22,7 @@ import numpy as np
 
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.compare import auc_difference
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.headline import headline_auc
 from lesion_tasks.metrics.independence import WORTHWHILE_AUC, independence
 from lesion_tasks.metrics.known_identities import KnownIdentities, sentence
@@ -104,8 +105,8 @@ def few_groups(scored: Scored, known: KnownIdentities | None = None) -> Verdict:
         return _verdict(
             "few_groups",
             "too_few",
-            f"The images of {fewest} come from {n_groups[fewest]} groups "
-            f"({'patients or lesions' if known is None else known.group}), expected at least {MIN_GROUPS_OF_A_CLASS}.",
+            f"The images of {fewest} come from {plural(n_groups[fewest], 'group')}"
+            f"{'' if known is None else f' ({known.group})'}, expected at least {MIN_GROUPS_OF_A_CLASS}.",
             numbers,
         )
     words = f"Each class has images of at least {n_groups[fewest]} groups."

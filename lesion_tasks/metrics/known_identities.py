@@ -9,6 +9,7 @@ from __future__ import annotations
 from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import Count, Published
 
 if TYPE_CHECKING:
@@ -104,7 +105,7 @@ class KnownIdentities(Published):
         if n == self.n_images:
             return f"the {who} of every image is known"
         percent = min(99, max(1, round(100 * n / self.n_images)))
-        return f"the {who} is known of {n:,} of {self.n_images:,} images ({percent} %)"
+        return f"the {who} is known of {n:,} of {plural(self.n_images, 'image')} ({percent} %)"
 
     def __add__(self, other: KnownIdentities) -> KnownIdentities:
         return KnownIdentities(

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.known_identities import count_known, sentence, together
 from lesion_tasks.metrics.verdict import Status, Verdict
 
@@ -61,7 +62,7 @@ def leaks(
         words = "Fewer than two subsets have identities to compare."
         return Verdict(name="leaks", status="not_applicable", sentence=words, numbers=numbers)
     found = [
-        f"{pair} share {count:,} {_WORDS[column]}"
+        f"{pair} share {plural(count, _SHARED[column])}"
         for pair, counts in overlaps.items()
         for column, count in counts.items()
         if count
@@ -69,7 +70,7 @@ def leaks(
     if found:
         words = f"The subsets overlap: {'; '.join(found)}."
         return Verdict(name="leaks", status="failed", sentence=words, numbers=numbers)
-    compared = ", ".join(f"{count:,} {_WORDS[column]}" for column, count in known.items() if count)
+    compared = ", ".join(plural(count, _NOUNS[column]) for column, count in known.items() if count)
     apart = ", ".join(subsets) if pairs is None else "; ".join(overlaps)
     *others, last = [noun for column, noun in _NOUNS.items() if known[column]]
     kinds = f"{', '.join(others)} or {last}" if others else last
@@ -90,14 +91,7 @@ _NOUNS = {
     "sha256": "file",
     HASH: "picture",
 }
-_WORDS = {
-    "isic_id": "images",
-    "group_id": "groups",
-    "patient_id": "patients",
-    "lesion_id": "lesions",
-    "sha256": "identical files",
-    HASH: "copies of pictures",
-}
+_SHARED = {**_NOUNS, "sha256": "identical file", HASH: "copied picture"}
 
 
 def _n_shared(left: pd.DataFrame, right: pd.DataFrame, column: str) -> int:

@@ -20,9 +20,10 @@ from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, co
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
 from lesion_tasks.promotion.drift import declines, objections_to
-from lesion_tasks.reports.words import label, plural
+from lesion_tasks.reports.words import label
 from lesion_tasks.training.predictions import AlteredPredictionsError
 
 N_SLICES_SHOWN = 12

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.recipe_words import last_stage_words
@@ -18,7 +19,6 @@ from lesion_tasks.reports.words import (
     number,
     percent,
     plain,
-    plural,
     short_digest,
     signed,
     span,

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
@@ -191,10 +192,6 @@ def counts_words(holder: PublishedFigure | PublishedSlice | SubsetSize) -> str:
     if holder.n_positives is not None:
         words += f", {count(holder.n_positives)} positive"
     return words
-
-
-def plural(n: int, noun: str) -> str:
-    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def megabytes(n_bytes: int) -> str:

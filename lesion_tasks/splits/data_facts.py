@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest_checks import subset_shares
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 

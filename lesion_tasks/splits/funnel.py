@@ -8,7 +8,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.entries import did_you_mean
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 

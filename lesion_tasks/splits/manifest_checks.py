@@ -9,7 +9,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import IMAGE_ID_FORM, IMAGE_ID_IN_WORDS
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.catalog.gates import gates_of
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.known_by_subset import known_by_subset
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 

@@ -13,8 +13,8 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import is_image_id
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError, reading_object
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.progress import progress
-from lesion_tasks.reports.words import plural
 from lesion_tasks.workspace import Workspace
 
 INDEX_KEY = "masks/index.json"
