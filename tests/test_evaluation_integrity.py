@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,6 +8,7 @@ from evaluation_data import binary, drawn, drawn_multiclass, multiclass
 from scipy.stats import norm
 
 from benchmarks import planted_mistakes
+from lesion_tasks.evaluation.evaluation_record import cautions_of_checks
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.document import confusion_counts
 from lesion_tasks.metrics.independence import independence
@@ -384,6 +386,19 @@ def test_a_probe_of_the_models_own_inputs_is_shown_and_not_judged(camera):
     assert verdict.numbers["probes"]["metadata"]["is_judged"] is False
     assert "nothing was judged" in verdict.sentence
     assert "not judged: metadata 0." in verdict.sentence
+
+
+def test_facts_that_are_the_label_are_asked_about_though_the_model_may_use_them(camera):
+    """The diagnosis was read from the column of the sex: nobody judges that probe, and nobody may overlook it."""
+    rows, probes = camera
+    is_malignant = (rows["label"] == "malignant").to_numpy()
+    same = replace(probes["image_type_and_size"], scored=binary(is_malignant, is_malignant.astype(float)))
+    unjudged = {"metadata": "the model is meant to use them"}
+    model = binary(is_malignant, norm.cdf(np.random.default_rng(5).normal(size=len(rows)) + is_malignant))
+    verdict = shortcut(model, {"metadata": same}, unjudged=unjudged)
+    assert verdict.status == "caution"
+    assert verdict.sentence.startswith("The probe metadata (AUC 1.0000) alone settles the labels")
+    assert cautions_of_checks([verdict.as_dict()]) == [verdict.sentence.rstrip(".")]
 
 
 @pytest.mark.parametrize("share", [0.7, 0.9])

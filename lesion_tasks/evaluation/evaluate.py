@@ -20,7 +20,7 @@ from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.doubt import store_doubt, why_nothing_is_strange
-from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
+from lesion_tasks.evaluation.evaluation_record import cautions_of_checks, open_test, record_evaluation
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.loaded_model import LoadedModel
@@ -266,7 +266,7 @@ def _measure(
         lesions=lesion_figures(subject, test) if test else None,
         epochs=epochs(engine, subject),
         comparison=comparison,
-        promotion=_standing(engine, subject, documents, comparison, other_data, identities),
+        promotion=_standing(engine, subject, documents, comparison, other_data, identities, verdicts),
         data_changes=data_changes(engine, bucket, subject),
         data=data_facts(subject),
         examples=_examples(subject, model, examples, stored) if scored else [],
@@ -287,6 +287,7 @@ def _standing(
     comparison: Comparison | None,
     other_data: OtherData | None,
     identities: Identities,
+    verdicts: "list[Verdict]",
 ) -> Standing | None:
     """What the gates say; None on a manifest other than its own, and for predictions that could not be joined."""
     if not documents or not subject.is_own_manifest:
@@ -300,6 +301,7 @@ def _standing(
     )
     with engine.connect() as connection:
         said["cautions"] += cautions_about_test(connection, subject.manifest)
+    said["cautions"] += cautions_of_checks(verdict.as_dict() for verdict in verdicts)
     if (caution := identities.least.caution) is not None:
         said["cautions"].append(caution)
     return Standing.model_validate(said)

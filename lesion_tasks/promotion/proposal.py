@@ -16,7 +16,12 @@ from lesion_tasks.evaluation.comparison import (
     missing_on_cohorts,
 )
 from lesion_tasks.evaluation.decisions import Champion, champion_of
-from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
+from lesion_tasks.evaluation.evaluation_record import (
+    AlteredEvaluationError,
+    cautions_of_checks,
+    count_openings,
+    find_evaluation,
+)
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
@@ -106,6 +111,7 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             objections=missed,
             cautions=[
                 *cautions(comparison, gates, best.test, best.on_cohorts),
+                *cautions_of_checks(best.document["integrity"]),
                 *_changed_labels(connection, subject),
                 *cautions_about_test(connection, subject.manifest),
                 *_unknown_identities(connection, bucket, subject),
