@@ -104,5 +104,8 @@ def unmatched_rules(connection: Connection, task: Task) -> Iterator[str]:
         depth = len(rule.path)
         beginnings = {" > ".join(path[:depth]) for path in known if len(path) >= depth}
         if (wanted := " > ".join(rule.path)) not in beginnings:
-            meant = did_you_mean(wanted, beginnings)
+            # Nobody who writes of malignant lesions means benign ones, however alike the rest is spelt.
+            is_misspelt = all(path[:1] != rule.path[:1] for path in known)
+            alike = {one for one in beginnings if is_misspelt or one.split(" > ")[0] == rule.path[0]}
+            meant = did_you_mean(wanted, alike)
             yield f"no image's diagnosis begins with the rule of {rule.label!r}, {wanted}{meant}"
