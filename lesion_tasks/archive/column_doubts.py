@@ -6,7 +6,7 @@ dates where words are expected, no number where numbers are, and more different 
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 
 from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.terms import IDENTITIES, NUMBERS, PATHS, TEXTS, values_of
@@ -100,10 +100,15 @@ def _asked(field: str, columns: Sequence[str], values: Counter[str], kind: str) 
     return f"{field}: the values of column {which} are {kind}, such as {shown}{expected}; is it the right column?"
 
 
-def shared_columns(columns_by_field: Mapping[str, Sequence[str]]) -> Iterator[str]:
-    """Yield a doubt for each patient, lesion or diagnosis that is read from the column of something else."""
+def shared_columns(
+    columns_by_field: Mapping[str, Sequence[str]], *, passed_over: Container[str] = ()
+) -> Iterator[str]:
+    """Yield a doubt for each patient, lesion or diagnosis that is read from the column of something else.
+
+    Fields that are `passed_over` have a doubt already.
+    """
     for field in (*IDENTITIES, "diagnosis"):
-        columns = columns_by_field.get(field, ())
+        columns = () if field in passed_over else columns_by_field.get(field, ())
         for other, theirs in columns_by_field.items():
             if other in _OF_ONE_KIND[field] or len(columns) != 1 or list(columns) != list(theirs):
                 continue

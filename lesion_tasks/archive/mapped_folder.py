@@ -377,7 +377,7 @@ def _values_in_words(mapping: TableMapping, reading: Reading) -> Iterator[str]:
     """What nobody explained: a column at a time, where the column itself is in doubt."""
     doubts = column_doubts(mapping, reading)
     yield from doubts.values()
-    yield from shared_columns(mapping.named_columns)
+    yield from shared_columns(mapping.named_columns, passed_over=doubts)
     for name, counts in reading.unknown.items():
         if name not in doubts:
             found = _counted(counts)

@@ -180,7 +180,7 @@ def split(names: Sequence[str]) -> None:
             except UnusableInputError as error:
                 refused.append(str(error))
     if refused:
-        raise UnusableInputError("; ".join(refused))
+        raise UnusableInputError("\n".join(refused))
 
 
 @lesion.command()
