@@ -104,8 +104,9 @@ class KnownIdentities(Published):
             return f"{who}s are unknown"
         if n == self.n_images:
             return f"the {who} of every image is known"
-        percent = min(99, max(1, round(100 * n / self.n_images)))
-        return f"the {who} is known of {n:,} of {plural(self.n_images, 'image')} ({percent} %)"
+        percent = 100 * n / self.n_images
+        share = "under 1" if percent < 1 else "over 99" if percent > 99 else f"{percent:.0f}"
+        return f"the {who} is known of {n:,} of {plural(self.n_images, 'image')} ({share} %)"
 
     def __add__(self, other: KnownIdentities) -> KnownIdentities:
         return KnownIdentities(
