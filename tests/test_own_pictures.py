@@ -221,7 +221,7 @@ def test_a_table_without_patients_and_lesions_gets_a_warning(folder):
 
 @pytest.fixture(scope="module")
 def german(tmp_path_factory):
-    """A folder of 24 pictures whose table names everything in German; one column of each kind."""
+    """A folder of 48 pictures whose table names everything in German; one column of each kind."""
     folder = tmp_path_factory.mktemp("german") / "klinik"
     folder.mkdir()
     columns = (
@@ -239,10 +239,10 @@ def german(tmp_path_factory):
     lines = [
         f"A{n}.jpg P{n // 2} L{n} {('Nävus', 'Melanom')[n % 2]} {20 + n} {'wm'[n % 2]} Fuß"
         f" {n + 1}.03.2021 {1940 + n} {n},5"
-        for n in range(24)
+        for n in range(48)
     ]
     write_table(folder, [line.split() for line in lines], columns)
-    for n in range(24):
+    for n in range(48):
         write_picture(folder / f"A{n}.jpg", np.random.default_rng(n), width_px=16)
     return folder
 
@@ -253,13 +253,13 @@ def german(tmp_path_factory):
         (
             "diagnosis",
             "Alter",
-            "diagnosis: the values of column 'Alter' are 24 different numbers, such as '20', ",
+            "diagnosis: the values of column 'Alter' are 48 different numbers, such as '20', ",
         ),
         ("diagnosis", "Tag", "diagnosis: the values of column 'Tag' are dates, such as '1.03.2021'"),
         (
             "diagnosis",
             "Läsion",
-            "of column 'Läsion' are different in nearly every row (24 values in 24 rows), such",
+            "of column 'Läsion' are different in nearly every row (48 values in 48 rows), such",
         ),
         (
             "diagnosis",
@@ -267,7 +267,7 @@ def german(tmp_path_factory):
             "diagnosis: column 'Geschlecht' is that of sex too; is it the right column?",
         ),
         ("sex", "Tag", "sex: the values of column 'Tag' are dates, such as '1.03.2021'"),
-        ("sex", "Patient", None),  # twelve words may be words for two sexes: they are asked for
+        ("sex", "Patient", None),  # 24 words may be words for two sexes: they are asked for
         ("age_approx", "Tag", "age_approx: the values of column 'Tag' are dates"),
         (
             "age_approx",
@@ -282,8 +282,8 @@ def german(tmp_path_factory):
         ),
         ("patient_id", "Tag", "patient_id: the values of column 'Tag' are dates"),
         ("patient_id", "Bilddatei", "is that of image too, so that every picture is one of its own"),
-        ("patient_id", "Körperstelle", "24 of 24 images have the same value in 'Körperstelle'"),
-        ("image", "Patient", "names no picture in 24 rows; 'Bilddatei' names one in 24 of the first rows"),
+        ("patient_id", "Körperstelle", "48 of 48 images have the same value in 'Körperstelle'"),
+        ("image", "Patient", "names no picture in 48 rows; 'Bilddatei' names one in 48 of the first rows"),
     ],
 )
 def test_a_column_of_another_kind_is_asked_about_and_its_values_are_not(german, field, column, said):
@@ -304,7 +304,7 @@ def test_a_column_of_another_kind_is_asked_about_and_its_values_are_not(german, 
 def test_a_proposal_lists_no_values_of_a_column_that_is_probably_wrong(german):
     (german / "lesion-mapping.toml").unlink(missing_ok=True)
     written = as_toml(*proposal_of(german, "diagnosis", "Alter"))
-    assert "[values.diagnosis]\n# diagnosis: the values of column 'Alter' are 24 different numbers" in written
+    assert "[values.diagnosis]\n# diagnosis: the values of column 'Alter' are 48 different numbers" in written
     assert '# "20" = ""' not in written
 
 
@@ -352,7 +352,7 @@ def test_one_of_a_thing_is_not_several(german):
     (german / "lesion-mapping.toml").unlink(missing_ok=True)
     mapping, reading, _ = proposal_of(german, "diagnosis", "Körperstelle")
     said = " ".join(findings_in_words(MappedFolder(german, mapping), reading))
-    assert "'Fuß' (24 rows) means" in said
+    assert "'Fuß' (48 rows) means" in said
     counts = Counter({f"v{n}": 1 for n in range(9)})
     assert _counted(counts).endswith("'v7' (1 row) and 1 other value")
     assert not re.search(r"\b1 (other )?[a-z]+s\b", _counted(counts))

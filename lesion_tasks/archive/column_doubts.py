@@ -16,6 +16,7 @@ MIN_VALUES = 20  # below that many cells nothing about a column is sure
 # A class may be written as a number, and a clinic may know dozens of diagnoses; a column of ages has more numbers, and
 # one of names or free text more words, than that.
 MAX_CODES = 12
+MAX_WORDS = 40
 MAX_SHARE_DISTINCT = 0.8
 MOST = 0.5  # the share of a column's cells that decides what kind it is
 AGES = (0.0, 120.0)  # years, as curation takes them
@@ -66,7 +67,7 @@ def doubt_about(field: str, columns: Sequence[str], found: Counter[str], unread:
         kind = "written with a comma for a point" if n_numbers > MOST * n else "no numbers"
     elif n_numbers > MOST * n and len(unread) > _most_values(field):
         kind = f"{len(unread):,} different numbers"
-    elif len(unread) > max(MAX_SHARE_DISTINCT * n, _most_values(field)):
+    elif len(unread) > max(MAX_SHARE_DISTINCT * n, MAX_WORDS):
         kind = f"different in nearly every row ({len(unread):,} values in {n:,} rows)"
     else:
         return None
