@@ -295,7 +295,7 @@ def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small
     subject.rows.loc[subject.rows["isic_id"].isin(torn), "patient_id"] = "one"
     verdict = find_leaks(workspace.engine, workspace.bucket, subject)
     assert verdict.is_failure
-    assert "fold 1 and fold 2 share 1 patients" in verdict.sentence
+    assert "fold 1 and fold 2 share 1 patient" in verdict.sentence
     # The average itself learned from every val image.
     val = load_data(workspace.engine, workspace.bucket, VARIANTS[name], manifest).val
     average = load_model(workspace.bucket.get(found["row"]["model_key"]))

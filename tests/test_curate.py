@@ -455,7 +455,7 @@ def test_strangers_under_a_placeholder_are_not_tied_together_and_their_number_is
     add_records(settings, records)
     counts = curate_images(open_workspace())
     assert (counts["unread_patient_id"], counts["unread_sex"]) == (4, 4)
-    assert "patient_id taken as missing in 4 records; found 'nan' 3 times, 'unknown' 1 times" in caplog.text
+    assert "patient_id taken as missing in 4 records; found 'nan' 3 times, 'unknown' 1 time" in caplog.text
     assert "sex taken as missing in 4 records; found 'F' 4 times" in caplog.text
     assert rows_of(settings, "SELECT count(DISTINCT group_id), count(patient_id) FROM image") == [(4, 0)]
 

@@ -1,4 +1,5 @@
 import time
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -7,9 +8,11 @@ from evaluation_data import binary, drawn, drawn_multiclass, multiclass
 from scipy.stats import norm
 
 from benchmarks import planted_mistakes
+from lesion_tasks.evaluation.evaluation_record import cautions_of_checks
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.document import confusion_counts
 from lesion_tasks.metrics.independence import independence
+from lesion_tasks.metrics.known_identities import count_known
 from lesion_tasks.metrics.leaks import leaks
 from lesion_tasks.metrics.probes import fit_probes
 from lesion_tasks.metrics.shortcut import shortcut
@@ -257,10 +260,10 @@ def hash_of(name, number):
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"patient_id": ["aP1", None, None]}, "1 patients"),
+        ({"patient_id": ["aP1", None, None]}, "1 patient"),
         ({"lesion_id": ["aL2", "aL1", None]}, "2 lesions"),
-        ({"sha256": ["a1", "x", "y"]}, "1 identical files"),
-        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 copies of pictures"),
+        ({"sha256": ["a1", "x", "y"]}, "1 identical file"),
+        ({"perceptual_hash": [hash_of("a", 2), None, None]}, "1 copied picture"),
     ],
 )
 def test_an_identity_on_two_sides_leaks(changes, words):
@@ -268,6 +271,33 @@ def test_an_identity_on_two_sides_leaks(changes, words):
     verdict = leaks({"train": identities("a"), "val": identities("c"), "test": identities("b", **changes)})
     assert verdict.blocks
     assert f"train and test share {words}" in verdict.sentence
+
+
+def test_strangers_are_not_said_to_be_apart():
+    nobody = {"patient_id": [None] * 3, "lesion_id": [None] * 3}
+    verdict = leaks({"train": identities("a", **nobody), "test": identities("b", **nobody)})
+    assert verdict.status == "caution" and not verdict.blocks
+    assert verdict.sentence.startswith("No file or picture is in two of train, test (")
+    assert "Patients and lesions are unknown: only copies of one picture" in verdict.sentence
+    lesions = {"patient_id": [None] * 3}
+    verdict = leaks(
+        {name: identities(name, **lesions, lesion_id=[f"{name}{i}" for i in range(3)]) for name in ("a", "b")}
+    )
+    assert verdict.status == "passed"
+    assert "No lesion, file or picture is in two of" in verdict.sentence
+    assert "Patients are unknown, the lesion of every image is known: another lesion" in verdict.sentence
+
+
+def test_groups_of_strangers_are_a_caution():
+    scored = drawn(200)
+    nobody = count_known(pd.DataFrame(index=range(200)))
+    assert integrity.few_groups(scored).status == "passed"
+    verdict = integrity.few_groups(scored, nobody)
+    assert verdict.status == "caution"
+    assert "where a patient has several images, the intervals are too narrow" in verdict.sentence
+    few = integrity.few_groups(drawn(200, n_groups=3), nobody)
+    assert few.status == "too_few"
+    assert "groups (copies of one picture; patients and lesions are unknown), expected" in few.sentence
 
 
 @pytest.mark.parametrize(("distance", "n_found"), [(0, 0), (2, 0), (3, 1), (4, 1)])
@@ -358,6 +388,19 @@ def test_a_probe_of_the_models_own_inputs_is_shown_and_not_judged(camera):
     assert "not judged: metadata 0." in verdict.sentence
 
 
+def test_facts_that_are_the_label_are_asked_about_though_the_model_may_use_them(camera):
+    """The diagnosis was read from the column of the sex: nobody judges that probe, and nobody may overlook it."""
+    rows, probes = camera
+    is_malignant = (rows["label"] == "malignant").to_numpy()
+    same = replace(probes["image_type_and_size"], scored=binary(is_malignant, is_malignant.astype(float)))
+    unjudged = {"metadata": "the model is meant to use them"}
+    model = binary(is_malignant, norm.cdf(np.random.default_rng(5).normal(size=len(rows)) + is_malignant))
+    verdict = shortcut(model, {"metadata": same}, unjudged=unjudged)
+    assert verdict.status == "caution"
+    assert verdict.sentence.startswith("The probe metadata (AUC 1.0000) alone settles the labels")
+    assert cautions_of_checks([verdict.as_dict()]) == [verdict.sentence.rstrip(".")]
+
+
 @pytest.mark.parametrize("share", [0.7, 0.9])
 def test_a_sound_model_is_not_convicted_by_an_institution_that_has_more_melanomas(share):
     made = planted_mistakes.honest(3, auc=0.85)
@@ -405,7 +448,7 @@ def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows
     own, test = identities("a"), identities("b", sha256=["a2", "x", "y"])
     verdict = leaks({"its own train": own, "test": test}, pairs=[("its own train", "test")])
     assert verdict.is_failure
-    assert verdict.sentence == "The subsets overlap: its own train and test share 1 identical files."
+    assert verdict.sentence == "The subsets overlap: its own train and test share 1 identical file."
     # The subsets of that manifest are no concern of this training.
     apart = {"its own train": own, "train": test, "test": identities("c", sha256=["x", "z", "w"])}
     assert leaks(apart, pairs=[("its own train", "test")]).status == "passed"

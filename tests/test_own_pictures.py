@@ -4,6 +4,8 @@ import csv
 import os
 import re
 import shutil
+from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,9 +15,10 @@ from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.__main__ import lesion
-from lesion_tasks.archive.folder_inspection import inspect_folder, write_mapping
+from lesion_tasks.archive.folder_inspection import as_toml, inspect_folder, proposed_mapping, write_mapping
 from lesion_tasks.archive.image_ids import id_of, is_image_id
 from lesion_tasks.archive.local import open_download
+from lesion_tasks.archive.mapped_folder import MappedFolder, Reading, _counted, findings_in_words
 from lesion_tasks.archive.picture_names import PictureNames
 from lesion_tasks.archive.record import Refusal, check_record
 from lesion_tasks.cli.documents import ROOT
@@ -141,7 +144,7 @@ def test_what_the_mapping_does_not_explain_is_counted_and_named(folder):
         "answer to it, expected one file",
         "sex: the mapping does not say what 'x' (1 row) means; taken as no value",
         "diagnosis: the mapping does not say what 'zz' (1 row) means; taken as no value",
-        "age_approx: the mapping does not say what 'old' (1 row) means; taken as no value",
+        "age_approx: no number: 'old' (1 row); taken as no value",
         "diagnosis: the archive has no word for 'rash' (1 row)",
         "3 of 7 pictures have no row, such as a/twice.jpg",
     )
@@ -190,7 +193,7 @@ def test_lesions_that_are_numbered_by_patient_are_noticed(folder):
     (folder / "lesion-mapping.toml").write_text(mapping.replace('["patient", "lesion"]', '"lesion"'))
     said = open_download(folder).findings()
     assert any(
-        each.startswith("1 lesions are listed under two patients, such as clinic.lesion:1") for each in said
+        each.startswith("1 lesion is listed under two patients, such as clinic.lesion:1") for each in said
     )
 
 
@@ -201,7 +204,7 @@ def test_a_column_that_names_one_patient_for_all_is_asked_about(tmp_path):
     found = inspect_folder(tmp_path)
     assert any(
         each.startswith(
-            "patient_id: 20 of 20 images have the same value, and all of them stand on one side of"
+            "patient_id: 20 of 20 images have the same value in 'patient', and all of them stand on one side of"
         )
         for each in found.findings
     )
@@ -213,7 +216,146 @@ def test_a_table_without_patients_and_lesions_gets_a_warning(folder):
     mapping = (folder / "lesion-mapping.toml").read_text()
     kept = [line for line in mapping.splitlines() if not line.startswith(("patient_id", "lesion_id"))]
     (folder / "lesion-mapping.toml").write_text("\n".join(kept))
-    assert "splits keep apart only pictures that look alike" in open_download(folder).findings()[-1]
+    assert "only copies of one picture are kept together" in open_download(folder).findings()[-1]
+
+
+@pytest.fixture(scope="module")
+def german(tmp_path_factory):
+    """A folder of 48 pictures whose table names everything in German; one column of each kind."""
+    folder = tmp_path_factory.mktemp("german") / "klinik"
+    folder.mkdir()
+    columns = (
+        "Bilddatei",
+        "Patient",
+        "Läsion",
+        "Diagnose",
+        "Alter",
+        "Geschlecht",
+        "Körperstelle",
+        "Tag",
+        "Jahr",
+        "Maß",
+    )
+    lines = [
+        f"A{n}.jpg P{n // 2} L{n} {('Nävus', 'Melanom')[n % 2]} {20 + n} {'wm'[n % 2]} Fuß"
+        f" {n + 1}.03.2021 {1940 + n} {n},5"
+        for n in range(48)
+    ]
+    write_table(folder, [line.split() for line in lines], columns)
+    for n in range(48):
+        write_picture(folder / f"A{n}.jpg", np.random.default_rng(n), width_px=16)
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("field", "column", "said"),
+    [
+        (
+            "diagnosis",
+            "Alter",
+            "diagnosis: the values of column 'Alter' are 48 different numbers, such as '20', ",
+        ),
+        ("diagnosis", "Tag", "diagnosis: the values of column 'Tag' are dates, such as '1.03.2021'"),
+        (
+            "diagnosis",
+            "Läsion",
+            "of column 'Läsion' are different in nearly every row (48 values in 48 rows), such",
+        ),
+        (
+            "diagnosis",
+            "Geschlecht",
+            "diagnosis: column 'Geschlecht' is that of sex too; is it the right column?",
+        ),
+        ("sex", "Tag", "sex: the values of column 'Tag' are dates, such as '1.03.2021'"),
+        ("sex", "Patient", None),  # 24 words may be words for two sexes: they are asked for
+        ("age_approx", "Tag", "age_approx: the values of column 'Tag' are dates"),
+        (
+            "age_approx",
+            "Diagnose",
+            "'Diagnose' are no numbers, such as 'Nävus', 'Melanom', expected ages in years",
+        ),
+        ("age_approx", "Jahr", "'Jahr' are not between 0 and 120, such as '1940'"),
+        (
+            "clin_size_long_diam_mm",
+            "Maß",
+            "'Maß' are written with a comma for a point, such as '0,5', '1,5', '2,5'",
+        ),
+        ("patient_id", "Tag", "patient_id: the values of column 'Tag' are dates"),
+        ("patient_id", "Bilddatei", "is that of image too, so that every picture is one of its own"),
+        ("patient_id", "Körperstelle", "48 of 48 images have the same value in 'Körperstelle'"),
+        ("image", "Patient", "names no picture in 48 rows; 'Bilddatei' names one in 48 of the first rows"),
+    ],
+)
+def test_a_column_of_another_kind_is_asked_about_and_its_values_are_not(german, field, column, said):
+    mapping = german / "lesion-mapping.toml"
+    mapping.unlink(missing_ok=True)
+    proposed = inspect_folder(german).proposal
+    kept = [line for line in proposed.splitlines() if not line.startswith(f"{field} =")]
+    mapping.write_text("\n".join(kept).replace("[columns]", f'[columns]\n{field} = "{column}"'))
+
+    found = inspect_folder(german)
+
+    is_asked = any(f"under [values.{field}]" in line for line in found.to_fill_in)
+    assert is_asked == (said is None or column == "Geschlecht")  # w and m may be meant as something
+    if said is not None:
+        assert sum(said in each for each in found.findings) == 1, found.findings
+
+
+def test_a_proposal_lists_no_values_of_a_column_that_is_probably_wrong(german):
+    (german / "lesion-mapping.toml").unlink(missing_ok=True)
+    written = as_toml(*proposal_of(german, "diagnosis", "Alter"))
+    assert "[values.diagnosis]\n# diagnosis: the values of column 'Alter' are 48 different numbers" in written
+    assert '# "20" = ""' not in written
+
+
+def proposal_of(folder, field, column):
+    """The parts that a proposal is written from, with a field read from a column of one's choice."""
+    mapping = proposed_mapping(folder)
+    mapping = replace(mapping, columns={**mapping.columns, field: (column,)}, values={})
+    opened, reading = MappedFolder(folder, mapping), Reading()
+    for _ in opened.read(reading):
+        pass
+    return mapping, reading, opened.columns
+
+
+def test_columns_are_proposed_by_the_words_of_seven_languages(german):
+    (german / "lesion-mapping.toml").unlink(missing_ok=True)
+    columns = dict(proposed_mapping(german).columns)
+    assert columns == {
+        "patient_id": ("Patient",),
+        "lesion_id": ("Läsion",),
+        "diagnosis": ("Diagnose",),
+        "age_approx": ("Alter",),
+        "sex": ("Geschlecht",),
+        "anatom_site": ("Körperstelle",),
+    }
+
+
+@pytest.mark.parametrize(
+    ("header", "fields"),
+    [
+        ("Numéro patient;Lésion;Diagnostic;Âge;Sexe;Localisation", 6),
+        ("ID paziente;Lesione;Diagnosi;Età;Sesso;Sede", 6),
+        ("Id paciente;Lesión;Diagnóstico;Edad;Sexo;Localización", 6),
+        ("Paciente;Lesão;Diagnóstico;Idade;Género;Localização", 6),
+        ("Patiëntnummer;Laesie;Diagnose;Leeftijd;Geslacht;Lichaamslocatie", 6),
+        ("Patientennummer;Läsions-Nr;Befund;Lebensalter;Geschl.;Lokalisation", 6),
+    ],
+)
+def test_the_usual_words_of_a_language_are_known(tmp_path, header, fields):
+    (tmp_path / "t.csv").write_text(f"file;{header}\nA.jpg;1;1;a;40;m;b\n", encoding="utf-8")
+    write_picture(tmp_path / "A.jpg", np.random.default_rng(0), width_px=16)
+    assert len(proposed_mapping(tmp_path).columns) == fields
+
+
+def test_one_of_a_thing_is_not_several(german):
+    (german / "lesion-mapping.toml").unlink(missing_ok=True)
+    mapping, reading, _ = proposal_of(german, "diagnosis", "Körperstelle")
+    said = " ".join(findings_in_words(MappedFolder(german, mapping), reading))
+    assert "'Fuß' (48 rows) means" in said
+    counts = Counter({f"v{n}": 1 for n in range(9)})
+    assert _counted(counts).endswith("'v7' (1 row) and 1 other value")
+    assert not re.search(r"\b1 (other )?[a-z]+s\b", _counted(counts))
 
 
 def test_own_pictures_go_through_ingestion_and_curation_and_refused_rows_are_rows(folder, settings):

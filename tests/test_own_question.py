@@ -177,6 +177,10 @@ def changed(walked: Walked, **texts: str | None) -> Iterator[None]:
         read_settings()
 
 
+def test_splits_of_the_catalogue_folder_are_built_unasked(walked: Walked) -> None:
+    assert '"seven_diagnoses_all": "' in CliRunner().invoke(lesion, ["split"]).output
+
+
 def test_what_an_entry_says_is_part_of_what_is_made_by_it(walked: Walked) -> None:
     before = training_of(walked, "seven_diagnoses_cnn")
     ((recipe,),) = rows_of(walked.settings, "SELECT recipe FROM manifest WHERE split = 'seven_diagnoses_all'")

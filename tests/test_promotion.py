@@ -24,6 +24,7 @@ from lesion_tasks.promotion.promote import Decision, promote_model, rollback_cha
 from lesion_tasks.promotion.proposal import propose
 from lesion_tasks.promotion.questions import gather_answers, is_superseded, require_approver, write_questions
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.predictions import read_predictions, store_predictions
 from lesion_tasks.training.train import train_variant
@@ -366,6 +367,35 @@ def test_labels_that_were_corrected_after_the_evaluation_are_a_caution_of_the_de
     )
     (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
     assert "labels of test have changed since" in question.body
+
+
+def test_a_candidate_tested_on_strangers_is_promoted_with_a_caution(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody says whose the images are: evaluation, report and decision say that they do not know it."""
+    first = first_candidate(settings)
+
+    def of_strangers(*where: Any) -> Any:
+        return read_manifest(*where).assign(patient_id=None, lesion_id=None)
+
+    monkeypatch.setattr("lesion_tasks.evaluation.subject.read_manifest", of_strangers)
+    evaluate_training(open_workspace(), first)
+    ((document,),) = rows_of(settings, "SELECT document FROM evaluation")
+    assert document["identities"]["test"]["n_with_either"] == 0
+    assert "patients and lesions are unknown" in document["verdict"]
+    status = {one["name"]: one["status"] for one in document["integrity"]}
+    assert (status["leaks"], status["few_groups"]) == ("caution", "caution")
+    caution = "a model may be tested on patients from whom it learned"
+    assert caution in document["promotion"]["cautions"][-1]
+    assert (
+        caution in promote(is_forced=True).reason or caution in figures_of_decision(settings)["cautions"][-1]
+    )
+
+
+def figures_of_decision(settings: Settings) -> dict[str, Any]:
+    ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
+    found: dict[str, Any] = figures
+    return found
 
 
 def test_a_request_that_is_run_again_finds_its_decision(settings: Settings) -> None:

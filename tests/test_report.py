@@ -23,6 +23,7 @@ from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
 from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.document_schema import DominantGroup, Figures, PublishedVerdict, SubsetDocument
+from lesion_tasks.metrics.known_identities import Identities
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.metrics.threshold import Threshold, choose_threshold
@@ -41,6 +42,7 @@ from lesion_tasks.reports.bundle import (
 )
 from lesion_tasks.reports.checklist import PERSON, checklist, fill_checklist
 from lesion_tasks.reports.checklist_items import GUIDELINES
+from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.index import (
     BoardRow,
     ChampionLine,
@@ -925,6 +927,33 @@ def test_a_group_that_has_much_of_a_class_is_named(bundle):
     subsets = {**bundle.subsets, "test_natural": changed(test, subset=size)}
     text = page_of(changed(bundle, subsets=subsets)).text
     assert "Group IP_0000007 alone has 31 % of the malignant images (31)" in text
+
+
+def test_nobody_is_said_to_be_apart_who_is_unknown(bundle, page):
+    """In the report, in the model card, on the terminal; and what it says where only lesions are known."""
+    assert bundle.identities.test.state == "lesions"
+    assert "None of these lesions is in the training set; patients are unknown" in page.text
+    strangers = changed(bundle.identities.test, n_with_lesion=0, n_with_either=0)
+    unknown = changed(bundle, identities=Identities(learned=strangers, test=strangers))
+    text, card = page_of(unknown).text, model_card(unknown)
+    for said in (text, card):
+        assert "nobody can tell whether any of these patients is in the training set too" in said
+        assert "where a patient has several images, the intervals are too narrow" in said
+        assert "None of these" not in said
+        assert "Every patient or lesion counts once" not in said
+    assert "- Patients and lesions are unknown: only copies of one picture" in card
+    assert "patients and lesions are unknown" in in_brief(unknown)["patients and lesions"]
+    failed = [changed(one, status="failed") if one.name == "leaks" else one for one in bundle.integrity]
+    assert "is in the training set" not in page_of(changed(bundle, integrity=failed)).text
+
+
+def test_a_document_of_before_identities_were_counted_claims_nothing_of_strangers(evaluated):
+    old = {name: value for name, value in evaluated.document.items() if name != "identities"}
+    before = read_bundle(old)
+    assert before.identities is None
+    assert "No patient or lesion that is known is in the training set as well." in page_of(before).text
+    assert "form a group where these are known" in model_card(before)
+    assert "patients and lesions" not in in_brief(before)
 
 
 def test_a_calibration_slope_never_stands_without_what_is_ideal(bundle, page):

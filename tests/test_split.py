@@ -2,22 +2,28 @@
 
 import contextlib
 import itertools
+import re
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import pytest
 from catalogue import MELANOMA, NEVUS, add_records, archive_record, labelled_records, rows_of
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
+from scipy.stats import norm
 from sqlalchemy import text
 from sqlalchemy.exc import IntegrityError
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.metrics.auc import measure_auc
+from lesion_tasks.metrics.needed_auc import needed_auc
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.balance import draw_members
 from lesion_tasks.splits.manifest import as_table, digest_of, read_manifest
@@ -40,8 +46,57 @@ def test_a_test_set_too_small_to_judge_by_is_named_with_what_helps(
     curate_images(open_workspace())
     build_split(open_workspace(), "malignancy_natural")
     said = next(one for one in caplog.messages if "test has" in one)
-    assert "groups (patients or lesions) of malignant; below 10 figures have no interval" in said
+    assert "1 group (lesions; patients are unknown) of malignant; below 10 figures have no interval" in said
     assert "Its share is 0.15: a task of your own may hold out more" in said
+
+
+def test_a_split_that_cannot_be_built_withholds_no_other(settings: Settings) -> None:
+    add_records(settings, labelled_records(300))
+    curate_images(open_workspace())
+    found = CliRunner().invoke(lesion, ["split", "five_classes_natural", "malignancy_natural"])
+    assert isinstance(found.exception, UnusableInputError)
+    assert "split 'five_classes_natural': subset train has" in str(found.exception)
+    ((digest,),) = rows_of(settings, "SELECT digest FROM manifest")
+    assert f'"malignancy_natural": "{digest}"' in found.output
+
+
+def test_a_test_set_on_which_only_the_best_could_be_promoted_is_named_with_what_it_takes(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    records = labelled_records(300)
+    for record in records:
+        del record["metadata"]["clinical"]["lesion_id"]
+    add_records(settings, records)
+    curate_images(open_workspace())
+    assert "curate: patients and lesions are unknown: only copies of one picture" in caplog.text
+    digest = build_split(open_workspace(), "malignancy_natural")
+    said = next(one for one in caplog.messages if "test has" in one)
+    assert "groups (copies of one picture; patients and lesions are unknown): to become the first" in said
+    assert re.search(
+        r"a model needs an AUC of about 0\.[89]\d here, for the interval of so few to begin at 0\.70", said
+    )
+    assert "malignancy_natural: patients and lesions are unknown: only copies of one picture" in caplog.text
+    page = open_workspace().bucket.get(f"reports/data/{digest}.html").decode()
+    assert "In these data, patients and lesions are unknown" in page
+
+
+@pytest.mark.parametrize(("n_groups", "auc"), [((22, 19), 0.87), ((50, 50), 0.8), ((69, 45), 0.8)])
+def test_the_auc_that_a_test_set_asks_for_is_that_of_the_interval(
+    n_groups: tuple[int, int], auc: float
+) -> None:
+    """Against the intervals of drawn scores of such a model: half of them begin at the floor."""
+    rng = np.random.default_rng(0)
+    is_positive = np.arange(sum(n_groups)) >= n_groups[0]
+    groups = np.arange(len(is_positive))
+    lows = []
+    for _ in range(300):
+        scores = rng.normal(size=len(is_positive)) + is_positive * norm.ppf(auc) * 2**0.5
+        measured = measure_auc(is_positive, scores, groups)
+        assert measured is not None
+        lows.append(measured.interval().low)
+    needed = needed_auc(float(np.median(lows)), *n_groups)
+    assert needed is not None and abs(needed - auc) <= 0.02
+    assert needed_auc(0.7, 1, 40) is None
 
 
 def image(number: int, **known: Any) -> dict[str, Any]:

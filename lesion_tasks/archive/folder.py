@@ -245,6 +245,6 @@ def _image_files(folder: Path) -> dict[str, Path]:
     if doubled:
         first = min(doubled)
         names = ", ".join(sorted([found[first].name, *doubled[first]]))
-        more = f", and {len(doubled) - 1} more ids like it" if len(doubled) > 1 else ""
+        more = f", and {len(doubled) - 1} more like it" if len(doubled) > 1 else ""
         raise UnusableInputError(f"{folder}: found {names}{more}; expected one picture of each id")
     return found

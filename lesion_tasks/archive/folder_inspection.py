@@ -16,8 +16,15 @@ from pathlib import Path
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.csv_table import TableForm, read_rows
 from lesion_tasks.archive.local import open_download
-from lesion_tasks.archive.mapped_folder import MAX_VALUES, MappedFolder, Reading, findings_in_words
-from lesion_tasks.archive.picture_names import AmbiguousPictureError, PictureNames
+from lesion_tasks.archive.mapped_folder import (
+    MAX_VALUES,
+    N_ROWS_LOOKED_AT,
+    MappedFolder,
+    Reading,
+    column_doubts,
+    findings_in_words,
+)
+from lesion_tasks.archive.picture_names import PictureNames
 from lesion_tasks.archive.printable import without_controls
 from lesion_tasks.archive.recognition import (
     class_folders_of,
@@ -32,38 +39,49 @@ from lesion_tasks.archive.table_mapping import MAPPING_NAME, PICTURE_COLUMNS, Ta
 from lesion_tasks.archive.terms import FIELDS, PATH_SEPARATOR, PATHS, values_of
 from lesion_tasks.archive.vocabulary import is_no_value
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 
-N_ROWS_LOOKED_AT = 500
 N_VALUES_SHOWN = 12
 N_LINES_SHOWN = 40
 _SPREADSHEETS = frozenset({".xlsx", ".xls", ".ods", ".numbers"})
 _ASKED_FOR = ("patient_id", "lesion_id", "diagnosis", "age_approx", "sex", "anatom_site")
 
-# How people name columns, in small letters without accents or anything between them: in English, German, Spanish,
-# French, Italian and Portuguese.
+# How people name columns, in small letters without accents or anything between them: in English, German, French,
+# Italian, Spanish, Portuguese and Dutch. Words that may mean something else (`case`, `type`) are left out.
 _COLUMN_NAMES = {
-    "patient_id": "patient patientid patid pat patnr patientnr patientno patientnumber subject subjectid paciente "
-    "idpaciente paziente historiaclinica",
-    "lesion_id": "lesion lesionid lesionnr lesionno lesionnumber lasion lasionid laesion idlesion lesione lesao",
-    "diagnosis": "diagnosis diagnostic diagnose dx diag label class classlabel category disease pathology histology "
-    "diagnostico diagnosi",
-    "age_approx": "age ageapprox ageyears patientage alter edad eta idade",
-    "sex": "sex gender geschlecht sexo sexe sesso genero",
-    "anatom_site": "site anatomsite anatomsitegeneral anatomicalsite bodysite location localization localisation "
-    "lokalisation region ort localizacion localizacao sede",
-    "clin_size_long_diam_mm": "clinsizelongdiammm sizemm diametermm",
-    "fitzpatrick_skin_type": "fitzpatrick fitzpatrickskintype fitzpatricktype fst",
+    "patient_id": "patient patientid patid pat patnr patientnr patientno patientnumber patientcode patientenid "
+    "patientennr patientennummer patientin subject subjectid idpatient numeropatient "
+    "paciente pacienteid idpaciente numeropaciente codigopaciente paziente pazienteid idpaziente codicepaziente "
+    "historiaclinica prontuario patientnummer",
+    "lesion_id": "lesion lesionid lesionnr lesionno lesionnumber lesioncode lasion lasionid lasionsid lasionnr "
+    "lasionsnr lasionsnummer laesion laesionid laesionsnr befundnr idlesion numerolesion lesione lesioneid idlesione "
+    "lesao lesaoid idlesao laesie lesie lesieid lesienr lesienummer",
+    "diagnosis": "diagnosis diagnoses diagnostic diagnose diagnosen enddiagnose hauptdiagnose dx diag label class "
+    "classlabel category disease pathology histology histologie histologia histopathology histopathologie "
+    "histopatologia befund klasse classe clase categorie categoria diagnostico diagnosi diagnosticofinal",
+    "age_approx": "age ageapprox ageyears patientage alter lebensalter alterjahre eta etaanni etapaziente edad "
+    "edadanos idade idadeanos leeftijd agepatient ageans",
+    "sex": "sex gender geschlecht geschl sexo sexe sesso genero genre genere geslacht",
+    "anatom_site": "site anatomsite anatomsitegeneral anatomicalsite anatomicsite bodysite bodypart location "
+    "localization localisation lokalisation lokalisierung korperstelle koerperstelle korperregion koerperregion "
+    "korperteil hautregion region ort sitz sitio sitioanatomico ubicacion localizacion regionanatomica localizacao "
+    "sede sedeanatomica localizzazione siteanatomique zone zona lichaamsdeel lichaamslocatie lokalisatie locatie "
+    "plaats",
+    "clin_size_long_diam_mm": "clinsizelongdiammm sizemm diametermm durchmessermm grossemm groessemm diametremm "
+    "taillemm tamanomm diametromm dimensionemm tamanhomm groottemm",
+    "fitzpatrick_skin_type": "fitzpatrick fitzpatrickskintype fitzpatricktype fst hauttyp phototype fototype fototipo "
+    "fototipocutaneo phototypecutane huidtype",
     "monk_skin_tone": "monk monkskintone mst",
-    "image_type": "imagetype",
+    "image_type": "imagetype bildart bildtyp aufnahmeart typeimage tipoimagen tipoimmagine tipoimagem beeldtype",
     "diagnosis_confirm_type": "diagnosisconfirmtype dxtype",
-    "copyright_license": "copyrightlicense license licence",
+    "copyright_license": "copyrightlicense license licence lizenz licencia licenza licenca licentie",
     "attribution": "attribution",
 }
 _VALUES = {
     "sex": {
-        "male": "male man männlich varón hombre masculino homme masculin uomo maschio maschile homem",
-        "female": "female woman weiblich mujer femenino femme féminin donna femmina femminile mulher feminino",
+        "male": "male man männlich mann varón hombre masculino homme masculin uomo maschio maschile homem mannelijk",
+        "female": "female woman weiblich frau mujer femenino femme féminin donna femmina femminile mulher feminino "
+        "vrouw vrouwelijk",
     },
     "melanocytic": {"true": "true yes 1", "false": "false no 0"},
 }
@@ -145,7 +163,8 @@ def _of_download(root: Path) -> Inspection:
     findings = [f"{n_rows - n_files:,} of {n_rows:,} rows have no picture"] if n_files < n_rows else []
     return Inspection(
         understood_as=(
-            f"a download of the ISIC Archive, which needs no mapping: {n_rows:,} rows, {n_files:,} with a picture"
+            f"a download of the ISIC Archive, which needs no mapping: {plural(n_rows, 'row')}, "
+            f"{n_files:,} with a picture"
         ),
         fields=(),
         unused_columns=(),
@@ -171,8 +190,8 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
         )
     return Inspection(
         understood_as=(
-            f"{words}: {reading.n_rows:,} rows, {len(folder.pictures):,} pictures, {reading.n_records:,} images, in "
-            f"namespace {mapping.namespace}"
+            f"{words}: {plural(reading.n_rows, 'row')}, {plural(len(folder.pictures), 'picture')}, "
+            f"{plural(reading.n_records, 'image')}, in namespace {mapping.namespace}"
         ),
         fields=tuple(_fields_in_words(mapping, reading)),
         unused_columns=tuple(column for column in folder.columns if column not in named),
@@ -207,7 +226,7 @@ def _fields_in_words(mapping: TableMapping, reading: Reading) -> Iterator[tuple[
             for value, n in counts.most_common(N_VALUES_SHOWN)
         ]
         if len(counts) > N_VALUES_SHOWN:
-            shown.append(f"and {len(counts) - N_VALUES_SHOWN:,} other values")
+            shown.append(f"and {plural(len(counts) - N_VALUES_SHOWN, 'other value')}")
         if of_one := reading.identities.get(name):
             n = f"{len(of_one):,}" if len(of_one) < MAX_VALUES else f"{MAX_VALUES:,} or more"
             shown.append(f"{n} of them, with at most {plural(max(of_one.values()), 'image')} each")
@@ -259,18 +278,11 @@ def _tables_with_pictures(
         except UnusableInputError:
             continue
         hits = Counter(
-            {name: sum(_names_one(pictures, row.get(name, "")) for row in rows) for name in cells if name}
+            {name: sum(pictures.names_one(row.get(name, "")) for row in rows) for name in cells if name}
         )
         for column, n in hits.most_common(1):
             if n:
                 yield n, table, form, column, [name for name in cells if name]
-
-
-def _names_one(pictures: PictureNames, cell: str) -> bool:
-    try:
-        return bool(cell) and pictures.find(cell) is not None
-    except AmbiguousPictureError:
-        return True
 
 
 def _encoding_of(table: Path) -> str:
@@ -373,10 +385,13 @@ def as_toml(mapping: TableMapping, reading: Reading, columns: Sequence[str]) -> 
     if mapping.one_hot:
         lines += ["", "[one_hot]"]
         lines += [f"{name} = {_quoted(list(columns))}" for name, columns in mapping.one_hot.items()]
+    doubts = column_doubts(mapping, reading)
     for name in [each for each in FIELDS if each in mapping.values or each in reading.unknown]:
         lines += [
             "",
-            *_values_as_toml(name, mapping.values.get(name, {}), reading.unknown.get(name, Counter())),
+            *_values_as_toml(
+                name, mapping.values.get(name, {}), reading.unknown.get(name, Counter()), doubts.get(name)
+            ),
         ]
     if mapping.no_counterpart:
         lines += ["", "[no_counterpart]  # values that the archive has no word for"]
@@ -391,7 +406,7 @@ def as_toml(mapping: TableMapping, reading: Reading, columns: Sequence[str]) -> 
 
 
 _QUESTIONS = {
-    "patient_id": "which column says whose skin it is? Without it, splits keep apart only what looks alike",
+    "patient_id": "which column says whose skin it is? Without it, a patient may be on two sides of a split",
     "lesion_id": 'which one says which lesion it is? ["patient", "lesion"] if lesions are numbered by patient',
     "diagnosis": "which one says what it is?",
     "age_approx": "in years",
@@ -414,7 +429,10 @@ def _perhaps(name: str, columns: Sequence[str]) -> str:
 
 
 def _to_fill_in(mapping: TableMapping, reading: Reading) -> Iterator[str]:
-    for name in [each for each in FIELDS if each in reading.unknown and values_of(each)]:
+    doubts = column_doubts(mapping, reading)
+    for name in [
+        each for each in FIELDS if each in reading.unknown and values_of(each) and each not in doubts
+    ]:
         yield f"In {MAPPING_NAME}, under [values.{name}]:"
         first, *lines = _open_values(name, reading.unknown[name])
         yield from (first, *lines[:N_LINES_SHOWN])
@@ -422,13 +440,18 @@ def _to_fill_in(mapping: TableMapping, reading: Reading) -> Iterator[str]:
             yield f"# and {plural(len(lines) - N_LINES_SHOWN, 'other value')}"
 
 
-def _values_as_toml(name: str, meanings: Mapping[str, str], unknown: Counter[str]) -> Iterator[str]:
+def _values_as_toml(
+    name: str, meanings: Mapping[str, str], unknown: Counter[str], doubt: str | None
+) -> Iterator[str]:
     if not values_of(name):
         return
     yield f"[values.{name}]"
     for value, meaning in meanings.items():
         yield f"{_quoted(value)} = {_quoted(meaning)}"
     still_open = Counter({value: n for value, n in unknown.items() if value not in meanings})
+    if doubt is not None:
+        yield f"# {doubt}"
+        return
     for line in _open_values(name, still_open):
         yield line if line.startswith("#") else f"# {line}"
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RefusedUrlError
+from lesion_tasks.archive.column_doubts import doubt_about, picture_column_doubt, shared_columns
 from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells, read_columns, read_rows
 from lesion_tasks.archive.folder import read_below, size_below, typed_value
 from lesion_tasks.archive.image_ids import id_of, identity_of
@@ -26,8 +27,11 @@ from lesion_tasks.archive.table_mapping import NONE_OF_THEM, PICTURE_COLUMNS, Ta
 from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPARATOR, PATHS, TEXTS, values_of
 from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, BOOLEAN_FIELDS, ISIC_ID, is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.metrics.counted import plural
+from lesion_tasks.metrics.known_identities import UNKNOWN_MEANS
 
 N_EXAMPLES = 3
+N_ROWS_LOOKED_AT = 500  # to see what kind of column one is
 N_VALUES_NAMED = 8
 MIN_FOR_SHARE = 20  # images, of which half may not be of one patient or lesion without a word
 MAX_VALUES = 500  # distinct values that are counted for each field
@@ -131,6 +135,15 @@ class MappedFolder:
         for _ in self.read(reading):
             pass
         return tuple(findings_in_words(self, reading))
+
+    def doubts_about_pictures(self, n_rows: int) -> Iterator[str]:
+        """Yield, where no row names a picture, the columns that do, with their hits in the first rows."""
+        hits: Counter[str] = Counter()
+        for _, row in islice(self._rows(), N_ROWS_LOOKED_AT):
+            if not isinstance(row, _Refused):
+                hits.update(name for name, cell in row.items() if self.pictures.names_one(cell))
+        for column in self.mapping.image:
+            yield picture_column_doubt(column, n_rows, hits.most_common(1))
 
     def file_of(self, isic_id: str) -> dict[str, Any] | None:
         """Return None: records name their files themselves."""
@@ -327,45 +340,77 @@ class MappedFolder:
         return value
 
 
+def column_doubts(mapping: TableMapping, reading: Reading) -> dict[str, str]:
+    """Fields whose column is probably the wrong one, with the reason in words."""
+    found = {}
+    for name, columns in mapping.named_columns.items():
+        counts = reading.identities if name in IDENTITIES else reading.values
+        doubt = doubt_about(name, columns, counts.get(name, Counter()), reading.unknown.get(name, Counter()))
+        if doubt is not None:
+            found[name] = doubt
+    return found
+
+
 def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
     """Yield what is dropped, what is not understood, and what is not asked for."""
+    if not len(folder.pictures):
+        yield f"no picture lies in {folder.pictures.root}; a link to a folder is not followed"
+    elif (
+        reading.n_rows
+        and reading.refused["no_picture"] + reading.refused["no_picture_name"] == reading.n_rows
+    ):
+        yield from folder.doubts_about_pictures(reading.n_rows)
     for reason, n in reading.refused.most_common():
         yield f"{n:,} of {reading.n_rows:,} rows refused ({reason}), such as {reading.examples[reason][0]}"
-    for name, counts in reading.unknown.items():
-        yield f"{name}: the mapping does not say what {_counted(counts)} means; taken as no value"
-    for name, counts in reading.no_counterpart.items():
-        yield f"{name}: the archive has no word for {_counted(counts)}"
-    for name, counts in reading.identities.items():
-        most = max(counts.values())
-        if 2 * most > reading.n_records >= MIN_FOR_SHARE:
-            yield (
-                f"{name}: {most:,} of {reading.n_records:,} images have the same value, and all of them stand on one "
-                "side of every split; is it the right column?"
-            )
-    if reading.contested:
-        yield (
-            f"{len(reading.contested):,} lesions are listed under two patients, such as {min(reading.contested)}, and "
-            "will not be used; if lesions are numbered by patient, map lesion_id to both columns"
-        )
+    yield from _values_in_words(folder.mapping, reading)
+    yield from _identities_in_words(folder.mapping, reading)
     if n_unused := len(folder.pictures) - len(reading.used):
         example = next(path for path in folder.pictures.paths if path not in reading.used)
         yield f"{n_unused:,} of {len(folder.pictures):,} pictures have no row, such as {legible(example, 80)}"
     if "diagnosis" not in folder.mapping.fields:
         yield "no column is mapped to diagnosis: no task has a label for these pictures"
     if not {"patient_id", "lesion_id"} & folder.mapping.fields:
+        yield f"no column is mapped to patient_id or lesion_id: {UNKNOWN_MEANS}"
+
+
+def _values_in_words(mapping: TableMapping, reading: Reading) -> Iterator[str]:
+    """What nobody explained: a column at a time, where the column itself is in doubt."""
+    doubts = column_doubts(mapping, reading)
+    yield from doubts.values()
+    yield from shared_columns(mapping.named_columns, passed_over=doubts)
+    for name, counts in reading.unknown.items():
+        if name not in doubts:
+            found = _counted(counts)
+            why = f"no number: {found}" if name in NUMBERS else f"the mapping does not say what {found} means"
+            yield f"{name}: {why}; taken as no value"
+    for name, counts in reading.no_counterpart.items():
+        yield f"{name}: the archive has no word for {_counted(counts)}"
+
+
+def _identities_in_words(mapping: TableMapping, reading: Reading) -> Iterator[str]:
+    """Patients and lesions that cannot be what they are taken for."""
+    for name, counts in reading.identities.items():
+        most = max(counts.values())
+        if 2 * most > reading.n_records >= MIN_FOR_SHARE:
+            columns = " and ".join(map(_quoted, mapping.named_columns[name]))
+            yield (
+                f"{name}: {most:,} of {reading.n_records:,} images have the same value in {columns}, and all of them "
+                "stand on one side of every split; is it the right column?"
+            )
+    if n := len(reading.contested):
+        lesions = "lesion is" if n == 1 else "lesions are"
         yield (
-            "no column is mapped to patient_id or lesion_id: splits keep apart only pictures that look alike, "
-            "and a model may be tested on patients from whom it learned"
+            f"{n:,} {lesions} listed under two patients, such as {min(reading.contested)}, and will not be used; if "
+            "lesions are numbered by patient, map lesion_id to both columns"
         )
 
 
 def _counted(counts: Counter[str]) -> str:
     shown = ", ".join(
-        f"{_quoted(value)} ({n:,} row{'s' if n > 1 else ''})"
-        for value, n in counts.most_common(N_VALUES_NAMED)
+        f"{_quoted(value)} ({plural(n, 'row')})" for value, n in counts.most_common(N_VALUES_NAMED)
     )
     more = len(counts) - N_VALUES_NAMED
-    return f"{shown} and {more:,} other values" if more > 0 else shown
+    return f"{shown} and {plural(more, 'other value')}" if more > 0 else shown
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,13 @@ class PictureNames:
             found = exact
         return found[0] if found else None
 
+    def names_one(self, cell: str) -> bool:
+        """Tell whether a cell names a picture, or several."""
+        try:
+            return bool(cell) and self.find(cell) is not None
+        except AmbiguousPictureError:
+            return True
+
 
 def _folders_agree(path: str, named: PurePosixPath) -> bool:
     ours = PurePosixPath(path).parent.parts

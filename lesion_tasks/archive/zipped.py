@@ -103,7 +103,7 @@ class ZippedPictures:
                 for name, n, *_ in _entries(file)
                 if n == several[0]
             ]
-        more = f", and {len(several) - 1} more ids like it" if len(several) > 1 else ""
+        more = f", and {len(several) - 1} more like it" if len(several) > 1 else ""
         return UnusableInputError(
             f"{self.path}: found {' and '.join(names[:5])}{more}; expected one picture of each id"
         )

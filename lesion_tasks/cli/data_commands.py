@@ -12,7 +12,14 @@ from lesion_tasks.archive.terms import PATHS, TERMS
 from lesion_tasks.catalog import COHORTS
 from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 from lesion_tasks.catalog.lookup import find_cohort
-from lesion_tasks.cli.command_line import Choice, lesion, open_workspace, print_table, show
+from lesion_tasks.cli.command_line import (
+    Choice,
+    lesion,
+    open_workspace,
+    print_table,
+    show,
+    shown_whatever_happens,
+)
 
 
 @lesion.command()
@@ -30,7 +37,7 @@ def setup() -> None:
 def stop() -> None:
     """Stop the embedded Postgres; the next command that needs it starts it again."""
     from lesion_tasks.database.embedded import postgres
-    from lesion_tasks.reports.words import plural
+    from lesion_tasks.metrics.counted import plural
     from lesion_tasks.settings import read_settings
 
     home = read_settings().home
@@ -158,12 +165,22 @@ def curate() -> None:
 @lesion.command()
 @click.argument("names", nargs=-1, metavar="[SPLIT]...")
 def split(names: Sequence[str]) -> None:
-    """Images -> one immutable manifest for each split (default: those of the default variants)."""
-    from lesion_tasks.splits.plan import plan_splits
+    """Images -> one immutable manifest for each split (default: of the default variants, and of your own catalogue)."""
+    from lesion_tasks.splits.plan import own_splits, plan_splits
     from lesion_tasks.splits.split import build_split
 
     workspace = open_workspace()
-    show({planned.name: build_split(workspace, planned.name) for planned in plan_splits(workspace, names)})
+    chosen = [planned.name for planned in plan_splits(workspace, names)]
+    # What one split lacks is no reason to withhold another: pictures of one's own seldom make all of them.
+    refused = []
+    with shown_whatever_happens() as done:
+        for name in chosen if names else dict.fromkeys([*own_splits(), *chosen]):
+            try:
+                done[name] = build_split(workspace, name)
+            except UnusableInputError as error:
+                refused.append(str(error))
+    if refused:
+        raise UnusableInputError("\n".join(refused))
 
 
 @lesion.command()
@@ -188,7 +205,10 @@ def cohorts(names: Sequence[str]) -> None:
 @lesion.command()
 @click.argument("names", nargs=-1, metavar="[SPLIT]...")
 def materialize(names: Sequence[str]) -> None:
-    """Manifest -> shards of decoded pixels, at the sizes and shapes the variants of the split ask for."""
+    """Manifest -> shards of decoded pixels, at the sizes and shapes the variants of the split ask for.
+
+    Without names only for the default variants: `train` decodes what it lacks.
+    """
     from lesion_tasks.pixels.materialize import materialize_manifest
     from lesion_tasks.splits.manifest import manifest_in_force
     from lesion_tasks.splits.plan import plan_splits

@@ -17,7 +17,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.curation.assign_groups import NEXT_NUMBER, regroup
 from lesion_tasks.curation.cleaning import CLEANING_VERSION, CuratedImage, Rejected, curate_record
-from lesion_tasks.curation.findings import Findings, large_identities
+from lesion_tasks.curation.findings import Findings, known_identities, large_identities
 from lesion_tasks.curation.grouping import atom_of
 from lesion_tasks.curation.lesion_patients import settle_lesions
 from lesion_tasks.curation.store_landmarks import mark_pictures
@@ -91,12 +91,14 @@ def curate_images(workspace: Workspace) -> dict[str, int]:
         lock_until_commit(connection, Lock.CURATION)
         counts.update(regroup(connection, workspace.bucket))
         large = large_identities(connection, since=first_number)
+        known = known_identities(connection)
         totals = connection.execute(
             text("SELECT (SELECT count(*) FROM image), (SELECT count(*) FROM reject)")
         ).one()
     counts["all_images"], counts["all_rejects"] = int(totals[0]), int(totals[1])
     counts.update({f"unread_{name}": n for name, n in findings.n_unread.items()})
-    for words in (*findings.unread_in_words(), *large):
+    unknown = [known.caution] if known.caution is not None and counts["images"] else []
+    for words in (*findings.unread_in_words(), *large, *unknown):
         log.warning("curate: %s", words)
     for words in findings.rejects_in_words():
         log.info("curate: %s", words)

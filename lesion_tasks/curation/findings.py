@@ -12,6 +12,8 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.curation.cleaning import Rejected, unread_values
+from lesion_tasks.metrics.counted import plural
+from lesion_tasks.metrics.known_identities import KnownIdentities
 
 N_EXAMPLES = 3
 MAX_VALUES = 1_000  # distinct values counted for each field
@@ -50,14 +52,26 @@ class Findings:
         """Yield one line for each field with values that were taken as missing."""
         for field, n in self.n_unread.most_common():
             found = ", ".join(
-                f"{value} {n:,} times" for value, n in self._values[field].most_common(N_EXAMPLES)
+                f"{value} {plural(n, 'time')}" for value, n in self._values[field].most_common(N_EXAMPLES)
             )
-            yield f"{field} taken as missing in {n:,} records; found {found}"
+            yield f"{field} taken as missing in {plural(n, 'record')}; found {found}"
 
     def rejects_in_words(self) -> Iterator[str]:
         """Yield one line for each reason of a reject."""
         for reason, n in self._n_rejects.most_common():
-            yield f"{n:,} records are not images ({reason}), such as {'; '.join(self._examples[reason])}"
+            what = "record is not an image" if n == 1 else "records are not images"
+            yield f"{n:,} {what} ({reason}), such as {'; '.join(self._examples[reason])}"
+
+
+_KNOWN = text("""
+    SELECT count(*) AS n_images, count(patient_id) AS n_with_patient, count(lesion_id) AS n_with_lesion,
+           count(coalesce(patient_id, lesion_id)) AS n_with_either FROM image
+""")
+
+
+def known_identities(connection: Connection) -> KnownIdentities:
+    """Of how many images of the catalogue patient and lesion are known."""
+    return KnownIdentities.model_validate(dict(connection.execute(_KNOWN).one()._mapping))
 
 
 _TOUCHED = "WHERE atom_id IN (SELECT atom_id FROM image WHERE curated_in >= :since)"

@@ -20,7 +20,7 @@ from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.doubt import store_doubt, why_nothing_is_strange
-from lesion_tasks.evaluation.evaluation_record import open_test, record_evaluation
+from lesion_tasks.evaluation.evaluation_record import cautions_of_checks, open_test, record_evaluation
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.lesions import lesion_figures
 from lesion_tasks.evaluation.loaded_model import LoadedModel
@@ -35,12 +35,14 @@ from lesion_tasks.evaluation.subject import (
     data_facts,
     epochs,
     find_subject,
+    identities_of,
     manifest_facts,
     training_facts,
 )
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
 from lesion_tasks.metrics.fairness_document import Fairness
+from lesion_tasks.metrics.known_identities import Identities
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
@@ -238,6 +240,7 @@ def _measure(
         if subject.manifest.held_out is None:
             other_data = judge_on_cohorts(workspace, again.doubt, test, examples["test"], cohorts)
     comparison = _comparison(engine, bucket, subject) if scored else None
+    identities = identities_of(engine, bucket, subject)
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:
         best = best_of_looks(connection, subject, test) if test else None
@@ -248,12 +251,13 @@ def _measure(
         is_sound=not failed,
         failed_checks=failed,
         undecided_checks=[verdict.name for verdict in verdicts if verdict.is_undecided],
-        verdict=_sentence(subject, documents, verdicts),
+        verdict=_sentence(subject, documents, verdicts, identities),
         training=training_facts(subject),
         manifest=manifest_facts(subject),
         integrity=[PublishedVerdict.model_validate(verdict.as_dict()) for verdict in verdicts],
         predictions={subset: digest_of_predictions(frame) for subset, frame in stored.items()},
         subsets=documents,
+        identities=identities,
         fairness=_fairness(subject, test) if test else None,
         other_data=other_data,
         doubt=doubt,
@@ -262,7 +266,7 @@ def _measure(
         lesions=lesion_figures(subject, test) if test else None,
         epochs=epochs(engine, subject),
         comparison=comparison,
-        promotion=_standing(engine, subject, documents, comparison, other_data),
+        promotion=_standing(engine, subject, documents, comparison, other_data, identities, verdicts),
         data_changes=data_changes(engine, bucket, subject),
         data=data_facts(subject),
         examples=_examples(subject, model, examples, stored) if scored else [],
@@ -282,6 +286,8 @@ def _standing(
     documents: Mapping[str, SubsetDocument],
     comparison: Comparison | None,
     other_data: OtherData | None,
+    identities: Identities,
+    verdicts: "list[Verdict]",
 ) -> Standing | None:
     """What the gates say; None on a manifest other than its own, and for predictions that could not be joined."""
     if not documents or not subject.is_own_manifest:
@@ -295,6 +301,9 @@ def _standing(
     )
     with engine.connect() as connection:
         said["cautions"] += cautions_about_test(connection, subject.manifest)
+    said["cautions"] += cautions_of_checks(verdict.as_dict() for verdict in verdicts)
+    if (caution := identities.least.caution) is not None:
+        said["cautions"].append(caution)
     return Standing.model_validate(said)
 
 
@@ -311,14 +320,18 @@ def _examples(
 
 
 def _sentence(
-    subject: EvaluationSubject, documents: Mapping[str, SubsetDocument], verdicts: "list[Verdict]"
+    subject: EvaluationSubject,
+    documents: Mapping[str, SubsetDocument],
+    verdicts: "list[Verdict]",
+    identities: Identities,
 ) -> str:
     if failed := [verdict for verdict in verdicts if verdict.is_failure]:
         return f"Not to be trusted ({failed[0].name}): {failed[0].sentence}"
     undecided = [verdict.name for verdict in verdicts if verdict.is_undecided]
-    checked = (
-        f"No check failed, but too few images for {', '.join(undecided)}" if undecided else "No check failed"
-    )
+    doubts = [f"too few images for {', '.join(undecided)}"] if undecided else []
+    if identities.least.state == "unknown":
+        doubts.append(identities.least.in_short)
+    checked = f"No check failed, but {', and '.join(doubts)}" if doubts else "No check failed"
     measure = leading_measure(subject.task.name)
     figure = documents["test_natural"].figures[measure]
     if figure.value is None:

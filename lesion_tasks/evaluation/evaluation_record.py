@@ -5,7 +5,7 @@ decisions use the document itself: `find_sealed`, then `failed_checks` and `unde
 """
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select, text
@@ -124,6 +124,19 @@ def failed_checks(document: Mapping[str, Any]) -> list[str]:
 def undecided_checks(document: Mapping[str, Any]) -> list[str]:
     """Names of the checks that had too few images to tell: nothing is wrong, but nothing is promoted."""
     return _blocking(document, "too_few")
+
+
+# Checks that passed with a caution that a decision words itself, from what is known by then.
+_WORDED_ANEW = frozenset({"leaks", "few_groups", "labels_changed"})
+
+
+def cautions_of_checks(integrity: Iterable[Mapping[str, Any]]) -> list[str]:
+    """What other checks found that passed with a caution, as cautions of a decision."""
+    return [
+        one["sentence"].rstrip(".")
+        for one in integrity
+        if one["status"] == "caution" and one["name"] not in _WORDED_ANEW
+    ]
 
 
 def unmade_checks(document: Mapping[str, Any]) -> list[str]:

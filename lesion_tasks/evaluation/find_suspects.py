@@ -15,7 +15,7 @@ from lesion_tasks.curation.corrections import decided_labels
 from lesion_tasks.database.schema import Manifest
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.workspace import Workspace

@@ -343,6 +343,7 @@ def _measured(
     from lesion_tasks.metrics.fairness import measure_fairness
     from lesion_tasks.metrics.fall import measure_fall, threshold_falls
     from lesion_tasks.metrics.integrity import few_groups
+    from lesion_tasks.metrics.known_identities import count_known
     from lesion_tasks.metrics.recalibrate import recalibrate
 
     with workspace.engine.connect() as connection:
@@ -351,7 +352,7 @@ def _measured(
     fall = measure_fall(test, scored)
     facts = [f"picture_{name}" for name in FACTS] if examples.pixels is not None else []
     cut = subject.cut
-    published = [verdict.as_dict() for verdict in [*verdicts, few_groups(scored)]]
+    published = [verdict.as_dict() for verdict in [*verdicts, few_groups(scored, count_known(kept))]]
     return CohortDocument.model_validate(
         {
             **known.model_dump(),

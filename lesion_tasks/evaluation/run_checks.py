@@ -67,6 +67,7 @@ def judge(
 ) -> "list[Verdict]":
     """Run every check on a joined evaluation. `scored` has `test_natural` and `val`; `stored` has `test` and `val`."""
     from lesion_tasks.metrics import integrity
+    from lesion_tasks.metrics.known_identities import count_known
     from lesion_tasks.metrics.shortcut import shortcut
 
     test, val = scored["test_natural"], scored["val"]
@@ -80,7 +81,7 @@ def judge(
     found = [
         *on_test,
         integrity.degenerate(test, threshold=subject.training.threshold),
-        integrity.few_groups(test),
+        integrity.few_groups(test, count_known(subject.subset("test"))),
         *(verdict.on_val() for verdict in on_val),
         # Nothing was chosen on the val rows of another manifest.
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),

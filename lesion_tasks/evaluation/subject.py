@@ -9,6 +9,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Manifest, Training
+from lesion_tasks.metrics.known_identities import Identities, count_known
 from lesion_tasks.reports.bundle import DataChanges, DataFacts, Epoch, ManifestFacts, TrainingFacts
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import trainings_with_predictions
@@ -137,6 +138,20 @@ def data_facts(subject: EvaluationSubject) -> DataFacts:
             field: {str(subset): float(part[field].isna().mean()) for subset, part in rows.groupby("subset")}
             for field in ("age_years", "sex", "size_mm", "anatom_site", "patient_id", "lesion_id")
         },
+    )
+
+
+def identities_of(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> Identities:
+    """Of how many images patient and lesion are known: of those it learned from, and of its test set."""
+    own = subject.rows
+    if not subject.is_own_manifest:
+        with engine.connect() as connection:
+            own = read_manifest(
+                bucket, find_manifest(connection, subject.training.manifest_digest).object_key
+            )
+    return Identities(
+        learned=count_known(own[own["subset"].isin(["train", "val"])]),
+        test=count_known(subject.subset("test")),
     )
 
 

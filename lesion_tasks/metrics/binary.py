@@ -9,6 +9,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from lesion_tasks.metrics import calibration, ranking
 from lesion_tasks.metrics.auc import Auc, measure_auc
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
 from lesion_tasks.metrics.figure import Figure, Interval, Stated
 from lesion_tasks.metrics.proportion import proportion_interval
@@ -106,7 +107,7 @@ def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampli
 def stated_auc(auc: Auc, level: float) -> Stated:
     """The interval of an AUC, or the reason why there is none: with about eight positives it covers 90 %."""
     if min(auc.n_groups_by_class) < MIN_GROUPS:
-        return f"{min(auc.n_groups_by_class)} groups with the rarer class, floor {MIN_GROUPS}"
+        return f"{plural(min(auc.n_groups_by_class), 'group')} with the rarer class, floor {MIN_GROUPS}"
     return auc.no_interval_reason or auc.interval(level)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from lesion_tasks.metrics.conformal import ConformalSets, answered_at, share_of_groups
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.metrics.doubt_document import DoubtCurve, DoubtFigures, DoubtSlice
 from lesion_tasks.metrics.scored import Scored
@@ -88,7 +89,7 @@ def _slice(
         value=value,
         n_images=n_images,
         n_groups=len(np.unique(groups)),
-        reason=f"{n_images} images, floor {MIN_IMAGES}" if is_small else None,
+        reason=f"{plural(n_images, 'image')}, floor {MIN_IMAGES}" if is_small else None,
         covered=None if is_small else _share(is_covered[mask], groups),
         answered=None if is_small else _share(answers[mask] != NOT_ANSWERED, groups),
         wrong=None if is_small else _wrong_of_answered(answers[mask], part),

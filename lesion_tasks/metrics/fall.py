@@ -9,6 +9,7 @@ import numpy as np
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, resampled_rates
 from lesion_tasks.metrics.cohort_document import Fall
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
@@ -115,7 +116,7 @@ def _of_classes(scored: Scored, classes: np.ndarray) -> Scored:
 def _stated(sides: tuple[Scored, Scored], aucs: tuple[Auc, Auc], resampling: Resampling, name: str) -> Stated:
     for side, auc in zip(("the test set", name), aucs, strict=True):
         if (fewest := min(auc.n_groups_by_class)) < MIN_GROUPS:
-            return f"{fewest} groups with the rarer class in {side}, floor {MIN_GROUPS}"
+            return f"{plural(fewest, 'group')} with the rarer class in {side}, floor {MIN_GROUPS}"
         if auc.value in (0.0, 1.0) or auc.no_interval_reason:
             return f"no variance in {side}"
     # Another seed for the other sample: the same draws would make them look dependent.

@@ -22,8 +22,10 @@ import numpy as np
 
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.compare import auc_difference
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.headline import headline_auc
 from lesion_tasks.metrics.independence import WORTHWHILE_AUC, independence
+from lesion_tasks.metrics.known_identities import KnownIdentities, sentence
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.threshold import choose_threshold
 from lesion_tasks.metrics.verdict import Status, Verdict
@@ -87,10 +89,11 @@ def predictions_altered(altered: Mapping[str, str]) -> Verdict:
     )
 
 
-def few_groups(scored: Scored) -> Verdict:
+def few_groups(scored: Scored, known: KnownIdentities | None = None) -> Verdict:
     """Too few to tell anything unless each class has images of at least `MIN_GROUPS_OF_A_CLASS` groups.
 
-    One patient may have hundreds of images, and they say how a model does with one patient.
+    One patient may have hundreds of images, and they say how a model does with one patient. `known`: of how many of the
+    images patient and lesion are known. Cautions if that is less than half: each patient may then count as several.
     """
     n_groups = {
         name: len(np.unique(scored.groups[scored.labels == index]))
@@ -102,13 +105,15 @@ def few_groups(scored: Scored) -> Verdict:
         return _verdict(
             "few_groups",
             "too_few",
-            f"The images of {fewest} come from {n_groups[fewest]} groups (patients or lesions), expected at least "
-            f"{MIN_GROUPS_OF_A_CLASS}.",
+            f"The images of {fewest} come from {plural(n_groups[fewest], 'group')}"
+            f"{'' if known is None else f' ({known.group})'}, expected at least {MIN_GROUPS_OF_A_CLASS}.",
             numbers,
         )
-    return _verdict(
-        "few_groups", "passed", f"Each class has images of at least {n_groups[fewest]} groups.", numbers
-    )
+    words = f"Each class has images of at least {n_groups[fewest]} groups."
+    if known is None or known.state != "unknown":
+        return _verdict("few_groups", "passed", words, numbers)
+    words = f"{words} {sentence(known.intervals)}"
+    return _verdict("few_groups", "caution", words, numbers)
 
 
 def independent_of_labels(

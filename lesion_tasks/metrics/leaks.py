@@ -1,7 +1,8 @@
 """Identities of each subset's images -> the verdict `leaks`: is any of them on two sides?
 
 A training must not have seen the test set that it is evaluated on, whichever manifest that belongs to: the sides are
-the train and val rows that it learned from, and those test rows.
+the train and val rows that it learned from, and those test rows. Where nobody says whose the images are, nobody can be
+found on two sides: the verdict is then a caution.
 """
 
 from __future__ import annotations
@@ -13,7 +14,9 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesion_tasks.metrics.verdict import Verdict
+from lesion_tasks.metrics.counted import plural
+from lesion_tasks.metrics.known_identities import count_known, sentence, together
+from lesion_tasks.metrics.verdict import Status, Verdict
 
 IDENTITIES = ("isic_id", "group_id", "patient_id", "lesion_id", "sha256")
 HASH = "perceptual_hash"
@@ -30,6 +33,8 @@ def leaks(
 ) -> Verdict:
     """Fails if two subsets share an image, a group, a patient, a lesion, the same bytes, or a perceptual hash.
 
+    Cautions if patient and lesion are unknown of most images of a subset.
+
     `subsets`: name -> frame with the columns `isic_id`, `group_id`, `patient_id`, `lesion_id`, `sha256` and
     `perceptual_hash` (64 bits, as an integer or 16 hexadecimal digits); a missing value or column identifies nobody.
     `pairs`: which two must be disjoint; all pairs unless given. Hashes that differ in at most `max_hash_distance` bits
@@ -45,40 +50,48 @@ def leaks(
         column: sum(int(frame[column].notna().sum()) for frame in subsets.values() if column in frame)
         for column in (*IDENTITIES, HASH)
     }
+    identities = {name: count_known(frame) for name, frame in subsets.items()}
     numbers: dict[str, Any] = {
         "overlaps": overlaps,
         "n_known": known,
+        "n_with_patient_or_lesion": {name: one.n_with_either for name, one in identities.items()},
         "n_images": {name: len(frame) for name, frame in subsets.items()},
         "max_hash_distance": max_hash_distance,
     }
     if len(subsets) < 2 or not any(known.values()):
-        sentence = "Fewer than two subsets have identities to compare."
-        return Verdict(name="leaks", status="not_applicable", sentence=sentence, numbers=numbers)
+        words = "Fewer than two subsets have identities to compare."
+        return Verdict(name="leaks", status="not_applicable", sentence=words, numbers=numbers)
     found = [
-        f"{pair} share {count:,} {_WORDS[column]}"
+        f"{pair} share {plural(count, _SHARED[column])}"
         for pair, counts in overlaps.items()
         for column, count in counts.items()
         if count
     ]
     if found:
-        sentence = f"The subsets overlap: {'; '.join(found)}."
-        return Verdict(name="leaks", status="failed", sentence=sentence, numbers=numbers)
-    compared = ", ".join(f"{count:,} {_WORDS[column]}" for column, count in known.items() if count)
+        words = f"The subsets overlap: {'; '.join(found)}."
+        return Verdict(name="leaks", status="failed", sentence=words, numbers=numbers)
+    compared = ", ".join(plural(count, _NOUNS[column]) for column, count in known.items() if count)
     apart = ", ".join(subsets) if pairs is None else "; ".join(overlaps)
-    sentence = (
-        f"No image, group, patient, lesion, file or picture is in two of {apart} ({compared} compared)."
-    )
-    return Verdict(name="leaks", status="passed", sentence=sentence, numbers=numbers)
+    *others, last = [noun for column, noun in _NOUNS.items() if known[column]]
+    kinds = f"{', '.join(others)} or {last}" if others else last
+    words = f"No {kinds} is in two of {apart} ({compared} compared)."
+    unknown = next((one for one in identities.values() if one.state == "unknown"), None)
+    note = (unknown or together(identities.values())).note
+    if note is not None:
+        words += f" {sentence(note)}"
+    status: Status = "passed" if unknown is None else "caution"
+    return Verdict(name="leaks", status=status, sentence=words, numbers=numbers)
 
 
-_WORDS = {
-    "isic_id": "images",
-    "group_id": "groups",
-    "patient_id": "patients",
-    "lesion_id": "lesions",
-    "sha256": "identical files",
-    HASH: "copies of pictures",
+_NOUNS = {
+    "isic_id": "image",
+    "group_id": "group",
+    "patient_id": "patient",
+    "lesion_id": "lesion",
+    "sha256": "file",
+    HASH: "picture",
 }
+_SHARED = {**_NOUNS, "sha256": "identical file", HASH: "copied picture"}
 
 
 def _n_shared(left: pd.DataFrame, right: pd.DataFrame, column: str) -> int:

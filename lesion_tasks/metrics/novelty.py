@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lesion_tasks.metrics.conformal import group_quantile, least_groups
+from lesion_tasks.metrics.counted import plural
 
 # Of honest pictures, this share is called strange.
 NOVELTY_RATE = 0.02
@@ -63,7 +64,7 @@ def require_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> None:
     n_groups = len(np.unique(groups))
     if n_groups < (needed := max(least_groups(1 - rate), N_FOLDS)):
         raise NoNoveltyError(
-            f"it would rest on {n_groups:,} groups of val, and a rate of {rate:g} needs {needed}"
+            f"it would rest on {plural(n_groups, 'group')} of val, and a rate of {rate:g} needs {needed}"
         )
 
 

@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from lesion_tasks.metrics.binary import probability_figures
 from lesion_tasks.metrics.calibration import MIN_GROUPS_OF_CLASS_OF_INTERCEPT, logits
 from lesion_tasks.metrics.cohort_document import Recalibration
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import Figures, PublishedFigure
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored
@@ -36,7 +37,7 @@ def recalibrate(scored: Scored, resampling: Resampling | None = None) -> Recalib
         if min(counts) < MIN_GROUPS_OF_CLASS_OF_INTERCEPT:
             return Recalibration(
                 reason=(
-                    f"half of the cohort has {min(counts)} groups of the rarer class, floor "
+                    f"half of the cohort has {plural(min(counts), 'group')} of the rarer class, floor "
                     f"{MIN_GROUPS_OF_CLASS_OF_INTERCEPT}"
                 )
             )

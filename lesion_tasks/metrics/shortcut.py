@@ -27,6 +27,8 @@ MIN_GROUPS = 10
 MIN_BEYOND = 0.6
 # If the facts leave less than this of the labels' variance open, there is nothing to compare at equal facts.
 MIN_OPEN_SHARE = 0.1
+# Age, sex and size together tell honest labels apart far less well than this.
+SETTLING_AUC = 0.99
 
 
 def shortcut(
@@ -85,6 +87,14 @@ def shortcut(
             f"Too few images to tell whether the model knows more than the archive: {'; '.join(doubts)}. {account}",
             numbers,
         )
+    settled = [f"{name} (AUC {one.auc:.4f})" for name, one in compared.items() if one.settles_unjudged]
+    if settled:
+        return _verdict(
+            "caution",
+            f"The probe {' and '.join(settled)} alone settles the labels, as honest facts hardly do: was the diagnosis "
+            f"read from one of its fields? {account}",
+            numbers,
+        )
     return _verdict("passed", account, numbers)
 
 
@@ -125,6 +135,11 @@ class _Compared:
     @property
     def is_informative(self) -> bool:
         return self.low > 0.5
+
+    @property
+    def settles_unjudged(self) -> bool:
+        """Whether facts that the model is meant to use leave nothing to ask: they may be the label itself."""
+        return not self.is_judged and self.auc >= SETTLING_AUC and self.low > WORTHWHILE_AUC
 
     @property
     def has_equal_facts(self) -> bool:
@@ -201,7 +216,7 @@ def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str,
     parts = [
         f"AUC {auc.value:.4f}; judged against {', '.join(judged)}"
         if judged
-        else f"AUC {auc.value:.4f}; no probe can tell the classes apart, so nothing was judged"
+        else f"AUC {auc.value:.4f}; no probe that is judged can tell the classes apart, so nothing was judged"
     ]
     if idle:
         parts.append(f"these probes know nothing: {', '.join(idle)}")

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from lesion_tasks.metrics.binary import ranking_figures, threshold_figures
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.multiclass import hit_figures, macro_figures
 from lesion_tasks.metrics.resample import Resampling
@@ -116,10 +117,10 @@ def _measure(
 def too_small(part: Scored) -> str | None:
     """Why a slice is not scored, or None."""
     if part.n_images < MIN_IMAGES:
-        return f"{part.n_images} images, floor {MIN_IMAGES}"
+        return f"{plural(part.n_images, 'image')}, floor {MIN_IMAGES}"
     if not part.is_binary:
         return None
     for name, count in part.class_counts.items():
         if count < MIN_OF_EACH_CLASS:
-            return f"{count} images of class {name}, floor {MIN_OF_EACH_CLASS}"
+            return f"{plural(count, 'image')} of class {name}, floor {MIN_OF_EACH_CLASS}"
     return None

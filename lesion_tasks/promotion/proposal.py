@@ -16,14 +16,19 @@ from lesion_tasks.evaluation.comparison import (
     missing_on_cohorts,
 )
 from lesion_tasks.evaluation.decisions import Champion, champion_of
-from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, count_openings, find_evaluation
+from lesion_tasks.evaluation.evaluation_record import (
+    AlteredEvaluationError,
+    cautions_of_checks,
+    count_openings,
+    find_evaluation,
+)
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
-from lesion_tasks.evaluation.subject import find_subject
+from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
 from lesion_tasks.promotion.drift import declines, objections_to
-from lesion_tasks.reports.words import label, plural
-from lesion_tasks.splits.manifest import find_manifest
+from lesion_tasks.reports.words import label
 from lesion_tasks.training.predictions import AlteredPredictionsError
 
 N_SLICES_SHOWN = 12
@@ -93,6 +98,7 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
     if unjudged is not None:
         missed.append(unjudged)
     digest = best.training.manifest_digest
+    subject = find_subject(connection.engine, bucket, best.training_id)
     shown = [best.training_id, *([champion.training.training_id] if champion else [])]
     found = [find_evaluation(connection, training_id, digest) for training_id in shown]
     return (
@@ -105,8 +111,10 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
             objections=missed,
             cautions=[
                 *cautions(comparison, gates, best.test, best.on_cohorts),
-                *_changed_labels(connection, bucket, best),
-                *cautions_about_test(connection, find_manifest(connection, digest)),
+                *cautions_of_checks(best.document["integrity"]),
+                *_changed_labels(connection, subject),
+                *cautions_about_test(connection, subject.manifest),
+                *_unknown_identities(connection, bucket, subject),
             ],
             n_openings=count_openings(connection, digest),
             report_keys=[one.report_key for one in found if one is not None],
@@ -134,9 +142,14 @@ def _leak(connection: Connection, bucket: Bucket, candidate: Candidate) -> str |
     return verdict.sentence if verdict.is_failure else None
 
 
-def _changed_labels(connection: Connection, bucket: Bucket, candidate: Candidate) -> list[str]:
+def _unknown_identities(connection: Connection, bucket: Bucket, subject: EvaluationSubject) -> list[str]:
+    """The caution that nobody knows whether test patients are among those the candidate learned from."""
+    caution = identities_of(connection.engine, bucket, subject).least.caution
+    return [] if caution is None else [caution]
+
+
+def _changed_labels(connection: Connection, subject: EvaluationSubject) -> list[str]:
     """The caution that labels of the test set are different today: an archive corrects them after an evaluation."""
-    subject = find_subject(connection.engine, bucket, candidate.training_id)
     verdict = find_changed_labels(connection.engine, subject)
     return [] if verdict.status == "passed" else [verdict.sentence.rstrip(".")]
 

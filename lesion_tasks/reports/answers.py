@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.recipe_words import last_stage_words
@@ -18,7 +19,6 @@ from lesion_tasks.reports.words import (
     number,
     percent,
     plain,
-    plural,
     short_digest,
     signed,
     span,
@@ -95,7 +95,9 @@ def metadata(bundle: Bundle) -> str | None:
     if fields is None:
         return None
     used = f"The model uses {', '.join(fields)}." if fields else "The model uses none."
-    known = bundle.data.missing
+    known = [
+        field for field, shares in bundle.data.missing.items() if any(one < 1 for one in shares.values())
+    ]
     return f"{used} Known about images: {', '.join(known)}." if known else used
 
 
@@ -149,7 +151,8 @@ def overlap(bundle: Bundle) -> str | None:
     found = _verdict(bundle, "leaks")
     if found is None or found.status == "not_applicable":
         return None
-    return f"Groups of patient, lesion, identical file and copies of a picture. {found.sentence}"
+    by = "Groups of patient and lesion where these are known, identical file and copies of a picture."
+    return f"{by} {found.sentence}"
 
 
 def sizes(bundle: Bundle) -> str | None:
@@ -176,7 +179,8 @@ def characteristics(bundle: Bundle) -> str | None:
         for attribute in ("sex", "age_years", "anatom_site")
         if (sizes := _slice_sizes(bundle, attribute))
     ]
-    groups = f"Test: {plural(document.subset.n_groups, 'patient or lesion group')}."
+    known = bundle.identities and bundle.identities.test
+    groups = f"Test: {plural(document.subset.n_groups, 'group')} ({known.group if known else 'patients or lesions'})."
     return " ".join([groups, *parts])
 
 

@@ -24,6 +24,7 @@ from lesion_tasks.metrics.document_schema import (
 )
 from lesion_tasks.metrics.doubt_document import Doubt
 from lesion_tasks.metrics.fairness_document import Fairness
+from lesion_tasks.metrics.known_identities import Identities
 
 
 class TrainingFacts(Published):
@@ -258,6 +259,7 @@ class Bundle(Published):
     subsets: dict[str, SubsetDocument] = Field(
         description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
     )
+    identities: Identities | None = Field(None, description="Null in documents of before they were counted.")
     fairness: Fairness | None = Field(
         None, description="Skin types, sexes and ages on the natural test set; of cohorts, see `other_data`."
     )

@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from lesion_tasks.metrics.cohort_document import OtherData
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
+from lesion_tasks.metrics.known_identities import Identities
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
-from lesion_tasks.reports.words import class_label, number, percent, plural
+from lesion_tasks.reports.words import class_label, number, percent
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,8 +23,8 @@ class DoubtWords:
     rests_on: str
 
 
-def doubt_words(doubt: Doubt, recipe: Mapping[str, Any]) -> DoubtWords:
-    """The sentences about the doubt of a training with this recipe."""
+def doubt_words(doubt: Doubt, recipe: Mapping[str, Any], identities: Identities | None = None) -> DoubtWords:
+    """The sentences about the doubt of a training with this recipe, and what is known of whose its images are."""
     covered, wrong = percent(1 - doubt.error_rate), doubt.test.wrong_of_answered.value
     answered = doubt.test.answered.value
     of_these = "" if wrong is None else f", and {percent(wrong)} of these wrongly"
@@ -49,11 +51,20 @@ def doubt_words(doubt: Doubt, recipe: Mapping[str, Any]) -> DoubtWords:
         f"least {covered} of each class, fitted on the validation set. It answers if one class is possible, and if "
         "that is the one it calls; otherwise it says that it does not know. It answers "
         f"{'none' if answered is None else percent(answered)} of the natural test set{of_these}.",
-        stated="Every patient or lesion counts once, however many images show it. Stated: at least "
+        stated=f"{_counted_once(identities)} Stated: at least "
         f"{covered} of each class covered, at most {percent(doubt.error_rate)} of each class answered wrongly, at most "
         f"{percent(doubt.novelty_rate)} of honest pictures out of distribution.",
         rests_on=" ".join([*bounds, strange]),
     )
+
+
+def _counted_once(identities: Identities | None) -> str:
+    """What the promise is about: whose images count together."""
+    state = None if identities is None else identities.learned.state
+    if state == "unknown":
+        return "Patients and lesions are unknown, so that every picture counts, however many of a patient there are."
+    which = "" if state == "known" else " that is known"
+    return f"Every patient or lesion{which} counts once, however many images show it."
 
 
 def doubt_parts(doubt: Doubt | None, other: OtherData | None) -> list[tuple[str, DoubtFigures]]:

@@ -19,6 +19,8 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
             measure_words(one["name"]): figure_words(one["figure"])
             for one in views.headline_figures(document)
         }
+    if bundle.identities is not None and (note := bundle.identities.least.note) is not None:
+        found["patients and lesions"] = note
     found["checks that did not pass"] = {
         check_title(check.name): check.sentence
         for check in bundle.integrity
@@ -26,4 +28,6 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
     }
     if standing is not None:
         found["gates"] = standing.objections or "all met when it was evaluated"
+        if standing.cautions:
+            found["cautions"] = standing.cautions
     return found

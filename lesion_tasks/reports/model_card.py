@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from lesion_tasks.catalog import drawn
+from lesion_tasks.metrics.known_identities import sentence
 from lesion_tasks.reports import answers, doubt_views, views
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.markdown import escape, table
@@ -51,7 +52,7 @@ def model_card(bundle: Bundle) -> str:
         "## Factors",
         _factors(bundle),
         "## Metrics",
-        "Value with its 95 % interval. Intervals treat the images of one patient or lesion as one cluster.",
+        f"Value with its 95 % interval. {sentence(views.interval_words(bundle))}",
         _figures(bundle),
         *_doubt(bundle),
         "## Evaluation data",
@@ -162,7 +163,7 @@ def _doubt(bundle: Bundle) -> list[str]:
     """What predictions say of themselves; nothing before that was measured."""
     if bundle.doubt is None:
         return []
-    words = doubt_views.doubt_words(bundle.doubt, bundle.training.recipe)
+    words = doubt_views.doubt_words(bundle.doubt, bundle.training.recipe, bundle.identities)
     rows = []
     for title, part in doubt_views.doubt_parts(bundle.doubt, bundle.other_data):
         figures = (part.covered, part.answered, part.wrong_of_answered, part.strange)
@@ -192,6 +193,7 @@ def _evaluation_data(bundle: Bundle) -> str:
     words = [
         answers.partitions(bundle),
         answers.overlap(bundle),
+        views.apart_words(bundle),
         f"The test set has been used {answers.openings(bundle)}",
     ]
     return " ".join(escape(sentence) for sentence in words if sentence)
@@ -240,11 +242,14 @@ def _caveats(bundle: Bundle) -> str:
     if not bundle.is_sound:
         failed = ", ".join(check_title(name) for name in bundle.failed_checks)
         lines.append(f"- Do not rely on the figures. Failed checks: {escape(failed)}.")
+    if bundle.identities is not None and (caution := bundle.identities.least.caution) is not None:
+        lines.append(f"- {escape(sentence(caution))}")
     elsewhere = answers.other_data(bundle)
     if elsewhere is not None:
         lines.append(f"- On other data: {escape(elsewhere)}")
     lines.append(
-        "- Measured on archive images; performance on another clinic's images is unknown until measured there."
+        "- Measured on images from where it learned; performance on another clinic's images is unknown until measured "
+        "there."
     )
     lines.append(f"- {_BY_A_PERSON}")
     return "\n".join(lines)

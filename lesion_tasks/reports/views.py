@@ -193,9 +193,20 @@ def checks(verdicts: Iterable[PublishedVerdict]) -> list[CheckRow]:
     return sorted(shown, key=lambda row: (order.index(row.verdict.status), not row.verdict.is_blocking))
 
 
-def is_apart(verdicts: Iterable[PublishedVerdict]) -> bool:
-    """Whether the check for leaks was run and found nobody on two sides of the split."""
-    return any(v.name == "leaks" and v.status == "passed" for v in verdicts)
+def apart_words(bundle: Bundle) -> str | None:
+    """Whether whom it is tested on is also whom it learned from; None unless the check for leaks found nobody."""
+    if not any(v.name == "leaks" and v.status in ("passed", "caution") for v in bundle.integrity):
+        return None
+    if bundle.identities is None:  # a document of before they were counted
+        return "No patient or lesion that is known is in the training set as well."
+    return bundle.identities.apart
+
+
+def interval_words(bundle: Bundle) -> str:
+    """What the intervals of the test set account for: half a sentence."""
+    if bundle.identities is None:
+        return "images of one patient or lesion form a group where these are known, and the intervals account for it"
+    return bundle.identities.test.intervals
 
 
 def natural_frequencies(document: SubsetDocument, n: int = 1000) -> list[Frequencies]:

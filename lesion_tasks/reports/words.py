@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
@@ -31,7 +32,7 @@ SUBSET_PHRASES = {
 # What each integrity check ensures; its name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are for the right images",
-    "few_groups": "Each class has images of several patients or lesions",
+    "few_groups": "Each class has images of several groups",
     "predictions_altered": "The predictions are unchanged since they were stored",
     "pixels_differ": "The pixels are those of the stored pictures",
     "independent_of_labels": "The predictions belong to these labels",
@@ -39,7 +40,7 @@ CHECK_TITLES = {
     "marginals_differ": "The class counts match the manifest",
     "serving_differs": "The stored model gives the same predictions",
     "degenerate": "The model gives more than one answer",
-    "leaks": "No patient, lesion or picture is on both sides of the split",
+    "leaks": "No known patient or lesion and no picture is on both sides of the split",
     "shortcut": "The model does more than recognise the camera or the metadata",
     "no_better_than_random_weights": "Pretraining helps",
     "gap": "Validation and test agree",
@@ -191,10 +192,6 @@ def counts_words(holder: PublishedFigure | PublishedSlice | SubsetSize) -> str:
     if holder.n_positives is not None:
         words += f", {count(holder.n_positives)} positive"
     return words
-
-
-def plural(n: int, noun: str) -> str:
-    return f"{count(n)} {noun}{'' if n == 1 else 's'}"
 
 
 def megabytes(n_bytes: int) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest_checks import subset_shares
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
@@ -142,7 +143,7 @@ def _leading_rows(rows: dict[str, dict[str, Any]], *, by_name: bool) -> list[dic
     ordered = sorted(rows.items(), key=lambda item: item[0] if by_name else (-item[1]["n"], item[0]))
     shown = [{"value": value, **row} for value, row in ordered[:MAX_VALUES]]
     if rest := ordered[MAX_VALUES:]:
-        total: dict[str, Any] = {"value": f"{len(rest):,} other values"}
+        total: dict[str, Any] = {"value": plural(len(rest), "other value")}
         total |= {key: sum(row[key] for _, row in rest) for key in ("n", "n_positive", *SUBSETS)}
         shown.append(total)
     return shown

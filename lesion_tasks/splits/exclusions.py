@@ -20,7 +20,7 @@ REASONS = {
     # of the task, in the order they are applied
     "image_type": "Not the kind of picture that the task is about.",
     "image_manipulation": "Altered or synthetic.",
-    "no_diagnosis": "The archive gives no diagnosis.",
+    "no_diagnosis": "Its record gives no diagnosis.",
     "indeterminate": "The diagnosis is indeterminate: neither benign nor malignant.",
     "diagnosis_not_in_task": "Diagnosed, but as none of the task's classes.",
     "no_sex": "The task requires a known sex, as the paper does, and it is unknown.",

@@ -8,6 +8,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.archive.printable import printable
 from lesion_tasks.catalog import Task
 from lesion_tasks.catalog.entries import did_you_mean
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
@@ -89,7 +90,8 @@ def _values_found(connection: Connection, split: str, reason: str) -> str:
         {"split": split, "reason": reason, "n_looked_at": N_LOOKED_AT, "n_named": N_VALUES_NAMED},
     )
     return ", ".join(
-        f"{printable(repr(row.value), 80) if row.value else 'no value'} {row.n:,} times" for row in rows
+        f"{printable(repr(row.value), 80) if row.value else 'no value'} {plural(row.n, 'time')}"
+        for row in rows
     )
 
 
@@ -102,5 +104,8 @@ def unmatched_rules(connection: Connection, task: Task) -> Iterator[str]:
         depth = len(rule.path)
         beginnings = {" > ".join(path[:depth]) for path in known if len(path) >= depth}
         if (wanted := " > ".join(rule.path)) not in beginnings:
-            meant = did_you_mean(wanted, beginnings)
+            # Nobody who writes of malignant lesions means benign ones, however alike the rest is spelt.
+            is_misspelt = all(path[:1] != rule.path[:1] for path in known)
+            alike = {one for one in beginnings if is_misspelt or one.split(" > ")[0] == rule.path[0]}
+            meant = did_you_mean(wanted, alike)
             yield f"no image's diagnosis begins with the rule of {rule.label!r}, {wanted}{meant}"

@@ -20,6 +20,7 @@ from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.database.schema import Manifest
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.balance import draw_members
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.institution_names import names_none
@@ -152,7 +153,9 @@ def build_held_out(workspace: Workspace, held_out: HeldOut) -> str:
             funnel=_funnel(steps, counts),
         )
         write_data_report(workspace.bucket, connection, digest, {digest: table})
-    log.info("%s without %s: %s", split.name, held_out.words, counts)
+    for subset, by_label in counts.items():
+        words = ", ".join(f"{n:,} {label}" for label, n in by_label.items())
+        log.info("%s without %s: %s: %s", split.name, held_out.words, subset, words)
     return digest
 
 
@@ -240,13 +243,13 @@ def _why_not(
 
     for label, n in by_class.items():
         if n < MIN_GROUPS:
-            return f"{n} groups with {label}, floor {MIN_GROUPS}"
+            return f"{plural(n, 'group')} with {label}, floor {MIN_GROUPS}"
     left = rows[(_steps(rows, values, is_held) == "").to_numpy() & ~is_held]
     for subset, least in (("train", MIN_GROUPS_TO_LEARN), ("val", 1)):
         groups = left[left["subset"] == subset].groupby("label")["group_id"].nunique()
         for label in task.classes:
             if (n := int(groups.get(label, 0))) < least:
-                return f"without it {subset} has {n} groups with {label}, floor {least}"
+                return f"without it {subset} has {plural(n, 'group')} with {label}, floor {least}"
     return None
 
 

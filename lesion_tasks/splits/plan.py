@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lesion_tasks.catalog import DEFAULT_VARIANTS, VARIANTS, InputSize, input_sizes_of
+from lesion_tasks.catalog import DEFAULT_VARIANTS, SPLITS, VARIANTS, InputSize, input_sizes_of, own_entries
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.workspace import Workspace
 
@@ -14,6 +14,12 @@ class PlannedSplit:
 
     name: str
     sizes: tuple[InputSize, ...]
+
+
+def own_splits() -> list[str]:
+    """The splits of the catalogue folder, and those that its variants need, by name."""
+    asked = {variant.split for name, variant in VARIANTS.items() if own_entries.is_own("variant", name)}
+    return sorted(asked | {name for name in SPLITS if own_entries.is_own("split", name)})
 
 
 def plan_splits(workspace: Workspace, splits: Collection[str] = ()) -> list[PlannedSplit]:

@@ -20,10 +20,12 @@ from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.curation.corrections import digest_in_force
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.metrics.known_identities import together
 from lesion_tasks.splits.balance import draw_balance
 from lesion_tasks.splits.cohort_images import gather_cohorts
 from lesion_tasks.splits.data_report import write_data_report
 from lesion_tasks.splits.funnel import funnel_of, left_out_in_words, unmatched_rules
+from lesion_tasks.splits.known_by_subset import known_by_subset
 from lesion_tasks.splits.manifest import record_manifest
 from lesion_tasks.splits.manifest_checks import check_manifest, small_subsets
 from lesion_tasks.splits.manifest_rows import manifest_rows, rows_before
@@ -64,6 +66,7 @@ def build_split(workspace: Workspace, name: str) -> str:
         if own_entries.is_own("task", task.name):
             doubts = [*doubts, *unmatched_rules(connection, task)]
         doubts = [*doubts, *small_subsets(table, task)]
+        known = together(known_by_subset(table).values())
         counts = class_counts(table, task)
         recipe = {"split": asdict(split), "task": asdict(task), "rules_version": MEMBERSHIP_VERSION}
         digest = record_manifest(
@@ -85,8 +88,10 @@ def build_split(workspace: Workspace, name: str) -> str:
         )
         write_data_report(bucket, connection, digest, {**before, digest: table})
     _say(split, counts)
-    for words in left_out:
+    for words in [*left_out, *([known.note] if known.note and not known.caution else [])]:
         log.info("%s: %s", split.name, words)
+    if known.caution is not None:
+        log.warning("%s: %s", split.name, known.caution)
     for words in doubts:
         log.warning("%s: %s", split.name, words)
     return digest

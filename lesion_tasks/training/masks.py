@@ -13,6 +13,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.image_ids import is_image_id
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.bucket import Bucket, MissingObjectError, reading_object
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.progress import progress
 from lesion_tasks.workspace import Workspace
 
@@ -33,7 +34,7 @@ def import_masks(workspace: Workspace, folder: str) -> dict[str, int]:
         if (match := _FILE.fullmatch(file.name)) and is_image_id(isic_id := _as_image_id(match[1]))
     }
     if not named:
-        found = f"{len(files)} other files" if path.is_dir() else "no such folder"
+        found = plural(len(files), "other file") if path.is_dir() else "no such folder"
         raise UnusableInputError(
             f"masks {folder}: found {found}, expected files like ISIC_0000000_segmentation.png"
         )

@@ -64,7 +64,8 @@ def solve_head(
         if best is None or judged.is_better_than(best[1]):
             loss = float(log_loss(labels, logistic.predict_proba(features), labels=logistic.classes_))
             best = (loss, judged, [kernel, bias])
-            log.info("head solved with inverse strength %g: val AUC %s", strength, judged.auc)
+            shown = ", ".join(f"{name} {value:.4f}" for name, value in judged.figures.items())
+            log.info("head solved with inverse strength %g: val %s", strength, shown)
     if best is None:
         raise ValueError("no inverse strength of regularization to try")
     layer.set_weights(best[2])

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.api import PAGE_LENGTH
 from lesion_tasks.catalog.ingest_passes import SWEEP_SHARE
-from lesion_tasks.reports.words import plural
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest import manifests_in_force
 from lesion_tasks.training.run_record import list_finished
 from lesion_tasks.upkeep.disk_use import sizes_by_table, totals_by_folder
