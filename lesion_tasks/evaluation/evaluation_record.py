@@ -40,8 +40,10 @@ REQUIRED_CHECKS = {
 }
 UNJOINED = {"ids_differ", f"ids_differ{ON_VAL}"}  # if one of them failed, nothing else was asked
 DOCUMENT_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
-# Of what it found: the same of an evaluation that is made again and finds the same.
-FINDINGS_DIGEST = DOCUMENT_DIGEST.format("({} - 'evaluated_at')")
+# Of what it found about the training itself, whatever became of others: the same if it is made again and finds the same.
+FINDINGS_DIGEST = DOCUMENT_DIGEST.format(
+    "jsonb_build_array({0} -> 'verdict', {0} -> 'integrity', {0} -> 'subsets', {0} -> 'other_data', {0} -> 'predictions')"
+)
 
 
 class AlteredEvaluationError(UnusableInputError):
@@ -98,7 +100,7 @@ def find_by_id(connection: Connection, evaluation_id: str) -> Evaluation:
 
 
 def findings_digest(connection: Connection, evaluation_id: str) -> str:
-    """A digest of what an evaluation found: the same if it is made again and finds the same."""
+    """A digest of what an evaluation found about its training: the same if it is made again and finds the same."""
     digest: ColumnElement[str] = literal_column(FINDINGS_DIGEST.format("evaluation.document"))
     return connection.execute(select(digest).where(Evaluation.evaluation_id == evaluation_id)).scalar_one()
 
