@@ -40,9 +40,10 @@ REQUIRED_CHECKS = {
 }
 UNJOINED = {"ids_differ", f"ids_differ{ON_VAL}"}  # if one of them failed, nothing else was asked
 DOCUMENT_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
-# Of what it found about the training itself, whatever became of others: the same if it is made again and finds the same.
+# Of what it found about its training, whatever became of others: the same if it is made again and finds the same.
+_FINDINGS = ("verdict", "integrity", "subsets", "other_data", "predictions")
 FINDINGS_DIGEST = DOCUMENT_DIGEST.format(
-    "jsonb_build_array({0} -> 'verdict', {0} -> 'integrity', {0} -> 'subsets', {0} -> 'other_data', {0} -> 'predictions')"
+    f"jsonb_build_array({', '.join(f'{{0}} -> {name!r}' for name in _FINDINGS)})"
 )
 
 
