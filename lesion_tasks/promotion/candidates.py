@@ -105,8 +105,9 @@ def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[C
 
 def is_waiting(connection: Connection, task: str, training_id: str) -> bool:
     """Whether a training is a candidate, by the database alone: evaluated, the newest of its kind, undecided."""
-    training = find_finished(connection, training_id)
-    waiting = _waiting(connection, task, variant=training.variant)
+    if training_id not in list_evaluated_ids(connection, task):
+        return False
+    waiting = _waiting(connection, task, variant=find_finished(connection, training_id).variant)
     return training_id in {one.training_id for one in waiting}
 
 
