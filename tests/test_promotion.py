@@ -23,7 +23,13 @@ from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.promotion.overrides import Override, read_override
 from lesion_tasks.promotion.promote import Decision, promote_model, rollback_champion
 from lesion_tasks.promotion.proposal import propose
-from lesion_tasks.promotion.questions import gather_answers, is_superseded, require_approver, write_questions
+from lesion_tasks.promotion.questions import (
+    gather_answers,
+    is_open,
+    is_superseded,
+    require_approver,
+    write_questions,
+)
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.predictions import read_predictions, store_predictions
@@ -429,6 +435,9 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
     new = candidate()
 
     assert is_superseded(open_workspace(), task=TASK, asked_about=old, asked_against=None)
+    with open_workspace().engine.connect() as connection:  # by the database alone, as a page asks
+        for name, is_listed in ((old, False), (new, True)):
+            assert is_open(connection, task=TASK, asked_about=name, asked_against=None) == is_listed
     said = promote(asked_about=old, answer="approved", decided_by="Ada")
 
     assert (said.action, said.training_id) == ("superseded", old)
