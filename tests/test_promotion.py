@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from catalogue import add_records, filled_once, labelled_records, rows_of
+from click.testing import CliRunner
 from sqlalchemy import text
 from test_path import prepare
 
@@ -15,6 +16,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, Cohort
 from lesion_tasks.catalog.gates import gates_of
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -368,6 +370,12 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     assert is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
     with pytest.raises(UnusableInputError, match="it was promoted on"):
         promote(is_forced=True, override=asked)
+    command = ["promote", "--despite-gates", "--training", second, "--reason", "The clinic needs it."]
+    with pytest.raises(UnusableInputError, match="may not promote despite the gates"):
+        CliRunner().invoke(lesion, command, catch_exceptions=False)
+    monkeypatch.delenv("LESION_APPROVERS")
+    with pytest.raises(UnusableInputError, match="it was promoted on"):
+        CliRunner().invoke(lesion, command, catch_exceptions=False)
 
 
 def test_an_override_names_a_training_and_a_reason_despite_the_gates() -> None:
