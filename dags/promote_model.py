@@ -55,6 +55,7 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
         params["reason"],
         is_forced=params["is_forced"],
         asked_by=dag_run.triggering_user_name or UNNAMED,
+        run_id=dag_run.run_id,
     )
 
 

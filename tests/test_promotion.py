@@ -22,8 +22,8 @@ from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
 from lesion_tasks.promotion.candidates import find_candidates
-from lesion_tasks.promotion.overrides import Override, read_override
-from lesion_tasks.promotion.promote import Decision, promote_model, rollback_champion
+from lesion_tasks.promotion.overrides import Override, read_override, tasks_to_decide
+from lesion_tasks.promotion.promote import Decision, plan_promotion, promote_model, rollback_champion
 from lesion_tasks.promotion.proposal import propose
 from lesion_tasks.promotion.questions import (
     gather_answers,
@@ -328,7 +328,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
 
     # Through the questions, as a run of Airflow does: nobody but an approver, and with the approval of another one.
     monkeypatch.setenv("LESION_APPROVERS", "Ada, Grace")
-    workspace, asked = open_workspace(), override(second)
+    workspace, asked = open_workspace(), replace(override(second), run_id="run 2")
     (question,) = write_questions(
         workspace, tasks=list(TASKS), approval="always", is_forced=True, override=asked
     )
@@ -340,7 +340,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     assert not is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
     answer = {"task_name": TASK, "answer": "approved", "reason": "ok", **state}
     told = {}
-    for person in ("Ada", "Grace"):
+    for person, run_id in (("Ada", "run 1"), ("Grace", "run 2")):
         (instruction,) = gather_answers(
             workspace,
             tasks=list(TASKS),
@@ -351,7 +351,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
             override=asked,
         )
         told[person] = promote_model(
-            workspace, task=instruction.task_name, is_forced=True, override=asked,
+            workspace, task=instruction.task_name, is_forced=True, override=asked, request_id=f"{run_id} {TASK}",
             **{name: value for name, value in asdict(instruction).items() if name != "task_name"},
         )  # fmt: skip
     assert (told["Ada"].action, told["Grace"].action) == ("expired", "promoted")
@@ -368,8 +368,13 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
         ("promoted", "Grace", 2),
     ]
     assert is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
+    # Run again, it finds its decision; another run finds none left.
+    assert plan_promotion(workspace, task=TASK, override=asked)["rescore"] == []
+    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=asked) == []
+    assert tasks_to_decide(workspace, [TASK], asked) == [TASK]
+    assert promote(is_forced=True, override=asked, request_id=f"run 2 {TASK}") == told["Grace"]
     with pytest.raises(UnusableInputError, match="it was promoted on"):
-        promote(is_forced=True, override=asked)
+        promote(is_forced=True, override=replace(asked, run_id="run 3"))
     command = ["promote", "--despite-gates", "--training", second, "--reason", "The clinic needs it."]
     with pytest.raises(UnusableInputError, match="may not promote despite the gates"):
         CliRunner().invoke(lesion, command, catch_exceptions=False)

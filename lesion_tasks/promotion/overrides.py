@@ -9,7 +9,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import tasks_left
 from lesion_tasks.database.pruned import find_archival
 from lesion_tasks.database.schema import Promotion
-from lesion_tasks.evaluation.decisions import refusal_in_force
+from lesion_tasks.evaluation.decisions import decisions_of_run, refusal_in_force
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -21,6 +21,7 @@ class Override:
     training_id: str
     reason: str
     asked_by: str
+    run_id: str | None = None  # the run of Airflow that asks
 
     def __post_init__(self) -> None:
         if not self.reason.strip():
@@ -30,7 +31,7 @@ class Override:
 
 
 def read_override(
-    training_id: str | None, reason: str | None, *, is_forced: bool, asked_by: str
+    training_id: str | None, reason: str | None, *, is_forced: bool, asked_by: str, run_id: str | None = None
 ) -> Override | None:
     """What a form or a command asks for; None if no training is named.
 
@@ -43,7 +44,7 @@ def read_override(
         raise UnusableInputError(
             "a reason, or a training that the gates refused, is for a promotion despite the gates: expected all three"
         )
-    return Override(training_id=name, reason=words, asked_by=asked_by)
+    return Override(training_id=name, reason=words, asked_by=asked_by, run_id=run_id)
 
 
 def find_overridable(connection: Connection, task: str, training_id: str) -> Promotion:
@@ -63,6 +64,15 @@ def find_overridable(connection: Connection, task: str, training_id: str) -> Pro
     return found
 
 
+def is_done(connection: Connection, override: Override) -> bool:
+    """Whether the run that asks has decided already, and is run again."""
+    if override.run_id is None:
+        return False
+    return any(
+        row.training_id == override.training_id for row in decisions_of_run(connection, override.run_id)
+    )
+
+
 def tasks_to_decide(workspace: Workspace, tasks: Sequence[str], override: Override | None) -> list[str]:
     """The tasks of a run that the catalogue still has; of one that overrides a refusal, that of its training alone."""
     if override is None:
@@ -73,5 +83,6 @@ def tasks_to_decide(workspace: Workspace, tasks: Sequence[str], override: Overri
             raise UnusableInputError(
                 f"training {override.training_id!r}: it is of task {task!r}, expected one of {', '.join(tasks)}"
             )
-        find_overridable(connection, task, override.training_id)
+        if not is_done(connection, override):
+            find_overridable(connection, task, override.training_id)
     return [task]

@@ -28,7 +28,7 @@ from lesion_tasks.promotion.candidates import (
     find_candidates,
 )
 from lesion_tasks.promotion.drift import declines, objections_to
-from lesion_tasks.promotion.overrides import Override, find_overridable
+from lesion_tasks.promotion.overrides import Override, find_overridable, is_done
 from lesion_tasks.reports.words import label, plural
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError
@@ -136,9 +136,11 @@ def propose(
 def find_round(
     connection: Connection, bucket: Bucket, task: str, override: Override | None
 ) -> list[Candidate]:
-    """The candidates that wait, or the one whose refusal is to be overridden."""
+    """The candidates that wait, or the one whose refusal is to be overridden; none if that is done."""
     if override is None:
         return find_candidates(connection, bucket, task)
+    if is_done(connection, override):
+        return []
     find_overridable(connection, task, override.training_id)
     return [find_candidate(connection, bucket, find_finished(connection, override.training_id))]
 
