@@ -324,7 +324,7 @@ def test_a_training_is_followed_and_its_report_opens_from_its_task(page: Page, a
     (run_id,) = started
     frame = inside(page)
     # Without a reload: the page renews itself.
-    frame.get_by_text(re.compile(r"Epoch \d+ of at most 30")).first.wait_for(timeout=180_000)
+    frame.get_by_text(re.compile(r"Epoch [1-9]\d* of at most 30")).first.wait_for(timeout=180_000)
     shoot(page, "training")
     await_run(page, api, "train_variants", run_id)
     frame.get_by_role("link", name="Small network for nevus or other").first.click()
