@@ -9,7 +9,8 @@
 
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
 promoted. A question that is still open when a better candidate arrives ends as superseded within ten minutes; it does
-not block anything else.
+not block anything else. A training that the gates refused can be promoted all the same: by its name, with a reason and
+"Despite the gates".
 
 Safe to clear: a run that has decided finds its decision again, and deciding twice on the same evaluations changes
 nothing.
@@ -17,7 +18,7 @@ nothing.
 
 from dataclasses import asdict
 from datetime import timedelta
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
 
@@ -36,10 +37,26 @@ from lesion_airflow import (
     skip_unless,
     tasks_param,
 )
-from lesion_tasks.catalog.approvals import APPROVALS, AS_SET
+from lesion_tasks.catalog.approvals import APPROVALS, AS_SET, UNNAMED
 from lesion_tasks.catalog.pools import GPU_POOL
 
+if TYPE_CHECKING:
+    from lesion_tasks.promotion.overrides import Override
+
 WAIT_HOURS = 7 * 24
+
+
+def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
+    """The refusal that a run is to override, if any."""
+    from lesion_tasks.promotion.overrides import read_override
+
+    return read_override(
+        params["training"],
+        params["reason"],
+        is_forced=params["is_forced"],
+        asked_by=dag_run.triggering_user_name or UNNAMED,
+        run_id=dag_run.run_id,
+    )
 
 
 @dag(
@@ -64,8 +81,24 @@ WAIT_HOURS = 7 * 24
             False,
             type="boolean",
             title="Despite the gates",
+            section="Despite the gates",
             description="Promote the best candidate even if it misses a gate; never despite a failed "
             "integrity check.",
+        ),
+        "training": Param(
+            None,
+            type=["null", "string"],
+            title="A refused training",
+            section="Despite the gates",
+            description="The id of a training that the gates refused, to be promoted all the same. Empty: the best "
+            "candidate that waits.",
+        ),
+        "reason": Param(
+            None,
+            type=["null", "string"],
+            title="Reason",
+            section="Despite the gates",
+            description="Why the refusal of that training is overridden; kept with the decision.",
         ),
         "wait_hours": Param(
             WAIT_HOURS,
@@ -84,14 +117,16 @@ WAIT_HOURS = 7 * 24
 )
 def promote_model() -> None:
     @task
-    def plan(params: dict[str, Any]) -> list[dict[str, str]]:
+    def plan(params: dict[str, Any], dag_run: Any) -> list[dict[str, str]]:
         """Name the champions that were not yet evaluated on their candidate's images."""
-        from lesion_tasks.catalog.lookup import tasks_left
+        from lesion_tasks.promotion.overrides import tasks_to_decide
         from lesion_tasks.promotion.promote import plan_promotion
 
         refuse_misspelt()
         workspace = open_workspace()
-        plans = [plan_promotion(workspace, task=name) for name in tasks_left(params["tasks"])]
+        override = override_of(params, dag_run)
+        names = tasks_to_decide(workspace, params["tasks"], override)
+        plans = [plan_promotion(workspace, task=name, override=override) for name in names]
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(
@@ -107,7 +142,7 @@ def promote_model() -> None:
         return evaluate_training(open_workspace(), training_id, manifest_digest=manifest_digest)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
-    def compare(params: dict[str, Any]) -> list[dict[str, Any]]:
+    def compare(params: dict[str, Any], dag_run: Any) -> list[dict[str, Any]]:
         """Write the questions, one for each task that has a candidate to ask about; none if nobody is asked."""
         from lesion_tasks.promotion.questions import write_questions
 
@@ -116,6 +151,7 @@ def promote_model() -> None:
             tasks=params["tasks"],
             approval=params["approval"],
             is_forced=params["is_forced"],
+            override=override_of(params, dag_run),
         )
         return [asdict(question) for question in questions]
 
@@ -137,6 +173,7 @@ def promote_model() -> None:
             approval=params["approval"],
             is_forced=params["is_forced"],
             triggered_by=dag_run.triggering_user_name,
+            override=override_of(params, dag_run),
         )
         return [asdict(instruction) for instruction in instructions]
 
@@ -144,13 +181,13 @@ def promote_model() -> None:
     def decide(
         task_name: str,
         decided_by: str,
-        needs_answer: bool,
         asked_about: str | None,
         asked_against: str | None,
         answer: str | None,
         answer_reason: str,
         params: dict[str, Any],
         dag_run: Any,
+        needs_answer: bool = True,
     ) -> dict[str, Any]:
         """Decide, record the reasons, publish, and tell people."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
@@ -166,6 +203,7 @@ def promote_model() -> None:
             asked_against=asked_against,
             answer=answer,
             answer_reason=answer_reason,
+            override=override_of(params, dag_run),
         ).as_dict()
         get_current_context()["done"] = f": {decision['action']}"
         announce_decision(decision)

@@ -247,6 +247,7 @@ class AskPerson(HITLOperator):
         task_name: str,
         asked_about: str,
         asked_against: str | None,
+        is_override: bool = False,
         **kwargs: Any,
     ) -> None:
         kwargs.pop(
@@ -276,6 +277,7 @@ class AskPerson(HITLOperator):
         self.task_name = task_name
         self.asked_about = asked_about
         self.asked_against = asked_against
+        self.is_override = is_override
 
     def execute(self, context: Any) -> Any:
         self.response_timeout = self._time_left(context)
@@ -306,8 +308,13 @@ class AskPerson(HITLOperator):
 
         from lesion_tasks.promotion.questions import is_superseded
 
-        question = {"asked_about": self.asked_about, "asked_against": self.asked_against}
-        if is_superseded(open_workspace(), task=self.task_name, **question):
+        if is_superseded(
+            open_workspace(),
+            task=self.task_name,
+            asked_about=self.asked_about,
+            asked_against=self.asked_against,
+            is_override=self.is_override,
+        ):
             reason = "there is a newer candidate or another champion"
             return self._answer("expired", person="rule", reason=reason)
         left = self._time_left(context)

@@ -8,7 +8,6 @@ import html
 import json
 import logging
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 from airflow.sdk import BaseNotifier, Connection
@@ -65,24 +64,50 @@ def tell(*notices: "Notice | None") -> None:
         log.log(level, "%s: %s %s", notice.subject, notice.text, link)
         for name in read_settings().notify:
             try:
-                with _once(notice, name) as is_new:
-                    if not is_new:
-                        log.info("connection %r was told before", name)
-                        continue
-                    connection = Connection.get(name)
-                    _sender(connection.conn_type)(connection, notice, link)
+                _send_once(_Sending(notice, name, link))
             except Exception as error:  # whatever it is, the work itself is done
                 log.warning("notice %r was not sent to connection %r: %s", notice.subject, name, error)
 
 
-def _once(notice: "Notice", connection: str) -> AbstractContextManager[bool]:
-    """Whether a connection has yet to be told, noted when it has been."""
-    if notice.about is None:
-        return nullcontext(True)
+class _Sending:
+    """One notice on its way to one connection."""
+
+    def __init__(self, notice: "Notice", name: str, link: str) -> None:
+        self.notice, self.name, self.link = notice, name, link
+        self.is_begun = self.is_done = False
+
+    def __call__(self) -> None:
+        self.is_begun = True
+        connection = Connection.get(self.name)
+        _sender(connection.conn_type)(connection, self.notice, self.link)
+        self.is_done = True
+
+
+def _send_once(sending: _Sending) -> None:
+    """Send it unless it is noted as sent, and note it. If the database does not answer, it is sent all the same."""
+    if sending.notice.about is None:
+        sending()
+        return
     from lesion_tasks.upkeep.notices import delivering
     from lesion_tasks.workspace import open_workspace
 
-    return delivering(open_workspace(), notice, connection)
+    try:
+        with delivering(open_workspace(), sending.notice, sending.name) as is_new:
+            if is_new:
+                sending()
+            else:
+                log.info("connection %r was told before", sending.name)
+    except Exception as error:
+        if sending.is_begun and not sending.is_done:
+            raise
+        log.warning(
+            "notice %r is not noted as sent to connection %r, which may be told twice: %s",
+            sending.notice.subject,
+            sending.name,
+            error,
+        )
+        if not sending.is_begun:
+            sending()
 
 
 def link_to(page: str) -> str:

@@ -27,7 +27,7 @@ def _application() -> Any:
     from lesion_airflow import open_workspace
     from lesion_tasks.pages.application import build_application
     from lesion_tasks.pages.run_results import DAGS
-    from lesion_tasks.pages.training_page import TRAINING, TaskTry
+    from lesion_tasks.pages.training_page import TRAINING, RanTry, TaskTry, nearest_try
 
     def may_start(user: GetUserDep) -> frozenset[str]:
         manager = get_auth_manager()
@@ -55,28 +55,39 @@ def _application() -> Any:
             found = rows.first()
             return None if found is None else XComModel.deserialize_value(found)
 
-    def try_of(label: str, moment: datetime) -> TaskTry | None:
-        """The try of a training task under a label of the UI that ran at a moment, clocks a minute apart at most."""
+    def try_of(labels: frozenset[str], moment: datetime) -> TaskTry | None:
+        """The try of a training task under one of some labels of the UI that ran nearest to a moment.
+
+        Clocks may be a minute apart. A try that failed is kept as history once the task is tried again.
+        """
+        tries = []
         with create_session() as session:
-            for kept in (TaskInstance, TaskInstanceHistory):
-                found = session.execute(
-                    select(kept.dag_id, kept.run_id, kept.task_id, kept.map_index, kept.try_number)
-                    .where(
+            for kept in (TaskInstanceHistory, TaskInstance):
+                for found in session.execute(
+                    select(
+                        kept.dag_id,
+                        kept.run_id,
+                        kept.task_id,
+                        kept.map_index,
+                        kept.try_number,
+                        kept.start_date,
+                        kept.end_date,
+                    ).where(
                         tuple_(kept.dag_id, kept.task_id).in_(TRAINING),
-                        kept.rendered_map_index == label,
+                        kept.rendered_map_index.in_(labels),
                         kept.start_date <= moment + CLOCKS_APART,
                         or_(kept.end_date.is_(None), kept.end_date >= moment - CLOCKS_APART),
                     )
-                    .order_by(kept.start_date.desc())
-                    .limit(1)
-                ).one_or_none()
-                if found is not None:
-                    return TaskTry(
-                        **dict(
-                            zip(("dag_id", "run_id", "task_id", "map_index", "number"), found, strict=True)
-                        )
+                ):
+                    task_try = TaskTry(
+                        dag_id=found.dag_id,
+                        run_id=found.run_id,
+                        task_id=found.task_id,
+                        map_index=found.map_index,
+                        number=found.try_number,
                     )
-        return None
+                    tries.append(RanTry(task_try=task_try, began=found.start_date, ended=found.end_date))
+        return nearest_try(tries, moment)
 
     return build_application(
         open_workspace=open_workspace,

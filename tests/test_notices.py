@@ -17,11 +17,13 @@ from sqlalchemy import text
 from test_promotion import execute, first_candidate, promote
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.retention import RETENTION
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
 from lesion_tasks.promotion.promote import Decision
 from lesion_tasks.settings import Settings
 from lesion_tasks.upkeep.notices import EVENTS, Notice, of_decision, of_evaluation, overdue
+from lesion_tasks.upkeep.prune import prune
 from lesion_tasks.workspace import open_workspace
 
 NOTICE = Notice(
@@ -256,6 +258,53 @@ def test_of_two_that_tell_the_same_at_once_one_does(
     assert len(webhook.bodies) == 1
 
 
+def test_a_notice_is_sent_although_nobody_can_note_that(
+    webhook: Received, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(monkeypatch, conn_type="http", host=f"http://{webhook.address}")
+    warned = warnings_of_notices(monkeypatch)
+    notice = replace(NOTICE, about="malignancy x run")
+    with monkeypatch.context() as away:
+        away.setenv("LESION_DATABASE_URL", "postgresql://lesion:secret@127.0.0.1:9/lesions")
+        away.setattr("lesion_tasks.database.connection.WAITS_S", ())
+        tell(notice)
+    assert len(webhook.bodies) == 1
+    (warning,) = warned
+    assert "may be told twice" in warning and "cannot be reached" in warning
+    # The database goes away between the telling and the noting.
+    execute(
+        settings,
+        """CREATE FUNCTION go_away() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'gone'; END $$;
+           CREATE CONSTRAINT TRIGGER go_away AFTER INSERT ON delivery DEFERRABLE INITIALLY DEFERRED
+           FOR EACH ROW EXECUTE FUNCTION go_away()""",
+    )
+    tell(notice)
+    assert len(webhook.bodies) == 2
+    assert "may be told twice" in warned[1]
+    assert told(settings) == []
+    # What did not reach anybody is not taken for told.
+    monkeypatch.delenv("AIRFLOW_CONN_PEOPLE")
+    execute(settings, "DROP TRIGGER go_away ON delivery")
+    tell(notice)
+    assert "was not sent" in warned[2]
+    assert told(settings) == []
+
+
+def test_notes_of_what_was_told_go_by_policy(settings: Settings) -> None:
+    workspace = open_workspace()
+    execute(
+        settings,
+        """INSERT INTO delivery (event, about, connection, subject, told_at)
+           SELECT 'waiting', days::text, 'people', 'x', now() - make_interval(days => days)
+           FROM unnest(ARRAY[1, :days]) AS days""",
+        days=RETENTION.delivery_days + 1,
+    )
+    assert prune(workspace, pruned_by="ada").n_deliveries == 1
+    assert len(told(settings)) == 2
+    assert prune(workspace, is_deleting=True, pruned_by="ada").counts()["deliveries"] == 1
+    assert told(settings) == [("1", "people")]
+
+
 def test_a_decision_that_is_found_again_is_not_told_again(
     webhook: Received, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -316,6 +365,13 @@ def test_decisions_unsound_evaluations_and_what_is_overdue_are_told(settings: Se
     assert unsound is not None
     assert "leaks" in unsound.subject
     assert (unsound.text, unsound.page) == ("It leaks.", f"reports/{training_id}/report.html")
+    # Told once, however often it is made again; told anew if it finds something else.
+    execute(settings, """UPDATE evaluation SET document = jsonb_set(document, '{evaluated_at}', '"later"')""")
+    assert of_evaluation(open_workspace(), evaluation_id) == unsound
+    execute(settings, """UPDATE evaluation SET document = jsonb_set(document, '{verdict}', '"Worse."')""")
+    anew = of_evaluation(open_workspace(), evaluation_id)
+    assert anew is not None
+    assert anew.about != unsound.about
     with pytest.raises(UnusableInputError, match="there is none of this id"):
         of_evaluation(open_workspace(), "none")
 

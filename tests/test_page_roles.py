@@ -5,18 +5,27 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
+from sqlalchemy import text
+from test_training_page import DIGEST, begun
 
+from lesion_tasks.evaluation.evaluation_record import record_evaluation
+from lesion_tasks.promotion.questions import PAGES, Question
 from lesion_tasks.settings import Settings
+from lesion_tasks.training.run_record import Outcome, finish
+from lesion_tasks.workspace import open_workspace
 
 ROOT = Path(__file__).parents[1]
 ROLES = ("anonymous", "viewer", "user", "op", "admin")
 # Asks the plugin's application as the API server mounts it, in a process in which Airflow is configured.
 SCRIPT = """
 import asyncio, json, sys
+from datetime import datetime, timedelta
+given = json.load(sys.stdin)
 sys.argv = ["airflow", "api-server"]
 import httpx
 from airflow.api_fastapi.app import get_auth_manager, init_auth_manager
@@ -24,11 +33,47 @@ init_auth_manager()
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
 from lesion_pages import LesionPages
 
+from airflow.models.dagrun import DagRun
+from airflow.models.taskinstance import TaskInstance
+from airflow.models.taskinstancehistory import TaskInstanceHistory
+from airflow.models.xcom import XComModel
+from airflow.providers.standard.operators.empty import EmptyOperator
+from airflow.sdk import DAG
+from airflow.utils.session import create_session
+from airflow.utils.state import TaskInstanceState
+from airflow.utils.types import DagRunType
+
+def ran(session, dag_id, task_id, run_id, label, map_index=-1):
+    with DAG(dag_id):
+        task = EmptyOperator(task_id=task_id)
+    moment = datetime.fromisoformat(given["failed_at"])
+    session.add(DagRun(dag_id=dag_id, run_id=run_id, run_type=DagRunType.MANUAL, run_after=moment))
+    session.flush()
+    ti = TaskInstance(task, dag_version_id=None, run_id=run_id, state="running", map_index=map_index)
+    ti._rendered_map_index, ti.try_number, ti.start_date = label, 1, moment - timedelta(minutes=9)
+    session.add(ti)
+    session.flush()
+    return ti, moment
+
+with create_session() as session:
+    # The first try fails and is kept as history; the second begins 20 seconds later and still runs.
+    ti, moment = ran(session, "train_variants", "each.train", "run+1", given["variant"], 0)
+    ti.end_date, ti.state = moment + timedelta(seconds=1), TaskInstanceState.FAILED
+    TaskInstanceHistory.record_ti(ti, session=session)
+    ti.try_number, ti.start_date, ti.end_date = 2, moment + timedelta(seconds=21), None
+    ti.state = TaskInstanceState.RUNNING
+    ran(session, "promote_model", "compare", "run+2", None)
+    XComModel.set(
+        key="return_value", value=[given["question"]], dag_id="promote_model", task_id="compare", run_id="run+2",
+        session=session,
+    )
+
 (mounted,) = LesionPages.fastapi_apps
 app = mounted["app"]
-values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "training_id": "x", "path": "x.html"}
-values["theme"] = "dark"
+values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "path": "x.html", "theme": "dark"}
+values["training_id"] = given["training_id"]
 paths = [route.path.replace(":path", "").format(**values) for route in app.routes]
+asked = {"/question": "/question?run=run%2B2&map_index=0"}
 decided = ("promote_model", "rollback_champion", "correct_data")
 
 async def ask(role):
@@ -38,7 +83,7 @@ async def ask(role):
         headers["Authorization"] = "Bearer " + get_auth_manager().generate_jwt(user)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://airflow.example", headers=headers) as client:
-        codes = {path: (await client.get(path)).status_code for path in paths}
+        answers = {path: await client.get(asked.get(path, path)) for path in paths}
         champion, suspects = [(await client.get(f"/{name}/malignancy")).text for name in ("champion", "suspects")]
     manager = get_auth_manager()
     from airflow.api_fastapi.auth.managers.models.resource_details import DagAccessEntity, DagDetails
@@ -51,9 +96,13 @@ async def ask(role):
     ]
     # What a page offers is what Airflow would let its reader start.
     offered = ['data-may="yes"' in champion, "Your role may not start" not in suspects]
-    return {"codes": codes, "may": may, "offered": offered if role != "anonymous" else [False, False]}
+    shown = {name: answers[name].text for name in ("/training/" + given["training_id"], "/question")}
+    codes = {path: answer.status_code for path, answer in answers.items()}
+    if role == "anonymous":
+        offered = [False, False]
+    return {"shown": list(shown.values()), "codes": codes, "may": may, "offered": offered}
 
-print(json.dumps({role: asyncio.run(ask(role)) for role in sys.stdin.read().split()}))
+print(json.dumps({role: asyncio.run(ask(role)) for role in given["roles"]}))
 """
 
 
@@ -62,7 +111,7 @@ def airflow_home(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("airflow")
 
 
-def asked(home: Path, settings: Settings) -> dict[str, Any]:
+def asked(home: Path, settings: Settings, given: dict[str, Any]) -> dict[str, Any]:
     environment = {
         **os.environ,
         **settings.as_environment(),
@@ -73,20 +122,53 @@ def asked(home: Path, settings: Settings) -> dict[str, Any]:
         "AIRFLOW__API_AUTH__JWT_SECRET": "a secret of this test that is long enough for HS512, and of no other use",
         "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}",
     }
-    for command, given in (
+    for command, sent in (
         ([sys.executable, "-m", "airflow", "db", "migrate"], ""),
-        ([sys.executable, "-c", SCRIPT], " ".join(ROLES)),
+        ([sys.executable, "-c", SCRIPT], json.dumps(given)),
     ):
         done = subprocess.run(
-            command, env=environment, input=given, capture_output=True, text=True, timeout=200, check=False
+            command, env=environment, input=sent, capture_output=True, text=True, timeout=200, check=False
         )
         assert done.returncode == 0, done.stderr[-3_000:]
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
+def add_rows() -> dict[str, Any]:
+    """A training that failed, and a question about another one, as the product writes them; in words for the script."""
+    engine = open_workspace().engine
+    failed = begun("cnn_scratch")
+    with pytest.raises(ValueError, match="cause"), Outcome(engine, failed):
+        raise ValueError("the cause")
+    candidate = begun("metadata_logistic")
+    with engine.begin() as connection:
+        finish(connection, candidate, model_key="x", model_sha256="0" * 64)
+        failed_at = connection.execute(text("SELECT failed_at FROM training_failure")).scalar_one()
+        document = {
+            "training": {"training_id": candidate}, "manifest": {"digest": DIGEST},
+            "is_sound": True, "failed_checks": [], "verdict": "x",
+        }  # fmt: skip
+        record_evaluation(connection, f"{candidate}-own", document, report_key="reports/x/report.html")
+    question = Question(
+        task_name="malignancy",
+        asked_about=candidate,
+        asked_against=None,
+        subject="May it?",
+        body=f"**Candidate** [report]({PAGES}reports/x/report.html)",
+        assigned_users=[],
+    )
+    return {
+        "roles": ROLES,
+        "training_id": failed,
+        "variant": "cnn_scratch",
+        "failed_at": failed_at.isoformat(),
+        "question": asdict(question),
+    }
+
+
 def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: Path) -> None:
-    found = asked(airflow_home, settings)
+    given = add_rows()
+    found = asked(airflow_home, settings, given)
     page = (ROOT / "docs" / "airflow.md").read_text()
     told = {
         cells[0]: cells[1:]
@@ -102,3 +184,15 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
         failed = {path for path, code in codes.items() if code >= 500}
         assert failed == set(), role
         assert set(found[role]["may"] + found[role]["offered"]) == {decides == "yes"}, role
+        if reads == "yes":
+            training, question = found[role]["shown"]
+            assert "ValueError: the cause" in training
+            assert "taskInstances/each.train/logs/1?map_index=0" in training, (
+                "the try that failed, not the next"
+            )
+            assert "<code>run+1</code>, try 1" in training
+            assert json.loads(question) == {
+                "candidate": given["question"]["asked_about"],
+                "is_open": True,
+                "body": '<p><strong>Candidate</strong> <a href="/read/x/report.html">report</a></p>\n',
+            }

@@ -314,7 +314,12 @@ def asked(training_id: str, body: str = "") -> dict[str, Any]:
 def a_question_tells_its_candidate_and_whether_anything_is_left_to_decide(first: str, second: str) -> None:
     some = client(returned=[asked(first), asked(second)])
     found = [some.get(f"/question?run=a%2Bb&map_index={place}").json() for place in (0, 1)]
-    assert [(one["candidate"], one["is_decided"]) for one in found] == [(first, True), (second, False)]
+    # The first is champion by now: the question that named none as its opponent is none any more, nor is one about it.
+    assert [(one["candidate"], one["is_open"]) for one in found] == [(first, False), (second, False)]
+    against = {"asked_against": first}
+    some = client(returned=[asked(first) | against, asked(second) | against])
+    found = [some.get(f"/question?run=a%2Bb&map_index={place}").json() for place in (0, 1)]
+    assert [one["is_open"] for one in found] == [False, True]
     for place in (-1, 2):
         assert some.get(f"/question?run=r&map_index={place}").status_code == 404
     assert client(returned=None).get("/question?run=r&map_index=0").status_code == 404

@@ -2,12 +2,13 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import asdict, replace
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from catalogue import add_records, filled_once, labelled_records, rows_of
+from click.testing import CliRunner
 from sqlalchemy import text
 from test_path import prepare
 
@@ -15,14 +16,22 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, Cohort
 from lesion_tasks.catalog.gates import gates_of
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
 from lesion_tasks.promotion.candidates import find_candidates
-from lesion_tasks.promotion.promote import Decision, promote_model, rollback_champion
+from lesion_tasks.promotion.overrides import Override, read_override, tasks_to_decide
+from lesion_tasks.promotion.promote import Decision, plan_promotion, promote_model, rollback_champion
 from lesion_tasks.promotion.proposal import propose
-from lesion_tasks.promotion.questions import gather_answers, is_superseded, require_approver, write_questions
+from lesion_tasks.promotion.questions import (
+    gather_answers,
+    is_open,
+    is_superseded,
+    require_approver,
+    write_questions,
+)
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
@@ -284,7 +293,117 @@ def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings
     assert said.action == "rejected"
     assert said.reason == "Rejected by Ada: too few"
     assert promote(is_forced=True).action == "none"
+    evaluate_training(open_workspace(), training_id)  # which finds the same
+    assert promote(is_forced=True).action == "none"
+    with pytest.raises(
+        UnusableInputError, match=r"it was rejected on .*, expected one that the gates refused"
+    ):
+        promote(is_forced=True, override=override(training_id))
     assert rows_of(settings, "SELECT action, decided_by FROM promotion") == [("rejected", "Ada")]
+
+    # An evaluation that finds something else is a reason to ask again, and the question says so.
+    found = "jsonb_set(document, '{verdict}', '\"Another.\"')"
+    execute(settings, f"UPDATE evaluation SET document = {found}, evaluated_at = now(), {SEAL.format(found)}")
+    (question,) = write_questions(open_workspace(), tasks=[TASK], approval="always")
+    assert question.asked_about == training_id
+    assert "Caution: Rejected by Ada: too few on " in question.body
+
+
+def override(training_id: str, asked_by: str = "Ada") -> Override:
+    return Override(training_id=training_id, reason="The clinic needs it.", asked_by=asked_by)
+
+
+def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = first_candidate(settings)
+    promote(is_forced=True)
+    second = candidate()
+    for words in ("expected one that the gates refused", "nothing was decided about it yet"):
+        with pytest.raises(UnusableInputError, match=words):
+            promote(is_forced=True, override=override(second))
+    assert promote().action == "refused"
+    said = promote(is_forced=True)
+    assert said.action == "none"
+    assert f"the gates refused {second}: to override that, name the training and a reason" in said.reason
+
+    # Through the questions, as a run of Airflow does: nobody but an approver, and with the approval of another one.
+    monkeypatch.setenv("LESION_APPROVERS", "Ada, Grace")
+    workspace, asked = open_workspace(), replace(override(second), run_id="run 2")
+    (question,) = write_questions(
+        workspace, tasks=list(TASKS), approval="always", is_forced=True, override=asked
+    )
+    assert question.is_override
+    assert (
+        "Approving overrides the refusal by the gates**, as Ada asks: The clinic needs it." in question.body
+    )
+    state = {"asked_about": second, "asked_against": first, "is_override": True}
+    assert not is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
+    answer = {"task_name": TASK, "answer": "approved", "reason": "ok", **state}
+    told = {}
+    for person, run_id in (("Ada", "run 1"), ("Grace", "run 2")):
+        (instruction,) = gather_answers(
+            workspace,
+            tasks=list(TASKS),
+            answers=[{**answer, "person": person}],
+            approval="always",
+            is_forced=True,
+            triggered_by="Ada",
+            override=asked,
+        )
+        told[person] = promote_model(
+            workspace, task=instruction.task_name, is_forced=True, override=asked, request_id=f"{run_id} {TASK}",
+            **{name: value for name, value in asdict(instruction).items() if name != "task_name"},
+        )  # fmt: skip
+    assert (told["Ada"].action, told["Grace"].action) == ("expired", "promoted")
+    assert "cannot approve it alone" in told["Ada"].reason
+    assert "Overrides the refusal of " in told["Grace"].reason
+    assert told["Grace"].reason.endswith("as Ada asked: The clinic needs it. Approved by Grace: ok.")
+    rows = rows_of(
+        settings, "SELECT action, decided_by, figures -> 'overrides' FROM promotion ORDER BY sequence"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("promoted", "rule", None),
+        ("refused", "rule", None),
+        ("expired", "Ada", None),
+        ("promoted", "Grace", 2),
+    ]
+    assert is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
+    # Run again, it finds its decision; another run finds none left.
+    assert plan_promotion(workspace, task=TASK, override=asked)["rescore"] == []
+    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=asked) == []
+    assert tasks_to_decide(workspace, [TASK], asked) == [TASK]
+    assert promote(is_forced=True, override=asked, request_id=f"run 2 {TASK}") == told["Grace"]
+    with pytest.raises(UnusableInputError, match="it was promoted on"):
+        promote(is_forced=True, override=replace(asked, run_id="run 3"))
+    command = ["promote", "--despite-gates", "--training", second, "--reason", "The clinic needs it."]
+    with pytest.raises(UnusableInputError, match="may not promote despite the gates"):
+        CliRunner().invoke(lesion, command, catch_exceptions=False)
+    monkeypatch.delenv("LESION_APPROVERS")
+    with pytest.raises(UnusableInputError, match="it was promoted on"):
+        CliRunner().invoke(lesion, command, catch_exceptions=False)
+
+
+def test_an_override_names_a_training_and_a_reason_despite_the_gates() -> None:
+    assert read_override("", " ", is_forced=True, asked_by="Ada") is None
+    for given in (("x", "why", False), ("", "why", True)):
+        with pytest.raises(UnusableInputError, match="expected all three"):
+            read_override(*given[:2], is_forced=given[2], asked_by="Ada")
+    with pytest.raises(UnusableInputError, match="the reason is empty"):
+        read_override("x", " ", is_forced=True, asked_by="Ada")
+
+
+def test_what_was_refused_for_a_better_one_beside_it_is_no_refusal_by_the_gates(settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    execute(
+        settings,
+        """INSERT INTO promotion (task, sequence, action, training_id, reason, figures, decided_by)
+           VALUES (:task, 1, 'refused', :id, 'x is better on val.', '{"val": 0.5, "is_obstacle": false}', 'rule')""",
+        task=TASK,
+        id=training_id,
+    )
+    with pytest.raises(UnusableInputError, match="it was refused: x is better on val, expected one"):
+        promote(is_forced=True, override=override(training_id))
 
 
 def test_where_people_are_asked_a_candidate_that_nobody_was_asked_about_stays_one(settings: Settings) -> None:
@@ -330,6 +449,9 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
     new = candidate()
 
     assert is_superseded(open_workspace(), task=TASK, asked_about=old, asked_against=None)
+    with open_workspace().engine.connect() as connection:  # by the database alone, as a page asks
+        for name, is_listed in ((old, False), (new, True)):
+            assert is_open(connection, task=TASK, asked_about=name, asked_against=None) == is_listed
     said = promote(asked_about=old, answer="approved", decided_by="Ada")
 
     assert (said.action, said.training_id) == ("superseded", old)
@@ -411,8 +533,8 @@ def test_a_request_that_is_run_again_finds_its_decision(settings: Settings) -> N
     ("answer", "triggered_by", "told"),
     [
         (None, "Ada", None),  # an approver's own force
-        (None, "Mallory", "rejected"),
-        (("approved", "Ada"), "Ada", "rejected"),
+        (None, "Mallory", "expired"),  # it ends no candidacy
+        (("approved", "Ada"), "Ada", "expired"),
         (("approved", "Grace"), "Ada", "approved"),
         (("rejected", "Ada"), "Ada", "rejected"),
     ],

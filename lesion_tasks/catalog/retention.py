@@ -18,6 +18,7 @@ class Retention:
     checkpoint_days: int  # since a training or a search that has not finished last got on
     cache_days: int  # since pixels or features were written that nothing kept asks for
     prediction_days: int  # since a prediction job, or what a champion saw of an image, was last asked for
+    delivery_days: int  # since people were told something, noted so that they are not told it again
     # What a decision refused keeps its model and its predictions. If not, its report alone stays.
     is_refused_kept: bool
 
@@ -36,5 +37,6 @@ RETENTION = Retention(
     checkpoint_days=14,
     cache_days=30,
     prediction_days=90,
+    delivery_days=90,
     is_refused_kept=True,
 )

@@ -20,22 +20,32 @@ from lesion_tasks.cli.command_line import (
 @lesion.command()
 @click.option("--task", "tasks", multiple=True, type=TaskName(), help="Default: every task.")
 @click.option("--despite-gates", is_flag=True, help="Promote the best candidate even if it misses a gate.")
-def promote(tasks: Sequence[str], despite_gates: bool) -> None:
+@click.option(
+    "--training", help="Despite the gates: a training that they refused, to be promoted all the same."
+)
+@click.option("--reason", help="Why the refusal of that training is overridden, in words.")
+def promote(tasks: Sequence[str], despite_gates: bool, training: str | None, reason: str | None) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
+    from lesion_tasks.promotion.overrides import read_override, tasks_to_decide
     from lesion_tasks.promotion.promote import RULE, plan_promotion, promote_model
     from lesion_tasks.promotion.questions import require_approver
 
     workspace = open_workspace()
     if despite_gates:
         require_approver(workspace, person())
+    override = read_override(training, reason, is_forced=despite_gates, asked_by=person())
     with shown_whatever_happens() as done:
-        for task in tasks or TASKS:
-            for missing in plan_promotion(workspace, task=task)["rescore"]:
+        for task in tasks_to_decide(workspace, list(tasks or TASKS), override):
+            for missing in plan_promotion(workspace, task=task, override=override)["rescore"]:
                 from lesion_tasks.evaluation.evaluate import evaluate_training
 
                 evaluate_training(workspace, **missing)
             decision = promote_model(
-                workspace, task=task, is_forced=despite_gates, decided_by=person() if despite_gates else RULE
+                workspace,
+                task=task,
+                is_forced=despite_gates,
+                decided_by=person() if despite_gates else RULE,
+                override=override,
             )
             done[task] = decision.as_dict()
 

@@ -91,7 +91,8 @@ def prune(is_deleting: bool, as_json: bool) -> None:
     if len(result.things) > MAX_SHOWN:
         click.echo(f"and {len(result.things) - MAX_SHOWN:,} more, see --json")
     what = (
-        f"{len(result.things):,} things with {result.n_objects:,} objects, {result.size_bytes / 1e6:,.1f} MB"
+        f"{len(result.things):,} things with {result.n_objects:,} objects, {result.size_bytes / 1e6:,.1f} MB, and "
+        f"{result.n_deliveries:,} notes of what people were told"
     )
     click.echo(f"{what}: {'gone' if is_deleting else 'could go, see --delete'}")
 

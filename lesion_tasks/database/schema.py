@@ -771,7 +771,7 @@ class TrainingEpoch(Base):
 class TrainingFailure(Base):
     """One failure of a training; it stays when the training is tried again, and when that succeeds.
 
-    A trigger on `training` writes it, so whoever notes a failure cannot forget it.
+    Triggers on `training` write it, so whoever notes a failure, or begins what was lost again, cannot forget it.
     """
 
     __tablename__ = "training_failure"

@@ -3,7 +3,7 @@
     record, stored_file written               -> their ids are added to uncurated
     record, stored_file ... written in a scope -> the note in scope.idle is removed
     split_member, cohort_image written         -> refused, if an image of a cohort stands in train or val
-    training set to failed                     -> a row of training_failure
+    training set to failed, or begun again while marked as running -> a row of training_failure
 
 They are declared here as the tables are declared there. Migrations create them: `make migration` writes one for a
 changed declaration, and a test compares it with a migrated database.
@@ -44,7 +44,10 @@ class Function:
 
 @dataclass(frozen=True, kw_only=True)
 class Trigger:
-    """When a function is called. With `columns`, for each row in which an update changed one of them."""
+    """When a function is called. With `columns`, for each row in which an update changed one of them.
+
+    With `condition`, for each row that an update of one of them leaves so, whether or not it changes it.
+    """
 
     name: str
     table: type[Base]
@@ -53,18 +56,20 @@ class Trigger:
     rows_as: str | None = None  # the name by which the function knows all rows of a statement
     is_for_each_row: bool = False
     columns: tuple[InstrumentedAttribute[Any], ...] = ()
+    condition: str = ""  # by OLD and NEW
 
     @property
     def create(self) -> str:
         """The statement that creates or replaces it."""
         names = [column.key for column in self.columns]
+        condition = self.condition or " OR ".join(f"OLD.{n} IS DISTINCT FROM NEW.{n}" for n in names)
         parts = [
             f"CREATE OR REPLACE TRIGGER {self.name} AFTER {self.event}",
             f"OF {', '.join(names)}" if names else "",
             f"ON {self.table.__tablename__}",
             f"REFERENCING NEW TABLE AS {self.rows_as}" if self.rows_as else "",
             "FOR EACH ROW" if self.is_for_each_row else "FOR EACH STATEMENT",
-            f"WHEN ({' OR '.join(f'OLD.{n} IS DISTINCT FROM NEW.{n}' for n in names)})" if names else "",
+            f"WHEN ({condition})" if condition else "",
             f"EXECUTE FUNCTION {self.calls.name}()",
         ]
         return " ".join(part for part in parts if part)
@@ -103,12 +108,20 @@ REFUSE_TAUGHT_COHORTS = Function(
     statement=_REFUSE_TAUGHT.format(members="split_member", cohorts="written"),
 )
 
+_INSERT_FAILURE = """INSERT INTO training_failure
+        SELECT NEW.training_id, clock_timestamp(), {reason},
+               (SELECT count(*) FROM training_epoch e WHERE e.training_id = NEW.training_id)"""
 NOTE_FAILURE = Function(
     name="note_failure",
-    statement="""INSERT INTO training_failure
-        SELECT NEW.training_id, clock_timestamp(), coalesce(NEW.reason, 'unknown'),
-               (SELECT count(*) FROM training_epoch e WHERE e.training_id = NEW.training_id)
+    statement=f"""{_INSERT_FAILURE.format(reason="coalesce(NEW.reason, 'unknown')")}
         WHERE NEW.status = 'failed'""",
+)
+# Whoever begins a training holds its lock: a row that says running then is of a process that ended.
+NOTE_LOSS = Function(
+    name="note_loss",
+    statement=_INSERT_FAILURE.format(
+        reason="'lost: its process ended without notice, and it was begun again before anybody noted that'"
+    ),
 )
 
 # The columns that curation and manifests read; changes of others (last seen, number of attempts) do not matter.
@@ -136,6 +149,7 @@ FUNCTIONS = (
     REFUSE_TAUGHT_MEMBERS,
     REFUSE_TAUGHT_COHORTS,
     NOTE_FAILURE,
+    NOTE_LOSS,
 )
 TRIGGERS = (
     *(
@@ -171,6 +185,15 @@ TRIGGERS = (
         event="UPDATE",
         calls=NOTE_FAILURE,
         is_for_each_row=True,
+        columns=(Training.status, Training.reason),
+    ),
+    Trigger(
+        name="note_loss",
+        table=Training,
+        event="UPDATE",
+        calls=NOTE_LOSS,
+        is_for_each_row=True,
         columns=(Training.status,),
+        condition="OLD.status = 'running' AND NEW.status = 'running'",
     ),
 )

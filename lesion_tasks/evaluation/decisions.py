@@ -9,6 +9,7 @@ from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks.database.schema import Promotion, Training
+from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.training.run_record import find_finished
 
 # The actions that install a training, and those that end a candidacy. An expired question does not: it is asked again.
@@ -68,19 +69,55 @@ def decided_trainings(connection: Connection, task: str) -> set[str]:
     """Trainings whose candidacy has ended: each was promoted, refused, rejected or superseded by a newer one.
 
     One that was refused for what stood in its way, and not for its figures, is a candidate again once it is evaluated
-    anew: what was missing or altered may be back.
+    anew: what was missing or altered may be back. One that a person rejected is once its evaluation finds something
+    else than it did then.
     """
     rows = connection.execute(
-        text("""
+        text(f"""
             SELECT DISTINCT p.training_id FROM promotion p
-            WHERE p.task = :task AND p.action = ANY(:actions) AND NOT (
-                p.action = 'refused' AND coalesce((p.figures ->> 'is_obstacle')::boolean, false) AND EXISTS (
-                    SELECT FROM evaluation e JOIN training t USING (training_id, manifest_digest)
-                    WHERE e.training_id = p.training_id AND e.evaluated_at > p.decided_at))
-        """),
+            WHERE p.task = :task AND p.action = ANY(:actions) AND NOT EXISTS (
+                SELECT FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+                WHERE e.training_id = p.training_id AND e.evaluated_at > p.decided_at AND CASE p.action
+                    WHEN 'refused' THEN coalesce((p.figures ->> 'is_obstacle')::boolean, false)
+                    WHEN 'rejected' THEN p.figures ->> 'findings_sha256' <> {FINDINGS_DIGEST.format("e.document")}
+                    ELSE false END)
+        """),  # noqa: S608 - our own words
         {"task": task, "actions": list(DECIDING)},
     )
     return set(rows.scalars())
+
+
+def rejection_of(connection: Connection, task: str, training_id: str) -> Promotion | None:
+    """The last rejection of a training by a person, detached; None if there was none."""
+    rows = _rows(connection, task, "rejected")
+    return next((row for row in rows if row.training_id == training_id), None)
+
+
+def is_by_gates(row: Promotion) -> bool:
+    """Whether a decision is a refusal by the gates, and not one for an obstacle or for a better one beside it."""
+    return row.action == "refused" and bool((row.figures or {}).get("objections"))
+
+
+def refusal_in_force(connection: Connection, task: str, training_id: str) -> tuple[Promotion | None, str]:
+    """The refusal of a training by the gates, unless something else was decided since; and what was, in words."""
+    rows = [row for row in _rows(connection, task) if row.training_id == training_id]
+    for row in rows:
+        if is_by_gates(row):
+            return row, ""
+        if row.action not in ("refused", "expired"):
+            return None, f"it was {row.action.replace('_', ' ')} on {row.decided_at.date()}"
+    decided = [row for row in rows if row.action == "refused"]
+    return None, (
+        f"it was refused: {decided[0].reason.rstrip('.')}" if decided else "nothing was decided about it yet"
+    )
+
+
+def list_refused_by_gates(connection: Connection, task: str, n: int) -> list[str]:
+    """Trainings of which a refusal by the gates is in force, the newest refusal first, at most n."""
+    last: dict[str, Promotion] = {}
+    for row in _rows(connection, task, *DECIDING):
+        last.setdefault(row.training_id, row)
+    return [training_id for training_id, row in last.items() if is_by_gates(row)][:n]
 
 
 def earlier_champions(connection: Connection, task: str) -> list[str]:

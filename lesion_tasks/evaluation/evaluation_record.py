@@ -39,6 +39,11 @@ REQUIRED_CHECKS = {
 }
 UNJOINED = {"ids_differ", f"ids_differ{ON_VAL}"}  # if one of them failed, nothing else was asked
 DOCUMENT_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
+# Of what it found about its training, whatever became of others: the same if it is made again and finds the same.
+_FINDINGS = ("verdict", "integrity", "subsets", "other_data", "predictions")
+FINDINGS_DIGEST = DOCUMENT_DIGEST.format(
+    f"jsonb_build_array({', '.join(f'{{0}} -> {name!r}' for name in _FINDINGS)})"
+)
 
 
 class AlteredEvaluationError(UnusableInputError):
@@ -92,6 +97,12 @@ def find_by_id(connection: Connection, evaluation_id: str) -> Evaluation:
     if found is None:
         raise UnusableInputError(f"evaluation {evaluation_id[:200]!r}: there is none of this id")
     return found
+
+
+def findings_digest(connection: Connection, evaluation_id: str) -> str:
+    """A digest of what an evaluation found about its training: the same if it is made again and finds the same."""
+    digest: ColumnElement[str] = literal_column(FINDINGS_DIGEST.format("evaluation.document"))
+    return connection.execute(select(digest).where(Evaluation.evaluation_id == evaluation_id)).scalar_one()
 
 
 def find_sealed(connection: Connection, training_id: str, manifest_digest: str) -> Evaluation | None:

@@ -7,7 +7,6 @@ Routes are plain functions: they wait for the database, and must not hold up a s
 import logging
 from collections.abc import Callable, Collection
 from dataclasses import replace
-from datetime import datetime
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
@@ -37,7 +36,7 @@ from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
 from lesion_tasks.pages.suspects_page import read_suspects
-from lesion_tasks.pages.training_page import TaskTry, read_training
+from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.reports.plot import share_scale, whisker
 from lesion_tasks.workspace import Workspace
 
@@ -56,13 +55,13 @@ def build_application(
     may_read: Callable[..., Any],
     may_start: Callable[..., Collection[str]],
     returned_by: Callable[[str, str, str, int], Any],
-    try_of: Callable[[str, datetime], TaskTry | None],
+    try_of: TryOf,
 ) -> FastAPI:
     """The application.
 
     `may_read` is a dependency that raises for whoever may not read; `may_start` one that returns the DAGs that a person
     may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped). `try_of` finds the
-    try of a task that was training at a moment: a variant, or without what is held out.
+    try of a task that was training at a moment.
     """
 
     def note_startable(request: Request, startable: Annotated[Any, Depends(may_start)]) -> None:

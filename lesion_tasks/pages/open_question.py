@@ -5,9 +5,8 @@ from typing import Any
 from pydantic import BaseModel
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.evaluation.decisions import decided_trainings
 from lesion_tasks.pages.rendering import markdown_as_html
-from lesion_tasks.promotion.questions import PAGES, Question
+from lesion_tasks.promotion.questions import PAGES, Question, is_open
 from lesion_tasks.workspace import Workspace
 
 ASKING = ("promote_model", "compare")  # the DAG and the task that return the questions
@@ -17,7 +16,7 @@ class OpenQuestion(BaseModel, frozen=True):
     """A question that Airflow keeps open, and what only the product knows of it."""
 
     candidate: str  # the training that it is about
-    is_decided: bool  # its candidacy has ended: the question ends by itself
+    is_open: bool  # if not, something else was decided or is to be: the question ends by itself, within ten minutes
     body: str  # HTML, without markup of the source's own
 
 
@@ -31,9 +30,15 @@ def read_question(workspace: Workspace, returned: Any, map_index: int, *, root: 
         raise UnusableInputError(f"question {map_index}: this run asks {len(asked)}")
     question = Question(**asked[map_index])
     with workspace.engine.connect() as connection:
-        decided = decided_trainings(connection, question.task_name)
+        is_still_open = is_open(
+            connection,
+            task=question.task_name,
+            asked_about=question.asked_about,
+            asked_against=question.asked_against,
+            is_override=question.is_override,
+        )
     return OpenQuestion(
         candidate=question.asked_about,
-        is_decided=question.asked_about in decided,
+        is_open=is_still_open,
         body=markdown_as_html(question.body.replace(f"]({PAGES}reports/", f"]({root}read/")),
     )

@@ -1,22 +1,24 @@
 """A training -> how often it failed, when, why, with which settings, where its log is, and what to do about it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from urllib.parse import quote
 
 from sqlalchemy import Connection, func, select
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.catalog.recipe import n_epochs_at_most
-from lesion_tasks.database.schema import Training, TrainingEpoch, TrainingFailure
+from lesion_tasks.database.pruned import find_pruning, pruned_in_words
+from lesion_tasks.database.schema import Manifest, Training, TrainingEpoch, TrainingFailure
 from lesion_tasks.reports.recipe_words import meaningful
 from lesion_tasks.reports.words import flattened
-from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.workspace import Workspace
 
-# The tasks that train: each names the variant, or what is held out, as its label.
+# The tasks that train: each names the variant, or what is held out, as its label. That of an ensemble trains its
+# members as well.
 TRAINING = (("train_variants", "each.train"), ("leave_out", "train"))
 # What a reason says -> what to do. The first that fits.
 _ADVICE = (
@@ -71,8 +73,34 @@ class TaskTry:
 
 
 @dataclass(frozen=True, kw_only=True)
+class RanTry:
+    """A try and when it ran."""
+
+    task_try: TaskTry
+    began: datetime
+    ended: datetime | None  # None: it has not
+
+    def distance(self, moment: datetime) -> tuple[timedelta, timedelta]:
+        """How far it ran from a moment, and how far from it it ended: what fails ends then."""
+        to_end = timedelta.max if self.ended is None else abs(self.ended - moment)
+        if moment < self.began:
+            return self.began - moment, to_end
+        return (timedelta(0) if self.ended is None or moment <= self.ended else to_end), to_end
+
+
+def nearest_try(tries: Iterable[RanTry], moment: datetime) -> TaskTry | None:
+    """The try that ran nearest to a moment, the first of several as near; None without any."""
+    found = min(tries, key=lambda one: one.distance(moment), default=None)
+    return None if found is None else found.task_try
+
+
+# Finds the try of a task that trained, under one of some labels, at a moment.
+TryOf = Callable[[frozenset[str], datetime], TaskTry | None]
+
+
+@dataclass(frozen=True, kw_only=True)
 class ShownFailure:
-    """A failure, and the try of a task in which it happened; None: no task of Airflow was trained in then."""
+    """A failure, and the try of a task in which it happened; None: none of Airflow's that is known."""
 
     failure: TrainingFailure
     task_try: TaskTry | None
@@ -85,19 +113,15 @@ class TrainingState:
 
     training: Training
     held_out: str | None
+    pruned: str  # when and why the data of its manifest was pruned; empty: it is there
     n_done: int  # epochs
     n_epochs: int  # at most; 0: it has none
     failures: list[ShownFailure]  # the last first
     settings: list[tuple[str, str]]
 
 
-def read_training(
-    workspace: Workspace, training_id: str, try_of: Callable[[str, datetime], TaskTry | None]
-) -> TrainingState:
-    """The state of a training by the database; raises `UnusableInputError` if there is none of this id.
-
-    `try_of` finds the try of a task that was training something at a moment: a variant, or without what is held out.
-    """
+def read_training(workspace: Workspace, training_id: str, try_of: TryOf) -> TrainingState:
+    """The state of a training by the database; raises `UnusableInputError` if there is none of this id."""
     with Session(workspace.engine, expire_on_commit=False) as session:
         training = session.get(Training, training_id)
         if training is None:
@@ -109,30 +133,42 @@ def read_training(
                 .order_by(TrainingFailure.failed_at.desc())
             )
         )
-        held_out = find_manifest(session.connection(), training.manifest_digest).held_out
-        n_done, last_epoch_at = session.execute(
-            select(func.count(), func.max(TrainingEpoch.ended_at)).where(
-                TrainingEpoch.training_id == training_id
+        held_out = session.get_one(Manifest, training.manifest_digest).held_out
+        pruning = find_pruning(session.connection(), "manifest", training.manifest_digest)
+        ended_by_epoch = {
+            epoch.epoch: epoch.ended_at
+            for epoch in session.scalars(
+                select(TrainingEpoch).where(TrainingEpoch.training_id == training_id)
             )
-        ).one()
+        }
         session.expunge_all()
-    label = held_out.partition(": ")[2] if held_out else training.variant
     shown = []
     for failure in failures:
-        # A training that was killed is noted later: its log is of the time when it last gave a sign.
-        is_lost = failure.reason.startswith("lost:")
-        moment = (last_epoch_at or training.started_at) if is_lost else failure.failed_at
-        shown.append(
-            ShownFailure(failure=failure, task_try=try_of(label, moment), advice=advice_on(failure.reason))
-        )
+        moment: datetime | None = failure.failed_at
+        if failure.reason.startswith("lost:"):
+            # It is noted later: its log is of the time when it last gave a sign.
+            # Begun again without an epoch, it starts anew: of those before, nothing is known.
+            is_last = training.status == "failed" and failure is failures[0]
+            first_sign = training.started_at if is_last else None
+            moment = ended_by_epoch.get(failure.n_epochs) if failure.n_epochs else first_sign
+        found = None if moment is None else try_of(_labels(training.variant, held_out), moment)
+        shown.append(ShownFailure(failure=failure, task_try=found, advice=advice_on(failure.reason)))
     return TrainingState(
         training=training,
         held_out=held_out,
-        n_done=n_done,
+        pruned="" if pruning is None else pruned_in_words(pruning),
+        n_done=len(ended_by_epoch),
         n_epochs=n_epochs_at_most(training.recipe),
         failures=shown,
         settings=list(flattened(meaningful(training.recipe))),
     )
+
+
+def _labels(variant: str, held_out: str | None) -> frozenset[str]:
+    """Under which labels a task trains a variant: its own, and those of the ensembles that it is a member of."""
+    if held_out:
+        return frozenset([held_out.partition(": ")[2]])
+    return frozenset([variant, *(one.name for one in VARIANTS.values() if variant in one.members)])
 
 
 def advice_on(reason: str) -> str:

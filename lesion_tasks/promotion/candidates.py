@@ -18,13 +18,14 @@ from lesion_tasks.evaluation.evaluation_record import (
     failed_checks,
     find_difference,
     find_sealed,
+    findings_digest,
     list_evaluated_ids,
     undecided_checks,
     unmade_checks,
 )
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
-from lesion_tasks.training.run_record import kind_of, list_finished, read_model
+from lesion_tasks.training.run_record import find_finished, kind_of, list_finished, read_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,7 @@ class Candidate:
     training: Training
     document: Mapping[str, Any]
     altered: str | None  # which stored part was changed since; None if all of it is intact
+    findings_sha256: str | None = None  # of its evaluation, if that is intact
     is_leaking: bool = False  # whether its split was made so that test images influence training
     meaning: str | None = None  # what its task means by now, if that is not what it learned
     leak: str | None = None  # what has become known since its evaluation of images on two sides
@@ -98,18 +100,26 @@ def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[C
 
     A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
     """
+    return [find_candidate(connection, bucket, training) for training in _waiting(connection, task)]
+
+
+def is_waiting(connection: Connection, task: str, training_id: str) -> bool:
+    """Whether a training is a candidate, by the database alone: evaluated, the newest of its kind, undecided."""
+    if training_id not in list_evaluated_ids(connection, task):
+        return False
+    waiting = _waiting(connection, task, variant=find_finished(connection, training_id).variant)
+    return training_id in {one.training_id for one in waiting}
+
+
+def _waiting(connection: Connection, task: str, *, variant: str | None = None) -> list[Training]:
     decided = decided_trainings(connection, task)
     evaluated = list_evaluated_ids(connection, task)
     newest = {
         kind_of(training): training
-        for training in sorted(list_finished(connection, task=task), key=_finished_at)
+        for training in sorted(list_finished(connection, task=task, variant=variant), key=_finished_at)
         if training.training_id in evaluated
     }
-    return [
-        find_candidate(connection, bucket, training)
-        for training in newest.values()
-        if training.training_id not in decided
-    ]
+    return [training for training in newest.values() if training.training_id not in decided]
 
 
 def _finished_at(training: Training) -> Any:
@@ -137,6 +147,7 @@ def find_candidate(connection: Connection, bucket: Bucket, training: Training) -
         document=evaluation.document,
         is_leaking=split.get("imputation") in LEAKING_IMPUTATIONS,
         altered=altered,
+        findings_sha256=findings_digest(connection, evaluation.evaluation_id),
         meaning=_changed_meaning(connection, training),
     )
 

@@ -23,16 +23,19 @@ from lesion_tasks.evaluation.decisions import (
     decided_trainings,
     earlier_champions,
     find_request,
+    list_refused_by_gates,
     record_decision,
     was_champion,
 )
 from lesion_tasks.evaluation.publish import publish
-from lesion_tasks.promotion.candidates import Candidate, altered_model, find_best, find_candidate
-from lesion_tasks.promotion.proposal import Proposal, propose, reason_of, why_not_best
+from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidate
+from lesion_tasks.promotion.overrides import Override, find_overridable
+from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
 RULE = "rule"
+N_NAMED = 5  # trainings that a message names
 Answer = Literal["approved", "rejected", "expired"]
 
 
@@ -55,7 +58,27 @@ class Decision:
         return {**asdict(self), "is_promoted": self.is_promoted}
 
 
-def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class _Request:
+    """What `promote_model` is asked for."""
+
+    task: str
+    is_forced: bool
+    decided_by: str
+    needs_answer: bool
+    asked_about: str | None
+    asked_against: str | None
+    answer: Answer | None
+    answer_reason: str
+    override: Override | None
+    request_id: str | None
+
+    def none(self, training_id: str, reason: str) -> Decision:
+        """The outcome if nothing is decided about a training."""
+        return Decision(task=self.task, action="none", training_id=training_id, reason=reason)
+
+
+def plan_promotion(workspace: Workspace, *, task: str, override: Override | None = None) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be evaluated on which manifest.
 
     Returns candidate and champion (None if there is none) and `rescore`, a list of entries with training_id and
@@ -63,7 +86,7 @@ def plan_promotion(workspace: Workspace, *, task: str) -> dict[str, Any]:
     """
     find_task(task)
     with workspace.engine.connect() as connection:
-        best = find_best(connection, workspace.bucket, task)
+        best = best_of(find_round(connection, workspace.bucket, task, override))
         champion = champion_of(connection, task)
         # A champion whose model cannot be read cannot be scored either: the decision says so.
         old = champion.training if champion else None
@@ -94,6 +117,7 @@ def promote_model(
     asked_against: str | None = None,
     answer: Answer | None = None,
     answer_reason: str = "",
+    override: Override | None = None,
     request_id: str | None = None,
 ) -> Decision:
     """Decide about every candidate of a task: at most one is promoted, the others are refused with a reason.
@@ -105,23 +129,27 @@ def promote_model(
     superseded and nothing else is decided: the newer one gets its own question. An approval against another champion
     expires: the candidate is asked about again.
     `needs_answer`: people are asked, so a candidate that nobody was asked about stays one; it gets its own question.
+    `override` is about a training that the gates refused, and about no other; only with `is_forced`.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     find_task(task)
+    if override is not None and not is_forced:
+        raise AssertionError("an override is a promotion despite the gates")
+    request = _Request(
+        task=task,
+        is_forced=is_forced,
+        decided_by=decided_by,
+        needs_answer=needs_answer,
+        asked_about=asked_about,
+        asked_against=asked_against,
+        answer=answer,
+        answer_reason=answer_reason.strip(),
+        override=override,
+        request_id=request_id,
+    )
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
-        decision = _repeated(connection, task, request_id) or _decide(
-            connection,
-            workspace,
-            task,
-            is_forced,
-            decided_by,
-            needs_answer,
-            (asked_about, asked_against),
-            answer,
-            answer_reason,
-            request_id,
-        )
+        decision = _repeated(connection, task, request_id) or _decide(connection, workspace, request)
     # After the commit: a kill in between leaves old copies, which the next run or `lesion publish` rewrites.
     publish(workspace)
     return decision
@@ -137,74 +165,91 @@ def _repeated(connection: Connection, task: str, request_id: str | None) -> Deci
     return Decision(task=task, action=rows[0].action, training_id=rows[0].training_id, reason=rows[0].reason)
 
 
-def _decide(
-    connection: Connection,
-    workspace: Workspace,
-    task: str,
-    is_forced: bool,
-    decided_by: str,
-    needs_answer: bool,
-    asked: tuple[str | None, str | None],
-    answer: Answer | None,
-    answer_reason: str,
-    request_id: str | None,
-) -> Decision:
-    asked_about, asked_against = asked
-    proposal, candidates = propose(connection, workspace.bucket, task)
+def _decide(connection: Connection, workspace: Workspace, request: _Request) -> Decision:
+    task, override = request.task, request.override
+    if override is not None and request.asked_about is not None:
+        try:
+            find_overridable(connection, task, override.training_id)
+        except UnusableInputError as error:  # something else was decided while a person was asked
+            return request.none(override.training_id, str(error))
+    proposal, candidates = propose(connection, workspace.bucket, task, override)
     champion = champion_of(connection, task)
     common: dict[str, Any] = {
         "previous": champion.training.training_id if champion else None,
-        "decided_by": decided_by,
-        "request_id": request_id,
+        "decided_by": request.decided_by,
+        "request_id": request.request_id,
     }
     best = proposal.candidate if proposal else None
+    asked_about = request.asked_about
     if asked_about is not None and (best is None or best.training_id != asked_about):
         return _supersede(connection, task, asked_about, best, common)
-    if proposal is not None and needs_answer and asked_about is None:
-        newcomer = proposal.candidate.training_id
-        reason = f"{newcomer} came after the questions of this run: it gets one of its own"
-        return Decision(task=task, action="none", training_id=newcomer, reason=reason)
-    if proposal is not None and answer == "approved" and asked_against != proposal.previous:
-        answer = "expired"
-        answer_reason = (
-            f"the approval was for a comparison with {asked_against or 'no champion'}, and the champion is "
-            f"{proposal.previous or 'none'} by now"
-        )
-    if proposal is not None and answer in ("rejected", "expired"):
-        return _not_approved(connection, proposal, answer, answer_reason, common)
     if proposal is not None:
-        unmade = (proposal.missing, None if is_forced else proposal.missing_on_cohorts)
+        if request.needs_answer and asked_about is None:
+            newcomer = proposal.candidate.training_id
+            return request.none(
+                newcomer, f"{newcomer} came after the questions of this run: it gets one of its own"
+            )
+        answer, answer_reason = _valid_answer(request, proposal)
+        if answer in ("rejected", "expired"):
+            return _not_approved(connection, proposal, answer, answer_reason, override, common)
+        unmade = (proposal.missing, None if request.is_forced else proposal.missing_on_cohorts)
         if words := "; ".join(filter(None, unmade)):
             raise UnusableInputError(words)
     _refuse_others(connection, task, candidates, best, common)
     if proposal is None:
-        return _nothing_to_promote(task, candidates)
-    is_promoted = not proposal.objections or is_forced
+        return _nothing_to_promote(connection, task, candidates, is_forced=request.is_forced)
+    return _judge(connection, proposal, request, common)
+
+
+def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None, str]:
+    """The answer and its reason; an approval against another champion than that of today expires."""
+    if request.answer == "approved" and request.asked_against != proposal.previous:
+        return "expired", (
+            f"the approval was for a comparison with {request.asked_against or 'no champion'}, and the champion is "
+            f"{proposal.previous or 'none'} by now"
+        )
+    return request.answer, request.answer_reason
+
+
+def _judge(connection: Connection, proposal: Proposal, request: _Request, common: dict[str, Any]) -> Decision:
+    """Promote or refuse the candidate by the gates, or despite them, and record why."""
+    task, training = proposal.task, proposal.candidate.training
+    is_promoted = not proposal.objections or request.is_forced
     action = "promoted" if is_promoted else "refused"
-    reason = reason_of(proposal, is_forced=is_forced)
-    if answer == "approved":
-        said = f": {answer_reason.strip()}" if answer_reason.strip() else ""
+    reason = reason_of(proposal, is_forced=request.is_forced)
+    refusal = None
+    if (override := request.override) is not None:
+        refusal = find_overridable(connection, task, override.training_id)
+        words = override.reason.strip().rstrip(".")
+        reason += (
+            f" Overrides the refusal of {refusal.decided_at.date()}, as {override.asked_by} asked: {words}."
+        )
+    if request.answer == "approved":
+        said = f": {request.answer_reason}" if request.answer_reason else ""
         if is_promoted:
-            reason += f" Approved by {decided_by}{said}{'' if said.endswith('.') else '.'}"
+            reason += f" Approved by {request.decided_by}{said}{'' if said.endswith('.') else '.'}"
         else:
             # Who approved it did not refuse it.
-            reason = f"Approved by {decided_by}{said}, and refused by the gates all the same: {reason}"
+            reason = (
+                f"Approved by {request.decided_by}{said}, and refused by the gates all the same: {reason}"
+            )
             common["decided_by"] = RULE
     record_decision(
         connection,
         task,
         action,
-        training_id=proposal.candidate.training_id,
-        manifest_digest=proposal.candidate.training.manifest_digest,
+        training_id=training.training_id,
+        manifest_digest=training.manifest_digest,
         reason=reason,
         figures={
             **proposal.figures,
-            "is_forced": is_forced,
-            "is_obstacle": action == "refused" and proposal.comparison is None and champion is not None,
+            "is_forced": request.is_forced,
+            "overrides": refusal and refusal.sequence,
+            "is_obstacle": not is_promoted and proposal.comparison is None and proposal.champion is not None,
         },
         **common,
     )
-    return Decision(task=task, action=action, training_id=proposal.candidate.training_id, reason=reason)
+    return Decision(task=task, action=action, training_id=training.training_id, reason=reason)
 
 
 def _supersede(
@@ -220,11 +265,17 @@ def _supersede(
 
 
 def _not_approved(
-    connection: Connection, proposal: Proposal, answer: Answer, answer_reason: str, common: dict[str, Any]
+    connection: Connection,
+    proposal: Proposal,
+    answer: Answer,
+    answer_reason: str,
+    override: Override | None,
+    common: dict[str, Any],
 ) -> Decision:
+    then = "it will be asked again" if override is None else "the refusal by the gates stands"
     words = {
         "rejected": f"Rejected by {common['decided_by']}",
-        "expired": "No valid answer in time; it will be asked again",
+        "expired": f"No valid answer in time; {then}",
     }[answer]
     reason = f"{words}{': ' if answer_reason.strip() else '.'}{answer_reason.strip()}"
     record_decision(
@@ -264,11 +315,17 @@ def _refuse_others(
             )
 
 
-def _nothing_to_promote(task: str, candidates: Sequence[Candidate]) -> Decision:
+def _nothing_to_promote(
+    connection: Connection, task: str, candidates: Sequence[Candidate], *, is_forced: bool
+) -> Decision:
     if not candidates:
-        return Decision(
-            task=task, action="none", training_id=None, reason="no training is waiting for a decision"
-        )
+        reason = "no training is waiting for a decision"
+        refused = list_refused_by_gates(connection, task, N_NAMED) if is_forced else []
+        if refused:
+            reason += (
+                f"; the gates refused {', '.join(refused)}: to override that, name the training and a reason"
+            )
+        return Decision(task=task, action="none", training_id=None, reason=reason)
     found = "; ".join(f"{candidate.training_id}: {candidate.obstacle}" for candidate in candidates)
     return Decision(
         task=task, action="refused", training_id=None, reason=f"no candidate may be promoted: {found}"

@@ -15,7 +15,7 @@ from lesion_tasks.evaluation.comparison import (
     compare_models,
     missing_on_cohorts,
 )
-from lesion_tasks.evaluation.decisions import Champion, champion_of
+from lesion_tasks.evaluation.decisions import Champion, champion_of, rejection_of
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     cautions_of_checks,
@@ -26,10 +26,18 @@ from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
 from lesion_tasks.metrics.counted import plural
-from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidates
+from lesion_tasks.promotion.candidates import (
+    Candidate,
+    altered_model,
+    best_of,
+    find_candidate,
+    find_candidates,
+)
 from lesion_tasks.promotion.drift import declines, objections_to
+from lesion_tasks.promotion.overrides import Override, find_overridable, is_done
 from lesion_tasks.reports.words import label
 from lesion_tasks.training.predictions import AlteredPredictionsError
+from lesion_tasks.training.run_record import find_finished
 
 N_SLICES_SHOWN = 12
 
@@ -60,15 +68,22 @@ class Proposal:
         """What is stored with the decision."""
         return {
             "val": self.candidate.val,
+            "findings_sha256": self.candidate.findings_sha256,
             "comparison": self.comparison,
             "objections": list(self.objections),
             "cautions": list(self.cautions),
         }
 
 
-def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal | None, list[Candidate]]:
-    """What there is to decide for a task, and every candidate of the round. None: no candidate may be promoted."""
-    candidates = find_candidates(connection, bucket, task)
+def propose(
+    connection: Connection, bucket: Bucket, task: str, override: Override | None = None
+) -> tuple[Proposal | None, list[Candidate]]:
+    """What there is to decide for a task, and every candidate of the round. None: no candidate may be promoted.
+
+    With an override, the training that the gates refused is the only candidate; raises `UnusableInputError` if its
+    refusal is not in force.
+    """
+    candidates = find_round(connection, bucket, task, override)
     best = best_of(candidates)
     while best is not None and (leak := _leak(connection, bucket, best)) is not None:
         candidates = [
@@ -115,6 +130,7 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
                 *_changed_labels(connection, subject),
                 *cautions_about_test(connection, subject.manifest),
                 *_unknown_identities(connection, bucket, subject),
+                *_rejection(connection, best),
             ],
             n_openings=count_openings(connection, digest),
             report_keys=[one.report_key for one in found if one is not None],
@@ -123,6 +139,18 @@ def propose(connection: Connection, bucket: Bucket, task: str) -> tuple[Proposal
         ),
         candidates,
     )
+
+
+def find_round(
+    connection: Connection, bucket: Bucket, task: str, override: Override | None
+) -> list[Candidate]:
+    """The candidates that wait, or the one whose refusal is to be overridden; none if that is done."""
+    if override is None:
+        return find_candidates(connection, bucket, task)
+    if is_done(connection, override):
+        return []
+    find_overridable(connection, task, override.training_id)
+    return [find_candidate(connection, bucket, find_finished(connection, override.training_id))]
 
 
 def _missing_on_cohorts(connection: Connection, best: Candidate, champion: Champion | None) -> str | None:
@@ -152,6 +180,17 @@ def _changed_labels(connection: Connection, subject: EvaluationSubject) -> list[
     """The caution that labels of the test set are different today: an archive corrects them after an evaluation."""
     verdict = find_changed_labels(connection.engine, subject)
     return [] if verdict.status == "passed" else [verdict.sentence.rstrip(".")]
+
+
+def _rejection(connection: Connection, candidate: Candidate) -> list[str]:
+    """The caution that a person rejected it before its evaluation found something else."""
+    row = rejection_of(connection, candidate.training.task, candidate.training_id)
+    if row is None:
+        return []
+    evaluated_at = candidate.document["evaluated_at"]
+    return [
+        f"{row.reason.rstrip('.')} on {row.decided_at.date()}; its evaluation of {evaluated_at} finds other things"
+    ]
 
 
 def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
@@ -199,8 +238,13 @@ def subject_of(proposal: Proposal, *, is_forced: bool = False) -> str:
     return f"{asked} despite the gates?" if is_forced else f"{asked}? Gates refuse it"
 
 
-def _effect(proposal: Proposal, *, is_forced: bool) -> list[str]:
+def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -> list[str]:
     """What an approval does, where it is not what one expects."""
+    if override is not None:
+        return [
+            f"**Approving overrides the refusal by the gates**, as {override.asked_by} asks: {override.reason}",
+            "",
+        ]
     if not proposal.objections:
         return []
     if is_forced:
@@ -208,12 +252,15 @@ def _effect(proposal: Proposal, *, is_forced: bool) -> list[str]:
     else:
         words = (
             "**Approving does not promote it**: gates are not met, and the decision will be a refusal. To promote it "
-            'all the same, run `promote_model` with "Despite the gates".'
+            'all the same, run `promote_model` with "Despite the gates"; once it is refused, with its name and a '
+            "reason as well."
         )
     return [words, ""]
 
 
-def body_of(proposal: Proposal, *, report_base: str, is_forced: bool = False) -> str:
+def body_of(
+    proposal: Proposal, *, report_base: str, is_forced: bool = False, override: Override | None = None
+) -> str:
     """What a person needs to answer the question, in Markdown. `report_base` is the base address of report keys."""
     measure = leading_measure(proposal.task)
     figure = proposal.candidate.test[measure]
@@ -226,7 +273,7 @@ def body_of(proposal: Proposal, *, report_base: str, is_forced: bool = False) ->
         for name, key in zip(names, proposal.report_keys, strict=False)
     ]
     lines = [
-        *_effect(proposal, is_forced=is_forced),
+        *_effect(proposal, is_forced=is_forced, override=override),
         f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
         f"{figure['n_images']:,} test images; the best of its round on validation ({proposal.candidate.val:.4f}).",
         "",

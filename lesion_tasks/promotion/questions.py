@@ -4,11 +4,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from sqlalchemy import Connection
+
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.approvals import AS_SET, UNNAMED
-from lesion_tasks.catalog.lookup import find_task, tasks_left
-from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.promotion.candidates import find_best
+from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.evaluation.decisions import champion_of, refusal_in_force
+from lesion_tasks.promotion.candidates import find_best, is_waiting
+from lesion_tasks.promotion.overrides import Override, tasks_to_decide
 from lesion_tasks.promotion.promote import RULE, Answer
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.workspace import Workspace
@@ -26,6 +29,7 @@ class Question:
     subject: str
     body: str  # Markdown
     assigned_users: list[dict[str, str]]  # who may answer; empty: anybody
+    is_override: bool = False  # whether it is about a training that the gates refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,7 +38,7 @@ class Instruction:
 
     task_name: str
     decided_by: str
-    needs_answer: bool = False
+    needs_answer: bool
     asked_about: str | None = None
     asked_against: str | None = None
     answer: Answer | None = None
@@ -42,19 +46,25 @@ class Instruction:
 
 
 def write_questions(
-    workspace: Workspace, *, tasks: Sequence[str], approval: str = AS_SET, is_forced: bool = False
+    workspace: Workspace,
+    *,
+    tasks: Sequence[str],
+    approval: str = AS_SET,
+    is_forced: bool = False,
+    override: Override | None = None,
 ) -> list[Question]:
     """A question for each task that has a candidate; empty if nobody is asked.
 
-    `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so.
+    `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so. With an
+    `override` there is one question, about the training whose refusal it is to override.
     """
     if not _is_asking(workspace, approval):
         return []
     approvers = [{"id": name, "name": name} for name in workspace.settings.approvers]
     questions = []
     with workspace.engine.connect() as connection:
-        for task in tasks_left(tasks):
-            proposal, _ = propose(connection, workspace.bucket, task)
+        for task in tasks_to_decide(workspace, tasks, override):
+            proposal, _ = propose(connection, workspace.bucket, task, override)
             if proposal is not None:
                 questions.append(
                     Question(
@@ -62,8 +72,9 @@ def write_questions(
                         asked_about=proposal.candidate.training_id,
                         asked_against=proposal.previous,
                         subject=subject_of(proposal, is_forced=is_forced),
-                        body=body_of(proposal, report_base=PAGES, is_forced=is_forced),
+                        body=body_of(proposal, report_base=PAGES, is_forced=is_forced, override=override),
                         assigned_users=approvers,
+                        is_override=override is not None,
                     )
                 )
     return questions
@@ -74,13 +85,38 @@ def _is_asking(workspace: Workspace, approval: str) -> bool:
     return approval == "always" or (approval == AS_SET and workspace.settings.is_approval_asked)
 
 
-def is_superseded(workspace: Workspace, *, task: str, asked_about: str, asked_against: str | None) -> bool:
-    """Whether a question is obsolete: its candidate was decided on, or there is a better one, or another champion."""
+def is_open(
+    connection: Connection,
+    *,
+    task: str,
+    asked_about: str,
+    asked_against: str | None,
+    is_override: bool = False,
+) -> bool:
+    """Whether a question is still one, by the database alone: nothing was decided, no newer one, the same champion."""
+    champion = champion_of(connection, task)
+    if asked_against != (champion.training.training_id if champion else None):
+        return False
+    if is_override:
+        return refusal_in_force(connection, task, asked_about)[0] is not None
+    return is_waiting(connection, task, asked_about)
+
+
+def is_superseded(
+    workspace: Workspace, *, task: str, asked_about: str, asked_against: str | None, is_override: bool = False
+) -> bool:
+    """Whether a question is obsolete: it is not open any more, or there is a better candidate."""
     with workspace.engine.connect() as connection:
-        best = find_best(connection, workspace.bucket, find_task(task).name)
-        champion = champion_of(connection, task)
-    present = champion.training.training_id if champion else None
-    return best is None or best.training_id != asked_about or present != asked_against
+        if not is_open(
+            connection,
+            task=find_task(task).name,
+            asked_about=asked_about,
+            asked_against=asked_against,
+            is_override=is_override,
+        ):
+            return True
+        best = None if is_override else find_best(connection, workspace.bucket, task)
+    return not is_override and (best is None or best.training_id != asked_about)
 
 
 def require_approver(workspace: Workspace, person: str) -> None:
@@ -100,34 +136,45 @@ def gather_answers(
     approval: str = AS_SET,
     is_forced: bool,
     triggered_by: str | None,
+    override: Override | None = None,
 ) -> list[Instruction]:
     """What to decide about each task, with the answers of those who were asked.
 
     Where nobody is asked, by `approval`, the rule answers or, for a forced promotion, the person who triggered it.
     Where people are, what came after the question is not promoted without one of its own. If approvers are named,
-    nobody forces a promotion alone: the person who triggered it cannot approve it, and a forced promotion that nobody
-    was asked about counts as rejected unless an approver triggered it.
+    nobody forces a promotion alone where people are asked: the approval of the person who triggered it does not count.
+    Where nobody is asked, an approver has to trigger it. What does not count expires, and ends no candidacy.
     """
     by_task = {answer["task_name"]: answer for answer in answers}
     person = triggered_by or UNNAMED
     is_asking = _is_asking(workspace, approval)
     return [
-        replace(
-            _instruction(workspace, task, by_task.get(task), is_forced=is_forced, person=person),
+        _instruction(
+            workspace,
+            task,
+            by_task.get(task),
+            is_forced=is_forced,
+            person=person,
             needs_answer=is_asking,
         )
-        for task in tasks_left(tasks)
+        for task in tasks_to_decide(workspace, tasks, override)
     ]
 
 
 def _instruction(
-    workspace: Workspace, task: str, answer: Mapping[str, Any] | None, *, is_forced: bool, person: str
+    workspace: Workspace,
+    task: str,
+    answer: Mapping[str, Any] | None,
+    *,
+    is_forced: bool,
+    person: str,
+    needs_answer: bool,
 ) -> Instruction:
     approvers = workspace.settings.approvers
-    told = Instruction(task_name=task, decided_by=person if is_forced else RULE)
+    told = Instruction(task_name=task, decided_by=person if is_forced else RULE, needs_answer=needs_answer)
     if answer is not None:
-        told = Instruction(
-            task_name=task,
+        told = replace(
+            told,
             decided_by=answer["person"],
             asked_about=answer["asked_about"],
             asked_against=answer["asked_against"],
@@ -138,8 +185,8 @@ def _instruction(
         return told
     if answer is None and person not in approvers:
         reason = f"a promotion despite the gates needs one of {', '.join(approvers)}"
-        return replace(told, answer="rejected", answer_reason=reason)
+        return replace(told, answer="expired", answer_reason=reason)
     if told.answer == "approved" and told.decided_by == person:
         reason = "the person who triggers a promotion despite the gates cannot approve it alone"
-        return replace(told, answer="rejected", answer_reason=reason)
+        return replace(told, answer="expired", answer_reason=reason)
     return told

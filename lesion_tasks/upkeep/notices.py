@@ -7,13 +7,13 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
-from sqlalchemy import func, select
+from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.database.schema import Delivery, Ingestion, Watch
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.evaluation_record import find_by_id
+from lesion_tasks.evaluation.evaluation_record import find_by_id, findings_digest
 from lesion_tasks.workspace import Workspace
 
 # What people are told about -> whether somebody should look.
@@ -72,6 +72,14 @@ def delivering(workspace: Workspace, notice: Notice, connection: str) -> Iterato
         yield transaction.execute(note).scalar() is not None
 
 
+def forget_deliveries(connection: Connection, before: datetime, *, is_deleting: bool) -> int:
+    """Count the notes of deliveries before a moment, or remove them; what is told again after that is told anew."""
+    told = Delivery.told_at < before
+    if is_deleting:
+        return connection.execute(delete(Delivery).where(told)).rowcount
+    return connection.execute(select(func.count()).where(told)).scalar_one()
+
+
 def of_decision(decision: Mapping[str, Any], request_id: str) -> Notice | None:
     """What a request decided about a task; None if there was nothing to decide."""
     if decision["action"] not in EVENTS:
@@ -91,11 +99,12 @@ def of_evaluation(workspace: Workspace, evaluation_id: str) -> Notice | None:
     """That an evaluation failed its integrity checks; None if it is sound."""
     with workspace.engine.connect() as connection:
         found = find_by_id(connection, evaluation_id)
+        digest = findings_digest(connection, evaluation_id)
     if found.is_sound:
         return None
     return Notice(
         event="unsound",
-        about=f"{evaluation_id} {' '.join(found.failed_checks)}",
+        about=f"{evaluation_id} {digest}",
         subject=f"{found.training_id}: integrity checks failed ({', '.join(found.failed_checks)})",
         text=found.verdict,
         page=found.report_key,

@@ -10,7 +10,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, select, text
@@ -28,6 +28,7 @@ from lesion_tasks.progress import progress
 from lesion_tasks.serving.predict_job import is_job
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.training.predictions import delete_predictions
+from lesion_tasks.upkeep.notices import forget_deliveries
 from lesion_tasks.upkeep.prunable import (
     Prunable,
     checkpoints_at_rest,
@@ -62,6 +63,7 @@ class PruneResult:
 
     is_deleting: bool
     things: list[PrunedThing]
+    n_deliveries: int  # notes of what people were told
 
     @property
     def n_objects(self) -> int:
@@ -77,7 +79,12 @@ class PruneResult:
 
     def counts(self) -> dict[str, int]:
         """In numbers alone, as tasks pass it on."""
-        return {"things": len(self.things), "objects": self.n_objects, "bytes": self.size_bytes}
+        return {
+            "things": len(self.things),
+            "objects": self.n_objects,
+            "bytes": self.size_bytes,
+            "deliveries": self.n_deliveries,
+        }
 
 
 def prune(
@@ -94,10 +101,13 @@ def prune(
     `request_id` names the run that asks. What may have come to be needed since it was chosen stays.
     """
     now = now or datetime.now(UTC)
+    told_before = now - timedelta(days=policy.delivery_days)
     if not is_deleting:
         left = [_thing(one) for one in _begun(workspace.engine) if one.kind not in CACHES]
         chosen = [_thing(one) for one in _choose(workspace, policy, now).things]
-        return PruneResult(is_deleting=False, things=left + chosen)
+        with workspace.engine.connect() as connection:
+            n_deliveries = forget_deliveries(connection, told_before, is_deleting=False)
+        return PruneResult(is_deleting=False, things=left + chosen, n_deliveries=n_deliveries)
     gone: list[PrunedThing] = []
     with hold_lock(workspace.engine, Lock.PRUNING):
         for row in _begun(workspace.engine):
@@ -110,8 +120,10 @@ def prune(
                 if given_up is not None and _finish(workspace, given_up, policy, now, choice.news):
                     gone.append(_thing(given_up))
                 advance(1)
+    with workspace.engine.begin() as connection:
+        n_deliveries = forget_deliveries(connection, told_before, is_deleting=True)
     publish(workspace)
-    return PruneResult(is_deleting=True, things=gone)
+    return PruneResult(is_deleting=True, things=gone, n_deliveries=n_deliveries)
 
 
 def prune_and_tell(
@@ -129,6 +141,9 @@ def prune_and_tell(
             one.size_bytes / 1e6,
             one.reason,
         )
+    log.info(
+        "%s %d notes of what people were told", "pruned" if is_deleting else "could go:", result.n_deliveries
+    )
     return result.counts()
 
 

@@ -44,7 +44,8 @@ async function ask(path, options = {}) {
   const body = await answer.json().catch(() => ({}));
   if (!answer.ok) {
     const detail = body.detail;
-    throw new Error(typeof detail === "string" ? detail : JSON.stringify(detail ?? answer.statusText));
+    const error = new Error(typeof detail === "string" ? detail : JSON.stringify(detail ?? answer.statusText));
+    throw Object.assign(error, { status: answer.status });
   }
   return body;
 }
@@ -68,26 +69,23 @@ function whileBusy(form, said, work) {
     });
 }
 
-// What the product knows of a question that Airflow keeps open; null where the run says it no longer.
+// What the product knows of a question that Airflow keeps open: null where the run says it no longer, undefined if the
+// server does not answer now.
 async function knownOf(run) {
   const address = new URL("question", new URL(root, location.href));
   address.search = new URLSearchParams({ run: run.dag_run_id, map_index: run.map_index });
-  const answer = await fetch(address, { credentials: "same-origin" });
-  return answer.ok ? answer.json() : null;
+  try {
+    const answer = await fetch(address, { credentials: "same-origin" });
+    if (answer.status === 404) return null;
+    return answer.ok ? await answer.json() : undefined;
+  } catch { return undefined; }
 }
 
-// Why nothing may be done about a question; null if something may.
-function obstacle(section, known) {
-  if (!section.dataset.may) return "Your role may read this question, not answer it.";
-  return known?.is_decided
-    ? "It has been decided elsewhere by now: this question ends by itself within ten minutes."
-    : null;
-}
-
-function shownQuestion(question, known, why, key) {
+function shownQuestion(question, known, mayAnswer, key) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
   form.dataset.run = run.dag_run_id;
+  form.dataset.place = run.map_index;
   form.dataset.key = key;
   form.append(element("h3", question.subject));
   form.append(element("p", `Asked by run ${run.dag_run_id}`, "muted"));
@@ -97,8 +95,8 @@ function shownQuestion(question, known, why, key) {
   if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
   more.append(words);
   form.append(more);
-  if (why) {
-    form.append(element("p", why, "muted"));
+  if (!mayAnswer) {
+    form.append(element("p", "Your role may read this question, not answer it.", "muted"));
     return form;
   }
   const label = element("label");
@@ -140,24 +138,39 @@ function shownQuestion(question, known, why, key) {
 async function showQuestions() {
   const section = document.querySelector("[data-questions]");
   if (!section) return;
+  let open;
   try {
     const found = await ask("dags/promote_model/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20");
-    const open = found.hitl_details ?? [];
-    section.hidden = open.length === 0;
-    const list = section.querySelector("[data-list]");
-    const shown = await Promise.all(open.map(async (one) => {
-      const known = await knownOf(one.task_instance);
-      const why = obstacle(section, known);
-      const key = JSON.stringify([one.task_instance.dag_run_id, one.task_instance.map_index, why]);
-      // One that is shown already stays as its reader has left it: unfolded, or with a reason begun.
-      return [...list.children].find((form) => form.dataset.key === key) ?? shownQuestion(one, known, why, key);
-    }));
-    list.replaceChildren(...shown);
-  } catch { section.hidden = true; } // whoever may not see questions sees none
+    open = found.hitl_details ?? [];
+  } catch (error) {
+    // Whoever may not see questions sees none; what is shown stays while Airflow does not answer.
+    if (error.status === 401 || error.status === 403) section.hidden = true;
+    return;
+  }
+  const list = section.querySelector("[data-list]");
+  const mayAnswer = Boolean(section.dataset.may);
+  const shown = await Promise.all(open.map(async (one) => {
+    const run = one.task_instance;
+    const known = await knownOf(run);
+    // What was decided, or replaced by a newer question, ends by itself: it is none any more.
+    if (known && !known.is_open) return null;
+    const before = [...list.children].find(
+      (form) => form.dataset.run === run.dag_run_id && form.dataset.place === String(run.map_index));
+    // One that is shown already stays as its reader has left it: unfolded, or with a reason begun.
+    const key = JSON.stringify([mayAnswer, known?.body]);
+    const isSame = before && (known === undefined || before.dataset.key === key);
+    return isSame ? before : shownQuestion(one, known, mayAnswer, key);
+  }));
+  const left = shown.filter(Boolean);
+  section.hidden = left.length === 0;
+  // One that stays is not moved: it would lose its reader's place.
+  if (left.length !== list.children.length || left.some((form, place) => form !== list.children[place])) {
+    list.replaceChildren(...left);
+  }
 }
 
-function offerRollback() {
-  const form = document.querySelector("form[data-rollback]");
+function offerRollback(within = document) {
+  const form = within.querySelector("form[data-rollback]");
   if (!form) return;
   form.addEventListener("submit", (event) => {
     event.preventDefault();
@@ -231,6 +244,29 @@ function limitComparison() {
   });
 }
 
+// Takes over what is new on a page; what its reader may be at stays as it is.
+function takeOver(main, fresh) {
+  const named = (part) => `section[aria-labelledby="${CSS.escape(part.getAttribute("aria-labelledby"))}"]`;
+  for (const old of main.querySelectorAll("section")) {
+    if (!fresh.querySelector(named(old))) old.remove();
+  }
+  let last = null;
+  for (const part of fresh.querySelectorAll("section")) {
+    const old = main.querySelector(named(part));
+    // Questions come from Airflow; a log is that of the last failure.
+    const isKept = old && ("questions" in part.dataset
+      || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
+    if (!isKept) {
+      if (old) old.replaceWith(part);
+      else if (last) last.after(part);
+      else main.prepend(part);
+      offerRollback(part);
+      if (part.dataset.log) showLog();
+    }
+    last = isKept ? old : part;
+  }
+}
+
 async function keepLive() {
   const main = document.querySelector("main[data-live]");
   if (!main) return;
@@ -244,10 +280,7 @@ async function keepLive() {
         if (answer.ok) {
           const fresh = new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("main");
           await showQuestions();
-          for (const part of fresh.querySelectorAll("section:not([data-questions], [data-kept])")) {
-            const name = part.getAttribute("aria-labelledby");
-            main.querySelector(`section[aria-labelledby="${CSS.escape(name)}"]`)?.replaceWith(part);
-          }
+          takeOver(main, fresh);
         }
       } catch { /* the server is away for a moment: the next look may reach it */ }
     }

@@ -1,0 +1,88 @@
+"""A training that the gates refused -> whether a person may override that, by name and with a reason."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import Connection
+
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.lookup import tasks_left
+from lesion_tasks.database.pruned import find_archival
+from lesion_tasks.database.schema import Promotion
+from lesion_tasks.evaluation.decisions import decisions_of_run, refusal_in_force
+from lesion_tasks.training.run_record import find_finished
+from lesion_tasks.workspace import Workspace
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override:
+    """That somebody asks for the promotion of a training which the gates refused."""
+
+    training_id: str
+    reason: str
+    asked_by: str
+    run_id: str | None = None  # the run of Airflow that asks
+
+    def __post_init__(self) -> None:
+        if not self.reason.strip():
+            raise UnusableInputError(
+                f"overriding the refusal of {self.training_id!r}: the reason is empty, expected one in words"
+            )
+
+
+def read_override(
+    training_id: str | None, reason: str | None, *, is_forced: bool, asked_by: str, run_id: str | None = None
+) -> Override | None:
+    """What a form or a command asks for; None if no training is named.
+
+    Raises `UnusableInputError` for a part without the others: training, reason, and "despite the gates".
+    """
+    name, words = (training_id or "").strip(), (reason or "").strip()
+    if not name and not words:
+        return None
+    if not name or not is_forced:
+        raise UnusableInputError(
+            "a reason, or a training that the gates refused, is for a promotion despite the gates: expected all three"
+        )
+    return Override(training_id=name, reason=words, asked_by=asked_by, run_id=run_id)
+
+
+def find_overridable(connection: Connection, task: str, training_id: str) -> Promotion:
+    """The refusal that an override is about; raises `UnusableInputError` if there is none in force."""
+    training = find_finished(connection, training_id)
+    if training.task != task:
+        raise UnusableInputError(
+            f"training {training_id!r}: it is of task {training.task!r}, expected {task!r}"
+        )
+    if (archival := find_archival(connection, training_id)) is not None:
+        raise UnusableInputError(
+            f"training {training_id!r}: {archival}; take it back first: lesion archive-training {training_id} --return"
+        )
+    found, said = refusal_in_force(connection, task, training_id)
+    if found is None:
+        raise UnusableInputError(f"training {training_id!r}: {said}, expected one that the gates refused")
+    return found
+
+
+def is_done(connection: Connection, override: Override) -> bool:
+    """Whether the run that asks has decided already, and is run again."""
+    if override.run_id is None:
+        return False
+    return any(
+        row.training_id == override.training_id for row in decisions_of_run(connection, override.run_id)
+    )
+
+
+def tasks_to_decide(workspace: Workspace, tasks: Sequence[str], override: Override | None) -> list[str]:
+    """The tasks of a run that the catalogue still has; of one that overrides a refusal, that of its training alone."""
+    if override is None:
+        return tasks_left(tasks)
+    with workspace.engine.connect() as connection:
+        task = find_finished(connection, override.training_id).task
+        if task not in tasks:
+            raise UnusableInputError(
+                f"training {override.training_id!r}: it is of task {task!r}, expected one of {', '.join(tasks)}"
+            )
+        if not is_done(connection, override):
+            find_overridable(connection, task, override.training_id)
+    return [task]
