@@ -58,8 +58,8 @@ def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) 
     backbone's, "bucket:" and the key of such a file or folder, or "none" for an explicit random start.
     Missing weights are an error, never a silent random start. A stored backbone needs its file in any case: it is the
     network. A text file beside the weights whose name adds `.licence.txt` to theirs states their licence in its first
-    line, and is believed before the catalogue. A preset is a folder in the place of a file; without one it is fetched by
-    its name or address. It needs a licence.
+    line, and is believed before the catalogue. A preset is a folder in the place of a file; where there is none, it is
+    fetched by its name or address. It needs a licence.
     """
     backbone = find_backbone(variant.backbone or "")
     if backbone is None or (isinstance(backbone, Backbone) and not variant.is_pretrained):
