@@ -5,7 +5,6 @@ Data only, standard library only. `lesion_tasks.catalog` re-exports the former a
 
 import re
 from dataclasses import dataclass
-from typing import ClassVar
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,12 +49,16 @@ class PresetBackbone:
     licence: str = (
         ""  # of the weights, which nobody uses without one; "" if the file that lies beside them says it
     )
-    min_side_px: ClassVar[int] = 1  # the network itself says which sides it takes
 
     @property
     def files(self) -> str:
         """The name of its folder."""
         return self.preset
+
+    @property
+    def min_side_px(self) -> int:
+        """1: the network itself says which sides it takes."""
+        return 1
 
     @property
     def is_address(self) -> bool:
