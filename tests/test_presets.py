@@ -99,9 +99,18 @@ def refusal(call: Callable[..., Any], *arguments: Any) -> str:
     return str(refused.value)
 
 
-# Nothing of this package: what anybody does who is given the files.
 ELSEWHERE = """
-import sys, keras, keras_hub, numpy as np
+import sys
+from pathlib import Path
+import keras, numpy as np
+from lesion_tasks.training.loop import load_model, model_bytes
+
+load_model(model_bytes(keras.Sequential([keras.Input((1,)), keras.layers.Dense(1)])))
+assert "keras_hub" not in sys.modules, "imported for a model that does not need it"
+load_model(Path(sys.argv[1]).read_bytes())
+
+# What anybody does who is given the files.
+import keras_hub
 for path in sys.argv[1:]:
     model = keras.saving.load_model(path, compile=False, safe_mode=True)
     np.save(path + ".npy", model.predict({"pixels": np.load(path + ".pixels.npy")}, verbose=0))
@@ -150,7 +159,10 @@ def test_presets_learn_and_what_is_stored_says_the_same_elsewhere(
             np.save(f"{path}.pixels.npy", np.stack([pixels[isic_id] for isic_id, _ in said]))
             measured[path] = [p[1] for _, p in said]
     assert rows_of(small, "SELECT n_features FROM feature_shard") == [(16,)] * 2, "by the frozen ones alone"
-    subprocess.run([sys.executable, "-c", ELSEWHERE, *measured], check=True, capture_output=True)
+    done = subprocess.run(
+        [sys.executable, "-c", ELSEWHERE, *measured], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
     for path, expected in measured.items():
         np.testing.assert_allclose(np.load(f"{path}.npy")[:, 0], expected, atol=1e-5)
 

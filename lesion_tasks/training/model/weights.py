@@ -132,11 +132,13 @@ def _preset_folder(
     """The folder of a preset among the weights, or none, and what states its licence if anything does."""
     if backbone.is_address:
         return None, None
-    if location.startswith(BUCKET_PREFIX):
-        return _preset_in_bucket(backbone, location.removeprefix(BUCKET_PREFIX).rstrip("/"), bucket)
-    place = Path("." if location in WITHOUT_FILES else location)
-    # The folder in which it lies, or its own; a path of its own is that in either.
-    own = [place / backbone.preset, *([place] if place.name == backbone.preset else [])]
+    own = [Path(backbone.preset)]
+    if not own[0].is_absolute():
+        if location.startswith(BUCKET_PREFIX):
+            return _preset_in_bucket(backbone, location.removeprefix(BUCKET_PREFIX).rstrip("/"), bucket)
+        place = Path(location)
+        own = [] if location in WITHOUT_FILES else [place / backbone.preset]
+        own += [place] if place.name == backbone.preset else []
     folder = next((path for path in own if is_preset(path)), None)
     if folder is None:
         if location == RANDOM_START:
