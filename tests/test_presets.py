@@ -205,7 +205,7 @@ def test_without_a_class_token_it_is_the_mean_over_the_patches(
 
 
 def test_positions_that_learned_are_stored_whichever_way_they_went(weights: Path) -> None:
-    """KerasHub 0.32 itself drops what made their sum smaller, and stores them blurred at another size than its own."""
+    """KerasHub 0.32 itself drops what made their sum larger, and stores them blurred at another size than its own."""
     model = build_model(variant(side_px=16), find_weights(variant(), str(weights)))
     positions = backbone_of(model).embeddings.interpolated_position_embeddings
     for step in (0.25, -0.5):
