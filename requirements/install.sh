@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # install.sh LOCK [PYTHON]: a .venv with everything requirements/LOCK.lock names, and the project itself, editable.
+# The lock is complete, and leaves out on purpose what KerasHub asks for: no dependency is looked for.
 # uv does it in a tenth of pip's time. It does not read pip's settings, so mirrors and certificates that pip
 # knows are handed on; where it fails all the same, pip has the last word.
 set -euo pipefail
@@ -30,14 +31,15 @@ install_with_uv() {
   # Compiled here, once: where Python may not write, every process of Airflow would compile for eight seconds.
   # Look at all indexes, as pip does. Hashes decide what is taken, not the place it comes from.
   UV_INDEX_STRATEGY=${UV_INDEX_STRATEGY:-unsafe-best-match} \
-    .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --require-hashes -r "$lock"
+    .venv/bin/uv pip install --quiet --compile-bytecode --python .venv/bin/python --no-deps --require-hashes \
+    -r "$lock"
 }
 
 started=$SECONDS
 echo "installing $lock into .venv"
 install_with_uv || {
   echo "uv could not; pip takes over, for a minute or two"
-  pip install --quiet --require-hashes -r "$lock"
+  pip install --quiet --no-deps --require-hashes -r "$lock"
 }
 # setuptools is in the lock: nothing unlocked is fetched to build with. It warns of every editable installation.
 PYTHONWARNINGS=ignore pip install --quiet --no-deps --no-build-isolation --no-index --editable .

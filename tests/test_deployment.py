@@ -17,6 +17,7 @@ from typing import Any
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 from sqlalchemy import text
 from sqlalchemy.exc import ProgrammingError
 
@@ -461,6 +462,18 @@ def test_a_lock_pins_everything_by_hash_and_names_no_host(path: Path) -> None:
     ] == []
     if path.stem.startswith(("airflow", "worker")):
         assert "celery==5.6." in text
+
+
+@pytest.mark.parametrize("path", LOCKS, ids=lambda path: path.stem)
+def test_no_lock_brings_tensorflow_twice(path: Path) -> None:
+    """`tensorflow` and `tensorflow-cpu` provide the same module; KerasHub asks for the former by `tensorflow-text`."""
+    found = [Requirement(line.rstrip(" \\")) for line in path.read_text().splitlines() if "==" in line]
+    for system, machine in (("linux", "x86_64"), ("linux", "aarch64"), ("darwin", "arm64")):
+        there = {"sys_platform": system, "platform_machine": machine}
+        names = {one.name for one in found if one.marker is None or one.marker.evaluate(there)}
+        assert len(names & {"tensorflow", "tensorflow-cpu"}) == (path.stem not in ("airflow", "site", "uv"))
+        assert "tensorflow-text" not in names
+        assert ("keras-hub" in names) is (path.stem in ("dev", "kerashub"))
 
 
 # ---------------------------------------------------------------------------------------------- beyond compose

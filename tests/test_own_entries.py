@@ -13,7 +13,7 @@ from documented import fenced
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, own_entries
-from lesion_tasks.catalog.backbones import StoredBackbone, find_backbone
+from lesion_tasks.catalog.backbones import PresetBackbone, StoredBackbone, find_backbone
 from lesion_tasks.catalog.entries import fingerprint
 from lesion_tasks.catalog.gates import GATES, check_gates, figures_to_judge, gates_of, measures_of, objections
 from lesion_tasks.catalog.new_entry import WRITERS, write_entry
@@ -437,6 +437,23 @@ def test_a_backbone_of_ones_own_has_a_name_and_what_it_says_is_part_of_it(write:
         "as our_net_*.keras",
         "b.toml: [backbone.our_net] preprocessing: is in the file itself, which takes pixels 0 to 255; leave it out",
     ]
+    preset = '[backbone.our_net]\npreset = "dinov2_small"\nlicence = "Apache-2.0"\n'
+    write(b=preset)
+    read_settings()
+    backbone = find_backbone(str(VARIANTS["on_our_net"].backbone))
+    assert backbone == PresetBackbone(name="our_net", preset="dinov2_small", licence="Apache-2.0")
+    assert "dinov2_small" in run("catalog")[1]
+    write(b=preset + 'files = "our_net_*.keras"\n')
+    assert mistakes() == ["b.toml: [backbone.our_net] unknown field 'files', expected one of preset, licence"]
+    for address in ("s3://ours/dino", "hf://dino", "kaggle://keras/dinov2/tensorflow/small", ""):
+        write(b=preset.replace("dinov2_small", address))
+        assert mistakes() == [
+            f"b.toml: [backbone.our_net] preset: is {address!r}, expected the name of a folder among the weights, its "
+            "path, a name of KerasHub's, hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
+        ]
+    for address in ("hf://ours/dino-2", "kaggle://keras/dinov2/keras/dinov2_small/3", "/data/presets/dino"):
+        write(b=preset.replace("dinov2_small", address))
+        read_settings()
     write(a="", b=BACKBONE.replace("our_net", "mobilenet_v2"))
     assert mistakes() == [
         "b.toml: [backbone.mobilenet_v2] has the name of a model of Keras Applications, expected another name"

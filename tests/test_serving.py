@@ -530,6 +530,17 @@ def test_an_export_gives_the_stored_models_predictions_and_says_what_it_is(
     assert again == pytest.approx(np.asarray(served.model.predict_on_batch(inputs)), abs=1e-6)
 
 
+def test_a_network_with_gelu_is_exported_to_onnx() -> None:
+    """ConvNeXt and transformers have it."""
+    import keras
+
+    pixels = keras.Input((4, 4, 3), name="pixels")
+    model = keras.Model({"pixels": pixels}, keras.layers.Activation("gelu")(pixels))
+    inputs = {"pixels": np.random.default_rng(0).normal(0, 3, (5, 4, 4, 3)).astype(np.float32)}
+    said = exporting._run_onnx(exporting._to_onnx(model), inputs)
+    assert said == pytest.approx(np.asarray(model(inputs)), abs=1e-6)
+
+
 def test_an_export_names_the_bounds_of_its_conformal_sets() -> None:
     sets = ConformalSets(
         error_rate=0.1, class_names=("benign", "malignant"), bounds=(0.25, math.inf), n_groups=(40, 3)

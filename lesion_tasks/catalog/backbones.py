@@ -1,4 +1,4 @@
-"""Every Keras Applications model by a readable name, with its pixel scaling; backbones that are files of their own.
+"""Every Keras Applications model by a readable name, with its pixel scaling; backbones that bring their own network.
 
 Data only, standard library only. `lesion_tasks.catalog` re-exports the former as `BACKBONES`.
 """
@@ -36,6 +36,37 @@ class StoredBackbone:
     licence: str = ""  # of the weights; "" if only the file that lies beside them can say
     min_side_px: int = 1
     preprocessing: str = "none"  # what it does to pixels is in the file
+
+
+@dataclass(frozen=True, kw_only=True)
+class PresetBackbone:
+    """A preset of KerasHub: a network, its weights and its scaling of pixels, as `save_to_preset` writes them."""
+
+    name: str
+    # The folder's name among the weights, or its path; where there is a network also an address (hf://..., kaggle://...)
+    # or the name that KerasHub has for it.
+    preset: str
+    licence: str = (
+        ""  # of the weights, which nobody uses without one; "" if the file that lies beside them says it
+    )
+
+    @property
+    def files(self) -> str:
+        """The name of its folder."""
+        return self.preset
+
+    @property
+    def min_side_px(self) -> int:
+        """1: the network itself says which sides it takes."""
+        return 1
+
+    @property
+    def is_address(self) -> bool:
+        """Whether it names a place on the network, wherever the weights lie."""
+        return "://" in self.preset
+
+
+AnyBackbone = Backbone | StoredBackbone | PresetBackbone
 
 
 def _mobilenet(name: str, keras_class: str, how: str, stem: str, alpha: float = 1.0) -> Backbone:
@@ -99,7 +130,7 @@ if len(BACKBONES) != len(_ALL):
 
 # EfficientNet-Lite is EfficientNet (Tan and Le 2019) without squeeze-and-excite and with ReLU6. Keras Applications has
 # none; Google publishes the weights in its TensorFlow TPU models under the Apache licence.
-STORED_BACKBONES = {
+STORED_BACKBONES: dict[str, StoredBackbone | PresetBackbone] = {
     f"efficientnet_lite{n}": StoredBackbone(
         name=f"efficientnet_lite{n}",
         files=f"efficientnet_lite{n}_*.keras",
@@ -116,9 +147,11 @@ RANDOM_START = (
 WITHOUT_FILES = ("imagenet", RANDOM_START)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.keras")
+# Of a preset of KerasHub: hf://owner/name, kaggle://owner/model/keras/variation, with the version or without.
+PRESET_ADDRESS = re.compile(r"hf://[\w.-]+/[\w.-]+|kaggle://[\w.-]+/[\w.-]+/keras/[\w.-]+(/[0-9]+)?")
 
 
-def find_backbone(name: str) -> Backbone | StoredBackbone | None:
+def find_backbone(name: str) -> AnyBackbone | None:
     """The backbone of a name, which may be that of any `.keras` file; None if there is no such backbone."""
     if _FILE_NAME.fullmatch(name):
         return StoredBackbone(name=name, files=name)

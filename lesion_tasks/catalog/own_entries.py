@@ -19,7 +19,13 @@ from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.backbones import BACKBONES, STORED_BACKBONES, StoredBackbone
+from lesion_tasks.catalog.backbones import (
+    BACKBONES,
+    PRESET_ADDRESS,
+    STORED_BACKBONES,
+    PresetBackbone,
+    StoredBackbone,
+)
 from lesion_tasks.catalog.cohorts import COHORTS, Cohort
 from lesion_tasks.catalog.ensembles import check_members
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, refuse, unknown
@@ -47,6 +53,8 @@ class Kind:
     """A kind of entry: a table `[kind.name]` in a file, or for gates an array of tables."""
 
     entry: Any  # the type of an entry
+    # Further types of entries, each by a field that it alone has.
+    or_entry: Mapping[str, Any] = field(default_factory=dict)
     entries: dict[str, Any]  # the catalogue's, to which those of the folder are added
     is_named: bool = True  # whether an entry has its name as a field
     is_replacing: bool = (
@@ -67,11 +75,19 @@ def _check_variant(name: str, variant: Variant) -> None:
     )
 
 
-def _check_backbone(name: str, backbone: StoredBackbone) -> None:
-    """Raise ValueError if a name or a pattern cannot be that of a network in a file."""
+def _check_backbone(name: str, backbone: StoredBackbone | PresetBackbone) -> None:
+    """Raise ValueError if a name, a pattern or an address cannot be that of a network."""
     problems = []
     if name in BACKBONES:
         problems.append("has the name of a model of Keras Applications, expected another name")
+    if isinstance(backbone, PresetBackbone):
+        if not backbone.preset or (backbone.is_address and not PRESET_ADDRESS.fullmatch(backbone.preset)):
+            problems.append(
+                f"preset: is {backbone.preset!r}, expected the name of a folder among the weights, its path, a name of "
+                "KerasHub's, hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
+            )
+        refuse(f"backbone {name!r}", problems)
+        return
     if "/" in backbone.files or not backbone.files.endswith(".keras"):
         problems.append(
             f"files: is {backbone.files!r}, expected the name of a .keras file or a pattern such as {name}_*.keras"
@@ -88,7 +104,12 @@ KINDS: Mapping[str, Kind] = {
     "task": Kind(entry=Task, entries=TASKS),
     "split": Kind(entry=Split, entries=SPLITS),
     "cohort": Kind(entry=Cohort, entries=COHORTS),
-    "backbone": Kind(entry=StoredBackbone, entries=STORED_BACKBONES, check=_check_backbone),
+    "backbone": Kind(
+        entry=StoredBackbone,
+        or_entry={"preset": PresetBackbone},
+        entries=STORED_BACKBONES,
+        check=_check_backbone,
+    ),
     "variant": Kind(entry=Variant, entries=VARIANTS, check=_check_variant, groups=GROUPS),
     "gates": Kind(entry=tuple[Gate, ...], entries=GATES, is_named=False, check=check_gates),
     "schedule": Kind(entry=Schedule, entries=SCHEDULES, is_replacing=True),
@@ -317,10 +338,11 @@ def build(kind: str, name: str, content: Any) -> tuple[Any, list[str]]:
             return None, ["has a field 'name', expected it in the heading alone"]
         content = (asdict(how.entries[name]) if how.is_replacing else {}) | content | {"name": name}
     problems: list[str] = []
-    content = _prepared(how.entry, _ungrouped(content, how.groups, problems), "", problems)
+    entry_type = next((other for name, other in how.or_entry.items() if name in content), how.entry)
+    content = _prepared(entry_type, _ungrouped(content, how.groups, problems), "", problems)
     try:
         # As JSON, in which an array may be a tuple and a table an entry, but nothing else is taken for something else.
-        entry = _adapter(kind).validate_json(json.dumps(content, default=repr), strict=True)
+        entry = _adapter(entry_type).validate_json(json.dumps(content, default=repr), strict=True)
     except ValidationError as error:
         return None, problems + [words for one in error.errors() for words in _in_words(one)]
     return (None if problems else entry), problems
@@ -350,10 +372,10 @@ def _ungrouped(content: Any, groups: Mapping[str, tuple[str, ...]], problems: li
 
 
 @lru_cache
-def _adapter(kind: str) -> Any:
+def _adapter(entry_type: Any) -> Any:
     from pydantic import TypeAdapter
 
-    return TypeAdapter(KINDS[kind].entry)
+    return TypeAdapter(entry_type)
 
 
 def _prepared(hint: Any, content: Any, place: str, problems: list[str]) -> Any:

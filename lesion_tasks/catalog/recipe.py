@@ -112,7 +112,7 @@ class Variant:
     reproduces: str | None = None  # the row of the systems table this stands for, such as "S8"
     is_promotable: bool = True  # False: reproduced for comparison, never champion
     backbone: str | None = (
-        None  # a name in catalog/backbones.py, or that of a `.keras` file among the weights
+        None  # a name in catalog/backbones.py or of an own entry, or that of a `.keras` file among the weights
     )
     is_pretrained: bool = True  # with a backbone: False deliberately starts from random weights
     is_backbone_frozen: bool = True

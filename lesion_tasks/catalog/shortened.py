@@ -11,7 +11,7 @@ from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant, own_entries
-from lesion_tasks.catalog.backbones import find_backbone
+from lesion_tasks.catalog.backbones import PresetBackbone, find_backbone
 from lesion_tasks.catalog.learning import Learning
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.recipe import FineTuning, flat_recipe
@@ -37,7 +37,7 @@ def adjust(
     if is_smoke_run:
         how = "smoke run"
         wanted = {
-            "side_px": variant.side_px and _smoke_side_px(variant),
+            "side_px": _smoke_side_px(variant),
             "is_promotable": False,
             **_capped(variant, 1),
         }
@@ -149,10 +149,15 @@ def members_of(
     return [member if member.side_px is None else replace(member, side_px=side_px) for member in members]
 
 
-def _smoke_side_px(variant: Variant) -> int:
-    """The smallest side that the backbone of a variant takes, or those of its members."""
+def _smoke_side_px(variant: Variant) -> int | None:
+    """The smallest side that the backbone of a variant takes, or those of its members.
+
+    The variant's own if one is a preset: only the network itself knows which others it takes.
+    """
     names = [variant.backbone, *(find_variant(name).backbone for name in variant.members)]
     backbones = [find_backbone(name) for name in names if name]
+    if variant.side_px is None or any(isinstance(backbone, PresetBackbone) for backbone in backbones):
+        return variant.side_px
     return max([SMOKE_SIDE_PX, *(backbone.min_side_px for backbone in backbones if backbone)])
 
 

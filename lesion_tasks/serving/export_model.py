@@ -223,7 +223,10 @@ def _to_onnx(model: "keras.Model") -> bytes:
 
     serve = as_function(model, lambda found: {OUTPUT: found})
     proto, _ = tf2onnx.convert.from_function(
-        serve, input_signature=serve.input_signature, opset=OPSET, custom_op_handlers={"Log1p": (_log1p, [])}
+        serve,
+        input_signature=serve.input_signature,
+        opset=OPSET,
+        custom_op_handlers={"Log1p": (_log1p, []), "Erfc": (_erfc, [])},
     )
     return bytes(proto.SerializeToString())
 
@@ -234,6 +237,15 @@ def _log1p(graph: Any, node: Any, name: str, args: Any) -> Any:
     added = graph.make_node("Add", [node.input[0], one]).output[0]
     node.type = "Log"
     graph.replace_inputs(node, [added])
+    return node
+
+
+def _erfc(graph: Any, node: Any, name: str, args: Any) -> Any:
+    """ONNX has no erfc(x) = 1 - erf(x), which TensorFlow's GELU is made of."""
+    one = graph.make_const(f"{name}_one", np.array(1, dtype=np.float32)).output[0]
+    erf = graph.make_node("Erf", [node.input[0]]).output[0]
+    node.type = "Sub"
+    graph.replace_inputs(node, [one, erf])
     return node
 
 

@@ -24,10 +24,10 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.scratch import scratch_file
-from lesion_tasks.training.accelerator import find_accelerator
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.in_memory import InMemory
 from lesion_tasks.training.judge import Judgement
+from lesion_tasks.training.model.kerashub import open_model, save_model
 from lesion_tasks.training.optimizers import AveragingAdamW
 
 log = logging.getLogger(__name__)
@@ -274,16 +274,15 @@ def _variables(model: keras.Model) -> list[keras.Variable]:
 def model_bytes(model: keras.Model) -> bytes:
     """A model as the bytes of a `.keras` file."""
     with scratch_file("model.keras") as path:
-        model.save(path)
+        save_model(model, path)
         return path.read_bytes()
 
 
 def load_model(data: bytes) -> keras.Model:
     """Load a `.keras` file in safe mode: no code that it carries is run."""
-    find_accelerator()  # serving computes with the same precision as the evaluation
     with scratch_file("model.keras") as path:
         path.write_bytes(data)
-        return keras.saving.load_model(path, compile=False, safe_mode=True)
+        return open_model(path, "a stored model")
 
 
 def fit_logistic(model: keras.Model, variant: Variant, train: Examples) -> dict[str, float]:

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import SPLITS, Variant
-from lesion_tasks.catalog.backbones import StoredBackbone, find_backbone
+from lesion_tasks.catalog.backbones import Backbone, PresetBackbone, find_backbone
 from lesion_tasks.catalog.shortened import without
 from lesion_tasks.curation.cleaning import diagnosis_path
 from lesion_tasks.splits.held_out import HeldOut, build_held_out
@@ -84,7 +84,7 @@ class RunSpec:
     @property
     def is_missing_weights(self) -> bool:
         backbone = find_backbone(self.variant.backbone or "")
-        is_needed = isinstance(backbone, StoredBackbone) or self.variant.is_pretrained
+        is_needed = not isinstance(backbone, Backbone) or self.variant.is_pretrained
         return backbone is not None and is_needed and self.weights is None
 
     @property
@@ -118,7 +118,7 @@ class RunSpec:
             "weights_sha256": self.weights.sha256 if self.weights else None,
             "seed": variant.seed,
             "code_version": self.code_version,
-            "versions": versions(),
+            "versions": versions(variant),
             "classes": list(task.classes),
         }
 
@@ -156,19 +156,21 @@ def as_trained(variant: Variant, held_out: HeldOut | None) -> Variant:
     return variant if held_out is None else without(variant, held_out.value)
 
 
-def versions() -> dict[str, str]:
-    """Versions of the software that computes: Keras, its back end, NumPy, scikit-learn and Python."""
+def versions(variant: Variant) -> dict[str, str]:
+    """Versions of what computes: Keras, its back end, NumPy, scikit-learn, Python, and KerasHub for a preset."""
     import platform
     from importlib.metadata import PackageNotFoundError, version
 
     import_tensorflow()
     import keras
 
+    has_preset = isinstance(find_backbone(variant.backbone or ""), PresetBackbone)
     found = {"python": platform.python_version(), "keras": keras.__version__}
     for name, packages in {
         keras.backend.backend(): ("tensorflow-cpu", "tensorflow", keras.backend.backend()),
         "numpy": ("numpy",),
         "scikit-learn": ("scikit-learn",),
+        **({"keras-hub": ("keras-hub",)} if has_preset else {}),
     }.items():
         for package in packages:
             try:

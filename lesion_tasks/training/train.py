@@ -320,7 +320,7 @@ def _run(
         "licences": licences_of(rows),
         "code_digest": code_digest(),
         "trainer_figures": figures,
-        "versions": versions(),
+        "versions": versions(variant),
         "code_version": spec.code_version,
         **facts,
         **trained.facts,

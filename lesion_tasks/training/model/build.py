@@ -4,17 +4,20 @@ Pixels 0 to 255 and raw metadata in, probabilities out: (b, 1), P(second class),
 for K. Pure Keras 3: it calls no specific back end, so a model runs on any of them and loads in safe mode.
 """
 
+from collections.abc import Sequence
+
 import keras
 from keras import layers, ops
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant
-from lesion_tasks.catalog.backbones import find_backbone
+from lesion_tasks.catalog.backbones import PresetBackbone, find_backbone
 from lesion_tasks.training.model.metadata import join_metadata, metadata_features
 from lesion_tasks.training.model.mobilenet_v3_eca import mobilenet_v3_eca
 from lesion_tasks.training.model.pixels import augment, keep_lesion, preprocess, remove_hair
+from lesion_tasks.training.model.presets import vector_of
 from lesion_tasks.training.model.unet import SEGMENTER_NAME
-from lesion_tasks.training.model.weights import Weights, all_layers, load_base, title_of
+from lesion_tasks.training.model.weights import Weights, all_layers, load_base, title_of, told_of
 
 
 def build_model(
@@ -152,7 +155,10 @@ def _transferred(variant: Variant, x: keras.KerasTensor, weights: Weights | None
         # Batch norm that relearns its statistics needs a base that is trained as a whole.
         has_frozen_statistics=variant.is_backbone_frozen,
     )
-    x = base(preprocess(x, backbone.preprocessing))
+    if not isinstance(backbone, PresetBackbone):
+        x = base(preprocess(x, backbone.preprocessing))
+    elif weights is not None and weights.path is not None:  # else there would be no base
+        x = vector_of(base, x, weights.path, told_of(variant, backbone))
     return x if len(x.shape) == 2 else layers.GlobalAveragePooling2D(name="pool")(x)  # (b, C)
 
 
@@ -172,17 +178,48 @@ def set_trainable(base: keras.Model, unfrozen_from: str | None, *, has_frozen_st
     outer model's mode down.)
     """
     base.trainable = unfrozen_from is not None
-    if base.trainable and has_frozen_statistics:
-        for layer in all_layers(base):
-            if isinstance(layer, layers.BatchNormalization):
-                layer.trainable = False
+    for layer in all_layers(base) if base.trainable else ():
+        if has_frozen_statistics and isinstance(layer, layers.BatchNormalization):
+            layer.trainable = False
+        # DINO's stands for hidden patches: it taught the network itself, and no picture has any.
+        if (mask_token := getattr(layer, "mask_token", None)) is not None:
+            mask_token.trainable = False
     if not unfrozen_from:
         return
-    first = next((i for i, layer in enumerate(base.layers) if layer.name.startswith(unfrozen_from)), None)
-    if first is None:
-        names = ", ".join(layer.name for layer in base.layers[-5:])
+    if not (
+        _freeze_before(base.layers, unfrozen_from, base) or _freeze_inside(base.layers, unfrozen_from, base)
+    ):
+        inside = [layer.name for layer in base.layers[-3:] for layer in (layer, *_blocks(layer))]
         raise UnusableInputError(
-            f"backbone {base.name!r} has no layer whose name starts with {unfrozen_from!r}; its last: {names}"
+            f"backbone {base.name!r} has no layer whose name starts with {unfrozen_from!r}; its last: "
+            f"{', '.join(inside[-16:])}"
         )
-    for layer in base.layers[:first]:
+
+
+def _freeze_before(within: Sequence[keras.Layer], name: str, base: keras.Model) -> bool:
+    """Freeze the layers before the first whose name starts so; False if there is none."""
+    # KerasHub puts the name of the network before those of its layers.
+    names = [(layer.name, layer.name.removeprefix(f"{base.name}_")) for layer in within]
+    first = next((i for i, own in enumerate(names) if any(one.startswith(name) for one in own)), None)
+    for layer in within[:first] if first is not None else ():
         layer.trainable = False
+    return first is not None
+
+
+def _freeze_inside(within: Sequence[keras.Layer], name: str, base: keras.Model) -> bool:
+    """The same for networks whose blocks are inside of one layer, as those of transformers often are."""
+    for i, layer in enumerate(within):
+        if _freeze_before(_blocks(layer), name, base):
+            for before in within[:i]:
+                before.trainable = False
+            return True
+    return False
+
+
+def _blocks(layer: keras.Layer) -> list[keras.Layer]:
+    """The layers that a layer is made of, in order; none of a model."""
+    return (
+        []
+        if isinstance(layer, keras.Model)
+        else list(layer._flatten_layers(include_self=False, recursive=False))
+    )

@@ -15,11 +15,22 @@ from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.backbones import (
     RANDOM_START,
     WITHOUT_FILES,
+    AnyBackbone,
     Backbone,
+    PresetBackbone,
     StoredBackbone,
     find_backbone,
 )
 from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.model.kerashub import import_kerashub, open_model
+from lesion_tasks.training.model.presets import (
+    CONFIG,
+    address_of,
+    digest_of_folder,
+    fetch,
+    is_preset,
+    load_preset,
+)
 
 BUCKET_PREFIX = "bucket:"
 LICENCE_SUFFIX = ".licence.txt"  # added to the name of a weights file
@@ -29,9 +40,9 @@ LICENCE_SUFFIX = ".licence.txt"  # added to the name of a weights file
 class Weights:
     """Pretrained weights of a backbone: where they are, and which ones they are."""
 
-    origin: str  # "imagenet", "none", or the file's name
+    origin: str  # "imagenet", "none", or the name of the file, the folder or the preset
     path: Path | None  # None: Keras's own, or none
-    sha256: str  # of the file, or of the arrays if Keras fetched them
+    sha256: str  # of the file, of a folder's files and names, or of the arrays Keras fetched
     licence: str | None = None  # under which they may be used; None if nothing states it
 
     @property
@@ -47,11 +58,14 @@ def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) 
     backbone's, "bucket:" and the key of such a file or folder, or "none" for an explicit random start.
     Missing weights are an error, never a silent random start. A stored backbone needs its file in any case: it is the
     network. A text file beside the weights whose name adds `.licence.txt` to theirs states their licence in its first
-    line, and is believed before the catalogue.
+    line, and is believed before the catalogue. A preset is a folder in the place of a file; where there is none, it is
+    fetched by its name or address. It needs a licence.
     """
     backbone = find_backbone(variant.backbone or "")
     if backbone is None or (isinstance(backbone, Backbone) and not variant.is_pretrained):
         return None
+    if isinstance(backbone, PresetBackbone):
+        return _preset_weights(variant, backbone, location, bucket)
     if isinstance(backbone, StoredBackbone) and location in WITHOUT_FILES:
         raise _missing(variant, backbone, location, "no file of it")
     if location == RANDOM_START:
@@ -76,7 +90,7 @@ def find_weights(variant: Variant, location: str, bucket: Bucket | None = None) 
         )
 
 
-def title_of(backbone: Backbone | StoredBackbone) -> str:
+def title_of(backbone: AnyBackbone) -> str:
     """What messages call a backbone: its class in Keras Applications, or its own name."""
     return backbone.keras_class if isinstance(backbone, Backbone) else backbone.name
 
@@ -87,10 +101,79 @@ def _first_line(said: bytes | None) -> str:
     return "".join(c for c in line if c.isprintable())[:200].strip()
 
 
-def _missing(
-    variant: Variant, backbone: Backbone | StoredBackbone, location: str, found: str
-) -> UnusableInputError:
+def _preset_weights(
+    variant: Variant, backbone: PresetBackbone, location: str, bucket: Bucket | None
+) -> Weights:
+    told = told_of(variant, backbone)
+    import_kerashub(told)
+    found, said = _preset_folder(variant, backbone, location, bucket)
+    licence = _first_line(said) or _first_line(backbone.licence.encode())
+    if not licence:
+        raise UnusableInputError(
+            f"{told}: under which licence may its weights be used? Nothing states it; expected `licence` in "
+            f"[backbone.{backbone.name}] or a file {Path(backbone.preset).name}{LICENCE_SUFFIX} beside its folder"
+        )
+    if found is None:
+        address = address_of(backbone, told)
+        if address is None:
+            raise _missing(variant, backbone, location, "neither such a folder nor a preset of KerasHub")
+        found = fetch(address, told)
+    return Weights(origin=backbone.preset, path=found, sha256=digest_of_folder(found), licence=licence)
+
+
+def told_of(variant: Variant, backbone: PresetBackbone) -> str:
+    """What messages call a preset."""
+    return f"variant {variant.name!r}: preset {backbone.preset}"
+
+
+def _preset_folder(
+    variant: Variant, backbone: PresetBackbone, location: str, bucket: Bucket | None
+) -> tuple[Path | None, bytes | None]:
+    """The folder of a preset among the weights, or none, and what states its licence if anything does."""
+    if backbone.is_address:
+        return None, None
+    own = [Path(backbone.preset)]
+    if not own[0].is_absolute():
+        if location.startswith(BUCKET_PREFIX):
+            return _preset_in_bucket(backbone, location.removeprefix(BUCKET_PREFIX).rstrip("/"), bucket)
+        place = Path(location)
+        own = [] if location in WITHOUT_FILES else [place / backbone.preset]
+        own += [place] if place.name == backbone.preset else []
+    folder = next((path for path in own if is_preset(path)), None)
+    if folder is None:
+        if location == RANDOM_START:
+            raise _missing(variant, backbone, location, "no folder of it")
+        return None, None
+    beside = folder.with_name(folder.name + LICENCE_SUFFIX)
+    return folder, beside.read_bytes() if beside.is_file() else None
+
+
+def _preset_in_bucket(
+    backbone: PresetBackbone, key: str, bucket: Bucket | None
+) -> tuple[Path | None, bytes | None]:
+    """A local copy of the folder of a preset, and of what states its licence if anything does."""
+    if bucket is None:
+        raise ValueError("weights in the bucket were requested without a bucket")
+    own = [f"{key}/{backbone.preset}", *([key] if key.rpartition("/")[2] == backbone.preset else [])]
+    for folder in own:
+        copies = [bucket.local_path(inside) for inside in bucket.list_keys(f"{folder}/")]
+        config = [path for path in copies if path.name == CONFIG]
+        if config:
+            try:
+                said = bucket.get(f"{folder}{LICENCE_SUFFIX}")
+            except MissingObjectError:
+                said = None
+            return min(config, key=lambda path: len(path.parts)).parent, said
+    return None, None
+
+
+def _missing(variant: Variant, backbone: AnyBackbone, location: str, found: str) -> UnusableInputError:
     random_start = "; none starts from random weights" if isinstance(backbone, Backbone) else ""
+    if isinstance(backbone, PresetBackbone):
+        return UnusableInputError(
+            f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a folder {backbone.preset} "
+            "in it, as `save_to_preset` writes it"
+        )
     return UnusableInputError(
         f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a weights file for "
         f"{title_of(backbone)} or a folder with one {backbone.files}{random_start}"
@@ -164,6 +247,8 @@ def load_base(variant: Variant, weights: Weights | None) -> keras.Model:
     backbone = find_backbone(str(variant.backbone))
     if backbone is None:
         raise ValueError(f"variant {variant.name!r} has no backbone")
+    if isinstance(backbone, PresetBackbone):
+        return _preset_base(variant, backbone, weights)
     if isinstance(backbone, StoredBackbone):
         return _stored_base(variant, backbone, weights)
     if weights is not None and weights.origin == "imagenet":
@@ -198,6 +283,14 @@ def _repair_efficientnet(base: keras.Model) -> None:
     layer.finalize_state()
 
 
+def _preset_base(variant: Variant, backbone: PresetBackbone, weights: Weights | None) -> keras.Model:
+    """The network of a preset at the variant's size; with new random weights unless the variant is pretrained."""
+    if weights is None or weights.path is None or variant.side_px is None:
+        raise _missing(variant, backbone, "none", "no folder of it")
+    told = told_of(variant, backbone)
+    return load_preset(weights.path, variant.side_px, told, is_pretrained=variant.is_pretrained)
+
+
 def _stored_base(variant: Variant, backbone: StoredBackbone, weights: Weights | None) -> keras.Model:
     """The network of a `.keras` file, opened in safe mode; with new random weights unless the variant is pretrained.
 
@@ -206,9 +299,10 @@ def _stored_base(variant: Variant, backbone: StoredBackbone, weights: Weights | 
     if weights is None or weights.path is None:
         raise _missing(variant, backbone, "none", "no file of it")
     told = f"variant {variant.name!r}: LESION_WEIGHTS {weights.path}"
-    find_accelerator()  # before the model: its weights are the first operation
     try:
-        base = keras.saving.load_model(weights.path, compile=False, safe_mode=True)
+        base = open_model(weights.path, told)
+    except UnusableInputError:
+        raise
     except Exception as error:  # a foreign file: whatever its layers raise
         said = str(error).strip().partition("\n")[0] or type(error).__name__
         raise UnusableInputError(
@@ -243,9 +337,5 @@ def _with_new_weights(base: keras.Model) -> keras.Model:
 
 
 def all_layers(model: keras.Model) -> list[keras.Layer]:
-    """The layers of a model, and those of models inside it."""
-    return [
-        inner
-        for layer in model.layers
-        for inner in (all_layers(layer) if isinstance(layer, keras.Model) else [layer])
-    ]
+    """The layers of a model, and those of models and layers inside of it."""
+    return list(model._flatten_layers(include_self=False))
