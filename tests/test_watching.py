@@ -84,6 +84,9 @@ def test_a_classifier_tells_samples_apart_only_where_they_differ() -> None:
     other = tell_apart(before, now, plain=3)
     assert other is not None and other.p_value < 0.01 and other.auc > 0.6
     assert tell_apart(np.ones((60, 3)), np.ones((60, 3))) is None
+    now[3, 4], now[5, 1] = np.nan, np.inf
+    again = tell_apart(before, now, plain=3)
+    assert again is not None and again.p_value == other.p_value
 
 
 def test_p_values_are_adjusted_for_all_tests_together() -> None:

@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
-JOB_VERSION = 3  # raise it when the same pictures and model give other rows
+JOB_VERSION = 4  # raise it when the same pictures and model give other rows
 _PASSING = {"unreadable", ALTERED}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
