@@ -29,9 +29,7 @@ def inference_graph(model: keras.Model) -> InferenceGraph:
     return answer
 
 
-def as_function(
-    model: keras.Model, said: Callable[[Any], Any], *, has_constant_weights: bool = False
-) -> Any:
+def as_function(model: keras.Model, said: Callable[[Any], Any], *, has_constant_weights: bool = False) -> Any:
     """A `tf.function` of the model's inputs, float32 and in their order, that returns `said` of what the model says."""
     for layer in all_layers(model):
         # Tensors outside of the graph would become inputs; arrays become constants.

@@ -56,6 +56,7 @@ class Proposal:
         return {
             "val": self.candidate.val,
             "comparison": self.comparison,
+            "cohorts": self.candidate.judged_by,
             "objections": list(self.objections),
             "cautions": list(self.cautions),
         }
