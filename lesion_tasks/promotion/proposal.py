@@ -195,8 +195,8 @@ def _effect(proposal: Proposal, *, is_forced: bool) -> list[str]:
         words = "**Approving overrides the gates** that are not met below."
     else:
         words = (
-            "**Approving does not promote it**: gates are not met, and the decision will be a refusal. To promote it "
-            'all the same, run `promote_model` with "Despite the gates".'
+            "**Approving does not promote it**: gates are not met, and the decision will be a refusal, which ends its "
+            'candidacy. To promote it all the same, leave this open and run `promote_model` with "Despite the gates".'
         )
     return [words, ""]
 
