@@ -14,12 +14,12 @@ import numpy as np
 from archive_server.strange_pictures import STRANGE
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.evaluation.loaded_model import LoadedModel
-from lesion_tasks.evaluation.model_features import with_features
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.metrics.conformal import share_of_groups
 from lesion_tasks.metrics.novelty import fit_novelty
 from lesion_tasks.pixels.decode import decode_picture
-from lesion_tasks.training.examples import load_examples
+from lesion_tasks.pixels.shards import PixelSource
+from lesion_tasks.training.examples import Examples, load_examples
 from lesion_tasks.training.loop import load_model
 from lesion_tasks.training.run_record import read_model
 from lesion_tasks.workspace import open_workspace
@@ -38,8 +38,7 @@ def main(training_id: str) -> None:
         classes=subject.task.classes,
         tells_features=True,
     )
-    watched = with_features(model.keras_model)
-    if watched is None or size is None:
+    if size is None:
         sys.exit(f"{training_id} sees no pictures")
     features, groups = {}, {}
     for subset in ("val", "test"):
@@ -53,9 +52,7 @@ def main(training_id: str) -> None:
                 input_size=size,
                 metadata_fields=recipe["metadata"],
             )
-        seen: list[list[np.ndarray]] = []
-        model.predict(examples, see=seen.append)
-        features[subset] = [np.concatenate(some) for some in zip(*seen, strict=True)]
+        features[subset] = _features(model, examples)
         groups[subset] = rows["group_id"].to_numpy(dtype=str)
     generator = np.random.default_rng(0)
     for name, paint in STRANGE.items():
@@ -64,9 +61,17 @@ def main(training_id: str) -> None:
             buffer = io.BytesIO()
             paint(generator).save(buffer, "PNG")
             pixels.append(decode_picture(buffer.getvalue(), size))
-        metadata = np.full((N_EACH, len(recipe["metadata"])), np.nan, dtype=np.float32)
-        inputs = {"pixels": np.stack(pixels)} | ({"metadata": metadata} if recipe["metadata"] else {})
-        features[name] = [np.asarray(some) for some in watched.predict_on_batch(inputs)[1:]]
+        drawn = Examples(
+            isic_ids=np.arange(N_EACH).astype(str).astype(object),
+            labels=np.zeros(N_EACH, dtype=np.int64),
+            pixels=PixelSource(
+                shards=(np.stack(pixels),),
+                shard_of_row=np.zeros(N_EACH, dtype=np.int64),
+                row_in_shard=np.arange(N_EACH),
+            ),
+            metadata=np.full((N_EACH, len(recipe["metadata"])), np.nan, dtype=np.float32),
+        )
+        features[name] = _features(model, drawn)
     n_depths = len(features["val"])
     for title, chosen in (
         ("all depths", range(n_depths)),
@@ -84,6 +89,13 @@ def main(training_id: str) -> None:
         print(
             f"{title} ({sum(features['val'][i].shape[1] for i in chosen)}): {said}; test {honest.value:.4f} ({span})"
         )
+
+
+def _features(model: LoadedModel, examples: Examples) -> list[np.ndarray]:
+    """(n, C) at each depth, as an evaluation sees them."""
+    seen: list[list[np.ndarray]] = []
+    model.predict(examples, see=seen.append)
+    return [np.concatenate(some) for some in zip(*seen, strict=True)]
 
 
 if __name__ == "__main__":

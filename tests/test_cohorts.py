@@ -29,6 +29,7 @@ from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
+from lesion_tasks.evaluation.decisions import named_in_decisions
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.other_data import usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_rows
@@ -455,6 +456,13 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(sett
     )
     assert compared["differences"]["auc"]["value"] > 0
     assert compared["cohorts"][0]["difference"]["value"] < -0.05
+    # Which cohorts had a say stands with each decision, also when the catalogue has them no more.
+    cohort = rows_of(settings, "SELECT digest, n_images FROM manifest WHERE cohort = 'elsewhere'")[0]
+    heard = rows_of(settings, "SELECT figures -> 'cohorts' FROM promotion ORDER BY sequence")
+    assert heard == [([{"name": "elsewhere", "manifest_digest": cohort.digest, "n_images": 120}],)] * 2
+    COHORTS.clear()
+    with workspace.engine.connect() as connection:
+        assert cohort.digest in named_in_decisions(connection)[1]
     assert leaderboard_rows(workspace)[0]["training_id"] == trained[1]
 
 

@@ -193,6 +193,14 @@ def test_where_all_pictures_look_alike_to_the_model_none_is_called_strange() -> 
         fit_novelty([np.ones((60, 4), dtype=np.float32)], np.arange(60).astype(str))
 
 
+@pytest.mark.parametrize("unfit", [np.nan, np.inf])
+def test_where_the_model_sees_something_that_is_no_number_no_picture_is_called_strange(unfit: float) -> None:
+    features = [np.random.default_rng(0).normal(size=(60, 4)), np.random.default_rng(1).normal(size=(60, 3))]
+    features[1][7, 2] = unfit
+    with pytest.raises(NoNoveltyError, match="sees of 1 of 60 pictures of val is no finite number"):
+        fit_novelty(features, np.arange(60).astype(str))
+
+
 def test_a_channel_that_was_silent_on_val_tells_a_picture_apart_when_it_speaks() -> None:
     rng = np.random.default_rng(0)
     features = np.column_stack([rng.normal(size=(200, 3)), np.zeros(200)]).astype(np.float32)

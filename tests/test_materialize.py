@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import re
 from pathlib import Path
 
 import numpy as np
@@ -15,8 +16,10 @@ from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.probing import facts_of
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.pixels.materialize import materialize_manifest
+from lesion_tasks.pixels.picture_facts import picture_facts
 from lesion_tasks.pixels.shards import PixelSource, open_pixels
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
@@ -93,13 +96,24 @@ def test_only_pictures_that_an_older_decoder_read_otherwise_are_decoded_again(se
     assert materialize_manifest(workspace, digest, InputSize(16))["outdated"] == 0
 
 
-def test_pixels_are_the_same_after_their_memory_was_given_back(tmp_path: Path) -> None:
-    pictures = np.arange(6 * 4 * 4 * 3, dtype=np.uint8).reshape(6, 4, 4, 3)
-    np.save(tmp_path / "shard.npy", pictures)
-    shard = np.load(tmp_path / "shard.npy", mmap_mode="r")
-    source = PixelSource(shards=(shard,), shard_of_row=np.zeros(6, dtype=int), row_in_shard=np.arange(6))
-    order = np.array([4, 0, 5])
-    first = source.take(order)
+def resident_bytes(path: Path) -> int:
+    """How much of a mapped file this process holds in memory."""
+    maps = re.split(r"^(?=[0-9a-f]+-[0-9a-f]+ )", Path("/proc/self/smaps").read_text(), flags=re.M)
+    return sum(1024 * int(re.findall(r"Rss: +(\d+)", one)[0]) for one in maps if str(path) in one)
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").exists(), reason="Linux says what is mapped in memory")
+def test_the_memory_of_pictures_is_given_back(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).integers(0, 256, (600, 32, 32, 3), dtype=np.uint8)
+    path = tmp_path / "shard.npy"
+    np.save(path, pictures)
+    shard, rows = np.load(path, mmap_mode="r"), np.arange(600)
+    source = PixelSource(shards=(shard,), shard_of_row=np.zeros(600, dtype=int), row_in_shard=rows)
+    order = rows[::-1]
+    np.testing.assert_array_equal(source.take(order), pictures[order])
+    assert resident_bytes(path) >= pictures.nbytes
     source.release()
-    np.testing.assert_array_equal(source.take(order), first)
-    np.testing.assert_array_equal(first, pictures[order])
+    assert resident_bytes(path) == 0
+    np.testing.assert_array_equal(source.take(order), pictures[order])
+    np.testing.assert_array_equal(facts_of(source, order), picture_facts(pictures[order]))
+    assert resident_bytes(path) == 0

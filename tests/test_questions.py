@@ -192,3 +192,23 @@ def test_an_estimate_is_in_proportion_and_needs_something_to_measure(settings: S
     )
     assert line.what == "hours: training cnn_scratch, 2 epochs"
     assert (line.here, line.values) == (4.0, (8.0, 3 * 2.0 + 10 * 2.0))
+
+    # Of five folds: an hour between two of them, six minutes between epochs, and in one wait it lay killed.
+    ends_h = [2, 3.1, 5.1, 6.2, 8.2, 29.2, 31.2]
+    with open_workspace().engine.begin() as connection:
+        connection.execute(text("DELETE FROM training_epoch"))
+        connection.execute(
+            text("""UPDATE training SET recipe = recipe || '{"n_folds": 5}', finished_at = :ended"""),
+            {"ended": began + timedelta(hours=32.2)},
+        )
+        connection.execute(
+            text("INSERT INTO training_epoch VALUES (:id, :epoch, '{}', 3600, :ended)"),
+            [
+                {"id": training_id, "epoch": epoch, "ended": began + timedelta(hours=end_h)}
+                for epoch, end_h in enumerate(ends_h, start=1)
+            ],
+        )
+    (line,) = (
+        one for one in estimate_size(open_workspace(), [360, 1_800]).lines if "cnn_scratch" in one.what
+    )
+    assert line.here == pytest.approx(7 * 1 + 1 + 4 * 1 + 1)

@@ -251,7 +251,13 @@ def test_a_job_killed_in_the_middle_and_run_again_gives_the_same_rows(
 def test_a_job_of_other_versions_is_planned_again(
     workspace: Workspace, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    was = b'"job %d"' % predict_job.JOB_VERSION
     job_id = plan_predictions(workspace, str(pictures))
+    assert run_predictions(workspace, job_id)["predicted"] == N_PICTURES + 3
+    with monkeypatch.context() as changed:
+        changed.setattr(predict_job, "JOB_VERSION", 98)
+        again = plan_predictions(workspace, str(pictures))
+        assert again != job_id and run_predictions(workspace, again)["predicted"] == N_PICTURES + 3
     monkeypatch.setattr(predict_job, "PART_IMAGES", BATCH_IMAGES)
     with pytest.raises(UnusableInputError, match="found 1 parts in its list, expected 3 of 64 pictures"):
         run_predictions(workspace, job_id)
@@ -260,7 +266,7 @@ def test_a_job_of_other_versions_is_planned_again(
         run_predictions(workspace, job_id)
     assert plan_predictions(workspace, str(pictures)) != job_id
     key = f"predictions/{job_id}/job.json"
-    workspace.bucket.put(key, workspace.bucket.get(key).replace(b'"job 3"', b'"job 99"'))
+    workspace.bucket.put(key, workspace.bucket.get(key).replace(was, b'"job 99"'))
     with pytest.raises(UnusableInputError, match=r"job.json was changed or is of an earlier release"):
         run_predictions(workspace, job_id)
 
@@ -350,6 +356,10 @@ def test_a_page_of_nothing_that_could_be_read_claims_no_answer(workspace: Worksp
     ("lines", "words"),
     [
         (["image,age", "1,2"], "found columns image, age.*expected image"),
+        (
+            ["image,sex,age_group", "1,male,45"],
+            r"found column 'age_group'; did you mean age_approx\?, expected it by that name if .* something else",
+        ),
         (["image,age_years", "1,x"], "line 2: age_years 'x': expected a number"),
         (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number from 0 to 120"),
         (["image,age_approx", "1,1961"], "line 2: age_approx '1961': expected a number from 0 to 120"),

@@ -23,7 +23,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import record_decision
 from lesion_tasks.metrics.newer_figures import measure_newer
-from lesion_tasks.metrics.shifts import _fifths, find_shifts
+from lesion_tasks.metrics.shifts import _fifths, _words, find_shifts
 from lesion_tasks.metrics.two_samples import (
     adjust_by_holm,
     compare_values,
@@ -31,6 +31,7 @@ from lesion_tasks.metrics.two_samples import (
     share_difference,
     tell_apart,
 )
+from lesion_tasks.metrics.watch_document import ShiftedValue, ShiftTest
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.reports.watch_page import render_page
 from lesion_tasks.serving.picture_source import stored_metadata
@@ -84,6 +85,9 @@ def test_a_classifier_tells_samples_apart_only_where_they_differ() -> None:
     other = tell_apart(before, now, plain=3)
     assert other is not None and other.p_value < 0.01 and other.auc > 0.6
     assert tell_apart(np.ones((60, 3)), np.ones((60, 3))) is None
+    now[3, 4], now[5, 1] = np.nan, np.inf
+    again = tell_apart(before, now, plain=3)
+    assert again is not None and again.p_value == other.p_value
 
 
 def test_p_values_are_adjusted_for_all_tests_together() -> None:
@@ -106,6 +110,17 @@ def test_a_planted_shift_is_found_by_its_name(name: str, named: str) -> None:
     assert named in found
     if named == "attribution":
         assert found[named].values[0].value == "D" and found[named].values[0].reference == 0
+
+
+@pytest.mark.parametrize(
+    ("effect", "shown"), [(0.1961, "0.196"), (0.2039, "0.204"), (0.2, "0.2000"), (0.31, "0.31")]
+)
+def test_an_effect_close_to_its_bound_is_told_from_it(effect: float, shown: str) -> None:
+    sides = {"n_reference": 100, "n_new": 100, "values": [ShiftedValue(value="a", reference=0.1, new=0.2)]}
+    one = ShiftTest(
+        kind="labels", name="label", institution=None, effect=effect, bound=0.2, is_found=True, **sides
+    )
+    assert f"; {shown} standard deviations" in _words(one)
 
 
 def test_without_a_shift_nothing_is_found() -> None:

@@ -324,6 +324,16 @@ def learns_features(recipe: Mapping[str, Any]) -> bool:
     )
 
 
+def depends_on_seed(recipe: Mapping[str, Any]) -> bool:
+    """Whether the same training with another seed gives another model; a logistic regression of all images does not."""
+    if recipe["architecture"] == "metadata_logistic":
+        return False
+    learning = recipe.get("learning") or {}
+    is_solved = learning.get("is_head_solved") and not learns_features(recipe) and recipe["is_pretrained"]
+    is_drawn = recipe["sampling"] != "as_drawn" or recipe["is_augmented"] or learning.get("n_distortions")
+    return not is_solved or bool(is_drawn or recipe.get("n_folds"))
+
+
 def n_epochs_at_most(recipe: Mapping[str, Any]) -> int:
     """The epochs of all stages and folds of a recipe, stored or present, if none stops early; 0 for an ensemble."""
     if recipe.get("members"):

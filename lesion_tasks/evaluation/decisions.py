@@ -152,12 +152,17 @@ def champions_ever(connection: Connection) -> set[str]:
 
 
 def named_in_decisions(connection: Connection) -> tuple[set[str], set[str]]:
-    """The trainings, and the digests of the manifests, that any decision names."""
+    """The trainings, and the digests of the manifests, of cohorts too, that any decision names."""
     rows = connection.execute(
-        text("SELECT DISTINCT training_id, previous_training_id, manifest_digest FROM promotion")
+        text("""
+            SELECT DISTINCT training_id, previous_training_id, manifest_digest,
+                   jsonb_path_query_array(figures, '$.cohorts[*].manifest_digest') AS of_cohorts
+            FROM promotion
+        """)
     ).all()
     trainings = {name for row in rows for name in (row.training_id, row.previous_training_id) if name}
-    return trainings, {row.manifest_digest for row in rows if row.manifest_digest}
+    digests = {digest for row in rows for digest in (row.manifest_digest, *row.of_cohorts) if digest}
+    return trainings, digests
 
 
 def was_champion(connection: Connection, task: str, training_id: str) -> bool:

@@ -14,6 +14,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_variant
+from lesion_tasks.catalog.recipe import depends_on_seed
 from lesion_tasks.catalog.shortened import without_held_out
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.database.schema import Evaluation
@@ -159,7 +160,7 @@ def _document(
         HELD_OUT_BY[by],
         n_groups=len(n_tests),
         n_shared=n_shared,
-        has_luck=first.training.recipe["architecture"] != "metadata_logistic",
+        has_luck=depends_on_seed(first.training.recipe),
     )
     tested = {site.value for site, *_ in measured}
     if missing := [one.value for one in origins.held_out if one.value not in tested]:

@@ -20,13 +20,14 @@ from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
 from lesion_tasks.evaluation.doubt import FittedDoubt
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, find_sealed, open_test
+from lesion_tasks.evaluation.probing import facts_of
 from lesion_tasks.evaluation.rescore import Again, another_order, by_id
 from lesion_tasks.evaluation.run_checks import decode_again, judge_seals
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
 from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
 from lesion_tasks.pixels.materialize import materialize_manifest
-from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
+from lesion_tasks.pixels.picture_facts import FACTS
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.training.predictions import (
@@ -407,11 +408,8 @@ def _with_facts(rows: "pd.DataFrame", examples: "Examples") -> "pd.DataFrame":
     wanted = set(rows["isic_id"])
     here = np.flatnonzero([isic_id in wanted for isic_id in examples.isic_ids])
     here = np.sort(np.random.default_rng(_SEED).permutation(here)[:N_PICTURES])
-    measured = [
-        picture_facts(examples.pixels.take(some)) for some in np.array_split(here, len(here) // 256 + 1)
-    ]
     facts = pd.DataFrame(
-        np.concatenate(measured),
+        facts_of(examples.pixels, here),
         index=examples.isic_ids[here],
         columns=[f"picture_{name}" for name in FACTS],
     )

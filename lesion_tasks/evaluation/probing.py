@@ -11,6 +11,7 @@ from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.pixels.shards import PixelSource, open_pixels
 
 if TYPE_CHECKING:
+    import numpy as np
     import pandas as pd
 
     from lesion_tasks.metrics.probes import Probe
@@ -76,11 +77,20 @@ def _with_picture_facts(rows: "pd.DataFrame", pixels: PixelSource) -> "pd.DataFr
 
     from lesion_tasks.metrics.probes import PICTURE_PREFIX
 
-    parts = [
-        picture_facts(pixels.take(np.arange(start, min(start + _BATCH_ROWS, len(rows)))))
-        for start in range(0, len(rows), _BATCH_ROWS)
-    ]
     facts = pd.DataFrame(
-        np.concatenate(parts), index=rows.index, columns=[f"{PICTURE_PREFIX}{name}" for name in FACTS]
+        facts_of(pixels, np.arange(len(rows))),
+        index=rows.index,
+        columns=[f"{PICTURE_PREFIX}{name}" for name in FACTS],
     )
     return pd.concat([rows, facts], axis=1)
+
+
+def facts_of(pixels: PixelSource, rows: "np.ndarray") -> "np.ndarray":
+    """The facts of some pictures, float32 (len(rows), len(FACTS)), in memory that does not grow with their number."""
+    import numpy as np
+
+    parts = []
+    for start in range(0, len(rows), _BATCH_ROWS):
+        parts.append(picture_facts(pixels.take(rows[start : start + _BATCH_ROWS])))
+        pixels.release()  # each picture is looked at once, and none need stay
+    return np.concatenate(parts) if parts else np.empty((0, len(FACTS)), dtype=np.float32)

@@ -119,7 +119,10 @@ def predict_val(
             manifest = find_manifest(connection, subject.training.manifest_digest)
         own = read_manifest(bucket, manifest.object_key)
     folds = folds_of_val(own, subject.subset("val"), n_folds)
-    return predict_out_of_fold(model.keras_model, val, folds, classes=subject.task.classes, order=order)
+    found = predict_out_of_fold(model.keras_model, val, folds, classes=subject.task.classes, order=order)
+    if val.pixels is not None:
+        val.pixels.release()
+    return found
 
 
 def another_order(n_images: int, most: int | None = N_SOME) -> "np.ndarray":

@@ -126,7 +126,7 @@ def put_together(
     )
     if has_luck and found.differ:
         words += (
-            f" A {one} may also stand out because the training without it went well or badly by chance: train again "
+            f" Any {one} may also stand out because the training without it went well or badly by chance: train again "
             "with another seed before believing it."
         )
     if len(aucs) > found.n_sites:

@@ -71,9 +71,14 @@ def require_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> None:
 def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE) -> Novelty:
     """Fit on the features of val, (n, C) for each depth, and the group (n,) of each picture.
 
-    Raises `NoNoveltyError` if there are too few groups for the rate, or no distance to measure by.
+    Raises `NoNoveltyError` if there are too few groups for the rate, features that are no numbers, or no distance to
+    measure by.
     """
     require_enough(groups, rate)
+    if n_unfit := int(np.any([~np.isfinite(some).all(axis=1) for some in features], axis=0).sum()):
+        raise NoNoveltyError(
+            f"what the model sees of {n_unfit:,} of {len(groups):,} pictures of val is no finite number"
+        )
     names, number = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(_SEED).permutation(len(names)) % N_FOLDS)[number]
     units, left_out = [], []

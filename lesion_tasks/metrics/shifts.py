@@ -77,11 +77,11 @@ def _words(one: ShiftTest) -> str:
         return "no more than chance may do"
     size = "at or beyond the bound" if one.is_beyond else "within the bound"
     if one.name == TOLD_APART:
-        return f"told apart with an AUC of {one.effect:.2f}, {size} of {one.bound:g}"
+        return f"told apart with an AUC of {one.effect:.{one.n_digits}f}, {size} of {one.bound:g}"
     most = one.values[0]
     return (
-        f"{most.value}: {_percent(most.reference)} before, {_percent(most.new)} now; {one.effect:.2f} standard "
-        f"deviations, {size} of {one.bound:g}"
+        f"{most.value}: {_percent(most.reference)} before, {_percent(most.new)} now; {one.effect:.{one.n_digits}f} "
+        f"standard deviations, {size} of {one.bound:g}"
     )
 
 

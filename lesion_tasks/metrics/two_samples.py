@@ -137,7 +137,10 @@ def tell_apart(reference: np.ndarray, new: np.ndarray, plain: int = 0, seed: int
 
 
 def _directions(values: np.ndarray, plain: int) -> np.ndarray | None:
-    """(n, C) -> (n, d) numbers of mean 0 and spread 1; none that is the same for all units."""
+    """(n, C) -> (n, d) numbers of mean 0 and spread 1; none that is the same for all units. What is none is usual."""
+    is_known = np.isfinite(values)
+    usual = np.where(is_known, values, 0.0).sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
+    values = np.where(is_known, values, usual)
     spread = values.std(axis=0)
     is_varying = spread > 1e-9 * np.maximum(np.abs(values).max(axis=0), 1e-9)
     scaled = np.clip((values - values.mean(axis=0)) / np.where(is_varying, spread, 1.0), -5, 5)

@@ -47,6 +47,12 @@ class ShiftTest(Published):
     values: list[ShiftedValue] = Field(default_factory=list, description="The most changed first.")
     words: str = ""
 
+    @property
+    def n_digits(self) -> int:
+        """With so many digits the effect does not look like its bound, unless it is the bound, or nearly."""
+        apart = (n for n in (2, 3) if round(self.effect or 0.0, n) != round(self.bound, n))
+        return next(apart, 4)
+
 
 class WatchedPoint(Published):
     """The champion on the labelled images of some months of arrival, or on its own test set."""

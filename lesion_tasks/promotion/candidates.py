@@ -90,6 +90,22 @@ class Candidate:
             "cohorts": [one for one in other["cohorts"] if one["name"] in names],
         }
 
+    @property
+    def judged_by(self) -> list[dict[str, Any]]:
+        """The cohorts that have a say: name, digest of the manifest, and on how many images it was judged.
+
+        The catalogue and the table of cohorts know only those of today.
+        """
+        return [
+            {
+                "name": one["name"],
+                "manifest_digest": one["manifest_digest"],
+                "n_images": one["subset"]["subset"]["n_images"] if one["subset"] else 0,
+            }
+            for one in self.on_cohorts["cohorts"]
+            if one["manifest_digest"] is not None
+        ]
+
     def _subset(self, name: str) -> Mapping[str, Any]:
         found: Mapping[str, Any] = self.document["subsets"].get(name, {})
         return found

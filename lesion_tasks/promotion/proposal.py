@@ -70,6 +70,7 @@ class Proposal:
             "val": self.candidate.val,
             "findings_sha256": self.candidate.findings_sha256,
             "comparison": self.comparison,
+            "cohorts": self.candidate.judged_by,
             "objections": list(self.objections),
             "cautions": list(self.cautions),
         }

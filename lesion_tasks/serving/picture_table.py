@@ -97,7 +97,10 @@ def _find_columns(path: Path, found: Sequence[str]) -> dict[str, str]:
     absent = [name for field, names in COLUMNS.items() if field not in columns for name in names]
     for name in found:
         if meant := _meant(name, absent):
-            raise UnusableInputError(f"{path}: found column {_shown(name)}{meant}, expected it by that name")
+            raise UnusableInputError(
+                f"{path}: found column {_shown(name)}{meant}, expected it by that name if it holds just that, and by "
+                "a name less like it if it holds something else"
+            )
     return columns
 
 

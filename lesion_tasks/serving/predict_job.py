@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PART_IMAGES = 16 * BATCH_IMAGES  # whole batches, so that every part is scored alike, whichever run scores it
-JOB_VERSION = 3  # raise it when the same pictures and model give other rows
+JOB_VERSION = 4  # raise it when the same pictures and model give other rows
 _PASSING = {"unreadable", ALTERED}  # reasons that may be gone when the same job is asked for again
 N_HEAD_ROWS = 20
 N_EXAMPLES = 5
@@ -295,6 +295,8 @@ def _write_list(
     if asked_for:
         told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
         notes.append(f"Of {n_images:,} pictures, the model is told {told}; the rest is missing to it.")
+    elif given is not None or metadata:
+        notes.append("The model asks for no metadata: what is given of the pictures changes nothing.")
     for note in notes:
         log.info("%s", note)
     return n_images, digest.hexdigest(), notes
@@ -328,9 +330,8 @@ def _look_at(source: PictureSource, first: ListedPicture) -> None:
 
 
 def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
-    notes = [
-        f"The table has a row for {n_known:,} of {n_images:,} pictures; to the others, all metadata is missing."
-    ]
+    rest = "; to the others, all metadata is missing" if n_known < n_images else ""
+    notes = [f"The table has a row for {n_known:,} of {n_images:,} pictures{rest}."]
     if table.n_strangers:
         shown = ", ".join(table.strangers)
         notes.append(f"{table.n_strangers:,} of its rows name no picture of the source, such as {shown}.")

@@ -131,6 +131,7 @@ def find_champion(bucket: Bucket, task: str) -> ModelFile:
         raise UnusableInputError(
             f"bucket {bucket.url} (LESION_BUCKET_URL): no champion of task {task!r}{did_you_mean(task, known)}, "
             f"expected one in {CHAMPION_KEY}: it has {', '.join(known) or 'none'}"
+            f"{'; --task, or `task` in a form and in code, names another task' if known else ''}"
         )
     return ModelFile(**entry)
 

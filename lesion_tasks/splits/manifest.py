@@ -230,7 +230,7 @@ def manifest_in_force(engine: Engine, split: str, *, is_corrected: bool = True) 
     """Digest and object key of the newest manifest of a split; raises `NoManifestError` if there is none of it today.
 
     A manifest that was built by another definition of the split, of its task or of the cohorts that judge the task is
-    of another question, or holds images that must not teach. So does one of before a person's decision in force;
+    of another question, or holds images that must not teach. So does one to which other decisions of people applied;
     with `is_corrected` off, that does not matter.
     """
     with engine.connect() as connection:
@@ -246,8 +246,8 @@ def manifest_in_force(engine: Engine, split: str, *, is_corrected: bool = True) 
     refuse_redefined(row.recipe, split)
     if is_corrected and row.recipe.get("corrections") != decided:
         raise NoManifestError(
-            f"split {split!r} was built before people decided about labels or pairs, or took decisions back: "
-            "build the split again"
+            f"split {split!r}: what people decided about labels and pairs tells something else about its images now "
+            "than when it was built, expected the same: build the split again"
         )
     return row.digest, row.object_key
 

@@ -146,7 +146,7 @@ class _Timed:
     variant: str
     n_epochs: int
     in_epochs: float
-    around: float  # before the first epoch (features of a frozen backbone) and after the last (predictions)
+    around: float  # before the first epoch (features of a frozen backbone), between folds, after the last (predictions)
     room: float  # how many times as many images may be there before an epoch grows no further
 
     def hours(self, scale: float) -> float:
@@ -157,8 +157,8 @@ class _Timed:
 def _last_trainings(connection: Connection) -> list[_Timed]:
     """The last finished training of each variant; without the time between epochs, in which it may have lain killed.
 
-    One that ended before its first epoch began anew when it was run again, so that wait is left out too. What folds do
-    between their epochs is left out with the rest.
+    One that ended before its first epoch began anew when it was run again, so that wait is left out too. What is done
+    between folds counts: as often as there are such waits the usual one of as many of the longest.
     """
     rows = connection.execute(
         text("""
@@ -166,10 +166,16 @@ def _last_trainings(connection: Connection) -> list[_Timed]:
                    extract(epoch FROM t.finished_at - t.started_at
                        - coalesce(max(e.ended_at) - min(e.ended_at), interval '0'))::float
                        - coalesce((array_agg(e.duration_s ORDER BY e.epoch))[1], 0) AS around,
+                   coalesce((t.recipe->>'n_folds')::int, 0) AS n_folds,
+                   coalesce(array_agg(e.waited ORDER BY e.waited DESC) FILTER (WHERE e.waited > 0), '{}') AS waits,
                    (m.recipe->'split'->>'max_per_class')::int AS most,
                    (SELECT max(n::int) FROM jsonb_each_text(m.class_counts->'train') AS c (label, n)) AS largest
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
-            LEFT JOIN training_epoch e ON e.training_id = t.training_id
+            LEFT JOIN (
+                SELECT training_id, epoch, duration_s, ended_at,
+                       extract(epoch FROM ended_at - lag(ended_at) OVER trained)::float - duration_s AS waited
+                FROM training_epoch WINDOW trained AS (PARTITION BY training_id ORDER BY epoch)
+            ) e ON e.training_id = t.training_id
             WHERE t.status = 'finished' GROUP BY t.training_id, m.digest
         """)
     )
@@ -180,8 +186,14 @@ def _last_trainings(connection: Connection) -> list[_Timed]:
             variant=variant,
             n_epochs=row.n_epochs,
             in_epochs=row.in_epochs,
-            around=max(0.0, row.around),
+            around=max(0.0, row.around) + _between_folds(row.waits, row.n_folds),
             room=max(1.0, row.most / row.largest) if row.most and row.largest else math.inf,
         )
         for variant, row in last.items()
     ]
+
+
+def _between_folds(waits: Sequence[float], n_folds: int) -> float:
+    """Seconds between folds, from the waits between epochs, longest first: one in which it lay killed counts little."""
+    longest = waits[: max(0, n_folds - 1)]
+    return longest[len(longest) // 2] * (n_folds - 1) if longest else 0.0

@@ -129,7 +129,7 @@ def _judge(
     reference, new = seen[_REFERENCE], _joined([seen[month] for month in months], seen[_REFERENCE])
     units = one_of_each_group(reference), one_of_each_group(new)
     sizes = len(units[0]), len(units[1])
-    reason = too_few(*sizes) if months else _why_no_month(images.n_by_month, watched.until)
+    reason = too_few(*sizes) if months else _why_no_month(images.n_by_month, watched)
     facts = FACTS if watched.training.recipe["side_px"] is not None else ()
     shifts = [] if reason else find_shifts(*units, facts)
     n_made = sum(one.p_value is not None for one in shifts)
@@ -190,13 +190,17 @@ def window_of(by_month: "Mapping[str, pd.DataFrame]", until: date) -> list[str]:
     return months[::-1]
 
 
-def _why_no_month(n_by_month: Mapping[str, int], until: date) -> str:
-    month = _month_before(until)
+def _why_no_month(n_by_month: Mapping[str, int], watched: WatchedChampion) -> str:
+    until = watched.until
+    month, first = _month_before(until), until.replace(day=1)
     if n_by_month.get(month):
         return f"all images that arrived in {month} are left out"
     if until.day == 1:
         return f"no image arrived in {month}"
-    return f"no image arrived in {month} so far; until {until.replace(day=1)} the month before it counts"
+    earlier = (
+        f"; until {first} the month before it counts" if watched.since.astimezone(UTC).date() < first else ""
+    )
+    return f"no image arrived in {month} so far{earlier}"
 
 
 def _month_before(day: date) -> str:
