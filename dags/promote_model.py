@@ -37,7 +37,7 @@ from lesion_airflow import (
     skip_unless,
     tasks_param,
 )
-from lesion_tasks.catalog.approvals import APPROVALS, AS_SET, UNNAMED
+from lesion_tasks.catalog.approvals import APPROVALS, AS_SET, MAX_REASON, UNNAMED
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
@@ -99,6 +99,7 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
             title="Reason",
             section="Despite the gates",
             description="Why the refusal of that training is overridden; kept with the decision.",
+            maxLength=MAX_REASON,
         ),
         "wait_hours": Param(
             WAIT_HOURS,
@@ -133,13 +134,13 @@ def promote_model() -> None:
         queue=GPU_QUEUE,
         pool=GPU_POOL,
         execution_timeout=timedelta(hours=2),
-        map_index_template="{{ task.op_kwargs['training_id'] }}",
+        map_index_template="{{ task.op_kwargs['missing']['training_id'] }}",
     )
-    def score_again(training_id: str, manifest_digest: str) -> str:
+    def score_again(missing: dict[str, str]) -> str:
         """Evaluate a champion on its candidate's images."""
         from lesion_tasks.evaluation.evaluate import evaluate_training
 
-        return evaluate_training(open_workspace(), training_id, manifest_digest=manifest_digest)
+        return evaluate_training(open_workspace(), **missing)
 
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def compare(params: dict[str, Any], dag_run: Any) -> list[dict[str, Any]]:
@@ -177,32 +178,16 @@ def promote_model() -> None:
         )
         return [asdict(instruction) for instruction in instructions]
 
-    @task(map_index_template="{{ task.op_kwargs['task_name'] }}{{ done | default('') }}")
-    def decide(
-        task_name: str,
-        decided_by: str,
-        asked_about: str | None,
-        asked_against: str | None,
-        answer: str | None,
-        answer_reason: str,
-        params: dict[str, Any],
-        dag_run: Any,
-        needs_answer: bool = True,
-    ) -> dict[str, Any]:
+    @task(map_index_template="{{ task.op_kwargs['instruction']['task'] }}{{ done | default('') }}")
+    def decide(instruction: dict[str, Any], params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
         """Decide, record the reasons, publish, and tell people."""
         from lesion_tasks.promotion.promote import promote_model as promote_best
 
         decision = promote_best(
             open_workspace(),
-            task=task_name,
+            **instruction,
             is_forced=params["is_forced"],
-            request_id=f"{dag_run.run_id} {task_name}",
-            decided_by=decided_by,
-            needs_answer=needs_answer,
-            asked_about=asked_about,
-            asked_against=asked_against,
-            answer=answer,
-            answer_reason=answer_reason,
+            request_id=f"{dag_run.run_id} {instruction['task']}",
             override=override_of(params, dag_run),
         ).as_dict()
         get_current_context()["done"] = f": {decision['action']}"
@@ -219,9 +204,10 @@ def promote_model() -> None:
 
     missing = plan()
     questions = compare()
-    score_again.expand_kwargs(missing) >> questions
+    # With `expand_kwargs` Airflow would render each value as a template; a task of `ask` has none to render.
+    score_again.expand(missing=missing) >> questions
     answers = ask.expand_kwargs(questions)
-    announce(decide.expand_kwargs(gather(answers.output)))
+    announce(decide.expand(instruction=gather(answers.output)))
 
 
 promote_model()

@@ -4,7 +4,7 @@ Airflow loads this once per process, so it holds nothing that changes often and 
 """
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -238,6 +238,8 @@ class AskPerson(HITLOperator):
     candidate has replaced ends by itself.
     """
 
+    # Subject and body hold what people typed, and Airflow has filled them in: nothing of them is a template.
+    template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
     SLICE = timedelta(minutes=10)
 
@@ -247,6 +249,7 @@ class AskPerson(HITLOperator):
         task_name: str,
         asked_about: str,
         asked_against: str | None,
+        findings_sha256: str | None = None,
         is_override: bool = False,
         **kwargs: Any,
     ) -> None:
@@ -277,6 +280,7 @@ class AskPerson(HITLOperator):
         self.task_name = task_name
         self.asked_about = asked_about
         self.asked_against = asked_against
+        self.findings_sha256 = findings_sha256
         self.is_override = is_override
 
     def execute(self, context: Any) -> Any:
@@ -313,9 +317,10 @@ class AskPerson(HITLOperator):
             task=self.task_name,
             asked_about=self.asked_about,
             asked_against=self.asked_against,
+            findings_sha256=self.findings_sha256,
             is_override=self.is_override,
         ):
-            reason = "there is a newer candidate or another champion"
+            reason = "another candidate, champion, decision or finding has come since"
             return self._answer("expired", person="rule", reason=reason)
         left = self._time_left(context)
         if left <= timedelta(0):
@@ -327,6 +332,7 @@ class AskPerson(HITLOperator):
             "task_name": self.task_name,
             "asked_about": self.asked_about,
             "asked_against": self.asked_against,
+            "findings_sha256": self.findings_sha256,
             "answer": answer,
             "person": person,
             "reason": reason,

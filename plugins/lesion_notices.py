@@ -4,6 +4,7 @@ A notice that cannot be delivered is a warning in the log: it never makes a task
 """
 
 import asyncio
+import copy
 import html
 import json
 import logging
@@ -42,6 +43,10 @@ class LesionNotifier(BaseNotifier):
     ) -> None:
         super().__init__(**kwargs)
         self.event, self.about, self.subject, self.text, self.page = event, about, subject, text, page
+
+    def __call__(self, *args: Any) -> None:
+        """Render and deliver a copy: rendering is in place, and that of a DAG is called for one run after the other."""
+        BaseNotifier.__call__(copy.copy(self), *args)
 
     def notify(self, context: Any) -> None:
         """Deliver it from a task, or from the DAG processor."""

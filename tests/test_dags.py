@@ -310,6 +310,49 @@ def test_a_dag_file_imports_only_airflow_and_words_at_its_top(path: Path) -> Non
     assert [name for name in modules if name and not name.startswith(allowed)] == []
 
 
+TYPED = "{{ 1 + 1 }}"
+
+
+def test_what_a_task_is_handed_is_never_rendered_as_a_template(
+    dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A reason or a name that a person typed could read connections and variables in it."""
+    from airflow.sdk.definitions.xcom_arg import XComArg
+
+    given = {"held_out": {"value": TYPED}, "name": TYPED, "sizes": [TYPED], "params": TYPED}
+    question = {
+        "task_name": TYPED,
+        "asked_about": TYPED,
+        "asked_against": TYPED,
+        "subject": TYPED,
+        "body": TYPED,
+        "assigned_users": [],
+    }
+    n_rendered = 0
+    for name, task in each_task(dags):
+        returned = [question if name == "promote_model.ask" else given]
+        for kind in (XComArg, *XComArg.__subclasses__()):
+            if "resolve" in vars(kind):
+                monkeypatch.setattr(kind, "resolve", lambda *_, returned=returned: returned)
+        context = {
+            "ti": SimpleNamespace(map_index=0),
+            "dag": dags[name.split(".")[0]],
+            "dag_run": SimpleNamespace(conf={}),
+            "run_id": "r",
+        }
+        monkeypatch.setattr(
+            "airflow.sdk.definitions._internal.expandinput.DictOfListsExpandInput._get_map_lengths",
+            lambda self, *_: dict.fromkeys(self.value, 1),
+        )
+        ready = task.prepare_for_execution()
+        ready.render_template_fields(context)
+        handed = context.get("task", ready)
+        shown = repr([getattr(handed, field) for field in handed.template_fields])
+        assert "'2'" not in shown, f"{name}: {shown}"
+        n_rendered += TYPED in shown
+    assert n_rendered >= 8
+
+
 def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, Any]) -> None:
     """A mapped task is handed its DAG's form when it is made; the question failed on it before anybody saw it."""
     from lesion_airflow import AskPerson

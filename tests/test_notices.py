@@ -11,6 +11,8 @@ from datetime import UTC, datetime, timedelta
 from email import message_from_string
 from email.header import decode_header, make_header
 from http.server import BaseHTTPRequestHandler, HTTPServer
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from sqlalchemy import text
@@ -333,6 +335,20 @@ def test_every_notice_of_a_task_says_what_it_is_about() -> None:
     (notifier,) = question.notifiers
     notifier.render_template_fields({"task": question, "run_id": RUN})
     assert notifier.about == f"malignancy new old {RUN}"
+
+
+def test_a_notifier_that_is_called_again_tells_of_the_second_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The DAG processor calls that of a DAG for each run that failed; what it rendered is no template any more."""
+    import lesion_airflow
+    import lesion_notices
+
+    told: list[Any] = []
+    monkeypatch.setattr(lesion_notices, "tell", told.append)
+    for run_id in ("run 1", "run 2"):
+        dag = SimpleNamespace(dag_id="x", dag_display_name="X", get_template_env=lambda **_: None)
+        dag.render_template_as_native_obj = False
+        lesion_airflow.TELL_WHEN_RED({"dag": dag, "run_id": run_id})
+    assert [one.text for one in told] == [f"run {n}: at least one task failed" for n in (1, 2)]
 
 
 def test_decisions_unsound_evaluations_and_what_is_overdue_are_told(settings: Settings) -> None:

@@ -21,6 +21,8 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
+from lesion_tasks.pages.rendering import markdown_as_html
+from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.promotion.overrides import Override, read_override, tasks_to_decide
 from lesion_tasks.promotion.promote import Decision, plan_promotion, promote_model, rollback_champion
@@ -37,6 +39,7 @@ from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.training.predictions import read_predictions, store_predictions
 from lesion_tasks.training.train import train_variant
+from lesion_tasks.upkeep.notices import of_decision
 from lesion_tasks.workspace import Workspace, open_workspace
 
 pytestmark = pytest.mark.minutes
@@ -298,7 +301,7 @@ def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings
     with pytest.raises(
         UnusableInputError, match=r"it was rejected on .*, expected one that the gates refused"
     ):
-        promote(is_forced=True, override=override(training_id))
+        plan_promotion(open_workspace(), task=TASK, override=override(training_id))
     assert rows_of(settings, "SELECT action, decided_by FROM promotion") == [("rejected", "Ada")]
 
     # An evaluation that finds something else is a reason to ask again, and the question says so.
@@ -321,7 +324,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     second = candidate()
     for words in ("expected one that the gates refused", "nothing was decided about it yet"):
         with pytest.raises(UnusableInputError, match=words):
-            promote(is_forced=True, override=override(second))
+            plan_promotion(open_workspace(), task=TASK, override=override(second))
     assert promote().action == "refused"
     said = promote(is_forced=True)
     assert said.action == "none"
@@ -352,9 +355,8 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
             override=asked,
         )
         told[person] = promote_model(
-            workspace, task=instruction.task_name, is_forced=True, override=asked, request_id=f"{run_id} {TASK}",
-            **{name: value for name, value in asdict(instruction).items() if name != "task_name"},
-        )  # fmt: skip
+            workspace, **asdict(instruction), is_forced=True, override=asked, request_id=f"{run_id} {TASK}"
+        )
     assert (told["Ada"].action, told["Grace"].action) == ("expired", "promoted")
     assert "cannot approve it alone" in told["Ada"].reason
     assert "Overrides the refusal of " in told["Grace"].reason
@@ -374,8 +376,25 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=asked) == []
     assert tasks_to_decide(workspace, [TASK], asked) == [TASK]
     assert promote(is_forced=True, override=asked, request_id=f"run 2 {TASK}") == told["Grace"]
-    with pytest.raises(UnusableInputError, match="it was promoted on"):
-        promote(is_forced=True, override=replace(asked, run_id="run 3"))
+    # Another that was asked about meanwhile ends without an error, and people are told.
+    late = replace(asked, run_id="run 3")
+    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=late) == []
+    for answers in ([], [{**answer, "person": "Grace"}]):
+        (instruction,) = gather_answers(
+            workspace,
+            tasks=[TASK],
+            answers=answers,
+            approval="always",
+            is_forced=True,
+            triggered_by="Ada",
+            override=late,
+        )
+        said = promote_model(workspace, **asdict(instruction), is_forced=True, override=late)
+        assert said.action == "none"
+        assert "it was promoted on" in said.reason
+        notice = of_decision(said.as_dict(), "run 3")
+        assert notice is not None
+        assert (notice.event, notice.text, notice.is_alarming) == ("not_promoted", said.reason, True)
     command = ["promote", "--despite-gates", "--training", second, "--reason", "The clinic needs it."]
     with pytest.raises(UnusableInputError, match="may not promote despite the gates"):
         CliRunner().invoke(lesion, command, catch_exceptions=False)
@@ -387,10 +406,82 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
 def test_an_override_names_a_training_and_a_reason_despite_the_gates() -> None:
     assert read_override("", " ", is_forced=True, asked_by="Ada") is None
     for given in (("x", "why", False), ("", "why", True)):
-        with pytest.raises(UnusableInputError, match="expected all three"):
+        with pytest.raises(UnusableInputError, match=r"--training.*--reason.*--despite-gates"):
             read_override(*given[:2], is_forced=given[2], asked_by="Ada")
     with pytest.raises(UnusableInputError, match="the reason is empty"):
         read_override("x", " ", is_forced=True, asked_by="Ada")
+    with pytest.raises(UnusableInputError, match="the reason has 501 characters, expected at most 500"):
+        read_override("x", "y" * 501, is_forced=True, asked_by="Ada")
+    read = read_override("x", "in\n\n# two lines", is_forced=True, asked_by="Ada")
+    assert read is not None
+    assert read.reason == "in # two lines"
+
+
+def refuse(settings: Settings, training_id: str, *, is_obstacle: bool = False) -> None:
+    """Write a refusal by the gates."""
+    execute(
+        settings,
+        """INSERT INTO promotion (task, sequence, action, training_id, reason, figures, decided_by)
+           SELECT :task, count(*) + 1, 'refused', :id, 'It gains nothing.', CAST(:figures AS jsonb), 'rule'
+           FROM promotion""",
+        task=TASK,
+        id=training_id,
+        figures=json.dumps({"objections": ["x"], "is_obstacle": is_obstacle}),
+    )
+
+
+def test_an_override_that_meets_an_obstacle_says_so_and_its_question_closes(settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    refuse(settings, training_id, is_obstacle=True)
+    workspace = open_workspace()
+    asked = replace(override(training_id), reason="see [it](https://x.org), *now* <b>")
+    with pytest.raises(UnusableInputError, match="it was refused: It gains nothing, expected one that"):
+        plan_promotion(workspace, task=TASK, override=asked)
+    refuse(settings, training_id)
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=asked)
+    shown = markdown_as_html(question.body)
+    assert "as Ada asks: see [it](https://x.org), *now* &lt;b&gt;" in shown
+    assert "best of its round" not in shown
+    state = {"asked_about": training_id, "asked_against": None}
+    open_state = {"task": TASK, "findings_sha256": question.findings_sha256, "is_override": True, **state}
+    assert not is_superseded(workspace, **open_state)  # type: ignore[arg-type]
+    assert training_id in promote(is_forced=True).reason
+
+    # Its model cannot be read: nobody may promote it, whoever approves.
+    ((key,),) = rows_of(settings, f"SELECT model_key FROM training WHERE training_id = '{training_id}'")
+    model = open_bucket(settings).get(key)
+    open_bucket(settings).put(key, b"another")
+    assert is_superseded(workspace, **open_state)  # type: ignore[arg-type]
+    said = promote(is_forced=True, override=asked, answer="approved", decided_by="Grace", **state)
+    assert (said.action, said.training_id) == ("none", training_id)
+    assert "SHA-256 is" in said.reason
+    open_bucket(settings).put(key, model)
+
+    archive_training(workspace, training_id, reason="no use", archived_by="ada")
+    with workspace.engine.connect() as connection:
+        assert not is_open(connection, **open_state)  # type: ignore[arg-type]
+    assert training_id not in promote(is_forced=True).reason
+    assert rows_of(settings, "SELECT count(*) FROM promotion") == [(2,)]
+
+
+def test_an_answer_counts_for_the_evaluation_that_its_question_showed(settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    workspace = open_workspace()
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always")
+    state = {"asked_about": training_id, "asked_against": None, "findings_sha256": question.findings_sha256}
+    assert not is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
+    found = "jsonb_set(document, '{verdict}', '\"Another.\"')"
+    execute(settings, f"UPDATE evaluation SET document = {found}, evaluated_at = now(), {SEAL.format(found)}")
+
+    assert is_superseded(workspace, task=TASK, **state)  # type: ignore[arg-type]
+    for answer in ("approved", "rejected"):
+        said = promote(answer=answer, decided_by="Ada", is_forced=True, **state)
+        assert said.action == "expired"
+        assert f"it stays a candidate: Ada {answer} an evaluation that was made again since" in said.reason
+    said = promote(answer="expired", answer_reason="it needs an approver", decided_by="Eve", is_forced=True)
+    assert said.reason == "Nobody was asked; it stays a candidate: it needs an approver"
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always")
+    assert question.asked_about == training_id
 
 
 def test_what_was_refused_for_a_better_one_beside_it_is_no_refusal_by_the_gates(settings: Settings) -> None:
@@ -403,7 +494,7 @@ def test_what_was_refused_for_a_better_one_beside_it_is_no_refusal_by_the_gates(
         id=training_id,
     )
     with pytest.raises(UnusableInputError, match="it was refused: x is better on val, expected one"):
-        promote(is_forced=True, override=override(training_id))
+        plan_promotion(open_workspace(), task=TASK, override=override(training_id))
 
 
 def test_where_people_are_asked_a_candidate_that_nobody_was_asked_about_stays_one(settings: Settings) -> None:

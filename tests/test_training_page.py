@@ -2,17 +2,21 @@
 
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import Engine, text
 from test_pages import client
 from test_prune import row_of
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.database.locks import Lock, hold_lock_if_free
 from lesion_tasks.database.schema import Manifest, Pruning
 from lesion_tasks.pages.training_page import RanTry, TaskTry, nearest_try, read_training
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.run_record import LOST, Outcome, begin, mark_lost, record_epoch
+from lesion_tasks.training.run_spec import RunSpec
 from lesion_tasks.workspace import open_workspace
 
 DIGEST = "a" * 64
@@ -111,6 +115,33 @@ def test_a_training_that_is_begun_again_before_its_loss_was_noted_keeps_a_failur
         mark_lost(open_workspace().engine)
         raise ValueError("the cause")
     assert reasons(training_id)[:2] == ["ValueError: the cause", LOST]
+
+
+def test_a_training_that_lacks_its_weights_is_begun_under_its_lock(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two at once would each take the other for lost."""
+    from lesion_tasks.training import train
+
+    spec = RunSpec(
+        variant=VARIANTS["efficientnet_lite0_frozen"],
+        digest=DIGEST,
+        manifest_key="x",
+        weights=None,
+        weights_location="nowhere",
+        code_version="x",
+    )
+    free = []
+
+    def begin_seen(engine: Engine, row: dict[str, Any]) -> tuple[str, bool]:
+        with hold_lock_if_free(engine, Lock.TRAINING, row["fingerprint"]) as is_free:
+            free.append(is_free)
+        return "x", False
+
+    monkeypatch.setattr(train, "begin", begin_seen)
+    with pytest.raises(UnusableInputError):
+        train._train(open_workspace(), spec)
+    assert free == [False]
 
 
 def test_a_member_of_an_ensemble_was_trained_by_the_task_of_the_ensemble(settings: Settings) -> None:

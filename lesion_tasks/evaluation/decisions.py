@@ -95,7 +95,8 @@ def rejection_of(connection: Connection, task: str, training_id: str) -> Promoti
 
 def is_by_gates(row: Promotion) -> bool:
     """Whether a decision is a refusal by the gates, and not one for an obstacle or for a better one beside it."""
-    return row.action == "refused" and bool((row.figures or {}).get("objections"))
+    figures = row.figures or {}
+    return row.action == "refused" and bool(figures.get("objections")) and not figures.get("is_obstacle")
 
 
 def refusal_in_force(connection: Connection, task: str, training_id: str) -> tuple[Promotion | None, str]:
@@ -112,12 +113,16 @@ def refusal_in_force(connection: Connection, task: str, training_id: str) -> tup
     )
 
 
-def list_refused_by_gates(connection: Connection, task: str, n: int) -> list[str]:
-    """Trainings of which a refusal by the gates is in force, the newest refusal first, at most n."""
-    last: dict[str, Promotion] = {}
-    for row in _rows(connection, task, *DECIDING):
-        last.setdefault(row.training_id, row)
-    return [training_id for training_id, row in last.items() if is_by_gates(row)][:n]
+def list_refused(connection: Connection, task: str) -> list[str]:
+    """Trainings that the gates ever refused, the newest refusal first."""
+    rows = _rows(connection, task, "refused")
+    return list(dict.fromkeys(row.training_id for row in rows if is_by_gates(row)))
+
+
+def task_decided(connection: Connection, training_id: str) -> str | None:
+    """The task about whose champion a training was decided on; None if it never was."""
+    statement = select(Promotion.task).where(Promotion.training_id == training_id).limit(1)
+    return connection.execute(statement).scalar()
 
 
 def earlier_champions(connection: Connection, task: str) -> list[str]:

@@ -35,6 +35,7 @@ def read_question(workspace: Workspace, returned: Any, map_index: int, *, root: 
             task=question.task_name,
             asked_about=question.asked_about,
             asked_against=question.asked_against,
+            findings_sha256=question.findings_sha256,
             is_override=question.is_override,
         )
     return OpenQuestion(

@@ -2,14 +2,16 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.approvals import MAX_REASON
 from lesion_tasks.catalog.lookup import tasks_left
 from lesion_tasks.database.pruned import find_archival
 from lesion_tasks.database.schema import Promotion
-from lesion_tasks.evaluation.decisions import decisions_of_run, refusal_in_force
+from lesion_tasks.evaluation.decisions import decisions_of_run, list_refused, refusal_in_force, task_decided
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -28,6 +30,11 @@ class Override:
             raise UnusableInputError(
                 f"overriding the refusal of {self.training_id!r}: the reason is empty, expected one in words"
             )
+        if len(self.reason) > MAX_REASON:
+            raise UnusableInputError(
+                f"overriding the refusal of {self.training_id!r}: the reason has {len(self.reason):,} characters, "
+                f"expected at most {MAX_REASON}"
+            )
 
 
 def read_override(
@@ -35,14 +42,16 @@ def read_override(
 ) -> Override | None:
     """What a form or a command asks for; None if no training is named.
 
-    Raises `UnusableInputError` for a part without the others: training, reason, and "despite the gates".
+    The reason becomes one line. Raises `UnusableInputError` for a part without the others: training, reason, and
+    "despite the gates".
     """
-    name, words = (training_id or "").strip(), (reason or "").strip()
+    name, words = (training_id or "").strip(), " ".join((reason or "").split())
     if not name and not words:
         return None
     if not name or not is_forced:
         raise UnusableInputError(
-            "a reason, or a training that the gates refused, is for a promotion despite the gates: expected all three"
+            "overriding a refusal by the gates: expected all of training (--training), reason (--reason) and "
+            '"Despite the gates" (--despite-gates)'
         )
     return Override(training_id=name, reason=words, asked_by=asked_by, run_id=run_id)
 
@@ -64,6 +73,21 @@ def find_overridable(connection: Connection, task: str, training_id: str) -> Pro
     return found
 
 
+def obstacle_to(connection: Connection, task: str, training_id: str) -> str | None:
+    """Why the refusal of a training cannot be overridden, or not any more; None if it can."""
+    try:
+        find_overridable(connection, task, training_id)
+    except UnusableInputError as error:
+        return str(error)
+    return None
+
+
+def list_overridable(connection: Connection, task: str, n: int) -> list[str]:
+    """Trainings whose refusal by the gates can be overridden, the newest refusal first, at most n."""
+    refused = list_refused(connection, task)
+    return list(islice((name for name in refused if obstacle_to(connection, task, name) is None), n))
+
+
 def is_done(connection: Connection, override: Override) -> bool:
     """Whether the run that asks has decided already, and is run again."""
     if override.run_id is None:
@@ -74,15 +98,18 @@ def is_done(connection: Connection, override: Override) -> bool:
 
 
 def tasks_to_decide(workspace: Workspace, tasks: Sequence[str], override: Override | None) -> list[str]:
-    """The tasks of a run that the catalogue still has; of one that overrides a refusal, that of its training alone."""
+    """The tasks of a run that the catalogue still has; of one that overrides a refusal, that of its training alone.
+
+    Whether the refusal is in force is for `plan_promotion` to ask: while people are, that may change.
+    """
     if override is None:
         return tasks_left(tasks)
     with workspace.engine.connect() as connection:
-        task = find_finished(connection, override.training_id).task
-        if task not in tasks:
-            raise UnusableInputError(
-                f"training {override.training_id!r}: it is of task {task!r}, expected one of {', '.join(tasks)}"
-            )
-        if not is_done(connection, override):
-            find_overridable(connection, task, override.training_id)
-    return [task]
+        # By its decisions if there are any: whoever asks may have waited until it was pruned.
+        decided = task_decided(connection, override.training_id)
+        task = decided or find_finished(connection, override.training_id).task
+    if task not in tasks:
+        raise UnusableInputError(
+            f"training {override.training_id!r}: it is of task {task!r}, expected one of {', '.join(tasks)}"
+        )
+    return tasks_left([task])

@@ -23,13 +23,12 @@ from lesion_tasks.evaluation.decisions import (
     decided_trainings,
     earlier_champions,
     find_request,
-    list_refused_by_gates,
     record_decision,
     was_champion,
 )
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidate
-from lesion_tasks.promotion.overrides import Override, find_overridable
+from lesion_tasks.promotion.overrides import Override, find_overridable, list_overridable, obstacle_to
 from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
@@ -47,6 +46,7 @@ class Decision:
     action: str  # one of the table's actions, "none" if there was nothing to decide, or "already champion"
     training_id: str | None
     reason: str
+    is_override: bool = False  # whether it is about a refusal that somebody asked to override
 
     @property
     def is_promoted(self) -> bool:
@@ -68,6 +68,7 @@ class _Request:
     needs_answer: bool
     asked_about: str | None
     asked_against: str | None
+    findings_sha256: str | None
     answer: Answer | None
     answer_reason: str
     override: Override | None
@@ -75,7 +76,13 @@ class _Request:
 
     def none(self, training_id: str, reason: str) -> Decision:
         """The outcome if nothing is decided about a training."""
-        return Decision(task=self.task, action="none", training_id=training_id, reason=reason)
+        return Decision(
+            task=self.task,
+            action="none",
+            training_id=training_id,
+            reason=reason,
+            is_override=self.override is not None,
+        )
 
 
 def plan_promotion(workspace: Workspace, *, task: str, override: Override | None = None) -> dict[str, Any]:
@@ -115,6 +122,7 @@ def promote_model(
     needs_answer: bool = False,
     asked_about: str | None = None,
     asked_against: str | None = None,
+    findings_sha256: str | None = None,
     answer: Answer | None = None,
     answer_reason: str = "",
     override: Override | None = None,
@@ -127,9 +135,11 @@ def promote_model(
     `asked_about`, `asked_against` and `answer`: the candidate that a person was asked about, the champion that the
     question named (None: no champion), and the outcome. If another candidate is best by now, the old question ends as
     superseded and nothing else is decided: the newer one gets its own question. An approval against another champion
-    expires: the candidate is asked about again.
+    expires, and so does any answer if the evaluation no longer finds `findings_sha256`, what the question showed (None:
+    not known): the candidate is asked about again.
     `needs_answer`: people are asked, so a candidate that nobody was asked about stays one; it gets its own question.
-    `override` is about a training that the gates refused, and about no other; only with `is_forced`.
+    `override` is about a training that the gates refused, and about no other; only with `is_forced`. Nothing is decided
+    if that refusal is not in force, or if something else than its figures stands in the way.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     find_task(task)
@@ -142,6 +152,7 @@ def promote_model(
         needs_answer=needs_answer,
         asked_about=asked_about,
         asked_against=asked_against,
+        findings_sha256=findings_sha256,
         answer=answer,
         answer_reason=answer_reason.strip(),
         override=override,
@@ -167,12 +178,12 @@ def _repeated(connection: Connection, task: str, request_id: str | None) -> Deci
 
 def _decide(connection: Connection, workspace: Workspace, request: _Request) -> Decision:
     task, override = request.task, request.override
-    if override is not None and request.asked_about is not None:
-        try:
-            find_overridable(connection, task, override.training_id)
-        except UnusableInputError as error:  # something else was decided while a person was asked
-            return request.none(override.training_id, str(error))
+    if override is not None and (why := obstacle_to(connection, task, override.training_id)) is not None:
+        return request.none(override.training_id, why)  # something else was decided while a person was asked
     proposal, candidates = propose(connection, workspace.bucket, task, override)
+    if override is not None and proposal is None:
+        obstacles = (why_not_best(candidate, None) for candidate in candidates)
+        return request.none(override.training_id, next(obstacles, "this run has decided about it"))
     champion = champion_of(connection, task)
     common: dict[str, Any] = {
         "previous": champion.training.training_id if champion else None,
@@ -191,7 +202,7 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
             )
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):
-            return _not_approved(connection, proposal, answer, answer_reason, override, common)
+            return _not_approved(connection, proposal, request, answer, answer_reason, common)
         unmade = (proposal.missing, None if request.is_forced else proposal.missing_on_cohorts)
         if words := "; ".join(filter(None, unmade)):
             raise UnusableInputError(words)
@@ -202,7 +213,12 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
 
 
 def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None, str]:
-    """The answer and its reason; an approval against another champion than that of today expires."""
+    """The answer and its reason; it expires if what it was about is not what there is to decide today."""
+    shown, found = request.findings_sha256, proposal.candidate.findings_sha256
+    if request.answer in ("approved", "rejected") and shown not in (None, found):
+        return "expired", (
+            f"{request.decided_by} {request.answer} an evaluation that was made again since, and finds other things"
+        )
     if request.answer == "approved" and request.asked_against != proposal.previous:
         return "expired", (
             f"the approval was for a comparison with {request.asked_against or 'no champion'}, and the champion is "
@@ -267,17 +283,18 @@ def _supersede(
 def _not_approved(
     connection: Connection,
     proposal: Proposal,
+    request: _Request,
     answer: Answer,
     answer_reason: str,
-    override: Override | None,
     common: dict[str, Any],
 ) -> Decision:
-    then = "it will be asked again" if override is None else "the refusal by the gates stands"
+    then = "it stays a candidate" if request.override is None else "the refusal by the gates stands"
+    missing = "No valid answer in time" if request.asked_about else "Nobody was asked"
     words = {
-        "rejected": f"Rejected by {common['decided_by']}",
-        "expired": f"No valid answer in time; {then}",
+        "rejected": f"Rejected by {request.decided_by}",
+        "expired": f"{missing}; {then}",
     }[answer]
-    reason = f"{words}{': ' if answer_reason.strip() else '.'}{answer_reason.strip()}"
+    reason = f"{words}{': ' if answer_reason else '.'}{answer_reason}"
     record_decision(
         connection,
         proposal.task,
@@ -320,7 +337,7 @@ def _nothing_to_promote(
 ) -> Decision:
     if not candidates:
         reason = "no training is waiting for a decision"
-        refused = list_refused_by_gates(connection, task, N_NAMED) if is_forced else []
+        refused = list_overridable(connection, task, N_NAMED) if is_forced else []
         if refused:
             reason += (
                 f"; the gates refused {', '.join(refused)}: to override that, name the training and a reason"

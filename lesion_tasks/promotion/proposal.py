@@ -1,5 +1,6 @@
 """The best candidate of a round and the champion -> what there is to decide, for a person and for the rule."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -243,7 +244,8 @@ def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -
     """What an approval does, where it is not what one expects."""
     if override is not None:
         return [
-            f"**Approving overrides the refusal by the gates**, as {override.asked_by} asks: {override.reason}",
+            f"**Approving overrides the refusal by the gates**, as {plain(override.asked_by)} asks: "
+            f"{plain(override.reason)}",
             "",
         ]
     if not proposal.objections:
@@ -257,6 +259,11 @@ def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -
             "reason as well."
         )
     return [words, ""]
+
+
+def plain(words: str) -> str:
+    """Words in one line of Markdown, in which nothing is markup: people typed some of them."""
+    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", " ".join(words.split()))
 
 
 def body_of(
@@ -276,7 +283,8 @@ def body_of(
     lines = [
         *_effect(proposal, is_forced=is_forced, override=override),
         f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
-        f"{figure['n_images']:,} test images; the best of its round on validation ({proposal.candidate.val:.4f}).",
+        f"{figure['n_images']:,} test images; {'on' if override else 'the best of its round on'} validation "
+        f"{proposal.candidate.val:.4f}.",
         "",
         f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."
         if proposal.champion
@@ -297,8 +305,8 @@ def _outcome(proposal: Proposal) -> list[str]:
         f"{_gate_outcome(gate.measure, proposal)} |"
         for gate in gates_of(proposal.task)
     ]
-    told = [f"- **Against it:** {words}." for words in proposal.objections]
-    told += [f"- Caution: {words}." for words in proposal.cautions]
+    told = [f"- **Against it:** {plain(words)}." for words in proposal.objections]
+    told += [f"- Caution: {plain(words)}." for words in proposal.cautions]
     return ["| Gate | Floor | Loss allowed | Outcome |", "| --- | --- | --- | --- |", *gates, "", *told, ""]
 
 
@@ -328,7 +336,8 @@ def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
         return []
     worst = sorted(parts, key=lambda part: part["difference"]["value"])[:N_SLICES_SHOWN]
     rows = [
-        f"| {label(part['attribute'])} | {part['value']} | {part['n_images']:,} | {_short(part['difference'])} |"
+        f"| {label(part['attribute'])} | {plain(str(part['value']))} | {part['n_images']:,} | "
+        f"{_short(part['difference'])} |"
         for part in worst
     ]
     head = ["| Slice | Value | Images | Difference (95 % interval) |", "| --- | --- | --- | --- |"]

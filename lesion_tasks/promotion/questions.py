@@ -9,11 +9,13 @@ from sqlalchemy import Connection
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.approvals import AS_SET, UNNAMED
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.evaluation.decisions import champion_of, refusal_in_force
-from lesion_tasks.promotion.candidates import find_best, is_waiting
-from lesion_tasks.promotion.overrides import Override, tasks_to_decide
+from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.evaluation.evaluation_record import find_evaluation, findings_digest
+from lesion_tasks.promotion.candidates import best_of, find_best, find_candidate, is_waiting
+from lesion_tasks.promotion.overrides import Override, obstacle_to, tasks_to_decide
 from lesion_tasks.promotion.promote import RULE, Answer
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
+from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
 PAGES = "lesions/"  # where Airflow shows the reports of the bucket, from the root of its UI
@@ -29,6 +31,7 @@ class Question:
     subject: str
     body: str  # Markdown
     assigned_users: list[dict[str, str]]  # who may answer; empty: anybody
+    findings_sha256: str | None = None  # what the candidate's evaluation found that it shows
     is_override: bool = False  # whether it is about a training that the gates refused
 
 
@@ -36,11 +39,12 @@ class Question:
 class Instruction:
     """What to decide about one task, as `promote_model` takes it."""
 
-    task_name: str
+    task: str
     decided_by: str
     needs_answer: bool
     asked_about: str | None = None
     asked_against: str | None = None
+    findings_sha256: str | None = None
     answer: Answer | None = None
     answer_reason: str = ""
 
@@ -56,7 +60,8 @@ def write_questions(
     """A question for each task that has a candidate; empty if nobody is asked.
 
     `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so. With an
-    `override` there is one question, about the training whose refusal it is to override.
+    `override` there is one question, about the training whose refusal it is to override, unless something else was
+    decided about that meanwhile.
     """
     if not _is_asking(workspace, approval):
         return []
@@ -64,6 +69,8 @@ def write_questions(
     questions = []
     with workspace.engine.connect() as connection:
         for task in tasks_to_decide(workspace, tasks, override):
+            if override is not None and obstacle_to(connection, task, override.training_id) is not None:
+                continue
             proposal, _ = propose(connection, workspace.bucket, task, override)
             if proposal is not None:
                 questions.append(
@@ -74,6 +81,7 @@ def write_questions(
                         subject=subject_of(proposal, is_forced=is_forced),
                         body=body_of(proposal, report_base=PAGES, is_forced=is_forced, override=override),
                         assigned_users=approvers,
+                        findings_sha256=proposal.candidate.findings_sha256,
                         is_override=override is not None,
                     )
                 )
@@ -91,32 +99,55 @@ def is_open(
     task: str,
     asked_about: str,
     asked_against: str | None,
+    findings_sha256: str | None = None,
     is_override: bool = False,
 ) -> bool:
-    """Whether a question is still one, by the database alone: nothing was decided, no newer one, the same champion."""
+    """Whether a question is still one, by the database alone: what it shows holds, and there is no newer one."""
     champion = champion_of(connection, task)
     if asked_against != (champion.training.training_id if champion else None):
         return False
     if is_override:
-        return refusal_in_force(connection, task, asked_about)[0] is not None
-    return is_waiting(connection, task, asked_about)
+        is_undecided = obstacle_to(connection, task, asked_about) is None
+    else:
+        is_undecided = is_waiting(connection, task, asked_about)
+    if not is_undecided or findings_sha256 is None:
+        return is_undecided
+    return findings_sha256 == _found_now(connection, asked_about)
+
+
+def _found_now(connection: Connection, training_id: str) -> str | None:
+    """A digest of what the evaluation of a training on its own manifest finds; None if it is gone."""
+    digest = find_finished(connection, training_id).manifest_digest
+    evaluation = find_evaluation(connection, training_id, digest)
+    return None if evaluation is None else findings_digest(connection, evaluation.evaluation_id)
 
 
 def is_superseded(
-    workspace: Workspace, *, task: str, asked_about: str, asked_against: str | None, is_override: bool = False
+    workspace: Workspace,
+    *,
+    task: str,
+    asked_about: str,
+    asked_against: str | None,
+    findings_sha256: str | None = None,
+    is_override: bool = False,
 ) -> bool:
-    """Whether a question is obsolete: it is not open any more, or there is a better candidate."""
+    """Whether a question is obsolete: not open any more, its candidate not promotable, or another one better."""
     with workspace.engine.connect() as connection:
         if not is_open(
             connection,
             task=find_task(task).name,
             asked_about=asked_about,
             asked_against=asked_against,
+            findings_sha256=findings_sha256,
             is_override=is_override,
         ):
             return True
-        best = None if is_override else find_best(connection, workspace.bucket, task)
-    return not is_override and (best is None or best.training_id != asked_about)
+        if is_override:
+            training = find_finished(connection, asked_about)
+            best = best_of([find_candidate(connection, workspace.bucket, training)])
+        else:
+            best = find_best(connection, workspace.bucket, task)
+    return best is None or best.training_id != asked_about
 
 
 def require_approver(workspace: Workspace, person: str) -> None:
@@ -171,13 +202,14 @@ def _instruction(
     needs_answer: bool,
 ) -> Instruction:
     approvers = workspace.settings.approvers
-    told = Instruction(task_name=task, decided_by=person if is_forced else RULE, needs_answer=needs_answer)
+    told = Instruction(task=task, decided_by=person if is_forced else RULE, needs_answer=needs_answer)
     if answer is not None:
         told = replace(
             told,
             decided_by=answer["person"],
             asked_about=answer["asked_about"],
             asked_against=answer["asked_against"],
+            findings_sha256=answer.get("findings_sha256"),  # a question of before it was noted has none
             answer=answer["answer"],
             answer_reason=answer["reason"],
         )

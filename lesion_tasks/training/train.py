@@ -224,9 +224,10 @@ def _train(workspace: Workspace, spec: RunSpec, *, again: bool = False, n_trials
         spec = replace(spec, weights=find_weights(spec.variant, spec.weights_location, bucket))
     except UnusableInputError:
         # A separate row, since without weights the intended training has no fingerprint.
-        training_id, _ = begin(engine, spec.row)
-        with Outcome(engine, training_id):
-            raise
+        with hold_lock(engine, Lock.TRAINING, spec.fingerprint):
+            training_id, _ = begin(engine, spec.row)
+            with Outcome(engine, training_id):
+                raise
     found = None
     if n_trials and spec.variant.search is None:
         log.info("%s has no search space: training it unchanged", spec.variant.name)

@@ -24,6 +24,7 @@ EVENTS = {
     "rejected": False,
     "expired": True,
     "superseded": False,
+    "not_promoted": True,
     "waiting": True,
     "unsound": True,
     "failed": True,
@@ -82,14 +83,17 @@ def forget_deliveries(connection: Connection, before: datetime, *, is_deleting: 
 
 def of_decision(decision: Mapping[str, Any], request_id: str) -> Notice | None:
     """What a request decided about a task; None if there was nothing to decide."""
-    if decision["action"] not in EVENTS:
+    # Who asked for an override waits for an answer, also if there is nothing to decide.
+    is_in_vain = decision["is_override"] and decision["action"] == "none"
+    event = "not_promoted" if is_in_vain else decision["action"]
+    if event not in EVENTS:
         return None
     task = TASKS.get(decision["task"])
     title = task.title if task else decision["task"]  # a task may go while its last run decides
     return Notice(
-        event=decision["action"],
+        event=event,
         about=f"{decision['task']} {request_id}",
-        subject=f"{title}: {decision['training_id']} {decision['action'].replace('_', ' ')}",
+        subject=f"{title}: {decision['training_id']} {event.replace('_', ' ')}",
         text=decision["reason"],
         page=f"champion/{quote(decision['task'])}",
     )
