@@ -445,13 +445,26 @@ def test_a_backbone_of_ones_own_has_a_name_and_what_it_says_is_part_of_it(write:
     assert "dinov2_small" in run("catalog")[1]
     write(b=preset + 'files = "our_net_*.keras"\n')
     assert mistakes() == ["b.toml: [backbone.our_net] unknown field 'files', expected one of preset, licence"]
-    for address in ("s3://ours/dino", "hf://dino", "kaggle://keras/dinov2/tensorflow/small", ""):
+    for address in (
+        "s3://ours/dino",
+        "hf://dino",
+        "hf://ours/dino-2",
+        "hf://ours/dino-2@main",
+        "kaggle://keras/dinov2/tensorflow/small/1",
+        "kaggle://keras/dinov2/keras/dinov2_small",
+        "",
+    ):
         write(b=preset.replace("dinov2_small", address))
         assert mistakes() == [
             f"b.toml: [backbone.our_net] preset: is {address!r}, expected the name of a folder among the weights, its "
-            "path, a name of KerasHub's, hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
+            "path, a name of KerasHub's, or an address of one version: hf://OWNER/NAME@COMMIT with the 40 digits of a "
+            "commit, or kaggle://OWNER/MODEL/keras/VARIATION/VERSION"
         ]
-    for address in ("hf://ours/dino-2", "kaggle://keras/dinov2/keras/dinov2_small/3", "/data/presets/dino"):
+    for address in (
+        f"hf://ours/dino-2@{'0a' * 20}",
+        "kaggle://keras/dinov2/keras/dinov2_small/3",
+        "/data/presets/dino",
+    ):
         write(b=preset.replace("dinov2_small", address))
         read_settings()
     write(a="", b=BACKBONE.replace("our_net", "mobilenet_v2"))

@@ -2,25 +2,26 @@
 
 import ast
 import http.server
+import importlib
 import io
 import json
 import shutil
 import subprocess
 import sys
 import threading
+import time
 import zipfile
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import keras
-import keras_hub
 import numpy as np
 import pytest
 from catalogue import declare, rows_of
-from huggingface_hub import constants
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
@@ -46,7 +47,19 @@ SIGLIP = PresetBackbone(name="siglip", preset="siglip2_tiny")  # its licence lie
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def keras_hub() -> Any:
+    """Imported when a test needs it: whoever only collects tests need not have it."""
+    return importlib.import_module("keras_hub")
+
+
+@pytest.fixture
+def constants() -> Any:
+    """Those of the client of Hugging Face."""
+    return importlib.import_module("huggingface_hub.constants")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, keras_hub: Any) -> Path:
     """Presets with random weights, as KerasHub writes them: a DINOv2, and a SigLIP2 with a tower for text."""
     where = tmp_path_factory.mktemp("weights")
     keras.utils.set_random_seed(3)
@@ -118,7 +131,7 @@ for path in sys.argv[1:]:
 
 
 def test_presets_learn_and_what_is_stored_says_the_same_elsewhere(
-    small: Settings, weights: Path, tmp_path: Path
+    small: Settings, weights: Path, tmp_path: Path, keras_hub: Any
 ) -> None:
     pixels = {
         isic_id: open_shard(open_bucket(small), key, sha256)[index]
@@ -167,7 +180,9 @@ def test_presets_learn_and_what_is_stored_says_the_same_elsewhere(
         np.testing.assert_allclose(np.load(f"{path}.npy")[:, 0], expected, atol=1e-5)
 
 
-def test_pixels_are_scaled_as_the_preset_does_and_one_vector_is_what_its_network_says(weights: Path) -> None:
+def test_pixels_are_scaled_as_the_preset_does_and_one_vector_is_what_its_network_says(
+    weights: Path, keras_hub: Any
+) -> None:
     hub = keras_hub.models.Backbone
     dino = hub.from_preset(str(weights / DINO.preset), image_shape=(SIDE_PX, SIDE_PX, 3))
     tower = hub.from_preset(str(weights / SIGLIP.preset)).vision_encoder
@@ -184,7 +199,7 @@ def test_pixels_are_scaled_as_the_preset_does_and_one_vector_is_what_its_network
 
 @pytest.mark.parametrize("has_class_token", [True, False])
 def test_without_a_class_token_it_is_the_mean_over_the_patches(
-    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, has_class_token: bool
+    tmp_path: Path, weights: Path, monkeypatch: pytest.MonkeyPatch, keras_hub: Any, has_class_token: bool
 ) -> None:
     vit = keras_hub.models.ViTBackbone(
         image_shape=(16, 16, 3), patch_size=8, num_layers=1, num_heads=2, hidden_dim=8, mlp_dim=8,
@@ -208,7 +223,7 @@ def test_positions_that_learned_are_stored_whichever_way_they_went(weights: Path
     """KerasHub 0.32 itself drops what made their sum larger, and stores them blurred at another size than its own."""
     model = build_model(variant(side_px=16), find_weights(variant(), str(weights)))
     positions = backbone_of(model).embeddings.interpolated_position_embeddings
-    for step in (0.25, -0.5):
+    for step in (0.25, -0.5, np.nan):
         moved = (
             np.asarray(positions)
             + step * pictures(1, 16).ravel()[: np.asarray(positions).size].reshape(positions.shape) / 255
@@ -218,9 +233,7 @@ def test_positions_that_learned_are_stored_whichever_way_they_went(weights: Path
         np.testing.assert_array_equal(np.asarray(stored), np.asarray(positions))
 
 
-def test_a_model_whose_layers_do_not_store_their_weights_is_not_stored(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_whose_layers_do_not_store_their_weights_is_not_stored(weights: Path, keras_hub: Any) -> None:
     dino = keras_hub.models.Backbone.from_preset(
         str(weights / DINO.preset), image_shape=(SIDE_PX, SIDE_PX, 3)
     )
@@ -287,6 +300,11 @@ def test_another_file_or_name_in_the_folder_is_another_training(weights: Path, t
         found[change] = recipe_id(feature_recipe(variant(), some, None))
     assert len(set(found.values())) == 3
     assert found["none"] == found["hidden"]
+    for shard in (".hidden.h5", "../elsewhere.h5"):
+        (copy / DINO.preset / "model.weights.json").write_text(json.dumps({"weight_map": {"/a": [shard]}}))
+        assert f"its model.weights.json names {shard!r}, which is none of its files" in refusal(
+            find_weights, variant(), str(copy)
+        )
     random = variant(is_pretrained=False)
     assert recipe_id(feature_recipe(random, find_weights(random, str(weights)), None)) not in found.values()
     kernels = [
@@ -313,10 +331,51 @@ def test_a_preset_is_found_by_its_own_path_and_in_the_bucket(weights: Path, tmp_
         found = find_weights(variant(), "imagenet")
     assert found is not None
     assert found.path == weights / DINO.preset
+    assert found.described == "dinov2_tiny (Apache-2.0)", "where it lies here is nobody else's business"
+
+
+class Remote(DirectoryBucket):
+    """As one in S3: objects are read from copies, which stay, and folders that people make are objects."""
+
+    is_local = False
+
+    def list_keys(self, prefix: str = "") -> Iterator[str]:
+        yield prefix
+        yield from super().list_keys(prefix)
+
+    def local_path(self, key: str) -> Path:
+        copy = self.root.with_name("cache") / key
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        copy.write_bytes(super().local_path(key).read_bytes())
+        return copy
+
+
+def test_what_was_once_in_the_bucket_is_no_part_of_a_preset(weights: Path, tmp_path: Path) -> None:
+    shutil.copytree(weights / DINO.preset, tmp_path / "bucket" / "weights" / DINO.preset)
+    bucket = Remote(tmp_path / "bucket")
+    expected = find_weights(variant(), str(weights))
+    bucket.put(f"weights/{DINO.preset}/old.json", b"{}")
+    before = find_weights(variant(), "bucket:weights", bucket)
+    bucket.delete(f"weights/{DINO.preset}/old.json")
+    for location in ("bucket:weights", f"bucket:weights/{DINO.preset}"):
+        found = find_weights(variant(), location, bucket)
+        assert expected is not None and before is not None and found is not None
+        assert before.sha256 != found.sha256 == expected.sha256
+        assert found.path is not None
+        assert {path.name for path in found.path.iterdir()} == {
+            path.name for path in (weights / DINO.preset).iterdir()
+        }
+    assert load_base(variant(), found).count_params() == load_base(variant(), expected).count_params()
+    (bucket.root / "weights" / DINO.preset / "my notes.txt").write_text("")
+    said = refusal(find_weights, variant(), "bucket:weights", bucket)
+    assert f"LESION_WEIGHTS bucket:weights: 'weights/{DINO.preset}/my notes.txt' is not an object key" in said
 
 
 @pytest.mark.parametrize("location", ["none", "imagenet", "/nowhere", "bucket:weights"])
-def test_a_missing_folder_is_named(weights: Path, tmp_path: Path, location: str) -> None:
+def test_a_missing_folder_is_named(
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, location: str
+) -> None:
+    monkeypatch.chdir(weights)
     said = refusal(find_weights, variant(), location, DirectoryBucket(tmp_path))
     assert f"LESION_WEIGHTS {location}: found " in said
     assert "expected a folder dinov2_tiny in it" in said
@@ -330,14 +389,16 @@ def test_without_a_licence_nobody_uses_the_weights(weights: Path, monkeypatch: p
     )
 
 
-def test_a_folder_that_is_no_preset_or_carries_code_is_refused(weights: Path, tmp_path: Path) -> None:
-    def said(side_px: int = SIDE_PX, **changed: str | None) -> str:
+def test_a_folder_that_is_no_preset_or_carries_code_is_refused(
+    weights: Path, tmp_path: Path, keras_hub: Any
+) -> None:
+    def said(side_px: int = SIDE_PX, backbone: PresetBackbone = DINO, **changed: str | None) -> str:
         copy = tmp_path / str(len(list(tmp_path.iterdir())))
-        shutil.copytree(weights / DINO.preset, copy / DINO.preset)
+        shutil.copytree(weights, copy)
         for name, content in changed.items():
-            path = copy / DINO.preset / f"{name}.json"
+            path = copy / backbone.preset / f"{name}.json"
             path.unlink() if content is None else path.write_text(content)
-        some = variant(side_px=side_px)
+        some = variant(backbone.name, side_px=side_px)
         return refusal(build_model, some, find_weights(some, str(copy)))
 
     assert "has no image_converter.json, which says how pixels are scaled" in said(image_converter=None)
@@ -345,11 +406,24 @@ def test_a_folder_that_is_no_preset_or_carries_code_is_refused(weights: Path, tm
         "cuts pictures into patches of 8 px, which do not fill 36 px; expected a multiple, such as 40"
         in said(36)
     )
-    assert "cannot be opened as KerasHub's" in said(config="no JSON")
+    for foreign in ("no JSON", '{"model_type": "siglip", "vision_config": {}}', "[]"):
+        assert "preset dinov2_tiny: its config.json is not one that `save_to_preset` writes" in said(
+            config=foreign
+        )
     pixels = keras.Input((SIDE_PX, SIDE_PX, 3))
-    code = keras.Model(pixels, keras.layers.Lambda(lambda x: x[:, ::8])(pixels))
-    carrying = json.dumps(keras.saving.serialize_keras_object(code))
-    assert "cannot be opened as KerasHub's: " in said(config=carrying)
+    of_code = keras.layers.Lambda(lambda x: x[:, ::8])
+    code = keras.saving.serialize_keras_object(keras.Model(pixels, of_code(pixels)))
+    towers = json.loads((weights / SIGLIP.preset / "config.json").read_text())
+    towers["config"]["vision_encoder"] = code
+    assert "`Lambda`" in said(backbone=SIGLIP, config=json.dumps(towers))
+    for other in (of_code, keras.layers.Rescaling(1.0)):
+        assert (
+            f"its image_converter.json is of a {type(other).__name__}, expected an image converter of KerasHub"
+            in said(image_converter=json.dumps(keras.saving.serialize_keras_object(other)))
+        )
+    converter = json.loads((weights / DINO.preset / "image_converter.json").read_text())
+    converter["config"]["scale"] = [1, 2]
+    assert "expected a number or one of each channel" in said(image_converter=json.dumps(converter))
     bert = keras_hub.models.BertBackbone(
         vocabulary_size=9, num_layers=1, num_heads=1, hidden_dim=8, intermediate_dim=8
     )
@@ -370,16 +444,17 @@ def test_a_smoke_run_keeps_the_side_that_the_network_takes() -> None:
     assert adjust(variant("efficientnet_lite0", side_px=224), is_smoke_run=True).side_px == 32
 
 
+COMMIT = "a" * 40
 NAMES = {
     "medsiglip_900m_448": "kaggle://keras/medsiglip/keras/medsiglip_900m_448/1",
     "dinov3_vit_small_lvd1689m": "kaggle://keras/dinov3/keras/dinov3_vit_small_lvd1689m/1",
-    "hf://google/medsiglip-448": "hf://google/medsiglip-448",
+    f"hf://google/medsiglip-448@{COMMIT}": f"hf://google/medsiglip-448@{COMMIT}",
 }
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_name_without_a_network_is_one_line_and_its_licence_is_asked_first(
-    monkeypatch: pytest.MonkeyPatch, name: str
+    monkeypatch: pytest.MonkeyPatch, constants: Any, name: str
 ) -> None:
     for variable in ("HTTPS_PROXY", "https_proxy"):
         monkeypatch.setenv(variable, "http://127.0.0.1:9")
@@ -388,36 +463,76 @@ def test_a_name_without_a_network_is_one_line_and_its_licence_is_asked_first(
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     entry = PresetBackbone(name="named", preset=name)
     monkeypatch.setitem(STORED_BACKBONES, "named", entry)
-    assert refusal(find_weights, variant("named"), "imagenet").startswith(
-        f"variant 'tried': preset {name}: under which licence may its weights be used?"
+    assert refusal(find_weights, variant("named"), "imagenet") == (
+        f"variant 'tried': preset {name}: under which licence may its weights be used? Nothing states it; expected "
+        "`licence` in [backbone.named]"
     )
     monkeypatch.setitem(STORED_BACKBONES, "named", replace(entry, licence="Terms of its own"))
     assert refusal(find_weights, variant("named"), "imagenet") == (
         f"variant 'tried': preset {name}: cannot be fetched from {NAMES[name]}: no network from here; where it has "
-        "terms, they also have to be accepted there first; or put its folder among the weights (LESION_WEIGHTS)"
+        "terms, they also have to be accepted there first; or name its folder among the weights (LESION_WEIGHTS) as "
+        "`preset`"
     )
 
 
+def test_what_may_change_under_its_name_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one name that KerasHub 0.32 has for a network of pictures without a version."""
+    entry = PresetBackbone(name="named", preset="basnet_duts", licence="Apache-2.0")
+    monkeypatch.setitem(STORED_BACKBONES, "named", entry)
+    assert refusal(find_weights, variant("named"), "imagenet") == (
+        "variant 'tried': preset basnet_duts: KerasHub has it at kaggle://keras/basnet/keras/basnet_duts, which names "
+        "no version; expected hf://OWNER/NAME@COMMIT with the 40 digits of a commit, or "
+        "kaggle://OWNER/MODEL/keras/VARIATION/VERSION"
+    )
+
+
+def test_two_who_want_the_same_version_from_kaggle_fetch_it_one_after_the_other(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, weights: Path
+) -> None:
+    inside: list[int] = []
+    most = []
+
+    def download(handle: str) -> str:
+        inside.append(1)
+        most.append(len(inside))
+        time.sleep(0.1)
+        inside.pop()
+        return str(weights / DINO.preset)
+
+    monkeypatch.setattr("kagglehub.model_download", download)
+    monkeypatch.setenv("KAGGLEHUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setitem(
+        STORED_BACKBONES, "dino", replace(DINO, preset="kaggle://keras/dinov2/keras/dinov2_tiny/1")
+    )
+    with ThreadPoolExecutor(3) as threads:
+        found = list(threads.map(lambda _: find_weights(variant(), "imagenet"), range(3)))
+    assert most == [1, 1, 1]
+    assert all(one and one.path == weights / DINO.preset for one in found)
+
+
 @contextmanager
-def hub(folder: Path, status: int) -> Iterator[str]:
-    """The part of Hugging Face's API that a download asks, over a folder; gives its address."""
-    commit = "a" * 40
+def hub(folder: Path, status: int) -> Iterator[tuple[str, set[str]]]:
+    """The part of Hugging Face's API that a download asks, over a folder at one commit.
+
+    Gives its address, and the names of files that were fetched.
+    """
+    fetched = set()
 
     class Handler(http.server.BaseHTTPRequestHandler):
         def do_GET(self) -> None:
             parts = self.path.partition("?")[0].strip("/").split("/")
             if status != 200:
                 self.answer(b"", status, {"X-Error-Code": "GatedRepo"})
+            elif COMMIT not in parts:
+                self.answer(b"", 404, {"X-Error-Code": "RevisionNotFound"})
             elif parts[0] == "api":
-                files = [{"rfilename": path.name} for path in sorted(folder.iterdir())]
-                said = {"_id": "1", "id": "ours/dino", "sha": commit, "siblings": files}
-                if "tree" in parts:
-                    said = [  # type: ignore[assignment]
-                        {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
-                        for path in sorted(folder.iterdir())
-                    ]
+                said = [
+                    {"type": "file", "path": path.name, "size": path.stat().st_size, "oid": path.name}
+                    for path in sorted(folder.iterdir())
+                ]
                 self.answer(json.dumps(said).encode(), 200, {"Content-Type": "application/json"})
             else:
+                fetched.add(parts[-1])
                 self.answer((folder / parts[-1]).read_bytes(), 200, {"ETag": f'"{parts[-1]}"'})
 
         do_HEAD = do_GET  # noqa: N815 - its name in http.server
@@ -426,7 +541,7 @@ def hub(folder: Path, status: int) -> Iterator[str]:
             self.send_response(code)
             for key, value in {
                 **headers,
-                "X-Repo-Commit": commit,
+                "X-Repo-Commit": COMMIT,
                 "Content-Length": str(len(content)),
             }.items():
                 self.send_header(key, value)
@@ -441,32 +556,40 @@ def hub(folder: Path, status: int) -> Iterator[str]:
     thread = threading.Thread(target=server.serve_forever)
     thread.start()
     try:
-        yield f"http://127.0.0.1:{server.server_address[1]}"
+        yield f"http://127.0.0.1:{server.server_address[1]}", fetched
     finally:
         server.shutdown()
         thread.join()
         server.server_close()
 
 
-@pytest.mark.parametrize("status", [200, 403])
+@pytest.mark.parametrize("status", [200, 403, None])
 def test_a_preset_by_address_is_fetched_once_or_its_terms_are_named(
-    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int
+    weights: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, constants: Any, status: int | None
 ) -> None:
-    monkeypatch.setitem(STORED_BACKBONES, "dino", replace(DINO, preset="hf://ours/dino"))
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with hub(weights / DINO.preset, status) as address:
+    monkeypatch.setitem(STORED_BACKBONES, "dino", replace(DINO, preset=f"hf://ours/dino@{COMMIT}"))
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    shared = tmp_path / "shared"
+    shutil.copytree(weights / DINO.preset, shared)
+    if status is None:
+        (shared / "config.json").write_text('{"model_type": "siglip"}')
+    with hub(shared, status or 200) as (address, fetched):
         monkeypatch.setattr(constants, "ENDPOINT", address)
         files = f"{address}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
         monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", files)
         if status != 200:
-            assert (
-                "cannot be fetched from hf://ours/dino: access is refused (403): there is none, or its terms"
-                in refusal(find_weights, variant(), "imagenet")
+            said = refusal(find_weights, variant(), "imagenet")
+            expected = (
+                f"cannot be fetched from hf://ours/dino@{COMMIT}: access is refused (403): there is none, or its terms"
+                if status
+                else f"preset hf://ours/dino@{COMMIT}: its config.json is not one that `save_to_preset` writes"
             )
+            assert expected in said
+            assert fetched == (set() if status else {"config.json"}), "and no gigabytes"
             return
         found = find_weights(variant(), "imagenet")
     assert found is not None
-    assert found.described == "hf://ours/dino (Apache-2.0)"
+    assert found.described == f"hf://ours/dino@{COMMIT} (Apache-2.0)"
     assert find_weights(variant(), "imagenet") == found, "the server is gone: from the cache"
     extractors = [
         build_extractor(variant(), found),

@@ -5,6 +5,7 @@ Data only, standard library only. `lesion_tasks.catalog` re-exports the former a
 
 import re
 from dataclasses import dataclass
+from pathlib import PurePath
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,8 +44,8 @@ class PresetBackbone:
     """A preset of KerasHub: a network, its weights and its scaling of pixels, as `save_to_preset` writes them."""
 
     name: str
-    # The folder's name among the weights, or its path; where there is a network also an address (hf://..., kaggle://...)
-    # or the name that KerasHub has for it.
+    # The folder's name among the weights, or its path; where there is a network also an address of one version
+    # (hf://..., kaggle://...) or the name that KerasHub has for it.
     preset: str
     licence: str = (
         ""  # of the weights, which nobody uses without one; "" if the file that lies beside them says it
@@ -52,8 +53,8 @@ class PresetBackbone:
 
     @property
     def files(self) -> str:
-        """The name of its folder."""
-        return self.preset
+        """What its trainings call it: its address, or the name of its folder without what leads there."""
+        return self.preset if self.is_address else PurePath(self.preset).name
 
     @property
     def min_side_px(self) -> int:
@@ -147,8 +148,14 @@ RANDOM_START = (
 WITHOUT_FILES = ("imagenet", RANDOM_START)
 
 _FILE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*\.keras")
-# Of a preset of KerasHub: hf://owner/name, kaggle://owner/model/keras/variation, with the version or without.
-PRESET_ADDRESS = re.compile(r"hf://[\w.-]+/[\w.-]+|kaggle://[\w.-]+/[\w.-]+/keras/[\w.-]+(/[0-9]+)?")
+_PART = "[A-Za-z0-9][A-Za-z0-9._-]*"
+# Of a preset of KerasHub, which never changes under it.
+PRESET_ADDRESS = re.compile(
+    f"hf://{_PART}/{_PART}@[0-9a-f]{{40}}|kaggle://{_PART}/{_PART}/[Kk]eras/{_PART}/[1-9][0-9]*"
+)
+PRESET_ADDRESS_RULE = (
+    "hf://OWNER/NAME@COMMIT with the 40 digits of a commit, or kaggle://OWNER/MODEL/keras/VARIATION/VERSION"
+)
 
 
 def find_backbone(name: str) -> AnyBackbone | None:

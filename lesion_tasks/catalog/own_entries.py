@@ -22,6 +22,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.backbones import (
     BACKBONES,
     PRESET_ADDRESS,
+    PRESET_ADDRESS_RULE,
     STORED_BACKBONES,
     PresetBackbone,
     StoredBackbone,
@@ -84,7 +85,7 @@ def _check_backbone(name: str, backbone: StoredBackbone | PresetBackbone) -> Non
         if not backbone.preset or (backbone.is_address and not PRESET_ADDRESS.fullmatch(backbone.preset)):
             problems.append(
                 f"preset: is {backbone.preset!r}, expected the name of a folder among the weights, its path, a name of "
-                "KerasHub's, hf://OWNER/NAME or kaggle://OWNER/MODEL/keras/VARIATION"
+                f"KerasHub's, or an address of one version: {PRESET_ADDRESS_RULE}"
             )
         refuse(f"backbone {name!r}", problems)
         return

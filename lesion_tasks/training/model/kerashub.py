@@ -60,7 +60,8 @@ def save_model(model: keras.Model, path: Path) -> None:
         return
     again = open_model(path, model.name)
     for ours, theirs in zip(again.weights, model.weights, strict=True):
-        if not np.array_equal(np.asarray(ours), np.asarray(theirs)):
+        # Bytes: what is no number (NaN) is not equal to itself.
+        if np.asarray(ours).tobytes() != np.asarray(theirs).tobytes():
             raise UnusableInputError(
                 f"model {model.name!r}: {theirs.path} is another in the file than in the model, expected the same"
             )

@@ -6,22 +6,25 @@ the scaling of pixels. By name it is fetched whole, and is a folder like any oth
 
 import hashlib
 import json
+import os
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import keras
+import numpy as np
 from keras import layers
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import digest_of_file
-from lesion_tasks.catalog.backbones import PresetBackbone
+from lesion_tasks.catalog.backbones import PRESET_ADDRESS, PRESET_ADDRESS_RULE, PresetBackbone
 from lesion_tasks.training.model.kerashub import import_kerashub
 
 CONFIG = "config.json"
 CONVERTER = "image_converter.json"
+SHARDS = "model.weights.json"  # names the files of weights that are in several
 
 
 def is_preset(folder: Path) -> bool:
@@ -29,14 +32,35 @@ def is_preset(folder: Path) -> bool:
     return (folder / CONFIG).is_file()
 
 
-def digest_of_folder(folder: Path) -> str:
-    """SHA-256 over the names and bytes of a folder's files, at any depth, hidden ones left out."""
+def digest_of_folder(folder: Path, told: str) -> str:
+    """SHA-256 over the names and bytes of a preset's files, at any depth, hidden ones left out.
+
+    Raises UnusableInputError if its weights are in other files than these.
+    """
     digest = hashlib.sha256()
     files = {path.relative_to(folder): path for path in folder.rglob("*") if path.is_file()}
+    files = {relative: path for relative, path in files.items() if not is_hidden(relative.parts)}
+    if shards := files.get(Path(SHARDS)):
+        _check_shards(shards, {relative.as_posix() for relative in files}, told)
     for relative in sorted(files):
-        if not any(part.startswith(".") for part in relative.parts):
-            digest.update(f"{relative.as_posix()} {digest_of_file(files[relative])}\n".encode())
+        digest.update(f"{relative.as_posix()} {digest_of_file(files[relative])}\n".encode())
     return digest.hexdigest()
+
+
+def is_hidden(parts: Iterable[str]) -> bool:
+    """Whether a file is none of a preset's, by the parts of its name: what file browsers and download tools leave."""
+    return any(part.startswith(".") for part in parts)
+
+
+def _check_shards(path: Path, there: set[str], told: str) -> None:
+    """Raise UnusableInputError unless the weights are in files that are there."""
+    with _refusing(told):
+        named = json.loads(path.read_text())["weight_map"].values()
+        files = {name for one in named for name in (one if isinstance(one, list) else [one])}
+        if strange := sorted(files - there):
+            raise UnusableInputError(
+                f"{told}: its {SHARDS} names {strange[0]!r}, which is none of its files, expected one of them"
+            )
 
 
 def address_of(backbone: PresetBackbone, told: str) -> str | None:
@@ -44,25 +68,68 @@ def address_of(backbone: PresetBackbone, told: str) -> str | None:
     if backbone.is_address:
         return backbone.preset
     known = import_kerashub(told).models.Backbone.presets.get(backbone.preset)
-    return None if known is None else str(known["kaggle_handle"])
+    if known is None:
+        return None
+    address = str(known["kaggle_handle"])
+    if not PRESET_ADDRESS.fullmatch(address):
+        raise UnusableInputError(
+            f"{told}: KerasHub has it at {address}, which names no version; expected {PRESET_ADDRESS_RULE}"
+        )
+    return address
 
 
 def fetch(address: str, told: str) -> Path:
     """The folder with the files of a preset, fetched unless it was before. UnusableInputError says why it cannot be."""
     scheme, _, handle = address.partition("://")
     import_kerashub(told)  # which brings both clients
-    import huggingface_hub
-    import kagglehub
-
     try:
-        if scheme == "hf":
-            return Path(huggingface_hub.snapshot_download(repo_id=handle))
-        return Path(kagglehub.model_download(handle))
+        return _from_hugging_face(handle, told) if scheme == "hf" else _from_kaggle(handle)
+    except UnusableInputError:
+        raise
     except Exception as error:  # whatever two clients and what is below them raise
         raise UnusableInputError(
-            f"{told}: cannot be fetched from {address}: {_in_words(error)}; or put its folder among the weights "
-            "(LESION_WEIGHTS)"
+            f"{told}: cannot be fetched from {address}: {_in_words(error)}; or name its folder among the weights "
+            "(LESION_WEIGHTS) as `preset`"
         ) from error
+
+
+def _from_hugging_face(handle: str, told: str) -> Path:
+    """The files of a commit, of which the configuration is looked at before gigabytes are fetched."""
+    import huggingface_hub
+
+    name, _, commit = handle.partition("@")
+    # The same function for one file: it stores the list of all, without which a part would pass for the whole later.
+    configuration = huggingface_hub.snapshot_download(name, revision=commit, allow_patterns=CONFIG)
+    _read_config(Path(configuration), told)
+    return Path(huggingface_hub.snapshot_download(name, revision=commit))
+
+
+def _from_kaggle(handle: str) -> Path:
+    """The files of a version. Its client has no lock, and two of them would write into one file."""
+    import kagglehub
+    from filelock import FileLock
+    from kagglehub.config import get_cache_folder
+
+    cache = Path(get_cache_folder())
+    cache.mkdir(parents=True, exist_ok=True)
+    is_writable = os.access(cache, os.W_OK)  # else only what is there can be had
+    with FileLock(cache / f".{handle.replace('/', '-')}.lock") if is_writable else nullcontext():
+        return Path(kagglehub.model_download(handle))
+
+
+def _read_config(folder: Path, told: str) -> dict[str, Any]:
+    """The configuration of a preset's network; UnusableInputError if it is another library's or none."""
+    try:
+        config = json.loads((folder / CONFIG).read_text())
+    except (FileNotFoundError, ValueError):
+        config = None
+    if (
+        not isinstance(config, dict)
+        or not config.get("registered_name")
+        or not isinstance(config.get("config"), dict)
+    ):
+        raise UnusableInputError(f"{told}: its {CONFIG} is not one that `save_to_preset` writes")
+    return config
 
 
 def _in_words(error: Exception) -> str:
@@ -87,14 +154,13 @@ def load_preset(folder: Path, side_px: int, told: str, *, is_pretrained: bool) -
     itself (DINOv2); else a side that it was not made for is refused.
     """
     hub = import_kerashub(told)
-    with _refusing(told):
-        config = json.loads((folder / CONFIG).read_text())
-        shape = config["config"].get("image_shape")
-        options = {} if shape is None else {"image_shape": (side_px, side_px, 3)}
-        has_tower = isinstance(config["config"].get("vision_encoder"), dict)
-    is_as_made = shape is None or None in shape or side_px in shape
+    config = _read_config(folder, told)["config"]
+    shape = config.get("image_shape")
+    options = {} if shape is None else {"image_shape": (side_px, side_px, 3)}
+    has_tower = isinstance(config.get("vision_encoder"), dict)
+    is_as_made = not isinstance(shape, list) or None in shape or side_px in shape
     with _refusing(
-        told if is_as_made else f"{told}: made for {shape[0]} x {shape[1]} px, at {side_px} px it"
+        told if is_as_made else f"{told}: made for {' x '.join(map(str, shape[:2]))} px, at {side_px} px it"
     ):
         base = hub.models.Backbone.from_preset(
             str(folder), load_weights=is_pretrained, dtype=keras.config.dtype_policy(), **options
@@ -204,9 +270,21 @@ def _scaling(folder: Path, told: str) -> tuple[Any, Any]:
         )
     hub = import_kerashub(told)
     with _refusing(told):
-        converter = keras.saving.deserialize_keras_object(json.loads(path.read_text()))
+        config = json.loads(path.read_text())
+        known = keras.saving.get_registered_object(config["registered_name"])
+        if not (isinstance(known, type) and issubclass(known, hub.layers.ImageConverter)):
+            raise UnusableInputError(
+                f"{told}: its {CONVERTER} is of a {config['class_name']}, expected an image converter of KerasHub"
+            )
+        converter = keras.saving.deserialize_keras_object(config, safe_mode=True)
         if type(converter).call is not hub.layers.ImageConverter.call:
             raise UnusableInputError(
                 f"{told}: {type(converter).__name__} does more than scale pixels, which cannot be stored with a model"
             )
-        return 1.0 if converter.scale is None else converter.scale, converter.offset or 0.0
+        scaling = 1.0 if converter.scale is None else converter.scale, converter.offset or 0.0
+        for numbers in scaling:
+            if np.shape(numbers) not in ((), (1,), (3,)) or not np.isfinite(np.asarray(numbers, float)).all():
+                raise UnusableInputError(
+                    f"{told}: its {CONVERTER} has {numbers!r}, expected a number or one of each channel"
+                )
+        return scaling

@@ -1,7 +1,9 @@
 """Where a backbone's pretrained weights are -> the file or the name, with a digest of the content."""
 
 import hashlib
+import os
 import warnings
+from contextlib import suppress
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
@@ -28,6 +30,7 @@ from lesion_tasks.training.model.presets import (
     address_of,
     digest_of_folder,
     fetch,
+    is_hidden,
     is_preset,
     load_preset,
 )
@@ -107,18 +110,18 @@ def _preset_weights(
     told = told_of(variant, backbone)
     import_kerashub(told)
     found, said = _preset_folder(variant, backbone, location, bucket)
+    address = None if found else address_of(backbone, told)
+    if not found and not address:
+        raise _missing(variant, backbone, location, "neither such a folder nor a preset of KerasHub")
     licence = _first_line(said) or _first_line(backbone.licence.encode())
     if not licence:
         raise UnusableInputError(
             f"{told}: under which licence may its weights be used? Nothing states it; expected `licence` in "
-            f"[backbone.{backbone.name}] or a file {Path(backbone.preset).name}{LICENCE_SUFFIX} beside its folder"
+            f"[backbone.{backbone.name}]"
+            + (f" or a file {backbone.files}{LICENCE_SUFFIX} beside its folder" if found else "")
         )
-    if found is None:
-        address = address_of(backbone, told)
-        if address is None:
-            raise _missing(variant, backbone, location, "neither such a folder nor a preset of KerasHub")
-        found = fetch(address, told)
-    return Weights(origin=backbone.preset, path=found, sha256=digest_of_folder(found), licence=licence)
+    folder = found or fetch(str(address), told)
+    return Weights(origin=backbone.files, path=folder, sha256=digest_of_folder(folder, told), licence=licence)
 
 
 def told_of(variant: Variant, backbone: PresetBackbone) -> str:
@@ -132,13 +135,15 @@ def _preset_folder(
     """The folder of a preset among the weights, or none, and what states its licence if anything does."""
     if backbone.is_address:
         return None, None
-    own = [Path(backbone.preset)]
-    if not own[0].is_absolute():
-        if location.startswith(BUCKET_PREFIX):
-            return _preset_in_bucket(backbone, location.removeprefix(BUCKET_PREFIX).rstrip("/"), bucket)
-        place = Path(location)
-        own = [] if location in WITHOUT_FILES else [place / backbone.preset]
-        own += [place] if place.name == backbone.preset else []
+    place = Path(location)
+    if Path(backbone.preset).is_absolute():
+        own = [Path(backbone.preset)]
+    elif location.startswith(BUCKET_PREFIX):
+        return _preset_in_bucket(variant, backbone, location, bucket)
+    elif location in WITHOUT_FILES:
+        own = []
+    else:
+        own = [place / backbone.preset, *([place] if place.name == backbone.preset else [])]
     folder = next((path for path in own if is_preset(path)), None)
     if folder is None:
         if location == RANDOM_START:
@@ -149,30 +154,55 @@ def _preset_folder(
 
 
 def _preset_in_bucket(
-    backbone: PresetBackbone, key: str, bucket: Bucket | None
+    variant: Variant, backbone: PresetBackbone, location: str, bucket: Bucket | None
 ) -> tuple[Path | None, bytes | None]:
-    """A local copy of the folder of a preset, and of what states its licence if anything does."""
+    """A local folder with the objects of a preset, and what states its licence if anything does."""
     if bucket is None:
         raise ValueError("weights in the bucket were requested without a bucket")
-    own = [f"{key}/{backbone.preset}", *([key] if key.rpartition("/")[2] == backbone.preset else [])]
+    key = location.removeprefix(BUCKET_PREFIX).strip("/")
+    own = [
+        f"{key}/{backbone.preset}".lstrip("/"),
+        *([key] if key.rpartition("/")[2] == backbone.preset else []),
+    ]
     for folder in own:
-        copies = [bucket.local_path(inside) for inside in bucket.list_keys(f"{folder}/")]
-        config = [path for path in copies if path.name == CONFIG]
-        if config:
-            try:
-                said = bucket.get(f"{folder}{LICENCE_SUFFIX}")
-            except MissingObjectError:
-                said = None
-            return min(config, key=lambda path: len(path.parts)).parent, said
+        names = [inside.removeprefix(f"{folder}/") for inside in bucket.list_keys(f"{folder}/")]
+        # A folder that somebody made in the console of S3 is an object too, whose key ends like one.
+        names = [name for name in names if name.rpartition("/")[2] and not is_hidden(name.split("/"))]
+        if CONFIG not in names:
+            continue
+        try:
+            copies = {name: bucket.local_path(f"{folder}/{name}") for name in names}
+        except ValueError as error:
+            raise UnusableInputError(
+                f"variant {variant.name!r}: LESION_WEIGHTS {location}: {error}"
+            ) from error
+        try:
+            said = bucket.get(f"{folder}{LICENCE_SUFFIX}")
+        except MissingObjectError:
+            said = None
+        return copies[CONFIG].parent if bucket.is_local else _folder_of(copies), said
     return None, None
+
+
+def _folder_of(copies: dict[str, Path]) -> Path:
+    """A folder with the copies of objects and nothing else: beside them lies what the bucket had at another time."""
+    cached = copies[CONFIG].parent
+    listing = hashlib.sha256("\n".join(sorted(copies)).encode()).hexdigest()
+    folder = cached.with_name(f".{cached.name}-{listing[:16]}")  # no part of a key starts with a dot
+    for name, copy in copies.items():
+        link = folder / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileExistsError):
+            link.symlink_to(os.path.relpath(copy, link.parent))
+    return folder
 
 
 def _missing(variant: Variant, backbone: AnyBackbone, location: str, found: str) -> UnusableInputError:
     random_start = "; none starts from random weights" if isinstance(backbone, Backbone) else ""
     if isinstance(backbone, PresetBackbone):
         return UnusableInputError(
-            f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a folder {backbone.preset} "
-            "in it, as `save_to_preset` writes it"
+            f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a folder {backbone.preset}"
+            f"{'' if Path(backbone.preset).is_absolute() else ' in it'}, as `save_to_preset` writes it"
         )
     return UnusableInputError(
         f"variant {variant.name!r}: LESION_WEIGHTS {location}: found {found}, expected a weights file for "
