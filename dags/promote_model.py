@@ -52,7 +52,7 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
 
     return read_override(
         params["training"],
-        params["reason"],
+        params["override_reason"],
         is_forced=params["is_forced"],
         asked_by=dag_run.triggering_user_name or UNNAMED,
         run_id=dag_run.run_id,
@@ -93,7 +93,7 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
             description="The id of a training that the gates refused, to be promoted all the same. Empty: the best "
             "candidate that waits.",
         ),
-        "reason": Param(
+        "override_reason": Param(
             None,
             type=["null", "string"],
             title="Reason",
