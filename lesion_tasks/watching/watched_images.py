@@ -22,7 +22,7 @@ from lesion_tasks.catalog.tasks import assignment_of
 from lesion_tasks.database.bulk import copy_out
 from lesion_tasks.database.schema import Manifest, Training
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
-from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.evaluation.decisions import champion_of, tasks_with_champion
 from lesion_tasks.metrics.cohort_document import Overlap
 from lesion_tasks.splits.exclusions import RULES, Facts
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
@@ -122,8 +122,10 @@ def find_watched(connection: Connection, task: str, until: date) -> WatchedChamp
     find_task(task)
     champion = champion_of(connection, task)
     if champion is None:
+        others = ", ".join(tasks_with_champion(connection))
         raise NothingToWatchError(
             f"task {task!r} has no champion yet, expected one to watch: promote a model first"
+            f"{f', or name a task that has one: {others}' if others else ''}"
         )
     training = champion.training
     question_of(training.training_id, task, training.classes)
