@@ -73,7 +73,7 @@ def test_a_test_set_on_which_only_the_best_could_be_promoted_is_named_with_what_
     said = next(one for one in caplog.messages if "test has" in one)
     assert "groups (copies of one picture; patients and lesions are unknown): to become the first" in said
     assert re.search(
-        r"a model needs an AUC of about 0\.[89]\d here, for the interval of so few to begin at 0\.70", said
+        r"a model needs an AUC of about 0\.[89]\d here, for an interval from so few groups to begin at 0\.70", said
     )
     assert "malignancy_natural: patients and lesions are unknown: only copies of one picture" in caplog.text
     page = open_workspace().bucket.get(f"reports/data/{digest}.html").decode()
