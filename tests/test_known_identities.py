@@ -3,7 +3,13 @@
 import pandas as pd
 import pytest
 
-from lesion_tasks.metrics.known_identities import Identities, KnownIdentities, count_known, find_unknown, note_of
+from lesion_tasks.metrics.known_identities import (
+    Identities,
+    KnownIdentities,
+    count_known,
+    find_unknown,
+    note_of,
+)
 from lesion_tasks.metrics.leaks import leaks
 
 
@@ -39,7 +45,7 @@ def test_rows_are_counted_by_what_they_tell_and_a_missing_column_tells_nothing()
         (LESIONS, "patients are unknown, the lesion of every image is known"),
         (
             SOME,
-            "the patient is known for 3 of 1,000 images (under 1 %), the lesion is known for 930 of 1,000 images (93 %)",
+            "the patient is known for 3 of 1,000 images (under 1 %), the lesion is known for 930 of 1,000 images (93",
         ),
         (
             known(1_000, 999, 5, 999),
@@ -92,7 +98,11 @@ def test_a_caution_is_said_where_most_images_are_of_nobody_known_and_only_there(
             "of the 70 images for which neither is known, only copies of one picture are kept together, and a model",
             "patients and lesions are mostly unknown, so that most groups are hardly more",
         ),
-        (NONE, "unknown: only copies of one picture are kept together, and a model", "so that a group is hardly"),
+        (
+            NONE,
+            "unknown: only copies of one picture are kept together, and a model",
+            "so that a group is hardly",
+        ),
     ],
 )
 def test_data_known_less_well_get_no_fewer_words(some: KnownIdentities, note: str, intervals: str) -> None:
@@ -120,11 +130,15 @@ def test_a_group_is_called_what_it_is(some: KnownIdentities, group: str) -> None
 def test_the_words_of_one_side_are_not_given_to_another() -> None:
     found = find_unknown({"train": NONE, "val": NONE, "test": ALL})
     assert found is not None
-    assert found.caution.startswith("in the training set and the validation set, patients and lesions are unknown:")
+    assert found.caution.startswith(
+        "in the training set and the validation set, patients and lesions are unknown:"
+    )
     assert found.in_short == "in the training set and the validation set, patients and lesions are unknown"
     assert (note_of({"its own train": ALL, "test": NONE}) or "").startswith("in the test set, patients and")
     assert (note_of({"train": NONE, "test": NONE}) or "").startswith("patients and lesions are unknown:")
-    assert (note_of({"train": ALL, "test": LESIONS}) or "").startswith("the patient is known for 100 of 200 images")
+    assert (note_of({"train": ALL, "test": LESIONS}) or "").startswith(
+        "the patient is known for 100 of 200 images"
+    )
     assert find_unknown({"train": SOME, "test": LESIONS}) is None
 
 
@@ -146,12 +160,32 @@ def test_one_small_subset_of_strangers_is_told_wherever_it_is_asked() -> None:
     [
         (ALL, ALL, "None of these patients or lesions is in the training set."),
         (LESIONS, LESIONS, "None of these lesions is in the training set; patients are unknown"),
-        (SOME, SOME, "No patient or lesion that is known is in the training set as well; a patient who is not"),
-        (ALL, LESIONS, "No patient or lesion that is known is in the training set as well; a patient who is not"),
+        (
+            SOME,
+            SOME,
+            "No patient or lesion that is known is in the training set as well; a patient who is not",
+        ),
+        (
+            ALL,
+            LESIONS,
+            "No patient or lesion that is known is in the training set as well; a patient who is not",
+        ),
         # One side alone is enough: nobody can be told apart from strangers.
-        (NONE, ALL, "In the training set and the validation set, patients and lesions are unknown, so that nobody can"),
-        (ALL, NONE, "In the test set, patients and lesions are unknown, so that nobody can tell whether it learned"),
-        (NONE, NONE, "Patients and lesions are unknown, so that nobody can tell whether it learned from any of these"),
+        (
+            NONE,
+            ALL,
+            "In the training set and the validation set, patients and lesions are unknown, so that nobody can",
+        ),
+        (
+            ALL,
+            NONE,
+            "In the test set, patients and lesions are unknown, so that nobody can tell whether it learned",
+        ),
+        (
+            NONE,
+            NONE,
+            "Patients and lesions are unknown, so that nobody can tell whether it learned from any of these",
+        ),
     ],
 )
 def test_nobody_is_said_to_be_apart_from_whom_nobody_knows(

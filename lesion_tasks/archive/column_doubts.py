@@ -73,6 +73,7 @@ def doubt_about(
     if field in TEXTS or not is_unread:
         return _implausible(field, columns, found) if field == "age_approx" and n >= MIN_VALUES else None
     n_dates = sum(count for value, count in unread.items() if _DATE.fullmatch(value))
+    kind: str | None
     if n_dates > MOST * n:
         kind = f"{_mostly(n_dates, n)}dates"
     elif field in IDENTITIES:

@@ -182,8 +182,8 @@ def split(names: Sequence[str]) -> None:
     # One message is cut where it gets long: each has one of its own.
     if len(refused) == 1:
         raise next(iter(refused.values()))
-    for error in refused.values():
-        click.echo(str(error), err=True)
+    for why in refused.values():
+        click.echo(str(why), err=True)
     if refused:
         raise UnusableInputError(f"not built: {', '.join(refused)}")
 
