@@ -364,7 +364,8 @@ def test_no_more_values_are_claimed_than_were_counted(tmp_path):
     write_picture(tmp_path / "x.jpg", np.random.default_rng(0), width_px=16)
     for name in (f"{column}{n}.jpg" for n in range(600) for column in "ab"):
         os.link(tmp_path / "x.jpg", tmp_path / name)
-    mapping = 'namespace = "clinic"\ntable = "t.csv"\n[columns]\nimage = { a = "clinical: close-up", b = "dermoscopic" }\n'
+    mapping = 'namespace = "clinic"\ntable = "t.csv"\n[columns]\n'
+    mapping += 'image = { a = "clinical: close-up", b = "dermoscopic" }\n'
     (tmp_path / "lesion-mapping.toml").write_text(mapping + 'diagnosis = ["dx1", "dx2"]\n')
     said = "\n".join(open_download(tmp_path).findings())
     assert "different in nearly every row (500 or more values in 600 rows)" in said

@@ -930,7 +930,7 @@ def test_a_group_that_has_much_of_a_class_is_named(bundle):
 
 def test_nobody_is_said_to_be_apart_who_is_unknown(bundle, page):
     """In the report, in the model card, on the terminal; and what it says where only lesions are known."""
-    assert bundle.identities.test.state == "lesions"
+    assert bundle.identities.test.group == "lesions; patients are unknown"
     assert "None of these lesions is in the training set; patients are unknown" in page.text
     strangers = changed(bundle.identities.test, n_with_lesion=0, n_with_either=0)
     unknown = changed(bundle, identities=Identities(train=strangers, val=strangers, test=strangers))
