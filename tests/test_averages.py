@@ -288,12 +288,12 @@ def test_folds_are_judged_by_scores_of_models_that_saw_nothing_of_an_image(small
         assert find_difference(connection, find_finished(connection, training_id), document) is None
     # Two train images of one patient in two folds: one model scored whom another learned from.
     subject = find_subject(workspace.engine, workspace.bucket, training_id)
-    assert "in two of its" in find_leaks(workspace.engine, workspace.bucket, subject).sentence
+    assert "that is known is in two of its" in find_leaks(workspace.engine, subject).sentence
     folds = deal_folds(subject.rows, VARIANTS[name].n_folds)
     train = subject.rows[subject.rows["subset"] == "train"]
     torn = [train["isic_id"][(folds.loc[train["isic_id"]] == i).to_numpy()].iloc[0] for i in (0, 1)]
     subject.rows.loc[subject.rows["isic_id"].isin(torn), "patient_id"] = "one"
-    verdict = find_leaks(workspace.engine, workspace.bucket, subject)
+    verdict = find_leaks(workspace.engine, subject)
     assert verdict.is_failure
     assert "fold 1 and fold 2 share 1 patient" in verdict.sentence
     # The average itself learned from every val image.

@@ -454,6 +454,15 @@ def test_on_another_manifest_what_was_learned_from_is_held_against_its_test_rows
     assert leaks(apart, pairs=[("its own train", "test")]).status == "passed"
 
 
+def test_what_two_manifests_share_is_compared_and_counted_once():
+    shared = identities("v", isic_id=["v1", "v2", "v3"])
+    sides = {"own val": shared, "val": shared, "test": identities("t", isic_id=["t1", "t2", "t3"])}
+    verdict = leaks(sides | {"train": identities("x")}, pairs=[("own val", "test"), ("val", "test")])
+    assert "(6 images, 2 patients, 4 lesions, 6 files, 4 pictures compared)" in verdict.sentence
+    assert "The patient is known for 2 of 6 images" in verdict.sentence
+    assert set(verdict.numbers["n_images"]) == {"own val", "val", "test"}
+
+
 def test_pretraining_that_does_nothing_is_no_better_than_random_weights():
     model, noise = drawn(600), np.random.default_rng(5).normal(size=600)
     worse = binary(model.labels, 1 / (1 + np.exp(-(0.3 * model.labels + noise))))

@@ -15,6 +15,7 @@ from click.testing import CliRunner
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.__main__ import lesion
+from lesion_tasks.archive.column_doubts import doubt_about
 from lesion_tasks.archive.folder_inspection import as_toml, inspect_folder, proposed_mapping, write_mapping
 from lesion_tasks.archive.image_ids import id_of, is_image_id
 from lesion_tasks.archive.local import open_download
@@ -299,6 +300,8 @@ def test_a_column_of_another_kind_is_asked_about_and_its_values_are_not(german, 
     assert is_asked == (said is None or column == "Geschlecht")  # w and m may be meant as something
     if said is not None:
         assert sum(said in each for each in found.findings) == 1, found.findings
+    if field not in ("image", "patient_id") and column not in ("Jahr", "Geschlecht"):
+        assert any(each.startswith(f"{field}: ") and "taken as no value" in each for each in found.findings)
 
 
 def test_a_proposal_lists_no_values_of_a_column_that_is_probably_wrong(german):
@@ -316,6 +319,58 @@ def proposal_of(folder, field, column):
     for _ in opened.read(reading):
         pass
     return mapping, reading, opened.columns
+
+
+def of_values(field, values, unread=None, n_rows=None):
+    """The doubt about a column with these cells, of which nobody explained any, or `unread`."""
+    found = Counter(values)
+    return doubt_about(
+        field, ("col",), found, found if unread is None else Counter(unread), n_rows or len(values)
+    )
+
+
+def test_codes_are_numbers_that_come_again_and_are_asked_for():
+    codes = of_values("diagnosis", [f"87{n % 15:02d}3" for n in range(300)])
+    assert "are 15 different numbers" in codes.words and codes.is_explicable
+    measured = of_values("diagnosis", [f"{n}" for n in range(300)])
+    assert "are 300 different numbers" in measured.words and not measured.is_explicable
+    assert (
+        of_values("diagnosis", [f"87{n % 15:02d}/3" for n in range(300)]) is None
+    )  # no dates of the year 8700
+
+
+def test_a_date_has_a_month_and_a_day():
+    for written in ("2021-03-17", "17.3.2021", "3/17/21", "2021-03", "1999/12/31 08:15"):
+        assert "are dates" in of_values("patient_id", [written] * 30).words
+    for written in ("8720/3", "2021-13-17", "45.3.2021", "13/17/2021", "0.1.2021"):
+        assert of_values("patient_id", [written] * 30) is None
+
+
+def test_numbers_among_words_are_not_said_to_be_none():
+    ages = [str(40 + n) for n in range(10)]
+    assert of_values("age_approx", ["n.k."] * 15 + ages, unread=["n.k."] * 15) is None
+    assert "are no numbers" in of_values("age_approx", ["n.k."] * 25).words
+    mixed = of_values(
+        "clin_size_long_diam_mm", [f"{n},5" for n in range(20)] + ages, [f"{n},5" for n in range(20)]
+    )
+    assert "are mostly written with a comma for a point" in mixed.words
+
+
+def test_no_more_values_are_claimed_than_were_counted(tmp_path):
+    """Of two columns for a field, two pictures in a line, and more values than are counted."""
+    with (tmp_path / "t.csv").open("w") as stream:
+        stream.write("a,b,dx1,dx2\n")
+        stream.writelines(f"a{n}.jpg,b{n}.jpg,word {n},term {n}\n" for n in range(600))
+    write_picture(tmp_path / "x.jpg", np.random.default_rng(0), width_px=16)
+    for name in (f"{column}{n}.jpg" for n in range(600) for column in "ab"):
+        os.link(tmp_path / "x.jpg", tmp_path / name)
+    mapping = 'namespace = "clinic"\ntable = "t.csv"\n[columns]\n'
+    mapping += 'image = { a = "clinical: close-up", b = "dermoscopic" }\n'
+    (tmp_path / "lesion-mapping.toml").write_text(mapping + 'diagnosis = ["dx1", "dx2"]\n')
+    said = "\n".join(open_download(tmp_path).findings())
+    assert "different in nearly every row (500 or more values in 600 rows)" in said
+    assert "diagnosis: the mapping does not say what 'word 0' (1 row), 'term 0' (1 row)" in said
+    assert "and 492 or more other values means; taken as no value" in said
 
 
 def test_columns_are_proposed_by_the_words_of_seven_languages(german):

@@ -4,7 +4,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from catalogue import add_records, filled_once, labelled_records, rows_of
@@ -26,7 +26,7 @@ from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.candidates import find_candidates
 from lesion_tasks.promotion.overrides import Override, read_override, tasks_to_decide
 from lesion_tasks.promotion.promote import Decision, plan_promotion, promote_model, rollback_champion
-from lesion_tasks.promotion.proposal import propose
+from lesion_tasks.promotion.proposal import Proposal, propose, reason_of
 from lesion_tasks.promotion.questions import (
     gather_answers,
     is_open,
@@ -600,9 +600,33 @@ def test_a_candidate_tested_on_strangers_is_promoted_with_a_caution(
     assert (status["leaks"], status["few_groups"]) == ("caution", "caution")
     caution = "a model may be tested on patients from whom it learned"
     assert caution in document["promotion"]["cautions"][-1]
-    assert (
-        caution in promote(is_forced=True).reason or caution in figures_of_decision(settings)["cautions"][-1]
+    decided = promote(is_forced=True)
+    assert caution in decided.reason
+    assert caution in figures_of_decision(settings)["cautions"][-1]
+
+
+@pytest.mark.parametrize("is_of_gate", [True, False])
+def test_a_gate_is_called_unjudged_by_the_cautions_of_gates_alone(is_of_gate: bool) -> None:
+    said = ["too few positives to judge sensitivity"]
+    proposal = Proposal(
+        task=TASK,
+        candidate=cast("Any", SimpleNamespace(test={"auc": {"value": 0.9}})),
+        others=[],
+        champion=None,
+        comparison=None,
+        objections=[],
+        gate_cautions=said if is_of_gate else [],
+        further_cautions=[] if is_of_gate else said,
+        n_openings=1,
+        report_keys=[],
+        missing=None,
+        missing_on_cohorts=None,
     )
+    reason = reason_of(proposal, is_forced=False)
+    assert ("clears every gate that could be judged;" in reason) == is_of_gate
+    assert reason.endswith(f"Caution: {said[0]}.")
+    forced = reason_of(replace(proposal, objections=["it is bad"]), is_forced=True)
+    assert forced == f"Promoted by force despite: it is bad. Caution: {said[0]}."
 
 
 def figures_of_decision(settings: Settings) -> dict[str, Any]:

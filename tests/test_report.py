@@ -931,23 +931,26 @@ def test_a_group_that_has_much_of_a_class_is_named(bundle):
 
 def test_nobody_is_said_to_be_apart_who_is_unknown(bundle, page):
     """In the report, in the model card, on the terminal; and what it says where only lesions are known."""
-    assert bundle.identities.test.state == "lesions"
+    assert bundle.identities.test.group == "lesions; patients are unknown"
     assert "None of these lesions is in the training set; patients are unknown" in page.text
     strangers = changed(bundle.identities.test, n_with_lesion=0, n_with_either=0)
-    unknown = changed(bundle, identities=Identities(learned=strangers, test=strangers))
+    unknown = changed(bundle, identities=Identities(train=strangers, val=strangers, test=strangers))
     text, card = page_of(unknown).text, model_card(unknown)
     for said in (text, card):
-        assert "nobody can tell whether any of these patients is in the training set too" in said
+        assert "nobody can tell whether it learned from any of these patients too" in said
         assert "where a patient has several images, the intervals are too narrow" in said
         assert "None of these" not in said
-        assert "Every patient or lesion counts once" not in said
+        assert "counts once, however many images show it" not in said
     assert "- Patients and lesions are unknown: only copies of one picture" in card
     assert "patients and lesions are unknown" in in_brief(unknown)["patients and lesions"]
     failed = [changed(one, status="failed") if one.name == "leaks" else one for one in bundle.integrity]
     assert "is in the training set" not in page_of(changed(bundle, integrity=failed)).text
+    known = bundle.identities.test
+    one_side = changed(bundle, identities=Identities(train=strangers, val=known, test=known))
+    assert "- In the training set, patients and lesions are unknown: only copies" in model_card(one_side)
 
 
-def test_a_document_of_before_identities_were_counted_claims_nothing_of_strangers(evaluated):
+def test_a_document_from_before_identities_were_counted_claims_nothing_of_strangers(evaluated):
     old = {name: value for name, value in evaluated.document.items() if name != "identities"}
     before = read_bundle(old)
     assert before.identities is None

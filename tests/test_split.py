@@ -60,6 +60,21 @@ def test_a_split_that_cannot_be_built_withholds_no_other(settings: Settings) -> 
     assert f'"malignancy_natural": "{digest}"' in found.output
 
 
+def test_splits_that_cannot_be_built_are_told_in_full(
+    monkeypatch: pytest.MonkeyPatch, settings: Settings
+) -> None:
+    """A long message is cut in the middle, and what stood there was of the second of three splits."""
+
+    def refuse(_: Any, name: str) -> str:
+        raise UnusableInputError(f"split {name!r}: " + "x" * 900)
+
+    monkeypatch.setattr("lesion_tasks.splits.split.build_split", refuse)
+    names = ["five_classes_balanced", "five_classes_natural", "malignancy_natural"]
+    found = CliRunner().invoke(lesion, ["split", *names])
+    assert all(f"split {name!r}: xxx" in found.output for name in names)
+    assert str(found.exception) == f"not built: {', '.join(names)}"
+
+
 def test_a_test_set_on_which_only_the_best_could_be_promoted_is_named_with_what_it_takes(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,7 +88,8 @@ def test_a_test_set_on_which_only_the_best_could_be_promoted_is_named_with_what_
     said = next(one for one in caplog.messages if "test has" in one)
     assert "groups (copies of one picture; patients and lesions are unknown): to become the first" in said
     assert re.search(
-        r"a model needs an AUC of about 0\.[89]\d here, for the interval of so few to begin at 0\.70", said
+        r"a model needs an AUC of about 0\.[89]\d here, for an interval from so few groups to begin at 0\.70",
+        said,
     )
     assert "malignancy_natural: patients and lesions are unknown: only copies of one picture" in caplog.text
     page = open_workspace().bucket.get(f"reports/data/{digest}.html").decode()

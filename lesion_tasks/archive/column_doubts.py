@@ -7,11 +7,14 @@ dates where words are expected, no number where numbers are, and more different 
 import re
 from collections import Counter
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 
 from lesion_tasks.archive.legible import legible
 from lesion_tasks.archive.terms import IDENTITIES, NUMBERS, PATHS, TEXTS, values_of
 from lesion_tasks.archive.vocabulary import BOOLEAN_FIELDS
+from lesion_tasks.metrics.counted import plural
 
+MAX_VALUES = 500  # distinct values that are counted for each field
 MIN_VALUES = 20  # below that many cells nothing about a column is sure
 # A class may be written as a number, and a clinic may know dozens of diagnoses; a column of ages has more numbers, and
 # one of names or free text more words, than that.
@@ -23,8 +26,10 @@ AGES = (0.0, 120.0)  # years, as curation takes them
 _N_SHOWN = 3
 
 _NUMBER = re.compile(r"[+-]?[0-9]+([.,][0-9]*)?")
+_DAY, _MONTH, _YEAR = "(0?[1-9]|[12][0-9]|3[01])", "(0?[1-9]|1[0-2])", "(19|20)[0-9]{2}"
+# A code such as 8720/3 is none.
 _DATE = re.compile(
-    r"([0-9]{4}[-./][0-9]{1,2}([-./][0-9]{1,2})?|[0-9]{1,2}[-./][0-9]{1,2}[-./][0-9]{2,4})([T ].*)?"
+    rf"({_YEAR}[-./]{_MONTH}([-./]{_DAY})?|({_DAY}[-./]{_MONTH}|{_MONTH}[-./]{_DAY})[-./]({_YEAR}|[0-9]{{2}}))([T ].*)?"
 )
 
 # What a field is about, where its name alone may not say it.
@@ -43,10 +48,21 @@ _OF_ONE_KIND = {
 }
 
 
-def doubt_about(field: str, columns: Sequence[str], found: Counter[str], unread: Counter[str]) -> str | None:
+@dataclass(frozen=True, kw_only=True)
+class ColumnDoubt:
+    """Why the columns of a field are probably wrong, and whether their values may be worth explaining all the same."""
+
+    words: str
+    is_explicable: bool = False
+
+
+def doubt_about(
+    field: str, columns: Sequence[str], found: Counter[str], unread: Counter[str], n_rows: int
+) -> ColumnDoubt | None:
     """Say why the columns of a field are probably wrong; None if nothing speaks against them.
 
-    `found`: the cells with a value, each with its number of rows; `unread`: those that the mapping does not explain.
+    `found`: the cells with a value, each with its number, of `MAX_VALUES` values at most; `unread`: those that the
+    mapping does not explain; `n_rows`: the rows with a value.
     """
     n, n_unread = found.total(), unread.total()
     is_unread = n_unread > MOST * n and n >= MIN_VALUES
@@ -58,20 +74,47 @@ def doubt_about(field: str, columns: Sequence[str], found: Counter[str], unread:
     if field in TEXTS or not is_unread:
         return _implausible(field, columns, found) if field == "age_approx" and n >= MIN_VALUES else None
     n_dates = sum(count for value, count in unread.items() if _DATE.fullmatch(value))
-    n_numbers = sum(count for value, count in unread.items() if _NUMBER.fullmatch(value))
+    kind: str | None
     if n_dates > MOST * n:
-        kind = "dates"
+        kind = f"{_mostly(n_dates, n)}dates"
     elif field in IDENTITIES:
         return None
-    elif field in NUMBERS:
-        kind = "written with a comma for a point" if n_numbers > MOST * n else "no numbers"
-    elif n_numbers > MOST * n and len(unread) > _most_values(field):
-        kind = f"{len(unread):,} different numbers"
-    elif len(unread) > max(MAX_SHARE_DISTINCT * n, MAX_WORDS):
-        kind = f"different in nearly every row ({len(unread):,} values in {n:,} rows)"
     else:
+        kind = (_kind_of_numbers if field in NUMBERS else _kind_of_words)(field, n, unread, n_rows)
+    if kind is None:
         return None
-    return _asked(field, columns, unread, kind)
+    is_explicable = kind.endswith(_NUMBERS) and len(unread) <= MOST * n  # codes come again
+    return ColumnDoubt(words=_asked(field, columns, unread, kind), is_explicable=is_explicable)
+
+
+_NUMBERS = "different numbers"
+
+
+def _kind_of_numbers(field: str, n: int, unread: Counter[str], n_rows: int) -> str | None:
+    """What the cells of a field of numbers are; None where some are numbers: the others are told one by one."""
+    n_numbers = _n_numbers(unread)
+    if n_numbers > MOST * n:
+        return f"{_mostly(n_numbers, n)}written with a comma for a point"
+    return "no numbers" if unread.total() == n else None
+
+
+def _kind_of_words(field: str, n: int, unread: Counter[str], n_rows: int) -> str | None:
+    """What the cells of a field of words are, where they hardly are words for it."""
+    most = _most_values(field)
+    n_values = f"{len(unread):,}" if len(unread) < MAX_VALUES else f"{MAX_VALUES:,} or more"
+    if _n_numbers(unread) > MOST * n and len(unread) > most:
+        return f"{n_values} {_NUMBERS}"
+    if len(unread) > max(MAX_SHARE_DISTINCT * n, MAX_WORDS):
+        return f"different in nearly every row ({n_values} values in {plural(n_rows, 'row')})"
+    return None
+
+
+def _n_numbers(values: Counter[str]) -> int:
+    return sum(n for value, n in values.items() if _NUMBER.fullmatch(value))
+
+
+def _mostly(n: int, n_all: int) -> str:
+    return "" if n == n_all else "mostly "
 
 
 def _most_values(field: str) -> int:
@@ -79,7 +122,7 @@ def _most_values(field: str) -> int:
     return MAX_CODES if field in PATHS else max(MAX_CODES, 2 * len(values_of(field)))
 
 
-def _implausible(field: str, columns: Sequence[str], found: Counter[str]) -> str | None:
+def _implausible(field: str, columns: Sequence[str], found: Counter[str]) -> ColumnDoubt | None:
     """The doubt about numbers that are no ages, such as years of birth."""
     low, high = AGES
     numbers = {value: n for value, n in found.items() if _NUMBER.fullmatch(value)}
@@ -88,7 +131,8 @@ def _implausible(field: str, columns: Sequence[str], found: Counter[str]) -> str
     )
     if outside.total() <= MOST * found.total():
         return None
-    return _asked(field, columns, outside, f"not between {low:g} and {high:g}")
+    kind = f"{_mostly(outside.total(), found.total())}not between {low:g} and {high:g}"
+    return ColumnDoubt(words=_asked(field, columns, outside, kind))
 
 
 def _asked(field: str, columns: Sequence[str], values: Counter[str], kind: str) -> str:
@@ -96,7 +140,7 @@ def _asked(field: str, columns: Sequence[str], values: Counter[str], kind: str) 
     which = " and ".join(_quoted(column) for column in columns)
     about = _ABOUT.get(field)
     expected = "" if about is None else f", expected {about}"
-    if kind.startswith("written"):
+    if "written" in kind:
         return f"{field}: the values of column {which} are {kind}, such as {shown}: write 6.5 for 6,5"
     return f"{field}: the values of column {which} are {kind}, such as {shown}{expected}; is it the right column?"
 
@@ -124,7 +168,8 @@ def picture_column_doubt(column: str, n_rows: int, better: Iterable[tuple[str, i
     """Say that a column names no picture of the folder, and which one does: `better` has their hits."""
     hints = [f"{_quoted(name)} names one in {n:,}" for name, n in better]
     instead = f"; {' and '.join(hints)} of the first rows" if hints else ""
-    return f"image: column {_quoted(column)} names no picture in {n_rows:,} rows{instead}; is it the right column?"
+    rows = plural(n_rows, "row")
+    return f"image: column {_quoted(column)} names no picture in {rows}{instead}; is it the right column?"
 
 
 def _quoted(value: str) -> str:

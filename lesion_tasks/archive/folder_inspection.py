@@ -14,10 +14,10 @@ from itertools import islice
 from pathlib import Path
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.column_doubts import MAX_VALUES, ColumnDoubt
 from lesion_tasks.archive.csv_table import TableForm, read_rows
 from lesion_tasks.archive.local import open_download
 from lesion_tasks.archive.mapped_folder import (
-    MAX_VALUES,
     N_ROWS_LOOKED_AT,
     MappedFolder,
     Reading,
@@ -431,7 +431,9 @@ def _perhaps(name: str, columns: Sequence[str]) -> str:
 def _to_fill_in(mapping: TableMapping, reading: Reading) -> Iterator[str]:
     doubts = column_doubts(mapping, reading)
     for name in [
-        each for each in FIELDS if each in reading.unknown and values_of(each) and each not in doubts
+        each
+        for each in FIELDS
+        if each in reading.unknown and values_of(each) and (each not in doubts or doubts[each].is_explicable)
     ]:
         yield f"In {MAPPING_NAME}, under [values.{name}]:"
         first, *lines = _open_values(name, reading.unknown[name])
@@ -441,7 +443,7 @@ def _to_fill_in(mapping: TableMapping, reading: Reading) -> Iterator[str]:
 
 
 def _values_as_toml(
-    name: str, meanings: Mapping[str, str], unknown: Counter[str], doubt: str | None
+    name: str, meanings: Mapping[str, str], unknown: Counter[str], doubt: ColumnDoubt | None
 ) -> Iterator[str]:
     if not values_of(name):
         return
@@ -450,8 +452,9 @@ def _values_as_toml(
         yield f"{_quoted(value)} = {_quoted(meaning)}"
     still_open = Counter({value: n for value, n in unknown.items() if value not in meanings})
     if doubt is not None:
-        yield f"# {doubt}"
-        return
+        yield f"# {doubt.words}"
+        if not doubt.is_explicable:
+            return
     for line in _open_values(name, still_open):
         yield line if line.startswith("#") else f"# {line}"
 

@@ -7,16 +7,23 @@ cells of the mapped columns as they are, and no others: tables of clinics hold m
 
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
+from functools import cache, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import RefusedUrlError
-from lesion_tasks.archive.column_doubts import doubt_about, picture_column_doubt, shared_columns
+from lesion_tasks.archive.column_doubts import (
+    MAX_VALUES,
+    ColumnDoubt,
+    doubt_about,
+    picture_column_doubt,
+    shared_columns,
+)
 from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells, read_columns, read_rows
 from lesion_tasks.archive.folder import read_below, size_below, typed_value
 from lesion_tasks.archive.image_ids import id_of, identity_of
@@ -28,13 +35,12 @@ from lesion_tasks.archive.terms import IDENTITIES, N_LEVELS, NUMBERS, PATH_SEPAR
 from lesion_tasks.archive.vocabulary import ACQUISITION_FIELDS, BOOLEAN_FIELDS, ISIC_ID, is_no_value
 from lesion_tasks.catalog.lookup import did_you_mean
 from lesion_tasks.metrics.counted import plural
-from lesion_tasks.metrics.known_identities import UNKNOWN_MEANS
+from lesion_tasks.metrics.known_identities import ONLY_COPIES, UNKNOWN_MEANS
 
 N_EXAMPLES = 3
 N_ROWS_LOOKED_AT = 500  # to see what kind of column one is
 N_VALUES_NAMED = 8
 MIN_FOR_SHARE = 20  # images, of which half may not be of one patient or lesion without a word
-MAX_VALUES = 500  # distinct values that are counted for each field
 _YES = frozenset({"1", "1.0", "true", "yes"})
 _NO = frozenset({"0", "0.0", "false", "no"})
 _TRUTHS = frozenset({"true", "false"})
@@ -45,7 +51,8 @@ _OF_RECORD = ("copyright_license", "attribution")
 class Reading:
     """What a table turned out to hold, counted while its rows are read."""
 
-    n_rows: int = 0
+    n_lines: int = 0
+    n_rows: int = 0  # one for each picture that a line may name
     n_records: int = 0
     refused: Counter[str] = field(default_factory=Counter)  # by reason
     examples: defaultdict[str, list[str]] = field(default_factory=lambda: defaultdict(list))  # by reason
@@ -55,7 +62,8 @@ class Reading:
     identities: defaultdict[str, Counter[str]] = field(
         default_factory=lambda: defaultdict(Counter)
     )  # by field
-    missing: Counter[str] = field(default_factory=Counter)  # rows without a value, by field
+    present: Counter[str] = field(default_factory=Counter)  # rows with a value, by field
+    missing: Counter[str] = field(default_factory=Counter)  # rows without one
     used: set[str] = field(default_factory=set)  # paths of pictures that have a row
     patient_by_lesion: dict[str, str] = field(default_factory=dict)
     contested: set[str] = field(default_factory=set)  # lesions with two patients
@@ -136,14 +144,14 @@ class MappedFolder:
             pass
         return tuple(findings_in_words(self, reading))
 
-    def doubts_about_pictures(self, n_rows: int) -> Iterator[str]:
+    def doubts_about_pictures(self, n_lines: int) -> Iterator[str]:
         """Yield, where no row names a picture, the columns that do, with their hits in the first rows."""
         hits: Counter[str] = Counter()
         for _, row in islice(self._rows(), N_ROWS_LOOKED_AT):
             if not isinstance(row, _Refused):
                 hits.update(name for name, cell in row.items() if self.pictures.names_one(cell))
         for column in self.mapping.image:
-            yield picture_column_doubt(column, n_rows, hits.most_common(1))
+            yield picture_column_doubt(column, n_lines, hits.most_common(1))
 
     def file_of(self, isic_id: str) -> dict[str, Any] | None:
         """Return None: records name their files themselves."""
@@ -157,6 +165,7 @@ class MappedFolder:
         """Yield records and refused rows in the order of the table, and count what is in them."""
         more = [self._by_picture(path) for path in self.joined]
         for line, row in self._rows():
+            reading.n_lines += 1
             if isinstance(row, _Refused):
                 reading.n_rows += 1
                 yield self._refused("", line, row, {"namespace": self.namespace}, reading)
@@ -164,9 +173,11 @@ class MappedFolder:
             for other in more:
                 key = next((row[column] for column in self.mapping.image), "")
                 row = {**other.get(without_suffix(key), {}), **row}
+            # What stands in a line is counted once, however many pictures it names.
+            values = cache(partial(self._values, row, reading))
             for column, image_type in self.mapping.image.items():
                 reading.n_rows += 1
-                yield self._record(line, row, column, image_type, reading)
+                yield self._record(line, row, column, image_type, values, reading)
 
     def _rows(self) -> Iterator[tuple[int, "dict[str, str] | _Refused"]]:
         if self.table is not None:
@@ -197,7 +208,13 @@ class MappedFolder:
         return found
 
     def _record(
-        self, line: int, row: Mapping[str, str], column: str, image_type: str | None, reading: Reading
+        self,
+        line: int,
+        row: Mapping[str, str],
+        column: str,
+        image_type: str | None,
+        values_of_line: "Callable[[], dict[str, Any] | _Refused]",
+        reading: Reading,
     ) -> dict[str, Any]:
         name = row[column]
         isic_id = self._id_of(name) if name else ""
@@ -211,14 +228,17 @@ class MappedFolder:
         found = self._picture(name)
         if isinstance(found, _Refused):
             return self._refused(isic_id, line, found, source | {"column": column}, reading)
-        values = self._values(row, reading)
+        values = values_of_line()
         if isinstance(values, _Refused):
             return self._refused(isic_id, line, values, source | {"column": column}, reading)
         reading.n_records += 1
         reading.used.add(found.path)
         reading.note_identities(values.get("lesion_id"), values.get("patient_id"))
+        for name, columns in self.mapping.columns.items():
+            if name in IDENTITIES and name in values:
+                reading.note(reading.identities[name], "/".join(row[each] for each in columns))
         if image_type is not None:
-            values["image_type"] = image_type
+            values = {**values, "image_type": image_type}
         return self._shaped(isic_id, values, source, found)
 
     def _id_of(self, name: str) -> str:
@@ -283,7 +303,9 @@ class MappedFolder:
                 return raw
             values[name] = None if raw is None else self._value(name, [raw], reading)
         for name, columns in self.mapping.columns.items():
-            values[name] = self._value(name, [row.get(column, "") for column in columns], reading)
+            cells = [row.get(column, "") for column in columns]
+            reading.present[name] += any(not self._is_missing(name, cell) for cell in cells)
+            values[name] = self._value(name, cells, reading)
         for name, value in values.items():
             if value is None:
                 reading.missing[name] += 1
@@ -298,7 +320,6 @@ class MappedFolder:
                     if cell and cell not in parts and cell not in self.mapping.missing:
                         reading.note(reading.unknown[name], cell)
                 return None
-            reading.note(reading.identities[name], "/".join(parts))
             return identity_of(self.mapping.namespace, name.removesuffix("_id"), "/".join(parts))
         known = []
         for cell in cells:
@@ -340,12 +361,13 @@ class MappedFolder:
         return value
 
 
-def column_doubts(mapping: TableMapping, reading: Reading) -> dict[str, str]:
-    """Fields whose column is probably the wrong one, with the reason in words."""
+def column_doubts(mapping: TableMapping, reading: Reading) -> dict[str, ColumnDoubt]:
+    """Fields whose column is probably the wrong one, with the reason."""
     found = {}
     for name, columns in mapping.named_columns.items():
-        counts = reading.identities if name in IDENTITIES else reading.values
-        doubt = doubt_about(name, columns, counts.get(name, Counter()), reading.unknown.get(name, Counter()))
+        counts = (reading.identities if name in IDENTITIES else reading.values).get(name, Counter())
+        unread = reading.unknown.get(name, Counter())
+        doubt = doubt_about(name, columns, counts, unread, reading.present[name])
         if doubt is not None:
             found[name] = doubt
     return found
@@ -359,7 +381,7 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
         reading.n_rows
         and reading.refused["no_picture"] + reading.refused["no_picture_name"] == reading.n_rows
     ):
-        yield from folder.doubts_about_pictures(reading.n_rows)
+        yield from folder.doubts_about_pictures(reading.n_lines)
     for reason, n in reading.refused.most_common():
         yield f"{n:,} of {reading.n_rows:,} rows refused ({reason}), such as {reading.examples[reason][0]}"
     yield from _values_in_words(folder.mapping, reading)
@@ -370,19 +392,18 @@ def findings_in_words(folder: MappedFolder, reading: Reading) -> Iterator[str]:
     if "diagnosis" not in folder.mapping.fields:
         yield "no column is mapped to diagnosis: no task has a label for these pictures"
     if not {"patient_id", "lesion_id"} & folder.mapping.fields:
-        yield f"no column is mapped to patient_id or lesion_id: {UNKNOWN_MEANS}"
+        yield f"no column is mapped to patient_id or lesion_id: {ONLY_COPIES}, and {UNKNOWN_MEANS}"
 
 
 def _values_in_words(mapping: TableMapping, reading: Reading) -> Iterator[str]:
-    """What nobody explained: a column at a time, where the column itself is in doubt."""
+    """What nobody explained, after the columns that are in doubt themselves."""
     doubts = column_doubts(mapping, reading)
-    yield from doubts.values()
+    yield from (doubt.words for doubt in doubts.values())
     yield from shared_columns(mapping.named_columns, passed_over=doubts)
     for name, counts in reading.unknown.items():
-        if name not in doubts:
-            found = _counted(counts)
-            why = f"no number: {found}" if name in NUMBERS else f"the mapping does not say what {found} means"
-            yield f"{name}: {why}; taken as no value"
+        found = _counted(counts)
+        why = f"no number: {found}" if name in NUMBERS else f"the mapping does not say what {found} means"
+        yield f"{name}: {why}; taken as no value"
     for name, counts in reading.no_counterpart.items():
         yield f"{name}: the archive has no word for {_counted(counts)}"
 
@@ -410,6 +431,8 @@ def _counted(counts: Counter[str]) -> str:
         f"{_quoted(value)} ({plural(n, 'row')})" for value, n in counts.most_common(N_VALUES_NAMED)
     )
     more = len(counts) - N_VALUES_NAMED
+    if len(counts) >= MAX_VALUES:
+        return f"{shown} and {more:,} or more other values"
     return f"{shown} and {plural(more, 'other value')}" if more > 0 else shown
 
 

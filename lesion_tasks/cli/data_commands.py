@@ -172,15 +172,20 @@ def split(names: Sequence[str]) -> None:
     workspace = open_workspace()
     chosen = [planned.name for planned in plan_splits(workspace, names)]
     # What one split lacks is no reason to withhold another: pictures of one's own seldom make all of them.
-    refused = []
+    refused = {}
     with shown_whatever_happens() as done:
         for name in chosen if names else dict.fromkeys([*own_splits(), *chosen]):
             try:
                 done[name] = build_split(workspace, name)
             except UnusableInputError as error:
-                refused.append(str(error))
+                refused[name] = error
+    # One message is cut where it gets long: each has one of its own.
+    if len(refused) == 1:
+        raise next(iter(refused.values()))
+    for why in refused.values():
+        click.echo(str(why), err=True)
     if refused:
-        raise UnusableInputError("\n".join(refused))
+        raise UnusableInputError(f"not built: {', '.join(refused)}")
 
 
 @lesion.command()

@@ -240,7 +240,7 @@ def _measure(
         if subject.manifest.held_out is None:
             other_data = judge_on_cohorts(workspace, again.doubt, test, examples["test"], cohorts)
     comparison = _comparison(engine, bucket, subject) if scored else None
-    identities = identities_of(engine, bucket, subject)
+    identities = identities_of(subject)
     failed = [verdict.name for verdict in verdicts if verdict.is_failure]
     with engine.connect() as connection:
         best = best_of_looks(connection, subject, test) if test else None
@@ -302,8 +302,8 @@ def _standing(
     with engine.connect() as connection:
         said["cautions"] += cautions_about_test(connection, subject.manifest)
     said["cautions"] += cautions_of_checks(verdict.as_dict() for verdict in verdicts)
-    if (caution := identities.least.caution) is not None:
-        said["cautions"].append(caution)
+    if (unknown := identities.unknown) is not None:
+        said["cautions"].append(unknown.caution)
     return Standing.model_validate(said)
 
 
@@ -329,8 +329,8 @@ def _sentence(
         return f"Not to be trusted ({failed[0].name}): {failed[0].sentence}"
     undecided = [verdict.name for verdict in verdicts if verdict.is_undecided]
     doubts = [f"too few images for {', '.join(undecided)}"] if undecided else []
-    if identities.least.state == "unknown":
-        doubts.append(identities.least.in_short)
+    if (unknown := identities.unknown) is not None:
+        doubts.append(unknown.in_short)
     checked = f"No check failed, but {', and '.join(doubts)}" if doubts else "No check failed"
     measure = leading_measure(subject.task.name)
     figure = documents["test_natural"].figures[measure]

@@ -12,7 +12,6 @@ from lesion_tasks.curation.copies import picture_numbers
 from lesion_tasks.evaluation.probing import probe_predictions
 from lesion_tasks.evaluation.rescore import Rescored, by_id
 from lesion_tasks.evaluation.subject import EvaluationSubject, random_weight_baseline
-from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import find_alteration, join_to_manifest, read_predictions
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def judge(
         *(verdict.on_val() for verdict in on_val),
         # Nothing was chosen on the val rows of another manifest.
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
-        find_leaks(engine, bucket, subject),
+        find_leaks(engine, subject),
         shortcut(test, probes, unjudged=unjudged),
         integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
         integrity.gap(val, test),
@@ -154,19 +153,21 @@ def decode_again(
     return differences, unreadable
 
 
-def find_leaks(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> "Verdict":
+def find_leaks(engine: Engine, subject: EvaluationSubject) -> "Verdict":
     """The verdict `leaks`, of identities as the manifest has them and as the catalogue knows them by now.
 
     The folds of a training are held against each other as its manifest has them: no model scored what it learned from.
     """
     from lesion_tasks.metrics.leaks import leaks
 
-    identities, pairs, folds = _identities(engine, bucket, subject)
+    identities, pairs, folds = _identities(engine, subject)
     verdicts = [leaks(sides, pairs=pairs) for sides in identities]
     if folds:
         verdicts.append(leaks(folds))
-        sentence = f"{verdicts[0].sentence} Nor is any in two of its {len(folds)} folds."
-        verdicts[0] = replace(verdicts[0], sentence=sentence)
+        of_folds = (
+            f"No image, patient, lesion or picture that is known is in two of its {len(folds)} folds either."
+        )
+        verdicts[0] = replace(verdicts[0], sentence=f"{verdicts[0].sentence} {of_folds}")
     return next((verdict for verdict in verdicts if verdict.is_failure), verdicts[0])
 
 
@@ -178,7 +179,7 @@ def find_changed_labels(engine: Engine, subject: EvaluationSubject) -> "Verdict"
 
 
 def _identities(
-    engine: Engine, bucket: Bucket, subject: EvaluationSubject
+    engine: Engine, subject: EvaluationSubject
 ) -> "tuple[list[dict[str, pd.DataFrame]], list[tuple[str, str]] | None, dict[str, pd.DataFrame]]":
     """The identities of every row, by subset, which pairs of subsets must be disjoint (None: all), and those by fold.
 
@@ -189,12 +190,9 @@ def _identities(
     import pandas as pd
 
     sides = {str(name): part for name, part in subject.rows.groupby("subset")}
-    pairs, own, learned_sides = None, subject.rows, ("train", "val")
+    pairs, own, learned_sides = None, subject.own_rows, ("train", "val")
     with engine.connect() as connection:
         if not subject.is_own_manifest:
-            own = read_manifest(
-                bucket, find_manifest(connection, subject.training.manifest_digest).object_key
-            )
             learned = {f"its own {name}": own[own["subset"] == name] for name in learned_sides}
             learned_sides = ("its own train", "its own val")
             sides = learned | {name: sides[name] for name in ("val", "test")}

@@ -1,6 +1,8 @@
 """One training on one manifest, as the database knows it: the subject of an evaluation, and its facts."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, Engine
@@ -32,10 +34,16 @@ class EvaluationSubject:
     manifest: Manifest
     task: Task
     rows: "pd.DataFrame"
+    read_own_rows: "Callable[[], pd.DataFrame]"  # once
 
     @property
     def is_own_manifest(self) -> bool:
         return bool(self.training.manifest_digest == self.manifest.digest)
+
+    @property
+    def own_rows(self) -> "pd.DataFrame":
+        """The rows of the manifest that the training learned from, whichever it is evaluated on."""
+        return self.read_own_rows()
 
     @property
     def evaluation_id(self) -> str:
@@ -80,11 +88,18 @@ def find_subject(
         training = find_finished(connection, training_id)
         task = question_of(training_id, training.task, training.classes)
         manifest = find_manifest(connection, manifest_digest or training.manifest_digest, task=training.task)
+    rows = read_manifest(bucket, manifest.object_key)
+
+    @cache
+    def read_own_rows() -> "pd.DataFrame":
+        if manifest.digest == training.manifest_digest:
+            return rows
+        with engine.connect() as connection:
+            own = find_manifest(connection, training.manifest_digest)
+        return read_manifest(bucket, own.object_key)
+
     return EvaluationSubject(
-        training=training,
-        manifest=manifest,
-        task=task,
-        rows=read_manifest(bucket, manifest.object_key),
+        training=training, manifest=manifest, task=task, rows=rows, read_own_rows=read_own_rows
     )
 
 
@@ -141,16 +156,12 @@ def data_facts(subject: EvaluationSubject) -> DataFacts:
     )
 
 
-def identities_of(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> Identities:
-    """Of how many images patient and lesion are known: of those it learned from, and of its test set."""
-    own = subject.rows
-    if not subject.is_own_manifest:
-        with engine.connect() as connection:
-            own = read_manifest(
-                bucket, find_manifest(connection, subject.training.manifest_digest).object_key
-            )
+def identities_of(subject: EvaluationSubject) -> Identities:
+    """For how many images patient and lesion are known: of those it learned from, and of its test set."""
+    own = subject.own_rows
     return Identities(
-        learned=count_known(own[own["subset"].isin(["train", "val"])]),
+        train=count_known(own[own["subset"] == "train"]),
+        val=count_known(own[own["subset"] == "val"]),
         test=count_known(subject.subset("test")),
     )
 

@@ -1,4 +1,4 @@
-"""Rows of a manifest -> of how many images patient and lesion are known, and what that means for figures, in words.
+"""Rows of a manifest -> for how many images patient and lesion are known, and what that means for figures, in words.
 
 Patients and lesions that nobody names cannot be kept apart: groups are then only the copies of one picture, a model may
 be tested on patients from whom it learned, and intervals count one patient as several.
@@ -6,6 +6,7 @@ be tested on patients from whom it learned, and intervals count one patient as s
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from functools import reduce
 from typing import TYPE_CHECKING, Literal
 
@@ -13,14 +14,12 @@ from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import Count, Published
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     import pandas as pd
 
-# Where nobody is known, or of less than half of the images.
-UNKNOWN_MEANS = (
-    "only copies of one picture are kept together, and a model may be tested on patients from whom it learned"
-)
+UNKNOWN_MEANS = "a model may be tested on patients from whom it learned"
+ONLY_COPIES = "only copies of one picture are kept together"
 
 
 class KnownIdentities(Published):
@@ -32,17 +31,15 @@ class KnownIdentities(Published):
     n_with_either: Count
 
     @property
-    def state(self) -> Literal["known", "lesions", "partly", "unknown"]:
-        """`known`: every patient. `lesions`: every lesion, no patient. `unknown`: of less than half even the lesion."""
+    def state(self) -> Literal["known", "partly", "unknown"]:
+        """`known`: every patient. `unknown`: not even the lesion of half of the images. `partly`: between them."""
         if self.n_with_patient == self.n_images:
             return "known"
-        if self.n_with_lesion == self.n_images and not self.n_with_patient:
-            return "lesions"
         return "unknown" if 2 * self.n_with_either < self.n_images else "partly"
 
     @property
     def words(self) -> str:
-        """Of how many images patient and lesion are known, fit to begin or to end a sentence."""
+        """For how many images patient and lesion are known, fit to begin or to end a sentence."""
         if self.state == "known":
             return "the patient of every image is known"
         if not self.n_with_either:
@@ -58,45 +55,68 @@ class KnownIdentities(Published):
     @property
     def caution(self) -> str | None:
         """What somebody who relies on a figure has to know; None where most images tell whose they are."""
-        return f"{self.words}: {UNKNOWN_MEANS}" if self.state == "unknown" else None
+        if self.state != "unknown":
+            return None
+        return f"{self.words}: {self.kept_together}, and {UNKNOWN_MEANS}"
 
     @property
     def note(self) -> str | None:
         """What holds for the images of which not everything is known; None where every patient is."""
         if self.state == "known":
             return None
-        if self.state == "lesions":
-            return f"{self.words}: another lesion of a patient may be in another subset"
-        return self.caution or f"{self.words}: of the others only copies of one picture are kept together"
+        if self.caution is not None:
+            return self.caution
+        of_others = f"{self.kept_together}, and " if self.n_with_neither else ""
+        return f"{self.words}: {of_others}another lesion of a patient may be in another subset"
+
+    @property
+    def n_with_neither(self) -> int:
+        """Images for which neither patient nor lesion is known."""
+        return self.n_images - self.n_with_either
+
+    @property
+    def kept_together(self) -> str:
+        """What is kept together of the images for which neither is known."""
+        if not self.n_with_either:
+            return ONLY_COPIES
+        return f"of the {plural(self.n_with_neither, 'image')} for which neither is known, {ONLY_COPIES}"
+
+    @property
+    def holder(self) -> str:
+        """Who is known to have several images."""
+        if self.state == "known" or (self.n_with_patient and self.n_with_lesion):
+            return "patient or lesion"
+        return "patient" if self.n_with_patient else "lesion"
 
     @property
     def group(self) -> str:
         """What a group of such images is, in a few words."""
-        return {
-            "known": "patients or lesions",
-            "lesions": "lesions; patients are unknown",
-            "partly": "patients or lesions where these are known",
-            "unknown": f"copies of one picture; {self.in_short}",
-        }[self.state]
+        if self.state == "unknown":
+            return f"{'mostly ' if self.n_with_either else ''}copies of one picture; {self.in_short}"
+        who = self.holder.replace(" or ", "s or ") + "s"
+        if self.n_with_neither:
+            who += " where these are known"
+        return who if self.n_with_patient else f"{who}; patients are unknown"
 
     @property
     def intervals(self) -> str:
         """What intervals by group account for: half a sentence."""
         if self.state == "unknown":
             return (
-                f"{self.in_short}, so that a group is hardly more than the copies of one picture: where a patient has "
-                "several images, the intervals are too narrow"
+                f"{self.in_short}, so that {'most groups are' if self.n_with_either else 'a group is'} hardly more "
+                "than the copies of one picture: where a patient has several images, the intervals are too narrow"
             )
+        forms = f"images of one {self.holder} form a group"
         if self.state == "known":
-            return "images of one patient or lesion form a group, and the intervals account for it"
-        if self.state == "lesions":
-            return (
-                "images of one lesion form a group, and the intervals account for it; patients are unknown, and where "
-                "one has several lesions the intervals are a little too narrow"
-            )
+            return f"{forms}, and the intervals account for it"
+        if self.n_with_either == self.n_with_lesion == self.n_images and not self.n_with_patient:
+            known, patients = "", "patients are unknown"
+        else:
+            known, patients = f" where these are known ({self.words})", "not every patient is known"
+        several = "several images that do not say so" if self.n_with_neither else "several lesions"
         return (
-            f"images of one patient or lesion form a group where these are known ({self.words}), and the intervals "
-            "account for it"
+            f"{forms}{known}, and the intervals account for it; {patients}, and where one has {several} the intervals "
+            "are a little too narrow"
         )
 
     def _share(self, who: str, n: int) -> str:
@@ -106,7 +126,7 @@ class KnownIdentities(Published):
             return f"the {who} of every image is known"
         percent = 100 * n / self.n_images
         share = "under 1" if percent < 1 else "over 99" if percent > 99 else f"{percent:.0f}"
-        return f"the {who} is known of {n:,} of {plural(self.n_images, 'image')} ({share} %)"
+        return f"the {who} is known for {n:,} of {plural(self.n_images, 'image')} ({share} %)"
 
     def __add__(self, other: KnownIdentities) -> KnownIdentities:
         return KnownIdentities(
@@ -114,37 +134,92 @@ class KnownIdentities(Published):
         )
 
 
-class Identities(Published):
-    """What is known of the images that a training learned from, and of those that it is tested on."""
+@dataclass(frozen=True, kw_only=True)
+class Unknown:
+    """The subsets of most of whose images nobody knows whose they are, and what is known of these images."""
 
-    learned: KnownIdentities
-    test: KnownIdentities
+    known: KnownIdentities
+    subsets: tuple[str, ...]  # empty if that holds for all
 
     @property
-    def least(self) -> KnownIdentities:
-        """Both together; if one side alone is unknown, that side: nobody can be told apart from it."""
-        return next(
-            (one for one in (self.test, self.learned) if one.state == "unknown"), self.learned + self.test
+    def where(self) -> str:
+        """The subsets, to begin a sentence; empty if it is all of them."""
+        return (
+            f"in {' and '.join(_SUBSETS.get(name, name) for name in self.subsets)}, " if self.subsets else ""
         )
 
     @property
+    def caution(self) -> str:
+        """What somebody who relies on a figure has to know."""
+        return f"{self.where}{self.known.caution}"
+
+    @property
+    def in_short(self) -> str:
+        """The same in a few words."""
+        return f"{self.where}{self.known.in_short}"
+
+
+_SUBSETS = {"train": "the training set", "val": "the validation set", "test": "the test set"}
+
+
+def find_unknown(subsets: Mapping[str, KnownIdentities]) -> Unknown | None:
+    """Find the subsets of which nothing can be told apart; None if most images of each tell whose they are.
+
+    One such subset is enough: nobody can be told apart from it.
+    """
+    unknown = {name: one for name, one in subsets.items() if one.state == "unknown"}
+    if not unknown:
+        return None
+    named = () if len(unknown) == len(subsets) else tuple(unknown)
+    return Unknown(known=together(unknown.values()), subsets=named)
+
+
+def note_of(subsets: Mapping[str, KnownIdentities]) -> str | None:
+    """What holds for the images of some subsets of which not everything is known; None where every patient is."""
+    unknown = find_unknown(subsets)
+    return together(subsets.values()).note if unknown is None else unknown.caution
+
+
+class Identities(Published):
+    """What is known of the images that a training learned from (train and val), and of those that it is tested on."""
+
+    train: KnownIdentities
+    val: KnownIdentities
+    test: KnownIdentities
+
+    @property
+    def by_subset(self) -> dict[str, KnownIdentities]:
+        """The same by subset."""
+        return {"train": self.train, "val": self.val, "test": self.test}
+
+    @property
+    def unknown(self) -> Unknown | None:
+        """The subsets of which nothing can be told apart, if there is one."""
+        return find_unknown(self.by_subset)
+
+    @property
+    def note(self) -> str | None:
+        """What holds for the images of which not everything is known; None where every patient is."""
+        return note_of(self.by_subset)
+
+    @property
     def apart(self) -> str:
-        """Whether the people of the test set are in the training set too, where no overlap was found: a sentence."""
-        least = self.least
-        if least.state == "unknown":
-            return (
-                f"{least.words[:1].upper()}{least.words[1:]}, so that nobody can tell whether any of these patients is "
-                "in the training set too: only copies of one picture were kept together."
+        """Whether it learned from the people of the test set too, where no overlap was found: a sentence."""
+        if (unknown := self.unknown) is not None:
+            return sentence(
+                f"{unknown.where}{unknown.known.words}, so that nobody can tell whether it learned from any of these "
+                f"patients too: {unknown.known.kept_together}"
             )
-        if least.state == "known":
+        learned, all_known = self.train + self.val, together(self.by_subset.values())
+        if all_known.state == "known":
             return "None of these patients or lesions is in the training set."
-        if least.state == "lesions":
+        if all_known.n_with_lesion == all_known.n_images and not all_known.n_with_patient:
             return (
                 "None of these lesions is in the training set; patients are unknown, and one may be in both."
             )
         return (
-            f"No patient or lesion that is known is in the training set as well. Here {self.test.words}; where it "
-            f"learned, {self.learned.words}."
+            "No patient or lesion that is known is in the training set as well; a patient who is not known may be in "
+            f"both. Here {self.test.words}; where it learned, {learned.words}."
         )
 
 

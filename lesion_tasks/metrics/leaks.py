@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from lesion_tasks.metrics.counted import plural
-from lesion_tasks.metrics.known_identities import count_known, sentence, together
+from lesion_tasks.metrics.known_identities import count_known, find_unknown, note_of, sentence
 from lesion_tasks.metrics.verdict import Status, Verdict
 
 IDENTITIES = ("isic_id", "group_id", "patient_id", "lesion_id", "sha256")
@@ -46,19 +46,23 @@ def leaks(
         counts = {column: _n_shared(left, right, column) for column in IDENTITIES}
         counts[HASH] = _n_near(_hashes(left), _hashes(right), max_hash_distance)
         overlaps[f"{first} and {second}"] = counts
+    sides = {
+        name: frame for name, frame in subsets.items() if pairs is None or any(name in two for two in pairs)
+    }
+    once = _each_image_once(sides)
     known = {
-        column: sum(int(frame[column].notna().sum()) for frame in subsets.values() if column in frame)
+        column: sum(int(frame[column].notna().sum()) for frame in once.values() if column in frame)
         for column in (*IDENTITIES, HASH)
     }
-    identities = {name: count_known(frame) for name, frame in subsets.items()}
+    identities = {name: count_known(frame) for name, frame in once.items()}
     numbers: dict[str, Any] = {
         "overlaps": overlaps,
         "n_known": known,
-        "n_with_patient_or_lesion": {name: one.n_with_either for name, one in identities.items()},
-        "n_images": {name: len(frame) for name, frame in subsets.items()},
+        "n_with_patient_or_lesion": {name: count_known(frame).n_with_either for name, frame in sides.items()},
+        "n_images": {name: len(frame) for name, frame in sides.items()},
         "max_hash_distance": max_hash_distance,
     }
-    if len(subsets) < 2 or not any(known.values()):
+    if len(sides) < 2 or not any(known.values()):
         words = "Fewer than two subsets have identities to compare."
         return Verdict(name="leaks", status="not_applicable", sentence=words, numbers=numbers)
     found = [
@@ -75,11 +79,9 @@ def leaks(
     *others, last = [noun for column, noun in _NOUNS.items() if known[column]]
     kinds = f"{', '.join(others)} or {last}" if others else last
     words = f"No {kinds} is in two of {apart} ({compared} compared)."
-    unknown = next((one for one in identities.values() if one.state == "unknown"), None)
-    note = (unknown or together(identities.values())).note
-    if note is not None:
+    if (note := note_of(identities)) is not None:
         words += f" {sentence(note)}"
-    status: Status = "passed" if unknown is None else "caution"
+    status: Status = "passed" if find_unknown(identities) is None else "caution"
     return Verdict(name="leaks", status=status, sentence=words, numbers=numbers)
 
 
@@ -92,6 +94,19 @@ _NOUNS = {
     HASH: "picture",
 }
 _SHARED = {**_NOUNS, "sha256": "identical file", HASH: "copied picture"}
+
+
+def _each_image_once(sides: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
+    """Return the sides without images of a side before: two manifests may have images of val in common."""
+    found: dict[str, pd.DataFrame] = {}
+    seen: set[Any] = set()
+    for name, frame in sides.items():
+        if "isic_id" in frame:
+            found[name] = frame[~frame["isic_id"].isin(seen)]
+            seen.update(frame["isic_id"].dropna())
+        else:
+            found[name] = frame
+    return found
 
 
 def _n_shared(left: pd.DataFrame, right: pd.DataFrame, column: str) -> int:

@@ -53,7 +53,8 @@ class Proposal:
     champion: Champion | None
     comparison: Mapping[str, Any] | None  # as `compare_models` returns it; None for a first champion
     objections: Sequence[str]
-    cautions: Sequence[str]
+    gate_cautions: Sequence[str]  # what the gates could not judge, and what they do not refuse
+    further_cautions: Sequence[str]
     n_openings: int
     report_keys: Sequence[str]  # of the candidate and, if there is one, of the champion on the same images
     missing: str | None  # which evaluation is needed before anything can be decided
@@ -65,6 +66,11 @@ class Proposal:
         return self.champion.training.training_id if self.champion else None
 
     @property
+    def cautions(self) -> list[str]:
+        """What to consider in the decision; refuses nothing."""
+        return [*self.gate_cautions, *self.further_cautions]
+
+    @property
     def figures(self) -> dict[str, Any]:
         """What is stored with the decision."""
         return {
@@ -73,7 +79,7 @@ class Proposal:
             "comparison": self.comparison,
             "cohorts": self.candidate.judged_by,
             "objections": list(self.objections),
-            "cautions": list(self.cautions),
+            "cautions": self.cautions,
         }
 
 
@@ -126,12 +132,12 @@ def propose(
             champion=champion,
             comparison=comparison,
             objections=missed,
-            cautions=[
-                *cautions(comparison, gates, best.test, best.on_cohorts),
+            gate_cautions=cautions(comparison, gates, best.test, best.on_cohorts),
+            further_cautions=[
                 *cautions_of_checks(best.document["integrity"]),
                 *_changed_labels(connection, subject),
                 *cautions_about_test(connection, subject.manifest),
-                *_unknown_identities(connection, bucket, subject),
+                *_unknown_identities(subject),
                 *_rejection(connection, best),
             ],
             n_openings=count_openings(connection, digest),
@@ -166,16 +172,14 @@ def _missing_on_cohorts(connection: Connection, best: Candidate, champion: Champ
 
 def _leak(connection: Connection, bucket: Bucket, candidate: Candidate) -> str | None:
     """Images on two sides by what is known today: an archive may have merged patients since the evaluation."""
-    verdict = find_leaks(
-        connection.engine, bucket, find_subject(connection.engine, bucket, candidate.training_id)
-    )
+    verdict = find_leaks(connection.engine, find_subject(connection.engine, bucket, candidate.training_id))
     return verdict.sentence if verdict.is_failure else None
 
 
-def _unknown_identities(connection: Connection, bucket: Bucket, subject: EvaluationSubject) -> list[str]:
+def _unknown_identities(subject: EvaluationSubject) -> list[str]:
     """The caution that nobody knows whether test patients are among those the candidate learned from."""
-    caution = identities_of(connection.engine, bucket, subject).least.caution
-    return [] if caution is None else [caution]
+    unknown = identities_of(subject).unknown
+    return [] if unknown is None else [unknown.caution]
 
 
 def _changed_labels(connection: Connection, subject: EvaluationSubject) -> list[str]:
@@ -197,13 +201,13 @@ def _rejection(connection: Connection, candidate: Candidate) -> list[str]:
 
 def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     """Why the candidate is promoted or refused, in one paragraph."""
+    caution = f" Caution: {'; '.join(proposal.cautions)}." if proposal.cautions else ""
     if proposal.objections:
+        against = "; ".join(proposal.objections)
         # With objections a promotion can only have been forced, and the reason says so.
-        return ("Promoted by force despite: " if is_forced else "") + "; ".join(proposal.objections) + "."
+        return f"Promoted by force despite: {against}.{caution}" if is_forced else f"{against}."
     measure = leading_measure(proposal.task)
-    doubts = "; ".join(proposal.cautions)
-    caution = f" Caution: {doubts}." if doubts else ""
-    clears = "clears every gate that could be judged" if doubts else "clears every gate"
+    clears = "clears every gate that could be judged" if proposal.gate_cautions else "clears every gate"
     if proposal.comparison is None:
         return (
             f"First champion of the task: best of its round on val, {clears}; {measure} "
@@ -314,7 +318,7 @@ def _gate_outcome(measure: str, proposal: Proposal) -> str:
     named = [words for words in proposal.objections if words.startswith(measure)]
     if named:
         return "not met"
-    doubted = [words for words in proposal.cautions if measure in words]
+    doubted = [words for words in proposal.gate_cautions if measure in words]
     return "met, with a caution" if doubted else "met"
 
 

@@ -180,7 +180,8 @@ def characteristics(bundle: Bundle) -> str | None:
         if (sizes := _slice_sizes(bundle, attribute))
     ]
     known = bundle.identities and bundle.identities.test
-    groups = f"Test: {plural(document.subset.n_groups, 'group')} ({known.group if known else 'patients or lesions'})."
+    who = known.group if known else "patients or lesions where these are known"
+    groups = f"Test: {plural(document.subset.n_groups, 'group')} ({who})."
     return " ".join([groups, *parts])
 
 

@@ -259,7 +259,9 @@ class Bundle(Published):
     subsets: dict[str, SubsetDocument] = Field(
         description="test_natural, test_balanced and val; empty if predictions could not be joined to the manifest."
     )
-    identities: Identities | None = Field(None, description="Null in documents of before they were counted.")
+    identities: Identities | None = Field(
+        None, description="Null in documents from before they were counted."
+    )
     fairness: Fairness | None = Field(
         None, description="Skin types, sexes and ages on the natural test set; of cohorts, see `other_data`."
     )

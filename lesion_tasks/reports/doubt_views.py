@@ -9,7 +9,7 @@ from typing import Any
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.doubt_document import Doubt, DoubtFigures
-from lesion_tasks.metrics.known_identities import Identities
+from lesion_tasks.metrics.known_identities import Identities, sentence
 from lesion_tasks.reports.plot import Axis, Plot, nice_marks, series
 from lesion_tasks.reports.words import class_label, number, percent
 
@@ -60,11 +60,16 @@ def doubt_words(doubt: Doubt, recipe: Mapping[str, Any], identities: Identities 
 
 def _counted_once(identities: Identities | None) -> str:
     """What the promise is about: whose images count together."""
-    state = None if identities is None else identities.learned.state
-    if state == "unknown":
-        return "Patients and lesions are unknown, so that every picture counts, however many of a patient there are."
-    which = "" if state == "known" else " that is known"
-    return f"Every patient or lesion{which} counts once, however many images show it."
+    if identities is None:
+        return "Every patient or lesion that is known counts once, however many images show it."
+    known = identities.val
+    if known.state == "unknown":
+        return sentence(
+            f"{known.in_short}, so that hardly more than copies of one picture count together, and a patient as often "
+            "as there are other pictures"
+        )
+    which = " that is known" if known.n_with_neither else ""
+    return f"Every {known.holder}{which} counts once, however many images show it."
 
 
 def doubt_parts(doubt: Doubt | None, other: OtherData | None) -> list[tuple[str, DoubtFigures]]:

@@ -19,7 +19,7 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
             measure_words(one["name"]): figure_words(one["figure"])
             for one in views.headline_figures(document)
         }
-    if bundle.identities is not None and (note := bundle.identities.least.note) is not None:
+    if bundle.identities is not None and (note := bundle.identities.note) is not None:
         found["patients and lesions"] = note
     found["checks that did not pass"] = {
         check_title(check.name): check.sentence

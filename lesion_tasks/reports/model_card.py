@@ -242,8 +242,8 @@ def _caveats(bundle: Bundle) -> str:
     if not bundle.is_sound:
         failed = ", ".join(check_title(name) for name in bundle.failed_checks)
         lines.append(f"- Do not rely on the figures. Failed checks: {escape(failed)}.")
-    if bundle.identities is not None and (caution := bundle.identities.least.caution) is not None:
-        lines.append(f"- {escape(sentence(caution))}")
+    if bundle.identities is not None and (unknown := bundle.identities.unknown) is not None:
+        lines.append(f"- {escape(sentence(unknown.caution))}")
     elsewhere = answers.other_data(bundle)
     if elsewhere is not None:
         lines.append(f"- On other data: {escape(elsewhere)}")

@@ -197,7 +197,7 @@ def apart_words(bundle: Bundle) -> str | None:
     """Whether whom it is tested on is also whom it learned from; None unless the check for leaks found nobody."""
     if not any(v.name == "leaks" and v.status in ("passed", "caution") for v in bundle.integrity):
         return None
-    if bundle.identities is None:  # a document of before they were counted
+    if bundle.identities is None:  # a document from before they were counted
         return "No patient or lesion that is known is in the training set as well."
     return bundle.identities.apart
 

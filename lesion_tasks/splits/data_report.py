@@ -15,7 +15,7 @@ from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, corrections_at
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
-from lesion_tasks.metrics.known_identities import together
+from lesion_tasks.metrics.known_identities import note_of
 from lesion_tasks.splits import data_facts as facts
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.institution_names import find_alike, institutions_in
@@ -91,7 +91,7 @@ def collect_facts(
         "values": facts.value_tables(table, task),
         "alike": find_alike(institutions_in(table)),
         "groups": facts.group_rows(table),
-        "identities": together(known_by_subset(table).values()).note,
+        "identities": note_of(known_by_subset(table)),
         "quarantine": facts.quarantine_counts(connection, split.name, task.assignment),
         "corrections": [
             {

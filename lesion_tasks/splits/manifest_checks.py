@@ -1,6 +1,6 @@
 """The rows of a manifest -> nothing, or an error that names rows that break a promise, before anything trains."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,7 +10,7 @@ from lesion_tasks.archive.image_ids import IMAGE_ID_FORM, IMAGE_ID_IN_WORDS
 from lesion_tasks.catalog import Split, Task
 from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.metrics.counted import plural
-from lesion_tasks.splits.known_by_subset import known_by_subset
+from lesion_tasks.metrics.known_identities import KnownIdentities
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 
 if TYPE_CHECKING:
@@ -180,8 +180,11 @@ def _check_shares(table: "pa.Table", split: Split, task: Task) -> str | None:
     return None
 
 
-def small_subsets(table: "pa.Table", task: Task) -> list[str]:
-    """What val and test are too small for, in words; empty where each class has enough groups in both."""
+def small_subsets(table: "pa.Table", task: Task, known: Mapping[str, KnownIdentities]) -> list[str]:
+    """What val and test are too small for, in words; empty where each class has enough groups in both.
+
+    `known`: for how many images of each subset patient and lesion are known.
+    """
     from lesion_tasks.metrics.binary import MIN_GROUPS
     from lesion_tasks.metrics.needed_auc import needed_auc
 
@@ -190,7 +193,6 @@ def small_subsets(table: "pa.Table", task: Task) -> list[str]:
         (row["subset"], row["label"]): int(row["group_id_count_distinct"])
         for row in groups.aggregate([("group_id", "count_distinct")]).to_pylist()
     }
-    known = known_by_subset(table)
     found = []
     for subset, share in (("val", task.val_share), ("test", task.test_share)):
         fewest = min(task.classes, key=lambda label: counts.get((subset, label), 0))
@@ -207,8 +209,8 @@ def small_subsets(table: "pa.Table", task: Task) -> list[str]:
                 shown = " and ".join(plural(n, f"{label} group") for label, n in n_groups.items())
                 found.append(
                     f"test has {shown} ({known[subset].group}): to become the first champion, a model needs an AUC of "
-                    f"about {needed or 1:.2f} here, for the interval of so few to begin at {gate.floor:.2f}, and "
-                    f"checks may be unable to tell. Its share is {share:g}: {_MORE}"
+                    f"about {needed or 1:.2f} here, for an interval from so few groups to begin at "
+                    f"{gate.floor:.2f}, and checks may be unable to tell. Its share is {share:g}: {_MORE}"
                 )
     return found
 

@@ -20,7 +20,7 @@ from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.curation.corrections import digest_in_force
 from lesion_tasks.curation.findings import large_identities
 from lesion_tasks.database.locks import Lock, lock_until_commit
-from lesion_tasks.metrics.known_identities import together
+from lesion_tasks.metrics.known_identities import find_unknown, note_of
 from lesion_tasks.splits.balance import draw_balance
 from lesion_tasks.splits.cohort_images import gather_cohorts
 from lesion_tasks.splits.data_report import write_data_report
@@ -65,8 +65,8 @@ def build_split(workspace: Workspace, name: str) -> str:
         # A built-in task is made for every archive; a rule of one's own that finds nothing may be misspelt.
         if own_entries.is_own("task", task.name):
             doubts = [*doubts, *unmatched_rules(connection, task)]
-        doubts = [*doubts, *small_subsets(table, task)]
-        known = together(known_by_subset(table).values())
+        known = known_by_subset(table)
+        doubts = [*doubts, *small_subsets(table, task, known)]
         counts = class_counts(table, task)
         recipe = {"split": asdict(split), "task": asdict(task), "rules_version": MEMBERSHIP_VERSION}
         digest = record_manifest(
@@ -88,10 +88,10 @@ def build_split(workspace: Workspace, name: str) -> str:
         )
         write_data_report(bucket, connection, digest, {**before, digest: table})
     _say(split, counts)
-    for words in [*left_out, *([known.note] if known.note and not known.caution else [])]:
+    for words in left_out:
         log.info("%s: %s", split.name, words)
-    if known.caution is not None:
-        log.warning("%s: %s", split.name, known.caution)
+    if (note := note_of(known)) is not None:
+        log.log(logging.WARNING if find_unknown(known) else logging.INFO, "%s: %s", split.name, note)
     for words in doubts:
         log.warning("%s: %s", split.name, words)
     return digest
