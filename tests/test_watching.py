@@ -87,7 +87,9 @@ def test_a_classifier_tells_samples_apart_only_where_they_differ() -> None:
     assert tell_apart(np.ones((60, 3)), np.ones((60, 3))) is None
     now[3, 4], now[5, 1] = np.nan, np.inf
     again = tell_apart(before, now, plain=3)
-    assert again is not None and again.p_value == other.p_value
+    assert again is not None and again.auc == pytest.approx(other.auc, abs=0.03)
+    nothing = tell_apart(before, np.full_like(now, np.nan), plain=3)
+    assert nothing is not None and (nothing.p_value, nothing.auc) == (1 / 2000, 1)
 
 
 def test_p_values_are_adjusted_for_all_tests_together() -> None:

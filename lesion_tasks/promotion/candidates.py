@@ -100,10 +100,10 @@ class Candidate:
             {
                 "name": one["name"],
                 "manifest_digest": one["manifest_digest"],
-                "n_images": one["subset"]["subset"]["n_images"] if one["subset"] else 0,
+                "n_images": one["subset"]["subset"]["n_images"],
             }
             for one in self.on_cohorts["cohorts"]
-            if one["manifest_digest"] is not None
+            if one["manifest_digest"] is not None and one["subset"]
         ]
 
     def _subset(self, name: str) -> Mapping[str, Any]:

@@ -98,8 +98,8 @@ def _find_columns(path: Path, found: Sequence[str]) -> dict[str, str]:
     for name in found:
         if meant := _meant(name, absent):
             raise UnusableInputError(
-                f"{path}: found column {_shown(name)}{meant}, expected it by that name if it holds just that, and by "
-                "a name less like it if it holds something else"
+                f"{path}: found column {_shown(name)}{meant} Expected that name if it holds just that, and a name "
+                "less like it if it holds something else"
             )
     return columns
 

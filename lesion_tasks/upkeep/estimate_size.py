@@ -194,6 +194,11 @@ def _last_trainings(connection: Connection) -> list[_Timed]:
 
 
 def _between_folds(waits: Sequence[float], n_folds: int) -> float:
-    """Seconds between folds, from the waits between epochs, longest first: one in which it lay killed counts little."""
-    longest = waits[: max(0, n_folds - 1)]
-    return longest[len(longest) // 2] * (n_folds - 1) if longest else 0.0
+    """Seconds of everything between folds, from the waits between epochs, longest first.
+
+    Each counts like the middle one of them, so that a wait in which the training lay killed counts little; of two
+    folds, whose one wait may be such, like the next longest, between two epochs.
+    """
+    n_waits = n_folds - 1
+    longest = waits[: max(2, n_waits)]
+    return longest[len(longest) // 2] * n_waits if longest and n_waits > 0 else 0.0
