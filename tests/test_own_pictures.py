@@ -239,7 +239,7 @@ def german(tmp_path_factory):
     )
     lines = [
         f"A{n}.jpg P{n // 2} L{n} {('Nävus', 'Melanom')[n % 2]} {20 + n} {'wm'[n % 2]} Fuß"
-        f" {n + 1}.03.2021 {1940 + n} {n},5"
+        f" {n % 28 + 1}.0{3 + n // 28}.2021 {1940 + n} {n},5"
         for n in range(48)
     ]
     write_table(folder, [line.split() for line in lines], columns)

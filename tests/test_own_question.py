@@ -273,7 +273,7 @@ def test_a_removed_task_is_named_and_harms_no_other(walked: Walked, caplog: pyte
         asked = ["melanoma_or_nevus", "seven_diagnoses"]  # as in a run that began before the file went
         assert write_questions(open_workspace(), tasks=asked, approval="always") == []
         given = gather_answers(open_workspace(), tasks=asked, answers=[], is_forced=False, triggered_by=None)
-        assert [one.task_name for one in given] == asked[:1]
+        assert [one.task for one in given] == asked[:1]
         run("publish")
         run("overdue")
         run("disk")

@@ -105,8 +105,10 @@ def test_every_answer_on_the_page_of_questions(
         "title",
         "verdict",
         measured,
+        "patients and lesions",
         "checks that did not pass",
         "gates",
+        "cautions",
     ]
     assert "Calibration slope (1 is ideal)" in in_brief[measured]
     with Path("predictions.csv").open() as file:

@@ -358,7 +358,7 @@ def test_a_page_of_nothing_that_could_be_read_claims_no_answer(workspace: Worksp
         (["image,age", "1,2"], "found columns image, age.*expected image"),
         (
             ["image,sex,age_group", "1,male,45"],
-            r"found column 'age_group'; did you mean age_approx\?, expected it by that name if .* something else",
+            r"found column 'age_group'; did you mean age_approx\? Expected that name if .* something else",
         ),
         (["image,age_years", "1,x"], "line 2: age_years 'x': expected a number"),
         (["image,age_years", "1,1e999"], "line 2: age_years '1e999': expected a number from 0 to 120"),
