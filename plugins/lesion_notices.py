@@ -142,11 +142,15 @@ def _send_mail(connection: Any, notice: "Notice", link: str) -> None:
 
 
 def _post_to_slack(connection: Any, notice: "Notice", link: str) -> None:
-    """To an incoming webhook; the password is its token or its whole address, as the Slack provider has it."""
+    """To an incoming webhook; the password is its token or its whole address, as the Slack provider has it.
+
+    What people typed names no channel, person or link: Slack reads those between angle brackets.
+    """
     token = connection.password or ""
     base = (connection.host or SLACK_WEBHOOKS).rstrip("/")
     address = token if "://" in token else f"{base}/{token}"
-    _post_json(address, {"text": f"*{notice.subject}*\n{notice.text}\n{link}"}, {})
+    subject, words = (html.escape(part, quote=False) for part in (notice.subject, notice.text))
+    _post_json(address, {"text": f"*{subject}*\n{words}\n{link}"}, {})
 
 
 def _post(connection: Any, notice: "Notice", link: str) -> None:

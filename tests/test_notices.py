@@ -155,7 +155,7 @@ def test_slack_receives_text(webhook: Received, monkeypatch: pytest.MonkeyPatch)
     )
     tell(NOTICE)
     assert webhook.paths == ["/services/T0/B0/x"]
-    assert json.loads(webhook.bodies[0])["text"].splitlines()[0] == "*A <candidate>*"
+    assert json.loads(webhook.bodies[0])["text"].splitlines()[0] == "*A &lt;candidate&gt;*"
 
 
 def test_mail_is_escaped_and_has_a_link(mailbox: Received, monkeypatch: pytest.MonkeyPatch) -> None:
