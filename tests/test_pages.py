@@ -187,6 +187,7 @@ def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, 
     assert policy.startswith("sandbox")
     assert "default-src 'none'" in policy
     assert "allow-scripts" not in policy
+    assert "allow-downloads" in policy  # the links of a report to its files
     assert answer.headers["x-content-type-options"] == "nosniff"
 
 

@@ -629,6 +629,19 @@ def test_a_gate_is_called_unjudged_by_the_cautions_of_gates_alone(is_of_gate: bo
     assert forced == f"Promoted by force despite: it is bad. Caution: {said[0]}."
 
 
+def test_a_question_shows_losses_of_guarded_slices_alone() -> None:
+    from lesion_tasks.promotion.proposal import _slices
+
+    def part(attribute: str, value: float) -> dict[str, Any]:
+        difference = {"value": value, "low": value - 0.1, "high": value + 0.1}
+        return {"attribute": attribute, "value": "x", "n_images": 20, "difference": difference}
+
+    guarded, gained, unguarded = part("sex", -0.02), part("age_years", 0.04), part("size_mm", -0.44)
+    shown = "\n".join(_slices({"slices": [guarded, gained, unguarded]}))
+    assert "-0.0200" in shown and "0.0400" not in shown and "-0.4400" not in shown
+    assert _slices({"slices": [gained, unguarded]}) == []
+
+
 def figures_of_decision(settings: Settings) -> dict[str, Any]:
     ((figures,),) = rows_of(settings, "SELECT figures FROM promotion ORDER BY sequence DESC LIMIT 1")
     found: dict[str, Any] = figures
@@ -885,8 +898,9 @@ def test_neither_a_trial_run_nor_a_shortened_training_hides_the_variants_own(set
     for training_id in (shortened, trial):
         evaluate_training(workspace, training_id)
     with workspace.engine.connect() as connection:
-        found = {one.training_id for one in find_candidates(connection, workspace.bucket, TASK)}
-    assert found == {own, shortened, trial}
+        found = {one.training_id: one for one in find_candidates(connection, workspace.bucket, TASK)}
+    assert set(found) == {own, shortened, trial}
+    assert "changed, or something was held out, for this training alone" in (found[trial].obstacle or "")
     said = promote(is_forced=True)
     assert said.action == "promoted"
     assert said.training_id in {own, shortened}

@@ -18,10 +18,10 @@ PAGE_POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
     "frame-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'self'"
 )
-# Stored content never runs a script, and never sends a form; its own links still work.
+# Stored content never runs a script, and never sends a form; its own links still work, to files as well.
 STORED_POLICY = (
-    "sandbox allow-same-origin; default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; base-uri 'none'; "
-    "form-action 'none'; frame-ancestors 'self'"
+    "sandbox allow-same-origin allow-downloads; default-src 'none'; img-src data: 'self'; style-src 'unsafe-inline'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'self'"
 )
 
 

@@ -62,7 +62,13 @@ class Candidate:
                 f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']} More test images may "
                 "tell: of more patients, or a larger test_share of a task of your own."
             )
-        if self.is_leaking or not self.training.recipe.get("is_promotable", True):
+        recipe = self.training.recipe
+        if not self.is_leaking and "is_promotable" in (recipe.get("adjusted") or ()):
+            return (
+                "Fields of its variant were changed, or something was held out, for this training alone: it answers a "
+                "question, and is never promotable."
+            )
+        if self.is_leaking or not recipe.get("is_promotable", True):
             return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
         if self.val is None:
             return f"{leading_measure(self.training.task)} is undefined on val."

@@ -9,7 +9,14 @@ from sqlalchemy import Connection
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.gates import cautions, gates_of, interval_words, leading_measure, objections
+from lesion_tasks.catalog.gates import (
+    SLICE_GUARD,
+    cautions,
+    gates_of,
+    interval_words,
+    leading_measure,
+    objections,
+)
 from lesion_tasks.evaluation.comparison import (
     NoComparisonError,
     NotEvaluatedError,
@@ -335,7 +342,13 @@ def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
 
 
 def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
-    parts = [part for part in comparison["slices"] if part["difference"]] if comparison else []
+    parts = [
+        part
+        for part in (comparison["slices"] if comparison else ())
+        if part["attribute"] in SLICE_GUARD.attributes
+        and part["difference"]
+        and part["difference"]["value"] < 0
+    ]
     if not parts:
         return []
     worst = sorted(parts, key=lambda part: part["difference"]["value"])[:N_SLICES_SHOWN]
