@@ -142,10 +142,9 @@ def _directions(values: np.ndarray, plain: int) -> np.ndarray | None:
     What is no finite number is taken for the usual one, and that a unit has such is a column of its own.
     """
     is_known = np.isfinite(values)
-    values, plain = np.column_stack([~is_known.all(axis=1), values]), plain + 1
-    is_known = np.isfinite(values)
     usual = np.where(is_known, values, 0.0).sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)
-    values = np.where(is_known, values, usual)
+    values = np.column_stack([~is_known.all(axis=1), np.where(is_known, values, usual)])
+    plain += 1  # that column is taken as it is
     spread = values.std(axis=0)
     is_varying = spread > 1e-9 * np.maximum(np.abs(values).max(axis=0), 1e-9)
     scaled = np.clip((values - values.mean(axis=0)) / np.where(is_varying, spread, 1.0), -5, 5)
