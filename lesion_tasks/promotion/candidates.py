@@ -1,6 +1,6 @@
 """Evaluated trainings -> those that wait for a decision, and the one with the best val figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,20 +122,23 @@ def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[C
 
     A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
     """
-    return [find_candidate(connection, bucket, training) for training in _waiting(connection, task)]
+    waiting = _waiting(connection, task, list_evaluated_ids(connection, task))
+    return [find_candidate(connection, bucket, training) for training in waiting]
 
 
 def is_waiting(connection: Connection, task: str, training_id: str) -> bool:
     """Whether a training is a candidate, by the database alone: evaluated, the newest of its kind, undecided."""
-    if training_id not in list_evaluated_ids(connection, task):
+    evaluated = list_evaluated_ids(connection, task)
+    if training_id not in evaluated:
         return False
-    waiting = _waiting(connection, task, variant=find_finished(connection, training_id).variant)
+    waiting = _waiting(connection, task, evaluated, variant=find_finished(connection, training_id).variant)
     return training_id in {one.training_id for one in waiting}
 
 
-def _waiting(connection: Connection, task: str, *, variant: str | None = None) -> list[Training]:
+def _waiting(
+    connection: Connection, task: str, evaluated: Collection[str], *, variant: str | None = None
+) -> list[Training]:
     decided = decided_trainings(connection, task)
-    evaluated = list_evaluated_ids(connection, task)
     newest = {
         kind_of(training): training
         for training in sorted(list_finished(connection, task=task, variant=variant), key=_finished_at)
