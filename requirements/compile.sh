@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Write every lock anew from pyproject.toml: name==version with hashes, for every Python and
 # system that pyproject.toml allows, and no index host. Needs `uv` on the PATH.
-# Never in a lock, whatever asks for it: tensorflow-text, with which TensorFlow would come a second time.
+# Never in a lock, whatever asks for it: tensorflow-text, with which TensorFlow would come a second time, and
+# backports-strenum, which no Python of ours may have and of LiteRT only its compiler for other chips wants.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 lock() {  # lock NAME EXTRA...
@@ -11,7 +12,7 @@ lock() {  # lock NAME EXTRA...
   # The versions of the present lock are kept where they fit. Its hashes are not: they may be those of one system's files.
   sed -n -i 's/^\([^ #]*==[^ ]*\).*/\1/p' "requirements/$name.lock"
   uv pip compile --quiet pyproject.toml "${extras[@]}" --universal --python-version 3.11 --generate-hashes \
-    --no-emit-index-url --no-header --no-annotate --excludes <(echo tensorflow-text) \
+    --no-emit-index-url --no-header --no-annotate --excludes <(printf '%s\n' tensorflow-text backports-strenum) \
     --output-file "requirements/$name.lock"
 }
 # The site needs nothing of the project's own.
