@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import keras
 import numpy as np
 import pytest
 
@@ -15,6 +16,7 @@ from lesion_tasks.bucket import DirectoryBucket
 from lesion_tasks.catalog import Variant
 from lesion_tasks.pixels.shards import PixelSource
 from lesion_tasks.training.accelerator import find_accelerator
+from lesion_tasks.training.batch_norm import BatchStatistics
 from lesion_tasks.training.examples import Batches, Examples
 from lesion_tasks.training.loop import Stage, fit_stage
 from lesion_tasks.training.model import build_model
@@ -219,3 +221,66 @@ def test_thirty_two_images_can_be_overfitted(tmp_path: Path) -> None:
     )
     p = np.asarray(model.predict_on_batch(noise.inputs(np.arange(32))))[:, 0]
     assert ((p > 0.5) == noise.labels).all()
+
+
+def with_batch_norm() -> keras.Model:
+    """Two convolutions whose batch norm hardly moves its averages, as those of pretrained networks do, and dropout."""
+    keras.utils.set_random_seed(1)
+    pixels = keras.Input((16, 16, 3), name="pixels")
+    x = keras.layers.Rescaling(1 / 32, name="scale")(pixels)
+    for i in (1, 2):
+        x = keras.layers.Conv2D(8, 3, strides=2, activation="relu", use_bias=False, name=f"conv_{i}")(x)
+        x = keras.layers.BatchNormalization(momentum=0.999, name=f"norm_{i}")(x)
+    x = keras.layers.Dropout(0.2, seed=1)(keras.layers.GlobalAveragePooling2D()(x))
+    return keras.Model(
+        {"pixels": pixels}, keras.layers.Dense(1, activation="sigmoid", name="probabilities")(x)
+    )
+
+
+def fit_with_batch_norm(folder: Path, **changed: object) -> tuple[keras.Model, list[dict[str, float]]]:
+    """Train it under a folder as a bucket; returns it, and the figures of each epoch."""
+    find_accelerator()
+    model, history = with_batch_norm(), {}
+    fit_stage(
+        model,
+        stage(**({"max_epochs": 3} | changed)),
+        lambda epoch: Batches(examples(), 32, n_classes=2, seed=1, epoch=epoch),
+        Batches(examples(64, 1), 64, n_classes=2),
+        bucket=DirectoryBucket(folder),
+        folder="t",
+        on_epoch=lambda epoch, figures, seconds: history.__setitem__(epoch, figures),
+    )
+    return model, [history[epoch] for epoch in sorted(history)]
+
+
+def test_batch_norm_that_learns_is_judged_by_the_pictures_and_not_by_what_it_began_with(
+    tmp_path: Path,
+) -> None:
+    model, history = fit_with_batch_norm(tmp_path)
+    assert history[-1]["val_auc"] > 0.9, history
+    # Of the first layer the statistics over all pictures can be told without the engine.
+    pixels = examples().inputs(np.arange(256))
+    seen = np.asarray(keras.Model(model.inputs, model.get_layer("conv_1").output).predict_on_batch(pixels))
+    norm = model.get_layer("norm_1")
+    assert np.asarray(norm.moving_mean) == pytest.approx(seen.mean((0, 1, 2)), rel=1e-3)
+    assert np.asarray(norm.moving_variance) == pytest.approx(seen.var((0, 1, 2)), rel=1e-3)
+    assert norm.momentum == 0.999  # as it is stored
+
+
+def test_batch_norm_that_learns_goes_on_from_a_checkpoint_as_if_nothing_had_happened(tmp_path: Path) -> None:
+    fit_with_batch_norm(tmp_path / "one", max_epochs=1)
+    (resumed, history), (undisturbed, expected) = (
+        fit_with_batch_norm(tmp_path / name, max_epochs=3) for name in ("one", "two")
+    )
+    assert history == expected
+    for one, other in zip(resumed.get_weights(), undisturbed.get_weights(), strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_batch_norm_that_is_kept_still_is_not_measured(tmp_path: Path) -> None:
+    find_accelerator()
+    model = with_batch_norm()
+    model.get_layer("norm_1").trainable = False
+    BatchStatistics(model).measure(Batches(examples(), 32, n_classes=2))
+    assert not np.asarray(model.get_layer("norm_1").moving_mean).any()
+    assert np.asarray(model.get_layer("norm_2").moving_mean).any()

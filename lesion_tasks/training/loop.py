@@ -24,6 +24,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import Variant
 from lesion_tasks.scratch import scratch_file
+from lesion_tasks.training.batch_norm import BatchStatistics
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.in_memory import InMemory
 from lesion_tasks.training.judge import Judgement
@@ -101,7 +102,8 @@ def fit_stage(
 
     `train_batches(epoch)` returns the batches of an epoch, counted from 1. `folder` is the bucket prefix of the
     checkpoints; `on_epoch(epoch, figures, duration_s)` is called after each epoch, and again for the epochs of an
-    earlier attempt. `in_memory` makes an object that runs the epochs in place of the batches. `judge` judges the
+    earlier attempt. Batch norm that learns is judged, and kept, with statistics measured over batches of the epoch that
+    ends. `in_memory` makes an object that runs the epochs in place of the batches. `judge` judges the
     model's weights in place of the val batches. Raises UnusableInputError if the loss is not a number.
     """
     model.compile(
@@ -119,6 +121,7 @@ def fit_stage(
     for past in state.history:
         on_epoch(past["epoch"], past["figures"], past["duration_s"])
     resident = None if in_memory is None or state.is_over(stage) else in_memory(model)
+    statistics = BatchStatistics(model)
     while not state.is_over(stage):
         started = time.monotonic()
         if resident is not None:
@@ -127,6 +130,7 @@ def fit_stage(
             fitted = model.fit(train_batches(state.epoch + 1), epochs=1, shuffle=False, verbose=0)
             figures = {_plain(name): float(values[-1]) for name, values in fitted.history.items()}
         with _averaged(model):
+            statistics.measure(train_batches(state.epoch + 1))
             if judge is not None:
                 validated = judge().figures
             elif resident is not None:
