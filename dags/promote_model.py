@@ -29,21 +29,20 @@ from lesion_airflow import (
     GPU_QUEUE,
     TAGS,
     TELL_WHEN_RED,
-    AskPerson,
+    AskAboutCandidate,
     announce_decision,
+    approval_params,
     open_workspace,
     refuse_misspelt,
     results,
     skip_unless,
     tasks_param,
 )
-from lesion_tasks.catalog.approvals import APPROVALS, AS_SET, MAX_REASON, UNNAMED
+from lesion_tasks.catalog.approvals import MAX_REASON, UNNAMED
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
     from lesion_tasks.promotion.overrides import Override
-
-WAIT_HOURS = 7 * 24
 
 
 def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
@@ -67,16 +66,7 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
     default_args=DEFAULT_ARGS,
     params={
         "tasks": tasks_param("Tasks for which to look for a better model."),
-        "approval": Param(
-            AS_SET,
-            type="string",
-            enum=list(APPROVALS),
-            values_display=APPROVALS,
-            title="Ask a person",
-            section="Approval",
-            description="Whether to wait for an answer, on the page Champion or under Required Actions, before "
-            "anything is decided.",
-        ),
+        **approval_params(page="Champion", unasked="the gates decide"),
         "is_forced": Param(
             False,
             type="boolean",
@@ -100,15 +90,6 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
             section="Despite the gates",
             description="Why the refusal of that training is overridden; kept with the decision.",
             maxLength=MAX_REASON,
-        ),
-        "wait_hours": Param(
-            WAIT_HOURS,
-            type="number",
-            exclusiveMinimum=0,
-            maximum=24 * 365,
-            title="Hours to wait for the answer",
-            section="Approval",
-            description="A question that nobody answers in this time expires, and is asked again by the next run.",
         ),
     },
     description="Evaluations -> the champion, with reasons",
@@ -156,7 +137,7 @@ def promote_model() -> None:
         )
         return [asdict(question) for question in questions]
 
-    ask = AskPerson.partial(
+    ask = AskAboutCandidate.partial(
         task_id="ask",
         execution_timeout=None,  # the wait has its own limit
         map_index_template="{{ task.task_name }}",

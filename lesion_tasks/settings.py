@@ -19,6 +19,7 @@ from pydantic_settings import (
 from lesion_tasks import UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, is_host, masked, shown, split_address
 from lesion_tasks.catalog import DEFAULT_WITH_WEIGHTS, VARIANTS, own_entries
+from lesion_tasks.catalog.approvals import ApprovalRules
 from lesion_tasks.catalog.entries import unknown
 
 PREFIX = "LESION_"
@@ -217,11 +218,13 @@ class Settings(BaseSettings):
         description='Pretrained weights: "imagenet", a folder or file, "bucket:" and a key, or "none".',
     )
     approval: Annotated[Literal["never", "always"], BeforeValidator(_approval)] = Field(
-        "never", description="Whether a person is asked before a promotion is decided: never or always."
+        "never",
+        description="Whether a person is asked before a promotion or a correction is decided: never or always.",
     )
     approvers: Words = Field(
         (),
-        description="Comma-separated users who may answer, and who may promote despite a gate; unset: anybody.",
+        description="Comma-separated users who may answer, who may promote despite a gate, and who may correct unasked "
+        "where people are asked; unset: anybody.",
     )
     retraining: Annotated[Literal["never", "when_changed"], BeforeValidator(_retraining)] = Field(
         "never",
@@ -262,9 +265,9 @@ class Settings(BaseSettings):
         }
 
     @property
-    def is_approval_asked(self) -> bool:
-        """Whether a person is asked where a run does not say."""
-        return self.approval == "always"
+    def approval_rules(self) -> ApprovalRules:
+        """Whether people are asked, and whose approval counts."""
+        return ApprovalRules(is_set=self.approval == "always", approvers=self.approvers)
 
     def may_be_named_in_form(self, place: Path) -> bool:
         """Whether a form may name a folder or file: it is under a source folder. Says nothing of what is there."""

@@ -29,6 +29,7 @@ from airflow.sdk.observability.stats import Stats
 from lesion_notices import LesionNotifier, tell
 
 if TYPE_CHECKING:
+    from lesion_tasks.database.schema import CorrectionRequest
     from lesion_tasks.upkeep.lineage import Lineage
     from lesion_tasks.workspace import Workspace
 
@@ -42,6 +43,7 @@ WATCHES = Asset("watches", uri="lesion://watches", group="lesion")
 CHAMPION = Model("champion", uri="lesion://champion")
 
 METRICS_TIMEOUT_MS = 5_000
+WAIT_HOURS = 7 * 24  # for an answer, if a form does not say
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
 
 # Wrong input stays wrong. Nearly everything else may be the network or a machine, and is tried again, after a longer
@@ -182,6 +184,13 @@ def announce_decision(decision: Mapping[str, Any]) -> None:
     tell(of_decision(decision, get_current_context()["run_id"]))
 
 
+def announce_correction(ended: "CorrectionRequest") -> None:
+    """Tell people how a request to correct the data ended, if they were asked about it."""
+    from lesion_tasks.upkeep.notices import of_correction
+
+    tell(of_correction(ended))
+
+
 def note_lineage(lineage: "Lineage") -> None:
     """Hand a task's inputs and outputs to whatever collects lineage, such as the OpenLineage provider."""
     from airflow.sdk.lineage import get_hook_lineage_collector
@@ -224,6 +233,34 @@ def task_param(description: str) -> Param:
     )
 
 
+def approval_params(*, page: str, unasked: str) -> dict[str, Param]:
+    """The fields of a form about asking a person: `page` shows the questions, `unasked` says what follows without."""
+    from lesion_tasks.catalog.approvals import APPROVALS, AS_SET
+
+    shown = ("As the setting LESION_APPROVAL says", "Always, before anything is decided", f"Never: {unasked}")
+    return {
+        "approval": Param(
+            AS_SET,
+            type="string",
+            enum=list(APPROVALS),
+            values_display=dict(zip(APPROVALS, shown, strict=True)),
+            title="Ask a person",
+            section="Approval",
+            description=f"Whether to wait for an answer, on the page {page} or under Required Actions, before "
+            "anything is decided.",
+        ),
+        "wait_hours": Param(
+            WAIT_HOURS,
+            type="number",
+            exclusiveMinimum=0,
+            maximum=24 * 365,
+            title="Hours to wait for the answer",
+            section="Approval",
+            description="A question that nobody answers in this time expires.",
+        ),
+    }
+
+
 def results(value: Any) -> list[Any]:
     """Return what the tasks of a mapped group returned, as a list: Airflow passes a single result without one."""
     found = [value] if value is None or isinstance(value, str | dict) else list(value)
@@ -231,28 +268,20 @@ def results(value: Any) -> list[Any]:
 
 
 class AskPerson(HITLOperator):
-    """Ask whether a candidate may become champion; returns who answered what, also if nobody did or it became obsolete.
+    """Ask whether something may be decided; returns who answered what, also if nobody did or it became obsolete.
 
     The wait, as long as the run's parameter `wait_hours` says, is divided into slices: after each one the task checks
-    whether its candidate is still the one to ask about, and continues waiting if it is. A question that a newer
-    candidate has replaced ends by itself.
+    whether there is still something to ask about, and continues waiting if so. A question that something else has
+    replaced ends by itself.
     """
 
     # Subject and body hold what people typed, and Airflow has filled them in: nothing of them is a template.
     template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
     SLICE = timedelta(minutes=10)
+    OBSOLETE = "something else was decided since"
 
-    def __init__(
-        self,
-        *,
-        task_name: str,
-        asked_about: str,
-        asked_against: str | None,
-        findings_sha256: str | None = None,
-        is_override: bool = False,
-        **kwargs: Any,
-    ) -> None:
+    def __init__(self, **kwargs: Any) -> None:
         kwargs.pop(
             "params", None
         )  # a mapped task is handed the form of its DAG, which is no part of the question
@@ -269,19 +298,32 @@ class AskPerson(HITLOperator):
             notifiers=[
                 LesionNotifier(
                     event="waiting",
-                    about="{{ task.task_name }} {{ task.asked_about }} {{ task.asked_against }} {{ run_id }}",
+                    about="{{ task.told_as }} {{ run_id }}",
                     subject="{{ task.subject }}",
                     text="Waiting for an answer.",
-                    page="champion/{{ task.task_name }}",
+                    page="{{ task.page }}",
                 )
             ],
             **kwargs,
         )
-        self.task_name = task_name
-        self.asked_about = asked_about
-        self.asked_against = asked_against
-        self.findings_sha256 = findings_sha256
-        self.is_override = is_override
+
+    @property
+    def told_as(self) -> str:
+        """What the question is about, in ids, with which people are told of it once."""
+        raise NotImplementedError
+
+    @property
+    def page(self) -> str:
+        """The address of the page with more, from the root of the pages."""
+        raise NotImplementedError
+
+    def is_superseded(self) -> bool:
+        """Whether there is nothing to ask about any more."""
+        raise NotImplementedError
+
+    def asked(self) -> dict[str, Any]:
+        """What goes with the answer to whoever decides."""
+        raise NotImplementedError
 
     def execute(self, context: Any) -> Any:
         self.response_timeout = self._time_left(context)
@@ -310,33 +352,95 @@ class AskPerson(HITLOperator):
     def _look_again(self, context: Any) -> dict[str, Any]:
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        from lesion_tasks.promotion.questions import is_superseded
+        from lesion_tasks.catalog.approvals import RULE
 
-        if is_superseded(
-            open_workspace(),
-            task=self.task_name,
-            asked_about=self.asked_about,
-            asked_against=self.asked_against,
-            findings_sha256=self.findings_sha256,
-            is_override=self.is_override,
-        ):
-            reason = "another candidate, champion, decision or finding has come since"
-            return self._answer("expired", person="rule", reason=reason)
+        if self.is_superseded():
+            return self._answer("expired", person=RULE, reason=self.OBSOLETE)
         left = self._time_left(context)
         if left <= timedelta(0):
             return self._answer("expired", person="nobody", reason="")
         raise TaskAwaitingInput(method_name="execute_complete", timeout=left)
 
     def _answer(self, answer: str, *, person: str, reason: str) -> dict[str, Any]:
+        return {**self.asked(), "answer": answer, "person": person, "reason": reason}
+
+
+class AskAboutCandidate(AskPerson):
+    """Ask whether a candidate may become champion."""
+
+    OBSOLETE = "another candidate, champion, decision or finding has come since"
+
+    def __init__(
+        self,
+        *,
+        task_name: str,
+        asked_about: str,
+        asked_against: str | None,
+        findings_sha256: str | None = None,
+        is_override: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(**kwargs)
+        self.task_name = task_name
+        self.asked_about = asked_about
+        self.asked_against = asked_against
+        self.findings_sha256 = findings_sha256
+        self.is_override = is_override
+
+    @property
+    def told_as(self) -> str:
+        return f"{self.task_name} {self.asked_about} {self.asked_against}"
+
+    @property
+    def page(self) -> str:
+        return f"champion/{self.task_name}"
+
+    def is_superseded(self) -> bool:
+        from lesion_tasks.promotion.questions import is_superseded
+
+        return is_superseded(
+            open_workspace(),
+            task=self.task_name,
+            asked_about=self.asked_about,
+            asked_against=self.asked_against,
+            findings_sha256=self.findings_sha256,
+            is_override=self.is_override,
+        )
+
+    def asked(self) -> dict[str, Any]:
         return {
             "task_name": self.task_name,
             "asked_about": self.asked_about,
             "asked_against": self.asked_against,
             "findings_sha256": self.findings_sha256,
-            "answer": answer,
-            "person": person,
-            "reason": reason,
         }
+
+
+class AskAboutCorrection(AskPerson):
+    """Ask whether the data may be corrected as somebody asked for."""
+
+    def __init__(self, *, request: dict[str, Any], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.request = request
+
+    @property
+    def told_as(self) -> str:
+        return f"{self.request['decision']} {self.request['isic_id']}"
+
+    @property
+    def page(self) -> str:
+        from lesion_tasks.curation.correction_requests import Request, page_of
+
+        return page_of(Request(**self.request))
+
+    def is_superseded(self) -> bool:
+        from lesion_tasks.curation.correction_requests import Request, is_open
+
+        with open_workspace().engine.connect() as connection:
+            return not is_open(connection, Request(**self.request))
+
+    def asked(self) -> dict[str, Any]:
+        return {"request": self.request}
 
 
 @task(trigger_rule=TriggerRule.ONE_FAILED, retries=0, doc_md="Red when anything before it is red.")

@@ -70,7 +70,7 @@ ORDER = {
         "retrain": set(),
         "stay_red": set(),
     },
-    "correct_data": {"correct": set()},
+    "correct_data": {"propose": {"ask"}, "ask": {"correct"}, "correct": set()},
     "leave_out": {"choose": {"train", "report"}, "train": {"report"}, "report": set()},
     "predict_images": {"plan": {"predict", "finish"}, "predict": {"finish"}, "finish": set()},
 }
@@ -149,7 +149,7 @@ def test_every_dag_has_help_a_description_tags_and_one_run_at_a_time(dags: dict[
         assert dag.description, name
         assert "lesion" in dag.tags, name
         # A question to a person may stay open for days and must not hold up the next decision.
-        assert dag.max_active_runs == (16 if name == "promote_model" else 1), name
+        assert dag.max_active_runs == {"promote_model": 16, "correct_data": 1_000}.get(name, 1), name
         assert not dag.catchup, name
 
 
@@ -180,8 +180,8 @@ def test_an_empty_choice_is_refused_by_the_form(dags: dict[str, Any]) -> None:
 def test_every_task_has_a_limit_a_retry_policy_and_help(dags: dict[str, Any]) -> None:
     for name, task in each_task(dags):
         assert task.retry_policy is not None, name
-        if name == "promote_model.ask":  # a person may take days
-            assert dags["promote_model"].params["wait_hours"] == 7 * 24
+        if name in ASKING:  # a person may take days
+            assert dags[name.split(".")[0]].params["wait_hours"] == 7 * 24
             continue
         assert task.execution_timeout is not None, name
         assert task.doc_md or task.python_callable.__doc__, name
@@ -311,6 +311,7 @@ def test_a_dag_file_imports_only_airflow_and_words_at_its_top(path: Path) -> Non
 
 
 TYPED = "{{ 1 + 1 }}"
+ASKING = ("promote_model.ask", "correct_data.ask")
 
 
 def test_what_a_task_is_handed_is_never_rendered_as_a_template(
@@ -320,17 +321,29 @@ def test_what_a_task_is_handed_is_never_rendered_as_a_template(
     from airflow.sdk.definitions.xcom_arg import XComArg
 
     given = {"held_out": {"value": TYPED}, "name": TYPED, "sizes": [TYPED], "params": TYPED}
-    question = {
-        "task_name": TYPED,
-        "asked_about": TYPED,
-        "asked_against": TYPED,
-        "subject": TYPED,
-        "body": TYPED,
-        "assigned_users": [],
+    asked = {"subject": TYPED, "body": TYPED, "assigned_users": []}
+    request = (
+        "request_id",
+        "decision",
+        "isic_id",
+        "other_isic_id",
+        "task",
+        "correction_id",
+        "reason",
+        "asked_by",
+    )
+    questions = {
+        "promote_model.ask": asked
+        | {
+            "task_name": TYPED,
+            "asked_about": TYPED,
+            "asked_against": TYPED,
+        },
+        "correct_data.ask": asked | {"request": dict.fromkeys(request, TYPED)},
     }
     n_rendered = 0
     for name, task in each_task(dags):
-        returned = [question if name == "promote_model.ask" else given]
+        returned = [questions.get(name, given)]
         for kind in (XComArg, *XComArg.__subclasses__()):
             if "resolve" in vars(kind):
                 monkeypatch.setattr(kind, "resolve", lambda *_, returned=returned: returned)
@@ -355,9 +368,9 @@ def test_what_a_task_is_handed_is_never_rendered_as_a_template(
 
 def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, Any]) -> None:
     """A mapped task is handed its DAG's form when it is made; the question failed on it before anybody saw it."""
-    from lesion_airflow import AskPerson
+    from lesion_airflow import AskAboutCandidate
 
-    asked = AskPerson(
+    asked = AskAboutCandidate(
         task_id="ask",
         task_name="malignancy",
         asked_about="smoke-1",

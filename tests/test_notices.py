@@ -329,7 +329,7 @@ def test_every_notice_of_a_task_says_what_it_is_about() -> None:
     late = lesion_airflow.tell_when_late("x", "ingest_isic", timedelta(hours=1)).callback.kwargs
     without = {lesion_airflow.TELL_WHEN_RED.event, late["event"]}
     assert without == {"failed", "late"}
-    question = lesion_airflow.AskPerson(
+    question = lesion_airflow.AskAboutCandidate(
         task_id="ask", task_name="malignancy", asked_about="new", asked_against="old", subject="x", body="y"
     )
     (notifier,) = question.notifiers

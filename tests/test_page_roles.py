@@ -13,8 +13,9 @@ import pytest
 from sqlalchemy import text
 from test_training_page import DIGEST, begun
 
+from lesion_tasks.catalog.approvals import PAGES
 from lesion_tasks.evaluation.evaluation_record import record_evaluation
-from lesion_tasks.promotion.questions import PAGES, Question
+from lesion_tasks.promotion.questions import Question
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.run_record import Outcome, finish
 from lesion_tasks.workspace import open_workspace
@@ -73,7 +74,7 @@ app = mounted["app"]
 values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "path": "x.html", "theme": "dark"}
 values["training_id"] = given["training_id"]
 paths = [route.path.replace(":path", "").format(**values) for route in app.routes]
-asked = {"/question": "/question?run=run%2B2&map_index=0"}
+asked = {"/question": "/question?dag=promote_model&run=run%2B2&map_index=0"}
 decided = ("promote_model", "rollback_champion", "correct_data")
 
 async def ask(role):
@@ -95,7 +96,7 @@ async def ask(role):
         for dag_id in decided
     ]
     # What a page offers is what Airflow would let its reader start.
-    offered = ['data-may="yes"' in champion, "Your role may not start" not in suspects]
+    offered = ['data-may="promote_model"' in champion, "Your role may not start" not in suspects]
     shown = {name: answers[name].text for name in ("/training/" + given["training_id"], "/question")}
     codes = {path: answer.status_code for path, answer in answers.items()}
     if role == "anonymous":
@@ -192,7 +193,7 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
             )
             assert "<code>run+1</code>, try 1" in training
             assert json.loads(question) == {
-                "candidate": given["question"]["asked_about"],
+                "asked_about": given["question"]["asked_about"],
                 "is_open": True,
                 "body": '<p><strong>Candidate</strong> <a href="/read/x/report.html">report</a></p>\n',
             }

@@ -314,25 +314,27 @@ def asked(training_id: str, body: str = "") -> dict[str, Any]:
 
 def a_question_tells_its_candidate_and_whether_anything_is_left_to_decide(first: str, second: str) -> None:
     some = client(returned=[asked(first), asked(second)])
-    found = [some.get(f"/question?run=a%2Bb&map_index={place}").json() for place in (0, 1)]
+    found = [some.get(f"/question?dag=promote_model&run=a%2Bb&map_index={place}").json() for place in (0, 1)]
     # The first is champion by now: the question that named none as its opponent is none any more, nor is one about it.
-    assert [(one["candidate"], one["is_open"]) for one in found] == [(first, False), (second, False)]
+    assert [(one["asked_about"], one["is_open"]) for one in found] == [(first, False), (second, False)]
     against = {"asked_against": first}
     some = client(returned=[asked(first) | against, asked(second) | against])
-    found = [some.get(f"/question?run=a%2Bb&map_index={place}").json() for place in (0, 1)]
+    found = [some.get(f"/question?dag=promote_model&run=a%2Bb&map_index={place}").json() for place in (0, 1)]
     assert [one["is_open"] for one in found] == [False, True]
     for place in (-1, 2):
-        assert some.get(f"/question?run=r&map_index={place}").status_code == 404
-    assert client(returned=None).get("/question?run=r&map_index=0").status_code == 404
+        assert some.get(f"/question?dag=promote_model&run=r&map_index={place}").status_code == 404
+    assert client(returned=None).get("/question?dag=promote_model&run=r&map_index=0").status_code == 404
     for path in ("/", f"/champion/{TASK}"):
         assert 'data-may=""' in client().get(path).text
-        assert 'data-may="yes"' in client(startable=("promote_model",)).get(path).text
+        assert 'data-may="promote_model"' in client(startable=("promote_model",)).get(path).text
 
 
 def a_question_leads_to_the_reports_on_the_pages() -> None:
     questions = write_questions(open_workspace(), tasks=[TASK], approval="always")
     body = (
-        client(returned=[asdict(one) for one in questions]).get("/question?run=r&map_index=0").json()["body"]
+        client(returned=[asdict(one) for one in questions])
+        .get("/question?dag=promote_model&run=r&map_index=0")
+        .json()["body"]
     )
     (key,) = re.findall(r"lesions/reports/(\S+?)\)", questions[0].body)[:1]
     assert f'href="/read/{key}"' in body
@@ -341,7 +343,11 @@ def a_question_leads_to_the_reports_on_the_pages() -> None:
 
 def test_the_body_of_a_question_never_becomes_markup_of_its_own(settings: Settings) -> None:
     source = f"**bold** {SCRIPT} [x](javascript:alert(1)) ![i](http://elsewhere/x.png)\n\n| a |\n| - |\n| 1 |"
-    body = client(returned=[asked("x", source)]).get("/question?run=r&map_index=0").json()["body"]
+    body = (
+        client(returned=[asked("x", source)])
+        .get("/question?dag=promote_model&run=r&map_index=0")
+        .json()["body"]
+    )
     assert "<strong>bold</strong>" in body
     assert "<td>1</td>" in body
     assert "<script" not in body

@@ -31,7 +31,6 @@ from lesion_tasks.promotion.questions import (
     gather_answers,
     is_open,
     is_superseded,
-    require_approver,
     write_questions,
 )
 from lesion_tasks.settings import Settings
@@ -811,9 +810,9 @@ def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings
     with pytest.raises(
         UnusableInputError, match="bob may not promote despite the gates, expected one of ann"
     ):
-        require_approver(workspace, "bob")
-    require_approver(workspace, "ann")
-    require_approver(open_workspace(), "bob")
+        workspace.settings.approval_rules.require_approver("promote despite the gates", person="bob")
+    workspace.settings.approval_rules.require_approver("promote despite the gates", person="ann")
+    settings.approval_rules.require_approver("promote despite the gates", person="bob")
 
 
 def test_patients_merged_after_the_evaluation_are_a_leak_when_it_is_repeated(settings: Settings) -> None:

@@ -33,6 +33,7 @@ PHONE: ViewportSize = {"width": 390, "height": 844}
 REASON = "too few images to tell"
 OVERRIDE = "the clinic cannot wait for more data"
 CHAMPION_PAGE = "/lesions/champion/malignancy"
+SUSPECTS_PAGE = "/lesions/suspects/malignancy"
 # A second task that has candidates without downloaded weights.
 OWN_TITLE = "Nevus or any other benign lesion"
 OWN_ENTRIES = f"""
@@ -235,7 +236,7 @@ def promote_by_form(
 
 
 def answer(page: Page, run_id: str, *options: str) -> None:
-    """Answer the questions of one run on the page."""
+    """Answer the questions of one run on the page of the champion."""
     await_questions(page, run_id, len(options))
     questions = page.frame_locator("iframe").locator(f'form.question[data-run="{run_id}"]')
     for index, option in enumerate(options):
@@ -243,11 +244,11 @@ def answer(page: Page, run_id: str, *options: str) -> None:
         questions.nth(index).get_by_text(f"{option}: sent").wait_for()
 
 
-def await_questions(page: Page, run_id: str, n: int) -> None:
-    """Open the champion's page until it shows the questions of one run."""
+def await_questions(page: Page, run_id: str, n: int, place: str = CHAMPION_PAGE) -> None:
+    """Open a page until it shows the questions of one run."""
 
     def are_shown() -> bool:
-        frame = inside(page, CHAMPION_PAGE)
+        frame = inside(page, place)
         page.wait_for_timeout(2_000)  # the page asks Airflow for its questions
         return frame.locator(f'form.question[data-run="{run_id}"]').count() == n
 
@@ -429,6 +430,44 @@ def test_candidates_of_two_tasks_are_decided_in_one_run_asked_and_not_asked(
     until(page, lambda: champion(page) == refused)
     assert f"as admin asked: {OVERRIDE}" in decisions(page)
     shoot(page, "overridden")
+
+
+@pytest.mark.long
+def test_a_correction_is_asked_about_rejected_with_a_reason_and_then_approved(
+    page: Page, api: AirflowApi
+) -> None:
+    asked: list[tuple[str, str]] = []
+    for n, reason in enumerate(("a scar", "a tattoo")):  # both are open at once: neither holds up the other
+        form = inside(page, SUSPECTS_PAGE).locator("section[aria-labelledby=labels] form").nth(n)
+        isic_id = str(json.loads(str(form.get_attribute("data-correct")))["isic_id"])
+        form.locator("input[name=reason]").fill(reason)
+        form.get_by_role("button", name="Set the label aside").click()
+        said = form.get_by_text(re.compile("Started as "))
+        said.wait_for()
+        asked.append((str(said.inner_text()).split("Started as ")[1].split(". ")[0], isic_id))
+    (rejected, one), (approved, other) = asked
+    for run_id in (rejected, approved):
+        await_questions(page, run_id, 1, SUSPECTS_PAGE)
+    question = page.frame_locator("iframe").locator(f'form.question[data-run="{rejected}"]')
+    question.get_by_text("What is being decided").click()
+    question.get_by_text(re.compile("1 image, labelled .* leaves (val|test)")).first.wait_for()
+    assert question.get_by_role("link", name="side by side").count() == 1
+    shoot(page, "question-correction")
+    question.locator("textarea").fill(REASON)
+    question.get_by_role("button", name="Reject").click()
+    question.get_by_text("Reject: sent").wait_for()
+    question = page.frame_locator("iframe").locator(f'form.question[data-run="{approved}"]')
+    question.get_by_role("button", name="Approve").click()
+    question.get_by_text("Approve: sent").wait_for()
+    for run_id in (rejected, approved):
+        await_run(page, api, "correct_data", run_id)
+    frame = inside(page, SUSPECTS_PAGE)
+    answered = frame.locator("section[aria-labelledby=answered] tr")
+    assert f"admin: {REASON}" in answered.filter(has_text=one).inner_text()
+    assert "applied" in answered.filter(has_text=other).inner_text().lower()
+    decided = frame.locator("section[aria-labelledby=decided]").inner_text()
+    assert other in decided and one not in decided
+    shoot(page, "corrected")
 
 
 def test_a_script_in_a_report_does_not_run(page: Page, home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import click
 
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.cli.command_line import (
     TaskName,
     lesion,
@@ -27,12 +28,11 @@ from lesion_tasks.cli.command_line import (
 def promote(tasks: Sequence[str], despite_gates: bool, training: str | None, reason: str | None) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
     from lesion_tasks.promotion.overrides import read_override, tasks_to_decide
-    from lesion_tasks.promotion.promote import RULE, plan_promotion, promote_model
-    from lesion_tasks.promotion.questions import require_approver
+    from lesion_tasks.promotion.promote import plan_promotion, promote_model
 
     workspace = open_workspace()
     if despite_gates:
-        require_approver(workspace, person())
+        workspace.settings.approval_rules.require_approver("promote despite the gates", person=person())
     override = read_override(training, reason, is_forced=despite_gates, asked_by=person())
     with shown_whatever_happens() as done:
         for task in tasks_to_decide(workspace, list(tasks or TASKS), override):

@@ -35,14 +35,18 @@ def correct(
     `UnusableInputError` for an unknown decision, image or task, for what does not go together, and for a decision that
     contradicts one in force.
     """
-    asked = _checked(decision, isic_id, other_isic_id, task, reason, decided_by, request_id)
+    asked = read_asked(decision, isic_id, other_isic_id, task, reason, decided_by, request_id)
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
-        for name in filter(None, (asked.isic_id, asked.other_isic_id)):
-            _check_image(connection, name)
-        number, is_new = insert_correction(connection, asked)
-        if is_new:
-            _follow(connection, workspace.bucket, asked.decision, asked.isic_id, asked.other_isic_id)
+        return apply_correction(connection, workspace.bucket, asked)
+
+
+def apply_correction(connection: Connection, bucket: Bucket, asked: Asked) -> int:
+    """The same by whoever holds the lock of curation."""
+    check_images(connection, asked.isic_id, asked.other_isic_id)
+    number, is_new = insert_correction(connection, asked)
+    if is_new:
+        _follow(connection, bucket, asked.decision, asked.isic_id, asked.other_isic_id)
     return number
 
 
@@ -50,12 +54,19 @@ def withdraw_correction(workspace: Workspace, correction_id: int, *, withdrawn_b
     """Take a decision back: labels and groups are as they were before it. Its row stays."""
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
-        found = find_correction(connection, correction_id)
-        mark_withdrawn(connection, correction_id, withdrawn_by)
-        _follow(connection, workspace.bucket, found.decision, found.isic_id, found.other_isic_id)
+        apply_withdrawal(connection, workspace.bucket, correction_id, withdrawn_by=withdrawn_by)
 
 
-def _checked(
+def apply_withdrawal(
+    connection: Connection, bucket: Bucket, correction_id: int, *, withdrawn_by: str
+) -> None:
+    """The same by whoever holds the lock of curation."""
+    found = find_correction(connection, correction_id)
+    mark_withdrawn(connection, correction_id, withdrawn_by)
+    _follow(connection, bucket, found.decision, found.isic_id, found.other_isic_id)
+
+
+def read_asked(
     decision: str,
     isic_id: str,
     other: str | None,
@@ -64,6 +75,7 @@ def _checked(
     decided_by: str,
     request_id: str | None,
 ) -> Asked:
+    """What somebody asks for, checked but for its images."""
     known = [*LABEL_DECISIONS, *PAIR_DECISIONS]
     if decision not in known:
         raise UnusableInputError(
@@ -93,11 +105,13 @@ def _checked(
     )
 
 
-def _check_image(connection: Connection, isic_id: str) -> None:
-    if not connection.execute(
-        text("SELECT EXISTS (SELECT FROM image WHERE isic_id = :id)"), {"id": isic_id}
-    ).scalar_one():
-        raise UnusableInputError(f"image {isic_id[:200]!r}: the catalogue has no image of this id")
+def check_images(connection: Connection, *isic_ids: str | None) -> None:
+    """Raise `UnusableInputError` unless the catalogue has the images."""
+    for isic_id in filter(None, isic_ids):
+        if not connection.execute(
+            text("SELECT EXISTS (SELECT FROM image WHERE isic_id = :id)"), {"id": isic_id}
+        ).scalar_one():
+            raise UnusableInputError(f"image {isic_id[:200]!r}: the catalogue has no image of this id")
 
 
 def _follow(connection: Connection, bucket: Bucket, decision: str, isic_id: str, other: str | None) -> None:

@@ -1,6 +1,7 @@
-"""Decisions of people about labels and pairs as rows in Postgres: the only module that reads or writes `correction`.
+"""Decisions of people about labels and pairs, and what they asked for, as rows in Postgres.
 
-Queries of groups and of members join the table themselves. A decision is in force until it is withdrawn.
+The only module that writes `correction` and `correction_request`. Queries of groups and of members join the first
+themselves. A decision is in force until it is withdrawn.
 """
 
 import hashlib
@@ -10,11 +11,11 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, or_, select, text
+from sqlalchemy import Connection, insert, or_, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.database.schema import Correction
+from lesion_tasks.database.schema import Correction, CorrectionRequest
 
 # Decision -> what it does, in words.
 LABEL_DECISIONS = {
@@ -60,7 +61,7 @@ def corrections_at(connection: Connection, moment: datetime) -> list[Correction]
     )
 
 
-def _detached(connection: Connection, statement: Any) -> list[Correction]:
+def _detached(connection: Connection, statement: Any) -> list[Any]:
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))
         session.expunge_all()
@@ -69,15 +70,34 @@ def _detached(connection: Connection, statement: Any) -> list[Correction]:
 
 def find_correction(connection: Connection, correction_id: int) -> Correction:
     """A decision in force; raises `UnusableInputError` if there is none of this number, or it was withdrawn."""
+    found = find_ever_made(connection, correction_id)
+    if found.withdrawn_at is not None:
+        raise UnusableInputError(
+            f"correction {correction_id}: withdrawn {found.withdrawn_at:%Y-%m-%d} by {found.withdrawn_by}, "
+            "expected one in force"
+        )
+    return found
+
+
+def find_ever_made(connection: Connection, correction_id: int) -> Correction:
+    """A decision, withdrawn or not; raises `UnusableInputError` if there is none of this number."""
     found = _detached(connection, select(Correction).where(Correction.correction_id == correction_id))
     if not found:
         raise UnusableInputError(f"correction {correction_id}: there is none of this number")
-    if found[0].withdrawn_at is not None:
-        raise UnusableInputError(
-            f"correction {correction_id}: withdrawn {found[0].withdrawn_at:%Y-%m-%d} by {found[0].withdrawn_by}, "
-            "expected one in force"
-        )
     return found[0]
+
+
+def find_in_force(
+    connection: Connection, isic_id: str, other_isic_id: str | None, task: str | None
+) -> Correction | None:
+    """The decision in force about a label or a pair."""
+    same = (
+        Correction.isic_id == isic_id,
+        Correction.other_isic_id.is_not_distinct_from(other_isic_id),
+        Correction.task.is_not_distinct_from(task),
+    )
+    statement = select(Correction).where(Correction.withdrawn_at.is_(None), *same)
+    return next(iter(_detached(connection, statement)), None)
 
 
 def insert_correction(connection: Connection, asked: Asked) -> tuple[int, bool]:
@@ -118,6 +138,47 @@ def mark_withdrawn(connection: Connection, correction_id: int, withdrawn_by: str
     connection.execute(
         text("UPDATE correction SET withdrawn_at = now(), withdrawn_by = :by WHERE correction_id = :id"),
         {"id": correction_id, "by": withdrawn_by},
+    )
+
+
+def insert_request(connection: Connection, request_id: str, **values: Any) -> CorrectionRequest:
+    """Keep how a request ended; returns it, detached."""
+    connection.execute(insert(CorrectionRequest).values(request_id=request_id, **values))
+    found = find_request(connection, request_id)
+    if found is None:
+        raise AssertionError(f"request {request_id}: just written, and not there")
+    return found
+
+
+def find_request(connection: Connection, request_id: str) -> CorrectionRequest | None:
+    """How a request ended; None: it has not."""
+    statement = select(CorrectionRequest).where(CorrectionRequest.request_id == request_id)
+    return next(iter(_detached(connection, statement)), None)
+
+
+def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:
+    """The newest requests about which somebody was asked, at most n; detached."""
+    statement = select(CorrectionRequest).where(CorrectionRequest.answered_by.is_not(None))
+    return _detached(
+        connection,
+        statement.order_by(CorrectionRequest.ended_at.desc(), CorrectionRequest.request_id).limit(n),
+    )
+
+
+def list_rejected(
+    connection: Connection, isic_id: str, other_isic_id: str | None, task: str | None
+) -> list[CorrectionRequest]:
+    """What a person rejected about the same label or pair, the newest first; detached."""
+    return _detached(
+        connection,
+        select(CorrectionRequest)
+        .where(
+            CorrectionRequest.outcome == "rejected",
+            CorrectionRequest.isic_id == isic_id,
+            CorrectionRequest.other_isic_id.is_not_distinct_from(other_isic_id),
+            CorrectionRequest.task.is_not_distinct_from(task),
+        )
+        .order_by(CorrectionRequest.ended_at.desc()),
     )
 
 

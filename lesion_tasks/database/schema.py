@@ -1,9 +1,10 @@
 """Every table, in the order the data takes. A rule that can be a key or a constraint is one.
 
     scope, namespace, ingestion -> record -> record_version -> stored_file -> uncurated -> lesion, image | reject
-      -> ungrouped -> picture_landmarks -> picture_pair -> correction -> placement -> cohort_image -> group_subset
-      -> split_member -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial -> training
-      -> training_epoch, training_failure, prediction -> evaluation -> promotion -> watch -> archival, pruning, delivery
+      -> ungrouped -> picture_landmarks -> picture_pair -> correction -> correction_request -> placement -> cohort_image
+      -> group_subset -> split_member -> split_state -> manifest -> pixel_shard, pixel_row -> search -> search_trial
+      -> training -> training_epoch, training_failure, prediction -> evaluation -> promotion -> watch
+      -> archival, pruning, delivery
 
 Times are UTC. Shares and probabilities are 0 to 1. Lengths carry their unit in the name.
 """
@@ -526,6 +527,47 @@ class Correction(Base):
     )
     withdrawn_at: Mapped[datetime | None] = mapped_column(comment="when it was taken back; null: in force")
     withdrawn_by: Mapped[str | None] = mapped_column(comment="who took it back")
+
+
+class CorrectionRequest(Base):
+    """What a run was asked to correct, and how that ended: applied, or why not, and who answered."""
+
+    __tablename__ = "correction_request"
+    written_by = ("curation.corrections",)
+    __table_args__ = (
+        CheckConstraint(
+            "decision in ('label_set_aside', 'label_kept', 'lesions_joined', 'lesions_apart', 'withdrawn')",
+            name="known_decision",
+        ),
+        CheckConstraint("outcome in ('applied', 'rejected', 'expired', 'superseded')", name="known_outcome"),
+        CheckConstraint(
+            "correction_id is not null or (outcome <> 'applied' and decision <> 'withdrawn')",
+            name="says_which",
+        ),
+        CheckConstraint("reason <> ''", name="has_reason"),
+    )
+
+    request_id: Mapped[str] = mapped_column(primary_key=True, comment="the run of Airflow: a repeat finds it")
+    decision: Mapped[str] = mapped_column(
+        comment="as in correction, or withdrawn: that one is to be taken back"
+    )
+    isic_id: Mapped[str] = mapped_column(ForeignKey("record.isic_id"), comment="as in correction")
+    other_isic_id: Mapped[str | None] = mapped_column(
+        ForeignKey("record.isic_id"), comment="as in correction"
+    )
+    task: Mapped[str | None] = mapped_column(comment="as in correction")
+    correction_id: Mapped[int | None] = mapped_column(
+        ForeignKey("correction.correction_id"),
+        comment="the decision that was made, or that is to be withdrawn",
+    )
+    reason: Mapped[str] = mapped_column(comment="why, in the words of who asked for it")
+    asked_by: Mapped[str] = mapped_column(comment="who asked for it")
+    outcome: Mapped[str] = mapped_column(comment="applied, rejected, expired or superseded")
+    answered_by: Mapped[str | None] = mapped_column(comment="who answered; null: nobody was asked")
+    answer_reason: Mapped[str] = mapped_column(
+        comment="the words of the answer, or why there is none; may be empty"
+    )
+    ended_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when it ended")
 
 
 class Placement(Base):

@@ -261,10 +261,19 @@ def choose_suspects(request: Request) -> Response:
 
 
 @router.get("/suspects/{task}")
-def show_suspects(request: Request, task: str) -> Response:
-    """Labels and pairs that a person should look at."""
+def show_suspects(
+    request: Request, task: str, image: Annotated[list[str] | None, Query()] = None
+) -> Response:
+    """Labels and pairs that a person should look at; first the pictures of one that somebody asks about."""
     state = read_suspects(_workspace(request), task)
-    return _page(request, "suspects.html.j2", "suspects", state=state, startable=request.state.startable)
+    return _page(
+        request,
+        "suspects.html.j2",
+        "suspects",
+        state=state,
+        startable=request.state.startable,
+        images=[name[:100] for name in (image or [])[:2]],
+    )
 
 
 @router.get("/reports/{path:path}")
@@ -296,11 +305,12 @@ def send_image(request: Request, isic_id: str) -> Response:
 
 
 @router.get("/question")
-def send_question(request: Request, run: str, map_index: int) -> Response:
+def send_question(request: Request, dag: str, run: str, map_index: int) -> Response:
     """What the product knows of a question that Airflow keeps open."""
-    dag_id, task_id = ASKING
-    returned = request.app.state.returned_by(dag_id, run, task_id, -1)
-    found = read_question(_workspace(request), returned, map_index, root=_root(request))
+    if dag not in ASKING:
+        raise UnusableInputError(f"DAG {dag!r}: it asks nobody, expected one of {', '.join(ASKING)}")
+    returned = request.app.state.returned_by(dag, run, ASKING[dag], -1)
+    found = read_question(_workspace(request), dag, returned, map_index, root=_root(request))
     headers = {"X-Content-Type-Options": "nosniff"}
     return Response(found.model_dump_json(), media_type="application/json", headers=headers)
 

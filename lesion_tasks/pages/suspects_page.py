@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.curation.corrections import list_corrections
-from lesion_tasks.database.schema import Correction
+from lesion_tasks.curation.corrections import list_answered, list_corrections
+from lesion_tasks.database.schema import Correction, CorrectionRequest
 from lesion_tasks.evaluation.find_suspects import SuspectPair, suspect_labels_of, suspect_pairs
 from lesion_tasks.workspace import Workspace
 
@@ -27,6 +27,7 @@ class SuspectsState:
     n_labels: int
     pairs: list[SuspectPair]
     decided: list[Correction]  # in force, the newest first
+    answered: list[CorrectionRequest]  # what people were asked about, the newest first
 
 
 def read_suspects(workspace: Workspace, task: str) -> SuspectsState:
@@ -40,6 +41,7 @@ def read_suspects(workspace: Workspace, task: str) -> SuspectsState:
         problem = str(error)
     with workspace.engine.connect() as connection:
         decided = list_corrections(connection)
+        answered = list_answered(connection, N_SHOWN)
     return SuspectsState(
         task=task,
         title=title,
@@ -48,4 +50,5 @@ def read_suspects(workspace: Workspace, task: str) -> SuspectsState:
         n_labels=len(labels),
         pairs=suspect_pairs(workspace, N_SHOWN),
         decided=decided,
+        answered=answered,
     )

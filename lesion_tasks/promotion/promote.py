@@ -7,12 +7,13 @@ decisions cannot both win: they take turns on a lock, and the decision's sequenc
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog.approvals import RULE, Answer
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.database.pruned import find_archival
@@ -33,9 +34,7 @@ from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reaso
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
-RULE = "rule"
 N_NAMED = 5  # trainings that a message names
-Answer = Literal["approved", "rejected", "expired"]
 
 
 @dataclass(frozen=True, kw_only=True)

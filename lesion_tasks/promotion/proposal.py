@@ -1,6 +1,5 @@
 """The best candidate of a round and the champion -> what there is to decide, for a person and for the rule."""
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -43,6 +42,7 @@ from lesion_tasks.promotion.candidates import (
 )
 from lesion_tasks.promotion.drift import declines, objections_to
 from lesion_tasks.promotion.overrides import Override, find_overridable, is_done
+from lesion_tasks.reports.markdown import escape
 from lesion_tasks.reports.words import label
 from lesion_tasks.training.predictions import AlteredPredictionsError
 from lesion_tasks.training.run_record import find_finished
@@ -255,8 +255,8 @@ def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -
     """What an approval does, where it is not what one expects."""
     if override is not None:
         return [
-            f"**Approving overrides the refusal by the gates**, as {plain(override.asked_by)} asks: "
-            f"{plain(override.reason)}",
+            f"**Approving overrides the refusal by the gates**, as {escape(override.asked_by)} asks: "
+            f"{escape(override.reason)}",
             "",
         ]
     if not proposal.objections:
@@ -270,11 +270,6 @@ def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -
             "reason as well."
         )
     return [words, ""]
-
-
-def plain(words: str) -> str:
-    """Words in one line of Markdown, in which nothing is markup: people typed some of them."""
-    return re.sub(r"([\\`*_\[\]<>|~&])", r"\\\1", " ".join(words.split()))
 
 
 def body_of(
@@ -316,8 +311,8 @@ def _outcome(proposal: Proposal) -> list[str]:
         f"{_gate_outcome(gate.measure, proposal)} |"
         for gate in gates_of(proposal.task)
     ]
-    told = [f"- **Against it:** {plain(words)}." for words in proposal.objections]
-    told += [f"- Caution: {plain(words)}." for words in proposal.cautions]
+    told = [f"- **Against it:** {escape(words)}." for words in proposal.objections]
+    told += [f"- Caution: {escape(words)}." for words in proposal.cautions]
     return ["| Gate | Floor | Loss allowed | Outcome |", "| --- | --- | --- | --- |", *gates, "", *told, ""]
 
 
@@ -353,7 +348,7 @@ def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
         return []
     worst = sorted(parts, key=lambda part: part["difference"]["value"])[:N_SLICES_SHOWN]
     rows = [
-        f"| {label(part['attribute'])} | {plain(str(part['value']))} | {part['n_images']:,} | "
+        f"| {label(part['attribute'])} | {escape(part['value'])} | {part['n_images']:,} | "
         f"{_short(part['difference'])} |"
         for part in worst
     ]

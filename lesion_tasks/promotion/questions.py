@@ -6,19 +6,15 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.approvals import AS_SET, UNNAMED
+from lesion_tasks.catalog.approvals import AS_SET, PAGES, RULE, UNNAMED, Answer
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_evaluation, findings_digest
 from lesion_tasks.promotion.candidates import best_of, find_best, find_candidate, is_waiting
 from lesion_tasks.promotion.overrides import Override, obstacle_to, tasks_to_decide
-from lesion_tasks.promotion.promote import RULE, Answer
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
-
-PAGES = "lesions/"  # where Airflow shows the reports of the bucket, from the root of its UI
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +59,9 @@ def write_questions(
     `override` there is one question, about the training whose refusal it is to override, unless something else was
     decided about that meanwhile.
     """
-    if not _is_asking(workspace, approval):
+    rules = workspace.settings.approval_rules
+    if not rules.is_asking(approval):
         return []
-    approvers = [{"id": name, "name": name} for name in workspace.settings.approvers]
     questions = []
     with workspace.engine.connect() as connection:
         for task in tasks_to_decide(workspace, tasks, override):
@@ -80,17 +76,12 @@ def write_questions(
                         asked_against=proposal.previous,
                         subject=subject_of(proposal, is_forced=is_forced),
                         body=body_of(proposal, report_base=PAGES, is_forced=is_forced, override=override),
-                        assigned_users=approvers,
+                        assigned_users=rules.assigned_users,
                         findings_sha256=proposal.candidate.findings_sha256,
                         is_override=override is not None,
                     )
                 )
     return questions
-
-
-def _is_asking(workspace: Workspace, approval: str) -> bool:
-    """Whether people are asked, by one of APPROVALS."""
-    return approval == "always" or (approval == AS_SET and workspace.settings.is_approval_asked)
 
 
 def is_open(
@@ -150,15 +141,6 @@ def is_superseded(
     return best is None or best.training_id != asked_about
 
 
-def require_approver(workspace: Workspace, person: str) -> None:
-    """Raise `UnusableInputError` unless a person may promote despite a gate: anybody where no approvers are named."""
-    approvers = workspace.settings.approvers
-    if approvers and person not in approvers:
-        raise UnusableInputError(
-            f"{person} may not promote despite the gates, expected one of {', '.join(approvers)} (LESION_APPROVERS)"
-        )
-
-
 def gather_answers(
     workspace: Workspace,
     *,
@@ -178,7 +160,7 @@ def gather_answers(
     """
     by_task = {answer["task_name"]: answer for answer in answers}
     person = triggered_by or UNNAMED
-    is_asking = _is_asking(workspace, approval)
+    is_asking = workspace.settings.approval_rules.is_asking(approval)
     return [
         _instruction(
             workspace,
@@ -201,7 +183,6 @@ def _instruction(
     person: str,
     needs_answer: bool,
 ) -> Instruction:
-    approvers = workspace.settings.approvers
     told = Instruction(task=task, decided_by=person if is_forced else RULE, needs_answer=needs_answer)
     if answer is not None:
         told = replace(
@@ -213,12 +194,11 @@ def _instruction(
             answer=answer["answer"],
             answer_reason=answer["reason"],
         )
-    if not (is_forced and approvers):
+    if not is_forced or told.answer not in (None, "approved"):
         return told
-    if answer is None and person not in approvers:
-        reason = f"a promotion despite the gates needs one of {', '.join(approvers)}"
-        return replace(told, answer="expired", answer_reason=reason)
-    if told.answer == "approved" and told.decided_by == person:
-        reason = "the person who triggers a promotion despite the gates cannot approve it alone"
-        return replace(told, answer="expired", answer_reason=reason)
-    return told
+    void = workspace.settings.approval_rules.why_void(
+        "a promotion despite the gates",
+        asked_by=person,
+        approved_by=None if answer is None else told.decided_by,
+    )
+    return told if void is None else replace(told, answer="expired", answer_reason=void)

@@ -11,7 +11,8 @@ from sqlalchemy import Connection, delete, func, select
 from sqlalchemy.dialects.postgresql import insert
 
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.database.schema import Delivery, Ingestion, Watch
+from lesion_tasks.curation.correction_requests import page_of
+from lesion_tasks.database.schema import CorrectionRequest, Delivery, Ingestion, Watch
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_by_id, findings_digest
 from lesion_tasks.workspace import Workspace
@@ -96,6 +97,21 @@ def of_decision(decision: Mapping[str, Any], request_id: str) -> Notice | None:
         subject=f"{title}: {decision['training_id']} {event.replace('_', ' ')}",
         text=decision["reason"],
         page=f"champion/{quote(decision['task'])}",
+    )
+
+
+def of_correction(ended: CorrectionRequest) -> Notice | None:
+    """That a request to correct the data was rejected, or ended without an answer; None if it was done."""
+    if ended.outcome not in EVENTS:
+        return None
+    images = " and ".join(name for name in (ended.isic_id, ended.other_isic_id) if name)
+    said = f" by {ended.answered_by}" if ended.outcome == "rejected" else ""
+    return Notice(
+        event=ended.outcome,
+        about=f"correction {ended.request_id}",
+        subject=f"Correction of {images} ({ended.decision.replace('_', ' ')}): {ended.outcome}{said}",
+        text=f"{ended.asked_by} asked: {ended.reason} Answer: {ended.answer_reason or 'none in words'}",
+        page=page_of(ended),
     )
 
 

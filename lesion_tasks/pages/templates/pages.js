@@ -73,7 +73,7 @@ function whileBusy(form, said, work) {
 // server does not answer now.
 async function knownOf(run) {
   const address = new URL("question", new URL(root, location.href));
-  address.search = new URLSearchParams({ run: run.dag_run_id, map_index: run.map_index });
+  address.search = new URLSearchParams({ dag: run.dag_id, run: run.dag_run_id, map_index: run.map_index });
   try {
     const answer = await fetch(address, { credentials: "same-origin" });
     if (answer.status === 404) return null;
@@ -140,17 +140,19 @@ async function showQuestions() {
   if (!section) return;
   let open;
   try {
-    const found = await ask("dags/promote_model/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20");
-    open = found.hitl_details ?? [];
+    const found = await Promise.all(section.dataset.questions.split(" ").map(
+      (dag) => ask(`dags/${dag}/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20`)));
+    open = found.flatMap((one) => one.hitl_details ?? []);
   } catch (error) {
     // Whoever may not see questions sees none; what is shown stays while Airflow does not answer.
     if (error.status === 401 || error.status === 403) section.hidden = true;
     return;
   }
   const list = section.querySelector("[data-list]");
-  const mayAnswer = Boolean(section.dataset.may);
+  const answerable = section.dataset.may.split(" ");
   const shown = await Promise.all(open.map(async (one) => {
     const run = one.task_instance;
+    const mayAnswer = answerable.includes(run.dag_id);
     const known = await knownOf(run);
     // What was decided, or replaced by a newer question, ends by itself: it is none any more.
     if (known && !known.is_open) return null;
