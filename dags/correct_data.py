@@ -1,12 +1,14 @@
 """A person's decision about a suspect label or pair -> a correction, and the groups that follow. By hand only.
 
-The page "Suspects" starts it. The decision is kept with its reason and who made it, and can be withdrawn; splits follow
-when they are next built, which the new state of the images starts. Safe to clear: a decision is made once.
+The page "Suspects" starts it. The decision is kept with its reason and who made it, and can be withdrawn in the same
+way; splits follow when they are next built, which the new state of the images starts. Safe to clear: a decision is made
+once, and withdrawn once.
 """
 
 from typing import Any
 
 from airflow.sdk import Param, dag, task
+from airflow.sdk.exceptions import AirflowFailException
 
 from lesion_airflow import (
     DEFAULT_ARGS,
@@ -17,7 +19,7 @@ from lesion_airflow import (
     refuse_misspelt,
     task_param,
 )
-from lesion_tasks.catalog.approvals import UNNAMED
+from lesion_tasks.catalog.approvals import MIN_CORRECTION_REASON, UNNAMED
 
 
 @dag(
@@ -29,9 +31,17 @@ from lesion_tasks.catalog.approvals import UNNAMED
         "decision": Param(
             "label_set_aside",
             type="string",
-            enum=["label_set_aside", "label_kept", "lesions_joined", "lesions_apart"],
+            enum=["label_set_aside", "label_kept", "lesions_joined", "lesions_apart", "withdrawn"],
             title="Decision",
-            description="About the label of one image, or about whether two images show one lesion.",
+            description="About the label of one image, or about whether two images show one lesion; or that such a "
+            "decision is taken back.",
+        ),
+        "correction": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Number",
+            description="Of a withdrawal: the number of the decision, as the page Suspects lists it.",
         ),
         "isic_id": Param(type="string", minLength=1, title="Image", description="The id of the image."),
         "other_isic_id": Param(
@@ -40,10 +50,10 @@ from lesion_tasks.catalog.approvals import UNNAMED
         "task": task_param("Whose label it is; not asked of a pair."),
         "reason": Param(
             type="string",
-            minLength=3,
+            minLength=MIN_CORRECTION_REASON,
             pattern=r"\S",
             title="Reason",
-            description="Why; kept with the decision.",
+            description="Why; kept with the decision, of a withdrawal in the log and in the form of this run.",
         ),
     },
     description="Record a person's decision about a suspect label or pair",
@@ -54,14 +64,23 @@ from lesion_tasks.catalog.approvals import UNNAMED
 def correct_data() -> None:
     @task(outlets=[IMAGES])
     def correct(params: dict[str, Any], dag_run: Any) -> int:
-        """Record the decision and compute the groups."""
-        from lesion_tasks.curation.apply_correction import correct as decide
+        """Record the decision, or take one back, and compute the groups."""
+        from lesion_tasks.curation import apply_correction
 
         refuse_misspelt()
-        return decide(
+        person = dag_run.triggering_user_name or UNNAMED
+        asked = {name: params[name] for name in ("isic_id", "other_isic_id", "reason")}
+        number: int | None = params["correction"]
+        if params["decision"] == apply_correction.WITHDRAWN:
+            return apply_correction.withdraw_by_form(open_workspace(), number, **asked, withdrawn_by=person)
+        if number is not None:
+            raise AirflowFailException(f"number {number}: only a withdrawal has one, expected none")
+        return apply_correction.correct(
             open_workspace(),
-            **{name: params[name] for name in ("decision", "isic_id", "other_isic_id", "task", "reason")},
-            decided_by=dag_run.triggering_user_name or UNNAMED,
+            params["decision"],
+            **asked,
+            task=params["task"],
+            decided_by=person,
             request_id=dag_run.run_id,
         )
 

@@ -27,6 +27,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
 from lesion_notices import LesionNotifier, tell
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
     from lesion_tasks.upkeep.lineage import Lineage
@@ -43,6 +45,12 @@ CHAMPION = Model("champion", uri="lesion://champion")
 
 METRICS_TIMEOUT_MS = 5_000
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
+# What a task asks for that holds a model. Whoever waits for the one slot gets it in this order: what takes minutes and
+# ends a path goes before trainings, which take hours. A task that has begun keeps the slot.
+EVALUATES, COMPARES, TRAINS = (
+    {"queue": GPU_QUEUE, "pool": GPU_POOL, "priority_weight": weight, "weight_rule": "absolute"}
+    for weight in (3, 2, 1)
+)
 
 # Wrong input stays wrong. Nearly everything else may be the network or a machine, and is tried again, after a longer
 # pause each time.
@@ -61,6 +69,21 @@ RETRY_POLICY = ExceptionRetryPolicy(
     ]
 )
 
+# Under which name a task leaves why it failed or was skipped, as XCom: Airflow keeps it until the task runs again.
+REASON = "reason"
+MAX_REASON_CHARACTERS = 2_000
+
+
+def keep_reason(context: Mapping[str, Any]) -> None:
+    """Leave why the task failed where the pages find it: our own message, or the kind of the error and what it says."""
+    error = context.get("exception")
+    if error is None:  # a killed task: the DAG processor calls this, and knows no more than the state
+        return
+    is_ours = isinstance(error, UnusableInputError | AirflowFailException)
+    words = str(error) if is_ours and str(error) else f"{type(error).__name__}: {error}"
+    context["ti"].xcom_push(REASON, words[:MAX_REASON_CHARACTERS])
+
+
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "lesion",
     "retries": 2,
@@ -69,6 +92,8 @@ DEFAULT_ARGS: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=10),
     "retry_policy": RETRY_POLICY,
     "execution_timeout": timedelta(hours=1),
+    "on_failure_callback": keep_reason,
+    "on_retry_callback": keep_reason,
 }
 
 TAGS = ["lesion"]
@@ -108,8 +133,9 @@ def open_workspace() -> "Workspace":
 
 
 def skip_unless(is_wanted: bool, reason: str) -> None:
-    """End the running task as skipped, with a reason in its log."""
+    """End the running task as skipped, with a reason in its log and on its page."""
     if not is_wanted:
+        get_current_context()["ti"].xcom_push(REASON, reason)
         raise AirflowSkipException(reason)
 
 

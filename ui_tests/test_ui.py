@@ -372,7 +372,7 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
 @pytest.mark.long
 def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
     before = champion(page)
-    form = inside(page, CHAMPION_PAGE).locator("form[data-rollback]")
+    form = inside(page, CHAMPION_PAGE).locator("form[data-start=rollback_champion]")
     form.locator("textarea").fill("worse than the one before it")
     form.get_by_role("button", name="Roll back").click()
     page.frame_locator("iframe").get_by_text("Started as").wait_for()

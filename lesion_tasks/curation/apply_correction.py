@@ -1,5 +1,7 @@
 """A person's decision about a label or a pair -> a row, and the groups that follow from it; and taken back again."""
 
+import logging
+
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
@@ -16,6 +18,10 @@ from lesion_tasks.curation.corrections import (
 )
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.workspace import Workspace
+
+log = logging.getLogger(__name__)
+
+WITHDRAWN = "withdrawn"  # in place of a decision: one is taken back
 
 
 def correct(
@@ -53,6 +59,41 @@ def withdraw_correction(workspace: Workspace, correction_id: int, *, withdrawn_b
         found = find_correction(connection, correction_id)
         mark_withdrawn(connection, correction_id, withdrawn_by)
         _follow(connection, workspace.bucket, found.decision, found.isic_id, found.other_isic_id)
+
+
+def withdraw_by_form(
+    workspace: Workspace,
+    correction_id: int | None,
+    isic_id: str,
+    *,
+    other_isic_id: str | None = None,
+    reason: str,
+    withdrawn_by: str,
+) -> int:
+    """Take a decision back of which a form names number and images; one that was taken back already stays so.
+
+    Returns its number. Raises `UnusableInputError` without a number, and if the decision is about other images.
+    """
+    if correction_id is None:
+        raise UnusableInputError(
+            f"{WITHDRAWN}, {isic_id}: the number of the decision is missing, expected one"
+        )
+    with workspace.engine.connect() as connection:
+        found = find_correction(connection, correction_id, has_withdrawn=True)
+    asked, about = (
+        {*filter(None, pair)} for pair in ((isic_id, other_isic_id), (found.isic_id, found.other_isic_id))
+    )
+    if asked != about:
+        raise UnusableInputError(
+            f"correction {correction_id}: it is about {' and '.join(sorted(about))}, "
+            f"expected {' and '.join(sorted(asked))}"
+        )
+    if found.withdrawn_at is not None:
+        log.info("correction %d was withdrawn already, by %s", correction_id, found.withdrawn_by)
+        return correction_id
+    withdraw_correction(workspace, correction_id, withdrawn_by=withdrawn_by)
+    log.info("correction %d withdrawn by %s: %s", correction_id, withdrawn_by, reason.strip())
+    return correction_id
 
 
 def _checked(

@@ -67,12 +67,15 @@ def _detached(connection: Connection, statement: Any) -> list[Correction]:
     return rows
 
 
-def find_correction(connection: Connection, correction_id: int) -> Correction:
-    """A decision in force; raises `UnusableInputError` if there is none of this number, or it was withdrawn."""
+def find_correction(connection: Connection, correction_id: int, *, has_withdrawn: bool = False) -> Correction:
+    """A decision in force; raises `UnusableInputError` if there is none of this number, or it was withdrawn.
+
+    With `has_withdrawn` also one that was.
+    """
     found = _detached(connection, select(Correction).where(Correction.correction_id == correction_id))
     if not found:
         raise UnusableInputError(f"correction {correction_id}: there is none of this number")
-    if found[0].withdrawn_at is not None:
+    if found[0].withdrawn_at is not None and not has_withdrawn:
         raise UnusableInputError(
             f"correction {correction_id}: withdrawn {found[0].withdrawn_at:%Y-%m-%d} by {found[0].withdrawn_by}, "
             "expected one in force"

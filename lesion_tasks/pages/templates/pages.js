@@ -169,42 +169,49 @@ async function showQuestions() {
   }
 }
 
-function offerRollback(within = document) {
-  const form = within.querySelector("form[data-rollback]");
-  if (!form) return;
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const conf = {
-      task: form.dataset.rollback,
-      training_id: form.training_id.value,
-      reason: form.reason.value.trim(),
-    };
-    whileBusy(form, form.querySelector(".said"), async () => {
-      const run = await ask("dags/rollback_champion/dagRuns", {
-        method: "POST",
-        body: JSON.stringify({ logical_date: null, conf }),
-      });
-      return `Started as ${run.dag_run_id}. This page shows the result in a moment.`;
-    });
-  });
-}
-
-function offerCorrections() {
-  for (const form of document.querySelectorAll("form[data-correct]")) {
+// Forms whose buttons start a run of a DAG: with what the form holds, its fields, and what the button says.
+function offerStarts(within = document) {
+  for (const form of within.querySelectorAll("form[data-start]")) {
     form.addEventListener("submit", (event) => event.preventDefault()); // the Enter key decides nothing
     for (const button of form.querySelectorAll("button")) {
       button.addEventListener("click", () => {
-        if (!form.reportValidity()) return;
-        const conf = { ...JSON.parse(form.dataset.correct), decision: button.value, reason: form.reason.value.trim() };
-        whileBusy(form, form.querySelector(".said"), async () => {
-          const run = await ask("dags/correct_data/dagRuns", {
+        const said = form.querySelector(".said");
+        const fields = [...form.querySelectorAll("input[name], select[name], textarea[name]")];
+        const given = Object.fromEntries(fields.map((field) => [field.name, field.value.trim()]));
+        const least = Number(form.dataset.least ?? 0);
+        if (least && given.reason.length < least) {
+          said.textContent = `Say why, in at least ${least} characters: it is kept. Nothing was sent.`;
+          form.querySelector("[name=reason]").focus();
+          return;
+        }
+        const conf = { ...JSON.parse(form.dataset.conf), ...given };
+        if (button.name) conf[button.name] = button.value;
+        whileBusy(form, said, async () => {
+          const run = await ask(`dags/${form.dataset.start}/dagRuns`, {
             method: "POST",
             body: JSON.stringify({ logical_date: null, conf }),
           });
-          return `Started as ${run.dag_run_id}. Reload this page in a moment.`;
+          const then = document.querySelector("main[data-live]") ? "This page shows the result" : "Reload this page";
+          return `Started as ${run.dag_run_id}. ${then} in a moment.`;
         });
       });
     }
+  }
+}
+
+// A link to a page of Airflow's own: followed in the frame of the UI it would open Airflow inside of Airflow.
+function leadToAirflow(within = document) {
+  for (const link of within.querySelectorAll("a[data-airflow]")) {
+    link.href = new URL(link.dataset.airflow, new URL("../", new URL(root, location.href))).href;
+    link.addEventListener("click", (event) => {
+      if (window.parent === window) return;
+      event.preventDefault();
+      const outer = window.parent.document.createElement("a");
+      outer.href = link.href;
+      window.parent.document.body.append(outer);
+      outer.click();
+      outer.remove();
+    });
   }
 }
 
@@ -260,7 +267,8 @@ function takeOver(main, fresh) {
       if (old) old.replaceWith(part);
       else if (last) last.after(part);
       else main.prepend(part);
-      offerRollback(part);
+      offerStarts(part);
+      leadToAirflow(part);
       if (part.dataset.log) showLog();
     }
     last = isKept ? old : part;
@@ -291,8 +299,8 @@ async function keepLive() {
 
 followTheme();
 showQuestions();
-offerRollback();
-offerCorrections();
+offerStarts();
+leadToAirflow();
 showLog();
 limitComparison();
 keepLive();
