@@ -1,10 +1,13 @@
 """The pages of the plugin: what each shows of a real catalogue, and that nothing is served unguarded or unsafe."""
 
 import asyncio
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -17,6 +20,7 @@ from test_promotion import candidate, execute, first_candidate, promote
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog.approvals import NEVER_OVERRIDABLE, OVERRIDABLE
 from lesion_tasks.catalog.drawn import MARK, WARNING
+from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.pages.activity import Run, TaskOfRun
 from lesion_tasks.pages.application import build_application
@@ -323,6 +327,29 @@ def test_the_champion_page_tells_its_history_and_offers_only_what_a_person_may_s
     assert "&lt;script&gt;alert(1)" in page
     assert SCRIPT not in page
     assert "Your role may not start" in client().get(f"/champion/{TASK}").text
+
+
+def test_a_reason_is_asked_for_in_our_words_and_is_as_long_as_the_form_wants(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    promote(is_forced=True)
+    isic_id = rows_of(settings, "SELECT min(isic_id) FROM image")[0][0]
+    number = correct(
+        open_workspace(), "label_kept", isic_id, task=TASK, reason="it is right", decided_by="Ada"
+    )
+    some = client(startable=("rollback_champion", "correct_data"))
+    champion, suspects = (some.get(f"/{name}/{TASK}").text for name in ("champion", "suspects"))
+    for page, dag_id, least in ((champion, "rollback_champion", 10), (suspects, "correct_data", 3)):
+        (form, *_) = re.findall(f'<form data-start="{dag_id}".*?</form>', page, re.S)
+        assert f'data-least="{least}"' in form
+        assert "required" not in form and "minlength" not in form, "the browser says it in its own words"
+        params = (Path(__file__).parents[1] / "dags" / f"{dag_id}.py").read_text()
+        assert f"minLength=MIN_{'ROLLBACK' if least == 10 else 'CORRECTION'}_REASON" in params
+    assert f'value="withdrawn">Withdraw number {number}</button>' in suspects
+    handed = re.findall('data-conf="([^"]+)"', suspects)[-1]
+    given = {"correction": number, "isic_id": isic_id, "other_isic_id": None}
+    assert json.loads(unescape(handed)) == given
+    assert "Withdraw" not in client().get(f"/suspects/{TASK}").text
 
 
 def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, pages: Client) -> None:

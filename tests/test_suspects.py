@@ -14,7 +14,7 @@ from test_path import prepare
 from test_promotion import candidate, promote
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.curation.apply_correction import correct, withdraw_correction
+from lesion_tasks.curation.apply_correction import correct, withdraw_by_form, withdraw_correction
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation.find_suspects import suspect_labels_of, suspect_pairs
 from lesion_tasks.metrics.suspects import suspect_labels
@@ -96,7 +96,16 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
     assert "Decided by people" not in workspace.bucket.get(f"reports/data/{before}.html").decode()
     with pytest.raises(UnusableInputError, match="withdraw it first"):
         correct(workspace, "label_kept", "ISIC_0000005", **ask)
-    withdraw_correction(workspace, number, withdrawn_by="Bea")
+    for wrong, words in (
+        ((None, "ISIC_0000005"), "the number of the decision is missing"),
+        ((number, "ISIC_0000006"), "it is about ISIC_0000005, expected ISIC_0000006"),
+        ((number + 1, "ISIC_0000005"), "there is none of this number"),
+    ):
+        with pytest.raises(UnusableInputError, match=words):
+            withdraw_by_form(workspace, *wrong, reason="a mistake", withdrawn_by="Bea")
+    for person in ("Bea", "Cleo"):  # a task that is cleared withdraws once
+        asked = {"reason": "a mistake", "withdrawn_by": person}
+        assert withdraw_by_form(workspace, number, "ISIC_0000005", **asked) == number
     with workspace.engine.connect() as connection:
         assert len(collect_facts(workspace.bucket, connection, after)["corrections"]) == 1
     assert build_split(workspace, SPLIT) == before

@@ -28,8 +28,7 @@ AT_WORK = {
     "awaiting_input": ASKING,
 }
 WITHOUT_WORDS = "Its process ended without a word, as when it is killed or its machine is switched off."
-# The task that keeps a run red names no cause of its own.
-_STAYS_RED = "stay_red"
+MIRROR = "stay_red"  # the task that fails only because another one failed
 N_NAMED = 3
 
 
@@ -83,7 +82,7 @@ class Run:
     def failed(self) -> list[TaskOfRun]:
         """Its tasks that failed, or failed and are to be tried again: the causes, not what only keeps the run red."""
         found = [task for task in self.tasks if task.state in ("failed", "up_for_retry")]
-        return [task for task in found if task.task_id != _STAYS_RED] or found
+        return [task for task in found if task.task_id != MIRROR] or found
 
     def find(self, task_id: str, map_index: int) -> TaskOfRun | None:
         """One of its tasks."""

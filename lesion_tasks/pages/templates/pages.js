@@ -217,14 +217,10 @@ function leadToAirflow(within = document) {
 
 const LOG_LINES = 60;
 
-// The end of a log that Airflow keeps, and its address: a link would open Airflow inside its own frame.
+// The end of a log that Airflow keeps.
 async function showLog() {
   const section = document.querySelector("[data-log]");
   if (!section) return;
-  const link = section.querySelector("[data-address]");
-  const page = new URL(section.dataset.logPage, new URL("../", new URL(root, location.href))).href;
-  link.textContent = page;
-  if (window.parent === window) link.href = page;
   try {
     const found = await ask(section.dataset.log, { headers: { Accept: "application/json" } });
     const lines = (found.content ?? []).flatMap((line) => [
@@ -264,6 +260,10 @@ function takeOver(main, fresh) {
     const isKept = old && ("questions" in part.dataset
       || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
     if (!isKept) {
+      const unfolded = [...old?.querySelectorAll("details[open] > summary") ?? []].map((one) => one.textContent);
+      for (const one of part.querySelectorAll("details > summary")) {
+        if (unfolded.includes(one.textContent)) one.parentElement.open = true;
+      }
       if (old) old.replaceWith(part);
       else if (last) last.after(part);
       else main.prepend(part);
