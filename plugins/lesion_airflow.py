@@ -70,7 +70,8 @@ RETRY_POLICY = ExceptionRetryPolicy(
 )
 
 # Under which name a task leaves why it failed or was skipped, as XCom: Airflow keeps it until the task runs again.
-REASON = "reason"
+# Not "reason": where a task returns a dictionary, Airflow also keeps each of its entries by its key.
+REASON = "ended_because"
 MAX_REASON_CHARACTERS = 2_000
 
 

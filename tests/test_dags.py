@@ -226,10 +226,10 @@ def test_every_task_leaves_why_it_failed(dags: dict[str, Any]) -> None:
 @pytest.mark.parametrize(
     ("error", "kept"),
     [
-        (UnusableInputError("seed 'x': expected a number"), {"reason": "seed 'x': expected a number"}),
-        (ValueError("x"), {"reason": "ValueError: x"}),
-        (KeyError(), {"reason": "KeyError: "}),
-        (RuntimeError("x" * 9_000), {"reason": f"RuntimeError: {'x' * 1_986}"}),
+        (UnusableInputError("seed 'x': expected a number"), {"ended_because": "seed 'x': expected a number"}),
+        (ValueError("x"), {"ended_because": "ValueError: x"}),
+        (KeyError(), {"ended_because": "KeyError: "}),
+        (RuntimeError("x" * 9_000), {"ended_because": f"RuntimeError: {'x' * 1_986}"}),
         (None, {}),  # killed: whoever calls it then knows no reason, and may not write one
     ],
 )
@@ -258,21 +258,27 @@ def test_the_reason_of_a_failure_is_our_message_or_the_kind_of_the_error(
 def test_whether_a_person_is_asked_is_handed_from_the_training_to_the_promotion(
     chosen: list[str | None], asked: str, dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from airflow.sdk.api.datamodels._generated import AssetReferenceAssetEventDagRun
+    from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
+    from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
+
     from lesion_airflow import EVALUATIONS
 
     sent = []
+    announce = dags["train_variants"].get_task("announce").python_callable
     for one in chosen:
-        given = {"approval": one}
         handed = SimpleNamespace(extra={})
-        task = dags["train_variants"].get_task("announce")
         if one is not None:
-            task.python_callable(["smoke-1-own"], given, {EVALUATIONS: handed})
-        sent.append(handed)
+            announce(["smoke-1-own"], {"approval": one}, {EVALUATIONS: handed})
+        asset = AssetReferenceAssetEventDagRun(name=EVALUATIONS.name, uri=EVALUATIONS.uri, extra={})
+        origin = dict.fromkeys(("source_task_id", "source_dag_id", "source_run_id", "source_map_index"))
+        event = {"asset": asset, "extra": handed.extra, "source_aliases": [], "timestamp": MONDAY}
+        sent.append(AssetEventDagRunReferenceResult(**event, **origin))
     scope = runpy.run_path(str(ROOT / "dags" / "promote_model.py"))
     monkeypatch.setitem(
         scope["approval_of"].__globals__,
         "get_current_context",
-        lambda: {"triggering_asset_events": {EVALUATIONS: sent} if sent else {}},
+        lambda: {"triggering_asset_events": TriggeringAssetEventsAccessor.build(sent)},
     )
     assert scope["approval_of"]({"approval": "never"}) == asked
     forms = [dags[name].params.get_param("approval").schema for name in ("train_variants", "promote_model")]

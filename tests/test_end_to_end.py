@@ -156,7 +156,7 @@ def test_bad_input_is_a_red_task_that_is_not_retried_and_people_are_told(
     assert [(task["task_id"], task["try_number"]) for task in stages[0].failed] == [("poll", 1)]
     assert any("/no/such/folder" in line for line in finished.api.log(stages[0].failed[0]))
     run = quote(stages[0].run_id, safe="")
-    kept = f"dags/ingest_isic/dagRuns/{run}/taskInstances/poll/xcomEntries/reason"
+    kept = f"dags/ingest_isic/dagRuns/{run}/taskInstances/poll/xcomEntries/ended_because"
     assert "/no/such/folder" in finished.api.get(kept, stringify=False)["value"]
     deadline = time.monotonic() + 60
     while not webhook.bodies and time.monotonic() < deadline:

@@ -103,7 +103,7 @@ def _failures_of(run: Run, task: TaskOfRun) -> list[TaskOfRun]:
 def _state_of_run(run: Run, found: RunResult) -> str:
     """How a run ended, or how far it is, where that says more than what it made."""
     if run.state == "failed":
-        return "This run failed." if found.is_empty else f"This run failed. {found.words}"
+        return "This run failed."
     if not found.is_empty:
         return found.words
     if run.state == "queued":
