@@ -27,6 +27,7 @@ from benchmarks.kill_train import prepare
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.pages.activity import Run
 from lesion_tasks.pages.application import build_application
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.training.train import train_variant
@@ -86,6 +87,22 @@ def fill(url: str) -> list[str]:
     return training_ids
 
 
+class NoRuns:
+    """What Airflow says where nothing is at work."""
+
+    def at_work(self) -> list[Run]:
+        """None."""
+        return []
+
+    def failed(self, n: int) -> list[Run]:
+        """None."""
+        return []
+
+    def find(self, dag_id: str, run_id: str) -> Run | None:
+        """None."""
+        return None
+
+
 def page_ms(path: str) -> float:
     """Median milliseconds of a page on the server, after a first look."""
     application = build_application(
@@ -93,6 +110,8 @@ def page_ms(path: str) -> float:
         may_read=lambda: None,
         may_start=lambda: ("promote_model", "rollback_champion"),
         returned_by=lambda *_: None,
+        try_of=lambda *_: None,
+        runs=NoRuns(),
     )
 
     async def ask() -> list[float]:

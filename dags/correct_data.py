@@ -31,7 +31,7 @@ from lesion_airflow import (
     skip_unless,
     task_param,
 )
-from lesion_tasks.catalog.approvals import MAX_REASON, UNNAMED
+from lesion_tasks.catalog.approvals import MAX_REASON, MIN_CORRECTION_REASON, UNNAMED
 
 if TYPE_CHECKING:
     from lesion_tasks.curation.correction_requests import Request
@@ -85,11 +85,11 @@ def request_of(params: dict[str, Any], dag_run: Any) -> "Request":
         ),
         "reason": Param(
             type="string",
-            minLength=3,
+            minLength=MIN_CORRECTION_REASON,
             maxLength=MAX_REASON,
             pattern=r"\S",
             title="Reason",
-            description="Why; kept with the decision.",
+            description="Why; kept with the decision, of a withdrawal in the log and in the form of this run.",
         ),
         **approval_params(page="Suspects", unasked="it is done at once"),
     },

@@ -17,16 +17,15 @@ from airflow.sdk import Param, dag, task
 
 from lesion_airflow import (
     DEFAULT_ARGS,
-    GPU_QUEUE,
     TAGS,
     TELL_WHEN_RED,
+    TRAINS,
     note_lineage,
     open_workspace,
     refuse_misspelt,
     results,
 )
 from lesion_tasks.catalog import SPLITS, VARIANTS
-from lesion_tasks.catalog.pools import GPU_POOL
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 
 NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.split].is_whole)
@@ -85,8 +84,7 @@ def leave_out() -> None:
         return [asdict(held_out) for held_out in chosen]
 
     @task(
-        queue=GPU_QUEUE,
-        pool=GPU_POOL,
+        **TRAINS,
         execution_timeout=timedelta(hours=14),
         map_index_template="{{ task.op_kwargs['held_out']['value'] }}",
     )

@@ -13,15 +13,14 @@ from typing import Any
 from airflow.sdk import Param, dag, task
 
 from lesion_airflow import (
+    COMPARES,
     DEFAULT_ARGS,
-    GPU_QUEUE,
     TAGS,
     TELL_WHEN_RED,
     open_workspace,
     refuse_misspelt,
     task_param,
 )
-from lesion_tasks.catalog.pools import GPU_POOL
 
 
 @dag(
@@ -75,7 +74,7 @@ def predict_images() -> None:
             is_from_form=True,
         )
 
-    @task(queue=GPU_QUEUE, pool=GPU_POOL, execution_timeout=timedelta(hours=24))
+    @task(**COMPARES, execution_timeout=timedelta(hours=24))
     def predict(job_id: str) -> dict[str, int]:
         """Predict every part of the job that is not there yet."""
         from lesion_tasks.serving.predict_job import run_predictions

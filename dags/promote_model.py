@@ -24,9 +24,9 @@ from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
 
 from lesion_airflow import (
     CHAMPION,
+    COMPARES,
     DEFAULT_ARGS,
     EVALUATIONS,
-    GPU_QUEUE,
     TAGS,
     TELL_WHEN_RED,
     AskAboutCandidate,
@@ -38,11 +38,16 @@ from lesion_airflow import (
     skip_unless,
     tasks_param,
 )
-from lesion_tasks.catalog.approvals import MAX_REASON, UNNAMED
-from lesion_tasks.catalog.pools import GPU_POOL
+from lesion_tasks.catalog.approvals import MAX_REASON, UNNAMED, most_careful, overrides_in_words
 
 if TYPE_CHECKING:
     from lesion_tasks.promotion.overrides import Override
+
+
+def approval_of(params: dict[str, Any]) -> str:
+    """Whether a person is asked: as the form says, or in a run that new evaluations started as their makers chose."""
+    events = get_current_context()["triggering_asset_events"].get(EVALUATIONS) or ()
+    return most_careful(event.extra.get("approval") for event in events) if events else params["approval"]
 
 
 def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
@@ -72,8 +77,8 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
             type="boolean",
             title="Despite the gates",
             section="Despite the gates",
-            description="Promote the best candidate even if it misses a gate; never despite a failed "
-            "integrity check.",
+            description_md="Promote the best candidate even if it misses a gate, or a refused training by its name. "
+            + overrides_in_words(),
         ),
         "training": Param(
             None,
@@ -112,8 +117,7 @@ def promote_model() -> None:
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(
-        queue=GPU_QUEUE,
-        pool=GPU_POOL,
+        **COMPARES,
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['missing']['training_id'] }}",
     )
@@ -131,7 +135,7 @@ def promote_model() -> None:
         questions = write_questions(
             open_workspace(),
             tasks=params["tasks"],
-            approval=params["approval"],
+            approval=approval_of(params),
             is_forced=params["is_forced"],
             override=override_of(params, dag_run),
         )
@@ -152,7 +156,7 @@ def promote_model() -> None:
             open_workspace(),
             tasks=params["tasks"],
             answers=results(answers),
-            approval=params["approval"],
+            approval=approval_of(params),
             is_forced=params["is_forced"],
             triggered_by=dag_run.triggering_user_name,
             override=override_of(params, dag_run),

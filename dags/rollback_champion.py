@@ -19,7 +19,7 @@ from lesion_airflow import (
     task_param,
 )
 from lesion_notices import link_to
-from lesion_tasks.catalog.approvals import UNNAMED
+from lesion_tasks.catalog.approvals import MIN_ROLLBACK_REASON, UNNAMED
 
 
 @dag(
@@ -39,10 +39,10 @@ from lesion_tasks.catalog.approvals import UNNAMED
         ),
         "reason": Param(
             type="string",
-            minLength=10,
+            minLength=MIN_ROLLBACK_REASON,
             pattern=r"\S.*\S",
             title="Reason",
-            description="Why, in at least ten characters; kept in the history and shown in the report.",
+            description=f"Why, in at least {MIN_ROLLBACK_REASON} characters; kept in the history, and in the report.",
         ),
     },
     description="Restore an earlier champion",

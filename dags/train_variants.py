@@ -23,11 +23,13 @@ from airflow.sdk import (
 
 from lesion_airflow import (
     DEFAULT_ARGS,
+    EVALUATES,
     EVALUATIONS,
-    GPU_QUEUE,
     SPLITS,
     TAGS,
     TELL_WHEN_RED,
+    TRAINS,
+    approval_param,
     count,
     note_lineage,
     open_workspace,
@@ -38,12 +40,12 @@ from lesion_airflow import (
 )
 from lesion_notices import tell
 from lesion_tasks.catalog import COHORTS, VARIANTS, Variant
-from lesion_tasks.catalog.pools import GPU_POOL
+from lesion_tasks.catalog.cohorts import NONE_OF_THEM
 from lesion_tasks.catalog.schedules import SCHEDULES
 
 BY_TIME = CronTriggerTimetable(SCHEDULES["train_variants"].cron, timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
-COHORT_NAMES = sorted(COHORTS)
+COHORT_NAMES = [*sorted(COHORTS), NONE_OF_THEM] if COHORTS else []
 SEARCHABLE = [name for name in NAMES if VARIANTS[name].search]
 
 
@@ -110,12 +112,25 @@ POLICIES = {
             minItems=1,
             items={"enum": COHORT_NAMES} if COHORT_NAMES else {"type": "string"},
             examples=COHORT_NAMES,
-            values_display={name: f"{name} ({COHORTS[name].title})" for name in COHORT_NAMES},
+            values_display={
+                name: f"{name} ({COHORTS[name].title if name in COHORTS else 'no cohort, and no name beside it'})"
+                for name in COHORT_NAMES
+            },
             title="Cohorts",
             description=(
                 "On which cohorts of other people's data each training is judged. Empty: all of its task"
-                f"{'' if COHORT_NAMES else '; none is declared'}."
+                + (
+                    f". {NONE_OF_THEM}: no cohort; a promotion makes up for it."
+                    if COHORTS
+                    else "; none is declared."
+                )
             ),
+        ),
+        "approval": approval_param(
+            unasked="the gates decide",
+            section="The promotion that follows",
+            description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
+            "is decided. Where several runs start it together, whoever wants to be asked is.",
         ),
         "max_epochs": Param(
             None,
@@ -152,11 +167,11 @@ def train_variants() -> None:
     @task
     def choose(params: dict[str, Any]) -> list[str]:
         """Name the variants to train; none means that there is nothing to do."""
-        from lesion_tasks.catalog.lookup import refuse_misspelt_cohorts
+        from lesion_tasks.catalog.lookup import cohorts_chosen, refuse_misspelt_cohorts
         from lesion_tasks.training.train import choose_variants
 
         refuse_misspelt()
-        refuse_misspelt_cohorts(params["cohorts"] or ())
+        refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
         return choose_variants(
             open_workspace(),
             variants=params["variants"] or None,
@@ -168,8 +183,7 @@ def train_variants() -> None:
         )
 
     @task(
-        queue=GPU_QUEUE,
-        pool=GPU_POOL,
+        **TRAINS,
         execution_timeout=timedelta(hours=12),
         map_index_template="{{ task.op_kwargs['variant'] }}",
     )
@@ -195,19 +209,19 @@ def train_variants() -> None:
         return training_id
 
     @task(
-        queue=GPU_QUEUE,
-        pool=GPU_POOL,
+        **EVALUATES,
         execution_timeout=timedelta(hours=2),
         map_index_template="{{ task.op_kwargs['training_id'] }}",
     )
     def evaluate(training_id: str, params: dict[str, Any]) -> str:
         """Check one training's predictions, compute all figures, write its report; tell people if it is not sound."""
-        from lesion_tasks.catalog.lookup import cohorts_left
+        from lesion_tasks.catalog.lookup import cohorts_chosen, cohorts_left
         from lesion_tasks.evaluation.evaluate import evaluate_training
         from lesion_tasks.upkeep import lineage, notices
 
         workspace = open_workspace()
-        cohorts = cohorts_left(params["cohorts"]) if params["cohorts"] else None
+        chosen = cohorts_chosen(params["cohorts"])
+        cohorts = None if chosen is None else cohorts_left(chosen)
         evaluation_id = evaluate_training(workspace, training_id, cohorts=cohorts)
         note_lineage(lineage.of_evaluation(workspace, evaluation_id))
         unsound = notices.of_evaluation(workspace, evaluation_id)
@@ -220,11 +234,11 @@ def train_variants() -> None:
         return evaluate(training_id=train(variant=variant))
 
     @task(outlets=[EVALUATIONS], trigger_rule=TriggerRule.ALL_DONE)
-    def announce(evaluated: Any, outlet_events: Any) -> int:
-        """Name the new evaluations, once, after all are made."""
+    def announce(evaluated: Any, params: dict[str, Any], outlet_events: Any) -> int:
+        """Name the new evaluations, once, after all are made, and whether a person is to be asked about them."""
         ids = results(evaluated)
         skip_unless(bool(ids), "nothing was evaluated")
-        outlet_events[EVALUATIONS].extra = {"evaluations": ids}
+        outlet_events[EVALUATIONS].extra = {"evaluations": ids, "approval": params["approval"]}
         return len(ids)
 
     @task(trigger_rule=TriggerRule.ALL_DONE)

@@ -16,8 +16,8 @@ from airflow.providers.standard.operators.trigger_dagrun import TriggerDagRunOpe
 from airflow.sdk import Param, TriggerRule, dag, get_current_context, task
 
 from lesion_airflow import (
+    COMPARES,
     DEFAULT_ARGS,
-    GPU_QUEUE,
     TAGS,
     TELL_WHEN_RED,
     WATCHES,
@@ -29,7 +29,6 @@ from lesion_airflow import (
     tasks_param,
 )
 from lesion_notices import tell
-from lesion_tasks.catalog.pools import GPU_POOL
 from lesion_tasks.catalog.retraining import AS_SET, RETRAININGS
 from lesion_tasks.catalog.schedules import SCHEDULES
 
@@ -86,8 +85,7 @@ def watch_champion() -> None:
         return found
 
     @task(
-        queue=GPU_QUEUE,
-        pool=GPU_POOL,
+        **COMPARES,
         execution_timeout=timedelta(hours=6),
         map_index_template="{{ task.op_kwargs['name'] }}",
     )

@@ -27,6 +27,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 from airflow.sdk.observability.stats import Stats
 
 from lesion_notices import LesionNotifier, tell
+from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
     from lesion_tasks.database.schema import CorrectionRequest
@@ -45,6 +47,12 @@ CHAMPION = Model("champion", uri="lesion://champion")
 METRICS_TIMEOUT_MS = 5_000
 WAIT_HOURS = 7 * 24  # for an answer, if a form does not say
 GPU_QUEUE = "gpu"  # the workers that train; one task at a time
+# What a task asks for that holds a model. Whoever waits for the one slot gets it in this order: what takes minutes and
+# ends a path goes before trainings, which take hours. A task that has begun keeps the slot.
+EVALUATES, COMPARES, TRAINS = (
+    {"queue": GPU_QUEUE, "pool": GPU_POOL, "priority_weight": weight, "weight_rule": "absolute"}
+    for weight in (3, 2, 1)
+)
 
 # Wrong input stays wrong. Nearly everything else may be the network or a machine, and is tried again, after a longer
 # pause each time.
@@ -63,6 +71,22 @@ RETRY_POLICY = ExceptionRetryPolicy(
     ]
 )
 
+# Under which name a task leaves why it failed or was skipped, as XCom: Airflow keeps it until the task runs again.
+# Not "reason": where a task returns a dictionary, Airflow also keeps each of its entries by its key.
+REASON = "ended_because"
+MAX_REASON_CHARACTERS = 2_000
+
+
+def keep_reason(context: Mapping[str, Any]) -> None:
+    """Leave why the task failed where the pages find it: our own message, or the kind of the error and what it says."""
+    error = context.get("exception")
+    if error is None:  # a killed task: the DAG processor calls this, and knows no more than the state
+        return
+    is_ours = isinstance(error, UnusableInputError | AirflowFailException)
+    words = str(error) if is_ours and str(error) else f"{type(error).__name__}: {error}"
+    context["ti"].xcom_push(REASON, words[:MAX_REASON_CHARACTERS])
+
+
 DEFAULT_ARGS: dict[str, Any] = {
     "owner": "lesion",
     "retries": 2,
@@ -71,6 +95,8 @@ DEFAULT_ARGS: dict[str, Any] = {
     "max_retry_delay": timedelta(minutes=10),
     "retry_policy": RETRY_POLICY,
     "execution_timeout": timedelta(hours=1),
+    "on_failure_callback": keep_reason,
+    "on_retry_callback": keep_reason,
 }
 
 TAGS = ["lesion"]
@@ -110,8 +136,9 @@ def open_workspace() -> "Workspace":
 
 
 def skip_unless(is_wanted: bool, reason: str) -> None:
-    """End the running task as skipped, with a reason in its log."""
+    """End the running task as skipped, with a reason in its log and on its page."""
     if not is_wanted:
+        get_current_context()["ti"].xcom_push(REASON, reason)
         raise AirflowSkipException(reason)
 
 
@@ -233,19 +260,27 @@ def task_param(description: str) -> Param:
     )
 
 
-def approval_params(*, page: str, unasked: str) -> dict[str, Param]:
-    """The fields of a form about asking a person: `page` shows the questions, `unasked` says what follows without."""
+def approval_param(*, unasked: str, description: str, section: str = "Approval") -> Param:
+    """The field of a form that chooses whether a person is asked; `unasked` says what follows without."""
     from lesion_tasks.catalog.approvals import APPROVALS, AS_SET
 
     shown = ("As the setting LESION_APPROVAL says", "Always, before anything is decided", f"Never: {unasked}")
+    return Param(
+        AS_SET,
+        type="string",
+        enum=list(APPROVALS),
+        values_display=dict(zip(APPROVALS, shown, strict=True)),
+        title="Ask a person",
+        section=section,
+        description=description,
+    )
+
+
+def approval_params(*, page: str, unasked: str) -> dict[str, Param]:
+    """The fields of a form whose run asks by itself, on that page of the product."""
     return {
-        "approval": Param(
-            AS_SET,
-            type="string",
-            enum=list(APPROVALS),
-            values_display=dict(zip(APPROVALS, shown, strict=True)),
-            title="Ask a person",
-            section="Approval",
+        "approval": approval_param(
+            unasked=unasked,
             description=f"Whether to wait for an answer, on the page {page} or under Required Actions, before "
             "anything is decided.",
         ),

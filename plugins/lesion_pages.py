@@ -25,6 +25,7 @@ def _application() -> Any:
     from sqlalchemy import or_, select, tuple_
 
     from lesion_airflow import open_workspace
+    from lesion_runs import AirflowRuns
     from lesion_tasks.pages.application import build_application
     from lesion_tasks.pages.run_results import DAGS
     from lesion_tasks.pages.training_page import TRAINING, RanTry, TaskTry, nearest_try
@@ -95,6 +96,7 @@ def _application() -> Any:
         may_start=may_start,
         returned_by=returned_by,
         try_of=try_of,
+        runs=AirflowRuns(DAGS),
     )
 
 

@@ -206,6 +206,92 @@ def test_models_are_used_on_the_gpu_queue_and_nowhere_else(dags: dict[str, Any])
     assert on_gpu == {name for name, task in each_task(dags) if task.pool == "gpu"}
 
 
+def test_what_ends_a_path_in_minutes_gets_the_slot_before_a_training(dags: dict[str, Any]) -> None:
+    waiting = [(name, task) for name, task in each_task(dags) if task.pool == "gpu"]
+    assert {task.weight_rule for _, task in waiting} == {"absolute"}
+    weight = {name: task.priority_weight for name, task in waiting}
+    assert weight["train_variants.each.evaluate"] > weight["promote_model.score_again"]
+    trains = {name: weight.pop(name) for name in ("train_variants.each.train", "leave_out.train")}
+    assert max(trains.values()) < min(weight.values())
+
+
+def test_every_task_leaves_why_it_failed(dags: dict[str, Any]) -> None:
+    from lesion_airflow import keep_reason
+
+    for name, task in each_task(dags):
+        for callback in (task.on_failure_callback, task.on_retry_callback):
+            assert keep_reason in (callback if isinstance(callback, list) else [callback]), name
+
+
+@pytest.mark.parametrize(
+    ("error", "kept"),
+    [
+        (UnusableInputError("seed 'x': expected a number"), {"ended_because": "seed 'x': expected a number"}),
+        (ValueError("x"), {"ended_because": "ValueError: x"}),
+        (KeyError(), {"ended_because": "KeyError: "}),
+        (RuntimeError("x" * 9_000), {"ended_because": f"RuntimeError: {'x' * 1_986}"}),
+        (None, {}),  # killed: whoever calls it then knows no reason, and may not write one
+    ],
+)
+def test_the_reason_of_a_failure_is_our_message_or_the_kind_of_the_error(
+    error: Exception | None, kept: dict[str, str]
+) -> None:
+    from lesion_airflow import keep_reason
+
+    pushed: dict[str, str] = {}
+    keep_reason({"ti": SimpleNamespace(xcom_push=pushed.__setitem__), "exception": error})
+    assert pushed == kept
+
+
+@pytest.mark.parametrize(
+    ("chosen", "asked"),
+    [
+        ([], "never"),  # by hand: as its own form says
+        (["always"], "always"),
+        (["never", "always", "as_set"], "always"),
+        (["never", "as_set"], "as_set"),
+        (["never", "never"], "never"),
+        (["never", None], "as_set"),  # evaluations of somebody who said nothing
+        (["no such"], "as_set"),
+    ],
+)
+def test_whether_a_person_is_asked_is_handed_from_the_training_to_the_promotion(
+    chosen: list[str | None], asked: str, dags: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from airflow.sdk.api.datamodels._generated import AssetReferenceAssetEventDagRun
+    from airflow.sdk.execution_time.comms import AssetEventDagRunReferenceResult
+    from airflow.sdk.execution_time.context import TriggeringAssetEventsAccessor
+
+    from lesion_airflow import EVALUATIONS
+
+    sent = []
+    announce = dags["train_variants"].get_task("announce").python_callable
+    for one in chosen:
+        handed = SimpleNamespace(extra={})
+        if one is not None:
+            announce(["smoke-1-own"], {"approval": one}, {EVALUATIONS: handed})
+        asset = AssetReferenceAssetEventDagRun(name=EVALUATIONS.name, uri=EVALUATIONS.uri, extra={})
+        origin = dict.fromkeys(("source_task_id", "source_dag_id", "source_run_id", "source_map_index"))
+        event = {"asset": asset, "extra": handed.extra, "source_aliases": [], "timestamp": MONDAY}
+        sent.append(AssetEventDagRunReferenceResult(**event, **origin))
+    scope = runpy.run_path(str(ROOT / "dags" / "promote_model.py"))
+    monkeypatch.setitem(
+        scope["approval_of"].__globals__,
+        "get_current_context",
+        lambda: {"triggering_asset_events": TriggeringAssetEventsAccessor.build(sent)},
+    )
+    assert scope["approval_of"]({"approval": "never"}) == asked
+    forms = [dags[name].params.get_param("approval").schema for name in ("train_variants", "promote_model")]
+    assert forms[0]["enum"] == forms[1]["enum"]
+
+
+def test_the_form_of_a_promotion_says_which_refusals_can_be_overridden(dags: dict[str, Any]) -> None:
+    from lesion_tasks.catalog.approvals import NEVER_OVERRIDABLE, OVERRIDABLE
+
+    told = dags["promote_model"].params.get_param("is_forced").schema["description_md"]
+    assert all(f"- {words}\n" in told for words in (*OVERRIDABLE, *NEVER_OVERRIDABLE))
+
+
 def test_pools_are_those_that_are_created(dags: dict[str, Any]) -> None:
     from lesion_tasks.laptop.airflow import POOLS
 
@@ -411,6 +497,23 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
         lesion_airflow.refuse_misspelt()
 
 
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [(None, None), ([], None), (["none"], []), (["here"], ["here"])],
+)
+def test_an_evaluation_can_leave_every_cohort_out(names: list[str] | None, chosen: list[str] | None) -> None:
+    from lesion_tasks.catalog.lookup import cohorts_chosen
+
+    assert cohorts_chosen(names) == chosen
+
+
+def test_no_cohort_and_a_cohort_are_refused_together() -> None:
+    from lesion_tasks.catalog.lookup import cohorts_chosen
+
+    with pytest.raises(UnusableInputError, match="expected it alone"):
+        cohorts_chosen(["none", "here"])
+
+
 OWN = """
 [variant.mine]
 title = "Mine"
@@ -425,6 +528,10 @@ positive = "melanoma"
 rules = [{label = "benign", path = ["Benign"]}, {label = "melanoma", path = ["Malignant"]}]
 [schedule.train_variants]
 cron = "0 5 * * 3"
+[cohort.clinic]
+title = "A clinic"
+tasks = ["malignancy"]
+attribution = ["A clinic"]
 """
 
 
@@ -447,6 +554,8 @@ def test_forms_list_entries_of_ones_own_and_a_broken_folder_is_told_by_a_run(
     (tmp_path / "own.toml").write_text(OWN)
     monkeypatch.setenv("LESION_CATALOG", str(tmp_path))
     assert offered() == [True] * 4
+    form = runpy.run_path(str(ROOT / "dags" / "train_variants.py"))["train_variants"]().params
+    assert form.get_param("cohorts").schema["items"]["enum"] == ["clinic", "none"]
     (tmp_path / "own.toml").write_text(OWN.replace("title", "titel", 1))
     assert offered() == [False] * 4
     with pytest.raises(UnusableInputError, match="unknown field 'titel'; did you mean title") as told:

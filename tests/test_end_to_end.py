@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import psutil
 import pytest
@@ -154,6 +155,9 @@ def test_bad_input_is_a_red_task_that_is_not_retried_and_people_are_told(
     assert stages[0].state == "failed"
     assert [(task["task_id"], task["try_number"]) for task in stages[0].failed] == [("poll", 1)]
     assert any("/no/such/folder" in line for line in finished.api.log(stages[0].failed[0]))
+    run = quote(stages[0].run_id, safe="")
+    kept = f"dags/ingest_isic/dagRuns/{run}/taskInstances/poll/xcomEntries/ended_because"
+    assert "/no/such/folder" in finished.api.get(kept, stringify=False)["value"]
     deadline = time.monotonic() + 60
     while not webhook.bodies and time.monotonic() < deadline:
         time.sleep(0.2)
@@ -176,8 +180,11 @@ def test_stopping_ends_every_process_that_was_started(finished: Demo) -> None:
     stopped = demo(finished.home, "--stop")
     assert stopped.stdout.split()[0] == "stopped"
     assert "postgres" in stopped.stdout
+    place = str(finished.home)
     left = [
-        p.info for p in psutil.process_iter(["pid", "cwd"]) if str(finished.home) in (p.info["cwd"] or "")
+        p.info
+        for p in psutil.process_iter(["pid", "cwd", "cmdline"])
+        if place in (p.info["cwd"] or "") or any(place in part for part in p.info["cmdline"] or [])
     ]
     assert left == []
     assert "nothing was running" in demo(finished.home, "--stop").stdout

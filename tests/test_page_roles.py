@@ -25,13 +25,14 @@ ROLES = ("anonymous", "viewer", "user", "op", "admin")
 # Asks the plugin's application as the API server mounts it, in a process in which Airflow is configured.
 SCRIPT = """
 import asyncio, json, sys
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 given = json.load(sys.stdin)
 sys.argv = ["airflow", "api-server"]
 import httpx
 from airflow.api_fastapi.app import get_auth_manager, init_auth_manager
 init_auth_manager()
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
+from lesion_airflow import REASON
 from lesion_pages import LesionPages
 
 from airflow.models.dagrun import DagRun
@@ -64,6 +65,14 @@ with create_session() as session:
     ti.try_number, ti.start_date, ti.end_date = 2, moment + timedelta(seconds=21), None
     ti.state = TaskInstanceState.RUNNING
     ran(session, "promote_model", "compare", "run+2", None)
+    # A run that failed, as the callback of our tasks leaves it.
+    ti, moment = ran(session, "build_splits", "choose", "run+3", None)
+    ti.state, ti.end_date = TaskInstanceState.FAILED, moment
+    ti.dag_run.state, ti.dag_run.end_date = "failed", datetime.now(UTC)
+    XComModel.set(
+        key=REASON, value=given["reason"], dag_id="build_splits", task_id="choose", run_id="run+3", session=session
+    )
+    ran(session, "promote_model", "score_again", "run+4", "smoke-1", 0)[0].dag_run.state = "running"
     XComModel.set(
         key="return_value", value=[given["question"]], dag_id="promote_model", task_id="compare", run_id="run+2",
         session=session,
@@ -74,7 +83,11 @@ app = mounted["app"]
 values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "path": "x.html", "theme": "dark"}
 values["training_id"] = given["training_id"]
 paths = [route.path.replace(":path", "").format(**values) for route in app.routes]
-asked = {"/question": "/question?dag=promote_model&run=run%2B2&map_index=0"}
+failed = "/result?dag=build_splits&run=run%2B3"
+asked = {
+    "/question": "/question?dag=promote_model&run=run%2B2&map_index=0",
+    "/result": failed + "&task=choose&map_index={MAP_INDEX}",
+}
 decided = ("promote_model", "rollback_champion", "correct_data")
 
 async def ask(role):
@@ -97,7 +110,8 @@ async def ask(role):
     ]
     # What a page offers is what Airflow would let its reader start.
     offered = ['data-may="promote_model"' in champion, "Your role may not start" not in suspects]
-    shown = {name: answers[name].text for name in ("/training/" + given["training_id"], "/question")}
+    names = ("/training/" + given["training_id"], "/question", "/", "/result")
+    shown = {name: answers[name].text for name in names}
     codes = {path: answer.status_code for path, answer in answers.items()}
     if role == "anonymous":
         offered = [False, False]
@@ -163,6 +177,7 @@ def add_rows() -> dict[str, Any]:
         "training_id": failed,
         "variant": "cnn_scratch",
         "failed_at": failed_at.isoformat(),
+        "reason": "splits: unknown mine; expected some of malignancy_natural",
         "question": asdict(question),
     }
 
@@ -186,7 +201,11 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
         assert failed == set(), role
         assert set(found[role]["may"] + found[role]["offered"]) == {decides == "yes"}, role
         if reads == "yes":
-            training, question = found[role]["shown"]
+            training, question, pipeline, result = found[role]["shown"]
+            for page in (pipeline, result):
+                assert given["reason"] in page, "why a run failed"
+            assert "This task failed." in result
+            assert re.search(r"runs</span> <a [^>]+>score again smoke-1</a>", pipeline)
             assert "ValueError: the cause" in training
             assert "taskInstances/each.train/logs/1?map_index=0" in training, (
                 "the try that failed, not the next"

@@ -1,21 +1,30 @@
 """The pages of the plugin: what each shows of a real catalogue, and that nothing is served unguarded or unsafe."""
 
 import asyncio
+import json
 import re
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from datetime import UTC, datetime
+from html import unescape
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
 from catalogue import add_records, filled_once, labelled_records, rows_of
 from fastapi import HTTPException
+from markupsafe import escape
 from test_promotion import candidate, execute, first_candidate, promote
 
 from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog.approvals import NEVER_OVERRIDABLE, OVERRIDABLE
 from lesion_tasks.catalog.drawn import MARK, WARNING
+from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.pages.activity import Run, TaskOfRun
 from lesion_tasks.pages.application import build_application
-from lesion_tasks.pages.run_results import find_result
+from lesion_tasks.pages.run_results import DAGS, find_result
 from lesion_tasks.pages.training_page import TaskTry, advice_on
 from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Question, write_questions
@@ -31,7 +40,24 @@ PAGES = (
     "/pruned",
     "/result?dag=other&run=x",
 )
+NOW = datetime(2026, 3, 1, 14, 5, tzinfo=UTC)
 SCRIPT = "<script>alert(1)</script>"
+
+
+class KnownRuns:
+    """The runs that Airflow knows, in a test."""
+
+    def __init__(self, *runs: Run) -> None:
+        self.runs = runs
+
+    def at_work(self) -> list[Run]:
+        return [run for run in self.runs if run.state in ("queued", "running")]
+
+    def failed(self, n: int) -> list[Run]:
+        return [run for run in self.runs if run.state == "failed"][:n]
+
+    def find(self, dag_id: str, run_id: str) -> Run | None:
+        return next((run for run in self.runs if (run.dag_id, run.run_id) == (dag_id, run_id)), None)
 
 
 class Client:
@@ -55,6 +81,7 @@ def client(
     startable: tuple[str, ...] = (),
     returned: object = None,
     task_try: TaskTry | None = None,
+    runs: Sequence[Run] = (),
 ) -> Client:
     def read() -> None:
         if not may_read:
@@ -66,6 +93,7 @@ def client(
         may_start=lambda: startable,
         returned_by=lambda *_: returned,
         try_of=lambda *_: task_try,
+        runs=KnownRuns(*runs),
     )
     return Client(app)
 
@@ -96,6 +124,128 @@ def test_every_page_says_kindly_that_there_is_nothing_yet(settings: Settings, pa
     assert "Nothing has been evaluated yet" in pages.get("/leaderboard/malignancy").text
     assert "Nothing has been ingested yet" in pages.get("/").text
     assert "does not belong to the skin-lesion pipeline" in pages.get("/result?dag=other&run=x").text
+
+
+MESSAGE = "task malignancy: needs 5 patients on each side, found 2"
+FAILED = Run(
+    dag_id="build_splits",
+    run_id="manual+1",
+    state="failed",
+    ended_at=NOW,
+    tasks=[
+        TaskOfRun(task_id="choose", state="success", reason=None),
+        TaskOfRun(task_id="each.split", map_index=0, label="mine", state="failed", reason=MESSAGE),
+        TaskOfRun(task_id="each.materialize", map_index=0, state="upstream_failed"),
+        TaskOfRun(task_id="each.split", map_index=1, label="other", state="failed"),
+        TaskOfRun(
+            task_id="each.split", map_index=2, label="third", state="skipped", reason="no image is new"
+        ),
+        TaskOfRun(task_id="stay_red", state="failed", reason="at least one task before this one failed"),
+    ],
+)
+
+
+def test_a_failed_run_is_told_on_the_first_page_with_what_failed_when_and_why(settings: Settings) -> None:
+    page = client(runs=[FAILED, replace(FAILED, run_id="x", is_mended=True)]).get("/").text
+    told = page[page.index("Runs that failed") : page.index("At work, stage by stage")]
+    assert f"<strong>split mine</strong>: {MESSAGE}" in told
+    assert "<strong>split other</strong>: Its process ended without a word" in told
+    assert "2026-03-01 14:05 UTC, run" in told
+    assert 'data-airflow="dags/build_splits/runs/manual%2B1"' in told
+    assert 'data-airflow="dags/build_splits/runs/manual%2B1/tasks/each.split/mapped/0"' in told
+    assert "at least one task" not in told
+    assert "failed; a later run succeeded" in told
+    assert "Runs that failed" not in client().get("/").text
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ("", ["This run failed.", MESSAGE, "split other"]),
+        ("&task=each.split&map_index=0", ["This task failed.", MESSAGE]),
+        ("&task=each.split&map_index=1", ["This task failed.", "ended without a word"]),
+        ("&task=each.split&map_index=2", ["This task had nothing to do: no image is new"]),
+        ("&task=each.materialize&map_index=0", ["another failed before it", MESSAGE]),
+        ("&task=stay_red&map_index={MAP_INDEX}", ["This task failed.", "at least one task before"]),
+    ],
+)
+def test_the_tab_of_what_failed_says_that_it_did_and_why(
+    settings: Settings, asked: str, words: list[str]
+) -> None:
+    page = client(runs=[FAILED]).get(f"/result?dag=build_splits&run=manual%2B1{asked}").text
+    for said in words:
+        assert said in page
+    assert "nothing new" not in page
+    assert "has not" not in page
+
+
+@pytest.mark.parametrize("dag_id", [name for name in DAGS if name != "build_splits"])
+def test_the_tab_of_a_failed_run_of_any_dag_says_why(settings: Settings, dag_id: str) -> None:
+    run = replace(FAILED, dag_id=dag_id, tasks=[TaskOfRun(task_id="any", state="failed", reason=MESSAGE)])
+    for task in ("", "&task=any"):
+        page = client(runs=[run]).get(f"/result?dag={dag_id}&run=manual%2B1{task}").text
+        assert MESSAGE in page
+        assert " failed." in page
+
+
+def test_a_tab_says_how_far_a_run_is_and_why_it_made_nothing(settings: Settings) -> None:
+    at_work = [TaskOfRun(task_id="score_again", label="smoke-1", state="running")]
+    skipped = [TaskOfRun(task_id="announce", state="skipped", reason="every champion stays")]
+    for state, tasks, words in (
+        ("running", at_work, "has not ended. At work: score again smoke-1."),
+        ("queued", [], "waits to begin"),
+        ("success", skipped, "made nothing new: every champion stays."),
+    ):
+        run = Run(dag_id="promote_model", run_id="r", state=state, tasks=tasks)
+        assert words in client(runs=[run]).get("/result?dag=promote_model&run=r").text
+
+
+def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) -> None:
+    scoring = TaskOfRun(task_id="score_again", label="smoke-1", state="running", pool="gpu", began_at=NOW)
+    waiting = TaskOfRun(task_id="each.evaluate", map_index=0, label="smoke-2", state="scheduled", pool="gpu")
+    trains = [
+        TaskOfRun(task_id="each.train", map_index=place, label=f"v{place}", state="scheduled", pool="gpu")
+        for place in range(5)
+    ]
+    page = client(
+        runs=[
+            Run(dag_id="promote_model", run_id="p", state="running", tasks=[scoring]),
+            Run(dag_id="train_variants", run_id="t", state="running", tasks=[waiting, *trains]),
+            Run(dag_id="build_splits", run_id="s", state="queued"),
+            Run(dag_id="watch_champion", run_id="w", state="running"),
+        ]
+    ).get("/").text  # fmt: skip
+    rows = re.findall(r'<tr><th scope="row">([^<]+)</th><td class="words whole">(.*?)</td></tr>', page, re.S)
+    told = {stage: re.sub(r"<[^>]+>", "", words) for stage, words in rows}
+    assert list(told) == ["Ingest", "Splits", "Train and evaluate", "Promote", "Watch champion"]
+    assert told["Ingest"] == "nothing"
+    assert told["Splits"] == "waits a run that waits for the one before it"
+    assert "waits evaluate smoke-2, for the slot that score again smoke-1 holds" in told["Train and evaluate"]
+    assert "waits train v0, v1, v2 and 2 more" in told["Train and evaluate"]
+    assert told["Promote"] == "runs score again smoke-1 since 2026-03-01 14:05 UTC"
+    assert told["Watch champion"] == "runs between two tasks"
+    assert re.search(r'<dt>At work</dt><dd class="value">2</dd><dd class="range">score again smoke-1', page)
+    assert "nothing runs" in client().get("/").text
+
+
+def test_what_is_undecided_leads_to_where_one_decides_and_which_refusals_can_be_overridden(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    _, second = trained
+    assert f'<a href="/champion/{TASK}#undecided">1 undecided</a>' in client().get("/").text
+    page = client(startable=("promote_model",)).get(f"/champion/{TASK}").text
+    assert 'id="undecided"' in page
+    assert f"training={second}" in page[page.index('id="undecided"') : page.index('id="overrides"')]
+    assert 'data-start="promote_model"' in page
+    assert 'data-start="promote_model"' not in client().get(f"/champion/{TASK}").text
+    for words in (*OVERRIDABLE, *NEVER_OVERRIDABLE):
+        assert str(escape(words)) in page
+    assert "No refusal by the gates is in force" in page
+    promote()
+    page = client().get(f"/champion/{TASK}").text
+    assert 'id="undecided"' not in page
+    assert "open to that today" in page
+    assert second in page[page.index("open to that today") : page.index("Which refusals")]
 
 
 def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
@@ -177,6 +327,29 @@ def test_the_champion_page_tells_its_history_and_offers_only_what_a_person_may_s
     assert "&lt;script&gt;alert(1)" in page
     assert SCRIPT not in page
     assert "Your role may not start" in client().get(f"/champion/{TASK}").text
+
+
+def test_a_reason_is_asked_for_in_our_words_and_is_as_long_as_the_form_wants(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    promote(is_forced=True)
+    isic_id = rows_of(settings, "SELECT min(isic_id) FROM image")[0][0]
+    number = correct(
+        open_workspace(), "label_kept", isic_id, task=TASK, reason="it is right", decided_by="Ada"
+    )
+    some = client(startable=("rollback_champion", "correct_data"))
+    champion, suspects = (some.get(f"/{name}/{TASK}").text for name in ("champion", "suspects"))
+    for page, dag_id, least in ((champion, "rollback_champion", 10), (suspects, "correct_data", 3)):
+        (form, *_) = re.findall(f'<form data-start="{dag_id}".*?</form>', page, re.S)
+        assert f'data-least="{least}"' in form
+        assert "required" not in form and "minlength" not in form, "the browser says it in its own words"
+        params = (Path(__file__).parents[1] / "dags" / f"{dag_id}.py").read_text()
+        assert f"minLength=MIN_{'ROLLBACK' if least == 10 else 'CORRECTION'}_REASON" in params
+    assert f'value="withdrawn">Withdraw number {number}</button>' in suspects
+    handed = re.findall('data-conf="([^"]+)"', suspects)[-1]
+    given = {"correction": number, "isic_id": isic_id, "other_isic_id": None}
+    assert json.loads(unescape(handed)) == given
+    assert "Withdraw" not in client().get(f"/suspects/{TASK}").text
 
 
 def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, pages: Client) -> None:
@@ -278,6 +451,7 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         may_start=lambda: (),
         returned_by=lambda dag, run, task, place: by_place.get((task, place)),
         try_of=lambda *_: None,
+        runs=KnownRuns(),
     )
     evaluated = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
     for row in made:

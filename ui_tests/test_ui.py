@@ -281,6 +281,14 @@ def test_a_training_that_failed_says_why_and_shows_the_end_of_its_log(page: Page
     # Its weights are a file of its own, which is not here.
     run_id = api.trigger("train_variants", {"variants": ["efficientnet_lite0_frozen"], "policy": "always"})
     await_run(page, api, "train_variants", run_id, "failed")
+    first_page = inside(page)
+    failed = first_page.locator("section[aria-labelledby=failed] article").first
+    failed.get_by_text("train efficientnet_lite0_frozen").wait_for()
+    failed.get_by_role("link", name=run_id).click()
+    # It leads out of the frame, to Airflow's own page of the run, whose tab says the same.
+    page.wait_for_url(f"**/dags/train_variants/runs/{quote(run_id)}**")
+    page.goto(f"{page.url.split('?')[0].rstrip('/')}/plugin/lesions-run")
+    page.frame_locator("iframe").get_by_text("This run failed.").wait_for()
     inside(page).get_by_role("link", name="EfficientNet-Lite0, frozen base").first.click()
     frame = page.frame_locator("iframe")
     frame.get_by_text("trying again cannot help").wait_for()
@@ -373,7 +381,9 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
 @pytest.mark.long
 def test_a_champion_is_rolled_back_from_the_page(page: Page) -> None:
     before = champion(page)
-    form = inside(page, CHAMPION_PAGE).locator("form[data-rollback]")
+    form = inside(page, CHAMPION_PAGE).locator("form[data-start=rollback_champion]")
+    form.get_by_role("button", name="Roll back").click()
+    form.get_by_text("Say why, in at least 10 characters").wait_for()
     form.locator("textarea").fill("worse than the one before it")
     form.get_by_role("button", name="Roll back").click()
     page.frame_locator("iframe").get_by_text("Started as").wait_for()
@@ -439,7 +449,7 @@ def test_a_correction_is_asked_about_rejected_with_a_reason_and_then_approved(
     asked: list[tuple[str, str]] = []
     for n, reason in enumerate(("a scar", "a tattoo")):  # both are open at once: neither holds up the other
         form = inside(page, SUSPECTS_PAGE).locator("section[aria-labelledby=labels] form").nth(n)
-        isic_id = str(json.loads(str(form.get_attribute("data-correct")))["isic_id"])
+        isic_id = str(json.loads(str(form.get_attribute("data-conf")))["isic_id"])
         form.locator("input[name=reason]").fill(reason)
         form.get_by_role("button", name="Set the label aside").click()
         said = form.get_by_text(re.compile("Started as "))

@@ -1,8 +1,9 @@
-"""Whether a person is asked before something is decided, who may answer, and whose approval counts: one set of rules.
+"""Whether a person is asked before something is decided, who may answer, whose approval counts, what can be overridden.
 
-Champions and corrections of the data are decided by them alike.
+Champions and corrections of the data are decided by one set of rules.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -10,11 +11,19 @@ from lesion_tasks import UnusableInputError
 
 UNNAMED = "unnamed person"
 RULE = "rule"  # who decides where no person does
+# The fewest characters of a reason that people type for a rollback, and for a decision about a label or a pair.
+MIN_ROLLBACK_REASON, MIN_CORRECTION_REASON = 10, 3
 MAX_REASON = 500  # characters of a reason that stands in a question
 PAGES = "lesions/"  # where Airflow has the product's pages, from the root of its UI: links of a question lead there
 Answer = Literal["approved", "rejected", "expired"]
 AS_SET = "as_set"
 APPROVALS = (AS_SET, "always", "never")  # whether a run asks a person
+
+
+def most_careful(approvals: Iterable[object]) -> str:
+    """Of several choices the one by which most people are asked; anything that is none of APPROVALS is AS_SET."""
+    known = {one if one in APPROVALS else AS_SET for one in approvals}
+    return next((one for one in ("always", AS_SET, "never") if one in known), AS_SET)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +60,29 @@ class ApprovalRules:
             raise UnusableInputError(
                 f"{person} may not {doing}, expected one of {', '.join(self.approvers)} (LESION_APPROVERS)"
             )
+
+
+# What stood in the way of a training -> whether "Despite the gates" promotes it all the same.
+OVERRIDABLE = (
+    "a gate that it missed: a floor, the gain, a loss (overall, on a guarded slice, against the best champion so far, "
+    "on a cohort), the calibration",
+    "a comparison with the champion that could not be made: while it waits, or once it was evaluated anew after that",
+)
+NEVER_OVERRIDABLE = (
+    "something stored that was changed since: its model, predictions, evaluation or row",
+    "an evaluation that failed a blocking check, had too few images for one, or lacks one that is made today",
+    "images, lesions, patients or copies that by now are known to stand on two sides",
+    "classes or labels that are not those of its task any more, and a leading measure that is undefined on val",
+    "a smoke run, a training with fields of its own or without an institution, and one whose recipe or split repeats a "
+    "published mistake",
+    "a person's rejection: it is asked about again once its own evaluation finds something else",
+    "a better candidate of the same round",
+)
+
+
+def overrides_in_words() -> str:
+    """Both lists as Markdown."""
+    lists = {"Can be overridden": OVERRIDABLE, "Never": NEVER_OVERRIDABLE}
+    return "\n".join(
+        f"{title}:\n\n" + "".join(f"- {one}\n" for one in words) for title, words in lists.items()
+    )

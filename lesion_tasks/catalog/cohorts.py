@@ -8,6 +8,8 @@ from typing import Annotated, Any
 from lesion_tasks.catalog.entries import NAME, NAME_RULE, OneOf, by_name, refuse, unknown_values
 from lesion_tasks.catalog.tasks import TASKS, Task
 
+NONE_OF_THEM = "none"  # in place of names: an evaluation looks at no cohort
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cohort:
@@ -37,6 +39,8 @@ class Cohort:
         problems = unknown_values(self)
         if not NAME.fullmatch(self.name):
             problems.append(f"name: expected {NAME_RULE}")
+        if self.name == NONE_OF_THEM:
+            problems.append("name: forms and commands mean no cohort at all by it, expected another one")
         if not self.tasks:
             problems.append(f"tasks: is empty, expected some of {', '.join(TASKS)}")
         if not any(getattr(self, name) for name in CONDITIONS):

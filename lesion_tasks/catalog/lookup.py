@@ -6,6 +6,7 @@ from typing import TypeVar
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import COHORTS, SPLITS, TASKS, VARIANTS, Cohort, Split, Task, Variant, own_entries
+from lesion_tasks.catalog.cohorts import NONE_OF_THEM
 from lesion_tasks.catalog.entries import did_you_mean as did_you_mean
 from lesion_tasks.catalog.entries import unknown
 
@@ -61,6 +62,21 @@ def _left(kind: str, names: Iterable[str], entries: Mapping[str, object]) -> lis
         else:
             log.warning("%s %r is not in the catalogue%s: left aside", kind, name, own_entries.read_from())
     return found
+
+
+def cohorts_chosen(names: Sequence[str] | None) -> list[str] | None:
+    """The cohorts that an evaluation is to look at: None, all of its task, where nobody chose; NONE_OF_THEM is none.
+
+    Raises `UnusableInputError` for that together with a name.
+    """
+    if not names:
+        return None
+    named = [name for name in names if name != NONE_OF_THEM]
+    if named and len(named) < len(names):
+        raise UnusableInputError(
+            f"cohorts {', '.join(names)}: {NONE_OF_THEM!r} stands for no cohort at all, expected it alone, or names"
+        )
+    return named
 
 
 def refuse_misspelt_cohorts(names: Iterable[str]) -> None:

@@ -15,6 +15,7 @@ import click
 
 from lesion_tasks import ROOMS
 from lesion_tasks.catalog import own_entries
+from lesion_tasks.catalog.approvals import overrides_in_words
 from lesion_tasks.catalog.gates import COHORT_GUARD, SLICE_GUARD
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.settings import PREFIX, Settings
@@ -233,6 +234,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "splits": splits_table,
     "gates": gates_table,
+    "overrides": overrides_in_words,
     "dictionary": dictionary,
     "settings": settings_table,
     "rooms": rooms_tree,

@@ -9,7 +9,7 @@ from typing import Any
 import click
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.lookup import find_cohort
+from lesion_tasks.catalog.lookup import cohorts_chosen, find_cohort
 from lesion_tasks.catalog.splits import HELD_OUT_BY
 from lesion_tasks.cli.command_line import (
     Choice,
@@ -31,7 +31,7 @@ from lesion_tasks.cli.command_line import (
     "--cohort",
     "cohorts",
     multiple=True,
-    help="Judge on this cohort of other data alone; may be repeated. Default: every cohort of the task.",
+    help="Judge on this cohort of other data alone; repeatable; `none`: on none. Default: every cohort of the task.",
 )
 def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequence[str]) -> None:
     """Training -> a report bundle and a verdict (default: every finished training without one, or without --cohort)."""
@@ -41,16 +41,17 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
         raise UnusableInputError(
             "--manifest with --cohort: a cohort is judged with a training's own manifest; expected one of them"
         )
-    for name in cohorts:
+    wanted = cohorts_chosen(cohorts)
+    for name in wanted or ():
         find_cohort(name)  # before anything that takes time
     workspace = open_workspace()
     chosen = list(training_ids)
-    if not chosen and cohorts:
-        chosen = list(dict.fromkeys(one for name in cohorts for one in list_unjudged(workspace, name)))
+    if not chosen and wanted:
+        chosen = list(dict.fromkeys(one for name in wanted for one in list_unjudged(workspace, name)))
     with shown_whatever_happens() as done:
-        for training_id in chosen or ([] if cohorts else list_unevaluated(workspace)):
+        for training_id in chosen or ([] if wanted else list_unevaluated(workspace)):
             done[training_id] = evaluate_training(
-                workspace, training_id, manifest_digest=manifest, cohorts=cohorts or None
+                workspace, training_id, manifest_digest=manifest, cohorts=wanted
             )
         if not done:
             click.echo("every finished training has its evaluation: nothing to do", err=True)

@@ -25,11 +25,15 @@ class Champion:
     training: Training
 
 
-def _rows(connection: Connection, task: str, *actions: str) -> list[Promotion]:
-    """Decisions of a task, newest first, detached."""
+def _rows(
+    connection: Connection, task: str, *actions: str, training_id: str | None = None
+) -> list[Promotion]:
+    """Decisions of a task, about one training if it is named, newest first, detached."""
     statement = select(Promotion).where(Promotion.task == task).order_by(Promotion.sequence.desc())
     if actions:
         statement = statement.where(Promotion.action.in_(actions))
+    if training_id is not None:
+        statement = statement.where(Promotion.training_id == training_id)
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))
         session.expunge_all()
@@ -101,7 +105,7 @@ def is_by_gates(row: Promotion) -> bool:
 
 def refusal_in_force(connection: Connection, task: str, training_id: str) -> tuple[Promotion | None, str]:
     """The refusal of a training by the gates, unless something else was decided since; and what was, in words."""
-    rows = [row for row in _rows(connection, task) if row.training_id == training_id]
+    rows = _rows(connection, task, training_id=training_id)
     for row in rows:
         if is_by_gates(row):
             return row, ""

@@ -7,10 +7,10 @@ from datetime import UTC, datetime
 from typing import Any
 
 from lesion_tasks.laptop.airflow_api import AirflowApi
+from lesion_tasks.pages.activity import MIRROR
 
 STAGES = ("ingest_isic", "build_splits", "train_variants", "promote_model")
 ANNOUNCE = "announce"  # the task of each DAG that starts the next one
-MIRROR = "stay_red"  # fails only because another task failed
 ACTIVE = ("queued", "running")
 ASKS = "asks a person"
 WAIT_FOR_NEXT_S = 60.0

@@ -15,10 +15,17 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import (
+    MIN_CORRECTION_REASON,
+    MIN_ROLLBACK_REASON,
+    NEVER_OVERRIDABLE,
+    OVERRIDABLE,
+)
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
+from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
 from lesion_tasks.pages.open_question import ASKING, read_question
@@ -44,6 +51,7 @@ log = logging.getLogger(__name__)
 
 ROWS_PER_PAGE = 50
 MAX_RESULTS = 40  # of one run, that are looked for
+N_FAILED = 8  # runs, on the first page
 
 
 router = APIRouter()
@@ -56,12 +64,13 @@ def build_application(
     may_start: Callable[..., Collection[str]],
     returned_by: Callable[[str, str, str, int], Any],
     try_of: TryOf,
+    runs: Runs,
 ) -> FastAPI:
     """The application.
 
     `may_read` is a dependency that raises for whoever may not read; `may_start` one that returns the DAGs that a person
     may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped). `try_of` finds the
-    try of a task that was training at a moment.
+    try of a task that was training at a moment; `runs` are those of the pipeline's DAGs.
     """
 
     def note_startable(request: Request, startable: Annotated[Any, Depends(may_start)]) -> None:
@@ -80,6 +89,7 @@ def build_application(
     app.state.open_workspace = open_workspace
     app.state.returned_by = returned_by
     app.state.try_of = try_of
+    app.state.runs = runs
     app.include_router(router)
     return app
 
@@ -143,9 +153,18 @@ def _failed(request: Request, error: Exception) -> Response:
 def show_pipeline(request: Request) -> Response:
     """Where the pipeline stands."""
     state = read_state(_workspace(request))
+    activity = read_activity(request.app.state.runs, N_FAILED)
     startable = request.state.startable
     return _page(
-        request, "pipeline.html.j2", "pipeline", state=state, in_words=counts_in_words, startable=startable
+        request,
+        "pipeline.html.j2",
+        "pipeline",
+        state=state,
+        activity=activity,
+        n_at_work=activity.count_running(len(state.running)),
+        without_words=WITHOUT_WORDS,
+        in_words=counts_in_words,
+        startable=startable,
     )
 
 
@@ -227,7 +246,16 @@ def show_champion(request: Request, task: str) -> Response:
     """A task's champion and its history."""
     state = read_champion(_workspace(request), task)
     startable = request.state.startable
-    return _page(request, "champion.html.j2", "champion", state=state, startable=startable)
+    return _page(
+        request,
+        "champion.html.j2",
+        "champion",
+        state=state,
+        startable=startable,
+        least_reason=MIN_ROLLBACK_REASON,
+        can_be_overridden=OVERRIDABLE,
+        never_overridden=NEVER_OVERRIDABLE,
+    )
 
 
 @router.get("/data")
@@ -273,6 +301,7 @@ def show_suspects(
         state=state,
         startable=request.state.startable,
         images=[name[:100] for name in (image or [])[:2]],
+        least_reason=MIN_CORRECTION_REASON,
     )
 
 
@@ -357,8 +386,10 @@ def show_result(
         run_id=run_id,
         task_id=task_id,
         returned=returned,
+        map_index=place,
         made=_made_by(request, dag_id, run_id) if task_id is None else (),
+        run=request.app.state.runs.find(dag_id, run_id) if dag_id and run_id else None,
     )
-    if found.address is not None and found.address.startswith("reports/"):
+    if found.address is not None and found.address.startswith("reports/") and not found.failed:
         return RedirectResponse(f"{_root(request)}read/{found.address.removeprefix('reports/')}?is_bare=true")
-    return _page(request, "result.html.j2", found=found)
+    return _page(request, "result.html.j2", found=found, without_words=WITHOUT_WORDS)

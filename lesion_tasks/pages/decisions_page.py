@@ -3,17 +3,27 @@
 from dataclasses import dataclass
 from typing import Any
 
+from sqlalchemy import select
+
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.database.schema import Watch
+from lesion_tasks.database.schema import Training, Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
-from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
+from lesion_tasks.evaluation.decisions import (
+    Champion,
+    champion_of,
+    decided_trainings,
+    decisions_of,
+    earlier_champions,
+)
+from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids, newest_since_promotion
+from lesion_tasks.promotion.overrides import list_overridable
 from lesion_tasks.reports.bundle import SincePromotion
 from lesion_tasks.reports.index import BoardRow
 from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
 
 N_WATCHES = 12
+N_NAMED = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,6 +38,9 @@ class ChampionState:
     earlier: list[str]  # trainings that a rollback may restore, the default one first
     decisions: list[dict[str, Any]]  # newest first
     watches: list[Watch]  # of this champion and those before it, newest first
+    undecided: list[str]  # evaluated trainings about which nothing was decided: the newest of them
+    n_undecided: int
+    overridable: list[str]  # whose refusal by the gates could be overridden, the newest refusal first
 
 
 def read_champion(workspace: Workspace, task: str) -> ChampionState:
@@ -44,6 +57,10 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
             fresh = newest_since_promotion(connection, training_id)
         default = earlier_champions(connection, task)
         watches = recent_watches(connection, task, N_WATCHES)
+        undecided = list_evaluated_ids(connection, task) - decided_trainings(connection, task)
+        newest = select(Training.training_id).order_by(Training.finished_at.desc()).limit(N_NAMED)
+        named = list(connection.execute(newest.where(Training.training_id.in_(undecided))).scalars())
+        overridable = list_overridable(connection, task, N_NAMED)
     present = champion.training.training_id if champion else None
     ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
     earlier = [name for name in dict.fromkeys([*default, *ever]) if name != present]
@@ -56,4 +73,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         earlier=earlier,
         decisions=decisions,
         watches=watches,
+        undecided=named,
+        n_undecided=len(undecided),
+        overridable=overridable,
     )

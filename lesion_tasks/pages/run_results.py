@@ -1,7 +1,7 @@
 """A run or a task of Airflow, and what it returned -> the page about it, or why there is none."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from urllib.parse import quote
 
@@ -12,6 +12,7 @@ from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
 from lesion_tasks.evaluation.evaluation_record import find_report
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
+from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
@@ -54,6 +55,13 @@ class RunResult:
     words: str
     decisions: list[Promotion]
     pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
+    run: Run | None = None  # as far as Airflow keeps it
+    failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing was made, or nothing that this page knows."""
+        return self.address is None and not self.decisions and not self.pages
 
 
 def find_result(
@@ -63,12 +71,72 @@ def find_result(
     run_id: str | None,
     task_id: str | None,
     returned: Any,
+    map_index: int = -1,
     made: Sequence[Any] = (),
+    run: Run | None = None,
 ) -> RunResult:
-    """The page about a run or a task.
+    """The page about a run or a task: what it made, and why it failed if it did.
 
     `returned` is what the task returned; None: nothing yet. `made`: what the run's tasks of RESULT_TASKS returned.
+    `run`: how far it is.
     """
+    found = _find_made(workspace, dag_id=dag_id, run_id=run_id, task_id=task_id, returned=returned, made=made)
+    if run is None:
+        return found
+    task = None if task_id is None else run.find(task_id, map_index)
+    if task_id is None:
+        failed, words = run.failed if run.state == "failed" else [], _state_of_run(run, found)
+    elif task is None:  # one that is mapped and was not made: its run says more
+        failed, words = run.failed, found.words
+    else:
+        failed, words = _failures_of(run, task), _state_of_task(task, found)
+    return replace(found, run=run, failed=failed, words=words)
+
+
+def _failures_of(run: Run, task: TaskOfRun) -> list[TaskOfRun]:
+    """What is to be said of a task's failure: its own, or those that kept it from running."""
+    if task.state == "upstream_failed":
+        return [one for one in run.failed if one is not task]
+    return [task] if task.state in ("failed", "up_for_retry") else []
+
+
+def _state_of_run(run: Run, found: RunResult) -> str:
+    """How a run ended, or how far it is, where that says more than what it made."""
+    if run.state == "failed":
+        return "This run failed."
+    if not found.is_empty:
+        return found.words
+    if run.state == "queued":
+        return "This run waits to begin."
+    if run.state == "running":
+        at_work = [task.words for task in run.tasks if task.state in AT_WORK]
+        return f"This run has not ended. At work: {', '.join(at_work[:N_NAMED]) or 'between two tasks'}."
+    skipped = dict.fromkeys(task.reason for task in run.tasks if task.state == "skipped" and task.reason)
+    return f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
+
+
+def _state_of_task(task: TaskOfRun, found: RunResult) -> str:
+    """How a task ended, or how far it is, where that says more than what it made."""
+    told = {
+        "failed": "This task failed.",
+        "up_for_retry": "This task failed, and Airflow tries it again by itself.",
+        "upstream_failed": "This task did not run, because another failed before it.",
+        "skipped": f"This task had nothing to do{f': {task.reason}' if task.reason else ''}.",
+        "scheduled": "This task waits for its turn.",
+        "queued": "This task waits for its turn.",
+    }
+    return told.get(task.state or "", found.words)
+
+
+def _find_made(
+    workspace: Workspace,
+    *,
+    dag_id: str,
+    run_id: str | None,
+    task_id: str | None,
+    returned: Any,
+    made: Sequence[Any],
+) -> RunResult:
     if dag_id not in DAGS or run_id is None:
         return _nothing(
             "This DAG does not belong to the skin-lesion pipeline, so there is nothing to show here."

@@ -9,6 +9,8 @@ import sys
 import time
 from pathlib import Path
 
+import psutil
+
 from lesion_tasks.database.embedded import postgres
 
 IDLE_S = 4 * 3600.0
@@ -30,7 +32,10 @@ def stop_when_idle(home: Path, *, idle_s: float = IDLE_S, look_s: float = LOOK_S
             used_at, n_before = time.monotonic(), None if use is None else use.n_ever
         elif time.monotonic() - used_at >= idle_s:
             return postgres.stop(home, only=watched)
-        time.sleep(look_s)
+        try:
+            watched.wait(timeout=look_s)  # a pause that ends with the server
+        except psutil.TimeoutExpired:
+            continue
     return False
 
 

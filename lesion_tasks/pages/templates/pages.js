@@ -171,55 +171,58 @@ async function showQuestions() {
   }
 }
 
-function offerRollback(within = document) {
-  const form = within.querySelector("form[data-rollback]");
-  if (!form) return;
-  form.addEventListener("submit", (event) => {
-    event.preventDefault();
-    const conf = {
-      task: form.dataset.rollback,
-      training_id: form.training_id.value,
-      reason: form.reason.value.trim(),
-    };
-    whileBusy(form, form.querySelector(".said"), async () => {
-      const run = await ask("dags/rollback_champion/dagRuns", {
-        method: "POST",
-        body: JSON.stringify({ logical_date: null, conf }),
-      });
-      return `Started as ${run.dag_run_id}. This page shows the result in a moment.`;
-    });
-  });
-}
-
-function offerCorrections() {
-  for (const form of document.querySelectorAll("form[data-correct]")) {
+// Forms whose buttons start a run of a DAG: with what the form holds, its fields, and what the button says.
+function offerStarts(within = document) {
+  for (const form of within.querySelectorAll("form[data-start]")) {
     form.addEventListener("submit", (event) => event.preventDefault()); // the Enter key decides nothing
     for (const button of form.querySelectorAll("button")) {
       button.addEventListener("click", () => {
-        if (!form.reportValidity()) return;
-        const conf = { ...JSON.parse(form.dataset.correct), decision: button.value, reason: form.reason.value.trim() };
-        whileBusy(form, form.querySelector(".said"), async () => {
-          const run = await ask("dags/correct_data/dagRuns", {
+        const said = form.querySelector(".said");
+        const fields = [...form.querySelectorAll("input[name], select[name], textarea[name]")];
+        const given = Object.fromEntries(fields.map((field) => [field.name, field.value.trim()]));
+        const least = Number(form.dataset.least ?? 0);
+        if (least && given.reason.length < least) {
+          said.textContent = `Say why, in at least ${least} characters: it is kept. Nothing was sent.`;
+          form.querySelector("[name=reason]").focus();
+          return;
+        }
+        const conf = { ...JSON.parse(form.dataset.conf), ...given };
+        if (button.name) conf[button.name] = button.value;
+        whileBusy(form, said, async () => {
+          const run = await ask(`dags/${form.dataset.start}/dagRuns`, {
             method: "POST",
             body: JSON.stringify({ logical_date: null, conf }),
           });
-          return `Started as ${run.dag_run_id}. Reload this page in a moment.`;
+          const then = document.querySelector("main[data-live]") ? "This page shows the result" : "Reload this page";
+          return `Started as ${run.dag_run_id}. ${then} in a moment.`;
         });
       });
     }
   }
 }
 
+// A link to a page of Airflow's own: followed in the frame of the UI it would open Airflow inside of Airflow.
+function leadToAirflow(within = document) {
+  for (const link of within.querySelectorAll("a[data-airflow]")) {
+    link.href = new URL(link.dataset.airflow, new URL("../", new URL(root, location.href))).href;
+    link.addEventListener("click", (event) => {
+      if (window.parent === window) return;
+      event.preventDefault();
+      const outer = window.parent.document.createElement("a");
+      outer.href = link.href;
+      window.parent.document.body.append(outer);
+      outer.click();
+      outer.remove();
+    });
+  }
+}
+
 const LOG_LINES = 60;
 
-// The end of a log that Airflow keeps, and its address: a link would open Airflow inside its own frame.
+// The end of a log that Airflow keeps.
 async function showLog() {
   const section = document.querySelector("[data-log]");
   if (!section) return;
-  const link = section.querySelector("[data-address]");
-  const page = new URL(section.dataset.logPage, new URL("../", new URL(root, location.href))).href;
-  link.textContent = page;
-  if (window.parent === window) link.href = page;
   try {
     const found = await ask(section.dataset.log, { headers: { Accept: "application/json" } });
     const lines = (found.content ?? []).flatMap((line) => [
@@ -259,10 +262,15 @@ function takeOver(main, fresh) {
     const isKept = old && ("questions" in part.dataset
       || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
     if (!isKept) {
+      const unfolded = [...old?.querySelectorAll("details[open] > summary") ?? []].map((one) => one.textContent);
+      for (const one of part.querySelectorAll("details > summary")) {
+        if (unfolded.includes(one.textContent)) one.parentElement.open = true;
+      }
       if (old) old.replaceWith(part);
       else if (last) last.after(part);
       else main.prepend(part);
-      offerRollback(part);
+      offerStarts(part);
+      leadToAirflow(part);
       if (part.dataset.log) showLog();
     }
     last = isKept ? old : part;
@@ -293,8 +301,8 @@ async function keepLive() {
 
 followTheme();
 showQuestions();
-offerRollback();
-offerCorrections();
+offerStarts();
+leadToAirflow();
 showLog();
 limitComparison();
 keepLive();

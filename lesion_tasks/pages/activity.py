@@ -1,0 +1,195 @@
+"""What Airflow says of the pipeline's runs -> what is at work now, stage by stage, and which runs failed and why."""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+from urllib.parse import quote
+
+from lesion_tasks.pages.training_page import TRAINING
+
+# The stages of the path, in its order; other DAGs are named only while they are at work.
+PATH = {
+    "ingest_isic": "Ingest",
+    "build_splits": "Splits",
+    "train_variants": "Train and evaluate",
+    "promote_model": "Promote",
+}
+RUNNING, WAITING, ASKING, PAUSED = "running", "waiting", "asking", "to be tried again"
+# A state of a task of Airflow -> in which of these it is; any other is not at work.
+AT_WORK = {
+    "running": RUNNING,
+    "restarting": RUNNING,
+    "deferred": RUNNING,
+    "scheduled": WAITING,
+    "queued": WAITING,
+    "up_for_reschedule": WAITING,
+    "up_for_retry": PAUSED,
+    "awaiting_input": ASKING,
+}
+WITHOUT_WORDS = "Its process ended without a word, as when it is killed or its machine is switched off."
+MIRROR = "stay_red"  # the task that fails only because another one failed
+N_NAMED = 3
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskOfRun:
+    """A task of a run, as Airflow has it."""
+
+    task_id: str
+    map_index: int = -1  # -1: not mapped
+    label: str = ""  # what a mapped one is about, such as a variant
+    state: str | None = None
+    pool: str = ""
+    began_at: datetime | None = None
+    ended_at: datetime | None = None
+    reason: str | None = None  # why it failed or was skipped, if it could say so
+
+    @property
+    def words(self) -> str:
+        """What it does, and about what."""
+        return " ".join(filter(None, [self.task_id.rpartition(".")[2].replace("_", " "), self.label]))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A run of one of the pipeline's DAGs, and those of its tasks that were asked for."""
+
+    dag_id: str
+    run_id: str
+    state: str
+    began_at: datetime | None = None
+    ended_at: datetime | None = None
+    tasks: Sequence[TaskOfRun] = ()
+    is_mended: bool = False  # a later run of the DAG succeeded
+
+    @property
+    def title(self) -> str:
+        """The DAG in words."""
+        return PATH.get(self.dag_id, self.dag_id.replace("_", " ").capitalize())
+
+    @property
+    def page(self) -> str:
+        """Its page in Airflow's UI, from the UI's root."""
+        return f"dags/{quote(self.dag_id)}/runs/{quote(self.run_id, safe='')}"
+
+    def page_of(self, task: TaskOfRun) -> str:
+        """The page of one of its tasks, with its log."""
+        mapped = "" if task.map_index < 0 else f"/mapped/{task.map_index}"
+        return f"{self.page}/tasks/{quote(task.task_id)}{mapped}"
+
+    @property
+    def failed(self) -> list[TaskOfRun]:
+        """Its tasks that failed, or failed and are to be tried again: the causes, not what only keeps the run red."""
+        found = [task for task in self.tasks if task.state in ("failed", "up_for_retry")]
+        return [task for task in found if task.task_id != MIRROR] or found
+
+    def find(self, task_id: str, map_index: int) -> TaskOfRun | None:
+        """One of its tasks."""
+        return next((one for one in self.tasks if (one.task_id, one.map_index) == (task_id, map_index)), None)
+
+
+class Runs(Protocol):
+    """Runs of the pipeline's DAGs, read from Airflow."""
+
+    def at_work(self) -> list[Run]:
+        """Runs that have not ended, with their tasks that are at work, the oldest first."""
+
+    def failed(self, n: int) -> list[Run]:
+        """The last runs that failed, at most n, the newest first, with the tasks that did."""
+
+    def find(self, dag_id: str, run_id: str) -> Run | None:
+        """A run with all of its tasks; None if there is none."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """Tasks of one kind in one run that are in the same state."""
+
+    run: Run
+    task_id: str  # empty: the run as a whole
+    words: str
+    status: str  # one of AT_WORK's values
+    n: int
+    since: datetime | None
+    holder: str = ""  # what holds the slot that it waits for
+
+
+@dataclass(frozen=True, kw_only=True)
+class Stage:
+    """A stage of the path, and what is at work in it."""
+
+    title: str
+    work: list[Work]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Activity:
+    """What is at work now, and what failed."""
+
+    stages: list[Stage]
+    failed: list[Run]
+
+    @property
+    def running(self) -> list[Work]:
+        """What runs now."""
+        return [work for stage in self.stages for work in stage.work if work.status == RUNNING]
+
+    def count_running(self, n_trainings: int) -> int:
+        """How many tasks run, with those of some trainings that a command started, outside of Airflow."""
+        n_train = sum(work.n for work in self.running if (work.run.dag_id, work.task_id) in TRAINING)
+        return sum(work.n for work in self.running) - n_train + max(n_train, n_trainings)
+
+
+def read_activity(runs: Runs, n_failed: int) -> Activity:
+    """What is at work now by stage, and the last runs that failed."""
+    at_work = runs.at_work()
+    holders: dict[str, list[str]] = {}
+    for run in at_work:
+        for task in run.tasks:
+            if AT_WORK.get(task.state or "") == RUNNING:
+                holders.setdefault(task.pool, []).append(task.words)
+    titles = {**PATH, **{run.dag_id: run.title for run in at_work}}
+    stages = [
+        Stage(
+            title=title,
+            work=[work for run in at_work if run.dag_id == dag_id for work in _work_of(run, holders)],
+        )
+        for dag_id, title in titles.items()
+    ]
+    return Activity(stages=stages, failed=runs.failed(n_failed))
+
+
+def _work_of(run: Run, holders: dict[str, list[str]]) -> Iterable[Work]:
+    """What is at work in a run: tasks of one kind and state are one line."""
+    kinds: dict[tuple[str, str], list[TaskOfRun]] = {}
+    for task in run.tasks:
+        if (status := AT_WORK.get(task.state or "")) is not None:
+            kinds.setdefault((task.task_id, status), []).append(task)
+    for (task_id, status), tasks in kinds.items():
+        shown = [tasks[0].words, *(task.label for task in tasks[1:N_NAMED] if task.label)]
+        more = f" and {len(tasks) - len(shown)} more" if len(tasks) > len(shown) else ""
+        yield Work(
+            run=run,
+            task_id=task_id,
+            words=", ".join(shown) + more,
+            status=status,
+            n=len(tasks),
+            since=min((task.began_at for task in tasks if task.began_at), default=None)
+            if status == RUNNING
+            else None,
+            # The pool that everything is in by default is not what anything waits for.
+            holder=", ".join(holders.get(tasks[0].pool, [])[:N_NAMED])
+            if status == WAITING and tasks[0].pool != "default_pool"
+            else "",
+        )
+    if not kinds:
+        waits = run.state == "queued"
+        yield Work(
+            run=run,
+            task_id="",
+            words="a run that waits for the one before it" if waits else "between two tasks",
+            status=WAITING if waits else RUNNING,
+            n=1,
+            since=None if waits else run.began_at,
+        )
