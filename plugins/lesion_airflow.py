@@ -310,16 +310,16 @@ class AskPerson(HITLOperator):
     def _look_again(self, context: Any) -> dict[str, Any]:
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        from lesion_tasks.promotion.questions import is_superseded
+        from lesion_tasks.promotion.questions import Asked, is_superseded
 
-        if is_superseded(
-            open_workspace(),
-            task=self.task_name,
+        asked = Asked(
+            task_name=self.task_name,
             asked_about=self.asked_about,
             asked_against=self.asked_against,
             findings_sha256=self.findings_sha256,
             is_override=self.is_override,
-        ):
+        )
+        if is_superseded(open_workspace(), asked):
             reason = "another candidate, champion, decision or finding has come since"
             return self._answer("expired", person="rule", reason=reason)
         left = self._time_left(context)

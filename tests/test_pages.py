@@ -225,7 +225,7 @@ def test_the_data_page_counts_what_was_left_out_and_what_changed(
     trained: tuple[str, str], pages: Client
 ) -> None:
     page = pages.get("/data?since=2020-01-01").text
-    assert "malignancy natural" in page
+    assert "Benign or malignant, classes as they occur" in page
     assert "From records to members" in page
     assert ">new<" in page
     wrong = pages.get("/data?since=nonsense")
@@ -283,7 +283,7 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
     for row in made:
         assert f'href="/read/{row[1]}/report.html">Evaluation of {row[1]}' in evaluated
     split = Client(app).get("/result?dag=build_splits&run=r&task={TASK_ID}").text
-    assert f'href="/read/data/{made[0][2]}.html">Data of malignancy_natural' in split
+    assert f'href="/read/data/{made[0][2]}.html">Data: Benign or malignant, classes as they occur' in split
     assert "has not made anything yet" in client().get("/result?dag=build_splits&run=r&task={TASK_ID}").text
 
 

@@ -1,6 +1,7 @@
-"""Whether a run of `promote_model` asks a person, the words in which its form says so, and a person without a name."""
+"""Whether a run of `promote_model` asks a person, the words in which its form says so, and who decides without one."""
 
 UNNAMED = "unnamed person"
+RULE = "rule"  # who decides where no person does: the gates
 MAX_REASON = 500  # characters of why a refusal is overridden: it stands in the question
 AS_SET = "as_set"
 APPROVALS = {

@@ -32,6 +32,7 @@ from lesion_tasks.pages.rendering import (
     render,
     static_file,
 )
+from lesion_tasks.pages.report_now import read_now
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
@@ -285,8 +286,10 @@ def send_themed_report(request: Request, theme: Literal["dark", "light"], path: 
 @router.get("/read/{path:path}")
 def show_report(request: Request, path: str, is_bare: bool = False) -> Response:
     """A report below the navigation; bare, in a tab of the UI, which has its own."""
-    read_report_file(_workspace(request), path)  # one that is missing is said here, not in a frame
-    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare)
+    workspace = _workspace(request)
+    read_report_file(workspace, path)  # one that is missing is said here, not in a frame
+    now = read_now(workspace, path)
+    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare, now=now)
 
 
 @router.get("/image/{isic_id}")

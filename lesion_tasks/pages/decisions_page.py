@@ -6,10 +6,11 @@ from typing import Any
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.candidacy import champion_state
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.reports.bundle import SincePromotion
-from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.index import BoardRow, PromotionState
 from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
 
@@ -23,6 +24,7 @@ class ChampionState:
     task: str
     title: str
     champion: Champion | None
+    standing: PromotionState | None  # by which decision it is champion
     row: BoardRow | None  # its own evaluation
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
@@ -36,11 +38,12 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         decisions = decisions_of(connection, task)
-        row, fresh = None, None
+        row, fresh, standing = None, None, None
         if champion is not None:
             training_id = champion.training.training_id
             rows, _ = read_board(connection, task, wanted=BoardFilter(training_ids=[training_id]))
             row = rows[0] if rows else None
+            standing = champion_state(connection, task, training_id)
             fresh = newest_since_promotion(connection, training_id)
         default = earlier_champions(connection, task)
         watches = recent_watches(connection, task, N_WATCHES)
@@ -51,6 +54,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         task=task,
         title=title,
         champion=champion,
+        standing=standing,
         row=row,
         since_promotion=None if fresh is None else SincePromotion.model_validate(fresh),
         earlier=earlier,

@@ -30,14 +30,7 @@ def read_question(workspace: Workspace, returned: Any, map_index: int, *, root: 
         raise UnusableInputError(f"question {map_index}: this run asks {len(asked)}")
     question = Question(**asked[map_index])
     with workspace.engine.connect() as connection:
-        is_still_open = is_open(
-            connection,
-            task=question.task_name,
-            asked_about=question.asked_about,
-            asked_against=question.asked_against,
-            findings_sha256=question.findings_sha256,
-            is_override=question.is_override,
-        )
+        is_still_open = is_open(connection, question)
     return OpenQuestion(
         candidate=question.asked_about,
         is_open=is_still_open,

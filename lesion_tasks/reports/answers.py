@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
@@ -13,7 +14,6 @@ from lesion_tasks.reports.words import (
     class_label,
     count,
     figure_words,
-    label,
     measure_words,
     moment,
     number,
