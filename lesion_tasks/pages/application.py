@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lesion_tasks import UnusableInputError
@@ -18,6 +18,7 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
+from lesion_tasks.curation.reason_counts import KINDS, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import read_champion
@@ -237,6 +238,31 @@ def show_data(request: Request, since: str | None = None) -> Response:
     return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
 
 
+@router.get("/left-out/{place}")
+def show_left_out(
+    request: Request,
+    place: Annotated[int, Path(ge=0, lt=len(KINDS))],
+    reason: str = "",
+    number: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    """Everything that was left out for one reason before any split."""
+    first = (number - 1) * ROWS_PER_PAGE
+    with _workspace(request).engine.connect() as connection:
+        rows, n_found = list_left_out(connection, KINDS[place], reason[:100], n=ROWS_PER_PAGE, first=first)
+    return _page(
+        request,
+        "left_out.html.j2",
+        "data",
+        what=KINDS[place],
+        reason=reason[:100],
+        rows=rows,
+        first=first,
+        n_found=n_found,
+        number=number,
+        n_pages=_n_pages(n_found),
+    )
+
+
 @router.get("/pruned")
 def show_pruned(
     request: Request, run: str = "", number: Annotated[int, Query(ge=1, le=100_000)] = 1
@@ -262,9 +288,14 @@ def choose_suspects(request: Request) -> Response:
 
 
 @router.get("/suspects/{task}")
-def show_suspects(request: Request, task: str) -> Response:
-    """Labels and pairs that a person should look at."""
-    state = read_suspects(_workspace(request), task)
+def show_suspects(
+    request: Request,
+    task: str,
+    labels: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    pairs: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    """Labels and pairs that a person should look at: a page of each."""
+    state = read_suspects(_workspace(request), task, labels=labels, pairs=pairs)
     return _page(request, "suspects.html.j2", "suspects", state=state, startable=request.state.startable)
 
 

@@ -57,6 +57,8 @@ class PipelineState:
     n_records: int
     n_images: int
     n_uncurated: int
+    n_rejects: int  # records of these that are no image
+    n_refused: int  # things that an archive sent and that are no record
     ingestions: list[Ingestion]
     running: list[RunningTraining]
     ended: list[Training]
@@ -66,19 +68,20 @@ class PipelineState:
 def read_state(workspace: Workspace) -> PipelineState:
     """The state of the pipeline by the database."""
     with workspace.engine.connect() as connection:
-        n_records, n_images, n_uncurated = connection.execute(
+        counted = connection.execute(
             text("""
-                SELECT (SELECT count(*) FROM record WHERE withdrawn_at IS NULL), (SELECT count(*) FROM image),
-                       (SELECT count(*) FROM uncurated)
+                SELECT (SELECT count(*) FROM record WHERE withdrawn_at IS NULL) AS n_records,
+                       (SELECT count(*) FROM image) AS n_images, (SELECT count(*) FROM uncurated) AS n_uncurated,
+                       (SELECT count(*) FROM reject JOIN record USING (isic_id)
+                        WHERE withdrawn_at IS NULL) AS n_rejects,
+                       (SELECT count(*) FROM refused_record) AS n_refused
             """)
         ).one()
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
     return PipelineState(
-        n_records=n_records,
-        n_images=n_images,
-        n_uncurated=n_uncurated,
+        **counted._mapping,
         ingestions=recent_ingestions(workspace, N_INGESTIONS),
         running=running,
         ended=ended,

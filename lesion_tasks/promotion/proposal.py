@@ -37,7 +37,6 @@ from lesion_tasks.evaluation.evaluation_record import (
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
-from lesion_tasks.metrics.counted import plural
 from lesion_tasks.promotion.candidates import (
     Candidate,
     altered_model,
@@ -47,6 +46,7 @@ from lesion_tasks.promotion.candidates import (
 )
 from lesion_tasks.promotion.drift import beyond_margin, declines, objections_to
 from lesion_tasks.promotion.overrides import Override, find_overridable, is_done
+from lesion_tasks.reports.words import opened
 from lesion_tasks.training.predictions import AlteredPredictionsError
 from lesion_tasks.training.run_record import find_finished
 
@@ -309,7 +309,7 @@ def body_of(
         if proposal.champion
         else "**No champion yet**: only the floors apply.",
         "",
-        f"This test set has been used {plural(proposal.n_openings, 'time')}. {' · '.join(reports)}",
+        f"This test set has been {opened(proposal.n_openings)}. {' · '.join(reports)}",
         "",
         *_outcome(proposal),
         *_differences(proposal.comparison),

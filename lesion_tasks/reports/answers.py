@@ -17,6 +17,7 @@ from lesion_tasks.reports.words import (
     measure_words,
     moment,
     number,
+    opened,
     percent,
     plain,
     short_digest,
@@ -353,7 +354,7 @@ def failures(bundle: Bundle) -> str | None:
 
 
 def openings(bundle: Bundle) -> str | None:
-    return f"{plural(bundle.n_test_openings, 'time')}, including this one."
+    return f"{opened(bundle.n_test_openings).capitalize()}, this evaluation included."
 
 
 def other_data(bundle: Bundle) -> str | None:

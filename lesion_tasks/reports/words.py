@@ -92,6 +92,24 @@ def explanation(name: str, task: str) -> str:
     return EXPLANATIONS[task].get(name, "")
 
 
+# Two counts of one kind that are not the same, explained wherever both stand.
+OPENINGS = (
+    "A test set is opened once by each training that is evaluated or compared on it; the test set of newer data is "
+    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task that "
+    "were evaluated by then, each on its own data, because the best of them is picked."
+)
+
+
+def opened(n: int) -> str:
+    """How often the test set of one manifest was opened: `opened 3 times`."""
+    return f"opened {plural(n, 'time')}"
+
+
+def best_of(n_looks: int) -> str:
+    """Of how many trainings a figure was the best when it was measured: `best of 4 trainings by then`."""
+    return f"best of {plural(n_looks, 'training')} by then"
+
+
 def class_label(name: str) -> str:
     """`basal_cell_carcinoma` -> `basal cell carcinoma`."""
     return name.replace("_", " ")
