@@ -12,8 +12,12 @@ from fastapi import HTTPException
 from test_promotion import candidate, execute, first_candidate, promote
 
 from lesion_tasks.bucket import open_bucket
+from lesion_tasks.catalog import SPLITS
 from lesion_tasks.catalog.drawn import MARK, WARNING
+from lesion_tasks.catalog.gates import SLICE_GUARD
 from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.evaluation.publish import leaderboard_rows
+from lesion_tasks.metrics.names import BINARY_FIGURES
 from lesion_tasks.pages.application import build_application
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.pages.training_page import TaskTry, advice_on
@@ -108,6 +112,7 @@ def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
         "isic_id": "ISIC_0000001",
         "path": "index.html",
         "theme": "dark",
+        "place": "0",
     }
     asked = [path.format(**values) for path in paths]
     for path in asked:
@@ -177,6 +182,110 @@ def test_the_champion_page_tells_its_history_and_offers_only_what_a_person_may_s
     assert "&lt;script&gt;alert(1)" in page
     assert SCRIPT not in page
     assert "Your role may not start" in client().get(f"/champion/{TASK}").text
+
+
+def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
+    trained: tuple[str, str], settings: Settings, pages: Client
+) -> None:
+    """One catalogue, which takes ten seconds to make: as its decisions fall, every page tells them."""
+    first, second = trained
+    report = f"/read/{second}/report.html"
+    assert '<span class="state quiet">candidate</span>' in pages.get(report).text
+    stored = pages.get(f"/reports/{second}/report.html").text
+    assert "What the gates said when it was evaluated" in stored
+
+    promote(
+        answer="rejected",
+        answer_reason="too few of children",
+        decided_by="Ada",
+        asked_about=second,
+        asked_against=first,
+    )
+    for path in (report, f"{report}?is_bare=true", f"/leaderboard/{TASK}", f"/compare?training={second}"):
+        page = pages.get(path).text
+        assert '<span class="state bad">rejected</span>' in page, path
+        assert re.search(r"[Rr]ejected \d{4}-\d\d-\d\d [\d:]+ UTC by Ada", page), path
+        assert "too few of children" in page, path
+    assert "candidate</span>" not in pages.get(f"/leaderboard/{TASK}").text
+    assert {row["training_id"]: row["state"] for row in leaderboard_rows(open_workspace())} == {
+        first: "champion",
+        second: "rejected",
+    }
+    index = pages.get("/reports/index.html").text
+    assert '<span class="state bad">rejected</span>' in index
+
+    # What is champion again was restored, and what it was promoted for stands beside it.
+    execute(settings, "DELETE FROM promotion WHERE training_id = :id", id=second)
+    promote(is_forced=True)
+    rollback_champion(open_workspace(), reason="worse in clinic", decided_by="Grace")
+    page = pages.get(f"/champion/{TASK}").text
+    head = page[page.index("★ Champion") : page.index('id="watched"')]
+    assert re.search(r"restored [\d-]+ [\d:]+ UTC by Grace", head)
+    assert "worse in clinic" in head and "Promoted by force despite" in head
+    assert "rolled back" not in page
+    board = pages.get(f"/leaderboard/{TASK}").text
+    assert '<span class="state quiet">earlier champion</span>' in board
+    assert f"until {first} was restored" in board
+
+    # What can never be promoted comes last and has no rank, however good its figure is.
+    execute(
+        settings,
+        "UPDATE training SET recipe = recipe || '{\"is_promotable\": false}' WHERE training_id = :id",
+        id=second,
+    )
+    better = "jsonb_set(document, '{subsets,test_natural,figures,auc,value}', '0.999')"
+    execute(settings, f"UPDATE evaluation SET document = {better} WHERE training_id = '{second}'")
+    board = pages.get(f"/leaderboard/{TASK}").text
+    assert "never promotable</span>" in board and "declared never promotable" in board
+    ranks = re.findall(r'<td class="rank">(.*?)</td>', board)
+    assert ranks == ["1", "–"]
+    assert board.index(f'value="{first}"') < board.index(f'value="{second}"')
+
+
+def test_no_page_shows_a_name_that_only_code_uses(
+    trained: tuple[str, str], settings: Settings, pages: Client
+) -> None:
+    """Names stand where a person has to type them, as code, and in addresses; people read titles."""
+    promote()  # the second is refused by the gates
+    question = write_questions(open_workspace(), tasks=[TASK], approval="always")
+    shown = [
+        pages.get(path).text
+        for path in (
+            "/",
+            f"/leaderboard/{TASK}",
+            f"/champion/{TASK}",
+            "/data",
+            "/reports/index.html",
+            f"/reports/{trained[1]}/report.html",
+            *(f"/reports/data/{row[0]}.html" for row in rows_of(settings, "SELECT digest FROM manifest")),
+        )
+    ]
+    shown += [one.body for one in question]
+    names = {*BINARY_FIGURES, *SPLITS, *SLICE_GUARD.attributes}
+    for page in shown:
+        said = re.sub(
+            r"(?s)<(style|script|code|dl class=.numbers.)\b.*?</\1>|<dl class=.numbers.*?</dl>|<[^>]*>",
+            " ",
+            page,
+        )
+        said = re.sub(r"`[^`]*`", " ", said)
+        found = {name for name in names if "_" in name and re.search(rf"\b{name}\b", said)}
+        assert not found, (found, page[:300])
+
+
+def test_what_was_left_out_is_listed_one_by_one(settings: Settings, pages: Client) -> None:
+    some = labelled_records(60)
+    add_records(settings, some, picture_by_id={one["isic_id"]: b"" for one in some[:55]})
+    curate_images(open_workspace())
+    first_page = pages.get("/").text
+    assert 'href="/data#left">55 records: why not</a>' in first_page
+    (link,) = re.findall(r'href="(/left-out/2\?reason=[^"]+)"', pages.get("/data").text)[:1]
+    page = pages.get(link).text
+    assert page.count("<code>ISIC_") == 50
+    assert "1 to 50 of 55" in page
+    assert pages.get(f"{link}&number=2").text.count("<code>ISIC_") == 5
+    assert "Nothing was left out" in pages.get("/left-out/0?reason=none").text
+    assert pages.get("/left-out/9?reason=x").status_code == 422
 
 
 def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, pages: Client) -> None:

@@ -271,7 +271,7 @@ def test_a_question_tells_what_is_decided(settings: Settings) -> None:
         first,
         "| AUC |",
         "must gain",
-        "test set has been used 2 times",
+        "test set has been opened 2 times",
         "report.html",
         "Difference (95 % interval)",
     ):

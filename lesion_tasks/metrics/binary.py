@@ -71,9 +71,9 @@ def missing_class(scored: Scored) -> str | None:
     if scored.n_images == 0:
         return "no images"
     if scored.n_positives == 0:
-        return f"no positives among {scored.n_images} images"
+        return f"no positives among {plural(scored.n_images, 'image')}"
     if scored.n_positives == scored.n_images:
-        return f"no negatives among {scored.n_images} images"
+        return f"no negatives among {plural(scored.n_images, 'image')}"
     return None
 
 
@@ -154,7 +154,7 @@ def threshold_figures(scored: Scored, threshold: float | None, resampling: Resam
         return figure((hits & trials).sum() / trials.sum(), interval)
 
     no_positives, no_negatives = (
-        f"no {name} among {scored.n_images} images" for name in ("positives", "negatives")
+        f"no {name} among {plural(scored.n_images, 'image')}" for name in ("positives", "negatives")
     )
     found = {
         "sensitivity": share(called, positive, no_positives),

@@ -6,8 +6,8 @@ import math
 EFFECTIVE_GROUPS = (
     "The effective number of groups says on how many patients or lesions a figure rests: a group is all images of one, "
     "and a large one counts for little more than a small one, so the number is that of equally large groups that "
-    "would tell as much (Kish 1965). With fewer than needed, an interval would claim more than the images show, so there is "
-    "none."
+    "would tell as much (Kish 1965). With fewer than needed, an interval would claim more than the images show, so "
+    "there is none."
 )
 
 
