@@ -25,6 +25,7 @@ _LABELS = {
     "size_mm": "Lesion size, mm",
     "image_type": "Image type",
     "diagnosis_confirm_type": "Diagnosis confirmed by",
+    "is_male": "Sex",
     "size": "Lesion size",
     "attribution": "Institution",
     "copyright_license": "Licence",
