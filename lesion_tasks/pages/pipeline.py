@@ -12,8 +12,8 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decided_trainings
-from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids
+from lesion_tasks.evaluation.candidacy import waiting_ids
+from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.pages.training_page import count_failures
@@ -47,7 +47,7 @@ class TaskState:
     measure: str
     champion: Champion | None
     figure: PublishedFigure | None  # of the champion, on its own test set
-    n_waiting: int  # evaluated trainings that no decision was made about
+    n_waiting: int  # candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -116,14 +116,13 @@ def _task_state(connection: Connection, name: str) -> TaskState:
             connection, name, wanted=BoardFilter(training_ids=[champion.training.training_id])
         )
         figure = rows[0].figures.get(measure) if rows else None
-    waiting = list_evaluated_ids(connection, name) - decided_trainings(connection, name)
     return TaskState(
         name=name,
         title=TASKS[name].title,
         measure=measure,
         champion=champion,
         figure=figure,
-        n_waiting=len(waiting),
+        n_waiting=len(waiting_ids(connection, name)),
     )
 
 
