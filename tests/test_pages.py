@@ -221,8 +221,8 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     rollback_champion(open_workspace(), reason="worse in clinic", decided_by="Grace")
     page = pages.get(f"/champion/{TASK}").text
     head = page[page.index("★ Champion") : page.index('id="watched"')]
-    assert re.search(r"restored [\d-]+ [\d:]+ UTC by Grace", head)
-    assert "worse in clinic" in head and "First champion of the task" in head
+    assert re.search(rf"Restored instead of {second} [\d-]+ [\d:]+ UTC by Grace: worse in clinic", head)
+    assert head.index("First champion of the task") < head.index("worse in clinic")
     assert "rolled back" not in page
     board = pages.get(f"/leaderboard/{TASK}").text
     assert '<span class="state quiet">earlier champion</span>' in board

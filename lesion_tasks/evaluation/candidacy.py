@@ -85,9 +85,11 @@ def champion_state(connection: Connection, task: str, training_id: str) -> Promo
 
 def _champion_state(crowned: Sequence[PastDecision]) -> PromotionState:
     """The state by the decisions that made a training champion, newest first."""
-    state = _by("champion", crowned[0], _installed(crowned[0]))
-    promoted = next((one for one in crowned if one.action == "promoted"), crowned[0])
-    if promoted is crowned[0]:
+    now = crowned[0]
+    instead = f" instead of {now.previous_training_id}" if now.action == "rolled_back" else ""
+    state = _by("champion", now, f"{_installed(now)}{instead}")
+    promoted = next((one for one in crowned if one.action == "promoted"), now)
+    if promoted is now:
         return state
     first = _by("champion", promoted, _installed(promoted))
     return state.model_copy(update={"first": first.words})

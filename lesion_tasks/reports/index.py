@@ -60,10 +60,15 @@ class PromotionState(Published):
         return f"{self.did} {moment(self.decided_at)} by {decider(self.decided_by)}"
 
     @property
-    def words(self) -> str:
-        """Everything in one line."""
+    def latest(self) -> str:
+        """The decision that it rests on, or why there can be none, in one line."""
         found = ": ".join(filter(None, (self.when, self.reason)))
-        return found[:1].upper() + found[1:] + (f" {self.first}" if self.first else "")
+        return found[:1].upper() + found[1:]
+
+    @property
+    def words(self) -> str:
+        """The same, and of a champion that was restored why it was promoted before."""
+        return f"{self.latest.rstrip('.')}. {self.first}" if self.first else self.latest
 
 
 class BoardRow(Published):
