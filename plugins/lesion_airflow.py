@@ -431,16 +431,16 @@ class AskAboutCandidate(AskPerson):
         return f"champion/{self.task_name}"
 
     def is_superseded(self) -> bool:
-        from lesion_tasks.promotion.questions import is_superseded
+        from lesion_tasks.promotion.questions import Asked, is_superseded
 
-        return is_superseded(
-            open_workspace(),
-            task=self.task_name,
+        asked = Asked(
+            task_name=self.task_name,
             asked_about=self.asked_about,
             asked_against=self.asked_against,
             findings_sha256=self.findings_sha256,
             is_override=self.is_override,
         )
+        return is_superseded(open_workspace(), asked)
 
     def asked(self) -> dict[str, Any]:
         return {

@@ -359,7 +359,7 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
     assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
     # Every row of train tells the sex: a missing one means nothing to the model.
-    assert f"{training_id} cannot do without is_male" in found["unsexed"]["reason"]
+    assert f"{training_id} cannot do without sex" in found["unsexed"]["reason"]
     assert found["unsexed"]["subset"] is None
     assert cohort["fall"]["words"] in page()
     assert 'id="fairness"' in page()

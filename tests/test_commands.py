@@ -51,7 +51,7 @@ def test_an_average_says_what_it_averages_and_on_what_it_is_judged() -> None:
         "network:  the mean of the logits of efficientnet_lite0_tuned and of mobilenet_v2_tuned_gated" in mean
     )
     assert "learns:   nothing itself: each member by its own recipe" in mean
-    assert "age years, is male, size mm\n" in mean
+    assert "age in years, sex, lesion size in mm\n" in mean
     folds = run("variants", "efficientnet_lite0_frozen_five_folds")
     assert "5 times, each time without another of 5 parts of the groups of train and val" in folds
     assert "calibrated on scores of images that a model did not see" in folds

@@ -186,5 +186,5 @@ def test_a_difference_read_from_few_positives_has_no_interval_and_says_why():
     first, second = (binary(labels, 1 / (1 + np.exp(-labels - rng.normal(size=208)))) for _ in range(2))
     found = compare(first, second, resampling=RESAMPLING)["sensitivity_at_90_specificity"]
     assert found.interval is None
-    assert found.interval_reason == "too few positives: they count as 8 groups of equal size, floor 20"
+    assert found.interval_reason == "too few positives: effective number of groups 8, needed 20"
     assert found.as_dict()["interval_reason"] == found.interval_reason

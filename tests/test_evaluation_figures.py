@@ -1,4 +1,5 @@
 import json
+import re
 
 import jsonschema
 import numpy as np
@@ -19,6 +20,7 @@ from sklearn.metrics import (
 from lesion_tasks.metrics import calibration, names
 from lesion_tasks.metrics.auc import measure_auc
 from lesion_tasks.metrics.binary import binary_figures
+from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import effective_groups, satterthwaite
 from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.document_schema import DominantGroup, SubsetDocument, metrics_schema
@@ -435,7 +437,7 @@ def test_measures_read_from_the_last_few_positives_have_no_interval_and_say_why(
         assert shown["value"] is not None
         assert (shown["low"], shown["high"], shown["method"]) == (None, None, None)
         assert shown["interval_reason"] == (
-            f"too few positives: they count as 12 groups of equal size, floor {floor}"
+            f"too few positives: effective number of groups 12, needed {floor}"
         )
     assert figures["auc"].interval is not None
 
@@ -449,10 +451,16 @@ def test_a_limit_that_the_last_few_decide_has_no_interval():
         shown = figures[name]
         n_beyond = (1 - shown.value) * (100 if name.startswith("sens") else 400)
         assert (shown.interval is None) == (n_beyond < 5), name
+    reason = figures["sensitivity_at_90_specificity"].as_dict()["interval_reason"]
+    assert re.fullmatch(
+        r"too few positives on the wrong side of the cut: effective number of groups [\d.]+, needed 5", reason
+    )
+
+
+def test_a_number_below_what_is_needed_never_reads_as_enough():
     assert (
-        figures["sensitivity_at_90_specificity"]
-        .as_dict()["interval_reason"]
-        .endswith("groups of positives are on the wrong side of the cut, floor 5")
+        too_few_groups("positives", 19.96, 20)
+        == "too few positives: effective number of groups 19.9, needed 20"
     )
 
 

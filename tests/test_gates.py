@@ -52,20 +52,20 @@ def test_a_gain_without_losses_has_no_objection() -> None:
 def test_a_first_champion_needs_only_the_floors() -> None:
     assert objections(SOUND, None, BOTH) == []
     low = {**SOUND, "auc": {"value": 0.65}}
-    assert objections(low, None, BOTH) == ["auc 0.6500 is below the floor 0.7000 (a reason)"]
+    assert objections(low, None, BOTH) == ["AUC 0.6500 is below the floor 0.7000 (a reason)"]
 
 
 def test_an_undefined_or_unmeasured_figure_is_an_objection() -> None:
     undefined = {"auc": {"value": None, "reason": "no images of class malignant"}}
     assert objections(undefined, None, BOTH) == [
-        "auc is undefined: no images of class malignant",
+        "AUC is undefined: no images of class malignant",
         "sensitivity is undefined: it was not measured",
     ]
 
 
 def test_the_leading_measure_must_gain_and_a_tie_is_no_gain() -> None:
     (found,) = objections(SOUND, against(auc=(0.0, -0.01, 0.01)), BOTH)
-    assert found.startswith("auc does not gain: 0.8000 against the champion's 0.8000")
+    assert found.startswith("AUC does not gain: 0.8000 against the champion's 0.8000")
 
 
 def test_a_guarded_measure_may_lose_up_to_its_margin_and_no_more() -> None:
@@ -101,7 +101,7 @@ def test_a_slice_refuses_only_when_its_loss_is_shown_and_beyond_the_margin() -> 
     assert objections(SOUND, against(slices=(unclear, small, unguarded)), BOTH) == []
     (found,) = objections(SOUND, against(slices=(part(-0.2, -0.3, -0.1),)), BOTH)
     assert found.startswith(
-        "auc falls where sex is female (400 images): 0.6000 against the champion's 0.8000"
+        "AUC falls where sex is female (400 images): 0.6000 against the champion's 0.8000"
     )
 
 
@@ -127,7 +127,7 @@ def test_a_first_champion_is_judged_by_the_lower_limit_and_a_later_one_by_the_po
     shaky = {"auc": {"value": 0.85, "low": 0.69, "high": 0.93}, "sensitivity": {"value": 0.5, "low": 0.3}}
     (found,) = objections(shaky, None, BOTH)
     assert found == (
-        "auc 0.8500 may be below the floor 0.7000: the 95 % interval begins at 0.6900 (a reason)"
+        "AUC 0.8500 may be below the floor 0.7000: the 95 % interval begins at 0.6900 (a reason)"
     )
     assert objections(shaky, against(), BOTH) == []
 
@@ -135,23 +135,23 @@ def test_a_first_champion_is_judged_by_the_lower_limit_and_a_later_one_by_the_po
 def test_a_guarded_measure_without_an_interval_is_a_caution_and_neither_passed_nor_refused() -> None:
     few = {**SOUND, "sensitivity": {"value": 0.1, "low": None, "interval_reason": "8 positives"}}
     assert objections(few, None, BOTH) == []
-    assert cautions(None, BOTH, few) == ["too few positives to judge sensitivity (8 positives)"]
+    assert cautions(None, BOTH, few) == ["too few images to judge sensitivity (8 positives)"]
     unsure = against(sensitivity=(-0.3, None, None))
     assert objections(SOUND, unsure, BOTH) == []
-    assert cautions(unsure, BOTH, SOUND) == ["too few positives to judge sensitivity (no interval)"]
+    assert cautions(unsure, BOTH, SOUND) == ["too few images to judge sensitivity (no interval)"]
 
 
 def test_a_leading_measure_without_an_interval_is_still_held_to_its_floor() -> None:
     few = {**SOUND, "auc": {"value": 0.6, "low": None, "interval_reason": "one group"}}
-    assert objections(few, None, BOTH) == ["auc 0.6000 is below the floor 0.7000 (a reason)"]
-    assert cautions(None, BOTH, few) == ["too few positives to judge auc (one group)"]
+    assert objections(few, None, BOTH) == ["AUC 0.6000 is below the floor 0.7000 (a reason)"]
+    assert cautions(None, BOTH, few) == ["too few images to judge AUC (one group)"]
 
 
 def test_a_loss_that_a_slice_cannot_exclude_is_a_caution_with_its_size() -> None:
     comparison = against(slices=(part(-0.02, -0.31, 0.27), part(0.01, -0.04, 0.06)))
     assert objections(SOUND, comparison, BOTH) == []
     assert cautions(comparison, BOTH) == [
-        "a loss of up to 0.310 in auc where sex is female (400 images) is not excluded"
+        "a loss of up to 0.310 in AUC where sex is female (400 images) is not excluded"
     ]
 
 
@@ -174,14 +174,14 @@ def calibration(value: float, low: float | None, high: float | None) -> dict[str
     [
         # What a model trained on balanced classes shows at a prevalence of 18 %.
         ("calibration_intercept", calibration(-2.1, -2.3, -1.9), "farther off than 0.7", None),
-        ("calibration_intercept", calibration(-0.9, -2.0, 0.2), None, "calibration_intercept -0.900"),
-        ("calibration_intercept", calibration(0.3, 0.1, 0.5), None, "calibration_intercept 0.300"),
+        ("calibration_intercept", calibration(-0.9, -2.0, 0.2), None, "calibration intercept -0.900"),
+        ("calibration_intercept", calibration(0.3, 0.1, 0.5), None, "calibration intercept 0.300"),
         ("calibration_intercept", calibration(0.1, -0.1, 0.3), None, None),
-        ("calibration_intercept", calibration(-2.1, None, None), None, "calibration_intercept -2.100"),
+        ("calibration_intercept", calibration(-2.1, None, None), None, "calibration intercept -2.100"),
         ("calibration_slope", calibration(0.3, 0.2, 0.4), "farther off than 0.5", None),
         ("calibration_slope", calibration(1.2, 0.9, 1.5), None, None),
         ("brier_skill", calibration(-0.44, -0.6, -0.3), "telling everybody the prevalence", None),
-        ("brier_skill", calibration(-0.02, -0.1, 0.05), None, "brier_skill -0.020 is below 0"),
+        ("brier_skill", calibration(-0.02, -0.1, 0.05), None, "Brier skill -0.020 is below 0"),
         ("brier_skill", calibration(0.2, 0.1, 0.3), None, None),
     ],
 )

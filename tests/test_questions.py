@@ -107,8 +107,9 @@ def test_every_answer_on_the_page_of_questions(
         measured,
         "patients and lesions",
         "checks that did not pass",
-        "gates",
+        "gates when it was evaluated",
         "cautions",
+        "now",
     ]
     assert "Calibration slope (1 is ideal)" in in_brief[measured]
     with Path("predictions.csv").open() as file:

@@ -48,6 +48,7 @@ from lesion_tasks.reports.index import (
     ChampionLine,
     DecisionLine,
     Leaderboard,
+    PromotionState,
     TaskBoard,
     render_index,
     subset_figures,
@@ -666,6 +667,15 @@ def test_a_model_card_begins_with_what_a_hub_reads_and_lists_no_figure_of_an_uns
 # --- The index ----------------------------------------------------------------------------------------------------
 
 
+CHAMPION = PromotionState(
+    name="champion",
+    did="promoted",
+    decided_at="2026-03-01T14:10:00+00:00",
+    decided_by="rule",
+    reason=HOSTILE,
+)
+
+
 def board_row(bundle: Bundle, training_id: str, **changes: Any) -> BoardRow:
     subsets = bundle.subsets
     row = BoardRow(
@@ -681,7 +691,7 @@ def board_row(bundle: Bundle, training_id: str, **changes: Any) -> BoardRow:
         balanced=subsets["test_balanced"].figures,
         val=subsets["val"].figures,
         report_path=f"{training_id}/report.html",
-        is_champion=False,
+        state=PromotionState(name="candidate"),
         manifest_digest="aaaabbbbcccc",
         n_test_openings=1,
     )
@@ -753,8 +763,7 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
     champion = ChampionLine(
         training_id="a",
         variant="cnn",
-        since="2026-03-01T14:10:00+00:00",
-        reason=HOSTILE,
+        state=CHAMPION,
         report_path="a/report.html",
     )
     decisions = [
@@ -769,12 +778,12 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
         for action in ("promoted", "refused", "rolled_back")
     ]
     page = Page(
-        render_index(
-            board([board_row(bundle, "a", is_champion=True)], champion=champion, decisions=decisions)
-        )
+        render_index(board([board_row(bundle, "a", state=CHAMPION)], champion=champion, decisions=decisions))
     )
-    assert page.text.count("<script>alert(1)</script>") == 4
-    for word in ("★ Champion", "promoted", "refused", "rolled back"):
+    assert (
+        page.text.count("<script>alert(1)</script>") == 5
+    )  # reasons: of the champion, beside its row, of decisions
+    for word in ("★ Champion", "promoted", "refused", "restored"):
         assert word in page.text
     assert all(tag != "script" for tag, _ in page.tags)
 
@@ -838,9 +847,9 @@ def test_the_page_shows_what_the_gates_say(bundle):
     def page_with(**fields):
         return page_of(changed(bundle, promotion=changed(bundle.promotion, **fields))).text
 
-    assert "It clears every gate." in page_with(objections=[], cautions=[])
+    assert "It cleared every gate." in page_with(objections=[], cautions=[])
     text = page_with(objections=["auc does not <gain>"], cautions=["a loss is possible"])
-    assert "It would be refused:" in text
+    assert "It would have been refused:" in text
     assert "auc does not <gain>" in text  # as text: the page is escaped
     assert "a loss is possible" in text
     assert all(gate.reason in text for gate in bundle.promotion.gates)
@@ -907,7 +916,7 @@ def test_what_the_best_of_many_looks_owes_to_luck_stands_beside_the_leading_figu
     assert "looks" not in page_of(bundle).text.split("Integrity checks")[0]
     best = BestOfLooks(measure="auc", n_looks=12, value=0.871, low=0.812, high=0.915, method="m", luck=0.013)
     text = page_of(changed(bundle, best_of_looks=best)).text
-    assert "Best of 12 looks: 0.871 (0.812 to 0.915) without the luck of being picked" in text
+    assert "Best of 12 trainings by then: 0.871 (0.812 to 0.915) without the luck of being picked" in text
 
 
 def test_a_champion_says_how_it_does_on_images_that_came_after_it(bundle):

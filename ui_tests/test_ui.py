@@ -361,7 +361,6 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
     question.locator(".source").wait_for(state="attached")
     page.unroute("**/question?*")
     question.locator(".source").wait_for(state="detached")
-    question.get_by_text("What is being decided").click()
     question.locator("table").first.wait_for()
     shoot(page, "question")
     question.get_by_role("button", name="Reject").click()

@@ -10,6 +10,7 @@ from typing import Any
 
 from lesion_tasks.catalog.entries import refuse, unknown
 from lesion_tasks.catalog.tasks import TASKS
+from lesion_tasks.catalog.titles import label_inside
 
 # What a gate may be about: what is measured of one model and compared with the champion's. The first leads: corrections
 # for many looks at a test set and for losses that add up are those of an AUC.
@@ -236,18 +237,21 @@ def objections(
     interval, since there is no champion to beat. A guarded measure without an interval is not judged, and `cautions`
     says so. `on_cohorts`: what is known of each cohort, as `OtherData` in a published document; None without one.
     """
-    found = []
-    for gate in gates:
-        figure = test.get(gate.measure) or {"value": None, "reason": "it was not measured"}
-        if figure["value"] is None:
-            found.append(f"{gate.measure} is undefined: {figure.get('reason')}")
-            continue
-        found += _under_floor(gate, figure, is_first=comparison is None)
-        if comparison is not None:
-            found += _losses(gate, comparison["differences"].get(gate.measure))
+    found = [words for gate in gates for words in objections_by(gate, test, comparison)]
     return (
         found + _miscalibrations(test)[0] + _slice_losses(comparison) + _on_cohorts(comparison, on_cohorts)[0]
     )
+
+
+def objections_by(gate: Gate, test: Mapping[str, Any], comparison: Mapping[str, Any] | None) -> list[str]:
+    """What one gate objects to, as `objections` does for all of them."""
+    figure = test.get(gate.measure) or {"value": None, "reason": "it was not measured"}
+    if figure["value"] is None:
+        return [f"{label_inside(gate.measure)} is undefined: {figure.get('reason')}"]
+    found = _under_floor(gate, figure, is_first=comparison is None)
+    if comparison is not None:
+        found += _losses(gate, comparison["differences"].get(gate.measure))
+    return found
 
 
 def _on_cohorts(
@@ -261,8 +265,9 @@ def _on_cohorts(
             doubted.append(f"cohort {one['cohort']} cannot be compared: {one['reason']}")
         elif difference["value"] < -COHORT_GUARD.margin:
             refused.append(
-                f"{difference['measure']} on cohort {one['cohort']} loses more than {COHORT_GUARD.margin:.3f}: "
-                f"{difference['candidate']:.4f} against the champion's {difference['champion']:.4f} "
+                f"{label_inside(difference['measure'])} on cohort {one['cohort']} loses more than "
+                f"{COHORT_GUARD.margin:.3f}: {difference['candidate']:.4f} against the champion's "
+                f"{difference['champion']:.4f} "
                 f"({interval_words(difference)}; {COHORT_GUARD.margin_reason})"
             )
         elif difference["low"] is None or difference["low"] < -COHORT_GUARD.margin:
@@ -315,7 +320,7 @@ def _miscalibrations(test: Mapping[str, Any]) -> tuple[list[str], list[str]]:
         is_far = abs(figure["value"] - guard.ideal) > guard.tolerance
         low, high = figure.get("low"), figure.get("high")
         is_shown = low is not None and not low <= guard.ideal <= high
-        words = f"{guard.measure} {figure['value']:.3f}, ideal {guard.ideal:g}"
+        words = f"{label_inside(guard.measure)} {figure['value']:.3f}, ideal {guard.ideal:g}"
         if is_far and is_shown:
             refused.append(
                 f"{words}: farther off than {guard.tolerance:g} (95 % interval {low:.3f} to {high:.3f}; {guard.reason})"
@@ -324,7 +329,7 @@ def _miscalibrations(test: Mapping[str, Any]) -> tuple[list[str], list[str]]:
             doubted.append(words if low is None else f"{words} (95 % interval {low:.3f} to {high:.3f})")
     skill = test.get("brier_skill")
     if skill is not None and skill["value"] is not None and skill["value"] < BRIER_SKILL_FLOOR:
-        words = f"brier_skill {skill['value']:.3f} is below {BRIER_SKILL_FLOOR:g}"
+        words = f"{label_inside('brier_skill')} {skill['value']:.3f} is below {BRIER_SKILL_FLOOR:g}"
         if skill.get("high") is not None and skill["high"] < BRIER_SKILL_FLOOR:
             refused.append(f"{words} (95 % interval up to {skill['high']:.3f}; {BRIER_SKILL_REASON})")
         else:
@@ -344,15 +349,22 @@ def cautions(
     (overall and on guarded slices), doubts about calibration, and losses demonstrated at the models' own thresholds.
     """
     differences = comparison["differences"] if comparison is not None else {}
-    found = []
-    for gate in gates:
-        figure, difference = (test or {}).get(gate.measure), differences.get(gate.measure)
-        if reason := _too_few(figure) or _too_few(difference):
-            found.append(f"too few positives to judge {gate.measure} ({reason})")
-        elif difference is not None and _is_possible_loss(gate, difference):
-            found.append(f"a loss of up to {-difference['low']:.3f} in {gate.measure} is not excluded")
+    found = [words for gate in gates for words in cautions_by(gate, test, comparison)]
     doubted = _miscalibrations(test or {})[1] + _on_cohorts(comparison, on_cohorts)[1]
     return found + doubted + _threshold_losses(differences) + _possible_slice_losses(comparison)
+
+
+def cautions_by(
+    gate: Gate, test: Mapping[str, Any] | None, comparison: Mapping[str, Any] | None
+) -> list[str]:
+    """What one gate could not judge or does not exclude, as `cautions` tells it of all of them."""
+    figure = (test or {}).get(gate.measure)
+    difference = comparison["differences"].get(gate.measure) if comparison is not None else None
+    if reason := _too_few(figure) or _too_few(difference):
+        return [f"too few images to judge {label_inside(gate.measure)} ({reason})"]
+    if difference is not None and _is_possible_loss(gate, difference):
+        return [f"a loss of up to {-difference['low']:.3f} in {label_inside(gate.measure)} is not excluded"]
+    return []
 
 
 def standing(
@@ -391,11 +403,13 @@ def _under_floor(gate: Gate, figure: Mapping[str, Any], *, is_first: bool) -> li
     if _too_few(figure) and not gate.is_leading:
         return []
     if value < gate.floor:
-        return [f"{gate.measure} {value:.4f} is below the floor {gate.floor:.4f} ({gate.reason})"]
+        return [
+            f"{label_inside(gate.measure)} {value:.4f} is below the floor {gate.floor:.4f} ({gate.reason})"
+        ]
     if is_first and low is not None and low < gate.floor:
         return [
-            f"{gate.measure} {value:.4f} may be below the floor {gate.floor:.4f}: the 95 % interval begins at "
-            f"{low:.4f} ({gate.reason})"
+            f"{label_inside(gate.measure)} {value:.4f} may be below the floor {gate.floor:.4f}: the 95 % interval "
+            f"begins at {low:.4f} ({gate.reason})"
         ]
     return []
 
@@ -409,28 +423,30 @@ def _is_possible_loss(gate: Gate, difference: Mapping[str, Any]) -> bool:
 
 def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:
     if difference is None:
-        return [f"{gate.measure} cannot be compared with the champion's"]
+        return [f"{label_inside(gate.measure)} cannot be compared with the champion's"]
     if _too_few(difference) and not (gate.is_leading or gate.is_exclusion_needed):
         return []
     both = f"{difference['candidate']:.4f} against the champion's {difference['champion']:.4f}"
     if gate.is_leading and difference["value"] <= 0:
-        return [f"{gate.measure} does not gain: {both} ({interval_words(difference)})"]
+        return [f"{label_inside(gate.measure)} does not gain: {both} ({interval_words(difference)})"]
     if gate.is_leading:
         return []
     if gate.is_exclusion_needed and (difference["low"] is None or difference["low"] < -gate.margin):
         return [
-            f"{gate.measure} may be worse than the champion's by more than {gate.margin:.3f}: {both} "
+            f"{label_inside(gate.measure)} may be worse than the champion's by more than {gate.margin:.3f}: {both} "
             f"({interval_words(difference)})"
         ]
     if difference["value"] < -gate.margin:
-        return [f"{gate.measure} loses more than {gate.margin:.3f}: {both} ({interval_words(difference)})"]
+        return [
+            f"{label_inside(gate.measure)} loses more than {gate.margin:.3f}: {both} ({interval_words(difference)})"
+        ]
     return []
 
 
 def _threshold_losses(differences: Mapping[str, Any]) -> list[str]:
     """Losses demonstrated at the models' own thresholds: what a better ranking may mean for patients."""
     return [
-        f"{name} at each model's own threshold falls by {-difference['value']:.3f} (95 % interval "
+        f"{label_inside(name)} at each model's own threshold falls by {-difference['value']:.3f} (95 % interval "
         f"{difference['low']:+.3f} to {difference['high']:+.3f})"
         for name, difference in differences.items()
         if (name in ("sensitivity", "specificity") or name.startswith("recall_"))
@@ -455,8 +471,8 @@ def _is_shown_loss(difference: Mapping[str, Any]) -> bool:
 
 def _possible_slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
     return [
-        f"a loss of up to {-part['difference']['low']:.3f} in {part['difference']['measure']} where "
-        f"{part['attribute']} is {part['value']} ({part['n_images']:,} images) is not excluded"
+        f"a loss of up to {-part['difference']['low']:.3f} in {label_inside(part['difference']['measure'])} where "
+        f"{label_inside(part['attribute'])} is {part['value']} ({part['n_images']:,} images) is not excluded"
         for part in _guarded_slices(comparison)
         if part["difference"]["low"] < -SLICE_GUARD.margin and not _is_shown_loss(part["difference"])
     ]
@@ -468,7 +484,8 @@ def _slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
         difference = part["difference"]
         if _is_shown_loss(difference):
             found.append(
-                f"{difference['measure']} falls where {part['attribute']} is {part['value']} "
+                f"{label_inside(difference['measure'])} falls where {label_inside(part['attribute'])} is "
+                f"{part['value']} "
                 f"({part['n_images']:,} images): {difference['candidate']:.4f} against the champion's "
                 f"{difference['champion']:.4f}, difference {difference['value']:+.4f} ({difference['low']:+.4f} to "
                 f"{difference['high']:+.4f}, widened for the number of slices)"

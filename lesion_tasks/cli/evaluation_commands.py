@@ -87,6 +87,7 @@ def leave_out(variant: str, by: str, is_smoke_run: bool, max_epochs: int | None)
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), help="Copy the whole bundle there.")
 def report(training_id: str, out: Path | None) -> None:
     """Say where a training's report is and what it says in brief, or copy it out of the bucket."""
+    from lesion_tasks.pages.report_now import read_now
     from lesion_tasks.pages.stored_files import say_if_pruned
     from lesion_tasks.reports.bundle import read_bundle
     from lesion_tasks.reports.in_brief import in_brief
@@ -101,6 +102,8 @@ def report(training_id: str, out: Path | None) -> None:
             f"training {training_id!r} has no report in {bucket.url}, expected {folder}report.html"
         )
     said = in_brief(read_bundle(json.loads(bucket.get(f"{folder}metrics.json"))))
+    if (now := read_now(workspace, f"{training_id}/report.html")) is not None:
+        said["now"] = ": ".join(filter(None, (now.state.name.replace("_", " "), now.state.words)))
     if out is None:
         show({"report": f"{bucket.url}/{folder}report.html", "files": len(keys), **said})
         return

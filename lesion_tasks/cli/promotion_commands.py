@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import click
 
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.cli.command_line import (
     TaskName,
     lesion,
@@ -27,6 +26,7 @@ from lesion_tasks.cli.command_line import (
 @click.option("--reason", help="Why the refusal of that training is overridden, in words.")
 def promote(tasks: Sequence[str], despite_gates: bool, training: str | None, reason: str | None) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
+    from lesion_tasks.catalog.approvals import RULE
     from lesion_tasks.promotion.overrides import read_override, tasks_to_decide
     from lesion_tasks.promotion.promote import plan_promotion, promote_model
 

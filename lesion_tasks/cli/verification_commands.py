@@ -7,6 +7,7 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.cli.command_line import lesion, open_workspace, person, print_table, show
+from lesion_tasks.metrics.counted import plural
 
 MAX_SHOWN = 100  # things in a table; each is in the JSON
 
@@ -91,8 +92,8 @@ def prune(is_deleting: bool, as_json: bool) -> None:
     if len(result.things) > MAX_SHOWN:
         click.echo(f"and {len(result.things) - MAX_SHOWN:,} more, see --json")
     what = (
-        f"{len(result.things):,} things with {result.n_objects:,} objects, {result.size_bytes / 1e6:,.1f} MB, and "
-        f"{result.n_deliveries:,} notes of what people were told"
+        f"{plural(len(result.things), 'thing')} with {plural(result.n_objects, 'object')}, "
+        f"{result.size_bytes / 1e6:,.1f} MB, and {result.n_deliveries:,} notes of what people were told"
     )
     click.echo(f"{what}: {'gone' if is_deleting else 'could go, see --delete'}")
 
@@ -112,12 +113,12 @@ def estimate_size(n_images: Sequence[int], as_json: bool) -> None:
     if as_json:
         show(asdict(found))
         return
-    columns = [f"{n:,} images" for n in found.n_images]
+    columns = [plural(n, "image") for n in found.n_images]
     print_table(
         [
             {
                 "what": line.what,
-                f"measured: {found.n_measured:,} images": _quantity(line.here, line.unit),
+                f"measured: {plural(found.n_measured, 'image')}": _quantity(line.here, line.unit),
             }
             | {
                 column: _quantity(value, line.unit)

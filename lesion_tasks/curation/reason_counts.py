@@ -4,20 +4,13 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-_STATEMENTS = {
-    "records that were refused": text("""
-        SELECT reason, count(*) AS n, min(isic_id) AS example, min(detail) AS detail
-        FROM refused_record GROUP BY reason ORDER BY n DESC, reason
-    """),
-    "files that cannot be used": text("""
-        SELECT reason, count(*) AS n, min(isic_id) AS example, min(detail) AS detail
-        FROM stored_file WHERE reason IS NOT NULL GROUP BY reason ORDER BY n DESC, reason
-    """),
-    "records that are no image": text("""
-        SELECT reason, count(*) AS n, min(isic_id) AS example, min(detail) AS detail
-        FROM reject GROUP BY reason ORDER BY n DESC, reason
-    """),
+# What was left out, and the table that has it; ordered by the second key where one image has several files.
+_TABLES = {
+    "records that were refused": ("refused_record", "refusal_id"),
+    "files that cannot be used": ("stored_file", "rendition"),
+    "records that are no image": ("reject", "isic_id"),
 }
+KINDS = tuple(_TABLES)
 
 
 @dataclass(frozen=True)
@@ -30,9 +23,40 @@ class ReasonCount:
     detail: str  # of one of them: what was found and what was expected
 
 
+@dataclass(frozen=True)
+class LeftOut:
+    """One of what was left out."""
+
+    isic_id: str | None
+    detail: str  # what was found and what was expected
+
+
 def count_reasons(connection: Connection) -> dict[str, list[ReasonCount]]:
     """What ingestion and curation left out, by what it is; the commonest reason first."""
     return {
-        what: [ReasonCount(*row) for row in connection.execute(statement)]
-        for what, statement in _STATEMENTS.items()
+        what: [
+            ReasonCount(*row)
+            for row in connection.execute(
+                text(f"""
+                    SELECT reason, count(*) AS n, min(isic_id) AS example, min(detail) AS detail
+                    FROM {table} WHERE reason IS NOT NULL GROUP BY reason ORDER BY n DESC, reason
+                """)  # noqa: S608 - our own words
+            )
+        ]
+        for what, (table, _) in _TABLES.items()
     }
+
+
+def list_left_out(
+    connection: Connection, what: str, reason: str, *, n: int, first: int
+) -> tuple[list[LeftOut], int]:
+    """`n` of what was left out for a reason, from the one at `first`, by image id; and how many there are in all."""
+    table, key = _TABLES[what]
+    rows = connection.execute(
+        text(f"""
+            SELECT isic_id, detail, count(*) OVER () AS n_found FROM {table} WHERE reason = :reason
+            ORDER BY isic_id, {key} LIMIT :n OFFSET :first
+        """),  # noqa: S608 - our own words
+        {"reason": reason, "n": n, "first": first},
+    ).all()
+    return [LeftOut(row.isic_id, row.detail) for row in rows], rows[0].n_found if rows else 0

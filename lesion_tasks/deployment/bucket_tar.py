@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, BinaryIO
 
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.bucket import naming_s3, s3_client
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.settings import read_settings
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ def load(client: "BaseClient", bucket_name: str, stream: BinaryIO) -> int:
                 n_objects += 1
     except tarfile.TarError as error:
         raise UnusableInputError(
-            f"tar after {n_objects} objects: {error}, expected what `save` wrote"
+            f"tar after {plural(n_objects, 'object')}: {error}, expected what `save` wrote"
         ) from error
     return n_objects
 
@@ -86,7 +87,7 @@ def main() -> None:
                 n_objects = load(client, bucket_name, sys.stdin.buffer)
     except (UnusableInputError, UnavailableError) as error:
         sys.exit(f"lesion: {error}")
-    print(f"{n_objects:,} objects", file=sys.stderr)
+    print(plural(n_objects, "object"), file=sys.stderr)
 
 
 if __name__ == "__main__":

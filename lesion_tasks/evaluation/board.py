@@ -9,9 +9,9 @@ from sqlalchemy import Connection, text
 from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.pruned import HOLDS_OUT, PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
-from lesion_tasks.evaluation.decisions import champion_of
+from lesion_tasks.evaluation.candidacy import LEAKING, MAY_BE_PROMOTED, Judged, never_promotable, states_of
 from lesion_tasks.reports.bundle import BestOfLooks
-from lesion_tasks.reports.index import BoardRow, figures_of
+from lesion_tasks.reports.index import BoardRow, PromotionState, figures_of
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,12 +36,13 @@ class BoardFilter:
         }
 
 
-# Sorted without reading a document; sound ones first, undefined figures last.
+# Sorted without reading a document; sound ones first, then what can be promoted, undefined figures last.
 _PAGE = f"""
     SELECT e.evaluation_id, count(*) OVER () AS n_found,
-           row_number() OVER (ORDER BY e.is_sound DESC,
+           row_number() OVER (ORDER BY e.is_sound DESC, {MAY_BE_PROMOTED} DESC,
                               (e.test_figures -> :measure ->> 'value')::float8 DESC NULLS LAST, t.training_id) AS place
     FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+        JOIN manifest m ON m.digest = e.manifest_digest
     WHERE t.task = :task AND (e.is_sound OR NOT :is_sound) AND starts_with(e.manifest_digest, :manifest)
         AND strpos(lower(t.training_id || ' ' || (t.recipe ->> 'title')), :words) > 0
         AND (t.training_id = ANY(:ids) OR cardinality(CAST(:ids AS text[])) = 0)
@@ -54,10 +55,12 @@ _ROWS = text(f"""
            t.recipe ->> 'reproduces' AS reproduces, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
            e.test_figures, e.balanced_figures, e.val_figures, e.cohort_figures,
            e.document -> 'best_of_looks' AS best_of_looks, e.report_key, e.manifest_digest,
+           t.recipe, m.recipe #>> '{{split,imputation}}' AS imputation,
            a.archived_at, a.archived_by, a.reason AS archive_reason,
            p.kind AS pruned_kind, p.began_at AS pruned_at, p.pruned_by, p.reason AS prune_reason,
            (SELECT count(*) FROM test_opening o WHERE o.manifest_digest = e.manifest_digest) AS n_openings
     FROM page JOIN evaluation e USING (evaluation_id) JOIN training t USING (training_id)
+        JOIN manifest m ON m.digest = e.manifest_digest
         LEFT JOIN archival a ON a.training_id = t.training_id AND a.returned_at IS NULL
         LEFT JOIN pruning p ON {PRUNED_TRAINING}
     ORDER BY page.place
@@ -72,18 +75,30 @@ def read_board(
     n: int | None = None,
     first: int = 0,
 ) -> tuple[list[BoardRow], int]:
-    """Rows of a task, best first and those that are not sound last; and how many the filter leaves in all."""
-    champion = champion_of(connection, task)
+    """Rows of a task, best first, and how many the filter leaves in all.
+
+    What can never be promoted comes after all that can, and what is not sound last.
+    """
     values = (wanted or BoardFilter()).values
     found = connection.execute(
-        _ROWS, values | {"task": task, "measure": leading_measure(task), "n": n, "first": first}
+        _ROWS, values | LEAKING | {"task": task, "measure": leading_measure(task), "n": n, "first": first}
     ).all()
-    champion_id = champion.training.training_id if champion else None
     judging = {cohort.name for cohort in cohorts_of(task)}
-    return [_board_row(row, champion_id, judging) for row in found], found[0].n_found if found else 0
+    states = states_of(connection, task, [_judged(row) for row in found])
+    rows = [_board_row(row, judging, states[row.training_id]) for row in found]
+    return rows, found[0].n_found if found else 0
 
 
-def _board_row(row: Any, champion_id: str | None, judging: Collection[str]) -> BoardRow:
+def _judged(row: Any) -> Judged:
+    return Judged(
+        training_id=row.training_id,
+        is_sound=row.is_sound,
+        verdict=row.verdict,
+        never=never_promotable(row.recipe, row.imputation),
+    )
+
+
+def _board_row(row: Any, judging: Collection[str], state: PromotionState) -> BoardRow:
     on_cohorts = row.cohort_figures or {}
     return BoardRow(
         training_id=row.training_id,
@@ -99,7 +114,7 @@ def _board_row(row: Any, champion_id: str | None, judging: Collection[str]) -> B
         val=figures_of(row.val_figures),
         on_cohorts=figures_of({name: one for name, one in on_cohorts.items() if name in judging}),
         report_path=None if row.pruned_kind == "training" else row.report_key.removeprefix("reports/"),
-        is_champion=champion_id == row.training_id,
+        state=state,
         manifest_digest=row.manifest_digest,
         n_test_openings=row.n_openings,
         best_of_looks=None if row.best_of_looks is None else BestOfLooks.model_validate(row.best_of_looks),

@@ -1,8 +1,9 @@
 """Decisions about champions as rows in Postgres: the only module that reads or writes the table `promotion`."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, select, text
@@ -15,6 +16,18 @@ from lesion_tasks.training.run_record import find_finished
 # The actions that install a training, and those that end a candidacy. An expired question does not: it is asked again.
 ENTHRONING = ("promoted", "rolled_back")
 DECIDING = ("promoted", "rolled_back", "refused", "rejected", "superseded")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PastDecision:
+    """A decision about a training, without the figures behind it."""
+
+    action: str
+    training_id: str
+    previous_training_id: str | None
+    reason: str
+    decided_by: str
+    decided_at: datetime
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +80,20 @@ def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
         }
         for row in _rows(connection, task)
     ]
+
+
+def decisions_about(connection: Connection, task: str, training_ids: Collection[str]) -> list[PastDecision]:
+    """Decisions about the champion of a task that name any of some trainings or replaced one, newest first."""
+    rows = connection.execute(
+        text("""
+            SELECT action, training_id, previous_training_id, reason, decided_by, decided_at FROM promotion
+            WHERE task = :task AND (training_id = ANY(:ids)
+                OR (previous_training_id = ANY(:ids) AND action = ANY(:enthroning)))
+            ORDER BY sequence DESC
+        """),
+        {"task": task, "ids": list(training_ids), "enthroning": list(ENTHRONING)},
+    )
+    return [PastDecision(**row._mapping) for row in rows]
 
 
 def decided_trainings(connection: Connection, task: str) -> set[str]:

@@ -16,6 +16,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.gates import figures_to_judge, leading_measure, standing
 from lesion_tasks.catalog.lookup import ChangedQuestionError, find_cohort, question_of
+from lesion_tasks.catalog.titles import label_inside
 from lesion_tasks.evaluation import evaluation_record
 from lesion_tasks.evaluation.comparison import NoComparisonError, compare_models
 from lesion_tasks.evaluation.decisions import champion_of
@@ -335,14 +336,14 @@ def _sentence(
     measure = leading_measure(subject.task.name)
     figure = documents["test_natural"].figures[measure]
     if figure.value is None:
-        return f"{checked}; {measure} is undefined: {figure.reason}"
+        return f"{checked}; {label_inside(measure)} is undefined: {figure.reason}"
     interval = (
         f"no interval: {figure.interval_reason}"
         if figure.low is None or figure.high is None
         else f"95 % interval {figure.low:.3f} to {figure.high:.3f}"
     )
     return (
-        f"{checked}; {measure.replace('_', ' ').replace('auc', 'AUC')} {figure.value:.3f} "
+        f"{checked}; {label_inside(measure)} {figure.value:.3f} "
         f"({interval}) on {figure.n_images:,} test images."
     )
 

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.catalog import Cohort, InputSize, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_cohort
+from lesion_tasks.catalog.titles import label_inside
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
 from lesion_tasks.evaluation.doubt import FittedDoubt
@@ -275,7 +276,7 @@ def _why_nothing(
     subject: EvaluationSubject, rows: "pd.DataFrame", shared: Sequence[Shared], lacking: dict[str, int]
 ) -> str:
     if lacking:
-        fields = ", ".join(lacking)
+        fields = ", ".join(map(label_inside, lacking))
         return (
             f"{subject.training.training_id} cannot do without {fields}, which no row of its train lacks and every "
             "image of the cohort that is left does"
@@ -290,7 +291,8 @@ def _remarks(subject: EvaluationSubject, cohort: Cohort, kept: "pd.DataFrame") -
     """What a reader should know about metadata that a cohort lacks."""
     recipe = subject.training.recipe
     found = [
-        f"No image of the cohort tells {field}: to the model it is missing, as in some of its train images."
+        f"No image of the cohort tells {label_inside(field)}: to the model it is missing, as in some of its "
+        "train images."
         for field in recipe["metadata"]
         if len(kept) and kept[_column(field)].isna().all()
     ]

@@ -13,6 +13,7 @@ from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.board import BoardFilter, gone_tasks, read_board
+from lesion_tasks.evaluation.candidacy import champion_state
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
 from lesion_tasks.evaluation.doubt import entry_of
 from lesion_tasks.evaluation.evaluation_record import (
@@ -70,8 +71,7 @@ def _task_board(connection: Connection, name: str, *, has_archived: bool) -> Tas
         else ChampionLine(
             training_id=champion.training.training_id,
             variant=champion.training.variant,
-            since=champion.decision.decided_at.isoformat(timespec="seconds"),
-            reason=champion.decision.reason,
+            state=champion_state(connection, name, champion.training.training_id),
             report_path=report_by_training.get(champion.training.training_id),
             since_promotion=_since_promotion(connection, champion),
         ),
@@ -108,7 +108,7 @@ def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
         "95 % interval": "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
         "worst cohort": _worst_cohort(row),
         "checks": "sound" if row.is_sound else ", ".join(row.failed_checks),
-        "champion": "champion" if row.is_champion else "",
+        "state": row.state.title.lstrip("★✗ "),
         "kept": "pruned" if row.pruned else "archived" if row.archived else "",
         "training_id": row.training_id,
     }

@@ -37,6 +37,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.database.bulk import upsert_rows
 from lesion_tasks.ingest.scope import ScopeKey, open_listing
 from lesion_tasks.ingest.wanted import COUNT_WANTED, THUMBNAIL_PX, WANTED
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.progress import Advance, progress
 
 log = logging.getLogger(__name__)
@@ -206,7 +207,7 @@ class Downloading:
             self.n_unreachable_in_a_row += 1
             if self.n_unreachable_in_a_row >= MAX_UNREACHABLE_IN_A_ROW:
                 raise ArchiveUnavailableError(
-                    f"{self.n_unreachable_in_a_row} files in a row could not be fetched; the last: {error}"
+                    f"{plural(self.n_unreachable_in_a_row, 'file')} in a row could not be fetched; the last: {error}"
                 ) from error
             return Unusable(reason="unreachable", detail=str(error)[:500])
         self.n_unreachable_in_a_row = 0
@@ -221,7 +222,9 @@ class Downloading:
         # Encrypted buckets have ETags that look like MD5 but are not: two equal downloads count for more.
         if found and hashlib.md5(data, usedforsecurity=False).hexdigest() != found[1]:
             if hashlib.sha256(data).hexdigest() != digest_before:
-                return _refused(wanted, "damaged", f"{len(data)} bytes do not match ETag {body.etag}")
+                return _refused(
+                    wanted, "damaged", f"{plural(len(data), 'byte')} do not match ETag {body.etag}"
+                )
             log.info("%s: its ETag is not the MD5 of its bytes", wanted.isic_id)
         picture = read_picture(data)
         if isinstance(picture, Picture) and self.rendition == "thumbnail_256":
@@ -290,7 +293,7 @@ class Downloading:
             f"{n} {reason} ({self.examples[reason][0]})" for reason, n in self.reasons.most_common(4)
         )
         message = (
-            f"{self.key.title}: {n_failed} of {n_tried} files cannot be used, "
+            f"{self.key.title}: {n_failed} of {plural(n_tried, 'file')} cannot be used, "
             f"expected at most {MAX_FAILED_SHARE:.0%}: {shown}"
         )
         n_network = sum(n for reason, n in self.reasons.items() if reason == "unreachable")

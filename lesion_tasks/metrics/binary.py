@@ -9,7 +9,7 @@ from sklearn.metrics import brier_score_loss, log_loss
 
 from lesion_tasks.metrics import calibration, ranking
 from lesion_tasks.metrics.auc import Auc, measure_auc
-from lesion_tasks.metrics.counted import plural
+from lesion_tasks.metrics.counted import plural, too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
 from lesion_tasks.metrics.figure import Figure, Interval, Stated
 from lesion_tasks.metrics.proportion import proportion_interval
@@ -71,9 +71,9 @@ def missing_class(scored: Scored) -> str | None:
     if scored.n_images == 0:
         return "no images"
     if scored.n_positives == 0:
-        return f"no positives among {scored.n_images} images"
+        return f"no positives among {plural(scored.n_images, 'image')}"
     if scored.n_positives == scored.n_images:
-        return f"no negatives among {scored.n_images} images"
+        return f"no negatives among {plural(scored.n_images, 'image')}"
     return None
 
 
@@ -90,7 +90,8 @@ def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampli
     even = class_groups(scored)
     found = {
         name: figure(
-            values[name], ranking.too_few_groups(name, *even, values[name]) or resampling.stated(row, degrees)
+            values[name],
+            ranking.too_few_to_rank(name, *even, values[name]) or resampling.stated(row, degrees),
         )
         for name, row in zip(names, samples, strict=True)
     }
@@ -107,7 +108,7 @@ def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampli
 def stated_auc(auc: Auc, level: float) -> Stated:
     """The interval of an AUC, or the reason why there is none: with about eight positives it covers 90 %."""
     if min(auc.n_groups_by_class) < MIN_GROUPS:
-        return f"{plural(min(auc.n_groups_by_class), 'group')} with the rarer class, floor {MIN_GROUPS}"
+        return f"too few images of the rarer class: {plural(min(auc.n_groups_by_class), 'group')}, needed {MIN_GROUPS}"
     return auc.no_interval_reason or auc.interval(level)
 
 
@@ -121,7 +122,7 @@ def stated_mean(samples: np.ndarray, scored: Scored, losses: np.ndarray, resampl
     """Interval of a resampled mean over all images; `losses` (n,) are the images' contributions."""
     even = effective_groups_of(np.ones(scored.n_images, dtype=bool), scored.groups)
     if even < MIN_GROUPS:
-        return f"too few groups: they count as {even:.0f} of equal size, floor {MIN_GROUPS}"
+        return too_few_groups("images", even, MIN_GROUPS)
     found = satterthwaite(losses - losses.mean(), scored.groups)
     return resampling.stated(samples, degrees_of_freedom([found], scored.n_groups))
 
@@ -133,9 +134,7 @@ def stated_rates(samples: np.ndarray, scored: Scored, is_hit: np.ndarray, resamp
         mask = scored.labels == index
         even = effective_groups_of(mask, scored.groups)
         if even < MIN_GROUPS_OF_RATES:
-            return (
-                f"too few {name}: they count as {even:.0f} groups of equal size, floor {MIN_GROUPS_OF_RATES}"
-            )
+            return too_few_groups(f"images of {name.replace('_', ' ')}", even, MIN_GROUPS_OF_RATES)
         deviations[mask] = (deviations[mask] - deviations[mask].mean()) / mask.sum()
         n_groups.append(len(np.unique(scored.groups[mask])))
     found = satterthwaite(deviations, scored.groups, scored.labels)
@@ -155,7 +154,7 @@ def threshold_figures(scored: Scored, threshold: float | None, resampling: Resam
         return figure((hits & trials).sum() / trials.sum(), interval)
 
     no_positives, no_negatives = (
-        f"no {name} among {scored.n_images} images" for name in ("positives", "negatives")
+        f"no {name} among {plural(scored.n_images, 'image')}" for name in ("positives", "negatives")
     )
     found = {
         "sensitivity": share(called, positive, no_positives),

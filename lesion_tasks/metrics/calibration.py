@@ -14,6 +14,7 @@ import numpy as np
 from scipy.sparse import csr_array
 from scipy.stats import t as student
 
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, satterthwaite, tail_degrees
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.resample import Resampling
@@ -113,7 +114,7 @@ def _logistic_fit(
     if min(few) < min_groups:
         return Estimate(
             value=value,
-            stated=f"{few[0]} groups with a positive and {few[1]} with a negative, floor {min_groups}",
+            stated=f"{plural(few[0], 'group')} with a positive and {few[1]} with a negative, needed {min_groups}",
         )
     weight = expected * (1 - expected)
     bread = np.linalg.inv(information)

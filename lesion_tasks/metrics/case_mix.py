@@ -15,6 +15,7 @@ import pandas as pd
 
 from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
+from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import effective_groups
 from lesion_tasks.metrics.figure import Interval
 from lesion_tasks.metrics.resample import Resampling, auc_of
@@ -169,7 +170,7 @@ def _without(reason: str) -> Reweighting:
 
 def _unreliable(n_even: float, uncovered_share: float, imbalance_left: float) -> str | None:
     if n_even < MIN_GROUPS:
-        return f"under the weights a class counts as {n_even:.0f} groups of equal size, floor {MIN_GROUPS}"
+        return too_few_groups("images of a class under the weights", n_even, MIN_GROUPS)
     if uncovered_share > MAX_UNCOVERED_SHARE:
         return f"{uncovered_share:.0%} of the test set have a kind of diagnosis that the cohort does not have"
     if imbalance_left > MAX_IMBALANCE_LEFT:

@@ -12,10 +12,11 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.auc import Auc, weighted_sum
 from lesion_tasks.metrics.binary import MIN_GROUPS
+from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
-from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures, too_few_groups
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures, too_few_to_rank
 from lesion_tasks.metrics.ranking import MIN_GROUPS as MIN_GROUPS_OF_MEASURE
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
@@ -244,9 +245,9 @@ def _too_few(name: str, even: list[float]) -> str | None:
     """Why a difference has no interval with these effective numbers of groups by class, or None."""
     ranked = name.removeprefix("macro_")
     if ranked in MIN_GROUPS_OF_MEASURE:
-        return too_few_groups(ranked, even[0], min(even[1:]))
+        return too_few_to_rank(ranked, even[0], min(even[1:]))
     if min(even) < MIN_GROUPS:
-        return f"too few images: a class counts as {min(even):.0f} groups of equal size, floor {MIN_GROUPS}"
+        return too_few_groups("images of a class", min(even), MIN_GROUPS)
     return None
 
 

@@ -13,6 +13,7 @@ from scipy.stats import t as student
 
 from lesion_tasks.metrics.auc import LEVEL
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, figure_of, stated_auc
+from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
 from lesion_tasks.metrics.document_schema import Figures, PublishedFigure
 from lesion_tasks.metrics.fairness_document import (
@@ -190,11 +191,7 @@ def _estimates(
 
 def _few(trials: np.ndarray, groups: np.ndarray) -> str | None:
     even = effective_groups_of(trials, groups)
-    return (
-        f"the images count as {even:.0f} groups of equal size, floor {MIN_GROUPS}"
-        if even < MIN_GROUPS
-        else None
-    )
+    return too_few_groups("images", even, MIN_GROUPS) if even < MIN_GROUPS else None
 
 
 def _mean(values: np.ndarray, trials: np.ndarray, groups: np.ndarray) -> tuple[float, np.ndarray]:

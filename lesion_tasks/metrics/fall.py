@@ -9,7 +9,7 @@ import numpy as np
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, resampled_rates
 from lesion_tasks.metrics.cohort_document import Fall
-from lesion_tasks.metrics.counted import plural
+from lesion_tasks.metrics.counted import plural, too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
@@ -64,9 +64,7 @@ def threshold_falls(
         even = [
             effective_groups_of(mask, side.groups) for mask, side in zip(masks, (test, cohort), strict=True)
         ]
-        stated: Stated = (
-            f"images of the class count as {min(even):.0f} groups of equal size, floor {MIN_GROUPS}"
-        )
+        stated: Stated = too_few_groups("images of the class", min(even), MIN_GROUPS)
         if min(even) >= MIN_GROUPS:
             stated = resampling.stated(samples[1][index] - samples[0][index], max(min(even) - 1, MIN_DEGREES))
         at = "0.5" if threshold is None else "the stored threshold"

@@ -10,7 +10,7 @@ from lesion_tasks.metrics.degrees_of_freedom import effective_groups_of
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.headline import macro_auc
 from lesion_tasks.metrics.proportion import proportion_interval
-from lesion_tasks.metrics.ranking import ranking_values, resampled_measures, too_few_groups
+from lesion_tasks.metrics.ranking import ranking_values, resampled_measures, too_few_to_rank
 from lesion_tasks.metrics.resample import Resampling, resampled
 from lesion_tasks.metrics.scored import Scored
 
@@ -41,7 +41,7 @@ def macro_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
     found = {
         f"macro_{name}": figure(
             np.mean([value[name] for value in values]),
-            too_few_groups(name, rarest, np.inf) or resampling.stated(row, degrees),
+            too_few_to_rank(name, rarest, np.inf) or resampling.stated(row, degrees),
         )
         for name, row in zip(names, samples, strict=True)
     }

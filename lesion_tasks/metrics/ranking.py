@@ -12,6 +12,7 @@ from functools import partial
 import numpy as np
 from sklearn.metrics import average_precision_score, roc_auc_score, roc_curve
 
+from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.resample import auc_of, cumulate
 
 # Groups of each class (of equal size) below which a measure's bootstrap interval covers less than 93 %, simulated with
@@ -84,21 +85,19 @@ def ranking_values(is_positive: np.ndarray, scores: np.ndarray) -> dict[str, flo
     }
 
 
-def too_few_groups(name: str, positives: float, negatives: float, value: float | None = None) -> str | None:
+def too_few_to_rank(name: str, positives: float, negatives: float, value: float | None = None) -> str | None:
     """Why a measure has no interval with these effective numbers of groups of each class, or None.
 
     `value`: of one model; None for a difference, which is not judged by how near the limit it is.
     """
     for side, count in (("positives", positives), ("negatives", negatives)):
         if count < MIN_GROUPS[name]:
-            return f"too few {side}: they count as {count:.0f} groups of equal size, floor {MIN_GROUPS[name]}"
+            return too_few_groups(side, count, MIN_GROUPS[name])
     if value is not None and name.startswith(("sensitivity_at", "specificity_at")):
         side, count = ("positives", positives) if name.startswith("sens") else ("negatives", negatives)
         beyond = (1 - value) * count
         if beyond < MIN_GROUPS_BEYOND:
-            return (
-                f"{beyond:.1f} groups of {side} are on the wrong side of the cut, floor {MIN_GROUPS_BEYOND}"
-            )
+            return too_few_groups(f"{side} on the wrong side of the cut", beyond, MIN_GROUPS_BEYOND)
     return None
 
 

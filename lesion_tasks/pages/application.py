@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from lesion_tasks import UnusableInputError
@@ -24,6 +24,7 @@ from lesion_tasks.catalog.approvals import (
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
+from lesion_tasks.curation.reason_counts import KINDS, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
@@ -39,6 +40,7 @@ from lesion_tasks.pages.rendering import (
     render,
     static_file,
 )
+from lesion_tasks.pages.report_now import read_now
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
@@ -264,6 +266,31 @@ def show_data(request: Request, since: str | None = None) -> Response:
     return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
 
 
+@router.get("/left-out/{place}")
+def show_left_out(
+    request: Request,
+    place: Annotated[int, Path(ge=0, lt=len(KINDS))],
+    reason: str = "",
+    number: Annotated[int, Query(ge=1, le=100_000)] = 1,
+) -> Response:
+    """Everything that was left out for one reason before any split."""
+    first = (number - 1) * ROWS_PER_PAGE
+    with _workspace(request).engine.connect() as connection:
+        rows, n_found = list_left_out(connection, KINDS[place], reason[:100], n=ROWS_PER_PAGE, first=first)
+    return _page(
+        request,
+        "left_out.html.j2",
+        "data",
+        what=KINDS[place],
+        reason=reason[:100],
+        rows=rows,
+        first=first,
+        n_found=n_found,
+        number=number,
+        n_pages=_n_pages(n_found),
+    )
+
+
 @router.get("/pruned")
 def show_pruned(
     request: Request, run: str = "", number: Annotated[int, Query(ge=1, le=100_000)] = 1
@@ -290,10 +317,14 @@ def choose_suspects(request: Request) -> Response:
 
 @router.get("/suspects/{task}")
 def show_suspects(
-    request: Request, task: str, image: Annotated[list[str] | None, Query()] = None
+    request: Request,
+    task: str,
+    labels: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    pairs: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    image: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Labels and pairs that a person should look at; first the pictures of one that somebody asks about."""
-    state = read_suspects(_workspace(request), task)
+    """Labels and pairs that a person should look at, a page of each; first the pictures that somebody asks about."""
+    state = read_suspects(_workspace(request), task, labels=labels, pairs=pairs)
     return _page(
         request,
         "suspects.html.j2",
@@ -323,8 +354,10 @@ def send_themed_report(request: Request, theme: Literal["dark", "light"], path: 
 @router.get("/read/{path:path}")
 def show_report(request: Request, path: str, is_bare: bool = False) -> Response:
     """A report below the navigation; bare, in a tab of the UI, which has its own."""
-    read_report_file(_workspace(request), path)  # one that is missing is said here, not in a frame
-    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare)
+    workspace = _workspace(request)
+    read_report_file(workspace, path)  # one that is missing is said here, not in a frame
+    now = read_now(workspace, path)
+    return _page(request, "reading.html.j2", "reports", path=path, is_bare=is_bare, now=now)
 
 
 @router.get("/image/{isic_id}")

@@ -3,22 +3,15 @@
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import select
-
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.database.schema import Training, Watch
+from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.decisions import (
-    Champion,
-    champion_of,
-    decided_trainings,
-    decisions_of,
-    earlier_champions,
-)
-from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids, newest_since_promotion
+from lesion_tasks.evaluation.candidacy import champion_state, waiting_ids
+from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
+from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.promotion.overrides import list_overridable
 from lesion_tasks.reports.bundle import SincePromotion
-from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.index import BoardRow, PromotionState
 from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
 
@@ -33,13 +26,14 @@ class ChampionState:
     task: str
     title: str
     champion: Champion | None
+    standing: PromotionState | None  # by which decision it is champion
     row: BoardRow | None  # its own evaluation
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
     decisions: list[dict[str, Any]]  # newest first
     watches: list[Watch]  # of this champion and those before it, newest first
-    undecided: list[str]  # evaluated trainings about which nothing was decided: the newest of them
-    n_undecided: int
+    candidates: list[str]  # evaluated trainings about which nothing was decided yet: the newest of them
+    n_candidates: int
     overridable: list[str]  # whose refusal by the gates could be overridden, the newest refusal first
 
 
@@ -49,17 +43,16 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
         decisions = decisions_of(connection, task)
-        row, fresh = None, None
+        row, fresh, standing = None, None, None
         if champion is not None:
             training_id = champion.training.training_id
             rows, _ = read_board(connection, task, wanted=BoardFilter(training_ids=[training_id]))
             row = rows[0] if rows else None
+            standing = champion_state(connection, task, training_id)
             fresh = newest_since_promotion(connection, training_id)
         default = earlier_champions(connection, task)
         watches = recent_watches(connection, task, N_WATCHES)
-        undecided = list_evaluated_ids(connection, task) - decided_trainings(connection, task)
-        newest = select(Training.training_id).order_by(Training.finished_at.desc()).limit(N_NAMED)
-        named = list(connection.execute(newest.where(Training.training_id.in_(undecided))).scalars())
+        candidates = waiting_ids(connection, task)[::-1]
         overridable = list_overridable(connection, task, N_NAMED)
     present = champion.training.training_id if champion else None
     ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
@@ -68,12 +61,13 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         task=task,
         title=title,
         champion=champion,
+        standing=standing,
         row=row,
         since_promotion=None if fresh is None else SincePromotion.model_validate(fresh),
         earlier=earlier,
         decisions=decisions,
         watches=watches,
-        undecided=named,
-        n_undecided=len(undecided),
+        candidates=candidates[:N_NAMED],
+        n_candidates=len(candidates),
         overridable=overridable,
     )

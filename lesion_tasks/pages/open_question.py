@@ -42,14 +42,7 @@ def read_question(
 def _of_candidate(workspace: Workspace, asked: dict[str, Any]) -> tuple[str, bool, str]:
     question = questions.Question(**asked)
     with workspace.engine.connect() as connection:
-        is_open = questions.is_open(
-            connection,
-            task=question.task_name,
-            asked_about=question.asked_about,
-            asked_against=question.asked_against,
-            findings_sha256=question.findings_sha256,
-            is_override=question.is_override,
-        )
+        is_open = questions.is_open(connection, question)
     return question.asked_about, is_open, question.body
 
 

@@ -12,8 +12,8 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decided_trainings
-from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids
+from lesion_tasks.evaluation.candidacy import waiting_ids
+from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.pages.training_page import count_failures
@@ -47,7 +47,7 @@ class TaskState:
     measure: str
     champion: Champion | None
     figure: PublishedFigure | None  # of the champion, on its own test set
-    n_waiting: int  # evaluated trainings that no decision was made about
+    n_waiting: int  # candidates
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,6 +57,8 @@ class PipelineState:
     n_records: int
     n_images: int
     n_uncurated: int
+    n_rejects: int  # records of these that are no image
+    n_refused: int  # things that an archive sent and that are no record
     ingestions: list[Ingestion]
     running: list[RunningTraining]
     ended: list[Training]
@@ -66,19 +68,20 @@ class PipelineState:
 def read_state(workspace: Workspace) -> PipelineState:
     """The state of the pipeline by the database."""
     with workspace.engine.connect() as connection:
-        n_records, n_images, n_uncurated = connection.execute(
+        counted = connection.execute(
             text("""
-                SELECT (SELECT count(*) FROM record WHERE withdrawn_at IS NULL), (SELECT count(*) FROM image),
-                       (SELECT count(*) FROM uncurated)
+                SELECT (SELECT count(*) FROM record WHERE withdrawn_at IS NULL) AS n_records,
+                       (SELECT count(*) FROM image) AS n_images, (SELECT count(*) FROM uncurated) AS n_uncurated,
+                       (SELECT count(*) FROM reject JOIN record USING (isic_id)
+                        WHERE withdrawn_at IS NULL) AS n_rejects,
+                       (SELECT count(*) FROM refused_record) AS n_refused
             """)
         ).one()
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
     return PipelineState(
-        n_records=n_records,
-        n_images=n_images,
-        n_uncurated=n_uncurated,
+        **counted._mapping,
         ingestions=recent_ingestions(workspace, N_INGESTIONS),
         running=running,
         ended=ended,
@@ -113,14 +116,13 @@ def _task_state(connection: Connection, name: str) -> TaskState:
             connection, name, wanted=BoardFilter(training_ids=[champion.training.training_id])
         )
         figure = rows[0].figures.get(measure) if rows else None
-    waiting = list_evaluated_ids(connection, name) - decided_trainings(connection, name)
     return TaskState(
         name=name,
         title=TASKS[name].title,
         measure=measure,
         champion=champion,
         figure=figure,
-        n_waiting=len(waiting),
+        n_waiting=len(waiting_ids(connection, name)),
     )
 
 

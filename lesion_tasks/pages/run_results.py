@@ -7,6 +7,7 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
+from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
@@ -240,7 +241,7 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
     if is_digest(returned):
         if find_pruning(connection, "manifest", returned) is not None:
             return None
-        return f"Data of {find_manifest(connection, returned).split}", page_key(returned)
+        return f"Data: {split_title(find_manifest(connection, returned).split)}", page_key(returned)
     key = find_report(connection, returned)
     return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)
 

@@ -1,6 +1,6 @@
 """Evaluated trainings -> those that wait for a decision, and the one with the best val figure."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,22 +10,21 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError
 from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import figures_to_judge, leading_measure
-from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
+from lesion_tasks.catalog.titles import label_inside
 from lesion_tasks.database.schema import Training
-from lesion_tasks.evaluation.decisions import decided_trainings
+from lesion_tasks.evaluation.candidacy import never_promotable, waiting_ids
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     failed_checks,
     find_difference,
     find_sealed,
     findings_digest,
-    list_evaluated_ids,
     undecided_checks,
     unmade_checks,
 )
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
-from lesion_tasks.training.run_record import find_finished, kind_of, list_finished, read_model
+from lesion_tasks.training.run_record import find_finished, read_model
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +35,7 @@ class Candidate:
     document: Mapping[str, Any]
     altered: str | None  # which stored part was changed since; None if all of it is intact
     findings_sha256: str | None = None  # of its evaluation, if that is intact
-    is_leaking: bool = False  # whether its split was made so that test images influence training
+    imputation: str | None = None  # how its split fills in missing values
     meaning: str | None = None  # what its task means by now, if that is not what it learned
     leak: str | None = None  # what has become known since its evaluation of images on two sides
 
@@ -62,16 +61,10 @@ class Candidate:
                 f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']} More test images may "
                 "tell: of more patients, or a larger test_share of a task of your own."
             )
-        recipe = self.training.recipe
-        if not self.is_leaking and "is_promotable" in (recipe.get("adjusted") or ()):
-            return (
-                "Fields of its variant were changed, or something was held out, for this training alone: it answers a "
-                "question, and is never promotable."
-            )
-        if self.is_leaking or not recipe.get("is_promotable", True):
-            return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
+        if (never := never_promotable(self.training.recipe, self.imputation)) is not None:
+            return never
         if self.val is None:
-            return f"{leading_measure(self.training.task)} is undefined on val."
+            return f"Its {label_inside(leading_measure(self.training.task))} is undefined on val."
         return None
 
     @property
@@ -122,33 +115,8 @@ def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[C
 
     A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
     """
-    waiting = _waiting(connection, task, list_evaluated_ids(connection, task))
+    waiting = [find_finished(connection, training_id) for training_id in waiting_ids(connection, task)]
     return [find_candidate(connection, bucket, training) for training in waiting]
-
-
-def is_waiting(connection: Connection, task: str, training_id: str) -> bool:
-    """Whether a training is a candidate, by the database alone: evaluated, the newest of its kind, undecided."""
-    evaluated = list_evaluated_ids(connection, task)
-    if training_id not in evaluated:
-        return False
-    waiting = _waiting(connection, task, evaluated, variant=find_finished(connection, training_id).variant)
-    return training_id in {one.training_id for one in waiting}
-
-
-def _waiting(
-    connection: Connection, task: str, evaluated: Collection[str], *, variant: str | None = None
-) -> list[Training]:
-    decided = decided_trainings(connection, task)
-    newest = {
-        kind_of(training): training
-        for training in sorted(list_finished(connection, task=task, variant=variant), key=_finished_at)
-        if training.training_id in evaluated
-    }
-    return [training for training in newest.values() if training.training_id not in decided]
-
-
-def _finished_at(training: Training) -> Any:
-    return training.finished_at
 
 
 def find_candidate(connection: Connection, bucket: Bucket, training: Training) -> Candidate:
@@ -170,7 +138,7 @@ def find_candidate(connection: Connection, bucket: Bucket, training: Training) -
     return Candidate(
         training=training,
         document=evaluation.document,
-        is_leaking=split.get("imputation") in LEAKING_IMPUTATIONS,
+        imputation=split.get("imputation"),
         altered=altered,
         findings_sha256=findings_digest(connection, evaluation.evaluation_id),
         meaning=_changed_meaning(connection, training),

@@ -12,6 +12,7 @@ from typing import Any
 from sqlalchemy import Connection
 
 from lesion_tasks.catalog.gates import Gate
+from lesion_tasks.catalog.titles import label_inside
 from lesion_tasks.evaluation.decisions import enthronements
 
 
@@ -46,14 +47,19 @@ def declines(
     return found
 
 
+def beyond_margin(found: Sequence[Decline], gates: Sequence[Gate]) -> list[Decline]:
+    """The declines beyond the margin of their gate."""
+    margins = {gate.measure: gate.margin for gate in gates}
+    return [one for one in found if one.loss > margins[one.measure]]
+
+
 def objections_to(found: Sequence[Decline], gates: Sequence[Gate]) -> list[str]:
     """The declines beyond the margin of their gate, in words."""
     margins = {gate.measure: gate.margin for gate in gates}
     return [
-        f"{one.measure} would be {one.loss:.4f} below that of {one.best}, the best champion in it so far: losses of "
-        f"several promotions add up to more than {margins[one.measure]:.3f}"
-        for one in found
-        if one.loss > margins[one.measure]
+        f"{label_inside(one.measure)} would be {one.loss:.4f} below that of {one.best}, the best champion in it so "
+        f"far: losses of several promotions add up to more than {margins[one.measure]:.3f}"
+        for one in beyond_margin(found, gates)
     ]
 
 

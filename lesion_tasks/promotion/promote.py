@@ -227,28 +227,27 @@ def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None,
 
 
 def _judge(connection: Connection, proposal: Proposal, request: _Request, common: dict[str, Any]) -> Decision:
-    """Promote or refuse the candidate by the gates, or despite them, and record why."""
+    """Promote or refuse the candidate by the gates, or despite them, and record why: what people said comes first."""
     task, training = proposal.task, proposal.candidate.training
     is_promoted = not proposal.objections or request.is_forced
     action = "promoted" if is_promoted else "refused"
     reason = reason_of(proposal, is_forced=request.is_forced)
-    refusal = None
-    if (override := request.override) is not None:
-        refusal = find_overridable(connection, task, override.training_id)
-        words = override.reason.strip().rstrip(".")
-        reason += (
-            f" Overrides the refusal of {refusal.decided_at.date()}, as {override.asked_by} asked: {words}."
-        )
     if request.answer == "approved":
         said = f": {request.answer_reason}" if request.answer_reason else ""
         if is_promoted:
-            reason += f" Approved by {request.decided_by}{said}{'' if said.endswith('.') else '.'}"
+            reason = f"Approved by {request.decided_by}{said}{'' if said.endswith('.') else '.'} {reason}"
         else:
             # Who approved it did not refuse it.
             reason = (
                 f"Approved by {request.decided_by}{said}, and refused by the gates all the same: {reason}"
             )
             common["decided_by"] = RULE
+    refusal = None
+    if (override := request.override) is not None:
+        refusal = find_overridable(connection, task, override.training_id)
+        words = override.reason.strip().rstrip(".")
+        overridden = f"Overrides the refusal of {refusal.decided_at.date()}, as {override.asked_by} asked"
+        reason = f"{overridden}: {words}. {reason}"
     record_decision(
         connection,
         task,

@@ -10,12 +10,16 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import (
     SLICE_GUARD,
+    Gate,
     cautions,
+    cautions_by,
     gates_of,
     interval_words,
     leading_measure,
     objections,
+    objections_by,
 )
+from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.evaluation.comparison import (
     NoComparisonError,
     NotEvaluatedError,
@@ -32,7 +36,6 @@ from lesion_tasks.evaluation.evaluation_record import (
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
-from lesion_tasks.metrics.counted import plural
 from lesion_tasks.promotion.candidates import (
     Candidate,
     altered_model,
@@ -40,10 +43,10 @@ from lesion_tasks.promotion.candidates import (
     find_candidate,
     find_candidates,
 )
-from lesion_tasks.promotion.drift import declines, objections_to
+from lesion_tasks.promotion.drift import beyond_margin, declines, objections_to
 from lesion_tasks.promotion.overrides import Override, find_overridable, is_done
 from lesion_tasks.reports.markdown import escape
-from lesion_tasks.reports.words import label
+from lesion_tasks.reports.words import opened
 from lesion_tasks.training.predictions import AlteredPredictionsError
 from lesion_tasks.training.run_record import find_finished
 
@@ -60,6 +63,7 @@ class Proposal:
     champion: Champion | None
     comparison: Mapping[str, Any] | None  # as `compare_models` returns it; None for a first champion
     objections: Sequence[str]
+    declined: Sequence[str]  # measures in which it would be too far below the best champion so far
     gate_cautions: Sequence[str]  # what the gates could not judge, and what they do not refuse
     further_cautions: Sequence[str]
     n_openings: int
@@ -121,9 +125,10 @@ def propose(
             obstacle = f"it cannot be compared with the champion: {error}"
     # A champion with which there is no comparison need not be judged again for one.
     unjudged = _missing_on_cohorts(connection, best, None if obstacle else champion)
+    lost = declines(connection, task, comparison, gates)
     missed = [words for words in (obstacle, missing) if words] or [
         *objections(best.test, comparison, gates, best.on_cohorts),
-        *objections_to(declines(connection, task, comparison, gates), gates),
+        *objections_to(lost, gates),
     ]
     if unjudged is not None:
         missed.append(unjudged)
@@ -139,6 +144,7 @@ def propose(
             champion=champion,
             comparison=comparison,
             objections=missed,
+            declined=[one.measure for one in beyond_margin(lost, gates)],
             gate_cautions=cautions(comparison, gates, best.test, best.on_cohorts),
             further_cautions=[
                 *cautions_of_checks(best.document["integrity"]),
@@ -212,12 +218,14 @@ def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     if proposal.objections:
         against = "; ".join(proposal.objections)
         # With objections a promotion can only have been forced, and the reason says so.
-        return f"Promoted by force despite: {against}.{caution}" if is_forced else f"{against}."
+        if is_forced:
+            return f"Promoted by force despite: {against}.{caution}"
+        return f"{against[:1].upper()}{against[1:]}."
     measure = leading_measure(proposal.task)
     clears = "clears every gate that could be judged" if proposal.gate_cautions else "clears every gate"
     if proposal.comparison is None:
         return (
-            f"First champion of the task: best of its round on val, {clears}; {measure} "
+            f"First champion of the task: best of its round on val, {clears}; {label_inside(measure)} "
             f"{proposal.candidate.test[measure]['value']:.4f} on test.{caution}"
         )
     gained = interval_words(proposal.comparison["differences"][measure])
@@ -225,7 +233,7 @@ def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
     on = "the same test images" + (
         f" (without {left_out:,} that one of the two has learned from)" if left_out else ""
     )
-    return f"Better than {proposal.previous} on {on}: {measure}, {gained}; {clears}.{caution}"
+    return f"Better than {proposal.previous} on {on}: {label_inside(measure)}, {gained}; {clears}.{caution}"
 
 
 def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
@@ -236,7 +244,7 @@ def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
         raise AssertionError("a candidate without an obstacle is the best or has a better one beside it")
     measure = leading_measure(candidate.training.task)
     return (
-        f"{best.training_id} of the same round is better on val: {measure} {best.val:.4f} against "
+        f"{best.training_id} of the same round is better on val: {label_inside(measure)} {best.val:.4f} against "
         f"{candidate.val:.4f}. Only the one chosen on val is judged on the test set."
     )
 
@@ -296,7 +304,7 @@ def body_of(
         if proposal.champion
         else "**No champion yet**: only the floors apply.",
         "",
-        f"This test set has been used {plural(proposal.n_openings, 'time')}. {' · '.join(reports)}",
+        f"This test set has been {opened(proposal.n_openings)}. {' · '.join(reports)}",
         "",
         *_outcome(proposal),
         *_differences(proposal.comparison),
@@ -308,7 +316,7 @@ def body_of(
 def _outcome(proposal: Proposal) -> list[str]:
     gates = [
         f"| {label(gate.measure)} | {gate.floor:.2f} | {'must gain' if gate.is_leading else f'{gate.margin:.2f}'} | "
-        f"{_gate_outcome(gate.measure, proposal)} |"
+        f"{_gate_outcome(gate, proposal)} |"
         for gate in gates_of(proposal.task)
     ]
     told = [f"- **Against it:** {escape(words)}." for words in proposal.objections]
@@ -316,11 +324,12 @@ def _outcome(proposal: Proposal) -> list[str]:
     return ["| Gate | Floor | Loss allowed | Outcome |", "| --- | --- | --- | --- |", *gates, "", *told, ""]
 
 
-def _gate_outcome(measure: str, proposal: Proposal) -> str:
-    named = [words for words in proposal.objections if words.startswith(measure)]
-    if named:
+def _gate_outcome(gate: Gate, proposal: Proposal) -> str:
+    if proposal.champion is not None and proposal.comparison is None:
+        return "not judged: there is no comparison"
+    if gate.measure in proposal.declined or objections_by(gate, proposal.candidate.test, proposal.comparison):
         return "not met"
-    doubted = [words for words in proposal.gate_cautions if measure in words]
+    doubted = cautions_by(gate, proposal.candidate.test, proposal.comparison)
     return "met, with a caution" if doubted else "met"
 
 

@@ -8,9 +8,10 @@ from sqlalchemy import Connection
 
 from lesion_tasks.catalog.approvals import AS_SET, PAGES, RULE, UNNAMED, Answer
 from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.evaluation.candidacy import waiting_ids
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_evaluation, findings_digest
-from lesion_tasks.promotion.candidates import best_of, find_best, find_candidate, is_waiting
+from lesion_tasks.promotion.candidates import best_of, find_best, find_candidate
 from lesion_tasks.promotion.overrides import Override, obstacle_to, tasks_to_decide
 from lesion_tasks.promotion.proposal import body_of, propose, subject_of
 from lesion_tasks.training.run_record import find_finished
@@ -18,17 +19,23 @@ from lesion_tasks.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a person is asked about one task."""
+class Asked:
+    """What a question is about, and what it was asked by."""
 
     task_name: str
     asked_about: str  # the candidate's training
-    asked_against: str | None  # the champion's, if there is one
+    asked_against: str | None = None  # the champion's, if there is one
+    findings_sha256: str | None = None  # what the candidate's evaluation found that it shows
+    is_override: bool = False  # whether it is about a training that the gates refused
+
+
+@dataclass(frozen=True, kw_only=True)
+class Question(Asked):
+    """What a person is asked about one task."""
+
     subject: str
     body: str  # Markdown
     assigned_users: list[dict[str, str]]  # who may answer; empty: anybody
-    findings_sha256: str | None = None  # what the candidate's evaluation found that it shows
-    is_override: bool = False  # whether it is about a training that the gates refused
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,26 +91,19 @@ def write_questions(
     return questions
 
 
-def is_open(
-    connection: Connection,
-    *,
-    task: str,
-    asked_about: str,
-    asked_against: str | None,
-    findings_sha256: str | None = None,
-    is_override: bool = False,
-) -> bool:
+def is_open(connection: Connection, asked: Asked) -> bool:
     """Whether a question is still one, by the database alone: what it shows holds, and there is no newer one."""
+    task, training_id = asked.task_name, asked.asked_about
     champion = champion_of(connection, task)
-    if asked_against != (champion.training.training_id if champion else None):
+    if asked.asked_against != (champion.training.training_id if champion else None):
         return False
-    if is_override:
-        is_undecided = obstacle_to(connection, task, asked_about) is None
+    if asked.is_override:
+        is_undecided = obstacle_to(connection, task, training_id) is None
     else:
-        is_undecided = is_waiting(connection, task, asked_about)
-    if not is_undecided or findings_sha256 is None:
+        is_undecided = training_id in waiting_ids(connection, task)
+    if not is_undecided or asked.findings_sha256 is None:
         return is_undecided
-    return findings_sha256 == _found_now(connection, asked_about)
+    return asked.findings_sha256 == _found_now(connection, training_id)
 
 
 def _found_now(connection: Connection, training_id: str) -> str | None:
@@ -113,32 +113,18 @@ def _found_now(connection: Connection, training_id: str) -> str | None:
     return None if evaluation is None else findings_digest(connection, evaluation.evaluation_id)
 
 
-def is_superseded(
-    workspace: Workspace,
-    *,
-    task: str,
-    asked_about: str,
-    asked_against: str | None,
-    findings_sha256: str | None = None,
-    is_override: bool = False,
-) -> bool:
+def is_superseded(workspace: Workspace, asked: Asked) -> bool:
     """Whether a question is obsolete: not open any more, its candidate not promotable, or another one better."""
     with workspace.engine.connect() as connection:
-        if not is_open(
-            connection,
-            task=find_task(task).name,
-            asked_about=asked_about,
-            asked_against=asked_against,
-            findings_sha256=findings_sha256,
-            is_override=is_override,
-        ):
+        find_task(asked.task_name)
+        if not is_open(connection, asked):
             return True
-        if is_override:
-            training = find_finished(connection, asked_about)
+        if asked.is_override:
+            training = find_finished(connection, asked.asked_about)
             best = best_of([find_candidate(connection, workspace.bucket, training)])
         else:
-            best = find_best(connection, workspace.bucket, task)
-    return best is None or best.training_id != asked_about
+            best = find_best(connection, workspace.bucket, asked.task_name)
+    return best is None or best.training_id != asked.asked_about
 
 
 def gather_answers(

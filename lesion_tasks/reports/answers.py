@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdict, SubsetDocument
 from lesion_tasks.reports.bundle import Bundle
@@ -13,10 +14,10 @@ from lesion_tasks.reports.words import (
     class_label,
     count,
     figure_words,
-    label,
     measure_words,
     moment,
     number,
+    opened,
     percent,
     plain,
     short_digest,
@@ -94,11 +95,11 @@ def metadata(bundle: Bundle) -> str | None:
     fields = bundle.training.recipe.get("metadata")
     if fields is None:
         return None
-    used = f"The model uses {', '.join(fields)}." if fields else "The model uses none."
+    used = f"The model uses {', '.join(map(label_inside, fields))}." if fields else "The model uses none."
     known = [
         field for field, shares in bundle.data.missing.items() if any(one < 1 for one in shares.values())
     ]
-    return f"{used} Known about images: {', '.join(known)}." if known else used
+    return f"{used} Known about images: {', '.join(map(label_inside, known))}." if known else used
 
 
 def skin_types(bundle: Bundle) -> str | None:
@@ -353,7 +354,7 @@ def failures(bundle: Bundle) -> str | None:
 
 
 def openings(bundle: Bundle) -> str | None:
-    return f"{plural(bundle.n_test_openings, 'time')}, including this one."
+    return f"{opened(bundle.n_test_openings).capitalize()}, this evaluation included."
 
 
 def other_data(bundle: Bundle) -> str | None:

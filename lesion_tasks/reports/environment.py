@@ -8,7 +8,8 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lesion_tasks.catalog import drawn
+from lesion_tasks.catalog import drawn, titles
+from lesion_tasks.metrics.counted import EFFECTIVE_GROUPS
 from lesion_tasks.reports import words
 
 # Only an inline picture: an address would make the page use the network.
@@ -28,13 +29,16 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     for function in (
-        words.label, words.ideal, words.explanation, words.class_label, words.subset_title, words.subset_phrase,
+        titles.label, titles.label_inside, titles.split_title, words.ideal,
+        words.explanation, words.class_label, words.action_title, words.action_css, words.decider,
+        words.subset_title, words.subset_phrase,
         words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
-        words.figure_words, words.counts_words, words.plural, words.moment, words.duration, words.short_digest,
+        words.opened, words.best_of, words.figure_words, words.counts_words,
+        words.plural, words.moment, words.duration, words.short_digest,
         words.plain, words.flattened, words.megabytes,
     ):  # fmt: skip
         env.filters[function.__name__] = function
-    env.globals["DRAWN"] = drawn.WARNING
+    env.globals |= {"DRAWN": drawn.WARNING, "EFFECTIVE_GROUPS": EFFECTIVE_GROUPS, "OPENINGS": words.OPENINGS}
     env.tests["inline_picture"] = is_inline_picture
     env.tests["path_beside"] = is_path_beside
     env.tests["manifest_digest"] = is_digest

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.document_schema import DIALECT, PublishedFigure
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite
 from lesion_tasks.reports.cohort_views import forest
@@ -11,7 +12,6 @@ from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.page import File
 from lesion_tasks.reports.plot import Plot
 from lesion_tasks.reports.views import in_order
-from lesion_tasks.reports.words import label
 
 
 def render_held_out(document: HeldOutDocument) -> dict[str, File]:

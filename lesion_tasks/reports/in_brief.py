@@ -27,7 +27,7 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
         if check.status in ("failed", "too_few")
     }
     if standing is not None:
-        found["gates"] = standing.objections or "all met when it was evaluated"
+        found["gates when it was evaluated"] = standing.objections or "all met"
         if standing.cautions:
             found["cautions"] = standing.cautions
     return found

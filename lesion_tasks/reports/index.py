@@ -13,6 +13,62 @@ from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFi
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import share_scale, whisker
+from lesion_tasks.reports.words import decider, moment
+
+# Name -> how it is called on pages, and its style class.
+_STATES = {
+    "champion": ("★ champion", "good"),
+    "earlier_champion": ("earlier champion", "quiet"),
+    "candidate": ("candidate", "quiet"),
+    "undecided": ("undecided", "quiet"),
+    "superseded": ("superseded", "quiet"),
+    "refused": ("refused", "warn"),
+    "rejected": ("rejected", "bad"),
+    "never_promotable": ("never promotable", "bad"),
+    "not_sound": ("✗ not sound", "bad"),
+}
+
+
+class PromotionState(Published):
+    """Where an evaluated training stands: what was decided about it, or that nothing was yet, or never can be."""
+
+    name: str  # a key of _STATES
+    did: str | None = None  # what the decision did to it; None without a decision
+    decided_at: str | None = None
+    decided_by: str | None = None
+    reason: str | None = None
+    first: str | None = None  # of a champion that was restored: when, by whom and why it was promoted
+
+    @property
+    def title(self) -> str:
+        return _STATES[self.name][0]
+
+    @property
+    def css(self) -> str:
+        return _STATES[self.name][1]
+
+    @property
+    def is_rankable(self) -> bool:
+        """Whether a person or the rule could still make it champion, or did."""
+        return self.name not in ("never_promotable", "not_sound")
+
+    @property
+    def when(self) -> str:
+        """What was done to it, when and by whom; empty without a decision."""
+        if self.did is None or self.decided_by is None:
+            return ""
+        return f"{self.did} {moment(self.decided_at)} by {decider(self.decided_by)}"
+
+    @property
+    def latest(self) -> str:
+        """The decision that it rests on, or why there can be none, in one line."""
+        found = ": ".join(filter(None, (self.when, self.reason)))
+        return found[:1].upper() + found[1:]
+
+    @property
+    def words(self) -> str:
+        """The same, and of a champion that was restored why it was promoted before."""
+        return f"{self.latest.rstrip('.')}. {self.first}" if self.first else self.latest
 
 
 class BoardRow(Published):
@@ -33,12 +89,16 @@ class BoardRow(Published):
         default_factory=dict, description="The leading figure on each cohort, by its name."
     )
     report_path: str | None  # None: it was pruned
-    is_champion: bool
+    state: PromotionState
     manifest_digest: str
     n_test_openings: int
     best_of_looks: BestOfLooks | None = None
     archived: str | None = None  # when, by whom and why
     pruned: str | None = None
+
+    @property
+    def is_champion(self) -> bool:
+        return self.state.name == "champion"
 
     @property
     def worst_cohort(self) -> str | None:
@@ -50,8 +110,7 @@ class BoardRow(Published):
 class ChampionLine(Published):
     training_id: str
     variant: str
-    since: str
-    reason: str
+    state: PromotionState
     report_path: str | None
     since_promotion: SincePromotion | None = None
 
@@ -124,7 +183,7 @@ def figures_of(stored: Mapping[str, Any] | None) -> Figures:
 
 
 def render_index(leaderboard: Leaderboard, held_out: Sequence[HeldOutLine] = ()) -> bytes:
-    """Render the page. An evaluation that is not sound is never ranked and is listed below all sound ones."""
+    """Render the page. What can never be promoted is not ranked, and listed below what can; not sound ones last."""
     template = environment().get_template("index.html.j2")
     tasks = [_shown(task) for task in leaderboard.tasks]
     return template.render(
@@ -140,11 +199,16 @@ def _shown(task: TaskBoard) -> dict[str, Any]:
     measure = task.leading_measure
     scale = share_scale(row.figures.get(measure) for row in task.rows)
     rows = sorted(task.rows, key=lambda row: _order(row, measure))
-    sound, unsound = ([row for row in rows if row.is_sound is wanted] for wanted in (True, False))
-    groups: list[dict[str, Any]] = [{"title": None, "rows": _ranked(sound, measure, scale)}]
-    if unsound:
-        title = "Not sound: shown, never ranked, never promoted"
-        groups.append({"title": title, "rows": _ranked(unsound, measure, scale)})
+    never = [row for row in rows if row.is_sound and not row.state.is_rankable]
+    unsound = [row for row in rows if not row.is_sound]
+    ranked = [row for row in rows if row.is_sound and row.state.is_rankable]
+    groups: list[dict[str, Any]] = [{"title": None, "rows": _ranked(ranked, measure, scale)}]
+    for title, some in (
+        ("Never promotable: shown, not ranked", never),
+        ("Not sound: shown, never ranked, never promoted", unsound),
+    ):
+        if some:
+            groups.append({"title": title, "rows": _ranked(some, measure, scale)})
     return {
         "board": task,
         "columns": ("sensitivity_at_90_specificity",) if len(task.classes) == 2 else ("balanced_accuracy",),
@@ -170,7 +234,7 @@ def _ranked(rows: Sequence[BoardRow], measure: str, scale: tuple[float, float]) 
         ranked.append(
             _RankedRow(
                 row=row,
-                rank=place if row.is_sound and value is not None else None,
+                rank=place if row.is_sound and row.state.is_rankable and value is not None else None,
                 leading=figure,
                 whisker=None
                 if figure is None or value is None

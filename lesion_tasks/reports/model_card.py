@@ -9,6 +9,7 @@ import json
 from typing import Any
 
 from lesion_tasks.catalog import drawn
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.known_identities import sentence
 from lesion_tasks.reports import answers, doubt_views, views
 from lesion_tasks.reports.bundle import Bundle
@@ -19,7 +20,6 @@ from lesion_tasks.reports.words import (
     count,
     counts_words,
     figure_words,
-    label,
     measure_words,
     moment,
     plain,

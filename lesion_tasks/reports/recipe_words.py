@@ -5,6 +5,7 @@ from typing import Any
 
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.catalog.recipe import OF_ENSEMBLES, idle_fields
+from lesion_tasks.catalog.titles import label_inside
 
 _ASPECTS = {
     "squash": "squashed into a square",
@@ -77,7 +78,7 @@ def _inputs(recipe: Mapping[str, Any]) -> list[str]:
     if recipe["metadata"]:
         is_joined = found and not recipe.get("members")  # members join them, or not
         how = f", {_FUSIONS[recipe['fusion']]}" if is_joined else ""
-        found.append(f"{', '.join(name.replace('_', ' ') for name in recipe['metadata'])}{how}")
+        found.append(f"{', '.join(map(label_inside, recipe['metadata']))}{how}")
     return found
 
 

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 from itertools import groupby
 
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.document_schema import DIALECT, PublishedFigure
 from lesion_tasks.metrics.watch_document import ShiftTest, WatchDocument, WatchedPoint
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.page import File
 from lesion_tasks.reports.plot import Axis, Plot, series, share_scale
 from lesion_tasks.reports.views import in_order
-from lesion_tasks.reports.words import NO_VALUE, figure_words, label, number
+from lesion_tasks.reports.words import NO_VALUE, figure_words, number
 
 _KINDS = {"pictures": "Pictures", "scores": "Scores and answers", "metadata": "Metadata", "labels": "Labels"}
 _LEADING = ("auc", "macro_auc")

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
+from lesion_tasks.catalog.approvals import RULE
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
@@ -29,6 +31,16 @@ SUBSET_PHRASES = {
     "train": "the training set",
 }
 
+# The actions of decisions about a champion: what was done to the training that each names, and its style class.
+ACTIONS = {
+    "promoted": ("promoted", "good"),
+    "rolled_back": ("restored", "warn"),
+    "refused": ("refused", "warn"),
+    "rejected": ("rejected", "bad"),
+    "expired": ("question expired", "quiet"),
+    "superseded": ("superseded", "quiet"),
+}
+
 # What each integrity check ensures; its name in the data is that of the fault.
 CHECK_TITLES = {
     "ids_differ": "The predictions are for the right images",
@@ -48,51 +60,11 @@ CHECK_TITLES = {
     "labels_changed": "The labels are up to date",
 }
 
-_LABELS = {
-    "auc": "AUC",
-    "macro_auc": "Macro AUC",
-    "partial_auc_above_80_sensitivity": "Partial AUC above 80 % sensitivity",
-    "auc_above_80_sensitivity": "AUC above 80 % sensitivity",
-    "sensitivity_at_90_specificity": "Sensitivity at 90 % specificity",
-    "sensitivity_at_95_specificity": "Sensitivity at 95 % specificity",
-    "specificity_at_90_sensitivity": "Specificity at 90 % sensitivity",
-    "specificity_at_95_sensitivity": "Specificity at 95 % sensitivity",
-    "ppv": "Positive predictive value",
-    "npv": "Negative predictive value",
-    "brier_score": "Brier score",
-    "brier_skill": "Brier skill",
-    "age_years": "Age, years",
-    "anatom_site": "Site",
-    "fitzpatrick_skin_type": "Skin type (Fitzpatrick)",
-    "size_mm": "Lesion size, mm",
-    "image_type": "Image type",
-    "diagnosis_confirm_type": "Diagnosis confirmed by",
-    "missing": "Missing values",
-    "sexes": "Sex",
-    "n_new": "New images",
-    "n_relabelled": "Label changed",
-    "n_lost": "Removed",
-    "n_moved": "Moved to another subset",
-    "since_manifest": "Since manifest",
-}
-
 # A measure of both kinds of task can need two explanations: with more classes there is no threshold.
 EXPLANATIONS = {
     "binary": BINARY_FIGURES,
     "multiclass": {**CLASS_FIGURES, **MULTICLASS_FIGURES},
 }
-
-
-def label(name: str) -> str:
-    """A key of the document as a person would write it."""
-    if name in _LABELS:
-        return _LABELS[name]
-    for short in ("ppv", "npv"):
-        prefix = f"{short}_at_prevalence_"
-        if name.startswith(prefix):
-            return f"{short.upper()} where {_percent_of(name.removeprefix(prefix))} are positive"
-    words = name.replace("_", " ").replace("auc", "AUC")
-    return words[:1].upper() + words[1:]
 
 
 # The value of a measure in a perfect model, where neither the highest nor the lowest value is the best.
@@ -120,9 +92,41 @@ def explanation(name: str, task: str) -> str:
     return EXPLANATIONS[task].get(name, "")
 
 
+# Two counts of one kind that are not the same, explained wherever both stand.
+OPENINGS = (
+    "A test set is opened once by each training that is evaluated or compared on it; the test set of newer data is "
+    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task that "
+    "were evaluated by then, each on its own data, because the best of them is picked."
+)
+
+
+def opened(n: int) -> str:
+    """How often the test set of one manifest was opened: `opened 3 times`."""
+    return f"opened {plural(n, 'time')}"
+
+
+def best_of(n_looks: int) -> str:
+    """Of how many trainings a figure was the best when it was measured: `best of 4 trainings by then`."""
+    return f"best of {plural(n_looks, 'training')} by then"
+
+
 def class_label(name: str) -> str:
     """`basal_cell_carcinoma` -> `basal cell carcinoma`."""
     return name.replace("_", " ")
+
+
+def action_title(action: str) -> str:
+    """What a decision did to the training that it names: `rolled_back` restores it."""
+    return ACTIONS[action][0] if action in ACTIONS else class_label(action)
+
+
+def action_css(action: str) -> str:
+    return ACTIONS[action][1] if action in ACTIONS else "quiet"
+
+
+def decider(decided_by: str) -> str:
+    """Who decided, after "by": a person's name, or the rule of the gates."""
+    return "the rule" if decided_by == RULE else decided_by
 
 
 def subset_title(name: str) -> str:
@@ -252,10 +256,3 @@ def flattened(numbers: Mapping[str, Any], above: str = "") -> list[tuple[str, st
         else:
             lines.append((path.replace("_", " "), plain(value)))
     return lines
-
-
-def _percent_of(text: str) -> str:
-    try:
-        return f"{float(text) * 100:g} %"
-    except ValueError:
-        return text

@@ -37,6 +37,7 @@ from lesion_tasks.bucket import (
 )
 from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.catalog.recipe import METADATA
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.progress import progress
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.serving.picture_prediction import PROBABILITY_PREFIX, table_schema
@@ -294,7 +295,9 @@ def _write_list(
     notes = [] if given is None else _notes(given, n_images, n_known)
     if asked_for:
         told = ", ".join(f"{name} of {n:,}" for name, n in n_with.items())
-        notes.append(f"Of {n_images:,} pictures, the model is told {told}; the rest is missing to it.")
+        notes.append(
+            f"Of {plural(n_images, 'picture')}, the model is told {told}; the rest is missing to it."
+        )
     elif given is not None or metadata:
         notes.append("The model asks for no metadata: what is given of the pictures changes nothing.")
     for note in notes:
@@ -331,7 +334,7 @@ def _look_at(source: PictureSource, first: ListedPicture) -> None:
 
 def _notes(table: PictureTable, n_images: int, n_known: int) -> list[str]:
     rest = "; to the others, all metadata is missing" if n_known < n_images else ""
-    notes = [f"The table has a row for {n_known:,} of {n_images:,} pictures{rest}."]
+    notes = [f"The table has a row for {n_known:,} of {plural(n_images, 'picture')}{rest}."]
     if table.n_strangers:
         shown = ", ".join(table.strangers)
         notes.append(f"{table.n_strangers:,} of its rows name no picture of the source, such as {shown}.")
@@ -381,8 +384,8 @@ def run_predictions(workspace: Workspace, job_id: str, *, is_from_form: bool = F
         groups = [listed.metadata.row_group(number).num_rows for number in range(listed.num_row_groups)]
         if groups != [*sizes.values()]:
             raise UnusableInputError(
-                f"job {job_id}: found {len(groups):,} parts in its list, expected {len(sizes):,} of {PART_IMAGES:,} "
-                "pictures: plan it again"
+                f"job {job_id}: found {plural(len(groups), 'part')} in its list, expected {len(sizes):,} of "
+                f"{PART_IMAGES:,} pictures: plan it again"
             )
         advance(sum(sizes[number] for number in done if number in sizes))
         if not left:

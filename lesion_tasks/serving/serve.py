@@ -15,6 +15,7 @@ from lesion_tasks.archive.printable import printable
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.recipe import METADATA
 from lesion_tasks.curation.cleaning import METADATA_LIMITS
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.serving.picture_prediction import PicturePrediction
 from lesion_tasks.serving.predict_pictures import PictureToPredict, predict_pictures
 from lesion_tasks.serving.served_model import (
@@ -81,7 +82,7 @@ class Champion:
         )
         if len(known) != len(pictures):
             raise UnusableInputError(
-                f"metadata of {len(known):,} pictures, expected one for all or one of each of {len(pictures):,}"
+                f"metadata of {plural(len(known), 'picture')}, expected one for all or one of each of {len(pictures):,}"
             )
         asked = [
             PictureToPredict(image=name, load=load, metadata=checked_metadata(values))

@@ -11,6 +11,7 @@ from sqlalchemy import Connection
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest import COLUMNS, SOURCES, find_manifest, read_table
 
 CONFORMS_TO = "http://mlcommons.org/croissant/1.0"
@@ -73,8 +74,9 @@ def manifest_as_croissant(connection: Connection, bucket: Bucket, digest: str) -
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": manifest.split,
-        "description": f"{manifest.n_images:,} images of skin lesions by subset ({_counts(manifest.class_counts)}), "
-        f"labelled {', '.join(classes)}. Manifest {digest}. For research, not for diagnosis.",
+        "description": f"{plural(manifest.n_images, 'image')} of skin lesions by subset "
+        f"({_counts(manifest.class_counts)}), labelled {', '.join(classes)}. Manifest {digest}. "
+        "For research, not for diagnosis.",
         "version": f"1.0.0+{digest[:12]}",
         "datePublished": manifest.created_at.date().isoformat(),
         "license": _licences(table["copyright_license"].unique().to_pylist()),

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest_checks import subset_shares
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
@@ -17,19 +18,11 @@ MISSING_FIELDS = (
     "age_years", "sex", "size_mm", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",
     "patient_id", "lesion_id",
 )  # fmt: skip
-# Name of the table -> the Arrow column it counts; ages and sizes are counted in steps.
-COUNTED = {
-    "Image type": "image_type",
-    "Age": "age",
-    "Sex": "sex",
-    "Site": "anatom_site",
-    "Skin type (Fitzpatrick)": "fitzpatrick_skin_type",
-    "Lesion size": "size",
-    "Diagnosis confirmed by": "diagnosis_confirm_type",
-    "Source": "attribution",
-    "Licence": "copyright_license",
-    "Picture size": "pixels",
-}
+# The Arrow columns that are counted, each in a table of its own; ages and sizes in steps.
+COUNTED = (
+    "image_type", "age", "sex", "anatom_site", "fitzpatrick_skin_type", "size", "diagnosis_confirm_type",
+    "attribution", "copyright_license", "pixels",
+)  # fmt: skip
 MAX_VALUES = 20  # rows of one table; the rest are added up
 
 
@@ -100,7 +93,7 @@ def value_tables(table: "pa.Table", task: Task) -> list[dict[str, Any]]:
     """For each field: images by value and subset, and the share of the positive class among all with that value."""
     table = _with_steps(table)
     tables = []
-    for title, column in COUNTED.items():
+    for column in COUNTED:
         counted = table.group_by([column, "subset", "label"]).aggregate([([], "count_all")]).to_pylist()
         rows: dict[str, dict[str, Any]] = {}
         for entry in counted:
@@ -110,7 +103,9 @@ def value_tables(table: "pa.Table", task: Task) -> list[dict[str, Any]]:
             row["n"] += entry["count_all"]
             row[entry["subset"]] += entry["count_all"]
             row["n_positive"] += entry["count_all"] * (entry["label"] == task.positive)
-        tables.append({"title": title, "rows": _leading_rows(rows, by_name=column in {"age", "size"})})
+        tables.append(
+            {"title": label(column), "rows": _leading_rows(rows, by_name=column in {"age", "size"})}
+        )
     return tables
 
 

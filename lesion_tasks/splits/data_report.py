@@ -13,6 +13,7 @@ from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, 
 from lesion_tasks.catalog import IMPUTATIONS
 from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, corrections_at
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.metrics.known_identities import note_of
@@ -66,7 +67,9 @@ def collect_facts(
     return {
         "manifest": {
             "digest": digest,
-            "split": split.name + (f", without {manifest.held_out}" if manifest.held_out else ""),
+            "split": split.name,
+            "title": split_title(split.name)
+            + (f", without {manifest.held_out}" if manifest.held_out else ""),
             "n_images": manifest.n_images,
             "created_at": manifest.created_at.isoformat(timespec="seconds"),
             "recipe": manifest.recipe,

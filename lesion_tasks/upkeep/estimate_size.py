@@ -63,7 +63,8 @@ def estimate_size(workspace: Workspace, n_images: Sequence[int]) -> SizeEstimate
         n_here: int = connection.execute(text("SELECT count(*) FROM image")).scalar_one()
         if n_here < MIN_IMAGES:
             raise UnusableInputError(
-                f"{n_here:,} images here, expected at least {MIN_IMAGES} to measure on: ingest and curate some first"
+                f"{plural(n_here, 'image')} here, expected at least {MIN_IMAGES} to measure on: ingest and curate "
+                "some first"
             )
         tables = sizes_by_table(connection)
         in_force = sum(

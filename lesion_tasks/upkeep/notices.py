@@ -15,6 +15,7 @@ from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.database.schema import CorrectionRequest, Delivery, Ingestion, Watch
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_by_id, findings_digest
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.workspace import Workspace
 
 # What people are told about -> whether somebody should look.
@@ -160,7 +161,7 @@ def overdue(workspace: Workspace, request_id: str, *, now: datetime | None = Non
                 event="overdue",
                 about=f"ingestion {request_id}",
                 subject="No ingestion has been completed for a long time",
-                text=f"{_last_one(now, last)}; people are told after {limit} days.",
+                text=f"{_last_one(now, last)}; people are told after {plural(limit, 'day')}.",
             )
         )
     limit = workspace.settings.champion_max_days
@@ -173,8 +174,9 @@ def overdue(workspace: Workspace, request_id: str, *, now: datetime | None = Non
                     Notice(
                         event="overdue",
                         about=f"{name} {request_id}",
-                        subject=f"{task.title}: the champion is {(now - since).days} days old",
-                        text=f"Nothing better was found since {since.date()}; people are told after {limit} days.",
+                        subject=f"{task.title}: the champion is {plural((now - since).days, 'day')} old",
+                        text=f"Nothing better was found since {since.date()}; people are told after "
+                        f"{plural(limit, 'day')}.",
                         page=f"champion/{quote(name)}",
                     )
                 )
@@ -182,4 +184,8 @@ def overdue(workspace: Workspace, request_id: str, *, now: datetime | None = Non
 
 
 def _last_one(now: datetime, ended: datetime | None) -> str:
-    return "There has been none yet" if ended is None else f"The last one ended {(now - ended).days} days ago"
+    return (
+        "There has been none yet"
+        if ended is None
+        else f"The last one ended {plural((now - ended).days, 'day')} ago"
+    )

@@ -26,6 +26,7 @@ from lesion_tasks.database.bulk import copy_rows
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.decisions import champions_ever, named_in_decisions
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.serving.predict_job import PAGE, folder_of, key_of, list_jobs, when_asked
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import manifests_in_force, read_table
@@ -400,7 +401,7 @@ def _looks(bucket: Bucket, policy: Retention, now: datetime, going: set[str]) ->
             yield Prunable(
                 kind="predictions",
                 name=name,
-                reason=f"no watch asked for it in {policy.prediction_days} days",
+                reason=f"no watch asked for it in {plural(policy.prediction_days, 'day')}",
                 size_by_key=sizes,
             )
 

@@ -18,6 +18,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog.verification_plan import N_VERIFICATION_PARTS
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_PRUNED
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.progress import progress
 from lesion_tasks.splits.manifest import check_stored
 from lesion_tasks.training.masks import read_index
@@ -62,8 +63,8 @@ class Verification:
             f"; {one.kind} {one.name} is {one.problem}: {one.remedy}" for one in self.findings[:1]
         )
         return (
-            f"of {sum(self.n_checked.values()):,} objects and sets of predictions {self.n_lost:,} are lost, "
-            f"{self.n_repairable:,} can be made again{first}"
+            f"looked at {plural(sum(self.n_checked.values()), 'thing')}, objects and sets of predictions: "
+            f"{self.n_lost:,} lost, {self.n_repairable:,} to be made again{first}"
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -165,8 +166,9 @@ def verify_bucket(
             # Before anything is repaired: a mistyped address makes every object look lost.
             if is_repairing and not is_repairing_many and len(found) > max(MAX_FEW, MAX_SHARE * n_objects):
                 raise UnusableInputError(
-                    f"bucket {workspace.bucket.url} (LESION_BUCKET_URL): {len(found):,} of {n_objects:,} objects of "
-                    f"kind {kind.name} are missing or altered, such as {found[0].name}: none was repaired. If this is "
+                    f"bucket {workspace.bucket.url} (LESION_BUCKET_URL): {len(found):,} of "
+                    f"{plural(n_objects, 'object')} of kind {kind.name} are missing or altered, such as "
+                    f"{found[0].name}: none was repaired. If this is "
                     "the right bucket, repair with --many"
                 )
         if kind.forget is None:

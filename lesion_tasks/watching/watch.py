@@ -21,12 +21,12 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, VARIANTS
 from lesion_tasks.catalog.lookup import ChangedQuestionError
 from lesion_tasks.catalog.retraining import AS_SET
+from lesion_tasks.catalog.titles import label
 from lesion_tasks.catalog.watch_bounds import WATCH_BOUNDS
 from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.evaluation_record import DOCUMENT_DIGEST
 from lesion_tasks.metrics.watch_document import METHOD, ShiftTest, WatchDocument, WatchedFall
 from lesion_tasks.pixels.picture_facts import FACTS
-from lesion_tasks.reports.words import label
 from lesion_tasks.serving.served_model import find_model
 from lesion_tasks.watching.looks import Part, ask_for, look_at, parts_of, seen_images
 from lesion_tasks.watching.watched_images import (

@@ -35,6 +35,24 @@ function showReport(theme) {
   if (frame.src !== new URL(address + path, location.href).href) frame.src = address + path;
 }
 
+// What stands above a framed report is about that report: the reader may have followed a link to another.
+function followReport() {
+  const frame = document.querySelector("iframe[data-report]");
+  const now = document.querySelector("[data-now]");
+  if (!frame || !now) return;
+  let shown = frame.dataset.report;
+  frame.addEventListener("load", async () => {
+    let path;
+    try { path = /\/themed\/(?:dark|light)\/reports\/(.*)$/.exec(frame.contentWindow.location.pathname)?.[1]; } catch { return; }
+    if (!path || path === shown) return;
+    shown = path;
+    const bare = document.body.classList.contains("bare") ? "?is_bare=true" : "";
+    const answer = await fetch(new URL(`read/${path}${bare}`, new URL(root, location.href)), { credentials: "same-origin" });
+    const fresh = answer.ok && new DOMParser().parseFromString(await answer.text(), "text/html").querySelector("[data-now]");
+    if (shown === path) now.replaceChildren(...(fresh ? fresh.childNodes : []));
+  });
+}
+
 async function ask(path, options = {}) {
   const answer = await fetch(new URL(path, api), {
     credentials: "same-origin",
@@ -89,12 +107,10 @@ function shownQuestion(question, known, mayAnswer, key) {
   form.dataset.key = key;
   form.append(element("h3", question.subject));
   form.append(element("p", `Asked by run ${run.dag_run_id}`, "muted"));
-  const more = element("details");
-  more.append(element("summary", "What is being decided"));
-  const words = element("div", known ? undefined : question.body, known ? "scroll" : "scroll source");
+  // What is decided stands before the buttons that decide, and is never folded away.
+  const words = element("div", known ? undefined : question.body, known ? "scroll decided" : "scroll decided source");
   if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
-  more.append(words);
-  form.append(more);
+  form.append(words);
   if (!mayAnswer) {
     form.append(element("p", "Your role may read this question, not answer it.", "muted"));
     return form;
@@ -299,6 +315,7 @@ async function keepLive() {
   setTimeout(refresh, pause);
 }
 
+followReport();
 followTheme();
 showQuestions();
 offerStarts();

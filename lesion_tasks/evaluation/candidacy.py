@@ -1,0 +1,139 @@
+"""Evaluated trainings and the decisions about them -> which wait for a decision, and where each stands. No bucket."""
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
+from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
+from lesion_tasks.evaluation.decisions import (
+    ENTHRONING,
+    PastDecision,
+    champion_of,
+    decided_trainings,
+    decisions_about,
+)
+from lesion_tasks.reports.index import PromotionState
+from lesion_tasks.reports.words import action_title
+
+# Whether a row `t` of training, with its row `m` of manifest, may ever become champion; `:leaking` are imputations.
+MAY_BE_PROMOTED = """(coalesce((t.recipe ->> 'is_promotable')::boolean, true)
+    AND NOT coalesce(m.recipe #>> '{split,imputation}' = ANY(:leaking), false))"""
+LEAKING = {"leaking": sorted(LEAKING_IMPUTATIONS)}
+# Of each kind the newest: a shortened training or a trial run does not take the place of the variant's own.
+_NEWEST = text(f"""
+    SELECT training_id FROM (
+        SELECT DISTINCT ON (t.variant, coalesce((t.recipe ->> 'is_promotable')::boolean, true),
+                            coalesce(t.recipe ->> 'adjusted', '[]') <> '[]') t.training_id, t.finished_at
+        FROM training t JOIN evaluation e USING (training_id, manifest_digest)
+        WHERE t.task = :task AND t.status = 'finished'
+            AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED} AND NOT {HOLDS_OUT}
+        ORDER BY t.variant, coalesce((t.recipe ->> 'is_promotable')::boolean, true),
+                 coalesce(t.recipe ->> 'adjusted', '[]') <> '[]', t.finished_at DESC, t.started_at DESC
+    ) newest ORDER BY finished_at, training_id
+""")  # noqa: S608 - our own text
+
+
+def never_promotable(recipe: Mapping[str, Any], imputation: str | None) -> str | None:
+    """Why a training can never become champion, by its recipe and how its split fills in missing values."""
+    is_leaking = imputation in LEAKING_IMPUTATIONS
+    if not is_leaking and recipe.get("is_promotable", True):
+        return None
+    if not is_leaking and "is_promotable" in (recipe.get("adjusted") or ()):
+        return (
+            "Fields of its variant were changed, or something was held out, for this training alone: it answers a "
+            "question, and is never promotable."
+        )
+    return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
+
+
+def waiting_ids(connection: Connection, task: str) -> list[str]:
+    """The candidates of a task by the database alone: evaluated, the newest of their kind, undecided; oldest first."""
+    decided = decided_trainings(connection, task)
+    newest = connection.execute(_NEWEST, {"task": task}).scalars()
+    return [training_id for training_id in newest if training_id not in decided]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What an evaluation says about a training that its state depends on."""
+
+    training_id: str
+    is_sound: bool
+    verdict: str
+    never: str | None  # as `never_promotable` says it
+
+
+def states_of(connection: Connection, task: str, judged: Sequence[Judged]) -> dict[str, PromotionState]:
+    """Where each of some evaluated trainings of a task stands now, with the decision that it rests on."""
+    champion = champion_of(connection, task)
+    champion_id = champion.training.training_id if champion else None
+    decisions = decisions_about(connection, task, [one.training_id for one in judged])
+    waiting = set(waiting_ids(connection, task))
+    return {one.training_id: _state(one, decisions, champion_id, waiting) for one in judged}
+
+
+def champion_state(connection: Connection, task: str, training_id: str) -> PromotionState:
+    """Where the champion of a task stands: by which decision, and if that restored it, why it was promoted before."""
+    decisions = decisions_about(connection, task, [training_id])
+    return _champion_state(
+        [one for one in decisions if one.training_id == training_id and one.action in ENTHRONING]
+    )
+
+
+def _champion_state(crowned: Sequence[PastDecision]) -> PromotionState:
+    """The state by the decisions that made a training champion, newest first."""
+    now = crowned[0]
+    instead = f" instead of {now.previous_training_id}" if now.action == "rolled_back" else ""
+    state = _by("champion", now, f"{_installed(now)}{instead}")
+    promoted = next((one for one in crowned if one.action == "promoted"), now)
+    if promoted is now:
+        return state
+    first = _by("champion", promoted, _installed(promoted))
+    return state.model_copy(update={"first": first.words})
+
+
+def _state(
+    judged: Judged, decisions: Sequence[PastDecision], champion_id: str | None, waiting: Collection[str]
+) -> PromotionState:
+    training_id = judged.training_id
+    own = [one for one in decisions if one.training_id == training_id]
+    crowned = [one for one in own if one.action in ENTHRONING]
+    ended = next((one for one in own if one.action in ("refused", "rejected", "superseded")), None)
+    if training_id == champion_id:
+        return _champion_state(crowned)
+    if judged.never is not None:
+        return PromotionState(name="never_promotable", reason=judged.never)
+    if crowned:
+        end = next(
+            one for one in decisions if one.previous_training_id == training_id and one.action in ENTHRONING
+        )
+        return _by("earlier_champion", end, f"until {end.training_id} was {_installed(end)}")
+    if ended is not None and training_id not in waiting:
+        return _by(ended.action, ended, ended.action)
+    if not judged.is_sound:
+        return PromotionState(name="not_sound", reason=judged.verdict)
+    if training_id in waiting:
+        return (
+            _by("candidate", own[0], f"before, {own[0].action}") if own else PromotionState(name="candidate")
+        )
+    return PromotionState(
+        name="undecided",
+        reason="Nothing was decided about it before a newer training of its variant was evaluated.",
+    )
+
+
+def _installed(decision: PastDecision) -> str:
+    return action_title(decision.action)
+
+
+def _by(name: str, decision: PastDecision, did: str) -> PromotionState:
+    return PromotionState(
+        name=name,
+        did=did,
+        decided_at=decision.decided_at.isoformat(timespec="seconds"),
+        decided_by=decision.decided_by,
+        reason=decision.reason,
+    )
