@@ -579,7 +579,7 @@ def test_a_fit_without_epochs_or_pixels_says_what_there_is_instead(bundle):
         data=DataFacts(),
     )
     text = page_of(plain).text
-    assert "This model does not look at pixels: it uses age_years, is_male." in text
+    assert "This model does not look at pixels: it uses age in years, sex." in text
     assert "there is no curve" in text
 
 
