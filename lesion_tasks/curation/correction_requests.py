@@ -169,8 +169,9 @@ def write_questions(
         body = [
             f"**{escape(request.asked_by)} asks**: {escape(request.reason)}",
             "",
-            f"**Pictures** {' and '.join(f'`{name}`' for name in request.isic_ids)}: "
-            f"[side by side]({PAGES}{page_of(request)})",
+            f"**{'Pictures' if request.other_isic_id else 'Picture'}** "
+            f"{' and '.join(f'`{name}`' for name in request.isic_ids)}: "
+            f"[{'side by side' if request.other_isic_id else 'look at it'}]({PAGES}{page_of(request)})",
             "",
             *([] if correction is None else [_made_by(correction), ""]),
             "What changes if it is approved:",
