@@ -90,13 +90,13 @@ def fill(url: str) -> list[str]:
 class NoRuns:
     """What Airflow says where nothing is at work."""
 
-    def at_work(self) -> list[Run]:
+    def at_work(self, n: int) -> list[Run]:
         """None."""
         return []
 
-    def failed(self, n: int) -> list[Run]:
+    def failed(self, n: int) -> tuple[list[Run], int]:
         """None."""
-        return []
+        return [], 0
 
     def find(self, dag_id: str, run_id: str) -> Run | None:
         """None."""

@@ -54,8 +54,9 @@ def request_of(params: dict[str, Any], dag_run: Any) -> "Request":
 @dag(
     dag_display_name="Correct the data",
     schedule=None,
-    # Runs that wait for a person must not block the next one; corrections take turns on their own lock.
-    max_active_runs=1_000,
+    # Runs that wait for a person must not block the next one, nor be so many that the scheduler has no time for others;
+    # corrections take turns on their own lock.
+    max_active_runs=64,
     default_args=DEFAULT_ARGS,
     params={
         "decision": Param(

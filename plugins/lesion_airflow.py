@@ -28,6 +28,7 @@ from airflow.sdk.observability.stats import Stats
 
 from lesion_notices import LesionNotifier, tell
 from lesion_tasks import UnusableInputError
+from lesion_tasks.addresses import masked
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
@@ -83,8 +84,11 @@ def keep_reason(context: Mapping[str, Any]) -> None:
     if error is None:  # a killed task: the DAG processor calls this, and knows no more than the state
         return
     is_ours = isinstance(error, UnusableInputError | AirflowFailException)
-    words = str(error) if is_ours and str(error) else f"{type(error).__name__}: {error}"
-    context["ti"].xcom_push(REASON, words[:MAX_REASON_CHARACTERS])
+    # A database's error repeats the statement with its values: what the driver said is enough.
+    said = str(getattr(error, "orig", None) or error)
+    words = said if is_ours and said else f"{type(error).__name__}: {said}"
+    # Airflow masks its logs, and no XCom.
+    context["ti"].xcom_push(REASON, masked(words)[:MAX_REASON_CHARACTERS])
 
 
 DEFAULT_ARGS: dict[str, Any] = {
@@ -361,6 +365,10 @@ class AskPerson(HITLOperator):
         raise NotImplementedError
 
     def execute(self, context: Any) -> Any:
+        from lesion_tasks.catalog.approvals import RULE
+
+        if self.is_superseded():  # such as that of a run which ended before it was cleared
+            return self._answer("expired", person=RULE, reason=self.OBSOLETE)
         self.response_timeout = self._time_left(context)
         return super().execute(context)
 

@@ -18,8 +18,8 @@ class AirflowRuns:
     def __init__(self, dag_ids: Sequence[str]) -> None:
         self.dag_ids = dag_ids
 
-    def at_work(self) -> "list[Run]":
-        """Runs that have not ended, with their tasks that are at work, the oldest first."""
+    def at_work(self, n: int) -> "list[Run]":
+        """Runs that have not ended, at most n, with their tasks that are at work or failed, the oldest first."""
         from airflow.models.dagrun import DagRun
         from airflow.utils.session import create_session
         from sqlalchemy import select
@@ -30,39 +30,22 @@ class AirflowRuns:
             asked = select(DagRun).where(
                 DagRun.dag_id.in_(self.dag_ids), DagRun.state.in_(("running", "queued"))
             )
-            found = session.scalars(asked.order_by(DagRun.run_after)).all()
-            return [_run(session, one, _tasks(session, one, list(AT_WORK))) for one in found]
+            found = session.scalars(asked.order_by(DagRun.run_after).limit(n)).all()
+            return _runs(session, found, [*AT_WORK, "failed"])
 
-    def failed(self, n: int) -> "list[Run]":
-        """The last runs that failed, at most n, the newest first, with the tasks that did."""
+    def failed(self, n: int) -> "tuple[list[Run], int]":
+        """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""
         from airflow.models.dagrun import DagRun
         from airflow.utils.session import create_session
         from sqlalchemy import func, select
 
         since = datetime.now(UTC) - timedelta(days=KEPT_DAYS)
+        is_failed = (DagRun.dag_id.in_(self.dag_ids), DagRun.state == "failed", DagRun.end_date >= since)
         with create_session() as session:
-            asked = select(DagRun).where(
-                DagRun.dag_id.in_(self.dag_ids), DagRun.state == "failed", DagRun.end_date >= since
-            )
-            succeeded = dict(
-                session.execute(
-                    select(DagRun.dag_id, func.max(DagRun.end_date))
-                    .where(DagRun.dag_id.in_(self.dag_ids), DagRun.state == "success")
-                    .group_by(DagRun.dag_id)
-                )
-                .tuples()
-                .all()
-            )
-            found = session.scalars(asked.order_by(DagRun.end_date.desc()).limit(n)).all()
-            return [
-                _run(
-                    session,
-                    one,
-                    _tasks(session, one, ["failed"]),
-                    is_mended=one.dag_id in succeeded and succeeded[one.dag_id] > one.end_date,
-                )
-                for one in found
-            ]
+            asked = select(DagRun).where(*is_failed).order_by(DagRun.end_date.desc()).limit(n)
+            found = session.scalars(asked).all()
+            n_failed = session.scalar(select(func.count()).select_from(DagRun).where(*is_failed)) or 0
+            return _runs(session, found, ["failed"]), n_failed
 
     def find(self, dag_id: str, run_id: str) -> "Run | None":
         """A run with all of its tasks; None if there is none."""
@@ -74,33 +57,22 @@ class AirflowRuns:
             return None
         with create_session() as session:
             one = session.scalar(select(DagRun).where(DagRun.dag_id == dag_id, DagRun.run_id == run_id))
-            return None if one is None else _run(session, one, _tasks(session, one))
+            return None if one is None else _runs(session, [one])[0]
 
 
-def _run(session: "Session", found: Any, tasks: "list[TaskOfRun]", *, is_mended: bool = False) -> "Run":
-    from lesion_tasks.pages.activity import Run
-
-    return Run(
-        dag_id=found.dag_id,
-        run_id=found.run_id,
-        state=str(found.state),
-        began_at=found.start_date,
-        ended_at=found.end_date,
-        tasks=tasks,
-        is_mended=is_mended,
-    )
-
-
-def _tasks(session: "Session", run: Any, states: Sequence[str] = ()) -> "list[TaskOfRun]":
-    """The tasks of a run in some states, in all if none is named, in the order in which they began."""
+def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) -> "list[Run]":
+    """Runs with their tasks in some states, in all if none is named: two questions to the database, however many."""
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
-    from sqlalchemy import select
+    from sqlalchemy import select, tuple_
 
     from lesion_airflow import REASON
-    from lesion_tasks.pages.activity import TaskOfRun
+    from lesion_tasks.pages.activity import Run, TaskOfRun
 
+    keys = [(one.dag_id, one.run_id) for one in found]
     asked = select(
+        TaskInstance.dag_id,
+        TaskInstance.run_id,
         TaskInstance.task_id,
         TaskInstance.map_index,
         TaskInstance.rendered_map_index,
@@ -108,25 +80,44 @@ def _tasks(session: "Session", run: Any, states: Sequence[str] = ()) -> "list[Ta
         TaskInstance.pool,
         TaskInstance.start_date,
         TaskInstance.end_date,
-    ).where(TaskInstance.dag_id == run.dag_id, TaskInstance.run_id == run.run_id)
+    ).where(tuple_(TaskInstance.dag_id, TaskInstance.run_id).in_(keys))
     if states:
         asked = asked.where(TaskInstance.state.in_(states))
-    kept = session.scalars(XComModel.get_many(dag_ids=run.dag_id, run_id=run.run_id, key=REASON))
-    reasons = {(one.task_id, one.map_index): str(XComModel.deserialize_value(one)) for one in kept}
-    found = [
-        TaskOfRun(
-            task_id=one.task_id,
-            map_index=one.map_index,
-            label=one.rendered_map_index or "",
-            state=None if one.state is None else str(one.state),
-            pool=one.pool or "",
+    kept = session.scalars(
+        select(XComModel).where(tuple_(XComModel.dag_id, XComModel.run_id).in_(keys), XComModel.key == REASON)
+    )
+    reasons = {
+        (one.dag_id, one.run_id, one.task_id, one.map_index): str(XComModel.deserialize_value(one))
+        for one in kept
+    }
+    tasks: dict[tuple[str, str], list[TaskOfRun]] = {key: [] for key in keys}
+    for one in session.execute(asked):
+        tasks[one.dag_id, one.run_id].append(
+            TaskOfRun(
+                task_id=one.task_id,
+                map_index=one.map_index,
+                label=one.rendered_map_index or "",
+                state=None if one.state is None else str(one.state),
+                pool=one.pool or "",
+                began_at=one.start_date,
+                ended_at=one.end_date,
+                reason=reasons.get((one.dag_id, one.run_id, one.task_id, one.map_index)),
+            )
+        )
+    return [
+        Run(
+            dag_id=one.dag_id,
+            run_id=one.run_id,
+            state=str(one.state),
             began_at=one.start_date,
             ended_at=one.end_date,
-            reason=reasons.get((one.task_id, one.map_index)),
+            tasks=sorted(tasks[one.dag_id, one.run_id], key=_in_order),
         )
-        for one in session.execute(asked)
+        for one in found
     ]
-    return sorted(
-        found,
-        key=lambda task: (task.began_at is None, task.began_at and task.began_at.timestamp(), task.map_index),
-    )
+
+
+def _in_order(task: "TaskOfRun") -> tuple[bool, float, int]:
+    """Tasks in the order in which they began, those that have not last."""
+    began = task.began_at.timestamp() if task.began_at else 0.0
+    return task.began_at is None, began, task.map_index

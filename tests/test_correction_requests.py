@@ -44,7 +44,8 @@ def answer(given: str, person: str, reason: str = "") -> Mapping[str, Any]:
     ("asked", "given", "outcome", "words"),
     [
         (("as_set", "Ada"), ("approved", "Grace"), "applied", ""),
-        (("as_set", "Ada"), ("approved", "Ada"), "expired", "the person who triggers a correction cannot"),
+        (("as_set", "Ada"), ("approved", "Ada"), "applied", ""),
+        (("as_set", "Ada"), ("approved", "Mallory"), "expired", "a correction needs one of Ada, Grace"),
         (("as_set", "Ada"), ("rejected", "Ada"), "rejected", "no"),
         (("as_set", "Ada"), ("expired", "nobody"), "expired", "no answer in time"),
         (("never", "Ada"), None, "applied", ""),  # an approver's own
@@ -52,7 +53,7 @@ def answer(given: str, person: str, reason: str = "") -> Mapping[str, Any]:
         (("always", "Ada"), None, "expired", "nobody was"),  # asked only since the run began
     ],
 )
-def test_where_approvers_are_named_nobody_corrects_alone_what_people_are_asked_about(
+def test_where_approvers_are_named_one_of_them_decides_what_people_are_asked_about(
     curated: Settings,
     monkeypatch: pytest.MonkeyPatch,
     asked: tuple[str, str],
@@ -72,7 +73,7 @@ def test_where_approvers_are_named_nobody_corrects_alone_what_people_are_asked_a
     assert ended.outcome == outcome and words in ended.answer_reason
     assert (ended.correction_id is None) == (outcome != "applied")
     assert (of_correction(ended) is None) == (outcome == "applied")
-    by = [("Grace" if given else "Ada",)] if outcome == "applied" else []
+    by = [(given[1] if given else "Ada",)] if outcome == "applied" else []
     assert rows_of(curated, "SELECT decided_by FROM correction") == by
     # As a task that is run again: whatever it is told by then.
     again = settle(open_workspace(), wanted, answer("approved", "Grace"), approval=approval)
@@ -136,10 +137,26 @@ def test_a_question_shows_what_would_change_and_ends_when_something_else_is_deci
     assert beside.count('<img src="/image/') == 2 and 'data-may="correct_data"' in beside
     assert asked.get("/question?dag=prune&run=r&map_index=0").status_code == 404
 
-    # Rejected: it can be asked again, and the question quotes the answer.
-    settle(workspace, label, answer("rejected", "Grace", "<b>histology</b>"), approval="always")
+    # A second question about the same: with the rejection of the first one it ends, as that has with its own.
+    (twin,) = write_questions(
+        workspace, request("run 6", decision="label_set_aside", isic_id=one), approval="always"
+    )
+    settle(
+        workspace,
+        Request(**of_label.request),
+        answer("rejected", "Grace", "<b>histology</b>"),
+        approval="always",
+    )
+    with workspace.engine.connect() as connection:
+        assert not is_open(connection, Request(**twin.request))
+        assert not is_open(connection, Request(**of_label.request))
+    ended = settle(workspace, Request(**twin.request), answer("approved", "Bea"), approval="always")
+    assert (ended.outcome, rows_of(curated, "SELECT FROM correction")) == ("superseded", [])
+    # It can be asked again, and the question quotes the answer.
     label = request("run 3", decision="label_set_aside", isic_id=one)
     (of_label,) = write_questions(workspace, label, approval="always")
+    with pytest.raises(UnusableInputError, match="run 1: a run of this name asked for something else"):
+        settle(workspace, request("run 1", decision="label_kept", isic_id=one), None)
     assert "by Grace: &lt;b&gt;histology" in of_label.body
     assert "&lt;b&gt;histology" in asked.get("/suspects/malignancy").text
     # Somebody decides meanwhile.
@@ -165,7 +182,13 @@ def test_a_question_shows_what_would_change_and_ends_when_something_else_is_deci
         (None,),
         ("Ada",),
     ]
-    assert [row[2] for row in rows_of(curated, KEPT)] == ["rejected", "superseded", "applied", "applied"]
+    assert [row[2] for row in rows_of(curated, KEPT)] == [
+        "rejected",
+        "superseded",
+        "superseded",
+        "applied",
+        "applied",
+    ]
 
 
 @pytest.mark.parametrize(
@@ -173,7 +196,10 @@ def test_a_question_shows_what_would_change_and_ends_when_something_else_is_deci
     [
         ({"decision": "withdrawn"}, "found no number"),
         ({"decision": "withdrawn", "correction": 7}, "there is none of this number"),
-        ({"decision": "withdrawn", "correction": 7, "reason": " "}, "the reason has 0 characters"),
+        (
+            {"decision": "withdrawn", "correction": 7, "reason": " a "},
+            "the reason has 1 character, expected 3",
+        ),
         ({**LABEL, "correction": 7}, "found the number of a correction"),
         ({**LABEL, "isic_id": None}, "expected the id of an image"),
         ({**LABEL, "reason": "x" * 501}, "the reason has 501 characters"),

@@ -42,17 +42,21 @@ class ApprovalRules:
         """Who may answer, as Airflow is told."""
         return [{"id": name, "name": name} for name in self.approvers]
 
-    def why_void(self, what: str, *, asked_by: str, approved_by: str | None) -> str | None:
-        """Why it takes somebody else to do what a person asks for; None: it may be done.
-
-        `approved_by`: who approved it; None: nobody was asked. Where approvers are named nobody does it alone: an
-        approver has to ask for it if nobody is asked, and another one than who asks for it has to approve it.
-        """
-        if not self.approvers:
+    def why_void(self, what: str, *, by: str) -> str | None:
+        """Why what a person decides does not count: approvers are named, and it is none of them. None: it counts."""
+        if not self.approvers or by in self.approvers:
             return None
-        if approved_by is None:
-            return None if asked_by in self.approvers else f"{what} needs one of {', '.join(self.approvers)}"
-        return f"the person who triggers {what} cannot approve it alone" if approved_by == asked_by else None
+        return f"{what} needs one of {', '.join(self.approvers)}"
+
+    def why_void_despite_gates(self, what: str, *, asked_by: str, approved_by: str | None) -> str | None:
+        """The same of what takes two where people are asked: another approver than who asks for it approves it.
+
+        `approved_by` None: nobody was asked, and whoever asks for it decides.
+        """
+        void = self.why_void(what, by=asked_by if approved_by is None else approved_by)
+        if void is None and self.approvers and approved_by == asked_by:
+            return f"the person who triggers {what} cannot approve it alone"
+        return void
 
     def require_approver(self, doing: str, *, person: str) -> None:
         """Raise `UnusableInputError` unless a person may do it unasked: anybody where no approvers are named."""

@@ -1,7 +1,8 @@
 """What a run is asked to correct -> a question, where people are asked; the answer -> a correction, or why none."""
 
+import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -9,7 +10,8 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.approvals import AS_SET, MAX_REASON, PAGES, RULE
+from lesion_tasks.catalog.approvals import AS_SET, MAX_REASON, MIN_CORRECTION_REASON, PAGES, RULE
+from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.curation.apply_correction import (
     apply_correction,
     apply_withdrawal,
@@ -33,6 +35,9 @@ from lesion_tasks.reports.markdown import escape
 from lesion_tasks.workspace import Workspace
 
 WITHDRAWN = "withdrawn"
+N_REJECTED_SHOWN = 5
+# What a request and the row of how it ended have in common; of what was applied, the row has the correction's number.
+_CONTENT = ("decision", "isic_id", "other_isic_id", "task", "reason")
 # Decision -> what is asked, of a task's title and the images.
 _SUBJECTS = {
     "label_set_aside": "{title}: may the label of {images} be set aside?",
@@ -54,6 +59,9 @@ class Request:
     correction_id: int | None  # the decision to be withdrawn
     reason: str
     asked_by: str
+    shown_sha256: str | None = (
+        None  # of what its question says would change, and of answers; None: nobody is asked
+    )
 
     @property
     def isic_ids(self) -> list[str]:
@@ -105,9 +113,10 @@ def read_request(
             f"expected one of a withdrawal alone ({WITHDRAWN!r})"
         )
     words = " ".join(reason.split())
-    if not words or len(words) > MAX_REASON:
+    if not MIN_CORRECTION_REASON <= len(words) <= MAX_REASON:
         raise UnusableInputError(
-            f"{decision}: the reason has {len(words):,} characters, expected 1 to {MAX_REASON}"
+            f"{decision}: the reason has {plural(len(words), 'character')}, expected {MIN_CORRECTION_REASON} to "
+            f"{MAX_REASON}"
         )
     if correction is not None:
         with workspace.engine.connect() as connection:
@@ -145,7 +154,7 @@ def write_questions(
     """
     rules = workspace.settings.approval_rules
     with workspace.engine.connect() as connection:
-        if find_request(connection, request.request_id) is not None:
+        if _find_ended(connection, request) is not None:
             return []
         correction = None
         if request.decision == WITHDRAWN:
@@ -165,7 +174,8 @@ def write_questions(
         else:
             title = TASKS[request.task].title if request.task else ""
             subject = _SUBJECTS[request.decision].format(title=title, images=images)
-        effect = correction.decision if correction is not None else request.decision
+        effects = _effects(connection, request)
+        request = replace(request, shown_sha256=_shown_digest(connection, request, effects))
         body = [
             f"**{escape(request.asked_by)} asks**: {escape(request.reason)}",
             "",
@@ -176,10 +186,10 @@ def write_questions(
             *([] if correction is None else [_made_by(correction), ""]),
             "What changes if it is approved:",
             "",
-            *(f"- {words}" for words in _effects(connection, request, effect)),
+            *(f"- {words}" for words in effects),
         ]
         about = request.isic_id, request.other_isic_id, request.task
-        if rejected := list_rejected(connection, *about):
+        if rejected := list_rejected(connection, *about, n=N_REJECTED_SHOWN):
             body += ["", "Rejected before:", ""]
             body += [
                 f"- {one.decision.replace('_', ' ')}, on {one.ended_at:%Y-%m-%d} by {escape(one.answered_by)}: "
@@ -203,8 +213,8 @@ def page_of(request: Request | CorrectionRequest) -> str:
 
 
 def is_open(connection: Connection, request: Request) -> bool:
-    """Whether a request can still be decided on: nothing else was decided about its label or pair since."""
-    return _overtaken_by(connection, request) is None
+    """Whether a request can still be decided on: it has not ended, and what its question says still holds."""
+    return find_request(connection, request.request_id) is None and _overtaken_by(connection, request) is None
 
 
 def settle(
@@ -212,13 +222,13 @@ def settle(
 ) -> CorrectionRequest:
     """Do what was asked for, or as the person said; returns how it ended, which a repeat finds.
 
-    `answer`: of who was asked; None: nobody was. Where approvers are named, whoever asks does not approve it alone, and
-    only an approver does unasked what the setting LESION_APPROVAL would ask about. Raises `UnusableInputError` for what
-    cannot be done where nobody was asked.
+    `answer`: of who was asked; None: nobody was. Where approvers are named, one of them approves what people are asked
+    about, or does unasked what the setting LESION_APPROVAL would ask about. Raises `UnusableInputError` for what cannot
+    be done where nobody was asked.
     """
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
-        found = find_request(connection, request.request_id)
+        found = _find_ended(connection, request)
         if found is not None:
             return found
         outcome, person, words = _outcome(connection, workspace, request, answer, approval)
@@ -259,14 +269,10 @@ def _outcome(
         if same is not None and same.decision == request.decision:
             return "applied", None, ""  # it is in force already: there was nothing to ask
         if rules.is_asking(approval):
-            return "expired", RULE, "people are asked by now, and nobody was"
+            return "expired", None, "people are asked by now, and nobody was"
         # Whoever chooses to ask nobody where people are asked needs the right to answer.
-        void = (
-            rules.why_void("a correction", asked_by=request.asked_by, approved_by=None)
-            if rules.is_set
-            else None
-        )
-        return ("applied", None, "") if void is None else ("expired", RULE, void)
+        void = rules.why_void("a correction", by=request.asked_by) if rules.is_set else None
+        return ("applied", None, "") if void is None else ("expired", None, void)
     person, words = answer["person"], answer["reason"].strip()
     if answer["answer"] == "rejected":
         return "rejected", person, words
@@ -274,8 +280,23 @@ def _outcome(
         return "superseded", RULE, overtaken
     if answer["answer"] == "expired":
         return "expired", person, words or "no answer in time"
-    void = rules.why_void("a correction", asked_by=request.asked_by, approved_by=person)
+    void = rules.why_void("a correction", by=person)
     return ("applied", person, words) if void is None else ("expired", person, void)
+
+
+def _find_ended(connection: Connection, request: Request) -> CorrectionRequest | None:
+    """How a request ended; None: it has not. Raises `UnusableInputError` if another one had its id."""
+    found = find_request(connection, request.request_id)
+    if found is None:
+        return None
+    asked = [(name, getattr(request, name), getattr(found, name)) for name in _CONTENT]
+    other = [f"{name} {now}, then {before}" for name, now, before in asked if now != before]
+    if other:
+        raise UnusableInputError(
+            f"run {request.request_id}: a run of this name asked for something else before ({'; '.join(other)}), "
+            "expected a name of its own"
+        )
+    return found
 
 
 def _in_force(connection: Connection, request: Request) -> Any:
@@ -296,12 +317,26 @@ def _overtaken_by(connection: Connection, request: Request) -> str | None:
     try:
         if request.decision == WITHDRAWN:
             find_correction(connection, request.correction_id or 0)
-            return None
+            return _changed_since(connection, request)
         check_images(connection, *request.isic_ids)
     except UnusableInputError as error:
         return str(error)
-    found = _in_force(connection, request)
-    return None if found is None else _contradicted(found)
+    if (found := _in_force(connection, request)) is not None:
+        return _contradicted(found)
+    return _changed_since(connection, request)
+
+
+def _changed_since(connection: Connection, request: Request) -> str | None:
+    """Why a question is not what it was when it was asked; None: it is."""
+    if request.shown_sha256 in (None, _shown_digest(connection, request, _effects(connection, request))):
+        return None
+    return "what it would change is another thing by now, or somebody rejected the same meanwhile"
+
+
+def _shown_digest(connection: Connection, request: Request, effects: Sequence[str]) -> str:
+    about = request.isic_id, request.other_isic_id, request.task
+    rejected = [one.request_id for one in list_rejected(connection, *about, n=1)]
+    return hashlib.sha256(canonical_json([*effects, *rejected])).hexdigest()
 
 
 def _made_by(correction: Any) -> str:
@@ -311,9 +346,12 @@ def _made_by(correction: Any) -> str:
     )
 
 
-def _effects(connection: Connection, request: Request, decision: str) -> list[str]:
+def _effects(connection: Connection, request: Request) -> list[str]:
     """What a decision, made or withdrawn, changes, by the splits as they were last built."""
     is_withdrawn = request.decision == WITHDRAWN
+    decision = request.decision
+    if request.correction_id is not None:
+        decision = find_correction(connection, request.correction_id).decision
     if decision == "label_kept":
         return [
             f"No split. The label {'may be a suspect again' if is_withdrawn else 'is no suspect any more'}."

@@ -157,8 +157,9 @@ def find_request(connection: Connection, request_id: str) -> CorrectionRequest |
 
 
 def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:
-    """The newest requests about which somebody was asked, at most n; detached."""
-    statement = select(CorrectionRequest).where(CorrectionRequest.answered_by.is_not(None))
+    """The newest requests about which somebody was asked, or that were not done, at most n; detached."""
+    is_told = or_(CorrectionRequest.answered_by.is_not(None), CorrectionRequest.outcome != "applied")
+    statement = select(CorrectionRequest).where(is_told)
     return _detached(
         connection,
         statement.order_by(CorrectionRequest.ended_at.desc(), CorrectionRequest.request_id).limit(n),
@@ -166,9 +167,9 @@ def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:
 
 
 def list_rejected(
-    connection: Connection, isic_id: str, other_isic_id: str | None, task: str | None
+    connection: Connection, isic_id: str, other_isic_id: str | None, task: str | None, *, n: int
 ) -> list[CorrectionRequest]:
-    """What a person rejected about the same label or pair, the newest first; detached."""
+    """What a person rejected about the same label or pair, the newest first, at most n; detached."""
     return _detached(
         connection,
         select(CorrectionRequest)
@@ -178,7 +179,8 @@ def list_rejected(
             CorrectionRequest.other_isic_id.is_not_distinct_from(other_isic_id),
             CorrectionRequest.task.is_not_distinct_from(task),
         )
-        .order_by(CorrectionRequest.ended_at.desc()),
+        .order_by(CorrectionRequest.ended_at.desc())
+        .limit(n),
     )
 
 

@@ -27,9 +27,10 @@ AT_WORK = {
     "up_for_retry": PAUSED,
     "awaiting_input": ASKING,
 }
-WITHOUT_WORDS = "Its process ended without a word, as when it is killed or its machine is switched off."
+WITHOUT_WORDS = "It left no reason here, as when its process is killed: its log may say more."
 MIRROR = "stay_red"  # the task that fails only because another one failed
 N_NAMED = 3
+N_AT_WORK = 100  # runs
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -61,7 +62,6 @@ class Run:
     began_at: datetime | None = None
     ended_at: datetime | None = None
     tasks: Sequence[TaskOfRun] = ()
-    is_mended: bool = False  # a later run of the DAG succeeded
 
     @property
     def title(self) -> str:
@@ -92,11 +92,11 @@ class Run:
 class Runs(Protocol):
     """Runs of the pipeline's DAGs, read from Airflow."""
 
-    def at_work(self) -> list[Run]:
-        """Runs that have not ended, with their tasks that are at work, the oldest first."""
+    def at_work(self, n: int) -> list[Run]:
+        """Runs that have not ended, at most n, with their tasks that are at work or failed, the oldest first."""
 
-    def failed(self, n: int) -> list[Run]:
-        """The last runs that failed, at most n, the newest first, with the tasks that did."""
+    def failed(self, n: int) -> tuple[list[Run], int]:
+        """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""
 
     def find(self, dag_id: str, run_id: str) -> Run | None:
         """A run with all of its tasks; None if there is none."""
@@ -128,7 +128,8 @@ class Activity:
     """What is at work now, and what failed."""
 
     stages: list[Stage]
-    failed: list[Run]
+    failed: list[Run]  # those that still go on, with tasks that failed, first
+    n_more_failed: int
 
     @property
     def running(self) -> list[Work]:
@@ -143,7 +144,7 @@ class Activity:
 
 def read_activity(runs: Runs, n_failed: int) -> Activity:
     """What is at work now by stage, and the last runs that failed."""
-    at_work = runs.at_work()
+    at_work = runs.at_work(N_AT_WORK)
     holders: dict[str, list[str]] = {}
     for run in at_work:
         for task in run.tasks:
@@ -157,7 +158,9 @@ def read_activity(runs: Runs, n_failed: int) -> Activity:
         )
         for dag_id, title in titles.items()
     ]
-    return Activity(stages=stages, failed=runs.failed(n_failed))
+    ended, n_ended = runs.failed(n_failed)
+    going_on = [run for run in at_work if any(task.state == "failed" for task in run.tasks)]
+    return Activity(stages=stages, failed=[*going_on, *ended], n_more_failed=n_ended - len(ended))
 
 
 def _work_of(run: Run, holders: dict[str, list[str]]) -> Iterable[Work]:

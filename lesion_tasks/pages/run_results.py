@@ -8,6 +8,8 @@ from urllib.parse import quote
 from sqlalchemy import Connection
 
 from lesion_tasks.catalog.titles import split_title
+from lesion_tasks.curation.correction_requests import page_of
+from lesion_tasks.curation.corrections import find_request
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import decisions_of_run
@@ -58,6 +60,7 @@ class RunResult:
     pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
     run: Run | None = None  # as far as Airflow keeps it
     failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
+    is_awaited: bool = False  # what it makes would have a page, and there is none yet
 
     @property
     def is_empty(self) -> bool:
@@ -112,6 +115,8 @@ def _state_of_run(run: Run, found: RunResult) -> str:
     if run.state == "running":
         at_work = [task.words for task in run.tasks if task.state in AT_WORK]
         return f"This run has not ended. At work: {', '.join(at_work[:N_NAMED]) or 'between two tasks'}."
+    if not found.is_awaited:
+        return found.words
     skipped = dict.fromkeys(task.reason for task in run.tasks if task.state == "skipped" and task.reason)
     return f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
 
@@ -161,8 +166,27 @@ def _find_made(
             return RunResult(
                 address=f"champion/{decisions[0].task}", words="What this run decided.", decisions=decisions
             )
-        return _nothing("This run has not decided anything yet, or there was nothing to decide.")
+        return _awaited("This run has not decided anything yet, or there was nothing to decide.")
+    if dag_id == "correct_data":
+        return _asked_for(workspace, run_id)
     return _result_of_tasks(workspace, dag_id, task_id, returned, made)
+
+
+def _asked_for(workspace: Workspace, run_id: str) -> RunResult:
+    """How a request to correct the data ended."""
+    with workspace.engine.connect() as connection:
+        found = find_request(connection, run_id)
+    if found is None:
+        return _awaited("This run has not corrected anything yet.")
+    by = f" by {found.answered_by}" if found.answered_by else ""
+    why = f": {found.answer_reason}" if found.answer_reason else ""
+    about = " and ".join(name for name in (found.isic_id, found.other_isic_id) if name)
+    decision = found.decision.replace("_", " ")
+    return RunResult(
+        address=page_of(found),
+        words=f"{decision.capitalize()}, {about}: {found.outcome}{by}{why}.",
+        decisions=[],
+    )
 
 
 def _result_of_tasks(
@@ -189,9 +213,9 @@ def _result_of_tasks(
             if pages
             else "This run has not made anything yet, or there was nothing new."
         )
-        return RunResult(address=None, words=words, decisions=[], pages=pages)
+        return RunResult(address=None, words=words, decisions=[], pages=pages, is_awaited=not pages)
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
-        return _nothing("This task has not finished yet. When it has, its report is shown here.")
+        return _awaited("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
 
 
@@ -214,7 +238,7 @@ def _predictions(workspace: Workspace, returned: Sequence[Any]) -> RunResult:
         for name in jobs:
             if pruning := find_pruning(connection, "predictions", name):
                 return _nothing(f"The predictions of this run were {pruned_in_words(pruning)}.")
-    return _nothing(
+    return _awaited(
         "This run has not finished yet. When it has, the page about its predictions is shown here."
     )
 
@@ -244,6 +268,10 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
         return f"Data: {split_title(find_manifest(connection, returned).split)}", page_key(returned)
     key = find_report(connection, returned)
     return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)
+
+
+def _awaited(words: str) -> RunResult:
+    return RunResult(address=None, words=words, decisions=[], is_awaited=True)
 
 
 def _nothing(words: str) -> RunResult:

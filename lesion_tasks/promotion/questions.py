@@ -182,7 +182,7 @@ def _instruction(
         )
     if not is_forced or told.answer not in (None, "approved"):
         return told
-    void = workspace.settings.approval_rules.why_void(
+    void = workspace.settings.approval_rules.why_void_despite_gates(
         "a promotion despite the gates",
         asked_by=person,
         approved_by=None if answer is None else told.decided_by,

@@ -102,6 +102,7 @@ async function knownOf(run) {
 function shownQuestion(question, known, mayAnswer, key) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
+  form.dataset.dag = run.dag_id;
   form.dataset.run = run.dag_run_id;
   form.dataset.place = run.map_index;
   form.dataset.key = key;
@@ -154,11 +155,12 @@ function shownQuestion(question, known, mayAnswer, key) {
 async function showQuestions() {
   const section = document.querySelector("[data-questions]");
   if (!section) return;
-  let open;
+  let open, more;
   try {
     const found = await Promise.all(section.dataset.questions.split(" ").map(
       (dag) => ask(`dags/${dag}/dagRuns/~/hitlDetails?response_received=false&state=awaiting_input&limit=20`)));
     open = found.flatMap((one) => one.hitl_details ?? []);
+    more = found.reduce((n, one) => n + (one.total_entries ?? 0), 0) - open.length;
   } catch (error) {
     // Whoever may not see questions sees none; what is shown stays while Airflow does not answer.
     if (error.status === 401 || error.status === 403) section.hidden = true;
@@ -173,7 +175,7 @@ async function showQuestions() {
     // What was decided, or replaced by a newer question, ends by itself: it is none any more.
     if (known && !known.is_open) return null;
     const before = [...list.children].find(
-      (form) => form.dataset.run === run.dag_run_id && form.dataset.place === String(run.map_index));
+      (form) => form.dataset.dag === run.dag_id && form.dataset.run === run.dag_run_id && form.dataset.place === String(run.map_index));
     // One that is shown already stays as its reader has left it: unfolded, or with a reason begun.
     const key = JSON.stringify([mayAnswer, known?.body]);
     const isSame = before && (known === undefined || before.dataset.key === key);
@@ -181,6 +183,11 @@ async function showQuestions() {
   }));
   const left = shown.filter(Boolean);
   section.hidden = left.length === 0;
+  section.querySelector("[data-more]")?.remove();
+  if (more > 0) {
+    section.append(element("p", `And ${more} more under Required Actions.`, "muted"));
+    section.lastChild.dataset.more = "";
+  }
   // One that stays is not moved: it would lose its reader's place.
   if (left.length !== list.children.length || left.some((form, place) => form !== list.children[place])) {
     list.replaceChildren(...left);
@@ -209,8 +216,9 @@ function offerStarts(within = document) {
             method: "POST",
             body: JSON.stringify({ logical_date: null, conf }),
           });
-          const then = document.querySelector("main[data-live]") ? "This page shows the result" : "Reload this page";
-          return `Started as ${run.dag_run_id}. ${then} in a moment.`;
+          const then = document.querySelector("main[data-live]") ? "This page shows the result in a moment."
+            : "Reload this page in a moment; a question that somebody has to answer appears by itself.";
+          return `Started as ${run.dag_run_id}. ${then}`;
         });
       });
     }
