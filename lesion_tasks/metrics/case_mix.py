@@ -208,7 +208,7 @@ def _words(
     mix = f"{', '.join(names[:-1])} and {names[-1]}"
     moved = f"Weighted to the test set's mix of {mix}, the cohort gives {auc:.3f}"
     value = auc - fall.cohort
-    share = f" of {fall.value:+.3f}" if fall.value < 0 else ""
+    share = f" of the fall of {abs(fall.value):.3f}" if fall.value < 0 else ""
     if explained is None or explained.low <= 0 <= explained.high:
         said = f"{moved}: the case mix is not shown to explain any of it ({value:+.3f})."
     else:
