@@ -71,7 +71,7 @@ def simulate(n_sites: int, tau: float, n_repeats: int) -> dict[str, float]:
                 if auc is not None:
                     interval = auc.interval()
                     note(f"one institution{words}", interval.low, interval.high, float(truth))
-            found = combine_sites(told)
+            found = combine_sites([[auc] for auc in told])
             if isinstance(found, str):
                 continue
             hits.setdefault(f"said to differ{words}", []).append(found.differ)

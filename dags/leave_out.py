@@ -1,15 +1,15 @@
 """Splits -> a variant trained without each institution, tested on it, and one report about all of them. By hand.
 
 Internal-external cross-validation: what a model of this recipe may expect at an institution that it has never seen, and
-how much institutions differ. Collections or anatomical sites can be held out in the same way. None of these trainings
-is ever promoted, and none is on the leaderboard.
+how much institutions differ. Collections or anatomical sites can be held out in the same way. Each is held out by
+several trainings with other seeds, so that their luck is not taken for a difference. None of these trainings is ever
+promoted, and none is on the leaderboard.
 
 All learn from the manifest that was in force when the run began, whatever the archive adds meanwhile. Only which
 collections list an image is looked up for each fold: ingest nothing while collections are held out. Every task is safe
 to clear: a training continues after its last complete epoch, and what is finished on the same data is found again.
 """
 
-from dataclasses import asdict
 from datetime import timedelta
 from typing import Any
 
@@ -26,7 +26,7 @@ from lesion_airflow import (
     results,
 )
 from lesion_tasks.catalog import SPLITS, VARIANTS
-from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
 
 NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.split].is_whole)
 
@@ -53,6 +53,14 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
             title="Held out",
             description="What is held out, one after the other. Those with too few images are named in the report.",
         ),
+        "n_seeds": Param(
+            None,
+            type=["null", "integer"],
+            minimum=1,
+            title="Trainings of each",
+            description=f"With other seeds: with one, the luck of training is not told apart from what is held out. "
+            f"Empty: {N_TRAININGS}, or one where another seed gives the same model.",
+        ),
         "max_epochs": Param(
             None,
             type=["null", "integer"],
@@ -74,31 +82,36 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
 )
 def leave_out() -> None:
     @task(execution_timeout=timedelta(hours=8))
-    def choose(params: dict[str, Any]) -> list[dict[str, str]]:
+    def choose(params: dict[str, Any]) -> list[dict[str, Any]]:
         """Name what is held out of which manifest, after building the split and the pixels that the variant needs."""
-        from lesion_tasks.evaluation.held_out_report import choose_held_out
+        from lesion_tasks.evaluation.held_out_report import choose_folds
 
         refuse_misspelt()
         workspace = open_workspace()
-        chosen = choose_held_out(workspace, params["variant"], params["by"], is_smoke_run=params["smoke_run"])
-        return [asdict(held_out) for held_out in chosen]
+        chosen = choose_folds(
+            workspace,
+            params["variant"],
+            params["by"],
+            n_seeds=params["n_seeds"],
+            is_smoke_run=params["smoke_run"],
+        )
+        return [fold.as_json for fold in chosen]
 
     @task(
         **TRAINS,
         execution_timeout=timedelta(hours=14),
-        map_index_template="{{ task.op_kwargs['held_out']['value'] }}",
+        map_index_template="{{ task.op_kwargs['fold']['words'] }}",
     )
-    def train(held_out: dict[str, str], params: dict[str, Any]) -> str:
+    def train(fold: dict[str, Any], params: dict[str, Any]) -> str:
         """Train without one of them, and evaluate on all of it."""
-        from lesion_tasks.evaluation.held_out_report import train_without
-        from lesion_tasks.splits.held_out import HeldOut
+        from lesion_tasks.evaluation.held_out_report import Fold, train_fold
         from lesion_tasks.upkeep.lineage import of_training
 
         workspace = open_workspace()
-        training_id = train_without(
+        training_id = train_fold(
             workspace,
             params["variant"],
-            HeldOut(**held_out),
+            Fold.from_json(fold),
             is_smoke_run=params["smoke_run"],
             max_epochs=params["max_epochs"],
         )
@@ -106,7 +119,7 @@ def leave_out() -> None:
         return training_id
 
     @task
-    def report(chosen: list[dict[str, str]], trained: Any, params: dict[str, Any]) -> str:
+    def report(chosen: list[dict[str, Any]], trained: Any, params: dict[str, Any]) -> str:
         """Put all of them together: a page with a forest plot, and the same as JSON."""
         from lesion_tasks.evaluation.held_out_report import report_held_out
 
@@ -114,7 +127,7 @@ def leave_out() -> None:
         return report_held_out(open_workspace(), digest, params["by"], results(trained))
 
     chosen = choose()
-    report(chosen, train.expand(held_out=chosen))
+    report(chosen, train.expand(fold=chosen))
 
 
 leave_out()

@@ -32,6 +32,7 @@ NOT_HERE = {
     r"make (images|test-stack|test-faults|sbom)\b": "needs a Docker engine, or an hour",
     r"(kubectl|helm) ": "needs a cluster",
     r"(\.venv/bin/)?lesion leave-out .*--by collections": "needs an archive with collections",
+    r"(\.venv/bin/)?lesion leave-out .*--seeds": "fifteen trainings; a test holds out with two seeds",
     r"lesion promote .*--training ": "needs a training that the gates refused: tests/test_promotion.py",
     r"pip install ": "needs a network",
     r"aws ": "needs an S3 of somebody else's",

@@ -1,6 +1,7 @@
 """Cohorts: images that judge and never teach, what of them is taken out, and what the report says about them."""
 
 import io
+import json
 from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
@@ -39,6 +40,9 @@ from lesion_tasks.metrics.fall import measure_fall, threshold_falls
 from lesion_tasks.metrics.recalibrate import recalibrate
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.promotion.promote import promote_model
+from lesion_tasks.reports.bundle import read_bundle
+from lesion_tasks.reports.in_brief import in_brief
+from lesion_tasks.reports.page import render_page
 from lesion_tasks.serving.picture_source import open_source
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
@@ -362,6 +366,17 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert f"{training_id} cannot do without sex" in found["unsexed"]["reason"]
     assert found["unsexed"]["subset"] is None
     assert cohort["fall"]["words"] in page()
+    # Who reads the verdict alone learns of a fall, and only of one that is more than chance.
+    stored = json.loads(open_bucket(small).get(f"reports/{training_id}/metrics.json"))
+    for high, is_told in ((-0.1, True), (0.1, False)):
+        fallen = next(one for one in stored["other_data"]["cohorts"] if one["name"] == "elsewhere")
+        fallen["fall"] |= {"low": -0.3, "high": high}
+        shown_of = render_page(read_bundle(stored))
+        assert ("it is worse: AUC" in shown_of) == is_told
+    assert in_brief(read_bundle(stored))["on other data"] == {
+        "Another hospital": f"AUC {cohort['fall']['cohort']:.3f}. {cohort['fall']['words']}",
+        "Without a sex": found["unsexed"]["reason"],
+    }
     assert 'id="fairness"' in page()
     assert {one["attribute"] for one in cohort["fairness"]["attributes"]} == {
         "fitzpatrick_skin_type",
@@ -592,11 +607,22 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     assert fall.high is not None and fall.high < -0.05
     found = reweight(test, worse, test_rows, worse_rows, fall)
     assert found.value == pytest.approx(0, abs=0.02)
+    # A cohort of another site: no weight makes heads of trunks, and what the others explain is told without the site.
+    heads = rows.assign(anatom_site="Head and neck")
+    fall = measure_fall(test, cohort)
+    found = reweight(test, cohort, test_rows.assign(anatom_site="Trunk"), heads, fall)
+    assert found.reason is None
+    assert found.left_aside == ["anatom_site"]
+    assert found.covariates == ["age_years", "sex", "diagnosis_kind"]
+    assert found.auc == pytest.approx(fall.test if fall else None, abs=0.04)
+    assert "mix of age, sex and kind of diagnosis" in found.words
+    assert "what is not explained may be the site" in found.words
     # Nothing in the cohort stands for half of the test set.
     missing = rows.assign(age_years=30.0, anatom_site=np.where(labels, "Trunk", "Foot"))
     told = reweight(test, cohort, test_rows.assign(anatom_site="Trunk"), missing, fall)
     assert told.reason is not None
     assert "cannot be told" in told.words
+    assert "the two differ in age by" in told.words
 
 
 def test_recalibration_on_one_half_mends_the_probabilities_of_the_other() -> None:

@@ -406,7 +406,7 @@ def test_what_a_task_is_handed_is_never_rendered_as_a_template(
     """A reason or a name that a person typed could read connections and variables in it."""
     from airflow.sdk.definitions.xcom_arg import XComArg
 
-    given = {"held_out": {"value": TYPED}, "name": TYPED, "sizes": [TYPED], "params": TYPED}
+    given = {"fold": {"words": TYPED}, "name": TYPED, "sizes": [TYPED], "params": TYPED}
     asked = {"subject": TYPED, "body": TYPED, "assigned_users": []}
     request = (
         "request_id",

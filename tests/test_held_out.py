@@ -1,7 +1,7 @@
 """A recipe tested where it never learned: folds that share nobody, found again, and what they say together."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -11,7 +11,7 @@ import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
 from markupsafe import escape
-from scipy.special import logit
+from scipy.special import expit, logit
 from scipy.stats import f_oneway
 from sqlalchemy import text
 
@@ -19,17 +19,30 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.recipe import depends_on_seed
+from lesion_tasks.catalog.splits import N_TRAININGS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
-from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
+from lesion_tasks.evaluation.held_out_report import (
+    Fold,
+    choose_folds,
+    list_reported,
+    n_seeds_of,
+    report_held_out,
+    train_fold,
+)
 from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import (
+    SITE_METHOD,
     BetweenSites,
+    SiteFigure,
     between_variance,
     combine_sites,
     heterogeneity_p,
+    site_figure,
+    site_interval,
+    training_variance,
 )
 from lesion_tasks.metrics.held_out_document import HeldOutDocument, put_together
 from lesion_tasks.promotion.candidates import find_candidates
@@ -211,17 +224,18 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     workspace = open_workspace()
     name = declare("metadata_logistic")
 
-    chosen = choose_held_out(workspace, name, "attribution")
-    split_digest = chosen[0].manifest_digest
+    chosen = choose_folds(workspace, name, "attribution")
+    split_digest = chosen[0].held_out.manifest_digest
+    assert {one.seed for one in chosen} == {VARIANTS[name].seed}
     # The archive lives: after the first fold new images come, and a new split.
-    train_without(workspace, name, chosen[0])
+    train_fold(workspace, name, chosen[0])
     add_records(clinics, labelled_records(6, first=1_001))
     curate_images(workspace)
     newer_digest = build_split(workspace, SPLIT)
     assert newer_digest != split_digest
 
     def run() -> tuple[str, list[str]]:
-        ids = [train_without(workspace, name, held_out) for held_out in chosen]
+        ids = [train_fold(workspace, name, fold) for fold in chosen]
         return report_held_out(workspace, split_digest, "attribution", ids), ids
 
     key, ids = run()
@@ -234,7 +248,10 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     document = HeldOutDocument.model_validate(json.loads(before[key.replace("report.html", "metrics.json")]))
     assert {one.value for one in document.sites} == set(CLINICS)
     assert document.manifest_digest == split_digest
-    assert all(one.figures["auc"].value is not None for one in document.sites)
+    for one in document.sites:
+        (training,) = one.trainings
+        assert one.figure == training.figures["auc"]
+        assert one.figure.value is not None
     page = before[key].decode()
     assert "Tiny" in page
     assert f"../../{ids[0]}/report.html" in page
@@ -281,7 +298,7 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
         UnusableInputError, match=f"learned from another manifest .* than {newer_digest[:12]}"
     ):
         report_held_out(workspace, newer_digest, "attribution", ids)
-    assert choose_held_out(workspace, name, "attribution")[0].manifest_digest == newer_digest
+    assert choose_folds(workspace, name, "attribution")[0].held_out.manifest_digest == newer_digest
 
     # How good a model is there is no fault, but predictions paired with the wrong rows are.
     with workspace.engine.begin() as connection:
@@ -303,19 +320,66 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     # Folds that are not of one recipe, or one value twice, make no report.
     for statement, words in (
         (
-            f"UPDATE training SET recipe = jsonb_set(recipe, '{{seed}}', '99') WHERE training_id = '{ids[0]}'",
-            "differ in seed",
+            f"UPDATE training SET recipe = jsonb_set(recipe, '{{batch_size}}', '99') WHERE training_id = '{ids[0]}'",
+            "differ in batch_size",
         ),
         (
             "UPDATE manifest SET recipe = jsonb_set(recipe, '{held_out,value}', '\"Clinic A\"') "
             "WHERE held_out IS NOT NULL",
-            "several trainings without Clinic A",
+            "several trainings without Clinic A with seed 20260",
         ),
     ):
         with workspace.engine.begin() as connection:
             connection.execute(text(statement))
         with pytest.raises(UnusableInputError, match=words):
             report_held_out(workspace, split_digest, "attribution", ids)
+
+
+def test_each_institution_is_held_out_by_trainings_of_several_seeds(clinics: Settings) -> None:
+    workspace, bucket = open_workspace(), open_bucket(clinics)
+    name = declare("metadata_mlp")
+    assert {n_seeds_of(VARIANTS[one]) for one in ("metadata_logistic", "efficientnet_lite0_frozen")} == {1}
+    assert n_seeds_of(VARIANTS[name]) == N_TRAININGS
+    chosen = choose_folds(workspace, name, "attribution", n_seeds=2)
+    assert [Fold.from_json(json.loads(json.dumps(one.as_json))) for one in chosen] == chosen
+    seeds = [one.seed for one in chosen]
+    assert seeds.count(VARIANTS[name].seed) == len(CLINICS)
+    assert len(set(seeds)) == len(CLINICS) + 1, "but for the first, each has luck of its own"
+    # More trainings begin with those that are there.
+    more = choose_folds(workspace, name, "attribution", n_seeds=3)
+    assert [one for one in more if one in chosen] == chosen
+    # Two without the first, one without each of the others.
+    done = [*chosen[:2], *(one for one in chosen[2:] if one.seed == VARIANTS[name].seed)]
+    ids = [train_fold(workspace, name, fold) for fold in done]
+    digest = chosen[0].held_out.manifest_digest
+    key = report_held_out(workspace, digest, "attribution", ids)
+    document = HeldOutDocument.model_validate(
+        json.loads(bucket.get(key.replace("report.html", "metrics.json")))
+    )
+    assert document.title == VARIANTS[name].title, "a seed is none of the recipe's"
+    assert list_reported(bucket) == set(ids)
+    for site in document.sites:
+        assert [one.seed for one in site.trainings] == [
+            one.seed for one in done if one.held_out.value == site.value
+        ]
+    (twice,) = (site for site in document.sites if len(site.trainings) == 2)
+    assert all(one.is_sound for one in twice.trainings), [one.verdict for one in twice.trainings]
+    values = [one.figures["auc"].value for one in twice.trainings]
+    assert twice.figure is not None and twice.figure.value is not None
+    assert min(values) <= twice.figure.value <= max(values)
+    assert twice.figure.method == SITE_METHOD
+    assert document.together is not None
+    assert document.together.n_trainings == len(ids)
+    assert document.together.training_sd is not None
+    page = bucket.get(key).decode()
+    assert all(f"../../{one}/report.html" in page for one in ids)
+    for wrong, n_seeds, words in (
+        ("metadata_logistic", 2, "expected 1: another seed gives the same model"),
+        ("efficientnet_lite0_and_mobilenet_v2_tuned", 2, "expected 1: an ensemble has no seed of its own"),
+        (name, 0, "0 trainings of each, expected 1 or more"),
+    ):
+        with pytest.raises(UnusableInputError, match=words):
+            choose_folds(workspace, wrong, "attribution", n_seeds=n_seeds)
 
 
 def test_values_that_may_be_one_origin_are_named() -> None:
@@ -338,9 +402,14 @@ def auc_of(distance: float, seed: int, n_images: int = 400) -> Auc:
     return found
 
 
+def once(aucs: Iterable[Auc]) -> list[list[Auc]]:
+    """Sites of one training each."""
+    return [[auc] for auc in aucs]
+
+
 def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
-    alike = combine_sites([auc_of(1.5, seed) for seed in range(8)])
-    apart = combine_sites([auc_of(0.5 + 0.3 * seed, seed) for seed in range(8)])
+    alike = combine_sites(once(auc_of(1.5, seed) for seed in range(8)))
+    apart = combine_sites(once(auc_of(0.5 + 0.3 * seed, seed) for seed in range(8)))
     assert isinstance(alike, BetweenSites)
     assert isinstance(apart, BetweenSites)
     assert not alike.differ
@@ -351,18 +420,18 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
         assert one.new_site_low <= one.mean_low
         assert one.mean_high <= one.new_site_high
     assert apart.new_site_high - apart.new_site_low > 2 * (alike.new_site_high - alike.new_site_low)
-    assert combine_sites([auc_of(1.5, seed) for seed in range(8)]) == alike
-    together, reason, words = put_together([auc_of(1.5, seed) for seed in range(2)], "institution")
+    assert combine_sites(once(auc_of(1.5, seed) for seed in range(8))) == alike
+    together, reason, words = put_together(once(auc_of(1.5, seed) for seed in range(2)), "institution")
     assert together is None
     assert reason is not None
     assert "2 sites" in reason
     assert "cannot be told" in words
-    apart = [auc_of(0.5 + 0.3 * s, s) for s in range(8)]
-    assert "more than chance" in put_together(apart, "institution")[2]
+    sites = once(auc_of(0.5 + 0.3 * seed, seed) for seed in range(8))
+    assert "more than chance" in put_together(sites, "institution")[2]
     # A training that went badly looks like an institution that differs, where trainings can go badly.
-    assert "seed" not in put_together(apart, "institution")[2]
-    said = put_together(apart, "anatomical site", has_luck=True)[2]
-    assert "Any anatomical site may also" in said and "train again with another seed" in said
+    assert "luck" not in put_together(sites, "institution")[2]
+    said = put_together(sites, "anatomical site", has_luck=True)[2]
+    assert "Each anatomical site has one training, so the luck of training is not told apart" in said
     has_luck = {
         name: depends_on_seed(VARIANTS[name].as_recipe)
         for name in ("metadata_logistic", "efficientnet_lite0_frozen", "mobilenet_v2_frozen")
@@ -379,7 +448,7 @@ def test_a_word_for_nobody_is_no_institution(value: str | float | None) -> None:
 
 
 def test_sites_that_share_people_are_not_combined() -> None:
-    aucs = [auc_of(1.5, seed) for seed in range(4)]
+    aucs = once(auc_of(1.5, seed) for seed in range(4))
     together, _, words = put_together(aucs, "anatomical site", n_groups=100, n_shared=5)
     assert together is not None
     assert "5 of 100 groups are in more than one test" in words
@@ -391,12 +460,60 @@ def test_sites_that_share_people_are_not_combined() -> None:
 def test_sites_that_agree_by_luck_say_no_more_than_their_own_errors() -> None:
     sites = [auc_of(1.5, seed) for seed in range(3)]
     lucky = [replace(one, value=sites[0].value + 0.0005 * i) for i, one in enumerate(sites)]
-    found = combine_sites(lucky)
+    found = combine_sites(once(lucky))
     assert isinstance(found, BetweenSites)
     errors = [one.standard_error / (one.value * (1 - one.value)) for one in lucky]
     width = 2 * 1.96 / np.sqrt(sum(1 / error**2 for error in errors))
     assert logit(found.mean_high) - logit(found.mean_low) == pytest.approx(width, rel=1e-3)
     assert logit(found.new_site_high) - logit(found.new_site_low) > 0.95 * width
+
+
+def trained(auc: Auc, *luck: float) -> list[Auc]:
+    """Several trainings on one site's people, that much better or worse on the logit scale."""
+    return [replace(auc, value=float(expit(logit(auc.value) + one))) for one in luck]
+
+
+def test_luck_of_training_is_not_taken_for_a_difference_between_sites() -> None:
+    luck = np.random.default_rng(2).normal(0, 0.6, (5, 4))
+    sites = [trained(auc_of(1.5, seed), *luck[seed]) for seed in range(5)]
+    first = put_together([some[:1] for some in sites], "institution", has_luck=True)
+    both = put_together(sites, "institution", has_luck=True)
+    assert first[0] is not None and both[0] is not None
+    assert first[0].differ and first[0].training_sd is None
+    assert not both[0].differ
+    assert both[0].training_sd == pytest.approx(np.sqrt(luck.var(axis=1, ddof=1).mean()), rel=0.02)
+    assert "is not told apart" in first[2] and "is not told apart" not in both[2]
+    assert "no more than chance and the luck of training" in both[2]
+    # A new site gets the model of one training: it is expected where one training may end.
+    width = logit(both[0].new_site_high) - logit(both[0].new_site_low)
+    assert width > 2 * 1.96 * both[0].training_sd
+    # The interval of one site holds the luck too, and a difference beyond luck is found.
+    figures = [site_figure(some) for some in sites]
+    told = [one for one in figures if one is not None]
+    interval = site_interval(told[0], training_variance(told))
+    assert logit(interval.high) - logit(interval.low) > 2 * 1.96 * both[0].training_sd / np.sqrt(4)
+    apart = [trained(auc_of(0.5 + 0.6 * seed, seed), *luck[seed] / 6) for seed in range(5)]
+    found = put_together(apart, "institution", has_luck=True)
+    assert "differ by more than chance and the luck of training" in found[2]
+
+
+def test_with_luck_alone_the_test_of_heterogeneity_is_the_f_test() -> None:
+    luck = np.random.default_rng(1).normal(0, 0.4, (4, 3)) + 0.3 * np.arange(4)[:, None]
+    figures = [
+        SiteFigure(
+            y=some.mean(),
+            variance=1e-12,
+            degrees=20,
+            n_trainings=3,
+            squares=float(((some - some.mean()) ** 2).sum()),
+            expected=0.0,
+        )
+        for some in luck
+    ]
+    found = heterogeneity_p(
+        luck.mean(axis=1), np.full(4, 1e-12), np.full(4, 20.0), np.full(4, 3), training_variance(figures)
+    )
+    assert found == pytest.approx(f_oneway(*luck).pvalue)
 
 
 def test_with_equal_variances_the_variance_between_sites_is_what_the_sample_has_beyond_them() -> None:

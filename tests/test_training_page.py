@@ -178,4 +178,4 @@ def test_the_page_stays_when_the_data_was_pruned(settings: Settings) -> None:
     assert "without institution: A hospital" in answer.text
     assert f"read/data/{DIGEST}" not in answer.text
     ((labels, _),) = asked(training_id)
-    assert labels == {"A hospital"}
+    assert labels == {"A hospital, seed 1", "A hospital"}

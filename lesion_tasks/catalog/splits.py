@@ -27,6 +27,9 @@ HELD_OUT_BY = {
     "collections": "collection",
     "anatom_site": "anatomical site",
 }
+# How often a variant is trained without each of them where the luck of a training has a say. Two tell luck from a
+# difference, but say little about how large it is.
+N_TRAININGS = 3
 
 # Values that name no origin, in lower case: an image with one of them may be from anywhere, as one without a value may.
 NO_ORIGIN = frozenset({

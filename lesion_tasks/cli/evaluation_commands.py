@@ -10,7 +10,7 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import cohorts_chosen, find_cohort
-from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.cli.command_line import (
     Choice,
     TaskName,
@@ -66,19 +66,25 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
     type=Choice(list(HELD_OUT_BY)),
     help="What is held out, one value after the other: an institution, a collection, or a site.",
 )
+@click.option(
+    "--seeds",
+    "n_seeds",
+    type=click.IntRange(min=1),
+    help=f"Trainings of each, with other seeds; default: {N_TRAININGS}, or 1 where another seed gives the same model.",
+)
 @shortening
-def leave_out(variant: str, by: str, is_smoke_run: bool, max_epochs: int | None) -> None:
+def leave_out(variant: str, by: str, n_seeds: int | None, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Variant -> trained without each institution, tested on it, and one report: what a new one may expect."""
-    from lesion_tasks.evaluation.held_out_report import choose_held_out, report_held_out, train_without
+    from lesion_tasks.evaluation.held_out_report import choose_folds, report_held_out, train_fold
 
     workspace = open_workspace()
     with shown_whatever_happens() as done:
-        chosen = choose_held_out(workspace, variant, by, is_smoke_run=is_smoke_run)
-        for held_out in chosen:
-            done[held_out.value] = train_without(
-                workspace, variant, held_out, is_smoke_run=is_smoke_run, max_epochs=max_epochs
+        chosen = choose_folds(workspace, variant, by, n_seeds=n_seeds, is_smoke_run=is_smoke_run)
+        for fold in chosen:
+            done[fold.words] = train_fold(
+                workspace, variant, fold, is_smoke_run=is_smoke_run, max_epochs=max_epochs
             )
-        key = report_held_out(workspace, chosen[0].manifest_digest, by, list(done.values()))
+        key = report_held_out(workspace, chosen[0].held_out.manifest_digest, by, list(done.values()))
         done["report"] = f"{workspace.bucket.url}/{key}"
 
 

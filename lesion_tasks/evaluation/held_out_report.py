@@ -1,4 +1,4 @@
-"""A variant and what to hold out -> a training without each value, its evaluation, and one report about all of them.
+"""A variant and what to hold out -> trainings without each value, their evaluations, and one report about all of them.
 
 Known as internal-external cross-validation (Steyerberg & Harrell 2016, doi:10.1016/j.jclinepi.2015.04.005). Trainings
 and evaluations that exist are found again: killed at any moment, it goes on where it stopped.
@@ -6,17 +6,19 @@ and evaluations that exist are found again: killed at any moment, it goes on whe
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from typing import TYPE_CHECKING, Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_variant
 from lesion_tasks.catalog.recipe import depends_on_seed
 from lesion_tasks.catalog.shortened import without_held_out
-from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.evaluation_record import (
@@ -28,7 +30,13 @@ from lesion_tasks.evaluation.evaluation_record import (
 )
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER, held_out_documents, publish
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
-from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite, UntestedSite, put_together
+from lesion_tasks.metrics.held_out_document import (
+    HeldOutDocument,
+    HeldOutSite,
+    HeldOutTraining,
+    UntestedSite,
+    put_together,
+)
 from lesion_tasks.splits.held_out import (
     HeldOut,
     Origins,
@@ -55,14 +63,46 @@ SHOWN = (
 )  # fmt: skip
 
 
-def choose_held_out(
-    workspace: Workspace, variant: str, by: str, *, is_smoke_run: bool = False
-) -> list[HeldOut]:
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """One training without a value, and the seed that it begins with."""
+
+    held_out: HeldOut
+    seed: int
+
+    @property
+    def words(self) -> str:
+        """What a task that trains it is called."""
+        return f"{self.held_out.value}, seed {self.seed}"
+
+    @property
+    def as_json(self) -> dict[str, Any]:
+        """For a scheduler: `from_json` gives the fold again."""
+        return {**asdict(self.held_out), "seed": self.seed, "words": self.words}
+
+    @classmethod
+    def from_json(cls, stored: Mapping[str, Any]) -> "Fold":
+        names = [one.name for one in fields(HeldOut)]
+        return cls(held_out=HeldOut(**{name: stored[name] for name in names}), seed=stored["seed"])
+
+
+def choose_folds(
+    workspace: Workspace,
+    variant: str,
+    by: str,
+    *,
+    n_seeds: int | None = None,
+    is_smoke_run: bool = False,
+) -> list[Fold]:
     """What to hold out, one after the other, after building what the variant needs; logs what is not held out.
 
     All are of the manifest in force now: a split that is built while folds are trained is of no concern to them.
+    `n_seeds`: trainings of each; None: `n_seeds_of` the variant. The first of each has the variant's own seed.
     """
-    refuse_to_hold_out(find_split(find_variant(variant).split))
+    recipe = find_variant(variant)
+    refuse_to_hold_out(find_split(recipe.split))
+    n_seeds = n_seeds_of(recipe) if n_seeds is None else n_seeds
+    _refuse_seeds(recipe, n_seeds)
     digest = prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
     origins = find_origins(workspace, digest, by)
     for one in origins.found:
@@ -72,20 +112,56 @@ def choose_held_out(
         log.warning("%s and %s may be one %s in two spellings", first, second, HELD_OUT_BY[by])
     if origins.n_unknown:
         log.warning("%d images tell no %s: they teach nothing", origins.n_unknown, HELD_OUT_BY[by])
-    return [HeldOut(by=by, value=one.value, manifest_digest=digest) for one in origins.held_out]
+    return [
+        Fold(held_out=HeldOut(by=by, value=one.value, manifest_digest=digest), seed=seed)
+        for one in origins.held_out
+        for seed in _seeds(recipe.seed, by, one.value, n_seeds)
+    ]
 
 
-def train_without(
+def n_seeds_of(variant: Variant) -> int:
+    """How many trainings of each value a variant needs: one where another seed gives the same model."""
+    return N_TRAININGS if depends_on_seed(variant.as_recipe) and not variant.members else 1
+
+
+def _refuse_seeds(variant: Variant, n_seeds: int) -> None:
+    if n_seeds < 1 or (n_seeds > 1 and n_seeds_of(variant) == 1):
+        why = (
+            "another seed gives the same model"
+            if not variant.members
+            else "an ensemble has no seed of its own; hold out with its members"
+        )
+        raise UnusableInputError(
+            f"variant {variant.name!r}: {n_seeds} trainings of each, expected 1"
+            + (f": {why}" if n_seeds > 1 else " or more")
+        )
+
+
+def _seeds(first: int, by: str, value: str, n_seeds: int) -> list[int]:
+    """The variant's own, then others that no other value has: trainings that begin alike are lucky alike."""
+    digest = hashlib.sha256(f"{by}: {value}".encode()).digest()
+    # Far apart, since a network's layers take the seeds that follow.
+    start = int.from_bytes(digest[:4], "big") % 2_000_000 * 1_000
+    return [first, *(start + 1_000 * i for i in range(1, n_seeds))]
+
+
+def train_fold(
     workspace: Workspace,
     variant: str,
-    held_out: HeldOut,
+    fold: Fold,
     *,
     is_smoke_run: bool = False,
     max_epochs: int | None = None,
 ) -> str:
     """Train a variant without one value and evaluate it on that, unless both were done; returns the training id."""
+    is_own_seed = fold.seed == find_variant(variant).seed
     training_id = train_variant(
-        workspace, variant, is_smoke_run=is_smoke_run, max_epochs=max_epochs, held_out=held_out
+        workspace,
+        variant,
+        is_smoke_run=is_smoke_run,
+        max_epochs=max_epochs,
+        changes=None if is_own_seed else {"seed": fold.seed},
+        held_out=fold.held_out,
     )
     if find_valid(workspace, training_id) is None:
         evaluate_training(workspace, training_id)
@@ -130,7 +206,9 @@ def report_held_out(workspace: Workspace, manifest_digest: str, by: str, trainin
 
 def list_reported(bucket: Bucket) -> set[str]:
     """The trainings that any stored report on what was held out names."""
-    return {site["training_id"] for one in held_out_documents(bucket) for site in one["sites"]}
+    sites = [site for one in held_out_documents(bucket) for site in one["sites"]]
+    # Reports of earlier releases have one training of each, and no list of them.
+    return {training["training_id"] for site in sites for training in site.get("trainings", [site])}
 
 
 def _document(
@@ -146,23 +224,25 @@ def _document(
     _refuse_unlike(workspace, subjects)
     for one in subjects:
         _refuse_other_split(workspace, one, manifest_digest)
-    first = subjects[0]
+    first = _base(subjects)
     origins = find_origins(workspace, manifest_digest, by)
-    measured = [(*_site(workspace, one), one) for one in subjects]
-    measured.sort(key=lambda one: (-one[0].n_images, one[0].value))
-    aucs = [auc for _, auc, _ in measured if auc is not None]
-    n_tests = Counter(
-        group for _, auc, one in measured if auc is not None for group in set(one.subset("test")["group_id"])
-    )
+    measure = leading_measure(first.task.name)
+    by_value: dict[str, list[EvaluationSubject]] = defaultdict(list)
+    for one in subjects:
+        by_value[one.manifest.recipe["held_out"]["value"]].append(one)
+    measured = _with_figures([_site(workspace, some, measure) for some in by_value.values()], measure)
+    measured.sort(key=lambda one: (-one.site.n_images, one.site.value))
+    combined = [one for one in measured if one.aucs]
+    n_tests = Counter(group for one in combined for group in one.groups)
     n_shared = sum(n > 1 for n in n_tests.values())
     together, reason, words = put_together(
-        aucs,
+        [one.aucs for one in combined],
         HELD_OUT_BY[by],
         n_groups=len(n_tests),
         n_shared=n_shared,
         has_luck=depends_on_seed(first.training.recipe),
     )
-    tested = {site.value for site, *_ in measured}
+    tested = set(by_value)
     if missing := [one.value for one in origins.held_out if one.value not in tested]:
         words += f" Not among these, though each could be held out: {', '.join(missing)}."
     digest = hashlib.sha256("\n".join(training_ids).encode()).hexdigest()[:10]
@@ -177,8 +257,8 @@ def _document(
         by=by,
         one=HELD_OUT_BY[by],
         manifest_digest=manifest_digest,
-        measure=leading_measure(first.task.name),
-        sites=[site for site, *_ in measured],
+        measure=measure,
+        sites=[one.site for one in measured],
         untested=_untested(origins, tested),
         n_unknown=origins.n_unknown,
         n_of_several=origins.n_of_several,
@@ -190,16 +270,27 @@ def _document(
     )
 
 
+def _base(subjects: Sequence[EvaluationSubject]) -> EvaluationSubject:
+    """One of the variant's own seed where there is one: its title says no seed."""
+    return min(subjects, key=lambda one: "seed" in (one.training.recipe.get("adjusted") or ()))
+
+
+# What the folds of one report may differ in: their seeds, and what follows from them.
+_OF_ONE_FOLD = {"title", "seed", "adjusted"}
+
+
 def _refuse_unlike(workspace: Workspace, subjects: Sequence[EvaluationSubject]) -> None:
-    """Raise `UnusableInputError` unless the folds are of one recipe and one code, each without another value."""
-    values = Counter(one.manifest.recipe["held_out"]["value"] for one in subjects)
-    if twice := sorted(value for value, n in values.items() if n > 1):
+    """Raise `UnusableInputError` unless the folds are of one recipe and code, each of another value or seed."""
+    values = Counter(
+        (one.manifest.recipe["held_out"]["value"], one.training.recipe["seed"]) for one in subjects
+    )
+    if twice := sorted(f"{value} with seed {seed}" for (value, seed), n in values.items() if n > 1):
         raise UnusableInputError(f"several trainings without {', '.join(twice)}: expected one of each")
     first = subjects[0]
     for one in subjects[1:]:
         recipes = first.training.recipe, one.training.recipe
-        fields = {name for recipe in recipes for name in recipe} - {"title"}
-        differ = sorted(name for name in fields if recipes[0].get(name) != recipes[1].get(name))
+        names = {name for recipe in recipes for name in recipe} - _OF_ONE_FOLD
+        differ = sorted(name for name in names if recipes[0].get(name) != recipes[1].get(name))
         if not differ and code_of(workspace.bucket, one.training) != code_of(
             workspace.bucket, first.training
         ):
@@ -233,36 +324,78 @@ def evaluation_of(workspace: Workspace, subject: EvaluationSubject) -> Evaluatio
     return found
 
 
-def _site(workspace: Workspace, subject: EvaluationSubject) -> "tuple[HeldOutSite, Auc | None]":
-    """One fold, and its leading figure with the influence of each group."""
+@dataclass(frozen=True, kw_only=True)
+class _Measured:
+    """One value: its part of the document, and the leading figures of its sound trainings, by group."""
+
+    site: HeldOutSite
+    aucs: "list[Auc]"
+    groups: set[str]
+
+
+def _site(workspace: Workspace, subjects: Sequence[EvaluationSubject], measure: str) -> _Measured:
+    """The trainings without one value; its figure is the first's until `_with_figures` has seen all values."""
+    first = _base(subjects)
+    counts, test = first.manifest.class_counts, first.subset("test")
+    found = [
+        _training(workspace, one)
+        for one in sorted(subjects, key=lambda one: (one is not first, one.training.recipe["seed"]))
+    ]
+    site = HeldOutSite(
+        value=first.manifest.recipe["held_out"]["value"],
+        manifest_digest=first.manifest.digest,
+        n_images=sum(counts["test"].values()),
+        n_groups=int(test["group_id"].nunique()),
+        class_counts=counts["test"],
+        n_trained_on=sum(counts["train"].values()) + sum(counts["val"].values()),
+        trainings=[training for training, _ in found],
+        figure=found[0][0].figures.get(measure),
+    )
+    aucs = [auc for _, auc in found if auc is not None]
+    return _Measured(site=site, aucs=aucs, groups=set(test["group_id"]))
+
+
+def _with_figures(measured: Sequence[_Measured], measure: str) -> list[_Measured]:
+    """The same with the leading figure of each value: of several sound trainings the mean, with their luck."""
+    from lesion_tasks.metrics.between_sites import site_figure, site_interval, training_variance
+
+    figures = [site_figure(one.aucs) for one in measured]
+    training = training_variance([one for one in figures if one is not None])
+    done = []
+    for one, found in zip(measured, figures, strict=True):
+        told = [t.figures[measure] for t in one.site.trainings if t.is_sound and measure in t.figures]
+        figure = told[0] if told else one.site.figure
+        if found is not None and len(told) > 1:
+            mean = {"value": found.mean, **site_interval(found, training).as_dict(), "other_intervals": []}
+            figure = told[0].model_copy(update=mean)
+        done.append(replace(one, site=one.site.model_copy(update={"figure": figure})))
+    return done
+
+
+def _training(workspace: Workspace, subject: EvaluationSubject) -> "tuple[HeldOutTraining, Auc | None]":
+    """One training, and its leading figure with the influence of each group; None if it is not sound."""
     from lesion_tasks.metrics.headline import headline_auc
 
     evaluation = evaluation_of(workspace, subject)
     training = subject.training
     is_sound = not failed_checks(evaluation.document)
     subset = evaluation.document["subsets"].get("test_natural", {})
-    counts = subject.manifest.class_counts
-    site = HeldOutSite(
-        value=subject.manifest.recipe["held_out"]["value"],
+    found = HeldOutTraining(
         training_id=training.training_id,
+        seed=training.seed,
         evaluation_id=evaluation.evaluation_id,
         report_key=evaluation.report_key,
-        manifest_digest=subject.manifest.digest,
-        n_images=sum(counts["test"].values()),
-        n_groups=int(subject.subset("test")["group_id"].nunique()),
-        class_counts=counts["test"],
-        n_trained_on=sum(counts["train"].values()) + sum(counts["val"].values()),
         is_sound=is_sound,
         verdict=evaluation.document["verdict"],
         figures={name: subset["figures"][name] for name in SHOWN if name in subset.get("figures", {})},
     )
     if not is_sound:
-        return site, None
+        return found, None
     with workspace.engine.connect() as connection:
         predictions = read_sealed_predictions(
             connection, training.training_id, subject.manifest.digest, "test", subject.task.classes
         )
-    return site, headline_auc(join_to_manifest(predictions, subject.subset("test"), subject.task))
+    return found, headline_auc(join_to_manifest(predictions, subject.subset("test"), subject.task))
 
 
 def _untested(origins: Origins, tested: set[str]) -> list[UntestedSite]:

@@ -3,6 +3,11 @@
 A random-effects meta-analysis on the logit scale, as Snell et al. 2018 (doi:10.1177/0962280217705678) find right for an
 AUC: each site's true value is drawn from a normal distribution of unknown mean and variance. Each site's own variance
 is the one by group of `auc`.
+
+Trained twice, the same recipe gives two models, and one of them is better. Where a site has several trainings, their
+mean is its figure, and what they differ by beyond the chance of who was tested is the variance of training: one for all
+sites, nested in them (Searle, Casella & McCulloch 1992, doi:10.1002/9780470316856, chapter 3). With one training of
+each, nothing tells it apart from a variance between sites.
 """
 
 from __future__ import annotations
@@ -14,16 +19,57 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.optimize import brentq
 from scipy.special import expit, logit
-from scipy.stats import f, norm
+from scipy.stats import chi2, f, norm
 from scipy.stats import t as student
 
-from lesion_tasks.metrics.auc import LEVEL, Auc
+from lesion_tasks.metrics.auc import LEVEL, Auc, weighted_sum
+from lesion_tasks.metrics.figure import Interval
 
 # With two sites the variance between them rests on one difference: an interval says nothing.
 MIN_SITES = 3
 N_DRAWS = 5_000
+SITE_METHOD = "mean of trainings, DeLong by group and the variance of training, logit scale"
 SEED = 20_260
-_GRID = 240  # values of the variance at which its distribution is tabulated
+_GRID = 240  # values of the variance between sites at which its distribution is tabulated
+_N_VARIANCES = 20  # values of the variance of training for which that is done
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class SiteFigure:
+    """One site's figure on the logit scale, the mean of its trainings; its variance by the chance of who was tested.
+
+    `degrees`: of freedom of that variance. `squares`: of the trainings' figures around their mean; `expected`: the
+    squares that the chance of who was tested brings by itself. Both are 0 with one training.
+    """
+
+    y: float
+    variance: float
+    degrees: float
+    n_trainings: int
+    squares: float
+    expected: float
+
+    @property
+    def mean(self) -> float:
+        """On the AUC's own scale."""
+        return float(expit(self.y))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """How much a recipe's trainings differ on one site's people, on the logit scale; the same at every site.
+
+    `degrees`: trainings beyond the first of each site. `squares`: their mean square; `expected`: the part of it that
+    the chance of who was tested brings.
+    """
+
+    degrees: int
+    squares: float
+    expected: float
+
+    @property
+    def variance(self) -> float:
+        return max(0.0, self.squares - self.expected)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +77,18 @@ class BetweenSites:
     """What several sites say together. Shares are on the AUC's own scale, `tau` (a standard deviation) on the logit's.
 
     `q`: Cochran's. `p_value`: of the test that all sites have one true AUC. `i2`: the share of the variance of the
-    sites' figures that is not chance (Higgins & Thompson 2002, doi:10.1002/sim.1186).
+    sites' figures that is not chance (Higgins & Thompson 2002, doi:10.1002/sim.1186). `training_sd`: standard deviation
+    of trainings, on the logit scale; None where each site has one training, and it is part of `tau`. `new_site_low` and
+    `new_site_high` are about the model of one training.
     """
 
     n_sites: int
+    n_trainings: int
     mean: float
     mean_low: float
     mean_high: float
     tau: float
+    training_sd: float | None
     q: float
     p_value: float
     i2: float
@@ -51,26 +101,74 @@ class BetweenSites:
         return self.p_value < 1 - LEVEL
 
 
-def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | str:
+def site_figure(aucs: Sequence[Auc]) -> SiteFigure | None:
+    """One site's figure from the AUCs of its trainings, all on the same groups; None if one has no variance."""
+    if not aucs or any(not 0 < auc.value < 1 or auc.no_interval_reason is not None for auc in aucs):
+        return None
+    values = np.array([auc.value for auc in aucs])
+    y, slopes = logit(values), 1 / (values * (1 - values))
+    # The trainings were tested on the same people: their errors are alike, and add up group by group.
+    influence = np.array([slope * auc.influence for slope, auc in zip(slopes, aucs, strict=True)])
+    mean = influence.mean(axis=0)
+    return SiteFigure(
+        y=float(y.mean()),
+        variance=float(mean @ mean),
+        degrees=weighted_sum(aucs, [float(slope) / len(aucs) for slope in slopes]).degrees,
+        n_trainings=len(aucs),
+        squares=float(((y - y.mean()) ** 2).sum()),
+        expected=float(((influence - mean) ** 2).sum()),
+    )
+
+
+def training_variance(sites: Sequence[SiteFigure]) -> Training | None:
+    """How much trainings of one site differ beyond chance, over all sites; None if each has a single one."""
+    degrees = sum(site.n_trainings - 1 for site in sites)
+    if not degrees:
+        return None
+    return Training(
+        degrees=degrees,
+        squares=sum(site.squares for site in sites) / degrees,
+        expected=sum(site.expected for site in sites) / degrees,
+    )
+
+
+def site_interval(site: SiteFigure, training: Training | None, level: float = LEVEL) -> Interval:
+    """A site's figure on the AUC's scale, with the chance of who was tested and of training in its interval.
+
+    Student's t with the degrees of freedom of both variances together (Satterthwaite 1946, doi:10.2307/3002019).
+    """
+    of_training = (training.variance if training else 0.0) / site.n_trainings
+    error = site.variance**2 / site.degrees
+    if training is not None:
+        error += (training.squares / site.n_trainings) ** 2 / training.degrees
+    variance = site.variance + of_training
+    half = float(student.isf((1 - level) / 2, max(1.0, variance**2 / error))) * math.sqrt(variance)
+    return Interval(low=float(expit(site.y - half)), high=float(expit(site.y + half)), method=SITE_METHOD)
+
+
+def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -> BetweenSites | str:
     """Combine the AUCs of sites that share no group, or say in words why they cannot be combined.
 
-    Variance between sites: Paule & Mandel 1982 (doi:10.6028/jres.087.022). Interval of the mean: Hartung & Knapp 2001
+    `trainings_of`: the AUCs of each site's trainings, one or more, on the same groups.
+
+    Variance between sites: Paule & Mandel 1982 (doi:10.6028/jres.087.022), beside each site's own, which is that of who
+    was tested and a share of the variance of training. Interval of the mean: Hartung & Knapp 2001
     (doi:10.1002/sim.1009), Student's t with one degree fewer than sites, and never narrower than the usual one, which
     rests on the sites' own errors and the normal distribution (Jackson et al. 2017, doi:10.1002/sim.7411): sites that
     agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with
-    Student's t on these errors, holds the truth nearly always where sites are few. Test of heterogeneity: Welch 1951
-    (doi:10.1093/biomet/38.3-4.330), which is Cochran's with the degrees of freedom of each
-    site's variance; with a few dozen groups Cochran's own gives half as many false alarms again. Prediction interval
-    for the true AUC of a new site: by the confidence distribution of the variance (Nagashima, Noma & Furukawa 2019,
-    doi:10.1177/0962280218773520), because the usual one (Higgins, Thompson & Spiegelhalter 2009,
-    doi:10.1111/j.1467-985X.2008.00552.x) takes that variance as known and holds the truth too rarely.
+    Student's t on these errors, holds the truth nearly always where sites are few. Test of heterogeneity:
+    `heterogeneity_p`. Prediction interval for the true AUC of one training's model at a new site: by the confidence
+    distribution of the variance between sites (Nagashima, Noma & Furukawa 2019, doi:10.1177/0962280218773520) and by
+    that of the variance of training, because the usual one (Higgins, Thompson & Spiegelhalter 2009,
+    doi:10.1111/j.1467-985X.2008.00552.x) takes the first as known and holds the truth too rarely.
     """
-    told = [auc for auc in aucs if 0 < auc.value < 1 and auc.no_interval_reason is None]
+    told = [site for aucs in trainings_of if (site := site_figure(aucs)) is not None]
     if len(told) < MIN_SITES:
         return f"{len(told)} sites with an AUC between 0 and 1 and an interval, floor {MIN_SITES}"
-    values = np.array([auc.value for auc in told])
-    y = logit(values)
-    variance = np.array([auc.standard_error for auc in told]) ** 2 / (values * (1 - values)) ** 2
+    training = training_variance(told)
+    y = np.array([site.y for site in told])
+    sampling, n = np.array([site.variance for site in told]), np.array([site.n_trainings for site in told])
+    variance = sampling + (training.variance if training else 0.0) / n
     degrees = len(y) - 1
     q = _q(y, variance, 0.0)
     tau2 = between_variance(y, variance)
@@ -81,15 +179,17 @@ def combine_sites(aucs: Sequence[Auc], level: float = LEVEL) -> BetweenSites | s
         float(student.isf(tail, degrees)) * math.sqrt(_q(y, variance, tau2) / degrees / float(weight.sum())),
         float(norm.isf(tail)) / math.sqrt(float(weight.sum())),
     )
-    new = _new_site(y, variance, mean, tail)
+    new = _new_site(y, sampling, n, training, mean, tail)
     return BetweenSites(
         n_sites=len(y),
+        n_trainings=int(n.sum()),
         mean=float(expit(mean)),
         mean_low=float(expit(mean - half)),
         mean_high=float(expit(mean + half)),
         tau=math.sqrt(tau2),
+        training_sd=math.sqrt(training.variance) if training else None,
         q=q,
-        p_value=heterogeneity_p(y, variance, np.array([auc.degrees for auc in told])),
+        p_value=heterogeneity_p(y, sampling, np.array([site.degrees for site in told]), n, training),
         i2=max(0.0, 1 - degrees / q) if q > 0 else 0.0,
         new_site_low=float(expit(new[0])),
         new_site_high=float(expit(new[1])),
@@ -110,12 +210,37 @@ def between_variance(y: np.ndarray, variance: np.ndarray) -> float:
     return float(brentq(lambda tau2: _q(y, variance, tau2) - degrees, 0.0, high))
 
 
-def heterogeneity_p(y: np.ndarray, variance: np.ndarray, degrees: np.ndarray) -> float:
-    """The p-value of Welch's test that all true values are one; `degrees` (k,): of freedom of each site's variance."""
-    k, weight = len(variance), 1 / variance
-    lacking = float(((1 - weight / weight.sum()) ** 2 / degrees).sum())
-    statistic = _q(y, variance, 0.0) / (k - 1) / (1 + 2 * (k - 2) / (k**2 - 1) * lacking)
-    return float(f.sf(statistic, k - 1, (k**2 - 1) / (3 * lacking)))
+def heterogeneity_p(
+    y: np.ndarray,
+    sampling: np.ndarray,
+    degrees: np.ndarray,
+    n_trainings: np.ndarray | None = None,
+    training: Training | None = None,
+) -> float:
+    """The p-value of the test that all true values are one; `degrees` (k,): of freedom of each `sampling` variance.
+
+    Cochran's Q / (k - 1) against F, its scale and its degrees of freedom by Kenward & Roger 1997
+    (doi:10.2307/2533558) to the first order in 1 / degrees. Without a variance of training that is the test of Welch
+    1951 (doi:10.1093/biomet/38.3-4.330); with nothing else, the F test of the analysis of variance. With a few dozen
+    groups Cochran's own test gives half as many false alarms again.
+    """
+    lost = len(y) - 1  # degrees of freedom of what is tested
+    variance, pooled = sampling, np.zeros_like(sampling)
+    if training is not None and n_trainings is not None:
+        pooled = 1 / n_trainings
+        variance = sampling + training.variance * pooled
+    weight = 1 / variance
+    hat = np.diag(weight) - np.outer(weight, weight) / weight.sum()
+    # How much the error of each variance moves Q on average, and how much Q varies by it.
+    moved = 2 * sampling**2 / degrees * np.diag(hat) ** 2
+    mean_part = varying = float(moved.sum())
+    if training is not None:
+        error = 2 * training.squares**2 / training.degrees
+        mean_part += error * float(np.diag(hat) @ pooled) ** 2
+        varying += error * float(np.einsum("ij,j,ji,i->", hat, pooled, hat, pooled))
+    spread = (mean_part + 2 * varying) / (lost * (lost + 2))
+    statistic = _q(y, variance, 0.0) / lost / (1 + varying / lost - spread)
+    return float(f.sf(statistic, lost, 2 / spread))
 
 
 def _q(y: np.ndarray, variance: np.ndarray, tau2: float) -> float:
@@ -124,11 +249,45 @@ def _q(y: np.ndarray, variance: np.ndarray, tau2: float) -> float:
     return float(weight @ (y - weight @ y / weight.sum()) ** 2)
 
 
-def _new_site(y: np.ndarray, variance: np.ndarray, mean: float, tail: float) -> tuple[float, float]:
-    """Quantiles of where a new site's true value falls, with the uncertainty of the variance and of the mean."""
-    degrees = len(y) - 1
+def _new_site(
+    y: np.ndarray,
+    sampling: np.ndarray,
+    n_trainings: np.ndarray,
+    training: Training | None,
+    mean: float,
+    tail: float,
+) -> tuple[float, float]:
+    """Quantiles of where one training's true value falls at a new site, with the uncertainty of variances and mean."""
     random = np.random.default_rng(SEED)
-    tau2 = _drawn_variances(y, variance, random)
+    drawn = [
+        _new_values(y, sampling + of_training / n_trainings, of_training, mean, tail, n_draws, random)
+        for of_training, n_draws in _training_variances(training)
+    ]
+    low, high = np.quantile(np.concatenate(drawn), [tail, 1 - tail])
+    return float(low), float(high)
+
+
+def _training_variances(training: Training | None) -> list[tuple[float, int]]:
+    """Values of equal confidence for the variance of training, each with the number of draws that it gets."""
+    if training is None:
+        return [(0.0, N_DRAWS)]
+    shares = (np.arange(_N_VARIANCES) + 0.5) / _N_VARIANCES
+    mean_squares = training.squares * training.degrees / chi2.ppf(shares, training.degrees)
+    return [(max(0.0, float(one) - training.expected), N_DRAWS // _N_VARIANCES) for one in mean_squares]
+
+
+def _new_values(
+    y: np.ndarray,
+    variance: np.ndarray,
+    of_training: float,
+    mean: float,
+    tail: float,
+    n_draws: int,
+    random: np.random.Generator,
+) -> np.ndarray:
+    """(n_draws,) true values of one training at a new site, if the variance of training is `of_training`."""
+    degrees = len(y) - 1
+    tau2 = _drawn_variances(y, variance, n_draws, random)
     weight = 1 / (variance + tau2[:, None])
     total = weight.sum(axis=1)
     deviation = y - (weight @ y / total)[:, None]
@@ -136,15 +295,15 @@ def _new_site(y: np.ndarray, variance: np.ndarray, mean: float, tail: float) -> 
     ratio = np.sqrt((weight * deviation**2).sum(axis=1) / degrees)
     is_wider = ratio * student.isf(tail, degrees) > norm.isf(tail)
     error = np.where(
-        is_wider, ratio * random.standard_t(degrees, N_DRAWS), random.normal(size=N_DRAWS)
+        is_wider, ratio * random.standard_t(degrees, n_draws), random.normal(size=n_draws)
     ) / np.sqrt(total)
-    new = mean + np.sqrt(tau2) * random.normal(size=N_DRAWS) - error
-    low, high = np.quantile(new, [tail, 1 - tail])
-    return float(low), float(high)
+    return np.asarray(mean + np.sqrt(tau2 + of_training) * random.normal(size=n_draws) - error)
 
 
-def _drawn_variances(y: np.ndarray, variance: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """(N_DRAWS,) draws from the confidence distribution of the variance between sites.
+def _drawn_variances(
+    y: np.ndarray, variance: np.ndarray, n_draws: int, random: np.random.Generator
+) -> np.ndarray:
+    """(n_draws,) draws from the confidence distribution of the variance between sites.
 
     Cochran's Q is a sum of chi-squares whose weights rise with the variance between sites: each draw of the chi-squares
     gives the variance at which they add up to the Q that was found, or 0 if they exceed it without any.
@@ -152,22 +311,16 @@ def _drawn_variances(y: np.ndarray, variance: np.ndarray, random: np.random.Gene
     weight = 1 / variance
     centred = np.diag(weight) - np.outer(weight, weight) / weight.sum()
     q = _q(y, variance, 0.0)
-    squares = random.chisquare(1, (N_DRAWS, len(y) - 1))
+    squares = random.chisquare(1, (n_draws, len(y) - 1))
     # Far enough that hardly any draw lies beyond it: there its smallest possible sum still exceeds Q.
     top = max(1.0, float(np.var(y))) * 1_000
     grid = np.concatenate([[0.0], np.geomspace(1e-5, top, _GRID)])
-    found = np.full(N_DRAWS, top)
-    below = np.zeros(N_DRAWS)
-    last = 0.0
-    is_open = np.ones(N_DRAWS, dtype=bool)
-    for tau2 in grid:
-        root = np.sqrt(variance + tau2)
-        eigenvalues = np.linalg.eigvalsh(root[:, None] * centred * root)[1:]
-        sums = squares @ eigenvalues
-        crossed = is_open & (sums >= q)
-        # Between two neighbours of the grid the sum is all but a straight line.
-        share = np.divide(q - below, sums - below, out=np.zeros(N_DRAWS), where=sums > below)
-        found[crossed] = last + np.clip(share[crossed], 0, 1) * (tau2 - last)
-        is_open &= ~crossed
-        below, last = sums, float(tau2)
-    return found
+    roots = np.sqrt(variance + grid[:, None])
+    eigenvalues = np.linalg.eigvalsh(roots[:, :, None] * centred * roots[:, None, :])[:, 1:]
+    sums = squares @ eigenvalues.T  # (n_draws, values of the grid), rising along each row
+    last = np.clip((sums < q).sum(axis=1), 1, len(grid) - 1)
+    rows = np.arange(n_draws)
+    below, above = sums[rows, last - 1], sums[rows, last]
+    # Between two neighbours of the grid the sum is all but a straight line.
+    share = np.divide(q - below, above - below, out=np.zeros(n_draws), where=above > below)
+    return np.asarray(grid[last - 1] + np.clip(share, 0, 1) * (grid[last] - grid[last - 1]))

@@ -42,6 +42,9 @@ N_STEPS, N_STEPS_AGAIN = 50, 4  # of Newton's method: at first, and from there f
 PENALTY = 1.0  # inverse strength of the membership model's ridge
 # A weight above this many times the mean would let a few images stand for everything.
 MAX_WEIGHT = 20.0
+NAMES = {"age_years": "age", "sex": "sex", "anatom_site": "site", "diagnosis_kind": "kind of diagnosis"}
+# These alone may be left aside where the two have too little in common: what an image shows is never.
+LEFT_ASIDE = ("sex", "anatom_site")
 # Beyond these the cohort cannot be made to resemble the test set, and the weighted figure answers another question.
 MAX_UNCOVERED_SHARE = 0.2
 MAX_IMBALANCE_LEFT = 0.25
@@ -101,6 +104,9 @@ def reweight(
 ) -> Reweighting:
     """The AUC of a cohort under weights that give each class the test set's mix of `COVARIATES`.
 
+    Where the cohort lacks what much of the test set is, as one of heads lacks trunks, no weight makes up for it: site
+    or sex is then left aside, and what the others explain is told without it.
+
     The rows stand in the order of the scored images. Intervals resample the groups of both and weight anew. `reason`
     says why the result cannot be relied on: too few effective groups, diagnoses that the cohort does not have, or a
     mix that still differs under the weights.
@@ -110,18 +116,22 @@ def reweight(
         return _without("it is told of two classes only")
     if fall is None:
         return _without("the figure is undefined on one side")
+    classes = [
+        (np.flatnonzero(test.is_positive == is_positive), np.flatnonzero(cohort.is_positive == is_positive))
+        for is_positive in (False, True)
+    ]
+    parts = [(test_rows.iloc[ours], cohort_rows.iloc[theirs]) for ours, theirs in classes]
+    aside = [name for name in LEFT_ASIDE if _lacking(parts, name) > MAX_UNCOVERED_SHARE]
+    categories = [name for name in CATEGORIES if name not in aside]
     sides = []
     uncovered = 0
-    for is_positive in (False, True):
-        ours = np.flatnonzero(test.is_positive == is_positive)
-        theirs = np.flatnonzero(cohort.is_positive == is_positive)
-        own, other = test_rows.iloc[ours], cohort_rows.iloc[theirs]
+    for (ours, theirs), (own, other) in zip(classes, parts, strict=True):
         kinds = set(_filled(other["diagnosis_kind"]))
         is_covered = _filled(own["diagnosis_kind"]).isin(kinds).to_numpy()
         uncovered += int((~is_covered).sum())
         if not is_covered.any():
             return _without("the cohort has none of the test set's kinds of diagnosis in one class")
-        sides.append(Membership.of(own[is_covered], other, ours[is_covered], theirs))
+        sides.append(Membership.of(own[is_covered], other, ours[is_covered], theirs, categories))
     everyone = np.ones(test.n_images), np.ones(cohort.n_images)
     weights = _weights(sides, *everyone)
     bins = np.unique(-cohort.scores, return_inverse=True)[1]
@@ -138,13 +148,14 @@ def reweight(
         for index, name in enumerate(cohort.class_names)
     }
     uncovered_share = uncovered / test.n_images
-    before = max(side.imbalance(np.ones(len(side.cohort))) for side in sides)
-    after = max(side.imbalance(weights[side.cohort_rows]) for side in sides)
-    reason = _unreliable(min(n_even), uncovered_share, after)
+    before, _ = max(side.imbalance(np.ones(len(side.cohort))) for side in sides)
+    after, least_alike = max(side.imbalance(weights[side.cohort_rows]) for side in sides)
+    reason = _unreliable(min(n_even), uncovered_share, after, NAMES[least_alike])
     if min(n_even) < MIN_GROUPS:
         interval = explained = None
     return Reweighting(
-        covariates=list(COVARIATES),
+        covariates=[*NUMBERS, *categories],
+        left_aside=aside,
         reason=reason,
         auc=auc,
         low=interval.low if interval else None,
@@ -156,7 +167,7 @@ def reweight(
         uncovered_share=uncovered_share,
         imbalance=before,
         imbalance_left=after,
-        words=_words(fall, auc, explained, reason),
+        words=_words(fall, auc, explained, reason, aside),
     )
 
 
@@ -168,38 +179,63 @@ def _without(reason: str) -> Reweighting:
     )
 
 
-def _unreliable(n_even: float, uncovered_share: float, imbalance_left: float) -> str | None:
+def _unreliable(n_even: float, uncovered_share: float, imbalance_left: float, least_alike: str) -> str | None:
     if n_even < MIN_GROUPS:
         return too_few_groups("images of a class under the weights", n_even, MIN_GROUPS)
     if uncovered_share > MAX_UNCOVERED_SHARE:
         return f"{uncovered_share:.0%} of the test set have a kind of diagnosis that the cohort does not have"
     if imbalance_left > MAX_IMBALANCE_LEFT:
         return (
-            f"even weighted, the two differ by {imbalance_left:.2f} standard deviations, at most "
+            f"even weighted, the two differ in {least_alike} by {imbalance_left:.2f} standard deviations, at most "
             f"{MAX_IMBALANCE_LEFT:g} expected"
         )
     return None
 
 
-def _words(fall: Fall, auc: float, explained: Interval | None, reason: str | None) -> str:
+def _lacking(classes: Sequence[tuple[pd.DataFrame, pd.DataFrame]], name: str) -> float:
+    """The share of the test set with a value that no image of its class in the cohort has."""
+    n_lacking = sum(
+        int((~_filled(own[name]).isin(set(_filled(other[name])))).sum()) for own, other in classes
+    )
+    return n_lacking / sum(len(own) for own, _ in classes)
+
+
+def _words(
+    fall: Fall, auc: float, explained: Interval | None, reason: str | None, aside: Sequence[str]
+) -> str:
     if reason is not None:
         return f"How much of it the case mix explains cannot be told: {reason}."
-    moved = f"Weighted to the test set's age, sex, site and kinds of diagnosis, the cohort gives {auc:.3f}"
+    names = [NAMES[name] for name in COVARIATES if name not in aside]
+    mix = f"{', '.join(names[:-1])} and {names[-1]}"
+    moved = f"Weighted to the test set's mix of {mix}, the cohort gives {auc:.3f}"
     value = auc - fall.cohort
-    share = f" of {fall.value:+.3f}" if fall.value < 0 else ""
+    share = f" of the fall of {abs(fall.value):.3f}" if fall.value < 0 else ""
     if explained is None or explained.low <= 0 <= explained.high:
-        return f"{moved}: the case mix is not shown to explain any of it ({value:+.3f})."
-    side = "explains" if value > 0 else "hides"
-    return (
-        f"{moved}: the case mix {side} {abs(value):.3f}{share} "
-        f"(95 % interval {explained.low:+.3f} to {explained.high:+.3f})."
-    )
+        said = f"{moved}: the case mix is not shown to explain any of it ({value:+.3f})."
+    else:
+        said = (
+            f"{moved}: the case mix {'explains' if value > 0 else 'hides'} {abs(value):.3f}{share} "
+            f"(95 % interval {explained.low:+.3f} to {explained.high:+.3f})."
+        )
+    if aside:
+        left = " and ".join(NAMES[name] for name in aside)
+        said += (
+            f" That leaves the {left} aside, in which the two have too little in common to be weighted: what is not "
+            f"explained may be the {left}."
+        )
+    return said
 
 
-def _design(test: pd.DataFrame, cohort: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
-    """Covariates of both: standardized numbers and their squares, and a column for each value of the others."""
+def _design(
+    test: pd.DataFrame, cohort: pd.DataFrame, categories: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, list[str]]:
+    """Covariates of both: standardized numbers and their squares, and a column for each value of the others.
+
+    The third: of which covariate each column is, after the constant.
+    """
     both = pd.concat([test, cohort])
-    columns = []
+    columns: list[np.ndarray] = []
+    names: list[str] = []
     for name in NUMBERS:
         values = both[name].to_numpy(dtype=np.float64)
         known = values[np.isfinite(values)]
@@ -207,12 +243,14 @@ def _design(test: pd.DataFrame, cohort: pd.DataFrame) -> tuple[np.ndarray, np.nd
         scaled = np.where(np.isfinite(values), values - (known.mean() if len(known) else 0.0), 0.0)
         scaled = scaled / spread if spread else scaled
         columns += [scaled, scaled**2, ~np.isfinite(values)]
-    for name in CATEGORIES:
+        names += [name] * 3
+    for name in categories:
         filled = _filled(both[name]).to_numpy(dtype=object)
         columns += [filled == value for value in np.unique(filled)]
+        names += [name] * (len(columns) - len(names))
     constant = np.ones(len(both))
     design = np.column_stack([constant, *(np.asarray(column, dtype=np.float64) for column in columns)])
-    return design[: len(test)], design[len(test) :]
+    return design[: len(test)], design[len(test) :], names
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -224,20 +262,26 @@ class Membership:
     test_rows: np.ndarray
     cohort_rows: np.ndarray
     coefficients: np.ndarray  # (p,) of the model of belonging to the test set, on all images
+    names: list[str]  # (p - 1,) of which covariate each column after the constant is
 
     @classmethod
     def of(
-        cls, test: pd.DataFrame, cohort: pd.DataFrame, test_rows: np.ndarray, cohort_rows: np.ndarray
+        cls,
+        test: pd.DataFrame,
+        cohort: pd.DataFrame,
+        test_rows: np.ndarray,
+        cohort_rows: np.ndarray,
+        categories: Sequence[str],
     ) -> Membership:
-        designs = _design(test, cohort)
-        everyone = np.ones(len(test)), np.ones(len(cohort))
-        start = np.zeros(designs[0].shape[1])
+        ours, theirs, names = _design(test, cohort, categories)
+        start = np.zeros(ours.shape[1])
         return cls(
-            test=designs[0],
-            cohort=designs[1],
+            test=ours,
+            cohort=theirs,
             test_rows=test_rows,
             cohort_rows=cohort_rows,
-            coefficients=_fit(*designs, *everyone, start, N_STEPS),
+            coefficients=_fit(ours, theirs, np.ones(len(test)), np.ones(len(cohort)), start, N_STEPS),
+            names=names,
         )
 
     def odds(self, of_test: np.ndarray, of_cohort: np.ndarray) -> np.ndarray:
@@ -250,14 +294,15 @@ class Membership:
         odds = np.minimum(odds / np.average(odds, weights=drawn[1]), MAX_WEIGHT)
         return np.asarray(odds / np.average(odds, weights=drawn[1]) * drawn[1])
 
-    def imbalance(self, weights: np.ndarray) -> float:
-        """The largest standardized difference of a covariate, in standard deviations of both."""
+    def imbalance(self, weights: np.ndarray) -> tuple[float, str]:
+        """The largest standardized difference of a covariate, in standard deviations of both, and which one it is."""
         means = self.test.mean(axis=0), np.average(self.cohort, axis=0, weights=weights)
         spread = np.sqrt((self.test.var(axis=0) + self.cohort.var(axis=0)) / 2)
-        is_varying = spread > 0
-        if not is_varying.any():
-            return 0.0
-        return float(np.abs((means[1] - means[0])[is_varying] / spread[is_varying]).max())
+        differences = np.divide(
+            np.abs(means[1] - means[0]), spread, out=np.zeros_like(spread), where=spread > 0
+        )
+        largest = int(differences[1:].argmax())
+        return float(differences[1 + largest]), self.names[largest]
 
 
 def _fit(

@@ -53,11 +53,20 @@ class Fall(Published):
     interval_reason: str | None = None
     words: str
 
+    @property
+    def is_worse(self) -> bool:
+        """Whether it falls, by more than chance."""
+        return self.high is not None and self.high < 0
+
 
 class Reweighting(Published):
     """What of a fall goes with the case mix: the cohort weighted so that its images resemble those of the test set."""
 
     covariates: list[str]
+    left_aside: list[str] = Field(
+        default_factory=list,
+        description="Covariates in which test set and cohort have too little in common to be weighted.",
+    )
     reason: str | None = Field(default=None, description="Why there is none, or why it cannot be relied on.")
     auc: float | None = Field(default=None, description="On the weighted cohort.")
     low: float | None = None

@@ -151,7 +151,7 @@ def read_training(workspace: Workspace, training_id: str, try_of: TryOf) -> Trai
             is_last = training.status == "failed" and failure is failures[0]
             first_sign = training.started_at if is_last else None
             moment = ended_by_epoch.get(failure.n_epochs) if failure.n_epochs else first_sign
-        found = None if moment is None else try_of(_labels(training.variant, held_out), moment)
+        found = None if moment is None else try_of(_labels(training, held_out), moment)
         shown.append(ShownFailure(failure=failure, task_try=found, advice=advice_on(failure.reason)))
     return TrainingState(
         training=training,
@@ -164,10 +164,13 @@ def read_training(workspace: Workspace, training_id: str, try_of: TryOf) -> Trai
     )
 
 
-def _labels(variant: str, held_out: str | None) -> frozenset[str]:
+def _labels(training: Training, held_out: str | None) -> frozenset[str]:
     """Under which labels a task trains a variant: its own, and those of the ensembles that it is a member of."""
+    variant = training.variant
     if held_out:
-        return frozenset([held_out.partition(": ")[2]])
+        value = held_out.partition(": ")[2]
+        # Runs of earlier releases have one training of each value, and say no seed.
+        return frozenset([f"{value}, seed {training.seed}", value])
     return frozenset([variant, *(one.name for one in VARIANTS.values() if variant in one.members)])
 
 

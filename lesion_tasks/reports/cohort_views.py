@@ -38,6 +38,11 @@ class CohortView:
     case_mix: list[tuple[str, list[tuple[CaseMixRow, bool]]]]
     recalibrated: list[tuple[str, PublishedFigure, PublishedFigure]]
 
+    @staticmethod
+    def digits_of(row: CaseMixRow) -> int:
+        """Decimals that show two means: fewer of an age than of a share of a picture."""
+        return 1 if max(abs(row.test or 0), abs(row.cohort or 0)) >= 10 else 3
+
 
 def cohort_views(other: OtherData | None, own: SubsetDocument | None) -> list[CohortView]:
     """Every cohort in the order of the catalogue; empty if none judges the task."""

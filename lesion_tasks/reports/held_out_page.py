@@ -6,7 +6,7 @@ import json
 
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.document_schema import DIALECT, PublishedFigure
-from lesion_tasks.metrics.held_out_document import HeldOutDocument, HeldOutSite
+from lesion_tasks.metrics.held_out_document import HeldOutDocument
 from lesion_tasks.reports.cohort_views import forest
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.page import File
@@ -31,26 +31,31 @@ def _json(value: object) -> bytes:
 def render_page(document: HeldOutDocument) -> str:
     """Render only the page."""
     plot = _forest(document)
-    columns = in_order({name for site in document.sites for name in site.figures} - {document.measure})
+    trainings = [training for site in document.sites for training in site.trainings]
+    columns = in_order({name for one in trainings for name in one.figures} - {document.measure})
     page: str = (
         environment()
         .get_template("held_out.html.j2")
-        .render(document=document, forest=plot and plot.svg(), columns=columns, sites=_paths(document))
+        .render(
+            document=document,
+            forest=plot and plot.svg(),
+            columns=columns,
+            n_trainings=len(trainings),
+            has_several=len(trainings) > len(document.sites),
+            path_of={
+                one.training_id: f"../../{one.report_key.removeprefix('reports/')}" for one in trainings
+            },
+        )
     )
     return page
-
-
-def _paths(document: HeldOutDocument) -> list[tuple[HeldOutSite, str]]:
-    """Each site with the place of its own report, seen from this one's folder."""
-    return [(site, f"../../{site.report_key.removeprefix('reports/')}") for site in document.sites]
 
 
 def _forest(document: HeldOutDocument) -> Plot | None:
     """The mean and where a new site may fall, then each site; None without a figure."""
     known = [
-        (site.value, figure)
+        (site.value, site.figure)
         for site in document.sites
-        if (figure := site.figures.get(document.measure)) is not None and figure.value is not None
+        if site.figure is not None and site.figure.value is not None
     ]
     if not known:
         return None

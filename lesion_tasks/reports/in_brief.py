@@ -6,7 +6,15 @@ from typing import Any
 
 from lesion_tasks.reports import views
 from lesion_tasks.reports.bundle import Bundle
-from lesion_tasks.reports.words import check_title, counts_words, figure_words, measure_words, subset_title
+from lesion_tasks.reports.words import (
+    check_title,
+    counts_words,
+    figure_words,
+    label,
+    measure_words,
+    number,
+    subset_title,
+)
 
 
 def in_brief(bundle: Bundle) -> dict[str, Any]:
@@ -18,6 +26,13 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
         found[f"{subset_title(document.subset.name)}: {counts_words(document.subset)}"] = {
             measure_words(one["name"]): figure_words(one["figure"])
             for one in views.headline_figures(document)
+        }
+    if bundle.other_data is not None and bundle.other_data.cohorts:
+        found["on other data"] = {
+            cohort.title: cohort.reason or "not judged"
+            if cohort.fall is None
+            else f"{label(cohort.fall.measure)} {number(cohort.fall.cohort)}. {cohort.fall.words}"
+            for cohort in bundle.other_data.cohorts
         }
     if bundle.identities is not None and (note := bundle.identities.note) is not None:
         found["patients and lesions"] = note

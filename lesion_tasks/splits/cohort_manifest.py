@@ -55,7 +55,8 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
         table = manifest_rows(connection, split, {})
         left_out = list(left_out_in_words(connection, split.name))
         if not len(table):
-            raise NoImageToJudgeError("; ".join([f"cohort {name!r}: no image can be judged", *left_out]))
+            why = left_out or ["no curated image belongs to it"]
+            raise NoImageToJudgeError("; ".join([f"cohort {name!r}: no image can be judged", *why]))
         if objection := check_rows(table.to_pandas(), asked):
             raise UnusableInputError(f"cohort {name!r}: {objection}")
         counts = _class_counts(table, asked)

@@ -90,7 +90,7 @@ def _values_found(connection: Connection, split: str, reason: str) -> str:
         {"split": split, "reason": reason, "n_looked_at": N_LOOKED_AT, "n_named": N_VALUES_NAMED},
     )
     return ", ".join(
-        f"{printable(repr(row.value), 80) if row.value else 'no value'} {plural(row.n, 'time')}"
+        f"{printable(repr(row.value), 200) if row.value else 'no value'} {plural(row.n, 'time')}"
         for row in rows
     )
 

@@ -68,9 +68,13 @@ class _Known:
     evaluated: dict[str, set[str]]  # training -> digests of the manifests it predicted or was evaluated on
     in_force: dict[str, str]  # split -> digest
 
-    def kind_of(self, training: Training) -> tuple[tuple[str, bool, bool], str | None]:
-        """As candidates are told apart, and as the last training of a variant or of one of its folds is looked for."""
-        return kind_of(training), self.held_out.get(training.manifest_digest)
+    def kind_of(self, training: Training) -> tuple[Any, ...]:
+        """As candidates are told apart, and as the last training of a variant or of one of its folds is looked for.
+
+        What is held out is held out with several seeds: none of these takes the place of another.
+        """
+        held_out = self.held_out.get(training.manifest_digest)
+        return kind_of(training), held_out, None if held_out is None else training.seed
 
 
 def find_prunable(
