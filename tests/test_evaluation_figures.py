@@ -24,14 +24,13 @@ from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.document_schema import DominantGroup, SubsetDocument, metrics_schema
 from lesion_tasks.metrics.multiclass import multiclass_figures
 from lesion_tasks.metrics.proportion import wilson
-from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
-from lesion_tasks.metrics.resample import Resampling, resampled, resampled_auc
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_ranking
+from lesion_tasks.metrics.resample import Resampling, resampled_auc
 from lesion_tasks.metrics.slices import slice_figures
 from lesion_tasks.metrics.threshold import Threshold
 
 FEW = Resampling(n_resamples=200)
 RANKING_NAMES = ("auc", "average_precision", *CURVE_MEASURES)
-MEASURE = resampled_measures(RANKING_NAMES)
 
 
 def tied(n_images=400, seed=0, decimals=2, n_groups=150):
@@ -123,7 +122,7 @@ def copied_out(scored, resampling):
 @pytest.mark.parametrize("decimals", [1, 2, 9])
 def test_every_resampled_measure_equals_the_measure_of_the_copied_out_resample(decimals):
     scored, resampling = tied(decimals=decimals), Resampling(n_resamples=30)
-    ours = resampled(scored.is_positive, scored.scores, scored.groups, resampling, MEASURE)
+    ours = resampled_ranking(scored.is_positive, scored.scores, scored.groups, resampling, RANKING_NAMES)
     for column, (labels, scores) in zip(ours.T, copied_out(scored, resampling), strict=True):
         expected = ranking_values(labels, scores)
         assert column == pytest.approx([expected[name] for name in RANKING_NAMES], abs=1e-12)
@@ -156,7 +155,7 @@ def test_a_resample_without_positives_is_undefined_and_left_out():
     assert FEW.interval(samples) is None  # a third of the draws lack the one positive
     assert np.array_equal(
         np.isnan(samples),
-        np.isnan(resampled(scored.is_positive, scored.scores, scored.groups, FEW, MEASURE)[0]),
+        np.isnan(resampled_ranking(scored.is_positive, scored.scores, scored.groups, FEW, RANKING_NAMES)[0]),
     )
 
 
