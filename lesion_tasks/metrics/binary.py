@@ -275,8 +275,8 @@ def stated_prevalence_figures(
     found = {}
     for prevalence in prevalences:
         values = predictive_values(point[:, None], prevalence)[:, 0]
-        sampled = predictive_values(samples, prevalence)
-        for name, value, row in zip(names, values, sampled, strict=True):
+        rows = predictive_values(samples, prevalence)
+        for name, value, row in zip(names, values, rows, strict=True):
             is_defined = bool(np.isfinite(value))
             found[f"{name}_at_prevalence_{prevalence:g}"] = figure(
                 value if is_defined else None,
