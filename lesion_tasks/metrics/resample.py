@@ -2,14 +2,12 @@
 
 Images of one patient or lesion resemble each other, so the unit that is drawn with replacement is the group
 (Field & Welsh 2007). A resample is never copied out: each group has the number of times it was drawn, and
-each measure is computed from counts. Thus 2,000 resamples of 50,000 predictions cost about as much as ten AUCs.
+each measure is computed from counts. Thus 2,000 resamples of 50,000 predictions cost about as much as fifteen AUCs.
 
 The same groups, seed and number of resamples give the same draws, whatever the chunk size: two models on the
-same images are compared draw by draw. Drawing is half of the work, so measures of the same groups share their draws
-(`resample`).
-
-Counts are whole numbers, multiplied and added as such, in the narrowest type that holds them: exact, and many at
-a time.
+same images are compared draw by draw. Drawing is much of the work, so measures of the same groups share their draws
+(`resample`). Counts are whole numbers, multiplied and added as such, in the narrowest type that holds them: exactly,
+and many at a time.
 """
 
 from __future__ import annotations
