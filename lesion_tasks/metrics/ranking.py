@@ -222,7 +222,7 @@ class _Bin:
 def _before(counts: np.ndarray) -> np.ndarray:
     """(n + 1, r) float64 sums of the rows before each row of (n, r), and of all."""
     sums = np.zeros((counts.shape[0] + 1, *counts.shape[1:]))
-    np.cumsum(counts, axis=0, out=sums[1:])
+    np.cumsum(counts, axis=0, dtype=np.float64, out=sums[1:])
     return sums
 
 
