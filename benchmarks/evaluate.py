@@ -28,9 +28,9 @@ from lesion_tasks.metrics.threshold import choose_threshold
 N_IMAGES, N_GROUPS, PREVALENCE = 50_000, 20_000, 0.2
 N_LOOPED = 100
 N_ROUNDS = 3
-MIN_RATIO = 30.0
+MIN_RATIO = 100.0
 N_LARGE = 500_000
-MAX_MEMORY_GB = 2.0
+MAX_MEMORY_GB = 0.65
 
 
 def predictions(n_images: int, n_groups: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import re
 
@@ -19,21 +20,30 @@ from sklearn.metrics import (
 
 from lesion_tasks.metrics import calibration, names
 from lesion_tasks.metrics.auc import measure_auc
-from lesion_tasks.metrics.binary import binary_figures
+from lesion_tasks.metrics.binary import (
+    binary_figures,
+    probability_figures,
+    ranking_figures,
+    threshold_figures,
+)
 from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import effective_groups, satterthwaite
 from lesion_tasks.metrics.document import evaluation_document
-from lesion_tasks.metrics.document_schema import DominantGroup, SubsetDocument, metrics_schema
+from lesion_tasks.metrics.document_schema import (
+    DominantGroup,
+    PublishedFigure,
+    SubsetDocument,
+    metrics_schema,
+)
 from lesion_tasks.metrics.multiclass import multiclass_figures
 from lesion_tasks.metrics.proportion import wilson
-from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures
-from lesion_tasks.metrics.resample import Resampling, resampled, resampled_auc
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_ranking
+from lesion_tasks.metrics.resample import Resampling, resampled_auc
 from lesion_tasks.metrics.slices import slice_figures
 from lesion_tasks.metrics.threshold import Threshold
 
 FEW = Resampling(n_resamples=200)
 RANKING_NAMES = ("auc", "average_precision", *CURVE_MEASURES)
-MEASURE = resampled_measures(RANKING_NAMES)
 
 
 def tied(n_images=400, seed=0, decimals=2, n_groups=150):
@@ -125,7 +135,7 @@ def copied_out(scored, resampling):
 @pytest.mark.parametrize("decimals", [1, 2, 9])
 def test_every_resampled_measure_equals_the_measure_of_the_copied_out_resample(decimals):
     scored, resampling = tied(decimals=decimals), Resampling(n_resamples=30)
-    ours = resampled(scored.is_positive, scored.scores, scored.groups, resampling, MEASURE)
+    ours = resampled_ranking(scored.is_positive, scored.scores, scored.groups, resampling, RANKING_NAMES)
     for column, (labels, scores) in zip(ours.T, copied_out(scored, resampling), strict=True):
         expected = ranking_values(labels, scores)
         assert column == pytest.approx([expected[name] for name in RANKING_NAMES], abs=1e-12)
@@ -136,6 +146,48 @@ def test_the_fast_auc_equals_scikit_learns_on_every_resample():
     ours = resampled_auc(scored.is_positive, scored.scores, scored.groups, resampling)
     peer = [roc_auc_score(labels, scores) for labels, scores in copied_out(scored, resampling)]
     assert np.abs(ours - peer).max() < 1e-12
+
+
+def test_counts_that_do_not_fit_into_sixteen_bits_are_exact():
+    # Eight groups of 10,000 images, nearly all of them negatives below the lowest positive.
+    rng = np.random.default_rng(5)
+    groups, labels = np.arange(80_000) % 8, np.zeros(80_000, dtype=int)
+    labels[:40] = 1
+    scores = np.where(labels, 0.5 + rng.random(80_000) / 2, np.round(rng.random(80_000) ** 9, 3))
+    scored, resampling = binary(labels, scores, groups), Resampling(n_resamples=10)
+    data = scored.is_positive, scored.scores, scored.groups, resampling
+    for alone, column, copied in zip(
+        resampled_auc(*data),
+        resampled_ranking(*data, RANKING_NAMES).T,
+        copied_out(scored, resampling),
+        strict=True,
+    ):
+        expected = ranking_values(*copied)
+        assert alone == pytest.approx(expected["auc"], abs=1e-12)
+        assert column == pytest.approx([expected[name] for name in RANKING_NAMES], abs=1e-12)
+
+
+def test_figures_that_share_their_draws_are_those_that_are_drawn_one_by_one():
+    scored = tied()
+    attributes = scored.attributes.assign(image_type="dermoscopic")
+    scored = dataclasses.replace(scored, attributes=attributes)  # a slice of all images shares them too
+    threshold = Threshold(value=0.4, rule="", chosen_on="val")
+    document = evaluation_document(scored, threshold=threshold, subset="test", resampling=FEW)
+    apart = (
+        ranking_figures(scored, RANKING_NAMES, FEW)
+        | threshold_figures(scored, 0.4, FEW)
+        | probability_figures(scored, FEW)
+    )
+    together = {name: figure.model_dump() for name, figure in document.figures.items()}
+    (part,) = (part for part in document.slices if part.attribute == "image_type")
+    for name, figure in apart.items():
+        expected = PublishedFigure.model_validate(figure.as_dict()).model_dump()
+        assert together[name] == expected
+        if name in part.figures:
+            assert part.figures[name].model_dump() == expected
+    data = scored.is_positive, scored.scores, scored.groups, FEW
+    assert document.curves.calibration.model_dump() == calibration.calibration_curve(*data)
+    assert document.curves.net_benefit.model_dump() == calibration.net_benefit_curve(*data)
 
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once():
@@ -158,7 +210,7 @@ def test_a_resample_without_positives_is_undefined_and_left_out():
     assert FEW.interval(samples) is None  # a third of the draws lack the one positive
     assert np.array_equal(
         np.isnan(samples),
-        np.isnan(resampled(scored.is_positive, scored.scores, scored.groups, FEW, MEASURE)[0]),
+        np.isnan(resampled_ranking(scored.is_positive, scored.scores, scored.groups, FEW, RANKING_NAMES)[0]),
     )
 
 

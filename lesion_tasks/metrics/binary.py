@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 from sklearn.metrics import brier_score_loss, log_loss
@@ -13,7 +13,7 @@ from lesion_tasks.metrics.counted import plural, too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
 from lesion_tasks.metrics.figure import Figure, Interval, Stated
 from lesion_tasks.metrics.proportion import proportion_interval
-from lesion_tasks.metrics.resample import Resampling, resampled
+from lesion_tasks.metrics.resample import Part, Resampling, called_part, resample, weigh
 from lesion_tasks.metrics.scored import Scored
 
 # Prevalences at which PPV and NPV are stated besides the subset's own: screening, and a specialist's referrals.
@@ -26,6 +26,8 @@ MIN_GROUPS = 10
 MIN_GROUPS_OF_RATES = 12
 
 FigureOf = Callable[..., Figure]
+# Name of a part -> its resamples in the last axis: `resample_together`.
+Samples = Mapping[str, np.ndarray]
 
 
 def binary_figures(
@@ -34,13 +36,58 @@ def binary_figures(
     threshold: float | None,
     resampling: Resampling,
     prevalences: Sequence[float] = PREVALENCES,
+    sampled: Samples | None = None,
 ) -> dict[str, Figure]:
     """Every figure of a binary task by name, in the order of `names.BINARY_FIGURES`."""
-    found = ranking_figures(scored, RANKING_NAMES, resampling)
-    found |= threshold_figures(scored, threshold, resampling)
-    found |= stated_prevalence_figures(scored, threshold, resampling, prevalences)
-    found |= probability_figures(scored, resampling)
+    sampled = sampled or resample_together(
+        scored, threshold, resampling, RANKING_NAMES, has_probabilities=True
+    )
+    found = ranking_figures(scored, RANKING_NAMES, resampling, sampled)
+    found |= threshold_figures(scored, threshold, resampling, sampled)
+    found |= stated_prevalence_figures(scored, threshold, resampling, prevalences, sampled)
+    found |= probability_figures(scored, resampling, sampled)
     return found
+
+
+def resample_together(
+    scored: Scored,
+    threshold: float | None,
+    resampling: Resampling,
+    names: tuple[str, ...],
+    *,
+    has_probabilities: bool = False,
+    has_curves: bool = False,
+) -> Samples:
+    """What the figures of `scored` are resampled to, all from the same draws, which are made once.
+
+    The keys are those that the functions of this module ask for: the measures `names` of a ranking, and `rates` at
+    `threshold`; with `has_probabilities` also `losses` and `calibration_error`, and with `has_curves` what
+    `calibration_curve` and `net_benefit_curve` need. Without an image of each class the measures that need both are
+    left out.
+    """
+    if scored.n_images == 0:
+        return {}
+    data = scored.is_positive, scored.scores, scored.groups
+    parts: dict[str, Part] = {}
+    if missing_class(scored) is None:
+        parts["ranking"] = ranking.ranking_part(*data, names)
+        parts["rates"] = rates_part(scored, called_positive(scored, threshold))
+    if has_probabilities:
+        outcome = scored.is_positive.astype(np.float64)
+        parts["losses"] = _losses_part(outcome, *data[1:])
+        parts["calibration_error"] = calibration.calibration_error_part(outcome, *data[1:])
+    edges, thresholds = calibration.equal_count_edges(scored.scores), calibration.NET_BENEFIT_THRESHOLDS
+    cuts = np.union1d(edges, thresholds)
+    if has_curves:
+        parts["called"] = called_part(*data, cuts)
+    sampled = resample(parts, scored.n_groups, resampling)
+    if "ranking" in sampled:
+        sampled |= dict(zip(names, sampled.pop("ranking"), strict=True))
+    if has_curves:
+        called = sampled.pop("called")
+        for name, own in (("calibration", edges), ("net_benefit", thresholds)):
+            sampled[name] = called[:, np.concatenate([[0], np.searchsorted(cuts, own) + 1])]
+    return sampled
 
 
 def figure_of(scored: Scored) -> FigureOf:
@@ -77,23 +124,26 @@ def missing_class(scored: Scored) -> str | None:
     return None
 
 
-def ranking_figures(scored: Scored, names: tuple[str, ...], resampling: Resampling) -> dict[str, Figure]:
+def ranking_figures(
+    scored: Scored, names: tuple[str, ...], resampling: Resampling, sampled: Samples | None = None
+) -> dict[str, Figure]:
     """AUC and the figures read from the ROC and precision-recall curves; names from `RANKING_NAMES`."""
     figure = figure_of(scored)
     if reason := missing_class(scored):
         return {name: figure(None, reason=reason) for name in names}
     data = scored.is_positive, scored.scores, scored.groups
     values = ranking.ranking_values(*data[:2])
-    samples = resampled(*data, resampling, ranking.resampled_measures(names))
+    if sampled is None:
+        sampled = dict(zip(names, ranking.resampled_ranking(*data, resampling, names), strict=True))
     auc = measure_auc(*data)
     degrees = auc.degrees if auc else np.inf
     even = class_groups(scored)
     found = {
         name: figure(
             values[name],
-            ranking.too_few_to_rank(name, *even, values[name]) or resampling.stated(row, degrees),
+            ranking.too_few_to_rank(name, *even, values[name]) or resampling.stated(sampled[name], degrees),
         )
-        for name, row in zip(names, samples, strict=True)
+        for name in names
     }
     if "auc" in names and auc is not None:
         bootstrap = found["auc"].interval
@@ -136,12 +186,14 @@ def stated_rates(samples: np.ndarray, scored: Scored, is_hit: np.ndarray, resamp
         if even < MIN_GROUPS_OF_RATES:
             return too_few_groups(f"images of {name.replace('_', ' ')}", even, MIN_GROUPS_OF_RATES)
         deviations[mask] = (deviations[mask] - deviations[mask].mean()) / mask.sum()
-        n_groups.append(len(np.unique(scored.groups[mask])))
+        n_groups.append(int(np.count_nonzero(np.bincount(scored.groups[mask]))))
     found = satterthwaite(deviations, scored.groups, scored.labels)
     return resampling.stated(samples, degrees_of_freedom([found], min(n_groups)))
 
 
-def threshold_figures(scored: Scored, threshold: float | None, resampling: Resampling) -> dict[str, Figure]:
+def threshold_figures(
+    scored: Scored, threshold: float | None, resampling: Resampling, sampled: Samples | None = None
+) -> dict[str, Figure]:
     """The 2x2 table at a threshold as shares; without a threshold, at a score of one half."""
     figure = figure_of(scored)
     positive, called = scored.is_positive, called_positive(scored, threshold)
@@ -166,7 +218,7 @@ def threshold_figures(scored: Scored, threshold: float | None, resampling: Resam
     }
     sensitivity, specificity = found["sensitivity"].value, found["specificity"].value
     if sensitivity is not None and specificity is not None:
-        rates = resampled_rates(scored, called, resampling)
+        rates = resampled_rates(scored, called, resampling) if sampled is None else sampled["rates"]
         found["balanced_accuracy"] = figure(
             (sensitivity + specificity) / 2,
             stated_rates(rates.mean(axis=0), scored, called == positive, resampling),
@@ -181,21 +233,31 @@ def called_positive(scored: Scored, threshold: float | None) -> np.ndarray:
 
 def resampled_rates(scored: Scored, called: np.ndarray, resampling: Resampling) -> np.ndarray:
     """(2, n_resamples): sensitivity and specificity at the threshold."""
-    table = calibration.by_bin(
-        2 * scored.is_positive + called, scored.groups, np.ones(scored.n_images), 4
-    )  # rows: TN, FP, FN, TP
-    rates = []
-    for weights in resampling.weights(scored.n_groups):
-        true_negative, false_positive, false_negative, true_positive = table @ weights
+    return resample({"rates": rates_part(scored, called)}, scored.n_groups, resampling)["rates"]
+
+
+def rates_part(scored: Scored, called: np.ndarray) -> Part:
+    """Sensitivity and specificity of every resample, (2, r)."""
+    cells = 2 * scored.is_positive + called  # rows: TN, FP, FN, TP
+    by_group = np.bincount(cells * scored.n_groups + scored.groups, minlength=4 * scored.n_groups)
+    table = by_group.reshape(4, scored.n_groups).astype(np.float64)
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        true_negative, false_positive, false_negative, true_positive = weigh(table, counts)
         with np.errstate(invalid="ignore"):
             sensitivity = true_positive / (true_positive + false_negative)
             specificity = true_negative / (true_negative + false_positive)
-        rates.append(np.stack([sensitivity, specificity]))
-    return np.concatenate(rates, axis=1)
+        return np.stack([sensitivity, specificity])
+
+    return Part(measure=measure, n_rows=0)
 
 
 def stated_prevalence_figures(
-    scored: Scored, threshold: float | None, resampling: Resampling, prevalences: Sequence[float]
+    scored: Scored,
+    threshold: float | None,
+    resampling: Resampling,
+    prevalences: Sequence[float],
+    sampled: Samples | None = None,
 ) -> dict[str, Figure]:
     """PPV and NPV by Bayes' rule from sensitivity and specificity, at other prevalences."""
     figure, names = figure_of(scored), ("ppv", "npv")
@@ -207,12 +269,12 @@ def stated_prevalence_figures(
         }
     called = called_positive(scored, threshold)
     point = np.array([called[scored.is_positive].mean(), (~called[~scored.is_positive]).mean()])
-    samples = resampled_rates(scored, called, resampling)
+    samples = resampled_rates(scored, called, resampling) if sampled is None else sampled["rates"]
     found = {}
     for prevalence in prevalences:
         values = predictive_values(point[:, None], prevalence)[:, 0]
-        sampled = predictive_values(samples, prevalence)
-        for name, value, row in zip(names, values, sampled, strict=True):
+        rows = predictive_values(samples, prevalence)
+        for name, value, row in zip(names, values, rows, strict=True):
             is_defined = bool(np.isfinite(value))
             found[f"{name}_at_prevalence_{prevalence:g}"] = figure(
                 value if is_defined else None,
@@ -238,7 +300,9 @@ def predictive_values(rates: np.ndarray, prevalence: float) -> np.ndarray:
         )
 
 
-def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
+def probability_figures(
+    scored: Scored, resampling: Resampling, sampled: Samples | None = None
+) -> dict[str, Figure]:
     """Brier score and skill, log loss, calibration slope and intercept, expected calibration error."""
     figure, groups, scores = figure_of(scored), scored.groups, scored.scores
     names = ("brier_score", "brier_skill", "log_loss")
@@ -253,7 +317,12 @@ def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fig
         1 - brier / baseline if baseline else None,
         float(log_loss(outcome, scores, labels=[0, 1])),
     )
-    samples = _resampled_losses(outcome, scores, groups, resampling)
+    if sampled is None:
+        parts = {
+            "losses": _losses_part(outcome, scores, groups),
+            "calibration_error": calibration.calibration_error_part(outcome, scores, groups),
+        }
+        sampled = resample(parts, scored.n_groups, resampling)
     squares = (scores - outcome) ** 2
     # Skill is 1 - Brier / (share (1 - share)): its linear part in each image.
     skill = squares - brier / max(baseline, 1e-12) * (1 - 2 * outcome.mean()) * outcome
@@ -262,7 +331,7 @@ def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fig
         name: figure(None, reason=missing_class(scored))
         if value is None
         else figure(value, stated_mean(row, scored, loss, resampling))
-        for name, value, row, loss in zip(names, values, samples, losses, strict=True)
+        for name, value, row, loss in zip(names, values, sampled["losses"], losses, strict=True)
     }
     for name, fit in (
         ("calibration_slope", calibration.calibration_slope(scored.is_positive, scores, groups)),
@@ -273,10 +342,9 @@ def probability_figures(scored: Scored, resampling: Resampling) -> dict[str, Fig
             found[name] = figure(None, reason=reason)
         else:
             found[name] = figure(fit.value, fit.stated)
-    error_samples = calibration.resampled_calibration_error(outcome, scores, groups, resampling)
     found["expected_calibration_error"] = figure(
         calibration.expected_calibration_error(outcome, scores),
-        stated_mean(error_samples, scored, scores - outcome, resampling),
+        stated_mean(sampled["calibration_error"], scored, scores - outcome, resampling),
     )
     return found
 
@@ -286,17 +354,16 @@ def _log_losses(outcome: np.ndarray, scores: np.ndarray) -> np.ndarray:
     return -np.log(np.clip(np.where(outcome == 1, scores, 1 - scores), epsilon, 1 - epsilon))
 
 
-def _resampled_losses(
-    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
-) -> np.ndarray:
-    """(3, n_resamples): Brier score, Brier skill, log loss."""
+def _losses_part(outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray) -> Part:
+    """Brier score, Brier skill and log loss of every resample, (3, r)."""
     columns = (np.ones_like(scores), outcome, (scores - outcome) ** 2, _log_losses(outcome, scores))
     by_group = np.stack([np.bincount(groups, column) for column in columns])
-    rows = []
-    for weights in resampling.weights(by_group.shape[1]):
-        n_images, n_positives, squares, logs = by_group @ weights
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        n_images, n_positives, squares, logs = weigh(by_group, counts)
         share = n_positives / n_images
         with np.errstate(invalid="ignore", divide="ignore"):
             brier = squares / n_images
-            rows.append(np.stack([brier, 1 - brier / (share * (1 - share)), logs / n_images]))
-    return np.concatenate(rows, axis=1)
+            return np.stack([brier, 1 - brier / (share * (1 - share)), logs / n_images])
+
+    return Part(measure=measure, n_rows=0)

@@ -11,13 +11,12 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from scipy.sparse import csr_array
 from scipy.stats import t as student
 
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, satterthwaite, tail_degrees
 from lesion_tasks.metrics.figure import Interval, Stated
-from lesion_tasks.metrics.resample import Resampling
+from lesion_tasks.metrics.resample import Part, Resampling, called_part, resample, weigh
 
 N_BINS = 10
 WALD = "Wald with the sandwich variance by group (CR2), Student's t"
@@ -130,7 +129,7 @@ def _logistic_fit(
 
 
 def _n_groups(groups: np.ndarray) -> int:
-    return len(np.unique(groups))
+    return int(np.count_nonzero(np.bincount(groups)))
 
 
 def _leverage_corrected(
@@ -163,13 +162,24 @@ def resampled_calibration_error(
     outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling, n_bins: int = N_BINS
 ) -> np.ndarray:
     """(n_resamples,) expected calibration error."""
-    bins = equal_width_bins(scores, n_bins)
-    tables = [by_bin(bins, groups, value, n_bins) for value in (np.ones_like(scores), scores, outcome)]
-    chunks = [
-        _error_of_sums(np.stack([table @ weights for table in tables]))
-        for weights in resampling.weights(tables[0].shape[1])
-    ]
-    return np.concatenate(chunks)
+    part = calibration_error_part(outcome, scores, groups, n_bins)
+    return resample({"error": part}, int(groups.max()) + 1, resampling)["error"]
+
+
+def calibration_error_part(
+    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, n_bins: int = N_BINS
+) -> Part:
+    """The expected calibration error of every resample."""
+    n_groups = int(groups.max()) + 1
+    cells = equal_width_bins(scores, n_bins) * n_groups + groups
+    surplus = np.bincount(cells, scores - outcome, n_bins * n_groups).reshape(n_bins, n_groups)
+    sums = np.vstack([surplus, np.bincount(groups)])
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        *errors, n_images = weigh(sums, counts)
+        return np.asarray(np.abs(errors).sum(axis=0) / n_images)
+
+    return Part(measure=measure, n_rows=0)
 
 
 def _equal_width_sums(outcome: np.ndarray, scores: np.ndarray, n_bins: int) -> np.ndarray:
@@ -188,33 +198,46 @@ def equal_width_bins(scores: np.ndarray, n_bins: int) -> np.ndarray:
     return np.minimum((scores * n_bins).astype(np.intp), n_bins - 1)
 
 
-def by_bin(bins: np.ndarray, groups: np.ndarray, values: np.ndarray, n_bins: int) -> csr_array:
-    """(n_bins, G) sums of `values`: times weights of groups (G, r), the sums of every resample."""
-    shape = (n_bins, int(groups.max()) + 1)
-    return csr_array((np.asarray(values, dtype=np.float64), (bins, groups)), shape=shape)
+def equal_count_edges(scores: np.ndarray) -> np.ndarray:
+    """Rising scores above which each bin but the first begins: `N_BINS` with equal numbers of images, fewer if tied."""
+    edges = np.unique(np.quantile(scores, np.linspace(0, 1, N_BINS + 1)[1:-1]))
+    # A score at an edge is in the bin below it.
+    return np.asarray(np.nextafter(edges, np.inf))
 
 
 def calibration_curve(
-    is_positive: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
+    is_positive: np.ndarray,
+    scores: np.ndarray,
+    groups: np.ndarray,
+    resampling: Resampling,
+    called: np.ndarray | None = None,
 ) -> dict[str, list[float]]:
-    """Ten bins with equal numbers of images: mean score, observed share with its interval, number of images."""
-    edges = np.unique(np.quantile(scores, np.linspace(0, 1, N_BINS + 1)[1:-1]))
-    bins = np.searchsorted(edges, scores, side="left")
-    bins = np.unique(bins, return_inverse=True)[1]  # tied scores can leave a bin without an image
-    n_bins = int(bins.max()) + 1
-    n_images = np.bincount(bins, minlength=n_bins)
-    trials = by_bin(bins, groups, np.ones(len(scores)), n_bins)
-    hits = by_bin(bins, groups, is_positive, n_bins)
+    """Ten bins with equal numbers of images: mean score, observed share with its interval, number of images.
+
+    `called`: `called_part` at `equal_count_edges`, if it has been drawn already.
+    """
+    edges, n_groups = equal_count_edges(scores), int(groups.max()) + 1
+    bins = np.searchsorted(edges, scores, side="right")
+    n_images = np.bincount(bins, minlength=len(edges) + 1)
+    is_used = n_images > 0  # tied scores can leave a bin without an image
+    if called is None:
+        part = called_part(is_positive, scores, groups, edges)
+        called = resample({"called": part}, n_groups, resampling)["called"]
+    misses, hits = called - np.pad(called[:, 1:], ((0, 0), (0, 1), (0, 0)))
     with np.errstate(invalid="ignore"):
-        shares = [(hits @ w) / (trials @ w) for w in resampling.weights(trials.shape[1])]
+        shares = (hits / (hits + misses))[is_used]
     tail = (1 - resampling.level) / 2
-    low, high = np.nanquantile(np.concatenate(shares, axis=1), [tail, 1 - tail], axis=1)
+    low, high = np.nanquantile(shares, [tail, 1 - tail], axis=1)
+    score, outcome = (
+        np.bincount(bins, value, len(edges) + 1)[is_used] / n_images[is_used]
+        for value in (scores, is_positive)
+    )
     return {
-        "mean_score": (np.bincount(bins, scores, n_bins) / n_images).tolist(),
-        "observed_share": (np.bincount(bins, is_positive, n_bins) / n_images).tolist(),
+        "mean_score": score.tolist(),
+        "observed_share": outcome.tolist(),
         "low": low.tolist(),
         "high": high.tolist(),
-        "n_images": n_images.tolist(),
+        "n_images": n_images[is_used].tolist(),
     }
 
 
@@ -224,28 +247,25 @@ def net_benefit_curve(
     groups: np.ndarray,
     resampling: Resampling,
     thresholds: np.ndarray = NET_BENEFIT_THRESHOLDS,
+    called: np.ndarray | None = None,
 ) -> dict[str, list[float]]:
     """Net benefit = TP / n - FP / n x t / (1 - t), at each threshold t (0 < t < 1), with treat-all and treat-none.
 
-    The range is one where the harm of a missed cancer is 1 to 99 times that of a needless excision.
+    The range is one where the harm of a missed cancer is 1 to 99 times that of a needless excision. `called`:
+    `called_part` at the thresholds, if it has been drawn already.
     """
-    n_cells = len(thresholds) + 1
-    cells = np.searchsorted(thresholds, scores, side="right")  # called positive at every threshold before it
     odds = (thresholds / (1 - thresholds))[:, None]
-    positives = by_bin(cells, groups, is_positive, n_cells)
-    negatives = by_bin(cells, groups, ~is_positive, n_cells)
 
-    def benefit(weights: np.ndarray) -> np.ndarray:
-        true, false = (table @ weights for table in (positives, negatives))
-        total = true.sum(axis=0) + false.sum(axis=0)
-        called = [np.cumsum(side[::-1], axis=0)[::-1][1:] for side in (true, false)]
-        return (called[0] - odds * called[1]) / total
+    def benefit(called: np.ndarray) -> np.ndarray:
+        false, true = called
+        return np.asarray((true[1:] - odds * false[1:]) / (true[0] + false[0]))
 
-    n_groups = positives.shape[1]
-    model = benefit(np.ones((n_groups, 1)))[:, 0]
-    sampled = np.concatenate([benefit(weights) for weights in resampling.weights(n_groups)], axis=1)
+    part, n_groups = called_part(is_positive, scores, groups, thresholds), int(groups.max()) + 1
+    if called is None:
+        called = resample({"called": part}, n_groups, resampling)["called"]
+    model = benefit(part.measure(np.ones((n_groups, 1), dtype=np.uint16)))[:, 0]
     tail = (1 - resampling.level) / 2
-    low, high = np.quantile(sampled, [tail, 1 - tail], axis=1)
+    low, high = np.quantile(benefit(called), [tail, 1 - tail], axis=1)
     prevalence = float(is_positive.mean())
     return {
         "threshold": thresholds.tolist(),

@@ -18,7 +18,7 @@ from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
 from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import effective_groups
 from lesion_tasks.metrics.figure import Interval
-from lesion_tasks.metrics.resample import Resampling, auc_of
+from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored
 
 # A class is weighted by these; a value that is missing is a value of its own.
@@ -341,8 +341,11 @@ def _weights(sides: Sequence[Membership], of_test: np.ndarray, of_cohort: np.nda
 
 def _weighted_auc(is_positive: np.ndarray, bins: np.ndarray, weights: np.ndarray) -> float:
     """The AUC of weighted images; `bins` (n,) number their scores, the highest first. NaN where a class is missing."""
-    counts = [np.bincount(bins, weights * side)[:, None] for side in (is_positive, ~is_positive)]
-    return float(auc_of(*counts)[0])
+    positives, negatives = (np.bincount(bins, weights * side) for side in (is_positive, ~is_positive))
+    # Images in the same bin have the same score: ties count half.
+    pairs = (np.cumsum(positives) - 0.5 * positives) @ negatives
+    with np.errstate(invalid="ignore"):
+        return float(np.float64(pairs) / (positives.sum() * negatives.sum()))
 
 
 def _resampled(

@@ -16,9 +16,9 @@ from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.headline import headline_auc
-from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_values, resampled_measures, too_few_to_rank
+from lesion_tasks.metrics.ranking import CURVE_MEASURES, ranking_part, ranking_values, too_few_to_rank
 from lesion_tasks.metrics.ranking import MIN_GROUPS as MIN_GROUPS_OF_MEASURE
-from lesion_tasks.metrics.resample import Resampling, resampled
+from lesion_tasks.metrics.resample import CountTable, Part, Resampling, resample
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.metrics.slices import slice_masks, too_small
 
@@ -258,50 +258,52 @@ def _values(scored: Scored, threshold: float | None, resampling: Resampling) -> 
     """Measure -> its value and its (n_resamples,) resamples."""
     if scored.n_images == 0 or min(scored.class_counts.values()) == 0:
         return {}
-    found: dict[str, Sampled] = {}
+    sides = {"": scored} if scored.is_binary else {name: scored.against(name) for name in scored.class_names}
+    names = ("auc", "average_precision", *(CURVE_MEASURES if scored.is_binary else ()))
+    hits = _hits_part(scored, threshold)
+    rankings = {
+        f"ranking {name}": ranking_part(side.is_positive, side.scores, scored.groups, names)
+        for name, side in sides.items()
+    }
+    sampled = resample({"hits": hits} | rankings, scored.n_groups, resampling)
+    rows = np.mean([sampled[name] for name in rankings], axis=0)
+    values = [ranking_values(side.is_positive, side.scores) for side in sides.values()]
+    prefix = "" if scored.is_binary else "macro_"
+    found = {
+        f"{prefix}{name}": (float(np.mean([value[name] for value in values])), row)
+        for name, row in zip(names, rows, strict=True)
+    }
+    once = hits.measure(np.ones((scored.n_groups, 1), dtype=np.uint16))[:, 0]
+    by_hits = zip(_hit_names(scored), once, sampled["hits"], strict=True)
+    return found | {name: (float(value), row) for name, value, row in by_hits}
+
+
+def _hit_names(scored: Scored) -> list[str]:
     if scored.is_binary:
-        names = ("auc", "average_precision", *CURVE_MEASURES)
-        values = ranking_values(scored.is_positive, scored.scores)
-        samples = resampled(
-            scored.is_positive, scored.scores, scored.groups, resampling, resampled_measures(names)
-        )
-        found = {name: (values[name], row) for name, row in zip(names, samples, strict=True)}
-    else:
-        names = ("auc", "average_precision")
-        sides = [scored.against(name) for name in scored.class_names]
-        each = [ranking_values(side.is_positive, side.scores) for side in sides]
-        measure = resampled_measures(names)
-        rows = np.mean(
-            [resampled(side.is_positive, side.scores, scored.groups, resampling, measure) for side in sides],
-            axis=0,
-        )
-        for name, row in zip(names, rows, strict=True):
-            found[f"macro_{name}"] = (float(np.mean([value[name] for value in each])), row)
-    return found | _hit_values(scored, threshold, resampling)
+        return ["balanced_accuracy", "accuracy", "sensitivity", "specificity"]
+    return ["balanced_accuracy", "accuracy", *(f"recall_{name}" for name in scored.class_names)]
 
 
-def _hit_values(scored: Scored, threshold: float | None, resampling: Resampling) -> dict[str, Sampled]:
+def _hits_part(scored: Scored, threshold: float | None) -> Part:
+    """The measures `_hit_names` of every resample, (measures, r)."""
     n_classes = len(scored.class_names)
     cut = (0.5 if threshold is None else threshold) if scored.is_binary else None
     is_hit = scored.predicted(cut) == scored.labels
-    counts = np.zeros((2 * n_classes, scored.n_groups))
-    np.add.at(counts, (scored.labels, scored.groups), 1.0)
-    np.add.at(counts, (n_classes + scored.labels[is_hit], scored.groups[is_hit]), 1.0)
-    weights = [np.ones((scored.n_groups, 1)), *resampling.weights(scored.n_groups)]
-    totals = np.concatenate([counts @ w for w in weights], axis=1)  # first column: without resampling
-    trials, hits = totals[:n_classes], totals[n_classes:]
-    with np.errstate(invalid="ignore"):
-        recall = hits / trials
-    rows = {
-        "balanced_accuracy": recall.mean(axis=0),
-        "accuracy": hits.sum(axis=0) / trials.sum(axis=0),
-    }
-    if scored.positive_class is not None:
-        positive = scored.class_names.index(scored.positive_class)
-        rows |= {"sensitivity": recall[positive], "specificity": recall[1 - positive]}
-    else:
-        rows |= {f"recall_{name}": row for name, row in zip(scored.class_names, recall, strict=True)}
-    return {name: (float(row[0]), row[1:]) for name, row in rows.items()}
+    table = CountTable(scored.labels + n_classes * is_hit, scored.groups, 2 * n_classes, scored.n_groups)
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        misses, hits = table(counts).astype(np.float64).reshape(2, n_classes, -1)
+        trials = hits + misses
+        with np.errstate(invalid="ignore"):
+            recall = hits / trials
+        by_class = recall
+        if scored.positive_class is not None:
+            positive = scored.class_names.index(scored.positive_class)
+            by_class = recall[[positive, 1 - positive]]
+        accuracy = hits.sum(axis=0) / trials.sum(axis=0)
+        return np.vstack([recall.mean(axis=0), accuracy, by_class])
+
+    return Part(measure=measure, n_rows=table.n_bins)
 
 
 def two_by_two(

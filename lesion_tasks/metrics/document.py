@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from sklearn.metrics import confusion_matrix, precision_recall_curve, roc_curve
 
-from lesion_tasks.metrics.binary import PREVALENCES, binary_figures
+from lesion_tasks.metrics.binary import PREVALENCES, RANKING_NAMES, Samples, binary_figures, resample_together
 from lesion_tasks.metrics.calibration import calibration_curve, net_benefit_curve
 from lesion_tasks.metrics.degrees_of_freedom import dominant_groups
 from lesion_tasks.metrics.document_schema import SubsetDocument
@@ -39,8 +39,14 @@ def evaluation_document(
     """
     resampling = resampling or Resampling()
     cut = threshold.value if threshold and scored.is_binary else None
+    sampled: Samples = {}
     if scored.is_binary:
-        figures = binary_figures(scored, threshold=cut, resampling=resampling, prevalences=prevalences)
+        sampled = resample_together(
+            scored, cut, resampling, RANKING_NAMES, has_probabilities=True, has_curves=True
+        )
+        figures = binary_figures(
+            scored, threshold=cut, resampling=resampling, prevalences=prevalences, sampled=sampled
+        )
     else:
         figures = multiclass_figures(scored, resampling)
     n_positives = scored.n_positives
@@ -76,8 +82,11 @@ def evaluation_document(
             "class_names": list(scored.class_names),
             "counts": confusion_counts(scored, cut).tolist(),
         },
-        "curves": _curves(scored, resampling),
-        "slices": [s.as_dict() for s in slice_figures(scored, threshold=cut, resampling=resampling)],
+        "curves": _curves(scored, resampling, sampled),
+        "slices": [
+            one.as_dict()
+            for one in slice_figures(scored, threshold=cut, resampling=resampling, sampled=sampled or None)
+        ],
     }
     return SubsetDocument.model_validate(document)
 
@@ -91,7 +100,7 @@ def confusion_counts(scored: Scored, threshold: float | None = None) -> np.ndarr
     return np.asarray(confusion_matrix(scored.labels, predicted, labels=everything))
 
 
-def _curves(scored: Scored, resampling: Resampling) -> dict[str, Any]:
+def _curves(scored: Scored, resampling: Resampling, sampled: Samples) -> dict[str, Any]:
     names = scored.class_names if scored.positive_class is None else (scored.positive_class,)
     sides = {name: scored if scored.is_binary else scored.against(name) for name in names}
     found: dict[str, Any] = {
@@ -102,8 +111,8 @@ def _curves(scored: Scored, resampling: Resampling) -> dict[str, Any]:
     }
     if scored.is_binary and scored.n_images:
         data = scored.is_positive, scored.scores, scored.groups
-        found["calibration"] = calibration_curve(*data, resampling)
-        found["net_benefit"] = net_benefit_curve(*data, resampling)
+        found["calibration"] = calibration_curve(*data, resampling, called=sampled["calibration"])
+        found["net_benefit"] = net_benefit_curve(*data, resampling, called=sampled["net_benefit"])
     return found
 
 

@@ -10,8 +10,8 @@ from lesion_tasks.metrics.degrees_of_freedom import effective_groups_of
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.headline import macro_auc
 from lesion_tasks.metrics.proportion import proportion_interval
-from lesion_tasks.metrics.ranking import ranking_values, resampled_measures, too_few_to_rank
-from lesion_tasks.metrics.resample import Resampling, resampled
+from lesion_tasks.metrics.ranking import ranking_values, resampled_means, too_few_to_rank
+from lesion_tasks.metrics.resample import CountTable, Part, Resampling, resample
 from lesion_tasks.metrics.scored import Scored
 
 
@@ -30,11 +30,7 @@ def macro_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
         return {f"macro_{name}": figure(None, reason=reason) for name in names}
     sides = [scored.against(name) for name in scored.class_names]
     values = [ranking_values(side.is_positive, side.scores) for side in sides]
-    measure = resampled_measures(names)
-    samples = np.mean(
-        [resampled(side.is_positive, side.scores, scored.groups, resampling, measure) for side in sides],
-        axis=0,
-    )
+    samples = resampled_means(sides, names, resampling)
     macro = macro_auc(scored)
     degrees = macro.degrees if macro else np.inf
     rarest = min(effective_groups_of(scored.labels == index, scored.groups) for index in range(len(sides)))
@@ -72,13 +68,18 @@ def hit_figures(scored: Scored, resampling: Resampling) -> dict[str, Figure]:
     if reason := absent_classes(scored):
         return {"balanced_accuracy": figure(None, reason=reason), "accuracy": accuracy}
     n_classes = len(scored.class_names)
-    hits = calibration.by_bin(scored.labels, scored.groups, is_hit, n_classes)
-    trials = calibration.by_bin(scored.labels, scored.groups, everyone, n_classes)
-    with np.errstate(invalid="ignore"):
-        samples = [((hits @ w) / (trials @ w)).mean(axis=0) for w in resampling.weights(scored.n_groups)]
-    value = (hits.sum(axis=1) / trials.sum(axis=1)).mean()
+    table = CountTable(scored.labels + n_classes * is_hit, scored.groups, 2 * n_classes, scored.n_groups)
+
+    def measure(counts: np.ndarray) -> np.ndarray:
+        misses, hits = table(counts).astype(np.float64).reshape(2, n_classes, -1)
+        with np.errstate(invalid="ignore"):
+            return np.asarray((hits / (hits + misses)).mean(axis=0))
+
+    part = Part(measure=measure, n_rows=table.n_bins)
+    samples = resample({"recall": part}, scored.n_groups, resampling)["recall"]
+    value = measure(np.ones((scored.n_groups, 1), dtype=np.uint16))[0]
     return {
-        "balanced_accuracy": figure(value, stated_rates(np.concatenate(samples), scored, is_hit, resampling)),
+        "balanced_accuracy": figure(value, stated_rates(samples, scored, is_hit, resampling)),
         "accuracy": accuracy,
     }
 

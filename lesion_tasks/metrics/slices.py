@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from lesion_tasks.metrics.binary import ranking_figures, threshold_figures
+from lesion_tasks.metrics.binary import (
+    RANKING_NAMES,
+    Samples,
+    ranking_figures,
+    resample_together,
+    threshold_figures,
+)
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.multiclass import hit_figures, macro_figures
@@ -51,10 +57,17 @@ class Slice:
         }
 
 
-def slice_figures(scored: Scored, *, threshold: float | None, resampling: Resampling) -> list[Slice]:
-    """Every slice of every attribute that has a known value anywhere, largest attribute values first."""
+def slice_figures(
+    scored: Scored, *, threshold: float | None, resampling: Resampling, sampled: Samples | None = None
+) -> list[Slice]:
+    """Every slice of every attribute that has a known value anywhere, largest attribute values first.
+
+    `sampled`: what `scored` itself has been resampled to, for slices that all of its images are in.
+    """
     return [
-        _measure(scored.where(mask), attribute, value, threshold, resampling)
+        _measure(scored, attribute, value, threshold, resampling, sampled)
+        if mask.all()
+        else _measure(scored.where(mask), attribute, value, threshold, resampling)
         for attribute, value, mask in slice_masks(scored.attributes)
     ]
 
@@ -94,13 +107,19 @@ def _band_name(low: float, high: float) -> str:
 
 
 def _measure(
-    part: Scored, attribute: str, value: str, threshold: float | None, resampling: Resampling
+    part: Scored,
+    attribute: str,
+    value: str,
+    threshold: float | None,
+    resampling: Resampling,
+    sampled: Samples | None = None,
 ) -> Slice:
     reason = too_small(part)
     figures: dict[str, Figure] = {}
     if reason is None and part.is_binary:
-        figures = ranking_figures(part, ("auc", "average_precision"), resampling)
-        figures |= threshold_figures(part, threshold, resampling)
+        sampled = sampled or resample_together(part, threshold, resampling, RANKING_NAMES[:2])
+        figures = ranking_figures(part, RANKING_NAMES[:2], resampling, sampled)
+        figures |= threshold_figures(part, threshold, resampling, sampled)
     elif reason is None:
         figures = macro_figures(part, resampling) | hit_figures(part, resampling)
     return Slice(
