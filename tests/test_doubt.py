@@ -181,6 +181,19 @@ def test_a_model_that_another_process_stored_tells_its_features(tmp_path: Path) 
     assert len(names) == len(set(names))
 
 
+def test_a_backbone_behind_plain_arithmetic_tells_its_features() -> None:
+    """What is no layer, such as colours put in where no lesion is, may stand right before a backbone."""
+    given = keras.Input((32, 32, 3))
+    base = keras.Model(given, keras.layers.Conv2D(6, 3, strides=2, name="conv")(given), name="base")
+    pixels = keras.Input((32, 32, 3), name="pixels")
+    x = keras.layers.GlobalAveragePooling2D()(base(keras.ops.where(pixels > 9, pixels, 9)))
+    watched = with_features(
+        keras.Model({"pixels": pixels}, keras.layers.Dense(1, "sigmoid", name="probabilities")(x))
+    )
+    assert watched is not None
+    assert [tuple(one.shape) for one in watched.outputs] == [(None, 1), (None, 12)]
+
+
 def test_with_too_few_groups_no_picture_is_called_strange() -> None:
     features = [np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)]
     assert fit_novelty(features, np.arange(60).astype(str), 0.02).depths

@@ -158,7 +158,10 @@ def test_a_stand_in_says_in_what_it_differs() -> None:
         for name in system.stand_ins
     }
     assert said == {
-        ("S9", "efficientnet_lite0_top_tuned"): "stand-in with efficientnet_lite0, other unfrozen_from",
+        (
+            "S9",
+            "efficientnet_lite0_top_tuned",
+        ): "stand-in with efficientnet_lite0, other learning_rate, unfrozen_from",
         (
             "R4",
             "efficientnet_lite0_frozen",

@@ -137,7 +137,8 @@ def _last_of_each_size(maps: Iterable[keras.KerasTensor]) -> list[keras.KerasTen
 
 def _input_within(model: keras.Model, base: keras.Model) -> keras.KerasTensor:
     """The tensor of a model that a model inside it is called with."""
-    inside = {id(tensor) for layer in model.layers if layer is not base for tensor in _outputs(layer)}
+    # Not only of layers: what stands before a backbone may be plain arithmetic.
+    inside = {id(tensor) for one in model.operations if one is not base for tensor in _outputs(one)}
     for node in base._inbound_nodes:
         for tensor in node.input_tensors:
             if id(tensor) in inside:
@@ -145,6 +146,6 @@ def _input_within(model: keras.Model, base: keras.Model) -> keras.KerasTensor:
     raise ValueError(f"model {model.name!r}: nothing in it calls {base.name!r}")
 
 
-def _outputs(layer: keras.Layer) -> list[keras.KerasTensor]:
-    found = layer.output
+def _outputs(operation: keras.Operation) -> list[keras.KerasTensor]:
+    found = operation.output
     return list(found) if isinstance(found, list | tuple) else [found]
