@@ -43,7 +43,7 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
             enum=NAMES,
             values_display={name: f"{name} ({VARIANTS[name].title})" for name in NAMES},
             title="Variant",
-            description="Which recipe to train, once without each institution.",
+            description="Which recipe to train without each institution.",
         ),
         "by": Param(
             "attribution",

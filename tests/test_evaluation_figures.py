@@ -197,6 +197,20 @@ def test_draws_do_not_depend_on_how_many_are_made_at_once():
     assert (together.sum(axis=0) == 70).all()
 
 
+@pytest.mark.parametrize("n_groups", [1, 2, 7, 70, 5_461])
+def test_draws_are_those_that_stored_figures_were_made_with(n_groups):
+    """Each resample takes the next words of the generator, two groups to a word, the lower half first."""
+    raw = np.random.SFC64(FEW.seed).random_raw
+    counts = np.concatenate(list(FEW.counts(n_groups)), axis=1)
+    for row in range(FEW.n_resamples):
+        words = np.atleast_1d(raw(-(-n_groups // 2)))
+        halves = np.stack([words & np.uint64(2**32 - 1), words >> np.uint64(32)], axis=1).reshape(-1)[
+            :n_groups
+        ]
+        drawn = (halves * np.uint64(n_groups)) >> np.uint64(32)
+        assert np.array_equal(counts[:, row], np.bincount(drawn.astype(np.int64), minlength=n_groups))
+
+
 def test_a_draw_takes_every_group_equally_often():
     counts = np.concatenate(list(Resampling(n_resamples=4_000).weights(11)), axis=1).mean(axis=1)
     assert np.abs(counts - 1).max() < 0.08  # standard error 0.015

@@ -431,7 +431,7 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
     # A training that went badly looks like an institution that differs, where trainings can go badly.
     assert "luck" not in put_together(sites, "institution")[2]
     said = put_together(sites, "anatomical site", has_luck=True)[2]
-    assert "Each anatomical site has one training, so the luck of training is not told apart" in said
+    assert "Each anatomical site has one sound training, so the luck of training is not told apart" in said
     has_luck = {
         name: depends_on_seed(VARIANTS[name].as_recipe)
         for name in ("metadata_logistic", "efficientnet_lite0_frozen", "mobilenet_v2_frozen")
@@ -495,6 +495,21 @@ def test_luck_of_training_is_not_taken_for_a_difference_between_sites() -> None:
     apart = [trained(auc_of(0.5 + 0.6 * seed, seed), *luck[seed] / 6) for seed in range(5)]
     found = put_together(apart, "institution", has_luck=True)
     assert "differ by more than chance and the luck of training" in found[2]
+
+
+def test_what_the_chance_of_who_was_tested_brings_is_no_luck_of_training() -> None:
+    # Models that are equally good and err on other people: they differ by their errors alone.
+    sites = [[auc_of(1.5, 10 * site + n, n_images=60) for n in range(3)] for site in range(40)]
+    figures = [one for some in sites if (one := site_figure(some)) is not None]
+    found = training_variance(figures)
+    assert found is not None and found.degrees == 2 * len(figures) > 70
+    assert found.squares > 0.1, "without the correction they would differ by a third of the logit"
+    assert found.squares == pytest.approx(found.expected, rel=0.35)
+    (one, other) = (auc_of(1.5, seed) for seed in (1, 2))
+    pair = site_figure([one, other])
+    slopes = [1 / (auc.value * (1 - auc.value)) for auc in (one, other)]
+    apart = slopes[0] * one.influence - slopes[1] * other.influence
+    assert pair is not None and pair.expected == pytest.approx(float(apart @ apart) / 2)
 
 
 def test_with_luck_alone_the_test_of_heterogeneity_is_the_f_test() -> None:

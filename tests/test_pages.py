@@ -419,8 +419,9 @@ def test_no_page_shows_a_name_that_only_code_uses(
     trained: tuple[str, str], settings: Settings, pages: Client
 ) -> None:
     """Names stand where a person has to type them, as code, and in addresses; people read titles."""
-    promote()  # the second is refused by the gates
     question = write_questions(open_workspace(), tasks=[TASK], approval="always")
+    assert question
+    promote()  # the second is refused by the gates
     shown = [
         pages.get(path).text
         for path in (
@@ -454,6 +455,7 @@ def test_what_was_left_out_is_listed_one_by_one(settings: Settings, pages: Clien
     assert pages.get(f"{link}&number=2").text.count("<code>ISIC_") == 5
     assert "Nothing was left out" in pages.get("/left-out/0?reason=none").text
     assert pages.get("/left-out/9?reason=x").status_code == 422
+    assert "51 to 55 of 55" in pages.get(f"{link}&number=9").text, "beyond the last page is the last one"
 
 
 def test_a_report_with_a_script_is_served_so_that_none_runs(settings: Settings, pages: Client) -> None:

@@ -458,7 +458,6 @@ def test_a_correction_is_asked_about_rejected_with_a_reason_and_then_approved(
     for run_id in (rejected, approved):
         await_questions(page, run_id, 1, SUSPECTS_PAGE)
     question = page.frame_locator("iframe").locator(f'form.question[data-run="{rejected}"]')
-    question.get_by_text("What is being decided").click()
     question.get_by_text(re.compile("1 image, labelled .* leaves (val|test)")).first.wait_for()
     assert question.get_by_role("link", name="look at it").count() == 1
     shoot(page, "question-correction")

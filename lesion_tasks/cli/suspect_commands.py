@@ -28,7 +28,8 @@ def suspects(training_id: str | None, task: str, is_pairs: bool, n: int) -> None
 
     workspace = open_workspace()
     if is_pairs:
-        rows = [asdict(one) for one in suspect_pairs(workspace, n)[0]]
+        with workspace.engine.connect() as connection:
+            rows = [asdict(one) for one in suspect_pairs(connection, n)]
     else:
         found = suspect_labels_of(workspace, task, training_id)
         click.echo(f"{len(found):,} suspect labels")

@@ -47,16 +47,23 @@ def count_reasons(connection: Connection) -> dict[str, list[ReasonCount]]:
     }
 
 
-def list_left_out(
-    connection: Connection, what: str, reason: str, *, n: int, first: int
-) -> tuple[list[LeftOut], int]:
-    """`n` of what was left out for a reason, from the one at `first`, by image id; and how many there are in all."""
+def count_left_out(connection: Connection, what: str, reason: str) -> int:
+    """How much was left out for a reason."""
+    n: int = connection.execute(
+        text(f"SELECT count(*) FROM {_TABLES[what][0]} WHERE reason = :reason"),  # noqa: S608 - our own words
+        {"reason": reason},
+    ).scalar_one()
+    return n
+
+
+def list_left_out(connection: Connection, what: str, reason: str, *, n: int, first: int) -> list[LeftOut]:
+    """`n` of what was left out for a reason, from the one at `first`, by image id."""
     table, key = _TABLES[what]
     rows = connection.execute(
         text(f"""
-            SELECT isic_id, detail, count(*) OVER () AS n_found FROM {table} WHERE reason = :reason
+            SELECT isic_id, detail FROM {table} WHERE reason = :reason
             ORDER BY isic_id, {key} LIMIT :n OFFSET :first
         """),  # noqa: S608 - our own words
         {"reason": reason, "n": n, "first": first},
     ).all()
-    return [LeftOut(row.isic_id, row.detail) for row in rows], rows[0].n_found if rows else 0
+    return [LeftOut(row.isic_id, row.detail) for row in rows]

@@ -56,6 +56,20 @@ def waiting_ids(connection: Connection, task: str) -> list[str]:
     return [training_id for training_id in newest if training_id not in decided]
 
 
+def candidate_ids(connection: Connection, task: str) -> list[str]:
+    """Of those that wait, the ones that can become champion: sound, and promotable at all; oldest first."""
+    rows = connection.execute(
+        text(f"""
+            SELECT t.training_id FROM training t JOIN evaluation e USING (training_id, manifest_digest)
+                JOIN manifest m ON m.digest = t.manifest_digest
+            WHERE t.training_id = ANY(:ids) AND e.is_sound AND {MAY_BE_PROMOTED}
+        """),  # noqa: S608 - our own text
+        {"ids": (waiting := waiting_ids(connection, task)), **LEAKING},
+    )
+    found = set(rows.scalars())
+    return [training_id for training_id in waiting if training_id in found]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Judged:
     """What an evaluation says about a training that its state depends on."""
@@ -72,7 +86,28 @@ def states_of(connection: Connection, task: str, judged: Sequence[Judged]) -> di
     champion_id = champion.training.training_id if champion else None
     decisions = decisions_about(connection, task, [one.training_id for one in judged])
     waiting = set(waiting_ids(connection, task))
-    return {one.training_id: _state(one, decisions, champion_id, waiting) for one in judged}
+    gone = _gone(connection, [one.training_id for one in judged])
+    return {
+        one.training_id: _state(one, decisions, champion_id, waiting, gone.get(one.training_id))
+        for one in judged
+    }
+
+
+def _gone(connection: Connection, training_ids: Sequence[str]) -> dict[str, str]:
+    """Of trainings that were put aside or pruned, and are no candidates for that, why."""
+    rows = connection.execute(
+        text(f"""
+            SELECT t.training_id, {TRAINING_IS_PRUNED} AS is_pruned FROM training t
+            WHERE t.training_id = ANY(:ids) AND ({TRAINING_IS_PRUNED} OR {TRAINING_IS_ARCHIVED})
+        """),  # noqa: S608 - our own text
+        {"ids": list(training_ids)},
+    )
+    return {
+        row.training_id: "Its model was pruned before anything was decided about it."
+        if row.is_pruned
+        else "It was put aside before anything was decided about it."
+        for row in rows
+    }
 
 
 def champion_state(connection: Connection, task: str, training_id: str) -> PromotionState:
@@ -96,7 +131,11 @@ def _champion_state(crowned: Sequence[PastDecision]) -> PromotionState:
 
 
 def _state(
-    judged: Judged, decisions: Sequence[PastDecision], champion_id: str | None, waiting: Collection[str]
+    judged: Judged,
+    decisions: Sequence[PastDecision],
+    champion_id: str | None,
+    waiting: Collection[str],
+    gone: str | None,
 ) -> PromotionState:
     training_id = judged.training_id
     own = [one for one in decisions if one.training_id == training_id]
@@ -121,7 +160,7 @@ def _state(
         )
     return PromotionState(
         name="undecided",
-        reason="Nothing was decided about it before a newer training of its variant was evaluated.",
+        reason=gone or "Nothing was decided about it before a newer training of its variant was evaluated.",
     )
 
 

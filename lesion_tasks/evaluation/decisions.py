@@ -39,10 +39,10 @@ class Champion:
 
 
 def _rows(
-    connection: Connection, task: str, *actions: str, training_id: str | None = None
+    connection: Connection, task: str, *actions: str, training_id: str | None = None, n: int | None = None
 ) -> list[Promotion]:
-    """Decisions of a task, about one training if it is named, newest first, detached."""
-    statement = select(Promotion).where(Promotion.task == task).order_by(Promotion.sequence.desc())
+    """Decisions of a task, about one training if it is named, newest first, at most n, detached."""
+    statement = select(Promotion).where(Promotion.task == task).order_by(Promotion.sequence.desc()).limit(n)
     if actions:
         statement = statement.where(Promotion.action.in_(actions))
     if training_id is not None:
@@ -67,8 +67,8 @@ def tasks_with_champion(connection: Connection) -> list[str]:
     return list(connection.execute(asked).scalars())
 
 
-def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
-    """Every decision about a task's champion, newest first, for display."""
+def decisions_of(connection: Connection, task: str, n: int | None = None) -> list[dict[str, Any]]:
+    """The decisions about a task's champion, newest first, the last n of them (None: every one), for display."""
     return [
         {
             "decided_at": row.decided_at.isoformat(timespec="seconds"),
@@ -78,7 +78,7 @@ def decisions_of(connection: Connection, task: str) -> list[dict[str, Any]]:
             "reason": row.reason,
             "decided_by": row.decided_by,
         }
-        for row in _rows(connection, task)
+        for row in _rows(connection, task, n=n)
     ]
 
 
@@ -144,10 +144,19 @@ def refusal_in_force(connection: Connection, task: str, training_id: str) -> tup
     )
 
 
-def list_refused(connection: Connection, task: str) -> list[str]:
-    """Trainings that the gates ever refused, the newest refusal first."""
-    rows = _rows(connection, task, "refused")
-    return list(dict.fromkeys(row.training_id for row in rows if is_by_gates(row)))
+def list_refused(connection: Connection, task: str, n: int) -> list[str]:
+    """The trainings that the gates refused last, at most n, the newest refusal first."""
+    rows = connection.execute(
+        text("""
+            SELECT training_id FROM promotion
+            WHERE task = :task AND action = 'refused'
+                AND jsonb_array_length(coalesce(figures -> 'objections', '[]')) > 0
+                AND NOT coalesce((figures ->> 'is_obstacle')::boolean, false)
+            GROUP BY training_id ORDER BY max(sequence) DESC LIMIT :n
+        """),
+        {"task": task, "n": n},
+    )
+    return list(rows.scalars())
 
 
 def task_decided(connection: Connection, training_id: str) -> str | None:

@@ -112,23 +112,34 @@ def cautions_about_test(connection: Connection, manifest: Manifest) -> list[str]
     ]
 
 
-def suspect_pairs(workspace: Workspace, n: int, *, first: int = 0) -> tuple[list[SuspectPair], int]:
-    """`n` pairs of different groups, most alike first, from the one at `first`; and how many there are in all."""
-    with workspace.engine.connect() as connection:
-        rows = connection.execute(
-            text("""
-                SELECT least(i.isic_id, j.isic_id) AS one, greatest(i.isic_id, j.isic_id) AS other,
-                       p.detail_correlation AS detail, count(*) OVER () AS n_found
-                FROM picture_pair p JOIN image i ON i.sha256 = p.sha256 JOIN image j ON j.sha256 = p.other_sha256
-                WHERE NOT p.is_copy AND p.detail_correlation >= :least AND i.group_id <> j.group_id
-                    AND NOT EXISTS (
-                        SELECT FROM correction c WHERE c.withdrawn_at IS NULL
-                            AND c.isic_id = least(i.isic_id, j.isic_id)
-                            AND c.other_isic_id = greatest(i.isic_id, j.isic_id))
-                ORDER BY detail DESC, one, other LIMIT :n OFFSET :first
-            """),
-            {"least": MIN_DETAIL, "n": n, "first": first},
-        ).all()
+_SUSPECT_PAIRS = """
+    FROM picture_pair p JOIN image i ON i.sha256 = p.sha256 JOIN image j ON j.sha256 = p.other_sha256
+    WHERE NOT p.is_copy AND p.detail_correlation >= :least AND i.group_id <> j.group_id
+        AND NOT EXISTS (
+            SELECT FROM correction c WHERE c.withdrawn_at IS NULL
+                AND c.isic_id = least(i.isic_id, j.isic_id) AND c.other_isic_id = greatest(i.isic_id, j.isic_id))
+"""
+
+
+def count_suspect_pairs(connection: Connection) -> int:
+    """How many pairs of different groups look alike, and nobody decided about."""
+    n: int = connection.execute(
+        text(f"SELECT count(*) {_SUSPECT_PAIRS}"),
+        {"least": MIN_DETAIL},
+    ).scalar_one()
+    return n
+
+
+def suspect_pairs(connection: Connection, n: int, *, first: int = 0) -> list[SuspectPair]:
+    """`n` of these pairs, most alike first, from the one at `first`."""
+    rows = connection.execute(
+        text(f"""
+            SELECT least(i.isic_id, j.isic_id) AS one, greatest(i.isic_id, j.isic_id) AS other,
+                   p.detail_correlation AS detail
+            {_SUSPECT_PAIRS} ORDER BY detail DESC, one, other LIMIT :n OFFSET :first
+        """),
+        {"least": MIN_DETAIL, "n": n, "first": first},
+    ).all()
     return [
         SuspectPair(isic_id=row.one, other_isic_id=row.other, detail_correlation=row.detail) for row in rows
-    ], rows[0].n_found if rows else 0
+    ]

@@ -241,6 +241,7 @@ def _document(
         n_groups=len(n_tests),
         n_shared=n_shared,
         has_luck=depends_on_seed(first.training.recipe),
+        has_seed=not first.training.recipe.get("members"),
     )
     tested = set(by_value)
     if missing := [one.value for one in origins.held_out if one.value not in tested]:
@@ -364,10 +365,15 @@ def _with_figures(measured: Sequence[_Measured], measure: str) -> list[_Measured
     done = []
     for one, found in zip(measured, figures, strict=True):
         told = [t.figures[measure] for t in one.site.trainings if t.is_sound and measure in t.figures]
+        told = [figure for figure in told if figure.value is not None]
         figure = told[0] if told else one.site.figure
-        if found is not None and len(told) > 1:
+        if found is not None and training is not None:
             mean = {"value": found.mean, **site_interval(found, training).as_dict(), "other_intervals": []}
             figure = told[0].model_copy(update=mean)
+        elif len(told) > 1:
+            mean = {"value": sum(t.value or 0.0 for t in told) / len(told), "low": None, "high": None}
+            why = "one of its trainings has no interval, as with an AUC of 0 or 1"
+            figure = told[0].model_copy(update={**mean, "interval_reason": why, "other_intervals": []})
         done.append(replace(one, site=one.site.model_copy(update={"figure": figure})))
     return done
 

@@ -19,3 +19,8 @@ def too_few_groups(of: str, n: float, needed: int) -> str:
 def plural(n: int, noun: str) -> str:
     """`1 image`, `2,000 images`: for nouns whose plural has an s more."""
     return f"{n:,} {noun}{'' if n == 1 else 's'}"
+
+
+def n_pages(n: int, per_page: int) -> int:
+    """Of how many pages a list of n is: an empty one has one too."""
+    return max(1, -(-n // per_page))

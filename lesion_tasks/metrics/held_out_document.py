@@ -121,12 +121,13 @@ def put_together(
     n_groups: int = 0,
     n_shared: int = 0,
     has_luck: bool = False,
+    has_seed: bool = True,
 ) -> tuple[SitesTogether | None, str | None, str]:
     """The sites combined, or why not; and what that says in a few sentences. `one`: what a site is called.
 
     `trainings_of`: the AUCs of each site's trainings. `n_groups`: of all tests; `n_shared`: of those, in more than one
-    test. Beyond `MAX_SHARED` nothing is combined. `has_luck`: whether the same training with another seed would give
-    another model.
+    test. Beyond `MAX_SHARED` nothing is combined. `has_luck`: whether the recipe with another seed would give another
+    model; `has_seed`: whether it has one, as an ensemble has not.
     """
     found = (
         combine_sites(trainings_of)
@@ -152,12 +153,14 @@ def put_together(
     )
     if has_luck and found.training_sd is None:
         words += (
-            f" Each {one} has one training, so the luck of training is not told apart from a difference between "
-            f"{one}s: any may stand out because the training without it went well or badly. Several trainings of each "
-            "would tell."
+            f" Each {one} has one sound training, so the luck of training is not told apart from a difference between "
+            f"{one}s: any may stand out because the training without it went well or badly."
+            + (" Several trainings of each would tell." if has_seed else "")
         )
     if (n_lost := len(trainings_of) - found.n_sites) > 0:
-        words += f" {n_lost} with an AUC of 0 or 1, which has no variance, could not be combined."
+        words += (
+            f" {n_lost} of which a training has no interval, as with an AUC of 0 or 1, could not be combined."
+        )
     if n_shared:
         words += f" {n_shared:,} of {n_groups:,} groups are in more than one test."
     return told, None, words

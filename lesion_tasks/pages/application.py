@@ -24,11 +24,12 @@ from lesion_tasks.catalog.approvals import (
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
-from lesion_tasks.curation.reason_counts import KINDS, list_left_out
+from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
+from lesion_tasks.metrics.counted import n_pages
 from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
-from lesion_tasks.pages.decisions_page import read_champion
+from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import ASKING, read_question
 from lesion_tasks.pages.pipeline import counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import read_pruned
@@ -127,10 +128,6 @@ def _has_drawn(request: Request, status: int) -> bool:
         return are_all_drawn(connection)
 
 
-def _n_pages(n_found: int) -> int:
-    return max(1, -(-n_found // ROWS_PER_PAGE))
-
-
 def _stored(file: StoredFile) -> Response:
     headers = {
         "Content-Security-Policy": STORED_POLICY,
@@ -218,7 +215,7 @@ def show_leaderboard(
         first=first,
         n_found=n_found,
         number=number,
-        n_pages=_n_pages(n_found),
+        n_pages=n_pages(n_found, ROWS_PER_PAGE),
         max_trainings=MAX_TRAININGS,
     )
 
@@ -255,6 +252,7 @@ def show_champion(request: Request, task: str) -> Response:
         state=state,
         startable=startable,
         least_reason=MIN_ROLLBACK_REASON,
+        n_decisions=N_DECISIONS,
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
     )
@@ -274,20 +272,23 @@ def show_left_out(
     number: Annotated[int, Query(ge=1, le=100_000)] = 1,
 ) -> Response:
     """Everything that was left out for one reason before any split."""
-    first = (number - 1) * ROWS_PER_PAGE
+    kind, reason = KINDS[place], reason[:100]
     with _workspace(request).engine.connect() as connection:
-        rows, n_found = list_left_out(connection, KINDS[place], reason[:100], n=ROWS_PER_PAGE, first=first)
+        n_found = count_left_out(connection, kind, reason)
+        number = min(number, n_pages(n_found, ROWS_PER_PAGE))
+        first = (number - 1) * ROWS_PER_PAGE
+        rows = list_left_out(connection, kind, reason, n=ROWS_PER_PAGE, first=first)
     return _page(
         request,
         "left_out.html.j2",
         "data",
-        what=KINDS[place],
-        reason=reason[:100],
+        what=kind,
+        reason=reason,
         rows=rows,
         first=first,
         n_found=n_found,
         number=number,
-        n_pages=_n_pages(n_found),
+        n_pages=n_pages(n_found, ROWS_PER_PAGE),
     )
 
 
@@ -305,7 +306,7 @@ def show_pruned(
         state=state,
         first=first,
         number=number,
-        n_pages=_n_pages(state.n_found),
+        n_pages=n_pages(state.n_found, ROWS_PER_PAGE),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.candidacy import champion_state, waiting_ids
+from lesion_tasks.evaluation.candidacy import candidate_ids, champion_state
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
 from lesion_tasks.promotion.overrides import list_overridable
@@ -17,6 +17,7 @@ from lesion_tasks.workspace import Workspace
 
 N_WATCHES = 12
 N_NAMED = 8
+N_DECISIONS = 100
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +31,7 @@ class ChampionState:
     row: BoardRow | None  # its own evaluation
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
-    decisions: list[dict[str, Any]]  # newest first
+    decisions: list[dict[str, Any]]  # the last ones, newest first
     watches: list[Watch]  # of this champion and those before it, newest first
     candidates: list[str]  # evaluated trainings about which nothing was decided yet: the newest of them
     n_candidates: int
@@ -42,7 +43,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
     title = find_task(task).title
     with workspace.engine.connect() as connection:
         champion = champion_of(connection, task)
-        decisions = decisions_of(connection, task)
+        decisions = decisions_of(connection, task, N_DECISIONS)
         row, fresh, standing = None, None, None
         if champion is not None:
             training_id = champion.training.training_id
@@ -52,7 +53,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
             fresh = newest_since_promotion(connection, training_id)
         default = earlier_champions(connection, task)
         watches = recent_watches(connection, task, N_WATCHES)
-        candidates = waiting_ids(connection, task)[::-1]
+        candidates = candidate_ids(connection, task)[::-1]
         overridable = list_overridable(connection, task, N_NAMED)
     present = champion.training.training_id if champion else None
     ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]

@@ -12,7 +12,7 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.candidacy import waiting_ids
+from lesion_tasks.evaluation.candidacy import candidate_ids
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.document_schema import PublishedFigure
@@ -122,7 +122,7 @@ def _task_state(connection: Connection, name: str) -> TaskState:
         measure=measure,
         champion=champion,
         figure=figure,
-        n_waiting=len(waiting_ids(connection, name)),
+        n_waiting=len(candidate_ids(connection, name)),
     )
 
 

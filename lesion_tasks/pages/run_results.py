@@ -17,6 +17,7 @@ from lesion_tasks.evaluation.evaluation_record import find_report
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
+from lesion_tasks.reports.words import decider
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import find_manifest
@@ -178,7 +179,7 @@ def _asked_for(workspace: Workspace, run_id: str) -> RunResult:
         found = find_request(connection, run_id)
     if found is None:
         return _awaited("This run has not corrected anything yet.")
-    by = f" by {found.answered_by}" if found.answered_by else ""
+    by = f" by {decider(found.answered_by)}" if found.answered_by else ""
     why = f": {found.answer_reason}" if found.answer_reason else ""
     about = " and ".join(name for name in (found.isic_id, found.other_isic_id) if name)
     decision = found.decision.replace("_", " ")

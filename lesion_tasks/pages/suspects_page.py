@@ -1,6 +1,5 @@
 """Labels that are probably wrong, pairs that probably show one lesion, and what people decided about such."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
@@ -8,7 +7,13 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.corrections import list_answered, list_corrections
 from lesion_tasks.database.schema import Correction, CorrectionRequest
-from lesion_tasks.evaluation.find_suspects import SuspectPair, suspect_labels_of, suspect_pairs
+from lesion_tasks.evaluation.find_suspects import (
+    SuspectPair,
+    count_suspect_pairs,
+    suspect_labels_of,
+    suspect_pairs,
+)
+from lesion_tasks.metrics.counted import n_pages
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -29,7 +34,7 @@ class Shown(Generic[T]):
 
     @property
     def n_pages(self) -> int:
-        return max(1, -(-self.n_found // N_SHOWN))
+        return n_pages(self.n_found, N_SHOWN)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,13 +50,6 @@ class SuspectsState:
     answered: list[CorrectionRequest]  # what people were asked about, the newest first
 
 
-def _page(rows: Sequence[T], number: int, n_found: int, first: int | None = None) -> Shown[T]:
-    """A page of a list, or of a part of it that begins at `first`."""
-    start = (number - 1) * N_SHOWN
-    skipped = start - (first or 0)
-    return Shown(rows=list(rows[skipped : skipped + N_SHOWN]), number=number, first=start, n_found=n_found)
-
-
 def read_suspects(workspace: Workspace, task: str, *, labels: int = 1, pairs: int = 1) -> SuspectsState:
     """The suspects of a task by its champion, `labels` and `pairs` being the pages that are wanted.
 
@@ -64,16 +62,24 @@ def read_suspects(workspace: Workspace, task: str, *, labels: int = 1, pairs: in
         found = suspect_labels_of(workspace, task)
     except UnusableInputError as error:
         problem = str(error)
-    alike, n_alike = suspect_pairs(workspace, N_SHOWN, first=(pairs - 1) * N_SHOWN)
+    # A page beyond the last one, as after the last of a list was decided, is the last one.
+    labels = min(labels, n_pages(len(found), N_SHOWN))
+    of_labels = (labels - 1) * N_SHOWN
     with workspace.engine.connect() as connection:
+        n_alike = count_suspect_pairs(connection)
+        pairs = min(pairs, n_pages(n_alike, N_SHOWN))
+        of_pairs = (pairs - 1) * N_SHOWN
+        alike = suspect_pairs(connection, N_SHOWN, first=of_pairs)
         decided = list_corrections(connection)
         answered = list_answered(connection, N_SHOWN)
     return SuspectsState(
         task=task,
         title=title,
         problem=problem,
-        labels=_page(found, labels, len(found)),
-        pairs=_page(alike, pairs, n_alike, first=(pairs - 1) * N_SHOWN),
+        labels=Shown(
+            rows=found[of_labels : of_labels + N_SHOWN], number=labels, first=of_labels, n_found=len(found)
+        ),
+        pairs=Shown(rows=alike, number=pairs, first=of_pairs, n_found=n_alike),
         decided=decided,
         answered=answered,
     )

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice
 
 from sqlalchemy import Connection
 
@@ -83,9 +82,9 @@ def obstacle_to(connection: Connection, task: str, training_id: str) -> str | No
 
 
 def list_overridable(connection: Connection, task: str, n: int) -> list[str]:
-    """Trainings whose refusal by the gates can be overridden, the newest refusal first, at most n."""
-    refused = list_refused(connection, task)
-    return list(islice((name for name in refused if obstacle_to(connection, task, name) is None), n))
+    """Of the n trainings that the gates refused last those whose refusal can be overridden, the newest first."""
+    refused = list_refused(connection, task, n)
+    return [name for name in refused if obstacle_to(connection, task, name) is None]
 
 
 def is_done(connection: Connection, override: Override) -> bool:

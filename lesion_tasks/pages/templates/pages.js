@@ -217,7 +217,7 @@ function offerStarts(within = document) {
             body: JSON.stringify({ logical_date: null, conf }),
           });
           const then = document.querySelector("main[data-live]") ? "This page shows the result in a moment."
-            : "Reload this page in a moment; a question that somebody has to answer appears by itself.";
+            : "Reload this page in a moment: what was done, or a question that somebody has to answer, stands on it then.";
           return `Started as ${run.dag_run_id}. ${then}`;
         });
       });
@@ -283,7 +283,8 @@ function takeOver(main, fresh) {
   for (const part of fresh.querySelectorAll("section")) {
     const old = main.querySelector(named(part));
     // Questions come from Airflow; a log is that of the last failure.
-    const isKept = old && ("questions" in part.dataset
+    const isSaying = [...old?.querySelectorAll("form[data-start] .said") ?? []].some((said) => said.textContent);
+    const isKept = old && ("questions" in part.dataset || isSaying
       || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
     if (!isKept) {
       const unfolded = [...old?.querySelectorAll("details[open] > summary") ?? []].map((one) => one.textContent);
