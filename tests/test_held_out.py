@@ -499,15 +499,22 @@ def test_luck_of_training_is_not_taken_for_a_difference_between_sites() -> None:
 
 def test_what_the_chance_of_who_was_tested_brings_is_no_luck_of_training() -> None:
     # Models that are equally good and err on other people: they differ by their errors alone.
-    sites = [[auc_of(1.5, 10 * site + n, n_images=60) for n in range(3)] for site in range(40)]
+    random, labels = np.random.default_rng(3), np.arange(60) % 3 == 0
+
+    def auc() -> Auc:
+        found = measure_auc(labels, 1.5 * labels + random.normal(size=60), np.arange(60) // 2)
+        assert found is not None
+        return found
+
+    sites = [[auc() for _ in range(3)] for _ in range(40)]
     figures = [one for some in sites if (one := site_figure(some)) is not None]
     found = training_variance(figures)
     assert found is not None and found.degrees == 2 * len(figures) > 70
     assert found.squares > 0.1, "without the correction they would differ by a third of the logit"
     assert found.squares == pytest.approx(found.expected, rel=0.35)
-    (one, other) = (auc_of(1.5, seed) for seed in (1, 2))
+    one, other = auc(), auc()
     pair = site_figure([one, other])
-    slopes = [1 / (auc.value * (1 - auc.value)) for auc in (one, other)]
+    slopes = [1 / (some.value * (1 - some.value)) for some in (one, other)]
     apart = slopes[0] * one.influence - slopes[1] * other.influence
     assert pair is not None and pair.expected == pytest.approx(float(apart @ apart) / 2)
 
