@@ -439,7 +439,8 @@ def test_no_page_shows_a_name_that_only_code_uses(
     for page in shown:
         said = re.sub(r"(?s)<(style|code)\b.*?</\1>|<dl class=.numbers.*?</dl>|<[^>]*>|`[^`]*`", " ", page)
         found = {name for name in names if "_" in name and re.search(rf"\b{name}\b", said)}
-        assert not found, (found, page[:300])
+        near = [said[max(0, said.find(name) - 150) : said.find(name) + 100] for name in found]
+        assert not found, (found, near)
 
 
 def test_what_was_left_out_is_listed_one_by_one(settings: Settings, pages: Client) -> None:
