@@ -9,6 +9,8 @@ from typing import Any
 import keras
 import numpy as np
 import pytest
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, VARIANTS, FineTuning, Variant
@@ -332,6 +334,25 @@ def test_flips_give_a_picture_and_its_mirror_image_the_same_probability() -> Non
     model = average_over_flips(build_model(variant(is_pretrained=False)))
     p = [np.asarray(model({"pixels": pictures()[:, :, ::step]})) for step in (1, -1)]
     np.testing.assert_allclose(p[0], p[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", [0, 2, 41, 54])
+def test_calibration_finds_its_minimum_whatever_the_scores(seed: int) -> None:
+    """A model that learned from balanced classes calls too many malignant: that has to be found, and all of it."""
+    generator = np.random.default_rng(seed)
+    logit = generator.normal(0, 1.5, 400)
+    labels = (generator.random(400) < expit(1.1 * logit - 1.5)).astype(int)
+    raw = np.column_stack([expit(-logit), expit(logit)])
+    scale, shift = fit_calibration(raw, labels)
+    # Logistic regression with Platt's targets as weights, by another library.
+    n = np.array([(labels == 0).sum(), (labels == 1).sum()])
+    target = np.where(labels == 1, (n[1] + 1) / (n[1] + 2), 1 / (n[0] + 2))
+    twice = np.concatenate([logit, logit])[:, None]
+    regression = LogisticRegression(C=np.inf, tol=1e-8).fit(
+        twice, np.repeat([1, 0], 400), sample_weight=np.concatenate([target, 1 - target])
+    )
+    assert scale == pytest.approx(regression.coef_[0, 0], abs=1e-3)
+    assert shift == pytest.approx(regression.intercept_[0], abs=1e-3)
 
 
 @pytest.mark.parametrize("split", ["malignancy_natural", "five_classes_natural"])

@@ -39,7 +39,7 @@ class BatchStatistics:
         if not self._layers:
             return
         n_images = 0
-        means, squares = ([0.0] * len(self._layers) for _ in range(2))  # sums over images
+        means, squares = ([np.zeros(1)] * len(self._layers) for _ in range(2))  # sums over images
         for i in range(len(batches)):
             inputs = batches[i][0]
             n = len(next(iter(inputs.values())))

@@ -57,11 +57,14 @@ def fit_calibration(probabilities: np.ndarray, labels: np.ndarray) -> tuple[floa
             labels == 1, (n_positive + 1) / (n_positive + 2), 1 / (len(labels) - n_positive + 2)
         )
 
-        def cross_entropy(x: np.ndarray) -> float:
-            p = np.clip(expit(x[0] * logit + x[1]), 1e-12, 1 - 1e-12)
-            return float(-np.mean(target * np.log(p) + (1 - target) * np.log(1 - p)))
+        def cross_entropy(x: np.ndarray) -> tuple[float, np.ndarray]:
+            """Of scale and shift, with its gradient: convex, so that there is one minimum and a way down to it."""
+            scaled = x[0] * logit + x[1]
+            apart = expit(scaled) - target
+            loss = np.mean(np.logaddexp(0, scaled) - target * scaled)
+            return float(loss), np.array([np.mean(apart * logit), np.mean(apart)])
 
-        found = minimize(cross_entropy, np.array([1.0, 0.0]), method="Nelder-Mead")
+        found = minimize(cross_entropy, np.array([1.0, 0.0]), method="BFGS", jac=True)
         # A slope below 0 would reverse the ranking: then the scores are meaningless, and stay unchanged.
         return (float(found.x[0]), float(found.x[1])) if found.x[0] > 0 else (1.0, 0.0)
     logs = np.log(clipped)
