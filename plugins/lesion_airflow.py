@@ -28,7 +28,6 @@ from airflow.sdk.observability.stats import Stats
 
 from lesion_notices import LesionNotifier, tell
 from lesion_tasks import UnusableInputError
-from lesion_tasks.addresses import masked
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
@@ -80,6 +79,8 @@ MAX_REASON_CHARACTERS = 2_000
 
 def keep_reason(context: Mapping[str, Any]) -> None:
     """Leave why the task failed where the pages find it: our own message, or the kind of the error and what it says."""
+    from lesion_tasks.addresses import masked
+
     error = context.get("exception")
     if error is None:  # a killed task: the DAG processor calls this, and knows no more than the state
         return

@@ -465,7 +465,7 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(sett
         evaluate_training(workspace, trained[-1])
         decision = promote_model(workspace, task="malignancy", is_forced=len(trained) == 1)
     assert (decision.action, decision.training_id) == ("refused", trained[1])
-    assert "auc on cohort elsewhere loses" in decision.reason
+    assert "AUC on cohort elsewhere loses" in decision.reason
     ((compared,),) = rows_of(
         settings, "SELECT figures -> 'comparison' FROM promotion WHERE action = 'refused'"
     )
@@ -508,7 +508,7 @@ def difference(value: float, low: float | None) -> dict[str, Any]:
         (
             {"elsewhere": figure(0.80, 0.75)},
             [difference(-0.06, -0.09)],
-            "auc on cohort elsewhere loses",
+            "AUC on cohort elsewhere loses",
             None,
         ),
         ({"elsewhere": figure(0.80, 0.75)}, [difference(-0.02, -0.09)], None, "a loss of up to 0.090"),

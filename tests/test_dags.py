@@ -149,7 +149,7 @@ def test_every_dag_has_help_a_description_tags_and_one_run_at_a_time(dags: dict[
         assert dag.description, name
         assert "lesion" in dag.tags, name
         # A question to a person may stay open for days and must not hold up the next decision.
-        assert dag.max_active_runs == {"promote_model": 16, "correct_data": 1_000}.get(name, 1), name
+        assert dag.max_active_runs == {"promote_model": 16, "correct_data": 64}.get(name, 1), name
         assert not dag.catchup, name
 
 

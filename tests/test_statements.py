@@ -32,6 +32,9 @@ from lesion_tasks.watching.watched_images import BEFORE, NEW, filled
 PACKAGE = Path(lesion_tasks.__file__).parent
 # (file, expression) -> what it may be. Only what does not stand in the source as text.
 COMPOSED = {
+    ("curation/reason_counts.py", "table"): ["refused_record", "stored_file", "reject"],
+    ("curation/reason_counts.py", "key"): ["isic_id"],
+    ("curation/reason_counts.py", "_TABLES[what][0]"): ["refused_record", "stored_file", "reject"],
     ("database/bulk.py", "table"): ["image"],
     ("database/bulk.py", "_quoted(columns)"): ['"isic_id", "sex"'],
     ("database/bulk.py", "_quoted(key)"): ['"isic_id"'],
