@@ -56,7 +56,8 @@ def test_a_row_says_what_its_evaluation_says_and_what_is_missing_is_named(
     base = train_variant(workspace, "metadata_logistic")
     evaluate_training(workspace, base)
     document = json.loads(workspace.bucket.get(f"reports/{base}/metrics.json"))
-    page = write_paper(workspace, refusals={"cnn_scratch": "too few images"})
+    why = "UnusableInputError: LESION_WEIGHTS /home/ada/weights: found 0 files"
+    page = write_paper(workspace, refusals={"cnn_scratch": why})
     natural, balanced, reported = rows_of(page, "S1")
     digest = document["manifest"]["digest"][:12]
     assert f"Test images by manifest. {digest} (malignancy\\_natural): " in page
@@ -68,7 +69,7 @@ def test_a_row_says_what_its_evaluation_says_and_what_is_missing_is_named(
         assert row[7] == number(figures["sensitivity_at_95_specificity"]["value"])
     assert reported[3] == number(document["subsets"]["test_natural"]["figures"]["auc"]["value"])
     assert rows_of(page, "S2")[-1][2] == "not trained and evaluated yet"
-    assert rows_of(page, "S3")[-1][2] == "too few images"
+    assert rows_of(page, "S3")[-1][2] == r"LESION\_WEIGHTS: found 0 files"
     monkeypatch.setattr(paper, "SYSTEMS", {"S1": SYSTEMS["S1"]})
     stands = Tried(variant="metadata_logistic", training_id=base)
     assert list(train_paper(workspace, max_epochs=1)) == [stands], (

@@ -6,6 +6,7 @@ reason where one is known.
 
 import json
 import logging
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -155,6 +156,7 @@ def write_paper(
             reasons.setdefault(variant.name, left_out or last or _NOT_YET)
             if left_out and found[variant.name]:
                 log.warning("%s: %s", variant.name, left_out)
+    reasons = {name: _without_place(reason) for name, reason in reasons.items()}
     rows = [_row(system, found, reasons) for system in SYSTEMS.values()]
     changes = [read_changes(workspace, base) for base in bases]
     return paper_page(list(SYSTEMS.values()), rows, changes, f"{_data_in_words(rows)} {note}".strip())
@@ -225,6 +227,11 @@ def _epochs(recipe: Mapping[str, Any]) -> list[int]:
     is_solved = (recipe.get("learning") or {}).get("is_head_solved", False)
     tuning = recipe.get("fine_tuning")
     return [*([] if is_solved else [recipe["max_epochs"]]), *([tuning["max_epochs"]] if tuning else [])]
+
+
+def _without_place(reason: str) -> str:
+    """A reason without the name of its error and the folder of weights of whoever trained: the page is for others."""
+    return re.sub(r"(LESION_WEIGHTS) \S+:", r"\1:", reason.removeprefix("UnusableInputError: "))
 
 
 def _row(system: System, found: Mapping[str, Sequence[_Evaluated]], reasons: Mapping[str, str]) -> PaperRow:
