@@ -157,8 +157,12 @@ def find_request(connection: Connection, request_id: str) -> CorrectionRequest |
 
 
 def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:
-    """The newest requests about which somebody was asked, or that were not done, at most n; detached."""
-    is_told = or_(CorrectionRequest.answered_by.is_not(None), CorrectionRequest.outcome != "applied")
+    """The newest requests about which somebody was asked, that withdrew, or that were not done, at most n; detached."""
+    is_told = or_(
+        CorrectionRequest.answered_by.is_not(None),
+        CorrectionRequest.outcome != "applied",
+        CorrectionRequest.decision == "withdrawn",
+    )
     statement = select(CorrectionRequest).where(is_told)
     return _detached(
         connection,

@@ -146,7 +146,7 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
     rows = _leaderboard()
     if rows:
         console.print(leaderboard_table(rows))
-    champions = [row for row in rows if row["champion"]]
+    champions = [row for row in rows if row["state"] == "champion"]
     for row in champions:
         console.print(f"champion for {row['task']}: {row['training_id']}", markup=False)
     if not champions:

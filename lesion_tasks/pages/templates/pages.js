@@ -143,7 +143,8 @@ function shownQuestion(question, known, mayAnswer, key) {
         });
         reason.value = ""; // nothing is being typed any longer, so the page renews itself
         button.blur();
-        return `${option}: sent. The decision follows within a minute.`;
+        const then = document.querySelector("main[data-live]") ? "" : " Reload this page then.";
+        return `${option}: sent. The decision follows within a minute.${then}`;
       });
     });
     actions.append(button);
