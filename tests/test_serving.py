@@ -259,7 +259,7 @@ def test_a_job_of_other_versions_is_planned_again(
         again = plan_predictions(workspace, str(pictures))
         assert again != job_id and run_predictions(workspace, again)["predicted"] == N_PICTURES + 3
     monkeypatch.setattr(predict_job, "PART_IMAGES", BATCH_IMAGES)
-    with pytest.raises(UnusableInputError, match="found 1 parts in its list, expected 3 of 64 pictures"):
+    with pytest.raises(UnusableInputError, match="found 1 part in its list, expected 3 of 64 pictures"):
         run_predictions(workspace, job_id)
     monkeypatch.setattr(predict_job, "JOB_VERSION", 99)
     with pytest.raises(UnusableInputError, match=r"planned with job \d, found job 99 here: plan it again"):

@@ -57,6 +57,8 @@ def label(name: str) -> str:
         prefix = f"{short}_at_prevalence_"
         if name.startswith(prefix):
             return f"{short.upper()} where {_percent_of(name.removeprefix(prefix))} are positive"
+    if name.startswith("recall_"):
+        return f"Recall of {name.removeprefix('recall_').replace('_', ' ')}"
     words = name.replace("_", " ").replace("auc", "AUC")
     return words[:1].upper() + words[1:]
 
