@@ -322,7 +322,7 @@ def test_a_task_without_gates_has_stated_ones_and_may_be_asked_for_the_recall_of
     recall = {"value": 0.5, "low": 0.4, "high": 0.6}
     document = {"figures": {"macro_auc": {"value": 0.9}}, "by_class": {"melanoma": {"recall": recall}}}
     (objection,) = objections(figures_to_judge(document), None, gates_of("three"))
-    assert objection.startswith("Recall of melanoma 0.5000 is below the floor 0.6000")
+    assert objection.startswith("recall of melanoma 0.5000 is below the floor 0.6000")
 
 
 def test_the_built_in_gates_keep_the_rules_for_own_ones() -> None:

@@ -87,7 +87,7 @@ def test_what_nothing_can_make_again_is_lost_and_named(evaluated: Workspace) -> 
     ran = CliRunner().invoke(lesion, ["verify"])
     assert isinstance(ran.exception, UnusableInputError)
     assert ": 4 lost, 0 to be made again" in str(ran.exception)
-    with pytest.raises(UnusableInputError, match="[34] lost"):
+    with pytest.raises(UnusableInputError, match=r"[34] lost"):
         verify_part_due(evaluated, part=None, is_repairing=True, moment=datetime.now(UTC))
 
 
