@@ -90,7 +90,7 @@ def request_of(params: dict[str, Any], dag_run: Any) -> "Request":
             maxLength=MAX_REASON,
             pattern=r"\S",
             title="Reason",
-            description="Why; kept with the decision, of a withdrawal in the log and in the form of this run.",
+            description="Why; kept with the decision, or with what became of this run.",
         ),
         **approval_params(page="Suspects", unasked="it is done at once"),
     },

@@ -366,10 +366,8 @@ class AskPerson(HITLOperator):
         raise NotImplementedError
 
     def execute(self, context: Any) -> Any:
-        from lesion_tasks.catalog.approvals import RULE
-
         if self.is_superseded():  # such as that of a run which ended before it was cleared
-            return self._answer("expired", person=RULE, reason=self.OBSOLETE)
+            return self._obsolete()
         self.response_timeout = self._time_left(context)
         return super().execute(context)
 
@@ -396,14 +394,17 @@ class AskPerson(HITLOperator):
     def _look_again(self, context: Any) -> dict[str, Any]:
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        from lesion_tasks.catalog.approvals import RULE
-
         if self.is_superseded():
-            return self._answer("expired", person=RULE, reason=self.OBSOLETE)
+            return self._obsolete()
         left = self._time_left(context)
         if left <= timedelta(0):
             return self._answer("expired", person="nobody", reason="")
         raise TaskAwaitingInput(method_name="execute_complete", timeout=left)
+
+    def _obsolete(self) -> dict[str, Any]:
+        from lesion_tasks.catalog.approvals import RULE
+
+        return self._answer("expired", person=RULE, reason=self.OBSOLETE)
 
     def _answer(self, answer: str, *, person: str, reason: str) -> dict[str, Any]:
         return {**self.asked(), "answer": answer, "person": person, "reason": reason}

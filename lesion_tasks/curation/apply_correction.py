@@ -1,7 +1,5 @@
 """A person's decision about a label or a pair -> a row, and the groups that follow from it; and taken back again."""
 
-import logging
-
 from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
@@ -18,10 +16,6 @@ from lesion_tasks.curation.corrections import (
 )
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.workspace import Workspace
-
-log = logging.getLogger(__name__)
-
-WITHDRAWN = "withdrawn"  # in place of a decision: one is taken back
 
 
 def correct(

@@ -20,6 +20,7 @@ from lesion_tasks.curation.apply_correction import (
 )
 from lesion_tasks.curation.corrections import (
     LABEL_DECISIONS,
+    WITHDRAWN,
     Asked,
     find_correction,
     find_ever_made,
@@ -34,7 +35,6 @@ from lesion_tasks.metrics.counted import plural
 from lesion_tasks.reports.markdown import escape
 from lesion_tasks.workspace import Workspace
 
-WITHDRAWN = "withdrawn"
 N_REJECTED_SHOWN = 5
 # What a request and the row of how it ended have in common; of what was applied, the row has the correction's number.
 _CONTENT = ("decision", "isic_id", "other_isic_id", "task", "reason")
@@ -59,9 +59,8 @@ class Request:
     correction_id: int | None  # the decision to be withdrawn
     reason: str
     asked_by: str
-    shown_sha256: str | None = (
-        None  # of what its question says would change, and of answers; None: nobody is asked
-    )
+    # Of what its question says would change, and of answers to the same; None: nobody is asked.
+    shown_sha256: str | None = None
 
     @property
     def isic_ids(self) -> list[str]:

@@ -17,6 +17,7 @@ from sqlalchemy.orm import Session
 from lesion_tasks import UnusableInputError
 from lesion_tasks.database.schema import Correction, CorrectionRequest
 
+WITHDRAWN = "withdrawn"  # what is asked for where a decision is to be taken back
 # Decision -> what it does, in words.
 LABEL_DECISIONS = {
     "label_set_aside": "the image is in no subset of the task's splits",
@@ -161,7 +162,7 @@ def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:
     is_told = or_(
         CorrectionRequest.answered_by.is_not(None),
         CorrectionRequest.outcome != "applied",
-        CorrectionRequest.decision == "withdrawn",
+        CorrectionRequest.decision == WITHDRAWN,
     )
     statement = select(CorrectionRequest).where(is_told)
     return _detached(
