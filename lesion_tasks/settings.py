@@ -18,7 +18,13 @@ from pydantic_settings import (
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.addresses import MalformedAddressError, is_host, masked, shown, split_address
-from lesion_tasks.catalog import DEFAULT_WITH_WEIGHTS, VARIANTS, own_entries
+from lesion_tasks.catalog import (
+    DEFAULT_VARIANTS,
+    DEFAULT_WITH_WEIGHTS,
+    DEFAULT_WITHOUT_WEIGHTS,
+    VARIANTS,
+    own_entries,
+)
 from lesion_tasks.catalog.approvals import ApprovalRules
 from lesion_tasks.catalog.entries import unknown
 
@@ -209,8 +215,9 @@ class Settings(BaseSettings):
     variants: Annotated[Words, AfterValidator(_variants)] = Field(
         (),
         description=(
-            "Comma-separated variants that scheduled retraining trains; unset: the catalogue's choice, which needs no "
-            f"weights, and {', '.join(DEFAULT_WITH_WEIGHTS)} where LESION_WEIGHTS has its file."
+            f"Comma-separated variants that scheduled retraining trains; unset: {', '.join(DEFAULT_VARIANTS)} and "
+            f"{', '.join(DEFAULT_WITH_WEIGHTS)}, or {', '.join(DEFAULT_WITHOUT_WEIGHTS)} where LESION_WEIGHTS has not "
+            "its file."
         ),
     )
     weights: str = Field(

@@ -14,7 +14,7 @@ from catalogue import declare, rows_of
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import DirectoryBucket, open_bucket
-from lesion_tasks.catalog import DEFAULT_VARIANTS, DEFAULT_WITH_WEIGHTS, VARIANTS, Variant
+from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.settings import Settings
 from lesion_tasks.training.frozen_features import feature_recipe, recipe_id
 from lesion_tasks.training.judge import Judgement
@@ -53,21 +53,22 @@ def variant(**changed: object) -> Variant:
     )
 
 
-def test_the_default_variants_are_joined_by_those_whose_weights_are_at_hand(
+def test_by_default_pictures_are_learned_from_weights_that_are_at_hand_or_else_by_what_needs_none(
     small: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def chosen() -> list[str]:
         return choose_variants(open_workspace(), policy="always")
 
-    assert chosen() == list(DEFAULT_VARIANTS)
+    without, with_weights = ["smoke", "metadata_logistic"], ["metadata_logistic", "efficientnet_lite0_tuned"]
+    assert chosen() == without
     monkeypatch.setenv("LESION_WEIGHTS", str(tmp_path))
-    assert chosen() == list(DEFAULT_VARIANTS), "an empty folder"
+    assert chosen() == without, "an empty folder"
     own = stored(tmp_path)
-    assert chosen() == [*DEFAULT_VARIANTS, *DEFAULT_WITH_WEIGHTS]
+    assert chosen() == with_weights
     monkeypatch.setenv("LESION_WEIGHTS", str(own))
-    assert chosen() == [*DEFAULT_VARIANTS, *DEFAULT_WITH_WEIGHTS], "the file itself"
+    assert chosen() == with_weights, "the file itself"
     monkeypatch.setenv("LESION_WEIGHTS", str(own.rename(tmp_path / "another.keras")))
-    assert chosen() == list(DEFAULT_VARIANTS), "a file of another network"
+    assert chosen() == without, "a file of another network"
 
 
 def test_an_average_states_the_licence_of_the_weights_that_a_member_began_with(

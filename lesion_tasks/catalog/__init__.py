@@ -24,6 +24,7 @@ from lesion_tasks.catalog.tasks import DIAGNOSIS_LEVELS, TASKS, LabelRule, Task
 from lesion_tasks.catalog.variants import (
     DEFAULT_VARIANTS,
     DEFAULT_WITH_WEIGHTS,
+    DEFAULT_WITHOUT_WEIGHTS,
     PAPER_METADATA,
     RETRAIN_SHARE,
     VARIANTS,
@@ -41,6 +42,7 @@ __all__ = [
     "BACKBONES",
     "COHORTS",
     "DEFAULT_VARIANTS",
+    "DEFAULT_WITHOUT_WEIGHTS",
     "DEFAULT_WITH_WEIGHTS",
     "DIAGNOSIS_LEVELS",
     "FUSIONS",

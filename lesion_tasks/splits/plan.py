@@ -3,7 +3,15 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from lesion_tasks.catalog import DEFAULT_VARIANTS, SPLITS, VARIANTS, InputSize, input_sizes_of, own_entries
+from lesion_tasks.catalog import (
+    DEFAULT_VARIANTS,
+    DEFAULT_WITHOUT_WEIGHTS,
+    SPLITS,
+    VARIANTS,
+    InputSize,
+    input_sizes_of,
+    own_entries,
+)
 from lesion_tasks.catalog.lookup import find_split
 from lesion_tasks.workspace import Workspace
 
@@ -28,7 +36,8 @@ def plan_splits(workspace: Workspace, splits: Collection[str] = ()) -> list[Plan
         find_split(name)
     if splits:
         return [PlannedSplit(name=name, sizes=tuple(input_sizes_of(name))) for name in sorted(set(splits))]
-    variants = workspace.settings.variants or DEFAULT_VARIANTS
+    # Without a look at the weights: a training materializes by itself what is not there.
+    variants = workspace.settings.variants or (*DEFAULT_VARIANTS, *DEFAULT_WITHOUT_WEIGHTS)
     return [
         PlannedSplit(name=name, sizes=tuple(input_sizes_of(name, variants)))
         for name in sorted({VARIANTS[variant].split for variant in variants})

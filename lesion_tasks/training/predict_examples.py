@@ -33,6 +33,8 @@ def predict_examples(
         batch = rows[start : start + batch_images]
         full = np.resize(batch, length)
         parts.append(np.asarray(model.predict_on_batch(examples.inputs(full)))[: len(batch)])
+        if examples.pixels is not None:
+            examples.pixels.release()  # memory does not grow with what is predicted
     return probabilities_by_id(parts, examples.isic_ids[rows], classes)
 
 

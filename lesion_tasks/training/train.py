@@ -22,6 +22,7 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import (
     DEFAULT_VARIANTS,
     DEFAULT_WITH_WEIGHTS,
+    DEFAULT_WITHOUT_WEIGHTS,
     RETRAIN_SHARE,
     TASKS,
     VARIANTS,
@@ -118,10 +119,10 @@ def _refuse_searched(variant: Variant, changes: Mapping[str, Any]) -> None:
 
 
 def _by_default(workspace: Workspace) -> list[str]:
-    """The catalogue's choice, with those variants whose weights are at hand."""
+    """The catalogue's choice: with those variants whose weights are at hand, or with what needs none."""
     location = workspace.settings.weights
     if location in WITHOUT_FILES:
-        return list(DEFAULT_VARIANTS)
+        return [*DEFAULT_WITHOUT_WEIGHTS, *DEFAULT_VARIANTS]
     from lesion_tasks.training.model import find_weights
 
     found = []
@@ -137,7 +138,7 @@ def _by_default(workspace: Workspace) -> list[str]:
             found.append(name)
         else:
             log.info("%s is left out of the default variants: %s is not its file", name, location)
-    return [*DEFAULT_VARIANTS, *found]
+    return [*DEFAULT_VARIANTS, *found] if found else [*DEFAULT_WITHOUT_WEIGHTS, *DEFAULT_VARIANTS]
 
 
 def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
