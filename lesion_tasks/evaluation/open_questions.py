@@ -26,6 +26,7 @@ class Asked:
     is_override: bool = False  # whether it is about a training that the gates refused
     is_forced: bool = False  # whether an approval promotes despite the gates
     only: Collection[str] | None = None  # the trainings that its run decides about; None: all that wait
+    request_id: str | None = None  # who asks, as `request_of` has it; None: not noted
 
 
 def request_of(run_id: str, task: str) -> str:
@@ -47,6 +48,7 @@ def asked_by(question: OpenQuestion) -> Asked:
         findings_sha256=question.findings_sha256,
         is_override=question.is_override,
         is_forced=question.is_forced,
+        request_id=question.request_id,
     )
 
 
