@@ -85,12 +85,10 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
             content[part] = value
         elif isinstance(content.get(part), dict):
             content[part] = {**content[part], field: value}
-        elif part in _PARTS:
+        else:
             problems.append(
                 f"{name}: the variant has no {part}, whose other fields would come with it; expected it as a whole"
             )
-        else:
-            problems.append(f"{name}: {part} has no fields")
     if variant.members:
         problems.append("an ensemble learns nothing itself: change its members")
     content["is_promotable"] = False

@@ -98,18 +98,20 @@ def tasks_with_champion(connection: Connection) -> list[str]:
 
 def decisions_of(connection: Connection, task: str, n: int | None = None) -> list[dict[str, Any]]:
     """The decisions about a task's champion, newest first, the last n of them (None: every one), for display."""
-    return [
-        {
-            "decided_at": row.decided_at.isoformat(timespec="seconds"),
-            "action": row.action,
-            "outcome": outcome_of(row.action, row.figures or {}),
-            "training_id": row.training_id,
-            "previous_training_id": row.previous_training_id,
-            "reason": why_in_words(row.action, row.decided_by, row.reason),
-            "decided_by": row.decided_by,
-        }
-        for row in _rows(connection, task, n=n)
-    ]
+    return [line_of(row) for row in _rows(connection, task, n=n)]
+
+
+def line_of(row: Promotion) -> dict[str, Any]:
+    """A decision for display."""
+    return {
+        "decided_at": row.decided_at.isoformat(timespec="seconds"),
+        "action": row.action,
+        "outcome": outcome_of(row.action, row.figures or {}),
+        "training_id": row.training_id,
+        "previous_training_id": row.previous_training_id,
+        "reason": why_in_words(row.action, row.decided_by, row.reason),
+        "decided_by": row.decided_by,
+    }
 
 
 def decisions_about(connection: Connection, task: str, training_ids: Collection[str]) -> list[PastDecision]:

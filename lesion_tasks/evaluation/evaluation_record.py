@@ -99,6 +99,20 @@ def find_by_id(connection: Connection, evaluation_id: str) -> Evaluation:
     return found
 
 
+def trainings_of(connection: Connection, evaluation_ids: Collection[str]) -> list[str]:
+    """The trainings that some evaluations are about."""
+    asked = select(Evaluation.training_id).where(Evaluation.evaluation_id.in_(evaluation_ids)).distinct()
+    return list(connection.execute(asked.order_by(Evaluation.training_id)).scalars())
+
+
+def find_test_figures(connection: Connection, training_id: str, manifest_digest: str) -> Figures:
+    """What an evaluation measured on the natural test set, without reading its document; empty if there is none."""
+    asked = select(Evaluation.test_figures).where(
+        Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
+    )
+    return figures_of(connection.execute(asked).scalar())
+
+
 def findings_digest(connection: Connection, evaluation_id: str) -> str:
     """A digest of what an evaluation found about its training: the same if it is made again and finds the same."""
     digest: ColumnElement[str] = literal_column(FINDINGS_DIGEST.format("evaluation.document"))

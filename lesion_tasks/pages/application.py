@@ -16,6 +16,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import (
+    ASKS_NOBODY,
     MIN_CORRECTION_REASON,
     MIN_ROLLBACK_REASON,
     NEVER_OVERRIDABLE,
@@ -27,11 +28,11 @@ from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.metrics.counted import n_pages
-from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
+from lesion_tasks.pages.activity import WITHOUT_WORDS, Run, Runs, TaskOfRun, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
-from lesion_tasks.pages.open_question import ASKING, read_question
-from lesion_tasks.pages.pipeline import counts_in_words, read_state
+from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
+from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import read_pruned
 from lesion_tasks.pages.rendering import (
     PAGE_POLICY,
@@ -48,6 +49,7 @@ from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_
 from lesion_tasks.pages.suspects_page import read_suspects
 from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.reports.plot import share_scale, whisker
+from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -151,8 +153,17 @@ def _failed(request: Request, error: Exception) -> Response:
 @router.get("/")
 def show_pipeline(request: Request) -> Response:
     """Where the pipeline stands."""
-    state = read_state(_workspace(request))
-    activity = read_activity(request.app.state.runs, N_FAILED)
+    workspace = _workspace(request)
+    state = read_state(workspace)
+    with workspace.engine.connect() as connection:
+
+        def overtaken_by(run: Run, task: TaskOfRun) -> str | None:
+            if run.dag_id not in ASKING:
+                return None
+            returned = request.app.state.returned_by(run.dag_id, run.run_id, ASKING[run.dag_id], -1)
+            return find_overtaken(connection, run.dag_id, returned, task.map_index, state.now)
+
+        activity = read_activity(request.app.state.runs, N_FAILED, overtaken_by)
     startable = request.state.startable
     return _page(
         request,
@@ -161,6 +172,7 @@ def show_pipeline(request: Request) -> Response:
         state=state,
         activity=activity,
         n_at_work=activity.count_running(len(state.running)),
+        preparing=being_prepared(activity.training, state.running),
         without_words=WITHOUT_WORDS,
         in_words=counts_in_words,
         startable=startable,
@@ -255,6 +267,8 @@ def show_champion(request: Request, task: str) -> Response:
         n_decisions=N_DECISIONS,
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
+        asks_nobody=ASKS_NOBODY,
+        outcomes=OUTCOMES,
     )
 
 
