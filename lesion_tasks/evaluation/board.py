@@ -4,11 +4,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.pruned import HOLDS_OUT, PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
+from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.candidacy import (
     LEAKING,
     MAY_BE_PROMOTED,
@@ -17,6 +18,7 @@ from lesion_tasks.evaluation.candidacy import (
     never_promotable,
     states_of,
 )
+from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.reports.bundle import BestOfLooks
 from lesion_tasks.reports.index import BoardRow, PromotionState, figures_of
 
@@ -95,6 +97,14 @@ def read_board(
     states = states_of(connection, task, [_judged(row) for row in found], now)
     rows = [_board_row(row, judging, states[row.training_id]) for row in found]
     return rows, found[0].n_found if found else 0
+
+
+def find_test_figures(connection: Connection, training_id: str, manifest_digest: str) -> Figures:
+    """What an evaluation measured on the natural test set, without reading its document; empty if there is none."""
+    asked = select(Evaluation.test_figures).where(
+        Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
+    )
+    return figures_of(connection.execute(asked).scalar())
 
 
 def _judged(row: Any) -> Judged:

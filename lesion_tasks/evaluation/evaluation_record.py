@@ -5,7 +5,7 @@ decisions use the document itself: `find_sealed`, then `failed_checks` and `unde
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select, text
@@ -103,14 +103,6 @@ def trainings_of(connection: Connection, evaluation_ids: Collection[str]) -> lis
     """The trainings that some evaluations are about."""
     asked = select(Evaluation.training_id).where(Evaluation.evaluation_id.in_(evaluation_ids)).distinct()
     return list(connection.execute(asked.order_by(Evaluation.training_id)).scalars())
-
-
-def find_test_figures(connection: Connection, training_id: str, manifest_digest: str) -> Figures:
-    """What an evaluation measured on the natural test set, without reading its document; empty if there is none."""
-    asked = select(Evaluation.test_figures).where(
-        Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
-    )
-    return figures_of(connection.execute(asked).scalar())
 
 
 def findings_digest(connection: Connection, evaluation_id: str) -> str:

@@ -12,9 +12,8 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.database.schema import Ingestion, Training
-from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.board import BoardFilter, find_test_figures, read_board
 from lesion_tasks.evaluation.candidacy import TaskNow, candidate_ids, read_task
-from lesion_tasks.evaluation.evaluation_record import find_test_figures
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.pages.activity import TaskOfRun
