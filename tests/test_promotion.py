@@ -654,7 +654,7 @@ def test_a_decision_ends_the_question_of_another_run_with_a_row(is_forced: bool,
 
 def test_a_run_about_some_trainings_leaves_the_others_waiting(settings: Settings) -> None:
     """As `train_variants` hands on what it trained together with whether a person is asked."""
-    waiting, trained = first_candidate(settings), candidate("metadata_hgb")
+    waiting, trained = first_candidate(settings), candidate("metadata_mlp")
     workspace = open_workspace()
     (question,) = write_questions(workspace, tasks=[TASK], approval="always", only=[trained])
     assert question.asked_about == trained
