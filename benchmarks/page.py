@@ -145,11 +145,19 @@ def fill_airflow(question: Question) -> None:
             session.flush()
             if task_id == "ask":
                 session.add(
-                    HITLDetail(ti_id=ti.id, options=["Approve", "Reject"], subject=question.subject, params={})
+                    HITLDetail(
+                        ti_id=ti.id, options=["Approve", "Reject"], subject=question.subject, params={}
+                    )
                 )
             if task_state == "failed":
                 XComModel.set(
-                    key=REASON, value="x" * 300, dag_id=dag_id, task_id=task_id, run_id=run_id, map_index=0, session=session
+                    key=REASON,
+                    value="x" * 300,
+                    dag_id=dag_id,
+                    task_id=task_id,
+                    run_id=run_id,
+                    map_index=0,
+                    session=session,
                 )
         if "ask" in tasks:
             XComModel.set(
@@ -172,12 +180,22 @@ def fill_airflow(question: Question) -> None:
         for place in range(N_FAILED):
             ran(session, "ingest_isic", f"failed {place}", "failed", {**done, "fetch": "failed"})
         for place in range(N_AT_WORK):
-            tasks = {"each.train": "running", "each.evaluate": "scheduled"} if place % 2 else {"ask": "awaiting_input"}
-            dag_id, run_id = ("train_variants", f"work {place}") if place % 2 else ("promote_model", f"{RUN_ID}{place or ''}")
+            tasks = (
+                {"each.train": "running", "each.evaluate": "scheduled"}
+                if place % 2
+                else {"ask": "awaiting_input"}
+            )
+            dag_id, run_id = (
+                ("train_variants", f"work {place}")
+                if place % 2
+                else ("promote_model", f"{RUN_ID}{place or ''}")
+            )
             compared = {} if place % 2 else {"compare": "success"}
             ran(session, dag_id, run_id, "running", {**compared, **tasks})
     with create_session() as session:
-        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}).execute(text("VACUUM ANALYZE"))
+        session.connection(execution_options={"isolation_level": "AUTOCOMMIT"}).execute(
+            text("VACUUM ANALYZE")
+        )
 
 
 def application() -> tuple[Any, dict[str, str]]:

@@ -109,8 +109,7 @@ def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
             section="Despite the gates",
             description_md="Promote the best candidate even if it misses a gate, or a refused training by its name; with "
             "a reason. Where a person is being asked about it, that question ends as superseded: the page Champion lists "
-            "what is asked. "
-            + overrides_in_words(),
+            "what is asked. " + overrides_in_words(),
         ),
         "training": Param(
             None,
@@ -166,7 +165,9 @@ def promote_model() -> None:
 
         def goes_on(run_id: str) -> bool:
             states = ["queued", "running"]
-            return bool(get_current_context()["ti"].get_dr_count("promote_model", run_ids=[run_id], states=states))
+            return bool(
+                get_current_context()["ti"].get_dr_count("promote_model", run_ids=[run_id], states=states)
+            )
 
         questions = write_questions(
             open_workspace(),

@@ -293,9 +293,12 @@ def test_a_choice_whether_to_ask_is_about_the_trainings_of_its_form(monkeypatch:
     monkeypatch.setitem(
         found, "get_current_context", lambda: {"triggering_asset_events": {scope["EVALUATIONS"]: events}}
     )
-    monkeypatch.setitem(found, "open_workspace", lambda: SimpleNamespace(engine=SimpleNamespace(connect=nullcontext)))
+    monkeypatch.setitem(
+        found, "open_workspace", lambda: SimpleNamespace(engine=SimpleNamespace(connect=nullcontext))
+    )
     monkeypatch.setattr(
-        "lesion_tasks.evaluation.evaluation_record.trainings_of", lambda _, ids: [f"training of {one}" for one in ids]
+        "lesion_tasks.evaluation.evaluation_record.trainings_of",
+        lambda _, ids: [f"training of {one}" for one in ids],
     )
     assert scope["only_of"]() is None, "by hand it is about all that wait"
     events += [SimpleNamespace(extra={"approval": "never", "evaluations": ["a"]})]

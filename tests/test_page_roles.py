@@ -220,7 +220,9 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
             assert "taskInstances/each.train/logs/1?map_index=0" in training, (
                 "the try that failed, not the next"
             )
-            assert re.search(r'run <a href="dags/train_variants/runs/run%2B1" [^>]+>run\+1</a>, try 1', training)
+            assert re.search(
+                r'run <a href="dags/train_variants/runs/run%2B1" [^>]+>run\+1</a>, try 1', training
+            )
             assert "ask malignancy: answered by Ada" in pipeline
             assert json.loads(question) == {
                 "asked_about": given["question"]["asked_about"],

@@ -241,7 +241,9 @@ def asking(**more: Any) -> Run:
     return Run(dag_id="promote_model", run_id="manual__2026-03-01", state="running", tasks=[task])
 
 
-def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(trained: tuple[str, str]) -> None:
+def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
+    trained: tuple[str, str],
+) -> None:
     first, second = trained
 
     def told(run: Run, **question: Any) -> str:
@@ -253,17 +255,25 @@ def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(t
     overtaken = f"ends shortly ask malignancy: overtaken, since the champion is {first} by now"
     assert overtaken in told(asking(), asked_against=second)
     assert f"{first} by now; it ends by itself within 2 minutes" in told(asking(), asked_against=None)
-    assert "ends shortly ask malignancy: answered by Ada" in told(asking(answered_by="Ada"), asked_against=first)
+    assert "ends shortly ask malignancy: answered by Ada" in told(
+        asking(answered_by="Ada"), asked_against=first
+    )
 
 
-def test_a_training_is_shown_from_the_moment_that_its_task_runs(trained: tuple[str, str], settings: Settings) -> None:
+def test_a_training_is_shown_from_the_moment_that_its_task_runs(
+    trained: tuple[str, str], settings: Settings
+) -> None:
     task = TaskOfRun(task_id="each.train", map_index=0, label="smoke", state="running", began_at=NOW)
     runs = [Run(dag_id="train_variants", run_id="t", state="running", tasks=[task])]
     page = client(runs=runs).get("/").text
     shown = page[page.index('id="training"') :]
     assert "<h3>smoke</h3>" in shown and "Its first epoch has not begun" in shown
     assert "Nothing is being trained" not in page
-    execute(settings, "UPDATE training SET status = 'running', variant = 'smoke' WHERE training_id = :id", id=trained[1])
+    execute(
+        settings,
+        "UPDATE training SET status = 'running', variant = 'smoke' WHERE training_id = :id",
+        id=trained[1],
+    )
     assert "<h3>smoke</h3>" not in client(runs=runs).get("/").text
 
 
@@ -274,7 +284,9 @@ def test_the_first_page_reads_the_candidates_of_a_task_once(
     for name in ("waiting_ids", "champion_of"):
         real = getattr(candidacy, name)
         monkeypatch.setattr(
-            candidacy, name, lambda connection, task, real=real, name=name: (read.append(name), real(connection, task))[1]
+            candidacy,
+            name,
+            lambda connection, task, real=real, name=name: (read.append(name), real(connection, task))[1],
         )
     assert client(returned=[asked(trained[1])], runs=[asking()]).get("/").status_code == 200
     assert {name: read.count(name) for name in read} == {"waiting_ids": len(TASKS), "champion_of": len(TASKS)}
@@ -290,12 +302,16 @@ def test_the_tab_of_a_run_that_decided_nothing_says_why_and_leads_to_the_run_tha
     page = Client(app).get("/result?dag=promote_model&run=r&task={TASK_ID}").text
     assert "This run decided nothing, and says why." in page
     address = "dags/promote_model/runs/manual__2026-03-01T10%3A00%3A00%2B00%3A00"
-    assert f'run <a href="{address}" data-airflow="{address}">{escape(run_id)}</a> asks about x already.' in page
+    assert (
+        f'run <a href="{address}" data-airflow="{address}">{escape(run_id)}</a> asks about x already.' in page
+    )
     execute_page = client(startable=("promote_model",)).get(f"/champion/{TASK}").text
     assert str(escape(ASKS_NOBODY)) in execute_page
 
 
-def test_what_a_refusal_was_for_is_told_apart_in_one_word(trained: tuple[str, str], settings: Settings) -> None:
+def test_what_a_refusal_was_for_is_told_apart_in_one_word(
+    trained: tuple[str, str], settings: Settings
+) -> None:
     _, second = trained
     for figures, outcome in (
         ({"objections": ["x"]}, "missed_gates"),

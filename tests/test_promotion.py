@@ -550,7 +550,10 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
     assert is_superseded(open_workspace(), Asked(task_name=TASK, asked_about=old))
     with open_workspace().engine.connect() as connection:  # by the database alone, as a page asks
         why = overtaken_by(connection, Asked(task_name=TASK, asked_about=old))
-        assert why == f"{old} is no candidate any more: a newer training of its variant was evaluated, or it was put aside"
+        assert (
+            why
+            == f"{old} is no candidate any more: a newer training of its variant was evaluated, or it was put aside"
+        )
         assert overtaken_by(connection, Asked(task_name=TASK, asked_about=new)) is None
     said = promote(asked_about=old, answer="approved", decided_by="Ada")
 
@@ -595,14 +598,19 @@ def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Setting
     assert asked(asker("two", "one")) == []
     said = promote(needs_answer=True, request_id=request_of("two", TASK))
     assert said.action == "none"
-    assert said.reason == f"run one asks about {training_id} already, so this run does not: the answer there decides"
+    assert (
+        said.reason
+        == f"run one asks about {training_id} already, so this run does not: the answer there decides"
+    )
     assert rows_of(settings, "SELECT request_id FROM open_question") == [(request_of("one", TASK),)]
 
     # Of a run that was killed, or whose question has expired, nobody gets an answer.
     assert asked(asker("three", hours=0)) == [training_id]
     assert asked(asker("four", "three")) == [training_id]
     # Despite the gates is another question.
-    assert asked(asker("five", "four"), is_forced=True, force=Force(reason="now", asked_by="Ada")) == [training_id]
+    assert asked(asker("five", "four"), is_forced=True, force=Force(reason="now", asked_by="Ada")) == [
+        training_id
+    ]
     rows = rows_of(settings, "SELECT action, request_id, reason FROM promotion ORDER BY sequence")
     assert [tuple(row) for row in rows] == [
         ("superseded", request_of(old, TASK), f"Run {new} asks about {training_id} {how}.")
@@ -611,7 +619,9 @@ def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Setting
         )
     ]  # fmt: skip
     # Its own run finds how it ended, and the candidate is still one.
-    late = promote(asked_about=training_id, answer="approved", decided_by="Eve", request_id=request_of("four", TASK))
+    late = promote(
+        asked_about=training_id, answer="approved", decided_by="Eve", request_id=request_of("four", TASK)
+    )
     assert (late.action, late.training_id) == ("superseded", training_id)
     decided = promote(
         asked_about=training_id,
@@ -648,7 +658,9 @@ def test_a_decision_ends_the_question_of_another_run_with_a_row(is_forced: bool,
         ("superseded", request_of("one", TASK)),
         (said.action, request_of("three", TASK)),
     ]
-    late = promote(asked_about=training_id, answer="rejected", decided_by="Eve", request_id=request_of("one", TASK))
+    late = promote(
+        asked_about=training_id, answer="rejected", decided_by="Eve", request_id=request_of("one", TASK)
+    )
     assert late.action == "superseded"
 
 
@@ -658,7 +670,9 @@ def test_a_run_about_some_trainings_leaves_the_others_waiting(settings: Settings
     workspace = open_workspace()
     (question,) = write_questions(workspace, tasks=[TASK], approval="always", only=[trained])
     assert question.asked_about == trained
-    assert not is_superseded(workspace, question), "a better one that its run is not about is none of its business"
+    assert not is_superseded(workspace, question), (
+        "a better one that its run is not about is none of its business"
+    )
     assert plan_promotion(workspace, task=TASK, only=[trained])["candidate"] == trained
     assert promote(only=[trained], is_forced=True).training_id == trained
     assert promote(only=[trained]).reason.startswith("none of the trainings that started this run is waiting")
@@ -674,7 +688,9 @@ def test_a_run_that_asks_nobody_says_why(settings: Settings) -> None:
     said = promote(needs_answer=True)
     assert "no candidate may be promoted, so nobody was asked" in said.reason
     ((reason, figures),) = rows_of(settings, "SELECT reason, figures FROM promotion")
-    assert reason.startswith("Nobody was asked, since it cannot become champion whatever its figures are: Its evaluation")
+    assert reason.startswith(
+        "Nobody was asked, since it cannot become champion whatever its figures are: Its evaluation"
+    )
     assert outcome_of("refused", figures) == "barred"
     refuse(settings, training_id)
     assert promote(needs_answer=True).reason == (

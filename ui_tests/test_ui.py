@@ -432,7 +432,9 @@ def test_candidates_of_two_tasks_are_decided_in_one_run_asked_and_not_asked(
 
     # The same model again gains nothing. Somebody wants it all the same.
     assert "malignancy: refused" in found
-    rows = inside(page, CHAMPION_PAGE).locator("section[aria-labelledby=history] tr", has_text=re.compile("missed a gate|no better"))
+    rows = inside(page, CHAMPION_PAGE).locator(
+        "section[aria-labelledby=history] tr", has_text=re.compile("missed a gate|no better")
+    )
     refused = rows.first.locator("code").first.inner_text()
     assert champion(page) != refused
     run_id = promote_by_form(page, api, "Never", is_forced=True, training=refused, override_reason=OVERRIDE)

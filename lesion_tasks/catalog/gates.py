@@ -426,7 +426,9 @@ def lacking_gain(comparison: Mapping[str, Any] | None, gates: Sequence[Gate]) ->
     if comparison is None:
         return []
     differences = {gate: comparison["differences"].get(gate.measure) for gate in gates if gate.is_leading}
-    return [words for gate, found in differences.items() if found is not None for words in _losses(gate, found)]
+    return [
+        words for gate, found in differences.items() if found is not None for words in _losses(gate, found)
+    ]
 
 
 def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:

@@ -1010,7 +1010,9 @@ class OpenQuestion(Base):
     training_id: Mapped[str] = mapped_column(
         ForeignKey("training.training_id"), primary_key=True, comment="the candidate"
     )
-    request_id: Mapped[str] = mapped_column(comment="who asks: a run of Airflow and the task, as in promotion")
+    request_id: Mapped[str] = mapped_column(
+        comment="who asks: a run of Airflow and the task, as in promotion"
+    )
     previous_training_id: Mapped[str | None] = mapped_column(
         ForeignKey("training.training_id"), comment="the champion that it names; null: there was none"
     )

@@ -49,7 +49,9 @@ def never_promotable(recipe: Mapping[str, Any], imputation: str | None) -> str |
     return _ANSWERS_A_QUESTION if "is_promotable" in (recipe.get("adjusted") or ()) else _REPEATS_A_MISTAKE
 
 
-_REPEATS_A_MISTAKE = "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
+_REPEATS_A_MISTAKE = (
+    "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
+)
 _ANSWERS_A_QUESTION = (
     "Fields of its variant were changed, or something was held out, for this training alone: it answers a question, and "
     "is never promotable."

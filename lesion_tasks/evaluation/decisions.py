@@ -330,7 +330,10 @@ def supersede_question(
     close_question(connection, question)
     said = f"The question about it that run {run_of(question)} asked ends as superseded."
     log.info("%s: %s", question.training_id, said)
-    if any(row.training_id == question.training_id for row in find_request(connection, question.task, question.request_id)):
+    if any(
+        row.training_id == question.training_id
+        for row in find_request(connection, question.task, question.request_id)
+    ):
         return said  # of a run that had decided, and was cleared
     _insert(
         connection,

@@ -178,7 +178,12 @@ def read_activity(runs: Runs, n_failed: int, overtaken_by: OvertakenBy) -> Activ
     stages = [
         Stage(
             title=title,
-            work=[work for run in at_work if run.dag_id == dag_id for work in _work_of(run, holders, overtaken_by)],
+            work=[
+                work
+                for run in at_work
+                if run.dag_id == dag_id
+                for work in _work_of(run, holders, overtaken_by)
+            ],
         )
         for dag_id, title in titles.items()
     ]

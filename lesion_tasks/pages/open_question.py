@@ -21,7 +21,9 @@ class ShownQuestion(BaseModel, frozen=True):
     """A question that Airflow keeps open, and what only the product knows of it."""
 
     asked_about: str  # the training, or the images
-    is_open: bool  # if not, something else was decided or is to be: the question ends by itself, within minutes
+    is_open: (
+        bool  # if not, something else was decided or is to be: the question ends by itself, within minutes
+    )
     body: str  # HTML, without markup of the source's own
 
 

@@ -388,7 +388,10 @@ def _nothing_to_promote(
     found = "; ".join(f"{candidate.training_id}: {candidate.obstacle}" for candidate in candidates)
     unasked = ", so nobody was asked" if request.needs_answer else ""
     return Decision(
-        task=task, action="refused", training_id=None, reason=f"no candidate may be promoted{unasked}: {found}"
+        task=task,
+        action="refused",
+        training_id=None,
+        reason=f"no candidate may be promoted{unasked}: {found}",
     )
 
 

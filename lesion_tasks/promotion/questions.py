@@ -124,7 +124,11 @@ def _is_noted(workspace: Workspace, question: Question, asker: Asker) -> bool:
             if not is_weaker and other.ends_at > now and asker.goes_on(run_of(other)):
                 why = overtaken_by(connection, asked_by(other))
                 if why is None:
-                    log.info("run %s asks about %s already, so this run does not", run_of(other), question.asked_about)
+                    log.info(
+                        "run %s asks about %s already, so this run does not",
+                        run_of(other),
+                        question.asked_about,
+                    )
                     return False
             anew = "despite the gates" if is_weaker else "anew"
             reason = f"Run {asker.run_id} asks about {question.asked_about} {anew}."

@@ -18,7 +18,11 @@ from lesion_tasks.reports.words import OUTCOMES, decider, moment
 # Name -> how it is called on pages, its style class, and what it means; what the last decision did is called as there.
 _STATES = OUTCOMES | {
     "champion": ("★ champion", "good", "The training whose model is in use."),
-    "earlier_champion": ("earlier champion", "quiet", "It was champion until another was promoted or restored."),
+    "earlier_champion": (
+        "earlier champion",
+        "quiet",
+        "It was champion until another was promoted or restored.",
+    ),
     "candidate": ("candidate", "quiet", "It waits for a decision."),
     "undecided": ("undecided", "quiet", "It ceased to be a candidate before anything was decided about it."),
     "never_promotable": ("never promotable", "bad", "It answers a question, and can never become champion."),

@@ -57,8 +57,16 @@ OUTCOMES = {
         "quiet",
         "Another candidate of the same round was better on val, and only that one was judged.",
     ),
-    "rejected": ("rejected", "bad", "A person said no. It is asked about again once its evaluation finds other things."),
-    "expired": ("question expired", "quiet", "No answer came in time, or none that counts. It stays a candidate."),
+    "rejected": (
+        "rejected",
+        "bad",
+        "A person said no. It is asked about again once its evaluation finds other things.",
+    ),
+    "expired": (
+        "question expired",
+        "quiet",
+        "No answer came in time, or none that counts. It stays a candidate.",
+    ),
     "superseded": ("superseded", "quiet", "Something else was decided, or asked, before anybody answered."),
 }
 
