@@ -1,10 +1,10 @@
 """The heaviest page of the plugin on 5,000 evaluated trainings and 500,000 images, on the server.
 
 A small catalogue of drawn pictures with one evaluated, promoted training is made as in life; its rows are then repeated
-under other ids, documents and all: most trainings were decided on, some wait, and people are asked about a few. Airflow's
-own database has two years of runs of the DAGs, some at work, some failed, and the questions that are open. Every page is
-asked for through the plugin's application, with Airflow's guard and without a network. The peer is what a notebook would do for one of these pages: read the leaderboard's figures of
-all trainings with pandas and write them as HTML. The last line is a JSON object.
+under other ids, documents and all: most trainings were decided on, some wait, and people are asked about one. Airflow's
+own database has two years of runs of the DAGs, some at work, some failed, and the questions that are open. Each page is
+asked for through the plugin's application, with Airflow's guard and without a network. The peer is what a notebook would
+do for one of these pages: read the leaderboard's figures of all trainings with pandas and write them as HTML. The last line is a JSON object.
 """
 
 import asyncio
@@ -21,8 +21,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT), str(ROOT / "plugins")]
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "plugins"))
 
 import httpx
 import pandas as pd
@@ -37,6 +37,7 @@ from lesion_tasks.promotion.questions import Asker, Question, write_questions
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import open_workspace
 
+ROOT = Path(__file__).resolve().parents[1]
 N_TRAININGS, N_IMAGES = 5_000, 500_000
 N_RUNS = 2_500  # of each DAG, in two years
 N_AT_WORK, N_FAILED, N_WAITING = 6, 40, 30
@@ -102,8 +103,12 @@ def fill(url: str) -> tuple[list[str], Question]:
             """)
         )
         connection.execute(
-            text("UPDATE training SET variant = variant || '-' || n FROM (SELECT training_id AS id, row_number() OVER () "
-                 "AS n FROM training WHERE training_id LIKE :last LIMIT :n) one WHERE one.id = training_id"),
+            text("""
+                UPDATE training SET variant = variant || '-' || n FROM (
+                    SELECT training_id AS id, row_number() OVER () AS n FROM training
+                    WHERE training_id LIKE :last LIMIT :n) one
+                WHERE one.id = training_id
+            """),
             {"last": f"{training_ids[2]}-copy-%", "n": N_WAITING},
         )  # fmt: skip
     with engine_for(url).connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
@@ -137,7 +142,7 @@ def fill_airflow(question: Question) -> None:
         )  # fmt: skip
         session.flush()
         for task_id, task_state in tasks.items():
-            with DAG(dag_id):
+            with DAG(dag_id, schedule=None):
                 task = EmptyOperator(task_id=task_id)
             ti = TaskInstance(task, dag_version_id=None, run_id=run_id, state=task_state, map_index=0)
             ti._rendered_map_index, ti.try_number, ti.start_date = TASK, 1, moment
@@ -263,7 +268,7 @@ def main() -> None:
                 AIRFLOW__CORE__LOAD_EXAMPLES="False",
                 AIRFLOW__CORE__PLUGINS_FOLDER=str(ROOT / "plugins"),
                 AIRFLOW__DATABASE__SQL_ALCHEMY_CONN=postgres.database_url(home, "airflow"),
-                AIRFLOW__API_AUTH__JWT_SECRET="a secret of this benchmark that is long enough for HS512",
+                AIRFLOW__API_AUTH__JWT_SECRET="a secret of this benchmark that is long enough for HS512",  # noqa: S106 - guards nothing
                 PYTHONPATH=f"{ROOT}:{ROOT / 'plugins'}",
             )
             fill_airflow(question)

@@ -10,10 +10,11 @@
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
 promoted. There is one question about each candidate: a run that finds one open names the run that asks it. A question
 that is still open when a better candidate arrives ends as superseded within two minutes; it does not block anything
-else. A training that the gates refused can be promoted all the same: by its name, with a reason and "Despite the gates".
+else. A training that the gates refused can be promoted all the same: by its name, with a reason and "Despite the
+gates".
 
-In a run that new evaluations started, the form that started the trainings may have chosen whether a person is asked: the
-run is then about these trainings alone, and the other candidates wait for a run of their own.
+In a run that new evaluations started, the form that started the trainings may have chosen whether a person is asked:
+the run is then about these trainings alone, and the other candidates wait for a run of their own.
 
 Safe to clear: a run that has decided finds its decision again, and deciding twice on the same evaluations changes
 nothing.
@@ -107,9 +108,9 @@ def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
             type="boolean",
             title="Despite the gates",
             section="Despite the gates",
-            description_md="Promote the best candidate even if it misses a gate, or a refused training by its name; with "
-            "a reason. Where a person is being asked about it, that question ends as superseded: the page Champion lists "
-            "what is asked. " + overrides_in_words(),
+            description_md="Promote the best candidate even if it misses a gate, or a refused training by its name, "
+            "with a reason. Where a person is being asked about it, that question ends as superseded: the page Champion "
+            "lists what is asked. " + overrides_in_words(),
         ),
         "training": Param(
             None,

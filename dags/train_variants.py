@@ -132,9 +132,9 @@ POLICIES = {
             unasked="the gates decide",
             section="The promotion that follows",
             description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
-            "is decided. Always and Never are about what this form trains alone: other candidates keep waiting, and what "
-            "people are asked about them stays open. As the setting says: about all that wait. Where several runs start "
-            "it together, whoever wants to be asked is. " + ASKS_NOBODY,
+            "is decided. Always and Never are about what this form trains alone: other candidates keep waiting, and "
+            "what people are asked about them stays open. As the setting says: about all that wait. Where several runs "
+            "start it together, whoever wants to be asked is. " + ASKS_NOBODY,
         ),
         "max_epochs": Param(
             None,

@@ -284,7 +284,7 @@ def approval_param(*, unasked: str, description: str, section: str = "Approval")
 
 
 def approval_params(*, page: str, unasked: str, more: str = "") -> dict[str, Param]:
-    """The fields of a form whose run asks by itself, on that page of the product; `more`: whom else the choice binds."""
+    """The fields of a form whose run asks by itself, on that page; `more`: whom else the choice binds."""
     return {
         "approval": approval_param(
             unasked=unasked,

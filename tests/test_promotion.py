@@ -600,7 +600,7 @@ def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Setting
     assert said.action == "none"
     assert (
         said.reason
-        == f"run one asks about {training_id} already, so this run does not: the answer there decides"
+        == f"run one asks about {training_id} already, so this one does not: the answer there counts"
     )
     assert rows_of(settings, "SELECT request_id FROM open_question") == [(request_of("one", TASK),)]
 

@@ -53,8 +53,8 @@ _REPEATS_A_MISTAKE = (
     "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
 )
 _ANSWERS_A_QUESTION = (
-    "Fields of its variant were changed, or something was held out, for this training alone: it answers a question, and "
-    "is never promotable."
+    "Fields of its variant were changed, or something was held out, for this training alone: it answers a question, "
+    "and is never promotable."
 )
 
 
@@ -203,7 +203,7 @@ def _state(
 
 def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -> PromotionState:
     """The state of what waits: what was decided before, and whether a person is asked about it."""
-    asked = question and f"A person is asked about it, by run {run_of(question)}."
+    asked = None if question is None else f"A person is asked about it, by run {run_of(question)}."
     if last is None:
         return PromotionState(name="candidate", reason=asked)
     state = _by("candidate", last, f"before, {outcome_title(last.outcome)}")

@@ -114,7 +114,7 @@ OvertakenBy = Callable[[Run, TaskOfRun], str | None]
 
 
 def _why_ending(run: Run, task: TaskOfRun, status: str, overtaken_by: OvertakenBy) -> str | None:
-    """Why the question of a task is none any more, though the task has not ended; None: it is one, or is no question."""
+    """Why the question of a task is none any more, though the task has not ended; None: it is one, or no question."""
     if task.answered_by is not None:
         return f"answered by {task.answered_by}"
     if status != ASKING or (why := overtaken_by(run, task)) is None:

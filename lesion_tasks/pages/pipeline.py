@@ -143,7 +143,7 @@ def _task_state(connection: Connection, name: str) -> TaskState:
 
 
 def being_prepared(tasks: Sequence[TaskOfRun], running: Sequence[RunningTraining]) -> list[TaskOfRun]:
-    """Of the tasks that train those whose training is in no row yet: they look for data and weights, and prepare them."""
+    """Of the tasks that train those whose training is in no row yet: they look for data and weights."""
     return [
         task
         for task in tasks

@@ -152,9 +152,9 @@ def promote_model(
     expires, and so does any answer if the evaluation no longer finds `findings_sha256`, what the question showed (None:
     not known): the candidate is asked about again.
     `needs_answer`: people are asked, so a candidate that nobody was asked about stays one; it gets its own question.
-    `force`: who asks for that and why; only with `is_forced`. An override is about a training that the gates refused, and
-    about no other: nothing is decided if that refusal is not in force, or if something else than its figures stands in
-    the way. `only`: of these trainings alone; the others that wait keep waiting.
+    `force`: who asks for that and why; only with `is_forced`. An override is about a training that the gates refused,
+    and about no other: nothing is decided if that refusal is not in force, or if something else than its figures stands
+    in the way. `only`: of these trainings alone; the others that wait keep waiting.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     find_task(task)
@@ -221,7 +221,7 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
                 newcomer,
                 f"{newcomer} came after the questions of this run: it gets one of its own"
                 if asked is None
-                else f"run {run_of(asked)} asks about {newcomer} already, so this run does not: the answer there decides",
+                else f"run {run_of(asked)} asks about {newcomer} already, so this one does not: the answer there counts",
             )
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):

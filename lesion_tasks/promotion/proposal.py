@@ -22,13 +22,13 @@ from lesion_tasks.catalog.gates import (
     objections_by,
 )
 from lesion_tasks.catalog.titles import label, label_inside
+from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.comparison import (
     NoComparisonError,
     NotEvaluatedError,
     compare_models,
     missing_on_cohorts,
 )
-from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.decisions import (
     BARRED,
     MISSED_GATES,
@@ -145,7 +145,7 @@ def find_round(
 def propose(
     connection: Connection, bucket: Bucket, task: str, candidates: list[Candidate]
 ) -> tuple[Proposal | None, list[Candidate]]:
-    """What there is to decide for a task, and every candidate of the round as it was found. None: none may be promoted."""
+    """What there is to decide for a task, and every candidate of the round as found. None: none may be promoted."""
     best = best_of(candidates)
     while best is not None and (leak := _leak(connection, bucket, best)) is not None:
         candidates = [
@@ -325,7 +325,7 @@ def body_of(
     lines = [
         *_effect(proposal, is_forced=is_forced, force=force),
         f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
-        f"{figure['n_images']:,} test images; {'the best of its round on' if override_in(force) is None else 'on'} validation "
+        f"{figure['n_images']:,} test images; {'on' if override_in(force) else 'the best of its round on'} validation "
         f"{proposal.candidate.val:.4f}.",
         "",
         f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."

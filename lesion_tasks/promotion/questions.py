@@ -76,9 +76,9 @@ def write_questions(
 ) -> list[Question]:
     """A question for each task that has a candidate; empty if nobody is asked.
 
-    `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so, with who
-    asks for that and why (`force`). With an override there is one question, about the training whose refusal it is to
-    override, unless something else was decided about that meanwhile. `only`: about one of these trainings.
+    `approval`: one of APPROVALS. `is_forced`: an approval promotes despite the gates, and the question says so, with
+    who asks for that and why (`force`). With an override there is one question, about the training whose refusal it is
+    to override, unless something else was decided about that meanwhile. `only`: about one of these trainings.
 
     `asker` notes its questions: there is one about each candidate, so what another run asks already is not asked again,
     unless that question has been overtaken, or this one is asked despite the gates and that one is not: then it ends as
@@ -103,7 +103,7 @@ def write_questions(
             is_override=override_in(force) is not None,
             is_forced=is_forced,
             only=only,
-            request_id=asker and request_of(asker.run_id, task),
+            request_id=None if asker is None else request_of(asker.run_id, task),
             subject=subject_of(proposal, is_forced=is_forced),
             body=body_of(proposal, report_base=PAGES, is_forced=is_forced, force=force),
             assigned_users=rules.assigned_users,

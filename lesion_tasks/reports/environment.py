@@ -30,7 +30,8 @@ def environment() -> Environment:
     )
     for function in (
         titles.label, titles.label_inside, titles.split_title, words.ideal,
-        words.explanation, words.class_label, words.outcome_title, words.outcome_css, words.outcome_meaning, words.decider,
+        words.explanation, words.class_label, words.outcome_title, words.outcome_css,
+        words.outcome_meaning, words.decider,
         words.subset_title, words.subset_phrase,
         words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
         words.opened, words.best_of, words.figure_words, words.counts_words,
