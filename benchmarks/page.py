@@ -3,8 +3,9 @@
 A small catalogue of drawn pictures with one evaluated, promoted training is made as in life; its rows are then repeated
 under other ids, documents and all: most trainings were decided on, some wait, and people are asked about one. Airflow's
 own database has two years of runs of the DAGs, some at work, some failed, and the questions that are open. Each page is
-asked for through the plugin's application, with Airflow's guard and without a network. The peer is what a notebook would
-do for one of these pages: read the leaderboard's figures of all trainings with pandas and write them as HTML. The last line is a JSON object.
+asked for through the plugin's application, with Airflow's guard and without a network. The peer is what a notebook
+would do for one of these pages: read the leaderboard's figures of all trainings with pandas and write them as HTML. The
+last line is a JSON object.
 """
 
 import asyncio

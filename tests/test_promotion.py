@@ -598,10 +598,7 @@ def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Setting
     assert asked(asker("two", "one")) == []
     said = promote(needs_answer=True, request_id=request_of("two", TASK))
     assert said.action == "none"
-    assert (
-        said.reason
-        == f"run one asks about {training_id} already, so this one does not: the answer there counts"
-    )
+    assert said.reason == f"run one asks about {training_id} already: the answer there counts"
     assert rows_of(settings, "SELECT request_id FROM open_question") == [(request_of("one", TASK),)]
 
     # Of a run that was killed, or whose question has expired, nobody gets an answer.

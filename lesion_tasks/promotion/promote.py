@@ -221,7 +221,7 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
                 newcomer,
                 f"{newcomer} came after the questions of this run: it gets one of its own"
                 if asked is None
-                else f"run {run_of(asked)} asks about {newcomer} already, so this one does not: the answer there counts",
+                else f"run {run_of(asked)} asks about {newcomer} already: the answer there counts",
             )
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):
