@@ -109,8 +109,8 @@ def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
             title="Despite the gates",
             section="Despite the gates",
             description_md="Promote the best candidate even if it misses a gate, or a refused training by its name, "
-            "with a reason. Where a person is asked about it, that question ends as superseded: the page Champion lists "
-            "what is asked. " + overrides_in_words(),
+            "with a reason. Where a person is asked about it, that question ends as superseded: the page Champion "
+            "lists what is asked. " + overrides_in_words(),
         ),
         "training": Param(
             None,
