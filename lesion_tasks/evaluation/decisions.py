@@ -41,9 +41,11 @@ def outcome_of(action: str, figures: Mapping[str, Any]) -> str:
 
 
 def why_in_words(action: str, decided_by: str, reason: str) -> str:
-    """The reason of a decision without what its outcome and its person say already."""
-    told = f"{action.capitalize()} by {decided_by}"
-    return reason.removeprefix(told).lstrip(": ").lstrip(".") if reason.startswith(told) else reason
+    """The reason of a decision without what its outcome and its person say already: of a rejection its own words."""
+    told = f"Rejected by {decided_by}"
+    if action != "rejected" or not reason.startswith(told):
+        return reason
+    return reason.removeprefix(told).lstrip(":. ")
 
 
 @dataclass(frozen=True, kw_only=True)
