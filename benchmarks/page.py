@@ -40,7 +40,7 @@ from lesion_tasks.workspace import open_workspace
 
 ROOT = Path(__file__).resolve().parents[1]
 N_TRAININGS, N_IMAGES = 5_000, 500_000
-N_RUNS = 2_500  # of each DAG, in two years
+N_RUNS = 700  # of each DAG, in two years
 N_AT_WORK, N_FAILED, N_WAITING = 6, 40, 30
 N_PICTURES = 400
 N_ROUNDS = 7
