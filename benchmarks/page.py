@@ -184,7 +184,7 @@ def fill_airflow(question: Question) -> None:
         repeat(session.connection(), "task_instance", len(DAGS) * len(done) * N_RUNS, copies)
     with create_session() as session:
         for place in range(N_FAILED):
-            ran(session, "ingest_isic", f"failed {place}", "failed", {**done, "fetch": "failed"})
+            ran(session, "ingest_isic", f"failed_{place}", "failed", {**done, "fetch": "failed"})
         for place in range(N_AT_WORK):
             tasks = (
                 {"each.train": "running", "each.evaluate": "scheduled"}
@@ -192,7 +192,7 @@ def fill_airflow(question: Question) -> None:
                 else {"ask": "awaiting_input"}
             )
             dag_id, run_id = (
-                ("train_variants", f"work {place}")
+                ("train_variants", f"work_{place}")
                 if place % 2
                 else ("promote_model", f"{RUN_ID}{place or ''}")
             )
