@@ -93,6 +93,8 @@ def fill(url: str) -> tuple[list[str], Question]:
         own = {
             "training_id": "training_id || '-copy-' || k",
             "evaluation_id": "evaluation_id || '-copy-' || k",
+            "finished_at": "finished_at - k * interval '1 hour'",
+            "started_at": "started_at - k * interval '1 hour'",
         }
         for table in ("training", "evaluation", "test_opening", "promotion", "training_epoch"):
             repeat(connection, table, N_TRAININGS, own | {"sequence": f"sequence + {len(training_ids)} * k"})
