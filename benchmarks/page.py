@@ -147,7 +147,8 @@ def fill_airflow(question: Question) -> None:
         for task_id, task_state in tasks.items():
             with DAG(dag_id, schedule=None):
                 task = EmptyOperator(task_id=task_id)
-            ti = TaskInstance(task, dag_version_id=None, run_id=run_id, state=task_state, map_index=0)
+            place = -1 if task_id == "compare" else 0
+            ti = TaskInstance(task, dag_version_id=None, run_id=run_id, state=task_state, map_index=place)
             ti._rendered_map_index, ti.try_number, ti.start_date = TASK, 1, moment
             session.add(ti)
             session.flush()
