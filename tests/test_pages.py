@@ -97,7 +97,7 @@ def client(
         open_workspace=open_workspace,
         may_read=read,
         may_start=lambda: startable,
-        returned_by=lambda *_: returned,
+        returned_by=lambda dag, run, task, place: [returned] if place is None else returned,
         try_of=lambda *_: task_try,
         runs=KnownRuns(*runs),
     )
@@ -298,7 +298,9 @@ def test_the_tab_of_a_run_that_decided_nothing_says_why_and_leads_to_the_run_tha
     run_id = "manual__2026-03-01T10:00:00+00:00"
     nothing = {"task": TASK, "action": "none", "reason": f"run {run_id} asks about x already"}
     app = client().app
-    app.state.returned_by = lambda dag, run, task, place: nothing if (task, place) == ("decide", 0) else None
+    app.state.returned_by = lambda dag, run, task, place: (
+        [nothing] if (task, place) == ("decide", None) else []
+    )
     page = Client(app).get("/result?dag=promote_model&run=r&task={TASK_ID}").text
     assert "This run decided nothing, and says why." in page
     address = "dags/promote_model/runs/manual__2026-03-01T10%3A00%3A00%2B00%3A00"
@@ -656,7 +658,7 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         open_workspace=open_workspace,
         may_read=lambda: None,
         may_start=lambda: (),
-        returned_by=lambda dag, run, task, place: by_place.get((task, place)),
+        returned_by=lambda dag, run, task, place: [by_place.get((task, one)) for one in range(3)],
         try_of=lambda *_: None,
         runs=KnownRuns(),
     )

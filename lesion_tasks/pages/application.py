@@ -55,7 +55,7 @@ from lesion_tasks.workspace import Workspace
 log = logging.getLogger(__name__)
 
 ROWS_PER_PAGE = 50
-MAX_RESULTS = 40  # of one run, that are looked for
+MAX_RESULTS = 40  # of one run, that are shown
 N_FAILED = 8  # runs, on the first page
 
 
@@ -67,14 +67,15 @@ def build_application(
     open_workspace: Callable[[], Workspace],
     may_read: Callable[..., Any],
     may_start: Callable[..., Collection[str]],
-    returned_by: Callable[[str, str, str, int], Any],
+    returned_by: Callable[[str, str, str, int | None], Any],
     try_of: TryOf,
     runs: Runs,
 ) -> FastAPI:
     """The application.
 
     `may_read` is a dependency that raises for whoever may not read; `may_start` one that returns the DAGs that a person
-    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped). `try_of` finds the
+    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped; None: a list of what
+    all of them did). `try_of` finds the
     try of a task that was training at a moment; `runs` are those of the pipeline's DAGs.
     """
 
@@ -405,11 +406,8 @@ def _made_by(request: Request, dag_id: str | None, run_id: str | None) -> list[A
     """What the mapped tasks of a run returned, as far as any did."""
     if dag_id not in RESULT_TASKS or not run_id:
         return []
-    asked = (
-        request.app.state.returned_by(dag_id, run_id, RESULT_TASKS[dag_id], place)
-        for place in range(MAX_RESULTS)
-    )
-    return [one for one in asked if one is not None]
+    found: list[Any] = request.app.state.returned_by(dag_id, run_id, RESULT_TASKS[dag_id], None)
+    return [one for one in found[:MAX_RESULTS] if one is not None]
 
 
 @router.get("/result")
