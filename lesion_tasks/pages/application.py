@@ -74,9 +74,9 @@ def build_application(
     """The application.
 
     `may_read` is a dependency that raises for whoever may not read; `may_start` one that returns the DAGs that a person
-    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped; None: a list of what
-    all of them did). `try_of` finds the
-    try of a task that was training at a moment; `runs` are those of the pipeline's DAGs.
+    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped; None: a list of
+    what all of them did). `try_of` finds the try of a task that was training at a moment; `runs` are those of the
+    pipeline's DAGs.
     """
 
     def note_startable(request: Request, startable: Annotated[Any, Depends(may_start)]) -> None:
