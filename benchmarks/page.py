@@ -49,8 +49,8 @@ TASK = "malignancy"
 RUN_ID = "manual__2026-03-01T10:00:00"
 
 
-def repeat(connection: Connection, table: str, n: int, changed: Mapping[str, str]) -> None:
-    """Repeat a table's rows until there are about n. `changed`: columns as expressions of the copy's number k."""
+def repeat(connection: Connection, table: str, times: int, changed: Mapping[str, str]) -> None:
+    """Repeat a table's rows some times. `changed`: columns as expressions of the copy's number k."""
     columns = connection.execute(
         text("""
             SELECT column_name FROM information_schema.columns
@@ -61,11 +61,10 @@ def repeat(connection: Connection, table: str, n: int, changed: Mapping[str, str
     ).scalars()
     names = list(columns)
     values = [changed.get(name, name) for name in names]
-    n_rows = connection.execute(text(f"SELECT count(*) FROM {table}")).scalar_one()  # noqa: S608 - our own words
     connection.execute(
         text(
             f"INSERT INTO {table} ({', '.join(names)}) SELECT {', '.join(values)} "  # noqa: S608 - our own words
-            f"FROM (SELECT *, row_number() OVER () AS r FROM {table}) one, generate_series(1, {n // n_rows}) AS k"
+            f"FROM (SELECT *, row_number() OVER () AS r FROM {table}) one, generate_series(1, {times}) AS k"
         )
     )
 
@@ -89,7 +88,7 @@ def fill(url: str) -> tuple[list[str], Question]:
             text("SET LOCAL session_replication_role = replica")
         )  # triggers and keys once are enough
         for table in ("record_version", "record", "image"):
-            repeat(connection, table, N_IMAGES, {"isic_id": copy_id})
+            repeat(connection, table, N_IMAGES // N_PICTURES, {"isic_id": copy_id})
         own = {
             "training_id": "training_id || '-copy-' || k",
             "evaluation_id": "evaluation_id || '-copy-' || k",
@@ -97,7 +96,9 @@ def fill(url: str) -> tuple[list[str], Question]:
             "started_at": "started_at - k * interval '1 hour'",
         }
         for table in ("training", "evaluation", "test_opening", "promotion", "training_epoch"):
-            repeat(connection, table, N_TRAININGS, own | {"sequence": f"sequence + {len(training_ids)} * k"})
+            repeat(
+                connection, table, N_TRAININGS // len(training_ids), own | {"sequence": "sequence + 2 * k"}
+            )
         # All but the last were decided on, and each of those is newer than the one before it.
         connection.execute(
             text("""
@@ -183,8 +184,8 @@ def fill_airflow(question: Question) -> None:
         session.execute(text("SET LOCAL session_replication_role = replica"))
         session.flush()
         copies = {"run_id": "run_id || '-copy-' || k", "id": "gen_random_uuid()"}
-        repeat(session.connection(), "dag_run", len(DAGS) * N_RUNS, {"run_id": copies["run_id"]})
-        repeat(session.connection(), "task_instance", len(DAGS) * len(done) * N_RUNS, copies)
+        repeat(session.connection(), "dag_run", N_RUNS, {"run_id": copies["run_id"]})
+        repeat(session.connection(), "task_instance", N_RUNS, copies)
     with create_session() as session:
         for place in range(N_FAILED):
             ran(session, "ingest_isic", f"failed_{place}", "failed", {**done, "fetch": "failed"})
