@@ -99,11 +99,11 @@ def fill(url: str) -> tuple[list[str], Question]:
             repeat(
                 connection, table, N_TRAININGS // len(training_ids), own | {"sequence": "sequence + 2 * k"}
             )
-        # All but the last were decided on, and each of those is newer than the one before it.
+        # One champion: the copies of its decision are refusals.
         connection.execute(
             text("""
                 UPDATE promotion SET action = 'refused', previous_training_id = NULL
-                WHERE training_id LIKE '%-copy-%' AND action = 'promoted' AND training_id NOT LIKE '%-copy-%00'
+                WHERE training_id LIKE '%-copy-%' AND action = 'promoted'
             """)
         )
         connection.execute(
