@@ -5,7 +5,8 @@
 3. **compare**: candidate and champion on the same images; what there is to decide,
 4. **ask**: a person, if the form or the setting LESION_APPROVAL says so: one question for each task,
 5. **decide**: promote, refuse, or do as the person said; every outcome is a row with its reason,
-6. **announce**: the new champions.
+6. **announce**: the new champions,
+7. **close**: what it still asks, if it failed.
 
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
 promoted. There is one question about each candidate: a run that finds one open names the run that asks it. A question
@@ -74,6 +75,19 @@ def only_of() -> list[str] | None:
     evaluations = [one for event in events for one in event.extra["evaluations"]]
     with open_workspace().engine.connect() as connection:
         return trainings_of(connection, evaluations)
+
+
+def is_asking(run_id: str) -> bool:
+    """Whether a run can still decide by an answer: it has not ended, and no task on the way there has failed."""
+    ti = get_current_context()["ti"]
+    if not ti.get_dr_count("promote_model", run_ids=[run_id], states=["queued", "running"]):
+        return False
+    states = ti.get_task_states("promote_model", run_ids=[run_id]).get(run_id, {})
+    return not any(
+        state in ("failed", "upstream_failed", "skipped", "removed")
+        for name, state in states.items()
+        if name in ("compare", "gather") or name.startswith("ask")
+    )
 
 
 def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
@@ -164,12 +178,6 @@ def promote_model() -> None:
         """Write the questions, one for each task that has a candidate to ask about; none if nobody is asked."""
         from lesion_tasks.promotion.questions import Asker, write_questions
 
-        def goes_on(run_id: str) -> bool:
-            states = ["queued", "running"]
-            return bool(
-                get_current_context()["ti"].get_dr_count("promote_model", run_ids=[run_id], states=states)
-            )
-
         questions = write_questions(
             open_workspace(),
             tasks=params["tasks"],
@@ -177,7 +185,9 @@ def promote_model() -> None:
             is_forced=params["is_forced"],
             force=force_of(params, dag_run),
             only=only_of(),
-            asker=Asker(run_id=dag_run.run_id, wait=timedelta(hours=params["wait_hours"]), goes_on=goes_on),
+            asker=Asker(
+                run_id=dag_run.run_id, wait=timedelta(hours=params["wait_hours"]), is_asking=is_asking
+            ),
         )
         return [asdict(question) for question in questions]
 
@@ -229,12 +239,21 @@ def promote_model() -> None:
         outlet_events[CHAMPION].extra = {"promoted": promoted}
         return len(promoted)
 
+    @task
+    def close(dag_run: Any) -> None:
+        """End what the run still asks, however it ended: nobody's answer would be heeded."""
+        from lesion_tasks.evaluation.open_questions import close_questions_of_run
+
+        with open_workspace().engine.begin() as connection:
+            close_questions_of_run(connection, dag_run.run_id)
+
     missing = plan()
     questions = compare()
     # With `expand_kwargs` Airflow would render each value as a template; a task of `ask` has none to render.
     score_again.expand(missing=missing) >> questions
     answers = ask.expand_kwargs(questions)
-    announce(decide.expand(instruction=gather(answers.output)))
+    # A teardown has no say in whether the run is red, and runs too if somebody marks the run as failed.
+    announce(decide.expand(instruction=gather(answers.output))) >> close().as_teardown()
 
 
 promote_model()

@@ -33,6 +33,7 @@ from lesion_tasks.catalog.approvals import LOOK_MINUTES
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
+    from lesion_tasks.catalog.approvals import Answer
     from lesion_tasks.database.schema import CorrectionRequest
     from lesion_tasks.upkeep.lineage import Lineage
     from lesion_tasks.workspace import Workspace
@@ -321,6 +322,9 @@ class AskPerson(HITLOperator):
     template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
     SLICE = timedelta(minutes=LOOK_MINUTES)
+    THOROUGH = timedelta(
+        hours=1
+    )  # how often the look is one at everything stored, and not at the database alone
     OBSOLETE = "something else was decided since"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -363,6 +367,13 @@ class AskPerson(HITLOperator):
         """Whether there is nothing to ask about any more."""
         raise NotImplementedError
 
+    def looks_superseded(self) -> bool:
+        """The same at the price of a look every few minutes."""
+        return self.is_superseded()
+
+    def note(self, answer: "Answer", *, person: str, reason: str) -> None:
+        """Keep an answer before its run decides, if something else could come between."""
+
     def asked(self) -> dict[str, Any]:
         """What goes with the answer to whoever decides."""
         raise NotImplementedError
@@ -375,9 +386,13 @@ class AskPerson(HITLOperator):
 
     def _time_left(self, context: Any) -> timedelta:
         """Until the next look, or until the wait is over: not more than 0 then."""
-        asked_at = context["dag_run"].start_date or datetime.now(UTC)
         whole = timedelta(hours=context["params"]["wait_hours"])
-        return min(asked_at + whole - datetime.now(UTC), self.SLICE)
+        return min(whole - self._waited(context), self.SLICE)
+
+    @staticmethod
+    def _waited(context: Any) -> timedelta:
+        now = datetime.now(UTC)
+        return now - (context["dag_run"].start_date or now)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         from lesion_tasks.catalog.approvals import UNNAMED
@@ -386,17 +401,20 @@ class AskPerson(HITLOperator):
             return self._look_again(context)
         answer = super().execute_complete(context, event)
         person = answer["responded_by_user"] or {"name": UNNAMED}
-        is_approved = self.APPROVE in answer["chosen_options"]
-        return self._answer(
-            "approved" if is_approved else "rejected",
-            person=person["name"],
-            reason=str((answer["params_input"] or {}).get("reason") or ""),
-        )
+        chosen: Answer = "approved" if self.APPROVE in answer["chosen_options"] else "rejected"
+        reason = str((answer["params_input"] or {}).get("reason") or "")
+        try:
+            self.note(chosen, person=person["name"], reason=reason)
+        except Exception:  # tried again, the task would ask anew; the answer goes to its run all the same
+            log.exception("the answer was not kept before its run decides")
+        return self._answer(chosen, person=person["name"], reason=reason)
 
     def _look_again(self, context: Any) -> dict[str, Any]:
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        if self.is_superseded():
+        waited = self._waited(context)
+        is_due = waited // self.THOROUGH != (waited - self.SLICE) // self.THOROUGH
+        if self.is_superseded() if is_due else self.looks_superseded():
             return self._obsolete()
         left = self._time_left(context)
         if left <= timedelta(0):
@@ -442,6 +460,16 @@ class AskAboutCandidate(AskPerson):
         from lesion_tasks.promotion.questions import is_superseded
 
         return is_superseded(open_workspace(), self.question)
+
+    def looks_superseded(self) -> bool:
+        from lesion_tasks.promotion.questions import looks_superseded
+
+        return looks_superseded(open_workspace(), self.question)
+
+    def note(self, answer: "Answer", *, person: str, reason: str) -> None:
+        from lesion_tasks.promotion.questions import note_answer
+
+        note_answer(open_workspace(), self.question, answer=answer, person=person, reason=reason)
 
     def asked(self) -> dict[str, Any]:
         names = ("task_name", "asked_about", "asked_against", "findings_sha256")

@@ -582,7 +582,7 @@ def test_an_approval_against_another_champion_does_not_count(settings: Settings)
 
 
 def asker(run_id: str, *going_on: str, hours: float = 1) -> Asker:
-    return Asker(run_id=run_id, wait=timedelta(hours=hours), goes_on=lambda name: name in going_on)
+    return Asker(run_id=run_id, wait=timedelta(hours=hours), is_asking=lambda name: name in going_on)
 
 
 def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Settings) -> None:

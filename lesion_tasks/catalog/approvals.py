@@ -22,9 +22,9 @@ CHOICES = ("always", "never")
 APPROVALS = (AS_SET, *CHOICES)  # whether a run asks a person
 # When nobody is asked however the form is filled in, and what to do about it: on forms and pages.
 ASKS_NOBODY = (
-    "Nobody is asked where nothing can be promoted: a candidate that something else than its figures bars is refused "
-    'at once, with that reason; what the gates refused before is asked about by its name, under "Despite the gates" in '
-    "the form of promote_model."
+    "Nobody is asked where nothing can be promoted: a candidate barred by something other than its figures is refused "
+    "when its round is decided, with that reason; what the gates refused before is asked about by its name, under "
+    '"Despite the gates" in the form of promote_model.'
 )
 
 

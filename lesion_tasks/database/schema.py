@@ -1021,8 +1021,8 @@ class OpenQuestion(Base):
     )
     is_override: Mapped[bool] = mapped_column(comment="whether it is about a training that the gates refused")
     is_forced: Mapped[bool] = mapped_column(comment="whether an approval promotes despite the gates")
-    asked_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
     ends_at: Mapped[datetime] = mapped_column(comment="when it expires at the latest")
+    approved_by: Mapped[str | None] = mapped_column(comment="who approved it, until its run decides")
 
 
 class Watch(Base):

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, text
@@ -17,9 +18,10 @@ from lesion_tasks.evaluation.decisions import (
     decided_trainings,
     decisions_about,
 )
+from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import find_questions, run_of
 from lesion_tasks.reports.index import PromotionState
-from lesion_tasks.reports.words import outcome_title
+from lesion_tasks.reports.words import outcome_title, sentences
 from lesion_tasks.training.run_record import kind_of
 
 if TYPE_CHECKING:
@@ -76,7 +78,7 @@ class TaskNow:
 
     champion: Champion | None
     waiting: list[str]  # as `waiting_ids` has them
-    questions: dict[str, OpenQuestion]  # that people are asked, by candidate
+    questions: dict[str, OpenQuestion]  # that people are asked and that still hold, by candidate
 
     @property
     def champion_id(self) -> str | None:
@@ -85,11 +87,51 @@ class TaskNow:
 
 def read_task(connection: Connection, task: str) -> TaskNow:
     """Who is champion of a task, what waits for a decision, and what people are asked."""
-    return TaskNow(
-        champion=champion_of(connection, task),
-        waiting=waiting_ids(connection, task),
-        questions=find_questions(connection, task),
+    champion, waiting = champion_of(connection, task), waiting_ids(connection, task)
+    champion_id = champion.training.training_id if champion else None
+    noted, now = find_questions(connection, task), datetime.now(UTC)
+    found = findings_of(connection, [name for name, one in noted.items() if one.findings_sha256 is not None])
+    questions = {
+        name: one
+        for name, one in noted.items()
+        if one.ends_at > now
+        and one.previous_training_id == champion_id
+        and (one.is_override or name in waiting)
+        and one.findings_sha256 in (None, found.get(name))
+    }
+    return TaskNow(champion=champion, waiting=waiting, questions=questions)
+
+
+def findings_of(connection: Connection, training_ids: Collection[str]) -> dict[str, str]:
+    """A digest of what the evaluation of each of some trainings on its own manifest finds."""
+    if not training_ids:
+        return {}
+    rows = connection.execute(
+        text(f"""
+            SELECT training_id, {FINDINGS_DIGEST.format("e.document")} AS digest
+            FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+            WHERE training_id = ANY(:ids)
+        """),  # noqa: S608 - our own text
+        {"ids": list(training_ids)},
     )
+    return {row.training_id: row.digest for row in rows}
+
+
+def better_since(
+    connection: Connection, training_ids: Collection[str], since: datetime, *, than: str, measure: str
+) -> list[str]:
+    """Of some trainings those evaluated after a moment whose measure on val is above that of another, as stored."""
+    rows = connection.execute(
+        text("""
+            SELECT training_id, coalesce(cast(
+                       document #>> ARRAY['subsets', 'val', 'figures', :measure, 'value'] AS float), 0) AS val
+            FROM evaluation JOIN training USING (training_id, manifest_digest)
+            WHERE training_id = :than OR training_id = ANY(:ids) AND evaluated_at > :since
+        """),
+        {"ids": list(training_ids), "than": than, "measure": measure, "since": since},
+    )
+    val = {row.training_id: (row.val, row.training_id) for row in rows}
+    return [name for name in training_ids if name in val and than in val and val[name] > val[than]]
 
 
 def candidate_ids(connection: Connection, waiting: Sequence[str]) -> list[str]:
@@ -207,7 +249,7 @@ def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -
     if last is None:
         return PromotionState(name="candidate", reason=asked)
     state = _by("candidate", last, f"before, {outcome_title(last.outcome)}")
-    return state.model_copy(update={"reason": " ".join(filter(None, (state.reason, asked)))})
+    return state if asked is None else state.model_copy(update={"reason": sentences(state.reason, asked)})
 
 
 def _installed(decision: PastDecision) -> str:

@@ -10,9 +10,11 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
+from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.database.schema import OpenQuestion, Promotion, Training
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import close_question, find_question, run_of
+from lesion_tasks.reports.words import decider, outcome_title, sentences
 from lesion_tasks.training.run_record import find_finished
 
 log = logging.getLogger(__name__)
@@ -23,7 +25,8 @@ DECIDING = ("promoted", "rolled_back", "refused", "rejected", "superseded")
 
 
 # What a refusal was for, as its figures say under "refused_for"; one of before they did tells it otherwise.
-MISSED_GATES, NO_BETTER, BARRED, PASSED_OVER = "missed_gates", "no_better", "barred", "passed_over"
+MISSED_GATES, NO_BETTER, PASSED_OVER = "missed_gates", "no_better", "passed_over"
+BARRED, NOT_COMPARED = "barred", "not_compared"
 _BY_GATES = (MISSED_GATES, NO_BETTER)
 # Of a row that ends a question and not a candidacy: something else is decided, or asked, about the same training.
 _QUESTION_ALONE = {"is_question_alone": True}
@@ -36,7 +39,7 @@ def outcome_of(action: str, figures: Mapping[str, Any]) -> str:
     if (known := figures.get("refused_for")) is not None:
         return str(known)
     if figures.get("is_obstacle"):
-        return BARRED
+        return NOT_COMPARED if figures.get("objections") else BARRED
     return MISSED_GATES if figures.get("objections") else PASSED_OVER
 
 
@@ -264,8 +267,12 @@ def was_champion(connection: Connection, task: str, training_id: str) -> bool:
 
 
 def find_request(connection: Connection, task: str, request_id: str) -> list[Promotion]:
-    """The decisions already made for a request, newest first."""
-    return [row for row in _rows(connection, task) if row.request_id == request_id]
+    """The decisions already made for a request, newest first, with what was made of an answer that came after them."""
+    return [row for row in _rows(connection, task) if row.request_id in (request_id, f"{request_id}{_LATE}")]
+
+
+# After the name of a request: an answer that came when it had a decision already.
+_LATE = " answer"
 
 
 def decisions_of_run(connection: Connection, run_id: str) -> list[Promotion]:
@@ -299,14 +306,16 @@ def record_decision(
     """Write a decision under the next number of its task; returns its reason, which names a question that it overtakes.
 
     The open question about the training ends: that of the request itself, and one of another run unless the decision
-    says that nothing was decided. The caller holds the lock on the task's promotion.
+    says that nothing was decided; that is the rule's doing, whoever decided. The caller holds the lock on the task's
+    promotion.
     """
     question = find_question(connection, task, training_id)
     if question is not None and question.request_id == request_id:
         close_question(connection, question)
     elif question is not None and action != "expired":
-        by = f"{training_id} was {action.replace('_', ' ')} by another run before anybody answered."
-        reason = f"{reason} {supersede_question(connection, question, reason=by, decided_by=decided_by)}"
+        title = outcome_title(outcome_of(action, figures or {}))
+        by = f"{training_id}: {title}, decided by {decider(decided_by)} before this run decided about it."
+        reason = sentences(reason, supersede_question(connection, question, reason=by))
     _insert(
         connection,
         task=task,
@@ -322,9 +331,41 @@ def record_decision(
     return reason
 
 
-def supersede_question(
-    connection: Connection, question: OpenQuestion, *, reason: str, decided_by: str
-) -> str:
+def record_answer(
+    connection: Connection,
+    task: str,
+    action: str,
+    *,
+    training_id: str,
+    previous: str | None,
+    reason: str,
+    figures: Mapping[str, Any] | None,
+    decided_by: str,
+    request_id: str,
+) -> None:
+    """Write what a person answered as a decision of its own; `figures` None: it ends no candidacy.
+
+    It stands beside what was decided for its request before. The caller holds the lock on the task's promotion.
+    """
+    late = f"{request_id}{_LATE}"
+    known = {row.request_id for row in find_request(connection, task, request_id)}
+    if late in known:
+        return
+    about: dict[str, Any] = {
+        "training_id": training_id,
+        "previous": previous,
+        "reason": reason,
+        "decided_by": decided_by,
+        "request_id": late if known else request_id,
+    }
+    if figures is not None:
+        record_decision(connection, task, action, figures=figures, **about)
+        return
+    # It overtakes nothing, such as the question of the run that overtook its own.
+    _insert(connection, task=task, action=action, digest=None, figures=json.dumps(_QUESTION_ALONE), **about)
+
+
+def supersede_question(connection: Connection, question: OpenQuestion, *, reason: str) -> str:
     """End a question that something overtakes, with a row under the run that asks; returns a sentence that says so.
 
     Its candidate stays one, for what overtakes it. The caller holds the lock on the task's promotion.
@@ -344,9 +385,9 @@ def supersede_question(
         training_id=question.training_id,
         previous=question.previous_training_id,
         digest=None,
-        reason=reason,
+        reason=sentences(reason, question.approved_by and f"{question.approved_by} had approved it."),
         figures=json.dumps(_QUESTION_ALONE),
-        decided_by=decided_by,
+        decided_by=RULE,
         request_id=question.request_id,
     )
     return said

@@ -8,7 +8,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime
 
-from sqlalchemy import Connection, delete, select
+from sqlalchemy import Connection, delete, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import Session
 
@@ -66,7 +66,17 @@ def find_questions(connection: Connection, task: str) -> dict[str, OpenQuestion]
 
 
 def open_question(connection: Connection, asked: Asked, request_id: str, ends_at: datetime) -> bool:
-    """Note that a run asks; False if another asks about the same candidate. A run that asks again has its question."""
+    """Note that a run asks; False if another asks about the same candidate. A run that asks again has its question.
+
+    What it asked before about another candidate of the task ends.
+    """
+    connection.execute(
+        delete(OpenQuestion).where(
+            OpenQuestion.task == asked.task_name,
+            OpenQuestion.request_id == request_id,
+            OpenQuestion.training_id != asked.asked_about,
+        )
+    )
     row = insert(OpenQuestion).values(
         task=asked.task_name,
         training_id=asked.asked_about,
@@ -79,10 +89,22 @@ def open_question(connection: Connection, asked: Asked, request_id: str, ends_at
     )
     again = row.on_conflict_do_update(
         index_elements=["task", "training_id"],
-        set_={name: row.excluded[name] for name in ("previous_training_id", "findings_sha256", "ends_at")},
+        set_={
+            name: row.excluded[name]
+            for name in ("previous_training_id", "findings_sha256", "ends_at", "approved_by")
+        },
         where=OpenQuestion.request_id == row.excluded.request_id,
     )
     return connection.execute(again.returning(OpenQuestion.task)).scalar() is not None
+
+
+def note_approval(connection: Connection, question: OpenQuestion, approved_by: str) -> None:
+    """Keep who approved, until the run that asks decides."""
+    connection.execute(
+        update(OpenQuestion)
+        .where(OpenQuestion.task == question.task, OpenQuestion.training_id == question.training_id)
+        .values(approved_by=approved_by)
+    )
 
 
 def close_question(connection: Connection, question: OpenQuestion) -> None:
@@ -94,8 +116,13 @@ def close_question(connection: Connection, question: OpenQuestion) -> None:
     )
 
 
-def close_questions_of(connection: Connection, task: str, request_id: str) -> None:
+def close_questions_of(connection: Connection, request_id: str) -> None:
     """End what a run asked about a task: it has decided."""
+    connection.execute(delete(OpenQuestion).where(OpenQuestion.request_id == request_id))
+
+
+def close_questions_of_run(connection: Connection, run_id: str) -> None:
+    """End what a run asked about any task: it has ended."""
     connection.execute(
-        delete(OpenQuestion).where(OpenQuestion.task == task, OpenQuestion.request_id == request_id)
+        delete(OpenQuestion).where(OpenQuestion.request_id.startswith(f"{run_id} ", autoescape=True))
     )

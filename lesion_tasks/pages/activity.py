@@ -119,7 +119,7 @@ def _why_ending(run: Run, task: TaskOfRun, status: str, overtaken_by: OvertakenB
         return f"answered by {task.answered_by}"
     if status != ASKING or (why := overtaken_by(run, task)) is None:
         return None
-    return f"overtaken, since {why}; it ends by itself within {LOOK_MINUTES} minutes"
+    return f"overtaken: {why}; it ends by itself within {LOOK_MINUTES} minutes"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,6 +7,7 @@ decisions cannot both win: they take turns on a lock, and the decision's sequenc
 
 from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from sqlalchemy import Connection
@@ -22,6 +23,7 @@ from lesion_tasks.evaluation.comparison import missing_on_cohorts, missing_score
 from lesion_tasks.evaluation.decisions import (
     BARRED,
     ENTHRONING,
+    NOT_COMPARED,
     PASSED_OVER,
     champion_of,
     decided_trainings,
@@ -30,11 +32,19 @@ from lesion_tasks.evaluation.decisions import (
     record_decision,
     was_champion,
 )
-from lesion_tasks.evaluation.open_questions import close_questions_of, find_question, run_of
+from lesion_tasks.evaluation.open_questions import (
+    Asked,
+    asked_by,
+    close_questions_of,
+    find_question,
+    run_of,
+)
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidate
 from lesion_tasks.promotion.overrides import Force, Override, list_overridable, override_in
 from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
+from lesion_tasks.promotion.questions import overtaken_by
+from lesion_tasks.reports.words import sentences
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -81,6 +91,19 @@ class _Request:
     @property
     def override(self) -> Override | None:
         return override_in(self.force)
+
+    @property
+    def said(self) -> str:
+        """What a person said with the answer, after a sentence about it."""
+        return f" ({self.decided_by} said: {self.answer_reason})" if self.answer_reason else ""
+
+    def with_answer(self, why: str) -> str:
+        """Why an answer is not carried out, and that it was given."""
+        if self.answer not in ("approved", "rejected"):
+            return why
+        return (
+            f"{why.rstrip('.')}. {self.decided_by} {self.answer} {self.asked_about} all the same{self.said}"
+        )
 
     def none(self, training_id: str, reason: str) -> Decision:
         """The outcome if nothing is decided about a training."""
@@ -178,7 +201,7 @@ def promote_model(
         lock_until_commit(connection, Lock.PROMOTION, task)
         decision = _repeated(connection, task, request_id) or _decide(connection, workspace, request)
         if request_id is not None:
-            close_questions_of(connection, task, request_id)
+            close_questions_of(connection, request_id)
     # After the commit: a kill in between leaves old copies, which the next run or `lesion publish` rewrites.
     publish(workspace)
     return decision
@@ -202,7 +225,7 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
         obstacles = (why_not_best(candidate, None) for candidate in candidates)
         # Something else may have been decided while a person was asked.
         why = found.obstacle or next(obstacles, "this run has decided about it")
-        return request.none(override.training_id, why)
+        return request.none(override.training_id, request.with_answer(why))
     champion = champion_of(connection, task)
     common: dict[str, Any] = {
         "previous": champion.training.training_id if champion else None,
@@ -212,17 +235,10 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
     best = proposal.candidate if proposal else None
     asked_about = request.asked_about
     if asked_about is not None and (best is None or best.training_id != asked_about):
-        return _supersede(connection, task, asked_about, best, common)
+        return _supersede(connection, request, asked_about, best, common)
     if proposal is not None:
-        if request.needs_answer and asked_about is None:
-            newcomer = proposal.candidate.training_id
-            asked = find_question(connection, task, newcomer)
-            return request.none(
-                newcomer,
-                f"{newcomer} came after the questions of this run: it gets one of its own"
-                if asked is None
-                else f"run {run_of(asked)} asks about {newcomer} already: the answer there counts",
-            )
+        if asked_about is None and (left := _why_left(connection, request, proposal)) is not None:
+            return request.none(proposal.candidate.training_id, left)
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):
             return _not_approved(connection, proposal, request, answer, answer_reason, common)
@@ -235,17 +251,41 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
     return _judge(connection, proposal, found.refusal, request, common)
 
 
+def _why_left(connection: Connection, request: _Request, proposal: Proposal) -> str | None:
+    """Why a run that asked nothing leaves a candidate to another run or question; None: it decides about it."""
+    name = proposal.candidate.training_id
+    question = find_question(connection, request.task, name)
+    if question is not None and question.request_id == request.request_id:
+        question = None
+        unanswered = f"the question about {name} ended without an answer: it stays a candidate"
+    else:
+        unanswered = f"{name} came after the questions of this run: it gets one of its own"
+    is_open = (
+        question is not None
+        and question.ends_at > datetime.now(UTC)
+        and overtaken_by(connection, asked_by(question)) is None
+    )
+    if question is not None and is_open and question.approved_by and not request.is_forced:
+        return f"run {run_of(question)} asked about {name}, and decides: {question.approved_by} approved it"
+    if not request.needs_answer:
+        return None
+    if question is not None and is_open:
+        return f"run {run_of(question)} asks about {name} already: the answer there counts"
+    return unanswered
+
+
 def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None, str]:
     """The answer and its reason; it expires if what it was about is not what there is to decide today."""
     shown, found = request.findings_sha256, proposal.candidate.findings_sha256
     if request.answer in ("approved", "rejected") and shown not in (None, found):
         return "expired", (
             f"{request.decided_by} {request.answer} an evaluation that was made again since, and finds other things"
+            f"{request.said}"
         )
     if request.answer == "approved" and request.asked_against != proposal.previous:
         return "expired", (
             f"the approval was for a comparison with {request.asked_against or 'no champion'}, and the champion is "
-            f"{proposal.previous or 'none'} by now"
+            f"{proposal.previous or 'none'} by now{request.said}"
         )
     return request.answer, request.answer_reason
 
@@ -274,7 +314,9 @@ def _judge(
             common["decided_by"] = RULE
     if (force := request.force) is not None:
         what = f"Overrides the refusal of {refusal.decided_at.date()}" if refusal else "Despite the gates"
-        reason = f"{what}, as {force.asked_by} asked: {force.words}. {reason}"
+        is_needed = refusal is not None or proposal.objections
+        begins = f"{what}, as {force.asked_by} asked" if is_needed else f"{force.asked_by} asked for it"
+        reason = f"{begins}: {force.words}. {reason}"
     reason = record_decision(
         connection,
         task,
@@ -286,7 +328,7 @@ def _judge(
             **proposal.figures,
             "is_forced": request.is_forced,
             "overrides": refusal and refusal.sequence,
-            "is_obstacle": not is_promoted and proposal.refused_for == BARRED,
+            "is_obstacle": not is_promoted and proposal.refused_for == NOT_COMPARED,
             "refused_for": None if is_promoted else proposal.refused_for,
         },
         **common,
@@ -295,14 +337,25 @@ def _judge(
 
 
 def _supersede(
-    connection: Connection, task: str, asked_about: str, best: Candidate | None, common: dict[str, Any]
+    connection: Connection,
+    request: _Request,
+    asked_about: str,
+    best: Candidate | None,
+    common: dict[str, Any],
 ) -> Decision:
-    """End a question about a candidate that is no longer the best."""
-    newer = f"{best.training_id} is the candidate now" if best else "no candidate may be promoted now"
-    reason = f"{newer}: the question about {asked_about} was not answered before that."
+    """End a question about a candidate that is no longer the best; what was answered all the same is told."""
+    task = request.task
     if asked_about in decided_trainings(connection, task):
-        return Decision(task=task, action="none", training_id=asked_about, reason="it was already decided")
-    reason = record_decision(connection, task, "superseded", training_id=asked_about, reason=reason, **common)
+        return request.none(asked_about, request.with_answer("it was already decided"))
+    if best is not None:
+        newer = f"{best.training_id} is the candidate now"
+    else:
+        # Of a run about some trainings: others may wait.
+        asked = Asked(task_name=task, asked_about=asked_about, asked_against=request.asked_against)
+        newer = overtaken_by(connection, asked) or "No candidate may be promoted now"
+    reason = sentences(request.with_answer(newer))
+    about = common | {"decided_by": RULE}
+    reason = record_decision(connection, task, "superseded", training_id=asked_about, reason=reason, **about)
     return Decision(task=task, action="superseded", training_id=asked_about, reason=reason)
 
 
@@ -360,7 +413,8 @@ def _refuse_others(
                     "is_obstacle": is_barred,
                     "refused_for": BARRED if is_barred else PASSED_OVER,
                 },
-                **common,
+                # Who answered was not asked about these.
+                **common | {"decided_by": RULE},
             )
 
 

@@ -30,9 +30,9 @@ from lesion_tasks.evaluation.comparison import (
     missing_on_cohorts,
 )
 from lesion_tasks.evaluation.decisions import (
-    BARRED,
     MISSED_GATES,
     NO_BETTER,
+    NOT_COMPARED,
     Champion,
     champion_of,
     rejection_of,
@@ -61,6 +61,7 @@ from lesion_tasks.training.predictions import AlteredPredictionsError
 from lesion_tasks.training.run_record import find_finished
 
 N_SLICES_SHOWN = 12
+N_OTHERS_SHOWN = 8
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +91,7 @@ class Proposal:
     def refused_for(self) -> str:
         """What a refusal by these objections is for, as `decisions.outcome_of` has it."""
         if self.comparison is None and self.champion is not None:
-            return BARRED  # whatever stood in the way of the comparison may be mended
+            return NOT_COMPARED  # whatever stood in the way of the comparison may be mended
         gain = set(lacking_gain(self.comparison, gates_of(self.task)))
         return NO_BETTER if gain and gain.issuperset(self.objections) else MISSED_GATES
 
@@ -295,10 +296,10 @@ def _effect(proposal: Proposal, *, is_forced: bool, force: Force | None) -> list
     asks = f", as {escape(force.asked_by)} asks: {escape(force.reason)}" if force is not None else "."
     if override_in(force) is not None:
         return [f"**Approving overrides the refusal by the gates**{asks}", ""]
-    if not proposal.objections:
-        return []
     if is_forced:
-        words = f"**Approving overrides the gates** that are not met below{asks}"
+        words = f"**Approving overrides the gates**, whichever are not met when it is decided{asks}"
+    elif not proposal.objections:
+        return []
     else:
         words = (
             "**Approving does not promote it**: gates are not met, and the decision will be a refusal. To promote it "
@@ -334,11 +335,25 @@ def body_of(
         "",
         f"This test set has been {opened(proposal.n_openings)}. {' · '.join(reports)}",
         "",
+        *_others(proposal),
         *_outcome(proposal),
         *_differences(proposal.comparison),
         *_slices(proposal.comparison),
     ]
     return "\n".join(lines)
+
+
+def _others(proposal: Proposal) -> list[str]:
+    """What else an approval decides."""
+    others = [f"`{one.training_id}`" for one in proposal.others]
+    if not others:
+        return []
+    more = f" and {len(others) - N_OTHERS_SHOWN} more" if len(others) > N_OTHERS_SHOWN else ""
+    shown = f"{', '.join(others[:N_OTHERS_SHOWN])}{more}"
+    return [
+        f"An approval also ends its round: refused are {shown}, and what people are asked about them ends.",
+        "",
+    ]
 
 
 def _outcome(proposal: Proposal) -> list[str]:

@@ -25,7 +25,11 @@ _STATES = OUTCOMES | {
     ),
     "candidate": ("candidate", "quiet", "It waits for a decision."),
     "undecided": ("undecided", "quiet", "It ceased to be a candidate before anything was decided about it."),
-    "never_promotable": ("never promotable", "bad", "It answers a question, and can never become champion."),
+    "never_promotable": (
+        "never promotable",
+        "bad",
+        "Its recipe, its split or changed fields rule it out for good.",
+    ),
     "not_sound": ("✗ not sound", "bad", "Its evaluation failed a check, so its figures cannot be trusted."),
 }
 

@@ -49,8 +49,13 @@ OUTCOMES = {
     "barred": (
         "barred",
         "bad",
-        "Something else than its figures stood in the way, so nobody is asked about it and nobody can override it. "
+        "Something other than its figures stood in the way, so nobody is asked about it and nobody can override it. "
         "Evaluated anew without that, it is a candidate again.",
+    ),
+    "not_compared": (
+        "not compared",
+        "warn",
+        "It could not be compared with the champion. Evaluated anew, it is a candidate again.",
     ),
     "passed_over": (
         "passed over",
@@ -156,6 +161,11 @@ def outcome_css(outcome: str) -> str:
 def outcome_meaning(outcome: str) -> str:
     """The same in a sentence."""
     return OUTCOMES[outcome][2]
+
+
+def sentences(*said: str | None) -> str:
+    """What is said, one after the other, each with a full stop."""
+    return " ".join(one if one.endswith((".", "!", "?")) else f"{one}." for one in said if one)
 
 
 def decider(decided_by: str) -> str:

@@ -45,15 +45,9 @@ def upgrade() -> None:
             comment="whether an approval promotes despite the gates",
         ),
         sa.Column(
-            "asked_at",
-            sa.DateTime(timezone=True),
-            server_default=sa.text("now()"),
-            nullable=False,
-            comment="when",
-        ),
-        sa.Column(
             "ends_at", sa.DateTime(timezone=True), nullable=False, comment="when it expires at the latest"
         ),
+        sa.Column("approved_by", sa.Text(), nullable=True, comment="who approved it, until its run decides"),
         sa.ForeignKeyConstraint(
             ["previous_training_id"],
             ["training.training_id"],
