@@ -132,8 +132,9 @@ POLICIES = {
             unasked="the gates decide",
             section="The promotion that follows",
             description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
-            "is decided. Always and Never are about what this form trains alone: other candidates keep waiting, and "
-            "what people are asked about them stays open. As the setting says: about all that wait. Where several runs "
+            "is decided. Always and Never are about what this form trains alone: nothing is decided about other "
+            "candidates. What people are asked about one of those ends all the same if it is no longer the best or the "
+            "newest of its variant, or if the champion is another by then. As the setting says: about all that wait. Where several runs "
             "start it together, whoever wants to be asked is. " + ASKS_NOBODY,
         ),
         "max_epochs": Param(

@@ -310,6 +310,36 @@ def test_a_choice_whether_to_ask_is_about_the_trainings_of_its_form(monkeypatch:
 
 
 @pytest.mark.parametrize(
+    ("n_runs", "states", "is_asking"),
+    [
+        (1, {"compare": "success", "ask_0": "awaiting_input", "gather": None}, True),
+        (1, {"compare": "running"}, True),
+        (1, {"compare": "success", "ask_0": "failed", "ask_1": "awaiting_input"}, False),
+        (0, {"compare": "success", "ask_0": "awaiting_input"}, False),
+    ],
+)
+def test_a_run_asks_as_long_as_its_questions_can_be_answered(
+    n_runs: int, states: dict[str, str | None], is_asking: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from unittest.mock import create_autospec
+
+    from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
+
+    ti = create_autospec(RuntimeTaskInstance)
+    ti.get_dr_count.return_value = n_runs
+    ti.get_task_states.return_value = {"r": states}
+    asked = runpy.run_path(str(ROOT / "dags" / "promote_model.py"))["is_asking"]
+    monkeypatch.setitem(asked.__globals__, "get_current_context", lambda: {"ti": ti})
+    assert asked("r") == is_asking
+
+
+def test_what_a_run_asks_ends_with_it_and_keeps_no_run_green(dags: dict[str, Any]) -> None:
+    dag = dags["promote_model"]
+    assert dag.get_task("close").is_teardown
+    assert dag.get_task("close").upstream_task_ids == {"announce"}
+
+
+@pytest.mark.parametrize(
     ("changes", "wrong"),
     [({"seed": 2, "learning.ema_momentum": 0}, None), ({"sed": 2}, "sed"), ({"title": "x"}, "title")],
 )

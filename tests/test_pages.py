@@ -5,7 +5,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from html import unescape
 from typing import Any
 
@@ -14,6 +14,7 @@ import pytest
 from catalogue import add_records, filled_once, labelled_records, rows_of
 from fastapi import HTTPException
 from markupsafe import escape
+from sqlalchemy import Engine, event
 from test_promotion import candidate, execute, first_candidate, promote
 
 from lesion_tasks.bucket import open_bucket
@@ -31,7 +32,7 @@ from lesion_tasks.pages.application import build_application
 from lesion_tasks.pages.run_results import DAGS, find_result
 from lesion_tasks.pages.training_page import TaskTry, advice_on
 from lesion_tasks.promotion.promote import rollback_champion
-from lesion_tasks.promotion.questions import Question, write_questions
+from lesion_tasks.promotion.questions import Asker, Question, write_questions
 from lesion_tasks.reports.words import NO_VALUE, OUTCOMES
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
@@ -235,10 +236,10 @@ def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) 
     assert "nothing runs" in client().get("/").text
 
 
-def asking(**more: Any) -> Run:
+def asking(question: dict[str, Any], *, run_id: str = "manual__2026-03-01", **more: Any) -> Run:
     """A run whose first question is open, as Airflow has it."""
     task = TaskOfRun(task_id="ask", map_index=0, label=TASK, state="awaiting_input", **more)
-    return Run(dag_id="promote_model", run_id="manual__2026-03-01", state="running", tasks=[task])
+    return Run(dag_id="promote_model", run_id=run_id, state="running", tasks=[task], questions=[question])
 
 
 def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
@@ -246,18 +247,17 @@ def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
 ) -> None:
     first, second = trained
 
-    def told(run: Run, **question: Any) -> str:
-        page = client(returned=[asked(second) | question], runs=[run]).get("/").text
+    def told(against: str | None, **more: Any) -> str:
+        run = asking(asked(second) | {"asked_against": against}, **more)
+        page = client(runs=[run]).get("/").text
         row = page[page.index('<th scope="row">Promote') :]
         return re.sub(r"<[^>]+>", "", row[: row.index("</tr>")])
 
-    assert "waits for a person ask malignancy" in told(asking(), asked_against=first)
-    overtaken = f"ends shortly ask malignancy: overtaken, since the champion is {first} by now"
-    assert overtaken in told(asking(), asked_against=second)
-    assert f"{first} by now; it ends by itself within 2 minutes" in told(asking(), asked_against=None)
-    assert "ends shortly ask malignancy: answered by Ada" in told(
-        asking(answered_by="Ada"), asked_against=first
-    )
+    assert "waits for a person ask malignancy" in told(first)
+    overtaken = f"ends shortly ask malignancy: overtaken: the champion is {first} by now"
+    assert overtaken in told(second)
+    assert f"{first} by now; it ends by itself within 2 minutes" in told(None)
+    assert "ends shortly ask malignancy: answered by Ada" in told(first, answered_by="Ada")
 
 
 def test_a_training_is_shown_from_the_moment_that_its_task_runs(
@@ -267,7 +267,7 @@ def test_a_training_is_shown_from_the_moment_that_its_task_runs(
     runs = [Run(dag_id="train_variants", run_id="t", state="running", tasks=[task])]
     page = client(runs=runs).get("/").text
     shown = page[page.index('id="training"') :]
-    assert "<h3>smoke</h3>" in shown and "Its first epoch has not begun" in shown
+    assert "<h3>smoke</h3>" in shown and "no training of it is under way" in shown
     assert "Nothing is being trained" not in page
     execute(
         settings,
@@ -288,8 +288,39 @@ def test_the_first_page_reads_the_candidates_of_a_task_once(
             name,
             lambda connection, task, real=real, name=name: (read.append(name), real(connection, task))[1],
         )
-    assert client(returned=[asked(trained[1])], runs=[asking()]).get("/").status_code == 200
+    assert client(runs=[asking(asked(trained[1]))]).get("/").status_code == 200
     assert {name: read.count(name) for name in read} == {"waiting_ids": len(TASKS), "champion_of": len(TASKS)}
+
+
+def test_open_questions_cost_the_first_page_no_queries_each(trained: tuple[str, str]) -> None:
+    first, second = trained
+    workspace = open_workspace()
+    noted = Asker(run_id="one", wait=timedelta(hours=1), is_asking=lambda _: True)
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always", asker=noted)
+    assert question.asked_about == second
+
+    def count(n: int) -> int:
+        corrected = [
+            Run(
+                dag_id="correct_data",
+                run_id=f"c{number}",
+                state="running",
+                tasks=[TaskOfRun(task_id="ask", map_index=0, state="awaiting_input")],
+                questions=[{}],
+            )
+            for number in range(n)
+        ]
+        said: list[str] = []
+        listen = lambda *given: said.append(given[2])  # noqa: E731 - removed by its name
+        event.listen(Engine, "before_cursor_execute", listen)
+        try:
+            runs = [asking(asdict(question), run_id=f"r{number}") for number in range(n)]
+            assert "waits for a person" in client(runs=[*runs, *corrected]).get("/").text
+        finally:
+            event.remove(Engine, "before_cursor_execute", listen)
+        return len(said)
+
+    assert count(9) == count(1)
 
 
 def test_the_tab_of_a_run_that_decided_nothing_says_why_and_leads_to_the_run_that_asks(
@@ -318,7 +349,8 @@ def test_what_a_refusal_was_for_is_told_apart_in_one_word(
     for figures, outcome in (
         ({"objections": ["x"]}, "missed_gates"),
         ({"objections": ["x"], "refused_for": "no_better"}, "no_better"),
-        ({"objections": ["x"], "is_obstacle": True}, "barred"),
+        ({"val": 0.5, "is_obstacle": True}, "barred"),
+        ({"objections": ["x"], "is_obstacle": True}, "not_compared"),
         ({"val": 0.5, "is_obstacle": False}, "passed_over"),
     ):
         execute(settings, "DELETE FROM promotion WHERE training_id = :id", id=second)
@@ -349,7 +381,7 @@ def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overri
     assert "No refusal by the gates is in force" in page
     promote()
     page = client().get(f"/champion/{TASK}").text
-    assert "None waits: a run of" in page
+    assert "No candidate waits, so a run of" in page
     assert "open to that today" in page
     assert second in page[page.index("open to that today") : page.index("Which refusals")]
 

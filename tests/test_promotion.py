@@ -35,6 +35,8 @@ from lesion_tasks.promotion.questions import (
     Asker,
     gather_answers,
     is_superseded,
+    looks_superseded,
+    note_answer,
     overtaken_by,
     write_questions,
 )
@@ -631,6 +633,68 @@ def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Setting
     assert decided.is_promoted
     assert decided.reason.startswith("Despite the gates, as Ada asked: now. Approved by Grace.")
     assert rows_of(settings, "SELECT count(*) FROM open_question") == [(0,)]
+
+
+def test_what_a_person_answered_is_kept_whatever_comes_between(settings: Settings) -> None:
+    """A run decides when all of its questions are answered; others decide meanwhile."""
+    training_id = first_candidate(settings)
+    workspace = open_workspace()
+    force = Force(reason="now", asked_by="Ada")
+
+    def ask(by: str, *going_on: str, **how: Any) -> Any:
+        how = {"tasks": [TASK], "approval": "always", "asker": asker(by, *going_on)} | how
+        return next(iter(write_questions(workspace, **how)), None)
+
+    # An approval is left to its run by the rule, and by another question despite the gates.
+    one = ask("one")
+    note_answer(workspace, one, answer="approved", person="Grace", reason="ok")
+    left = promote(request_id=request_of("two", TASK))
+    assert (left.action, left.training_id) == ("none", training_id)
+    assert left.reason == f"run one asked about {training_id}, and decides: Grace approved it"
+    assert ask("three", "one", is_forced=True, force=force) is None
+
+    # A run that goes on no more is asked in place of; what is answered there before it looks again is kept.
+    four = ask("four")
+    assert four is not None and is_superseded(workspace, one)
+    note_answer(workspace, one, answer="approved", person="Eve", reason="fine")
+    # The row of the question that is open by now is none of its business.
+    assert not looks_superseded(workspace, four)
+    # Without its row a question is over, though its candidate waits: as of a run that has decided, and was cleared.
+    void = promote(answer="expired", decided_by="Eve", request_id=request_of("four", TASK))
+    assert void.action == "expired"
+    assert looks_superseded(workspace, four)
+    assert ask("four") is None, "it has decided"
+    assert rows_of(settings, "SELECT count(*) FROM open_question") == [(0,)]
+
+    # A rejection holds from then on, though its run has not decided.
+    note_answer(workspace, four, answer="rejected", person="Grace", reason="too few of children")
+    for is_forced in (False, True):
+        said = promote(is_forced=is_forced, force=force if is_forced else None)
+        assert said.action == "none"
+    late = promote(
+        asked_about=training_id, answer="rejected", decided_by="Grace", request_id=request_of("four", TASK)
+    )
+    assert (late.action, late.reason) == ("rejected", "Rejected by Grace: too few of children.")
+    rows = rows_of(settings, "SELECT action, decided_by, reason FROM promotion ORDER BY sequence")
+    assert [tuple(row) for row in rows] == [
+        ("superseded", "rule", f"Run four asks about {training_id} anew. Grace had approved it."),
+        ("superseded", "Eve", "Approved by Eve: fine. It came after the question had ended."),
+        ("expired", "Eve", rows[2][2]),
+        ("rejected", "Grace", "Rejected by Grace: too few of children."),
+    ]
+
+
+def test_a_run_that_asks_anew_keeps_one_question_of_a_task(settings: Settings) -> None:
+    first = first_candidate(settings)
+    workspace = open_workspace()
+    how: dict[str, Any] = {"tasks": [TASK], "approval": "always", "asker": asker("one")}
+    write_questions(workspace, only=[first], **how)
+    second = candidate("metadata_mlp")
+    (question,) = write_questions(workspace, only=[second], **how)
+    assert rows_of(settings, "SELECT training_id FROM open_question") == [(second,)]
+    # Marked as done without an answer: it does not name itself as the one that asks.
+    said = promote(only=[second], needs_answer=True, request_id=question.request_id)
+    assert said.reason == f"the question about {second} ended without an answer: it stays a candidate"
 
 
 @pytest.mark.parametrize("is_forced", [True, False])

@@ -219,8 +219,13 @@ def is_open(connection: Connection, request: Request) -> bool:
 def overtaken_by(connection: Connection, request: Request) -> str | None:
     """Why there is nothing left to decide about a request; None if there is."""
     if (ended := find_request(connection, request.request_id)) is not None:
-        return f"it was {ended.outcome} on {ended.ended_at.date()}"
+        return how_ended(ended)
     return _overtaken_by(connection, request)
+
+
+def how_ended(request: CorrectionRequest) -> str:
+    """How a request ended, in words."""
+    return f"it was {request.outcome} on {request.ended_at.date()}"
 
 
 def settle(

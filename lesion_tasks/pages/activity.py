@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Protocol
+from typing import Any, Protocol
 from urllib.parse import quote
 
 from lesion_tasks.catalog.approvals import LOOK_MINUTES
@@ -65,6 +65,9 @@ class Run:
     began_at: datetime | None = None
     ended_at: datetime | None = None
     tasks: Sequence[TaskOfRun] = ()
+    questions: Sequence[
+        Any
+    ] = ()  # that it asks people, as its task returned them; read of runs at work alone
 
     @property
     def title(self) -> str:
@@ -101,7 +104,7 @@ class Runs(Protocol):
     """Runs of the pipeline's DAGs, read from Airflow."""
 
     def at_work(self, n: int) -> list[Run]:
-        """Runs that have not ended, at most n, with their tasks that are at work or failed, the oldest first."""
+        """Runs that have not ended, at most n, the oldest first: their questions, and tasks at work or failed."""
 
     def failed(self, n: int) -> tuple[list[Run], int]:
         """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""
@@ -111,6 +114,7 @@ class Runs(Protocol):
 
 
 OvertakenBy = Callable[[Run, TaskOfRun], str | None]
+FindOvertaken = Callable[[Sequence[Run]], OvertakenBy]
 
 
 def _why_ending(run: Run, task: TaskOfRun, status: str, overtaken_by: OvertakenBy) -> str | None:
@@ -163,12 +167,13 @@ class Activity:
         return sum(work.n for work in self.running) - n_train + max(n_train, n_trainings)
 
 
-def read_activity(runs: Runs, n_failed: int, overtaken_by: OvertakenBy) -> Activity:
+def read_activity(runs: Runs, n_failed: int, find_overtaken: FindOvertaken) -> Activity:
     """What is at work now by stage, and the last runs that failed.
 
-    `overtaken_by` says what has overtaken the question of a task, None: nothing.
+    `find_overtaken`: runs at work -> what says what has overtaken the question of a task of one, None: nothing.
     """
     at_work = runs.at_work(N_AT_WORK)
+    overtaken_by = find_overtaken(at_work)
     holders: dict[str, list[str]] = {}
     for run in at_work:
         for task in run.tasks:

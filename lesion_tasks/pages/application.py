@@ -28,7 +28,7 @@ from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.metrics.counted import n_pages
-from lesion_tasks.pages.activity import WITHOUT_WORDS, Run, Runs, TaskOfRun, read_activity
+from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
@@ -157,14 +157,11 @@ def show_pipeline(request: Request) -> Response:
     workspace = _workspace(request)
     state = read_state(workspace)
     with workspace.engine.connect() as connection:
-
-        def overtaken_by(run: Run, task: TaskOfRun) -> str | None:
-            if run.dag_id not in ASKING:
-                return None
-            returned = request.app.state.returned_by(run.dag_id, run.run_id, ASKING[run.dag_id], -1)
-            return find_overtaken(connection, run.dag_id, returned, task.map_index, state.now)
-
-        activity = read_activity(request.app.state.runs, N_FAILED, overtaken_by)
+        activity = read_activity(
+            request.app.state.runs,
+            N_FAILED,
+            lambda at_work: find_overtaken(connection, at_work, state.now),
+        )
     startable = request.state.startable
     return _page(
         request,

@@ -1,6 +1,6 @@
 """What a run asks a person -> the question as a page shows it: what it is about, and its body as HTML."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
@@ -8,8 +8,9 @@ from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.approvals import PAGES
-from lesion_tasks.curation import correction_requests
+from lesion_tasks.curation import correction_requests, corrections
 from lesion_tasks.evaluation.candidacy import TaskNow
+from lesion_tasks.pages.activity import OvertakenBy, Run, TaskOfRun
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion import questions
 from lesion_tasks.workspace import Workspace
@@ -49,16 +50,25 @@ def read_question(
     return ShownQuestion(asked_about=about, is_open=is_open, body=markdown_as_html(body))
 
 
-def find_overtaken(
-    connection: Connection, dag_id: str, returned: Any, map_index: int, now: Mapping[str, TaskNow]
-) -> str | None:
-    """What has overtaken a question, in words; None if nothing has, or if the run says no more what it asks.
+def find_overtaken(connection: Connection, at_work: Sequence[Run], now: Mapping[str, TaskNow]) -> OvertakenBy:
+    """What says of the question of a task what has overtaken it; None: nothing has, or its run does not say what it asks.
 
-    `now`: the state of each task that was read already.
+    `now`: the state of each task that was read already. Of corrections it says only whether their request has ended:
+    what else may have overtaken one takes several queries, and stands with the question itself.
     """
-    if not isinstance(returned, list) or not 0 <= map_index < len(returned):
-        return None
-    return _overtaken_by(connection, _question(dag_id, returned[map_index]), now)
+    correcting = [run.run_id for run in at_work if run.dag_id == "correct_data"]
+    ended = corrections.find_requests(connection, correcting) if correcting else {}
+
+    def overtaken_by(run: Run, task: TaskOfRun) -> str | None:
+        if run.dag_id == "correct_data":
+            known = ended.get(run.run_id)
+            return None if known is None else correction_requests.how_ended(known)
+        if run.dag_id not in ASKING or not 0 <= task.map_index < len(run.questions):
+            return None
+        question = questions.Question(**run.questions[task.map_index])
+        return questions.overtaken_by(connection, question, now.get(question.task_name))
+
+    return overtaken_by
 
 
 def _question(
@@ -70,10 +80,8 @@ def _question(
 
 
 def _overtaken_by(
-    connection: Connection,
-    question: questions.Question | correction_requests.CorrectionQuestion,
-    now: Mapping[str, TaskNow] | None = None,
+    connection: Connection, question: questions.Question | correction_requests.CorrectionQuestion
 ) -> str | None:
     if isinstance(question, questions.Question):
-        return questions.overtaken_by(connection, question, (now or {}).get(question.task_name))
+        return questions.overtaken_by(connection, question)
     return correction_requests.overtaken_by(connection, correction_requests.Request(**question.request))

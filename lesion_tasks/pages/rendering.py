@@ -39,15 +39,15 @@ def _environment() -> Environment:
 
 
 # The id of a run of Airflow after the word "run", as the product names one that asks about a candidate.
-_RUN = re.compile(r"\brun ((?:manual|scheduled|asset_triggered|backfill)__[^\s,;]*[^\s,;.])")
+_RUN = re.compile(r"(\b[Rr]un )((?:manual|scheduled|asset_triggered|backfill)__[^\s,;]*[^\s,;.])")
 
 
 def with_runs(words: str) -> Markup:
     """Words in which the ids of runs that ask about candidates lead to these runs."""
     parts = _RUN.split(words)
     return Markup("").join(
-        Markup('run <a href="{0}" data-airflow="{0}">{1}</a>').format(asking_run(part).page, part)
-        if place % 2
+        Markup('<a href="{0}" data-airflow="{0}">{1}</a>').format(asking_run(part).page, part)
+        if place % 3 == 2
         else part
         for place, part in enumerate(parts)
     )
