@@ -134,8 +134,8 @@ POLICIES = {
             description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
             "is decided. Always and Never are about what this form trains alone: nothing is decided about other "
             "candidates. What people are asked about one of those ends all the same if it is no longer the best or the "
-            "newest of its variant, or if the champion is another by then. As the setting says: about all that wait. Where several runs "
-            "start it together, whoever wants to be asked is. " + ASKS_NOBODY,
+            "newest of its variant, or if the champion is another by then. As the setting says: about all that wait. "
+            "Where several runs start it together, whoever wants to be asked is. " + ASKS_NOBODY,
         ),
         "max_epochs": Param(
             None,

@@ -293,7 +293,7 @@ def test_the_first_page_reads_the_candidates_of_a_task_once(
 
 
 def test_open_questions_cost_the_first_page_no_queries_each(trained: tuple[str, str]) -> None:
-    first, second = trained
+    _, second = trained
     workspace = open_workspace()
     noted = Asker(run_id="one", wait=timedelta(hours=1), is_asking=lambda _: True)
     (question,) = write_questions(workspace, tasks=[TASK], approval="always", asker=noted)

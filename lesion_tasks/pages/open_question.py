@@ -51,7 +51,7 @@ def read_question(
 
 
 def find_overtaken(connection: Connection, at_work: Sequence[Run], now: Mapping[str, TaskNow]) -> OvertakenBy:
-    """What says of the question of a task what has overtaken it; None: nothing has, or its run does not say what it asks.
+    """What says of the question of a task what has overtaken it; None: nothing, or its run no more says what it asks.
 
     `now`: the state of each task that was read already. Of corrections it says only whether their request has ended:
     what else may have overtaken one takes several queries, and stands with the question itself.
