@@ -80,7 +80,7 @@ def fill(url: str) -> tuple[list[str], Question]:
     promote_model(workspace, task=TASK)  # which gains nothing
     training_ids.append(train_variant(workspace, "metadata_logistic", again=True))
     evaluate_training(workspace, training_ids[2])
-    asker = Asker(run_id=RUN_ID, wait=timedelta(days=7), goes_on=lambda _: True)
+    asker = Asker(run_id=RUN_ID, wait=timedelta(days=7), is_asking=lambda _: True)
     (question,) = write_questions(workspace, tasks=[TASK], approval="always", asker=asker)
     copy_id = f"'ISIC_' || lpad((1000000 + k * {N_PICTURES} + r)::text, 7, '0')"
     with engine_for(url).begin() as connection:

@@ -325,9 +325,10 @@ def test_a_run_asks_as_long_as_its_questions_can_be_answered(
 
     from airflow.sdk.execution_time.task_runner import RuntimeTaskInstance
 
-    ti = create_autospec(RuntimeTaskInstance)
-    ti.get_dr_count.return_value = n_runs
-    ti.get_task_states.return_value = {"r": states}
+    ti = SimpleNamespace(  # which refuse other arguments than Airflow takes
+        get_dr_count=create_autospec(RuntimeTaskInstance.get_dr_count, return_value=n_runs),
+        get_task_states=create_autospec(RuntimeTaskInstance.get_task_states, return_value={"r": states}),
+    )
     asked = runpy.run_path(str(ROOT / "dags" / "promote_model.py"))["is_asking"]
     monkeypatch.setitem(asked.__globals__, "get_current_context", lambda: {"ti": ti})
     assert asked("r") == is_asking

@@ -18,7 +18,7 @@ from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.reports.index import DecisionLine
-from lesion_tasks.reports.words import decider
+from lesion_tasks.reports.words import decider, sentences
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import find_manifest
@@ -166,7 +166,7 @@ def _find_made(
         with workspace.engine.connect() as connection:
             rows = decisions_of_run(connection, run_id)
         told = [one for one in (*made, returned) if isinstance(one, dict) and one.get("action") == "none"]
-        undecided = [f"{_title_of(one['task'])}: {one['reason']}." for one in told]
+        undecided = [f"{_title_of(one['task'])}: {sentences(one['reason'])}" for one in told]
         if rows or undecided:
             task = rows[0].task if rows else told[0]["task"]
             return RunResult(
