@@ -57,7 +57,8 @@ ORDER = {
         "ask": {"gather"},
         "gather": {"decide"},
         "decide": {"announce"},
-        "announce": set(),
+        "announce": {"close"},
+        "close": set(),
     },
     "rollback_champion": {"roll_back": set()},
     "verify_bucket": {"verify": set()},
@@ -335,9 +336,8 @@ def test_a_run_asks_as_long_as_its_questions_can_be_answered(
 
 
 def test_what_a_run_asks_ends_with_it_and_keeps_no_run_green(dags: dict[str, Any]) -> None:
-    dag = dags["promote_model"]
-    assert dag.get_task("close").is_teardown
-    assert dag.get_task("close").upstream_task_ids == {"announce"}
+    # Of a teardown Airflow asks nothing when it says how a run ended, and it runs too if a run is marked as failed.
+    assert dags["promote_model"].get_task("close").is_teardown
 
 
 @pytest.mark.parametrize(
