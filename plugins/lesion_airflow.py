@@ -5,6 +5,7 @@ Airflow loads this once per process, so it holds nothing that changes often and 
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,9 +29,11 @@ from airflow.sdk.observability.stats import Stats
 
 from lesion_notices import LesionNotifier, tell
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.approvals import LOOK_MINUTES
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
+    from lesion_tasks.catalog.approvals import Answer
     from lesion_tasks.database.schema import CorrectionRequest
     from lesion_tasks.upkeep.lineage import Lineage
     from lesion_tasks.workspace import Workspace
@@ -281,13 +284,13 @@ def approval_param(*, unasked: str, description: str, section: str = "Approval")
     )
 
 
-def approval_params(*, page: str, unasked: str) -> dict[str, Param]:
-    """The fields of a form whose run asks by itself, on that page of the product."""
+def approval_params(*, page: str, unasked: str, more: str = "") -> dict[str, Param]:
+    """The fields of a form whose run asks by itself, on that page; `more`: whom else the choice binds."""
     return {
         "approval": approval_param(
             unasked=unasked,
             description=f"Whether to wait for an answer, on the page {page} or under Required Actions, before "
-            "anything is decided.",
+            f"anything is decided. {more}".rstrip(),
         ),
         "wait_hours": Param(
             WAIT_HOURS,
@@ -318,7 +321,10 @@ class AskPerson(HITLOperator):
     # Subject and body hold what people typed, and Airflow has filled them in: nothing of them is a template.
     template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
-    SLICE = timedelta(minutes=10)
+    SLICE = timedelta(minutes=LOOK_MINUTES)
+    THOROUGH = timedelta(
+        hours=1
+    )  # how often the look is one at everything stored, and not at the database alone
     OBSOLETE = "something else was decided since"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -361,6 +367,13 @@ class AskPerson(HITLOperator):
         """Whether there is nothing to ask about any more."""
         raise NotImplementedError
 
+    def looks_superseded(self) -> bool:
+        """The same at the price of a look every few minutes."""
+        return self.is_superseded()
+
+    def note(self, answer: "Answer", *, person: str, reason: str) -> None:
+        """Keep an answer before its run decides, if something else could come between."""
+
     def asked(self) -> dict[str, Any]:
         """What goes with the answer to whoever decides."""
         raise NotImplementedError
@@ -373,9 +386,13 @@ class AskPerson(HITLOperator):
 
     def _time_left(self, context: Any) -> timedelta:
         """Until the next look, or until the wait is over: not more than 0 then."""
-        asked_at = context["dag_run"].start_date or datetime.now(UTC)
         whole = timedelta(hours=context["params"]["wait_hours"])
-        return min(asked_at + whole - datetime.now(UTC), self.SLICE)
+        return min(whole - self._waited(context), self.SLICE)
+
+    @staticmethod
+    def _waited(context: Any) -> timedelta:
+        now = datetime.now(UTC)
+        return now - (context["dag_run"].start_date or now)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> dict[str, Any]:
         from lesion_tasks.catalog.approvals import UNNAMED
@@ -384,17 +401,20 @@ class AskPerson(HITLOperator):
             return self._look_again(context)
         answer = super().execute_complete(context, event)
         person = answer["responded_by_user"] or {"name": UNNAMED}
-        is_approved = self.APPROVE in answer["chosen_options"]
-        return self._answer(
-            "approved" if is_approved else "rejected",
-            person=person["name"],
-            reason=str((answer["params_input"] or {}).get("reason") or ""),
-        )
+        chosen: Answer = "approved" if self.APPROVE in answer["chosen_options"] else "rejected"
+        reason = str((answer["params_input"] or {}).get("reason") or "")
+        try:
+            self.note(chosen, person=person["name"], reason=reason)
+        except Exception:  # tried again, the task would ask anew; the answer goes to its run all the same
+            log.exception("the answer was not kept before its run decides")
+        return self._answer(chosen, person=person["name"], reason=reason)
 
     def _look_again(self, context: Any) -> dict[str, Any]:
         from airflow.sdk.exceptions import TaskAwaitingInput
 
-        if self.is_superseded():
+        waited = self._waited(context)
+        is_due = waited // self.THOROUGH != (waited - self.SLICE) // self.THOROUGH
+        if self.is_superseded() if is_due else self.looks_superseded():
             return self._obsolete()
         left = self._time_left(context)
         if left <= timedelta(0):
@@ -419,46 +439,41 @@ class AskAboutCandidate(AskPerson):
         self,
         *,
         task_name: str,
-        asked_about: str,
-        asked_against: str | None,
-        findings_sha256: str | None = None,
-        is_override: bool = False,
         **kwargs: Any,
     ) -> None:
+        from lesion_tasks.evaluation.open_questions import Asked
+
+        about = {one.name: kwargs.pop(one.name) for one in fields(Asked) if one.name in kwargs}
         super().__init__(**kwargs)
         self.task_name = task_name
-        self.asked_about = asked_about
-        self.asked_against = asked_against
-        self.findings_sha256 = findings_sha256
-        self.is_override = is_override
+        self.question = Asked(task_name=task_name, **about)
 
     @property
     def told_as(self) -> str:
-        return f"{self.task_name} {self.asked_about} {self.asked_against}"
+        return f"{self.task_name} {self.question.asked_about} {self.question.asked_against}"
 
     @property
     def page(self) -> str:
         return f"champion/{self.task_name}"
 
     def is_superseded(self) -> bool:
-        from lesion_tasks.promotion.questions import Asked, is_superseded
+        from lesion_tasks.promotion.questions import is_superseded
 
-        asked = Asked(
-            task_name=self.task_name,
-            asked_about=self.asked_about,
-            asked_against=self.asked_against,
-            findings_sha256=self.findings_sha256,
-            is_override=self.is_override,
-        )
-        return is_superseded(open_workspace(), asked)
+        return is_superseded(open_workspace(), self.question)
+
+    def looks_superseded(self) -> bool:
+        from lesion_tasks.promotion.questions import looks_superseded
+
+        return looks_superseded(open_workspace(), self.question)
+
+    def note(self, answer: "Answer", *, person: str, reason: str) -> None:
+        from lesion_tasks.promotion.questions import note_answer
+
+        note_answer(open_workspace(), self.question, answer=answer, person=person, reason=reason)
 
     def asked(self) -> dict[str, Any]:
-        return {
-            "task_name": self.task_name,
-            "asked_about": self.asked_about,
-            "asked_against": self.asked_against,
-            "findings_sha256": self.findings_sha256,
-        }
+        names = ("task_name", "asked_about", "asked_against", "findings_sha256")
+        return {name: getattr(self.question, name) for name in names}
 
 
 class AskAboutCorrection(AskPerson):

@@ -19,7 +19,7 @@ class AirflowRuns:
         self.dag_ids = dag_ids
 
     def at_work(self, n: int) -> "list[Run]":
-        """Runs that have not ended, at most n, with their tasks that are at work or failed, the oldest first."""
+        """Runs that have not ended, at most n, the oldest first: their questions, and tasks at work or failed."""
         from airflow.models.dagrun import DagRun
         from airflow.utils.session import create_session
         from sqlalchemy import select
@@ -31,7 +31,7 @@ class AirflowRuns:
                 DagRun.dag_id.in_(self.dag_ids), DagRun.state.in_(("running", "queued"))
             )
             found = session.scalars(asked.order_by(DagRun.run_after).limit(n)).all()
-            return _runs(session, found, [*AT_WORK, "failed"])
+            return _runs(session, found, [*AT_WORK, "failed"], has_questions=True)
 
     def failed(self, n: int) -> "tuple[list[Run], int]":
         """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""
@@ -60,14 +60,18 @@ class AirflowRuns:
             return None if one is None else _runs(session, [one])[0]
 
 
-def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) -> "list[Run]":
-    """Runs with their tasks in some states, in all if none is named: two questions to the database, however many."""
+def _runs(
+    session: "Session", found: Sequence[Any], states: Sequence[str] = (), *, has_questions: bool = False
+) -> "list[Run]":
+    """Runs with their tasks in some states, in all if none is named: two queries, however many."""
+    from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
-    from sqlalchemy import select, tuple_
+    from sqlalchemy import and_, or_, select, tuple_
 
     from lesion_airflow import REASON
     from lesion_tasks.pages.activity import Run, TaskOfRun
+    from lesion_tasks.pages.open_question import ASKING
 
     keys = [(one.dag_id, one.run_id) for one in found]
     asked = select(
@@ -80,16 +84,24 @@ def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) 
         TaskInstance.pool,
         TaskInstance.start_date,
         TaskInstance.end_date,
-    ).where(tuple_(TaskInstance.dag_id, TaskInstance.run_id).in_(keys))
+        HITLDetail.responded_by,
+    ).outerjoin(HITLDetail, HITLDetail.ti_id == TaskInstance.id)
+    asked = asked.where(tuple_(TaskInstance.dag_id, TaskInstance.run_id).in_(keys))
     if states:
         asked = asked.where(TaskInstance.state.in_(states))
-    kept = session.scalars(
-        select(XComModel).where(tuple_(XComModel.dag_id, XComModel.run_id).in_(keys), XComModel.key == REASON)
-    )
-    reasons = {
-        (one.dag_id, one.run_id, one.task_id, one.map_index): str(XComModel.deserialize_value(one))
-        for one in kept
-    }
+    is_kept = XComModel.key == REASON
+    if has_questions:
+        asks = tuple_(XComModel.dag_id, XComModel.task_id).in_(list(ASKING.items()))
+        is_kept = or_(is_kept, and_(XComModel.key == "return_value", XComModel.map_index == -1, asks))
+    reasons: dict[tuple[str, str, str, int], str] = {}
+    questions: dict[tuple[str, str], Sequence[Any]] = {}
+    of_runs = tuple_(XComModel.dag_id, XComModel.run_id).in_(keys)
+    for one in session.scalars(select(XComModel).where(of_runs, is_kept)):
+        value = XComModel.deserialize_value(one)
+        if one.key == REASON:
+            reasons[one.dag_id, one.run_id, one.task_id, one.map_index] = str(value)
+        elif isinstance(value, list):
+            questions[one.dag_id, one.run_id] = value
     tasks: dict[tuple[str, str], list[TaskOfRun]] = {key: [] for key in keys}
     for one in session.execute(asked):
         tasks[one.dag_id, one.run_id].append(
@@ -102,6 +114,7 @@ def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) 
                 began_at=one.start_date,
                 ended_at=one.end_date,
                 reason=reasons.get((one.dag_id, one.run_id, one.task_id, one.map_index)),
+                answered_by=(one.responded_by or {}).get("name"),
             )
         )
     return [
@@ -112,6 +125,7 @@ def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) 
             began_at=one.start_date,
             ended_at=one.end_date,
             tasks=sorted(tasks[one.dag_id, one.run_id], key=_in_order),
+            questions=questions.get((one.dag_id, one.run_id), ()),
         )
         for one in found
     ]

@@ -6,7 +6,7 @@ themselves. A decision is in force until it is withdrawn.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -155,6 +155,12 @@ def find_request(connection: Connection, request_id: str) -> CorrectionRequest |
     """How a request ended; None: it has not."""
     statement = select(CorrectionRequest).where(CorrectionRequest.request_id == request_id)
     return next(iter(_detached(connection, statement)), None)
+
+
+def find_requests(connection: Connection, request_ids: Collection[str]) -> dict[str, CorrectionRequest]:
+    """How those of some requests ended that have."""
+    statement = select(CorrectionRequest).where(CorrectionRequest.request_id.in_(request_ids))
+    return {one.request_id: one for one in _detached(connection, statement)}
 
 
 def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:

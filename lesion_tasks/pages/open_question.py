@@ -1,12 +1,16 @@
 """What a run asks a person -> the question as a page shows it: what it is about, and its body as HTML."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel
+from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.approvals import PAGES
-from lesion_tasks.curation import correction_requests
+from lesion_tasks.curation import correction_requests, corrections
+from lesion_tasks.evaluation.candidacy import TaskNow
+from lesion_tasks.pages.activity import OvertakenBy, Run, TaskOfRun
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion import questions
 from lesion_tasks.workspace import Workspace
@@ -14,17 +18,19 @@ from lesion_tasks.workspace import Workspace
 ASKING = {"promote_model": "compare", "correct_data": "propose"}  # DAG -> the task that returns its questions
 
 
-class OpenQuestion(BaseModel, frozen=True):
+class ShownQuestion(BaseModel, frozen=True):
     """A question that Airflow keeps open, and what only the product knows of it."""
 
     asked_about: str  # the training, or the images
-    is_open: bool  # if not, something else was decided or is to be: the question ends by itself, within ten minutes
+    is_open: (
+        bool  # if not, something else was decided or is to be: the question ends by itself, within minutes
+    )
     body: str  # HTML, without markup of the source's own
 
 
 def read_question(
     workspace: Workspace, dag_id: str, returned: Any, map_index: int, *, root: str
-) -> OpenQuestion:
+) -> ShownQuestion:
     """The question at a place among those that the task of ASKING returned.
 
     Raises `UnusableInputError` if there is none. `root` is the address of the pages: links in the body lead there.
@@ -32,23 +38,50 @@ def read_question(
     asked = returned if isinstance(returned, list) else []
     if not 0 <= map_index < len(asked):
         raise UnusableInputError(f"question {map_index}: this run asks {len(asked)}")
-    about, is_open, body = (_of_correction if dag_id == "correct_data" else _of_candidate)(
-        workspace, asked[map_index]
+    question = _question(dag_id, asked[map_index])
+    about = (
+        question.asked_about
+        if isinstance(question, questions.Question)
+        else " ".join(correction_requests.Request(**question.request).isic_ids)
     )
-    body = body.replace(f"]({PAGES}reports/", f"]({root}read/").replace(f"]({PAGES}", f"]({root}")
-    return OpenQuestion(asked_about=about, is_open=is_open, body=markdown_as_html(body))
-
-
-def _of_candidate(workspace: Workspace, asked: dict[str, Any]) -> tuple[str, bool, str]:
-    question = questions.Question(**asked)
     with workspace.engine.connect() as connection:
-        is_open = questions.is_open(connection, question)
-    return question.asked_about, is_open, question.body
+        is_open = _overtaken_by(connection, question) is None
+    body = question.body.replace(f"]({PAGES}reports/", f"]({root}read/").replace(f"]({PAGES}", f"]({root}")
+    return ShownQuestion(asked_about=about, is_open=is_open, body=markdown_as_html(body))
 
 
-def _of_correction(workspace: Workspace, asked: dict[str, Any]) -> tuple[str, bool, str]:
-    question = correction_requests.CorrectionQuestion(**asked)
-    request = correction_requests.Request(**question.request)
-    with workspace.engine.connect() as connection:
-        is_open = correction_requests.is_open(connection, request)
-    return " ".join(request.isic_ids), is_open, question.body
+def find_overtaken(connection: Connection, at_work: Sequence[Run], now: Mapping[str, TaskNow]) -> OvertakenBy:
+    """What says of the question of a task what has overtaken it; None: nothing, or its run no more says what it asks.
+
+    `now`: the state of each task that was read already. Of corrections it says only whether their request has ended:
+    what else may have overtaken one takes several queries, and stands with the question itself.
+    """
+    correcting = [run.run_id for run in at_work if run.dag_id == "correct_data"]
+    ended = corrections.find_requests(connection, correcting) if correcting else {}
+
+    def overtaken_by(run: Run, task: TaskOfRun) -> str | None:
+        if run.dag_id == "correct_data":
+            known = ended.get(run.run_id)
+            return None if known is None else correction_requests.how_ended(known)
+        if run.dag_id not in ASKING or not 0 <= task.map_index < len(run.questions):
+            return None
+        question = questions.Question(**run.questions[task.map_index])
+        return questions.overtaken_by(connection, question, now.get(question.task_name))
+
+    return overtaken_by
+
+
+def _question(
+    dag_id: str, asked: dict[str, Any]
+) -> questions.Question | correction_requests.CorrectionQuestion:
+    if dag_id == "correct_data":
+        return correction_requests.CorrectionQuestion(**asked)
+    return questions.Question(**asked)
+
+
+def _overtaken_by(
+    connection: Connection, question: questions.Question | correction_requests.CorrectionQuestion
+) -> str | None:
+    if isinstance(question, questions.Question):
+        return questions.overtaken_by(connection, question)
+    return correction_requests.overtaken_by(connection, correction_requests.Request(**question.request))
