@@ -631,7 +631,7 @@ def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Setting
         request_id=request_of("five", TASK),
     )
     assert decided.is_promoted
-    assert decided.reason.startswith("Despite the gates, as Ada asked: now. Approved by Grace.")
+    assert decided.reason.startswith("Ada asked for it: now. Approved by Grace.")
     assert rows_of(settings, "SELECT count(*) FROM open_question") == [(0,)]
 
 
