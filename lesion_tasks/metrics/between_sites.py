@@ -15,10 +15,11 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.special import expit, logit
+from scipy.special import expit, logit, ndtr
 from scipy.stats import chi2, f, norm
 from scipy.stats import t as student
 
@@ -29,7 +30,7 @@ from lesion_tasks.metrics.figure import Interval
 MIN_SITES = 3
 SITE_METHOD = "mean of trainings, DeLong by group and the variance of training, logit scale"
 # Points at which the distributions of the variance of training, of that between sites and of the mean are taken: with
-# twice as many, no end of an interval moves by 0.0005 on the logit scale.
+# three times as many, an interval is wider by 0.2 % at most.
 _N_OF_TRAINING, _N_BETWEEN, _N_OF_T = 24, 48, 16
 _N_HALVINGS = 40
 _LEAST = 1e-9  # of a chi-square: sites that agree to the last digit have a Q of 0
@@ -246,8 +247,7 @@ def heterogeneity_p(
 
 def _q(y: np.ndarray, variance: np.ndarray, tau2: float) -> float:
     """Weighted squares around the weighted mean; Cochran's Q without a variance between sites."""
-    weight = 1 / (variance + tau2)
-    return float(weight @ (y - weight @ y / weight.sum()) ** 2)
+    return float(_weighted(y, variance + tau2)[0])
 
 
 def _new_site(
@@ -264,26 +264,22 @@ def _new_site(
     confidence: no draws, so the same figures give the same interval to the last digit.
     """
     degrees = len(y) - 1
-    shares, parts = _nodes(_N_OF_T)
+    of_training, confidence = _training_variances(training)
+    variance = sampling + of_training[:, None] / n_trainings
+    tau2, share = _between_variances(y, variance)
+    squares, total = _weighted(y, variance[:, None] + tau2[..., None])
+    # As in the interval of the mean: the wider of Student's t on the squares that were found, and of the normal.
+    ratio = squares / degrees
+    is_wider = np.sqrt(ratio) * student.isf(tail, degrees) > norm.isf(tail)
     # Student's t is a normal distribution whose variance is one of these.
+    shares, parts = _nodes(_N_OF_T)
     of_t = degrees / chi2.isf(shares, degrees)
-    variances, weights = [], []
-    for of_training, confidence in _training_variances(training):
-        variance = sampling + of_training / n_trainings
-        tau2, share = _between_variances(y, variance)
-        weight = 1 / (variance + tau2[:, None])
-        total = weight.sum(axis=1)
-        deviation = y - (weight @ y / total)[:, None]
-        # As in the interval of the mean: the wider of Student's t on the squares that were found, and of the normal.
-        ratio = (weight * deviation**2).sum(axis=1) / degrees
-        is_wider = np.sqrt(ratio) * student.isf(tail, degrees) > norm.isf(tail)
-        error = np.where(is_wider[:, None], ratio[:, None] * of_t, 1.0) / total[:, None]
-        variances.append(((tau2 + of_training)[:, None] + error).ravel())
-        weights.append((confidence * share[:, None] * parts).ravel())
-    deviations, weight = np.sqrt(np.concatenate(variances)), np.concatenate(weights)
+    error = np.where(is_wider[..., None], ratio[..., None] * of_t, 1.0) / total[..., None]
+    deviations = np.sqrt((tau2 + of_training[:, None])[..., None] + error)
+    weight = (confidence[:, None] * share)[..., None] * parts
 
     def beyond(half: float) -> float:
-        return float(weight @ norm.sf(half / deviations)) - tail
+        return float((weight * ndtr(-half / deviations)).sum()) - tail
 
     # The share beyond is a half at nothing and falls.
     high = float(deviations.mean())
@@ -293,41 +289,52 @@ def _new_site(
     return mean - half, mean + half
 
 
-def _nodes(n: int, low: float = 0.0) -> tuple[np.ndarray, np.ndarray]:
-    """Points between `low` and 1 and their weights, which add up to 1 - `low`: Gauss and Legendre's rule."""
+@cache
+def _gauss_legendre(n: int) -> tuple[np.ndarray, np.ndarray]:
     points, weights = np.polynomial.legendre.leggauss(n)
-    return low + (1 - low) * (points + 1) / 2, (1 - low) * weights / 2
+    return (points + 1) / 2, weights / 2
 
 
-def _training_variances(training: Training | None) -> list[tuple[float, float]]:
-    """Values for the variance of training, each with its share of confidence."""
+def _nodes(n: int, low: np.ndarray | float = 0.0) -> tuple[np.ndarray, np.ndarray]:
+    """Points between `low` and 1 and their weights, which add up to 1 - `low`: Gauss and Legendre's rule."""
+    points, weights = _gauss_legendre(n)
+    return low + (1 - low) * points, (1 - low) * weights
+
+
+def _training_variances(training: Training | None) -> tuple[np.ndarray, np.ndarray]:
+    """(n,) values for the variance of training, and the share of confidence of each."""
     if training is None:
-        return [(0.0, 1.0)]
+        return np.zeros(1), np.ones(1)
     shares, weights = _nodes(_N_OF_TRAINING)
     mean_squares = training.squares * training.degrees / chi2.isf(shares, training.degrees)
-    return [
-        (max(0.0, float(one) - training.expected), float(weight))
-        for one, weight in zip(mean_squares, weights, strict=True)
-    ]
+    return np.maximum(0.0, mean_squares - training.expected), weights
 
 
 def _between_variances(y: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Values for the variance between sites, and the share of confidence of each: 0 first, with all that is below it.
+    """(n, m) values for the variance between sites, the first 0, and the share of confidence of each in its row.
 
-    Cochran's Q at the true variance between sites is chi-square, and falls as that variance rises: each value of the
-    chi-square gives one (Viechtbauer 2007, doi:10.1002/sim.2514).
+    `variance` (n, k): of each site's own error, in each row. Cochran's Q at the true variance between sites is
+    chi-square, and falls as that variance rises: each value of the chi-square gives one (Viechtbauer 2007,
+    doi:10.1002/sim.2514), and 0 has all beyond what Q is without any.
     """
     degrees = len(y) - 1
-    none = float(chi2.sf(_q(y, variance, 0.0), degrees))
+    none = chi2.sf(_weighted(y, variance)[0], degrees)[:, None]
     shares, weights = _nodes(_N_BETWEEN, none)
     wanted = np.maximum(chi2.isf(shares, degrees), _LEAST)
     squares = float(((y - y.mean()) ** 2).sum())
     # With every variance the smallest, or the largest, of all, Q would be `squares` divided by it and tau2.
-    low, high = np.maximum(0.0, squares / wanted - variance.max()), squares / wanted
+    low = np.maximum(0.0, squares / wanted - variance.max(axis=1)[:, None])
+    high = squares / wanted
     for _ in range(_N_HALVINGS):
         middle = (low + high) / 2
-        weight = 1 / (variance + middle[:, None])
-        centre = weight @ y / weight.sum(axis=1)
-        is_above = (weight * (y - centre[:, None]) ** 2).sum(axis=1) > wanted
+        is_above = _weighted(y, variance[:, None] + middle[..., None])[0] > wanted
         low, high = np.where(is_above, middle, low), np.where(is_above, high, middle)
-    return np.concatenate([[0.0], (low + high) / 2]), np.concatenate([[none], weights])
+    return np.hstack([np.zeros_like(none), (low + high) / 2]), np.hstack([none, weights])
+
+
+def _weighted(y: np.ndarray, variance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Weighted squares around the weighted mean, and the sum of the weights, over the last axis of `variance`."""
+    weight = 1 / variance
+    total = weight.sum(axis=-1)
+    deviation = y - ((weight @ y) / total)[..., None]
+    return (weight * deviation**2).sum(axis=-1), total
