@@ -533,7 +533,7 @@ def test_with_luck_alone_the_test_of_heterogeneity_is_the_f_test() -> None:
         for some in luck
     ]
     found = heterogeneity_p(
-        luck.mean(axis=1), np.full(4, 1e-12), np.full(4, 20.0), np.full(4, 3), training_variance(figures)
+        luck.mean(axis=1), np.full(4, 1e-12), np.full(4, 20.0), np.full(4, 1 / 3), training_variance(figures)
     )
     assert found == pytest.approx(f_oneway(*luck).pvalue)
 
@@ -568,20 +568,21 @@ def _kenward_roger(
 def test_with_both_variances_the_test_of_heterogeneity_is_kenward_and_rogers(n_seeds: tuple[int, ...]) -> None:
     """General matrices against the closed form."""
     random, k, n = np.random.default_rng(4), len(n_seeds), np.array(n_seeds)
+    luck = 1 / n + 0.1
     y, sampling, degrees = random.normal(2, 0.6, k), random.uniform(0.02, 0.2, k), random.uniform(15, 60, k)
     training = Training(degrees=int((n - 1).sum()), squares=0.25, expected=0.05)
     # One part for each site's own variance, and one for the variance that they share.
-    parts = [np.diag(np.arange(k) == i).astype(float) for i in range(k)] + [np.diag(1 / n)]
+    parts = [np.diag(np.arange(k) == i).astype(float) for i in range(k)] + [np.diag(luck)]
     estimates = np.append(sampling, training.variance)
     errors = np.append(2 * sampling**2 / degrees, 2 * training.squares**2 / training.degrees)
     contrasts = np.eye(k)[1:] - np.eye(k)[0]
     first, second, statistic, of_error = _kenward_roger(contrasts, y, parts, estimates, errors)
-    found = heterogeneity_p(y, sampling, degrees, n, training)
+    found = heterogeneity_p(y, sampling, degrees, luck, training)
     # To the first order in 1 / degrees, as Welch's is.
     lost = k - 1
     spread = (first + 2 * second) / (lost * (lost + 2))
-    plain = y @ contrasts.T @ np.linalg.inv(contrasts @ np.diag(estimates @ np.array([np.diag(p) for p in parts])) @ contrasts.T)
-    q = float(plain @ contrasts @ y)
+    covariance = sum(one * part for one, part in zip(estimates, parts, strict=True))
+    q = float(y @ contrasts.T @ np.linalg.inv(contrasts @ covariance @ contrasts.T) @ contrasts @ y)
     assert found == pytest.approx(f.sf(q / lost / (1 + second / lost - spread), lost, 2 / spread))
     assert found == pytest.approx(f.sf(statistic, lost, of_error), rel=0.25)
 

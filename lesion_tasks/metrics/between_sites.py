@@ -159,7 +159,8 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
     rests on the sites' own errors and the normal distribution (Jackson et al. 2017, doi:10.1002/sim.7411): sites that
     agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with
     Student's t on these errors, holds the truth nearly always where sites are few. Test of heterogeneity:
-    `heterogeneity_p`. Prediction interval for the true AUC of one training's model at a new site: by the confidence
+    `heterogeneity_p`, in which the variance of training also stands for what models differ by that learned from
+    other people, as Nadeau & Bengio 2003 (doi:10.1023/A:1024068626366) correct for it: rather too much than too little. Prediction interval for the true AUC of one training's model at a new site: by the confidence
     distribution of the variance between sites, as Nagashima, Noma & Furukawa 2019 (doi:10.1177/0962280218773520) do, and
     by that of the variance of training, because the usual one (Higgins, Thompson & Spiegelhalter 2009,
     doi:10.1111/j.1467-985X.2008.00552.x) takes the first as known and holds the truth too rarely.
@@ -182,6 +183,9 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
         float(norm.isf(tail)) / math.sqrt(float(weight.sum())),
     )
     new = _new_site(y, sampling, n, training, mean, tail)
+    # Without another site a model also learns from other people, which no seed shows. Each site is 1 / (k - 1) of what
+    # the models without it learn from, if all are of one size.
+    luck = 1 / n + 1 / degrees
     return BetweenSites(
         n_sites=len(y),
         n_trainings=int(n.sum()),
@@ -191,7 +195,7 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
         tau=math.sqrt(tau2),
         training_sd=math.sqrt(training.variance) if training else None,
         q=q,
-        p_value=heterogeneity_p(y, sampling, np.array([site.degrees for site in told]), n, training),
+        p_value=heterogeneity_p(y, sampling, np.array([site.degrees for site in told]), luck, training),
         i2=max(0.0, 1 - degrees / q) if q > 0 else 0.0,
         new_site_low=float(expit(new[0])),
         new_site_high=float(expit(new[1])),
@@ -216,10 +220,12 @@ def heterogeneity_p(
     y: np.ndarray,
     sampling: np.ndarray,
     degrees: np.ndarray,
-    n_trainings: np.ndarray | None = None,
+    luck: np.ndarray | None = None,
     training: Training | None = None,
 ) -> float:
     """The p-value of the test that all true values are one; `degrees` (k,): of freedom of each `sampling` variance.
+
+    `luck` (k,): how much of the variance of training is in each site's figure; 1 / n of n trainings alone.
 
     Cochran's Q / (k - 1) against F, its scale and its degrees of freedom by Kenward & Roger 1997
     (doi:10.2307/2533558) to the first order in 1 / degrees. Without a variance of training that is the test of Welch
@@ -228,8 +234,8 @@ def heterogeneity_p(
     """
     lost = len(y) - 1  # degrees of freedom of what is tested
     variance, pooled = sampling, np.zeros_like(sampling)
-    if training is not None and n_trainings is not None:
-        pooled = 1 / n_trainings
+    if training is not None and luck is not None:
+        pooled = luck
         variance = sampling + training.variance * pooled
     weight = 1 / variance
     hat = np.diag(weight) - np.outer(weight, weight) / weight.sum()
