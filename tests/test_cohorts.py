@@ -332,8 +332,12 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     assert judged["n_images"] == len(cohort) == judged["subset"]["subset"]["n_images"] + 5
     assert sorted(judged["overlapping_ids"]) == sorted(planted)
     named = pd.read_csv(io.BytesIO(stored.get(f"reports/{training_id}/overlap-elsewhere.csv")))
-    assert dict(zip(named["isic_id"], zip(named["shares"], named["with"], strict=True), strict=True)) == expected
-    assert "2 images with the same picture in train" in stored.get(f"reports/{training_id}/report.html").decode()
+    assert (
+        dict(zip(named["isic_id"], zip(named["shares"], named["with"], strict=True), strict=True)) == expected
+    )
+    assert (
+        "2 images with the same picture in train" in stored.get(f"reports/{training_id}/report.html").decode()
+    )
 
 
 def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:

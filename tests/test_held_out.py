@@ -484,6 +484,11 @@ def test_luck_of_training_is_not_taken_for_a_difference_between_sites() -> None:
     assert both[0].training_sd == pytest.approx(np.sqrt(luck.var(axis=1, ddof=1).mean()), rel=0.02)
     assert "is not told apart" in first[2] and "is not told apart" not in both[2]
     assert "no more than chance and the luck of training" in both[2]
+    # A part more of the luck stands for what models differ by that learned from other people.
+    told = [one for some in sites if (one := site_figure(some)) is not None]
+    y, variance, degrees = (np.array([getattr(one, x) for one in told]) for x in ("y", "variance", "degrees"))
+    plain = heterogeneity_p(y, variance, degrees, np.full(5, 1 / 4), training_variance(told))
+    assert plain < both[0].p_value < 1
     # A new site gets the model of one training: it is expected where one training may end.
     width = logit(both[0].new_site_high) - logit(both[0].new_site_low)
     assert width > 2 * 1.96 * both[0].training_sd
@@ -543,8 +548,8 @@ def _kenward_roger(
 ) -> tuple[float, float, float, float]:
     """Kenward & Roger 1997, section 3, of the model whose rows are all fixed effects: A1, A2, and what F they give.
 
-    The covariance of `y` is the sum of `parts`, each times its estimate, whose variances `errors` has. The contrasts are
-    tested to be zero. Returns A1, A2, the scaled statistic and its degrees of freedom, both by their equations (10).
+    The covariance of `y` is the sum of `parts`, each times its estimate, whose variances `errors` has. That the
+    contrasts are zero is tested. Returns A1, A2, the scaled statistic and its degrees of freedom.
     """
     covariance = sum(one * part for one, part in zip(estimates, parts, strict=True))
     inverse = np.linalg.inv(covariance)
@@ -565,7 +570,9 @@ def _kenward_roger(
 
 
 @pytest.mark.parametrize("n_seeds", [(3, 3, 3, 3), (2, 5, 1, 3, 4)])
-def test_with_both_variances_the_test_of_heterogeneity_is_kenward_and_rogers(n_seeds: tuple[int, ...]) -> None:
+def test_with_both_variances_the_test_of_heterogeneity_is_kenward_and_rogers(
+    n_seeds: tuple[int, ...],
+) -> None:
     """General matrices against the closed form."""
     random, k, n = np.random.default_rng(4), len(n_seeds), np.array(n_seeds)
     luck = 1 / n + 0.1

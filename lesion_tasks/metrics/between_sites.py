@@ -158,11 +158,12 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
     (doi:10.1002/sim.1009), Student's t with one degree fewer than sites, and never narrower than the usual one, which
     rests on the sites' own errors and the normal distribution (Jackson et al. 2017, doi:10.1002/sim.7411): sites that
     agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with
-    Student's t on these errors, holds the truth nearly always where sites are few. Test of heterogeneity:
-    `heterogeneity_p`, in which the variance of training also stands for what models differ by that learned from
-    other people, as Nadeau & Bengio 2003 (doi:10.1023/A:1024068626366) correct for it: rather too much than too little. Prediction interval for the true AUC of one training's model at a new site: by the confidence
-    distribution of the variance between sites, as Nagashima, Noma & Furukawa 2019 (doi:10.1177/0962280218773520) do, and
-    by that of the variance of training, because the usual one (Higgins, Thompson & Spiegelhalter 2009,
+    Student's t on these errors, holds the truth nearly always where sites are few.
+    Test of heterogeneity: `heterogeneity_p`, in which the variance of training also stands for what models differ by
+    that learned from other people, as Nadeau & Bengio 2003 (doi:10.1023/A:1024068626366) correct for it: rather too
+    much than too little. Prediction interval for the true AUC of one training's model at a new site: by the confidence
+    distribution of the variance between sites, as Nagashima, Noma & Furukawa 2019 (doi:10.1177/0962280218773520) do,
+    and by that of the variance of training, because the usual one (Higgins, Thompson & Spiegelhalter 2009,
     doi:10.1111/j.1467-985X.2008.00552.x) takes the first as known and holds the truth too rarely.
     """
     told = [site for aucs in trainings_of if (site := site_figure(aucs)) is not None]

@@ -18,7 +18,8 @@ METHOD = (
     "Random effects on the logit of the AUC; variance between sites by Paule and Mandel, that of training by what the "
     "trainings of each site differ; the mean's interval by Hartung and Knapp or the usual one, whichever is wider, the "
     "interval for a new site by the confidence distributions of both variances (Nagashima, Noma and Furukawa 2019); "
-    "test of heterogeneity: Welch 1951, with the variance of training by Kenward and Roger 1997"
+    "test of heterogeneity: Welch 1951, with the variance of training by Kenward and Roger 1997 and, for what models "
+    "differ by that learned from other people, a part more of it (Nadeau and Bengio 2003)"
 )
 
 # Sites are combined as if each had people of its own. A few groups that several share hardly change that; beyond this
