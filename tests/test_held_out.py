@@ -1,7 +1,7 @@
 """A recipe tested where it never learned: folds that share nobody, found again, and what they say together."""
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +12,8 @@ from catalogue import add_records, declare, labelled_records, rows_of
 from evaluation_data import drawn
 from markupsafe import escape
 from scipy.special import expit, logit
-from scipy.stats import f, f_oneway
+from scipy.stats import f, f_oneway, norm
+from scipy.stats import t as student
 from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
@@ -37,9 +38,9 @@ from lesion_tasks.metrics.between_sites import (
     SITE_METHOD,
     BetweenSites,
     SiteFigure,
-    Training,
     between_variance,
     combine_sites,
+    heterogeneity,
     heterogeneity_p,
     site_figure,
     site_interval,
@@ -484,11 +485,6 @@ def test_luck_of_training_is_not_taken_for_a_difference_between_sites() -> None:
     assert both[0].training_sd == pytest.approx(np.sqrt(luck.var(axis=1, ddof=1).mean()), rel=0.02)
     assert "is not told apart" in first[2] and "is not told apart" not in both[2]
     assert "no more than chance and the luck of training" in both[2]
-    # A part more of the luck stands for what models differ by that learned from other people.
-    told = [one for some in sites if (one := site_figure(some)) is not None]
-    y, variance, degrees = (np.array([getattr(one, x) for one in told]) for x in ("y", "variance", "degrees"))
-    plain = heterogeneity_p(y, variance, degrees, np.full(5, 1 / 4), training_variance(told))
-    assert plain < both[0].p_value < 1
     # A new site gets the model of one training: it is expected where one training may end.
     width = logit(both[0].new_site_high) - logit(both[0].new_site_low)
     assert width > 2 * 1.96 * both[0].training_sd
@@ -538,7 +534,7 @@ def test_with_luck_alone_the_test_of_heterogeneity_is_the_f_test() -> None:
         for some in luck
     ]
     found = heterogeneity_p(
-        luck.mean(axis=1), np.full(4, 1e-12), np.full(4, 20.0), np.full(4, 1 / 3), training_variance(figures)
+        luck.mean(axis=1), np.full(4, 1e-12), np.full(4, 20.0), np.full(4, 3), training_variance(figures)
     )
     assert found == pytest.approx(f_oneway(*luck).pvalue)
 
@@ -569,29 +565,157 @@ def _kenward_roger(
     return float(first), float(second), statistic * degrees / (expected * (degrees - 2)), degrees
 
 
-@pytest.mark.parametrize("n_seeds", [(3, 3, 3, 3), (2, 5, 1, 3, 4)])
-def test_with_both_variances_the_test_of_heterogeneity_is_kenward_and_rogers(
-    n_seeds: tuple[int, ...],
-) -> None:
-    """General matrices against the closed form."""
-    random, k, n = np.random.default_rng(4), len(n_seeds), np.array(n_seeds)
-    luck = 1 / n + 0.1
-    y, sampling, degrees = random.normal(2, 0.6, k), random.uniform(0.02, 0.2, k), random.uniform(15, 60, k)
-    training = Training(degrees=int((n - 1).sum()), squares=0.25, expected=0.05)
+def _first_order(sites: Sequence[SiteFigure]) -> tuple[float, float, float]:
+    """Q and the p-value of Kenward & Roger's test with general matrices: to the first order in 1 / degrees, and theirs."""
+    k, training = len(sites), training_variance(sites)
+    assert training is not None
+    y = np.array([one.y for one in sites])
+    sampling = np.array([one.variance for one in sites])
     # One part for each site's own variance, and one for the variance that they share.
-    parts = [np.diag(np.arange(k) == i).astype(float) for i in range(k)] + [np.diag(luck)]
+    parts = [np.diag(np.arange(k) == i).astype(float) for i in range(k)]
+    parts.append(np.diag([1 / one.n_trainings for one in sites]))
     estimates = np.append(sampling, training.variance)
-    errors = np.append(2 * sampling**2 / degrees, 2 * training.squares**2 / training.degrees)
+    errors = np.append(
+        2 * sampling**2 / [one.degrees for one in sites], 2 * training.squares**2 / training.degrees
+    )
     contrasts = np.eye(k)[1:] - np.eye(k)[0]
     first, second, statistic, of_error = _kenward_roger(contrasts, y, parts, estimates, errors)
-    found = heterogeneity_p(y, sampling, degrees, luck, training)
-    # To the first order in 1 / degrees, as Welch's is.
     lost = k - 1
     spread = (first + 2 * second) / (lost * (lost + 2))
     covariance = sum(one * part for one, part in zip(estimates, parts, strict=True))
     q = float(y @ contrasts.T @ np.linalg.inv(contrasts @ covariance @ contrasts.T) @ contrasts @ y)
-    assert found == pytest.approx(f.sf(q / lost / (1 + second / lost - spread), lost, 2 / spread))
-    assert found == pytest.approx(f.sf(statistic, lost, of_error), rel=0.25)
+    p_value = f.sf(q / lost / (1 + second / lost - spread), lost, 2 / spread)
+    return q, float(p_value), float(f.sf(statistic, lost, of_error))
+
+
+@pytest.mark.parametrize("n_seeds", [(3, 3, 3, 3), (2, 5, 1, 3, 4)])
+def test_with_both_variances_the_test_of_heterogeneity_is_kenward_and_rogers(
+    n_seeds: tuple[int, ...],
+) -> None:
+    random = np.random.default_rng(4)
+    sites = [
+        SiteFigure(
+            y=random.normal(2, 0.6),
+            variance=random.uniform(0.02, 0.2),
+            degrees=random.uniform(15, 60),
+            n_trainings=n,
+            squares=0.25 * (n - 1),
+            expected=0.05 * (n - 1),
+        )
+        for n in n_seeds
+    ]
+    slopes = [float(expit(one.y) * expit(-one.y)) for one in sites]
+    on_own = [
+        replace(
+            one,
+            y=float(expit(one.y)),
+            **{name: getattr(one, name) * slope**2 for name in ("variance", "squares", "expected")},
+        )
+        for one, slope in zip(sites, slopes, strict=True)
+    ]
+    by_logit, by_own = _first_order(sites), _first_order(on_own)
+    assert by_logit[1] != pytest.approx(by_own[1], rel=1e-3), "the scales do not say the same"
+    assert heterogeneity(sites) == pytest.approx(max(by_logit[:2], by_own[:2], key=lambda one: one[1]))
+    for _, found, theirs in (by_logit, by_own):
+        assert found == pytest.approx(theirs, rel=0.25)
+
+
+@pytest.mark.parametrize(
+    ("values", "on_logit", "on_own"),
+    [
+        ((0.81, 0.96, 0.91, 0.60), True, True),
+        ((0.96, 0.93, 0.68, 0.95), True, False),
+        ((0.74, 0.76, 0.98, 0.72), False, True),
+        ((0.82, 0.85, 0.88, 0.80), False, False),
+    ],
+)
+def test_sites_are_said_to_differ_if_they_do_on_both_scales(
+    values: tuple[float, ...], on_logit: bool, on_own: bool
+) -> None:
+    sites = [
+        Auc(value=one, influence=np.full(48, np.sqrt(one * (1 - one) / 24 / 48)), n_groups_by_class=(24, 24))
+        for one in values
+    ]
+    y, error = np.array(values), np.array([one.standard_error for one in sites])
+    slope = y * (1 - y)
+    by_logit = heterogeneity_p(logit(y), (error / slope) ** 2, np.full(4, 23.0))
+    by_own = heterogeneity_p(y, error**2, np.full(4, 23.0))
+    assert (by_logit < 0.05, by_own < 0.05) == (on_logit, on_own)
+    found = combine_sites(once(sites))
+    assert isinstance(found, BetweenSites)
+    assert found.p_value == pytest.approx(max(by_logit, by_own))
+    assert found.differ == (on_logit and on_own)
+    # Q and I² are of the test whose p it is.
+    scale, variance = (logit(y), (error / slope) ** 2) if by_logit > by_own else (y, error**2)
+    mean = (scale / variance).sum() / (1 / variance).sum()
+    assert found.q == pytest.approx(((scale - mean) ** 2 / variance).sum())
+    assert found.i2 == pytest.approx(max(0, 1 - 3 / found.q))
+
+
+def _drawn_half_width(sites: Sequence[SiteFigure], n_draws: int = 20_000) -> float:
+    """Half the 95 % interval of a new site on the logit scale, with every variance and error drawn."""
+    random, training, degrees = np.random.default_rng(8), training_variance(sites), len(sites) - 1
+    y, sampling, n = (np.array([getattr(one, x) for one in sites]) for x in ("y", "variance", "n_trainings"))
+    luck = np.zeros(n_draws)
+    if training is not None:
+        drawn = training.squares * training.degrees / random.chisquare(training.degrees, n_draws)
+        luck = np.maximum(0, drawn - training.expected)
+    within = sampling + luck[:, None] / n
+
+    def squares(tau2: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        weight = 1 / (within + tau2[:, None])
+        total = weight.sum(axis=1)
+        return (weight * (y - (weight @ y / total)[:, None]) ** 2).sum(axis=1), total
+
+    wanted, low, high = random.chisquare(degrees, n_draws), np.zeros(n_draws), np.full(n_draws, 1e5)
+    for _ in range(45):
+        middle = (low + high) / 2
+        is_above = squares(middle)[0] > wanted
+        low, high = np.where(is_above, middle, low), np.where(is_above, high, middle)
+    found, total = squares(low)
+    by_t = np.sqrt(found / degrees)
+    is_wider = by_t * student.isf(0.025, degrees) > norm.isf(0.025)
+    error = np.where(is_wider, by_t * random.standard_t(degrees, n_draws), random.normal(size=n_draws))
+    off = np.sqrt(low + luck) * random.normal(size=n_draws) + error / np.sqrt(total)
+    return float(np.quantile(np.abs(off), 0.95))
+
+
+@pytest.mark.parametrize(
+    ("n_sites", "n_trainings", "apart"), [(3, 1, 0.0), (3, 3, 0.0), (3, 3, 0.6), (8, 1, 0.1), (8, 3, 0.6)]
+)
+def test_the_interval_of_a_new_site_is_what_drawing_every_variance_gives(
+    n_sites: int, n_trainings: int, apart: float
+) -> None:
+    sizes = np.linspace(0.7, 1.5, n_sites)
+    deviations = np.resize([1, -1, 0.5], n_sites) * apart
+    base = auc_of(1.5, 0)
+    luck = np.linspace(-0.3, 0.3, n_trainings) if n_trainings > 1 else np.zeros(1)
+    trainings = [
+        trained(replace(base, influence=base.influence * size), *(deviation + luck))
+        for size, deviation in zip(sizes, deviations, strict=True)
+    ]
+    found = combine_sites(trainings)
+    assert isinstance(found, BetweenSites)
+    assert (found.q < 1e-9) == (apart == 0)
+    sites = [one for some in trainings if (one := site_figure(some)) is not None]
+    half = (logit(found.new_site_high) - logit(found.new_site_low)) / 2
+    assert half == pytest.approx(_drawn_half_width(sites), rel=0.05)
+
+
+def test_a_variance_of_training_that_is_put_at_nothing_leaves_room_in_the_interval_of_a_new_site() -> None:
+    # Trainings that err on different people differ by less than that lets them.
+    base = auc_of(1.5, 0)
+    sites = [
+        [replace(one, influence=np.roll(one.influence, i)) for i, one in enumerate(trained(base, *luck))]
+        for luck in ((-0.2, 0.1, 0.0), (0.1, 0.2, 0.3), (0.0, -0.1, -0.2), (0.0, 0.1, -0.1))
+    ]
+    figures = [one for some in sites if (one := site_figure(some)) is not None]
+    training = training_variance(figures)
+    assert training is not None and training.squares > 0 and training.variance == 0
+    found = combine_sites(sites)
+    assert isinstance(found, BetweenSites)
+    half = (logit(found.new_site_high) - logit(found.new_site_low)) / 2
+    assert half == pytest.approx(_drawn_half_width(figures), rel=0.05)
 
 
 def test_with_equal_variances_the_variance_between_sites_is_what_the_sample_has_beyond_them() -> None:

@@ -4,6 +4,10 @@ A random-effects meta-analysis on the logit scale, as Snell et al. 2018 (doi:10.
 AUC: each site's true value is drawn from a normal distribution of unknown mean and variance. Each site's own variance
 is the one by group of `auc`.
 
+That all sites have one AUC is the same claim on the AUC's own scale, and what trainings differ by is normal on neither.
+On the logit's it was given up too often where small networks were trained, on the AUC's own where sites are many and
+models have no luck, so they are said to differ if they do on both.
+
 Trained twice, the same recipe gives two models, and one of them is better. Where a site has several trainings, their
 mean is its figure, and what they differ by beyond the chance of who was tested is the variance of training: one for all
 sites, nested in them (Searle, Casella & McCulloch 1992, doi:10.1002/9780470316856, chapter 3). With one training of
@@ -14,7 +18,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 
 import numpy as np
@@ -79,7 +83,8 @@ class BetweenSites:
     """What several sites say together. Shares are on the AUC's own scale, `tau` (a standard deviation) on the logit's.
 
     `q`: Cochran's. `p_value`: of the test that all sites have one true AUC. `i2`: the share of the variance of the
-    sites' figures that is not chance (Higgins & Thompson 2002, doi:10.1002/sim.1186). `training_sd`: standard deviation
+    sites' figures that is not chance (Higgins & Thompson 2002, doi:10.1002/sim.1186). These three are of one test, on
+    the scale on which the sites differ less surely. `training_sd`: standard deviation
     of trainings, on the logit scale; None where each site has one training, and it is part of `tau`. `new_site_low` and
     `new_site_high` are about the model of one training.
     """
@@ -159,12 +164,11 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
     rests on the sites' own errors and the normal distribution (Jackson et al. 2017, doi:10.1002/sim.7411): sites that
     agree by luck are not more certain than that. The floor of Knapp & Hartung 2003 (doi:10.1002/sim.1482), with
     Student's t on these errors, holds the truth nearly always where sites are few.
-    Test of heterogeneity: `heterogeneity_p`, in which the variance of training also stands for what models differ by
-    that learned from other people, as Nadeau & Bengio 2003 (doi:10.1023/A:1024068626366) correct for it: rather too
-    much than too little. Prediction interval for the true AUC of one training's model at a new site: by the confidence
-    distribution of the variance between sites, as Nagashima, Noma & Furukawa 2019 (doi:10.1177/0962280218773520) do,
-    and by that of the variance of training, because the usual one (Higgins, Thompson & Spiegelhalter 2009,
-    doi:10.1111/j.1467-985X.2008.00552.x) takes the first as known and holds the truth too rarely.
+    Test of heterogeneity: `heterogeneity`. Prediction interval for the true AUC of one training's model at a new site:
+    by the confidence distribution of the variance between sites, as Nagashima, Noma & Furukawa 2019
+    (doi:10.1177/0962280218773520) do, but with the Q profile (Viechtbauer 2007, doi:10.1002/sim.2514) for that
+    distribution, and by that of the variance of training, because the usual one (Higgins, Thompson & Spiegelhalter
+    2009, doi:10.1111/j.1467-985X.2008.00552.x) takes the first as known and holds the truth too rarely.
     """
     told = [site for aucs in trainings_of if (site := site_figure(aucs)) is not None]
     if len(told) < MIN_SITES:
@@ -174,7 +178,6 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
     sampling, n = np.array([site.variance for site in told]), np.array([site.n_trainings for site in told])
     variance = sampling + (training.variance if training else 0.0) / n
     degrees = len(y) - 1
-    q = _q(y, variance, 0.0)
     tau2 = between_variance(y, variance)
     tail = (1 - level) / 2
     weight = 1 / (variance + tau2)
@@ -184,9 +187,7 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
         float(norm.isf(tail)) / math.sqrt(float(weight.sum())),
     )
     new = _new_site(y, sampling, n, training, mean, tail)
-    # Without another site a model also learns from other people, which no seed shows. Each site is 1 / (k - 1) of what
-    # the models without it learn from, if all are of one size.
-    luck = 1 / n + 1 / degrees
+    q, p_value = heterogeneity(told)
     return BetweenSites(
         n_sites=len(y),
         n_trainings=int(n.sum()),
@@ -196,7 +197,7 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
         tau=math.sqrt(tau2),
         training_sd=math.sqrt(training.variance) if training else None,
         q=q,
-        p_value=heterogeneity_p(y, sampling, np.array([site.degrees for site in told]), luck, training),
+        p_value=p_value,
         i2=max(0.0, 1 - degrees / q) if q > 0 else 0.0,
         new_site_low=float(expit(new[0])),
         new_site_high=float(expit(new[1])),
@@ -217,16 +218,47 @@ def between_variance(y: np.ndarray, variance: np.ndarray) -> float:
     return float(brentq(lambda tau2: _q(y, variance, tau2) - degrees, 0.0, high))
 
 
+def heterogeneity(sites: Sequence[SiteFigure]) -> tuple[float, float]:
+    """Cochran's Q and the p-value of the test that all sites have one true AUC, with the luck of training in each.
+
+    On the logit scale and on the AUC's own, by the delta method; of the two tests, the one with the larger p. No margin
+    is in it for what models differ by that learned from other people.
+    """
+
+    def test(figures: Sequence[SiteFigure]) -> tuple[float, float]:
+        training = training_variance(figures)
+        y, sampling, degrees, n = (
+            np.array([getattr(one, name) for one in figures])
+            for name in ("y", "variance", "degrees", "n_trainings")
+        )
+        variance = sampling + (training.variance if training else 0.0) / n
+        return _q(y, variance, 0.0), heterogeneity_p(y, sampling, degrees, n, training)
+
+    return max(test(sites), test([_on_own_scale(one) for one in sites]), key=lambda one: one[1])
+
+
+def _on_own_scale(site: SiteFigure) -> SiteFigure:
+    """A figure on the logit scale -> the AUC's own."""
+    slope = site.mean * (1 - site.mean)
+    return replace(
+        site,
+        y=site.mean,
+        variance=site.variance * slope**2,
+        squares=site.squares * slope**2,
+        expected=site.expected * slope**2,
+    )
+
+
 def heterogeneity_p(
     y: np.ndarray,
     sampling: np.ndarray,
     degrees: np.ndarray,
-    luck: np.ndarray | None = None,
+    n_trainings: np.ndarray | None = None,
     training: Training | None = None,
 ) -> float:
     """The p-value of the test that all true values are one; `degrees` (k,): of freedom of each `sampling` variance.
 
-    `luck` (k,): how much of the variance of training is in each site's figure; 1 / n of n trainings alone.
+    `n_trainings` (k,): of which each site's figure is the mean.
 
     Cochran's Q / (k - 1) against F, its scale and its degrees of freedom by Kenward & Roger 1997
     (doi:10.2307/2533558) to the first order in 1 / degrees. Without a variance of training that is the test of Welch
@@ -235,8 +267,8 @@ def heterogeneity_p(
     """
     lost = len(y) - 1  # degrees of freedom of what is tested
     variance, pooled = sampling, np.zeros_like(sampling)
-    if training is not None and luck is not None:
-        pooled = luck
+    if training is not None and n_trainings is not None:
+        pooled = 1 / n_trainings
         variance = sampling + training.variance * pooled
     weight = 1 / variance
     hat = np.diag(weight) - np.outer(weight, weight) / weight.sum()
