@@ -566,7 +566,7 @@ def _kenward_roger(
 
 
 def _first_order(sites: Sequence[SiteFigure]) -> tuple[float, float, float]:
-    """Q and the p-value of Kenward & Roger's test with general matrices: to the first order in 1 / degrees, and theirs."""
+    """Q, and the p-value of Kenward & Roger with general matrices: to the first order in 1 / degrees, and theirs."""
     k, training = len(sites), training_variance(sites)
     assert training is not None
     y = np.array([one.y for one in sites])

@@ -192,8 +192,8 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
     blind = [task.name for task in TASKS.values() if kind not in task.image_types]
     if kind and blind:
         findings.append(
-            f"image_type is {kind!r}, and {', '.join(blind)} ask for others: `lesion ingest --query ''` takes every "
-            "kind, and a cohort may have image_types of its own"
+            f"image_type is {kind!r}, and the rules of {', '.join(blind)} ask for others: `lesion ingest --query ''` "
+            "takes every kind, and a cohort may have image_types of its own"
         )
     return Inspection(
         understood_as=(

@@ -141,8 +141,8 @@ def _seeds(variant: Variant, by: str, value: str, n_seeds: int) -> list[int]:
     """Seeds that hardly ever another value has, since trainings that begin alike are lucky alike.
 
     With ten values and three seeds of each, two values share one with a chance of about 1 in 9,000. More seeds begin
-    with those of fewer. Where there is no luck, the variant's own. An ensemble's too, which no member takes: its members
-    keep their own seeds and begin alike without every value.
+    with those of fewer. Where there is no luck, the variant's own. An ensemble's too, which no member takes: its
+    members keep their own seeds and begin alike without every value.
     """
     if n_seeds_of(variant) == 1:
         return [variant.seed]
@@ -195,8 +195,9 @@ def find_valid(workspace: Workspace, training_id: str) -> Evaluation | None:
 def report_held_out(workspace: Workspace, manifest_digest: str, by: str, training_ids: Sequence[str]) -> str:
     """Put the folds of one variant together; returns the key of the report's page in the bucket.
 
-    The same folds give the same files under the same key, until a release computes them otherwise. Raises `UnusableInputError` for trainings that are not folds
-    of one variant and of this manifest of its split, or were not evaluated.
+    The same folds give the same files under the same key, until a release computes them otherwise. Raises
+    `UnusableInputError` for trainings that are not folds of one variant and of this manifest of its split, or were not
+    evaluated.
     """
     from lesion_tasks.reports.held_out_page import render_held_out
 
