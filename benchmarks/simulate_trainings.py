@@ -24,6 +24,7 @@ import numpy as np
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
+from lesion_tasks.catalog.splits import N_TRAININGS
 from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import BetweenSites, combine_sites, site_figure
 
@@ -35,6 +36,7 @@ SMALLEST, LARGEST = 80, 240  # groups of an institution
 N_OF_A_NEW_ONE = 4_000  # groups, so that its AUC is known
 SIGNAL, TOGETHER = 0.7, 1.4
 N_HIDDEN, N_STEPS, BATCH, RATE = 3, 150, 64, 0.05
+IGNORED = f"{N_TRAININGS} trainings, groups ignored"
 APART = 0.45  # in the third world: standard deviation of what each feature says at an institution
 
 
@@ -110,9 +112,10 @@ def train(rng: np.random.Generator, learned: Sequence[Sequence[Site]]) -> list[N
     return [Network(hidden=hidden, last=last) for hidden, last in zip(*weights, strict=True)]
 
 
-def test(model: Network, site: Site) -> Auc | None:
-    """Its AUC on all of an institution, by group."""
-    return measure_auc(site.positive, model.scores(site.features), site.groups)
+def test(model: Network, site: Site, *, ungrouped: bool = False) -> Auc | None:
+    """Its AUC on all of an institution, by group or as if every image were a group of its own."""
+    groups = np.arange(len(site.groups)) if ungrouped else site.groups
+    return measure_auc(site.positive, model.scores(site.features), groups)
 
 
 def simulate(
@@ -131,26 +134,32 @@ def simulate(
         without = [[one for one in sites if one is not site] for site in sites]
         learned = [some for some in without for _ in range(max(n_seeds))]
         *models, as_folds, of_all = train(rng, [*learned, without[int(rng.integers(n_sites))], sites])
-        found = [test(models.pop(0), site) for site in sites for _ in range(max(n_seeds))]
-        each = [found[i : i + max(n_seeds)] for i in range(0, len(found), max(n_seeds))]
-        aucs = [[one for one in some if one is not None] for some in each]
+        each = [models[i : i + max(n_seeds)] for i in range(0, len(models), max(n_seeds))]
+        aucs, ungrouped = (
+            [
+                [one for model in some if (one := test(model, site, ungrouped=alone)) is not None]
+                for some, site in zip(each, sites, strict=True)
+            ]
+            for alone in (False, True)
+        )
         figures = [site_figure(some) for some in aucs]
         hits.setdefault("AUC", []).append(float(np.mean([one.value for some in aucs for one in some])))
         squares = [max(0.0, one.squares - one.expected) for one in figures if one is not None]
         hits.setdefault("variance of training", []).append(float(np.mean(squares)) / (max(n_seeds) - 1))
-        together = {n: combine_sites([some[:n] for some in aucs]) for n in n_seeds}
-        for n, one in together.items():
+        together = {f"{n} trainings": combine_sites([some[:n] for some in aucs]) for n in n_seeds}
+        together[IGNORED] = combine_sites([some[:N_TRAININGS] for some in ungrouped])
+        for how, one in together.items():
             if isinstance(one, BetweenSites):
-                hits.setdefault(f"said to differ, {n} trainings", []).append(one.differ)
+                hits.setdefault(f"said to differ, {how}", []).append(one.differ)
                 width = logit(one.new_site_high) - logit(one.new_site_low)
-                hits.setdefault(f"width, {n} trainings", []).append(float(width))
+                hits.setdefault(f"width, {how}", []).append(float(width))
         for words, model in (("as the folds", as_folds), ("of all", of_all)):
             truth = roc_auc_score(new.positive, model.scores(new.features))
             hits.setdefault(f"true AUC of a new one, {words}", []).append(truth)
-            for n, one in together.items():
+            for how, one in together.items():
                 if isinstance(one, BetweenSites):
                     is_held = one.new_site_low <= truth <= one.new_site_high
-                    hits.setdefault(f"a new one, {words}, {n} trainings", []).append(is_held)
+                    hits.setdefault(f"a new one, {words}, {how}", []).append(is_held)
     return hits
 
 

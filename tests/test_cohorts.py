@@ -140,6 +140,9 @@ def test_without_a_cohort_a_manifest_is_what_it_was_and_with_one_its_images_are_
         {"anatom_site": ("Palms/soles",), "attribution": (ELSEWHERE,)},
         {"fitzpatrick_skin_type": ("V", "VI")},
         {"seen_from": "2026-06-01"},
+        {"seen_before": "2026-08-01", "copyright_license": ("CC-BY-NC",)},
+        {"source": "/data/clinic"},
+        {"collections": "65,66"},
     ],
     ids=lambda conditions: next(iter(conditions)),
 )
@@ -153,6 +156,18 @@ def test_an_image_belongs_to_a_cohort_by_any_of_its_conditions(
     with engine_for(settings.database_url or "").begin() as connection:
         connection.execute(
             text("UPDATE record SET first_seen_at = '2026-07-01' WHERE isic_id > 'ISIC_0050000'")
+        )
+        connection.execute(
+            text("""
+                INSERT INTO scope (scope_id, source, query, collections)
+                VALUES ('own', 'https://archive.example/', '', '65'), ('other', '/data/clinic', '', '65,66')
+            """)
+        )
+        connection.execute(
+            text("""
+                INSERT INTO scope_record (scope_id, isic_id, record_hash)
+                SELECT CASE WHEN isic_id > 'ISIC_0050000' THEN 'other' ELSE 'own' END, isic_id, '' FROM record
+            """)
         )
     declare_cohort(**conditions)
     build_cohort(open_workspace(), "elsewhere", "malignancy")
@@ -307,9 +322,22 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     expected = {isic_id: (kind, "train") for isic_id, kind in zip(planted, kinds, strict=True)}
     assert {one.isic_id: (one.kind, one.subset) for one in found} == expected
     assert sum(one.n_images for one in counted(found)) == 5
-    # On none of them is a model measured.
+    # On none of them is a model measured, and the report names all.
     assert taken_out == found
     assert set(kept["isic_id"]) == set(cohort["isic_id"]) - set(planted)
+    training_id = train_variant(open_workspace(), declare("metadata_logistic"))
+    evaluate_training(open_workspace(), training_id)
+    stored = open_bucket(settings)
+    (judged,) = json.loads(stored.get(f"reports/{training_id}/metrics.json"))["other_data"]["cohorts"]
+    assert judged["n_images"] == len(cohort) == judged["subset"]["subset"]["n_images"] + 5
+    assert sorted(judged["overlapping_ids"]) == sorted(planted)
+    named = pd.read_csv(io.BytesIO(stored.get(f"reports/{training_id}/overlap-elsewhere.csv")))
+    assert (
+        dict(zip(named["isic_id"], zip(named["shares"], named["with"], strict=True), strict=True)) == expected
+    )
+    assert (
+        "2 images with the same picture in train" in stored.get(f"reports/{training_id}/report.html").decode()
+    )
 
 
 def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:

@@ -1,12 +1,15 @@
 """Each published table, as a small made-up one with its columns and classes, is read as its publication means it."""
 
+import asyncio
+
 import numpy as np
 import pytest
 from archives import write_picture
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.csv_table import read_rows
 from lesion_tasks.archive.folder_inspection import inspect_folder
-from lesion_tasks.archive.local import open_download
+from lesion_tasks.archive.local import LocalListing, open_download
 from lesion_tasks.archive.mapped_folder import MappedFolder, Reading
 from lesion_tasks.archive.recognition import published_mappings
 
@@ -364,3 +367,15 @@ def test_an_inspection_writes_down_a_published_mapping_that_reads_the_same(tmp_p
     before = list(open_download(folder).records())
     (folder / "lesion-mapping.toml").write_text(inspect_folder(folder).proposal)
     assert list(open_download(folder).records()) == before
+
+
+def test_photographs_that_no_default_query_takes_are_named_with_the_remedy(tmp_path):
+    folder = written(tmp_path, TABLES["pad-ufes-20"][0])
+    said = [
+        one for one in inspect_folder(folder).findings if one.startswith("image_type is 'clinical: close-up'")
+    ]
+    assert len(said) == 1
+    assert "`lesion ingest --query ''` takes every kind" in said[0]
+    listing = LocalListing(folder, query="image_type:dermoscopic", collections="")
+    with pytest.raises(UnusableInputError, match=r"an empty query .* takes every kind"):
+        asyncio.run(listing.poll())

@@ -188,6 +188,13 @@ def _report(root: Path, mapping: TableMapping, words: str, *, writes: bool) -> I
         findings.append(
             f"nothing says what kind of pictures these are: set image_type, {_either('image_type')}"
         )
+    kind = mapping.constants.get("image_type")
+    blind = [task.name for task in TASKS.values() if kind not in task.image_types]
+    if kind and blind:
+        findings.append(
+            f"image_type is {kind!r}, and the rules of {', '.join(blind)} ask for others: `lesion ingest --query ''` "
+            "takes every kind, and a cohort may have image_types of its own"
+        )
     return Inspection(
         understood_as=(
             f"{words}: {plural(reading.n_rows, 'row')}, {plural(len(folder.pictures), 'picture')}, "

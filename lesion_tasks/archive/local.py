@@ -140,7 +140,7 @@ class LocalListing:
         if "image_type" not in mapping.fields:
             return f"; {mapping.path} says nothing about image_type, in [columns] or in [constants]"
         if kind := mapping.constants.get("image_type"):
-            return f"; all have image_type {kind!r}"
+            return f"; all have image_type {kind!r}, and an empty query (--query '') takes every kind"
         return ""
 
     def _count(self) -> tuple[int, int]:

@@ -147,6 +147,7 @@ tasks = ["{task}"]
 # Which images belong to it: every condition that is given must hold, and at least one is needed.
 attribution = ["{name}"]  # institutions, as the records have them
 # source = "/data/{name}"  # a folder that was ingested, or the address of an archive
+# collections = "65,66"  # a scope of these collections of the archive, written as they were ingested
 # query = "age_approx:[70 TO *]"  # in the archive's search language
 # copyright_license = ["CC-BY"]
 # anatom_site = ["Head and neck"]

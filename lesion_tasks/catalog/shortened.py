@@ -183,9 +183,10 @@ def without(variant: Variant, value: str) -> Variant:
 _WITHOUT = " (without "
 
 
-def without_held_out(title: str) -> str:
-    """The title of a training from which a value was held out, but for that: how it was shortened stays."""
-    return title.rpartition(_WITHOUT)[0] or title
+def title_of_all(recipe: Mapping[str, Any]) -> str:
+    """The title that all trainings share from which something was held out: how they were shortened stays."""
+    title = str(recipe["title"])
+    return (title.rpartition(_WITHOUT)[0] or title).replace(f" (seed {recipe['seed']})", "")
 
 
 def with_parameters(variant: Variant, parameters: Mapping[str, Any], search_id: str) -> Variant:

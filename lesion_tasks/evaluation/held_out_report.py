@@ -17,7 +17,7 @@ from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_variant
 from lesion_tasks.catalog.recipe import depends_on_seed
-from lesion_tasks.catalog.shortened import without_held_out
+from lesion_tasks.catalog.shortened import title_of_all
 from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.evaluate import evaluate_training
@@ -97,7 +97,7 @@ def choose_folds(
     """What to hold out, one after the other, after building what the variant needs; logs what is not held out.
 
     All are of the manifest in force now: a split that is built while folds are trained is of no concern to them.
-    `n_seeds`: trainings of each; None: `n_seeds_of` the variant. The first of each has the variant's own seed.
+    `n_seeds`: trainings of each; None: `n_seeds_of` the variant.
     """
     recipe = find_variant(variant)
     refuse_to_hold_out(find_split(recipe.split))
@@ -115,7 +115,7 @@ def choose_folds(
     return [
         Fold(held_out=HeldOut(by=by, value=one.value, manifest_digest=digest), seed=seed)
         for one in origins.held_out
-        for seed in _seeds(recipe.seed, by, one.value, n_seeds)
+        for seed in _seeds(recipe, by, one.value, n_seeds)
     ]
 
 
@@ -137,12 +137,19 @@ def _refuse_seeds(variant: Variant, n_seeds: int) -> None:
         )
 
 
-def _seeds(first: int, by: str, value: str, n_seeds: int) -> list[int]:
-    """The variant's own, then others that no other value has: trainings that begin alike are lucky alike."""
+def _seeds(variant: Variant, by: str, value: str, n_seeds: int) -> list[int]:
+    """Seeds that hardly ever another value has, since trainings that begin alike are lucky alike.
+
+    With ten values and three seeds of each, two values share one with a chance of about 1 in 9,000. More seeds begin
+    with those of fewer. Where there is no luck, the variant's own. An ensemble's too, which no member takes: its
+    members keep their own seeds and begin alike without every value.
+    """
+    if n_seeds_of(variant) == 1:
+        return [variant.seed]
     digest = hashlib.sha256(f"{by}: {value}".encode()).digest()
     # Far apart, since a network's layers take the seeds that follow.
     start = int.from_bytes(digest[:4], "big") % 2_000_000 * 1_000
-    return [first, *(start + 1_000 * i for i in range(1, n_seeds))]
+    return [start + 1_000 * i for i in range(1, n_seeds + 1)]
 
 
 def train_fold(
@@ -188,8 +195,9 @@ def find_valid(workspace: Workspace, training_id: str) -> Evaluation | None:
 def report_held_out(workspace: Workspace, manifest_digest: str, by: str, training_ids: Sequence[str]) -> str:
     """Put the folds of one variant together; returns the key of the report's page in the bucket.
 
-    The same folds give the same files under the same key. Raises `UnusableInputError` for trainings that are not folds
-    of one variant and of this manifest of its split, or were not evaluated.
+    The same folds give the same files under the same key, until a release computes them otherwise. Raises
+    `UnusableInputError` for trainings that are not folds of one variant and of this manifest of its split, or were not
+    evaluated.
     """
     from lesion_tasks.reports.held_out_page import render_held_out
 
@@ -224,7 +232,7 @@ def _document(
     _refuse_unlike(workspace, subjects)
     for one in subjects:
         _refuse_other_split(workspace, one, manifest_digest)
-    first = _base(subjects)
+    first = subjects[0]
     origins = find_origins(workspace, manifest_digest, by)
     measure = leading_measure(first.task.name)
     by_value: dict[str, list[EvaluationSubject]] = defaultdict(list)
@@ -251,7 +259,7 @@ def _document(
         held_out_id=f"{first.training.variant}-by-{by}-{digest}",
         evaluated_at=max(evaluation_of(workspace, one).document["evaluated_at"] for one in subjects),
         variant=first.training.variant,
-        title=without_held_out(first.training.recipe["title"]),
+        title=title_of_all(first.training.recipe),
         task=first.task.name,
         task_title=first.task.title,
         split=first.training.recipe["split"],
@@ -269,11 +277,6 @@ def _document(
         reason=reason,
         words=words,
     )
-
-
-def _base(subjects: Sequence[EvaluationSubject]) -> EvaluationSubject:
-    """One of the variant's own seed where there is one: its title says no seed."""
-    return min(subjects, key=lambda one: "seed" in (one.training.recipe.get("adjusted") or ()))
 
 
 # What the folds of one report may differ in: their seeds, and what follows from them.
@@ -336,12 +339,10 @@ class _Measured:
 
 def _site(workspace: Workspace, subjects: Sequence[EvaluationSubject], measure: str) -> _Measured:
     """The trainings without one value; its figure is the first's until `_with_figures` has seen all values."""
-    first = _base(subjects)
+    by_seed = sorted(subjects, key=lambda one: one.training.seed)
+    first = by_seed[0]
     counts, test = first.manifest.class_counts, first.subset("test")
-    found = [
-        _training(workspace, one)
-        for one in sorted(subjects, key=lambda one: (one is not first, one.training.recipe["seed"]))
-    ]
+    found = [_training(workspace, one) for one in by_seed]
     site = HeldOutSite(
         value=first.manifest.recipe["held_out"]["value"],
         manifest_digest=first.manifest.digest,

@@ -17,8 +17,10 @@ from lesion_tasks.metrics.document_schema import Count, Figures, Published, Publ
 METHOD = (
     "Random effects on the logit of the AUC; variance between sites by Paule and Mandel, that of training by what the "
     "trainings of each site differ; the mean's interval by Hartung and Knapp or the usual one, whichever is wider, the "
-    "interval for a new site by the confidence distributions of both variances (Nagashima, Noma and Furukawa 2019); "
-    "test of heterogeneity: Welch 1951, with the variance of training by Kenward and Roger 1997"
+    "interval for a new site by the confidence distributions of both variances (Nagashima, Noma and Furukawa 2019, "
+    "that between sites by the Q profile, Viechtbauer 2007); test of heterogeneity: Welch 1951, with the variance of "
+    "training by Kenward and Roger 1997, on the logit and on the AUC's own scale, whichever has the larger p; Q and I² "
+    "are of the same test"
 )
 
 # Sites are combined as if each had people of its own. A few groups that several share hardly change that; beyond this
@@ -75,9 +77,13 @@ class SitesTogether(Published):
         description="Standard deviation of the trainings of one site, on the logit scale; null with one of each: it is "
         "then a part of tau."
     )
-    q: float
-    p_value: Share
-    i2: Share = Field(description="Share of the variance of the sites' figures that is not chance.")
+    q: float = Field(
+        description="Cochran's, of the test that has the larger p: on the logit or the AUC's own scale."
+    )
+    p_value: Share = Field(description="Of that test: larger than on the other scale.")
+    i2: Share = Field(
+        description="Share of the variance of the sites' figures that is not chance, by that test's Q."
+    )
     new_site_low: Share = Field(
         description="95 % prediction interval for the true AUC of one training's model at a new site."
     )

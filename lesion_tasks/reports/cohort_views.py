@@ -22,6 +22,8 @@ SHOWN = (
     "expected_calibration_error",
 )  # fmt: skip
 ROW_HEIGHT = 44
+# Of each row's height, from below: where the dot stands, and where the line above which is its title.
+_DOT, _TITLE = 0.35, 0.54
 # A standardized difference above this is commonly called an imbalance (Austin 2009).
 NOTABLE_DIFFERENCE = 0.1
 
@@ -119,9 +121,11 @@ def forest(
         left=12,
         key=said,
     )
-    plot.line([(reference, 0), (reference, len(rows))], "chance")
     for index, (name, figure) in enumerate(rows):
-        y, value = len(rows) - index - 0.65, figure.value or 0.0
+        below, value = len(rows) - index - 1, figure.value or 0.0
+        y = below + _DOT
+        # Beside the title there is no line: a long one would be crossed by it.
+        plot.line([(reference, below), (reference, below + _TITLE)], "chance")
         if figure.low is not None and figure.high is not None:
             plot.line([(max(figure.low, low), y), (figure.high, y)], "error")
         plot.dot(value, y, f"{series(0 if index < n_first else 1)}-fill", 5)
