@@ -130,7 +130,7 @@ def publish(workspace: Workspace) -> None:
 
     bucket = workspace.bucket
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
-        page = render_index(read_leaderboard(connection), _held_out_lines(bucket))
+        page = render_index(read_leaderboard(connection), held_out_lines(bucket))
         # Those of tasks that are gone from the catalogue too: somebody may be served by one.
         names = dict.fromkeys([*TASKS, *tasks_with_champion(connection)])
         found = {name: champion_of(connection, name) for name in names}
@@ -155,8 +155,8 @@ def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
     return found
 
 
-def _held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
-    """The newest first."""
+def held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
+    """The reports on what was held out, the newest first."""
     known = []
     for one in held_out_documents(bucket):
         try:

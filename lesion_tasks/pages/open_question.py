@@ -18,6 +18,7 @@ class OpenQuestion(BaseModel, frozen=True):
     """A question that Airflow keeps open, and what only the product knows of it."""
 
     asked_about: str  # the training, or the images
+    pictures: list[str]  # the images that it is about, to be shown beside its words
     is_open: bool  # if not, something else was decided or is to be: the question ends by itself, within ten minutes
     body: str  # HTML, without markup of the source's own
 
@@ -32,23 +33,26 @@ def read_question(
     asked = returned if isinstance(returned, list) else []
     if not 0 <= map_index < len(asked):
         raise UnusableInputError(f"question {map_index}: this run asks {len(asked)}")
-    about, is_open, body = (_of_correction if dag_id == "correct_data" else _of_candidate)(
-        workspace, asked[map_index]
-    )
-    body = body.replace(f"]({PAGES}reports/", f"]({root}read/").replace(f"]({PAGES}", f"]({root}")
-    return OpenQuestion(asked_about=about, is_open=is_open, body=markdown_as_html(body))
+    found = (_of_correction if dag_id == "correct_data" else _of_candidate)(workspace, asked[map_index])
+    body = found.body.replace(f"]({PAGES}reports/", f"]({root}read/").replace(f"]({PAGES}", f"]({root}")
+    return found.model_copy(update={"body": markdown_as_html(body)})
 
 
-def _of_candidate(workspace: Workspace, asked: dict[str, Any]) -> tuple[str, bool, str]:
+def _of_candidate(workspace: Workspace, asked: dict[str, Any]) -> OpenQuestion:
     question = questions.Question(**asked)
     with workspace.engine.connect() as connection:
         is_open = questions.is_open(connection, question)
-    return question.asked_about, is_open, question.body
+    return OpenQuestion(asked_about=question.asked_about, pictures=[], is_open=is_open, body=question.body)
 
 
-def _of_correction(workspace: Workspace, asked: dict[str, Any]) -> tuple[str, bool, str]:
+def _of_correction(workspace: Workspace, asked: dict[str, Any]) -> OpenQuestion:
     question = correction_requests.CorrectionQuestion(**asked)
     request = correction_requests.Request(**question.request)
     with workspace.engine.connect() as connection:
         is_open = correction_requests.is_open(connection, request)
-    return " ".join(request.isic_ids), is_open, question.body
+    return OpenQuestion(
+        asked_about=" ".join(request.isic_ids),
+        pictures=request.isic_ids,
+        is_open=is_open,
+        body=question.body,
+    )

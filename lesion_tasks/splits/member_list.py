@@ -1,0 +1,58 @@
+"""The numbers of a split's funnel -> what each of them counts, image by image."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """One record, or the place of one image in a split."""
+
+    isic_id: str
+    place: str | None  # its subset; None: left out, or a record
+    label: str | None
+    reason: str | None  # why it is left out
+
+
+_RECORDS = "FROM record"
+_MEMBERS = """
+    FROM split_member WHERE split = :split AND (CAST(:reason AS text) IS NULL OR reason = :reason)
+        AND (CAST(:subset AS text) IS NULL OR subset = :subset)
+"""
+
+
+def count_listed(connection: Connection, split: str | None, *, subset: str | None, reason: str | None) -> int:
+    """How many images of a split are in a subset or left out for a reason; without a split, how many records."""
+    n: int = connection.execute(
+        text(f"SELECT count(*) {_RECORDS if split is None else _MEMBERS}"),  # noqa: S608 - our own words
+        _values(split, subset, reason),
+    ).scalar_one()
+    return n
+
+
+def list_listed(
+    connection: Connection, split: str | None, *, subset: str | None, reason: str | None, n: int, first: int
+) -> list[Listed]:
+    """`n` of them, from the one at `first`, by id."""
+    columns = (
+        "isic_id, NULL AS subset, NULL AS label, NULL AS reason"
+        if split is None
+        else "isic_id, subset, label, reason"
+    )
+    rows = connection.execute(
+        text(
+            f"SELECT {columns} {_RECORDS if split is None else _MEMBERS} "  # noqa: S608 - our own words
+            "ORDER BY isic_id LIMIT :n OFFSET :first"
+        ),
+        _values(split, subset, reason) | {"n": n, "first": first},
+    )
+    return [
+        Listed(isic_id=row.isic_id, place=row.subset, label=row.label, reason=row.reason) for row in rows
+    ]
+
+
+def _values(split: str | None, subset: str | None, reason: str | None) -> Mapping[str, Any]:
+    return {} if split is None else {"split": split, "subset": subset, "reason": reason}
