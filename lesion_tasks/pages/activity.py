@@ -136,6 +136,10 @@ class Activity:
         """What runs now."""
         return [work for stage in self.stages for work in stage.work if work.status == RUNNING]
 
+    def runs_of(self, dag_id: str) -> set[str]:
+        """The ids of the runs of a DAG that are at work."""
+        return {work.run.run_id for stage in self.stages for work in stage.work if work.run.dag_id == dag_id}
+
     def count_running(self, n_trainings: int) -> int:
         """How many tasks run, with those of some trainings that a command started, outside of Airflow."""
         n_train = sum(work.n for work in self.running if (work.run.dag_id, work.task_id) in TRAINING)

@@ -172,6 +172,7 @@ def show_pipeline(request: Request) -> Response:
         "pipeline",
         state=state,
         activity=activity,
+        ingesting=activity.runs_of("ingest_isic"),
         n_at_work=activity.count_running(len(state.running)),
         without_words=WITHOUT_WORDS,
         in_words=counts_in_words,

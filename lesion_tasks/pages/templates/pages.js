@@ -99,6 +99,23 @@ async function knownOf(run) {
   } catch { return undefined; }
 }
 
+// The pictures that a question is about, from the bucket through the guard of the pages.
+function picturesOf(names) {
+  const shown = element("p", undefined, "pictures");
+  for (const name of names) {
+    const link = element("a");
+    link.href = new URL(`image/${encodeURIComponent(name)}`, new URL(root, location.href)).href;
+    const picture = element("img");
+    picture.src = link.href;
+    picture.alt = name;
+    picture.width = 192;
+    picture.height = 144;
+    link.append(picture);
+    shown.append(link);
+  }
+  return shown;
+}
+
 function shownQuestion(question, known, mayAnswer, key) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
@@ -111,6 +128,7 @@ function shownQuestion(question, known, mayAnswer, key) {
   // What is decided stands before the buttons that decide, and is never folded away.
   const words = element("div", known ? undefined : question.body, known ? "scroll decided" : "scroll decided source");
   if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
+  if (known?.pictures.length) form.append(picturesOf(known.pictures));
   form.append(words);
   if (!mayAnswer) {
     form.append(element("p", "Your role may read this question, not answer it.", "muted"));
@@ -192,6 +210,7 @@ async function showQuestions() {
   // One that stays is not moved: it would lose its reader's place.
   if (left.length !== list.children.length || left.some((form, place) => form !== list.children[place])) {
     list.replaceChildren(...left);
+    breakIds(list);
   }
 }
 
@@ -217,7 +236,11 @@ function offerStarts(within = document) {
             method: "POST",
             body: JSON.stringify({ logical_date: null, conf }),
           });
-          const then = document.querySelector("main[data-live]") ? "This page shows the result in a moment."
+          // Nothing is being typed any longer, so the page renews itself.
+          for (const field of form.querySelectorAll("input[type=text], textarea")) field.value = "";
+          button.blur();
+          const then = document.querySelector("main[data-live]")
+            ? "This page shows in a moment what was done, or the question that somebody has to answer."
             : "Reload this page in a moment: what was done, or a question that somebody has to answer, stands on it then.";
           return `Started as ${run.dag_run_id}. ${then}`;
         });
@@ -274,6 +297,27 @@ function limitComparison() {
   });
 }
 
+// What each section was made of: one of which nothing is new stays as its reader has left it.
+const madeOf = new WeakMap();
+
+function noteSections(within) {
+  for (const section of within.querySelectorAll("section")) madeOf.set(section, section.outerHTML);
+}
+
+// What a form said stays, until what it is about is gone from the page.
+function carryWords(old, part) {
+  for (const form of old.querySelectorAll("form[data-start]")) {
+    const said = form.querySelector(".said");
+    if (!said?.textContent) continue;
+    const fresh = [...part.querySelectorAll("form[data-start]")].find(
+      (one) => one.dataset.start === form.dataset.start && one.dataset.conf === form.dataset.conf);
+    if (!fresh) continue;
+    fresh.querySelector(".said").textContent = said.textContent;
+    const areOff = [...form.querySelectorAll("button")].map((button) => button.disabled);
+    fresh.querySelectorAll("button").forEach((button, place) => { button.disabled = areOff[place]; });
+  }
+}
+
 // Takes over what is new on a page; what its reader may be at stays as it is.
 function takeOver(main, fresh) {
   const named = (part) => `section[aria-labelledby="${CSS.escape(part.getAttribute("aria-labelledby"))}"]`;
@@ -284,22 +328,33 @@ function takeOver(main, fresh) {
   for (const part of fresh.querySelectorAll("section")) {
     const old = main.querySelector(named(part));
     // Questions come from Airflow; a log is that of the last failure.
-    const isSaying = [...old?.querySelectorAll("form[data-start] .said") ?? []].some((said) => said.textContent);
-    const isKept = old && ("questions" in part.dataset || isSaying
+    const isKept = old && ("questions" in part.dataset || madeOf.get(old) === part.outerHTML
       || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
     if (!isKept) {
+      madeOf.set(part, part.outerHTML);
       const unfolded = [...old?.querySelectorAll("details[open] > summary") ?? []].map((one) => one.textContent);
       for (const one of part.querySelectorAll("details > summary")) {
         if (unfolded.includes(one.textContent)) one.parentElement.open = true;
       }
-      if (old) old.replaceWith(part);
-      else if (last) last.after(part);
+      if (old) {
+        carryWords(old, part);
+        old.replaceWith(part);
+      } else if (last) last.after(part);
       else main.prepend(part);
       offerStarts(part);
       leadToAirflow(part);
+      breakIds(part);
       if (part.dataset.log) showLog();
     }
     last = isKept ? old : part;
+  }
+}
+
+// Long names in code break after hyphens, dots, slashes and underscores, never within a word; what is copied is as it was.
+function breakIds(within = document) {
+  for (const code of within.querySelectorAll("code")) {
+    const parts = code.childElementCount || code.textContent.length < 17 ? [] : code.textContent.split(/(?<=[-_./+:])/);
+    if (parts.length > 1) code.replaceChildren(...parts.flatMap((part, n) => (n ? [element("wbr"), part] : [part])));
   }
 }
 
@@ -325,11 +380,13 @@ async function keepLive() {
   setTimeout(refresh, pause);
 }
 
+noteSections(document);
 followReport();
 followTheme();
 showQuestions();
 offerStarts();
 leadToAirflow();
+breakIds();
 showLog();
 limitComparison();
 keepLive();
