@@ -27,7 +27,7 @@ from lesion_tasks.database.bulk import copy_out_bytes, upsert_rows
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.progress import progress
 
-_BATCH_PICTURES = 2_000
+_BATCH_PICTURES = 500
 _READ_PICTURES = 4_096
 _SHA256_LENGTH = 64
 _ALL = f"""
@@ -77,12 +77,27 @@ def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
                 ).all()
                 if not rows:
                     break
-                found = pool.map(lambda row: _landmarks(bucket, row.sha256, row.object_key), rows)
-                _store(connection, [row.sha256 for row in rows], list(found), next_number)
+                found = []
+                for landmarks in pool.map(lambda row: _landmarks(bucket, row.sha256, row.object_key), rows):
+                    found.append(landmarks)
+                    advance()
+                _store(connection, [row.sha256 for row in rows], found, next_number)
             after = rows[-1].sha256
             n_marked += len(rows)
-            advance(len(rows))
     return n_marked
+
+
+def count_ungrouped(connection: Connection) -> tuple[int, int]:
+    """How many images wait for their group, and how many of these for the landmarks of their picture before."""
+    row = connection.execute(
+        text("""
+            SELECT count(*) AS n, count(*) FILTER (WHERE m.sha256 IS NULL) AS n_unmarked
+            FROM ungrouped u JOIN image i USING (isic_id)
+                LEFT JOIN picture_landmarks m ON m.sha256 = i.sha256 AND m.version = :version
+        """),
+        {"version": LANDMARKS_VERSION},
+    ).one()
+    return int(row.n), int(row.n_unmarked)
 
 
 def _store(connection: Connection, sha256s: Sequence[str], found: Sequence[bytes], next_number: Any) -> None:

@@ -15,6 +15,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
+from lesion_tasks.reports.bundle import BestOfLooks
 
 # What every evaluation asks of test and val: without one of these nothing is known of its soundness.
 REQUIRED_CHECKS = {
@@ -292,6 +293,40 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
         {"training_id": training_id, "measure": measure},
     )
     return [float(value) for value in rows.scalars() if value is not None]
+
+
+def figures_by_draw(connection: Connection, task: str, measure: str) -> list[dict[str, float]]:
+    """A measure of every training of a task, oldest first, by its id: a dict for each draw of test.
+
+    Of sound evaluations on the trainings' own manifests; where it is undefined, there is no figure.
+    """
+    rows = connection.execute(
+        text("""
+            SELECT t.training_id, m.recipe #>> '{task,salt}' AS salt, m.recipe #>> '{task,test_share}' AS share,
+                   (e.test_figures -> :measure ->> 'value')::float8 AS value
+            FROM training t JOIN manifest m ON m.digest = t.manifest_digest
+            JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
+            WHERE t.task = :task AND m.held_out IS NULL AND e.is_sound ORDER BY t.finished_at, t.training_id
+        """),
+        {"task": task, "measure": measure},
+    )
+    draws: dict[tuple[str, str], dict[str, float]] = {}
+    for row in rows:
+        if row.value is not None:
+            draws.setdefault((row.salt, row.share), {})[row.training_id] = row.value
+    return list(draws.values())
+
+
+def noted_best(connection: Connection, training_id: str) -> BestOfLooks | None:
+    """What the evaluation of a training on its own manifest noted of the looks until then."""
+    found = connection.execute(
+        text("""
+            SELECT e.document -> 'best_of_looks' FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+            WHERE t.training_id = :id
+        """),
+        {"id": training_id},
+    ).scalar_one_or_none()
+    return None if found is None else BestOfLooks.model_validate(found)
 
 
 def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:

@@ -200,7 +200,7 @@ def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]
             "value": figure.value if figure else None,
             "low": figure.low if figure else None,
             "high": figure.high if figure else None,
-            "best_of_looks": best.model_dump() if best else None,
+            "best_of_looks": best.model_dump() if best and best.n_looks > 1 else None,
             "since_promotion": fresh.model_dump() if fresh else None,
         },
     }

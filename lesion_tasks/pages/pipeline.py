@@ -10,11 +10,13 @@ from sqlalchemy import Connection, text
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
+from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, read_board
 from lesion_tasks.evaluation.candidacy import candidate_ids
 from lesion_tasks.evaluation.decisions import Champion, champion_of
 from lesion_tasks.ingest.runs import recent_ingestions
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.pages.training_page import count_failures
 from lesion_tasks.reports.bundle import Epoch
@@ -57,12 +59,26 @@ class PipelineState:
     n_records: int
     n_images: int
     n_uncurated: int
+    n_ungrouped: int  # images that wait for their group
+    n_unmarked: int  # of these, those that wait for the landmarks of their picture before
     n_rejects: int  # records of these that are no image
     n_refused: int  # things that an archive sent and that are no record
     ingestions: list[Ingestion]
     running: list[RunningTraining]
     ended: list[Training]
     tasks: list[TaskState]
+
+    @property
+    def curation(self) -> str:
+        """How far curation is, stage by stage."""
+        if self.n_uncurated:
+            return f"{plural(self.n_uncurated, 'record')} to be curated"
+        if self.n_unmarked:
+            n_marked = self.n_ungrouped - self.n_unmarked
+            return f"landmarks found in {n_marked:,} of {plural(self.n_ungrouped, 'new image')}"
+        if self.n_ungrouped:
+            return f"{plural(self.n_ungrouped, 'new image')} to be compared with the others and grouped"
+        return "all curated"
 
 
 def read_state(workspace: Workspace) -> PipelineState:
@@ -77,11 +93,14 @@ def read_state(workspace: Workspace) -> PipelineState:
                        (SELECT count(*) FROM refused_record) AS n_refused
             """)
         ).one()
+        n_ungrouped, n_unmarked = count_ungrouped(connection)
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
     return PipelineState(
         **counted._mapping,
+        n_ungrouped=n_ungrouped,
+        n_unmarked=n_unmarked,
         ingestions=recent_ingestions(workspace, N_INGESTIONS),
         running=running,
         ended=ended,

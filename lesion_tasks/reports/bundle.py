@@ -211,7 +211,7 @@ class Standing(Published):
 
 
 class BestOfLooks(Published):
-    """The leading figure of the natural test set without the luck of being the best of `n_looks` at it."""
+    """The leading figure of the natural test set without the luck of being the best of `n_looks` at it; of 1, as it is."""
 
     measure: str
     n_looks: Annotated[int, Field(ge=1)]
@@ -220,6 +220,8 @@ class BestOfLooks(Published):
     high: Share
     method: str
     luck: Annotated[float, Field(ge=0)] = Field(description="The amount subtracted from the measured figure.")
+    standard_error: float | None = Field(None, description="Of the measured figure; null in older documents.")
+    degrees: float | None = Field(None, description="Of freedom, of its interval; null: unlimited, or not noted.")
 
 
 class SincePromotion(Published):
