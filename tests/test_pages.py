@@ -265,6 +265,7 @@ def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
         "path": "index.html",
         "theme": "dark",
         "place": "0",
+        "split": "malignancy_natural",
     }
     asked = [path.format(**values) for path in paths]
     for path in asked:
