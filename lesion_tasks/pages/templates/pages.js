@@ -304,14 +304,20 @@ function noteSections(within) {
   for (const section of within.querySelectorAll("section")) madeOf.set(section, section.outerHTML);
 }
 
-// What a form said stays, until what it is about is gone from the page.
+// What is folded, by its summary and what its form is about: rows of a table have the same summary.
+function nameOf(details) {
+  return JSON.stringify([details.querySelector("summary").textContent, details.querySelector("form")?.dataset.conf]);
+}
+
+// What a form said stays, until a question about it is answered or what it is about is gone from the page.
 function carryWords(old, part) {
   for (const form of old.querySelectorAll("form[data-start]")) {
     const said = form.querySelector(".said");
     if (!said?.textContent) continue;
     const fresh = [...part.querySelectorAll("form[data-start]")].find(
       (one) => one.dataset.start === form.dataset.start && one.dataset.conf === form.dataset.conf);
-    if (!fresh) continue;
+    const wasAsked = form.closest("article")?.querySelector(".asked");
+    if (!fresh || (wasAsked && !fresh.closest("article").querySelector(".asked"))) continue;
     fresh.querySelector(".said").textContent = said.textContent;
     const areOff = [...form.querySelectorAll("button")].map((button) => button.disabled);
     fresh.querySelectorAll("button").forEach((button, place) => { button.disabled = areOff[place]; });
@@ -332,9 +338,9 @@ function takeOver(main, fresh) {
       || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
     if (!isKept) {
       madeOf.set(part, part.outerHTML);
-      const unfolded = [...old?.querySelectorAll("details[open] > summary") ?? []].map((one) => one.textContent);
-      for (const one of part.querySelectorAll("details > summary")) {
-        if (unfolded.includes(one.textContent)) one.parentElement.open = true;
+      const unfolded = [...old?.querySelectorAll("details[open]") ?? []].map(nameOf);
+      for (const one of part.querySelectorAll("details")) {
+        if (unfolded.includes(nameOf(one))) one.open = true;
       }
       if (old) {
         carryWords(old, part);
