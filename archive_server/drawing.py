@@ -18,6 +18,8 @@ N_ANGLES = 512
 FEATURE_NOISE = 0.5  # standard deviation added to the latent score before it becomes a feature
 FEATURE_MIDDLE = 0.9  # latent score at which a feature is half expressed: between the classes
 FEATURE_WIDTH = 0.75
+FURROW_CELLS_PX = (6, 11)  # between the lines of skin, fine and coarse
+FURROW_DEPTHS = (0.05, 0.12)  # how much darker they are than the skin around
 
 _RED_OF_LOOK = {
     "pigmented": ((150, 100, 66), (92, 56, 36)),
@@ -48,6 +50,7 @@ def draw(scene: Scene) -> Image.Image:
     size = (scene.width_px, scene.height_px)
     skin = _skin(size, scene.skin, photo)
     picture = Image.composite(*_placed(_lesion(scene), skin, size, scene.kind, photo))
+    picture = _furrowed(picture, np.random.default_rng((scene.photo_seed, 3)))
     if scene.kind == "dermoscopic":
         picture = _artefacts(picture, photo)
     elif scene.kind == "tile":
@@ -161,6 +164,20 @@ def _skin(size: tuple[int, int], tone: int, rng: np.random.Generator) -> Image.I
     field = np.asarray(mottle.resize(size, Image.Resampling.BICUBIC), np.float32) / 128 - 1
     base = np.array(_SKINS[tone], np.float32) + rng.normal(0, 5, 3).astype(np.float32)
     pixels = base * (1 + 0.06 * field[..., None])
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _furrowed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Add the fine lines of skin: without them, every two round spots agree in all detail that there is, their rims."""
+    width, height = picture.size
+    lines = np.zeros((height, width), np.float32)
+    for cell_px in FURROW_CELLS_PX:
+        grid = Image.fromarray(
+            rng.standard_normal((height // cell_px + 2, width // cell_px + 2)).astype(np.float32)
+        )
+        field = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+        lines += np.maximum(1 - np.abs(field) / 0.6, 0)
+    pixels = np.asarray(picture, np.float32) * (1 - rng.uniform(*FURROW_DEPTHS) * lines)[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 
