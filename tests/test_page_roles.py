@@ -80,8 +80,8 @@ with create_session() as session:
 
 (mounted,) = LesionPages.fastapi_apps
 app = mounted["app"]
-values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "path": "x.html", "theme": "dark", "place": "0", "split": "x"}
-values["training_id"] = given["training_id"]
+values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "path": "x.html", "theme": "dark", "place": "0"}
+values |= {"training_id": given["training_id"], "split": "x"}
 paths = [route.path.replace(":path", "").format(**values) for route in app.routes]
 failed = "/result?dag=build_splits&run=run%2B3"
 asked = {

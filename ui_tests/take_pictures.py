@@ -52,7 +52,7 @@ def main(home: Path) -> None:
             shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
             target = FOLDER / f"{name}.png"
             shown.quantize(N_COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
-            print(f"{target}: {target.stat().st_size:,} bytes")
+            sys.stdout.write(f"{target}: {target.stat().st_size:,} bytes\n")
         browser.close()
 
 

@@ -93,7 +93,12 @@ def _error_of(connection: Connection, training_ids: Sequence[str]) -> tuple[floa
 
 def _error_by_interval(figure: PublishedFigure) -> tuple[float, float]:
     """The same where nobody noted them: nearly, as if the interval had unlimited degrees of freedom."""
-    if figure.value is None or figure.low is None or figure.high is None or not 0 < figure.low < figure.high < 1:
+    if (
+        figure.value is None
+        or figure.low is None
+        or figure.high is None
+        or not 0 < figure.low < figure.high < 1
+    ):
         return math.inf, math.inf
     logits = [math.log(share / (1 - share)) for share in (figure.low, figure.high)]
     return (logits[1] - logits[0]) / (2 * _NORMAL_975) * figure.value * (1 - figure.value), math.inf

@@ -306,9 +306,7 @@ def show_left_out(
             lambda n, first: list_left_out(connection, kind, reason, n=n, first=first),
         )
     address = address_but([("reason", reason)], "number")
-    return _page(
-        request, "left_out.html.j2", "data", what=kind, reason=reason, shown=shown, address=address
-    )
+    return _page(request, "left_out.html.j2", "data", what=kind, reason=reason, shown=shown, address=address)
 
 
 @router.get("/records")

@@ -64,11 +64,11 @@ def read_reports(workspace: Workspace, kind: str, words: str, number: int) -> Sh
 
 def _in_database(connection: Connection, kind: str, words: str, number: int) -> Shown[ReportLine]:
     wanted = f"FROM ({_IN_DATABASE[kind]}) one WHERE strpos(lower(title || ' ' || name), :words) > 0"
-    n_found = connection.execute(text(f"SELECT count(*) {wanted}"), {"words": words}).scalar_one()  # noqa: S608
+    n_found = connection.execute(text(f"SELECT count(*) {wanted}"), {"words": words}).scalar_one()
 
     def read(n: int, first: int) -> list[ReportLine]:
         rows = connection.execute(
-            text(f"SELECT one.* {wanted} ORDER BY at DESC, path LIMIT :n OFFSET :first"),  # noqa: S608
+            text(f"SELECT one.* {wanted} ORDER BY at DESC, path LIMIT :n OFFSET :first"),
             {"words": words, "n": n, "first": first},
         )
         return [

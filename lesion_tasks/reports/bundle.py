@@ -221,7 +221,9 @@ class BestOfLooks(Published):
     method: str
     luck: Annotated[float, Field(ge=0)] = Field(description="The amount subtracted from the measured figure.")
     standard_error: float | None = Field(None, description="Of the measured figure; null in older documents.")
-    degrees: float | None = Field(None, description="Of freedom, of its interval; null: unlimited, or not noted.")
+    degrees: float | None = Field(
+        None, description="Of freedom, of its interval; null: unlimited, or not noted."
+    )
 
 
 class SincePromotion(Published):

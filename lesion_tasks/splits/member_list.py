@@ -27,7 +27,7 @@ _MEMBERS = """
 def count_listed(connection: Connection, split: str | None, *, subset: str | None, reason: str | None) -> int:
     """How many images of a split are in a subset or left out for a reason; without a split, how many records."""
     n: int = connection.execute(
-        text(f"SELECT count(*) {_RECORDS if split is None else _MEMBERS}"),  # noqa: S608 - our own words
+        text(f"SELECT count(*) {_RECORDS if split is None else _MEMBERS}"),
         _values(split, subset, reason),
     ).scalar_one()
     return n
@@ -44,14 +44,12 @@ def list_listed(
     )
     rows = connection.execute(
         text(
-            f"SELECT {columns} {_RECORDS if split is None else _MEMBERS} "  # noqa: S608 - our own words
+            f"SELECT {columns} {_RECORDS if split is None else _MEMBERS} "
             "ORDER BY isic_id LIMIT :n OFFSET :first"
         ),
         _values(split, subset, reason) | {"n": n, "first": first},
     )
-    return [
-        Listed(isic_id=row.isic_id, place=row.subset, label=row.label, reason=row.reason) for row in rows
-    ]
+    return [Listed(isic_id=row.isic_id, place=row.subset, label=row.label, reason=row.reason) for row in rows]
 
 
 def _values(split: str | None, subset: str | None, reason: str | None) -> Mapping[str, Any]:
