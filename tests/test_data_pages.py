@@ -1,4 +1,4 @@
-"""The pages about data and what they say where there is nothing: lists with their pages, suspects, reports, next steps."""
+"""The pages about data: lists with their pages, suspects, reports, and what they say where there is nothing."""
 
 import json
 import re
@@ -73,7 +73,7 @@ def test_every_number_of_a_funnel_leads_to_a_list_of_as_many(settings: Settings,
         ((address, n),) = re.findall(r'<a href="/([^"]+)">([^<]+)</a>', number)
         answer = pages.get("/" + unescape(address))
         assert answer.status_code == 200, step
-        assert OF.findall(answer.text) == [n.lstrip("−-")], (step, address)
+        assert OF.findall(answer.text) == [n.lstrip("\N{MINUS SIGN}-")], (step, address)
     (no_sex,) = (number for step, number in rows if "no sex" in step)
     listed = pages.get("/" + unescape(re.findall(r'href="/([^"]+)"', no_sex)[0])).text
     assert {record["isic_id"] for record in some[:7]} <= set(re.findall(r"ISIC_\d{7}", listed))
@@ -124,9 +124,7 @@ def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
 
 
 # What only a programmer would write, wherever a page is empty.
-JARGON = re.compile(
-    r"no object|object [a-z]+/|expected|'[a-z_]+'|None|null|not ended|\bred\b|Error|:param"
-)
+JARGON = re.compile(r"no object|object [a-z]+/|expected|'[a-z_]+'|None|null|not ended|\bred\b|Error|:param")
 EMPTY_PAGES = (
     "/", "/leaderboard/malignancy", "/champion/malignancy", "/data", "/suspects/malignancy", "/reports",
     *(f"/reports?kind={kind}" for kind in ("data", "watches", "held-out", "predictions")), "/pruned",

@@ -63,8 +63,8 @@ def best_of_all(
 ) -> dict[str, BestOfLooks]:
     """Some trainings with their leading figures -> the best of each test set, without the luck of being the best.
 
-    Reckoned over every look that there is today, whether it came before or after: the figures of trainings alone decide,
-    and the same figure is corrected in the same way.
+    Reckoned over every look that there is today, whether it came before or after: the figures alone decide, and
+    the same figure is corrected in the same way.
     """
     measure = leading_measure(task)
     looks = figures_by_draw(connection, task, measure)

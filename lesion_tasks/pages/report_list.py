@@ -27,12 +27,12 @@ _IN_DATABASE = {
         SELECT e.report_key AS path, t.recipe ->> 'title' AS title, t.training_id AS name, t.task,
                e.evaluated_at AS at, CASE WHEN e.is_sound THEN NULL ELSE 'not sound' END AS state
         FROM evaluation e JOIN training t USING (training_id) WHERE NOT {TRAINING_IS_PRUNED}
-    """,
+    """,  # noqa: S608 - our own text
     "data": f"""
         SELECT 'reports/data/' || digest || '.html' AS path, split AS title, digest AS name, task, built_at AS at,
                NULL AS state
         FROM manifest m WHERE NOT {MANIFEST_IS_PRUNED}
-    """,
+    """,  # noqa: S608 - our own text
     "watches": """
         SELECT report_key AS path, training_id AS title, watch_id AS name, task, watched_at AS at,
                CASE WHEN is_alarming THEN 'beyond a bound' END AS state FROM watch

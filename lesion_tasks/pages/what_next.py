@@ -17,7 +17,7 @@ class NextStep:
 
 
 _READ = NextStep(
-    words="trigger ingest_isic. It reads the archive, and splits, a first training and a promotion follow by themselves.",
+    words="trigger ingest_isic. It reads the archive; splits, trainings and a promotion follow by themselves.",
     dag_id="ingest_isic",
 )
 _SPLIT = NextStep(

@@ -211,7 +211,7 @@ class Standing(Published):
 
 
 class BestOfLooks(Published):
-    """The leading figure of the natural test set without the luck of being the best of `n_looks` at it; of 1, as it is."""
+    """The leading figure of the natural test set without the luck of being the best of `n_looks` at it."""
 
     measure: str
     n_looks: Annotated[int, Field(ge=1)]

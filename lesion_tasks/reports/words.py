@@ -95,8 +95,8 @@ def explanation(name: str, task: str) -> str:
 # Two counts of one kind that are not the same, explained wherever both stand.
 OPENINGS = (
     "A test set is opened once by each training that is evaluated or compared on it; the test set of newer data is "
-    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task, each on "
-    "its own data, because the best of them is picked: a leaderboard over those that were evaluated when it was made, a "
+    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task, each "
+    "on its own data, because the best of them is picked: a leaderboard over those that are evaluated now, a "
     "report over those that were evaluated by then."
 )
 
