@@ -124,7 +124,7 @@ def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
 
 
 # What only a programmer would write, wherever a page is empty.
-JARGON = re.compile(r"no object|object [a-z]+/|expected|'[a-z_]+'|None|null|not ended|\bred\b|Error|:param")
+JARGON = re.compile(r"no object|object [a-z]+/|expected|'[a-z_]+'|\bNone\b(?! of)|null|not ended|\bred\b|Error|:param")
 EMPTY_PAGES = (
     "/", "/leaderboard/malignancy", "/champion/malignancy", "/data", "/suspects/malignancy", "/reports",
     *(f"/reports?kind={kind}" for kind in ("data", "watches", "held-out", "predictions")), "/pruned",
