@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from PIL import Image
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Page, sync_playwright
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -31,8 +31,22 @@ PICTURES = {
 }
 
 
+def take(page: Page, address: str) -> None:
+    """Write every picture; the pages are at an address, which ends with a slash, and the browser is logged in."""
+    page.goto(f"{address}champion/{TASK}")
+    training = page.locator("section[aria-labelledby=now] code").first.inner_text()
+    for name, (path, height) in PICTURES.items():
+        page.set_viewport_size({"width": 1000, "height": height})
+        page.goto(address + path.format(training=training))
+        page.wait_for_timeout(1_500)  # pictures, and what the page asks Airflow for
+        shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
+        target = FOLDER / f"{name}.png"
+        shown.quantize(N_COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
+        sys.stdout.write(f"{target}: {target.stat().st_size:,} bytes\n")
+
+
 def main(home: Path) -> None:
-    """Log in to the demo under a home folder and write every picture."""
+    """Log in to the demo under a home folder and take the pictures."""
     api = airflow.connect(home)
     found = os.environ.get("CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
     with sync_playwright() as driver:
@@ -43,16 +57,7 @@ def main(home: Path) -> None:
         page.fill("input[name=password]", api.password)
         page.click("button[type=submit]")
         page.wait_for_url(lambda url: "login" not in url)
-        page.goto(f"{api.url}/lesions/champion/{TASK}")
-        training = page.locator("section[aria-labelledby=now] code").first.inner_text()
-        for name, (path, height) in PICTURES.items():
-            page.set_viewport_size({"width": 1000, "height": height})
-            page.goto(f"{api.url}/lesions/{path.format(training=training)}")
-            page.wait_for_timeout(1_500)  # pictures, and what the page asks Airflow for
-            shown = Image.open(io.BytesIO(page.screenshot())).convert("RGB")
-            target = FOLDER / f"{name}.png"
-            shown.quantize(N_COLOURS, dither=Image.Dither.NONE).save(target, optimize=True)
-            sys.stdout.write(f"{target}: {target.stat().st_size:,} bytes\n")
+        take(page, f"{api.url}/lesions/")
         browser.close()
 
 

@@ -1,6 +1,5 @@
 """The numbers of a split's funnel -> what each of them counts, image by image."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,5 +51,5 @@ def list_listed(
     return [Listed(isic_id=row.isic_id, place=row.subset, label=row.label, reason=row.reason) for row in rows]
 
 
-def _values(split: str | None, subset: str | None, reason: str | None) -> Mapping[str, Any]:
+def _values(split: str | None, subset: str | None, reason: str | None) -> dict[str, Any]:
     return {} if split is None else {"split": split, "subset": subset, "reason": reason}
