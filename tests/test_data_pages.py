@@ -16,7 +16,7 @@ from lesion_tasks.curation.correction_requests import read_request, settle, writ
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
 from lesion_tasks.pages.activity import Run, TaskOfRun
-from lesion_tasks.pages.paging import Shown, address_but, show
+from lesion_tasks.pages.page_of_list import Shown, address_but, show
 from lesion_tasks.pages.suspects_page import N_CARDS, N_ROWS
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
@@ -124,7 +124,9 @@ def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
 
 
 # What only a programmer would write, wherever a page is empty.
-JARGON = re.compile(r"no object|object [a-z]+/|expected|'[a-z_]+'|\bNone\b(?! of)|null|not ended|\bred\b|Error|:param")
+JARGON = re.compile(
+    r"no object|object [a-z]+/|expected|'[a-z_]+'|\bNone\b(?! of)|null|not ended|\bred\b|Error|:param"
+)
 EMPTY_PAGES = (
     "/", "/leaderboard/malignancy", "/champion/malignancy", "/data", "/suspects/malignancy", "/reports",
     *(f"/reports?kind={kind}" for kind in ("data", "watches", "held-out", "predictions")), "/pruned",

@@ -32,7 +32,7 @@ from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import ASKING, read_question
-from lesion_tasks.pages.paging import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
+from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
 from lesion_tasks.pages.pipeline import counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import read_pruned
 from lesion_tasks.pages.rendering import (

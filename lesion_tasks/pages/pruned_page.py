@@ -6,7 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from lesion_tasks.database.schema import Pruning
-from lesion_tasks.pages.paging import Shown, show
+from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.workspace import Workspace
 
 

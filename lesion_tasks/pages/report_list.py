@@ -8,7 +8,7 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, TRAINING_IS_PRUNED
 from lesion_tasks.evaluation.publish import held_out_lines
-from lesion_tasks.pages.paging import Shown, show
+from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.reports.words import moment
 from lesion_tasks.serving.predict_job import PAGES_OF_JOBS
 from lesion_tasks.workspace import Workspace

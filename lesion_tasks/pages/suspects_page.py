@@ -22,7 +22,7 @@ from lesion_tasks.evaluation.find_suspects import (
     suspect_pairs,
 )
 from lesion_tasks.pages.activity import ASKING, AT_WORK, N_AT_WORK, Runs
-from lesion_tasks.pages.paging import Shown, show
+from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
