@@ -120,7 +120,7 @@ def test_curation_says_in_its_log_how_far_it_is_stage_by_stage(
     assert {stage for stage, _ in told} >= {
         "find landmarks",
         "search for shared landmarks",
-        "compare pictures that look alike",
+        "compare pictures that share landmarks",
     }
 
 
