@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lesion_tasks.metrics.scored import Scored
 
 _NORMAL_975 = 1.959964
+_N_ASKED = 3  # of trainings with the same figure, for what they noted of its error
 
 
 def best_of_looks(connection: Connection, subject: EvaluationSubject, test: "Scored") -> BestOfLooks | None:
@@ -68,18 +69,31 @@ def best_of_all(
     """
     measure = leading_measure(task)
     looks = figures_by_draw(connection, task, measure)
-    found = {}
+    found, of_draws = {}, dict[int, BestOfLooks | None]()
     for training_id, figure in figures.items():
-        of_draw = next((some for some in looks if training_id in some), {})
-        value = of_draw.get(training_id)
-        if value is None or len(of_draw) < 2 or value < max(of_draw.values()) or not 0 < value < 1:
+        place = next((place for place, draw in enumerate(looks) if training_id in draw), None)
+        if place is None or looks[place][training_id] < max(looks[place].values()):
             continue
-        same = [name for name, other in of_draw.items() if other == value]
-        error, degrees = _error_of(connection, same) or _error_by_interval(figure)
-        if math.isfinite(error):
-            others = [other for name, other in of_draw.items() if name != same[0]]
-            found[training_id] = _without_luck(measure, value, error, degrees, others)
+        if place not in of_draws:  # for all that have this figure
+            of_draws[place] = _best_of_draw(connection, measure, looks[place], figure)
+        if (best := of_draws[place]) is not None:
+            found[training_id] = best
     return found
+
+
+def _best_of_draw(
+    connection: Connection, measure: str, draw: Mapping[str, float], figure: PublishedFigure
+) -> BestOfLooks | None:
+    """The highest figure of one draw of test without the luck of being it; None for the only one."""
+    value = max(draw.values())
+    if len(draw) < 2 or not 0 < value < 1:
+        return None
+    same = [training_id for training_id, other in draw.items() if other == value]
+    error, degrees = _error_of(connection, same[:_N_ASKED]) or _error_by_interval(figure)
+    if not math.isfinite(error):
+        return None
+    others = [other for training_id, other in draw.items() if training_id != same[0]]
+    return _without_luck(measure, value, error, degrees, others)
 
 
 def _error_of(connection: Connection, training_ids: Sequence[str]) -> tuple[float, float] | None:
