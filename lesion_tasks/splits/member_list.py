@@ -16,19 +16,24 @@ class Listed:
     reason: str | None  # why it is left out
 
 
-_RECORDS = "FROM record"
 _MEMBERS = """
     FROM split_member WHERE split = :split AND (CAST(:reason AS text) IS NULL OR reason = :reason)
         AND (CAST(:subset AS text) IS NULL OR subset = :subset)
 """
+_COUNT_RECORDS = text("SELECT count(*) FROM record")
+_COUNT_MEMBERS = text(f"SELECT count(*) {_MEMBERS}")  # noqa: S608 - our own words
+_RECORDS = text("""
+    SELECT isic_id, NULL AS subset, NULL AS label, NULL AS reason FROM record ORDER BY isic_id LIMIT :n OFFSET :first
+""")
+_LISTED = text(f"""
+    SELECT isic_id, subset, label, reason {_MEMBERS} ORDER BY isic_id LIMIT :n OFFSET :first
+""")  # noqa: S608 - our own words
 
 
 def count_listed(connection: Connection, split: str | None, *, subset: str | None, reason: str | None) -> int:
     """How many images of a split are in a subset or left out for a reason; without a split, how many records."""
-    n: int = connection.execute(
-        text(f"SELECT count(*) {_RECORDS if split is None else _MEMBERS}"),
-        _values(split, subset, reason),
-    ).scalar_one()
+    statement = _COUNT_RECORDS if split is None else _COUNT_MEMBERS
+    n: int = connection.execute(statement, _values(split, subset, reason)).scalar_one()
     return n
 
 
@@ -36,18 +41,8 @@ def list_listed(
     connection: Connection, split: str | None, *, subset: str | None, reason: str | None, n: int, first: int
 ) -> list[Listed]:
     """`n` of them, from the one at `first`, by id."""
-    columns = (
-        "isic_id, NULL AS subset, NULL AS label, NULL AS reason"
-        if split is None
-        else "isic_id, subset, label, reason"
-    )
-    rows = connection.execute(
-        text(
-            f"SELECT {columns} {_RECORDS if split is None else _MEMBERS} "
-            "ORDER BY isic_id LIMIT :n OFFSET :first"
-        ),
-        _values(split, subset, reason) | {"n": n, "first": first},
-    )
+    statement = _RECORDS if split is None else _LISTED
+    rows = connection.execute(statement, _values(split, subset, reason) | {"n": n, "first": first})
     return [Listed(isic_id=row.isic_id, place=row.subset, label=row.label, reason=row.reason) for row in rows]
 
 
