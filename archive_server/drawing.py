@@ -21,7 +21,7 @@ FEATURE_WIDTH = 0.75
 NETWORK_CELLS = 16  # across the frame, by which the meshes of a pigment network are bent
 NETWORK_BEND = 0.05  # lesion units, half a mesh
 FURROW_CELLS_PX = (6, 11)  # between the lines of skin, fine and coarse
-FURROW_DEPTHS = (0.08, 0.15)  # how much darker they are than the skin around
+FURROW_DEPTHS = (0.05, 0.12)  # how much darker they are than the skin around
 
 _RED_OF_LOOK = {
     "pigmented": ((150, 100, 66), (92, 56, 36)),
@@ -83,7 +83,7 @@ def _lesion(scene: Scene) -> Image.Image:
     radius = np.hypot(x, y / squeeze)
     angle = ((np.arctan2(y, x) + np.pi) * ((N_ANGLES - 1) / (2 * np.pi))).astype(np.int32)
     outline = _outline(0.34 + 0.56 * size, irregularity, rng)[angle]
-    softness = rng.uniform(0.04, 0.14)
+    softness = rng.uniform(0.02, 0.07)
     inside = _sigmoid((outline - radius) / softness)
 
     coarse, fine, *patches = _textures(rng, (6, 28, 5, 6, 7, 7))

@@ -66,11 +66,10 @@ def _in_database(connection: Connection, kind: str, words: str, number: int) -> 
     wanted = f"FROM ({_IN_DATABASE[kind]}) one WHERE strpos(lower(title || ' ' || name), :words) > 0"
     n_found = connection.execute(text(f"SELECT count(*) {wanted}"), {"words": words}).scalar_one()
 
+    listed = text(f"SELECT one.* {wanted} ORDER BY at DESC, path LIMIT :n OFFSET :first")
+
     def read(n: int, first: int) -> list[ReportLine]:
-        rows = connection.execute(
-            text(f"SELECT one.* {wanted} ORDER BY at DESC, path LIMIT :n OFFSET :first"),
-            {"words": words, "n": n, "first": first},
-        )
+        rows = connection.execute(listed, {"words": words, "n": n, "first": first})
         return [
             ReportLine(
                 path=row.path.removeprefix("reports/"),

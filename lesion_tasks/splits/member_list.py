@@ -21,13 +21,13 @@ _MEMBERS = """
         AND (CAST(:subset AS text) IS NULL OR subset = :subset)
 """
 _COUNT_RECORDS = text("SELECT count(*) FROM record")
-_COUNT_MEMBERS = text(f"SELECT count(*) {_MEMBERS}")  # noqa: S608 - our own words
+_COUNT_MEMBERS = text(f"SELECT count(*) {_MEMBERS}")
 _RECORDS = text("""
     SELECT isic_id, NULL AS subset, NULL AS label, NULL AS reason FROM record ORDER BY isic_id LIMIT :n OFFSET :first
 """)
 _LISTED = text(f"""
     SELECT isic_id, subset, label, reason {_MEMBERS} ORDER BY isic_id LIMIT :n OFFSET :first
-""")  # noqa: S608 - our own words
+""")
 
 
 def count_listed(connection: Connection, split: str | None, *, subset: str | None, reason: str | None) -> int:
