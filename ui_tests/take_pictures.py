@@ -23,10 +23,8 @@ TASK = "malignancy"
 N_COLOURS = 64
 # Name -> page below the pages' prefix, and height in px.
 PICTURES = {
-    "pipeline": ("", 900),
-    "leaderboard": (f"leaderboard/{TASK}", 800),
+    "leaderboard": (f"leaderboard/{TASK}", 760),
     "champion": (f"champion/{TASK}", 900),
-    "suspects": (f"suspects/{TASK}", 800),
     "report": ("reports/{training}/report.html", 900),
 }
 
