@@ -8,9 +8,13 @@
 6. **announce**: the new champions.
 
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
-promoted. A question that is still open when a better candidate arrives ends as superseded within ten minutes; it does
-not block anything else. A training that the gates refused can be promoted all the same: by its name, with a reason and
-"Despite the gates".
+promoted. There is one question about each candidate: a run that finds one open names the run that asks it. A question
+that is still open when a better candidate arrives ends as superseded within two minutes; it does not block anything
+else. A training that the gates refused can be promoted all the same: by its name, with a reason and "Despite the
+gates".
+
+In a run that new evaluations started, the form that started the trainings may have chosen whether a person is asked:
+the run is then about these trainings alone, and the other candidates wait for a run of their own.
 
 Safe to clear: a run that has decided finds its decision again, and deciding twice on the same evaluations changes
 nothing.
@@ -38,10 +42,17 @@ from lesion_airflow import (
     skip_unless,
     tasks_param,
 )
-from lesion_tasks.catalog.approvals import MAX_REASON, UNNAMED, most_careful, overrides_in_words
+from lesion_tasks.catalog.approvals import (
+    ASKS_NOBODY,
+    CHOICES,
+    MAX_REASON,
+    UNNAMED,
+    most_careful,
+    overrides_in_words,
+)
 
 if TYPE_CHECKING:
-    from lesion_tasks.promotion.overrides import Override
+    from lesion_tasks.promotion.overrides import Force
 
 
 def approval_of(params: dict[str, Any]) -> str:
@@ -50,11 +61,26 @@ def approval_of(params: dict[str, Any]) -> str:
     return most_careful(event.extra.get("approval") for event in events) if events else params["approval"]
 
 
-def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
-    """The refusal that a run is to override, if any."""
-    from lesion_tasks.promotion.overrides import read_override
+def only_of() -> list[str] | None:
+    """The trainings that a run is about; None: all that wait, as by hand or where nobody chose whether to ask.
 
-    return read_override(
+    Whoever chooses that in the form of `train_variants` chooses for what it trains, not for others that wait.
+    """
+    events = get_current_context()["triggering_asset_events"].get(EVALUATIONS) or ()
+    if not events or any(event.extra.get("approval") not in CHOICES for event in events):
+        return None
+    from lesion_tasks.evaluation.evaluation_record import trainings_of
+
+    evaluations = [one for event in events for one in event.extra["evaluations"]]
+    with open_workspace().engine.connect() as connection:
+        return trainings_of(connection, evaluations)
+
+
+def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
+    """What a run is to do despite the gates, if anything: a refusal to override, or the best candidate, and why."""
+    from lesion_tasks.promotion.overrides import read_force
+
+    return read_force(
         params["training"],
         params["override_reason"],
         is_forced=params["is_forced"],
@@ -71,14 +97,20 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
     default_args=DEFAULT_ARGS,
     params={
         "tasks": tasks_param("Tasks for which to look for a better model."),
-        **approval_params(page="Champion", unasked="the gates decide"),
+        **approval_params(
+            page="Champion",
+            unasked="the gates decide",
+            more="It holds for every candidate of the tasks above, also one that another run asks about: if the gates "
+            "decide about it, that question ends as superseded. " + ASKS_NOBODY,
+        ),
         "is_forced": Param(
             False,
             type="boolean",
             title="Despite the gates",
             section="Despite the gates",
-            description_md="Promote the best candidate even if it misses a gate, or a refused training by its name. "
-            + overrides_in_words(),
+            description_md="Promote the best candidate even if it misses a gate, or a refused training by its name, "
+            "with a reason. Where a person is asked about it, that question ends as superseded: the page Champion "
+            "lists what is asked. " + overrides_in_words(),
         ),
         "training": Param(
             None,
@@ -93,7 +125,7 @@ def override_of(params: dict[str, Any], dag_run: Any) -> "Override | None":
             type=["null", "string"],
             title="Reason",
             section="Despite the gates",
-            description="Why the refusal of that training is overridden; kept with the decision.",
+            description="Wanted for every promotion despite the gates: why; kept with the decision.",
             maxLength=MAX_REASON,
         ),
     },
@@ -111,9 +143,9 @@ def promote_model() -> None:
 
         refuse_misspelt()
         workspace = open_workspace()
-        override = override_of(params, dag_run)
-        names = tasks_to_decide(workspace, params["tasks"], override)
-        plans = [plan_promotion(workspace, task=name, override=override) for name in names]
+        force, only = force_of(params, dag_run), only_of()
+        names = tasks_to_decide(workspace, params["tasks"], force)
+        plans = [plan_promotion(workspace, task=name, force=force, only=only) for name in names]
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(
@@ -130,14 +162,22 @@ def promote_model() -> None:
     @task(trigger_rule=TriggerRule.NONE_FAILED)
     def compare(params: dict[str, Any], dag_run: Any) -> list[dict[str, Any]]:
         """Write the questions, one for each task that has a candidate to ask about; none if nobody is asked."""
-        from lesion_tasks.promotion.questions import write_questions
+        from lesion_tasks.promotion.questions import Asker, write_questions
+
+        def goes_on(run_id: str) -> bool:
+            states = ["queued", "running"]
+            return bool(
+                get_current_context()["ti"].get_dr_count("promote_model", run_ids=[run_id], states=states)
+            )
 
         questions = write_questions(
             open_workspace(),
             tasks=params["tasks"],
             approval=approval_of(params),
             is_forced=params["is_forced"],
-            override=override_of(params, dag_run),
+            force=force_of(params, dag_run),
+            only=only_of(),
+            asker=Asker(run_id=dag_run.run_id, wait=timedelta(hours=params["wait_hours"]), goes_on=goes_on),
         )
         return [asdict(question) for question in questions]
 
@@ -159,21 +199,23 @@ def promote_model() -> None:
             approval=approval_of(params),
             is_forced=params["is_forced"],
             triggered_by=dag_run.triggering_user_name,
-            override=override_of(params, dag_run),
+            force=force_of(params, dag_run),
         )
         return [asdict(instruction) for instruction in instructions]
 
     @task(map_index_template="{{ task.op_kwargs['instruction']['task'] }}{{ done | default('') }}")
     def decide(instruction: dict[str, Any], params: dict[str, Any], dag_run: Any) -> dict[str, Any]:
         """Decide, record the reasons, publish, and tell people."""
+        from lesion_tasks.evaluation.open_questions import request_of
         from lesion_tasks.promotion.promote import promote_model as promote_best
 
         decision = promote_best(
             open_workspace(),
             **instruction,
             is_forced=params["is_forced"],
-            request_id=f"{dag_run.run_id} {instruction['task']}",
-            override=override_of(params, dag_run),
+            request_id=request_of(dag_run.run_id, instruction["task"]),
+            force=force_of(params, dag_run),
+            only=only_of(),
         ).as_dict()
         get_current_context()["done"] = f": {decision['action']}"
         announce_decision(decision)

@@ -40,8 +40,10 @@ from lesion_airflow import (
 )
 from lesion_notices import tell
 from lesion_tasks.catalog import COHORTS, VARIANTS, Variant
+from lesion_tasks.catalog.approvals import ASKS_NOBODY
 from lesion_tasks.catalog.cohorts import NONE_OF_THEM
 from lesion_tasks.catalog.schedules import SCHEDULES
+from lesion_tasks.catalog.shortened import changeable_fields
 
 BY_TIME = CronTriggerTimetable(SCHEDULES["train_variants"].cron, timezone="UTC", run_immediately=timedelta(0))
 NAMES = sorted(VARIANTS)
@@ -130,7 +132,9 @@ POLICIES = {
             unasked="the gates decide",
             section="The promotion that follows",
             description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
-            "is decided. Where several runs start it together, whoever wants to be asked is.",
+            "is decided. Always and Never are about what this form trains alone: other candidates keep waiting, and "
+            "what people are asked about them stays open. As the setting says: about all that wait. Where several runs "
+            "start it together, whoever wants to be asked is. " + ASKS_NOBODY,
         ),
         "max_epochs": Param(
             None,
@@ -143,6 +147,9 @@ POLICIES = {
         "changes": Param(
             None,
             type=["null", "object"],
+            # Not `propertyNames`: what it says of a misspelt name lists all others.
+            properties={name: {} for name in changeable_fields()},
+            additionalProperties=False,
             title="Other values of some fields",
             section="Shorter or searched",
             description=(

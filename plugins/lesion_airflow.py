@@ -5,6 +5,7 @@ Airflow loads this once per process, so it holds nothing that changes often and 
 
 import logging
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,7 @@ from airflow.sdk.observability.stats import Stats
 
 from lesion_notices import LesionNotifier, tell
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.approvals import LOOK_MINUTES
 from lesion_tasks.catalog.pools import GPU_POOL
 
 if TYPE_CHECKING:
@@ -281,13 +283,13 @@ def approval_param(*, unasked: str, description: str, section: str = "Approval")
     )
 
 
-def approval_params(*, page: str, unasked: str) -> dict[str, Param]:
-    """The fields of a form whose run asks by itself, on that page of the product."""
+def approval_params(*, page: str, unasked: str, more: str = "") -> dict[str, Param]:
+    """The fields of a form whose run asks by itself, on that page; `more`: whom else the choice binds."""
     return {
         "approval": approval_param(
             unasked=unasked,
             description=f"Whether to wait for an answer, on the page {page} or under Required Actions, before "
-            "anything is decided.",
+            f"anything is decided. {more}".rstrip(),
         ),
         "wait_hours": Param(
             WAIT_HOURS,
@@ -318,7 +320,7 @@ class AskPerson(HITLOperator):
     # Subject and body hold what people typed, and Airflow has filled them in: nothing of them is a template.
     template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
-    SLICE = timedelta(minutes=10)
+    SLICE = timedelta(minutes=LOOK_MINUTES)
     OBSOLETE = "something else was decided since"
 
     def __init__(self, **kwargs: Any) -> None:
@@ -419,46 +421,31 @@ class AskAboutCandidate(AskPerson):
         self,
         *,
         task_name: str,
-        asked_about: str,
-        asked_against: str | None,
-        findings_sha256: str | None = None,
-        is_override: bool = False,
         **kwargs: Any,
     ) -> None:
+        from lesion_tasks.evaluation.open_questions import Asked
+
+        about = {one.name: kwargs.pop(one.name) for one in fields(Asked) if one.name in kwargs}
         super().__init__(**kwargs)
         self.task_name = task_name
-        self.asked_about = asked_about
-        self.asked_against = asked_against
-        self.findings_sha256 = findings_sha256
-        self.is_override = is_override
+        self.question = Asked(task_name=task_name, **about)
 
     @property
     def told_as(self) -> str:
-        return f"{self.task_name} {self.asked_about} {self.asked_against}"
+        return f"{self.task_name} {self.question.asked_about} {self.question.asked_against}"
 
     @property
     def page(self) -> str:
         return f"champion/{self.task_name}"
 
     def is_superseded(self) -> bool:
-        from lesion_tasks.promotion.questions import Asked, is_superseded
+        from lesion_tasks.promotion.questions import is_superseded
 
-        asked = Asked(
-            task_name=self.task_name,
-            asked_about=self.asked_about,
-            asked_against=self.asked_against,
-            findings_sha256=self.findings_sha256,
-            is_override=self.is_override,
-        )
-        return is_superseded(open_workspace(), asked)
+        return is_superseded(open_workspace(), self.question)
 
     def asked(self) -> dict[str, Any]:
-        return {
-            "task_name": self.task_name,
-            "asked_about": self.asked_about,
-            "asked_against": self.asked_against,
-            "findings_sha256": self.findings_sha256,
-        }
+        names = ("task_name", "asked_about", "asked_against", "findings_sha256")
+        return {name: getattr(self.question, name) for name in names}
 
 
 class AskAboutCorrection(AskPerson):

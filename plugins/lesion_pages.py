@@ -40,9 +40,9 @@ def _application() -> Any:
             )
         )
 
-    def returned_by(dag_id: str, run_id: str, task_id: str, map_index: int) -> Any:
+    def returned_by(dag_id: str, run_id: str, task_id: str, map_index: int | None) -> Any:
         if dag_id not in DAGS:
-            return None
+            return [] if map_index is None else None
         with create_session() as session:
             rows = session.scalars(
                 XComModel.get_many(
@@ -53,8 +53,11 @@ def _application() -> Any:
                     key="return_value",
                 )
             )
-            found = rows.first()
-            return None if found is None else XComModel.deserialize_value(found)
+            found = sorted(rows, key=lambda row: row.map_index)
+            returned = [XComModel.deserialize_value(row) for row in found]
+        if map_index is None:
+            return returned
+        return returned[0] if returned else None
 
     def try_of(labels: frozenset[str], moment: datetime) -> TaskTry | None:
         """The try of a training task under one of some labels of the UI that ran nearest to a moment.

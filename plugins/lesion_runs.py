@@ -62,6 +62,7 @@ class AirflowRuns:
 
 def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) -> "list[Run]":
     """Runs with their tasks in some states, in all if none is named: two questions to the database, however many."""
+    from airflow.models.hitl import HITLDetail
     from airflow.models.taskinstance import TaskInstance
     from airflow.models.xcom import XComModel
     from sqlalchemy import select, tuple_
@@ -80,7 +81,9 @@ def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) 
         TaskInstance.pool,
         TaskInstance.start_date,
         TaskInstance.end_date,
-    ).where(tuple_(TaskInstance.dag_id, TaskInstance.run_id).in_(keys))
+        HITLDetail.responded_by,
+    ).outerjoin(HITLDetail, HITLDetail.ti_id == TaskInstance.id)
+    asked = asked.where(tuple_(TaskInstance.dag_id, TaskInstance.run_id).in_(keys))
     if states:
         asked = asked.where(TaskInstance.state.in_(states))
     kept = session.scalars(
@@ -102,6 +105,7 @@ def _runs(session: "Session", found: Sequence[Any], states: Sequence[str] = ()) 
                 began_at=one.start_date,
                 ended_at=one.end_date,
                 reason=reasons.get((one.dag_id, one.run_id, one.task_id, one.map_index)),
+                answered_by=(one.responded_by or {}).get("name"),
             )
         )
     return [

@@ -53,7 +53,7 @@ FOUND = {
 # What a page takes for granted before one of its commands.
 BEFORE = {
     ("README.md", "lesion curate"): "lesion ingest --source /data/clinic_b",
-    ("README.md", "lesion promote"): "lesion promote --task malignancy --despite-gates",
+    ("README.md", "lesion promote"): "lesion promote --task malignancy --despite-gates --reason 'the first'",
 }
 
 

@@ -7,6 +7,7 @@ import runpy
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
@@ -283,6 +284,56 @@ def test_whether_a_person_is_asked_is_handed_from_the_training_to_the_promotion(
     assert scope["approval_of"]({"approval": "never"}) == asked
     forms = [dags[name].params.get_param("approval").schema for name in ("train_variants", "promote_model")]
     assert forms[0]["enum"] == forms[1]["enum"]
+
+
+def test_a_choice_whether_to_ask_is_about_the_trainings_of_its_form(monkeypatch: pytest.MonkeyPatch) -> None:
+    scope = runpy.run_path(str(ROOT / "dags" / "promote_model.py"))
+    events: list[Any] = []
+    found = scope["only_of"].__globals__
+    monkeypatch.setitem(
+        found, "get_current_context", lambda: {"triggering_asset_events": {scope["EVALUATIONS"]: events}}
+    )
+    monkeypatch.setitem(
+        found, "open_workspace", lambda: SimpleNamespace(engine=SimpleNamespace(connect=nullcontext))
+    )
+    monkeypatch.setattr(
+        "lesion_tasks.evaluation.evaluation_record.trainings_of",
+        lambda _, ids: [f"training of {one}" for one in ids],
+    )
+    assert scope["only_of"]() is None, "by hand it is about all that wait"
+    events += [SimpleNamespace(extra={"approval": "never", "evaluations": ["a"]})]
+    assert scope["only_of"]() == ["training of a"]
+    events += [SimpleNamespace(extra={"approval": "always", "evaluations": ["b", "c"]})]
+    assert scope["only_of"]() == ["training of a", "training of b", "training of c"]
+    events += [SimpleNamespace(extra={"approval": "as_set", "evaluations": ["d"]})]
+    assert scope["only_of"]() is None
+
+
+@pytest.mark.parametrize(
+    ("changes", "wrong"),
+    [({"seed": 2, "learning.ema_momentum": 0}, None), ({"sed": 2}, "sed"), ({"title": "x"}, "title")],
+)
+def test_a_misspelt_field_of_a_variant_is_refused_by_the_form(
+    changes: dict[str, Any], wrong: str | None, dags: dict[str, Any]
+) -> None:
+    from airflow.sdk.exceptions import ParamValidationError
+
+    param = dags["train_variants"].params.get_param("changes")
+    if wrong is None:
+        assert param.resolve(changes) == changes
+        return
+    with pytest.raises(ParamValidationError) as told:
+        param.resolve(changes)
+    said = str(told.value).splitlines()[0]
+    assert repr(wrong) in said
+    assert "dense_units" not in said, "it does not list every field"
+
+
+def test_forms_say_when_nobody_is_asked(dags: dict[str, Any]) -> None:
+    from lesion_tasks.catalog.approvals import ASKS_NOBODY
+
+    for name in ("train_variants", "promote_model"):
+        assert ASKS_NOBODY in dags[name].params.get_param("approval").description
 
 
 def test_the_form_of_a_promotion_says_which_refusals_can_be_overridden(dags: dict[str, Any]) -> None:

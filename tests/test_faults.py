@@ -18,7 +18,17 @@ from lesion_tasks.workspace import open_workspace
 def test_two_promotions_at_once_decide_once(settings: Settings) -> None:
     prepare(settings)
     evaluate_training(open_workspace(), train_variant(open_workspace(), "metadata_logistic"))
-    command = [sys.executable, "-m", "lesion_tasks", "promote", "--task", "malignancy", "--despite-gates"]
+    command = [
+        sys.executable,
+        "-m",
+        "lesion_tasks",
+        "promote",
+        "--task",
+        "malignancy",
+        "--despite-gates",
+        "--reason",
+        "x",
+    ]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
     said = [process.communicate()[0] for process in running]
     assert [process.returncode for process in running] == [0, 0, 0]

@@ -36,6 +36,7 @@ from lesion_airflow import REASON
 from lesion_pages import LesionPages
 
 from airflow.models.dagrun import DagRun
+from airflow.models.hitl import HITLDetail
 from airflow.models.taskinstance import TaskInstance
 from airflow.models.taskinstancehistory import TaskInstanceHistory
 from airflow.models.xcom import XComModel
@@ -71,6 +72,15 @@ with create_session() as session:
     ti.dag_run.state, ti.dag_run.end_date = "failed", datetime.now(UTC)
     XComModel.set(
         key=REASON, value=given["reason"], dag_id="build_splits", task_id="choose", run_id="run+3", session=session
+    )
+    # A question that was answered, whose task has not noticed yet.
+    ti, moment = ran(session, "promote_model", "ask", "run+5", "malignancy", 0)
+    ti.state, ti.dag_run.state = TaskInstanceState.AWAITING_INPUT, "running"
+    session.add(
+        HITLDetail(
+            ti_id=ti.id, options=["Approve", "Reject"], subject="May it?", params={}, responded_at=moment,
+            responded_by={"id": "ada", "name": "Ada"}, chosen_options=["Approve"], params_input={},
+        )
     )
     ran(session, "promote_model", "score_again", "run+4", "smoke-1", 0)[0].dag_run.state = "running"
     XComModel.set(
@@ -210,7 +220,10 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
             assert "taskInstances/each.train/logs/1?map_index=0" in training, (
                 "the try that failed, not the next"
             )
-            assert "<code>run+1</code>, try 1" in training
+            assert re.search(
+                r'run <a href="dags/train_variants/runs/run%2B1" [^>]+>run\+1</a>, try 1', training
+            )
+            assert "ask malignancy: answered by Ada" in pipeline
             assert json.loads(question) == {
                 "asked_about": given["question"]["asked_about"],
                 "pictures": [],

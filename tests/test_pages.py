@@ -17,12 +17,13 @@ from markupsafe import escape
 from test_promotion import candidate, execute, first_candidate, promote
 
 from lesion_tasks.bucket import open_bucket
-from lesion_tasks.catalog import SPLITS
-from lesion_tasks.catalog.approvals import NEVER_OVERRIDABLE, OVERRIDABLE
+from lesion_tasks.catalog import SPLITS, TASKS
+from lesion_tasks.catalog.approvals import ASKS_NOBODY, NEVER_OVERRIDABLE, OVERRIDABLE
 from lesion_tasks.catalog.drawn import MARK, WARNING
 from lesion_tasks.catalog.gates import SLICE_GUARD
 from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
+from lesion_tasks.evaluation import candidacy
 from lesion_tasks.evaluation.publish import leaderboard_rows
 from lesion_tasks.metrics.names import BINARY_FIGURES
 from lesion_tasks.pages.activity import Run, TaskOfRun
@@ -31,7 +32,7 @@ from lesion_tasks.pages.run_results import DAGS, find_result
 from lesion_tasks.pages.training_page import TaskTry, advice_on
 from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Question, write_questions
-from lesion_tasks.reports.words import NO_VALUE
+from lesion_tasks.reports.words import NO_VALUE, OUTCOMES
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
@@ -96,7 +97,7 @@ def client(
         open_workspace=open_workspace,
         may_read=read,
         may_start=lambda: startable,
-        returned_by=lambda *_: returned,
+        returned_by=lambda dag, run, task, place: [returned] if place is None else returned,
         try_of=lambda *_: task_try,
         runs=KnownRuns(*runs),
     )
@@ -234,6 +235,105 @@ def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) 
     assert "nothing runs" in client().get("/").text
 
 
+def asking(**more: Any) -> Run:
+    """A run whose first question is open, as Airflow has it."""
+    task = TaskOfRun(task_id="ask", map_index=0, label=TASK, state="awaiting_input", **more)
+    return Run(dag_id="promote_model", run_id="manual__2026-03-01", state="running", tasks=[task])
+
+
+def test_the_first_page_says_of_a_question_who_answered_it_or_what_overtook_it(
+    trained: tuple[str, str],
+) -> None:
+    first, second = trained
+
+    def told(run: Run, **question: Any) -> str:
+        page = client(returned=[asked(second) | question], runs=[run]).get("/").text
+        row = page[page.index('<th scope="row">Promote') :]
+        return re.sub(r"<[^>]+>", "", row[: row.index("</tr>")])
+
+    assert "waits for a person ask malignancy" in told(asking(), asked_against=first)
+    overtaken = f"ends shortly ask malignancy: overtaken, since the champion is {first} by now"
+    assert overtaken in told(asking(), asked_against=second)
+    assert f"{first} by now; it ends by itself within 2 minutes" in told(asking(), asked_against=None)
+    assert "ends shortly ask malignancy: answered by Ada" in told(
+        asking(answered_by="Ada"), asked_against=first
+    )
+
+
+def test_a_training_is_shown_from_the_moment_that_its_task_runs(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    task = TaskOfRun(task_id="each.train", map_index=0, label="smoke", state="running", began_at=NOW)
+    runs = [Run(dag_id="train_variants", run_id="t", state="running", tasks=[task])]
+    page = client(runs=runs).get("/").text
+    shown = page[page.index('id="training"') :]
+    assert "<h3>smoke</h3>" in shown and "Its first epoch has not begun" in shown
+    assert "Nothing is being trained" not in page
+    execute(
+        settings,
+        "UPDATE training SET status = 'running', variant = 'smoke' WHERE training_id = :id",
+        id=trained[1],
+    )
+    assert "<h3>smoke</h3>" not in client(runs=runs).get("/").text
+
+
+def test_the_first_page_reads_the_candidates_of_a_task_once(
+    trained: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read: list[str] = []
+    for name in ("waiting_ids", "champion_of"):
+        real = getattr(candidacy, name)
+        monkeypatch.setattr(
+            candidacy,
+            name,
+            lambda connection, task, real=real, name=name: (read.append(name), real(connection, task))[1],
+        )
+    assert client(returned=[asked(trained[1])], runs=[asking()]).get("/").status_code == 200
+    assert {name: read.count(name) for name in read} == {"waiting_ids": len(TASKS), "champion_of": len(TASKS)}
+
+
+def test_the_tab_of_a_run_that_decided_nothing_says_why_and_leads_to_the_run_that_asks(
+    trained: tuple[str, str],
+) -> None:
+    run_id = "manual__2026-03-01T10:00:00+00:00"
+    nothing = {"task": TASK, "action": "none", "reason": f"run {run_id} asks about x already"}
+    app = client().app
+    app.state.returned_by = lambda dag, run, task, place: (
+        [nothing] if (task, place) == ("decide", None) else []
+    )
+    page = Client(app).get("/result?dag=promote_model&run=r&task={TASK_ID}").text
+    assert "This run decided nothing, and says why." in page
+    address = "dags/promote_model/runs/manual__2026-03-01T10%3A00%3A00%2B00%3A00"
+    assert (
+        f'run <a href="{address}" data-airflow="{address}">{escape(run_id)}</a> asks about x already.' in page
+    )
+    execute_page = client(startable=("promote_model",)).get(f"/champion/{TASK}").text
+    assert str(escape(ASKS_NOBODY)) in execute_page
+
+
+def test_what_a_refusal_was_for_is_told_apart_in_one_word(
+    trained: tuple[str, str], settings: Settings
+) -> None:
+    _, second = trained
+    for figures, outcome in (
+        ({"objections": ["x"]}, "missed_gates"),
+        ({"objections": ["x"], "refused_for": "no_better"}, "no_better"),
+        ({"objections": ["x"], "is_obstacle": True}, "barred"),
+        ({"val": 0.5, "is_obstacle": False}, "passed_over"),
+    ):
+        execute(settings, "DELETE FROM promotion WHERE training_id = :id", id=second)
+        execute(
+            settings,
+            """INSERT INTO promotion (task, sequence, action, training_id, reason, figures, decided_by)
+               VALUES (:task, 100, 'refused', :id, 'It did not.', CAST(:figures AS jsonb), 'rule')""",
+            task=TASK, id=second, figures=json.dumps(figures),
+        )  # fmt: skip
+        title, css, meaning = OUTCOMES[outcome]
+        chip = f'<span class="state {css}" title="{escape(meaning)}">{title}</span>'
+        for path in (f"/leaderboard/{TASK}", f"/champion/{TASK}", "/"):
+            assert chip in client().get(path).text, (path, outcome)
+
+
 def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overridden(
     trained: tuple[str, str], settings: Settings
 ) -> None:
@@ -249,7 +349,7 @@ def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overri
     assert "No refusal by the gates is in force" in page
     promote()
     page = client().get(f"/champion/{TASK}").text
-    assert 'id="candidates"' not in page
+    assert "None waits: a run of" in page
     assert "open to that today" in page
     assert second in page[page.index("open to that today") : page.index("Which refusals")]
 
@@ -377,16 +477,18 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     )
     for path in (report, f"{report}?is_bare=true", f"/leaderboard/{TASK}", f"/compare?training={second}"):
         page = pages.get(path).text
-        assert '<span class="state bad">rejected</span>' in page, path
-        assert re.search(r"[Rr]ejected \d{4}-\d\d-\d\d [\d:]+ UTC by Ada", page), path
+        assert ">rejected</span>" in page, path
+        # Once in a word; who said so, when and why follow without it.
+        assert re.search(r"\d{4}-\d\d-\d\d [\d:]+ UTC by Ada", page), path
         assert "too few of children" in page, path
+        assert not re.search(r"[Rr]ejected (by|\d)", page), path
     assert "candidate</span>" not in pages.get(f"/leaderboard/{TASK}").text
     assert {row["training_id"]: row["state"] for row in leaderboard_rows(open_workspace())} == {
         first: "champion",
         second: "rejected",
     }
     index = pages.get("/reports/index.html").text
-    assert '<span class="state bad">rejected</span>' in index
+    assert ">rejected</span>" in index
 
     # What is champion again was restored, and what it was promoted for stands beside it.
     execute(settings, "DELETE FROM promotion WHERE training_id = :id", id=second)
@@ -398,7 +500,7 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     assert head.index("First champion of the task") < head.index("worse in clinic")
     assert "rolled back" not in page
     board = pages.get(f"/leaderboard/{TASK}").text
-    assert '<span class="state quiet">earlier champion</span>' in board
+    assert ">earlier champion</span>" in board
     assert f"until {first} was restored" in board
 
     # What can never be promoted comes last and has no rank, however good its figure is.
@@ -557,7 +659,7 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         open_workspace=open_workspace,
         may_read=lambda: None,
         may_start=lambda: (),
-        returned_by=lambda dag, run, task, place: by_place.get((task, place)),
+        returned_by=lambda dag, run, task, place: [by_place.get((task, one)) for one in range(3)],
         try_of=lambda *_: None,
         runs=KnownRuns(),
     )

@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from dataclasses import asdict, replace
+from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -20,19 +21,21 @@ from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
+from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.open_questions import Asked, request_of
 from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.candidates import find_candidates
-from lesion_tasks.promotion.overrides import Override, read_override, tasks_to_decide
+from lesion_tasks.promotion.overrides import Force, Override, read_force, tasks_to_decide
 from lesion_tasks.promotion.promote import Decision, plan_promotion, promote_model, rollback_champion
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of
 from lesion_tasks.promotion.questions import (
-    Asked,
+    Asker,
     gather_answers,
-    is_open,
     is_superseded,
+    overtaken_by,
     write_questions,
 )
 from lesion_tasks.settings import Settings
@@ -135,7 +138,8 @@ def test_images_that_the_champion_has_learned_from_are_left_out_of_the_compariso
         evaluate_training(open_workspace(), first, manifest_digest=manifest_of(settings, second))
         evaluate_training(open_workspace(), second, manifest_digest=manifest_of(settings, first))
         with engine_for(settings.database_url or "").connect() as connection:
-            proposal, _ = propose(connection, open_bucket(settings), TASK)
+            bucket = open_bucket(settings)
+            proposal, _ = propose(connection, bucket, TASK, find_candidates(connection, bucket, TASK))
         # So few images are left here that nothing can be said; what is left is looked at all the same.
         assert proposal is not None
         assert "test images were left out because one of the two models has learned" in proposal.objections[0]
@@ -302,7 +306,7 @@ def test_a_rejected_candidate_is_not_promoted_by_the_next_run(settings: Settings
     with pytest.raises(
         UnusableInputError, match=r"it was rejected on .*, expected one that the gates refused"
     ):
-        plan_promotion(open_workspace(), task=TASK, override=override(training_id))
+        plan_promotion(open_workspace(), task=TASK, force=override(training_id))
     assert rows_of(settings, "SELECT action, decided_by FROM promotion") == [("rejected", "Ada")]
 
     # An evaluation that finds something else is a reason to ask again, and the question says so.
@@ -325,7 +329,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     second = candidate()
     for words in ("expected one that the gates refused", "nothing was decided about it yet"):
         with pytest.raises(UnusableInputError, match=words):
-            plan_promotion(open_workspace(), task=TASK, override=override(second))
+            plan_promotion(open_workspace(), task=TASK, force=override(second))
     assert promote().action == "refused"
     said = promote(is_forced=True)
     assert said.action == "none"
@@ -335,7 +339,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     monkeypatch.setenv("LESION_APPROVERS", "Ada, Grace")
     workspace, asked = open_workspace(), replace(override(second), run_id="run 2")
     (question,) = write_questions(
-        workspace, tasks=list(TASKS), approval="always", is_forced=True, override=asked
+        workspace, tasks=list(TASKS), approval="always", is_forced=True, force=asked
     )
     assert question.is_override
     assert (
@@ -353,10 +357,10 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
             approval="always",
             is_forced=True,
             triggered_by="Ada",
-            override=asked,
+            force=asked,
         )
         told[person] = promote_model(
-            workspace, **asdict(instruction), is_forced=True, override=asked, request_id=f"{run_id} {TASK}"
+            workspace, **asdict(instruction), is_forced=True, force=asked, request_id=f"{run_id} {TASK}"
         )
     assert (told["Ada"].action, told["Grace"].action) == ("expired", "promoted")
     assert "cannot approve it alone" in told["Ada"].reason
@@ -373,13 +377,13 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
     ]
     assert is_superseded(workspace, Asked(task_name=TASK, **state))  # type: ignore[arg-type]
     # Run again, it finds its decision; another run finds none left.
-    assert plan_promotion(workspace, task=TASK, override=asked)["rescore"] == []
-    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=asked) == []
+    assert plan_promotion(workspace, task=TASK, force=asked)["rescore"] == []
+    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, force=asked) == []
     assert tasks_to_decide(workspace, [TASK], asked) == [TASK]
-    assert promote(is_forced=True, override=asked, request_id=f"run 2 {TASK}") == told["Grace"]
+    assert promote(is_forced=True, force=asked, request_id=f"run 2 {TASK}") == told["Grace"]
     # Another that was asked about meanwhile ends without an error, and people are told.
     late = replace(asked, run_id="run 3")
-    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=late) == []
+    assert write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, force=late) == []
     for answers in ([], [{**answer, "person": "Grace"}]):
         (instruction,) = gather_answers(
             workspace,
@@ -388,9 +392,9 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
             approval="always",
             is_forced=True,
             triggered_by="Ada",
-            override=late,
+            force=late,
         )
-        said = promote_model(workspace, **asdict(instruction), is_forced=True, override=late)
+        said = promote_model(workspace, **asdict(instruction), is_forced=True, force=late)
         assert said.action == "none"
         assert "it was promoted on" in said.reason
         notice = of_decision(said.as_dict(), "run 3")
@@ -404,18 +408,19 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
         CliRunner().invoke(lesion, command, catch_exceptions=False)
 
 
-def test_an_override_names_a_training_and_a_reason_despite_the_gates() -> None:
-    assert read_override("", " ", is_forced=True, asked_by="Ada") is None
-    for given in (("x", "why", False), ("", "why", True)):
+def test_what_is_done_despite_the_gates_has_a_reason() -> None:
+    assert read_force("", " ", is_forced=False, asked_by="Ada") is None
+    for given in (("x", "why"), ("", "why"), ("x", "")):
         with pytest.raises(UnusableInputError, match=r"--training.*--reason.*--despite-gates"):
-            read_override(*given[:2], is_forced=given[2], asked_by="Ada")
-    with pytest.raises(UnusableInputError, match="the reason is empty"):
-        read_override("x", " ", is_forced=True, asked_by="Ada")
-    with pytest.raises(UnusableInputError, match="the reason has 501 characters, expected at most 500"):
-        read_override("x", "y" * 501, is_forced=True, asked_by="Ada")
-    read = read_override("x", "in\n\n# two lines", is_forced=True, asked_by="Ada")
-    assert read is not None
-    assert read.reason == "in # two lines"
+            read_force(*given, is_forced=False, asked_by="Ada")
+    for name, what in (("x", "overriding the refusal of 'x'"), ("", "a promotion despite the gates")):
+        with pytest.raises(UnusableInputError, match=f"{what}: the reason is empty"):
+            read_force(name, " ", is_forced=True, asked_by="Ada")
+        with pytest.raises(UnusableInputError, match="the reason has 501 characters, expected at most 500"):
+            read_force(name, "y" * 501, is_forced=True, asked_by="Ada")
+    read = read_force("x", "in\n\n# two lines", is_forced=True, asked_by="Ada")
+    assert read == Override(training_id="x", reason="in # two lines", asked_by="Ada")
+    assert read_force("", "why", is_forced=True, asked_by="Ada") == Force(reason="why", asked_by="Ada")
 
 
 def refuse(settings: Settings, training_id: str, *, is_obstacle: bool = False) -> None:
@@ -437,9 +442,9 @@ def test_an_override_that_meets_an_obstacle_says_so_and_its_question_closes(sett
     workspace = open_workspace()
     asked = replace(override(training_id), reason="see [it](https://x.org), *now* <b>")
     with pytest.raises(UnusableInputError, match="it was refused: It gains nothing, expected one that"):
-        plan_promotion(workspace, task=TASK, override=asked)
+        plan_promotion(workspace, task=TASK, force=asked)
     refuse(settings, training_id)
-    (question,) = write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, override=asked)
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, force=asked)
     shown = markdown_as_html(question.body)
     assert "as Ada asks: see [it](https://x.org), *now* &lt;b&gt;" in shown
     assert "best of its round" not in shown
@@ -455,14 +460,14 @@ def test_an_override_that_meets_an_obstacle_says_so_and_its_question_closes(sett
     model = open_bucket(settings).get(key)
     open_bucket(settings).put(key, b"another")
     assert is_superseded(workspace, open_state)
-    said = promote(is_forced=True, override=asked, answer="approved", decided_by="Grace", **state)
+    said = promote(is_forced=True, force=asked, answer="approved", decided_by="Grace", **state)
     assert (said.action, said.training_id) == ("none", training_id)
     assert "SHA-256 is" in said.reason
     open_bucket(settings).put(key, model)
 
     archive_training(workspace, training_id, reason="no use", archived_by="ada")
     with workspace.engine.connect() as connection:
-        assert not is_open(connection, open_state)
+        assert "take it back first" in str(overtaken_by(connection, open_state))
     assert training_id not in promote(is_forced=True).reason
     assert rows_of(settings, "SELECT count(*) FROM promotion") == [(2,)]
 
@@ -497,7 +502,7 @@ def test_what_was_refused_for_a_better_one_beside_it_is_no_refusal_by_the_gates(
         id=training_id,
     )
     with pytest.raises(UnusableInputError, match="it was refused: x is better on val, expected one"):
-        plan_promotion(open_workspace(), task=TASK, override=override(training_id))
+        plan_promotion(open_workspace(), task=TASK, force=override(training_id))
 
 
 def test_where_people_are_asked_a_candidate_that_nobody_was_asked_about_stays_one(settings: Settings) -> None:
@@ -544,8 +549,12 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
 
     assert is_superseded(open_workspace(), Asked(task_name=TASK, asked_about=old))
     with open_workspace().engine.connect() as connection:  # by the database alone, as a page asks
-        for name, is_listed in ((old, False), (new, True)):
-            assert is_open(connection, Asked(task_name=TASK, asked_about=name)) == is_listed
+        why = overtaken_by(connection, Asked(task_name=TASK, asked_about=old))
+        assert (
+            why
+            == f"{old} is no candidate any more: a newer training of its variant was evaluated, or it was put aside"
+        )
+        assert overtaken_by(connection, Asked(task_name=TASK, asked_about=new)) is None
     said = promote(asked_about=old, answer="approved", decided_by="Ada")
 
     assert (said.action, said.training_id) == ("superseded", old)
@@ -570,6 +579,121 @@ def test_an_approval_against_another_champion_does_not_count(settings: Settings)
     assert f"was for a comparison with no champion, and the champion is {first} by now" in said.reason
     assert is_superseded(open_workspace(), Asked(task_name=TASK, asked_about=second))
     assert promote(**asked, answer="approved", is_forced=True, decided_by="Ada").is_promoted
+
+
+def asker(run_id: str, *going_on: str, hours: float = 1) -> Asker:
+    return Asker(run_id=run_id, wait=timedelta(hours=hours), goes_on=lambda name: name in going_on)
+
+
+def test_one_run_asks_about_a_candidate_and_another_says_which(settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    workspace = open_workspace()
+
+    def asked(by: Asker, **how: Any) -> list[str]:
+        found = write_questions(workspace, tasks=[TASK], approval="always", asker=by, **how)
+        return [one.asked_about for one in found]
+
+    assert asked(asker("one")) == [training_id]
+    assert asked(asker("one")) == [training_id], "cleared, it asks again"
+    assert asked(asker("two", "one")) == []
+    said = promote(needs_answer=True, request_id=request_of("two", TASK))
+    assert said.action == "none"
+    assert said.reason == f"run one asks about {training_id} already: the answer there counts"
+    assert rows_of(settings, "SELECT request_id FROM open_question") == [(request_of("one", TASK),)]
+
+    # Of a run that was killed, or whose question has expired, nobody gets an answer.
+    assert asked(asker("three", hours=0)) == [training_id]
+    assert asked(asker("four", "three")) == [training_id]
+    # Despite the gates is another question.
+    assert asked(asker("five", "four"), is_forced=True, force=Force(reason="now", asked_by="Ada")) == [
+        training_id
+    ]
+    rows = rows_of(settings, "SELECT action, request_id, reason FROM promotion ORDER BY sequence")
+    assert [tuple(row) for row in rows] == [
+        ("superseded", request_of(old, TASK), f"Run {new} asks about {training_id} {how}.")
+        for old, new, how in (
+            ("one", "three", "anew"), ("three", "four", "anew"), ("four", "five", "despite the gates"),
+        )
+    ]  # fmt: skip
+    # Its own run finds how it ended, and the candidate is still one.
+    late = promote(
+        asked_about=training_id, answer="approved", decided_by="Eve", request_id=request_of("four", TASK)
+    )
+    assert (late.action, late.training_id) == ("superseded", training_id)
+    decided = promote(
+        asked_about=training_id,
+        answer="approved",
+        decided_by="Grace",
+        is_forced=True,
+        force=Force(reason="now", asked_by="Ada"),
+        request_id=request_of("five", TASK),
+    )
+    assert decided.is_promoted
+    assert decided.reason.startswith("Despite the gates, as Ada asked: now. Approved by Grace.")
+    assert rows_of(settings, "SELECT count(*) FROM open_question") == [(0,)]
+
+
+@pytest.mark.parametrize("is_forced", [True, False])
+def test_a_decision_ends_the_question_of_another_run_with_a_row(is_forced: bool, settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    workspace = open_workspace()
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always", asker=asker("one"))
+    assert not is_superseded(workspace, question)
+    void = promote(answer="expired", decided_by="Eve", request_id=request_of("two", TASK))
+    assert void.action == "expired", "what does not count overtakes nothing"
+    assert not is_superseded(workspace, question)
+
+    force = Force(reason="now", asked_by="Ada") if is_forced else None
+    said = promote(is_forced=is_forced, force=force, decided_by="Ada", request_id=request_of("three", TASK))
+
+    assert said.reason.endswith("The question about it that run one asked ends as superseded.")
+    assert is_superseded(workspace, question)
+    with workspace.engine.connect() as connection:
+        assert overtaken_by(connection, question) is not None
+    rows = rows_of(settings, "SELECT action, request_id FROM promotion ORDER BY sequence")
+    assert [tuple(row) for row in rows[1:]] == [
+        ("superseded", request_of("one", TASK)),
+        (said.action, request_of("three", TASK)),
+    ]
+    late = promote(
+        asked_about=training_id, answer="rejected", decided_by="Eve", request_id=request_of("one", TASK)
+    )
+    assert late.action == "superseded"
+
+
+def test_a_run_about_some_trainings_leaves_the_others_waiting(settings: Settings) -> None:
+    """As `train_variants` hands on what it trained together with whether a person is asked."""
+    waiting, trained = first_candidate(settings), candidate("metadata_mlp")
+    workspace = open_workspace()
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always", only=[trained])
+    assert question.asked_about == trained
+    assert not is_superseded(workspace, question), (
+        "a better one that its run is not about is none of its business"
+    )
+    assert plan_promotion(workspace, task=TASK, only=[trained])["candidate"] == trained
+    assert promote(only=[trained], is_forced=True).training_id == trained
+    assert promote(only=[trained]).reason.startswith("none of the trainings that started this run is waiting")
+    assert [row[0] for row in rows_of(settings, "SELECT training_id FROM promotion")] == [trained]
+    with workspace.engine.connect() as connection:
+        assert [one.training_id for one in find_candidates(connection, workspace.bucket, TASK)] == [waiting]
+
+
+def test_a_run_that_asks_nobody_says_why(settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    fail_a_check(settings, training_id, "independent_of_labels")
+    assert write_questions(open_workspace(), tasks=[TASK], approval="always") == []
+    said = promote(needs_answer=True)
+    assert "no candidate may be promoted, so nobody was asked" in said.reason
+    ((reason, figures),) = rows_of(settings, "SELECT reason, figures FROM promotion")
+    assert reason.startswith(
+        "Nobody was asked, since it cannot become champion whatever its figures are: Its evaluation"
+    )
+    assert outcome_of("refused", figures) == "barred"
+    refuse(settings, training_id)
+    assert promote(needs_answer=True).reason == (
+        f"no training is waiting for a decision, so nobody was asked; the gates refused {training_id}: to override "
+        'that, name the training and a reason under "Despite the gates"'
+    )
 
 
 def test_labels_that_were_corrected_after_the_evaluation_are_a_caution_of_the_decision(

@@ -19,6 +19,7 @@ from lesion_tasks import catalog
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.catalog.drawn import MARK, WARNING
 from lesion_tasks.catalog.gates import standing
+from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
 from lesion_tasks.metrics.document import evaluation_document
@@ -770,6 +771,7 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
         DecisionLine(
             decided_at="2026-03-01T14:10:00+00:00",
             action=action,
+            outcome=outcome_of(action, {}),
             training_id="a",
             previous_training_id=None,
             reason=HOSTILE,
@@ -783,7 +785,7 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
     assert (
         page.text.count("<script>alert(1)</script>") == 5
     )  # reasons: of the champion, beside its row, of decisions
-    for word in ("★ Champion", "promoted", "refused", "restored"):
+    for word in ("★ Champion", "promoted", "passed over", "restored"):
         assert word in page.text
     assert all(tag != "script" for tag, _ in page.tags)
 

@@ -14,10 +14,18 @@ RULE = "rule"  # who decides where no person does
 # The fewest characters of a reason that people type for a rollback, and for a decision about a label or a pair.
 MIN_ROLLBACK_REASON, MIN_CORRECTION_REASON = 10, 3
 MAX_REASON = 500  # characters of a reason that stands in a question
+LOOK_MINUTES = 2  # how often an open question looks whether something has overtaken it
 PAGES = "lesions/"  # where Airflow has the product's pages, from the root of its UI: links of a question lead there
 Answer = Literal["approved", "rejected", "expired"]
 AS_SET = "as_set"
-APPROVALS = (AS_SET, "always", "never")  # whether a run asks a person
+CHOICES = ("always", "never")
+APPROVALS = (AS_SET, *CHOICES)  # whether a run asks a person
+# When nobody is asked however the form is filled in, and what to do about it: on forms and pages.
+ASKS_NOBODY = (
+    "Nobody is asked where nothing can be promoted: a candidate that something else than its figures bars is refused "
+    'at once, with that reason; what the gates refused before is asked about by its name, under "Despite the gates" in '
+    "the form of promote_model."
+)
 
 
 def most_careful(approvals: Iterable[object]) -> str:

@@ -421,6 +421,16 @@ def _is_possible_loss(gate: Gate, difference: Mapping[str, Any]) -> bool:
     return bool(difference["low"] < -gate.margin)
 
 
+def lacking_gain(comparison: Mapping[str, Any] | None, gates: Sequence[Gate]) -> list[str]:
+    """Of the objections of some gates those that a candidate gains nothing on the champion."""
+    if comparison is None:
+        return []
+    differences = {gate: comparison["differences"].get(gate.measure) for gate in gates if gate.is_leading}
+    return [
+        words for gate, found in differences.items() if found is not None for words in _losses(gate, found)
+    ]
+
+
 def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:
     if difference is None:
         return [f"{label_inside(gate.measure)} cannot be compared with the champion's"]

@@ -6,12 +6,13 @@ fingerprint, so an adjusted training is never mistaken for the variant's own. An
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from typing import Any
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import Variant, own_entries
 from lesion_tasks.catalog.backbones import PresetBackbone, find_backbone
+from lesion_tasks.catalog.entries import did_you_mean
 from lesion_tasks.catalog.learning import Learning
 from lesion_tasks.catalog.lookup import find_variant
 from lesion_tasks.catalog.recipe import FineTuning, flat_recipe
@@ -68,21 +69,26 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
     """
     what = f"variant {variant.name!r}"
     content: dict[str, Any] = {name: value for name, value in asdict(variant).items() if name != "name"}
+    known = changeable_fields()
     problems = [
-        f"{name}: is what a training is known by, or is set elsewhere" for name in changes if name in _FIXED
+        f"{name}: is what a training is known by, or is set elsewhere"
+        if name in _FIXED
+        else f"there is no field {name[:200]!r}{did_you_mean(name, known)}"
+        for name in changes
+        if name not in known
     ]
     for name, value in changes.items():
+        if name not in known:
+            continue
         part, _, field = name.partition(".")
         if not field:
             content[part] = value
         elif isinstance(content.get(part), dict):
             content[part] = {**content[part], field: value}
-        elif part in _PARTS:
+        else:
             problems.append(
                 f"{name}: the variant has no {part}, whose other fields would come with it; expected it as a whole"
             )
-        else:
-            problems.append(f"{name}: {part} has no fields")
     if variant.members:
         problems.append("an ensemble learns nothing itself: change its members")
     content["is_promotable"] = False
@@ -107,6 +113,12 @@ def with_changes(variant: Variant, changes: Mapping[str, Any]) -> Variant:
 # What a training cannot change of its variant.
 _FIXED = ("name", "title", "reproduces", "is_promotable", "members", "search", "search_id", "adjusted")
 _PARTS = {"learning": Learning, "fine_tuning": FineTuning}
+
+
+def changeable_fields() -> list[str]:
+    """The fields of a variant that one training may have other values of, those of a part as "part.field"."""
+    own = [one.name for one in fields(Variant) if one.name not in _FIXED]
+    return own + [f"{part}.{one.name}" for part, kind in _PARTS.items() for one in fields(kind)]
 
 
 def _differences(variant: Variant, changed: Variant) -> dict[str, Any]:

@@ -23,20 +23,20 @@ from lesion_tasks.cli.command_line import (
 @click.option(
     "--training", help="Despite the gates: a training that they refused, to be promoted all the same."
 )
-@click.option("--reason", help="Why the refusal of that training is overridden, in words.")
+@click.option("--reason", help="Why the gates are passed over, in words: kept with the decision.")
 def promote(tasks: Sequence[str], despite_gates: bool, training: str | None, reason: str | None) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
     from lesion_tasks.catalog.approvals import RULE
-    from lesion_tasks.promotion.overrides import read_override, tasks_to_decide
+    from lesion_tasks.promotion.overrides import read_force, tasks_to_decide
     from lesion_tasks.promotion.promote import plan_promotion, promote_model
 
     workspace = open_workspace()
     if despite_gates:
         workspace.settings.approval_rules.require_approver("promote despite the gates", person=person())
-    override = read_override(training, reason, is_forced=despite_gates, asked_by=person())
+    force = read_force(training, reason, is_forced=despite_gates, asked_by=person())
     with shown_whatever_happens() as done:
-        for task in tasks_to_decide(workspace, list(tasks or TASKS), override):
-            for missing in plan_promotion(workspace, task=task, override=override)["rescore"]:
+        for task in tasks_to_decide(workspace, list(tasks or TASKS), force):
+            for missing in plan_promotion(workspace, task=task, force=force)["rescore"]:
                 from lesion_tasks.evaluation.evaluate import evaluate_training
 
                 evaluate_training(workspace, **missing)
@@ -45,7 +45,7 @@ def promote(tasks: Sequence[str], despite_gates: bool, training: str | None, rea
                 task=task,
                 is_forced=despite_gates,
                 decided_by=person() if despite_gates else RULE,
-                override=override,
+                force=force,
             )
             done[task] = decision.as_dict()
 

@@ -213,7 +213,14 @@ def page_of(request: Request | CorrectionRequest) -> str:
 
 def is_open(connection: Connection, request: Request) -> bool:
     """Whether a request can still be decided on: it has not ended, and what its question says still holds."""
-    return find_request(connection, request.request_id) is None and _overtaken_by(connection, request) is None
+    return overtaken_by(connection, request) is None
+
+
+def overtaken_by(connection: Connection, request: Request) -> str | None:
+    """Why there is nothing left to decide about a request; None if there is."""
+    if (ended := find_request(connection, request.request_id)) is not None:
+        return f"it was {ended.outcome} on {ended.ended_at.date()}"
+    return _overtaken_by(connection, request)
 
 
 def settle(

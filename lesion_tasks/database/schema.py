@@ -1000,6 +1000,31 @@ class Promotion(Base):
     decided_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
 
 
+class OpenQuestion(Base):
+    """What a person is asked about a candidate, until something is decided about it: one question for each."""
+
+    __tablename__ = "open_question"
+    written_by = ("evaluation.open_questions",)
+
+    task: Mapped[str] = mapped_column(primary_key=True, comment="name in the catalogue")
+    training_id: Mapped[str] = mapped_column(
+        ForeignKey("training.training_id"), primary_key=True, comment="the candidate"
+    )
+    request_id: Mapped[str] = mapped_column(
+        comment="who asks: a run of Airflow and the task, as in promotion"
+    )
+    previous_training_id: Mapped[str | None] = mapped_column(
+        ForeignKey("training.training_id"), comment="the champion that it names; null: there was none"
+    )
+    findings_sha256: Mapped[str | None] = mapped_column(
+        comment="what the candidate's evaluation found that it shows"
+    )
+    is_override: Mapped[bool] = mapped_column(comment="whether it is about a training that the gates refused")
+    is_forced: Mapped[bool] = mapped_column(comment="whether an approval promotes despite the gates")
+    asked_at: Mapped[datetime] = mapped_column(server_default=func.now(), comment="when")
+    ends_at: Mapped[datetime] = mapped_column(comment="when it expires at the latest")
+
+
 class Watch(Base):
     """What had become of a champion's images and figures by a day; done again, with the labels that arrived since."""
 

@@ -4,13 +4,22 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, select, text
 
 from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.database.pruned import HOLDS_OUT, PRUNED_TRAINING, TRAINING_IS_ARCHIVED, in_words
-from lesion_tasks.evaluation.candidacy import LEAKING, MAY_BE_PROMOTED, Judged, never_promotable, states_of
+from lesion_tasks.database.schema import Evaluation
+from lesion_tasks.evaluation.candidacy import (
+    LEAKING,
+    MAY_BE_PROMOTED,
+    Judged,
+    TaskNow,
+    never_promotable,
+    states_of,
+)
 from lesion_tasks.evaluation.looks_at_test import best_of_all
+from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.reports.bundle import BestOfLooks
 from lesion_tasks.reports.index import BoardRow, PromotionState, figures_of
 
@@ -75,22 +84,31 @@ def read_board(
     wanted: BoardFilter | None = None,
     n: int | None = None,
     first: int = 0,
+    now: TaskNow | None = None,
 ) -> tuple[list[BoardRow], int]:
     """Rows of a task, best first, and how many the filter leaves in all.
 
-    What can never be promoted comes after all that can, and what is not sound last.
+    What can never be promoted comes after all that can, and what is not sound last. `now`: as for `states_of`.
     """
     values = (wanted or BoardFilter()).values
     found = connection.execute(
         _ROWS, values | LEAKING | {"task": task, "measure": leading_measure(task), "n": n, "first": first}
     ).all()
     judging = {cohort.name for cohort in cohorts_of(task)}
-    states = states_of(connection, task, [_judged(row) for row in found])
+    states = states_of(connection, task, [_judged(row) for row in found], now)
     measure = leading_measure(task)
     leading = {row.training_id: figures_of(row.test_figures).get(measure) for row in found if row.is_sound}
     best = best_of_all(connection, task, {name: one for name, one in leading.items() if one is not None})
     rows = [_board_row(row, judging, states[row.training_id], best.get(row.training_id)) for row in found]
     return rows, found[0].n_found if found else 0
+
+
+def find_test_figures(connection: Connection, training_id: str, manifest_digest: str) -> Figures:
+    """What an evaluation measured on the natural test set, without reading its document; empty if there is none."""
+    asked = select(Evaluation.test_figures).where(
+        Evaluation.training_id == training_id, Evaluation.manifest_digest == manifest_digest
+    )
+    return figures_of(connection.execute(asked).scalar())
 
 
 def _judged(row: Any) -> Judged:

@@ -2,69 +2,105 @@
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
 from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
+from lesion_tasks.database.schema import OpenQuestion
 from lesion_tasks.evaluation.decisions import (
     ENTHRONING,
+    Champion,
     PastDecision,
     champion_of,
     decided_trainings,
     decisions_about,
 )
+from lesion_tasks.evaluation.open_questions import find_questions, run_of
 from lesion_tasks.reports.index import PromotionState
-from lesion_tasks.reports.words import action_title
+from lesion_tasks.reports.words import outcome_title
+from lesion_tasks.training.run_record import kind_of
+
+if TYPE_CHECKING:
+    from lesion_tasks.database.schema import Training
 
 # Whether a row `t` of training, with its row `m` of manifest, may ever become champion; `:leaking` are imputations.
 MAY_BE_PROMOTED = """(coalesce((t.recipe ->> 'is_promotable')::boolean, true)
     AND NOT coalesce(m.recipe #>> '{split,imputation}' = ANY(:leaking), false))"""
 LEAKING = {"leaking": sorted(LEAKING_IMPUTATIONS)}
-# Of each kind the newest: a shortened training or a trial run does not take the place of the variant's own.
-_NEWEST = text(f"""
-    SELECT training_id FROM (
-        SELECT DISTINCT ON (t.variant, coalesce((t.recipe ->> 'is_promotable')::boolean, true),
-                            coalesce(t.recipe ->> 'adjusted', '[]') <> '[]') t.training_id, t.finished_at
-        FROM training t JOIN evaluation e USING (training_id, manifest_digest)
-        WHERE t.task = :task AND t.status = 'finished'
-            AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED} AND NOT {HOLDS_OUT}
-        ORDER BY t.variant, coalesce((t.recipe ->> 'is_promotable')::boolean, true),
-                 coalesce(t.recipe ->> 'adjusted', '[]') <> '[]', t.finished_at DESC, t.started_at DESC
-    ) newest ORDER BY finished_at, training_id
+# Evaluated trainings, the oldest first, each with the fields of its recipe by which `kind_of` tells kinds apart.
+_EVALUATED = text(f"""
+    SELECT t.training_id, t.variant, jsonb_strip_nulls(jsonb_build_object(
+               'is_promotable', t.recipe -> 'is_promotable', 'adjusted', t.recipe -> 'adjusted')) AS recipe
+    FROM training t JOIN evaluation e USING (training_id, manifest_digest)
+    WHERE t.task = :task AND t.status = 'finished'
+        AND NOT {TRAINING_IS_PRUNED} AND NOT {TRAINING_IS_ARCHIVED} AND NOT {HOLDS_OUT}
+    ORDER BY t.finished_at, t.started_at, t.training_id
 """)  # noqa: S608 - our own text
 
 
 def never_promotable(recipe: Mapping[str, Any], imputation: str | None) -> str | None:
     """Why a training can never become champion, by its recipe and how its split fills in missing values."""
-    is_leaking = imputation in LEAKING_IMPUTATIONS
-    if not is_leaking and recipe.get("is_promotable", True):
+    if imputation in LEAKING_IMPUTATIONS:
+        return _REPEATS_A_MISTAKE
+    if recipe.get("is_promotable", True):
         return None
-    if not is_leaking and "is_promotable" in (recipe.get("adjusted") or ()):
-        return (
-            "Fields of its variant were changed, or something was held out, for this training alone: it answers a "
-            "question, and is never promotable."
-        )
-    return "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
+    return _ANSWERS_A_QUESTION if "is_promotable" in (recipe.get("adjusted") or ()) else _REPEATS_A_MISTAKE
+
+
+_REPEATS_A_MISTAKE = (
+    "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
+)
+_ANSWERS_A_QUESTION = (
+    "Fields of its variant were changed, or something was held out, for this training alone: it answers a question, "
+    "and is never promotable."
+)
 
 
 def waiting_ids(connection: Connection, task: str) -> list[str]:
     """The candidates of a task by the database alone: evaluated, the newest of their kind, undecided; oldest first."""
     decided = decided_trainings(connection, task)
-    newest = connection.execute(_NEWEST, {"task": task}).scalars()
-    return [training_id for training_id in newest if training_id not in decided]
+    newest: dict[Any, str] = {}
+    for row in connection.execute(_EVALUATED, {"task": task}):
+        # A shortened training or a trial run does not take the place of the variant's own.
+        kind = kind_of(cast("Training", row))
+        newest.pop(kind, None)  # of each kind the last one stands, in its own place
+        newest[kind] = row.training_id
+    return [training_id for training_id in newest.values() if training_id not in decided]
 
 
-def candidate_ids(connection: Connection, task: str) -> list[str]:
-    """Of those that wait, the ones that can become champion: sound, and promotable at all; oldest first."""
+@dataclass(frozen=True, kw_only=True)
+class TaskNow:
+    """What the states of all trainings of a task rest on, read once for everything that a page shows."""
+
+    champion: Champion | None
+    waiting: list[str]  # as `waiting_ids` has them
+    questions: dict[str, OpenQuestion]  # that people are asked, by candidate
+
+    @property
+    def champion_id(self) -> str | None:
+        return self.champion.training.training_id if self.champion else None
+
+
+def read_task(connection: Connection, task: str) -> TaskNow:
+    """Who is champion of a task, what waits for a decision, and what people are asked."""
+    return TaskNow(
+        champion=champion_of(connection, task),
+        waiting=waiting_ids(connection, task),
+        questions=find_questions(connection, task),
+    )
+
+
+def candidate_ids(connection: Connection, waiting: Sequence[str]) -> list[str]:
+    """Of those that wait, the ones that can become champion: sound, and promotable at all; in the same order."""
     rows = connection.execute(
         text(f"""
             SELECT t.training_id FROM training t JOIN evaluation e USING (training_id, manifest_digest)
                 JOIN manifest m ON m.digest = t.manifest_digest
             WHERE t.training_id = ANY(:ids) AND e.is_sound AND {MAY_BE_PROMOTED}
         """),  # noqa: S608 - our own text
-        {"ids": (waiting := waiting_ids(connection, task)), **LEAKING},
+        {"ids": list(waiting), **LEAKING},
     )
     found = set(rows.scalars())
     return [training_id for training_id in waiting if training_id in found]
@@ -80,16 +116,19 @@ class Judged:
     never: str | None  # as `never_promotable` says it
 
 
-def states_of(connection: Connection, task: str, judged: Sequence[Judged]) -> dict[str, PromotionState]:
-    """Where each of some evaluated trainings of a task stands now, with the decision that it rests on."""
-    champion = champion_of(connection, task)
-    champion_id = champion.training.training_id if champion else None
+def states_of(
+    connection: Connection, task: str, judged: Sequence[Judged], now: TaskNow | None = None
+) -> dict[str, PromotionState]:
+    """Where each of some evaluated trainings of a task stands now, with the decision that it rests on.
+
+    `now`: as `read_task` reads it, if that was done.
+    """
+    now = now or read_task(connection, task)
     decisions = decisions_about(connection, task, [one.training_id for one in judged])
-    waiting = set(waiting_ids(connection, task))
+    waiting = set(now.waiting)
     gone = _gone(connection, [one.training_id for one in judged])
     return {
-        one.training_id: _state(one, decisions, champion_id, waiting, gone.get(one.training_id))
-        for one in judged
+        one.training_id: _state(one, decisions, now, waiting, gone.get(one.training_id)) for one in judged
     }
 
 
@@ -133,7 +172,7 @@ def _champion_state(crowned: Sequence[PastDecision]) -> PromotionState:
 def _state(
     judged: Judged,
     decisions: Sequence[PastDecision],
-    champion_id: str | None,
+    now: TaskNow,
     waiting: Collection[str],
     gone: str | None,
 ) -> PromotionState:
@@ -141,7 +180,7 @@ def _state(
     own = [one for one in decisions if one.training_id == training_id]
     crowned = [one for one in own if one.action in ENTHRONING]
     ended = next((one for one in own if one.action in ("refused", "rejected", "superseded")), None)
-    if training_id == champion_id:
+    if training_id == now.champion_id:
         return _champion_state(crowned)
     if judged.never is not None:
         return PromotionState(name="never_promotable", reason=judged.never)
@@ -151,24 +190,31 @@ def _state(
         )
         return _by("earlier_champion", end, f"until {end.training_id} was {_installed(end)}")
     if ended is not None and training_id not in waiting:
-        return _by(ended.action, ended, ended.action)
+        return _by(ended.outcome, ended)
     if not judged.is_sound:
         return PromotionState(name="not_sound", reason=judged.verdict)
     if training_id in waiting:
-        return (
-            _by("candidate", own[0], f"before, {own[0].action}") if own else PromotionState(name="candidate")
-        )
+        return _candidate_state(own[0] if own else None, now.questions.get(training_id))
     return PromotionState(
         name="undecided",
         reason=gone or "Nothing was decided about it before a newer training of its variant was evaluated.",
     )
 
 
+def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -> PromotionState:
+    """The state of what waits: what was decided before, and whether a person is asked about it."""
+    asked = None if question is None else f"A person is asked about it, by run {run_of(question)}."
+    if last is None:
+        return PromotionState(name="candidate", reason=asked)
+    state = _by("candidate", last, f"before, {outcome_title(last.outcome)}")
+    return state.model_copy(update={"reason": " ".join(filter(None, (state.reason, asked)))})
+
+
 def _installed(decision: PastDecision) -> str:
-    return action_title(decision.action)
+    return outcome_title(decision.outcome)
 
 
-def _by(name: str, decision: PastDecision, did: str) -> PromotionState:
+def _by(name: str, decision: PastDecision, did: str = "") -> PromotionState:
     return PromotionState(
         name=name,
         did=did,

@@ -1,6 +1,7 @@
 """Decisions about champions as rows in Postgres: the only module that reads or writes the table `promotion`."""
 
 import json
+import logging
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -9,13 +10,42 @@ from typing import Any
 from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import Session
 
-from lesion_tasks.database.schema import Promotion, Training
+from lesion_tasks.database.schema import OpenQuestion, Promotion, Training
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
+from lesion_tasks.evaluation.open_questions import close_question, find_question, run_of
 from lesion_tasks.training.run_record import find_finished
+
+log = logging.getLogger(__name__)
 
 # The actions that install a training, and those that end a candidacy. An expired question does not: it is asked again.
 ENTHRONING = ("promoted", "rolled_back")
 DECIDING = ("promoted", "rolled_back", "refused", "rejected", "superseded")
+
+
+# What a refusal was for, as its figures say under "refused_for"; one of before they did tells it otherwise.
+MISSED_GATES, NO_BETTER, BARRED, PASSED_OVER = "missed_gates", "no_better", "barred", "passed_over"
+_BY_GATES = (MISSED_GATES, NO_BETTER)
+# Of a row that ends a question and not a candidacy: something else is decided, or asked, about the same training.
+_QUESTION_ALONE = {"is_question_alone": True}
+
+
+def outcome_of(action: str, figures: Mapping[str, Any]) -> str:
+    """What became of a training by a decision, a key of `words.OUTCOMES`: the action, and of a refusal what for."""
+    if action != "refused":
+        return action
+    if (known := figures.get("refused_for")) is not None:
+        return str(known)
+    if figures.get("is_obstacle"):
+        return BARRED
+    return MISSED_GATES if figures.get("objections") else PASSED_OVER
+
+
+def why_in_words(action: str, decided_by: str, reason: str) -> str:
+    """The reason of a decision without what its outcome and its person say already: of a rejection its own words."""
+    told = f"Rejected by {decided_by}"
+    if action != "rejected" or not reason.startswith(told):
+        return reason
+    return reason.removeprefix(told).lstrip(":. ")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +53,7 @@ class PastDecision:
     """A decision about a training, without the figures behind it."""
 
     action: str
+    outcome: str
     training_id: str
     previous_training_id: str | None
     reason: str
@@ -69,31 +100,47 @@ def tasks_with_champion(connection: Connection) -> list[str]:
 
 def decisions_of(connection: Connection, task: str, n: int | None = None) -> list[dict[str, Any]]:
     """The decisions about a task's champion, newest first, the last n of them (None: every one), for display."""
-    return [
-        {
-            "decided_at": row.decided_at.isoformat(timespec="seconds"),
-            "action": row.action,
-            "training_id": row.training_id,
-            "previous_training_id": row.previous_training_id,
-            "reason": row.reason,
-            "decided_by": row.decided_by,
-        }
-        for row in _rows(connection, task, n=n)
-    ]
+    return [line_of(row) for row in _rows(connection, task, n=n)]
+
+
+def line_of(row: Promotion) -> dict[str, Any]:
+    """A decision for display."""
+    return {
+        "decided_at": row.decided_at.isoformat(timespec="seconds"),
+        "action": row.action,
+        "outcome": outcome_of(row.action, row.figures or {}),
+        "training_id": row.training_id,
+        "previous_training_id": row.previous_training_id,
+        "reason": why_in_words(row.action, row.decided_by, row.reason),
+        "decided_by": row.decided_by,
+    }
 
 
 def decisions_about(connection: Connection, task: str, training_ids: Collection[str]) -> list[PastDecision]:
     """Decisions about the champion of a task that name any of some trainings or replaced one, newest first."""
     rows = connection.execute(
         text("""
-            SELECT action, training_id, previous_training_id, reason, decided_by, decided_at FROM promotion
-            WHERE task = :task AND (training_id = ANY(:ids)
+            SELECT action, training_id, previous_training_id, reason, decided_by, decided_at,
+                   figures - 'comparison' AS figures FROM promotion
+            WHERE task = :task AND NOT coalesce((figures ->> 'is_question_alone')::boolean, false)
+                AND (training_id = ANY(:ids)
                 OR (previous_training_id = ANY(:ids) AND action = ANY(:enthroning)))
             ORDER BY sequence DESC
         """),
         {"task": task, "ids": list(training_ids), "enthroning": list(ENTHRONING)},
     )
-    return [PastDecision(**row._mapping) for row in rows]
+    return [
+        PastDecision(
+            action=row.action,
+            outcome=outcome_of(row.action, row.figures or {}),
+            training_id=row.training_id,
+            previous_training_id=row.previous_training_id,
+            reason=why_in_words(row.action, row.decided_by, row.reason),
+            decided_by=row.decided_by,
+            decided_at=row.decided_at,
+        )
+        for row in rows
+    ]
 
 
 def decided_trainings(connection: Connection, task: str) -> set[str]:
@@ -112,6 +159,7 @@ def decided_trainings(connection: Connection, task: str) -> set[str]:
                     WHEN 'refused' THEN coalesce((p.figures ->> 'is_obstacle')::boolean, false)
                     WHEN 'rejected' THEN p.figures ->> 'findings_sha256' <> {FINDINGS_DIGEST.format("e.document")}
                     ELSE false END)
+                AND NOT coalesce((p.figures ->> 'is_question_alone')::boolean, false)
         """),  # noqa: S608 - our own words
         {"task": task, "actions": list(DECIDING)},
     )
@@ -126,8 +174,7 @@ def rejection_of(connection: Connection, task: str, training_id: str) -> Promoti
 
 def is_by_gates(row: Promotion) -> bool:
     """Whether a decision is a refusal by the gates, and not one for an obstacle or for a better one beside it."""
-    figures = row.figures or {}
-    return row.action == "refused" and bool(figures.get("objections")) and not figures.get("is_obstacle")
+    return outcome_of(row.action, row.figures or {}) in _BY_GATES
 
 
 def refusal_in_force(connection: Connection, task: str, training_id: str) -> tuple[Promotion | None, str]:
@@ -136,7 +183,7 @@ def refusal_in_force(connection: Connection, task: str, training_id: str) -> tup
     for row in rows:
         if is_by_gates(row):
             return row, ""
-        if row.action not in ("refused", "expired"):
+        if row.action not in ("refused", "expired") and not (row.figures or {}).get("is_question_alone"):
             return None, f"it was {row.action.replace('_', ' ')} on {row.decided_at.date()}"
     decided = [row for row in rows if row.action == "refused"]
     return None, (
@@ -150,11 +197,12 @@ def list_refused(connection: Connection, task: str, n: int) -> list[str]:
         text("""
             SELECT training_id FROM promotion
             WHERE task = :task AND action = 'refused'
-                AND jsonb_array_length(coalesce(figures -> 'objections', '[]')) > 0
-                AND NOT coalesce((figures ->> 'is_obstacle')::boolean, false)
+                AND coalesce(figures ->> 'refused_for' = ANY(:by_gates),
+                             jsonb_array_length(coalesce(figures -> 'objections', '[]')) > 0
+                                 AND NOT coalesce((figures ->> 'is_obstacle')::boolean, false))
             GROUP BY training_id ORDER BY max(sequence) DESC LIMIT :n
         """),
-        {"task": task, "n": n},
+        {"task": task, "n": n, "by_gates": list(_BY_GATES)},
     )
     return list(rows.scalars())
 
@@ -247,8 +295,64 @@ def record_decision(
     figures: Mapping[str, Any] | None = None,
     decided_by: str,
     request_id: str | None = None,
-) -> None:
-    """Write a decision under the next number of its task. The caller holds the lock on the task's promotion."""
+) -> str:
+    """Write a decision under the next number of its task; returns its reason, which names a question that it overtakes.
+
+    The open question about the training ends: that of the request itself, and one of another run unless the decision
+    says that nothing was decided. The caller holds the lock on the task's promotion.
+    """
+    question = find_question(connection, task, training_id)
+    if question is not None and question.request_id == request_id:
+        close_question(connection, question)
+    elif question is not None and action != "expired":
+        by = f"{training_id} was {action.replace('_', ' ')} by another run before anybody answered."
+        reason = f"{reason} {supersede_question(connection, question, reason=by, decided_by=decided_by)}"
+    _insert(
+        connection,
+        task=task,
+        action=action,
+        training_id=training_id,
+        previous=previous,
+        digest=manifest_digest,
+        reason=reason,
+        figures=json.dumps(dict(figures or {})),
+        decided_by=decided_by,
+        request_id=request_id,
+    )
+    return reason
+
+
+def supersede_question(
+    connection: Connection, question: OpenQuestion, *, reason: str, decided_by: str
+) -> str:
+    """End a question that something overtakes, with a row under the run that asks; returns a sentence that says so.
+
+    Its candidate stays one, for what overtakes it. The caller holds the lock on the task's promotion.
+    """
+    close_question(connection, question)
+    said = f"The question about it that run {run_of(question)} asked ends as superseded."
+    log.info("%s: %s", question.training_id, said)
+    if any(
+        row.training_id == question.training_id
+        for row in find_request(connection, question.task, question.request_id)
+    ):
+        return said  # of a run that had decided, and was cleared
+    _insert(
+        connection,
+        task=question.task,
+        action="superseded",
+        training_id=question.training_id,
+        previous=question.previous_training_id,
+        digest=None,
+        reason=reason,
+        figures=json.dumps(_QUESTION_ALONE),
+        decided_by=decided_by,
+        request_id=question.request_id,
+    )
+    return said
+
+
+def _insert(connection: Connection, **values: Any) -> None:
     connection.execute(
         text("""
             INSERT INTO promotion (task, sequence, action, training_id, previous_training_id, manifest_digest, reason,
@@ -257,15 +361,5 @@ def record_decision(
                    CAST(:figures AS jsonb), :decided_by, :request_id
             FROM promotion WHERE task = :task
         """),
-        {
-            "task": task,
-            "action": action,
-            "training_id": training_id,
-            "previous": previous,
-            "digest": manifest_digest,
-            "reason": reason,
-            "figures": json.dumps(dict(figures or {})),
-            "decided_by": decided_by,
-            "request_id": request_id,
-        },
+        values,
     )

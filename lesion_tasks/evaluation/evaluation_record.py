@@ -5,7 +5,7 @@ decisions use the document itself: `find_sealed`, then `failed_checks` and `unde
 """
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select, text
@@ -98,6 +98,12 @@ def find_by_id(connection: Connection, evaluation_id: str) -> Evaluation:
     if found is None:
         raise UnusableInputError(f"evaluation {evaluation_id[:200]!r}: there is none of this id")
     return found
+
+
+def trainings_of(connection: Connection, evaluation_ids: Collection[str]) -> list[str]:
+    """The trainings that some evaluations are about."""
+    asked = select(Evaluation.training_id).where(Evaluation.evaluation_id.in_(evaluation_ids)).distinct()
+    return list(connection.execute(asked.order_by(Evaluation.training_id)).scalars())
 
 
 def findings_digest(connection: Connection, evaluation_id: str) -> str:

@@ -1,11 +1,12 @@
 """What Airflow says of the pipeline's runs -> what is at work now, stage by stage, and which runs failed and why."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 from urllib.parse import quote
 
+from lesion_tasks.catalog.approvals import LOOK_MINUTES
 from lesion_tasks.pages.training_page import TRAINING
 
 # The stages of the path, in its order; other DAGs are named only while they are at work.
@@ -16,6 +17,7 @@ PATH = {
     "promote_model": "Promote",
 }
 RUNNING, WAITING, ASKING, PAUSED = "running", "waiting", "asking", "to be tried again"
+ENDING = "ends shortly"  # a question that was answered or overtaken, whose task has not noticed yet
 # A state of a task of Airflow -> in which of these it is; any other is not at work.
 AT_WORK = {
     "running": RUNNING,
@@ -45,6 +47,7 @@ class TaskOfRun:
     began_at: datetime | None = None
     ended_at: datetime | None = None
     reason: str | None = None  # why it failed or was skipped, if it could say so
+    answered_by: str | None = None  # of a question: who answered it
 
     @property
     def words(self) -> str:
@@ -89,6 +92,11 @@ class Run:
         return next((one for one in self.tasks if (one.task_id, one.map_index) == (task_id, map_index)), None)
 
 
+def asking_run(run_id: str) -> Run:
+    """A run that asks about a candidate, for a link to it."""
+    return Run(dag_id="promote_model", run_id=run_id, state="running")
+
+
 class Runs(Protocol):
     """Runs of the pipeline's DAGs, read from Airflow."""
 
@@ -102,6 +110,18 @@ class Runs(Protocol):
         """A run with all of its tasks; None if there is none."""
 
 
+OvertakenBy = Callable[[Run, TaskOfRun], str | None]
+
+
+def _why_ending(run: Run, task: TaskOfRun, status: str, overtaken_by: OvertakenBy) -> str | None:
+    """Why the question of a task is none any more, though the task has not ended; None: it is one, or no question."""
+    if task.answered_by is not None:
+        return f"answered by {task.answered_by}"
+    if status != ASKING or (why := overtaken_by(run, task)) is None:
+        return None
+    return f"overtaken, since {why}; it ends by itself within {LOOK_MINUTES} minutes"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Work:
     """Tasks of one kind in one run that are in the same state."""
@@ -109,7 +129,7 @@ class Work:
     run: Run
     task_id: str  # empty: the run as a whole
     words: str
-    status: str  # one of AT_WORK's values
+    status: str  # one of AT_WORK's values, or ENDING
     n: int
     since: datetime | None
     holder: str = ""  # what holds the slot that it waits for
@@ -130,6 +150,7 @@ class Activity:
     stages: list[Stage]
     failed: list[Run]  # those that still go on, with tasks that failed, first
     n_more_failed: int
+    training: list[TaskOfRun]  # that train now
 
     @property
     def running(self) -> list[Work]:
@@ -146,8 +167,11 @@ class Activity:
         return sum(work.n for work in self.running) - n_train + max(n_train, n_trainings)
 
 
-def read_activity(runs: Runs, n_failed: int) -> Activity:
-    """What is at work now by stage, and the last runs that failed."""
+def read_activity(runs: Runs, n_failed: int, overtaken_by: OvertakenBy) -> Activity:
+    """What is at work now by stage, and the last runs that failed.
+
+    `overtaken_by` says what has overtaken the question of a task, None: nothing.
+    """
     at_work = runs.at_work(N_AT_WORK)
     holders: dict[str, list[str]] = {}
     for run in at_work:
@@ -158,21 +182,42 @@ def read_activity(runs: Runs, n_failed: int) -> Activity:
     stages = [
         Stage(
             title=title,
-            work=[work for run in at_work if run.dag_id == dag_id for work in _work_of(run, holders)],
+            work=[
+                work
+                for run in at_work
+                if run.dag_id == dag_id
+                for work in _work_of(run, holders, overtaken_by)
+            ],
         )
         for dag_id, title in titles.items()
     ]
     ended, n_ended = runs.failed(n_failed)
     going_on = [run for run in at_work if any(task.state == "failed" for task in run.tasks)]
-    return Activity(stages=stages, failed=[*going_on, *ended], n_more_failed=n_ended - len(ended))
+    training = [
+        task
+        for run in at_work
+        for task in run.tasks
+        if (run.dag_id, task.task_id) in TRAINING and AT_WORK.get(task.state or "") == RUNNING
+    ]
+    return Activity(
+        stages=stages, failed=[*going_on, *ended], n_more_failed=n_ended - len(ended), training=training
+    )
 
 
-def _work_of(run: Run, holders: dict[str, list[str]]) -> Iterable[Work]:
-    """What is at work in a run: tasks of one kind and state are one line."""
+def _work_of(run: Run, holders: dict[str, list[str]], overtaken_by: OvertakenBy) -> Iterable[Work]:
+    """What is at work in a run: tasks of one kind and state are one line, and each question that ends shortly."""
     kinds: dict[tuple[str, str], list[TaskOfRun]] = {}
+    ending = 0
     for task in run.tasks:
-        if (status := AT_WORK.get(task.state or "")) is not None:
-            kinds.setdefault((task.task_id, status), []).append(task)
+        if (status := AT_WORK.get(task.state or "")) is None:
+            continue
+        if (why := _why_ending(run, task, status, overtaken_by)) is not None:
+            ending += 1
+            yield Work(
+                run=run, task_id=task.task_id, words=f"{task.words}: {why}", status=ENDING, n=1, since=None
+            )
+            continue
+        kinds.setdefault((task.task_id, status), []).append(task)
     for (task_id, status), tasks in kinds.items():
         shown = [tasks[0].words, *(task.label for task in tasks[1:N_NAMED] if task.label)]
         more = f" and {len(tasks) - len(shown)} more" if len(tasks) > len(shown) else ""
@@ -190,7 +235,7 @@ def _work_of(run: Run, holders: dict[str, list[str]]) -> Iterable[Work]:
             if status == WAITING and tasks[0].pool != "default_pool"
             else "",
         )
-    if not kinds:
+    if not kinds and not ending:
         waits = run.state == "queued"
         yield Work(
             run=run,

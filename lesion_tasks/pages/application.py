@@ -18,6 +18,7 @@ from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
 from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import (
+    ASKS_NOBODY,
     MIN_CORRECTION_REASON,
     MIN_ROLLBACK_REASON,
     NEVER_OVERRIDABLE,
@@ -28,12 +29,12 @@ from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
-from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
+from lesion_tasks.pages.activity import WITHOUT_WORDS, Run, Runs, TaskOfRun, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
-from lesion_tasks.pages.open_question import ASKING, read_question
+from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
 from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
-from lesion_tasks.pages.pipeline import counts_in_words, read_state
+from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import read_pruned
 from lesion_tasks.pages.rendering import (
     PAGE_POLICY,
@@ -54,13 +55,14 @@ from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.pages.what_next import NextStep, next_step
 from lesion_tasks.reports.index import BoardRow
 from lesion_tasks.reports.plot import share_scale, whisker
+from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.splits.exclusions import REASONS
 from lesion_tasks.splits.member_list import count_listed, list_listed
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-MAX_RESULTS = 40  # of one run, that are looked for
+MAX_RESULTS = 40  # of one run, that are shown
 N_FAILED = 8  # runs, on the first page
 
 
@@ -72,15 +74,16 @@ def build_application(
     open_workspace: Callable[[], Workspace],
     may_read: Callable[..., Any],
     may_start: Callable[..., Collection[str]],
-    returned_by: Callable[[str, str, str, int], Any],
+    returned_by: Callable[[str, str, str, int | None], Any],
     try_of: TryOf,
     runs: Runs,
 ) -> FastAPI:
     """The application.
 
     `may_read` is a dependency that raises for whoever may not read; `may_start` one that returns the DAGs that a person
-    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped). `try_of` finds the
-    try of a task that was training at a moment; `runs` are those of the pipeline's DAGs.
+    may trigger. `returned_by` says what a task returned: DAG, run, task, map index (-1: not mapped; None: a list of
+    what all of them did). `try_of` finds the try of a task that was training at a moment; `runs` are those of the
+    pipeline's DAGs.
     """
 
     def note_startable(request: Request, startable: Annotated[Any, Depends(may_start)]) -> None:
@@ -163,8 +166,17 @@ def _failed(request: Request, error: Exception) -> Response:
 @router.get("/")
 def show_pipeline(request: Request) -> Response:
     """Where the pipeline stands."""
-    state = read_state(_workspace(request))
-    activity = read_activity(request.app.state.runs, N_FAILED)
+    workspace = _workspace(request)
+    state = read_state(workspace)
+    with workspace.engine.connect() as connection:
+
+        def overtaken_by(run: Run, task: TaskOfRun) -> str | None:
+            if run.dag_id not in ASKING:
+                return None
+            returned = request.app.state.returned_by(run.dag_id, run.run_id, ASKING[run.dag_id], -1)
+            return find_overtaken(connection, run.dag_id, returned, task.map_index, state.now)
+
+        activity = read_activity(request.app.state.runs, N_FAILED, overtaken_by)
     startable = request.state.startable
     return _page(
         request,
@@ -174,6 +186,7 @@ def show_pipeline(request: Request) -> Response:
         activity=activity,
         ingesting=activity.runs_of("ingest_isic"),
         n_at_work=activity.count_running(len(state.running)),
+        preparing=being_prepared(activity.training, state.running),
         without_words=WITHOUT_WORDS,
         in_words=counts_in_words,
         startable=startable,
@@ -281,6 +294,8 @@ def show_champion(request: Request, task: str) -> Response:
         n_decisions=N_DECISIONS,
         can_be_overridden=OVERRIDABLE,
         never_overridden=NEVER_OVERRIDABLE,
+        asks_nobody=ASKS_NOBODY,
+        outcomes=OUTCOMES,
     )
 
 
@@ -467,11 +482,8 @@ def _made_by(request: Request, dag_id: str | None, run_id: str | None) -> list[A
     """What the mapped tasks of a run returned, as far as any did."""
     if dag_id not in RESULT_TASKS or not run_id:
         return []
-    asked = (
-        request.app.state.returned_by(dag_id, run_id, RESULT_TASKS[dag_id], place)
-        for place in range(MAX_RESULTS)
-    )
-    return [one for one in asked if one is not None]
+    found: list[Any] = request.app.state.returned_by(dag_id, run_id, RESULT_TASKS[dag_id], None)
+    return [one for one in found[:MAX_RESULTS] if one is not None]
 
 
 @router.get("/result")

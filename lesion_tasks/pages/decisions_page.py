@@ -6,9 +6,11 @@ from typing import Any
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.candidacy import candidate_ids, champion_state
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, earlier_champions
+from lesion_tasks.evaluation.candidacy import candidate_ids, champion_state, read_task
+from lesion_tasks.evaluation.decisions import Champion, decisions_of, earlier_champions
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
+from lesion_tasks.evaluation.open_questions import run_of
+from lesion_tasks.pages.activity import Run, asking_run
 from lesion_tasks.promotion.overrides import list_overridable
 from lesion_tasks.reports.bundle import SincePromotion
 from lesion_tasks.reports.index import BoardRow, PromotionState
@@ -36,24 +38,26 @@ class ChampionState:
     candidates: list[str]  # evaluated trainings about which nothing was decided yet: the newest of them
     n_candidates: int
     overridable: list[str]  # whose refusal by the gates could be overridden, the newest refusal first
+    asked: dict[str, Run]  # candidates about which a person is asked, and the run that asks
 
 
 def read_champion(workspace: Workspace, task: str) -> ChampionState:
     """The state of a task's champion by the database; raises `UnusableInputError` for an unknown task."""
     title = find_task(task).title
     with workspace.engine.connect() as connection:
-        champion = champion_of(connection, task)
+        now = read_task(connection, task)
+        champion = now.champion
         decisions = decisions_of(connection, task, N_DECISIONS)
         row, fresh, standing = None, None, None
         if champion is not None:
             training_id = champion.training.training_id
-            rows, _ = read_board(connection, task, wanted=BoardFilter(training_ids=[training_id]))
+            rows, _ = read_board(connection, task, wanted=BoardFilter(training_ids=[training_id]), now=now)
             row = rows[0] if rows else None
             standing = champion_state(connection, task, training_id)
             fresh = newest_since_promotion(connection, training_id)
         default = earlier_champions(connection, task)
         watches = recent_watches(connection, task, N_WATCHES)
-        candidates = candidate_ids(connection, task)[::-1]
+        candidates = candidate_ids(connection, now.waiting)[::-1]
         overridable = list_overridable(connection, task, N_NAMED)
     present = champion.training.training_id if champion else None
     ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
@@ -71,4 +75,5 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         candidates=candidates[:N_NAMED],
         n_candidates=len(candidates),
         overridable=overridable,
+        asked={name: asking_run(run_of(question)) for name, question in now.questions.items()},
     )

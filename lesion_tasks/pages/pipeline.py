@@ -1,5 +1,6 @@
 """The pipeline now: what came from the archive, what is being trained, what was evaluated, who is champion."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -12,15 +13,16 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
-from lesion_tasks.evaluation.board import BoardFilter, read_board
-from lesion_tasks.evaluation.candidacy import candidate_ids
-from lesion_tasks.evaluation.decisions import Champion, champion_of
+from lesion_tasks.evaluation.board import BoardFilter, find_test_figures, read_board
+from lesion_tasks.evaluation.candidacy import TaskNow, candidate_ids, read_task
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure
+from lesion_tasks.pages.activity import TaskOfRun
 from lesion_tasks.pages.training_page import count_failures
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
+from lesion_tasks.reports.index import PromotionState
 from lesion_tasks.training.run_record import list_epochs, list_recent
 from lesion_tasks.workspace import Workspace
 
@@ -47,7 +49,7 @@ class TaskState:
     name: str
     title: str
     measure: str
-    champion: Champion | None
+    now: TaskNow
     figure: PublishedFigure | None  # of the champion, on its own test set
     n_waiting: int  # candidates
 
@@ -66,6 +68,7 @@ class PipelineState:
     ingestions: list[Ingestion]
     running: list[RunningTraining]
     ended: list[Training]
+    standings: dict[str, PromotionState]  # of those that ended and were evaluated
     tasks: list[TaskState]
 
     @property
@@ -79,6 +82,11 @@ class PipelineState:
         if self.n_ungrouped:
             return f"{plural(self.n_ungrouped, 'new image')} to be compared with the others and grouped"
         return "all curated"
+
+    @property
+    def now(self) -> dict[str, TaskNow]:
+        """What the states of each task's trainings rest on."""
+        return {task.name: task.now for task in self.tasks}
 
 
 def read_state(workspace: Workspace) -> PipelineState:
@@ -97,6 +105,14 @@ def read_state(workspace: Workspace) -> PipelineState:
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
+        standings = {
+            row.training_id: row.state
+            for task in tasks
+            if (ids := [one.training_id for one in ended if one.task == task.name])
+            for row in read_board(
+                connection, task.name, wanted=BoardFilter(training_ids=ids, has_archived=True), now=task.now
+            )[0]
+        }
     return PipelineState(
         **counted._mapping,
         n_ungrouped=n_ungrouped,
@@ -104,6 +120,7 @@ def read_state(workspace: Workspace) -> PipelineState:
         ingestions=recent_ingestions(workspace, N_INGESTIONS),
         running=running,
         ended=ended,
+        standings=standings,
         tasks=tasks,
     )
 
@@ -127,22 +144,34 @@ def _running(connection: Connection, training: Training) -> RunningTraining:
 
 
 def _task_state(connection: Connection, name: str) -> TaskState:
-    champion = champion_of(connection, name)
+    now = read_task(connection, name)
     measure = leading_measure(name)
     figure = None
-    if champion is not None:
-        rows, _ = read_board(
-            connection, name, wanted=BoardFilter(training_ids=[champion.training.training_id])
-        )
-        figure = rows[0].figures.get(measure) if rows else None
+    if now.champion is not None:
+        training = now.champion.training
+        found = find_test_figures(connection, training.training_id, training.manifest_digest)
+        figure = found.get(measure)
     return TaskState(
         name=name,
         title=TASKS[name].title,
         measure=measure,
-        champion=champion,
+        now=now,
         figure=figure,
-        n_waiting=len(candidate_ids(connection, name)),
+        n_waiting=len(candidate_ids(connection, now.waiting)),
     )
+
+
+def being_prepared(tasks: Sequence[TaskOfRun], running: Sequence[RunningTraining]) -> list[TaskOfRun]:
+    """Of the tasks that train those whose training is in no row yet: they look for data and weights."""
+    return [
+        task
+        for task in tasks
+        if not any(
+            one.training.variant == task.label
+            or (task.began_at is not None and one.training.started_at >= task.began_at)
+            for one in running
+        )
+    ]
 
 
 def counts_in_words(counts: dict[str, Any] | None) -> str:

@@ -1,11 +1,14 @@
 """Facts -> a page's HTML: the templates and the style of the reports, and what a served page has besides."""
 
+import re
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
+from markupsafe import Markup
 
+from lesion_tasks.pages.activity import asking_run
 from lesion_tasks.reports.environment import environment
 
 STATIC = {
@@ -31,7 +34,23 @@ def _environment() -> Environment:
     env: Environment = shared.overlay(
         loader=ChoiceLoader([PackageLoader("lesion_tasks.pages"), PackageLoader("lesion_tasks.reports")])
     )
+    env.filters = {**shared.filters, "with_runs": with_runs}
     return env
+
+
+# The id of a run of Airflow after the word "run", as the product names one that asks about a candidate.
+_RUN = re.compile(r"\brun ((?:manual|scheduled|asset_triggered|backfill)__[^\s,;]*[^\s,;.])")
+
+
+def with_runs(words: str) -> Markup:
+    """Words in which the ids of runs that ask about candidates lead to these runs."""
+    parts = _RUN.split(words)
+    return Markup("").join(
+        Markup('run <a href="{0}" data-airflow="{0}">{1}</a>').format(asking_run(part).page, part)
+        if place % 2
+        else part
+        for place, part in enumerate(parts)
+    )
 
 
 def render(template: str, **facts: Any) -> str:

@@ -7,16 +7,17 @@ from urllib.parse import quote
 
 from sqlalchemy import Connection
 
+from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.curation.corrections import find_request
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
-from lesion_tasks.database.schema import Promotion
-from lesion_tasks.evaluation.decisions import decisions_of_run
+from lesion_tasks.evaluation.decisions import decisions_of_run, line_of
 from lesion_tasks.evaluation.evaluation_record import find_report
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
+from lesion_tasks.reports.index import DecisionLine
 from lesion_tasks.reports.words import decider
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
@@ -46,7 +47,7 @@ _EVALUATING = {
 # The tasks whose results are those of a whole run.
 RESULT_TASKS = {
     "train_variants": "each.evaluate", "build_splits": "each.split", "predict_images": "finish", "leave_out": "report",
-    "watch_champion": "watch",
+    "watch_champion": "watch", "promote_model": "decide",
 }  # fmt: skip
 _SPLITTING = {("build_splits", "each.split"), ("build_splits", "each.materialize")}
 
@@ -57,7 +58,8 @@ class RunResult:
 
     address: str | None  # below the pages' prefix
     words: str
-    decisions: list[Promotion]
+    decisions: list[DecisionLine]
+    undecided: list[str] = field(default_factory=list)  # why a run decided nothing about a task
     pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
     run: Run | None = None  # as far as Airflow keeps it
     failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
@@ -66,7 +68,7 @@ class RunResult:
     @property
     def is_empty(self) -> bool:
         """Whether nothing was made, or nothing that this page knows."""
-        return self.address is None and not self.decisions and not self.pages
+        return self.address is None and not self.decisions and not self.undecided and not self.pages
 
 
 def find_result(
@@ -162,15 +164,25 @@ def _find_made(
         )
     if dag_id in ("promote_model", "rollback_champion") and (dag_id, task_id) not in _EVALUATING:
         with workspace.engine.connect() as connection:
-            decisions = decisions_of_run(connection, run_id)
-        if decisions:
+            rows = decisions_of_run(connection, run_id)
+        told = [one for one in (*made, returned) if isinstance(one, dict) and one.get("action") == "none"]
+        undecided = [f"{_title_of(one['task'])}: {one['reason']}." for one in told]
+        if rows or undecided:
+            task = rows[0].task if rows else told[0]["task"]
             return RunResult(
-                address=f"champion/{decisions[0].task}", words="What this run decided.", decisions=decisions
+                address=f"champion/{task}",
+                words="What this run decided." if rows else "This run decided nothing, and says why.",
+                decisions=[DecisionLine.model_validate(line_of(row)) for row in rows],
+                undecided=undecided,
             )
         return _awaited("This run has not decided anything yet, or there was nothing to decide.")
     if dag_id == "correct_data":
         return _asked_for(workspace, run_id)
     return _result_of_tasks(workspace, dag_id, task_id, returned, made)
+
+
+def _title_of(task: str) -> str:
+    return TASKS[task].title if task in TASKS else task  # it may have left the catalogue
 
 
 def _asked_for(workspace: Workspace, run_id: str) -> RunResult:

@@ -59,11 +59,15 @@ class TaskTry:
     number: int
 
     @property
+    def run_page(self) -> str:
+        """Its run in Airflow's UI, from the UI's root."""
+        return f"dags/{quote(self.dag_id)}/runs/{quote(self.run_id, safe='')}"
+
+    @property
     def page(self) -> str:
         """Its log in Airflow's UI, from the UI's root."""
-        run = f"dags/{quote(self.dag_id)}/runs/{quote(self.run_id, safe='')}"
         mapped = "" if self.map_index < 0 else f"/mapped/{self.map_index}"
-        return f"{run}/tasks/{quote(self.task_id)}{mapped}?try_number={self.number}"
+        return f"{self.run_page}/tasks/{quote(self.task_id)}{mapped}?try_number={self.number}"
 
     @property
     def log(self) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.evaluation.candidacy import candidate_ids
+from lesion_tasks.evaluation.candidacy import candidate_ids, waiting_ids
 from lesion_tasks.evaluation.decisions import tasks_with_champion
 
 
@@ -59,4 +59,6 @@ def next_step(connection: Connection, task: str | None = None) -> NextStep | Non
     champions = tasks_with_champion(connection)
     if task in champions or (task is None and champions):
         return None
-    return _PROMOTE if task is None or candidate_ids(connection, task) else _TRAIN_MORE
+    return (
+        _PROMOTE if task is None or candidate_ids(connection, waiting_ids(connection, task)) else _TRAIN_MORE
+    )

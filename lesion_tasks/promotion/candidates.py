@@ -1,6 +1,6 @@
 """Evaluated trainings -> those that wait for a decision, and the one with the best val figure."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -110,12 +110,19 @@ class Candidate:
         return found
 
 
-def find_candidates(connection: Connection, bucket: Bucket, task: str) -> list[Candidate]:
+def find_candidates(
+    connection: Connection, bucket: Bucket, task: str, only: Collection[str] | None = None
+) -> list[Candidate]:
     """The latest evaluated training of each variant, unless it was already decided on.
 
     A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
+    `only`: of these trainings alone.
     """
-    waiting = [find_finished(connection, training_id) for training_id in waiting_ids(connection, task)]
+    waiting = [
+        find_finished(connection, training_id)
+        for training_id in waiting_ids(connection, task)
+        if only is None or training_id in only
+    ]
     return [find_candidate(connection, bucket, training) for training in waiting]
 
 
@@ -181,11 +188,6 @@ def _altered_predictions(connection: Connection, training: Training) -> str | No
     except AlteredPredictionsError as error:
         return str(error)
     return None
-
-
-def find_best(connection: Connection, bucket: Bucket, task: str) -> Candidate | None:
-    """The candidate that a decision would be about; `proposal.propose` says what the decision would rest on."""
-    return best_of(find_candidates(connection, bucket, task))
 
 
 def best_of(candidates: Sequence[Candidate]) -> Candidate | None:

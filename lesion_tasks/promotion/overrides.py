@@ -1,4 +1,4 @@
-"""A training that the gates refused -> whether a person may override that, by name and with a reason."""
+"""A promotion despite the gates -> its reason, and of a training that they refused whether that can be overridden."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,43 +16,67 @@ from lesion_tasks.workspace import Workspace
 
 
 @dataclass(frozen=True, kw_only=True)
-class Override:
-    """That somebody asks for the promotion of a training which the gates refused."""
+class Force:
+    """That somebody asks for a promotion despite the gates, and why."""
 
-    training_id: str
     reason: str
     asked_by: str
     run_id: str | None = None  # the run of Airflow that asks
 
     def __post_init__(self) -> None:
         if not self.reason.strip():
-            raise UnusableInputError(
-                f"overriding the refusal of {self.training_id!r}: the reason is empty, expected one in words"
-            )
+            raise UnusableInputError(f"{self.what}: the reason is empty, expected one in words")
         if len(self.reason) > MAX_REASON:
             raise UnusableInputError(
-                f"overriding the refusal of {self.training_id!r}: the reason has {len(self.reason):,} characters, "
-                f"expected at most {MAX_REASON}"
+                f"{self.what}: the reason has {len(self.reason):,} characters, expected at most {MAX_REASON}"
             )
 
+    @property
+    def what(self) -> str:
+        """What is asked for."""
+        return "a promotion despite the gates"
 
-def read_override(
+    @property
+    def words(self) -> str:
+        """The reason, as a part of a sentence."""
+        return self.reason.strip().rstrip(".")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Override(Force):
+    """The same of a training which the gates refused."""
+
+    training_id: str
+
+    @property
+    def what(self) -> str:
+        return f"overriding the refusal of {self.training_id!r}"
+
+
+def read_force(
     training_id: str | None, reason: str | None, *, is_forced: bool, asked_by: str, run_id: str | None = None
-) -> Override | None:
-    """What a form or a command asks for; None if no training is named.
+) -> Force | None:
+    """What a form or a command asks for despite the gates; None if nothing is.
 
-    The reason becomes one line. Raises `UnusableInputError` for a part without the others: training, reason, and
-    "despite the gates".
+    The reason becomes one line. Raises `UnusableInputError` for a training or a reason without "despite the gates", and
+    for that without a reason.
     """
     name, words = (training_id or "").strip(), " ".join((reason or "").split())
-    if not name and not words:
+    if not is_forced:
+        if name or words:
+            raise UnusableInputError(
+                "a training (--training) or a reason (--reason) is named: expected them only with "
+                '"Despite the gates" (--despite-gates)'
+            )
         return None
-    if not name or not is_forced:
-        raise UnusableInputError(
-            "overriding a refusal by the gates: expected all of training (--training), reason (--reason) and "
-            '"Despite the gates" (--despite-gates)'
-        )
+    if not name:
+        return Force(reason=words, asked_by=asked_by, run_id=run_id)
     return Override(training_id=name, reason=words, asked_by=asked_by, run_id=run_id)
+
+
+def override_in(force: Force | None) -> Override | None:
+    """The refusal that is to be overridden, if one is named."""
+    return force if isinstance(force, Override) else None
 
 
 def find_overridable(connection: Connection, task: str, training_id: str) -> Promotion:
@@ -96,11 +120,12 @@ def is_done(connection: Connection, override: Override) -> bool:
     )
 
 
-def tasks_to_decide(workspace: Workspace, tasks: Sequence[str], override: Override | None) -> list[str]:
+def tasks_to_decide(workspace: Workspace, tasks: Sequence[str], force: Force | None) -> list[str]:
     """The tasks of a run that the catalogue still has; of one that overrides a refusal, that of its training alone.
 
     Whether the refusal is in force is for `plan_promotion` to ask: while people are, that may change.
     """
+    override = override_in(force)
     if override is None:
         return tasks_left(tasks)
     with workspace.engine.connect() as connection:

@@ -5,7 +5,7 @@ by image; the champion must have been evaluated there (`plan_promotion` says if 
 decisions cannot both win: they take turns on a lock, and the decision's sequence number is a key.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -17,9 +17,12 @@ from lesion_tasks.catalog.approvals import RULE, Answer
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.locks import Lock, lock_until_commit
 from lesion_tasks.database.pruned import find_archival
+from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.comparison import missing_on_cohorts, missing_scores
 from lesion_tasks.evaluation.decisions import (
+    BARRED,
     ENTHRONING,
+    PASSED_OVER,
     champion_of,
     decided_trainings,
     earlier_champions,
@@ -27,9 +30,10 @@ from lesion_tasks.evaluation.decisions import (
     record_decision,
     was_champion,
 )
+from lesion_tasks.evaluation.open_questions import close_questions_of, find_question, run_of
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of, find_candidate
-from lesion_tasks.promotion.overrides import Override, find_overridable, list_overridable, obstacle_to
+from lesion_tasks.promotion.overrides import Force, Override, list_overridable, override_in
 from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
@@ -70,8 +74,13 @@ class _Request:
     findings_sha256: str | None
     answer: Answer | None
     answer_reason: str
-    override: Override | None
+    force: Force | None
+    only: Collection[str] | None
     request_id: str | None
+
+    @property
+    def override(self) -> Override | None:
+        return override_in(self.force)
 
     def none(self, training_id: str, reason: str) -> Decision:
         """The outcome if nothing is decided about a training."""
@@ -84,7 +93,9 @@ class _Request:
         )
 
 
-def plan_promotion(workspace: Workspace, *, task: str, override: Override | None = None) -> dict[str, Any]:
+def plan_promotion(
+    workspace: Workspace, *, task: str, force: Force | None = None, only: Collection[str] | None = None
+) -> dict[str, Any]:
     """Say what a decision would be about, and which trainings must first be evaluated on which manifest.
 
     Returns candidate and champion (None if there is none) and `rescore`, a list of entries with training_id and
@@ -92,7 +103,10 @@ def plan_promotion(workspace: Workspace, *, task: str, override: Override | None
     """
     find_task(task)
     with workspace.engine.connect() as connection:
-        best = best_of(find_round(connection, workspace.bucket, task, override))
+        found = find_round(connection, workspace.bucket, task, force, only)
+        if found.obstacle is not None:
+            raise UnusableInputError(found.obstacle)
+        best = best_of(found.candidates)
         champion = champion_of(connection, task)
         # A champion whose model cannot be read cannot be scored either: the decision says so.
         old = champion.training if champion else None
@@ -124,7 +138,8 @@ def promote_model(
     findings_sha256: str | None = None,
     answer: Answer | None = None,
     answer_reason: str = "",
-    override: Override | None = None,
+    force: Force | None = None,
+    only: Collection[str] | None = None,
     request_id: str | None = None,
 ) -> Decision:
     """Decide about every candidate of a task: at most one is promoted, the others are refused with a reason.
@@ -137,13 +152,14 @@ def promote_model(
     expires, and so does any answer if the evaluation no longer finds `findings_sha256`, what the question showed (None:
     not known): the candidate is asked about again.
     `needs_answer`: people are asked, so a candidate that nobody was asked about stays one; it gets its own question.
-    `override` is about a training that the gates refused, and about no other; only with `is_forced`. Nothing is decided
-    if that refusal is not in force, or if something else than its figures stands in the way.
+    `force`: who asks for that and why; only with `is_forced`. An override is about a training that the gates refused,
+    and about no other: nothing is decided if that refusal is not in force, or if something else than its figures stands
+    in the way. `only`: of these trainings alone; the others that wait keep waiting.
     `request_id` names the requester; a repeat returns the same decision and makes no second one.
     """
     find_task(task)
-    if override is not None and not is_forced:
-        raise AssertionError("an override is a promotion despite the gates")
+    if force is not None and not is_forced:
+        raise AssertionError("it is a promotion despite the gates")
     request = _Request(
         task=task,
         is_forced=is_forced,
@@ -154,12 +170,15 @@ def promote_model(
         findings_sha256=findings_sha256,
         answer=answer,
         answer_reason=answer_reason.strip(),
-        override=override,
+        force=force,
+        only=only,
         request_id=request_id,
     )
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
         decision = _repeated(connection, task, request_id) or _decide(connection, workspace, request)
+        if request_id is not None:
+            close_questions_of(connection, task, request_id)
     # After the commit: a kill in between leaves old copies, which the next run or `lesion publish` rewrites.
     publish(workspace)
     return decision
@@ -177,12 +196,13 @@ def _repeated(connection: Connection, task: str, request_id: str | None) -> Deci
 
 def _decide(connection: Connection, workspace: Workspace, request: _Request) -> Decision:
     task, override = request.task, request.override
-    if override is not None and (why := obstacle_to(connection, task, override.training_id)) is not None:
-        return request.none(override.training_id, why)  # something else was decided while a person was asked
-    proposal, candidates = propose(connection, workspace.bucket, task, override)
+    found = find_round(connection, workspace.bucket, task, request.force, request.only)
+    proposal, candidates = propose(connection, workspace.bucket, task, found.candidates)
     if override is not None and proposal is None:
         obstacles = (why_not_best(candidate, None) for candidate in candidates)
-        return request.none(override.training_id, next(obstacles, "this run has decided about it"))
+        # Something else may have been decided while a person was asked.
+        why = found.obstacle or next(obstacles, "this run has decided about it")
+        return request.none(override.training_id, why)
     champion = champion_of(connection, task)
     common: dict[str, Any] = {
         "previous": champion.training.training_id if champion else None,
@@ -196,8 +216,12 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
     if proposal is not None:
         if request.needs_answer and asked_about is None:
             newcomer = proposal.candidate.training_id
+            asked = find_question(connection, task, newcomer)
             return request.none(
-                newcomer, f"{newcomer} came after the questions of this run: it gets one of its own"
+                newcomer,
+                f"{newcomer} came after the questions of this run: it gets one of its own"
+                if asked is None
+                else f"run {run_of(asked)} asks about {newcomer} already: the answer there counts",
             )
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):
@@ -205,10 +229,10 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
         unmade = (proposal.missing, None if request.is_forced else proposal.missing_on_cohorts)
         if words := "; ".join(filter(None, unmade)):
             raise UnusableInputError(words)
-    _refuse_others(connection, task, candidates, best, common)
+    _refuse_others(connection, request, candidates, best, common)
     if proposal is None:
-        return _nothing_to_promote(connection, task, candidates, is_forced=request.is_forced)
-    return _judge(connection, proposal, request, common)
+        return _nothing_to_promote(connection, request, candidates)
+    return _judge(connection, proposal, found.refusal, request, common)
 
 
 def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None, str]:
@@ -226,7 +250,13 @@ def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None,
     return request.answer, request.answer_reason
 
 
-def _judge(connection: Connection, proposal: Proposal, request: _Request, common: dict[str, Any]) -> Decision:
+def _judge(
+    connection: Connection,
+    proposal: Proposal,
+    refusal: Promotion | None,
+    request: _Request,
+    common: dict[str, Any],
+) -> Decision:
     """Promote or refuse the candidate by the gates, or despite them, and record why: what people said comes first."""
     task, training = proposal.task, proposal.candidate.training
     is_promoted = not proposal.objections or request.is_forced
@@ -242,13 +272,10 @@ def _judge(connection: Connection, proposal: Proposal, request: _Request, common
                 f"Approved by {request.decided_by}{said}, and refused by the gates all the same: {reason}"
             )
             common["decided_by"] = RULE
-    refusal = None
-    if (override := request.override) is not None:
-        refusal = find_overridable(connection, task, override.training_id)
-        words = override.reason.strip().rstrip(".")
-        overridden = f"Overrides the refusal of {refusal.decided_at.date()}, as {override.asked_by} asked"
-        reason = f"{overridden}: {words}. {reason}"
-    record_decision(
+    if (force := request.force) is not None:
+        what = f"Overrides the refusal of {refusal.decided_at.date()}" if refusal else "Despite the gates"
+        reason = f"{what}, as {force.asked_by} asked: {force.words}. {reason}"
+    reason = record_decision(
         connection,
         task,
         action,
@@ -259,7 +286,8 @@ def _judge(connection: Connection, proposal: Proposal, request: _Request, common
             **proposal.figures,
             "is_forced": request.is_forced,
             "overrides": refusal and refusal.sequence,
-            "is_obstacle": not is_promoted and proposal.comparison is None and proposal.champion is not None,
+            "is_obstacle": not is_promoted and proposal.refused_for == BARRED,
+            "refused_for": None if is_promoted else proposal.refused_for,
         },
         **common,
     )
@@ -274,7 +302,7 @@ def _supersede(
     reason = f"{newer}: the question about {asked_about} was not answered before that."
     if asked_about in decided_trainings(connection, task):
         return Decision(task=task, action="none", training_id=asked_about, reason="it was already decided")
-    record_decision(connection, task, "superseded", training_id=asked_about, reason=reason, **common)
+    reason = record_decision(connection, task, "superseded", training_id=asked_about, reason=reason, **common)
     return Decision(task=task, action="superseded", training_id=asked_about, reason=reason)
 
 
@@ -293,7 +321,7 @@ def _not_approved(
         "expired": f"{missing}; {then}",
     }[answer]
     reason = f"{words}{': ' if answer_reason else '.'}{answer_reason}"
-    record_decision(
+    reason = record_decision(
         connection,
         proposal.task,
         answer,
@@ -310,40 +338,60 @@ def _not_approved(
 
 def _refuse_others(
     connection: Connection,
-    task: str,
+    request: _Request,
     candidates: Sequence[Candidate],
     best: Candidate | None,
     common: dict[str, Any],
 ) -> None:
     for candidate in candidates:
         if best is None or candidate.training_id != best.training_id:
+            is_barred = candidate.obstacle is not None
+            unasked = f"{_UNASKED}: " if is_barred and request.needs_answer else ""
             record_decision(
                 connection,
-                task,
+                request.task,
                 "refused",
                 training_id=candidate.training_id,
                 manifest_digest=candidate.training.manifest_digest,
-                reason=why_not_best(candidate, best),
+                reason=unasked + why_not_best(candidate, best),
                 # Whatever stood in its way may be mended: with a newer evaluation it is a candidate again.
-                figures={"val": candidate.val, "is_obstacle": candidate.obstacle is not None},
+                figures={
+                    "val": candidate.val,
+                    "is_obstacle": is_barred,
+                    "refused_for": BARRED if is_barred else PASSED_OVER,
+                },
                 **common,
             )
 
 
+_UNASKED = "Nobody was asked, since it cannot become champion whatever its figures are"
+
+
 def _nothing_to_promote(
-    connection: Connection, task: str, candidates: Sequence[Candidate], *, is_forced: bool
+    connection: Connection, request: _Request, candidates: Sequence[Candidate]
 ) -> Decision:
+    task = request.task
     if not candidates:
         reason = "no training is waiting for a decision"
-        refused = list_overridable(connection, task, N_NAMED) if is_forced else []
+        if request.only is not None:
+            reason = "none of the trainings that started this run is waiting for a decision"
+        if request.needs_answer:
+            reason += ", so nobody was asked"
+        is_wanted = request.is_forced or request.needs_answer
+        refused = list_overridable(connection, task, N_NAMED) if is_wanted else []
         if refused:
             reason += (
-                f"; the gates refused {', '.join(refused)}: to override that, name the training and a reason"
+                f"; the gates refused {', '.join(refused)}: to override that, name the training and a reason "
+                'under "Despite the gates"'
             )
         return Decision(task=task, action="none", training_id=None, reason=reason)
     found = "; ".join(f"{candidate.training_id}: {candidate.obstacle}" for candidate in candidates)
+    unasked = ", so nobody was asked" if request.needs_answer else ""
     return Decision(
-        task=task, action="refused", training_id=None, reason=f"no candidate may be promoted: {found}"
+        task=task,
+        action="refused",
+        training_id=None,
+        reason=f"no candidate may be promoted{unasked}: {found}",
     )
 
 

@@ -1,11 +1,12 @@
 """The best candidate of a round and the champion -> what there is to decide, for a person and for the rule."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 from sqlalchemy import Connection
 
+from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import (
@@ -15,18 +16,27 @@ from lesion_tasks.catalog.gates import (
     cautions_by,
     gates_of,
     interval_words,
+    lacking_gain,
     leading_measure,
     objections,
     objections_by,
 )
 from lesion_tasks.catalog.titles import label, label_inside
+from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.comparison import (
     NoComparisonError,
     NotEvaluatedError,
     compare_models,
     missing_on_cohorts,
 )
-from lesion_tasks.evaluation.decisions import Champion, champion_of, rejection_of
+from lesion_tasks.evaluation.decisions import (
+    BARRED,
+    MISSED_GATES,
+    NO_BETTER,
+    Champion,
+    champion_of,
+    rejection_of,
+)
 from lesion_tasks.evaluation.evaluation_record import (
     AlteredEvaluationError,
     cautions_of_checks,
@@ -44,7 +54,7 @@ from lesion_tasks.promotion.candidates import (
     find_candidates,
 )
 from lesion_tasks.promotion.drift import beyond_margin, declines, objections_to
-from lesion_tasks.promotion.overrides import Override, find_overridable, is_done
+from lesion_tasks.promotion.overrides import Force, find_overridable, is_done, override_in
 from lesion_tasks.reports.markdown import escape
 from lesion_tasks.reports.words import opened
 from lesion_tasks.training.predictions import AlteredPredictionsError
@@ -77,6 +87,14 @@ class Proposal:
         return self.champion.training.training_id if self.champion else None
 
     @property
+    def refused_for(self) -> str:
+        """What a refusal by these objections is for, as `decisions.outcome_of` has it."""
+        if self.comparison is None and self.champion is not None:
+            return BARRED  # whatever stood in the way of the comparison may be mended
+        gain = set(lacking_gain(self.comparison, gates_of(self.task)))
+        return NO_BETTER if gain and gain.issuperset(self.objections) else MISSED_GATES
+
+    @property
     def cautions(self) -> list[str]:
         """What to consider in the decision; refuses nothing."""
         return [*self.gate_cautions, *self.further_cautions]
@@ -94,15 +112,40 @@ class Proposal:
         }
 
 
-def propose(
-    connection: Connection, bucket: Bucket, task: str, override: Override | None = None
-) -> tuple[Proposal | None, list[Candidate]]:
-    """What there is to decide for a task, and every candidate of the round. None: no candidate may be promoted.
+@dataclass(frozen=True, kw_only=True)
+class Round:
+    """The candidates among which one is chosen; of an override the training alone, with the refusal in force."""
 
-    With an override, the training that the gates refused is the only candidate; raises `UnusableInputError` if its
-    refusal is not in force.
-    """
-    candidates = find_round(connection, bucket, task, override)
+    candidates: list[Candidate]
+    refusal: Promotion | None = None
+    obstacle: str | None = None  # why there is no refusal to override, or none any more
+
+
+def find_round(
+    connection: Connection,
+    bucket: Bucket,
+    task: str,
+    force: Force | None = None,
+    only: Collection[str] | None = None,
+) -> Round:
+    """The candidates that wait, of `only` some trainings if these are named, or the one whose refusal is overridden."""
+    override = override_in(force)
+    if override is None:
+        return Round(candidates=find_candidates(connection, bucket, task, only))
+    if is_done(connection, override):
+        return Round(candidates=[])
+    try:
+        refusal = find_overridable(connection, task, override.training_id)
+    except UnusableInputError as error:
+        return Round(candidates=[], obstacle=str(error))
+    candidate = find_candidate(connection, bucket, find_finished(connection, override.training_id))
+    return Round(candidates=[candidate], refusal=refusal)
+
+
+def propose(
+    connection: Connection, bucket: Bucket, task: str, candidates: list[Candidate]
+) -> tuple[Proposal | None, list[Candidate]]:
+    """What there is to decide for a task, and every candidate of the round as found. None: none may be promoted."""
     best = best_of(candidates)
     while best is not None and (leak := _leak(connection, bucket, best)) is not None:
         candidates = [
@@ -160,18 +203,6 @@ def propose(
         ),
         candidates,
     )
-
-
-def find_round(
-    connection: Connection, bucket: Bucket, task: str, override: Override | None
-) -> list[Candidate]:
-    """The candidates that wait, or the one whose refusal is to be overridden; none if that is done."""
-    if override is None:
-        return find_candidates(connection, bucket, task)
-    if is_done(connection, override):
-        return []
-    find_overridable(connection, task, override.training_id)
-    return [find_candidate(connection, bucket, find_finished(connection, override.training_id))]
 
 
 def _missing_on_cohorts(connection: Connection, best: Candidate, champion: Champion | None) -> str | None:
@@ -259,18 +290,15 @@ def subject_of(proposal: Proposal, *, is_forced: bool = False) -> str:
     return f"{asked} despite the gates?" if is_forced else f"{asked}? Gates refuse it"
 
 
-def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -> list[str]:
+def _effect(proposal: Proposal, *, is_forced: bool, force: Force | None) -> list[str]:
     """What an approval does, where it is not what one expects."""
-    if override is not None:
-        return [
-            f"**Approving overrides the refusal by the gates**, as {escape(override.asked_by)} asks: "
-            f"{escape(override.reason)}",
-            "",
-        ]
+    asks = f", as {escape(force.asked_by)} asks: {escape(force.reason)}" if force is not None else "."
+    if override_in(force) is not None:
+        return [f"**Approving overrides the refusal by the gates**{asks}", ""]
     if not proposal.objections:
         return []
     if is_forced:
-        words = "**Approving overrides the gates** that are not met below."
+        words = f"**Approving overrides the gates** that are not met below{asks}"
     else:
         words = (
             "**Approving does not promote it**: gates are not met, and the decision will be a refusal. To promote it "
@@ -281,7 +309,7 @@ def _effect(proposal: Proposal, *, is_forced: bool, override: Override | None) -
 
 
 def body_of(
-    proposal: Proposal, *, report_base: str, is_forced: bool = False, override: Override | None = None
+    proposal: Proposal, *, report_base: str, is_forced: bool = False, force: Force | None = None
 ) -> str:
     """What a person needs to answer the question, in Markdown. `report_base` is the base address of report keys."""
     measure = leading_measure(proposal.task)
@@ -295,9 +323,9 @@ def body_of(
         for name, key in zip(names, proposal.report_keys, strict=False)
     ]
     lines = [
-        *_effect(proposal, is_forced=is_forced, override=override),
+        *_effect(proposal, is_forced=is_forced, force=force),
         f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
-        f"{figure['n_images']:,} test images; {'on' if override else 'the best of its round on'} validation "
+        f"{figure['n_images']:,} test images; {'on' if override_in(force) else 'the best of its round on'} validation "
         f"{proposal.candidate.val:.4f}.",
         "",
         f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."

@@ -30,7 +30,8 @@ def environment() -> Environment:
     )
     for function in (
         titles.label, titles.label_inside, titles.split_title, words.ideal,
-        words.explanation, words.class_label, words.action_title, words.action_css, words.decider,
+        words.explanation, words.class_label, words.outcome_title, words.outcome_css,
+        words.outcome_meaning, words.decider,
         words.subset_title, words.subset_phrase,
         words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
         words.opened, words.best_of, words.figure_words, words.counts_words,
@@ -38,6 +39,7 @@ def environment() -> Environment:
         words.plain, words.flattened, words.megabytes,
     ):  # fmt: skip
         env.filters[function.__name__] = function
+    env.filters["with_runs"] = str  # only pages inside Airflow can lead to a run
     env.globals |= {"DRAWN": drawn.WARNING, "EFFECTIVE_GROUPS": EFFECTIVE_GROUPS, "OPENINGS": words.OPENINGS}
     env.tests["inline_picture"] = is_inline_picture
     env.tests["path_beside"] = is_path_beside

@@ -13,19 +13,20 @@ from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFi
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import share_scale, whisker
-from lesion_tasks.reports.words import decider, moment
+from lesion_tasks.reports.words import OUTCOMES, decider, moment
 
-# Name -> how it is called on pages, and its style class.
-_STATES = {
-    "champion": ("★ champion", "good"),
-    "earlier_champion": ("earlier champion", "quiet"),
-    "candidate": ("candidate", "quiet"),
-    "undecided": ("undecided", "quiet"),
-    "superseded": ("superseded", "quiet"),
-    "refused": ("refused", "warn"),
-    "rejected": ("rejected", "bad"),
-    "never_promotable": ("never promotable", "bad"),
-    "not_sound": ("✗ not sound", "bad"),
+# Name -> how it is called on pages, its style class, and what it means; what the last decision did is called as there.
+_STATES = OUTCOMES | {
+    "champion": ("★ champion", "good", "The training whose model is in use."),
+    "earlier_champion": (
+        "earlier champion",
+        "quiet",
+        "It was champion until another was promoted or restored.",
+    ),
+    "candidate": ("candidate", "quiet", "It waits for a decision."),
+    "undecided": ("undecided", "quiet", "It ceased to be a candidate before anything was decided about it."),
+    "never_promotable": ("never promotable", "bad", "It answers a question, and can never become champion."),
+    "not_sound": ("✗ not sound", "bad", "Its evaluation failed a check, so its figures cannot be trusted."),
 }
 
 
@@ -33,7 +34,7 @@ class PromotionState(Published):
     """Where an evaluated training stands: what was decided about it, or that nothing was yet, or never can be."""
 
     name: str  # a key of _STATES
-    did: str | None = None  # what the decision did to it; None without a decision
+    did: str = ""  # what the decision did to it, where its title does not say that already
     decided_at: str | None = None
     decided_by: str | None = None
     reason: str | None = None
@@ -48,6 +49,11 @@ class PromotionState(Published):
         return _STATES[self.name][1]
 
     @property
+    def meaning(self) -> str:
+        """What its title means, in a sentence."""
+        return _STATES[self.name][2]
+
+    @property
     def is_rankable(self) -> bool:
         """Whether a person or the rule could still make it champion, or did."""
         return self.name not in ("never_promotable", "not_sound")
@@ -55,9 +61,9 @@ class PromotionState(Published):
     @property
     def when(self) -> str:
         """What was done to it, when and by whom; empty without a decision."""
-        if self.did is None or self.decided_by is None:
+        if self.decided_by is None:
             return ""
-        return f"{self.did} {moment(self.decided_at)} by {decider(self.decided_by)}"
+        return f"{self.did} {moment(self.decided_at)} by {decider(self.decided_by)}".lstrip()
 
     @property
     def latest(self) -> str:
@@ -120,6 +126,7 @@ class DecisionLine(Published):
 
     decided_at: str
     action: str
+    outcome: str  # a key of OUTCOMES: the action, and of a refusal what for
     training_id: str
     previous_training_id: str | None
     reason: str

@@ -31,14 +31,43 @@ SUBSET_PHRASES = {
     "train": "the training set",
 }
 
-# The actions of decisions about a champion: what was done to the training that each names, and its style class.
-ACTIONS = {
-    "promoted": ("promoted", "good"),
-    "rolled_back": ("restored", "warn"),
-    "refused": ("refused", "warn"),
-    "rejected": ("rejected", "bad"),
-    "expired": ("question expired", "quiet"),
-    "superseded": ("superseded", "quiet"),
+# What became of a training by a decision about the champion: a short word, its style class, and what that means.
+OUTCOMES = {
+    "promoted": ("promoted", "good", "It became champion."),
+    "rolled_back": ("restored", "warn", "A person put it back: it became champion again."),
+    "missed_gates": (
+        "missed a gate",
+        "warn",
+        "The gates refused it for its figures. A person may override that, by its name and with a reason.",
+    ),
+    "no_better": (
+        "no better",
+        "warn",
+        "The gates refused it, since it gains nothing on the champion. A person may override that, by its name and "
+        "with a reason.",
+    ),
+    "barred": (
+        "barred",
+        "bad",
+        "Something else than its figures stood in the way, so nobody is asked about it and nobody can override it. "
+        "Evaluated anew without that, it is a candidate again.",
+    ),
+    "passed_over": (
+        "passed over",
+        "quiet",
+        "Another candidate of the same round was better on val, and only that one was judged.",
+    ),
+    "rejected": (
+        "rejected",
+        "bad",
+        "A person said no. It is asked about again once its evaluation finds other things.",
+    ),
+    "expired": (
+        "question expired",
+        "quiet",
+        "No answer came in time, or none that counts. It stays a candidate.",
+    ),
+    "superseded": ("superseded", "quiet", "Something else was decided, or asked, before anybody answered."),
 }
 
 # What each integrity check ensures; its name in the data is that of the fault.
@@ -116,13 +145,18 @@ def class_label(name: str) -> str:
     return name.replace("_", " ")
 
 
-def action_title(action: str) -> str:
-    """What a decision did to the training that it names: `rolled_back` restores it."""
-    return ACTIONS[action][0] if action in ACTIONS else class_label(action)
+def outcome_title(outcome: str) -> str:
+    """What a decision did to the training that it names, in a word or two: `rolled_back` restores it."""
+    return OUTCOMES[outcome][0]
 
 
-def action_css(action: str) -> str:
-    return ACTIONS[action][1] if action in ACTIONS else "quiet"
+def outcome_css(outcome: str) -> str:
+    return OUTCOMES[outcome][1]
+
+
+def outcome_meaning(outcome: str) -> str:
+    """The same in a sentence."""
+    return OUTCOMES[outcome][2]
 
 
 def decider(decided_by: str) -> str:

@@ -75,12 +75,20 @@ function element(name, text, css) {
   return made;
 }
 
+// A run of Airflow, by its id.
+function linkToRun(dag, run) {
+  const link = element("a", run);
+  link.dataset.airflow = `dags/${encodeURIComponent(dag)}/runs/${encodeURIComponent(run)}`;
+  followToAirflow(link);
+  return link;
+}
+
 function whileBusy(form, said, work) {
   const buttons = form.querySelectorAll("button");
   buttons.forEach((button) => { button.disabled = true; });
   said.textContent = "…";
   return work()
-    .then((words) => { said.textContent = words; })
+    .then((words) => { said.replaceChildren(...[words].flat()); })
     .catch((error) => {
       said.textContent = `Not done: ${error.message}`;
       buttons.forEach((button) => { button.disabled = false; });
@@ -124,7 +132,9 @@ function shownQuestion(question, known, mayAnswer, key) {
   form.dataset.place = run.map_index;
   form.dataset.key = key;
   form.append(element("h3", question.subject));
-  form.append(element("p", `Asked by run ${run.dag_run_id}`, "muted"));
+  const asks = element("p", "Asked by run ", "muted");
+  asks.append(linkToRun(run.dag_id, run.dag_run_id));
+  form.append(asks);
   // What is decided stands before the buttons that decide, and is never folded away.
   const words = element("div", known ? undefined : question.body, known ? "scroll decided" : "scroll decided source");
   if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
@@ -242,7 +252,7 @@ function offerStarts(within = document) {
           const then = document.querySelector("main[data-live]")
             ? "This page shows in a moment what was done, or the question that somebody has to answer."
             : "Reload this page in a moment: what was done, or a question that somebody has to answer, stands on it then.";
-          return `Started as ${run.dag_run_id}. ${then}`;
+          return ["Started as ", linkToRun(form.dataset.start, run.dag_run_id), `. ${then}`];
         });
       });
     }
@@ -251,18 +261,20 @@ function offerStarts(within = document) {
 
 // A link to a page of Airflow's own: followed in the frame of the UI it would open Airflow inside of Airflow.
 function leadToAirflow(within = document) {
-  for (const link of within.querySelectorAll("a[data-airflow]")) {
-    link.href = new URL(link.dataset.airflow, new URL("../", new URL(root, location.href))).href;
-    link.addEventListener("click", (event) => {
-      if (window.parent === window) return;
-      event.preventDefault();
-      const outer = window.parent.document.createElement("a");
-      outer.href = link.href;
-      window.parent.document.body.append(outer);
-      outer.click();
-      outer.remove();
-    });
-  }
+  within.querySelectorAll("a[data-airflow]").forEach(followToAirflow);
+}
+
+function followToAirflow(link) {
+  link.href = new URL(link.dataset.airflow, new URL("../", new URL(root, location.href))).href;
+  link.addEventListener("click", (event) => {
+    if (window.parent === window) return;
+    event.preventDefault();
+    const outer = window.parent.document.createElement("a");
+    outer.href = link.href;
+    window.parent.document.body.append(outer);
+    outer.click();
+    outer.remove();
+  });
 }
 
 const LOG_LINES = 60;
