@@ -78,7 +78,11 @@ def test_every_number_of_a_funnel_leads_to_a_list_of_as_many(settings: Settings,
     listed = pages.get("/" + unescape(re.findall(r'href="/([^"]+)"', no_sex)[0])).text
     assert {record["isic_id"] for record in some[:7]} <= set(re.findall(r"ISIC_\d{7}", listed))
     assert "requires a known sex" in listed
-    assert "There is none" in pages.get("/members/malignancy_natural?reason=nonsense").text
+    add_records(settings, [archive_record("ISIC_0999999", diagnosis_1="Benign")])  # not curated yet: no picture
+    records = "".join(pages.get(f"/records?number={number}").text for number in range(1, 7))
+    assert "ISIC_0999999" in records and 'href="/image/ISIC_0999999"' not in records
+    assert f'href="/image/{some[0]["isic_id"]}"' in records
+    assert "There are none" in pages.get("/members/malignancy_natural?reason=nonsense").text
 
 
 def test_reports_are_a_list_and_not_a_page_within_the_page(
@@ -92,13 +96,37 @@ def test_reports_are_a_list_and_not_a_page_within_the_page(
     assert f'href="/read/data/{digest}.html"' in pages.get("/reports?kind=data").text
     assert "No report matches" in pages.get("/reports?words=nonsense").text
     assert champion in pages.get(f"/reports?words={champion.upper()}").text
-    open_bucket(settings).put(
-        "reports/predictions/smoke-0123456789ab.html", b"<p>x", content_type="text/html"
-    )
-    assert 'href="/read/predictions/smoke-0123456789ab.html"' in pages.get("/reports?kind=predictions").text
+    assert digest[:10] in pages.get("/reports?kind=data&words=natural+class").text, "by the title that is shown"
+    for job, when in (("a-0123456789ab", 3), ("b-0123456789ab", 1), ("c-0123456789ab", 2)):
+        plan_job(settings, job, f"2026-03-0{when}T10:00:00Z")
+    page = pages.get("/reports?kind=predictions").text
+    assert re.findall(r'href="/read/predictions/(\w)-', page) == ["a", "c", "b"], "the last asked for first"
+    assert "2026-03-03 10:00" in page
     assert pages.get("/reports?kind=nonsense").status_code == 404
     execute(settings, "UPDATE evaluation SET is_sound = false")
     assert "not sound</span>" in pages.get("/reports").text
+    other = f"{int(digest[:8], 16) ^ 1:08x}{digest[8:]}"  # as of a cohort, and as data of a later split
+    columns = ", ".join(
+        row[0]
+        for row in rows_of(
+            settings,
+            """SELECT column_name FROM information_schema.columns WHERE table_name = 'manifest'
+               AND column_name NOT IN ('digest', 'cohort') AND is_generated = 'NEVER' ORDER BY 1""",
+        )
+    )
+    execute(
+        settings,
+        f"""INSERT INTO manifest (digest, cohort, {columns})
+            SELECT '{other}', 'x', {columns} FROM manifest WHERE digest = '{digest}'""",
+    )
+    assert other not in pages.get("/reports?kind=data").text, "no page is written about the data of a cohort"
+    execute(settings, f"UPDATE training SET manifest_digest = '{other}' WHERE training_id = '{champion}'")
+    assert f"on newer data <code>{digest[:10]}" in pages.get("/reports").text
+    prune = "INSERT INTO pruning (kind, name, rule, reason, pruned_by, request_id) VALUES ('{}', '{}', 'r', 'r', 'Ada', 'x')"
+    execute(settings, prune.format("model", champion))
+    assert f"{champion}/report.html" in pages.get("/reports").text, "of a pruned model the report stays"
+    execute(settings, prune.format("training", champion))
+    assert f"{champion}/report.html" not in pages.get("/reports").text
 
 
 def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
@@ -125,7 +153,7 @@ def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
 
 # What only a programmer would write, wherever a page is empty.
 JARGON = re.compile(
-    r"no object|object [a-z]+/|expected|'[a-z_]+'|\bNone\b(?! of)|null|not ended|\bred\b|Error|:param"
+    r"no object|object [a-z]+/|expected|'[a-z_]+'|\bNone\b(?! of| waits)|null|not ended|\bred\b|Error|:param"
 )
 EMPTY_PAGES = (
     "/", "/leaderboard/malignancy", "/champion/malignancy", "/data", "/suspects/malignancy", "/reports",
@@ -174,7 +202,7 @@ def test_without_a_champion_the_pages_say_who_decides(settings: Settings, pages:
         assert 'href="dags/promote_model"' in pages.get(page).text, page
     assert "no champion, expected" not in pages.get(f"/suspects/{TASK}").text
     execute(settings, "UPDATE evaluation SET is_sound = false")
-    assert "why no evaluated training became champion" in pages.get(f"/champion/{TASK}").text
+    assert "why none of the evaluated trainings became champion" in pages.get(f"/champion/{TASK}").text
 
 
 def test_an_ingestion_that_did_not_end_says_whether_it_goes_on(settings: Settings) -> None:
@@ -268,8 +296,8 @@ def test_curation_says_on_the_first_page_how_far_it_is(settings: Settings, pages
         settings,
         "DELETE FROM picture_landmarks WHERE sha256 IN (SELECT sha256 FROM image ORDER BY 1 LIMIT 40)",
     )
-    assert "landmarks found in 20 of 60 new images" in pages.get("/").text
+    assert "landmarks found in 20 of 60 images" in pages.get("/").text
     execute(settings, "INSERT INTO picture_landmarks (sha256, landmarks, version) "
             "SELECT DISTINCT sha256, ''::bytea, (SELECT max(version) FROM picture_landmarks) FROM image "
             "ON CONFLICT DO NOTHING")  # fmt: skip
-    assert "60 new images to be compared with the others and grouped" in pages.get("/").text
+    assert "60 images to be compared with the others and grouped" in pages.get("/").text

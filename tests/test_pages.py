@@ -55,8 +55,8 @@ class KnownRuns:
     def __init__(self, *runs: Run) -> None:
         self.runs = runs
 
-    def at_work(self, n: int) -> list[Run]:
-        return [run for run in self.runs if run.state in ("queued", "running")][:n]
+    def at_work(self, n: int, dag_id: str | None = None) -> list[Run]:
+        return [run for run in self.runs if run.is_at_work and dag_id in (None, run.dag_id)][:n]
 
     def failed(self, n: int) -> tuple[list[Run], int]:
         found = [run for run in self.runs if run.state == "failed"]

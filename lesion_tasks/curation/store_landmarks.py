@@ -24,7 +24,7 @@ from lesion_tasks.curation.landmarks import (
 )
 from lesion_tasks.curation.shared_landmarks import FreshKeys
 from lesion_tasks.database.bulk import copy_out_bytes, upsert_rows
-from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.database.locks import Lock, is_held, lock_until_commit
 from lesion_tasks.progress import progress
 
 _BATCH_PICTURES = 500
@@ -88,16 +88,16 @@ def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
 
 
 def count_ungrouped(connection: Connection) -> tuple[int, int]:
-    """How many images wait for their group, and how many of these for the landmarks of their picture before."""
-    row = connection.execute(
-        text("""
-            SELECT count(*) AS n, count(*) FILTER (WHERE m.sha256 IS NULL) AS n_unmarked
-            FROM ungrouped u JOIN image i USING (isic_id)
-                LEFT JOIN picture_landmarks m ON m.sha256 = i.sha256 AND m.version = :version
-        """),
-        {"version": LANDMARKS_VERSION},
-    ).one()
-    return int(row.n), int(row.n_unmarked)
+    """How many images wait for their group, and how many for the landmarks of their picture, which come before.
+
+    The latter are counted, over all images, only while a curation works or was left off: 0 says nothing otherwise.
+    """
+    n = int(
+        connection.execute(text("SELECT count(*) FROM ungrouped JOIN image USING (isic_id)")).scalar_one()
+    )
+    if not n and not is_held(connection, Lock.CURATION):
+        return 0, 0
+    return n, int(connection.execute(_COUNT, {"version": LANDMARKS_VERSION}).scalar_one())
 
 
 def _store(connection: Connection, sha256s: Sequence[str], found: Sequence[bytes], next_number: Any) -> None:

@@ -85,10 +85,12 @@ def read_board(
     n: int | None = None,
     first: int = 0,
     now: TaskNow | None = None,
+    has_best: bool = False,
 ) -> tuple[list[BoardRow], int]:
     """Rows of a task, best first, and how many the filter leaves in all.
 
     What can never be promoted comes after all that can, and what is not sound last. `now`: as for `states_of`.
+    `has_best`: whether `best_of_looks` is wanted, for which the figures of all trainings of the task are read.
     """
     values = (wanted or BoardFilter()).values
     found = connection.execute(
@@ -96,11 +98,15 @@ def read_board(
     ).all()
     judging = {cohort.name for cohort in cohorts_of(task)}
     states = states_of(connection, task, [_judged(row) for row in found], now)
-    measure = leading_measure(task)
-    leading = {row.training_id: figures_of(row.test_figures).get(measure) for row in found if row.is_sound}
-    best = best_of_all(connection, task, {name: one for name, one in leading.items() if one is not None})
+    best = _best_of(connection, task, found) if has_best else {}
     rows = [_board_row(row, judging, states[row.training_id], best.get(row.training_id)) for row in found]
     return rows, found[0].n_found if found else 0
+
+
+def _best_of(connection: Connection, task: str, found: Sequence[Any]) -> dict[str, BestOfLooks]:
+    measure = leading_measure(task)
+    leading = {row.training_id: figures_of(row.test_figures).get(measure) for row in found if row.is_sound}
+    return best_of_all(connection, task, {name: one for name, one in leading.items() if one is not None})
 
 
 def find_test_figures(connection: Connection, training_id: str, manifest_digest: str) -> Figures:

@@ -41,11 +41,17 @@ def best_of_looks(connection: Connection, subject: EvaluationSubject, test: "Sco
 
 
 def _without_luck(
-    measure: str, value: float, standard_error: float, degrees: float, others: Sequence[float]
+    measure: str,
+    value: float,
+    standard_error: float,
+    degrees: float,
+    earlier: Sequence[float],
+    later: Sequence[float] = (),
 ) -> BestOfLooks:
     from lesion_tasks.metrics.winners_curse import correct_for_looks
 
-    found = correct_for_looks(value, standard_error, len(others) + 1, others, degrees=degrees)
+    n_looks = len(earlier) + 1 + len(later)
+    found = correct_for_looks(value, standard_error, n_looks, earlier, later=later, degrees=degrees)
     return BestOfLooks(
         measure=measure,
         n_looks=found.n_looks,
@@ -92,8 +98,8 @@ def _best_of_draw(
     error, degrees = _error_of(connection, same[:_N_ASKED]) or _error_by_interval(figure)
     if not math.isfinite(error):
         return None
-    others = [other for training_id, other in draw.items() if training_id != same[0]]
-    return _without_luck(measure, value, error, degrees, others)
+    in_time, place = list(draw.values()), list(draw).index(same[0])
+    return _without_luck(measure, value, error, degrees, in_time[:place], in_time[place + 1 :])
 
 
 def _error_of(connection: Connection, training_ids: Sequence[str]) -> tuple[float, float] | None:

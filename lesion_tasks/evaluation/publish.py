@@ -59,7 +59,7 @@ def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> L
 
 def _task_board(connection: Connection, name: str, *, has_archived: bool) -> TaskBoard:
     champion = champion_of(connection, name)
-    board, _ = read_board(connection, name, wanted=BoardFilter(has_archived=has_archived))
+    board, _ = read_board(connection, name, wanted=BoardFilter(has_archived=has_archived), has_best=True)
     report_by_training = {row.training_id: row.report_path for row in board}
     return TaskBoard(
         name=name,

@@ -82,6 +82,10 @@ class Run:
         return f"{self.page}/tasks/{quote(task.task_id)}{mapped}"
 
     @property
+    def is_at_work(self) -> bool:
+        return self.state in ("queued", "running")
+
+    @property
     def failed(self) -> list[TaskOfRun]:
         """Its tasks that failed, or failed and are to be tried again: the causes, not what only keeps the run red."""
         found = [task for task in self.tasks if task.state in ("failed", "up_for_retry")]
@@ -100,8 +104,11 @@ def asking_run(run_id: str) -> Run:
 class Runs(Protocol):
     """Runs of the pipeline's DAGs, read from Airflow."""
 
-    def at_work(self, n: int) -> list[Run]:
-        """Runs that have not ended, at most n, with their tasks that are at work or failed, the oldest first."""
+    def at_work(self, n: int, dag_id: str | None = None) -> list[Run]:
+        """Runs that have not ended, at most n, with their tasks that are at work or failed, the oldest first.
+
+        Of one DAG, or of all.
+        """
 
     def failed(self, n: int) -> tuple[list[Run], int]:
         """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""
@@ -156,10 +163,6 @@ class Activity:
     def running(self) -> list[Work]:
         """What runs now."""
         return [work for stage in self.stages for work in stage.work if work.status == RUNNING]
-
-    def runs_of(self, dag_id: str) -> set[str]:
-        """The ids of the runs of a DAG that are at work."""
-        return {work.run.run_id for stage in self.stages for work in stage.work if work.run.dag_id == dag_id}
 
     def count_running(self, n_trainings: int) -> int:
         """How many tasks run, with those of some trainings that a command started, outside of Airflow."""

@@ -177,6 +177,7 @@ def show_pipeline(request: Request) -> Response:
             return find_overtaken(connection, run.dag_id, returned, task.map_index, state.now)
 
         activity = read_activity(request.app.state.runs, N_FAILED, overtaken_by)
+    unended = [one.ingestion_id for one in state.ingestions if one.ended_at is None]
     startable = request.state.startable
     return _page(
         request,
@@ -184,7 +185,7 @@ def show_pipeline(request: Request) -> Response:
         "pipeline",
         state=state,
         activity=activity,
-        ingesting=activity.runs_of("ingest_isic"),
+        ingesting={name: request.app.state.runs.find("ingest_isic", name) for name in unended},
         n_at_work=activity.count_running(len(state.running)),
         preparing=being_prepared(activity.training, state.running),
         without_words=WITHOUT_WORDS,
@@ -251,7 +252,7 @@ def show_leaderboard(
 
 def _board_page(connection: Connection, task: str, wanted: BoardFilter, number: int) -> Shown[BoardRow]:
     def read(n: int, first: int) -> tuple[list[BoardRow], int]:
-        return read_board(connection, task, wanted=wanted, n=n, first=first)
+        return read_board(connection, task, wanted=wanted, n=n, first=first, has_best=True)
 
     rows, n_found = read(ROWS_PER_PAGE, (number - 1) * ROWS_PER_PAGE)
     if rows or number == 1:
@@ -386,12 +387,10 @@ def show_suspects(
 ) -> Response:
     """Labels and pairs that a person should look at, a page of each; first the pictures that somebody asks about."""
     numbers = {"labels": labels, "pairs": pairs, "decided": decided, "answered": answered}
-    state = read_suspects(
-        _workspace(request),
-        task,
-        numbers,
-        read_asked(request.app.state.runs, request.app.state.returned_by),
-    )
+    workspace = _workspace(request)
+    with workspace.engine.connect() as connection:
+        questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)
+    state = read_suspects(workspace, task, numbers, questions)
     images = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
     asked = [*(("image", name) for name in images), *numbers.items()]
     return _page(

@@ -62,7 +62,7 @@ class PipelineState:
     n_images: int
     n_uncurated: int
     n_ungrouped: int  # images that wait for their group
-    n_unmarked: int  # of these, those that wait for the landmarks of their picture before
+    n_unmarked: int  # images whose pictures wait for their landmarks, which come before
     n_rejects: int  # records of these that are no image
     n_refused: int  # things that an archive sent and that are no record
     ingestions: list[Ingestion]
@@ -77,10 +77,10 @@ class PipelineState:
         if self.n_uncurated:
             return f"{plural(self.n_uncurated, 'record')} to be curated"
         if self.n_unmarked:
-            n_marked = self.n_ungrouped - self.n_unmarked
-            return f"landmarks found in {n_marked:,} of {plural(self.n_ungrouped, 'new image')}"
+            n_marked = self.n_images - self.n_unmarked
+            return f"landmarks found in {n_marked:,} of {plural(self.n_images, 'image')}"
         if self.n_ungrouped:
-            return f"{plural(self.n_ungrouped, 'new image')} to be compared with the others and grouped"
+            return f"{plural(self.n_ungrouped, 'image')} to be compared with the others and grouped"
         return "all curated"
 
     @property

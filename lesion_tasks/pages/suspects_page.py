@@ -1,12 +1,15 @@
 """Labels that are probably wrong, pairs that probably show one lesion, and what people decided about such."""
 
+import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from sqlalchemy import Connection
+
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.curation.correction_requests import CorrectionQuestion, Request
+from lesion_tasks.curation.correction_requests import CorrectionQuestion, Request, is_open
 from lesion_tasks.curation.corrections import (
     count_answered,
     count_corrections,
@@ -28,10 +31,12 @@ from lesion_tasks.workspace import Workspace
 if TYPE_CHECKING:
     from lesion_tasks.metrics.suspects import SuspectLabel
 
+log = logging.getLogger(__name__)
+
 N_CARDS = 10  # of labels, and of pairs
 N_ROWS = 10  # of each table
-# What a question is about: the images, and whose label it is (None: not about a label).
-About = tuple[tuple[str, ...], str | None]
+# What a question is about: the images and whose label it is (None: not about a label), or a decision by its number.
+About = tuple[tuple[str, ...], str | None] | int
 Returned = Callable[[str, str, str, int], Any]
 
 
@@ -52,6 +57,10 @@ class SuspectsState:
     def asked_about(self, *isic_ids: str) -> Request | None:
         """What a person is asked now about a label of this task, or about a pair."""
         return self.asked.get((tuple(sorted(isic_ids)), self.task if len(isic_ids) == 1 else None))
+
+    def asked_to_withdraw(self, correction_id: int) -> Request | None:
+        """What a person is asked now about the withdrawal of a decision."""
+        return self.asked.get(correction_id)
 
 
 def read_suspects(
@@ -102,15 +111,24 @@ def read_suspects(
         )
 
 
-def read_asked(runs: Runs, returned_by: Returned) -> dict[About, Request]:
-    """What runs of `correct_data` ask a person about now."""
+def read_asked(connection: Connection, runs: Runs, returned_by: Returned) -> dict[About, Request]:
+    """What runs of `correct_data` ask a person about now; what is overtaken is none any more."""
     asked: dict[About, Request] = {}
-    for run in runs.at_work(N_AT_WORK):
-        is_asking = any(AT_WORK.get(task.state or "") == ASKING for task in run.tasks)
-        if run.dag_id != "correct_data" or not is_asking:
+    for run in runs.at_work(N_AT_WORK, "correct_data"):
+        if not any(AT_WORK.get(task.state or "") == ASKING for task in run.tasks):
             continue
         for one in returned_by(run.dag_id, run.run_id, "propose", -1) or ():
-            request = Request(**CorrectionQuestion(**one).request)
-            about = tuple(sorted(request.isic_ids)), request.task if len(request.isic_ids) == 1 else None
-            asked[about] = request
+            try:
+                request = Request(**CorrectionQuestion(**one).request)
+            except TypeError as error:
+                log.warning("run %s asks what another release asked: %s", run.run_id, error)
+                continue
+            if is_open(connection, request):
+                asked[_about(request)] = request
     return asked
+
+
+def _about(request: Request) -> About:
+    if request.correction_id is not None:
+        return request.correction_id
+    return tuple(sorted(request.isic_ids)), request.task if len(request.isic_ids) == 1 else None

@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+from lesion_tasks.catalog import TASKS
+from lesion_tasks.database.pruned import HOLDS_OUT
 from lesion_tasks.evaluation.candidacy import candidate_ids, waiting_ids
 from lesion_tasks.evaluation.decisions import tasks_with_champion
 
@@ -34,8 +36,8 @@ _PROMOTE = NextStep(
     dag_id="promote_model",
 )
 _TRAIN_MORE = NextStep(
-    words="read in its reports why no evaluated training became champion, then trigger train_variants with other "
-    "variants, or with more data.",
+    words="read in their reports why none of the evaluated trainings became champion, then trigger train_variants "
+    "with other variants, or with more data.",
     dag_id="train_variants",
 )
 
@@ -43,11 +45,12 @@ _TRAIN_MORE = NextStep(
 def next_step(connection: Connection, task: str | None = None) -> NextStep | None:
     """The first step of the path that is missing, of a task or of any; None: there is a champion."""
     found = connection.execute(
-        text("""
-            SELECT EXISTS (SELECT FROM record) AS has_records, EXISTS (SELECT FROM manifest) AS has_splits,
+        text(f"""
+            SELECT EXISTS (SELECT FROM record) AS has_records,
+                   EXISTS (SELECT FROM manifest m WHERE m.cohort IS NULL AND m.held_out IS NULL) AS has_splits,
                    EXISTS (SELECT FROM evaluation e JOIN training t USING (training_id)
-                           WHERE t.task = :task OR CAST(:task AS text) IS NULL) AS has_evaluated
-        """),
+                           WHERE (t.task = :task OR CAST(:task AS text) IS NULL) AND NOT {HOLDS_OUT}) AS has_evaluated
+        """),  # noqa: S608 - our own text
         {"task": task},
     ).one()
     if not found.has_records:
@@ -59,6 +62,6 @@ def next_step(connection: Connection, task: str | None = None) -> NextStep | Non
     champions = tasks_with_champion(connection)
     if task in champions or (task is None and champions):
         return None
-    return (
-        _PROMOTE if task is None or candidate_ids(connection, waiting_ids(connection, task)) else _TRAIN_MORE
-    )
+    asked = TASKS if task is None else [task]
+    waits = any(candidate_ids(connection, waiting_ids(connection, name)) for name in asked)
+    return _PROMOTE if waits else _TRAIN_MORE

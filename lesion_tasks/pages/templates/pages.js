@@ -328,8 +328,8 @@ function carryWords(old, part) {
     if (!said?.textContent) continue;
     const fresh = [...part.querySelectorAll("form[data-start]")].find(
       (one) => one.dataset.start === form.dataset.start && one.dataset.conf === form.dataset.conf);
-    const wasAsked = form.closest("article")?.querySelector(".asked");
-    if (!fresh || (wasAsked && !fresh.closest("article").querySelector(".asked"))) continue;
+    const wasAsked = form.closest("article, tr")?.querySelector(".asked");
+    if (!fresh || (wasAsked && !fresh.closest("article, tr").querySelector(".asked"))) continue;
     fresh.querySelector(".said").textContent = said.textContent;
     const areOff = [...form.querySelectorAll("button")].map((button) => button.disabled);
     fresh.querySelectorAll("button").forEach((button, place) => { button.disabled = areOff[place]; });
