@@ -174,7 +174,7 @@ def test_identical_trainings_are_the_best_of_as_many_by_one_rule(
     assert board.count("best of 2 trainings") == 1
 
 
-def test_the_best_is_corrected_by_the_figures_in_the_order_in_which_they_came() -> None:
+def test_the_best_is_corrected_by_the_figures_in_the_order_in_which_they_came(settings: Settings) -> None:
     """A straight line through five figures or more takes slow decay out; in another order it could not."""
     falling = [0.90, 0.89, 0.88, 0.87, 0.86, 0.85]
     best = correct_for_looks(falling[0], 0.02, 6, (), later=falling[1:])
