@@ -77,6 +77,9 @@ test-variants: .venv/dev.stamp ## train and evaluate every variant through a rea
 test-ui: .venv/dev.stamp ## the pages in a real browser on a real scheduler (needs Chromium; SHOTS=<folder> keeps pictures)
 	$(BIN)/python -m pytest ui_tests --capture no --timeout 1200 $(if $(UI_TESTS),-m "$(UI_TESTS)")
 
+pictures: .venv/dev.stamp ## take the pictures of the documents anew, from the demo that runs under HOME_FOLDER (needs Chromium)
+	$(BIN)/python ui_tests/take_pictures.py "$(or $(HOME_FOLDER),var)"
+
 test-stack: .venv/dev.stamp ## start the whole stack in containers and run the path through it (needs a Docker engine)
 	$(BIN)/python -m pytest stack_tests/test_stack.py --capture no --timeout 3600
 

@@ -18,6 +18,10 @@ N_ANGLES = 512
 FEATURE_NOISE = 0.5  # standard deviation added to the latent score before it becomes a feature
 FEATURE_MIDDLE = 0.9  # latent score at which a feature is half expressed: between the classes
 FEATURE_WIDTH = 0.75
+NETWORK_CELLS = 16  # across the frame, by which the meshes of a pigment network are bent
+NETWORK_BEND = 0.05  # lesion units, half a mesh
+FURROW_CELLS_PX = (6, 11)  # between the lines of skin, fine and coarse
+FURROW_DEPTHS = (0.05, 0.12)  # how much darker they are than the skin around
 
 _RED_OF_LOOK = {
     "pigmented": ((150, 100, 66), (92, 56, 36)),
@@ -48,6 +52,7 @@ def draw(scene: Scene) -> Image.Image:
     size = (scene.width_px, scene.height_px)
     skin = _skin(size, scene.skin, photo)
     picture = Image.composite(*_placed(_lesion(scene), skin, size, scene.kind, photo))
+    picture = _furrowed(picture, np.random.default_rng((scene.photo_seed, 3)))
     if scene.kind == "dermoscopic":
         picture = _artefacts(picture, photo)
     elif scene.kind == "tile":
@@ -96,7 +101,8 @@ def _lesion(scene: Scene) -> Image.Image:
         if strength > 0:
             cover = (0.8 * strength) * _sigmoid((patch - 0.25) / 0.2)[..., None]
             pixels += (np.array(colour, np.float32) - pixels) * cover
-    _structures(pixels, scene.look, coarse, x, y, rng)
+    bends = _textures(np.random.default_rng((scene.lesion_seed, 4)), (NETWORK_CELLS, NETWORK_CELLS))
+    _structures(pixels, scene.look, coarse, (x + NETWORK_BEND * bends[0], y + NETWORK_BEND * bends[1]), rng)
     rgba = np.dstack([np.clip(pixels, 0, 255), inside * 255]).astype(np.uint8)
     return _dotted(Image.fromarray(rgba), scene.look, rng)
 
@@ -125,9 +131,14 @@ def _textures(rng: np.random.Generator, cells: tuple[int, ...]) -> list[np.ndarr
 
 
 def _structures(
-    pixels: np.ndarray, look: str, warp: np.ndarray, x: np.ndarray, y: np.ndarray, rng: np.random.Generator
+    pixels: np.ndarray,
+    look: str,
+    warp: np.ndarray,
+    place: tuple[np.ndarray, np.ndarray],
+    rng: np.random.Generator,
 ) -> None:
-    """Darken a pigment network, or scale, in place."""
+    """Darken a pigment network, or scale, in place; no two meshes are alike, or lesions would share their landmarks."""
+    x, y = place
     frequency = rng.uniform(24, 34)
     if look == "pigmented":
         lines = np.abs(np.sin(frequency * x + 2.5 * warp)) * np.abs(np.sin(frequency * y - 2.5 * warp))
@@ -161,6 +172,20 @@ def _skin(size: tuple[int, int], tone: int, rng: np.random.Generator) -> Image.I
     field = np.asarray(mottle.resize(size, Image.Resampling.BICUBIC), np.float32) / 128 - 1
     base = np.array(_SKINS[tone], np.float32) + rng.normal(0, 5, 3).astype(np.float32)
     pixels = base * (1 + 0.06 * field[..., None])
+    return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
+
+
+def _furrowed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
+    """Add the fine lines of skin: without them, every two round spots agree in all detail that there is, their rims."""
+    width, height = picture.size
+    lines = np.zeros((height, width), np.float32)
+    for cell_px in FURROW_CELLS_PX:
+        grid = Image.fromarray(
+            rng.standard_normal((height // cell_px + 2, width // cell_px + 2)).astype(np.float32)
+        )
+        field = np.asarray(grid.resize((width, height), Image.Resampling.BICUBIC))
+        lines += np.maximum(1 - np.abs(field) / 0.6, 0)
+    pixels = np.asarray(picture, np.float32) * (1 - rng.uniform(*FURROW_DEPTHS) * lines)[..., None]
     return Image.fromarray(np.clip(pixels, 0, 255).astype(np.uint8))
 
 

@@ -18,8 +18,11 @@ class AirflowRuns:
     def __init__(self, dag_ids: Sequence[str]) -> None:
         self.dag_ids = dag_ids
 
-    def at_work(self, n: int) -> "list[Run]":
-        """Runs that have not ended, at most n, the oldest first: their questions, and tasks at work or failed."""
+    def at_work(self, n: int, dag_id: str | None = None) -> "list[Run]":
+        """Runs of a DAG, or of all, that have not ended, at most n, the oldest first.
+
+        They have their questions, and their tasks that are at work or failed.
+        """
         from airflow.models.dagrun import DagRun
         from airflow.utils.session import create_session
         from sqlalchemy import select
@@ -28,7 +31,8 @@ class AirflowRuns:
 
         with create_session() as session:
             asked = select(DagRun).where(
-                DagRun.dag_id.in_(self.dag_ids), DagRun.state.in_(("running", "queued"))
+                DagRun.dag_id.in_([one for one in self.dag_ids if dag_id in (None, one)]),
+                DagRun.state.in_(("running", "queued")),
             )
             found = session.scalars(asked.order_by(DagRun.run_after).limit(n)).all()
             return _runs(session, found, [*AT_WORK, "failed"], has_questions=True)

@@ -40,7 +40,7 @@ NOT_HERE = {
     r"AIRFLOW__\w+=": "a setting, not a command",
     r"make demo\b.*\b(isic|/data/)": "needs the public archive, or somebody's pictures",
     r"make demo\b": "starts Airflow for minutes: tests/test_end_to_end.py and ui_tests run what it runs",
-    r"make (test|lint|format|docs|setup|site|docs-check|test-ui|test-variants)\b": "the checks themselves",
+    r"make (test|lint|format|docs|setup|site|docs-check|test-ui|test-variants|pictures)\b": "the checks themselves",
     r"make (env|stop|clean|audit|agree|locks|migration|archive-server)\b": "changes this checkout, or needs a network",
 }
 

@@ -2,6 +2,7 @@
 
 import io
 import logging
+import re
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -101,6 +102,26 @@ def test_curating_again_touches_nothing(settings: Settings) -> None:
 
 def waiting(settings: Settings) -> list[str]:
     return [row.isic_id for row in rows_of(settings, "SELECT isic_id FROM uncurated ORDER BY 1")]
+
+
+def test_curation_says_in_its_log_how_far_it_is_stage_by_stage(
+    settings: Settings, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_records(settings, [archive_record(f"ISIC_{i:07d}", **NEVUS) for i in range(1, 31)], hashed=True)
+    monkeypatch.setattr("lesion_tasks.progress.SECONDS_BETWEEN_LINES", 0.0)
+    with caplog.at_level(logging.INFO, logger="lesion_tasks.progress"):
+        curate_images(open_workspace())
+    told = [
+        (stage, done)
+        for message in caplog.messages
+        for stage, done, n in re.findall(r"^([a-z ]+): (\d+) of (\d+)", message)
+        if 0 < int(done) < int(n)
+    ]
+    assert {stage for stage, _ in told} >= {
+        "find landmarks",
+        "search for shared landmarks",
+        "compare pictures that share landmarks",
+    }
 
 
 @pytest.mark.parametrize(

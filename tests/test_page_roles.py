@@ -91,7 +91,7 @@ with create_session() as session:
 (mounted,) = LesionPages.fastapi_apps
 app = mounted["app"]
 values = {"task": "malignancy", "name": "pages.js", "isic_id": "x", "path": "x.html", "theme": "dark", "place": "0"}
-values["training_id"] = given["training_id"]
+values |= {"training_id": given["training_id"], "split": "x"}
 paths = [route.path.replace(":path", "").format(**values) for route in app.routes]
 failed = "/result?dag=build_splits&run=run%2B3"
 asked = {
@@ -226,6 +226,7 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
             assert "ask malignancy: answered by Ada" in pipeline
             assert json.loads(question) == {
                 "asked_about": given["question"]["asked_about"],
+                "pictures": [],
                 "is_open": True,
                 "body": '<p><strong>Candidate</strong> <a href="/read/x/report.html">report</a></p>\n',
             }

@@ -56,8 +56,8 @@ class KnownRuns:
     def __init__(self, *runs: Run) -> None:
         self.runs = runs
 
-    def at_work(self, n: int) -> list[Run]:
-        return [run for run in self.runs if run.state in ("queued", "running")][:n]
+    def at_work(self, n: int, dag_id: str | None = None) -> list[Run]:
+        return [run for run in self.runs if run.is_at_work and dag_id in (None, run.dag_id)][:n]
 
     def failed(self, n: int) -> tuple[list[Run], int]:
         found = [run for run in self.runs if run.state == "failed"]
@@ -398,6 +398,7 @@ def test_whoever_may_not_read_gets_nothing_at_all(settings: Settings) -> None:
         "path": "index.html",
         "theme": "dark",
         "place": "0",
+        "split": "malignancy_natural",
     }
     asked = [path.format(**values) for path in paths]
     for path in asked:

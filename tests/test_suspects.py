@@ -225,7 +225,7 @@ def test_a_decision_that_makes_no_sense_is_refused(
 def test_the_page_shows_suspects_until_somebody_decided(settings: Settings) -> None:
     prepare(settings)
     page = client().get("/suspects/malignancy").text
-    assert "no champion" in page and "No pair is suspect" in page
+    assert "this task has none yet" in page and "No pair is suspect" in page
     workspace = open_workspace()
     for subset in ("train", "test"):
         ((one,),) = rows_of(settings, f"SELECT min(isic_id) FROM split_member WHERE subset = '{subset}'")

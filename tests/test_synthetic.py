@@ -14,6 +14,9 @@ from archive_server.drawing import draw
 from archive_server.sources import SyntheticSource, source_from_text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.vocabulary import ISIC_ID
+from lesion_tasks.curation.landmarks import landmarks_of, read_grey
+from lesion_tasks.curation.registration import MIN_AGREEING_PLACES, n_agreeing_places
+from lesion_tasks.curation.shared_landmarks import pairs_in_common
 
 
 @pytest.fixture(scope="module")
@@ -231,3 +234,17 @@ def test_copies_are_the_same_bytes_or_nearly_the_same_picture():
 def test_a_wrong_synthetic_source_is_refused_by_name(text):
     with pytest.raises(UnusableInputError, match="synthetic"):
         source_from_text(text)
+
+
+def test_drawn_lesions_seldom_share_landmarks():
+    """As a demo's page of suspects would show them: when all networks had one mesh, many pairs did."""
+    source = loaded(400)
+    marks = [landmarks_of(read_grey(source.file(place, "thumbnail_256", 0).content)) for place in range(120)]
+    owners = np.repeat(np.arange(len(marks), dtype=np.int32), [len(some) for some in marks])
+    lesion = source.population.lesion
+    alike = [
+        (i, j)
+        for i, j in pairs_in_common(np.concatenate(marks), owners).tolist()
+        if lesion[i] != lesion[j] and n_agreeing_places(marks[i], marks[j]) >= MIN_AGREEING_PLACES
+    ]
+    assert len(alike) <= 10, alike

@@ -33,7 +33,7 @@ from lesion_tasks.curation.registration import (
 from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 from lesion_tasks.curation.store_landmarks import read_landmarks, stored_landmarks
 from lesion_tasks.database.bulk import copy_dicts, copy_out
-from lesion_tasks.progress import progress
+from lesion_tasks.progress import Advance, progress
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -84,8 +84,7 @@ def compare_pictures(connection: Connection, bucket: Bucket, fresh: set[str]) ->
             some = pairs[start : start + _BATCH_PAIRS]
             names = isic_ids.take(some.ravel()).to_pylist()
             both = list(zip(names[::2], names[1::2], strict=True))
-            n_opened += _compare(connection, bucket, both, hashes[some])
-            advance(len(some))
+            n_opened += _compare(connection, bucket, both, hashes[some], advance)
     return n_opened + _compare_by_landmarks(connection, bucket, fresh)
 
 
@@ -112,17 +111,19 @@ def _compare_by_landmarks(connection: Connection, bucket: Bucket, fresh: set[str
                 for one, other in pairs[start : start + _BATCH_PAIRS].tolist()
             ]
             marks = stored_landmarks(connection, {sha256 for pair in some for sha256 in pair})
-            both = [
-                (one, other)
-                for one, other in some
-                if n_agreeing_places(marks[one], marks[other]) >= MIN_AGREEING_PLACES
-            ]
-            n_opened += _compare_marked(connection, bucket, both)
-            advance(len(some))
+            both = []
+            for one, other in some:
+                if n_agreeing_places(marks[one], marks[other]) >= MIN_AGREEING_PLACES:
+                    both.append((one, other))
+                else:
+                    advance()
+            n_opened += _compare_marked(connection, bucket, both, advance)
     return n_opened
 
 
-def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[str, str]]) -> int:
+def _compare_marked(
+    connection: Connection, bucket: Bucket, pairs: list[tuple[str, str]], advance: Advance
+) -> int:
     """Open pairs of sha256, smaller first, unless known or grouped anyway; returns how many were opened."""
     rows = {
         row.sha256: row
@@ -143,6 +144,7 @@ def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[st
     ]
     known = _known_pairs(connection, [(one.sha256, other.sha256) for one, other in apart])
     apart = [(one, other) for one, other in apart if (one.sha256, other.sha256) not in known]
+    advance(len(pairs) - len(apart))
     if not apart:
         return 0
     prints = [
@@ -160,7 +162,7 @@ def _compare_marked(connection: Connection, bucket: Bucket, pairs: list[tuple[st
     named = [
         (pair, (key, other_key, bits.bit_count()), value) for pair, (key, other_key, bits), value in opened
     ]
-    return _open_and_store(connection, bucket, named)
+    return _open_and_store(connection, bucket, named, advance)
 
 
 def _read_hashes(connection: Connection, fresh: set[str]) -> tuple["pa.Array", np.ndarray, np.ndarray]:
@@ -177,7 +179,11 @@ def _read_hashes(connection: Connection, fresh: set[str]) -> tuple["pa.Array", n
 
 
 def _compare(
-    connection: Connection, bucket: Bucket, isic_ids: list[tuple[str, str]], hashes: np.ndarray
+    connection: Connection,
+    bucket: Bucket,
+    isic_ids: list[tuple[str, str]],
+    hashes: np.ndarray,
+    advance: Advance,
 ) -> int:
     """Look closer at some candidate pairs, m pairs of ids and hashes (m, 2); returns how many were opened."""
     rows = {
@@ -204,6 +210,7 @@ def _compare(
             named[left.sha256, right.sha256] = (left.object_key, right.object_key, bits)
             prints.append((bytes(left.thumbprint), bytes(right.thumbprint)))
     if not named:
+        advance(len(isic_ids))
         return 0
     both = np.frombuffer(b"".join(a + b for a, b in prints), dtype=np.uint8).reshape(len(prints), 2, -1)
     correlation = print_correlation(both[:, 0], both[:, 1])
@@ -213,7 +220,9 @@ def _compare(
         if value >= MIN_PRINT_CORRELATION
     ]
     known = _known_pairs(connection, [pair for pair, _, _ in alike])
-    return _open_and_store(connection, bucket, [one for one in alike if one[0] not in known])
+    fresh = [one for one in alike if one[0] not in known]
+    advance(len(isic_ids) - len(fresh))
+    return _open_and_store(connection, bucket, fresh, advance)
 
 
 def _known_pairs(connection: Connection, pairs: list[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -228,6 +237,7 @@ def _open_and_store(
     connection: Connection,
     bucket: Bucket,
     pairs: list[tuple[tuple[str, str], tuple[str, str, int], float]],
+    advance: Advance,
 ) -> int:
     marks = stored_landmarks(connection, {sha256 for both, _, _ in pairs for sha256 in both})
     look_of = lru_cache(_CACHED_LOOKS)(_opener(bucket, marks))
@@ -255,7 +265,10 @@ def _open_and_store(
         }
 
     with one_thread_each(), ThreadPoolExecutor(cpu_count()) as pool:
-        looked = list(pool.map(look, pairs))
+        looked = []
+        for found in pool.map(look, pairs):
+            looked.append(found)
+            advance()
     return copy_dicts(connection, "picture_pair", looked)
 
 

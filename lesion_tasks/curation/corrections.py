@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, insert, or_, select, text
+from sqlalchemy import Connection, func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
@@ -42,12 +42,20 @@ class Asked:
     request_id: str | None = None
 
 
-def list_corrections(connection: Connection, *, has_withdrawn: bool = False) -> list[Correction]:
-    """Every decision in force, or ever made, the newest first; detached."""
-    statement = select(Correction).order_by(Correction.correction_id.desc())
+def list_corrections(
+    connection: Connection, *, has_withdrawn: bool = False, n: int | None = None, first: int = 0
+) -> list[Correction]:
+    """Every decision in force, or ever made, the newest first, or `n` of them from the one at `first`; detached."""
+    statement = select(Correction).order_by(Correction.correction_id.desc()).limit(n).offset(first)
     if not has_withdrawn:
         statement = statement.where(Correction.withdrawn_at.is_(None))
     return _detached(connection, statement)
+
+
+def count_corrections(connection: Connection) -> int:
+    """How many decisions are in force."""
+    statement = select(func.count()).select_from(Correction).where(Correction.withdrawn_at.is_(None))
+    return int(connection.execute(statement).scalar_one())
 
 
 def corrections_at(connection: Connection, moment: datetime) -> list[Correction]:
@@ -163,18 +171,29 @@ def find_requests(connection: Connection, request_ids: Collection[str]) -> dict[
     return {one.request_id: one for one in _detached(connection, statement)}
 
 
-def list_answered(connection: Connection, n: int) -> list[CorrectionRequest]:
-    """The newest requests about which somebody was asked, that withdrew, or that were not done, at most n; detached."""
-    is_told = or_(
-        CorrectionRequest.answered_by.is_not(None),
-        CorrectionRequest.outcome != "applied",
-        CorrectionRequest.decision == WITHDRAWN,
-    )
-    statement = select(CorrectionRequest).where(is_told)
+# Requests about which somebody was asked, that withdrew, or that were not done.
+_IS_TOLD = or_(
+    CorrectionRequest.answered_by.is_not(None),
+    CorrectionRequest.outcome != "applied",
+    CorrectionRequest.decision == WITHDRAWN,
+)
+
+
+def list_answered(connection: Connection, n: int, *, first: int = 0) -> list[CorrectionRequest]:
+    """`n` requests about which somebody was asked, that withdrew, or that were not done, from the one at `first`.
+
+    The newest first; detached.
+    """
+    newest = CorrectionRequest.ended_at.desc(), CorrectionRequest.request_id
     return _detached(
-        connection,
-        statement.order_by(CorrectionRequest.ended_at.desc(), CorrectionRequest.request_id).limit(n),
+        connection, select(CorrectionRequest).where(_IS_TOLD).order_by(*newest).limit(n).offset(first)
     )
+
+
+def count_answered(connection: Connection) -> int:
+    """How many such requests there are."""
+    statement = select(func.count()).select_from(CorrectionRequest).where(_IS_TOLD)
+    return int(connection.execute(statement).scalar_one())
 
 
 def list_rejected(

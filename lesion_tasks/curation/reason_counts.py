@@ -4,11 +4,12 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
+NO_IMAGE = "records that are no image"
 # What was left out, and the table that has it; ordered by the second key where one image has several files.
 _TABLES = {
     "records that were refused": ("refused_record", "refusal_id"),
     "files that cannot be used": ("stored_file", "rendition"),
-    "records that are no image": ("reject", "isic_id"),
+    NO_IMAGE: ("reject", "isic_id"),
 }
 KINDS = tuple(_TABLES)
 

@@ -12,6 +12,7 @@ from os import cpu_count
 import numpy as np
 
 from lesion_tasks.curation.landmarks import MAX_LANDMARKS, places_of
+from lesion_tasks.progress import progress
 
 # Keys of landmarks are long enough that few unrelated ones agree by chance.
 _N_BLOCKS, _BLOCK_BITS = 8, 6
@@ -171,7 +172,10 @@ def _sharing(
             found.append(one.astype(np.uint64) * np.uint64(n) + other.astype(np.uint64))
         return np.concatenate(found)
 
-    with ThreadPoolExecutor(cpu_count()) as pool:  # sorting leaves Python's lock to others
+    with (
+        progress("search for shared landmarks", len(choices)) as advance,
+        ThreadPoolExecutor(cpu_count()) as pool,  # sorting leaves Python's lock to others
+    ):
         for chosen in choices:
             keys = _keys(landmarks, chosen)
             n_parts = 1 if is_fresh is not None else 1 + n // _PART_ROWS
@@ -184,6 +188,7 @@ def _sharing(
                 return near(keys, np.flatnonzero(part == number))
 
             yield from pool.map(of_part, range(n_parts))
+            advance()
 
 
 def _near_with_one_key(

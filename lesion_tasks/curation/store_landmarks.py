@@ -24,10 +24,10 @@ from lesion_tasks.curation.landmarks import (
 )
 from lesion_tasks.curation.shared_landmarks import FreshKeys
 from lesion_tasks.database.bulk import copy_out_bytes, upsert_rows
-from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.database.locks import Lock, is_held, lock_until_commit
 from lesion_tasks.progress import progress
 
-_BATCH_PICTURES = 2_000
+_BATCH_PICTURES = 500
 _READ_PICTURES = 4_096
 _SHA256_LENGTH = 64
 _ALL = f"""
@@ -77,12 +77,27 @@ def mark_pictures(engine: Engine, bucket: Bucket, next_number: Any) -> int:
                 ).all()
                 if not rows:
                     break
-                found = pool.map(lambda row: _landmarks(bucket, row.sha256, row.object_key), rows)
-                _store(connection, [row.sha256 for row in rows], list(found), next_number)
+                found = []
+                for landmarks in pool.map(lambda row: _landmarks(bucket, row.sha256, row.object_key), rows):
+                    found.append(landmarks)
+                    advance()
+                _store(connection, [row.sha256 for row in rows], found, next_number)
             after = rows[-1].sha256
             n_marked += len(rows)
-            advance(len(rows))
     return n_marked
+
+
+def count_ungrouped(connection: Connection) -> tuple[int, int]:
+    """How many images wait for their group, and how many for the landmarks of their picture, which come before.
+
+    The latter are counted, over all images, only while a curation works or was left off: 0 says nothing otherwise.
+    """
+    n = int(
+        connection.execute(text("SELECT count(*) FROM ungrouped JOIN image USING (isic_id)")).scalar_one()
+    )
+    if not n and not is_held(connection, Lock.CURATION):
+        return 0, 0
+    return n, int(connection.execute(_COUNT, {"version": LANDMARKS_VERSION}).scalar_one())
 
 
 def _store(connection: Connection, sha256s: Sequence[str], found: Sequence[bytes], next_number: Any) -> None:

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from enum import StrEnum
 
-from sqlalchemy import Connection, Engine, func, select
+from sqlalchemy import Connection, Engine, func, select, text
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 log = logging.getLogger(__name__)
@@ -74,6 +74,16 @@ def _release(connection: Connection, lock: Lock, name: str) -> None:
     """Release the lock before the connection closes: the server may notice the close only a moment later."""
     with suppress(InterfaceError, OperationalError):  # the connection broke, which released the lock
         _call(connection, "pg_advisory_unlock", lock, name)
+
+
+def is_held(connection: Connection, lock: Lock, name: str = "") -> bool:
+    """Whether somebody holds a lock alone now, without a wait for it."""
+    statement = """
+        SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
+            AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+            AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = CAST(:key AS bigint))
+    """
+    return bool(connection.execute(text(statement), {"key": _key(lock, name)}).scalar_one())
 
 
 def _call(connection: Connection, function: str, lock: Lock, name: str) -> bool:

@@ -13,6 +13,8 @@ KINDS = {"training": ("training", "model"), "manifest": ("manifest",), "predicti
 PRUNED_TRAINING = f"p.kind IN {KINDS['training']} AND p.name = t.training_id"
 # Conditions about a row `t` with a training_id, and about a row `m` of manifest, for the statements of other modules.
 TRAINING_IS_PRUNED = f"EXISTS (SELECT FROM pruning p WHERE {PRUNED_TRAINING})"
+# Of a training whose model alone was pruned the report stays.
+REPORT_IS_PRUNED = "EXISTS (SELECT FROM pruning p WHERE p.kind = 'training' AND p.name = t.training_id)"
 TRAINING_IS_ARCHIVED = (
     "EXISTS (SELECT FROM archival a WHERE a.training_id = t.training_id AND a.returned_at IS NULL)"
 )

@@ -18,6 +18,7 @@ from lesion_tasks.evaluation.candidacy import (
     never_promotable,
     states_of,
 )
+from lesion_tasks.evaluation.looks_at_test import best_of_all
 from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.reports.bundle import BestOfLooks
 from lesion_tasks.reports.index import BoardRow, PromotionState, figures_of
@@ -63,7 +64,7 @@ _ROWS = text(f"""
     SELECT page.n_found, t.training_id, t.variant, t.recipe ->> 'title' AS title,
            t.recipe ->> 'reproduces' AS reproduces, e.evaluated_at, e.is_sound, e.failed_checks, e.verdict,
            e.test_figures, e.balanced_figures, e.val_figures, e.cohort_figures,
-           e.document -> 'best_of_looks' AS best_of_looks, e.report_key, e.manifest_digest,
+           e.report_key, e.manifest_digest,
            t.recipe, m.recipe #>> '{{split,imputation}}' AS imputation,
            a.archived_at, a.archived_by, a.reason AS archive_reason,
            p.kind AS pruned_kind, p.began_at AS pruned_at, p.pruned_by, p.reason AS prune_reason,
@@ -84,10 +85,12 @@ def read_board(
     n: int | None = None,
     first: int = 0,
     now: TaskNow | None = None,
+    has_best: bool = False,
 ) -> tuple[list[BoardRow], int]:
     """Rows of a task, best first, and how many the filter leaves in all.
 
     What can never be promoted comes after all that can, and what is not sound last. `now`: as for `states_of`.
+    `has_best`: whether `best_of_looks` is wanted, for which the figures of all trainings of the task are read.
     """
     values = (wanted or BoardFilter()).values
     found = connection.execute(
@@ -95,8 +98,15 @@ def read_board(
     ).all()
     judging = {cohort.name for cohort in cohorts_of(task)}
     states = states_of(connection, task, [_judged(row) for row in found], now)
-    rows = [_board_row(row, judging, states[row.training_id]) for row in found]
+    best = _best_of(connection, task, found) if has_best else {}
+    rows = [_board_row(row, judging, states[row.training_id], best.get(row.training_id)) for row in found]
     return rows, found[0].n_found if found else 0
+
+
+def _best_of(connection: Connection, task: str, found: Sequence[Any]) -> dict[str, BestOfLooks]:
+    measure = leading_measure(task)
+    leading = {row.training_id: figures_of(row.test_figures).get(measure) for row in found if row.is_sound}
+    return best_of_all(connection, task, {name: one for name, one in leading.items() if one is not None})
 
 
 def find_test_figures(connection: Connection, training_id: str, manifest_digest: str) -> Figures:
@@ -116,7 +126,9 @@ def _judged(row: Any) -> Judged:
     )
 
 
-def _board_row(row: Any, judging: Collection[str], state: PromotionState) -> BoardRow:
+def _board_row(
+    row: Any, judging: Collection[str], state: PromotionState, best: BestOfLooks | None
+) -> BoardRow:
     on_cohorts = row.cohort_figures or {}
     return BoardRow(
         training_id=row.training_id,
@@ -135,7 +147,7 @@ def _board_row(row: Any, judging: Collection[str], state: PromotionState) -> Boa
         state=state,
         manifest_digest=row.manifest_digest,
         n_test_openings=row.n_openings,
-        best_of_looks=None if row.best_of_looks is None else BestOfLooks.model_validate(row.best_of_looks),
+        best_of_looks=best,
         archived=row.archived_at
         and in_words("archived", row.archived_at, row.archived_by, row.archive_reason),
         pruned=row.pruned_at and in_words("pruned", row.pruned_at, row.pruned_by, row.prune_reason),

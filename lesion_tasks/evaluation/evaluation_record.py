@@ -6,6 +6,8 @@ decisions use the document itself: `find_sealed`, then `failed_checks` and `unde
 
 import json
 from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, literal_column, select, text
@@ -15,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
+from lesion_tasks.reports.bundle import BestOfLooks
 
 # What every evaluation asks of test and val: without one of these nothing is known of its soundness.
 REQUIRED_CHECKS = {
@@ -276,28 +279,77 @@ def newest_since_promotion(connection: Connection, training_id: str) -> dict[str
     return found
 
 
-def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
-    """A measure of every training of the task that was tested before this one on the same draw of test, oldest first.
+@dataclass(frozen=True, kw_only=True)
+class _Look:
+    """A training that was tested: what of, by which assignment its test set was drawn, and its figure."""
 
-    Of sound evaluations on the trainings' own manifests; where it is undefined, there is no figure.
-    """
+    training_id: str
+    finished_at: datetime
+    draw: tuple[str, str]
+    value: float
+
+
+def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
+    """A measure of every training of the task that was tested on the same draw of test before this one, by time."""
+    one = connection.execute(
+        text("""
+            SELECT t.task, t.finished_at, m.recipe #>> '{task,salt}' AS salt, m.recipe #>> '{task,test_share}' AS share
+            FROM training t JOIN manifest m ON m.digest = t.manifest_digest
+            WHERE t.training_id = :id AND m.held_out IS NULL
+        """),
+        {"id": training_id},
+    ).one_or_none()
+    if one is None:
+        return []
+    return [
+        look.value
+        for look in _looks(connection, one.task, measure)
+        if look.draw == (one.salt, one.share) and look.finished_at < one.finished_at
+    ]
+
+
+def figures_by_draw(connection: Connection, task: str, measure: str) -> list[dict[str, float]]:
+    """A measure of every training of a task, oldest first, by its id: a dict for each draw of test."""
+    draws: dict[tuple[str, str], dict[str, float]] = {}
+    for look in _looks(connection, task, measure):
+        draws.setdefault(look.draw, {})[look.training_id] = look.value
+    return list(draws.values())
+
+
+def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
+    """The looks at a task's test sets, oldest first: sound evaluations on trainings' own manifests, with a figure."""
     rows = connection.execute(
         text("""
-            SELECT CAST(
-                e.document #>> ARRAY['subsets', 'test_natural', 'figures', :measure, 'value'] AS double precision)
-            FROM training one JOIN manifest own ON own.digest = one.manifest_digest
-            JOIN training t
-                ON t.task = one.task AND t.training_id <> one.training_id AND t.finished_at < one.finished_at
-            JOIN manifest m ON m.digest = t.manifest_digest
-                AND m.recipe #> '{task,salt}' = own.recipe #> '{task,salt}'
-                AND m.recipe #> '{task,test_share}' = own.recipe #> '{task,test_share}'
-                AND m.held_out IS NULL AND own.held_out IS NULL
+            SELECT t.training_id, t.finished_at, m.recipe #>> '{task,salt}' AS salt,
+                   m.recipe #>> '{task,test_share}' AS share, (e.test_figures -> :measure ->> 'value')::float8 AS value
+            FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
-            WHERE one.training_id = :training_id AND e.is_sound ORDER BY t.finished_at, t.training_id
+            WHERE t.task = :task AND m.held_out IS NULL AND e.is_sound ORDER BY t.finished_at, t.training_id
         """),
-        {"training_id": training_id, "measure": measure},
+        {"task": task, "measure": measure},
     )
-    return [float(value) for value in rows.scalars() if value is not None]
+    return [
+        _Look(
+            training_id=row.training_id,
+            finished_at=row.finished_at,
+            draw=(row.salt, row.share),
+            value=row.value,
+        )
+        for row in rows
+        if row.value is not None
+    ]
+
+
+def noted_best(connection: Connection, training_id: str) -> BestOfLooks | None:
+    """What the evaluation of a training on its own manifest noted of the looks until then."""
+    found = connection.execute(
+        text("""
+            SELECT e.document -> 'best_of_looks' FROM evaluation e JOIN training t USING (training_id, manifest_digest)
+            WHERE t.training_id = :id
+        """),
+        {"id": training_id},
+    ).scalar_one_or_none()
+    return None if found is None else BestOfLooks.model_validate(found)
 
 
 def open_test(connection: Connection, training_id: str, manifest_digest: str, why: str) -> int:

@@ -59,7 +59,7 @@ def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> L
 
 def _task_board(connection: Connection, name: str, *, has_archived: bool) -> TaskBoard:
     champion = champion_of(connection, name)
-    board, _ = read_board(connection, name, wanted=BoardFilter(has_archived=has_archived))
+    board, _ = read_board(connection, name, wanted=BoardFilter(has_archived=has_archived), has_best=True)
     report_by_training = {row.training_id: row.report_path for row in board}
     return TaskBoard(
         name=name,
@@ -130,7 +130,7 @@ def publish(workspace: Workspace) -> None:
 
     bucket = workspace.bucket
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
-        page = render_index(read_leaderboard(connection), _held_out_lines(bucket))
+        page = render_index(read_leaderboard(connection), held_out_lines(bucket))
         # Those of tasks that are gone from the catalogue too: somebody may be served by one.
         names = dict.fromkeys([*TASKS, *tasks_with_champion(connection)])
         found = {name: champion_of(connection, name) for name in names}
@@ -155,8 +155,8 @@ def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
     return found
 
 
-def _held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
-    """The newest first."""
+def held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
+    """The reports on what was held out, the newest first."""
     known = []
     for one in held_out_documents(bucket):
         try:
@@ -200,7 +200,7 @@ def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]
             "value": figure.value if figure else None,
             "low": figure.low if figure else None,
             "high": figure.high if figure else None,
-            "best_of_looks": best.model_dump() if best else None,
+            "best_of_looks": best.model_dump() if best and best.n_looks > 1 else None,
             "since_promotion": fresh.model_dump() if fresh else None,
         },
     }

@@ -7,6 +7,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+NOT_PICKED = (
+    "not picked for its height"  # the method of an interval: of several figures it is not the highest
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:

@@ -18,7 +18,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.metrics.figure import Interval
+from lesion_tasks.metrics.figure import NOT_PICKED, Interval
 
 # With this many figures a straight line is removed before measuring their spread: slow improvement is not luck.
 MIN_FIGURES_OF_LINE = 5
@@ -44,32 +44,34 @@ def correct_for_looks(
     n_looks: int,
     earlier: Sequence[float] = (),
     *,
+    later: Sequence[float] = (),
     degrees: float = math.inf,
     level: float = 0.95,
 ) -> Corrected:
     """Correct `auc` (0 to 1), the highest of `n_looks` (1 or more) at one test set, for having been picked.
 
     `standard_error` and `degrees`: of the figure itself. `earlier`: figures of earlier looks on the same images, oldest
-    first, any number up to `n_looks` - 1; two or more of them give the spread. Without them the looks count as
-    independent, which subtracts the most. If an earlier figure is higher, this one was not picked for its height and
-    stays unchanged. Raises UnusableInputError if the input is out of range.
+    first, and `later` those of looks after this one, in all up to `n_looks` - 1; two or more of them give the spread.
+    Without them the looks count as independent, which subtracts the most. If one of them is higher, this one was not
+    picked for its height and stays unchanged. Raises UnusableInputError if the input is out of range.
 
     Everything is computed on the logit scale, where the standard error depends least on the figure: a lucky figure has
     a lucky error. The variance is the sum of that of the test images, standard error^2 - spread^2, that of the maximum,
     and that of the spread, which is an estimate. Models that truly differ spread more: they are corrected by too much
     rather than too little.
     """
-    if n_looks < max(len(earlier) + 1, 1) or not 0 <= auc <= 1 or not 0 <= standard_error < math.inf:
+    n_others = len(earlier) + len(later)
+    if n_looks < n_others + 1 or not 0 <= auc <= 1 or not 0 <= standard_error < math.inf:
         raise UnusableInputError(
-            f"correction for looks: AUC {auc}, standard error {standard_error}, {n_looks} looks, {len(earlier)} "
-            "earlier figures, expected an AUC of 0 to 1, a finite error, and more looks than earlier figures"
+            f"correction for looks: AUC {auc}, standard error {standard_error}, {n_looks} looks, {n_others} "
+            "other figures, expected an AUC of 0 to 1, a finite error, and more looks than other figures"
         )
-    if not all(0 < figure < 1 for figure in (*earlier, auc)):
+    if not all(0 < figure < 1 for figure in (*earlier, auc, *later)):
         whole = Interval(low=0.0, high=1.0, method="none: a figure is 0 or 1")
         return Corrected(value=auc, interval=whole, luck=0.0, spread=0.0, n_looks=n_looks)
-    is_picked = n_looks > 1 and auc >= max(earlier, default=auc)
+    is_picked = n_looks > 1 and auc >= max((*earlier, *later), default=auc)
     error = standard_error / (auc * (1 - auc))
-    spread, spread_degrees = _spread([_logit(figure) for figure in (*earlier, auc)], error)
+    spread, spread_degrees = _spread([_logit(figure) for figure in (*earlier, auc, *later)], error)
     mean, variance = expected_maximum(n_looks) if is_picked else (0.0, 1.0)
     # There and back the logit is off by a rounding, which would be luck below 0.
     value = min(_expit(_logit(auc) - mean * spread), auc) if mean * spread > 0 else auc
@@ -79,7 +81,7 @@ def correct_for_looks(
     interval = Interval(
         low=_expit(_logit(value) - half),
         high=_expit(_logit(value) + half),
-        method=f"corrected for the best of {n_looks} looks" if is_picked else "not picked for its height",
+        method=f"corrected for the best of {n_looks} looks" if is_picked else NOT_PICKED,
     )
     return Corrected(
         value=value,

@@ -85,6 +85,10 @@ class Run:
         return f"{self.page}/tasks/{quote(task.task_id)}{mapped}"
 
     @property
+    def is_at_work(self) -> bool:
+        return self.state in ("queued", "running")
+
+    @property
     def failed(self) -> list[TaskOfRun]:
         """Its tasks that failed, or failed and are to be tried again: the causes, not what only keeps the run red."""
         found = [task for task in self.tasks if task.state in ("failed", "up_for_retry")]
@@ -103,8 +107,11 @@ def asking_run(run_id: str) -> Run:
 class Runs(Protocol):
     """Runs of the pipeline's DAGs, read from Airflow."""
 
-    def at_work(self, n: int) -> list[Run]:
-        """Runs that have not ended, at most n, the oldest first: their questions, and tasks at work or failed."""
+    def at_work(self, n: int, dag_id: str | None = None) -> list[Run]:
+        """Runs of a DAG, or of all, that have not ended, at most n, the oldest first.
+
+        They have their questions, and their tasks that are at work or failed.
+        """
 
     def failed(self, n: int) -> tuple[list[Run], int]:
         """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""

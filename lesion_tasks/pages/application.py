@@ -11,8 +11,10 @@ from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
+from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
 from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import (
@@ -27,11 +29,11 @@ from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
-from lesion_tasks.metrics.counted import n_pages
 from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
+from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
 from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import read_pruned
 from lesion_tasks.pages.rendering import (
@@ -42,19 +44,24 @@ from lesion_tasks.pages.rendering import (
     render,
     static_file,
 )
+from lesion_tasks.pages.report_list import KINDS as REPORT_KINDS
+from lesion_tasks.pages.report_list import read_reports
 from lesion_tasks.pages.report_now import read_now
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
-from lesion_tasks.pages.suspects_page import read_suspects
+from lesion_tasks.pages.suspects_page import read_asked, read_suspects
 from lesion_tasks.pages.training_page import TryOf, read_training
+from lesion_tasks.pages.what_next import NextStep, next_step
+from lesion_tasks.reports.index import BoardRow
 from lesion_tasks.reports.plot import share_scale, whisker
 from lesion_tasks.reports.words import OUTCOMES
+from lesion_tasks.splits.exclusions import REASONS
+from lesion_tasks.splits.member_list import count_listed, list_listed
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
 
-ROWS_PER_PAGE = 50
 MAX_RESULTS = 40  # of one run, that are shown
 N_FAILED = 8  # runs, on the first page
 
@@ -111,12 +118,17 @@ def _root(request: Request) -> str:
 
 
 def _page(request: Request, template: str, active: str = "", status: int = 200, **facts: Any) -> Response:
+    def to_do_next(task: str | None = None) -> NextStep | None:
+        with _workspace(request).engine.connect() as connection:
+            return next_step(connection, task)
+
     body = render(
         template,
         root=_root(request),
         active=active,
         tasks=TASKS,
         has_drawn=_has_drawn(request, status),
+        next_step=to_do_next,  # asked only by what is empty
         **facts,
     )
     headers = {"Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff"}
@@ -162,6 +174,7 @@ def show_pipeline(request: Request) -> Response:
             N_FAILED,
             lambda at_work: find_overtaken(connection, at_work, state.now),
         )
+    unended = [one.ingestion_id for one in state.ingestions if one.ended_at is None]
     startable = request.state.startable
     return _page(
         request,
@@ -169,6 +182,7 @@ def show_pipeline(request: Request) -> Response:
         "pipeline",
         state=state,
         activity=activity,
+        ingesting={name: request.app.state.runs.find("ingest_isic", name) for name in unended},
         n_at_work=activity.count_running(len(state.running)),
         preparing=being_prepared(activity.training, state.running),
         without_words=WITHOUT_WORDS,
@@ -191,25 +205,30 @@ def show_leaderboard(
     manifest: str = "",
     is_sound: bool = False,
     has_archived: bool = False,
-    number: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    number: PageNumber = 1,
 ) -> Response:
     """A page of a task's leaderboard."""
     about = find_task(task)
     wanted = BoardFilter(
         words=words[:100], manifest=manifest[:64], is_sound=is_sound, has_archived=has_archived
     )
-    first = (number - 1) * ROWS_PER_PAGE
     with _workspace(request).engine.connect() as connection:
-        rows, n_found = read_board(connection, task, wanted=wanted, n=ROWS_PER_PAGE, first=first)
+        shown = _board_page(connection, task, wanted, number)
         manifests = list_manifests(connection, task)
     measure = leading_measure(task)
-    figures = [row.figures.get(measure) for row in rows]
+    figures = [row.figures.get(measure) for row in shown.rows]
     scale = share_scale(figures)
     bars = [
         None
         if figure is None or figure.value is None
         else whisker(figure.value, figure.low, figure.high, scale=scale, reference=0.5)
         for figure in figures
+    ]
+    asked = [
+        ("words", wanted.words),
+        ("manifest", wanted.manifest),
+        ("is_sound", "true" if is_sound else ""),
+        ("has_archived", "true" if has_archived else ""),
     ]
     return _page(
         request,
@@ -218,16 +237,24 @@ def show_leaderboard(
         task=about,
         measure=measure,
         second="sensitivity_at_90_specificity" if about.positive else "balanced_accuracy",
-        rows=list(zip(rows, figures, bars, strict=True)),
+        rows=list(zip(shown.rows, figures, bars, strict=True)),
         scale=scale,
         wanted=wanted,
         manifests=manifests,
-        first=first,
-        n_found=n_found,
-        number=number,
-        n_pages=n_pages(n_found, ROWS_PER_PAGE),
+        shown=shown,
+        address=address_but(asked, "number"),
         max_trainings=MAX_TRAININGS,
     )
+
+
+def _board_page(connection: Connection, task: str, wanted: BoardFilter, number: int) -> Shown[BoardRow]:
+    def read(n: int, first: int) -> tuple[list[BoardRow], int]:
+        return read_board(connection, task, wanted=wanted, n=n, first=first, has_best=True)
+
+    rows, n_found = read(ROWS_PER_PAGE, (number - 1) * ROWS_PER_PAGE)
+    if rows or number == 1:
+        return Shown(rows=rows, number=number, n_found=n_found, size=ROWS_PER_PAGE)
+    return show(number, read(1, 0)[1], lambda n, first: read(n, first)[0])  # beyond the last one
 
 
 @router.get("/compare")
@@ -281,45 +308,62 @@ def show_left_out(
     request: Request,
     place: Annotated[int, Path(ge=0, lt=len(KINDS))],
     reason: str = "",
-    number: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    number: PageNumber = 1,
 ) -> Response:
     """Everything that was left out for one reason before any split."""
     kind, reason = KINDS[place], reason[:100]
     with _workspace(request).engine.connect() as connection:
-        n_found = count_left_out(connection, kind, reason)
-        number = min(number, n_pages(n_found, ROWS_PER_PAGE))
-        first = (number - 1) * ROWS_PER_PAGE
-        rows = list_left_out(connection, kind, reason, n=ROWS_PER_PAGE, first=first)
+        shown = show(
+            number,
+            count_left_out(connection, kind, reason),
+            lambda n, first: list_left_out(connection, kind, reason, n=n, first=first),
+        )
+    address = address_but([("reason", reason)], "number")
+    return _page(request, "left_out.html.j2", "data", what=kind, reason=reason, shown=shown, address=address)
+
+
+@router.get("/records")
+def show_records(request: Request, number: PageNumber = 1) -> Response:
+    """Every record that came from an archive."""
+    return _listed(request, None, "", "", number)
+
+
+@router.get("/members/{split}")
+def show_members(
+    request: Request, split: str, reason: str = "", subset: str = "", number: PageNumber = 1
+) -> Response:
+    """The images of a split: all of them, those of a subset, or those that were left out for a reason."""
+    return _listed(request, split[:200], subset[:100], reason[:100], number)
+
+
+def _listed(request: Request, split: str | None, subset: str, reason: str, number: int) -> Response:
+    wanted = {"subset": subset or None, "reason": reason or None}
+    with _workspace(request).engine.connect() as connection:
+        shown = show(
+            number,
+            count_listed(connection, split, **wanted),
+            lambda n, first: list_listed(connection, split, **wanted, n=n, first=first),
+        )
+    address = address_but([("subset", subset), ("reason", reason)], "number")
     return _page(
         request,
-        "left_out.html.j2",
+        "members.html.j2",
         "data",
-        what=kind,
-        reason=reason,
-        rows=rows,
-        first=first,
-        n_found=n_found,
-        number=number,
-        n_pages=n_pages(n_found, ROWS_PER_PAGE),
+        split=split,
+        subset=wanted["subset"],
+        reason=wanted["reason"],
+        explained=REASONS.get(reason, ""),
+        shown=shown,
+        address=address,
     )
 
 
 @router.get("/pruned")
-def show_pruned(
-    request: Request, run: str = "", number: Annotated[int, Query(ge=1, le=100_000)] = 1
-) -> Response:
+def show_pruned(request: Request, run: str = "", number: PageNumber = 1) -> Response:
     """What was pruned, of one run or ever."""
-    first = (number - 1) * ROWS_PER_PAGE
-    state = read_pruned(_workspace(request), run[:250], n=ROWS_PER_PAGE, first=first)
-    return _page(
-        request,
-        "pruned.html.j2",
-        "data",
-        state=state,
-        first=first,
-        number=number,
-        n_pages=n_pages(state.n_found, ROWS_PER_PAGE),
-    )
+    state = read_pruned(_workspace(request), run[:250], number)
+    address = address_but([("run", state.request_id)], "number")
+    return _page(request, "pruned.html.j2", "data", state=state, address=address)
 
 
 @router.get("/suspects")
@@ -332,20 +376,49 @@ def choose_suspects(request: Request) -> Response:
 def show_suspects(
     request: Request,
     task: str,
-    labels: Annotated[int, Query(ge=1, le=100_000)] = 1,
-    pairs: Annotated[int, Query(ge=1, le=100_000)] = 1,
+    labels: PageNumber = 1,
+    pairs: PageNumber = 1,
+    decided: PageNumber = 1,
+    answered: PageNumber = 1,
     image: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
     """Labels and pairs that a person should look at, a page of each; first the pictures that somebody asks about."""
-    state = read_suspects(_workspace(request), task, labels=labels, pairs=pairs)
+    numbers = {"labels": labels, "pairs": pairs, "decided": decided, "answered": answered}
+    workspace = _workspace(request)
+    with workspace.engine.connect() as connection:
+        questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)
+    state = read_suspects(workspace, task, numbers, questions)
+    images = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
+    asked = [*(("image", name) for name in images), *numbers.items()]
     return _page(
         request,
         "suspects.html.j2",
         "suspects",
         state=state,
         startable=request.state.startable,
-        images=[name[:100] for name in (image or [])[:2]],
+        images=images,
+        address={name: address_but(asked, name) for name in numbers},
         least_reason=MIN_CORRECTION_REASON,
+    )
+
+
+@router.get("/reports")
+def show_reports(
+    request: Request, kind: str = "evaluations", words: str = "", number: PageNumber = 1
+) -> Response:
+    """The reports that there are, a kind at a time."""
+    if kind not in REPORT_KINDS:
+        raise UnusableInputError(f"kind {kind[:100]!r}: expected one of {', '.join(REPORT_KINDS)}")
+    words = words[:100]
+    return _page(
+        request,
+        "reports.html.j2",
+        "reports",
+        kind=kind,
+        kinds=REPORT_KINDS,
+        words=words,
+        shown=read_reports(_workspace(request), kind, words, number),
+        address=address_but([("kind", kind), ("words", words)], "number"),
     )
 
 
@@ -367,6 +440,8 @@ def send_themed_report(request: Request, theme: Literal["dark", "light"], path: 
 @router.get("/read/{path:path}")
 def show_report(request: Request, path: str, is_bare: bool = False) -> Response:
     """A report below the navigation; bare, in a tab of the UI, which has its own."""
+    if path in ("", "index.html"):  # the bucket's own list, for whoever reads it without a server
+        return RedirectResponse(f"{_root(request)}reports")
     workspace = _workspace(request)
     read_report_file(workspace, path)  # one that is missing is said here, not in a frame
     now = read_now(workspace, path)

@@ -1,12 +1,16 @@
 """The data now: the splits in force with their funnels, what was left out and why, and what changed since a moment."""
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import islice
+from typing import Any
+from urllib.parse import quote, urlencode
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.curation.reason_counts import ReasonCount, count_reasons
+from lesion_tasks.curation.reason_counts import KINDS as LEFT_OUT_KINDS
+from lesion_tasks.curation.reason_counts import NO_IMAGE, ReasonCount, count_reasons
 from lesion_tasks.database.schema import Manifest
 from lesion_tasks.ingest.changes import KINDS, Change, read_changes
 from lesion_tasks.ingest.runs import moment_of
@@ -23,6 +27,7 @@ class SplitState:
     """The manifest in force of a split."""
 
     manifest: Manifest
+    funnel: list[tuple[dict[str, Any], str]]  # each step, and the page that lists what it counts
     n_by_subset: dict[str, int]
     n_quarantined: int
 
@@ -77,9 +82,21 @@ def _place_of(subset: str) -> tuple[bool, int]:
 def _split_state(manifest: Manifest) -> SplitState:
     return SplitState(
         manifest=manifest,
+        funnel=[(step, _list_of(manifest.split, step)) for step in manifest.funnel],
         n_by_subset={
             subset: sum(manifest.class_counts[subset].values())
             for subset in sorted(manifest.class_counts, key=_place_of)
         },
         n_quarantined=sum(-step["n"] for step in manifest.funnel if step.get("reason") == "quarantined"),
     )
+
+
+def _list_of(split: str, step: Mapping[str, Any]) -> str:
+    """The page that lists what a step of a funnel counts, from the root of the pages."""
+    name, reason = step["step"], step.get("reason")
+    if name == "rejected":
+        return f"left-out/{LEFT_OUT_KINDS.index(NO_IMAGE)}?{urlencode({'reason': reason})}"
+    if name == "records":
+        return "records"
+    asked = {"reason": reason} if reason else {"subset": name} if name in SUBSETS else {}
+    return f"members/{quote(split, safe='')}" + (f"?{urlencode(asked)}" if asked else "")

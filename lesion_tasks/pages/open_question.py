@@ -22,6 +22,7 @@ class ShownQuestion(BaseModel, frozen=True):
     """A question that Airflow keeps open, and what only the product knows of it."""
 
     asked_about: str  # the training, or the images
+    pictures: list[str]  # the images that it is about, to be shown beside its words
     is_open: (
         bool  # if not, something else was decided or is to be: the question ends by itself, within minutes
     )
@@ -39,15 +40,16 @@ def read_question(
     if not 0 <= map_index < len(asked):
         raise UnusableInputError(f"question {map_index}: this run asks {len(asked)}")
     question = _question(dag_id, asked[map_index])
-    about = (
-        question.asked_about
+    pictures = (
+        []
         if isinstance(question, questions.Question)
-        else " ".join(correction_requests.Request(**question.request).isic_ids)
+        else correction_requests.Request(**question.request).isic_ids
     )
+    about = question.asked_about if isinstance(question, questions.Question) else " ".join(pictures)
     with workspace.engine.connect() as connection:
         is_open = _overtaken_by(connection, question) is None
     body = question.body.replace(f"]({PAGES}reports/", f"]({root}read/").replace(f"]({PAGES}", f"]({root}")
-    return ShownQuestion(asked_about=about, is_open=is_open, body=markdown_as_html(body))
+    return ShownQuestion(asked_about=about, pictures=pictures, is_open=is_open, body=markdown_as_html(body))
 
 
 def find_overtaken(connection: Connection, at_work: Sequence[Run], now: Mapping[str, TaskNow]) -> OvertakenBy:

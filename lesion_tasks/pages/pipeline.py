@@ -11,10 +11,12 @@ from sqlalchemy import Connection, text
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.recipe import n_epochs_at_most
+from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, find_test_figures, read_board
 from lesion_tasks.evaluation.candidacy import TaskNow, candidate_ids, read_task
 from lesion_tasks.ingest.runs import recent_ingestions
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.pages.activity import TaskOfRun
 from lesion_tasks.pages.training_page import count_failures
@@ -59,6 +61,8 @@ class PipelineState:
     n_records: int
     n_images: int
     n_uncurated: int
+    n_ungrouped: int  # images that wait for their group
+    n_unmarked: int  # images whose pictures wait for their landmarks, which come before
     n_rejects: int  # records of these that are no image
     n_refused: int  # things that an archive sent and that are no record
     ingestions: list[Ingestion]
@@ -66,6 +70,18 @@ class PipelineState:
     ended: list[Training]
     standings: dict[str, PromotionState]  # of those that ended and were evaluated
     tasks: list[TaskState]
+
+    @property
+    def curation(self) -> str:
+        """How far curation is, stage by stage."""
+        if self.n_uncurated:
+            return f"{plural(self.n_uncurated, 'record')} to be curated"
+        if self.n_unmarked:
+            n_marked = self.n_images - self.n_unmarked
+            return f"landmarks found in {n_marked:,} of {plural(self.n_images, 'image')}"
+        if self.n_ungrouped:
+            return f"{plural(self.n_ungrouped, 'image')} to be compared with the others and grouped"
+        return "all curated"
 
     @property
     def now(self) -> dict[str, TaskNow]:
@@ -85,6 +101,7 @@ def read_state(workspace: Workspace) -> PipelineState:
                        (SELECT count(*) FROM refused_record) AS n_refused
             """)
         ).one()
+        n_ungrouped, n_unmarked = count_ungrouped(connection)
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
@@ -98,6 +115,8 @@ def read_state(workspace: Workspace) -> PipelineState:
         }
     return PipelineState(
         **counted._mapping,
+        n_ungrouped=n_ungrouped,
+        n_unmarked=n_unmarked,
         ingestions=recent_ingestions(workspace, N_INGESTIONS),
         running=running,
         ended=ended,

@@ -6,6 +6,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 
 from lesion_tasks.database.schema import Pruning
+from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.workspace import Workspace
 
 
@@ -25,12 +26,11 @@ class PrunedState:
 
     request_id: str  # the run that is asked for; empty: all
     kinds: list[PrunedKind]
-    rows: list[Pruning]  # a page of them, the last first, detached
-    n_found: int
+    shown: Shown[Pruning]  # the last first, detached
 
 
-def read_pruned(workspace: Workspace, request_id: str, *, n: int, first: int) -> PrunedState:
-    """`n` prunings after the first ones, of one run or of all; what went of each kind counts all of them."""
+def read_pruned(workspace: Workspace, request_id: str, number: int) -> PrunedState:
+    """A page of the prunings of one run or of all; what went of each kind counts all of them."""
     wanted = [Pruning.request_id == request_id] if request_id else []
     totals = (
         select(Pruning.kind, func.count(), func.sum(Pruning.n_objects), func.sum(Pruning.size_bytes))
@@ -38,14 +38,16 @@ def read_pruned(workspace: Workspace, request_id: str, *, n: int, first: int) ->
         .group_by(Pruning.kind)
         .order_by(func.sum(Pruning.size_bytes).desc(), Pruning.kind)
     )
-    some = select(Pruning).where(*wanted).order_by(Pruning.pruning_id.desc()).offset(first).limit(n)
+    some = select(Pruning).where(*wanted).order_by(Pruning.pruning_id.desc())
     with Session(workspace.engine, expire_on_commit=False) as session:
         kinds = [
             PrunedKind(kind=kind, n_things=n_things, n_objects=int(n_objects), size_bytes=int(size_bytes))
             for kind, n_things, n_objects, size_bytes in session.execute(totals)
         ]
-        rows = list(session.scalars(some))
+        shown = show(
+            number,
+            sum(kind.n_things for kind in kinds),
+            lambda n, first: list(session.scalars(some.offset(first).limit(n))),
+        )
         session.expunge_all()
-    return PrunedState(
-        request_id=request_id, kinds=kinds, rows=rows, n_found=sum(kind.n_things for kind in kinds)
-    )
+    return PrunedState(request_id=request_id, kinds=kinds, shown=shown)

@@ -1,40 +1,43 @@
 """Labels that are probably wrong, pairs that probably show one lesion, and what people decided about such."""
 
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.curation.corrections import list_answered, list_corrections
+from lesion_tasks.curation.correction_requests import CorrectionQuestion, Request, is_open
+from lesion_tasks.curation.corrections import (
+    count_answered,
+    count_corrections,
+    list_answered,
+    list_corrections,
+)
 from lesion_tasks.database.schema import Correction, CorrectionRequest
+from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.find_suspects import (
     SuspectPair,
     count_suspect_pairs,
     suspect_labels_of,
     suspect_pairs,
 )
-from lesion_tasks.metrics.counted import n_pages
+from lesion_tasks.pages.activity import ASKING, AT_WORK, N_AT_WORK, Runs
+from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
     from lesion_tasks.metrics.suspects import SuspectLabel
 
-N_SHOWN = 24
-T = TypeVar("T")
+log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True, kw_only=True)
-class Shown(Generic[T]):
-    """One page of a list."""
-
-    rows: list[T]
-    number: int  # of the page, from 1
-    first: int  # the place of its first row, from 0
-    n_found: int
-
-    @property
-    def n_pages(self) -> int:
-        return n_pages(self.n_found, N_SHOWN)
+N_CARDS = 10  # of labels, and of pairs
+N_ROWS = 10  # of each table
+# What a question is about: the images and whose label it is (None: not about a label), or a decision by its number.
+About = tuple[tuple[str, ...], str | None] | int
+Returned = Callable[[str, str, str, int], Any]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,42 +47,88 @@ class SuspectsState:
     task: str
     title: str
     problem: str  # why no label is suspect; empty: they were looked for
+    has_champion: bool
     labels: "Shown[SuspectLabel]"
     pairs: Shown[SuspectPair]
-    decided: list[Correction]  # in force, the newest first
-    answered: list[CorrectionRequest]  # what people were asked about, the newest first
+    decided: Shown[Correction]  # in force, the newest first
+    answered: Shown[CorrectionRequest]  # what people were asked about, the newest first
+    asked: Mapping[About, Request]  # what a person is asked about now
+
+    def asked_about(self, *isic_ids: str) -> Request | None:
+        """What a person is asked now about a label of this task, or about a pair."""
+        return self.asked.get((tuple(sorted(isic_ids)), self.task if len(isic_ids) == 1 else None))
+
+    def asked_to_withdraw(self, correction_id: int) -> Request | None:
+        """What a person is asked now about the withdrawal of a decision."""
+        return self.asked.get(correction_id)
 
 
-def read_suspects(workspace: Workspace, task: str, *, labels: int = 1, pairs: int = 1) -> SuspectsState:
-    """The suspects of a task by its champion, `labels` and `pairs` being the pages that are wanted.
+def read_suspects(
+    workspace: Workspace, task: str, numbers: Mapping[str, int], asked: Mapping[About, Request]
+) -> SuspectsState:
+    """The suspects of a task by its champion; `numbers` are the pages that are wanted, by the name of the list.
 
     Raises `UnusableInputError` for an unknown task.
     """
     title = find_task(task).title
     found: list[SuspectLabel] = []
     problem = ""
-    try:
-        found = suspect_labels_of(workspace, task)
-    except UnusableInputError as error:
-        problem = str(error)
-    # A page beyond the last one, as after the last of a list was decided, is the last one.
-    labels = min(labels, n_pages(len(found), N_SHOWN))
-    of_labels = (labels - 1) * N_SHOWN
     with workspace.engine.connect() as connection:
-        n_alike = count_suspect_pairs(connection)
-        pairs = min(pairs, n_pages(n_alike, N_SHOWN))
-        of_pairs = (pairs - 1) * N_SHOWN
-        alike = suspect_pairs(connection, N_SHOWN, first=of_pairs)
-        decided = list_corrections(connection)
-        answered = list_answered(connection, N_SHOWN)
-    return SuspectsState(
-        task=task,
-        title=title,
-        problem=problem,
-        labels=Shown(
-            rows=found[of_labels : of_labels + N_SHOWN], number=labels, first=of_labels, n_found=len(found)
-        ),
-        pairs=Shown(rows=alike, number=pairs, first=of_pairs, n_found=n_alike),
-        decided=decided,
-        answered=answered,
-    )
+        has_champion = champion_of(connection, task) is not None
+    if has_champion:
+        try:
+            found = suspect_labels_of(workspace, task)
+        except UnusableInputError as error:
+            problem = str(error)
+    with workspace.engine.connect() as connection:
+        return SuspectsState(
+            task=task,
+            title=title,
+            problem=problem,
+            has_champion=has_champion,
+            labels=show(
+                numbers["labels"], len(found), lambda n, first: found[first : first + n], size=N_CARDS
+            ),
+            pairs=show(
+                numbers["pairs"],
+                count_suspect_pairs(connection),
+                lambda n, first: suspect_pairs(connection, n, first=first),
+                size=N_CARDS,
+            ),
+            decided=show(
+                numbers["decided"],
+                count_corrections(connection),
+                lambda n, first: list_corrections(connection, n=n, first=first),
+                size=N_ROWS,
+            ),
+            answered=show(
+                numbers["answered"],
+                count_answered(connection),
+                lambda n, first: list_answered(connection, n, first=first),
+                size=N_ROWS,
+            ),
+            asked=asked,
+        )
+
+
+def read_asked(connection: Connection, runs: Runs, returned_by: Returned) -> dict[About, Request]:
+    """What runs of `correct_data` ask a person about now; what is overtaken is none any more."""
+    asked: dict[About, Request] = {}
+    for run in runs.at_work(N_AT_WORK, "correct_data"):
+        if not any(AT_WORK.get(task.state or "") == ASKING for task in run.tasks):
+            continue
+        for one in returned_by(run.dag_id, run.run_id, "propose", -1) or ():
+            try:
+                request = Request(**CorrectionQuestion(**one).request)
+            except TypeError as error:
+                log.warning("run %s asks what another release asked: %s", run.run_id, error)
+                continue
+            if is_open(connection, request):
+                asked[_about(request)] = request
+    return asked
+
+
+def _about(request: Request) -> About:
+    if request.correction_id is not None:
+        return request.correction_id
+    return tuple(sorted(request.isic_ids)), request.task if len(request.isic_ids) == 1 else None

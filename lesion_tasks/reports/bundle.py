@@ -24,6 +24,7 @@ from lesion_tasks.metrics.document_schema import (
 )
 from lesion_tasks.metrics.doubt_document import Doubt
 from lesion_tasks.metrics.fairness_document import Fairness
+from lesion_tasks.metrics.figure import NOT_PICKED
 from lesion_tasks.metrics.known_identities import Identities
 
 
@@ -220,6 +221,15 @@ class BestOfLooks(Published):
     high: Share
     method: str
     luck: Annotated[float, Field(ge=0)] = Field(description="The amount subtracted from the measured figure.")
+    standard_error: float | None = Field(None, description="Of the measured figure; null in older documents.")
+    degrees: float | None = Field(
+        None, description="Of freedom, of its interval; null: unlimited, or not noted."
+    )
+
+    @property
+    def is_picked(self) -> bool:
+        """Whether it was the highest of several."""
+        return self.n_looks > 1 and self.method != NOT_PICKED
 
 
 class SincePromotion(Published):

@@ -129,8 +129,9 @@ def explanation(name: str, task: str) -> str:
 # Two counts of one kind that are not the same, explained wherever both stand.
 OPENINGS = (
     "A test set is opened once by each training that is evaluated or compared on it; the test set of newer data is "
-    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task that "
-    "were evaluated by then, each on its own data, because the best of them is picked."
+    "another one, with openings of its own. The luck of being picked is reckoned over all trainings of the task, each "
+    "on its own data, because the best of them is picked: a leaderboard over those that are evaluated now, a "
+    "report over those that were evaluated by then."
 )
 
 
@@ -140,8 +141,8 @@ def opened(n: int) -> str:
 
 
 def best_of(n_looks: int) -> str:
-    """Of how many trainings a figure was the best when it was measured: `best of 4 trainings by then`."""
-    return f"best of {plural(n_looks, 'training')} by then"
+    """Of how many trainings a figure is the best: `best of 4 trainings`."""
+    return f"best of {plural(n_looks, 'training')}"
 
 
 def class_label(name: str) -> str:

@@ -73,6 +73,7 @@ TABLES = {
 }
 PAGE = "report.html"
 FOLDER = "predictions"
+PAGES_OF_JOBS = f"reports/{FOLDER}/"  # the beginning of the keys of finished jobs' pages
 _JOB = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+-]*-[0-9a-f]{12}")
 _PART = re.compile(r"(\d{6})-([0-9a-f]{64})\.parquet")
 
@@ -136,7 +137,7 @@ def folder_of(job_id: str) -> str:
 
 def key_of(job_id: str, name: str) -> str:
     """The key of a file of a finished job; its page lies among the reports, where Airflow's pages look."""
-    return f"reports/{FOLDER}/{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
+    return f"{PAGES_OF_JOBS}{job_id}.html" if name == PAGE else f"{folder_of(job_id)}/{name}"
 
 
 def is_job(name: str) -> bool:

@@ -107,6 +107,23 @@ async function knownOf(run) {
   } catch { return undefined; }
 }
 
+// The pictures that a question is about, from the bucket through the guard of the pages.
+function picturesOf(names) {
+  const shown = element("p", undefined, "pictures");
+  for (const name of names) {
+    const link = element("a");
+    link.href = new URL(`image/${encodeURIComponent(name)}`, new URL(root, location.href)).href;
+    const picture = element("img");
+    picture.src = link.href;
+    picture.alt = name;
+    picture.width = 192;
+    picture.height = 144;
+    link.append(picture);
+    shown.append(link);
+  }
+  return shown;
+}
+
 function shownQuestion(question, known, mayAnswer, key) {
   const run = question.task_instance;
   const form = element("form", undefined, "question");
@@ -121,6 +138,7 @@ function shownQuestion(question, known, mayAnswer, key) {
   // What is decided stands before the buttons that decide, and is never folded away.
   const words = element("div", known ? undefined : question.body, known ? "scroll decided" : "scroll decided source");
   if (known) words.replaceChildren(...new DOMParser().parseFromString(known.body, "text/html").body.childNodes);
+  if (known?.pictures.length) form.append(picturesOf(known.pictures));
   form.append(words);
   if (!mayAnswer) {
     form.append(element("p", "Your role may read this question, not answer it.", "muted"));
@@ -202,6 +220,7 @@ async function showQuestions() {
   // One that stays is not moved: it would lose its reader's place.
   if (left.length !== list.children.length || left.some((form, place) => form !== list.children[place])) {
     list.replaceChildren(...left);
+    breakIds(list);
   }
 }
 
@@ -227,7 +246,11 @@ function offerStarts(within = document) {
             method: "POST",
             body: JSON.stringify({ logical_date: null, conf }),
           });
-          const then = document.querySelector("main[data-live]") ? "This page shows the result in a moment."
+          // Nothing is being typed any longer, so the page renews itself.
+          for (const field of form.querySelectorAll("input[type=text], textarea")) field.value = "";
+          button.blur();
+          const then = document.querySelector("main[data-live]")
+            ? "This page shows in a moment what was done, or the question that somebody has to answer."
             : "Reload this page in a moment: what was done, or a question that somebody has to answer, stands on it then.";
           return ["Started as ", linkToRun(form.dataset.start, run.dag_run_id), `. ${then}`];
         });
@@ -286,6 +309,33 @@ function limitComparison() {
   });
 }
 
+// What each section was made of: one of which nothing is new stays as its reader has left it.
+const madeOf = new WeakMap();
+
+function noteSections(within) {
+  for (const section of within.querySelectorAll("section")) madeOf.set(section, section.outerHTML);
+}
+
+// What is folded, by its summary and what its form is about: rows of a table have the same summary.
+function nameOf(details) {
+  return JSON.stringify([details.querySelector("summary").textContent, details.querySelector("form")?.dataset.conf]);
+}
+
+// What a form said stays, until a question about it is answered or what it is about is gone from the page.
+function carryWords(old, part) {
+  for (const form of old.querySelectorAll("form[data-start]")) {
+    const said = form.querySelector(".said");
+    if (!said?.textContent) continue;
+    const fresh = [...part.querySelectorAll("form[data-start]")].find(
+      (one) => one.dataset.start === form.dataset.start && one.dataset.conf === form.dataset.conf);
+    const wasAsked = form.closest("article, tr")?.querySelector(".asked");
+    if (!fresh || (wasAsked && !fresh.closest("article, tr").querySelector(".asked"))) continue;
+    fresh.querySelector(".said").textContent = said.textContent;
+    const areOff = [...form.querySelectorAll("button")].map((button) => button.disabled);
+    fresh.querySelectorAll("button").forEach((button, place) => { button.disabled = areOff[place]; });
+  }
+}
+
 // Takes over what is new on a page; what its reader may be at stays as it is.
 function takeOver(main, fresh) {
   const named = (part) => `section[aria-labelledby="${CSS.escape(part.getAttribute("aria-labelledby"))}"]`;
@@ -296,22 +346,33 @@ function takeOver(main, fresh) {
   for (const part of fresh.querySelectorAll("section")) {
     const old = main.querySelector(named(part));
     // Questions come from Airflow; a log is that of the last failure.
-    const isSaying = [...old?.querySelectorAll("form[data-start] .said") ?? []].some((said) => said.textContent);
-    const isKept = old && ("questions" in part.dataset || isSaying
+    const isKept = old && ("questions" in part.dataset || madeOf.get(old) === part.outerHTML
       || ("kept" in part.dataset && old.dataset.log === part.dataset.log));
     if (!isKept) {
-      const unfolded = [...old?.querySelectorAll("details[open] > summary") ?? []].map((one) => one.textContent);
-      for (const one of part.querySelectorAll("details > summary")) {
-        if (unfolded.includes(one.textContent)) one.parentElement.open = true;
+      madeOf.set(part, part.outerHTML);
+      const unfolded = [...old?.querySelectorAll("details[open]") ?? []].map(nameOf);
+      for (const one of part.querySelectorAll("details")) {
+        if (unfolded.includes(nameOf(one))) one.open = true;
       }
-      if (old) old.replaceWith(part);
-      else if (last) last.after(part);
+      if (old) {
+        carryWords(old, part);
+        old.replaceWith(part);
+      } else if (last) last.after(part);
       else main.prepend(part);
       offerStarts(part);
       leadToAirflow(part);
+      breakIds(part);
       if (part.dataset.log) showLog();
     }
     last = isKept ? old : part;
+  }
+}
+
+// Long names in code break after hyphens, dots, slashes and underscores, never within a word; what is copied is as it was.
+function breakIds(within = document) {
+  for (const code of within.querySelectorAll("code")) {
+    const parts = code.childElementCount || code.textContent.length < 17 ? [] : code.textContent.split(/(?<=[-_./+:])/);
+    if (parts.length > 1) code.replaceChildren(...parts.flatMap((part, n) => (n ? [element("wbr"), part] : [part])));
   }
 }
 
@@ -337,11 +398,13 @@ async function keepLive() {
   setTimeout(refresh, pause);
 }
 
+noteSections(document);
 followReport();
 followTheme();
 showQuestions();
 offerStarts();
 leadToAirflow();
+breakIds();
 showLog();
 limitComparison();
 keepLive();
