@@ -179,7 +179,9 @@ def test_the_best_is_corrected_by_the_figures_in_the_order_in_which_they_came(se
     falling = [0.90, 0.89, 0.88, 0.87, 0.86, 0.85]
     best = correct_for_looks(falling[0], 0.02, 6, (), later=falling[1:])
     assert best.luck < 0.002 < correct_for_looks(falling[0], 0.02, 6, falling[1:]).luck
-    figure = PublishedFigure(value=0.9, low=0.86, high=0.94, n_images=200, n_positives=50)
+    figure = PublishedFigure(
+        value=0.9, low=0.86, high=0.94, method="m", n_images=200, n_groups=200, n_positives=50
+    )
     draw = {f"t{place}": value for place, value in enumerate(falling)}
     with open_workspace().engine.connect() as connection:
         of_draw = looks_at_test.best_of_all(connection, TASK, {"t0": figure})
