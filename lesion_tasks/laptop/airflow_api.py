@@ -3,6 +3,7 @@
 import json
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from typing import Any
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote, urlencode
@@ -65,7 +66,7 @@ class AirflowApi:
 
     def warm_up(self) -> None:
         """Make the server build the routes that tasks use, which takes 3 s at the first request."""
-        self._send("GET", "/execution/health", None, {})
+        self._patiently("GET", "/execution/health", None, {})
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Create a pool unless one with this name exists; its size may have been changed by hand."""
@@ -74,7 +75,7 @@ class AirflowApi:
         except HTTPError as error:
             if error.code != 404:
                 raise
-            self.post(
+            self._create(
                 "pools",
                 {"name": name, "slots": slots, "description": description, "include_deferred": True},
             )
@@ -89,9 +90,11 @@ class AirflowApi:
         return {error["filename"]: error["stack_trace"] for error in found}
 
     def trigger(self, dag_id: str, conf: dict[str, Any]) -> str:
-        """Start a run by hand and return its id."""
-        run = self.post(f"dags/{quote(dag_id)}/dagRuns", {"logical_date": None, "conf": conf})
-        return str(run["dag_run_id"])
+        """Start a run by hand and return its id: one run, however often a busy server has to be asked."""
+        run_id = f"manual__{datetime.now(UTC).isoformat()}"
+        body = {"dag_run_id": run_id, "logical_date": None, "conf": conf}
+        self._create(f"dags/{quote(dag_id)}/dagRuns", body)
+        return run_id
 
     def runs(self, dag_id: str, limit: int = 20) -> list[dict[str, Any]]:
         """Return the newest runs of a DAG, newest first."""
@@ -124,10 +127,29 @@ class AirflowApi:
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         if time.monotonic() - self._token_at > TOKEN_LIFETIME_S or not self._token:
             login = {"username": self.username, "password": self.password}
-            self._token = self._send("POST", "/auth/token", login, {})["access_token"]
+            self._token = self._patiently("POST", "/auth/token", login, {})["access_token"]
             self._token_at = time.monotonic()
         headers = {"Authorization": f"Bearer {self._token}"}
-        for _ in range(N_PATIENT if method == "GET" else 0):
+        # A question, or a change that is the same when made twice.
+        ask = self._patiently if method in ("GET", "PATCH") else self._send
+        return ask(method, path, body, headers)
+
+    def _create(self, path: str, body: dict[str, Any]) -> None:
+        """Create what has a name of its own: a busy server that answers too late has it when it is asked again."""
+        for attempt in range(N_PATIENT + 1):
+            try:
+                self.post(path, body)
+            except AirflowBusyError:
+                if attempt == N_PATIENT:
+                    raise
+                continue
+            except HTTPError as error:
+                if error.code != 409 or not attempt:
+                    raise
+            return
+
+    def _patiently(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
+        for _ in range(N_PATIENT):
             try:
                 return self._send(method, path, body, headers)
             except AirflowBusyError:
