@@ -15,7 +15,7 @@ from PIL import Image, ImageDraw, ImageFilter
 FRAME_PX = 192  # side of the lesion's own frame, which spans 3.2 lesion units
 FRAME_UNITS = 3.2
 N_ANGLES = 512
-FEATURE_NOISE = 0.5  # standard deviation added to the latent score before it becomes a feature
+FEATURE_NOISE = 0.4  # standard deviation added to the latent score before it becomes a feature
 FEATURE_MIDDLE = 0.9  # latent score at which a feature is half expressed: between the classes
 FEATURE_WIDTH = 0.75
 NETWORK_CELLS = 16  # across the frame, by which the meshes of a pigment network are bent
