@@ -211,7 +211,7 @@ _CONTROLS = [
         side_px=32,
         conv_filters=(8, 16),
         dense_units=(16,),
-        # So few images that an epoch is a dozen steps. At 3e-3 one of three seeds learned nothing: all its units were off.
+        # An epoch is a dozen steps. At 3e-3 one of three seeds learned nothing: all its units were off.
         learning_rate=1.5e-3,
         max_epochs=24,
     ),
