@@ -707,9 +707,12 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
 def a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(training_id: str, pages: Client) -> None:
     path = f"{training_id}/report.html"
     page = pages.get(f"/read/{path}")
+    # In a frame, paper would have what fits into it.
+    assert f'href="/reports/{path}" target="_blank"' in page.text
+    assert pages.get(f"/reports/{path}").status_code == 200
     assert f'data-report="{path}"' in page.text
     assert "frame-src 'self'" in page.headers["content-security-policy"]
-    assert 'class="reading bare"' in pages.get(f"/read/{path}?is_bare=true").text
+    assert 'class="reading bare says-drawn"' in pages.get(f"/read/{path}?is_bare=true").text
     stored = pages.get(f"/reports/{path}").text
     for theme in ("dark", "light"):
         themed = pages.get(f"/themed/{theme}/reports/{path}")
