@@ -57,7 +57,7 @@ def test_without_earlier_figures_looks_count_as_independent_and_a_single_look_st
     assert unknown.luck > 0.035 > 0.01 > known.luck > 0
     lower = correct_for_looks(0.85, 0.02, 3, [0.84, 0.86])
     assert lower.value == pytest.approx(0.85)
-    with pytest.raises(UnusableInputError, match="3 looks, 3 earlier"):
+    with pytest.raises(UnusableInputError, match="3 looks, 3 other figures"):
         correct_for_looks(0.85, 0.02, 3, [0.84, 0.86, 0.83])
 
 
