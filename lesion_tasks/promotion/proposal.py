@@ -277,7 +277,8 @@ def why_not_best(candidate: Candidate, best: Candidate | None) -> str:
     measure = leading_measure(candidate.training.task)
     return (
         f"{best.training_id} of the same round is better on val: {label_inside(measure)} {best.val:.4f} against "
-        f"{candidate.val:.4f}. Only the one chosen on val is judged on the test set."
+        f"{candidate.val:.4f}. Only the one chosen on val goes before the gates; "
+        "figures of others on test decide nothing."
     )
 
 

@@ -60,7 +60,7 @@ OUTCOMES = {
     "passed_over": (
         "passed over",
         "quiet",
-        "Another candidate of the same round was better on val, and only that one was judged.",
+        "Another candidate of the same round was better on val, and only that one went before the gates.",
     ),
     "rejected": (
         "rejected",
