@@ -275,11 +275,11 @@ def await_questions(page: Page, run_id: str, n: int, place: str = CHAMPION_PAGE)
     until(page, are_shown)
 
 
-def await_one_question(page: Page) -> str:
-    """Open the page of the champion until it shows one question; returns the run that asks."""
+def await_one_question(page: Page, about: str) -> str:
+    """Open the page of the champion until it asks one question about trainings of a variant; returns its run."""
 
     def asking() -> str | None:
-        questions = inside(page, CHAMPION_PAGE).locator("form.question")
+        questions = inside(page, CHAMPION_PAGE).locator("form.question").filter(has_text=f"may {about}-")
         page.wait_for_timeout(2_000)  # the page asks Airflow for its questions
         return questions.get_attribute("data-run") if questions.count() == 1 else None
 
@@ -389,7 +389,7 @@ def test_a_promotion_is_rejected_with_a_reason_and_the_next_is_approved(page: Pa
     started = promote_by_form(page, api, "Always")
     # A look that fails hides no question; the next one brings its body.
     page.route("**/question?*", lambda route: route.abort())
-    run_id = await_one_question(page)
+    run_id = await_one_question(page, "smoke")
     frame = page.frame_locator("iframe")
     question = frame.locator(f'form.question[data-run="{run_id}"]')
     question.locator(".source").wait_for(state="attached")
