@@ -26,7 +26,7 @@ from lesion_airflow import (
     announce_correction,
     approval_params,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
     skip_unless,
     task_param,
@@ -105,7 +105,7 @@ def correct_data() -> None:
         """Check what is asked for; the question about it, if a person is asked."""
         from lesion_tasks.curation.correction_requests import write_questions
 
-        refuse_misspelt()
+        refuse_unusable()
         questions = write_questions(
             open_workspace(), request_of(params, dag_run), approval=params["approval"]
         )

@@ -22,7 +22,7 @@ from lesion_airflow import (
     TRAINS,
     note_lineage,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
 )
 from lesion_tasks.catalog import SPLITS, VARIANTS
@@ -86,7 +86,7 @@ def leave_out() -> None:
         """Name what is held out of which manifest, after building the split and the pixels that the variant needs."""
         from lesion_tasks.evaluation.held_out_report import choose_folds
 
-        refuse_misspelt()
+        refuse_unusable()
         workspace = open_workspace()
         chosen = choose_folds(
             workspace,

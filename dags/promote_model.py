@@ -21,6 +21,7 @@ Safe to clear: a run that has decided finds its decision again, and deciding twi
 nothing.
 """
 
+from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -38,7 +39,8 @@ from lesion_airflow import (
     announce_decision,
     approval_params,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
+    refusing_arguments,
     results,
     skip_unless,
     tasks_param,
@@ -155,11 +157,12 @@ def promote_model() -> None:
         from lesion_tasks.promotion.overrides import tasks_to_decide
         from lesion_tasks.promotion.promote import plan_promotion
 
-        refuse_misspelt()
+        refuse_unusable()
         workspace = open_workspace()
         force, only = force_of(params, dag_run), only_of()
-        names = tasks_to_decide(workspace, params["tasks"], force)
-        plans = [plan_promotion(workspace, task=name, force=force, only=only) for name in names]
+        with refusing_arguments() if force is not None else nullcontext():
+            names = tasks_to_decide(workspace, params["tasks"], force)
+            plans = [plan_promotion(workspace, task=name, force=force, only=only) for name in names]
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(

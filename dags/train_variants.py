@@ -33,7 +33,8 @@ from lesion_airflow import (
     count,
     note_lineage,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
+    refusing_arguments,
     results,
     skip_unless,
     stay_red,
@@ -178,17 +179,18 @@ def train_variants() -> None:
         from lesion_tasks.catalog.lookup import cohorts_chosen, refuse_misspelt_cohorts
         from lesion_tasks.training.train import choose_variants
 
-        refuse_misspelt()
-        refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
-        return choose_variants(
-            open_workspace(),
-            variants=params["variants"] or None,
-            policy=params["policy"],
-            again=params["again"],
-            n_trials=params["trials"],
-            is_smoke_run=params["smoke_run"],
-            changes=params["changes"],
-        )
+        refuse_unusable()
+        with refusing_arguments():
+            refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
+            return choose_variants(
+                open_workspace(),
+                variants=params["variants"] or None,
+                policy=params["policy"],
+                again=params["again"],
+                n_trials=params["trials"],
+                is_smoke_run=params["smoke_run"],
+                changes=params["changes"],
+            )
 
     @task(
         **TRAINS,

@@ -4,7 +4,8 @@ Airflow loads this once per process, so it holds nothing that changes often and 
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
 # Not "reason": where a task returns a dictionary, Airflow also keeps each of its entries by its key.
 REASON = "ended_because"
 MAX_REASON_CHARACTERS = 2_000
+REFUSED = "refused_arguments"  # as XCom: the task failed for what its run was started with
 
 
 def keep_reason(context: Mapping[str, Any]) -> None:
@@ -150,16 +152,35 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
         raise AirflowSkipException(reason)
 
 
-def refuse_misspelt() -> None:
-    """End the running task if its run was given an argument that its form does not have: nothing would heed it."""
-    from lesion_tasks.catalog.lookup import did_you_mean
+@contextmanager
+def refusing_arguments() -> Iterator[None]:
+    """End the running task for what its run was started with: it says what to do, and is not shown for long."""
+    from lesion_requests import AGAIN
+
+    try:
+        yield
+    except UnusableInputError as error:
+        context = get_current_context()
+        if not context["dag_run"].conf:
+            raise  # nobody filled in a form: the settings or the data say this
+        context["ti"].xcom_push(REFUSED, True)
+        raise AirflowFailException(f"{str(error).rstrip('.')}. {AGAIN}") from error
+
+
+def refuse_unusable() -> None:
+    """End the running task if its run was given fields that its form does not have, or that do not go together.
+
+    The API refuses that before there is a run; this is for what comes by another way.
+    """
+    from lesion_requests import OF_FIELDS_ALONE, refusal_of_names
 
     context = get_current_context()
-    known = list(context["dag"].params)
-    for name in context["dag_run"].conf or {}:
-        if name not in known:
-            meant = did_you_mean(name, known) or f"; expected some of {', '.join(known) or 'none'}"
-            raise AirflowFailException(f"argument {name!r}: there is none of this name{meant}")
+    dag = context["dag"]
+    with refusing_arguments():
+        if (words := refusal_of_names(context["dag_run"].conf or {}, dag.params)) is not None:
+            raise UnusableInputError(words)
+        if (check := OF_FIELDS_ALONE.get(dag.dag_id)) is not None:
+            check(context["params"])
 
 
 def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment: datetime) -> list[str]:

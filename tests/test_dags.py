@@ -17,6 +17,7 @@ import pytest
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.pages.run_results import DAGS
+from lesion_tasks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
@@ -567,16 +568,58 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
 
     import lesion_airflow
 
+    pushed: dict[str, Any] = {}
     context = {
-        "dag": SimpleNamespace(params={"variants": None, "again": False}),
+        "dag": SimpleNamespace(dag_id="train_variants", params={"variants": None, "again": False}),
         "dag_run": SimpleNamespace(conf=conf),
+        "ti": SimpleNamespace(xcom_push=pushed.__setitem__),
     }
     monkeypatch.setattr(lesion_airflow, "get_current_context", lambda: context)
     if words is None:
-        lesion_airflow.refuse_misspelt()
+        lesion_airflow.refuse_unusable()
         return
-    with pytest.raises(AirflowFailException, match=re.escape(words)):
-        lesion_airflow.refuse_misspelt()
+    with pytest.raises(AirflowFailException, match=re.escape(words)) as refused:
+        lesion_airflow.refuse_unusable()
+    assert "Trigger it again" in str(refused.value)
+    assert "clearing this run does not help" in str(refused.value)
+    assert pushed == {lesion_airflow.REFUSED: True}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "conf", "words"),
+    [
+        ("promote_model", {"is_forced": True}, "a promotion despite the gates: the reason is empty"),
+        ("promote_model", {"override_reason": "needed"}, "only with"),
+        ("promote_model", {"is_force": True}, "'is_force': there is none of this name; did you mean is_forced?"),
+        ("promote_model", {"tasks": ["malignancies"]}, "'malignancies'; did you mean malignancy?"),
+        ("promote_model", {"tasks": []}, "tasks: [] should be non-empty"),
+        ("promote_model", {"is_forced": True, "override_reason": "needed", "training": "x"}, "'x'"),
+        ("train_variants", {"changes": {"sede": 2}}, "changes: there is no field 'sede'; did you mean seed?"),
+        ("train_variants", {"variants": ["smoke"], "trials": 2}, "without a search space"),
+        ("train_variants", {"variants": ["metadata_mlpp"]}, "did you mean metadata_mlp?"),
+        ("leave_out", {"variant": "metadata_logistic", "n_seeds": 3}, "another seed gives the same model"),
+        ("rollback_champion", {"reason": "too short"}, "expected at least 10 characters"),
+        ("rollback_champion", {}, "reason: is missing"),
+        ("rollback_champion", {"reason": "a good long reason"}, "has no champion to roll back"),
+        ("correct_data", {"reason": "wrong"}, "expected the id of an image"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_at_the_door_in_one_line(
+    dag_id: str, conf: dict[str, Any], words: str, dags: dict[str, Any], settings: Settings
+) -> None:
+    from airflow.sdk.definitions._internal.types import is_arg_set
+
+    from lesion_requests import MISSING, refusal_of
+
+    fields = {name: dags[dag_id].params.get_param(name) for name in dags[dag_id].params}
+    form = {
+        name: (one.value if is_arg_set(one.value) else MISSING, one.schema) for name, one in fields.items()
+    }
+    said = refusal_of(dag_id, conf, form)
+    assert said is not None
+    assert words in said
+    assert "\n" not in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize(
