@@ -343,17 +343,16 @@ class AskPerson(HITLOperator):
     template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
     SLICE = timedelta(minutes=LOOK_MINUTES)
-    THOROUGH = timedelta(
-        hours=1
-    )  # how often the look is one at everything stored, and not at the database alone
+    # How often the look is one at everything stored, and not at the database alone.
+    THOROUGH = timedelta(hours=1)
     OBSOLETE = "something else was decided since"
 
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.pop(
-            "params", None
-        )  # a mapped task is handed the form of its DAG, which is no part of the question
+    def __init__(self, *, is_rejecting_first: bool = False, **kwargs: Any) -> None:
+        # A mapped task is handed the form of its DAG, which is no part of the question.
+        kwargs.pop("params", None)
+        options = [self.APPROVE, self.REJECT]
         super().__init__(
-            options=[self.APPROVE, self.REJECT],
+            options=options[::-1] if is_rejecting_first else options,
             params={
                 "reason": Param(
                     "",
@@ -460,12 +459,13 @@ class AskAboutCandidate(AskPerson):
         self,
         *,
         task_name: str,
+        can_promote: bool = True,  # as a question of before it was noted has it
         **kwargs: Any,
     ) -> None:
         from lesion_tasks.evaluation.open_questions import Asked
 
         about = {one.name: kwargs.pop(one.name) for one in fields(Asked) if one.name in kwargs}
-        super().__init__(**kwargs)
+        super().__init__(is_rejecting_first=not can_promote, **kwargs)
         self.task_name = task_name
         self.question = Asked(task_name=task_name, **about)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Select, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks.catalog.approvals import RULE
@@ -81,10 +81,7 @@ def _rows(
         statement = statement.where(Promotion.action.in_(actions))
     if training_id is not None:
         statement = statement.where(Promotion.training_id == training_id)
-    with Session(connection, expire_on_commit=False) as session:
-        rows = list(session.scalars(statement))
-        session.expunge_all()
-    return rows
+    return _detached(connection, statement)
 
 
 def champion_of(connection: Connection, task: str) -> Champion | None:
@@ -104,6 +101,28 @@ def tasks_with_champion(connection: Connection) -> list[str]:
 def decisions_of(connection: Connection, task: str, n: int | None = None) -> list[dict[str, Any]]:
     """The decisions about a task's champion, newest first, the last n of them (None: every one), for display."""
     return [line_of(row) for row in _rows(connection, task, n=n)]
+
+
+def decisions_since(connection: Connection, since: datetime, n: int) -> list[Promotion]:
+    """The last decisions about any task since a moment, at most n, newest first, detached."""
+    statement = select(Promotion).where(Promotion.decided_at >= since)
+    return _detached(connection, statement.order_by(Promotion.promotion_id.desc()).limit(n))
+
+
+def last_decisions(connection: Connection, training_ids: Collection[str]) -> list[Promotion]:
+    """The last decision about each of some trainings that has one, newest first, detached."""
+    statement = select(Promotion).where(Promotion.training_id.in_(training_ids))
+    found: dict[str, Promotion] = {}
+    for row in _detached(connection, statement.order_by(Promotion.promotion_id.desc())):
+        found.setdefault(row.training_id, row)
+    return list(found.values())
+
+
+def _detached(connection: Connection, statement: Select[tuple[Promotion]]) -> list[Promotion]:
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows
 
 
 def line_of(row: Promotion) -> dict[str, Any]:
@@ -284,10 +303,7 @@ def decisions_of_run(connection: Connection, run_id: str) -> list[Promotion]:
         )
         .order_by(Promotion.promotion_id.desc())
     )
-    with Session(connection, expire_on_commit=False) as session:
-        rows = list(session.scalars(statement))
-        session.expunge_all()
-    return rows
+    return _detached(connection, statement)
 
 
 def record_decision(

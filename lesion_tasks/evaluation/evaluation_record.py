@@ -18,6 +18,7 @@ from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINI
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
 from lesion_tasks.reports.bundle import BestOfLooks
+from lesion_tasks.reports.words import sentences
 
 # What every evaluation asks of test and val: without one of these nothing is known of its soundness.
 REQUIRED_CHECKS = {
@@ -144,6 +145,11 @@ def failed_checks(document: Mapping[str, Any]) -> list[str]:
 def undecided_checks(document: Mapping[str, Any]) -> list[str]:
     """Names of the checks that had too few images to tell: nothing is wrong, but nothing is promoted."""
     return _blocking(document, "too_few")
+
+
+def sentences_of(document: Mapping[str, Any], names: Collection[str]) -> str:
+    """What some checks found, in words."""
+    return sentences(*(one["sentence"] for one in document["integrity"] if one["name"] in names))
 
 
 # Checks that passed with a caution that a decision words itself, from what is known by then.
@@ -287,6 +293,7 @@ class _Look:
     finished_at: datetime
     draw: tuple[str, str]
     value: float
+    same_as: str  # the first training that is the same, by what it was made of or by its predictions; often itself
 
 
 def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
@@ -301,18 +308,27 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
     ).one_or_none()
     if one is None:
         return []
-    return [
-        look.value
-        for look in _looks(connection, one.task, measure)
-        if look.draw == (one.salt, one.share) and look.finished_at < one.finished_at
-    ]
+    looks = [look for look in _looks(connection, one.task, measure) if look.draw == (one.salt, one.share)]
+    own = next((look.same_as for look in looks if look.training_id == training_id), training_id)
+    earlier = [look for look in looks if look.finished_at < one.finished_at and look.same_as != own]
+    return list({look.same_as: look.value for look in earlier}.values())
 
 
-def figures_by_draw(connection: Connection, task: str, measure: str) -> list[dict[str, float]]:
-    """A measure of every training of a task, oldest first, by its id: a dict for each draw of test."""
-    draws: dict[tuple[str, str], dict[str, float]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The looks at the test sets of one draw: what was looked at twice is one look."""
+
+    figures: dict[str, float]  # of every training that differs from those before it, oldest first
+    same_as: dict[str, str]  # every training -> the one in `figures` that it is the same as
+
+
+def figures_by_draw(connection: Connection, task: str, measure: str) -> list[Draw]:
+    """A measure of every training of a task by the draw of its test set."""
+    draws: dict[tuple[str, str], Draw] = {}
     for look in _looks(connection, task, measure):
-        draws.setdefault(look.draw, {})[look.training_id] = look.value
+        draw = draws.setdefault(look.draw, Draw(figures={}, same_as={}))
+        draw.same_as[look.training_id] = look.same_as
+        draw.figures.setdefault(look.same_as, look.value)
     return list(draws.values())
 
 
@@ -321,23 +337,34 @@ def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
     rows = connection.execute(
         text("""
             SELECT t.training_id, t.finished_at, m.recipe #>> '{task,salt}' AS salt,
-                   m.recipe #>> '{task,test_share}' AS share, (e.test_figures -> :measure ->> 'value')::float8 AS value
+                   m.recipe #>> '{task,test_share}' AS share, (e.test_figures -> :measure ->> 'value')::float8 AS value,
+                   t.fingerprint, (
+                       SELECT string_agg(p.subset || ' ' || p.sha256, ' ' ORDER BY p.subset) FROM prediction_set p
+                       WHERE p.training_id = t.training_id AND p.manifest_digest = t.manifest_digest
+                           AND p.subset IN ('val', 'test') HAVING count(*) = 2) AS predictions
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
             WHERE t.task = :task AND m.held_out IS NULL AND e.is_sound ORDER BY t.finished_at, t.training_id
         """),
         {"task": task, "measure": measure},
     )
-    return [
-        _Look(
+    found, first = [], dict[tuple[str, str], str]()
+    for row in rows:
+        if row.value is None:
+            continue
+        marks = [(kind, mark) for kind in ("fingerprint", "predictions") if (mark := getattr(row, kind))]
+        same_as = next((first[mark] for mark in marks if mark in first), row.training_id)
+        for mark in marks:
+            first.setdefault(mark, same_as)
+        look = _Look(
             training_id=row.training_id,
             finished_at=row.finished_at,
             draw=(row.salt, row.share),
             value=row.value,
+            same_as=same_as,
         )
-        for row in rows
-        if row.value is not None
-    ]
+        found.append(look)
+    return found
 
 
 def noted_best(connection: Connection, training_id: str) -> BestOfLooks | None:

@@ -12,8 +12,8 @@ from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.curation.corrections import find_request
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
-from lesion_tasks.evaluation.decisions import decisions_of_run, line_of
-from lesion_tasks.evaluation.evaluation_record import find_report
+from lesion_tasks.evaluation.decisions import decisions_of_run, last_decisions, line_of
+from lesion_tasks.evaluation.evaluation_record import find_report, trainings_of
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
@@ -221,12 +221,13 @@ def _result_of_tasks(
     if task_id is None and dag_id in RESULT_TASKS:
         with workspace.engine.connect() as connection:
             pages = [page for one in made if (page := _page_of(connection, one)) is not None]
+            decided = _decided_about(connection, made) if dag_id == "train_variants" else []
         words = (
             "What this run made:"
             if pages
             else "This run has not made anything yet, or there was nothing new."
         )
-        return RunResult(address=None, words=words, decisions=[], pages=pages, is_awaited=not pages)
+        return RunResult(address=None, words=words, decisions=decided, pages=pages, is_awaited=not pages)
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
         return _awaited("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
@@ -281,6 +282,12 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
         return f"Data: {split_title(find_manifest(connection, returned).split)}", page_key(returned)
     key = find_report(connection, returned)
     return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)
+
+
+def _decided_about(connection: Connection, made: Sequence[Any]) -> list[DecisionLine]:
+    """What was decided last about the trainings that a run has made, by whichever run: whoever asked looks here."""
+    ids = trainings_of(connection, [one for one in made if isinstance(one, str)])
+    return [DecisionLine.model_validate(line_of(row)) for row in last_decisions(connection, ids)]
 
 
 def _awaited(words: str) -> RunResult:

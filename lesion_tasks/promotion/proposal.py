@@ -386,6 +386,8 @@ def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
         if d["candidate"] is not None and d["champion"] is not None
     ]
     head = ["| Measure | Candidate | Champion | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
+    if comparison.get("has_same_predictions"):
+        return [f"**The same predictions as the champion** on all {comparison['n_images']:,} test images.", ""]
     return [f"On the same {comparison['n_images']:,} test images:", "", *head, *rows, ""]
 
 

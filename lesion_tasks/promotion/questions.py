@@ -53,6 +53,7 @@ class Question(Asked):
 
     subject: str
     body: str  # Markdown
+    can_promote: bool = True  # whether an approval would; if not, the decision is a refusal all the same
     assigned_users: list[dict[str, str]]  # who may answer; empty: anybody
 
 
@@ -120,6 +121,7 @@ def write_questions(
             only=only,
             request_id=None if asker is None else request_of(asker.run_id, task),
             subject=subject_of(proposal, is_forced=is_forced),
+            can_promote=is_forced or not proposal.objections,
             body=body_of(proposal, report_base=PAGES, is_forced=is_forced, force=force),
             assigned_users=rules.assigned_users,
         )

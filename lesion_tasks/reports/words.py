@@ -94,6 +94,13 @@ CHECK_TITLES = {
     "labels_changed": "The labels are up to date",
 }
 
+# What a check cannot tell of too few images.
+_UNTOLD = {
+    "few_groups": "anything",
+    "independent_of_labels": "whether the predictions depend on the labels",
+    "shortcut": "whether the model knows more than the archive",
+}
+
 # A measure of both kinds of task can need two explanations: with more classes there is no threshold.
 EXPLANATIONS = {
     "binary": BINARY_FIGURES,
@@ -187,6 +194,12 @@ def check_title(name: str) -> str:
     """What a check ensures; the suffix `_on_val` says that it was run on validation."""
     title = CHECK_TITLES.get(name.removesuffix("_on_val"), label(name))
     return f"{title}, on validation" if name.endswith("_on_val") and name not in CHECK_TITLES else title
+
+
+def untold(name: str) -> str:
+    """What a check of `check_title` cannot tell of too few images, after "too few to tell"."""
+    check = name.removesuffix("_on_val")
+    return _UNTOLD[check] + (" (on validation)" if name != check else "")
 
 
 def number(value: float | None, digits: int = 3) -> str:
