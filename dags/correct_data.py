@@ -6,7 +6,7 @@
 
 The page "Suspects" starts it. A decision is kept with its reason and who made it, and can be withdrawn, which is asked
 about in the same way; splits follow when they are next built, which the new state of the images starts. A question that
-is still open when something else was decided about the same label or pair ends as superseded within two minutes; it
+is still open when something else was decided about the same label or pair ends as superseded within minutes; it
 does not block anything else.
 
 Safe to clear: a run that has ended finds how, and changes nothing more.

@@ -10,7 +10,7 @@
 
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
 promoted. There is one question about each candidate: a run that finds one open names the run that asks it. A question
-that is still open when a better candidate arrives ends as superseded within two minutes; it does not block anything
+that is still open when a better candidate arrives ends as superseded within minutes; it does not block anything
 else. A training that the gates refused can be promoted all the same: by its name, with a reason and "Despite the
 gates".
 

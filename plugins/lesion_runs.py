@@ -9,9 +9,6 @@ if TYPE_CHECKING:
 
     from lesion_tasks.pages.activity import Run, TaskOfRun
 
-KEPT_DAYS = 14  # that a failed run is shown
-KEPT_DAYS_OF_REFUSED = 1  # the same of one that was refused for what it was started with
-
 
 class AirflowRuns:
     """The runs of some DAGs."""
@@ -51,6 +48,7 @@ class AirflowRuns:
         from sqlalchemy.orm import aliased
 
         from lesion_airflow import REFUSED
+        from lesion_tasks.pages.activity import KEPT_DAYS, KEPT_DAYS_OF_REFUSED
 
         now, later = datetime.now(UTC), aliased(DagRun)
         is_refused = exists().where(

@@ -590,7 +590,11 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
     [
         ("promote_model", {"is_forced": True}, "a promotion despite the gates: the reason is empty"),
         ("promote_model", {"override_reason": "needed"}, "only with"),
-        ("promote_model", {"is_force": True}, "'is_force': there is none of this name; did you mean is_forced?"),
+        (
+            "promote_model",
+            {"is_force": True},
+            "'is_force': there is none of this name; did you mean is_forced?",
+        ),
         ("promote_model", {"tasks": ["malignancies"]}, "'malignancies'; did you mean malignancy?"),
         ("promote_model", {"tasks": []}, "tasks: [] should be non-empty"),
         ("promote_model", {"is_forced": True, "override_reason": "needed", "training": "x"}, "'x'"),
@@ -608,7 +612,6 @@ def test_what_a_run_would_refuse_is_refused_at_the_door_in_one_line(
     dag_id: str, conf: dict[str, Any], words: str, dags: dict[str, Any], settings: Settings
 ) -> None:
     from airflow.sdk.definitions._internal.types import is_arg_set
-
     from lesion_requests import MISSING, refusal_of
 
     fields = {name: dags[dag_id].params.get_param(name) for name in dags[dag_id].params}

@@ -21,7 +21,7 @@ from lesion_tasks.evaluation.decisions import (
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import find_questions, run_of
 from lesion_tasks.reports.index import PromotionState
-from lesion_tasks.reports.words import outcome_title, sentences
+from lesion_tasks.reports.words import outcome_title, quoted, sentences, unquoted
 from lesion_tasks.training.run_record import kind_of
 
 if TYPE_CHECKING:
@@ -123,8 +123,7 @@ def better_since(
     """Of some trainings those evaluated after a moment whose measure on val is above that of another, as stored."""
     rows = connection.execute(
         text("""
-            SELECT training_id, coalesce(cast(
-                       document #>> ARRAY['subsets', 'val', 'figures', :measure, 'value'] AS float), 0) AS val
+            SELECT training_id, coalesce((val_figures -> :measure ->> 'value')::float8, 0) AS val
             FROM evaluation JOIN training USING (training_id, manifest_digest)
             WHERE training_id = :than OR training_id = ANY(:ids) AND evaluated_at > :since
         """),
@@ -252,6 +251,9 @@ def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -
     return state if asked is None else state.model_copy(update={"reason": sentences(state.reason, asked)})
 
 
+_TYPED = ("rejected", "rolled_back")  # the actions whose reason is what a person typed
+
+
 def _installed(decision: PastDecision) -> str:
     return outcome_title(decision.outcome)
 
@@ -262,5 +264,7 @@ def _by(name: str, decision: PastDecision, did: str = "") -> PromotionState:
         did=did,
         decided_at=decision.decided_at.isoformat(timespec="seconds"),
         decided_by=decision.decided_by,
-        reason=decision.reason,
+        reason=quoted(unquoted(decision.reason))
+        if decision.action in _TYPED and decision.reason
+        else decision.reason,
     )

@@ -14,7 +14,7 @@ from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.database.schema import OpenQuestion, Promotion, Training
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import close_question, find_question, run_of
-from lesion_tasks.reports.words import decider, outcome_title, sentences
+from lesion_tasks.reports.words import decider, outcome_title, sentences, unquoted
 from lesion_tasks.training.run_record import find_finished
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def why_in_words(action: str, decided_by: str, reason: str) -> str:
     told = f"Rejected by {decided_by}"
     if action != "rejected" or not reason.startswith(told):
         return reason
-    return reason.removeprefix(told).lstrip(":. ")
+    return unquoted(reason.removeprefix(told).lstrip(":. "))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -293,7 +293,9 @@ class _Look:
     finished_at: datetime
     draw: tuple[str, str]
     value: float
-    same_as: str  # the first training that is the same, by what it was made of or by its predictions; often itself
+    same_as: (
+        str  # the first training that is the same, by what it was made of or by its predictions; often itself
+    )
 
 
 def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:

@@ -26,7 +26,8 @@ def best_of_looks(connection: Connection, subject: EvaluationSubject, test: "Sco
     """The leading figure without the luck of being the best of all looks at this test set up to this one.
 
     A look is the sound evaluation of a training of the task on its own manifest, whose test set is drawn by the same
-    assignment; what was trained twice, or predicts the same, is one. None on another manifest than the training's own, and where there is no figure.
+    assignment; what was trained twice, or predicts the same, is one. None on another manifest than the training's own,
+    and where there is no figure.
     """
     from lesion_tasks.metrics.headline import headline_auc
 

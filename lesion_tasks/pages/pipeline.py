@@ -72,7 +72,9 @@ class PipelineState:
     ended: list[Training]
     standings: dict[str, PromotionState]  # of those that ended and were evaluated
     tasks: list[TaskState]
-    decisions: list[tuple[str, str, DecisionLine]]  # the last ones: name and title of the task, and the decision
+    decisions: list[
+        tuple[str, str, DecisionLine]
+    ]  # the last ones: name and title of the task, and the decision
 
     @property
     def curation(self) -> str:

@@ -8,6 +8,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection
 
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.curation.corrections import find_request
@@ -18,7 +19,7 @@ from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.reports.index import DecisionLine
-from lesion_tasks.reports.words import decider, sentences
+from lesion_tasks.reports.words import decider, quoted, sentences
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import find_manifest
@@ -192,12 +193,14 @@ def _asked_for(workspace: Workspace, run_id: str) -> RunResult:
     if found is None:
         return _awaited("This run has not corrected anything yet.")
     by = f" by {decider(found.answered_by)}" if found.answered_by else ""
-    why = f": {found.answer_reason}" if found.answer_reason else ""
+    is_typed = found.answered_by not in (None, RULE)
+    said = quoted(found.answer_reason) if is_typed and found.answer_reason else found.answer_reason
+    why = f": {said}" if said else ""
     about = " and ".join(name for name in (found.isic_id, found.other_isic_id) if name)
     decision = found.decision.replace("_", " ")
     return RunResult(
         address=page_of(found),
-        words=f"{decision.capitalize()}, {about}: {found.outcome}{by}{why}.",
+        words=sentences(f"{decision.capitalize()}, {about}: {found.outcome}{by}{why}"),
         decisions=[],
     )
 

@@ -44,7 +44,7 @@ from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of,
 from lesion_tasks.promotion.overrides import Force, Override, list_overridable, override_in
 from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
 from lesion_tasks.promotion.questions import overtaken_by
-from lesion_tasks.reports.words import sentences
+from lesion_tasks.reports.words import quoted, sentences
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -95,7 +95,7 @@ class _Request:
     @property
     def said(self) -> str:
         """What a person said with the answer, after a sentence about it."""
-        return f" ({self.decided_by} said: {self.answer_reason})" if self.answer_reason else ""
+        return f" ({self.decided_by} said: {quoted(self.answer_reason)})" if self.answer_reason else ""
 
     def with_answer(self, why: str) -> str:
         """Why an answer is not carried out, and that it was given."""
@@ -303,9 +303,9 @@ def _judge(
     action = "promoted" if is_promoted else "refused"
     reason = reason_of(proposal, is_forced=request.is_forced)
     if request.answer == "approved":
-        said = f": {request.answer_reason}" if request.answer_reason else ""
+        said = f": {quoted(request.answer_reason)}" if request.answer_reason else ""
         if is_promoted:
-            reason = f"Approved by {request.decided_by}{said}{'' if said.endswith('.') else '.'} {reason}"
+            reason = sentences(f"Approved by {request.decided_by}{said}", reason)
         else:
             # Who approved it did not refuse it.
             reason = (
@@ -316,7 +316,7 @@ def _judge(
         what = f"Overrides the refusal of {refusal.decided_at.date()}" if refusal else "Despite the gates"
         is_needed = refusal is not None or proposal.objections
         begins = f"{what}, as {force.asked_by} asked" if is_needed else f"{force.asked_by} asked for it"
-        reason = f"{begins}: {force.words}. {reason}"
+        reason = sentences(f"{begins}: {quoted(force.reason)}", reason)
     reason = record_decision(
         connection,
         task,
@@ -326,7 +326,7 @@ def _judge(
         reason=reason,
         figures={
             **proposal.figures,
-            "is_forced": request.is_forced,
+            "is_forced": request.is_forced and bool(refusal or proposal.objections),
             "overrides": refusal and refusal.sequence,
             "is_obstacle": not is_promoted and proposal.refused_for == NOT_COMPARED,
             "refused_for": None if is_promoted else proposal.refused_for,
@@ -369,11 +369,11 @@ def _not_approved(
 ) -> Decision:
     then = "it stays a candidate" if request.override is None else "the refusal by the gates stands"
     missing = "No valid answer in time" if request.asked_about else "Nobody was asked"
-    words = {
-        "rejected": f"Rejected by {request.decided_by}",
-        "expired": f"{missing}; {then}",
-    }[answer]
-    reason = f"{words}{': ' if answer_reason else '.'}{answer_reason}"
+    if answer == "rejected":
+        said = f": {quoted(answer_reason)}" if answer_reason else ""
+        reason = sentences(f"Rejected by {request.decided_by}{said}")
+    else:
+        reason = f"{missing}; {then}{': ' if answer_reason else '.'}{answer_reason}"
     reason = record_decision(
         connection,
         proposal.task,

@@ -40,7 +40,7 @@ from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.candidates import best_of, find_candidate, find_candidates
 from lesion_tasks.promotion.overrides import Force, obstacle_to, override_in, tasks_to_decide
 from lesion_tasks.promotion.proposal import body_of, find_round, propose, subject_of
-from lesion_tasks.reports.words import decider, outcome_title, sentences
+from lesion_tasks.reports.words import decider, outcome_title, quoted, sentences
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -153,7 +153,7 @@ def _is_noted(workspace: Workspace, question: Question, asker: Asker) -> bool:
             anew = "despite the gates" if is_weaker else "anew"
             reason = f"Run {asker.run_id} asks about {question.asked_about} {anew}."
             supersede_question(connection, other, reason=reason)
-        return open_question(connection, question, request_of(asker.run_id, task), ends_at=now + asker.wait)
+        return open_question(connection, question, ends_at=now + asker.wait)
 
 
 def overtaken_by(connection: Connection, asked: Asked, now: TaskNow | None = None) -> str | None:
@@ -242,7 +242,7 @@ def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: s
     if asked.request_id is None:
         return
     task, training_id = asked.task_name, asked.asked_about
-    did = sentences(f"{answer.capitalize()} by {person}" + (f": {reason.strip()}" if reason.strip() else ""))
+    did = sentences(f"{answer.capitalize()} by {person}" + (f": {quoted(reason)}" if reason.strip() else ""))
     about: dict[str, Any] = {
         "training_id": training_id,
         "previous": asked.asked_against,

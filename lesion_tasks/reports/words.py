@@ -171,9 +171,25 @@ def outcome_meaning(outcome: str) -> str:
     return OUTCOMES[outcome][2]
 
 
+_OPENING, _CLOSING = "\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
 def sentences(*said: str | None) -> str:
     """What is said, one after the other, each with a full stop."""
-    return " ".join(one if one.endswith((".", "!", "?")) else f"{one}." for one in said if one)
+    ends = (".", "!", "?")
+    return " ".join(one if one.rstrip(_CLOSING).endswith(ends) else f"{one}." for one in said if one)
+
+
+def quoted(words: str) -> str:
+    """What a person typed, within a sentence of ours: as it was typed."""
+    return f"{_OPENING}{words.strip()}{_CLOSING}"
+
+
+def unquoted(words: str) -> str:
+    """What `quoted` put into quotation marks, if that is all there is; else the words as they are."""
+    inner = words.removesuffix(".").removeprefix(_OPENING).removesuffix(_CLOSING)
+    is_all = words.startswith(_OPENING) and words.endswith((_CLOSING, f"{_CLOSING}."))
+    return inner if is_all and _OPENING not in inner else words
 
 
 def decider(decided_by: str) -> str:
