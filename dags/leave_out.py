@@ -68,10 +68,10 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
             title="At most this many epochs",
             description="In each stage. Empty: as many as the variant says.",
         ),
-        "smoke_run": Param(
+        "rehearsal": Param(
             False,
             type="boolean",
-            title="Smoke run",
+            title="Rehearsal",
             description="One epoch on tiny pictures, to see that everything runs.",
         ),
     },
@@ -93,7 +93,7 @@ def leave_out() -> None:
             params["variant"],
             params["by"],
             n_seeds=params["n_seeds"],
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
         )
         return [fold.as_json for fold in chosen]
 
@@ -112,7 +112,7 @@ def leave_out() -> None:
             workspace,
             params["variant"],
             Fold.from_json(fold),
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
             max_epochs=params["max_epochs"],
         )
         note_lineage(of_training(workspace, training_id))

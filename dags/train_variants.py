@@ -159,10 +159,10 @@ POLICIES = {
                 "brings, or how much of a result is chance. Never promoted. Empty: none."
             ),
         ),
-        "smoke_run": Param(
+        "rehearsal": Param(
             False,
             type="boolean",
-            title="Smoke run",
+            title="Rehearsal",
             section="Shorter or searched",
             description="One epoch on tiny pictures, to see that everything runs. Never promoted.",
         ),
@@ -188,7 +188,7 @@ def train_variants() -> None:
                 policy=params["policy"],
                 again=params["again"],
                 n_trials=params["trials"],
-                is_smoke_run=params["smoke_run"],
+                is_smoke_run=params["rehearsal"],
                 changes=params["changes"],
             )
 
@@ -205,12 +205,12 @@ def train_variants() -> None:
 
         workspace = open_workspace()
         # Already done for the scheduled variants.
-        prepare_training(workspace, variant, is_smoke_run=params["smoke_run"], changes=params["changes"])
+        prepare_training(workspace, variant, is_smoke_run=params["rehearsal"], changes=params["changes"])
         training_id = train_variant(
             workspace,
             variant,
             again=params["again"],
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
             max_epochs=params["max_epochs"],
             n_trials=params["trials"],
             changes=params["changes"],

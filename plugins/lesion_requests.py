@@ -36,7 +36,7 @@ def refusal_of_names(conf: Params, known: Params) -> str | None:
     return None
 
 
-RENAMED: dict[str, str] = {}  # fields of an earlier release
+RENAMED = {"smoke_run": "rehearsal"}  # fields of an earlier release
 
 
 def refusal_of_value(name: str, value: Any, schema: Params) -> str | None:
@@ -106,7 +106,7 @@ def _trainings(workspace: "Workspace", params: Params) -> None:
             variants=params["variants"],
             policy="always",  # whether one has grown is for the run to find out
             n_trials=params["trials"],
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
             changes=params["changes"],
         )
 

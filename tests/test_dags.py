@@ -595,6 +595,7 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
             {"is_force": True},
             "'is_force': there is none of this name; did you mean is_forced?",
         ),
+        ("train_variants", {"smoke_run": True}, "it is called 'rehearsal' by now"),
         ("promote_model", {"tasks": ["malignancies"]}, "'malignancies'; did you mean malignancy?"),
         ("promote_model", {"tasks": []}, "tasks: [] should be non-empty"),
         ("promote_model", {"is_forced": True, "override_reason": "needed", "training": "x"}, "'x'"),

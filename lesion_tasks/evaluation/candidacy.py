@@ -65,7 +65,7 @@ def waiting_ids(connection: Connection, task: str) -> list[str]:
     decided = decided_trainings(connection, task)
     newest: dict[Any, str] = {}
     for row in connection.execute(_EVALUATED, {"task": task}):
-        # A shortened training or a trial run does not take the place of the variant's own.
+        # A shortened training or a rehearsal does not take the place of the variant's own.
         kind = kind_of(cast("Training", row))
         newest.pop(kind, None)  # of each kind the last one stands, in its own place
         newest[kind] = row.training_id

@@ -118,7 +118,7 @@ def find_candidates(
 ) -> list[Candidate]:
     """The latest evaluated training of each variant, unless it was already decided on.
 
-    A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
+    A shortened training or a rehearsal does not take the place of the variant's own: of each kind the latest counts.
     `only`: of these trainings alone.
     """
     waiting = [
