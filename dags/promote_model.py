@@ -56,6 +56,7 @@ from lesion_tasks.catalog.approvals import (
 
 if TYPE_CHECKING:
     from lesion_tasks.promotion.overrides import Force
+    from lesion_tasks.workspace import Workspace
 
 
 def approval_of(params: dict[str, Any]) -> str:
@@ -81,15 +82,32 @@ def only_of() -> list[str] | None:
 
 def is_asking(run_id: str) -> bool:
     """Whether a run can still decide by an answer: it has not ended, and no task on the way there has failed."""
-    ti = get_current_context()["ti"]
-    if not ti.get_dr_count("promote_model", run_ids=[run_id], states=["queued", "running"]):
+    if not is_there(run_id):
         return False
-    states = ti.get_task_states("promote_model", run_ids=[run_id]).get(run_id, {})
+    states = get_current_context()["ti"].get_task_states("promote_model", run_ids=[run_id]).get(run_id, {})
     return not any(
         state in ("failed", "upstream_failed", "skipped", "removed")
         for name, state in states.items()
         if name in ("compare", "gather") or name.startswith("ask")
     )
+
+
+def end_abandoned(workspace: "Workspace") -> None:
+    """End the questions of runs that are gone without their last task, as when somebody deletes them in Airflow."""
+    from lesion_tasks.evaluation.open_questions import asking_runs, close_questions_of_run
+
+    with workspace.engine.begin() as connection:
+        for run_id in asking_runs(connection):
+            if not is_there(run_id):
+                close_questions_of_run(connection, run_id)
+
+
+def is_there(run_id: str) -> bool:
+    """Whether Airflow has a run that has not ended."""
+    count: int = get_current_context()["ti"].get_dr_count(
+        "promote_model", run_ids=[run_id], states=["queued", "running"]
+    )
+    return count > 0
 
 
 def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
@@ -159,6 +177,7 @@ def promote_model() -> None:
 
         refuse_unusable()
         workspace = open_workspace()
+        end_abandoned(workspace)
         force, only = force_of(params, dag_run), only_of()
         with refusing_arguments() if force is not None else nullcontext():
             names = tasks_to_decide(workspace, params["tasks"], force)

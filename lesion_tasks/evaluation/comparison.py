@@ -128,10 +128,10 @@ def compare_models(
     """Candidate minus champion on the candidate's natural test set, without images that either has learned from.
 
     Returns champion, subset, has_same_predictions, differences (by measure, with interval), slices (the leading
-    difference on each part of the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if one of the four is missing,
-    and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises `NoComparisonError` if the
-    models tell other classes apart, or if one was not evaluated on these images, is not sound there, or has learned
-    from nearly all of them.
+    difference on each part of the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if
+    one of the four is missing, and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises
+    `NoComparisonError` if the models tell other classes apart, or if one was not evaluated on these images, is not
+    sound there, or has learned from nearly all of them.
     """
     import numpy as np
 

@@ -118,7 +118,7 @@ def last_decisions(connection: Connection, training_ids: Collection[str]) -> lis
     return list(found.values())
 
 
-def _detached(connection: Connection, statement: Select[tuple[Promotion]]) -> list[Promotion]:
+def _detached(connection: Connection, statement: Select[Any]) -> list[Promotion]:
     with Session(connection, expire_on_commit=False) as session:
         rows = list(session.scalars(statement))
         session.expunge_all()

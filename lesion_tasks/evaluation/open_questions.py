@@ -65,6 +65,12 @@ def find_questions(connection: Connection, task: str) -> dict[str, OpenQuestion]
     return {row.training_id: row for row in rows}
 
 
+def asking_runs(connection: Connection) -> set[str]:
+    """The runs of Airflow that ask something now, as far as these rows know."""
+    with Session(connection) as session:
+        return {run_of(row) for row in session.scalars(select(OpenQuestion))}
+
+
 def open_question(connection: Connection, asked: Asked, ends_at: datetime) -> bool:
     """Note that the run of `asked.request_id` asks; False if another asks about the same candidate.
 

@@ -282,6 +282,13 @@ def choose_champion(request: Request) -> Response:
 def show_champion(request: Request, task: str) -> Response:
     """A task's champion and its history."""
     state = read_champion(_workspace(request), task)
+    # Whoever deletes a run in Airflow leaves the row of its question until the next run.
+    there = {
+        name: run
+        for name, run in state.asked.items()
+        if (found := request.app.state.runs.find(run.dag_id, run.run_id)) is not None and found.is_at_work
+    }
+    state = replace(state, asked=there)
     startable = request.state.startable
     return _page(
         request,
