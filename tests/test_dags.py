@@ -551,6 +551,10 @@ def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, A
     # Airflow puts what a run was given in the place of what a task declares under the same name.
     assert not {*asked.params} & {*dags["promote_model"].params}
     assert asked.options == ["Approve", "Reject"]
+    useless = AskAboutCandidate(
+        task_id="useless", task_name="malignancy", asked_about="x", can_promote=False, subject="May it?"
+    )
+    assert useless.options == ["Reject", "Approve"], "an approval would promote nothing"
 
 
 @pytest.mark.parametrize(

@@ -228,5 +228,6 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
                 "asked_about": given["question"]["asked_about"],
                 "pictures": [],
                 "is_open": True,
+                "can_promote": True,
                 "body": '<p><strong>Candidate</strong> <a href="/read/x/report.html">report</a></p>\n',
             }

@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.evaluation_record import (
     failed_checks,
     find_difference,
     find_sealed,
+    sentences_of,
     unmade_checks,
 )
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
@@ -204,8 +205,8 @@ def _require_soundness(connection: Connection, model: Training, digest: str) -> 
     ]
     if faults:
         raise NoComparisonError(
-            f"the evaluation of {model.training_id} on manifest {digest[:12]} is not sound ({', '.join(faults)}), "
-            "so nothing can be measured against it"
+            f"the evaluation of {model.training_id} on manifest {digest[:12]} is not sound, so nothing can be measured "
+            f"against it: {sentences_of(found.document, faults).rstrip('.')}"
         )
 
 
