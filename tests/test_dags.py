@@ -1,6 +1,8 @@
 """DAG files: read without errors, light, documented, and with the structure that the path needs."""
 
 import ast
+import asyncio
+import json
 import os
 import re
 import runpy
@@ -645,6 +647,54 @@ def test_no_cohort_and_a_cohort_are_refused_together() -> None:
 
     with pytest.raises(UnusableInputError, match="expected it alone"):
         cohorts_chosen(["none", "here"])
+
+
+@pytest.mark.parametrize(
+    ("path", "may_start", "refused"),
+    [
+        ("/api/v2/dags/promote_model/dagRuns", True, True),
+        ("/api/v2/dags/promote_model/dagRuns", False, False),
+        ("/api/v2/dags/another/dagRuns", True, False),
+        ("/api/v2/dags/promote_model/dagRuns/list", True, False),
+    ],
+)
+def test_the_door_answers_whoever_may_start_a_run_and_hands_everything_else_on_as_it_came(
+    path: str, may_start: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lesion_requests
+
+    async def allow(*_: Any) -> bool:
+        return may_start
+
+    monkeypatch.setattr(lesion_requests, "_may_start", allow)
+    monkeypatch.setattr(lesion_requests, "_refusal_at_the_door", lambda dag_id, conf: f"{dag_id}: {conf}")
+    parts = [b'{"logical_date": null, ', b'"conf": {"is_forced": true}}']
+    coming = [{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts]
+    sent: list[dict[str, Any]] = []
+    read: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def airflow(scope: Any, receive: Any, send: Any) -> None:
+        is_more = True
+        while is_more:
+            message = await receive()
+            read.append(message["body"])
+            is_more = message["more_body"]
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    asyncio.run(lesion_requests.Door(airflow)(scope, receive, send))
+    if refused:
+        assert not read
+        assert sent[0]["status"] == 400
+        assert json.loads(sent[1]["body"]) == {"detail": "promote_model: {'is_forced': True}"}
+    else:
+        assert read == parts
+        assert not sent
 
 
 OWN = """

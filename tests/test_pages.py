@@ -328,7 +328,8 @@ def test_the_tab_of_a_run_that_decided_nothing_says_why_and_leads_to_the_run_tha
     trained: tuple[str, str],
 ) -> None:
     run_id = "manual__2026-03-01T10:00:00+00:00"
-    nothing = {"task": TASK, "action": "none", "reason": f"run {run_id} asks about x already"}
+    said = f"run {run_id} asks about x already"
+    nothing = {"task": TASK, "action": "none", "reason": said, "runs": [run_id]}
     app = client().app
     app.state.returned_by = lambda dag, run, task, place: (
         [nothing] if (task, place) == ("decide", None) else []

@@ -245,10 +245,13 @@ def _state(
 def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -> PromotionState:
     """The state of what waits: what was decided before, and whether a person is asked about it."""
     asked = None if question is None else f"A person is asked about it, by run {run_of(question)}."
+    runs = [] if question is None else [run_of(question)]
     if last is None:
-        return PromotionState(name="candidate", reason=asked)
+        return PromotionState(name="candidate", reason=asked, runs=runs)
     state = _by("candidate", last, f"before, {outcome_title(last.outcome)}")
-    return state if asked is None else state.model_copy(update={"reason": sentences(state.reason, asked)})
+    if asked is None:
+        return state
+    return state.model_copy(update={"reason": sentences(state.reason, asked), "runs": [*state.runs, *runs]})
 
 
 _TYPED = ("rejected", "rolled_back")  # the actions whose reason is what a person typed
@@ -264,6 +267,7 @@ def _by(name: str, decision: PastDecision, did: str = "") -> PromotionState:
         did=did,
         decided_at=decision.decided_at.isoformat(timespec="seconds"),
         decided_by=decision.decided_by,
+        runs=list(decision.runs),
         reason=quoted(unquoted(decision.reason))
         if decision.action in _TYPED and decision.reason
         else decision.reason,

@@ -62,6 +62,7 @@ class PastDecision:
     reason: str
     decided_by: str
     decided_at: datetime
+    runs: tuple[str, ...] = ()  # of Airflow, that the reason names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,6 +136,7 @@ def line_of(row: Promotion) -> dict[str, Any]:
         "previous_training_id": row.previous_training_id,
         "reason": why_in_words(row.action, row.decided_by, row.reason),
         "decided_by": row.decided_by,
+        "runs": (row.figures or {}).get("runs", []),
     }
 
 
@@ -160,6 +162,7 @@ def decisions_about(connection: Connection, task: str, training_ids: Collection[
             reason=why_in_words(row.action, row.decided_by, row.reason),
             decided_by=row.decided_by,
             decided_at=row.decided_at,
+            runs=tuple((row.figures or {}).get("runs", ())),
         )
         for row in rows
     ]
@@ -325,13 +328,15 @@ def record_decision(
     says that nothing was decided; that is the rule's doing, whoever decided. The caller holds the lock on the task's
     promotion.
     """
+    figures = dict(figures or {})
     question = find_question(connection, task, training_id)
     if question is not None and question.request_id == request_id:
         close_question(connection, question)
     elif question is not None and action != "expired":
-        title = outcome_title(outcome_of(action, figures or {}))
+        title = outcome_title(outcome_of(action, figures))
         by = f"{training_id}: {title}, decided by {decider(decided_by)} before this run decided about it."
         reason = sentences(reason, supersede_question(connection, question, reason=by))
+        figures["runs"] = [run_of(question)]
     _insert(
         connection,
         task=task,
@@ -340,7 +345,7 @@ def record_decision(
         previous=previous,
         digest=manifest_digest,
         reason=reason,
-        figures=json.dumps(dict(figures or {})),
+        figures=json.dumps(figures),
         decided_by=decided_by,
         request_id=request_id,
     )
@@ -381,10 +386,13 @@ def record_answer(
     _insert(connection, task=task, action=action, digest=None, figures=json.dumps(_QUESTION_ALONE), **about)
 
 
-def supersede_question(connection: Connection, question: OpenQuestion, *, reason: str) -> str:
+def supersede_question(
+    connection: Connection, question: OpenQuestion, *, reason: str, runs: Collection[str] = ()
+) -> str:
     """End a question that something overtakes, with a row under the run that asks; returns a sentence that says so.
 
-    Its candidate stays one, for what overtakes it. The caller holds the lock on the task's promotion.
+    Its candidate stays one, for what overtakes it. `runs`: those that the reason names. The caller holds the lock on the
+    task's promotion.
     """
     close_question(connection, question)
     said = f"The question about it that run {run_of(question)} asked ends as superseded."
@@ -402,7 +410,7 @@ def supersede_question(connection: Connection, question: OpenQuestion, *, reason
         previous=question.previous_training_id,
         digest=None,
         reason=sentences(reason, question.approved_by and f"{question.approved_by} had approved it."),
-        figures=json.dumps(_QUESTION_ALONE),
+        figures=json.dumps({**_QUESTION_ALONE, "runs": list(runs)}),
         decided_by=RULE,
         request_id=question.request_id,
     )

@@ -60,7 +60,9 @@ class RunResult:
     address: str | None  # below the pages' prefix
     words: str
     decisions: list[DecisionLine]
-    undecided: list[str] = field(default_factory=list)  # why a run decided nothing about a task
+    undecided: list[tuple[str, Sequence[str]]] = field(
+        default_factory=list
+    )  # why not, and the runs that are named
     pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
     run: Run | None = None  # as far as Airflow keeps it
     failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
@@ -167,7 +169,9 @@ def _find_made(
         with workspace.engine.connect() as connection:
             rows = decisions_of_run(connection, run_id)
         told = [one for one in (*made, returned) if isinstance(one, dict) and one.get("action") == "none"]
-        undecided = [f"{_title_of(one['task'])}: {sentences(one['reason'])}" for one in told]
+        undecided = [
+            (f"{_title_of(one['task'])}: {sentences(one['reason'])}", one.get("runs", ())) for one in told
+        ]
         if rows or undecided:
             task = rows[0].task if rows else told[0]["task"]
             return RunResult(

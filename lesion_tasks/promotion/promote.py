@@ -60,6 +60,7 @@ class Decision:
     training_id: str | None
     reason: str
     is_override: bool = False  # whether it is about a refusal that somebody asked to override
+    runs: tuple[str, ...] = ()  # of Airflow, that the reason names
 
     @property
     def is_promoted(self) -> bool:
@@ -105,7 +106,7 @@ class _Request:
             f"{why.rstrip('.')}. {self.decided_by} {self.answer} {self.asked_about} all the same{self.said}"
         )
 
-    def none(self, training_id: str, reason: str) -> Decision:
+    def none(self, training_id: str, reason: str, runs: tuple[str, ...] = ()) -> Decision:
         """The outcome if nothing is decided about a training."""
         return Decision(
             task=self.task,
@@ -113,6 +114,7 @@ class _Request:
             training_id=training_id,
             reason=reason,
             is_override=self.override is not None,
+            runs=runs,
         )
 
 
@@ -238,7 +240,7 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
         return _supersede(connection, request, asked_about, best, common)
     if proposal is not None:
         if asked_about is None and (left := _why_left(connection, request, proposal)) is not None:
-            return request.none(proposal.candidate.training_id, left)
+            return request.none(proposal.candidate.training_id, *left)
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):
             return _not_approved(connection, proposal, request, answer, answer_reason, common)
@@ -251,8 +253,10 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
     return _judge(connection, proposal, found.refusal, request, common)
 
 
-def _why_left(connection: Connection, request: _Request, proposal: Proposal) -> str | None:
-    """Why a run that asked nothing leaves a candidate to another run or question; None: it decides about it."""
+def _why_left(
+    connection: Connection, request: _Request, proposal: Proposal
+) -> tuple[str, tuple[str, ...]] | None:
+    """Why a run that asked nothing leaves a candidate to another run or question, and which; None: it decides."""
     name = proposal.candidate.training_id
     question = find_question(connection, request.task, name)
     if question is not None and question.request_id == request.request_id:
@@ -266,12 +270,14 @@ def _why_left(connection: Connection, request: _Request, proposal: Proposal) -> 
         and overtaken_by(connection, asked_by(question)) is None
     )
     if question is not None and is_open and question.approved_by and not request.is_forced:
-        return f"run {run_of(question)} asked about {name}, and decides: {question.approved_by} approved it"
+        run_id = run_of(question)
+        return f"run {run_id} asked about {name}, and decides: {question.approved_by} approved it", (run_id,)
     if not request.needs_answer:
         return None
     if question is not None and is_open:
-        return f"run {run_of(question)} asks about {name} already: the answer there counts"
-    return unanswered
+        run_id = run_of(question)
+        return f"run {run_id} asks about {name} already: the answer there counts", (run_id,)
+    return unanswered, ()
 
 
 def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None, str]:

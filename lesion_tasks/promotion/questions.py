@@ -152,7 +152,7 @@ def _is_noted(workspace: Workspace, question: Question, asker: Asker) -> bool:
                     return False
             anew = "despite the gates" if is_weaker else "anew"
             reason = f"Run {asker.run_id} asks about {question.asked_about} {anew}."
-            supersede_question(connection, other, reason=reason)
+            supersede_question(connection, other, reason=reason, runs=[asker.run_id])
         return open_question(connection, question, ends_at=now + asker.wait)
 
 

@@ -42,6 +42,7 @@ class PromotionState(Published):
     decided_at: str | None = None
     decided_by: str | None = None
     reason: str | None = None
+    runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
     first: str | None = None  # of a champion that was restored: when, by whom and why it was promoted
 
     @property
@@ -135,6 +136,7 @@ class DecisionLine(Published):
     previous_training_id: str | None
     reason: str
     decided_by: str
+    runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
 
 
 class TaskBoard(Published):
