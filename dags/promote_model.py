@@ -21,7 +21,6 @@ Safe to clear: a run that has decided finds its decision again, and deciding twi
 nothing.
 """
 
-from contextlib import nullcontext
 from dataclasses import asdict
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
@@ -179,7 +178,7 @@ def promote_model() -> None:
         workspace = open_workspace()
         end_abandoned(workspace)
         force, only = force_of(params, dag_run), only_of()
-        with refusing_arguments() if force is not None else nullcontext():
+        with refusing_arguments(are_meant=force is not None):
             names = tasks_to_decide(workspace, params["tasks"], force)
             plans = [plan_promotion(workspace, task=name, force=force, only=only) for name in names]
         return [missing for one in plans for missing in one["rescore"]]

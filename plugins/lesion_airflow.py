@@ -153,15 +153,18 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
 
 
 @contextmanager
-def refusing_arguments() -> Iterator[None]:
-    """End the running task for what its run was started with: it says what to do, and is not shown for long."""
+def refusing_arguments(*, are_meant: bool = True) -> Iterator[None]:
+    """End the running task for what its run was started with: it says what to do, and is not shown for long.
+
+    `are_meant`: whether what fails in between is about that.
+    """
     from lesion_requests import AGAIN
 
     try:
         yield
     except UnusableInputError as error:
         context = get_current_context()
-        if not context["dag_run"].conf:
+        if not are_meant or not context["dag_run"].conf:
             raise  # nobody filled in a form: the settings or the data say this
         context["ti"].xcom_push(REFUSED, True)
         raise AirflowFailException(f"{str(error).rstrip('.')}. {AGAIN}") from error

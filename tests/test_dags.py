@@ -616,12 +616,13 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
     ],
 )
 def test_what_a_run_would_refuse_is_refused_at_the_door_in_one_line(
-    dag_id: str, conf: dict[str, Any], words: str, dags: dict[str, Any], settings: Settings
+    dag_id: str, conf: dict[str, Any], words: str, settings: Settings
 ) -> None:
     from airflow.sdk.definitions._internal.types import is_arg_set
     from lesion_requests import MISSING, refusal_of
 
-    fields = {name: dags[dag_id].params.get_param(name) for name in dags[dag_id].params}
+    params = runpy.run_path(str(ROOT / "dags" / f"{dag_id}.py"))[dag_id]().params
+    fields = {name: params.get_param(name) for name in params}
     form = {
         name: (one.value if is_arg_set(one.value) else MISSING, one.schema) for name, one in fields.items()
     }

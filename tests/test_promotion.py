@@ -201,7 +201,7 @@ ALTERED: dict[str, tuple[Callable[[Settings, str], None], str]] = {
             fail_a_check(settings, training_id, "leaks"),
             execute(settings, "UPDATE evaluation SET is_sound = true, failed_checks = '{}'"),
         )[1],
-        "failed leaks",
+        "failed 1 check. It does not.",
     ),
 }  # fmt: skip
 
@@ -456,7 +456,7 @@ def test_an_override_that_meets_an_obstacle_says_so_and_its_question_closes(sett
     refuse(settings, training_id)
     (question,) = write_questions(workspace, tasks=[TASK], approval="always", is_forced=True, force=asked)
     shown = markdown_as_html(question.body)
-    assert "as Ada asks: see [it](https://x.org), *now* &lt;b&gt;" in shown
+    assert "as Ada asks: \u201csee [it](https://x.org), *now* &lt;b&gt;\u201d." in shown
     assert "best of its round" not in shown
     state = {"asked_about": training_id, "asked_against": None}
     open_state = Asked(
