@@ -391,8 +391,8 @@ def supersede_question(
 ) -> str:
     """End a question that something overtakes, with a row under the run that asks; returns a sentence that says so.
 
-    Its candidate stays one, for what overtakes it. `runs`: those that the reason names. The caller holds the lock on the
-    task's promotion.
+    Its candidate stays one, for what overtakes it. `runs`: those that the reason names. The caller holds the lock on
+    the task's promotion.
     """
     close_question(connection, question)
     said = f"The question about it that run {run_of(question)} asked ends as superseded."
