@@ -174,7 +174,7 @@ function shownQuestion(question, known, mayAnswer, key) {
         reason.value = ""; // nothing is being typed any longer, so the page renews itself
         button.blur();
         const then = document.querySelector("main[data-live]") ? "" : " Reload this page then.";
-        return `${option}: sent. The decision follows within a minute.${then}`;
+        return `${option}: sent. The decision follows shortly.${then}`;
       });
     });
     actions.append(button);
