@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
+
 from lesion_requests import Door
 
 PREFIX = "/lesions"

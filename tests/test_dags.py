@@ -619,6 +619,7 @@ def test_what_a_run_would_refuse_is_refused_at_the_door_in_one_line(
     dag_id: str, conf: dict[str, Any], words: str, settings: Settings
 ) -> None:
     from airflow.sdk.definitions._internal.types import is_arg_set
+
     from lesion_requests import MISSING, refusal_of
 
     params = runpy.run_path(str(ROOT / "dags" / f"{dag_id}.py"))[dag_id]().params
