@@ -293,26 +293,33 @@ class _Look:
     finished_at: datetime
     draw: tuple[str, str]
     value: float
-    same_as: (
-        str  # the first training that is the same, by what it was made of or by its predictions; often itself
-    )
+    marks: frozenset[str]  # by which it is the same as another: what it was made of, and its predictions
+    same_as: str  # the first training with one of these; often itself
+
+
+# Of a row `t` of training, as _Look.marks: its predictions count if those of val and of test are there.
+_MARKS = """array_remove(ARRAY[t.fingerprint, (
+    SELECT string_agg(p.subset || ' ' || p.sha256, ' ' ORDER BY p.subset) FROM prediction_set p
+    WHERE p.training_id = t.training_id AND p.manifest_digest = t.manifest_digest AND p.subset IN ('val', 'test')
+    HAVING count(*) = 2)], NULL)"""
 
 
 def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
     """A measure of every training of the task that was tested on the same draw of test before this one, by time."""
     one = connection.execute(
-        text("""
-            SELECT t.task, t.finished_at, m.recipe #>> '{task,salt}' AS salt, m.recipe #>> '{task,test_share}' AS share
+        text(f"""
+            SELECT t.task, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
+                   m.recipe #>> '{{task,test_share}}' AS share, {_MARKS} AS marks
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             WHERE t.training_id = :id AND m.held_out IS NULL
-        """),
+        """),  # noqa: S608 - our own words
         {"id": training_id},
     ).one_or_none()
     if one is None:
         return []
     looks = [look for look in _looks(connection, one.task, measure) if look.draw == (one.salt, one.share)]
-    own = next((look.same_as for look in looks if look.training_id == training_id), training_id)
-    earlier = [look for look in looks if look.finished_at < one.finished_at and look.same_as != own]
+    own = {look.same_as for look in looks if look.marks & set(one.marks)}
+    earlier = [look for look in looks if look.finished_at < one.finished_at and look.same_as not in own]
     return list({look.same_as: look.value for look in earlier}.values())
 
 
@@ -337,32 +344,29 @@ def figures_by_draw(connection: Connection, task: str, measure: str) -> list[Dra
 def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
     """The looks at a task's test sets, oldest first: sound evaluations on trainings' own manifests, with a figure."""
     rows = connection.execute(
-        text("""
-            SELECT t.training_id, t.finished_at, m.recipe #>> '{task,salt}' AS salt,
-                   m.recipe #>> '{task,test_share}' AS share, (e.test_figures -> :measure ->> 'value')::float8 AS value,
-                   t.fingerprint, (
-                       SELECT string_agg(p.subset || ' ' || p.sha256, ' ' ORDER BY p.subset) FROM prediction_set p
-                       WHERE p.training_id = t.training_id AND p.manifest_digest = t.manifest_digest
-                           AND p.subset IN ('val', 'test') HAVING count(*) = 2) AS predictions
+        text(f"""
+            SELECT t.training_id, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
+                   m.recipe #>> '{{task,test_share}}' AS share,
+                   (e.test_figures -> :measure ->> 'value')::float8 AS value, {_MARKS} AS marks
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
             WHERE t.task = :task AND m.held_out IS NULL AND e.is_sound ORDER BY t.finished_at, t.training_id
-        """),
+        """),  # noqa: S608 - our own words
         {"task": task, "measure": measure},
     )
-    found, first = [], dict[tuple[str, str], str]()
+    found, first = [], dict[str, str]()
     for row in rows:
         if row.value is None:
             continue
-        marks = [(kind, mark) for kind in ("fingerprint", "predictions") if (mark := getattr(row, kind))]
-        same_as = next((first[mark] for mark in marks if mark in first), row.training_id)
-        for mark in marks:
+        same_as = next((first[mark] for mark in row.marks if mark in first), row.training_id)
+        for mark in row.marks:
             first.setdefault(mark, same_as)
         look = _Look(
             training_id=row.training_id,
             finished_at=row.finished_at,
             draw=(row.salt, row.share),
             value=row.value,
+            marks=frozenset(row.marks),
             same_as=same_as,
         )
         found.append(look)
