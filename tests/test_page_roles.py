@@ -73,11 +73,11 @@ with create_session() as session:
     XComModel.set(
         key=REASON, value=given["reason"], dag_id="build_splits", task_id="choose", run_id="run+3", session=session
     )
-    # Runs that were refused for what they were started with, today and two days ago.
-    for run_id, days in (("refused-today", 0), ("refused-before", 2)):
+    # Runs that were refused for what they were started with: after the last run of the DAG began, and before.
+    for run_id, hours in (("refused-last", 1), ("refused-before", -1)):
         ti, _ = ran(session, "promote_model", "plan", run_id, None)
         ti.state = TaskInstanceState.FAILED
-        ti.dag_run.state, ti.dag_run.end_date = "failed", datetime.now(UTC) - timedelta(days=days)
+        ti.dag_run.state, ti.dag_run.end_date = "failed", datetime.now(UTC) + timedelta(hours=hours)
         for key, value in ((REASON, run_id), (REFUSED, True)):
             XComModel.set(
                 key=key, value=value, dag_id="promote_model", task_id="plan", run_id=run_id, session=session
@@ -233,7 +233,7 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
                 r'run <a href="dags/train_variants/runs/run%2B1" [^>]+>run\+1</a>, try 1', training
             )
             assert "ask malignancy: answered by Ada" in pipeline
-            assert "refused-today" in pipeline and "refused-before" not in pipeline
+            assert "refused-last" in pipeline and "refused-before" not in pipeline
             assert json.loads(question) == {
                 "asked_about": given["question"]["asked_about"],
                 "pictures": [],
