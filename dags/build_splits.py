@@ -21,7 +21,7 @@ from lesion_airflow import (
     TELL_WHEN_RED,
     note_lineage,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
     skip_unless,
     stay_red,
@@ -66,7 +66,7 @@ def build_splits() -> None:
         """Name the splits to build, and the sizes and shapes in which variants use their pictures."""
         from lesion_tasks.splits.plan import plan_splits
 
-        refuse_misspelt()
+        refuse_unusable()
         planned = plan_splits(open_workspace(), params["splits"] or ())
         return [{"name": one.name, "sizes": [str(size) for size in one.sizes]} for one in planned]
 

@@ -6,7 +6,7 @@
 
 The page "Suspects" starts it. A decision is kept with its reason and who made it, and can be withdrawn, which is asked
 about in the same way; splits follow when they are next built, which the new state of the images starts. A question that
-is still open when something else was decided about the same label or pair ends as superseded within two minutes; it
+is still open when something else was decided about the same label or pair ends as superseded within minutes; it
 does not block anything else.
 
 Safe to clear: a run that has ended finds how, and changes nothing more.
@@ -26,7 +26,7 @@ from lesion_airflow import (
     announce_correction,
     approval_params,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
     skip_unless,
     task_param,
@@ -105,7 +105,7 @@ def correct_data() -> None:
         """Check what is asked for; the question about it, if a person is asked."""
         from lesion_tasks.curation.correction_requests import write_questions
 
-        refuse_misspelt()
+        refuse_unusable()
         questions = write_questions(
             open_workspace(), request_of(params, dag_run), approval=params["approval"]
         )

@@ -35,7 +35,7 @@ from lesion_airflow import (
     count,
     due,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
     retry_refused,
     skip_unless,
@@ -145,7 +145,7 @@ def ingest_isic() -> None:
         from lesion_tasks.ingest.append import poll_archive
         from lesion_tasks.ingest.runs import begin_ingestion, last_done
 
-        refuse_misspelt()
+        refuse_unusable()
         begin_ingestion(open_workspace(), dag_run.run_id, **_scope(params))
         poll_archive(open_workspace(), **_scope(params))
         in_time = due(CRONS, last_done(open_workspace(), **_scope(params)), dag_run.run_after)

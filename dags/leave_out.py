@@ -22,7 +22,7 @@ from lesion_airflow import (
     TRAINS,
     note_lineage,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
 )
 from lesion_tasks.catalog import SPLITS, VARIANTS
@@ -68,10 +68,10 @@ NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.spli
             title="At most this many epochs",
             description="In each stage. Empty: as many as the variant says.",
         ),
-        "smoke_run": Param(
+        "rehearsal": Param(
             False,
             type="boolean",
-            title="Smoke run",
+            title="Rehearsal",
             description="One epoch on tiny pictures, to see that everything runs.",
         ),
     },
@@ -86,14 +86,14 @@ def leave_out() -> None:
         """Name what is held out of which manifest, after building the split and the pixels that the variant needs."""
         from lesion_tasks.evaluation.held_out_report import choose_folds
 
-        refuse_misspelt()
+        refuse_unusable()
         workspace = open_workspace()
         chosen = choose_folds(
             workspace,
             params["variant"],
             params["by"],
             n_seeds=params["n_seeds"],
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
         )
         return [fold.as_json for fold in chosen]
 
@@ -112,7 +112,7 @@ def leave_out() -> None:
             workspace,
             params["variant"],
             Fold.from_json(fold),
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
             max_epochs=params["max_epochs"],
         )
         note_lineage(of_training(workspace, training_id))

@@ -18,7 +18,7 @@ from lesion_airflow import (
     TAGS,
     TELL_WHEN_RED,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     task_param,
 )
 
@@ -64,7 +64,7 @@ def predict_images() -> None:
 
         from lesion_tasks.serving.predict_job import plan_predictions
 
-        refuse_misspelt()
+        refuse_unusable()
         return plan_predictions(
             open_workspace(),
             params["source"],

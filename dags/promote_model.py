@@ -10,7 +10,7 @@
 
 A candidate is promoted when it passes every gate. An evaluation that failed its integrity checks can be read, but never
 promoted. There is one question about each candidate: a run that finds one open names the run that asks it. A question
-that is still open when a better candidate arrives ends as superseded within two minutes; it does not block anything
+that is still open when a better candidate arrives ends as superseded within minutes; it does not block anything
 else. A training that the gates refused can be promoted all the same: by its name, with a reason and "Despite the
 gates".
 
@@ -38,7 +38,8 @@ from lesion_airflow import (
     announce_decision,
     approval_params,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
+    refusing_arguments,
     results,
     skip_unless,
     tasks_param,
@@ -54,6 +55,7 @@ from lesion_tasks.catalog.approvals import (
 
 if TYPE_CHECKING:
     from lesion_tasks.promotion.overrides import Force
+    from lesion_tasks.workspace import Workspace
 
 
 def approval_of(params: dict[str, Any]) -> str:
@@ -79,15 +81,32 @@ def only_of() -> list[str] | None:
 
 def is_asking(run_id: str) -> bool:
     """Whether a run can still decide by an answer: it has not ended, and no task on the way there has failed."""
-    ti = get_current_context()["ti"]
-    if not ti.get_dr_count("promote_model", run_ids=[run_id], states=["queued", "running"]):
+    if not is_there(run_id):
         return False
-    states = ti.get_task_states("promote_model", run_ids=[run_id]).get(run_id, {})
+    states = get_current_context()["ti"].get_task_states("promote_model", run_ids=[run_id]).get(run_id, {})
     return not any(
         state in ("failed", "upstream_failed", "skipped", "removed")
         for name, state in states.items()
         if name in ("compare", "gather") or name.startswith("ask")
     )
+
+
+def end_abandoned(workspace: "Workspace") -> None:
+    """End the questions of runs that are gone without their last task, as when somebody deletes them in Airflow."""
+    from lesion_tasks.evaluation.open_questions import asking_runs, close_questions_of_run
+
+    with workspace.engine.begin() as connection:
+        for run_id in asking_runs(connection):
+            if not is_there(run_id):
+                close_questions_of_run(connection, run_id)
+
+
+def is_there(run_id: str) -> bool:
+    """Whether Airflow has a run that has not ended."""
+    count: int = get_current_context()["ti"].get_dr_count(
+        "promote_model", run_ids=[run_id], states=["queued", "running"]
+    )
+    return count > 0
 
 
 def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
@@ -155,11 +174,13 @@ def promote_model() -> None:
         from lesion_tasks.promotion.overrides import tasks_to_decide
         from lesion_tasks.promotion.promote import plan_promotion
 
-        refuse_misspelt()
+        refuse_unusable()
         workspace = open_workspace()
+        end_abandoned(workspace)
         force, only = force_of(params, dag_run), only_of()
-        names = tasks_to_decide(workspace, params["tasks"], force)
-        plans = [plan_promotion(workspace, task=name, force=force, only=only) for name in names]
+        with refusing_arguments(are_meant=force is not None):
+            names = tasks_to_decide(workspace, params["tasks"], force)
+            plans = [plan_promotion(workspace, task=name, force=force, only=only) for name in names]
         return [missing for one in plans for missing in one["rescore"]]
 
     @task(

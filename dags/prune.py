@@ -14,7 +14,7 @@ from typing import Any
 
 from airflow.sdk import Param, dag, task
 
-from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace, refuse_misspelt
+from lesion_airflow import DEFAULT_ARGS, TAGS, TELL_WHEN_RED, open_workspace, refuse_unusable
 from lesion_tasks.catalog.approvals import UNNAMED
 
 
@@ -43,7 +43,7 @@ def prune() -> None:
         """Say what could go, or remove it; returns how many things, objects and bytes."""
         from lesion_tasks.upkeep.prune import prune_and_tell
 
-        refuse_misspelt()
+        refuse_unusable()
         return prune_and_tell(
             open_workspace(),
             is_deleting=params["is_deleting"],

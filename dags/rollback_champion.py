@@ -15,7 +15,7 @@ from lesion_airflow import (
     TELL_WHEN_RED,
     announce_decision,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     task_param,
 )
 from lesion_notices import link_to
@@ -56,7 +56,7 @@ def rollback_champion() -> None:
         """Publish the earlier model, record why, and tell people."""
         from lesion_tasks.promotion.promote import rollback_champion as put_back
 
-        refuse_misspelt()
+        refuse_unusable()
         result = put_back(
             open_workspace(),
             training_id=params["training_id"],

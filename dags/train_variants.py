@@ -33,7 +33,8 @@ from lesion_airflow import (
     count,
     note_lineage,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
+    refusing_arguments,
     results,
     skip_unless,
     stay_red,
@@ -158,10 +159,10 @@ POLICIES = {
                 "brings, or how much of a result is chance. Never promoted. Empty: none."
             ),
         ),
-        "smoke_run": Param(
+        "rehearsal": Param(
             False,
             type="boolean",
-            title="Smoke run",
+            title="Rehearsal",
             section="Shorter or searched",
             description="One epoch on tiny pictures, to see that everything runs. Never promoted.",
         ),
@@ -178,17 +179,18 @@ def train_variants() -> None:
         from lesion_tasks.catalog.lookup import cohorts_chosen, refuse_misspelt_cohorts
         from lesion_tasks.training.train import choose_variants
 
-        refuse_misspelt()
-        refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
-        return choose_variants(
-            open_workspace(),
-            variants=params["variants"] or None,
-            policy=params["policy"],
-            again=params["again"],
-            n_trials=params["trials"],
-            is_smoke_run=params["smoke_run"],
-            changes=params["changes"],
-        )
+        refuse_unusable()
+        with refusing_arguments():
+            refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
+            return choose_variants(
+                open_workspace(),
+                variants=params["variants"] or None,
+                policy=params["policy"],
+                again=params["again"],
+                n_trials=params["trials"],
+                is_smoke_run=params["rehearsal"],
+                changes=params["changes"],
+            )
 
     @task(
         **TRAINS,
@@ -203,12 +205,12 @@ def train_variants() -> None:
 
         workspace = open_workspace()
         # Already done for the scheduled variants.
-        prepare_training(workspace, variant, is_smoke_run=params["smoke_run"], changes=params["changes"])
+        prepare_training(workspace, variant, is_smoke_run=params["rehearsal"], changes=params["changes"])
         training_id = train_variant(
             workspace,
             variant,
             again=params["again"],
-            is_smoke_run=params["smoke_run"],
+            is_smoke_run=params["rehearsal"],
             max_epochs=params["max_epochs"],
             n_trials=params["trials"],
             changes=params["changes"],

@@ -22,7 +22,7 @@ from lesion_airflow import (
     TELL_WHEN_RED,
     WATCHES,
     open_workspace,
-    refuse_misspelt,
+    refuse_unusable,
     results,
     skip_unless,
     stay_red,
@@ -79,7 +79,7 @@ def watch_champion() -> None:
         from lesion_tasks.catalog.lookup import tasks_left
         from lesion_tasks.watching.watch import champions_to_watch
 
-        refuse_misspelt()
+        refuse_unusable()
         found = champions_to_watch(open_workspace(), tasks_left(params["tasks"]), day_of(params))
         skip_unless(bool(found), "no task has a champion to watch: the log above says why")
         return found

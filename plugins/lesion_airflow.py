@@ -4,7 +4,8 @@ Airflow loads this once per process, so it holds nothing that changes often and 
 """
 
 import logging
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -78,6 +79,7 @@ RETRY_POLICY = ExceptionRetryPolicy(
 # Not "reason": where a task returns a dictionary, Airflow also keeps each of its entries by its key.
 REASON = "ended_because"
 MAX_REASON_CHARACTERS = 2_000
+REFUSED = "refused_arguments"  # as XCom: the task failed for what its run was started with
 
 
 def keep_reason(context: Mapping[str, Any]) -> None:
@@ -150,16 +152,38 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
         raise AirflowSkipException(reason)
 
 
-def refuse_misspelt() -> None:
-    """End the running task if its run was given an argument that its form does not have: nothing would heed it."""
-    from lesion_tasks.catalog.lookup import did_you_mean
+@contextmanager
+def refusing_arguments(*, are_meant: bool = True) -> Iterator[None]:
+    """End the running task for what its run was started with: it says what to do, and is not shown for long.
+
+    `are_meant`: whether what fails in between is about that.
+    """
+    from lesion_requests import AGAIN
+
+    try:
+        yield
+    except UnusableInputError as error:
+        context = get_current_context()
+        if not are_meant or not context["dag_run"].conf:
+            raise  # nobody filled in a form: the settings or the data say this
+        context["ti"].xcom_push(REFUSED, True)
+        raise AirflowFailException(f"{str(error).rstrip('.')}. {AGAIN}") from error
+
+
+def refuse_unusable() -> None:
+    """End the running task if its run was given fields that its form does not have, or that do not go together.
+
+    The API refuses that before there is a run; this is for what comes by another way.
+    """
+    from lesion_requests import OF_FIELDS_ALONE, refusal_of_names
 
     context = get_current_context()
-    known = list(context["dag"].params)
-    for name in context["dag_run"].conf or {}:
-        if name not in known:
-            meant = did_you_mean(name, known) or f"; expected some of {', '.join(known) or 'none'}"
-            raise AirflowFailException(f"argument {name!r}: there is none of this name{meant}")
+    dag = context["dag"]
+    with refusing_arguments():
+        if (words := refusal_of_names(context["dag_run"].conf or {}, dag.params)) is not None:
+            raise UnusableInputError(words)
+        if (check := OF_FIELDS_ALONE.get(dag.dag_id)) is not None:
+            check(context["params"])
 
 
 def due(schedules: Mapping[str, str], last_done: Mapping[str, datetime], moment: datetime) -> list[str]:
@@ -322,17 +346,16 @@ class AskPerson(HITLOperator):
     template_fields: Collection[str] = ()
     APPROVE, REJECT = "Approve", "Reject"
     SLICE = timedelta(minutes=LOOK_MINUTES)
-    THOROUGH = timedelta(
-        hours=1
-    )  # how often the look is one at everything stored, and not at the database alone
+    # How often the look is one at everything stored, and not at the database alone.
+    THOROUGH = timedelta(hours=1)
     OBSOLETE = "something else was decided since"
 
-    def __init__(self, **kwargs: Any) -> None:
-        kwargs.pop(
-            "params", None
-        )  # a mapped task is handed the form of its DAG, which is no part of the question
+    def __init__(self, *, is_rejecting_first: bool = False, **kwargs: Any) -> None:
+        # A mapped task is handed the form of its DAG, which is no part of the question.
+        kwargs.pop("params", None)
+        options = [self.APPROVE, self.REJECT]
         super().__init__(
-            options=[self.APPROVE, self.REJECT],
+            options=options[::-1] if is_rejecting_first else options,
             params={
                 "reason": Param(
                     "",
@@ -439,12 +462,13 @@ class AskAboutCandidate(AskPerson):
         self,
         *,
         task_name: str,
+        can_promote: bool = True,  # as a question of before it was noted has it
         **kwargs: Any,
     ) -> None:
         from lesion_tasks.evaluation.open_questions import Asked
 
         about = {one.name: kwargs.pop(one.name) for one in fields(Asked) if one.name in kwargs}
-        super().__init__(**kwargs)
+        super().__init__(is_rejecting_first=not can_promote, **kwargs)
         self.task_name = task_name
         self.question = Asked(task_name=task_name, **about)
 

@@ -10,6 +10,8 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
+from lesion_requests import Door
+
 PREFIX = "/lesions"
 CLOCKS_APART = timedelta(minutes=1)
 
@@ -110,6 +112,9 @@ class LesionPages(AirflowPlugin):
     fastapi_apps: ClassVar[list[dict[str, Any]]] = (
         [{"app": _application(), "url_prefix": PREFIX, "name": "Lesions"}] if "api-server" in sys.argv else []
     )
+    fastapi_root_middlewares: ClassVar[list[dict[str, Any]]] = [
+        {"middleware": Door, "name": "Lesions: the door"}
+    ]
     external_views: ClassVar[list[dict[str, Any]]] = [
         {
             "name": "Lesions",

@@ -9,8 +9,6 @@ if TYPE_CHECKING:
 
     from lesion_tasks.pages.activity import Run, TaskOfRun
 
-KEPT_DAYS = 14  # that a failed run is shown
-
 
 class AirflowRuns:
     """The runs of some DAGs."""
@@ -38,13 +36,34 @@ class AirflowRuns:
             return _runs(session, found, [*AT_WORK, "failed"], has_questions=True)
 
     def failed(self, n: int) -> "tuple[list[Run], int]":
-        """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are."""
-        from airflow.models.dagrun import DagRun
-        from airflow.utils.session import create_session
-        from sqlalchemy import func, select
+        """The last runs that failed, at most n, the newest first, with the tasks that did; and how many there are.
 
-        since = datetime.now(UTC) - timedelta(days=KEPT_DAYS)
-        is_failed = (DagRun.dag_id.in_(self.dag_ids), DagRun.state == "failed", DagRun.end_date >= since)
+        Without those that were refused for what they were started with, once a later run of their DAG has begun, and
+        after a day: there is nothing to mend.
+        """
+        from airflow.models.dagrun import DagRun
+        from airflow.models.xcom import XComModel
+        from airflow.utils.session import create_session
+        from sqlalchemy import and_, exists, func, or_, select
+        from sqlalchemy.orm import aliased
+
+        from lesion_airflow import REFUSED
+        from lesion_tasks.pages.activity import KEPT_DAYS, KEPT_DAYS_OF_REFUSED
+
+        now, later = datetime.now(UTC), aliased(DagRun)
+        is_refused = exists().where(
+            XComModel.dag_id == DagRun.dag_id, XComModel.run_id == DagRun.run_id, XComModel.key == REFUSED
+        )
+        is_over = or_(
+            DagRun.end_date < now - timedelta(days=KEPT_DAYS_OF_REFUSED),
+            exists().where(later.dag_id == DagRun.dag_id, later.start_date > DagRun.end_date),
+        )
+        is_failed = (
+            DagRun.dag_id.in_(self.dag_ids),
+            DagRun.state == "failed",
+            DagRun.end_date >= now - timedelta(days=KEPT_DAYS),
+            ~and_(is_refused, is_over),
+        )
         with create_session() as session:
             asked = select(DagRun).where(*is_failed).order_by(DagRun.end_date.desc()).limit(n)
             found = session.scalars(asked).all()

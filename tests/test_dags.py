@@ -1,6 +1,8 @@
 """DAG files: read without errors, light, documented, and with the structure that the path needs."""
 
 import ast
+import asyncio
+import json
 import os
 import re
 import runpy
@@ -17,6 +19,7 @@ import pytest
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.pages.run_results import DAGS
+from lesion_tasks.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 DAG_FILES = sorted((ROOT / "dags").glob("*.py"))
@@ -550,6 +553,10 @@ def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, A
     # Airflow puts what a run was given in the place of what a task declares under the same name.
     assert not {*asked.params} & {*dags["promote_model"].params}
     assert asked.options == ["Approve", "Reject"]
+    useless = AskAboutCandidate(
+        task_id="useless", task_name="malignancy", asked_about="x", can_promote=False, subject="May it?"
+    )
+    assert useless.options == ["Reject", "Approve"], "an approval would promote nothing"
 
 
 @pytest.mark.parametrize(
@@ -567,16 +574,64 @@ def test_an_argument_that_a_form_does_not_have_is_refused(
 
     import lesion_airflow
 
+    pushed: dict[str, Any] = {}
     context = {
-        "dag": SimpleNamespace(params={"variants": None, "again": False}),
+        "dag": SimpleNamespace(dag_id="train_variants", params={"variants": None, "again": False}),
         "dag_run": SimpleNamespace(conf=conf),
+        "ti": SimpleNamespace(xcom_push=pushed.__setitem__),
     }
     monkeypatch.setattr(lesion_airflow, "get_current_context", lambda: context)
     if words is None:
-        lesion_airflow.refuse_misspelt()
+        lesion_airflow.refuse_unusable()
         return
-    with pytest.raises(AirflowFailException, match=re.escape(words)):
-        lesion_airflow.refuse_misspelt()
+    with pytest.raises(AirflowFailException, match=re.escape(words)) as refused:
+        lesion_airflow.refuse_unusable()
+    assert "Trigger it again" in str(refused.value)
+    assert "clearing this run does not help" in str(refused.value)
+    assert pushed == {lesion_airflow.REFUSED: True}
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "conf", "words"),
+    [
+        ("promote_model", {"is_forced": True}, "a promotion despite the gates: the reason is empty"),
+        ("promote_model", {"override_reason": "needed"}, "only with"),
+        (
+            "promote_model",
+            {"is_force": True},
+            "'is_force': there is none of this name; did you mean is_forced?",
+        ),
+        ("train_variants", {"smoke_run": True}, "it is called 'rehearsal' by now"),
+        ("promote_model", {"tasks": ["malignancies"]}, "'malignancies'; did you mean malignancy?"),
+        ("promote_model", {"tasks": []}, "tasks: [] should be non-empty"),
+        ("promote_model", {"is_forced": True, "override_reason": "needed", "training": "x"}, "'x'"),
+        ("train_variants", {"changes": {"sede": 2}}, "changes: there is no field 'sede'; did you mean seed?"),
+        ("train_variants", {"variants": ["smoke"], "trials": 2}, "without a search space"),
+        ("train_variants", {"variants": ["metadata_mlpp"]}, "did you mean metadata_mlp?"),
+        ("leave_out", {"variant": "metadata_logistic", "n_seeds": 3}, "another seed gives the same model"),
+        ("rollback_champion", {"reason": "too short"}, "expected at least 10 characters"),
+        ("rollback_champion", {}, "reason: is missing"),
+        ("rollback_champion", {"reason": "a good long reason"}, "has no champion to roll back"),
+        ("correct_data", {"reason": "wrong"}, "expected the id of an image"),
+    ],
+)
+def test_what_a_run_would_refuse_is_refused_at_the_door_in_one_line(
+    dag_id: str, conf: dict[str, Any], words: str, settings: Settings
+) -> None:
+    from airflow.sdk.definitions._internal.types import is_arg_set
+
+    from lesion_requests import MISSING, refusal_of
+
+    params = runpy.run_path(str(ROOT / "dags" / f"{dag_id}.py"))[dag_id]().params
+    fields = {name: params.get_param(name) for name in params}
+    form = {
+        name: (one.value if is_arg_set(one.value) else MISSING, one.schema) for name, one in fields.items()
+    }
+    said = refusal_of(dag_id, conf, form)
+    assert said is not None
+    assert words in said
+    assert "\n" not in said
+    assert len(said) < 400
 
 
 @pytest.mark.parametrize(
@@ -594,6 +649,54 @@ def test_no_cohort_and_a_cohort_are_refused_together() -> None:
 
     with pytest.raises(UnusableInputError, match="expected it alone"):
         cohorts_chosen(["none", "here"])
+
+
+@pytest.mark.parametrize(
+    ("path", "may_start", "refused"),
+    [
+        ("/api/v2/dags/promote_model/dagRuns", True, True),
+        ("/api/v2/dags/promote_model/dagRuns", False, False),
+        ("/api/v2/dags/another/dagRuns", True, False),
+        ("/api/v2/dags/promote_model/dagRuns/list", True, False),
+    ],
+)
+def test_the_door_answers_whoever_may_start_a_run_and_hands_everything_else_on_as_it_came(
+    path: str, may_start: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lesion_requests
+
+    async def allow(*_: Any) -> bool:
+        return may_start
+
+    monkeypatch.setattr(lesion_requests, "_may_start", allow)
+    monkeypatch.setattr(lesion_requests, "_refusal_at_the_door", lambda dag_id, conf: f"{dag_id}: {conf}")
+    parts = [b'{"logical_date": null, ', b'"conf": {"is_forced": true}}']
+    coming = [{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts]
+    sent: list[dict[str, Any]] = []
+    read: list[bytes] = []
+
+    async def receive() -> dict[str, Any]:
+        return coming.pop(0)
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    async def airflow(scope: Any, receive: Any, send: Any) -> None:
+        is_more = True
+        while is_more:
+            message = await receive()
+            read.append(message["body"])
+            is_more = message["more_body"]
+
+    scope = {"type": "http", "method": "POST", "path": path, "headers": [], "query_string": b""}
+    asyncio.run(lesion_requests.Door(airflow)(scope, receive, send))
+    if refused:
+        assert not read
+        assert sent[0]["status"] == 400
+        assert json.loads(sent[1]["body"]) == {"detail": "promote_model: {'is_forced': True}"}
+    else:
+        assert read == parts
+        assert not sent
 
 
 OWN = """

@@ -83,7 +83,11 @@ def test_a_sound_model_of_a_rare_class_is_called_independent_of_the_labels_by_no
     assert status.count("passed") >= 90  # an interval passed 72 of 100 with 5 positives
     undecided = next(verdict for verdict in verdicts if verdict.status == "too_few")
     assert undecided.blocks and undecided.is_undecided and not undecided.is_failure
-    assert undecided.sentence.startswith("Too few images to tell")
+    needed = undecided.numbers["n_images_needed"]
+    assert needed > 200
+    said = f"labels: there are 200, and it takes about {needed:,} such images. The AUC is"
+    assert undecided.sentence.startswith("Too few images to tell whether the predictions depend on the ")
+    assert said in undecided.sentence
 
 
 def test_five_classes_with_one_lesion_of_the_rarest_pass():

@@ -96,7 +96,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Confi
                 time.sleep(0.5)
             api.patch("pools/gpu", SLOTS)
             api.patch("dags/train_variants", {"is_paused": False})
-            conf = {"variants": names, "policy": "always", "smoke_run": True}
+            conf = {"variants": names, "policy": "always", "rehearsal": True}
             run_id = api.trigger("train_variants", conf)
             while api.get(f"dags/train_variants/dagRuns/{run_id}")["state"] in ("queued", "running"):
                 assert time.monotonic() < deadline, "not all of them ended in time"

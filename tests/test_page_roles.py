@@ -32,7 +32,7 @@ import httpx
 from airflow.api_fastapi.app import get_auth_manager, init_auth_manager
 init_auth_manager()
 from airflow.api_fastapi.auth.managers.simple.user import SimpleAuthManagerUser
-from lesion_airflow import REASON
+from lesion_airflow import REASON, REFUSED
 from lesion_pages import LesionPages
 
 from airflow.models.dagrun import DagRun
@@ -73,6 +73,15 @@ with create_session() as session:
     XComModel.set(
         key=REASON, value=given["reason"], dag_id="build_splits", task_id="choose", run_id="run+3", session=session
     )
+    # Runs that were refused for what they were started with: after the last run of the DAG began, and before.
+    for run_id, hours in (("refused-last", 1), ("refused-before", -1)):
+        ti, _ = ran(session, "promote_model", "plan", run_id, None)
+        ti.state = TaskInstanceState.FAILED
+        ti.dag_run.state, ti.dag_run.end_date = "failed", datetime.now(UTC) + timedelta(hours=hours)
+        for key, value in ((REASON, run_id), (REFUSED, True)):
+            XComModel.set(
+                key=key, value=value, dag_id="promote_model", task_id="plan", run_id=run_id, session=session
+            )
     # A question that was answered, whose task has not noticed yet.
     ti, moment = ran(session, "promote_model", "ask", "run+5", "malignancy", 0)
     ti.state, ti.dag_run.state = TaskInstanceState.AWAITING_INPUT, "running"
@@ -224,9 +233,11 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
                 r'run <a href="dags/train_variants/runs/run%2B1" [^>]+>run\+1</a>, try 1', training
             )
             assert "ask malignancy: answered by Ada" in pipeline
+            assert "refused-last" in pipeline and "refused-before" not in pipeline
             assert json.loads(question) == {
                 "asked_about": given["question"]["asked_about"],
                 "pictures": [],
                 "is_open": True,
+                "can_promote": True,
                 "body": '<p><strong>Candidate</strong> <a href="/read/x/report.html">report</a></p>\n',
             }

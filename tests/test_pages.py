@@ -328,7 +328,8 @@ def test_the_tab_of_a_run_that_decided_nothing_says_why_and_leads_to_the_run_tha
     trained: tuple[str, str],
 ) -> None:
     run_id = "manual__2026-03-01T10:00:00+00:00"
-    nothing = {"task": TASK, "action": "none", "reason": f"run {run_id} asks about x already"}
+    said = f"run {run_id} asks about x already"
+    nothing = {"task": TASK, "action": "none", "reason": said, "runs": [run_id]}
     app = client().app
     app.state.returned_by = lambda dag, run, task, place: (
         [nothing] if (task, place) == ("decide", None) else []
@@ -365,6 +366,8 @@ def test_what_a_refusal_was_for_is_told_apart_in_one_word(
         chip = f'<span class="state {css}" title="{escape(meaning)}">{title}</span>'
         for path in (f"/leaderboard/{TASK}", f"/champion/{TASK}", "/"):
             assert chip in client().get(path).text, (path, outcome)
+        decided = client().get("/").text
+        assert "It did not." in decided[decided.index('id="decided"') : decided.index('id="training"')]
 
 
 def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overridden(
@@ -382,7 +385,9 @@ def test_a_candidate_leads_to_where_one_decides_and_which_refusals_can_be_overri
     assert "No refusal by the gates is in force" in page
     promote()
     page = client().get(f"/champion/{TASK}").text
-    assert "No candidate waits, so a run of" in page
+    assert "No candidate waits for a decision." in page
+    empty = client().get("/champion/five_classes").text
+    assert 'id="candidates"' not in empty and 'id="overrides"' not in empty, "nothing could be decided"
     assert "open to that today" in page
     assert second in page[page.index("open to that today") : page.index("Which refusals")]
 
@@ -515,6 +520,15 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
         assert re.search(r"\d{4}-\d\d-\d\d [\d:]+ UTC by Ada", page), path
         assert "too few of children" in page, path
         assert not re.search(r"[Rr]ejected (by|\d)", page), path
+    # So does the tab of the run that trained it: whoever asked to be asked looks there.
+    made = [
+        row[0]
+        for row in rows_of(settings, f"SELECT evaluation_id FROM evaluation WHERE training_id = '{second}'")
+    ]
+    app = client().app
+    app.state.returned_by = lambda dag, run, task, place: made if place is None else None
+    tab = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
+    assert ">rejected</span>" in tab and "too few of children" in tab
     assert "candidate</span>" not in pages.get(f"/leaderboard/{TASK}").text
     assert {row["training_id"]: row["state"] for row in leaderboard_rows(open_workspace())} == {
         first: "champion",
@@ -529,7 +543,9 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     rollback_champion(open_workspace(), reason="worse in clinic", decided_by="Grace")
     page = pages.get(f"/champion/{TASK}").text
     head = page[page.index("★ Champion") : page.index('id="watched"')]
-    assert re.search(rf"Restored instead of {second} [\d-]+ [\d:]+ UTC by Grace: worse in clinic", head)
+    assert re.search(
+        rf"Restored instead of {second} [\d-]+ [\d:]+ UTC by Grace: \u201cworse in clinic\u201d", head
+    )
     assert head.index("First champion of the task") < head.index("worse in clinic")
     assert "rolled back" not in page
     board = pages.get(f"/leaderboard/{TASK}").text

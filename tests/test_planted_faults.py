@@ -100,10 +100,12 @@ def failed_checks(settings: Settings, training_id: str) -> list[str]:
     """Evaluate, ask for promotion in spite of every gate, and return the names that refused it."""
     evaluate_training(open_workspace(), training_id)
     assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
-    ((failed, verdict),) = rows_of(settings, "SELECT failed_checks, verdict FROM evaluation")
+    ((failed, verdict, checks),) = rows_of(
+        settings, "SELECT failed_checks, verdict, document -> 'integrity' FROM evaluation"
+    )
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion WHERE action = 'refused'")
-    assert verdict.startswith(f"Not to be trusted ({failed[0]})")
-    assert all(name in reason for name in failed)
+    assert verdict.startswith("Not to be trusted: ")
+    assert all(one["sentence"] in reason for one in checks if one["name"] in failed)
     assert not json.loads(open_bucket(settings).get("champion.json"))
     return list(failed)
 

@@ -141,7 +141,7 @@ def test_every_variant_has_a_smoke_run_that_is_small_and_never_promotable(varian
     assert small.side_px is None or small.side_px == 32
     assert not small.is_promotable
     assert "is_promotable" in small.adjusted or not variant.is_promotable
-    assert small.title.endswith("(smoke run)")
+    assert small.title.endswith("(rehearsal)")
 
 
 def test_a_shortened_training_is_named_so_and_does_not_count_as_the_variant_s_own(small: Settings) -> None:

@@ -85,7 +85,7 @@ NEVER_OVERRIDABLE = (
     "an evaluation that failed a blocking check, had too few images for one, or lacks one that is made today",
     "images, lesions, patients or copies that by now are known to stand on two sides",
     "classes or labels that are not those of its task any more, and a leading measure that is undefined on val",
-    "a smoke run, a training with fields of its own or without an institution, and one whose recipe or split repeats a "
+    "a rehearsal, a training with fields of its own or without an institution, and one whose recipe or split repeats a "
     "published mistake",
     "a person's rejection: it is asked about again once its own evaluation finds something else",
     "a better candidate of the same round",

@@ -250,7 +250,7 @@ def objections_by(gate: Gate, test: Mapping[str, Any], comparison: Mapping[str, 
         return [f"{label_inside(gate.measure)} is undefined: {figure.get('reason')}"]
     found = _under_floor(gate, figure, is_first=comparison is None)
     if comparison is not None:
-        found += _losses(gate, comparison["differences"].get(gate.measure))
+        found += _losses(gate, comparison)
     return found
 
 
@@ -425,18 +425,24 @@ def lacking_gain(comparison: Mapping[str, Any] | None, gates: Sequence[Gate]) ->
     """Of the objections of some gates those that a candidate gains nothing on the champion."""
     if comparison is None:
         return []
-    differences = {gate: comparison["differences"].get(gate.measure) for gate in gates if gate.is_leading}
     return [
-        words for gate, found in differences.items() if found is not None for words in _losses(gate, found)
+        words
+        for gate in gates
+        if gate.is_leading and comparison["differences"].get(gate.measure) is not None
+        for words in _losses(gate, comparison)
     ]
 
 
-def _losses(gate: Gate, difference: Mapping[str, Any] | None) -> list[str]:
+def _losses(gate: Gate, comparison: Mapping[str, Any]) -> list[str]:
+    difference = comparison["differences"].get(gate.measure)
     if difference is None:
         return [f"{label_inside(gate.measure)} cannot be compared with the champion's"]
     if _too_few(difference) and not (gate.is_leading or gate.is_exclusion_needed):
         return []
     both = f"{difference['candidate']:.4f} against the champion's {difference['champion']:.4f}"
+    if gate.is_leading and comparison.get("has_same_predictions"):
+        same = f"{label_inside(gate.measure)} {difference['candidate']:.4f} of both"
+        return [f"it makes the same predictions as the champion, so it gains nothing: {same}"]
     if gate.is_leading and difference["value"] <= 0:
         return [f"{label_inside(gate.measure)} does not gain: {both} ({interval_words(difference)})"]
     if gate.is_leading:

@@ -153,7 +153,7 @@ class Variant:
     seed: int = 20_260
     search: SearchSpace | None = None  # for `lesion tune` and trainings that are given a number of trials
     search_id: str | None = None  # the search that chose some of these fields
-    adjusted: tuple[str, ...] = ()  # fields that were changed for one training only, such as a smoke run
+    adjusted: tuple[str, ...] = ()  # fields that were changed for one training only, such as a rehearsal
 
     def __post_init__(self) -> None:
         problems = unknown_values(self)

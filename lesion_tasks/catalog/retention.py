@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 class Retention:
     """Ages in days; numbers are of the newest, which are kept whatever their age."""
 
-    n_trainings: int  # of each variant; smoke runs and shortened trainings are counted apart
+    n_trainings: int  # of each variant; rehearsals and shortened trainings are counted apart
     n_manifests: int  # of each split
     training_days: int  # since a training ended
     manifest_days: int  # since the recipe last gave it

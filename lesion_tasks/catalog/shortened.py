@@ -29,14 +29,14 @@ def adjust(
 ) -> Variant:
     """Change a variant as `with_changes` does, then shorten it: at most `max_epochs`, at least 1, in each stage.
 
-    A smoke run is one epoch of each stage on tiny pictures, never promoted.
+    A rehearsal (`is_smoke_run`) is one epoch of each stage on tiny pictures, never promoted.
     """
     if changes:
         variant = with_changes(variant, changes)
     if max_epochs is not None and max_epochs < 1:
         raise UnusableInputError(f"max_epochs is {max_epochs}, expected at least 1")
     if is_smoke_run:
-        how = "smoke run"
+        how = "rehearsal"
         wanted = {
             "side_px": _smoke_side_px(variant),
             "is_promotable": False,

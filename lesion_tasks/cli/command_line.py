@@ -118,6 +118,11 @@ class TaskName(click.ParamType):
 task_option = click.option("--task", default="malignancy", type=TaskName(), show_default=True)
 
 
+def _refuse_smoke(context: click.Context, parameter: click.Parameter, value: bool) -> None:
+    if value:
+        raise click.UsageError("--smoke: it is called --rehearsal by now; smoke is a variant")
+
+
 def shortening(command: Any) -> Any:
     """The options that shorten a training or a search."""
     for option in (
@@ -125,10 +130,13 @@ def shortening(command: Any) -> Any:
             "--max-epochs", type=click.IntRange(min=1), help="At most this many epochs in each stage."
         ),
         click.option(
-            "--smoke",
+            "--rehearsal",
             "is_smoke_run",
             is_flag=True,
             help="One epoch on tiny pictures, never promoted: does it run?",
+        ),
+        click.option(
+            "--smoke", is_flag=True, hidden=True, expose_value=False, is_eager=True, callback=_refuse_smoke
         ),
     ):
         command = option(command)

@@ -18,6 +18,7 @@ from lesion_tasks.catalog import own_entries
 from lesion_tasks.catalog.approvals import overrides_in_words
 from lesion_tasks.catalog.gates import COHORT_GUARD, SLICE_GUARD
 from lesion_tasks.cli.command_line import lesion
+from lesion_tasks.reports.index import STATES
 from lesion_tasks.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parents[2]
@@ -230,11 +231,17 @@ def _option(option: click.Option, context: click.Context) -> list[str]:
     return [f"`{names}`", text]
 
 
+def states_table() -> str:
+    """Where an evaluated training can stand, and what was decided about it."""
+    return _table(["State", "Meaning"], [[title, meaning] for title, _, meaning in STATES.values()])
+
+
 PARTS: dict[str, Callable[[], str]] = {
     "variants": variants_table,
     "splits": splits_table,
     "gates": gates_table,
     "overrides": overrides_in_words,
+    "states": states_table,
     "dictionary": dictionary,
     "settings": settings_table,
     "rooms": rooms_tree,

@@ -21,7 +21,7 @@ from lesion_tasks.evaluation.decisions import (
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import find_questions, run_of
 from lesion_tasks.reports.index import PromotionState
-from lesion_tasks.reports.words import outcome_title, sentences
+from lesion_tasks.reports.words import outcome_title, quoted, sentences, unquoted
 from lesion_tasks.training.run_record import kind_of
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ def waiting_ids(connection: Connection, task: str) -> list[str]:
     decided = decided_trainings(connection, task)
     newest: dict[Any, str] = {}
     for row in connection.execute(_EVALUATED, {"task": task}):
-        # A shortened training or a trial run does not take the place of the variant's own.
+        # A shortened training or a rehearsal does not take the place of the variant's own.
         kind = kind_of(cast("Training", row))
         newest.pop(kind, None)  # of each kind the last one stands, in its own place
         newest[kind] = row.training_id
@@ -123,8 +123,7 @@ def better_since(
     """Of some trainings those evaluated after a moment whose measure on val is above that of another, as stored."""
     rows = connection.execute(
         text("""
-            SELECT training_id, coalesce(cast(
-                       document #>> ARRAY['subsets', 'val', 'figures', :measure, 'value'] AS float), 0) AS val
+            SELECT training_id, coalesce((val_figures -> :measure ->> 'value')::float8, 0) AS val
             FROM evaluation JOIN training USING (training_id, manifest_digest)
             WHERE training_id = :than OR training_id = ANY(:ids) AND evaluated_at > :since
         """),
@@ -246,10 +245,16 @@ def _state(
 def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -> PromotionState:
     """The state of what waits: what was decided before, and whether a person is asked about it."""
     asked = None if question is None else f"A person is asked about it, by run {run_of(question)}."
+    runs = [] if question is None else [run_of(question)]
     if last is None:
-        return PromotionState(name="candidate", reason=asked)
+        return PromotionState(name="candidate", reason=asked, runs=runs)
     state = _by("candidate", last, f"before, {outcome_title(last.outcome)}")
-    return state if asked is None else state.model_copy(update={"reason": sentences(state.reason, asked)})
+    if asked is None:
+        return state
+    return state.model_copy(update={"reason": sentences(state.reason, asked), "runs": [*state.runs, *runs]})
+
+
+_TYPED = ("rejected", "rolled_back")  # the actions whose reason is what a person typed
 
 
 def _installed(decision: PastDecision) -> str:
@@ -262,5 +267,8 @@ def _by(name: str, decision: PastDecision, did: str = "") -> PromotionState:
         did=did,
         decided_at=decision.decided_at.isoformat(timespec="seconds"),
         decided_by=decision.decided_by,
-        reason=decision.reason,
+        runs=list(decision.runs),
+        reason=quoted(unquoted(decision.reason))
+        if decision.action in _TYPED and decision.reason
+        else decision.reason,
     )

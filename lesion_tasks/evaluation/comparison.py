@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.evaluation_record import (
     failed_checks,
     find_difference,
     find_sealed,
+    sentences_of,
     unmade_checks,
 )
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
@@ -127,12 +128,14 @@ def compare_models(
 ) -> dict[str, Any]:
     """Candidate minus champion on the candidate's natural test set, without images that either has learned from.
 
-    Returns champion, subset, differences (by measure, with interval), slices (the leading difference on each part of
-    the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if one of the four is missing,
-    and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises `NoComparisonError` if the
-    models tell other classes apart, or if one was not evaluated on these images, is not sound there, or has learned
-    from nearly all of them.
+    Returns champion, subset, has_same_predictions, differences (by measure, with interval), slices (the leading
+    difference on each part of the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if
+    one of the four is missing, and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises
+    `NoComparisonError` if the models tell other classes apart, or if one was not evaluated on these images, is not
+    sound there, or has learned from nearly all of them.
     """
+    import numpy as np
+
     from lesion_tasks.metrics.compare import compare, compare_slices
 
     if candidate.task != champion.task:
@@ -166,6 +169,7 @@ def compare_models(
         "subset": "test_natural",
         "n_images": len(rows),
         "n_left_out": n_left_out,
+        "has_same_predictions": bool(np.array_equal(new[0].probabilities, new[1].probabilities)),
         "differences": {name: difference.as_dict() for name, difference in differences.items()},
         "slices": [one.as_dict() for one in compare_slices(new[0], new[1])],
         "two_by_two": _two_by_two(connection, tables, task, models, new),
@@ -201,8 +205,8 @@ def _require_soundness(connection: Connection, model: Training, digest: str) -> 
     ]
     if faults:
         raise NoComparisonError(
-            f"the evaluation of {model.training_id} on manifest {digest[:12]} is not sound ({', '.join(faults)}), "
-            "so nothing can be measured against it"
+            f"the evaluation of {model.training_id} on manifest {digest[:12]} is not sound, so nothing can be measured "
+            f"against it: {sentences_of(found.document, faults).rstrip('.')}"
         )
 
 

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, select, text
+from sqlalchemy import Connection, Select, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.database.schema import OpenQuestion, Promotion, Training
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import close_question, find_question, run_of
-from lesion_tasks.reports.words import decider, outcome_title, sentences
+from lesion_tasks.reports.words import decider, outcome_title, sentences, unquoted
 from lesion_tasks.training.run_record import find_finished
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def why_in_words(action: str, decided_by: str, reason: str) -> str:
     told = f"Rejected by {decided_by}"
     if action != "rejected" or not reason.startswith(told):
         return reason
-    return reason.removeprefix(told).lstrip(":. ")
+    return unquoted(reason.removeprefix(told).lstrip(":. "))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +62,7 @@ class PastDecision:
     reason: str
     decided_by: str
     decided_at: datetime
+    runs: tuple[str, ...] = ()  # of Airflow, that the reason names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,10 +82,7 @@ def _rows(
         statement = statement.where(Promotion.action.in_(actions))
     if training_id is not None:
         statement = statement.where(Promotion.training_id == training_id)
-    with Session(connection, expire_on_commit=False) as session:
-        rows = list(session.scalars(statement))
-        session.expunge_all()
-    return rows
+    return _detached(connection, statement)
 
 
 def champion_of(connection: Connection, task: str) -> Champion | None:
@@ -106,6 +104,28 @@ def decisions_of(connection: Connection, task: str, n: int | None = None) -> lis
     return [line_of(row) for row in _rows(connection, task, n=n)]
 
 
+def decisions_since(connection: Connection, since: datetime, n: int) -> list[Promotion]:
+    """The last decisions about any task since a moment, at most n, newest first, detached."""
+    statement = select(Promotion).where(Promotion.decided_at >= since)
+    return _detached(connection, statement.order_by(Promotion.promotion_id.desc()).limit(n))
+
+
+def last_decisions(connection: Connection, training_ids: Collection[str]) -> list[Promotion]:
+    """The last decision about each of some trainings that has one, newest first, detached."""
+    statement = select(Promotion).where(Promotion.training_id.in_(training_ids))
+    found: dict[str, Promotion] = {}
+    for row in _detached(connection, statement.order_by(Promotion.promotion_id.desc())):
+        found.setdefault(row.training_id, row)
+    return list(found.values())
+
+
+def _detached(connection: Connection, statement: Select[Any]) -> list[Promotion]:
+    with Session(connection, expire_on_commit=False) as session:
+        rows = list(session.scalars(statement))
+        session.expunge_all()
+    return rows
+
+
 def line_of(row: Promotion) -> dict[str, Any]:
     """A decision for display."""
     return {
@@ -116,6 +136,7 @@ def line_of(row: Promotion) -> dict[str, Any]:
         "previous_training_id": row.previous_training_id,
         "reason": why_in_words(row.action, row.decided_by, row.reason),
         "decided_by": row.decided_by,
+        "runs": (row.figures or {}).get("runs", []),
     }
 
 
@@ -141,6 +162,7 @@ def decisions_about(connection: Connection, task: str, training_ids: Collection[
             reason=why_in_words(row.action, row.decided_by, row.reason),
             decided_by=row.decided_by,
             decided_at=row.decided_at,
+            runs=tuple((row.figures or {}).get("runs", ())),
         )
         for row in rows
     ]
@@ -284,10 +306,7 @@ def decisions_of_run(connection: Connection, run_id: str) -> list[Promotion]:
         )
         .order_by(Promotion.promotion_id.desc())
     )
-    with Session(connection, expire_on_commit=False) as session:
-        rows = list(session.scalars(statement))
-        session.expunge_all()
-    return rows
+    return _detached(connection, statement)
 
 
 def record_decision(
@@ -309,13 +328,15 @@ def record_decision(
     says that nothing was decided; that is the rule's doing, whoever decided. The caller holds the lock on the task's
     promotion.
     """
+    figures = dict(figures or {})
     question = find_question(connection, task, training_id)
     if question is not None and question.request_id == request_id:
         close_question(connection, question)
     elif question is not None and action != "expired":
-        title = outcome_title(outcome_of(action, figures or {}))
+        title = outcome_title(outcome_of(action, figures))
         by = f"{training_id}: {title}, decided by {decider(decided_by)} before this run decided about it."
         reason = sentences(reason, supersede_question(connection, question, reason=by))
+        figures["runs"] = [run_of(question)]
     _insert(
         connection,
         task=task,
@@ -324,7 +345,7 @@ def record_decision(
         previous=previous,
         digest=manifest_digest,
         reason=reason,
-        figures=json.dumps(dict(figures or {})),
+        figures=json.dumps(figures),
         decided_by=decided_by,
         request_id=request_id,
     )
@@ -365,10 +386,13 @@ def record_answer(
     _insert(connection, task=task, action=action, digest=None, figures=json.dumps(_QUESTION_ALONE), **about)
 
 
-def supersede_question(connection: Connection, question: OpenQuestion, *, reason: str) -> str:
+def supersede_question(
+    connection: Connection, question: OpenQuestion, *, reason: str, runs: Collection[str] = ()
+) -> str:
     """End a question that something overtakes, with a row under the run that asks; returns a sentence that says so.
 
-    Its candidate stays one, for what overtakes it. The caller holds the lock on the task's promotion.
+    Its candidate stays one, for what overtakes it. `runs`: those that the reason names. The caller holds the lock on
+    the task's promotion.
     """
     close_question(connection, question)
     said = f"The question about it that run {run_of(question)} asked ends as superseded."
@@ -386,7 +410,7 @@ def supersede_question(connection: Connection, question: OpenQuestion, *, reason
         previous=question.previous_training_id,
         digest=None,
         reason=sentences(reason, question.approved_by and f"{question.approved_by} had approved it."),
-        figures=json.dumps(_QUESTION_ALONE),
+        figures=json.dumps({**_QUESTION_ALONE, "runs": list(runs)}),
         decided_by=RULE,
         request_id=question.request_id,
     )

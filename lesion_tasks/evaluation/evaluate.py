@@ -47,6 +47,7 @@ from lesion_tasks.metrics.known_identities import Identities
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
+from lesion_tasks.reports.words import untold
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.predictions import (
     digest_of_predictions,
@@ -327,9 +328,9 @@ def _sentence(
     identities: Identities,
 ) -> str:
     if failed := [verdict for verdict in verdicts if verdict.is_failure]:
-        return f"Not to be trusted ({failed[0].name}): {failed[0].sentence}"
-    undecided = [verdict.name for verdict in verdicts if verdict.is_undecided]
-    doubts = [f"too few images for {', '.join(undecided)}"] if undecided else []
+        return f"Not to be trusted: {failed[0].sentence}"
+    undecided = [untold(verdict.name) for verdict in verdicts if verdict.is_undecided]
+    doubts = [f"too few images to tell {', or '.join(undecided)}"] if undecided else []
     if (unknown := identities.unknown) is not None:
         doubts.append(unknown.in_short)
     checked = f"No check failed, but {', and '.join(doubts)}" if doubts else "No check failed"

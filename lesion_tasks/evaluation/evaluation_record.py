@@ -18,6 +18,7 @@ from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINI
 from lesion_tasks.database.schema import Evaluation, Training
 from lesion_tasks.metrics.verdict import ON_VAL
 from lesion_tasks.reports.bundle import BestOfLooks
+from lesion_tasks.reports.words import sentences
 
 # What every evaluation asks of test and val: without one of these nothing is known of its soundness.
 REQUIRED_CHECKS = {
@@ -144,6 +145,11 @@ def failed_checks(document: Mapping[str, Any]) -> list[str]:
 def undecided_checks(document: Mapping[str, Any]) -> list[str]:
     """Names of the checks that had too few images to tell: nothing is wrong, but nothing is promoted."""
     return _blocking(document, "too_few")
+
+
+def sentences_of(document: Mapping[str, Any], names: Collection[str]) -> str:
+    """What some checks found, in words."""
+    return sentences(*(one["sentence"] for one in document["integrity"] if one["name"] in names))
 
 
 # Checks that passed with a caution that a decision words itself, from what is known by then.
@@ -287,57 +293,84 @@ class _Look:
     finished_at: datetime
     draw: tuple[str, str]
     value: float
+    marks: frozenset[str]  # by which it is the same as another: what it was made of, and its predictions
+    same_as: str  # the first training with one of these; often itself
+
+
+# Of a row `t` of training, as _Look.marks: its predictions count if those of val and of test are there.
+_MARKS = """array_remove(ARRAY[t.fingerprint, (
+    SELECT string_agg(p.subset || ' ' || p.sha256, ' ' ORDER BY p.subset) FROM prediction_set p
+    WHERE p.training_id = t.training_id AND p.manifest_digest = t.manifest_digest AND p.subset IN ('val', 'test')
+    HAVING count(*) = 2)], NULL)"""
 
 
 def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
     """A measure of every training of the task that was tested on the same draw of test before this one, by time."""
     one = connection.execute(
-        text("""
-            SELECT t.task, t.finished_at, m.recipe #>> '{task,salt}' AS salt, m.recipe #>> '{task,test_share}' AS share
+        text(f"""
+            SELECT t.task, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
+                   m.recipe #>> '{{task,test_share}}' AS share, {_MARKS} AS marks
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             WHERE t.training_id = :id AND m.held_out IS NULL
-        """),
+        """),  # noqa: S608 - our own words
         {"id": training_id},
     ).one_or_none()
     if one is None:
         return []
-    return [
-        look.value
-        for look in _looks(connection, one.task, measure)
-        if look.draw == (one.salt, one.share) and look.finished_at < one.finished_at
-    ]
+    looks = [look for look in _looks(connection, one.task, measure) if look.draw == (one.salt, one.share)]
+    own = {look.same_as for look in looks if look.marks & set(one.marks)}
+    earlier = [look for look in looks if look.finished_at < one.finished_at and look.same_as not in own]
+    return list({look.same_as: look.value for look in earlier}.values())
 
 
-def figures_by_draw(connection: Connection, task: str, measure: str) -> list[dict[str, float]]:
-    """A measure of every training of a task, oldest first, by its id: a dict for each draw of test."""
-    draws: dict[tuple[str, str], dict[str, float]] = {}
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The looks at the test sets of one draw: what was looked at twice is one look."""
+
+    figures: dict[str, float]  # of every training that differs from those before it, oldest first
+    same_as: dict[str, str]  # every training -> the one in `figures` that it is the same as
+
+
+def figures_by_draw(connection: Connection, task: str, measure: str) -> list[Draw]:
+    """A measure of every training of a task by the draw of its test set."""
+    draws: dict[tuple[str, str], Draw] = {}
     for look in _looks(connection, task, measure):
-        draws.setdefault(look.draw, {})[look.training_id] = look.value
+        draw = draws.setdefault(look.draw, Draw(figures={}, same_as={}))
+        draw.same_as[look.training_id] = look.same_as
+        draw.figures.setdefault(look.same_as, look.value)
     return list(draws.values())
 
 
 def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
     """The looks at a task's test sets, oldest first: sound evaluations on trainings' own manifests, with a figure."""
     rows = connection.execute(
-        text("""
-            SELECT t.training_id, t.finished_at, m.recipe #>> '{task,salt}' AS salt,
-                   m.recipe #>> '{task,test_share}' AS share, (e.test_figures -> :measure ->> 'value')::float8 AS value
+        text(f"""
+            SELECT t.training_id, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
+                   m.recipe #>> '{{task,test_share}}' AS share,
+                   (e.test_figures -> :measure ->> 'value')::float8 AS value, {_MARKS} AS marks
             FROM training t JOIN manifest m ON m.digest = t.manifest_digest
             JOIN evaluation e ON (e.training_id, e.manifest_digest) = (t.training_id, t.manifest_digest)
             WHERE t.task = :task AND m.held_out IS NULL AND e.is_sound ORDER BY t.finished_at, t.training_id
-        """),
+        """),  # noqa: S608 - our own words
         {"task": task, "measure": measure},
     )
-    return [
-        _Look(
+    found, first = [], dict[str, str]()
+    for row in rows:
+        if row.value is None:
+            continue
+        same_as = next((first[mark] for mark in row.marks if mark in first), row.training_id)
+        for mark in row.marks:
+            first.setdefault(mark, same_as)
+        look = _Look(
             training_id=row.training_id,
             finished_at=row.finished_at,
             draw=(row.salt, row.share),
             value=row.value,
+            marks=frozenset(row.marks),
+            same_as=same_as,
         )
-        for row in rows
-        if row.value is not None
-    ]
+        found.append(look)
+    return found
 
 
 def noted_best(connection: Connection, training_id: str) -> BestOfLooks | None:

@@ -100,9 +100,7 @@ def choose_folds(
     `n_seeds`: trainings of each; None: `n_seeds_of` the variant.
     """
     recipe = find_variant(variant)
-    refuse_to_hold_out(find_split(recipe.split))
-    n_seeds = n_seeds_of(recipe) if n_seeds is None else n_seeds
-    _refuse_seeds(recipe, n_seeds)
+    n_seeds = check_folds(variant, n_seeds)
     digest = prepare_training(workspace, variant, is_smoke_run=is_smoke_run)
     origins = find_origins(workspace, digest, by)
     for one in origins.found:
@@ -117,6 +115,15 @@ def choose_folds(
         for one in origins.held_out
         for seed in _seeds(recipe, by, one.value, n_seeds)
     ]
+
+
+def check_folds(variant: str, n_seeds: int | None) -> int:
+    """How many trainings of each value; raises `UnusableInputError` for a variant or a number that makes no sense."""
+    recipe = find_variant(variant)
+    refuse_to_hold_out(find_split(recipe.split))
+    n_seeds = n_seeds_of(recipe) if n_seeds is None else n_seeds
+    _refuse_seeds(recipe, n_seeds)
+    return n_seeds
 
 
 def n_seeds_of(variant: Variant) -> int:

@@ -26,7 +26,8 @@ def best_of_looks(connection: Connection, subject: EvaluationSubject, test: "Sco
     """The leading figure without the luck of being the best of all looks at this test set up to this one.
 
     A look is the sound evaluation of a training of the task on its own manifest, whose test set is drawn by the same
-    assignment. None on another manifest than the training's own, and where there is no figure.
+    assignment; what was trained twice, or predicts the same, is one. None on another manifest than the training's own,
+    and where there is no figure.
     """
     from lesion_tasks.metrics.headline import headline_auc
 
@@ -74,14 +75,17 @@ def best_of_all(
     the same figure is corrected in the same way.
     """
     measure = leading_measure(task)
-    looks = figures_by_draw(connection, task, measure)
+    draws = figures_by_draw(connection, task, measure)
     found, of_draws = {}, dict[int, BestOfLooks | None]()
     for training_id, figure in figures.items():
-        place = next((place for place, draw in enumerate(looks) if training_id in draw), None)
-        if place is None or looks[place][training_id] < max(looks[place].values()):
+        place = next((place for place, draw in enumerate(draws) if training_id in draw.same_as), None)
+        if place is None:
+            continue
+        looks = draws[place].figures
+        if looks[draws[place].same_as[training_id]] < max(looks.values()):
             continue
         if place not in of_draws:  # for all that have this figure
-            of_draws[place] = _best_of_draw(connection, measure, looks[place], figure)
+            of_draws[place] = _best_of_draw(connection, measure, looks, figure)
         if (best := of_draws[place]) is not None:
             found[training_id] = best
     return found

@@ -65,22 +65,28 @@ def find_questions(connection: Connection, task: str) -> dict[str, OpenQuestion]
     return {row.training_id: row for row in rows}
 
 
-def open_question(connection: Connection, asked: Asked, request_id: str, ends_at: datetime) -> bool:
-    """Note that a run asks; False if another asks about the same candidate. A run that asks again has its question.
+def asking_runs(connection: Connection) -> set[str]:
+    """The runs of Airflow that ask something now, as far as these rows know."""
+    with Session(connection) as session:
+        return {run_of(row) for row in session.scalars(select(OpenQuestion))}
 
-    What it asked before about another candidate of the task ends.
+
+def open_question(connection: Connection, asked: Asked, ends_at: datetime) -> bool:
+    """Note that the run of `asked.request_id` asks; False if another asks about the same candidate.
+
+    A run that asks again has its question. What it asked before about another candidate of the task ends.
     """
     connection.execute(
         delete(OpenQuestion).where(
             OpenQuestion.task == asked.task_name,
-            OpenQuestion.request_id == request_id,
+            OpenQuestion.request_id == asked.request_id,
             OpenQuestion.training_id != asked.asked_about,
         )
     )
     row = insert(OpenQuestion).values(
         task=asked.task_name,
         training_id=asked.asked_about,
-        request_id=request_id,
+        request_id=asked.request_id,
         previous_training_id=asked.asked_against,
         findings_sha256=asked.findings_sha256,
         is_override=asked.is_override,

@@ -166,7 +166,7 @@ _NOT_YET = "not trained and evaluated yet"
 
 
 def _is_its_own(training: Training, variant: Variant) -> bool:
-    """Whether it is a training of the variant itself: no trial run, no fold and no experiment."""
+    """Whether it is a training of the variant itself: no rehearsal, no fold and no experiment."""
     is_whole = set(training.recipe.get("adjusted", ())) <= {"max_epochs", "fine_tuning"}
     return training.variant == variant.name and is_whole and is_of_variant(training.recipe, variant)
 

@@ -2,6 +2,7 @@
 
 import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -66,7 +67,7 @@ class AirflowApi:
 
     def warm_up(self) -> None:
         """Make the server build the routes that tasks use, which takes 3 s at the first request."""
-        self._patiently("GET", "/execution/health", None, {})
+        _patiently(lambda: self._send("GET", "/execution/health", None, {}))
 
     def ensure_pool(self, name: str, slots: int, description: str) -> None:
         """Create a pool unless one with this name exists; its size may have been changed by hand."""
@@ -127,34 +128,27 @@ class AirflowApi:
     def _call(self, method: str, path: str, body: Any = None) -> Any:
         if time.monotonic() - self._token_at > TOKEN_LIFETIME_S or not self._token:
             login = {"username": self.username, "password": self.password}
-            self._token = self._patiently("POST", "/auth/token", login, {})["access_token"]
+            self._token = _patiently(lambda: self._send("POST", "/auth/token", login, {}))["access_token"]
             self._token_at = time.monotonic()
         headers = {"Authorization": f"Bearer {self._token}"}
+        if method not in ("GET", "PATCH"):
+            return self._send(method, path, body, headers)
         # A question, or a change that is the same when made twice.
-        ask = self._patiently if method in ("GET", "PATCH") else self._send
-        return ask(method, path, body, headers)
+        return _patiently(lambda: self._send(method, path, body, headers))
 
     def _create(self, path: str, body: dict[str, Any]) -> None:
         """Create what has a name of its own: a busy server that answers too late has it when it is asked again."""
-        for attempt in range(N_PATIENT + 1):
+        attempts = iter(range(N_PATIENT + 1))
+
+        def create() -> None:
+            attempt = next(attempts)
             try:
                 self.post(path, body)
-            except AirflowBusyError:
-                if attempt == N_PATIENT:
-                    raise
-                continue
             except HTTPError as error:
                 if error.code != 409 or not attempt:
                     raise
-            return
 
-    def _patiently(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
-        for _ in range(N_PATIENT):
-            try:
-                return self._send(method, path, body, headers)
-            except AirflowBusyError:
-                continue
-        return self._send(method, path, body, headers)
+        _patiently(create)
 
     def _send(self, method: str, path: str, body: Any, headers: dict[str, str]) -> Any:
         data = None if body is None else json.dumps(body).encode()
@@ -172,6 +166,16 @@ class AirflowApi:
                 raise AirflowBusyError(f"{self.url}: no connection within {TIMEOUT_S:.0f} s") from error
             raise AirflowUnreachableError(f"{self.url}: {error}") from error
         return json.loads(content) if content else None
+
+
+def _patiently(do: Callable[[], Any]) -> Any:
+    """Do what may be done twice, again and again while the server is too busy to answer."""
+    for _ in range(N_PATIENT):
+        try:
+            return do()
+        except AirflowBusyError:
+            continue
+    return do()
 
 
 def _log_lines(entry: Any) -> list[str]:

@@ -38,8 +38,13 @@ class Independence:
     @property
     def could_tell(self) -> bool:
         """Whether a worthwhile model would nearly always have been distinguished from chance."""
+        return self.times_needed <= 1
+
+    @property
+    def times_needed(self) -> float:
+        """How many times as many images of the same kind would be enough: the variance falls with their number."""
         reach = float(norm.isf(LEVEL / 2) + norm.isf(MAX_MISSED)) * self.error
-        return 0.5 + reach <= WORTHWHILE_AUC
+        return (reach / (WORTHWHILE_AUC - 0.5)) ** 2
 
 
 def independence(

@@ -156,11 +156,13 @@ def independent_of_labels(
         sentence = f"The predictions depend on the labels: the AUC is {measured}, and {dealt}{agreed}."
         return _verdict(name, "passed", sentence, numbers)
     if not test.could_tell:
+        needed = math.ceil(scored.n_images * test.times_needed)
         sentence = (
-            f"Too few images to tell whether the predictions depend on the labels: the AUC is {measured}, and {dealt}. "
+            f"Too few images to tell whether the predictions depend on the labels: there are {scored.n_images:,}, and "
+            f"it takes about {needed:,} such images. The AUC is {measured}, and {dealt}. "
             f"A model with a true AUC of {WORTHWHILE_AUC} could look like this."
         )
-        return _verdict(name, "too_few", sentence, numbers)
+        return _verdict(name, "too_few", sentence, numbers | {"n_images_needed": needed})
     cause = (
         "They may be paired with the wrong rows."
         if trainer_auc is None

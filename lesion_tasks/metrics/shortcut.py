@@ -84,7 +84,8 @@ def shortcut(
     if doubts:
         return _verdict(
             "too_few",
-            f"Too few images to tell whether the model knows more than the archive: {'; '.join(doubts)}. {account}",
+            f"Too few images to tell whether the model knows more than the archive: there are {model.n_images:,}, and "
+            f"{'; '.join(doubts)}. {account}",
             numbers,
         )
     settled = [f"{name} (AUC {one.auc:.4f})" for name, one in compared.items() if one.settles_unjudged]
@@ -176,10 +177,13 @@ class _Compared:
         if self.has_equal_facts and self.beyond is not None:
             if self.beyond.low > 0.5:
                 return None
+            above, below = self.beyond.value - 0.5, self.beyond.value - self.beyond.low
+            # The variance falls with the number of images.
+            needed = f"; it takes about {(below / above) ** 2:.1f} times as many" if above > 0 else ""
             return (
                 f"it does not beat the probe {name} (difference {self.difference.value:+.4f}), and among images "
                 f"that look alike to it the AUC is {self.beyond.value:.4f} [{self.beyond.low:.4f}, "
-                f"{self.beyond.high:.4f}]"
+                f"{self.beyond.high:.4f}]{needed}"
             )
         return (
             f"the probe {name} settles nearly every label and the model does not beat it (difference "

@@ -33,6 +33,8 @@ WITHOUT_WORDS = "It left no reason here, as when its process is killed: its log 
 MIRROR = "stay_red"  # the task that fails only because another one failed
 N_NAMED = 3
 N_AT_WORK = 100  # runs
+KEPT_DAYS = 14  # that a failed run is shown
+KEPT_DAYS_OF_REFUSED = 1  # the same of one that was refused for what it was started with
 
 
 @dataclass(frozen=True, kw_only=True)

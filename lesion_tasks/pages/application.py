@@ -29,7 +29,7 @@ from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
-from lesion_tasks.pages.activity import WITHOUT_WORDS, Runs, read_activity
+from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
@@ -186,6 +186,7 @@ def show_pipeline(request: Request) -> Response:
         n_at_work=activity.count_running(len(state.running)),
         preparing=being_prepared(activity.training, state.running),
         without_words=WITHOUT_WORDS,
+        kept_days=KEPT_DAYS,
         in_words=counts_in_words,
         startable=startable,
     )
@@ -281,6 +282,13 @@ def choose_champion(request: Request) -> Response:
 def show_champion(request: Request, task: str) -> Response:
     """A task's champion and its history."""
     state = read_champion(_workspace(request), task)
+    # Whoever deletes a run in Airflow leaves the row of its question until the next run.
+    there = {
+        name: run
+        for name, run in state.asked.items()
+        if (found := request.app.state.runs.find(run.dag_id, run.run_id)) is not None and found.is_at_work
+    }
+    state = replace(state, asked=there)
     startable = request.state.startable
     return _page(
         request,

@@ -5,7 +5,7 @@ from typing import Any
 
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
-from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.evaluation.candidacy import candidate_ids, champion_state, read_task
 from lesion_tasks.evaluation.decisions import Champion, decisions_of, earlier_champions
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
@@ -38,7 +38,13 @@ class ChampionState:
     candidates: list[str]  # evaluated trainings about which nothing was decided yet: the newest of them
     n_candidates: int
     overridable: list[str]  # whose refusal by the gates could be overridden, the newest refusal first
+    has_trainings: bool  # that were evaluated
     asked: dict[str, Run]  # candidates about which a person is asked, and the run that asks
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether there is neither a champion nor anything that could become one."""
+        return self.champion is None and not self.has_trainings and not self.decisions
 
 
 def read_champion(workspace: Workspace, task: str) -> ChampionState:
@@ -59,6 +65,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         watches = recent_watches(connection, task, N_WATCHES)
         candidates = candidate_ids(connection, now.waiting)[::-1]
         overridable = list_overridable(connection, task, N_NAMED)
+        has_trainings = bool(list_manifests(connection, task))
     present = champion.training.training_id if champion else None
     ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
     earlier = [name for name in dict.fromkeys([*default, *ever]) if name != present]
@@ -75,5 +82,6 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         candidates=candidates[:N_NAMED],
         n_candidates=len(candidates),
         overridable=overridable,
+        has_trainings=has_trainings,
         asked={name: asking_run(run_of(question)) for name, question in now.questions.items()},
     )

@@ -26,6 +26,7 @@ class ShownQuestion(BaseModel, frozen=True):
     is_open: (
         bool  # if not, something else was decided or is to be: the question ends by itself, within minutes
     )
+    can_promote: bool  # whether an approval does what is asked for
     body: str  # HTML, without markup of the source's own
 
 
@@ -49,7 +50,13 @@ def read_question(
     with workspace.engine.connect() as connection:
         is_open = _overtaken_by(connection, question) is None
     body = question.body.replace(f"]({PAGES}reports/", f"]({root}read/").replace(f"]({PAGES}", f"]({root}")
-    return ShownQuestion(asked_about=about, pictures=pictures, is_open=is_open, body=markdown_as_html(body))
+    return ShownQuestion(
+        asked_about=about,
+        pictures=pictures,
+        is_open=is_open,
+        can_promote=not isinstance(question, questions.Question) or question.can_promote,
+        body=markdown_as_html(body),
+    )
 
 
 def find_overtaken(connection: Connection, at_work: Sequence[Run], now: Mapping[str, TaskNow]) -> OvertakenBy:

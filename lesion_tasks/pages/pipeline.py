@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from markupsafe import Markup
@@ -15,6 +15,7 @@ from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
 from lesion_tasks.evaluation.board import BoardFilter, find_test_figures, read_board
 from lesion_tasks.evaluation.candidacy import TaskNow, candidate_ids, read_task
+from lesion_tasks.evaluation.decisions import decisions_since, line_of
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure
@@ -22,11 +23,12 @@ from lesion_tasks.pages.activity import TaskOfRun
 from lesion_tasks.pages.training_page import count_failures
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
-from lesion_tasks.reports.index import PromotionState
+from lesion_tasks.reports.index import DecisionLine, PromotionState
 from lesion_tasks.training.run_record import list_epochs, list_recent
 from lesion_tasks.workspace import Workspace
 
 N_INGESTIONS, N_TRAININGS = 5, 8
+N_DECISIONS, DECIDED_WITHIN = 5, timedelta(days=14)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +72,9 @@ class PipelineState:
     ended: list[Training]
     standings: dict[str, PromotionState]  # of those that ended and were evaluated
     tasks: list[TaskState]
+    decisions: list[
+        tuple[str, str, DecisionLine]
+    ]  # the last ones: name and title of the task, and the decision
 
     @property
     def curation(self) -> str:
@@ -105,6 +110,7 @@ def read_state(workspace: Workspace) -> PipelineState:
         running = [_running(connection, training) for training in list_recent(connection, ["running"], 20)]
         ended = list_recent(connection, ["finished", "failed"], N_TRAININGS)
         tasks = [_task_state(connection, name) for name in TASKS]
+        decided = decisions_since(connection, datetime.now(UTC) - DECIDED_WITHIN, N_DECISIONS)
         standings = {
             row.training_id: row.state
             for task in tasks
@@ -122,6 +128,11 @@ def read_state(workspace: Workspace) -> PipelineState:
         ended=ended,
         standings=standings,
         tasks=tasks,
+        decisions=[
+            (row.task, TASKS[row.task].title, DecisionLine.model_validate(line_of(row)))
+            for row in decided
+            if row.task in TASKS
+        ],
     )
 
 

@@ -1,12 +1,12 @@
 """Facts -> a page's HTML: the templates and the style of the reports, and what a served page has besides."""
 
-import re
+from collections.abc import Sequence
 from functools import cache
 from importlib.resources import files
 from typing import Any
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from lesion_tasks.pages.activity import asking_run
 from lesion_tasks.reports.environment import environment
@@ -38,19 +38,13 @@ def _environment() -> Environment:
     return env
 
 
-# The id of a run of Airflow after the word "run", as the product names one that asks about a candidate.
-_RUN = re.compile(r"(\b[Rr]un )((?:manual|scheduled|asset_triggered|backfill)__[^\s,;]*[^\s,;.])")
-
-
-def with_runs(words: str) -> Markup:
-    """Words in which the ids of runs that ask about candidates lead to these runs."""
-    parts = _RUN.split(words)
-    return Markup("").join(
-        Markup('<a href="{0}" data-airflow="{0}">{1}</a>').format(asking_run(part).page, part)
-        if place % 3 == 2
-        else part
-        for place, part in enumerate(parts)
-    )
+def with_runs(words: str, runs: Sequence[str]) -> Markup:
+    """Words in which the ids of some runs that ask about candidates lead to these runs."""
+    shown = escape(words)
+    for run in map(asking_run, dict.fromkeys(runs)):
+        link = Markup('<a href="{0}" data-airflow="{0}">{1}</a>').format(run.page, run.run_id)
+        shown = shown.replace(escape(run.run_id), link)
+    return shown
 
 
 def render(template: str, **facts: Any) -> str:

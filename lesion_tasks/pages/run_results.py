@@ -8,17 +8,18 @@ from urllib.parse import quote
 from sqlalchemy import Connection
 
 from lesion_tasks.catalog import TASKS
+from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.curation.corrections import find_request
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
-from lesion_tasks.evaluation.decisions import decisions_of_run, line_of
-from lesion_tasks.evaluation.evaluation_record import find_report
+from lesion_tasks.evaluation.decisions import decisions_of_run, last_decisions, line_of
+from lesion_tasks.evaluation.evaluation_record import find_report, trainings_of
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.reports.index import DecisionLine
-from lesion_tasks.reports.words import decider, sentences
+from lesion_tasks.reports.words import decider, quoted, sentences
 from lesion_tasks.serving.predict_job import PAGE, is_job, key_of
 from lesion_tasks.splits.data_report import page_key
 from lesion_tasks.splits.manifest import find_manifest
@@ -59,7 +60,9 @@ class RunResult:
     address: str | None  # below the pages' prefix
     words: str
     decisions: list[DecisionLine]
-    undecided: list[str] = field(default_factory=list)  # why a run decided nothing about a task
+    undecided: list[tuple[str, Sequence[str]]] = field(
+        default_factory=list
+    )  # why not, and the runs that are named
     pages: list[tuple[str, str]] = field(default_factory=list)  # of several results: name and address
     run: Run | None = None  # as far as Airflow keeps it
     failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
@@ -166,7 +169,9 @@ def _find_made(
         with workspace.engine.connect() as connection:
             rows = decisions_of_run(connection, run_id)
         told = [one for one in (*made, returned) if isinstance(one, dict) and one.get("action") == "none"]
-        undecided = [f"{_title_of(one['task'])}: {sentences(one['reason'])}" for one in told]
+        undecided = [
+            (f"{_title_of(one['task'])}: {sentences(one['reason'])}", one.get("runs", ())) for one in told
+        ]
         if rows or undecided:
             task = rows[0].task if rows else told[0]["task"]
             return RunResult(
@@ -192,12 +197,14 @@ def _asked_for(workspace: Workspace, run_id: str) -> RunResult:
     if found is None:
         return _awaited("This run has not corrected anything yet.")
     by = f" by {decider(found.answered_by)}" if found.answered_by else ""
-    why = f": {found.answer_reason}" if found.answer_reason else ""
+    is_typed = found.answered_by not in (None, RULE)
+    said = quoted(found.answer_reason) if is_typed and found.answer_reason else found.answer_reason
+    why = f": {said}" if said else ""
     about = " and ".join(name for name in (found.isic_id, found.other_isic_id) if name)
     decision = found.decision.replace("_", " ")
     return RunResult(
         address=page_of(found),
-        words=f"{decision.capitalize()}, {about}: {found.outcome}{by}{why}.",
+        words=sentences(f"{decision.capitalize()}, {about}: {found.outcome}{by}{why}"),
         decisions=[],
     )
 
@@ -221,12 +228,13 @@ def _result_of_tasks(
     if task_id is None and dag_id in RESULT_TASKS:
         with workspace.engine.connect() as connection:
             pages = [page for one in made if (page := _page_of(connection, one)) is not None]
+            decided = _decided_about(connection, made) if dag_id == "train_variants" else []
         words = (
             "What this run made:"
             if pages
             else "This run has not made anything yet, or there was nothing new."
         )
-        return RunResult(address=None, words=words, decisions=[], pages=pages, is_awaited=not pages)
+        return RunResult(address=None, words=words, decisions=decided, pages=pages, is_awaited=not pages)
     if (dag_id, task_id) in _EVALUATING | _SPLITTING:
         return _awaited("This task has not finished yet. When it has, its report is shown here.")
     return _nothing("This task makes no report of its own.")
@@ -281,6 +289,12 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
         return f"Data: {split_title(find_manifest(connection, returned).split)}", page_key(returned)
     key = find_report(connection, returned)
     return None if key is None else (f"Evaluation of {key.split('/')[1]}", key)
+
+
+def _decided_about(connection: Connection, made: Sequence[Any]) -> list[DecisionLine]:
+    """What was decided last about the trainings that a run has made, by whichever run: whoever asked looks here."""
+    ids = trainings_of(connection, [one for one in made if isinstance(one, str)])
+    return [DecisionLine.model_validate(line_of(row)) for row in last_decisions(connection, ids)]
 
 
 def _awaited(words: str) -> RunResult:

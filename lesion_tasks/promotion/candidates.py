@@ -19,9 +19,11 @@ from lesion_tasks.evaluation.evaluation_record import (
     find_difference,
     find_sealed,
     findings_digest,
+    sentences_of,
     undecided_checks,
     unmade_checks,
 )
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest import find_manifest
 from lesion_tasks.training.predictions import AlteredPredictionsError, read_sealed_predictions
 from lesion_tasks.training.run_record import find_finished, read_model
@@ -55,11 +57,12 @@ class Candidate:
         if self.leak is not None:
             return f"Since its evaluation a leak became known. {self.leak}"
         if failed := failed_checks(self.document):
-            return f"Its evaluation failed {', '.join(failed)}. {self.document['verdict']}"
+            n_failed = plural(len(failed), "check")
+            return f"Its evaluation failed {n_failed}. {sentences_of(self.document, failed)}"
         if undecided := undecided_checks(self.document):
             return (
-                f"Too few images to tell ({', '.join(undecided)}). {self.document['verdict']} More test images may "
-                "tell: of more patients, or a larger test_share of a task of your own."
+                f"{sentences_of(self.document, undecided)} More images may tell: of more patients, or with a larger "
+                "test_share of a task of your own."
             )
         if (never := never_promotable(self.training.recipe, self.imputation)) is not None:
             return never
@@ -115,7 +118,7 @@ def find_candidates(
 ) -> list[Candidate]:
     """The latest evaluated training of each variant, unless it was already decided on.
 
-    A shortened training or a trial run does not take the place of the variant's own: of each kind the latest counts.
+    A shortened training or a rehearsal does not take the place of the variant's own: of each kind the latest counts.
     `only`: of these trainings alone.
     """
     waiting = [

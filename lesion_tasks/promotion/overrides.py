@@ -36,11 +36,6 @@ class Force:
         """What is asked for."""
         return "a promotion despite the gates"
 
-    @property
-    def words(self) -> str:
-        """The reason, as a part of a sentence."""
-        return self.reason.strip().rstrip(".")
-
 
 @dataclass(frozen=True, kw_only=True)
 class Override(Force):

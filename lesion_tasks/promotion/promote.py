@@ -44,7 +44,7 @@ from lesion_tasks.promotion.candidates import Candidate, altered_model, best_of,
 from lesion_tasks.promotion.overrides import Force, Override, list_overridable, override_in
 from lesion_tasks.promotion.proposal import Proposal, find_round, propose, reason_of, why_not_best
 from lesion_tasks.promotion.questions import overtaken_by
-from lesion_tasks.reports.words import sentences
+from lesion_tasks.reports.words import quoted, sentences
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -60,6 +60,7 @@ class Decision:
     training_id: str | None
     reason: str
     is_override: bool = False  # whether it is about a refusal that somebody asked to override
+    runs: tuple[str, ...] = ()  # of Airflow, that the reason names
 
     @property
     def is_promoted(self) -> bool:
@@ -95,7 +96,7 @@ class _Request:
     @property
     def said(self) -> str:
         """What a person said with the answer, after a sentence about it."""
-        return f" ({self.decided_by} said: {self.answer_reason})" if self.answer_reason else ""
+        return f" ({self.decided_by} said: {quoted(self.answer_reason)})" if self.answer_reason else ""
 
     def with_answer(self, why: str) -> str:
         """Why an answer is not carried out, and that it was given."""
@@ -105,7 +106,7 @@ class _Request:
             f"{why.rstrip('.')}. {self.decided_by} {self.answer} {self.asked_about} all the same{self.said}"
         )
 
-    def none(self, training_id: str, reason: str) -> Decision:
+    def none(self, training_id: str, reason: str, runs: tuple[str, ...] = ()) -> Decision:
         """The outcome if nothing is decided about a training."""
         return Decision(
             task=self.task,
@@ -113,6 +114,7 @@ class _Request:
             training_id=training_id,
             reason=reason,
             is_override=self.override is not None,
+            runs=runs,
         )
 
 
@@ -238,7 +240,7 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
         return _supersede(connection, request, asked_about, best, common)
     if proposal is not None:
         if asked_about is None and (left := _why_left(connection, request, proposal)) is not None:
-            return request.none(proposal.candidate.training_id, left)
+            return request.none(proposal.candidate.training_id, *left)
         answer, answer_reason = _valid_answer(request, proposal)
         if answer in ("rejected", "expired"):
             return _not_approved(connection, proposal, request, answer, answer_reason, common)
@@ -251,8 +253,10 @@ def _decide(connection: Connection, workspace: Workspace, request: _Request) -> 
     return _judge(connection, proposal, found.refusal, request, common)
 
 
-def _why_left(connection: Connection, request: _Request, proposal: Proposal) -> str | None:
-    """Why a run that asked nothing leaves a candidate to another run or question; None: it decides about it."""
+def _why_left(
+    connection: Connection, request: _Request, proposal: Proposal
+) -> tuple[str, tuple[str, ...]] | None:
+    """Why a run that asked nothing leaves a candidate to another run or question, and which; None: it decides."""
     name = proposal.candidate.training_id
     question = find_question(connection, request.task, name)
     if question is not None and question.request_id == request.request_id:
@@ -266,12 +270,14 @@ def _why_left(connection: Connection, request: _Request, proposal: Proposal) -> 
         and overtaken_by(connection, asked_by(question)) is None
     )
     if question is not None and is_open and question.approved_by and not request.is_forced:
-        return f"run {run_of(question)} asked about {name}, and decides: {question.approved_by} approved it"
+        run_id = run_of(question)
+        return f"run {run_id} asked about {name}, and decides: {question.approved_by} approved it", (run_id,)
     if not request.needs_answer:
         return None
     if question is not None and is_open:
-        return f"run {run_of(question)} asks about {name} already: the answer there counts"
-    return unanswered
+        run_id = run_of(question)
+        return f"run {run_id} asks about {name} already: the answer there counts", (run_id,)
+    return unanswered, ()
 
 
 def _valid_answer(request: _Request, proposal: Proposal) -> tuple[Answer | None, str]:
@@ -303,9 +309,9 @@ def _judge(
     action = "promoted" if is_promoted else "refused"
     reason = reason_of(proposal, is_forced=request.is_forced)
     if request.answer == "approved":
-        said = f": {request.answer_reason}" if request.answer_reason else ""
+        said = f": {quoted(request.answer_reason)}" if request.answer_reason else ""
         if is_promoted:
-            reason = f"Approved by {request.decided_by}{said}{'' if said.endswith('.') else '.'} {reason}"
+            reason = sentences(f"Approved by {request.decided_by}{said}", reason)
         else:
             # Who approved it did not refuse it.
             reason = (
@@ -316,7 +322,7 @@ def _judge(
         what = f"Overrides the refusal of {refusal.decided_at.date()}" if refusal else "Despite the gates"
         is_needed = refusal is not None or proposal.objections
         begins = f"{what}, as {force.asked_by} asked" if is_needed else f"{force.asked_by} asked for it"
-        reason = f"{begins}: {force.words}. {reason}"
+        reason = sentences(f"{begins}: {quoted(force.reason)}", reason)
     reason = record_decision(
         connection,
         task,
@@ -326,7 +332,7 @@ def _judge(
         reason=reason,
         figures={
             **proposal.figures,
-            "is_forced": request.is_forced,
+            "is_forced": request.is_forced and bool(refusal or proposal.objections),
             "overrides": refusal and refusal.sequence,
             "is_obstacle": not is_promoted and proposal.refused_for == NOT_COMPARED,
             "refused_for": None if is_promoted else proposal.refused_for,
@@ -369,11 +375,11 @@ def _not_approved(
 ) -> Decision:
     then = "it stays a candidate" if request.override is None else "the refusal by the gates stands"
     missing = "No valid answer in time" if request.asked_about else "Nobody was asked"
-    words = {
-        "rejected": f"Rejected by {request.decided_by}",
-        "expired": f"{missing}; {then}",
-    }[answer]
-    reason = f"{words}{': ' if answer_reason else '.'}{answer_reason}"
+    if answer == "rejected":
+        said = f": {quoted(answer_reason)}" if answer_reason else ""
+        reason = sentences(f"Rejected by {request.decided_by}{said}")
+    else:
+        reason = f"{missing}; {then}{': ' if answer_reason else '.'}{answer_reason}"
     reason = record_decision(
         connection,
         proposal.task,

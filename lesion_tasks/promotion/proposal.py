@@ -56,7 +56,7 @@ from lesion_tasks.promotion.candidates import (
 from lesion_tasks.promotion.drift import beyond_margin, declines, objections_to
 from lesion_tasks.promotion.overrides import Force, find_overridable, is_done, override_in
 from lesion_tasks.reports.markdown import escape
-from lesion_tasks.reports.words import opened
+from lesion_tasks.reports.words import opened, quoted, sentences
 from lesion_tasks.training.predictions import AlteredPredictionsError
 from lesion_tasks.training.run_record import find_finished
 
@@ -294,11 +294,13 @@ def subject_of(proposal: Proposal, *, is_forced: bool = False) -> str:
 
 def _effect(proposal: Proposal, *, is_forced: bool, force: Force | None) -> list[str]:
     """What an approval does, where it is not what one expects."""
-    asks = f", as {escape(force.asked_by)} asks: {escape(force.reason)}" if force is not None else "."
+    asks = f", as {escape(force.asked_by)} asks: {escape(quoted(force.reason))}" if force is not None else ""
     if override_in(force) is not None:
-        return [f"**Approving overrides the refusal by the gates**{asks}", ""]
+        return [sentences(f"**Approving overrides the refusal by the gates**{asks}"), ""]
     if is_forced:
-        words = f"**Approving overrides the gates**, whichever are not met when it is decided{asks}"
+        words = sentences(
+            f"**Approving overrides the gates**, whichever are not met when it is decided{asks}"
+        )
     elif not proposal.objections:
         return []
     else:
@@ -386,6 +388,11 @@ def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
         if d["candidate"] is not None and d["champion"] is not None
     ]
     head = ["| Measure | Candidate | Champion | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
+    if comparison.get("has_same_predictions"):
+        return [
+            f"**The same predictions as the champion** on all {comparison['n_images']:,} test images.",
+            "",
+        ]
     return [f"On the same {comparison['n_images']:,} test images:", "", *head, *rows, ""]
 
 

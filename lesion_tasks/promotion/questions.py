@@ -40,7 +40,7 @@ from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.promotion.candidates import best_of, find_candidate, find_candidates
 from lesion_tasks.promotion.overrides import Force, obstacle_to, override_in, tasks_to_decide
 from lesion_tasks.promotion.proposal import body_of, find_round, propose, subject_of
-from lesion_tasks.reports.words import decider, outcome_title, sentences
+from lesion_tasks.reports.words import decider, outcome_title, quoted, sentences
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
@@ -53,6 +53,7 @@ class Question(Asked):
 
     subject: str
     body: str  # Markdown
+    can_promote: bool = True  # whether an approval would; if not, the decision is a refusal all the same
     assigned_users: list[dict[str, str]]  # who may answer; empty: anybody
 
 
@@ -120,6 +121,7 @@ def write_questions(
             only=only,
             request_id=None if asker is None else request_of(asker.run_id, task),
             subject=subject_of(proposal, is_forced=is_forced),
+            can_promote=is_forced or not proposal.objections,
             body=body_of(proposal, report_base=PAGES, is_forced=is_forced, force=force),
             assigned_users=rules.assigned_users,
         )
@@ -150,8 +152,8 @@ def _is_noted(workspace: Workspace, question: Question, asker: Asker) -> bool:
                     return False
             anew = "despite the gates" if is_weaker else "anew"
             reason = f"Run {asker.run_id} asks about {question.asked_about} {anew}."
-            supersede_question(connection, other, reason=reason)
-        return open_question(connection, question, request_of(asker.run_id, task), ends_at=now + asker.wait)
+            supersede_question(connection, other, reason=reason, runs=[asker.run_id])
+        return open_question(connection, question, ends_at=now + asker.wait)
 
 
 def overtaken_by(connection: Connection, asked: Asked, now: TaskNow | None = None) -> str | None:
@@ -240,7 +242,7 @@ def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: s
     if asked.request_id is None:
         return
     task, training_id = asked.task_name, asked.asked_about
-    did = sentences(f"{answer.capitalize()} by {person}" + (f": {reason.strip()}" if reason.strip() else ""))
+    did = sentences(f"{answer.capitalize()} by {person}" + (f": {quoted(reason)}" if reason.strip() else ""))
     about: dict[str, Any] = {
         "training_id": training_id,
         "previous": asked.asked_against,

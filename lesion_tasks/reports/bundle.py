@@ -173,6 +173,10 @@ class Comparison(Published):
     subset: str
     n_images: Count | None = None
     n_left_out: Count | None = None
+    has_same_predictions: bool = Field(
+        False,
+        description="Whether both give every image the same probabilities, as one model trained twice does.",
+    )
     differences: dict[str, PublishedDifference]
     slices: list[PublishedSliceDifference] = Field(default_factory=list)
     two_by_two: TwoByTwo | None = None

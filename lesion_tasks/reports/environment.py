@@ -39,7 +39,7 @@ def environment() -> Environment:
         words.plain, words.flattened, words.megabytes,
     ):  # fmt: skip
         env.filters[function.__name__] = function
-    env.filters["with_runs"] = str  # only pages inside Airflow can lead to a run
+    env.filters["with_runs"] = lambda words, _: words  # only pages inside Airflow can lead to a run
     env.globals |= {"DRAWN": drawn.WARNING, "EFFECTIVE_GROUPS": EFFECTIVE_GROUPS, "OPENINGS": words.OPENINGS}
     env.tests["inline_picture"] = is_inline_picture
     env.tests["path_beside"] = is_path_beside

@@ -13,10 +13,10 @@ from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFi
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.environment import environment
 from lesion_tasks.reports.plot import share_scale, whisker
-from lesion_tasks.reports.words import OUTCOMES, decider, moment
+from lesion_tasks.reports.words import OUTCOMES, decider, moment, sentences
 
 # Name -> how it is called on pages, its style class, and what it means; what the last decision did is called as there.
-_STATES = OUTCOMES | {
+STATES = OUTCOMES | {
     "champion": ("★ champion", "good", "The training whose model is in use."),
     "earlier_champion": (
         "earlier champion",
@@ -37,25 +37,26 @@ _STATES = OUTCOMES | {
 class PromotionState(Published):
     """Where an evaluated training stands: what was decided about it, or that nothing was yet, or never can be."""
 
-    name: str  # a key of _STATES
+    name: str  # a key of STATES
     did: str = ""  # what the decision did to it, where its title does not say that already
     decided_at: str | None = None
     decided_by: str | None = None
     reason: str | None = None
+    runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
     first: str | None = None  # of a champion that was restored: when, by whom and why it was promoted
 
     @property
     def title(self) -> str:
-        return _STATES[self.name][0]
+        return STATES[self.name][0]
 
     @property
     def css(self) -> str:
-        return _STATES[self.name][1]
+        return STATES[self.name][1]
 
     @property
     def meaning(self) -> str:
         """What its title means, in a sentence."""
-        return _STATES[self.name][2]
+        return STATES[self.name][2]
 
     @property
     def is_rankable(self) -> bool:
@@ -78,7 +79,7 @@ class PromotionState(Published):
     @property
     def words(self) -> str:
         """The same, and of a champion that was restored why it was promoted before."""
-        return f"{self.latest.rstrip('.')}. {self.first}" if self.first else self.latest
+        return sentences(self.latest, self.first) if self.first else self.latest
 
 
 class BoardRow(Published):
@@ -135,6 +136,7 @@ class DecisionLine(Published):
     previous_training_id: str | None
     reason: str
     decided_by: str
+    runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
 
 
 class TaskBoard(Published):

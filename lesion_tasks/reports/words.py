@@ -94,6 +94,13 @@ CHECK_TITLES = {
     "labels_changed": "The labels are up to date",
 }
 
+# What a check cannot tell of too few images.
+_UNTOLD = {
+    "few_groups": "anything",
+    "independent_of_labels": "whether the predictions depend on the labels",
+    "shortcut": "whether the model knows more than the archive",
+}
+
 # A measure of both kinds of task can need two explanations: with more classes there is no threshold.
 EXPLANATIONS = {
     "binary": BINARY_FIGURES,
@@ -164,9 +171,25 @@ def outcome_meaning(outcome: str) -> str:
     return OUTCOMES[outcome][2]
 
 
+_OPENING, _CLOSING = "\N{LEFT DOUBLE QUOTATION MARK}", "\N{RIGHT DOUBLE QUOTATION MARK}"
+
+
 def sentences(*said: str | None) -> str:
     """What is said, one after the other, each with a full stop."""
-    return " ".join(one if one.endswith((".", "!", "?")) else f"{one}." for one in said if one)
+    ends = (".", "!", "?")
+    return " ".join(one if one.rstrip(_CLOSING).endswith(ends) else f"{one}." for one in said if one)
+
+
+def quoted(words: str) -> str:
+    """What a person typed, within a sentence of ours: as it was typed."""
+    return f"{_OPENING}{words.strip()}{_CLOSING}"
+
+
+def unquoted(words: str) -> str:
+    """What `quoted` put into quotation marks, if that is all there is; else the words as they are."""
+    inner = words.removesuffix(".").removeprefix(_OPENING).removesuffix(_CLOSING)
+    is_all = words.startswith(_OPENING) and words.endswith((_CLOSING, f"{_CLOSING}."))
+    return inner if is_all and _OPENING not in inner else words
 
 
 def decider(decided_by: str) -> str:
@@ -187,6 +210,12 @@ def check_title(name: str) -> str:
     """What a check ensures; the suffix `_on_val` says that it was run on validation."""
     title = CHECK_TITLES.get(name.removesuffix("_on_val"), label(name))
     return f"{title}, on validation" if name.endswith("_on_val") and name not in CHECK_TITLES else title
+
+
+def untold(name: str) -> str:
+    """What a check of `check_title` cannot tell of too few images, after "too few to tell"."""
+    check = name.removesuffix("_on_val")
+    return _UNTOLD[check] + (" (on validation)" if name != check else "")
 
 
 def number(value: float | None, digits: int = 3) -> str:

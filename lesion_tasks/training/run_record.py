@@ -87,7 +87,7 @@ def list_recent(connection: Connection, statuses: Sequence[str], n: int) -> list
 
 
 def is_adjusted(training: Training) -> bool:
-    """Whether fields of the variant were changed for this training only, as for a smoke run."""
+    """Whether fields of the variant were changed for this training only, as for a rehearsal."""
     return bool(training.recipe.get("adjusted"))
 
 

@@ -90,7 +90,7 @@ def choose_variants(
         adjust(find_variant(name), changes=changes)
     if n_trials and is_smoke_run:
         raise UnusableInputError(
-            "a smoke run with search trials: it only shows that everything runs; expected one of them"
+            "a rehearsal with search trials: it only shows that everything runs; expected one of them"
         )
     if n_trials and (lacking := [name for name in names if VARIANTS[name].search is None]):
         searched = ", ".join(name for name, variant in VARIANTS.items() if variant.search is not None)

@@ -16,6 +16,7 @@ from lesion_tasks.database.schema import CorrectionRequest, Delivery, Ingestion,
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.evaluation_record import find_by_id, findings_digest
 from lesion_tasks.metrics.counted import plural
+from lesion_tasks.reports.words import quoted
 from lesion_tasks.workspace import Workspace
 
 # What people are told about -> whether somebody should look.
@@ -111,7 +112,7 @@ def of_correction(ended: CorrectionRequest) -> Notice | None:
         event=ended.outcome,
         about=f"correction {ended.request_id}",
         subject=f"Correction of {images} ({ended.decision.replace('_', ' ')}): {ended.outcome}{said}",
-        text=f"{ended.asked_by} asked: {ended.reason} Answer: {ended.answer_reason or 'none in words'}",
+        text=f"{ended.asked_by} asked: {quoted(ended.reason)}. Answer: {ended.answer_reason or 'none in words'}",
         page=page_of(ended),
     )
 

@@ -302,7 +302,7 @@ def _next_manifest(known: _Known, training: Training) -> set[str]:
 
 
 def _asking(known: _Known) -> Iterator[Variant]:
-    """Variants of the catalogue that look at pictures, whole and as smoke runs: what the next training may be of."""
+    """Variants of the catalogue that look at pictures, whole and as rehearsals: what the next training may be of."""
     for variant in VARIANTS.values():
         for one in (variant, adjust(variant, is_smoke_run=True)):
             if one.input_size is not None and one.split in known.in_force:

@@ -153,8 +153,10 @@ function shownQuestion(question, known, mayAnswer, key) {
   const actions = element("div", undefined, "actions");
   const said = element("p", "", "said");
   said.setAttribute("role", "status");
-  for (const option of question.options) {
-    const button = element("button", option, option === "Reject" ? "quiet" : "");
+  // What an answer does not bring about is not the first that is offered.
+  const first = known && !known.can_promote ? "Reject" : "Approve";
+  for (const option of [...question.options].sort((one, other) => (other === first) - (one === first))) {
+    const button = element("button", option, option === first ? "" : "quiet");
     button.type = "button";
     button.addEventListener("click", () => {
       if (option === "Reject" && !reason.value.trim()) {
@@ -172,7 +174,7 @@ function shownQuestion(question, known, mayAnswer, key) {
         reason.value = ""; // nothing is being typed any longer, so the page renews itself
         button.blur();
         const then = document.querySelector("main[data-live]") ? "" : " Reload this page then.";
-        return `${option}: sent. The decision follows within a minute.${then}`;
+        return `${option}: sent. The decision follows shortly.${then}`;
       });
     });
     actions.append(button);
