@@ -18,17 +18,17 @@ MINUS = "\N{MINUS SIGN}"
 SUBSET_TITLES = {
     "test_natural": "Test, natural",
     "test_balanced": "Test, balanced",
-    "val": "Validation",
-    "val_balanced": "Validation, balanced",
-    "train": "Training",
+    "val": "Val",
+    "val_balanced": "Val, balanced",
+    "train": "Train",
     "test": "Test",
 }
 
 SUBSET_PHRASES = {
     "test_natural": "the natural test set",
     "test_balanced": "the balanced test set",
-    "val": "the validation set",
-    "train": "the training set",
+    "val": "val",
+    "train": "train",
 }
 
 # What became of a training by a decision about the champion: a short word, its style class, and what that means.
@@ -89,8 +89,8 @@ CHECK_TITLES = {
     "leaks": "No known patient or lesion and no picture is on both sides of the split",
     "shortcut": "The model does more than recognise the camera or the metadata",
     "no_better_than_random_weights": "Pretraining helps",
-    "gap": "Validation and test agree",
-    "threshold_differs": "The threshold is the one that validation gives",
+    "gap": "Val and test agree",
+    "threshold_differs": "The threshold is the one that val gives",
     "labels_changed": "The labels are up to date",
 }
 
@@ -184,9 +184,9 @@ def subset_phrase(name: str) -> str:
 
 
 def check_title(name: str) -> str:
-    """What a check ensures; the suffix `_on_val` says that it was run on validation."""
+    """What a check ensures; the suffix `_on_val` says that it was run on val."""
     title = CHECK_TITLES.get(name.removesuffix("_on_val"), label(name))
-    return f"{title}, on validation" if name.endswith("_on_val") and name not in CHECK_TITLES else title
+    return f"{title}, on val" if name.endswith("_on_val") and name not in CHECK_TITLES else title
 
 
 def number(value: float | None, digits: int = 3) -> str:
