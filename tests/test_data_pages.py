@@ -92,6 +92,16 @@ def test_every_number_of_a_funnel_leads_to_a_list_of_as_many(settings: Settings,
         answer = pages.get("/" + unescape(address))
         assert answer.status_code == 200, step
         assert OF.findall(answer.text) == [n.lstrip("\N{MINUS SIGN}-")], (step, address)
+    changed = pages.get("/data?since=2020-01-01").text
+    numbers = re.findall(r'<dd class="value"><a href="/(changes[^"]+)">([^<]+)</a>', changed)
+    line = changed[changed.index('id="splits"') : changed.index("From records to members")]
+    numbers += re.findall(r'<a href="/(members/[^"]+)">([^<]+)</a>', line)
+    assert len(numbers) == 1 + 6, "what is new; three subsets, two balanced draws and the quarantine"
+    for address, n in numbers:
+        listed = pages.get("/" + unescape(address)).text
+        assert OF.findall(listed) == ([n] if n != "0" else []), address
+    assert 'href="/image/' not in pages.get("/changes?since=2100-01-01").text
+    assert pages.get("/changes?kind=nonsense").status_code == 404
     (no_sex,) = (number for step, number in rows if "no sex" in step)
     listed = pages.get("/" + unescape(re.findall(r'href="/([^"]+)"', no_sex)[0])).text
     assert {record["isic_id"] for record in some[:7]} <= set(re.findall(r"ISIC_\d{7}", listed))

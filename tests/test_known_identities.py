@@ -130,9 +130,7 @@ def test_a_group_is_called_what_it_is(some: KnownIdentities, group: str) -> None
 def test_the_words_of_one_side_are_not_given_to_another() -> None:
     found = find_unknown({"train": NONE, "val": NONE, "test": ALL})
     assert found is not None
-    assert found.caution.startswith(
-        "in train and val, patients and lesions are unknown:"
-    )
+    assert found.caution.startswith("in train and val, patients and lesions are unknown:")
     assert found.in_short == "in train and val, patients and lesions are unknown"
     assert (note_of({"its own train": ALL, "test": NONE}) or "").startswith("in the test set, patients and")
     assert (note_of({"train": NONE, "test": NONE}) or "").startswith("patients and lesions are unknown:")

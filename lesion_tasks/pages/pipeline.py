@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.ingest_passes import pass_title
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
@@ -27,6 +28,12 @@ from lesion_tasks.training.run_record import list_epochs, list_recent
 from lesion_tasks.workspace import Workspace
 
 N_INGESTIONS, N_TRAININGS = 5, 8
+# What a pass counts, where its name does not say it.
+_COUNTED = {
+    "left_scope": "no longer in the query",
+    "prefixes_read": "id prefixes read",
+    "prefixes_incomplete": "id prefixes not read to their end",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,14 +182,16 @@ def being_prepared(tasks: Sequence[TaskOfRun], running: Sequence[RunningTraining
 
 
 def counts_in_words(counts: dict[str, Any] | None) -> str:
-    """What the passes of an ingestion counted, without zeros: `append: 12 new; fetch: 12 stored`."""
+    """What the passes of an ingestion counted, without zeros: `read new records: 12 new; fetch files: 12 stored`."""
     said = []
     for name, found in (counts or {}).items():
+        if name == "poll":  # what the archive said of itself, before anything was read
+            continue
         numbers = [
-            f"{value:,} {key.replace('_', ' ')}"
+            f"{value:,} {_COUNTED.get(key, key.replace('_', ' '))}"
             for key, value in (found or {}).items()
             if isinstance(value, int) and not isinstance(value, bool) and value and not key.endswith("bytes")
         ]
         if numbers:
-            said.append(f"{name.replace('_', ' ')}: {', '.join(numbers)}")
+            said.append(f"{pass_title(name)}: {', '.join(numbers)}")
     return "; ".join(said) or "nothing changed"

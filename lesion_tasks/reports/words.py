@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from typing import Any
 
 from lesion_tasks.catalog.approvals import RULE
-from lesion_tasks.catalog.titles import label
+from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
+_FIELD = re.compile(r"[a-z][a-z0-9_]*")
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
@@ -292,12 +294,17 @@ def plain(value: Any) -> str:
 
 
 def flattened(numbers: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Nested numbers as (path, value) lines: `{"probes": {"metadata": {"auc": 0.6}}}` -> `probes, metadata, auc`."""
+    """Nested numbers as (path, value) lines: `{"probes": {"metadata": {"auc": 0.6}}}` -> `Probes, metadata, AUC`."""
     lines: list[tuple[str, str]] = []
     for name, value in numbers.items():
-        path = f"{above}, {name}" if above else str(name)
+        path = f"{above}, {_part(name, label_inside)}" if above else _part(name, label)
         if isinstance(value, Mapping) and value:
             lines += flattened(value, path)
         else:
-            lines.append((path.replace("_", " "), plain(value)))
+            lines.append((path, plain(value)))
     return lines
+
+
+def _part(name: Any, title: Callable[[str], str]) -> str:
+    """The title of a field; what is none, such as the name of an institution or a number, stays as it is."""
+    return title(name) if isinstance(name, str) and _FIELD.fullmatch(name) else str(name)
