@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
@@ -18,6 +19,7 @@ from markupsafe import escape
 from sqlalchemy import Engine, event
 from test_promotion import candidate, execute, first_candidate, promote
 
+import lesion_tasks
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.catalog.approvals import ASKS_NOBODY, NEVER_OVERRIDABLE, OVERRIDABLE
@@ -40,6 +42,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
 TASK = "malignancy"
+PACKAGE = Path(lesion_tasks.__file__).parent
 PAGES = (
     "/",
     "/leaderboard/malignancy",
@@ -450,7 +453,7 @@ def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right
     assert 'src="/image/ISIC_' in apart
     alone = pages.get(f"/compare?training={first}").text
     assert "Every field" in alone
-    assert "max epochs" in alone
+    assert "Epochs, at most" in alone and "max epochs" not in alone
     for moot in ("is pretrained", "bias alpha", "is augmented"):  # of a model without backbone or pictures
         assert moot not in alone, moot
     assert pages.get("/compare?training=no_such").status_code == 404
@@ -712,6 +715,26 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         assert f'href="/read/{row[1]}/report.html">Evaluation of {row[1]}' in evaluated
     split = Client(app).get("/result?dag=build_splits&run=r&task={TASK_ID}").text
     assert f'href="/read/data/{made[0][2]}.html">Data: Benign or malignant, classes as they occur' in split
+
+
+def test_whatever_is_wide_scrolls_inside_its_own_box() -> None:
+    """A track of a grid is as wide as its widest word unless it may be narrower, and a table is always."""
+    open_tag, inside = re.compile(r"<(/?)(div|table)([^>]*)>"), "scroll"
+    for path in [*PACKAGE.glob("*/templates/*.css"), *PACKAGE.glob("*/templates/*.j2")]:
+        words = path.read_text()
+        if path.suffix == ".css":
+            bare = re.sub(r"minmax\((?:[^()]|\([^()]*\))*\)", "", words)
+            assert not re.search(r"\dfr\b", bare), (
+                f"{path.name}: a track that cannot be narrower than its content"
+            )
+        boxes: list[str] = []
+        for closes, tag, rest in open_tag.findall(words):
+            if tag == "table" and not closes:
+                assert any(inside in box for box in boxes), f"{path.name}: a table without a box that scrolls"
+            elif tag == "div" and closes:
+                boxes.pop()
+            elif tag == "div":
+                boxes.append(rest)
 
 
 def test_the_tab_of_a_run_that_does_not_exist_says_so(settings: Settings) -> None:

@@ -10,7 +10,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
-from lesion_tasks.catalog.ingest_passes import pass_title
+from lesion_tasks.catalog.ingest_passes import INGEST_PASSES, pass_title
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
@@ -184,7 +184,8 @@ def being_prepared(tasks: Sequence[TaskOfRun], running: Sequence[RunningTraining
 def counts_in_words(counts: dict[str, Any] | None) -> str:
     """What the passes of an ingestion counted, without zeros: `read new records: 12 new; fetch files: 12 stored`."""
     said = []
-    for name, found in (counts or {}).items():
+    order = [*INGEST_PASSES, *(counts or {})]
+    for name, found in sorted((counts or {}).items(), key=lambda one: order.index(one[0])):
         if name == "poll":  # what the archive said of itself, before anything was read
             continue
         numbers = [
