@@ -18,6 +18,7 @@ from lesion_tasks.database.schema import Ingestion, Manifest
 from lesion_tasks.ingest.changes import KINDS, Change, read_changes
 from lesion_tasks.ingest.runs import moment_of, recent_ingestions
 from lesion_tasks.pages.page_of_list import Shown, show
+from lesion_tasks.reports.words import by_subset
 from lesion_tasks.splits.manifest import manifests_in_force
 from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 from lesion_tasks.workspace import Workspace
@@ -104,16 +105,10 @@ def read_data(workspace: Workspace, since: str | None = None) -> DataState:
     )
 
 
-def _place_of(subset: str) -> tuple[bool, int]:
-    """Train, val and test, then what is drawn from them."""
-    base, _, drawn = subset.partition("_")
-    return bool(drawn), SUBSETS.index(base)
-
-
 def _split_state(manifest: Manifest) -> SplitState:
     sizes = [
-        (subset, sum(manifest.class_counts[subset].values()), _members_of(manifest.split, subset=subset))
-        for subset in sorted(manifest.class_counts, key=_place_of)
+        (subset, sum(counts.values()), _members_of(manifest.split, subset=subset))
+        for subset, counts in by_subset(manifest.class_counts)
     ]
     n_quarantined = sum(-step["n"] for step in manifest.funnel if step.get("reason") == QUARANTINED)
     quarantine = "in quarantine", n_quarantined, _members_of(manifest.split, reason=QUARANTINED)

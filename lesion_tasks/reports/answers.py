@@ -10,6 +10,7 @@ from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdi
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.recipe_words import last_stage_words
 from lesion_tasks.reports.words import (
+    by_subset,
     check_title,
     class_label,
     count,
@@ -159,7 +160,7 @@ def overlap(bundle: Bundle) -> str | None:
 def sizes(bundle: Bundle) -> str | None:
     parts = [
         f"{subset_title(subset)}: {_counts(counts)}"
-        for subset, counts in bundle.manifest.class_counts.items()
+        for subset, counts in by_subset(bundle.manifest.class_counts)
     ]
     return f"{'; '.join(parts)}." if parts else None
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.catalog.titles import label, label_inside
@@ -13,17 +13,19 @@ from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
+T = TypeVar("T")
 _FIELD = re.compile(r"[a-z][a-z0-9_]*")
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
+# In the order in which they are shown.
 SUBSET_TITLES = {
-    "test_natural": "Test, natural",
-    "test_balanced": "Test, balanced",
+    "train": "Train",
     "val": "Val",
     "val_balanced": "Val, balanced",
-    "train": "Train",
     "test": "Test",
+    "test_natural": "Test, natural",
+    "test_balanced": "Test, balanced",
 }
 
 SUBSET_PHRASES = {
@@ -178,6 +180,12 @@ def decider(decided_by: str) -> str:
 
 def subset_title(name: str) -> str:
     return SUBSET_TITLES.get(name, label(name))
+
+
+def by_subset(counts: Mapping[str, T]) -> list[tuple[str, T]]:
+    """What is known of subsets, in the order in which they are shown."""
+    order = [*SUBSET_TITLES, *counts]
+    return sorted(counts.items(), key=lambda one: order.index(one[0]))
 
 
 def subset_phrase(name: str) -> str:
