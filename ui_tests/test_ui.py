@@ -30,6 +30,7 @@ SHOTS = Path(os.environ["SHOTS"]) if "SHOTS" in os.environ else None
 N_IMAGES = 1_500  # with fewer, the test set cannot tell whether a model knows anything
 SCREEN: ViewportSize = {"width": 1360, "height": 1000}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+PAPER: ViewportSize = {"width": 688, "height": 1000}  # A4 within its margins
 SMALL_PHONE: ViewportSize = {"width": 320, "height": 640}
 TABLET: ViewportSize = {"width": 768, "height": 1024}
 # How far a page reaches beyond its width, and what of its text is smaller than 14 px.
@@ -302,9 +303,17 @@ def test_every_inner_page_opens_from_the_navigation(page: Page) -> None:
 
 
 def every_page_and_report_fits(page: Page) -> None:
-    """Each report of each kind alone, and the pages that the navigation does not name, at the widths of a phone."""
+    """Each report of each kind alone, and the pages that the navigation does not name, on a phone and on paper."""
     base = "/".join(page.url.split("/")[:3]) + "/lesions/"
-    places = {"reports/index.html", "records", "changes", "pruned", "result?dag=prune&run=none"}
+    places = {
+        "champion/malignancy",
+        "leaderboard/malignancy",
+        "reports/index.html",
+        "records",
+        "changes",
+        "pruned",
+        "result?dag=prune&run=none",
+    }
     for kind in ("evaluations", "data", "watches", "held-out", "predictions"):
         page.goto(f"{base}reports?kind={kind}")
         found = [str(one.get_attribute("href")) for one in page.locator("main tbody a").all()]
@@ -321,6 +330,13 @@ def every_page_and_report_fits(page: Page) -> None:
             page.set_viewport_size(size)
             beyond, _ = page.locator("html").evaluate(MEASURE)
             assert beyond <= 0, f"{place}, {size['width']} px: {beyond} px wider than the window"
+        page.emulate_media(media="print")
+        page.set_viewport_size(PAPER)
+        beyond, _ = page.locator("html").evaluate(MEASURE)
+        page.emulate_media(media="screen")
+        assert beyond <= 0, (
+            f"{place}: {beyond} px wider than paper, so that all of it would be printed smaller"
+        )
 
 
 @pytest.mark.long
