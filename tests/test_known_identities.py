@@ -132,7 +132,7 @@ def test_the_words_of_one_side_are_not_given_to_another() -> None:
     assert found is not None
     assert found.caution.startswith("in train and val, patients and lesions are unknown:")
     assert found.in_short == "in train and val, patients and lesions are unknown"
-    assert (note_of({"its own train": ALL, "test": NONE}) or "").startswith("in the test set, patients and")
+    assert (note_of({"its own train": ALL, "test": NONE}) or "").startswith("in test, patients and")
     assert (note_of({"train": NONE, "test": NONE}) or "").startswith("patients and lesions are unknown:")
     assert (note_of({"train": ALL, "test": LESIONS}) or "").startswith(
         "the patient is known for 100 of 200 images"
@@ -177,7 +177,7 @@ def test_one_small_subset_of_strangers_is_told_wherever_it_is_asked() -> None:
         (
             ALL,
             NONE,
-            "In the test set, patients and lesions are unknown, so that nobody can tell whether it learned",
+            "In test, patients and lesions are unknown, so that nobody can tell whether it learned",
         ),
         (
             NONE,

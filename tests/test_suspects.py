@@ -243,7 +243,10 @@ def test_the_page_shows_suspects_until_somebody_decided(settings: Settings) -> N
     page = client(startable=("correct_data",)).get("/suspects/malignancy").text
     first = found.labels[0].isic_id
     n_by = dict(
-        rows_of(settings, "SELECT subset, count(*) FROM split_member WHERE subset IS NOT NULL GROUP BY 1")
+        rows_of(
+            settings,
+            f"SELECT subset, count(*) FROM split_member WHERE subset IS NOT NULL AND split = '{SPLIT}' GROUP BY 1",
+        )
     )
     assert f"Looked at: {n_by['val']} of val and {n_by['test']} of test. The {n_by['train']} images" in page
     shown = {one.isic_id: found.subset_by_id[one.isic_id] for one in found.labels[:3]}
