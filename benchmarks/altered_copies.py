@@ -9,7 +9,6 @@ copies are listed, to be looked at. The last line is a JSON object.
 
 from __future__ import annotations
 
-import csv
 import io
 import json
 import sys
@@ -23,23 +22,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 from PIL import Image, ImageDraw, ImageEnhance, ImageOps
 
-from lesion_tasks.archive.picture import Picture, read_picture
+from benchmarks.picture_pairs import alike_by_hash, details_of, lesion_by_id, read_known, sharing_landmarks
 from lesion_tasks.curation.landmarks import landmarks_of, read_grey
-from lesion_tasks.curation.picture_similarity import (
-    MAX_BITS,
-    MIN_DETAIL_CORRELATION,
-    MIN_PRINT_CORRELATION,
-    detail_correlation,
-    print_correlation,
-    read_detail,
-)
-from lesion_tasks.curation.registration import (
-    MIN_AGREEING_PLACES,
-    MIN_REGISTERED_CORRELATION,
-    n_agreeing_places,
-    registered_correlation,
-)
-from lesion_tasks.curation.shared_landmarks import pairs_in_common
+from lesion_tasks.curation.picture_similarity import MIN_DETAIL_CORRELATION
+from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
 
 Turn = Image.Transpose
 SMOOTH = Image.Resampling.BICUBIC
@@ -139,20 +125,9 @@ def altered(job: tuple[str, Path, int]) -> tuple[np.ndarray, bool, float]:
     at = tuple(np.random.default_rng(seed).random(2).tolist())
     with Image.open(path) as picture:
         other = KINDS[kind](picture.convert("RGB"), at)
-    one = path.read_bytes()
-    known = [read_picture(data) for data in (one, other)]
-    assert all(isinstance(picture, Picture) for picture in known)
-    n_bits = ((known[0].perceptual_hash ^ known[1].perceptual_hash) & (2**64 - 1)).bit_count()
-    prints = [np.frombuffer(picture.thumbprint, dtype=np.uint8)[None] for picture in known]
-    detail = detail_correlation(read_detail(one), read_detail(other))
-    looks_alike = n_bits <= MAX_BITS and print_correlation(*prints)[0] >= MIN_PRINT_CORRELATION
-    greys = [read_grey(data) for data in (one, other)]
-    marks = [landmarks_of(grey) for grey in greys]
-    return (
-        marks[1],
-        bool(looks_alike and detail >= MIN_DETAIL_CORRELATION),
-        registered_correlation(*greys, *marks),
-    )
+    known = [read_known(data) for data in (path.read_bytes(), other)]
+    detail, registered = details_of(*known)
+    return known[1].marks, bool(alike_by_hash(known)) and detail >= MIN_DETAIL_CORRELATION, registered
 
 
 def opened(pair: tuple[Path, Path]) -> float:
@@ -160,19 +135,12 @@ def opened(pair: tuple[Path, Path]) -> float:
     return registered_correlation(*greys, *[landmarks_of(grey) for grey in greys])
 
 
-def search(marks: list[np.ndarray], *, n_fresh: int | None = None) -> np.ndarray:
-    numbers = np.repeat(np.arange(len(marks), dtype=np.int32), [len(one) for one in marks])
-    fresh = None if n_fresh is None else np.arange(len(marks)) >= len(marks) - n_fresh
-    return pairs_in_common(np.concatenate(marks), numbers, fresh=fresh)
-
-
 def main() -> None:
     folder = Path(sys.argv[1])
     n_copies = int(sys.argv[sys.argv.index("--copies") + 1]) if "--copies" in sys.argv else 120
-    with (folder / "metadata.csv").open() as file:
-        lesion_by_id = {row["isic_id"]: row["lesion_id"] for row in csv.DictReader(file)}
     paths = sorted((folder / "images").glob("*.jpg"))
-    lesion = [lesion_by_id[path.stem] for path in paths]
+    lesions = lesion_by_id(folder)
+    lesion = [lesions[path.stem] for path in paths]
     pick = np.random.default_rng(1).choice(len(paths), n_copies, replace=False).tolist()
     jobs = [(kind, paths[i], i) for kind in KINDS for i in pick]
     with Pool() as pool:
@@ -181,12 +149,7 @@ def main() -> None:
         per_picture_ms = 1e3 * (time.perf_counter() - start) * pool._processes / len(paths)
         copies = pool.map(altered, jobs, chunksize=20)
         n = len(paths)
-        own = search(base)
-        across = [
-            (i, j)
-            for i, j in own.tolist()
-            if lesion[i] != lesion[j] and n_agreeing_places(base[i], base[j]) >= MIN_AGREEING_PLACES
-        ]
+        across = [(i, j) for i, j in sharing_landmarks(base) if lesion[i] != lesion[j]]
         details = pool.map(opened, [(paths[i], paths[j]) for i, j in across], chunksize=20)
     table = {}
     for kind_number, kind in enumerate(KINDS):
@@ -194,11 +157,8 @@ def main() -> None:
         before = [copies[row][1] for row in rows]
         # As when the copies of one kind come to a catalogue that holds all the pictures.
         came = [copies[row][0] for row in rows]
-        found = set(map(tuple, search([*base, *came], n_fresh=n_copies).tolist()))
-        is_candidate = [
-            (i, n + number) in found and n_agreeing_places(base[i], copy) >= MIN_AGREEING_PLACES
-            for number, (i, copy) in enumerate(zip(pick, came, strict=True))
-        ]
+        found = set(sharing_landmarks([*base, *came], n_fresh=n_copies))
+        is_candidate = [(i, n + number) in found for number, i in enumerate(pick)]
         is_same = [copies[row][2] >= MIN_REGISTERED_CORRELATION for row in rows]
         now = [b or (c and s) for b, c, s in zip(before, is_candidate, is_same, strict=True)]
         table[kind] = (np.mean(before), np.mean(now))

@@ -9,7 +9,6 @@ and how many of some pairs of one lesion. The last line is a JSON object.
 
 from __future__ import annotations
 
-import csv
 import itertools
 import json
 import sys
@@ -21,24 +20,14 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import numpy as np
 
 from archive_server.sources import SyntheticSource, source_from_text
-from lesion_tasks.archive.picture import Picture, read_picture
-from lesion_tasks.curation.landmarks import landmarks_of, read_grey
-from lesion_tasks.curation.picture_similarity import (
-    MAX_BITS,
-    MIN_DETAIL_CORRELATION,
-    MIN_PRINT_CORRELATION,
-    detail_correlation,
-    near_pairs,
-    print_correlation,
-    read_detail,
+from benchmarks.picture_pairs import (
+    alike_by_hash,
+    are_copies,
+    details_of,
+    lesion_by_id,
+    read_known,
+    sharing_landmarks,
 )
-from lesion_tasks.curation.registration import (
-    MIN_AGREEING_PLACES,
-    MIN_REGISTERED_CORRELATION,
-    n_agreeing_places,
-    registered_correlation,
-)
-from lesion_tasks.curation.shared_landmarks import pairs_in_common
 from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
 
 BOUNDS = (0.3, MIN_DETAIL, 0.5, 0.6)
@@ -57,8 +46,7 @@ def read(source: str, n: int) -> tuple[list[bytes], list[str]]:
         numbers = range(drawn.n_initial())
         data = [drawn.file(number, "thumbnail_256", 0).content for number in numbers]
         return data, [str(drawn.population.lesion[number]) for number in numbers]
-    with (Path(source) / "metadata.csv").open() as file:
-        lesion = {row["isic_id"]: row["lesion_id"] for row in csv.DictReader(file)}
+    lesion = lesion_by_id(Path(source))
     paths = sorted((Path(source) / "images").glob("*.jpg"))
     if n < len(paths):
         pick = np.random.default_rng(0).choice(len(paths), n, replace=False)
@@ -66,35 +54,16 @@ def read(source: str, n: int) -> tuple[list[bytes], list[str]]:
     return [path.read_bytes() for path in paths], [lesion[path.stem] for path in paths]
 
 
-def facts(data: bytes) -> tuple[int, bytes, np.ndarray, np.ndarray, np.ndarray]:
-    """Hash, thumbprint, detail, grey levels and landmarks."""
-    picture, grey = read_picture(data), read_grey(data)
-    assert isinstance(picture, Picture)
-    return picture.perceptual_hash, picture.thumbprint, read_detail(data), grey, landmarks_of(grey)
-
-
 def main() -> None:
     data, lesion = read(sys.argv[1], option("--pictures", 1_262))
     with Pool() as pool:
-        known = pool.map(facts, data, chunksize=20)
-    prints = np.array([np.frombuffer(one[1], dtype=np.uint8) for one in known])
-    marks = [one[4] for one in known]
-    by_hash = near_pairs(np.array([one[0] for one in known], dtype=np.int64), MAX_BITS)
-    alike = print_correlation(prints[by_hash[:, 0]], prints[by_hash[:, 1]]) >= MIN_PRINT_CORRELATION
-    owners = np.repeat(np.arange(len(marks), dtype=np.int32), [len(one) for one in marks])
-    proposed = {(i, j) for i, j in by_hash[alike].tolist()} | {
-        (i, j)
-        for i, j in pairs_in_common(np.concatenate(marks), owners).tolist()
-        if n_agreeing_places(marks[i], marks[j]) >= MIN_AGREEING_PLACES
-    }
+        known = pool.map(read_known, data, chunksize=20)
+    proposed = {*alike_by_hash(known), *sharing_landmarks([one.marks for one in known])}
 
     def agreement(i: int, j: int) -> float | None:
         """How far the detail of two pictures agrees; None for copies."""
-        detail = detail_correlation(known[i][2], known[j][2])
-        registered = registered_correlation(known[i][3], known[j][3], marks[i], marks[j])
-        if detail >= MIN_DETAIL_CORRELATION or registered >= MIN_REGISTERED_CORRELATION:
-            return None
-        return max(detail, registered)
+        agree = details_of(known[i], known[j])
+        return None if are_copies(*agree) else max(agree)
 
     of_lesion: dict[str, list[int]] = {}
     for place, name in enumerate(lesion):

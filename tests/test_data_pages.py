@@ -17,6 +17,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.locks import Lock, is_held, lock_until_commit
 from lesion_tasks.evaluation import board as board_module
 from lesion_tasks.evaluation import looks_at_test
+from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.metrics.winners_curse import correct_for_looks
@@ -24,6 +25,7 @@ from lesion_tasks.pages.activity import N_AT_WORK, Run, TaskOfRun
 from lesion_tasks.pages.page_of_list import Shown, address_but, show
 from lesion_tasks.pages.suspects_page import N_CARDS, N_ROWS
 from lesion_tasks.pages.what_next import next_step
+from lesion_tasks.reports.index import HeldOutLine
 from lesion_tasks.serving.predict_job import PredictionJob
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.split import build_split
@@ -92,6 +94,16 @@ def test_every_number_of_a_funnel_leads_to_a_list_of_as_many(settings: Settings,
         answer = pages.get("/" + unescape(address))
         assert answer.status_code == 200, step
         assert OF.findall(answer.text) == [n.lstrip("\N{MINUS SIGN}-")], (step, address)
+    changed = pages.get("/data?since=2020-01-01").text
+    numbers = re.findall(r'<dd class="value"><a href="/(changes[^"]+)">([^<]+)</a>', changed)
+    line = changed[changed.index('id="splits"') : changed.index("From records to members")]
+    numbers += re.findall(r'<a href="/(members/[^"]+)">([^<]+)</a>', line)
+    assert len(numbers) == 1 + 6, "what is new; three subsets, two balanced draws and the quarantine"
+    for address, n in numbers:
+        listed = pages.get("/" + unescape(address)).text
+        assert OF.findall(listed) == ([n] if n != "0" else []), address
+    assert 'href="/image/' not in pages.get("/changes?since=2100-01-01").text
+    assert pages.get("/changes?kind=nonsense").status_code == 404
     (no_sex,) = (number for step, number in rows if "no sex" in step)
     listed = pages.get("/" + unescape(re.findall(r'href="/([^"]+)"', no_sex)[0])).text
     assert {record["isic_id"] for record in some[:7]} <= set(re.findall(r"ISIC_\d{7}", listed))
@@ -103,6 +115,36 @@ def test_every_number_of_a_funnel_leads_to_a_list_of_as_many(settings: Settings,
     assert "ISIC_0999999" in records and 'href="/image/ISIC_0999999"' not in records
     assert f'href="/image/{some[0]["isic_id"]}"' in records
     assert "There are none" in pages.get("/members/malignancy_natural?reason=nonsense").text
+
+
+def reports_on_what_was_held_out_are_one_read(settings: Settings, pages: Client) -> None:
+    bucket = open_bucket(settings)
+
+    def store(name: str) -> None:
+        line = HeldOutLine(
+            held_out_id=name,
+            evaluated_at=f"2026-03-0{len(name)}",
+            title=name,
+            task_title="t",
+            one="o",
+            words="w",
+        )
+        bucket.put(f"reports/held-out/{name}/metrics.json", line.model_dump_json().encode())
+
+    def read() -> tuple[list[str], int]:
+        with pytest.MonkeyPatch.context() as patch:
+            asked, real = [], type(bucket).get
+            patch.setattr(type(bucket), "get", lambda self, key: (asked.append(key), real(self, key))[1])
+            page = pages.get("/reports?kind=held-out").text
+        return re.findall(r'href="/read/held-out/(\w+)/', page), len(asked)
+
+    for name in ("a", "bb", "ccc"):
+        store(name)
+    assert read()[0] == ["ccc", "bb", "a"], "without an index too, as of an earlier release"
+    publish(open_workspace())
+    assert read() == (["ccc", "bb", "a"], 1)
+    store("dddd")  # killed before it published
+    assert read()[0] == ["dddd", "ccc", "bb", "a"]
 
 
 def test_reports_are_a_list_and_not_a_page_within_the_page(
@@ -125,6 +167,7 @@ def test_reports_are_a_list_and_not_a_page_within_the_page(
     assert re.findall(r'href="/read/predictions/(\w)-', page) == ["a", "c", "b"], "the last asked for first"
     assert "2026-03-03 10:00" in page
     assert pages.get("/reports?kind=nonsense").status_code == 404
+    reports_on_what_was_held_out_are_one_read(settings, pages)
     execute(settings, "UPDATE evaluation SET is_sound = false")
     assert "not sound</span>" in pages.get("/reports").text
     other = f"{int(digest[:8], 16) ^ 1:08x}{digest[8:]}"  # as of a cohort, and as data of a later split

@@ -130,11 +130,9 @@ def test_a_group_is_called_what_it_is(some: KnownIdentities, group: str) -> None
 def test_the_words_of_one_side_are_not_given_to_another() -> None:
     found = find_unknown({"train": NONE, "val": NONE, "test": ALL})
     assert found is not None
-    assert found.caution.startswith(
-        "in the training set and the validation set, patients and lesions are unknown:"
-    )
-    assert found.in_short == "in the training set and the validation set, patients and lesions are unknown"
-    assert (note_of({"its own train": ALL, "test": NONE}) or "").startswith("in the test set, patients and")
+    assert found.caution.startswith("in train and val, patients and lesions are unknown:")
+    assert found.in_short == "in train and val, patients and lesions are unknown"
+    assert (note_of({"its own train": ALL, "test": NONE}) or "").startswith("in test, patients and")
     assert (note_of({"train": NONE, "test": NONE}) or "").startswith("patients and lesions are unknown:")
     assert (note_of({"train": ALL, "test": LESIONS}) or "").startswith(
         "the patient is known for 100 of 200 images"
@@ -158,28 +156,28 @@ def test_one_small_subset_of_strangers_is_told_wherever_it_is_asked() -> None:
 @pytest.mark.parametrize(
     ("learned", "test", "said"),
     [
-        (ALL, ALL, "None of these patients or lesions is in the training set."),
-        (LESIONS, LESIONS, "None of these lesions is in the training set; patients are unknown"),
+        (ALL, ALL, "None of these patients or lesions is in train or val."),
+        (LESIONS, LESIONS, "None of these lesions is in train or val; patients are unknown"),
         (
             SOME,
             SOME,
-            "No patient or lesion that is known is in the training set as well; a patient who is not",
+            "No patient or lesion that is known is in train or val as well; a patient who is not",
         ),
         (
             ALL,
             LESIONS,
-            "No patient or lesion that is known is in the training set as well; a patient who is not",
+            "No patient or lesion that is known is in train or val as well; a patient who is not",
         ),
         # One side alone is enough: nobody can be told apart from strangers.
         (
             NONE,
             ALL,
-            "In the training set and the validation set, patients and lesions are unknown, so that nobody can",
+            "In train and val, patients and lesions are unknown, so that nobody can",
         ),
         (
             ALL,
             NONE,
-            "In the test set, patients and lesions are unknown, so that nobody can tell whether it learned",
+            "In test, patients and lesions are unknown, so that nobody can tell whether it learned",
         ),
         (
             NONE,

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from html import unescape
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -17,6 +19,7 @@ from markupsafe import escape
 from sqlalchemy import Engine, event
 from test_promotion import candidate, execute, first_candidate, promote
 
+import lesion_tasks
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.catalog.approvals import ASKS_NOBODY, NEVER_OVERRIDABLE, OVERRIDABLE
@@ -26,6 +29,7 @@ from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation import candidacy
 from lesion_tasks.evaluation.publish import leaderboard_rows
+from lesion_tasks.ingest.runs import begin_ingestion
 from lesion_tasks.metrics.names import BINARY_FIGURES
 from lesion_tasks.pages.activity import Run, TaskOfRun
 from lesion_tasks.pages.application import build_application
@@ -38,6 +42,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
 TASK = "malignancy"
+PACKAGE = Path(lesion_tasks.__file__).parent
 PAGES = (
     "/",
     "/leaderboard/malignancy",
@@ -453,7 +458,7 @@ def test_trainings_stand_side_by_side_with_the_images_that_one_alone_calls_right
     assert 'src="/image/ISIC_' in apart
     alone = pages.get(f"/compare?training={first}").text
     assert "Every field" in alone
-    assert "max epochs" in alone
+    assert "Epochs, at most" in alone and "max epochs" not in alone
     for moot in ("is pretrained", "bias alpha", "is augmented"):  # of a model without backbone or pictures
         assert moot not in alone, moot
     assert pages.get("/compare?training=no_such").status_code == 404
@@ -660,6 +665,13 @@ def test_the_data_page_counts_what_was_left_out_and_what_changed(
     assert "Benign or malignant, classes as they occur" in page
     assert "From records to members" in page
     assert ">new<" in page
+    assert 'type="date" name="since" value="2020-01-01"' in page
+    began = "2026-03-01T10:00:00+00:00"
+    ingestion = begin_ingestion(open_workspace(), "scheduled__" + began)
+    chosen = pages.get(f"/data?since={quote(ingestion)}").text
+    assert f'<option value="{escape(ingestion)}" selected>' in chosen, (
+        "one is chosen from a list, and not typed"
+    )
     wrong = pages.get("/data?since=nonsense")
     assert "neither a time such as" in wrong.text
     assert "This is the last week." in wrong.text
@@ -673,7 +685,8 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
     address = "/result?dag=train_variants&run=r&task=each.evaluate&map_index=0"
     answer = client(returned=evaluation).get(address)
     assert answer.headers["location"] == f"/read/{second}/report.html?is_bare=true"
-    assert "has not finished yet" in client().get(address).text
+    going_on = [Run(dag_id=name, run_id="r", state="running") for name in DAGS]
+    assert "has not finished yet" in client(runs=going_on).get(address).text
     split = "/result?dag=build_splits&run=r&task=each.materialize&map_index={MAP_INDEX}"
     assert (
         client(returned={"digest": digest}).get(split).headers["location"]
@@ -681,11 +694,12 @@ def test_a_task_leads_to_the_report_of_what_it_made(trained: tuple[str, str], se
     )
     train = "/result?dag=train_variants&run=r&task=each.train&map_index=0"
     assert f'href="/training/{second}"' in client(returned=second).get(train).text
-    assert 'href="/">Open the page' in client().get(train).text
+    assert 'href="/">Open the page' in client(runs=going_on).get(train).text
     promote(is_forced=True, request_id=f"run+1 {TASK}")
     decided = client().get("/result?dag=promote_model&run=run%2B1&task={TASK_ID}").text
     assert second in decided
     assert "promoted" in decided
+    begin_ingestion(open_workspace(), "a+b")
     changes = find_result(open_workspace(), dag_id="ingest_isic", run_id="a+b", task_id=None, returned=None)
     assert changes.address == "data?since=a%2Bb"
 
@@ -717,7 +731,37 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
         assert f'href="/read/{row[1]}/report.html">Evaluation of {row[1]}' in evaluated
     split = Client(app).get("/result?dag=build_splits&run=r&task={TASK_ID}").text
     assert f'href="/read/data/{made[0][2]}.html">Data: Benign or malignant, classes as they occur' in split
-    assert "has not made anything yet" in client().get("/result?dag=build_splits&run=r&task={TASK_ID}").text
+
+
+def test_whatever_is_wide_scrolls_inside_its_own_box() -> None:
+    """A track of a grid is as wide as its widest word unless it may be narrower, and a table is always."""
+    open_tag, inside = re.compile(r"<(/?)(div|table)([^>]*)>"), "scroll"
+    for path in [*PACKAGE.glob("*/templates/*.css"), *PACKAGE.glob("*/templates/*.j2")]:
+        words = path.read_text()
+        if path.suffix == ".css":
+            bare = re.sub(r"minmax\((?:[^()]|\([^()]*\))*\)", "", words)
+            assert not re.search(r"\dfr\b", bare), (
+                f"{path.name}: a track that cannot be narrower than its content"
+            )
+        boxes: list[str] = []
+        for closes, tag, rest in open_tag.findall(words):
+            if tag == "table" and not closes:
+                assert any(inside in box for box in boxes), f"{path.name}: a table without a box that scrolls"
+            elif tag == "div" and closes:
+                boxes.pop()
+            elif tag == "div":
+                boxes.append(rest)
+
+
+def test_the_tab_of_a_run_that_does_not_exist_says_so(settings: Settings) -> None:
+    app = client().app
+    app.state.returned_by = lambda dag, run, task, place: [] if place is None else None
+    for dag_id in DAGS:
+        for task in ("{TASK_ID}", "each.train", "each.split", "decide"):
+            answer = Client(app).get(f"/result?dag={dag_id}&run=manual__x&task={task}")
+            assert answer.status_code == 404, (dag_id, task)
+            assert f"There is no run manual__x of {dag_id}" in answer.text
+            assert "has not" not in answer.text
 
 
 def a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(training_id: str, pages: Client) -> None:

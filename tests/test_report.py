@@ -947,7 +947,7 @@ def test_a_group_that_has_much_of_a_class_is_named(bundle):
 def test_nobody_is_said_to_be_apart_who_is_unknown(bundle, page):
     """In the report, in the model card, on the terminal; and what it says where only lesions are known."""
     assert bundle.identities.test.group == "lesions; patients are unknown"
-    assert "None of these lesions is in the training set; patients are unknown" in page.text
+    assert "None of these lesions is in train or val; patients are unknown" in page.text
     strangers = changed(bundle.identities.test, n_with_lesion=0, n_with_either=0)
     unknown = changed(bundle, identities=Identities(train=strangers, val=strangers, test=strangers))
     text, card = page_of(unknown).text, model_card(unknown)
@@ -959,17 +959,17 @@ def test_nobody_is_said_to_be_apart_who_is_unknown(bundle, page):
     assert "- Patients and lesions are unknown: only copies of one picture" in card
     assert "patients and lesions are unknown" in in_brief(unknown)["patients and lesions"]
     failed = [changed(one, status="failed") if one.name == "leaks" else one for one in bundle.integrity]
-    assert "is in the training set" not in page_of(changed(bundle, integrity=failed)).text
+    assert "is in train or val" not in page_of(changed(bundle, integrity=failed)).text
     known = bundle.identities.test
     one_side = changed(bundle, identities=Identities(train=strangers, val=known, test=known))
-    assert "- In the training set, patients and lesions are unknown: only copies" in model_card(one_side)
+    assert "- In train, patients and lesions are unknown: only copies" in model_card(one_side)
 
 
 def test_a_document_from_before_identities_were_counted_claims_nothing_of_strangers(evaluated):
     old = {name: value for name, value in evaluated.document.items() if name != "identities"}
     before = read_bundle(old)
     assert before.identities is None
-    assert "No patient or lesion that is known is in the training set as well." in page_of(before).text
+    assert "No patient or lesion that is known is in train or val as well." in page_of(before).text
     assert "form a group where these are known" in model_card(before)
     assert "patients and lesions" not in in_brief(before)
 

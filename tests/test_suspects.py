@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, pairs that show one lesion, and what a person's decision about them changes."""
+"""Labels that a model disagrees with, pairs that show one lesion, and what a person's decision about them changes."""
 
 import signal
 import subprocess
@@ -239,12 +239,24 @@ def test_the_page_shows_suspects_until_somebody_decided(settings: Settings) -> N
         assert caution in said["cautions"][-1]
     found = suspect_labels_of(workspace, "malignancy")
     with workspace.engine.connect() as connection:
-        assert found and suspect_pairs(connection, 5) == []
+        assert found.labels and suspect_pairs(connection, 5) == []
     page = client(startable=("correct_data",)).get("/suspects/malignancy").text
-    first = found[0].isic_id
+    first = found.labels[0].isic_id
+    n_by = dict(
+        rows_of(
+            settings,
+            f"SELECT subset, count(*) FROM split_member WHERE subset IS NOT NULL AND split = '{SPLIT}' GROUP BY 1",
+        )
+    )
+    assert f"Looked at: {n_by['val']} of val and {n_by['test']} of test. The {n_by['train']} images" in page
+    shown = {one.isic_id: found.subset_by_id[one.isic_id] for one in found.labels[:3]}
+    assert set(shown.values()) <= {"val", "test"}, "a model learned from the labels of train"
+    for isic_id, subset in shown.items():
+        card = page[page.index(f"<code>{isic_id}</code>: labelled") :]
+        assert f"In {subset}." in card[: card.index("</p>")]
     assert f"image/{first}" in page and "Set the label aside" in page
     assert "Set the label aside" not in client().get("/suspects/malignancy").text
     correct(workspace, "label_kept", first, task="malignancy", reason="<b>sure</b>", decided_by="Ada")
-    assert first not in [one.isic_id for one in suspect_labels_of(workspace, "malignancy")]
+    assert first not in [one.isic_id for one in suspect_labels_of(workspace, "malignancy").labels]
     page = client().get("/suspects/malignancy").text
     assert "&lt;b&gt;sure&lt;/b&gt;" in page and f"image/{first}" not in page

@@ -30,6 +30,8 @@ SHOTS = Path(os.environ["SHOTS"]) if "SHOTS" in os.environ else None
 N_IMAGES = 1_500  # with fewer, the test set cannot tell whether a model knows anything
 SCREEN: ViewportSize = {"width": 1360, "height": 1000}
 PHONE: ViewportSize = {"width": 390, "height": 844}
+PAPER: ViewportSize = {"width": 688, "height": 1000}  # A4 within its margins
+SMALL_PHONE: ViewportSize = {"width": 320, "height": 640}
 TABLET: ViewportSize = {"width": 768, "height": 1024}
 # How far a page reaches beyond its width, and what of its text is smaller than 14 px.
 MEASURE = """(html) => {
@@ -305,9 +307,47 @@ def test_every_inner_page_opens_from_the_navigation(page: Page) -> None:
         place = "" if name == "Pipeline" else f"{name.lower()}*"
         page.wait_for_url(f"**/plugin/lesions/lesions/{place}*")
         shoot(page, name.lower())
-        for size in (PHONE, TABLET, SCREEN):
+        for size in (SMALL_PHONE, PHONE, TABLET, SCREEN):
             page.set_viewport_size(size)
             assert_fits(frame, f"{name}, {size['width']} px")
+    every_page_and_report_fits(page)
+
+
+def every_page_and_report_fits(page: Page) -> None:
+    """Each report of each kind alone, and the pages that the navigation does not name, on a phone and on paper."""
+    base = "/".join(page.url.split("/")[:3]) + "/lesions/"
+    places = {
+        "champion/malignancy",
+        "leaderboard/malignancy",
+        "reports/index.html",
+        "records",
+        "changes",
+        "pruned",
+        "result?dag=prune&run=none",
+    }
+    for kind in ("evaluations", "data", "watches", "held-out", "predictions"):
+        page.goto(f"{base}reports?kind={kind}")
+        found = [str(one.get_attribute("href")) for one in page.locator("main tbody a").all()]
+        places |= {path[path.index("read/") :].replace("read/", "reports/", 1) for path in found}
+    page.goto(f"{base}leaderboard/malignancy")
+    ids = [str(one.get_attribute("value")) for one in page.locator("input[name=training]").all()]
+    places |= {f"training/{ids[0]}", "compare?" + "&".join(f"training={one}" for one in ids[:3])}
+    page.goto(f"{base}data")
+    places.add(str(page.locator("#splits ~ p a").first.get_attribute("href")).rpartition("lesions/")[2])
+    assert sum(place.endswith("/report.html") for place in places) > 0
+    for place in sorted(places):
+        page.goto(base + place)
+        for size in (SMALL_PHONE, PHONE, TABLET, SCREEN):
+            page.set_viewport_size(size)
+            beyond, _ = page.locator("html").evaluate(MEASURE)
+            assert beyond <= 0, f"{place}, {size['width']} px: {beyond} px wider than the window"
+        page.emulate_media(media="print")
+        page.set_viewport_size(PAPER)
+        beyond, _ = page.locator("html").evaluate(MEASURE)
+        page.emulate_media(media="screen")
+        assert beyond <= 0, (
+            f"{place}: {beyond} px wider than paper, so that all of it would be printed smaller"
+        )
 
 
 @pytest.mark.long

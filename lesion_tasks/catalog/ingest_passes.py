@@ -16,30 +16,49 @@ class IngestPass:
     """One pass over a part of the archive."""
 
     name: str
+    title: str  # what it does, as people read it
     is_default: bool  # run unless passes are chosen
     what: str
 
 
 _PASSES = (
-    IngestPass(name="append", is_default=True, what="records newer than last time"),
+    IngestPass(name="append", title="read new records", is_default=True, what="records newer than last time"),
     IngestPass(
         name="reconcile",
+        title="compare counts",
         is_default=True,
         what="counts by id prefix, read where they differ",
     ),
-    IngestPass(name="sweep", is_default=True, what="a share of all records, read again"),
+    IngestPass(
+        name="sweep",
+        title="read records again",
+        is_default=True,
+        what="a share of all records, read again",
+    ),
     # Checking files that we already have is worthwhile only if it is spread over months.
     IngestPass(
         name="check_files",
+        title="check files",
         is_default=False,
         what="a share of all files, checked for changes",
     ),
-    IngestPass(name="fetch", is_default=True, what="files that are missing or replaced"),
+    IngestPass(
+        name="fetch",
+        title="fetch files",
+        is_default=True,
+        what="files that are missing or replaced",
+    ),
     IngestPass(
         name="vocabulary",
+        title="look for unknown values",
         is_default=False,
         what="counts of values that the archive's published rules do not know",
     ),
 )
 INGEST_PASSES = {one.name: one for one in _PASSES}
 DEFAULT_PASSES = tuple(one.name for one in _PASSES if one.is_default)
+
+
+def pass_title(name: str) -> str:
+    """What a pass, or another step of that name, does in words."""
+    return INGEST_PASSES[name].title if name in INGEST_PASSES else name.replace("_", " ")

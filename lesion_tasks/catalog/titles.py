@@ -37,6 +37,20 @@ _LABELS = {
     "n_lost": "Removed",
     "n_moved": "Moved to another subset",
     "since_manifest": "Since manifest",
+    "side_px": "Side of the picture, px",
+    "aspect": "Made square by",
+    "conv_filters": "Filters of each convolution",
+    "dense_units": "Units of each dense layer",
+    "fusion": "Metadata joined by",
+    "unfrozen_from": "Trained from layer",
+    "max_epochs": "Epochs, at most",
+    "patience": "Epochs without gain, at most",
+    "n_folds": "Folds",
+    "is_flip_averaged": "Averaged over mirror images",
+    "is_class_weighted": "Classes weighted the same",
+    "is_backbone_frozen": "Backbone frozen",
+    "reproduces": "Reproduces system",
+    "adjusted": "Changed for this training",
 }
 # What reads differently inside a sentence: `where age in years is 40 to 54`.
 _INSIDE = {
@@ -59,7 +73,7 @@ def label(name: str) -> str:
             return f"{short.upper()} where {_percent_of(name.removeprefix(prefix))} are positive"
     if name.startswith("recall_"):
         return f"Recall of {name.removeprefix('recall_').replace('_', ' ')}"
-    words = name.replace("_", " ").replace("auc", "AUC")
+    words = name.removeprefix("is_").replace("_", " ").replace("auc", "AUC")
     return words[:1].upper() + words[1:]
 
 

@@ -13,6 +13,7 @@ from lesion_tasks.cli.command_line import (
     show,
     task_option,
 )
+from lesion_tasks.metrics.counted import plural
 
 
 @lesion.command()
@@ -23,7 +24,7 @@ from lesion_tasks.cli.command_line import (
 )
 @click.option("--n", default=20, show_default=True, type=click.IntRange(min=1), help="How many.")
 def suspects(training_id: str | None, task: str, is_pairs: bool, n: int) -> None:
-    """List labels that are probably wrong, by a training's held-out predictions (default: the champion's)."""
+    """List labels that a training disagrees with, by its held-out predictions (default: the champion's)."""
     from lesion_tasks.evaluation.find_suspects import suspect_labels_of, suspect_pairs
 
     workspace = open_workspace()
@@ -32,8 +33,8 @@ def suspects(training_id: str | None, task: str, is_pairs: bool, n: int) -> None
             rows = [asdict(one) for one in suspect_pairs(connection, n)]
     else:
         found = suspect_labels_of(workspace, task, training_id)
-        click.echo(f"{len(found):,} suspect labels")
-        rows = [asdict(one) for one in found[:n]]
+        click.echo(f"{plural(len(found.labels), 'label')} that it disagrees with. {found.looked_at}")
+        rows = [asdict(one) | {"subset": found.subset_by_id[one.isic_id]} for one in found.labels[:n]]
     print_table(
         [
             {name: number(value, ".3f") if isinstance(value, float) else value for name, value in row.items()}

@@ -2,7 +2,7 @@
 
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import Connection, exists, select
 from sqlalchemy.orm import Session
 
 from lesion_tasks.database.schema import Archival, Pruning
@@ -55,3 +55,8 @@ def pruned_in_words(found: Pruning) -> str:
 def in_words(what: str, at: datetime, by: str, reason: str) -> str:
     """What was done to a thing, such as: pruned on 2026-01-31 by ada (ended more than 90 days ago)."""
     return f"{what} on {at.date()} by {by} ({reason})"
+
+
+def has_pruned(connection: Connection, request_id: str) -> bool:
+    """Whether a run removed anything."""
+    return bool(connection.scalar(select(exists().where(Pruning.request_id == request_id))))

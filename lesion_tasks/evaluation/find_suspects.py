@@ -5,7 +5,9 @@ or the member that was asked, never learned from. Pairs are pictures that look a
 did not find that they are copies, and that belong to different groups. What a person has decided about is left out.
 """
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, text
@@ -28,7 +30,30 @@ if TYPE_CHECKING:
 MIN_DETAIL = 0.4
 # Of so many trainings the suspects are kept, for whoever looks at a page again: sealed predictions do not change.
 N_KEPT = 4
-_found: "dict[tuple[str, str, str], list[SuspectLabel]]" = {}
+_found: "dict[tuple[str, str, str], SuspectLabels]" = {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuspectLabels:
+    """The labels that a training disagrees with, and among which images they were looked for."""
+
+    labels: "list[SuspectLabel]"
+    subset_by_id: Mapping[str, str]  # of the images that were looked at, those of the labels among them
+    n_by_subset: Mapping[str, int]  # how many images were looked at, in the order of the subsets
+    n_left_out: int  # images of train, which the model learned from: their labels are not looked at
+
+    @property
+    def looked_at(self) -> str:
+        """Which images were looked at and which were not, and why: sentences."""
+        found = " and ".join(f"{n:,} of {subset}" for subset, n in self.n_by_subset.items())
+        if self.n_left_out:
+            left_out = plural(self.n_left_out, "image")
+            rest = f"The {left_out} of train were left out: the model learned from their labels."
+        elif "train" in self.n_by_subset:
+            rest = "Each of train and val was judged by the model of a fold that did not learn from it."
+        else:
+            rest = ""
+        return f"Looked at: {found}. {rest}".strip()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,10 +65,8 @@ class SuspectPair:
     detail_correlation: float
 
 
-def suspect_labels_of(
-    workspace: Workspace, task: str, training_id: str | None = None
-) -> "list[SuspectLabel]":
-    """Suspect labels by the predictions of a training, by default of the champion of the task."""
+def suspect_labels_of(workspace: Workspace, task: str, training_id: str | None = None) -> SuspectLabels:
+    """Labels that nobody has decided about, by the predictions of a training: by default the task's champion."""
     with workspace.engine.connect() as connection:
         if training_id is None:
             champion = champion_of(connection, task)
@@ -59,10 +82,10 @@ def suspect_labels_of(
         _found.pop(stale, None)
     with workspace.engine.connect() as connection:
         decided = decided_labels(connection, task)
-    return [one for one in found if one.isic_id not in decided]
+    return replace(found, labels=[one for one in found.labels if one.isic_id not in decided])
 
 
-def _find_labels(workspace: Workspace, task: str, training_id: str) -> "list[SuspectLabel]":
+def _find_labels(workspace: Workspace, task: str, training_id: str) -> SuspectLabels:
     from lesion_tasks.metrics.suspects import suspect_labels
 
     subject = find_subject(workspace.engine, workspace.bucket, training_id)
@@ -71,7 +94,16 @@ def _find_labels(workspace: Workspace, task: str, training_id: str) -> "list[Sus
             f"training {training_id!r}: of task {subject.task.name!r}, expected {task!r}"
         )
     with workspace.engine.connect() as connection:
-        return suspect_labels(held_out_predictions(connection, subject))
+        scored = held_out_predictions(connection, subject)
+    subset_by_id = dict(zip(subject.rows["isic_id"], subject.rows["subset"], strict=True))
+    n_in = Counter(subset_by_id[isic_id] for isic_id in scored.isic_ids)
+    n_train = sum(subset == "train" for subset in subset_by_id.values())
+    return SuspectLabels(
+        labels=suspect_labels(scored),
+        subset_by_id=subset_by_id,
+        n_by_subset={subset: n_in[subset] for subset in SUBSETS if n_in[subset]},
+        n_left_out=0 if n_in["train"] else n_train,
+    )
 
 
 def held_out_predictions(connection: Connection, subject: EvaluationSubject) -> "Scored":

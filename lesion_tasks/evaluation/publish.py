@@ -5,9 +5,10 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from pydantic import TypeAdapter
 from sqlalchemy import Connection, text
 
-from lesion_tasks.bucket import Bucket
+from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
@@ -34,8 +35,10 @@ from lesion_tasks.reports.index import (
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
+_HELD_OUT_LINES = TypeAdapter(list[HeldOutLine])
 
 HELD_OUT_FOLDER = "reports/held-out"
+HELD_OUT_INDEX = f"{HELD_OUT_FOLDER}/index.json"  # a line for each report, so that a list of them is one read
 
 
 def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> Leaderboard:
@@ -130,12 +133,14 @@ def publish(workspace: Workspace) -> None:
 
     bucket = workspace.bucket
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
-        page = render_index(read_leaderboard(connection), held_out_lines(bucket))
+        lines = held_out_lines(bucket)
+        page = render_index(read_leaderboard(connection), lines)
         # Those of tasks that are gone from the catalogue too: somebody may be served by one.
         names = dict.fromkeys([*TASKS, *tasks_with_champion(connection)])
         found = {name: champion_of(connection, name) for name in names}
         champions = {name: champion_entry(connection, one) for name, one in found.items() if one is not None}
         bucket.put("reports/index.html", page, content_type="text/html; charset=utf-8")
+        bucket.put(HELD_OUT_INDEX, _HELD_OUT_LINES.dump_json(lines), content_type="application/json")
         for name, entry in champions.items():
             key = champion_key(name, entry["sequence"])
             if not bucket.exists(key):
@@ -145,9 +150,8 @@ def publish(workspace: Workspace) -> None:
 
 def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
     """What each stored report on what was held out says, as JSON."""
-    keys = [key for key in bucket.list_keys(f"{HELD_OUT_FOLDER}/") if key.endswith("/metrics.json")]
     found = []
-    for key in keys:
+    for key in _held_out_keys(bucket):
         try:
             found.append(json.loads(bucket.get(key)))
         except ValueError:
@@ -155,8 +159,24 @@ def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
     return found
 
 
+def _held_out_keys(bucket: Bucket) -> list[str]:
+    return [key for key in bucket.list_keys(f"{HELD_OUT_FOLDER}/") if key.endswith("/metrics.json")]
+
+
+def indexed_held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
+    """The same as `held_out_lines`, by the index: the documents are read only if it does not name exactly them."""
+    try:
+        lines = _HELD_OUT_LINES.validate_json(bucket.get(HELD_OUT_INDEX))
+    except (MissingObjectError, ValueError):  # never published since there is an index, or damaged
+        return held_out_lines(bucket)
+    is_current = {f"{HELD_OUT_FOLDER}/{line.held_out_id}/metrics.json" for line in lines} == set(
+        _held_out_keys(bucket)
+    )
+    return lines if is_current else held_out_lines(bucket)
+
+
 def held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
-    """The reports on what was held out, the newest first."""
+    """The reports on what was held out, the newest first, by their documents."""
     known = []
     for one in held_out_documents(bucket):
         try:

@@ -46,6 +46,12 @@ def end_ingestion(workspace: Workspace, ingestion_id: str, counts: dict[str, Any
         )
 
 
+def has_begun(workspace: Workspace, ingestion_id: str) -> bool:
+    """Whether a run of this id ever began."""
+    with workspace.session() as session:
+        return session.get(Ingestion, ingestion_id) is not None
+
+
 def last_done(
     workspace: Workspace,
     *,

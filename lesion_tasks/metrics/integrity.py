@@ -473,12 +473,12 @@ def gap(validation: Scored | None, test: Scored | None) -> Verdict:
             "gap", "not_applicable", "A subset has only one group of a class, so no interval.", numbers
         )
     words = (
-        f"AUC {first.value:.4f} on validation and {second.value:.4f} on test, "
+        f"AUC {first.value:.4f} on val and {second.value:.4f} on test, "
         f"{abs(difference):.4f} apart where chance alone explains {half:.4f}."
     )
     if abs(difference) > half:
-        return _verdict("gap", "failed", f"Validation and test tell different stories: {words}", numbers)
-    return _verdict("gap", "passed", f"Validation and test agree: {words}", numbers)
+        return _verdict("gap", "failed", f"Val and test tell different stories: {words}", numbers)
+    return _verdict("gap", "passed", f"Val and test agree: {words}", numbers)
 
 
 def _verdict(

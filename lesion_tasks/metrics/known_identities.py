@@ -144,9 +144,7 @@ class Unknown:
     @property
     def where(self) -> str:
         """The subsets, to begin a sentence; empty if it is all of them."""
-        return (
-            f"in {' and '.join(_SUBSETS.get(name, name) for name in self.subsets)}, " if self.subsets else ""
-        )
+        return f"in {' and '.join(self.subsets)}, " if self.subsets else ""
 
     @property
     def caution(self) -> str:
@@ -157,9 +155,6 @@ class Unknown:
     def in_short(self) -> str:
         """The same in a few words."""
         return f"{self.where}{self.known.in_short}"
-
-
-_SUBSETS = {"train": "the training set", "val": "the validation set", "test": "the test set"}
 
 
 def find_unknown(subsets: Mapping[str, KnownIdentities]) -> Unknown | None:
@@ -212,13 +207,11 @@ class Identities(Published):
             )
         learned, all_known = self.train + self.val, together(self.by_subset.values())
         if all_known.state == "known":
-            return "None of these patients or lesions is in the training set."
+            return "None of these patients or lesions is in train or val."
         if all_known.n_with_lesion == all_known.n_images and not all_known.n_with_patient:
-            return (
-                "None of these lesions is in the training set; patients are unknown, and one may be in both."
-            )
+            return "None of these lesions is in train or val; patients are unknown, and one may be in both."
         return (
-            "No patient or lesion that is known is in the training set as well; a patient who is not known may be in "
+            "No patient or lesion that is known is in train or val as well; a patient who is not known may be in "
             f"both. Here {self.test.words}; where it learned, {learned.words}."
         )
 

@@ -1,8 +1,9 @@
-"""A `Scored` that the model never learned from -> labels that are probably wrong, the least likely first.
+"""A `Scored` that the model never learned from -> labels that it disagrees with, those by the widest margin first.
 
 Confident learning (Northcutt, Jiang & Chuang 2021, doi:10.1613/jair.1.12125): a class is confident of an image if its
 probability is at least the mean of those that are labelled so; an image whose most likely confident class is not its
-label is suspect. cleanlab does the same and more, under a licence (AGPL) that would bind whoever uses this package.
+label is suspect. That is no proof of a wrong label: the model may be wrong. cleanlab does the same and more, under a
+licence (AGPL) that would bind whoever uses this package.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from lesion_tasks.metrics.scored import Scored
 
 @dataclass(frozen=True, kw_only=True)
 class SuspectLabel:
-    """An image whose label is probably wrong."""
+    """An image whose label the model disagrees with."""
 
     isic_id: str
     label: str
-    probable: str  # the class that it probably is
+    probable: str  # the class that the model is confident of
     p_label: float
     p_probable: float
 

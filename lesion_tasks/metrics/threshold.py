@@ -1,4 +1,4 @@
-"""Scores on the validation subset -> the operating point that is stored with the model."""
+"""Scores on val -> the operating point that is stored with the model."""
 
 from __future__ import annotations
 

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from lesion_tasks.catalog.approvals import LOOK_MINUTES
+from lesion_tasks.catalog.ingest_passes import pass_title
 from lesion_tasks.pages.training_page import TRAINING
 
 # The stages of the path, in its order; other DAGs are named only while they are at work.
@@ -54,7 +55,7 @@ class TaskOfRun:
     @property
     def words(self) -> str:
         """What it does, and about what."""
-        return " ".join(filter(None, [self.task_id.rpartition(".")[2].replace("_", " "), self.label]))
+        return " ".join(filter(None, [pass_title(self.task_id.rpartition(".")[2]), self.label]))
 
 
 @dataclass(frozen=True, kw_only=True)

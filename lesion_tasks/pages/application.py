@@ -29,13 +29,14 @@ from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
+from lesion_tasks.ingest.changes import KINDS as CHANGE_KINDS
 from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
-from lesion_tasks.pages.data_state import read_data
+from lesion_tasks.pages.data_state import find_changes, read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
 from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
 from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
 from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
-from lesion_tasks.pages.pruned_page import read_pruned
+from lesion_tasks.pages.pruned_page import REMOVED_NOTHING, read_pruned
 from lesion_tasks.pages.rendering import (
     PAGE_POLICY,
     STATIC,
@@ -57,7 +58,7 @@ from lesion_tasks.reports.index import BoardRow
 from lesion_tasks.reports.plot import share_scale, whisker
 from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.splits.exclusions import REASONS
-from lesion_tasks.splits.member_list import count_listed, list_listed
+from lesion_tasks.splits.member_list import count_listed, find_pictures, list_listed
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
@@ -311,6 +312,28 @@ def show_data(request: Request, since: str | None = None) -> Response:
     return _page(request, "data_state.html.j2", "data", state=read_data(_workspace(request), since or None))
 
 
+@router.get("/changes")
+def show_changes(request: Request, since: str = "", kind: str = "", number: PageNumber = 1) -> Response:
+    """What changed in the records since a moment, of one kind or of every kind."""
+    if kind and kind not in CHANGE_KINDS:
+        raise UnusableInputError(f"kind {kind[:100]!r}: expected one of {', '.join(CHANGE_KINDS)}")
+    workspace = _workspace(request)
+    changes = find_changes(workspace, since[:250] or None)
+    shown = changes.page(kind, number)
+    with workspace.engine.connect() as connection:
+        pictures = find_pictures(connection, [change.isic_id for change in shown.rows])
+    return _page(
+        request,
+        "changes.html.j2",
+        "data",
+        changes=changes,
+        kind=kind,
+        shown=shown,
+        pictures=pictures,
+        address=address_but([("since", changes.asked), ("kind", kind)], "number"),
+    )
+
+
 @router.get("/left-out/{place}")
 def show_left_out(
     request: Request,
@@ -371,7 +394,9 @@ def show_pruned(request: Request, run: str = "", number: PageNumber = 1) -> Resp
     """What was pruned, of one run or ever."""
     state = read_pruned(_workspace(request), run[:250], number)
     address = address_but([("run", state.request_id)], "number")
-    return _page(request, "pruned.html.j2", "data", state=state, address=address)
+    return _page(
+        request, "pruned.html.j2", "data", state=state, address=address, removed_nothing=REMOVED_NOTHING
+    )
 
 
 @router.get("/suspects")
@@ -518,4 +543,5 @@ def show_result(
     )
     if found.address is not None and found.address.startswith("reports/") and not found.failed:
         return RedirectResponse(f"{_root(request)}read/{found.address.removeprefix('reports/')}?is_bare=true")
-    return _page(request, "result.html.j2", found=found, without_words=WITHOUT_WORDS)
+    status = 404 if found.is_missing else 200
+    return _page(request, "result.html.j2", status=status, found=found, without_words=WITHOUT_WORDS)

@@ -10,6 +10,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure
+from lesion_tasks.catalog.ingest_passes import INGEST_PASSES, pass_title
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
@@ -29,6 +30,12 @@ from lesion_tasks.workspace import Workspace
 
 N_INGESTIONS, N_TRAININGS = 5, 8
 N_DECISIONS, DECIDED_WITHIN = 5, timedelta(days=14)
+# What a pass counts, where its name does not say it.
+_COUNTED = {
+    "left_scope": "no longer in the query",
+    "prefixes_read": "id prefixes read",
+    "prefixes_incomplete": "id prefixes not read to their end",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -186,14 +193,17 @@ def being_prepared(tasks: Sequence[TaskOfRun], running: Sequence[RunningTraining
 
 
 def counts_in_words(counts: dict[str, Any] | None) -> str:
-    """What the passes of an ingestion counted, without zeros: `append: 12 new; fetch: 12 stored`."""
+    """What the passes of an ingestion counted, without zeros: `read new records: 12 new; fetch files: 12 stored`."""
     said = []
-    for name, found in (counts or {}).items():
+    order = [*INGEST_PASSES, *(counts or {})]
+    for name, found in sorted((counts or {}).items(), key=lambda one: order.index(one[0])):
+        if name == "poll":  # what the archive said of itself, before anything was read
+            continue
         numbers = [
-            f"{value:,} {key.replace('_', ' ')}"
+            f"{value:,} {_COUNTED.get(key, key.replace('_', ' '))}"
             for key, value in (found or {}).items()
             if isinstance(value, int) and not isinstance(value, bool) and value and not key.endswith("bytes")
         ]
         if numbers:
-            said.append(f"{name.replace('_', ' ')}: {', '.join(numbers)}")
+            said.append(f"{pass_title(name)}: {', '.join(numbers)}")
     return "; ".join(said) or "nothing changed"

@@ -9,6 +9,10 @@ from lesion_tasks.database.schema import Pruning
 from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.workspace import Workspace
 
+REMOVED_NOTHING = (
+    "This run removed nothing: it had nothing to remove, or it was a dry run, whose log says what could go."
+)
+
 
 @dataclass(frozen=True, kw_only=True)
 class PrunedKind:

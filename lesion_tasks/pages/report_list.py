@@ -11,7 +11,7 @@ from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED, REPORT_IS_PRUNED
-from lesion_tasks.evaluation.publish import held_out_lines
+from lesion_tasks.evaluation.publish import indexed_held_out_lines
 from lesion_tasks.pages.page_of_list import Shown, show
 from lesion_tasks.reports.words import moment
 from lesion_tasks.serving.predict_job import PAGES_OF_JOBS, when_asked
@@ -111,7 +111,7 @@ def _held_out(workspace: Workspace) -> list[ReportLine]:
             task=line.task_title,
             at=moment(line.evaluated_at),
         )
-        for line in held_out_lines(workspace.bucket)
+        for line in indexed_held_out_lines(workspace.bucket)
     ]
 
 

@@ -12,11 +12,13 @@ from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.correction_requests import page_of
 from lesion_tasks.curation.corrections import find_request
-from lesion_tasks.database.pruned import find_pruning, pruned_in_words
+from lesion_tasks.database.pruned import find_pruning, has_pruned, pruned_in_words
 from lesion_tasks.evaluation.decisions import decisions_of_run, last_decisions, line_of
 from lesion_tasks.evaluation.evaluation_record import find_report, trainings_of
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
+from lesion_tasks.ingest.runs import has_begun
 from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
+from lesion_tasks.pages.pruned_page import REMOVED_NOTHING
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.reports.index import DecisionLine
 from lesion_tasks.reports.words import decider, quoted, sentences
@@ -67,6 +69,7 @@ class RunResult:
     run: Run | None = None  # as far as Airflow keeps it
     failed: list[TaskOfRun] = field(default_factory=list)  # what went wrong, if something did
     is_awaited: bool = False  # what it makes would have a page, and there is none yet
+    is_missing: bool = False  # there is no such run, and it left nothing
 
     @property
     def is_empty(self) -> bool:
@@ -92,7 +95,10 @@ def find_result(
     """
     found = _find_made(workspace, dag_id=dag_id, run_id=run_id, task_id=task_id, returned=returned, made=made)
     if run is None:
-        return found
+        left_something = (
+            found.address or found.decisions or found.undecided or found.pages or returned or made
+        )
+        return found if left_something or dag_id not in DAGS or run_id is None else _missing(dag_id, run_id)
     task = None if task_id is None else run.find(task_id, map_index)
     if task_id is None:
         failed, words = run.failed if run.state == "failed" else [], _state_of_run(run, found)
@@ -154,15 +160,20 @@ def _find_made(
             "This DAG does not belong to the skin-lesion pipeline, so there is nothing to show here."
         )
     if dag_id == "ingest_isic":
+        if not has_begun(workspace, run_id):
+            return _awaited("This run has not read anything yet.")
         return RunResult(
             address=f"data?since={quote(run_id, safe='')}",
             words="What changed in the records since this ingestion began.",
             decisions=[],
         )
     if dag_id == "prune":
+        with workspace.engine.connect() as connection:
+            if not has_pruned(connection, run_id):
+                return _nothing(REMOVED_NOTHING)
         return RunResult(
             address=f"pruned?run={quote(run_id, safe='')}",
-            words="What this run removed, and why. A dry run removes nothing: its log says what could go.",
+            words="What this run removed, and why.",
             decisions=[],
         )
     if dag_id in ("promote_model", "rollback_champion") and (dag_id, task_id) not in _EVALUATING:
@@ -299,6 +310,14 @@ def _decided_about(connection: Connection, made: Sequence[Any]) -> list[Decision
 
 def _awaited(words: str) -> RunResult:
     return RunResult(address=None, words=words, decisions=[], is_awaited=True)
+
+
+def _missing(dag_id: str, run_id: str) -> RunResult:
+    words = (
+        f"There is no run {run_id} of {dag_id}. It was never started, or Airflow does not keep it any more; what a run "
+        "made stays, and nothing here is of this one."
+    )
+    return RunResult(address=None, words=words, decisions=[], is_missing=True)
 
 
 def _nothing(words: str) -> RunResult:

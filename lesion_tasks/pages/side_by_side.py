@@ -14,9 +14,8 @@ from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
 from lesion_tasks.reports.index import BoardRow
-from lesion_tasks.reports.recipe_words import meaningful
+from lesion_tasks.reports.recipe_words import as_lines
 from lesion_tasks.reports.views import in_order
-from lesion_tasks.reports.words import flattened
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
 from lesion_tasks.training.run_record import find_finished, list_epochs
 from lesion_tasks.workspace import Workspace
@@ -72,7 +71,7 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         recipe=_differing_fields([training.recipe for training in trainings]),
         measures=in_order({name for row in rows if row for name in row.figures}),
         charts=[
-            training_charts(some, training.recipe) if some else []
+            training_charts(some, training.recipe) if len(some) > 1 else []  # one step has no curve
             for some, training in zip(epochs, trainings, strict=True)
         ],
         asked=task.positive or "the right class",
@@ -82,7 +81,7 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
 
 
 def _differing_fields(recipes: list[dict[str, Any]]) -> list[tuple[str, list[str]]]:
-    flat = [dict(flattened(meaningful(recipe))) for recipe in recipes]
+    flat = [dict(as_lines(recipe)) for recipe in recipes]
     names = list(dict.fromkeys(name for one in flat for name in one))
     values = [(name, [one.get(name, "none") for one in flat]) for name in names]
     return [(name, each) for name, each in values if len(set(each)) > 1 or len(recipes) == 1]

@@ -1,4 +1,4 @@
-"""Labels that are probably wrong, pairs that probably show one lesion, and what people decided about such."""
+"""Labels that the champion disagrees with, pairs that probably show one lesion, and what people decided about such."""
 
 import logging
 from collections.abc import Callable, Mapping
@@ -19,6 +19,7 @@ from lesion_tasks.curation.corrections import (
 from lesion_tasks.database.schema import Correction, CorrectionRequest
 from lesion_tasks.evaluation.decisions import champion_of
 from lesion_tasks.evaluation.find_suspects import (
+    SuspectLabels,
     SuspectPair,
     count_suspect_pairs,
     suspect_labels_of,
@@ -48,7 +49,9 @@ class SuspectsState:
     title: str
     problem: str  # why no label is suspect; empty: they were looked for
     has_champion: bool
+    looked_at: str  # among which images labels were looked for; empty: among none
     labels: "Shown[SuspectLabel]"
+    subset_by_id: Mapping[str, str]
     pairs: Shown[SuspectPair]
     decided: Shown[Correction]  # in force, the newest first
     answered: Shown[CorrectionRequest]  # what people were asked about, the newest first
@@ -71,7 +74,7 @@ def read_suspects(
     Raises `UnusableInputError` for an unknown task.
     """
     title = find_task(task).title
-    found: list[SuspectLabel] = []
+    found: SuspectLabels | None = None
     problem = ""
     with workspace.engine.connect() as connection:
         has_champion = champion_of(connection, task) is not None
@@ -80,15 +83,18 @@ def read_suspects(
             found = suspect_labels_of(workspace, task)
         except UnusableInputError as error:
             problem = str(error)
+    labels = found.labels if found else []
     with workspace.engine.connect() as connection:
         return SuspectsState(
             task=task,
             title=title,
             problem=problem,
             has_champion=has_champion,
+            looked_at=found.looked_at if found else "",
             labels=show(
-                numbers["labels"], len(found), lambda n, first: found[first : first + n], size=N_CARDS
+                numbers["labels"], len(labels), lambda n, first: labels[first : first + n], size=N_CARDS
             ),
+            subset_by_id=found.subset_by_id if found else {},
             pairs=show(
                 numbers["pairs"],
                 count_suspect_pairs(connection),

@@ -13,8 +13,7 @@ from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.database.pruned import find_pruning, pruned_in_words
 from lesion_tasks.database.schema import Manifest, Training, TrainingEpoch, TrainingFailure
-from lesion_tasks.reports.recipe_words import meaningful
-from lesion_tasks.reports.words import flattened
+from lesion_tasks.reports.recipe_words import as_lines
 from lesion_tasks.workspace import Workspace
 
 # The tasks that train: each names the variant, or what is held out, as its label. That of an ensemble trains its
@@ -164,7 +163,7 @@ def read_training(workspace: Workspace, training_id: str, try_of: TryOf) -> Trai
         n_done=len(ended_by_epoch),
         n_epochs=n_epochs_at_most(training.recipe),
         failures=shown,
-        settings=list(flattened(meaningful(training.recipe))),
+        settings=as_lines(training.recipe),
     )
 
 

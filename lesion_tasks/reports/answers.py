@@ -10,6 +10,7 @@ from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedVerdi
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.recipe_words import last_stage_words
 from lesion_tasks.reports.words import (
+    by_subset,
     check_title,
     class_label,
     count,
@@ -114,7 +115,7 @@ def missing(bundle: Bundle) -> str | None:
         f"{label(field)} {', '.join(f'{subset} {percent(share)}' for subset, share in by_subset.items())}"
         for field, by_subset in known.items()
     )
-    return f"Share missing: {shares}. Imputation is fitted on training images and stored in the model."
+    return f"Share missing: {shares}. Imputation is fitted on train and stored in the model."
 
 
 def label_source(bundle: Bundle) -> str | None:
@@ -143,8 +144,8 @@ def partitions(bundle: Bundle) -> str | None:
     if "val_share" not in task:
         return None
     return (
-        f"By a hash of patient, else lesion, else image: {percent(task['val_share'], 0)} validation, "
-        f"{percent(task['test_share'], 0)} test, the rest training. A group's subset never changes."
+        f"By a hash of patient, else lesion, else image: {percent(task['val_share'], 0)} val, "
+        f"{percent(task['test_share'], 0)} test, the rest train. A group's subset never changes."
     )
 
 
@@ -159,7 +160,7 @@ def overlap(bundle: Bundle) -> str | None:
 def sizes(bundle: Bundle) -> str | None:
     parts = [
         f"{subset_title(subset)}: {_counts(counts)}"
-        for subset, counts in bundle.manifest.class_counts.items()
+        for subset, counts in by_subset(bundle.manifest.class_counts)
     ]
     return f"{'; '.join(parts)}." if parts else None
 
@@ -232,7 +233,7 @@ def selection(bundle: Bundle) -> str | None:
         return "Its members were selected by their own recipes; the test set plays no part."
     if not any("val_loss" in epoch.figures for epoch in bundle.epochs):
         return "There was a single fit and nothing to select; the test set plays no part."
-    by = "highest validation AUC" if bundle.training.recipe.get("learning") else "lowest validation loss"
+    by = "highest AUC on val" if bundle.training.recipe.get("learning") else "lowest loss on val"
     on = ", of each fold on what it holds out" if bundle.training.recipe.get("n_folds") else ""
     return f"The epoch with the {by}{on}; the test set plays no part."
 
@@ -248,9 +249,9 @@ def imbalance(bundle: Bundle) -> str | None:
     if "max_per_class" not in split:
         return None
     if split["max_per_class"] is None:
-        return "Training keeps the natural share of classes."
+        return "Train keeps the natural share of classes."
     return (
-        f"Training takes the same number of images of each class, at most {count(split['max_per_class'])}; "
+        f"Train takes the same number of images of each class, at most {count(split['max_per_class'])}; "
         "the natural test set keeps the archive's share."
     )
 

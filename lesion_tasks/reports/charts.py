@@ -148,7 +148,7 @@ def net_benefit_plot(document: SubsetDocument) -> Plot | None:
 
 
 def training_charts(epochs: Sequence[Epoch], recipe: Mapping[str, Any]) -> list[tuple[str, Markup]]:
-    """One plot for each figure of the epochs, training and validation together: (name, plot)."""
+    """One plot for each figure of the epochs, train and val together: (name, plot)."""
     names: list[str] = []
     for epoch in epochs:
         names += [name for name in epoch.figures if name.removeprefix("val_") not in names]
@@ -177,7 +177,7 @@ def _training_chart(name: str, epochs: Sequence[Epoch], best: int | None) -> Mar
         ident=f"training-{name.replace(' ', '-')}",
         title=f"{label(name)} by epoch",
         description="; ".join(
-            f"{'validation' if key.startswith('val_') else 'training'} from {number(points[0][1])} "
+            f"{'val' if key.startswith('val_') else 'train'} from {number(points[0][1])} "
             f"to {number(points[-1][1])}"
             for key, (points, _) in sides.items()
         ),
@@ -195,7 +195,7 @@ def _training_chart(name: str, epochs: Sequence[Epoch], best: int | None) -> Mar
 
 
 def best_epoch(epochs: Sequence[Epoch], recipe: Mapping[str, Any]) -> int | None:
-    """The epoch with the lowest validation loss, or with the highest AUC if the recipe keeps by it; None without.
+    """The epoch with the lowest loss on val, or with the highest AUC if the recipe keeps by it; None without.
 
     None also with folds: each has an epoch of its own that was kept.
     """

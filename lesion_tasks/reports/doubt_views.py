@@ -31,7 +31,7 @@ def doubt_words(doubt: Doubt, recipe: Mapping[str, Any], identities: Identities 
     bounds = [
         f"{class_label(name)}: in a set from a probability of "
         f"{'0, for want of groups' if bound is None else number(1 - bound)} on, which rests on "
-        f"{plural(doubt.n_groups[name], 'group')} of validation."
+        f"{plural(doubt.n_groups[name], 'group')} of val."
         for name, bound in doubt.bounds.items()
     ]
     if recipe.get("n_folds"):
@@ -43,12 +43,12 @@ def doubt_words(doubt: Doubt, recipe: Mapping[str, Any], identities: Identities 
         strange = f"No picture is called out of distribution: {doubt.novelty_reason}."
     else:
         strange = (
-            "Out of distribution is what lies further from the validation pictures than all but "
+            "Out of distribution is what lies further from the pictures of val than all but "
             f"{percent(doubt.novelty_rate)} of them lie from the others, in the model's own features."
         )
     return DoubtWords(
         lead="For each picture the model names the classes that are possible: sets that hold the true class for at "
-        f"least {covered} of each class, fitted on the validation set. It answers if one class is possible, and if "
+        f"least {covered} of each class, fitted on val. It answers if one class is possible, and if "
         "that is the one it calls; otherwise it says that it does not know. It answers "
         f"{'none' if answered is None else percent(answered)} of the natural test set{of_these}.",
         stated=f"{_counted_once(identities)} Stated: at least "

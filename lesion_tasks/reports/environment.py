@@ -32,7 +32,7 @@ def environment() -> Environment:
         titles.label, titles.label_inside, titles.split_title, words.ideal,
         words.explanation, words.class_label, words.outcome_title, words.outcome_css,
         words.outcome_meaning, words.decider,
-        words.subset_title, words.subset_phrase,
+        words.subset_title, words.subset_phrase, words.by_subset,
         words.check_title, words.number, words.signed, words.count, words.percent, words.p_value, words.span,
         words.opened, words.best_of, words.figure_words, words.counts_words,
         words.plural, words.moment, words.duration, words.short_digest,

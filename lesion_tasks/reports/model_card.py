@@ -15,6 +15,7 @@ from lesion_tasks.reports import answers, doubt_views, views
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.markdown import escape, table
 from lesion_tasks.reports.words import (
+    by_subset,
     check_title,
     class_label,
     count,
@@ -204,7 +205,7 @@ def _training_data(bundle: Bundle) -> str:
     classes = list(dict.fromkeys(name for by_class in counts.values() for name in by_class))
     rows = [
         (subset_title(subset), *(count(by_class.get(name)) for name in classes))
-        for subset, by_class in counts.items()
+        for subset, by_class in by_subset(counts)
     ]
     words = [answers.label_source(bundle), answers.imbalance(bundle), answers.sources(bundle)]
     prose = " ".join(escape(sentence) for sentence in words if sentence)

@@ -81,7 +81,7 @@ class Plot:
     y: Axis
     width: int = 400
     height: int = 340
-    left: int = 48
+    left: int = 54
     right: int = 12
     top: int = 12
     bottom: int = 44

@@ -1,11 +1,13 @@
 """A training recipe -> what it does, in words, without the fields that mean nothing for it."""
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import Any
 
 from lesion_tasks.catalog.lookup import find_split
-from lesion_tasks.catalog.recipe import OF_ENSEMBLES, idle_fields
-from lesion_tasks.catalog.titles import label_inside
+from lesion_tasks.catalog.recipe import OF_ENSEMBLES, Variant, idle_fields
+from lesion_tasks.catalog.titles import label_inside, split_title
+from lesion_tasks.reports.words import flattened
 
 _ASPECTS = {
     "squash": "squashed into a square",
@@ -44,6 +46,18 @@ def meaningful(recipe: Mapping[str, Any]) -> dict[str, Any]:
         moot.add("side_px")
     moot |= idle_fields(recipe).keys()
     return {name: value for name, value in recipe.items() if name not in moot}
+
+
+def as_lines(recipe: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The fields that mean something, in the order of the catalogue: the title of each, and its value."""
+    order = [one.name for one in fields(Variant)]
+    told = meaningful(recipe)
+    told = {name: told[name] for name in sorted(told, key=lambda name: (*order, name).index(name))}
+    if told.get("split"):
+        told["split"] = split_title(told["split"])
+    if told.get("metadata"):
+        told["metadata"] = [label_inside(name) for name in told["metadata"]]
+    return flattened(told)
 
 
 def in_words(recipe: Mapping[str, Any]) -> dict[str, list[str]]:

@@ -198,7 +198,7 @@ def apart_words(bundle: Bundle) -> str | None:
     if not any(v.name == "leaks" and v.status in ("passed", "caution") for v in bundle.integrity):
         return None
     if bundle.identities is None:  # a document from before they were counted
-        return "No patient or lesion that is known is in the training set as well."
+        return "No patient or lesion that is known is in train or val as well."
     return bundle.identities.apart
 
 

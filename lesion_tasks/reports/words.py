@@ -2,33 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import Any
+from typing import Any, TypeVar
 
 from lesion_tasks.catalog.approvals import RULE
-from lesion_tasks.catalog.titles import label
+from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
 from lesion_tasks.metrics.names import BINARY_FIGURES, CLASS_FIGURES, MULTICLASS_FIGURES
 
+T = TypeVar("T")
+_FIELD = re.compile(r"[a-z][a-z0-9_]*")
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 
+# In the order in which they are shown.
 SUBSET_TITLES = {
+    "train": "Train",
+    "val": "Val",
+    "val_balanced": "Val, balanced",
+    "test": "Test",
     "test_natural": "Test, natural",
     "test_balanced": "Test, balanced",
-    "val": "Validation",
-    "val_balanced": "Validation, balanced",
-    "train": "Training",
-    "test": "Test",
 }
 
 SUBSET_PHRASES = {
     "test_natural": "the natural test set",
     "test_balanced": "the balanced test set",
-    "val": "the validation set",
-    "train": "the training set",
+    "val": "val",
+    "train": "train",
 }
 
 # What became of a training by a decision about the champion: a short word, its style class, and what that means.
@@ -89,8 +93,8 @@ CHECK_TITLES = {
     "leaks": "No known patient or lesion and no picture is on both sides of the split",
     "shortcut": "The model does more than recognise the camera or the metadata",
     "no_better_than_random_weights": "Pretraining helps",
-    "gap": "Validation and test agree",
-    "threshold_differs": "The threshold is the one that validation gives",
+    "gap": "Val and test agree",
+    "threshold_differs": "The threshold is the one that val gives",
     "labels_changed": "The labels are up to date",
 }
 
@@ -201,15 +205,21 @@ def subset_title(name: str) -> str:
     return SUBSET_TITLES.get(name, label(name))
 
 
+def by_subset(counts: Mapping[str, T]) -> list[tuple[str, T]]:
+    """What is known of subsets, in the order in which they are shown."""
+    order = [*SUBSET_TITLES, *counts]
+    return sorted(counts.items(), key=lambda one: order.index(one[0]))
+
+
 def subset_phrase(name: str) -> str:
     """A subset in the middle of a sentence."""
     return SUBSET_PHRASES.get(name, f"the set {name}")
 
 
 def check_title(name: str) -> str:
-    """What a check ensures; the suffix `_on_val` says that it was run on validation."""
+    """What a check ensures; the suffix `_on_val` says that it was run on val."""
     title = CHECK_TITLES.get(name.removesuffix("_on_val"), label(name))
-    return f"{title}, on validation" if name.endswith("_on_val") and name not in CHECK_TITLES else title
+    return f"{title}, on val" if name.endswith("_on_val") and name not in CHECK_TITLES else title
 
 
 def untold(name: str) -> str:
@@ -321,12 +331,17 @@ def plain(value: Any) -> str:
 
 
 def flattened(numbers: Mapping[str, Any], above: str = "") -> list[tuple[str, str]]:
-    """Nested numbers as (path, value) lines: `{"probes": {"metadata": {"auc": 0.6}}}` -> `probes, metadata, auc`."""
+    """Nested numbers as (path, value) lines: `{"probes": {"metadata": {"auc": 0.6}}}` -> `Probes, metadata, AUC`."""
     lines: list[tuple[str, str]] = []
     for name, value in numbers.items():
-        path = f"{above}, {name}" if above else str(name)
+        path = f"{above}, {_part(name, label_inside)}" if above else _part(name, label)
         if isinstance(value, Mapping) and value:
             lines += flattened(value, path)
         else:
-            lines.append((path.replace("_", " "), plain(value)))
+            lines.append((path, plain(value)))
     return lines
+
+
+def _part(name: Any, title: Callable[[str], str]) -> str:
+    """The title of a field; what is none, such as the name of an institution or a number, stays as it is."""
+    return title(name) if isinstance(name, str) and _FIELD.fullmatch(name) else str(name)

@@ -1,5 +1,6 @@
-"""The numbers of a split's funnel -> what each of them counts, image by image."""
+"""The numbers of a split and of its funnel -> what each of them counts, image by image."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,7 @@ class Listed:
 
 _MEMBERS = """
     FROM split_member WHERE split = :split AND (CAST(:reason AS text) IS NULL OR reason = :reason)
-        AND (CAST(:subset AS text) IS NULL OR subset = :subset)
+        AND (CAST(:subset AS text) IS NULL OR subset = :subset) AND (is_balanced OR NOT :is_drawn)
 """
 _COUNT_RECORDS = text("SELECT count(*) FROM record")
 _COUNT_MEMBERS = text(f"SELECT count(*) {_MEMBERS}")
@@ -35,7 +36,10 @@ _LISTED = text(f"""
 
 
 def count_listed(connection: Connection, split: str | None, *, subset: str | None, reason: str | None) -> int:
-    """How many images of a split are in a subset or left out for a reason; without a split, how many records."""
+    """How many images of a split are in a subset or left out for a reason; without a split, how many records.
+
+    A subset may be a balanced draw, such as `test_balanced`.
+    """
     statement = _COUNT_RECORDS if split is None else _COUNT_MEMBERS
     n: int = connection.execute(statement, _values(split, subset, reason)).scalar_one()
     return n
@@ -59,5 +63,16 @@ def list_listed(
     ]
 
 
+def find_pictures(connection: Connection, isic_ids: Sequence[str]) -> set[str]:
+    """Which of these records have a picture."""
+    found = connection.execute(
+        text("SELECT isic_id FROM image WHERE isic_id = ANY(:ids)"), {"ids": list(isic_ids)}
+    )
+    return set(found.scalars())
+
+
 def _values(split: str | None, subset: str | None, reason: str | None) -> dict[str, Any]:
-    return {} if split is None else {"split": split, "subset": subset, "reason": reason}
+    if split is None:
+        return {}
+    base, _, drawn = (subset or "").partition("_")
+    return {"split": split, "subset": base or None, "reason": reason, "is_drawn": drawn == "balanced"}
