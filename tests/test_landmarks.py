@@ -11,9 +11,10 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from archive_server.drawing import Scene, draw
 from lesion_tasks.curation.curate import curate_images
-from lesion_tasks.curation.landmarks import landmarks_of, one_thread_each, places_of, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, places_of, read_grey
 from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
 from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
+from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import Workspace
 
