@@ -32,7 +32,9 @@ NO_DOUBT = 1e9  # degrees of freedom of a variance that is known
 SMALLEST, LARGEST = 60, 400
 
 
-def figure(rng: np.random.Generator, truth: float, variance: float, n_trainings: int, luck: float) -> SiteFigure:
+def figure(
+    rng: np.random.Generator, truth: float, variance: float, n_trainings: int, luck: float
+) -> SiteFigure:
     """What a site of this true value and variance shows of trainings that differ by `luck`, a standard deviation."""
     trainings = luck * rng.normal(size=n_trainings)
     return SiteFigure(
