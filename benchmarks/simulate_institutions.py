@@ -4,8 +4,8 @@ Every model is honest and its true AUC at each institution is known. Images come
 each other; institutions differ in size and, where they differ at all, in how far apart their classes are. Beside each
 figure stands what it would be if every image were a group of its own, the usual prediction interval of Higgins,
 Thompson & Spiegelhalter 2009, and the coverage in the repeats whose institutions differ by less than half of what
-chance alone would do. Run it with `.venv/bin/python benchmarks/simulate_institutions.py [n_repeats]`; with 200, some
-minutes on one core. The last line is JSON.
+chance alone would do. Run it with `.venv/bin/python benchmarks/simulate_institutions.py [n_repeats [n_sites ...]]`;
+with 200, some minutes on one core. The last line is JSON.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import math
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -50,16 +51,16 @@ def usual_interval(found: BetweenSites) -> tuple[float, float]:
     return float(expit(centre - half)), float(expit(centre + half))
 
 
-def simulate(n_sites: int, tau: float, n_repeats: int) -> dict[str, float]:
-    """Shares of repeats, with this number of institutions and this standard deviation of their logits."""
-    rng = np.random.default_rng(SEED)
+def simulate(n_sites: int, tau: float, repeats: Iterable[int]) -> dict[str, list[bool]]:
+    """What each repeat found, with this number of institutions and this standard deviation of their logits."""
     hits: dict[str, list[bool]] = {}
 
     def note(name: str, low: float, high: float, truth: float) -> None:
         hits.setdefault(name, []).append(low <= truth <= high)
 
     centre = logit(MEAN)
-    for _ in range(n_repeats):
+    for repeat in repeats:
+        rng = np.random.default_rng((SEED, repeat))
         truths = expit(centre + tau * rng.normal(size=n_sites))
         new = float(expit(centre + tau * rng.normal()))
         sizes = np.exp(rng.uniform(np.log(SMALLEST), np.log(LARGEST), n_sites)).astype(int)
@@ -87,7 +88,7 @@ def simulate(n_sites: int, tau: float, n_repeats: int) -> dict[str, float]:
                         new,
                     )
                 note("new institution, usual interval", *usual_interval(found), new)
-    return {name: float(np.mean(some)) for name, some in hits.items()}
+    return hits
 
 
 def _auc(positive: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, ungrouped: bool) -> Auc | None:
@@ -100,11 +101,13 @@ def _auc(positive: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, ungrou
 def main() -> None:
     """See the module."""
     n_repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    numbers = [int(word) for word in sys.argv[2:]] or [3, 4, 8, 15]
     found = {}
-    for n_sites in (3, 4, 8, 15):
+    for n_sites in numbers:
         for tau in (0.0, 0.25, 0.5):
             name = f"{n_sites} institutions, tau {tau:g}"
-            found[name] = simulate(n_sites, tau, n_repeats)
+            hits = simulate(n_sites, tau, range(n_repeats))
+            found[name] = {what: float(np.mean(some)) for what, some in hits.items()}
             print(name, {key: round(share, 3) for key, share in found[name].items()}, flush=True)
     print(json.dumps(found))
 

@@ -2,7 +2,6 @@
 
 import io
 from collections.abc import Callable
-from contextlib import ExitStack
 
 import numpy as np
 import pytest
@@ -11,7 +10,7 @@ from PIL import Image, ImageEnhance, ImageOps
 
 from archive_server.drawing import Scene, draw
 from lesion_tasks.curation.curate import curate_images
-from lesion_tasks.curation.landmarks import landmarks_of, one_thread_each, places_of, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, places_of, read_grey
 from lesion_tasks.curation.registration import MIN_REGISTERED_CORRELATION, registered_correlation
 from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 from lesion_tasks.settings import Settings
@@ -185,23 +184,6 @@ def test_landmarks_that_meet_no_fresh_one_can_be_left_out(n_pictures: int) -> No
     of_some = pairs_in_common(landmarks[is_met], pictures[is_met], fresh=fresh, n_pictures=n_pictures)
     assert len(of_all) == 7
     assert of_some.tolist() == of_all.tolist()
-
-
-def test_the_last_of_several_threads_takes_the_limit_back() -> None:
-    """Their times overlap, as those of threads that predict at once: the first to open is the first to close."""
-    from threadpoolctl import threadpool_info, threadpool_limits
-
-    def threads() -> set[int]:
-        return {pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"}
-
-    with threadpool_limits(2, user_api="blas"):
-        first, second = ExitStack(), ExitStack()
-        first.enter_context(one_thread_each())
-        second.enter_context(one_thread_each())
-        first.close()
-        assert threads() == {1}
-        second.close()
-        assert threads() == {2}
 
 
 def test_a_product_of_matrices_stays_in_its_thread(

@@ -62,6 +62,28 @@ def test_materializing_again_writes_the_same_shards_or_none(settings: Settings) 
     assert rows_of(settings, "SELECT object_key, sha256 FROM pixel_shard") == before
 
 
+def test_a_shard_that_cannot_be_stored_ends_the_work_and_those_before_stay(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is stored while the next one is decoded, the last of them while nothing is."""
+    monkeypatch.setattr("lesion_tasks.pixels.materialize.SHARD_IMAGES", 100)
+    digest = prepared(settings)
+    workspace = open_workspace()
+    put_file, n_put = workspace.bucket.put_file, []
+
+    def put(key: str, path: Path, **options: str) -> None:
+        n_put.append(key)
+        if len(n_put) in {2, 4}:
+            raise OSError("no bucket today")
+        put_file(key, path, **options)
+
+    monkeypatch.setattr(workspace.bucket, "put_file", put)
+    for _ in range(2):  # the second of three, then the last
+        with pytest.raises(OSError, match="no bucket today"):
+            materialize_manifest(workspace, digest, InputSize(16))
+    assert materialize_manifest(workspace, digest, InputSize(16))["decoded"] == 100
+
+
 def test_an_unknown_manifest_is_refused(settings: Settings) -> None:
     with pytest.raises(UnusableInputError, match="manifest 'nope' is not in the database"):
         materialize_manifest(open_workspace(), "nope", InputSize(16))

@@ -15,7 +15,7 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.archive.picture import UnusablePictureError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
-from lesion_tasks.curation.landmarks import landmarks_of, one_thread_each, read_grey
+from lesion_tasks.curation.landmarks import landmarks_of, read_grey
 from lesion_tasks.curation.picture_similarity import (
     MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
@@ -33,6 +33,7 @@ from lesion_tasks.curation.registration import (
 from lesion_tasks.curation.shared_landmarks import FreshKeys, pairs_in_common
 from lesion_tasks.curation.store_landmarks import read_landmarks, stored_landmarks
 from lesion_tasks.database.bulk import copy_dicts, copy_out
+from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.progress import Advance, progress
 
 if TYPE_CHECKING:

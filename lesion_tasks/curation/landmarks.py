@@ -8,17 +8,11 @@ Estimation Techniques from Rounding Algorithms"). The signs do not depend on bri
 picture has the same ones.
 """
 
-from contextlib import AbstractContextManager, nullcontext
 from functools import cache, lru_cache
-from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 
 from lesion_tasks.archive.picture import open_picture
-
-if TYPE_CHECKING:
-    from threadpoolctl import ThreadpoolController
 
 LANDMARKS_VERSION = 2  # raise it whenever landmarks come out differently: all are then computed again
 FRAME_PX = 128  # the longer side of a picture, without its plain rim, when landmarks are sought
@@ -170,49 +164,6 @@ def blur_matrix(n: int, width_px: float, reach: int = 4) -> np.ndarray:
 
     matrix: np.ndarray = gaussian_filter1d(np.eye(n), width_px, axis=0, truncate=reach).astype(np.float32)
     return matrix
-
-
-class _OneThread:
-    """A limit of the whole process, so that threads share it: the first to open it sets it, the last takes it back.
-
-    Threads that each set and took back their own could leave it in force for good.
-    """
-
-    def __init__(self) -> None:
-        self._guard = Lock()
-        self._n_open = 0
-        self._limit: AbstractContextManager[object] = nullcontext()
-
-    def __enter__(self) -> None:
-        with self._guard:
-            if self._n_open == 0:
-                self._limit = _blas().limit(limits=1, user_api="blas")
-            self._n_open += 1
-
-    def __exit__(self, *_: object) -> None:
-        with self._guard:
-            self._n_open -= 1
-            if self._n_open == 0:
-                self._limit.__exit__(None, None, None)
-
-
-_one_thread = _OneThread()
-
-
-def one_thread_each() -> AbstractContextManager[None]:
-    """While it is open, a product of matrices stays in the thread that asks for it.
-
-    Threads of a pool that each start more wait for them in loops, and beside other work that takes many times longer.
-    """
-    return _one_thread
-
-
-@cache
-def _blas() -> "ThreadpoolController":
-    """The libraries that multiply matrices in this process; looking for them takes longer than a small product."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
 
 
 def blur(grey: np.ndarray, width_px: float) -> np.ndarray:

@@ -19,12 +19,12 @@ from lesion_tasks.curation.landmarks import (
     LANDMARKS_VERSION,
     MAX_LANDMARKS,
     landmarks_of,
-    one_thread_each,
     read_grey,
 )
 from lesion_tasks.curation.shared_landmarks import FreshKeys
 from lesion_tasks.database.bulk import copy_out_bytes, upsert_rows
 from lesion_tasks.database.locks import Lock, is_held, lock_until_commit
+from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.progress import progress
 
 _BATCH_PICTURES = 500

@@ -26,6 +26,7 @@ from lesion_tasks.evaluation.evaluation_record import (
     unmade_checks,
 )
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
+from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.metrics.verdict import ON_VAL
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
@@ -123,6 +124,7 @@ def _is_evaluated(connection: Connection, model: Training, digest: str) -> bool:
     )
 
 
+@one_thread_each()
 def compare_models(
     connection: Connection, bucket: Bucket, candidate: Training, champion: Training
 ) -> dict[str, Any]:

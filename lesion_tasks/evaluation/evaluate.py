@@ -44,6 +44,7 @@ from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
 from lesion_tasks.metrics.fairness_document import Fairness
 from lesion_tasks.metrics.known_identities import Identities
+from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
@@ -69,6 +70,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@one_thread_each()
 def evaluate_training(
     workspace: Workspace,
     training_id: str,

@@ -173,6 +173,11 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
     told = [site for aucs in trainings_of if (site := site_figure(aucs)) is not None]
     if len(told) < MIN_SITES:
         return f"{len(told)} sites with an AUC between 0 and 1 and an interval, floor {MIN_SITES}"
+    return combine_figures(told, level)
+
+
+def combine_figures(told: Sequence[SiteFigure], level: float = LEVEL) -> BetweenSites:
+    """The same of three or more sites, by their figures."""
     training = training_variance(told)
     y = np.array([site.y for site in told])
     sampling, n = np.array([site.variance for site in told]), np.array([site.n_trainings for site in told])

@@ -7,7 +7,7 @@ so a killed run continues with the next shard.
 
 import hashlib
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from os import cpu_count
@@ -52,14 +52,25 @@ def materialize_manifest(workspace: Workspace, digest: str, size: InputSize) -> 
     missing = rows[~rows["sha256"].isin(done)]
     sources = list(zip(missing["sha256"], missing["object_key"], strict=True))
     decode = partial(_decode, bucket, size)
-    with progress(f"materialize {size}", len(sources)) as advance, ThreadPoolExecutor(cpu_count()) as pool:
+    with (
+        progress(f"materialize {size}", len(sources)) as advance,
+        ThreadPoolExecutor(cpu_count()) as pool,
+        ThreadPoolExecutor(1) as writer,
+    ):
+        storing: Future[int] | None = None
         for start in range(0, len(sources), SHARD_IMAGES):
             batch = sources[start : start + SHARD_IMAGES]
             pixels = np.empty((len(batch), size.side_px, size.side_px, 3), dtype=np.uint8)
             for row, picture in enumerate(pool.map(decode, *zip(*batch, strict=True))):
                 pixels[row] = picture
-            _store_shard(bucket, engine, size, [sha256 for sha256, _ in batch], pixels)
-            advance(len(batch))
+            # One shard is stored while the next is decoded, and no more than these two are in memory.
+            if storing is not None:
+                advance(storing.result())
+            storing = writer.submit(
+                _store_shard, bucket, engine, size, [sha256 for sha256, _ in batch], pixels
+            )
+        if storing is not None:
+            advance(storing.result())
     return {"images": len(rows), "decoded": len(sources), "outdated": n_outdated, "input_size": str(size)}
 
 
@@ -114,7 +125,8 @@ def _decode(bucket: Bucket, size: InputSize, sha256: str, key: str) -> np.ndarra
 
 def _store_shard(
     bucket: Bucket, engine: Any, size: InputSize, members: Sequence[str], pixels: np.ndarray
-) -> None:
+) -> int:
+    """Returns the number of pictures in it."""
     # With the version, so that pictures decoded again never get the name of their former pixels.
     name = hashlib.sha256("\n".join([f"decoder {DECODER_VERSION}", *members]).encode()).hexdigest()[:32]
     key = f"pixels/{size}/{name}.npy"
@@ -144,3 +156,4 @@ def _store_shard(
             ("input_size", "sha256", "object_key", "row_index"),
             ((str(size), member, key, i) for i, member in enumerate(members) if member not in taken),
         )
+    return len(members)

@@ -98,7 +98,7 @@ class ServedModel:
         """Score one batch: pixels uint8 (n, side, side, 3), metadata float32 (n, fields)."""
         import numpy as np
 
-        from lesion_tasks.curation.landmarks import one_thread_each
+        from lesion_tasks.metrics.one_thread import one_thread_each
 
         raw, *features = self._graph({"pixels": pixels, "metadata": metadata})
         p = np.asarray(raw, dtype=np.float64)

@@ -25,6 +25,7 @@ from lesion_tasks.catalog.titles import label
 from lesion_tasks.catalog.watch_bounds import WATCH_BOUNDS
 from lesion_tasks.database.schema import Watch
 from lesion_tasks.evaluation.evaluation_record import DOCUMENT_DIGEST
+from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.metrics.watch_document import METHOD, ShiftTest, WatchDocument, WatchedFall
 from lesion_tasks.pixels.picture_facts import FACTS
 from lesion_tasks.serving.served_model import find_model
@@ -73,6 +74,7 @@ def tomorrow() -> date:
     return datetime.now(UTC).date() + timedelta(days=1)
 
 
+@one_thread_each()
 def watch_champion(workspace: Workspace, task: str, until: date | None = None) -> Watch:
     """Watch the champion of a task on what arrived before a day (default: tomorrow); returns the row, detached.
 
