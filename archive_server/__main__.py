@@ -3,6 +3,7 @@
 import asyncio
 import signal
 import sys
+import threading
 from pathlib import Path
 
 import click
@@ -13,7 +14,7 @@ from archive_server.holdings import Catalogue
 from archive_server.hosting import HOST, start
 from archive_server.published_snapshot import write_snapshot
 from archive_server.server import API, build_app
-from archive_server.sources import FolderSource, source_from_text
+from archive_server.sources import FolderSource, SyntheticSource, source_from_text
 from archive_server.state import load_state
 from lesion_tasks import UnusableInputError
 
@@ -42,6 +43,12 @@ from lesion_tasks import UnusableInputError
     help="Write a snapshot to this folder before serving.",
 )
 @click.option("--keep-files", default=512, show_default=True, help="Drawn files kept in memory.")
+@click.option(
+    "--draw-ahead",
+    "is_drawing_ahead",
+    is_flag=True,
+    help="Draw the files of a new archive before anybody asks for them, as many as are kept.",
+)
 def main(
     port: int,
     host: str,
@@ -54,12 +61,17 @@ def main(
     unstable_ties: bool,
     snapshot_path: Path | None,
     keep_files: int,
+    is_drawing_ahead: bool,
 ) -> None:
     """Speak the ISIC Archive API over a synthetic archive or a download folder."""
     try:
         plan = parse_faults(faults_text)
         opened = source_from_text(source, tie_length=max(1, ties), n_kept_files=keep_files)
-        catalogue = Catalogue(opened, load_state(state_path, opened.name))
+        state = load_state(state_path, opened.name)
+        is_new = state_path is None or not state_path.exists()
+        catalogue = Catalogue(opened, state)
+        if is_new:
+            state.save()
         if isinstance(opened, FolderSource):
             for reason in opened.skipped[:5]:
                 click.echo(f"not listed: {reason}", err=True)
@@ -74,6 +86,8 @@ def main(
             has_unstable_ties=unstable_ties,
             names=frozenset({host, *names}),
         )
+        if is_drawing_ahead and is_new and isinstance(opened, SyntheticSource):
+            threading.Thread(target=opened.draw_ahead, daemon=True).start()
         asyncio.run(_serve(app, catalogue, (host, port)))
     except UnusableInputError as error:
         click.echo(f"Error: {error}", err=True)

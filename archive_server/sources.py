@@ -138,6 +138,11 @@ class SyntheticSource:
         modified_at = EPOCH + timedelta(microseconds=int(self.created_us[position]), days=revision)
         return StoredFile(content=content, media_type="image/jpeg", modified_at=modified_at)
 
+    def draw_ahead(self) -> None:
+        """Make the first files, oldest image first, until as many are made as are kept."""
+        for position in range(min(self._files.capacity, len(self.created_us))):
+            self.file(position, "full", 0)
+
     def has_at_hand(self, position: int, rendition: str, revision: int) -> bool:
         key_position = (
             int(self.population.drawn[position]) if self.population.is_identical[position] else position

@@ -44,14 +44,18 @@ def through_airflow(home: Path) -> tuple[float, float, int, str]:
         stages.append(chain.Stage(dag_id=dag_id, run_id=run["dag_run_id"], state=run["state"], tasks=tasks))
     timings = chain.timings(stages)
     total_s = sum(one.total_s for one in timings)
-    log = (home / "run" / "archive-server.log").read_text()
-    address = log.partition(" at ")[2].split()[0]
     return (
         total_s,
         total_s - sum(one.airflow_s for one in timings),
         sum(len(s.spans()) for s in stages),
-        address,
+        archive_of(home),
     )
+
+
+def archive_of(home: Path) -> str:
+    """The address of the archive server that a demo has started."""
+    log = (home / "run" / "archive-server.log").read_text()
+    return log.partition(" at ")[2].split()[0]
 
 
 def in_one_process(home: Path, archive: str) -> dict[str, float]:

@@ -193,6 +193,13 @@ def test_a_picture_is_the_same_bytes_whenever_it_is_drawn():
     assert first == again
 
 
+def test_the_first_files_are_drawn_ahead_as_many_as_are_kept():
+    source = loaded(30, seed=4, n_kept_files=3)
+    assert not source.has_at_hand(0, "full", 0)
+    source.draw_ahead()
+    assert [source.has_at_hand(position, "full", 0) for position in range(4)] == [True, True, True, False]
+
+
 def test_pictures_have_the_size_that_their_record_says():
     source = loaded(12)
     table, _ = source.load(12)

@@ -99,7 +99,7 @@ def _run(console: Console, settings: Settings, wishes: stack.Wishes, port: int |
     say(f"Airflow is ready at {api.url} (user {api.username}, password {api.password})")
     stages = show_progress(console, chain.follow(api, chain.begin(api, {})))
     has_failed = _report_failures(console, api, stages)
-    console.print(timing_table(started_s, chain.timings(stages)))
+    console.print(timing_table(started_s, chain.timings(stages), time.monotonic() - begun))
     _report_champion(console, settings, api)
     if any(stage.state == chain.ASKS for stage in stages):
         console.print(f"a person is asked: {_pages(api)}/lesions/champion/malignancy", soft_wrap=True)

@@ -28,6 +28,7 @@ SYNTHETIC_IMAGES = 1_500
 PUBLIC = "isic"
 NAMED_WEIGHTS = ("imagenet", "none")
 ARCHIVE_SERVER = "archive-server"
+N_KEPT_FILES = 2_000  # of the archive server, some 25 kB each
 ARCHIVE_TIMEOUT_S = 120.0  # a large folder is listed first
 
 
@@ -143,6 +144,8 @@ def _archive_url(home: Path, wishes: Wishes, say: Callable[[str], None]) -> str:
         command=(
             *(sys.executable, "-m", "archive_server", "--port", str(port)),
             *("--source", source, "--state", str(state)),
+            # While Airflow starts a core is idle.
+            *("--draw-ahead", "--keep-files", str(N_KEPT_FILES)),
         ),
         settings={"PYTHONPATH": str(airflow.CHECKOUT), "PYTHONUNBUFFERED": "1"},
     )
