@@ -1,9 +1,12 @@
 """Which way imports point: the path, written once. A folder or module imports only from those listed before it."""
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from collections import defaultdict
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -25,6 +28,7 @@ def room_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
+@cache
 def imports_of(path: Path) -> set[str]:
     """Every module that a file imports, anywhere in it, with the names it takes from packages."""
     found = set()
@@ -88,6 +92,63 @@ def test_no_module_is_imported_in_a_circle() -> None:
     for name, found in graph.items():
         graph[name] = {one if one in graph else one.rpartition(".")[0] for one in found} & set(graph) - {name}
     assert list(TopologicalSorter(graph).static_order())
+
+
+# Which extras a folder may count on, besides what is always installed: a module is imported where it is used.
+OF_THE_PRODUCT = ("airflow", "train", "local", "heic", "dicom", "onnx", "litert", "kerashub")
+EXTRAS = {
+    "lesion_tasks": OF_THE_PRODUCT,
+    "archive_server": (),
+    "dags": ("airflow",),
+    "plugins": ("airflow",),
+    "docker": ("cluster",),
+    **dict.fromkeys(
+        ("tests", "ui_tests", "stack_tests", "benchmarks", "requirements"), (*OF_THE_PRODUCT, "dev")
+    ),
+}
+# Modules whose distribution has another name.
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "airflow": "apache-airflow",
+    "markdown_it": "markdown-it-py",
+    "opentelemetry": "opentelemetry-api",
+    "psycopg2": "psycopg2-binary",
+    "sklearn": "scikit-learn",
+    "yaml": "pyyaml",
+}
+
+
+def distribution(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+@cache
+def declared(*extras: str) -> set[str]:
+    """The distributions that pyproject.toml names for an installation with these extras."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    lines = [
+        *project["dependencies"],
+        *(line for name in extras for line in project["optional-dependencies"][name]),
+    ]
+    return {distribution(re.match(r"[\w.-]+", line)[0]) for line in lines}  # type: ignore[index]
+
+
+def undeclared(names: set[str], extras: tuple[str, ...]) -> set[str]:
+    """Top modules of `names` that come neither with Python, nor from this repository, nor from what is declared."""
+    ours = {one.stem for folder in EXTRAS for one in (ROOT / folder).glob("*.py")} | set(EXTRAS)
+    tops = {name.split(".")[0] for name in names} - ours - set(sys.stdlib_module_names)
+    return {top for top in tops if distribution(DISTRIBUTIONS.get(top, top)) not in declared(*extras)}
+
+
+@pytest.mark.parametrize("folder", EXTRAS)
+def test_what_is_imported_is_declared(folder: str) -> None:
+    """What comes by way of something else goes when that no longer needs it."""
+    found = {
+        str(path.relative_to(ROOT)): missing
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if (missing := undeclared(imports_of(path), EXTRAS[folder]))
+    }
+    assert found == {}
 
 
 STEPS = (
