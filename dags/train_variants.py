@@ -42,6 +42,7 @@ from lesion_notices import tell
 from lesion_tasks.catalog import COHORTS, VARIANTS, Variant
 from lesion_tasks.catalog.approvals import ASKS_NOBODY
 from lesion_tasks.catalog.cohorts import NONE_OF_THEM
+from lesion_tasks.catalog.recipe import MAX_TRIALS
 from lesion_tasks.catalog.schedules import SCHEDULES
 from lesion_tasks.catalog.shortened import changeable_fields
 
@@ -100,7 +101,7 @@ POLICIES = {
             0,
             type="integer",
             minimum=0,
-            maximum=1_000,
+            maximum=MAX_TRIALS,
             title="Search trials",
             section="Shorter or searched",
             description=(

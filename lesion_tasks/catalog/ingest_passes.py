@@ -18,27 +18,31 @@ class IngestPass:
     name: str
     is_default: bool  # run unless passes are chosen
     what: str
+    after: str | None  # the pass on whose result it works
 
 
 _PASSES = (
-    IngestPass(name="append", is_default=True, what="records newer than last time"),
+    IngestPass(name="append", is_default=True, what="records newer than last time", after=None),
     IngestPass(
         name="reconcile",
         is_default=True,
         what="counts by id prefix, read where they differ",
+        after="append",
     ),
-    IngestPass(name="sweep", is_default=True, what="a share of all records, read again"),
+    IngestPass(name="sweep", is_default=True, what="a share of all records, read again", after="reconcile"),
     # Checking files that we already have is worthwhile only if it is spread over months.
     IngestPass(
         name="check_files",
         is_default=False,
         what="a share of all files, checked for changes",
+        after="sweep",
     ),
-    IngestPass(name="fetch", is_default=True, what="files that are missing or replaced"),
+    IngestPass(name="fetch", is_default=True, what="files that are missing or replaced", after="check_files"),
     IngestPass(
         name="vocabulary",
         is_default=False,
         what="counts of values that the archive's published rules do not know",
+        after="sweep",  # it needs no files
     ),
 )
 INGEST_PASSES = {one.name: one for one in _PASSES}

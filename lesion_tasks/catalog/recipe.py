@@ -93,6 +93,9 @@ class SearchRange:
             raise ValueError(f"search of {self.field!r}: {self.low} to {self.high} is not a range")
 
 
+MAX_TRIALS = 1_000  # of one search
+
+
 @dataclass(frozen=True, kw_only=True)
 class SearchSpace:
     """What a Bayesian search may change in a variant, and how long each of its trials may learn."""

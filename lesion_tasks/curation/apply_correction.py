@@ -4,11 +4,10 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog.approvals import LABEL_DECISIONS, PAIR_DECISIONS
 from lesion_tasks.catalog.lookup import did_you_mean, find_task
 from lesion_tasks.curation.assign_groups import NEXT_NUMBER, regroup
 from lesion_tasks.curation.corrections import (
-    LABEL_DECISIONS,
-    PAIR_DECISIONS,
     Asked,
     find_correction,
     insert_correction,

@@ -10,7 +10,15 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.approvals import AS_SET, MAX_REASON, MIN_CORRECTION_REASON, PAGES, RULE
+from lesion_tasks.catalog.approvals import (
+    AS_SET,
+    LABEL_DECISIONS,
+    MAX_REASON,
+    MIN_CORRECTION_REASON,
+    PAGES,
+    RULE,
+    WITHDRAWN,
+)
 from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.curation.apply_correction import (
     apply_correction,
@@ -19,8 +27,6 @@ from lesion_tasks.curation.apply_correction import (
     read_asked,
 )
 from lesion_tasks.curation.corrections import (
-    LABEL_DECISIONS,
-    WITHDRAWN,
     Asked,
     find_correction,
     find_ever_made,

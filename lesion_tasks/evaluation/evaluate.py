@@ -113,6 +113,13 @@ def report_key(subject: EvaluationSubject) -> str:
     return f"{subject.folder}/report.html"
 
 
+def choose_trainings(workspace: Workspace, cohorts: Sequence[str] | None = None) -> list[str]:
+    """What to evaluate where nobody names trainings: those without an evaluation, or without one of these cohorts."""
+    if not cohorts:
+        return list_unevaluated(workspace)
+    return list(dict.fromkeys(one for name in cohorts for one in list_unjudged(workspace, name)))
+
+
 def list_unevaluated(workspace: Workspace) -> list[str]:
     """Finished trainings without an evaluation on their own manifest, oldest first.
 

@@ -11,10 +11,11 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import IMPUTATIONS
+from lesion_tasks.catalog.approvals import LABEL_DECISIONS, PAIR_DECISIONS
 from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.catalog.titles import split_title
-from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, corrections_at
+from lesion_tasks.curation.corrections import corrections_at
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.metrics.known_identities import note_of
 from lesion_tasks.splits import data_facts as facts
