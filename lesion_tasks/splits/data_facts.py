@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
+from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest_checks import subset_shares
@@ -14,10 +15,6 @@ from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MISSING_FIELDS = (
-    "age_years", "sex", "size_mm", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",
-    "patient_id", "lesion_id",
-)  # fmt: skip
 # The Arrow columns that are counted, each in a table of its own; ages and sizes in steps.
 COUNTED = (
     "image_type", "age", "sex", "anatom_site", "fitzpatrick_skin_type", "size", "diagnosis_confirm_type",
@@ -69,7 +66,7 @@ def missing_rows(table: "pa.Table") -> list[dict[str, Any]]:
             "field": field,
             "shares": [part[field].null_count / len(part) if len(part) else None for part in parts.values()],
         }
-        for field in MISSING_FIELDS
+        for field in MAY_BE_MISSING
     ]
 
 
