@@ -76,7 +76,7 @@ def champion(task: str) -> None:
 
     with open_workspace().engine.connect() as connection:
         found = champion_of(connection, task)
-        entry = champion_entry(connection, found) if found else {"champion": None}
+        entry = champion_entry(connection, found).model_dump() if found else {"champion": None}
     show(entry)
 
 
