@@ -1,8 +1,8 @@
-"""The bucket door: objects by key, in a directory or in S3, with the same promises.
+"""The bucket door: objects by key, in a directory or in S3, each read held against its SHA-256 where one is stored.
 
-An object is visible whole or not at all. Keys are slash-separated words; a key that could leave the bucket is
-refused. Objects that are memory-mapped are returned as a local file: the object itself in a directory bucket, a
-cached copy of an S3 object.
+Both keep the same promises. An object is visible whole or not at all. Keys are slash-separated words; a key that could
+leave the bucket is refused. Objects that are memory-mapped are returned as a local file: the object itself in a
+directory bucket, a cached copy of an S3 object.
 """
 
 import contextlib

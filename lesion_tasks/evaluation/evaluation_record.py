@@ -1,4 +1,4 @@
-"""Evaluations and looks at test sets as rows in Postgres: the only module that reads or writes these two tables.
+"""Evaluations and looks at test sets as rows in Postgres: the only module that writes these two tables.
 
 The result of an evaluation is its document, sealed by a digest. The columns beside it repeat parts of it for display;
 decisions use the document itself: `find_sealed`, then `failed_checks` and `undecided_checks`.

@@ -59,14 +59,14 @@ class EvaluationSubject:
     @property
     def threshold(self) -> "Threshold | None":
         """The operating point that was stored with the model."""
-        from lesion_tasks.metrics.threshold import Threshold
+        from lesion_tasks.metrics.threshold import CHOSEN_ON, Threshold
 
         if self.training.threshold is None:
             return None
         return Threshold(
             value=self.training.threshold,
             rule=self.training.threshold_rule or "a rule that was not recorded",
-            chosen_on="val",
+            chosen_on=CHOSEN_ON,
         )
 
     @property

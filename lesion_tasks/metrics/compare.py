@@ -43,14 +43,6 @@ class Difference:
     p_value: float | None = None
     other_intervals: tuple[Interval, ...] = ()
 
-    def is_not_inferior(self, margin: float) -> bool:
-        """Whether a loss larger than `margin` (0 or more) is excluded by the interval."""
-        return self.interval is not None and self.interval.low >= -margin
-
-    def is_superior(self) -> bool:
-        """Whether no gain is excluded by the interval."""
-        return self.interval is not None and self.interval.low > 0
-
     def as_dict(self) -> dict[str, Any]:
         return {
             "measure": self.measure,

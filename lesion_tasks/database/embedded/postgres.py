@@ -111,11 +111,6 @@ def database_url(home: Path, name: str) -> str:
     return f"{ensure_running(home)}/{name}"
 
 
-def is_running(home: Path) -> bool:
-    """Tell whether a server runs on the cluster under `home`."""
-    return running_server(home) is not None
-
-
 def running_server(home: Path) -> psutil.Process | None:
     """The server under `home` that runs; a restarted one is another process, even under the same id."""
     return _server_process(_cluster(home))
