@@ -15,10 +15,9 @@ ROWS_PER_GROUP = 5_000
 _FIRST = ("isic_id", "attribution", "copyright_license")
 
 
-def write_snapshot(catalogue: Catalogue, folder: Path, made_at: datetime | None = None) -> None:
-    """Write `ISIC_metadata.parquet` and `ISIC_images.zip` of everything visible; by default as of the newest image."""
-    if made_at is None:
-        made_at = datetime.fromtimestamp(int(catalogue.visible_created_us[-1]) / 1e6, UTC)
+def write_snapshot(catalogue: Catalogue, folder: Path) -> None:
+    """Write `ISIC_metadata.parquet` and `ISIC_images.zip` of everything visible, as of the newest image."""
+    made_at = datetime.fromtimestamp(int(catalogue.visible_created_us[-1]) / 1e6, UTC)
     folder.mkdir(parents=True, exist_ok=True)
     fields = sorted({field for row in _rows(catalogue) for field in row} - set(_FIRST))
     _write_table(catalogue, folder / METADATA_NAME, [*_FIRST, *fields], made_at)

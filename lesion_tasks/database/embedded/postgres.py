@@ -55,6 +55,9 @@ SERVER_SETTINGS = {
 }
 
 
+TAIL_LINES = 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Cluster:
     """Paths of one server under the home folder."""
@@ -403,5 +406,5 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _tail(text: str, n_lines: int = 8) -> str:
-    return "\n".join(text.splitlines()[-n_lines:])
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-TAIL_LINES:])
