@@ -80,6 +80,14 @@ def test_the_stand_in_archive_knows_the_outer_door_alone(path: Path) -> None:
     assert rooms_imported_by(path) <= {"progress", "scratch", "addresses", "catalog", "settings", "archive"}
 
 
+def test_the_package_itself_imports_no_room_until_it_is_asked() -> None:
+    """It stands before all rooms, for the errors that they raise; `open_champion` is the door for whoever uses it."""
+    tree = ast.parse((PACKAGE / "__init__.py").read_text())
+    at_once = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
+    assert {node.module for node in at_once if isinstance(node, ast.ImportFrom)} == {"pathlib", "typing"}
+    assert [node for node in at_once if isinstance(node, ast.Import)] == []
+
+
 def test_no_module_is_imported_in_a_circle() -> None:
     """At the top of modules: what is imported inside a function comes later, and may come from anywhere before."""
     graph: dict[str, set[str]] = {}
