@@ -34,6 +34,15 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+MOST_WORDS = 30  # of the glossary: as many as a newcomer reads
+
+
+def test_the_glossary_is_short_and_has_each_word_once() -> None:
+    glossary = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Words\n")[2]
+    words = re.findall(r"^\| ([a-z ]+) \|", glossary, re.MULTILINE)
+    assert 0 < len(words) == len(set(words)) <= MOST_WORDS
+
+
 def test_every_command_of_the_readme_exists_and_every_command_has_help() -> None:
     named = set(re.findall(r"bin/lesion ([a-z][a-z-]*)", (ROOT / "README.md").read_text()))
     assert named <= set(lesion.commands)

@@ -55,11 +55,13 @@ def test_the_root_holds_few_modules() -> None:
 
 
 def test_no_two_files_share_a_stem() -> None:
+    """Nor a file and a folder, which people look for by the same word."""
     places = defaultdict(list)
+    for path in PACKAGE.rglob("__init__.py"):
+        places[path.parent.name].append(str(path.parent.relative_to(ROOT)))
     for path in (*FILES, *ARCHIVE_SERVER_FILES):
         if path.stem not in PLACES and "versions" not in path.parts:
             places[path.stem].append(str(path.relative_to(ROOT)))
-    # A module of the root and a folder share the namespace too.
     assert {stem: where for stem, where in places.items() if len(where) > 1} == {}
 
 

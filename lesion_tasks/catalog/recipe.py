@@ -9,7 +9,7 @@ from lesion_tasks.catalog.entries import OneOf, refuse, unknown, unknown_values
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
 from lesion_tasks.catalog.learning import BOUNDS as BOUNDS_OF_LEARNING
 from lesion_tasks.catalog.learning import OF_STEPS, Learning
-from lesion_tasks.catalog.splits import SPLITS
+from lesion_tasks.catalog.split_recipes import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
 ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer", "ensemble")

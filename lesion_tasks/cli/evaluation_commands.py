@@ -10,7 +10,7 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import cohorts_chosen, find_cohort
-from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
+from lesion_tasks.catalog.split_recipes import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.cli.command_line import (
     Choice,
     TaskName,

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
+from lesion_tasks.catalog.split_recipes import LEAKING_IMPUTATIONS
 from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import OpenQuestion
 from lesion_tasks.evaluation.decisions import (

@@ -33,7 +33,7 @@ from lesion_tasks.training.model.averaging import (
     calibration_of,
     members_in,
 )
-from lesion_tasks.training.model.serving import calibrated, fit_calibration, with_calibration
+from lesion_tasks.training.model.stored_model import calibrated, fit_calibration, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
 from lesion_tasks.training.run_spec import load_data
 from lesion_tasks.training.stages import Trained, train_model

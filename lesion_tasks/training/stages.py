@@ -40,7 +40,7 @@ from lesion_tasks.training.model import (
     set_trainable,
 )
 from lesion_tasks.training.model.losses import loss_for, with_auxiliary_head, with_bias_loss
-from lesion_tasks.training.model.serving import (
+from lesion_tasks.training.model.stored_model import (
     calibrated,
     finish_model,
     fit_calibration,
