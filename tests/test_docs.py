@@ -28,6 +28,14 @@ def test_links_between_documents_lead_somewhere(page: Path) -> None:
             assert not anchor or linked.suffix != ".md" or anchor in anchors_of(linked), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_document_names_exists(page: Path) -> None:
+    named = set(re.findall(r"\b((?:[a-z_]+/)+\w+\.py)\b", page.read_text()))
+    assert {
+        name for name in named if not ((ROOT / name).is_file() or (ROOT / "lesion_tasks" / name).is_file())
+    } == set()
+
+
 def anchors_of(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
