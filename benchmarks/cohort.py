@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from lesion_tasks.settings import read_settings  # noqa: E402
 from lesion_tasks.workspace import open_workspace  # noqa: E402
 
 MIN_RATIO, MAX_GROWTH = 0.5, 1.25
@@ -65,12 +66,12 @@ def fill(n_images: int) -> None:
 def prepare(n_images: int, variant: str) -> str:
     """Pictures, catalogue, split and training; returns the training's id."""
     from lesion_tasks.curation.curate import curate_images
-    from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.connection import database_url, migrate
     from lesion_tasks.evaluation.evaluate import evaluate_training
     from lesion_tasks.training.prepare import prepare_training
     from lesion_tasks.training.train import train_variant
 
-    migrate()
+    migrate(database_url(read_settings()))
     began = time.perf_counter()
     fill(n_images)
     workspace = open_workspace()

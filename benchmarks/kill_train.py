@@ -116,7 +116,7 @@ def outcome(url: str) -> dict[str, Any]:
         predictions = connection.execute(
             text("SELECT subset, isic_id, probabilities FROM prediction ORDER BY 1, 2")
         ).all()
-    with zipfile.ZipFile(io.BytesIO(open_bucket().get(key))) as archive:
+    with zipfile.ZipFile(io.BytesIO(open_bucket(read_settings()).get(key))) as archive:
         weights = archive.read("model.weights.h5")
     return {
         "weights": _arrays(weights),

@@ -36,11 +36,12 @@ def measure(*, has_effect: bool) -> dict[str, object]:
 
     from lesion_tasks.catalog import VARIANTS
     from lesion_tasks.curation.curate import curate_images
-    from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.connection import database_url, migrate
     from lesion_tasks.evaluation.held_out_report import choose_folds, report_held_out, train_fold
+    from lesion_tasks.settings import read_settings
     from lesion_tasks.workspace import open_workspace
 
-    migrate()
+    migrate(database_url(read_settings()))
     workspace, rng = open_workspace(), np.random.default_rng(3)
 
     def images() -> Iterator[DrawnImage]:

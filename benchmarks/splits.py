@@ -18,6 +18,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -58,8 +59,8 @@ def measure_catalogue(n: int, home: str) -> dict[str, float]:
         return {"curate_s": curated - start, "split_s": time.perf_counter() - curated}
 
     try:
-        migrate()
-        engine = engine_for(database_url())
+        migrate(database_url(read_settings()))
+        engine = engine_for(database_url(read_settings()))
         for first in range(1, n + 1, BATCH):
             with engine.begin() as connection:
                 add_made_up_records(connection, first, min(first + BATCH - 1, n), seen="2026-01-01")

@@ -25,11 +25,11 @@ from lesion_tasks.cli.command_line import (
 @lesion.command()
 def setup() -> None:
     """Create the database's tables, or bring them to the newest version."""
-    from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.connection import database_url, migrate
     from lesion_tasks.database.migration_state import shown_url
 
-    done = migrate().upgrade
     workspace = open_workspace()
+    done = migrate(database_url(workspace.settings)).upgrade
     show({"database": f"{shown_url(workspace.engine)}: {done}", "bucket": workspace.bucket.url})
 
 
