@@ -77,6 +77,24 @@ def test_nothing_imports_airflow_or_the_stand_in_archive(path: Path) -> None:
     assert {name.split(".")[0] for name in imports_of(path)} & {"airflow", "archive_server"} == set()
 
 
+MOST_BY_POSITION = 6
+
+
+@pytest.mark.parametrize(
+    "path", [*FILES, *ARCHIVE_SERVER_FILES], ids=lambda path: str(path.relative_to(ROOT))
+)
+def test_many_values_are_handed_over_by_name(path: Path) -> None:
+    """A swap of two would be silent. What is decorated, a command or a route, is called by name anyway."""
+    functions = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)]
+    long = [
+        one.name
+        for one in functions
+        if not one.decorator_list
+        and len([arg for arg in one.args.args if arg.arg not in ("self", "cls")]) > MOST_BY_POSITION
+    ]
+    assert long == []
+
+
 @pytest.mark.parametrize("path", ARCHIVE_SERVER_FILES, ids=lambda path: path.stem)
 def test_the_stand_in_archive_knows_the_outer_door_alone(path: Path) -> None:
     assert rooms_imported_by(path) <= {"progress", "scratch", "addresses", "catalog", "settings", "archive"}

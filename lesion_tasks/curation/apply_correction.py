@@ -34,7 +34,15 @@ def correct(
     `UnusableInputError` for an unknown decision, image or task, for what does not go together, and for a decision that
     contradicts one in force.
     """
-    asked = read_asked(decision, isic_id, other_isic_id, task, reason, decided_by, request_id)
+    asked = read_asked(
+        decision,
+        isic_id=isic_id,
+        other=other_isic_id,
+        task=task,
+        reason=reason,
+        decided_by=decided_by,
+        request_id=request_id,
+    )
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
         return apply_correction(connection, workspace.bucket, asked)
@@ -67,6 +75,7 @@ def apply_withdrawal(
 
 def read_asked(
     decision: str,
+    *,
     isic_id: str,
     other: str | None,
     task: str | None,

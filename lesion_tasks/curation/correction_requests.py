@@ -136,7 +136,15 @@ def read_request(
     else:
         if not isic_id:
             raise UnusableInputError(f"{decision}: expected the id of an image")
-        asked = read_asked(decision, isic_id, other_isic_id, task, words, asked_by, request_id)
+        asked = read_asked(
+            decision,
+            isic_id=isic_id,
+            other=other_isic_id,
+            task=task,
+            reason=words,
+            decided_by=asked_by,
+            request_id=request_id,
+        )
         about = asked.isic_id, asked.other_isic_id, asked.task
     return Request(
         request_id=request_id,

@@ -57,6 +57,7 @@ def judge_seals(
 
 def judge(
     engine: Engine,
+    *,
     bucket: Bucket,
     subject: EvaluationSubject,
     scored: "Mapping[str, Scored]",
