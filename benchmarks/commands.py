@@ -32,7 +32,7 @@ from lesion_tasks.training.quiet_start import import_tensorflow
 VARIANT = VARIANTS["mobilenet_v2_unfrozen_augmented"]
 N_PICTURES = 300
 N_ROUNDS = 3
-# Of all four together. Doubt, digests and checks of the catalogue are more than the scripts do.
+# Of all four together. Doubt, digests and checks of the database are more than the scripts do.
 MIN_RATIO = 0.7
 
 _NOTHING = """

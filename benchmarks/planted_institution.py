@@ -32,7 +32,7 @@ N_LESIONS = 120  # of each, with two pictures; one third is malignant
 
 def measure(*, has_effect: bool) -> dict[str, object]:
     """Everything from the pictures to the report, in the home of this process; returns what the report says."""
-    from catalogue_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
+    from database_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
 
     from lesion_tasks.catalog import VARIANTS
     from lesion_tasks.curation.curate import curate_images

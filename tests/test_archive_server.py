@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from archive_server.faults import FaultPlan, parse_faults, scripted
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from archive_server.hosting import running
 from archive_server.paging import Cursor, InvalidCursorError, InvalidPositionError, decode_cursor, paginate
 from archive_server.server import build_app
@@ -30,7 +30,7 @@ SECOND_US = 1_000_000
 
 
 def catalogue_of(source, state_path=None):
-    return Catalogue(source, load_state(state_path, source.name))
+    return Holdings(source, load_state(state_path, source.name))
 
 
 @contextmanager

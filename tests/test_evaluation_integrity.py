@@ -137,7 +137,7 @@ def test_labels_that_changed_since_are_a_caution_with_their_count_and_five_examp
     assert (
         "7 of 10 labels of test have changed since: ISIC_0000000 from benign to malignant" in verdict.sentence
     )
-    assert "1 of 10 images of test are no longer in the catalogue" in verdict.sentence
+    assert "1 of 10 images of test are no longer in the database" in verdict.sentence
     assert len(verdict.numbers["examples"]) == 5
 
 

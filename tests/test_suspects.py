@@ -200,7 +200,7 @@ def test_a_pair_that_is_taken_apart_again_leaves_every_split_as_it_was(curated: 
         ("label_kept", ("ISIC_0000001", "ISIC_0000002"), "found a second image, expected one image"),
         ("lesions_joined", ("ISIC_0000001",), "found one image, expected a pair"),
         ("lesions_joined", ("ISIC_0000001", "ISIC_0000001"), "twice"),
-        ("label_kept", ("ISIC_0999999",), "the catalogue has no image of this id"),
+        ("label_kept", ("ISIC_0999999",), "the database has no image of this id"),
     ],
 )
 def test_a_decision_that_makes_no_sense_is_refused(

@@ -114,12 +114,12 @@ def read_asked(
 
 
 def check_images(connection: Connection, *isic_ids: str | None) -> None:
-    """Raise `UnusableInputError` unless the catalogue has the images."""
+    """Raise `UnusableInputError` unless the database has the images."""
     for isic_id in filter(None, isic_ids):
         if not connection.execute(
             text("SELECT EXISTS (SELECT FROM image WHERE isic_id = :id)"), {"id": isic_id}
         ).scalar_one():
-            raise UnusableInputError(f"image {isic_id[:200]!r}: the catalogue has no image of this id")
+            raise UnusableInputError(f"image {isic_id[:200]!r}: the database has no image of this id")
 
 
 def _follow(connection: Connection, bucket: Bucket, decision: str, isic_id: str, other: str | None) -> None:

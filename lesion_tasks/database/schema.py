@@ -177,7 +177,7 @@ class RecordVersion(Base):
 
 
 class ScopeRecord(Base):
-    """Which scopes a record was listed in. Two scopes can share one catalogue."""
+    """Which scopes a record was listed in. Two scopes can share one database."""
 
     __tablename__ = "scope_record"
     written_by = ("ingest.reconcile", "ingest.snapshot_handover", "ingest.write_records")

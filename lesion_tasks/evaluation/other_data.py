@@ -395,7 +395,7 @@ def _measured(
 
 
 def _in_order(connection: Connection, rows: "pd.DataFrame", scored: "Scored") -> "pd.DataFrame":
-    """The manifest's rows in the order of the scored images, with the diagnosis of each as the catalogue has it."""
+    """The manifest's rows in the order of the scored images, with the diagnosis of each as the database has it."""
     found = connection.execute(
         text("SELECT isic_id, diagnosis FROM image WHERE isic_id = ANY(:ids)"),
         {"ids": rows["isic_id"].tolist()},

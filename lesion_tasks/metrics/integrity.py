@@ -394,7 +394,7 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
     """Cautions if images have a different label today than in the manifest, or none.
 
     `manifest`: image id -> label; `today`: image id -> the label that the task gives the image now, None if no rule of
-    the task matches; a missing id is no longer in the catalogue. The measured figures stay unchanged.
+    the task matches; a missing id is no longer in the database. The measured figures stay unchanged.
     """
     gone = sorted(set(manifest) - set(today))
     changed = sorted(
@@ -418,7 +418,7 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
             + (" and others" if len(changed) > N_EXAMPLES else "")
         )
     if gone:
-        parts.append(f"{len(gone):,} of {len(manifest):,} images of test are no longer in the catalogue")
+        parts.append(f"{len(gone):,} of {len(manifest):,} images of test are no longer in the database")
     return _verdict("labels_changed", "caution", f"{'; '.join(parts)}.", numbers, is_blocking=False)
 
 

@@ -35,7 +35,7 @@ _MEMBERS = text("""
 
 
 def gather_cohorts(connection: Connection, task: Task) -> None:
-    """Bring `cohort_image` of a task in line with the catalogue.
+    """Bring `cohort_image` of a task in line with the images.
 
     Images that have become a cohort's leave every split of the task at once; the splits take notice when they are next
     built. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that cannot be

@@ -1,4 +1,4 @@
-"""A manifest's rows and the catalogue around them -> the tables of its page, as plain values."""
+"""A manifest's rows and the images around them -> the tables of its page, as plain values."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -168,7 +168,7 @@ def quarantine_counts(connection: Connection, split: str, assignment: str) -> di
 
 
 def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> dict[str, Any]:
-    """Identical files of the manifest, and copies in the whole catalogue that identities do not reveal."""
+    """Identical files of the manifest, and copies in the whole database that identities do not reveal."""
     import pyarrow.compute as pc
 
     sizes = table.group_by("sha256").aggregate([([], "count_all")])["count_all"]
