@@ -35,7 +35,7 @@ from lesion_tasks.training.distortions import distort
 from lesion_tasks.training.examples import Batches, Examples
 from lesion_tasks.training.judge import Judgement, judge_probabilities
 from lesion_tasks.training.learning_batches import LearningBatches
-from lesion_tasks.training.loop import Stage, fit_stage
+from lesion_tasks.training.loop import Stage, train_stage
 from lesion_tasks.training.model import build_model
 from lesion_tasks.training.optimizers import make_optimizer
 from lesion_tasks.training.predict_examples import predict_examples
@@ -160,7 +160,7 @@ def measure(
             found = predict_examples(model, few, classes=variant.task.classes, batch_images=N_VAL)
             return judge_probabilities(found.to_numpy(), few.labels)
 
-    fit_stage(
+    train_stage(
         model,
         stage,
         batches,

@@ -285,12 +285,12 @@ class _Look:
 
     training_id: str
     finished_at: datetime
-    draw: tuple[str, str]
+    assignment: tuple[str, str]
     value: float
 
 
 def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
-    """A measure of every training of the task that was tested on the same draw of test before this one, by time."""
+    """A measure of every training of the task that was tested on the same assignment before this one, by time."""
     one = connection.execute(
         text("""
             SELECT t.task, t.finished_at, m.recipe #>> '{task,salt}' AS salt, m.recipe #>> '{task,test_share}' AS share
@@ -304,16 +304,16 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
     return [
         look.value
         for look in _looks(connection, one.task, measure)
-        if look.draw == (one.salt, one.share) and look.finished_at < one.finished_at
+        if look.assignment == (one.salt, one.share) and look.finished_at < one.finished_at
     ]
 
 
-def figures_by_draw(connection: Connection, task: str, measure: str) -> list[dict[str, float]]:
-    """A measure of every training of a task, oldest first, by its id: a dict for each draw of test."""
-    draws: dict[tuple[str, str], dict[str, float]] = {}
+def figures_by_assignment(connection: Connection, task: str, measure: str) -> list[dict[str, float]]:
+    """A measure of every training of a task, oldest first, by its id: a dict for each assignment."""
+    assignments: dict[tuple[str, str], dict[str, float]] = {}
     for look in _looks(connection, task, measure):
-        draws.setdefault(look.draw, {})[look.training_id] = look.value
-    return list(draws.values())
+        assignments.setdefault(look.assignment, {})[look.training_id] = look.value
+    return list(assignments.values())
 
 
 def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
@@ -332,7 +332,7 @@ def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
         _Look(
             training_id=row.training_id,
             finished_at=row.finished_at,
-            draw=(row.salt, row.share),
+            assignment=(row.salt, row.share),
             value=row.value,
         )
         for row in rows

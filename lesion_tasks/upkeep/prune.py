@@ -74,7 +74,7 @@ class PruneResult:
         return sum(one.size_bytes for one in self.things)
 
     def as_dict(self) -> dict[str, Any]:
-        """A dictionary fit for JSON."""
+        """A dictionary ready for JSON."""
         return {**asdict(self), "n_objects": self.n_objects, "size_bytes": self.size_bytes}
 
     def counts(self) -> dict[str, int]:
