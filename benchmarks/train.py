@@ -1,6 +1,6 @@
-"""Images per second of our training against bare Keras on arrays in memory: the engine's overhead.
+"""Images per second of our training against bare Keras on arrays in memory: what our loop costs.
 
-The same model, the same batches. Ours is the engine's loop: batches cut from memory-mapped shards in the order that
+The same model, the same batches. Ours is the loop of the package: batches cut from memory-mapped shards in the order that
 seed and epoch decide, figures after each epoch, a checkpoint in the bucket. The peer is `fit` on arrays. Both take
 turns by the epoch and the medians are compared; the epoch in which everything is compiled is not counted. Without a
 GPU time is that of the processor, over all threads, so that a busy machine does not matter; with one it is wall time,
@@ -112,7 +112,7 @@ def main() -> int:
 def measure(
     variant: Variant, train: Examples, peer: Peer, folder: Path, n_rounds: int, how: Learning | None
 ) -> dict[str, list[float]]:
-    """Seconds of each epoch: the engine's loop runs, and after each of its epochs the peer runs one.
+    """Seconds of each epoch: our loop runs, and after each of its epochs the peer runs one.
 
     An epoch of ours reaches from one report to the next, so it has the checkpoint of the epoch before in it.
     """

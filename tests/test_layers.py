@@ -188,14 +188,14 @@ STEPS = (
 def test_the_command_line_starts_without_what_most_commands_do_not_need() -> None:
     """Half a second is noticed at each command: the database, pydantic and tables come when a command asks for them."""
     late = ("sqlalchemy", "pydantic", "numpy", "jinja2", "rich", "yarl", "aiohttp", "boto3")
-    probe = f"import lesion_tasks.__main__, sys; print([name for name in {late!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    program = f"import lesion_tasks.__main__, sys; print([name for name in {late!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
 
 
 @pytest.mark.parametrize("module", ["__main__", *STEPS])
 def test_a_step_is_imported_without_anything_heavy(module: str) -> None:
     heavy = ("tensorflow", "keras", "pandas", "pandera", "sklearn", "matplotlib")
-    probe = f"import lesion_tasks.{module}, sys; print([name for name in {heavy!r} if name in sys.modules])"
-    result = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    program = f"import lesion_tasks.{module}, sys; print([name for name in {heavy!r} if name in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert result.stdout.splitlines()[-1] == "[]"
