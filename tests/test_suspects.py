@@ -84,7 +84,7 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
         manifest_in_force(workspace.engine, SPLIT)
     assert manifest_in_force(workspace.engine, SPLIT, is_corrected=False)[0] == before
     with workspace.engine.connect() as connection:
-        assert collect_facts(workspace.bucket, connection, before)["corrections"] == []
+        assert collect_facts(workspace.bucket, connection, before).corrections == []
     after = build_split(workspace, SPLIT)
     assert manifest_in_force(workspace.engine, SPLIT)[0] == after
     assert after != before and funnel(curated, after)["label_set_aside"] == -1
@@ -98,7 +98,7 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
         correct(workspace, "label_kept", "ISIC_0000005", **ask)
     withdraw_correction(workspace, number, withdrawn_by="Bea")
     with workspace.engine.connect() as connection:
-        assert len(collect_facts(workspace.bucket, connection, after)["corrections"]) == 1
+        assert len(collect_facts(workspace.bucket, connection, after).corrections) == 1
     assert build_split(workspace, SPLIT) == before
     assert rows_of(curated, "SELECT decided_by, withdrawn_by, reason FROM correction") == [
         ("Ada", "Bea", "a seborrhoeic keratosis")

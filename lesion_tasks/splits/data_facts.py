@@ -1,6 +1,7 @@
 """A manifest's rows and the images around them -> the tables of its page, as plain values."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -167,7 +168,19 @@ def quarantine_counts(connection: Connection, split: str, assignment: str) -> di
     return {"n_groups": row.groups, "n_images": row.images, "n_former_members": row.former}
 
 
-def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What shows the same thing: numbers, and the most doubtful pairs with their pictures' keys."""
+
+    n_identical_files: int
+    n_images_of_identical_files: int
+    n_copies: int
+    n_look_alikes: int
+    copies: list[dict[str, Any]]
+    look_alikes: list[dict[str, Any]]
+
+
+def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> Duplicates:
     """Identical files of the manifest, and copies in the whole database that identities do not reveal."""
     import pyarrow.compute as pc
 
@@ -182,14 +195,14 @@ def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_sho
         """)
     ).all()
     by_kind = {bool(is_copy): int(n) for is_copy, n in counts}
-    return {
-        "n_identical_files": len(identical),
-        "n_images_of_identical_files": int(pc.sum(identical).as_py() or 0),
-        "n_copies": by_kind.get(True, 0),
-        "n_look_alikes": by_kind.get(False, 0),
-        "copies": _pairs(connection, split, n_shown, is_copy=True),
-        "look_alikes": _pairs(connection, split, n_shown // 3, is_copy=False),
-    }
+    return Duplicates(
+        n_identical_files=len(identical),
+        n_images_of_identical_files=int(pc.sum(identical).as_py() or 0),
+        n_copies=by_kind.get(True, 0),
+        n_look_alikes=by_kind.get(False, 0),
+        copies=_pairs(connection, split, n_shown, is_copy=True),
+        look_alikes=_pairs(connection, split, n_shown // 3, is_copy=False),
+    )
 
 
 def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -> list[dict[str, Any]]:
