@@ -198,14 +198,11 @@ def train_variants() -> None:
     )
     def train(variant: str, params: dict[str, Any]) -> str:
         """Train one variant on the newest manifest of its split."""
-        from lesion_tasks.training.prepare import prepare_training
-        from lesion_tasks.training.train import train_variant
+        from lesion_tasks.training.prepare import prepare_and_train
         from lesion_tasks.upkeep.lineage import of_training
 
         workspace = open_workspace()
-        # Already done for the scheduled variants.
-        prepare_training(workspace, variant, is_smoke_run=params["smoke_run"], changes=params["changes"])
-        training_id = train_variant(
+        training_id = prepare_and_train(
             workspace,
             variant,
             again=params["again"],

@@ -86,8 +86,8 @@ def train(
     changes: Mapping[str, Any],
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
-    from lesion_tasks.training.prepare import prepare_training
-    from lesion_tasks.training.train import choose_variants, train_variant
+    from lesion_tasks.training.prepare import prepare_and_train
+    from lesion_tasks.training.train import choose_variants
 
     workspace = open_workspace()
     with shown_whatever_happens() as done:
@@ -99,8 +99,7 @@ def train(
             is_smoke_run=is_smoke_run,
             changes=changes,
         ):
-            prepare_training(workspace, name, is_smoke_run=is_smoke_run, changes=changes)
-            done[name] = train_variant(
+            done[name] = prepare_and_train(
                 workspace,
                 name,
                 again=again,
