@@ -10,7 +10,7 @@ import click
 from aiohttp import web
 
 from archive_server.faults import parse_faults
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from archive_server.hosting import HOST, start
 from archive_server.published_snapshot import write_snapshot
 from archive_server.server import API, build_app
@@ -69,7 +69,7 @@ def main(
         opened = source_from_text(source, tie_length=max(1, ties), n_kept_files=keep_files)
         state = load_state(state_path, opened.name)
         is_new = state_path is None or not state_path.exists()
-        catalogue = Catalogue(opened, state)
+        holdings = Holdings(opened, state)
         if is_new:
             state.save()
         if isinstance(opened, FolderSource):
@@ -78,9 +78,9 @@ def main(
             if len(opened.skipped) > 5:
                 click.echo(f"not listed: {len(opened.skipped) - 5} more rows", err=True)
         if snapshot_path is not None:
-            write_snapshot(catalogue, snapshot_path)
+            write_snapshot(holdings, snapshot_path)
         app = build_app(
-            catalogue,
+            holdings,
             fault_plan=plan,
             latency_ms=latency_ms,
             has_unstable_ties=unstable_ties,
@@ -88,20 +88,20 @@ def main(
         )
         if is_drawing_ahead and is_new and isinstance(opened, SyntheticSource):
             threading.Thread(target=opened.draw_ahead, daemon=True).start()
-        asyncio.run(_serve(app, catalogue, (host, port)))
+        asyncio.run(_serve(app, holdings, (host, port)))
     except UnusableInputError as error:
         click.echo(f"Error: {error}", err=True)
         sys.exit(1)
 
 
-async def _serve(app: web.Application, catalogue: Catalogue, address: tuple[str, int]) -> None:
+async def _serve(app: web.Application, holdings: Holdings, address: tuple[str, int]) -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     runner, origin = await start(app, address[1], address[0])
     try:
         # click.echo flushes: the process that started this waits for the line.
-        click.echo(f"serving {len(catalogue.visible):,} images at {origin}{API}")
+        click.echo(f"serving {len(holdings.visible):,} images at {origin}{API}")
         await asked_to_stop.wait()
     finally:
         await runner.cleanup()

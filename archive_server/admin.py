@@ -10,7 +10,7 @@ import numpy as np
 from aiohttp import web
 
 from archive_server import faults
-from archive_server.holdings import Catalogue, field_key
+from archive_server.holdings import Holdings, field_key
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.vocabulary import LICENCES
 
@@ -19,17 +19,17 @@ _NEVUS = ("Benign", "Benign melanocytic proliferations", "Nevus")
 _MELANOMA = ("Malignant", "Malignant melanocytic proliferations (Melanoma)", "Melanoma, NOS")
 
 
-def add_routes(app: web.Application, catalogue: Catalogue, plan: faults.FaultPlan) -> None:
+def add_routes(app: web.Application, holdings: Holdings, plan: faults.FaultPlan) -> None:
     """Add the admin routes to an app."""
-    admin = _Admin(catalogue, plan)
+    admin = _Admin(holdings, plan)
     app.router.add_get("/admin/state", admin.state, allow_head=False)
     for name in ("grow", "edit", "withdraw", "return", "release", "faults"):
         app.router.add_post(f"/admin/{name}", admin.checked(getattr(admin, f"{name}_images")))
 
 
 class _Admin:
-    def __init__(self, catalogue: Catalogue, plan: faults.FaultPlan) -> None:
-        self.catalogue = catalogue
+    def __init__(self, holdings: Holdings, plan: faults.FaultPlan) -> None:
+        self.holdings = holdings
         self.plan = plan
 
     def checked(self, change):  # type: ignore[no-untyped-def]
@@ -44,39 +44,39 @@ class _Admin:
         return handle
 
     async def state(self, request: web.Request) -> web.Response:
-        catalogue = self.catalogue
+        holdings = self.holdings
         return web.json_response(
             {
-                "source": catalogue.source.name,
-                "images": int(catalogue.table.n_records),
-                "visible": len(catalogue.visible),
-                "edited": len(catalogue.state.edits),
-                "withdrawn": catalogue.state.withdrawn,
-                "embargoed": catalogue.state.embargoed,
+                "source": holdings.source.name,
+                "images": int(holdings.table.n_records),
+                "visible": len(holdings.visible),
+                "edited": len(holdings.state.edits),
+                "withdrawn": holdings.state.withdrawn,
+                "embargoed": holdings.state.embargoed,
             }
         )
 
     async def grow_images(self, request: web.Request) -> dict[str, Any]:
         """Add images at the end; `embargoed` of them, spread over the new ones, stay hidden until released."""
-        catalogue = self.catalogue
+        holdings = self.holdings
         n_new, n_embargoed = _count(request, "images"), _count(request, "embargoed", 0)
-        if not catalogue.source.can_grow:
-            raise UnusableInputError(f"{catalogue.source.name} cannot grow; expected a synthetic archive")
+        if not holdings.source.can_grow:
+            raise UnusableInputError(f"{holdings.source.name} cannot grow; expected a synthetic archive")
         if n_embargoed > n_new:
             raise UnusableInputError(f"embargoed={n_embargoed}: expected at most images={n_new}")
-        before = catalogue.table.n_records
-        catalogue.state.n_images = before + n_new
-        catalogue.state.n_changes += 1
-        catalogue.changed(has_grown=True)
+        before = holdings.table.n_records
+        holdings.state.n_images = before + n_new
+        holdings.state.n_changes += 1
+        holdings.changed(has_grown=True)
         hidden = sorted(self._random().choice(n_new, n_embargoed, replace=False)) if n_embargoed else []
-        catalogue.state.embargoed += [catalogue.visible_id(before + int(step)) for step in hidden]
-        catalogue.changed()
-        added = [catalogue.visible_id(position) for position in range(before, before + n_new)]
-        return {"added": [isic_id for isic_id in added if isic_id not in set(catalogue.state.embargoed)]}
+        holdings.state.embargoed += [holdings.visible_id(before + int(step)) for step in hidden]
+        holdings.changed()
+        added = [holdings.visible_id(position) for position in range(before, before + n_new)]
+        return {"added": [isic_id for isic_id in added if isic_id not in set(holdings.state.embargoed)]}
 
     async def edit_images(self, request: web.Request) -> dict[str, Any]:
         """Edit images at random, or one exactly: a JSON body {"isic_id": ..., "changes": {field: value or null}}."""
-        catalogue = self.catalogue
+        holdings = self.holdings
         if request.can_read_body:
             try:
                 body = await request.json()
@@ -93,31 +93,31 @@ class _Admin:
             chosen = self._chosen(request, self._visible_ids())
             if kind == "file":
                 for isic_id in chosen:
-                    revisions = catalogue.state.file_revisions
+                    revisions = holdings.state.file_revisions
                     revisions[isic_id] = revisions.get(isic_id, 0) + 1
             edits = {isic_id: {} if kind == "file" else self._edit(isic_id, kind) for isic_id in chosen}
         for isic_id, changes in edits.items():
             if changes:
-                catalogue.edit(isic_id, changes)
-        catalogue.state.n_changes += 1
-        catalogue.changed()
+                holdings.edit(isic_id, changes)
+        holdings.state.n_changes += 1
+        holdings.changed()
         return {"edited": edits}
 
     async def withdraw_images(self, request: web.Request) -> dict[str, Any]:
         chosen = self._chosen(request, self._visible_ids())
         self._check_ids(chosen)
-        self.catalogue.state.withdrawn += chosen
+        self.holdings.state.withdrawn += chosen
         return self._done("withdrawn", chosen)
 
     async def return_images(self, request: web.Request) -> dict[str, Any]:
-        state = self.catalogue.state
+        state = self.holdings.state
         chosen = set(self._chosen(request, state.withdrawn))
         state.withdrawn = [isic_id for isic_id in state.withdrawn if isic_id not in chosen]
         return self._done("returned", sorted(chosen))
 
     async def release_images(self, request: web.Request) -> dict[str, Any]:
         """Publish embargoed images: they appear at their old `created`, behind any watermark."""
-        state = self.catalogue.state
+        state = self.holdings.state
         chosen = set(self._chosen(request, state.embargoed))
         state.embargoed = [isic_id for isic_id in state.embargoed if isic_id not in chosen]
         return self._done("released", sorted(chosen))
@@ -130,16 +130,16 @@ class _Admin:
         return {"probabilities": plan.probability_by_kind, "script": list(script)}
 
     def _done(self, word: str, isic_ids: list[str]) -> dict[str, Any]:
-        self.catalogue.state.n_changes += 1
-        self.catalogue.changed()
+        self.holdings.state.n_changes += 1
+        self.holdings.changed()
         return {word: isic_ids}
 
     def _random(self) -> np.random.Generator:
-        state = self.catalogue.state
+        state = self.holdings.state
         return np.random.default_rng((zlib.crc32(state.source.encode()), state.n_changes))
 
     def _visible_ids(self) -> list[str]:
-        return [self.catalogue.visible_id(int(position)) for position in self.catalogue.visible]
+        return [self.holdings.visible_id(int(position)) for position in self.holdings.visible]
 
     def _chosen(self, request: web.Request, isic_ids: list[str]) -> list[str]:
         """Return the ids named in `ids`, else a random choice of `images` of the given ids."""
@@ -156,7 +156,7 @@ class _Admin:
             self._position(isic_id)
 
     def _position(self, isic_id: str) -> int:
-        position = self.catalogue.position_of(isic_id)
+        position = self.holdings.position_of(isic_id)
         if position is None:
             raise UnusableInputError(f"image {isic_id!r}: not visible; expected the id of a visible one")
         return position
@@ -166,7 +166,7 @@ class _Admin:
         position = self._position(isic_id)
 
         def current(field: str) -> Any:
-            return self.catalogue.table.column(field_key(field))[position]
+            return self.holdings.table.column(field_key(field))[position]
 
         if kind == "attribution":
             return {"attribution": "Corrected: " + str(current("attribution"))[:180]}

@@ -4,21 +4,21 @@ from typing import Any
 
 import numpy as np
 
-from archive_server.holdings import Catalogue, field_key
+from archive_server.holdings import Holdings, field_key
 from lesion_tasks.archive.vocabulary import SEARCH_BOOLEANS, SEARCH_NUMBERS, SEARCH_STRINGS
 
 THICKNESS_BOUNDS_MM = tuple(step / 2 for step in range(11))  # 0.0 to 5.0; the last range is open
 _NOT_FACETS = {"isic_id", "public"}
 
 
-def count_facets(catalogue: Catalogue, positions: np.ndarray) -> dict[str, Any]:
+def count_facets(holdings: Holdings, positions: np.ndarray) -> dict[str, Any]:
     """Return the facets object for the records at these positions."""
     fields = sorted((SEARCH_STRINGS | SEARCH_NUMBERS | SEARCH_BOOLEANS) - _NOT_FACETS)
-    return {field: _facet(field, *_counts(catalogue, field, positions), len(positions)) for field in fields}
+    return {field: _facet(field, *_counts(holdings, field, positions), len(positions)) for field in fields}
 
 
-def _counts(catalogue: Catalogue, field: str, positions: np.ndarray) -> tuple[list[Any], list[int]]:
-    column = catalogue.table.column(field_key(field))
+def _counts(holdings: Holdings, field: str, positions: np.ndarray) -> tuple[list[Any], list[int]]:
+    column = holdings.table.column(field_key(field))
     codes = column.codes[positions]
     counts = np.bincount(codes[codes >= 0], minlength=len(column.values))
     present = [(value, int(count)) for value, count in zip(column.values, counts, strict=True) if count]

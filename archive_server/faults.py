@@ -44,7 +44,7 @@ class FaultPlan:
             self.seed
         )  # its own, so that it does not alter which answers are disturbed
 
-    def draw(self) -> str | None:
+    def next_fault(self) -> str | None:
         """Return the kind of fault for the next answer; None for none."""
         if self.script:
             kind = self.script.popleft()
@@ -107,7 +107,7 @@ def scripted(kinds: Iterable[str]) -> deque[str]:
 
 async def answer(request: web.Request, handler: Handler, plan: FaultPlan) -> web.StreamResponse:
     """Answer a request, disturbed as the plan says."""
-    kind = plan.draw()
+    kind = plan.next_fault()
     match kind:
         case None:
             return await handler(request)

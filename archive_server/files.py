@@ -7,7 +7,7 @@ from email.utils import format_datetime
 
 from aiohttp import web
 
-from archive_server.holdings import Catalogue, StoredFile
+from archive_server.holdings import Holdings, StoredFile
 
 _RANGE = re.compile(r"bytes=(\d+)-(\d*)")
 _FILE_NAMES = {
@@ -20,7 +20,7 @@ _NO_SUCH_KEY = (
 )
 
 
-def add_routes(app: web.Application, catalogue: Catalogue) -> None:
+def add_routes(app: web.Application, holdings: Holdings) -> None:
     """Add `/images/...` and `/thumbnails/...` to an app."""
 
     async def file(request: web.Request) -> web.Response:
@@ -30,10 +30,10 @@ def add_routes(app: web.Application, catalogue: Catalogue) -> None:
         stored = None
         if found:
             rendition = "full" if prefix == "/images/" else "thumbnail_256"
-            if catalogue.has_at_hand(found["isic_id"], rendition):
-                stored = catalogue.file(found["isic_id"], rendition)
+            if holdings.has_at_hand(found["isic_id"], rendition):
+                stored = holdings.file(found["isic_id"], rendition)
             else:  # drawing and resizing take milliseconds: off the event loop
-                stored = await asyncio.to_thread(catalogue.file, found["isic_id"], rendition)
+                stored = await asyncio.to_thread(holdings.file, found["isic_id"], rendition)
         if stored is None:
             return web.Response(status=404, text=_NO_SUCH_KEY, content_type="application/xml")
         return _sent(request, stored)

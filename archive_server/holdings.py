@@ -1,6 +1,6 @@
 """A source of records and files, and what has happened to it since -> what the server can list and serve.
 
-The catalogue keeps records sorted by `created`, an index by id, and the answers to recent searches, so that plain
+Holdings keep records sorted by `created`, an index by id, and the answers to recent searches, so that plain
 listings and id-prefix searches never look at every record.
 """
 
@@ -45,7 +45,7 @@ class Collection:
 
 
 class Source(Protocol):
-    """What a catalogue is made of. Positions count records in the order of `created`."""
+    """What holdings are made of. Positions count records in the order of `created`."""
 
     name: str  # what a state file is checked against
     collections: tuple[Collection, ...]
@@ -76,7 +76,7 @@ class Source(Protocol):
         """Tell whether a rendition only needs to be read, in less time than handing it to a thread takes."""
 
 
-class Catalogue:
+class Holdings:
     """Everything visible, by listing order, by id and by query."""
 
     def __init__(self, source: Source, state: State) -> None:

@@ -1,4 +1,4 @@
-"""A catalogue -> the two files that the archive's operators build for bulk users."""
+"""What a server holds -> the two files that the archive's operators build for bulk users."""
 
 import csv
 import io
@@ -8,26 +8,25 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from lesion_tasks.archive.snapshot import IMAGES_NAME, MADE_AT, METADATA_NAME
 
 ROWS_PER_GROUP = 5_000
 _FIRST = ("isic_id", "attribution", "copyright_license")
 
 
-def write_snapshot(catalogue: Catalogue, folder: Path, made_at: datetime | None = None) -> None:
-    """Write `ISIC_metadata.parquet` and `ISIC_images.zip` of everything visible; by default as of the newest image."""
-    if made_at is None:
-        made_at = datetime.fromtimestamp(int(catalogue.visible_created_us[-1]) / 1e6, UTC)
+def write_snapshot(holdings: Holdings, folder: Path) -> None:
+    """Write `ISIC_metadata.parquet` and `ISIC_images.zip` of everything visible, as of the newest image."""
+    made_at = datetime.fromtimestamp(int(holdings.visible_created_us[-1]) / 1e6, UTC)
     folder.mkdir(parents=True, exist_ok=True)
-    fields = sorted({field for row in _rows(catalogue) for field in row} - set(_FIRST))
-    _write_table(catalogue, folder / METADATA_NAME, [*_FIRST, *fields], made_at)
-    _write_files(catalogue, folder / IMAGES_NAME, [*_FIRST, *fields])
+    fields = sorted({field for row in _rows(holdings) for field in row} - set(_FIRST))
+    _write_table(holdings, folder / METADATA_NAME, [*_FIRST, *fields], made_at)
+    _write_files(holdings, folder / IMAGES_NAME, [*_FIRST, *fields])
 
 
-def _rows(catalogue: Catalogue) -> Iterator[dict[str, Any]]:
-    for position in catalogue.visible:
-        record = catalogue.record(int(position), "")
+def _rows(holdings: Holdings) -> Iterator[dict[str, Any]]:
+    for position in holdings.visible:
+        record = holdings.record(int(position), "")
         yield {
             **{name: record[name] for name in _FIRST},
             **record["metadata"]["acquisition"],
@@ -35,14 +34,14 @@ def _rows(catalogue: Catalogue) -> Iterator[dict[str, Any]]:
         }
 
 
-def _write_table(catalogue: Catalogue, path: Path, fields: list[str], made_at: datetime) -> None:
+def _write_table(holdings: Holdings, path: Path, fields: list[str], made_at: datetime) -> None:
     import pyarrow
     import pyarrow.parquet as parquet
 
     kinds = {int: pyarrow.int64(), bool: pyarrow.bool_()}
     kind_by_field = {
         name: kinds.get(type(value), pyarrow.string())
-        for row in _rows(catalogue)
+        for row in _rows(holdings)
         for name, value in row.items()
     }
     schema = pyarrow.schema(
@@ -50,7 +49,7 @@ def _write_table(catalogue: Catalogue, path: Path, fields: list[str], made_at: d
     )
     with parquet.ParquetWriter(path, schema) as writer:
         rows: list[dict[str, Any]] = []
-        for row in _rows(catalogue):
+        for row in _rows(holdings):
             rows.append(row)
             if len(rows) == ROWS_PER_GROUP:
                 writer.write_table(pyarrow.Table.from_pylist(rows, schema))
@@ -58,22 +57,22 @@ def _write_table(catalogue: Catalogue, path: Path, fields: list[str], made_at: d
         writer.write_table(pyarrow.Table.from_pylist(rows, schema))
 
 
-def _write_files(catalogue: Catalogue, path: Path, fields: list[str]) -> None:
+def _write_files(holdings: Holdings, path: Path, fields: list[str]) -> None:
     table = io.StringIO()
     writer = csv.DictWriter(table, fields)
     writer.writeheader()
     licences, attributions = set(), set()
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as zipped:
-        for position, row in zip(catalogue.visible, _rows(catalogue), strict=True):
+        for position, row in zip(holdings.visible, _rows(holdings), strict=True):
             # As the archive's own writer does, so that no spreadsheet runs a cell as a formula.
             writer.writerow(
                 {k: f"\t{v}" if isinstance(v, str) and v[:1] in "=-+@" and v else v for k, v in row.items()}
             )
             licences.add(row["copyright_license"])
             attributions.add(row["attribution"])
-            stored = catalogue.file(row["isic_id"], "full")
+            stored = holdings.file(row["isic_id"], "full")
             if stored is not None:
-                name = f"images/{row['isic_id']}{catalogue.source.extension(int(position))}"
+                name = f"images/{row['isic_id']}{holdings.source.extension(int(position))}"
                 zipped.writestr(name, stored.content)
         zipped.writestr("metadata.csv", table.getvalue())
         zipped.writestr("attribution.txt", "\n\n".join(sorted(attributions)))

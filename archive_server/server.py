@@ -1,4 +1,4 @@
-"""HTTP requests -> the answers of the ISIC Archive API, version 2, from a catalogue.
+"""HTTP requests -> the answers of the ISIC Archive API, version 2, from what it holds.
 
 Everything is on one origin: the API under `/api/v2/`, files under `/images/` and `/thumbnails/`, and additions of a
 local archive under `/admin/`.
@@ -18,7 +18,7 @@ from aiohttp.web_response import ContentCoding
 
 from archive_server import admin, faults, files
 from archive_server.facets import count_facets
-from archive_server.holdings import Catalogue, Collection
+from archive_server.holdings import Collection, Holdings
 from archive_server.paging import (
     BY_NAME,
     CREATED,
@@ -47,14 +47,14 @@ class _InvalidError(Exception):
 
 
 def build_app(
-    catalogue: Catalogue,
+    holdings: Holdings,
     *,
     fault_plan: faults.FaultPlan | None = None,
     latency_ms: float = 0,
     has_unstable_ties: bool = False,
     names: frozenset[str] = frozenset(),
 ) -> web.Application:
-    """Return the application that serves a catalogue.
+    """Return the application that serves holdings.
 
     `latency_ms` is one round trip: it is added to every answer, and once more to the first on a connection, for the
     handshake on a real network. With `has_unstable_ties`, the order among equal `created` differs from request to
@@ -85,7 +85,7 @@ def build_app(
         return await handler(request)
 
     app = web.Application(middlewares=[from_here, disturbed, _worded])
-    routes = _Routes(catalogue, has_unstable_ties=has_unstable_ties)
+    routes = _Routes(holdings, has_unstable_ties=has_unstable_ties)
     for path, handler in (
         ("images/", routes.images),
         ("images/search/", routes.search),
@@ -100,8 +100,8 @@ def build_app(
         ("zip-download/license-file/{licence}/", routes.licence),
     ):
         app.router.add_get(API + path, handler, allow_head=False)
-    files.add_routes(app, catalogue)
-    admin.add_routes(app, catalogue, plan)
+    files.add_routes(app, holdings)
+    admin.add_routes(app, holdings, plan)
     return app
 
 
@@ -147,13 +147,13 @@ async def _worded(request: web.Request, handler: Handler) -> web.StreamResponse:
 
 
 class _Routes:
-    def __init__(self, catalogue: Catalogue, *, has_unstable_ties: bool) -> None:
-        self.catalogue = catalogue
+    def __init__(self, holdings: Holdings, *, has_unstable_ties: bool) -> None:
+        self.holdings = holdings
         self.has_unstable_ties = has_unstable_ties
 
     async def images(self, request: web.Request) -> web.Response:
         cursor, limit = _paging(request)
-        return self._image_page(request, *self.catalogue.select(), cursor, limit)
+        return self._image_page(request, *self.holdings.select(), cursor, limit)
 
     async def search(self, request: web.Request) -> web.Response:
         cursor, limit = _paging(request)
@@ -161,21 +161,21 @@ class _Routes:
 
     async def search_size(self, request: web.Request) -> web.Response:
         positions, _ = self._selected(request)
-        return _json(request, {"size": self.catalogue.source.total_bytes(positions)})
+        return _json(request, {"size": self.holdings.source.total_bytes(positions)})
 
     async def facets(self, request: web.Request) -> web.Response:
         positions, _ = self._selected(request)
-        return _json(request, count_facets(self.catalogue, positions))
+        return _json(request, count_facets(self.holdings, positions))
 
     async def image(self, request: web.Request) -> web.Response:
-        position = self.catalogue.position_of(request.match_info["isic_id"])
+        position = self.holdings.position_of(request.match_info["isic_id"])
         if position is None:
             return _not_found(request)
-        return _json(request, self.catalogue.record(position, _origin(request)))
+        return _json(request, self.holdings.record(position, _origin(request)))
 
     async def list_collections(self, request: web.Request) -> web.Response:
         cursor, limit = _paging(request)
-        chosen = list(self.catalogue.source.collections)
+        chosen = list(self.holdings.source.collections)
         if (pinned := _last(request, "pinned")) is not None:
             chosen = [entry for entry in chosen if entry.is_pinned == (pinned.lower() in ("true", "1"))]
         sort = _last(request, "sort")
@@ -200,18 +200,18 @@ class _Routes:
         return _page_json(request, page, [_collection_json(chosen[index]) for index in page.indices])
 
     async def collection(self, request: web.Request) -> web.Response:
-        for entry in self.catalogue.source.collections:
+        for entry in self.holdings.source.collections:
             if entry.id == int(request.match_info["id"]):
                 return _json(request, _collection_json(entry))
         return _not_found(request)
 
     async def stats(self, request: web.Request) -> web.Response:
-        catalogue = self.catalogue
-        n_collections = len(catalogue.source.collections)
-        n_dois = sum(entry.doi is not None for entry in catalogue.source.collections)
+        holdings = self.holdings
+        n_collections = len(holdings.source.collections)
+        n_dois = sum(entry.doi is not None for entry in holdings.source.collections)
         image = {
-            "images_count": int(catalogue.table.n_records),
-            "public_images_count": len(catalogue.visible),
+            "images_count": int(holdings.table.n_records),
+            "public_images_count": len(holdings.visible),
             "annotated_images_count": 0,
         }
         counts = {
@@ -247,7 +247,7 @@ class _Routes:
                 "ctx": {"error": str(error)},
             }
             raise _InvalidError(detail) from error
-        return self.catalogue.select(_last(request, "query") or "", collections)
+        return self.holdings.select(_last(request, "query") or "", collections)
 
     def _image_page(
         self,
@@ -260,7 +260,7 @@ class _Routes:
         page = _page(created_us, cursor, limit, CREATED)
         indices = _with_unstable_ties(page.indices, created_us) if self.has_unstable_ties else page.indices
         origin = _origin(request)
-        records = [self.catalogue.record(int(positions[index]), origin) for index in indices]
+        records = [self.holdings.record(int(positions[index]), origin) for index in indices]
         return _page_json(request, page, records)
 
 

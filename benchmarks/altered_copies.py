@@ -155,7 +155,7 @@ def main() -> None:
     for kind_number, kind in enumerate(KINDS):
         rows = range(kind_number * n_copies, (kind_number + 1) * n_copies)
         before = [copies[row][1] for row in rows]
-        # As when the copies of one kind come to a catalogue that holds all the pictures.
+        # As when the copies of one kind come to a database that holds all the pictures.
         came = [copies[row][0] for row in rows]
         found = set(sharing_landmarks([*base, *came], n_fresh=n_copies))
         is_candidate = [(i, n + number) in found for number, i in enumerate(pick)]

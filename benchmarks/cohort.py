@@ -1,6 +1,6 @@
 """A champion judged on a cohort of 20,000 pictures, materializing included, against Keras `predict` on decoded arrays.
 
-Everything is made in a folder of its own: drawn pictures of 160 x 120 px, a catalogue, a small training. Ours is the
+Everything is made in a folder of its own: drawn pictures of 160 x 120 px, a database, a small training. Ours is the
 evaluation of that training on the cohort: its manifest, its pixels, its scores, every check and figure, the report.
 The peer is `predict` alone, with the same model and the first 4,000 of such arrays, decoded beforehand: once before
 ours and once after it, since a machine may become busy. Each runs in a process of its own. Time is that of the
@@ -30,6 +30,7 @@ sys.path.insert(0, str(ROOT))
 
 import numpy as np  # noqa: E402
 
+from lesion_tasks.settings import read_settings  # noqa: E402
 from lesion_tasks.workspace import open_workspace  # noqa: E402
 
 MIN_RATIO, MAX_GROWTH = 0.5, 1.25
@@ -43,8 +44,8 @@ N_PREDICTED = 4_000  # a rate needs no more
 
 
 def fill(n_images: int) -> None:
-    """A catalogue of the training's own archive and of both cohorts, as ingestion leaves it."""
-    from catalogue_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
+    """A database of the training's own archive and of both cohorts, as ingestion leaves it."""
+    from database_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
 
     rng = np.random.default_rng(1)
     n_quarter = n_images // 4
@@ -63,14 +64,14 @@ def fill(n_images: int) -> None:
 
 
 def prepare(n_images: int, variant: str) -> str:
-    """Pictures, catalogue, split and training; returns the training's id."""
+    """Pictures, database, split and training; returns the training's id."""
     from lesion_tasks.curation.curate import curate_images
-    from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.connection import database_url, migrate
     from lesion_tasks.evaluation.evaluate import evaluate_training
     from lesion_tasks.training.prepare import prepare_training
     from lesion_tasks.training.train import train_variant
 
-    migrate()
+    migrate(database_url(read_settings()))
     began = time.perf_counter()
     fill(n_images)
     workspace = open_workspace()

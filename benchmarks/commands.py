@@ -26,12 +26,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.predict import SIZE_PX, draw, store_champion, store_doubt
 from lesion_tasks.bucket import DirectoryBucket
 from lesion_tasks.catalog import VARIANTS
+from lesion_tasks.settings import read_settings
 from lesion_tasks.training.quiet_start import import_tensorflow
 
 VARIANT = VARIANTS["mobilenet_v2_unfrozen_augmented"]
 N_PICTURES = 300
 N_ROUNDS = 3
-# Of all four together. Doubt, digests and checks of the catalogue are more than the scripts do.
+# Of all four together. Doubt, digests and checks of the database are more than the scripts do.
 MIN_RATIO = 0.7
 
 _NOTHING = """
@@ -89,8 +90,8 @@ def database_of(home: Path) -> str:
     """The address of an embedded Postgres with our tables, started in this home."""
     from lesion_tasks.database.connection import database_url, migrate
 
-    migrate()
-    return database_url()
+    migrate(database_url(read_settings()))
+    return database_url(read_settings())
 
 
 def main() -> None:

@@ -58,7 +58,7 @@ def sort_into_classes(source: Path, folder: Path) -> list[Path]:
 
 
 def materialize(paths: list[Path], folder: Path) -> list[Path]:
-    """Shards as `materialize_manifest` writes them, without the catalogue around them."""
+    """Shards as `materialize_manifest` writes them, without the database around them."""
     folder.mkdir()
     shards = []
     with ThreadPoolExecutor(os.cpu_count()) as pool:

@@ -54,7 +54,7 @@ def pictures(n: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def examples(n: int, seed: int, first: int) -> Examples:
-    """Pictures as the engine takes them."""
+    """Pictures as our loop takes them."""
     pixels, labels = pictures(n, seed)
     return Examples(
         isic_ids=np.array([f"ISIC_{i:07d}" for i in range(first, first + n)], dtype=object),

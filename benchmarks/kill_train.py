@@ -2,7 +2,7 @@
 
     python -m benchmarks.kill_train --kills 10 [--variant cnn_scratch] [--images 400] [--epochs 16]
 
-Real processes run `lesion train` on a catalogue of drawn pictures, each time from another home folder, as another
+Real processes run `lesion train` on a database of drawn pictures, each time from another home folder, as another
 worker would: only the database and the bucket are shared. After every kill the training's row is asked what it says.
 At the end the weights (of the stored model), the history of epochs and the predictions of both are compared, number
 by number. The last line is a JSON object.
@@ -116,7 +116,7 @@ def outcome(url: str) -> dict[str, Any]:
         predictions = connection.execute(
             text("SELECT subset, isic_id, probabilities FROM prediction ORDER BY 1, 2")
         ).all()
-    with zipfile.ZipFile(io.BytesIO(open_bucket().get(key))) as archive:
+    with zipfile.ZipFile(io.BytesIO(open_bucket(read_settings()).get(key))) as archive:
         weights = archive.read("model.weights.h5")
     return {
         "weights": _arrays(weights),

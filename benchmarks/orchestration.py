@@ -19,9 +19,10 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lesion_tasks.catalog import InputSize
-from lesion_tasks.database.connection import migrate
+from lesion_tasks.database.connection import database_url, migrate
 from lesion_tasks.database.embedded import postgres
 from lesion_tasks.laptop import airflow, chain
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 N_IMAGES = 1_500
@@ -73,7 +74,7 @@ def in_one_process(home: Path, archive: str) -> dict[str, float]:
         taken[name] = taken.get(name, 0.0) + time.perf_counter() - started
         return found
 
-    migrate()
+    migrate(database_url(read_settings()))
     # Imported when it is their turn, as tasks do: that is part of the work here too, once.
     timed("ingest", _ingest)
     timed("build splits", _build_splits)

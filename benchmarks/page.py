@@ -1,6 +1,6 @@
 """The heaviest page of the plugin on 5,000 evaluated trainings and 500,000 images, on the server.
 
-A small catalogue of drawn pictures with one evaluated, promoted training is made as in life; its rows are then repeated
+A small database of drawn pictures with one evaluated, promoted training is made as in life; its rows are then repeated
 under other ids, documents and all: most trainings were decided on, some wait, and people are asked about one. Airflow's
 own database has two years of runs of the DAGs, some at work, some failed, and the questions that are open. Each page is
 asked for through the plugin's application, with Airflow's guard and without a network. The peer is what a notebook
@@ -70,7 +70,7 @@ def repeat(connection: Connection, table: str, times: int, changed: Mapping[str,
 
 
 def fill(url: str) -> tuple[list[str], Question]:
-    """Make the catalogue; return the trainings that were really made, and what a person is asked about the last."""
+    """Make the database; return the trainings that were really made, and what a person is asked about the last."""
     prepare(url, "metadata_logistic", N_PICTURES)
     workspace = open_workspace()
     training_ids = [train_variant(workspace, "metadata_logistic", again=True) for _ in range(2)]

@@ -32,15 +32,16 @@ N_LESIONS = 120  # of each, with two pictures; one third is malignant
 
 def measure(*, has_effect: bool) -> dict[str, object]:
     """Everything from the pictures to the report, in the home of this process; returns what the report says."""
-    from catalogue_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
+    from database_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
 
     from lesion_tasks.catalog import VARIANTS
     from lesion_tasks.curation.curate import curate_images
-    from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.connection import database_url, migrate
     from lesion_tasks.evaluation.held_out_report import choose_folds, report_held_out, train_fold
+    from lesion_tasks.settings import read_settings
     from lesion_tasks.workspace import open_workspace
 
-    migrate()
+    migrate(database_url(read_settings()))
     workspace, rng = open_workspace(), np.random.default_rng(3)
 
     def images() -> Iterator[DrawnImage]:

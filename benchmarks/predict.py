@@ -64,7 +64,7 @@ def store_champion(root: Path, variant: Variant, **said: Any) -> str:
     from lesion_tasks.training.loop import model_bytes
     from lesion_tasks.training.model import adapt_metadata
     from lesion_tasks.training.model.build import build_model
-    from lesion_tasks.training.model.serving import finish_model, with_calibration
+    from lesion_tasks.training.model.stored_model import finish_model, with_calibration
 
     model = build_model(variant)
     if variant.metadata:

@@ -12,6 +12,7 @@ import sys
 import tempfile
 from pathlib import Path
 
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -39,9 +40,9 @@ def main(export: str, names: list[str]) -> None:
         for name in ("LESION_DATABASE_URL", "LESION_BUCKET_URL"):
             os.environ.pop(name, None)
         try:
-            migrate()
+            migrate(database_url(read_settings()))
             ingest(open_workspace(), source=export, query="", collections="", passes=("append",))
-            engine = engine_for(database_url())
+            engine = engine_for(database_url(read_settings()))
             with engine.begin() as connection:
                 connection.execute(text(_FILES))
             print(json.dumps(curate_images(open_workspace())))

@@ -35,7 +35,7 @@ from lesion_tasks.metrics.resample import Resampling, resampled_auc
 from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.metrics.shortcut import shortcut
 from lesion_tasks.metrics.threshold import choose_threshold
-from lesion_tasks.metrics.verdict import Verdict, blocking
+from lesion_tasks.metrics.verdict import Verdict
 from lesion_tasks.metrics.winners_curse import correct_for_looks
 
 CLASSES = {"class_names": ("benign", "malignant"), "positive_class": "malignant"}
@@ -141,7 +141,7 @@ def false_alarms(n_evaluations: int, seed: int = SEED) -> tuple[float, Counter[s
     names: Counter[str] = Counter()
     n_blocked = 0
     for child in np.random.SeedSequence(seed).spawn(n_evaluations):
-        found = blocking(honest_verdicts(np.random.default_rng(child)))
+        found = [one for one in honest_verdicts(np.random.default_rng(child)) if one.blocks]
         names.update(verdict.name for verdict in found)
         n_blocked += bool(found)
     return n_blocked / n_evaluations, names

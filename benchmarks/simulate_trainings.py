@@ -24,7 +24,7 @@ import numpy as np
 from scipy.special import expit, logit
 from sklearn.metrics import roc_auc_score
 
-from lesion_tasks.catalog.splits import N_TRAININGS
+from lesion_tasks.catalog.split_recipes import N_TRAININGS
 from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import BetweenSites, combine_sites, site_figure
 

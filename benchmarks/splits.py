@@ -1,4 +1,4 @@
-"""A catalogue of 10,000, 100,000 and 1,000,000 made-up records: curate, group and split, then a day's 500 images.
+"""A database of 10,000, 100,000 and 1,000,000 made-up records: curate, group and split, then a day's 500 images.
 
 Each size is a fresh embedded Postgres under a temporary folder and a process of its own, so that peak memory is
 its own. The near-duplicate search is checked against comparing all pairs of 20,000 hashes, whose time is scaled up
@@ -18,6 +18,7 @@ import time
 from itertools import pairwise
 from pathlib import Path
 
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
@@ -37,12 +38,12 @@ N_BRUTE = 20_000
 BATCH = 100_000
 
 
-def measure_catalogue(n: int, home: str) -> dict[str, float]:
-    """Fill a catalogue with n records, then time everything, and a day's images on top."""
+def measure_database(n: int, home: str) -> dict[str, float]:
+    """Fill a database with n records, then time everything, and a day's images on top."""
     os.environ["LESION_HOME"] = home
     for name in ("LESION_DATABASE_URL", "LESION_BUCKET_URL"):
         os.environ.pop(name, None)
-    from catalogue_of_records import add_made_up_records
+    from database_of_records import add_made_up_records
     from sqlalchemy import text
 
     from lesion_tasks.curation.curate import curate_images
@@ -58,8 +59,8 @@ def measure_catalogue(n: int, home: str) -> dict[str, float]:
         return {"curate_s": curated - start, "split_s": time.perf_counter() - curated}
 
     try:
-        migrate()
-        engine = engine_for(database_url())
+        migrate(database_url(read_settings()))
+        engine = engine_for(database_url(read_settings()))
         for first in range(1, n + 1, BATCH):
             with engine.begin() as connection:
                 add_made_up_records(connection, first, min(first + BATCH - 1, n), seen="2026-01-01")
@@ -173,7 +174,7 @@ def main() -> None:
     )
     results = []
     for n in sizes:
-        results.append(in_own_process(f"--catalogue={n}"))
+        results.append(in_own_process(f"--database={n}"))
         r = results[-1]
         print(
             f"{n:>9,} records: curate and group {r['curate_s']:.1f} s, split {r['split_s']:.1f} s; "
@@ -216,8 +217,8 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] and sys.argv[1].startswith("--catalogue="):
-        print(json.dumps(measure_catalogue(int(sys.argv[1].split("=")[1]), sys.argv[2])))
+    if sys.argv[1:] and sys.argv[1].startswith("--database="):
+        print(json.dumps(measure_database(int(sys.argv[1].split("=")[1]), sys.argv[2])))
     elif sys.argv[1:] and sys.argv[1].startswith("--landmarks="):
         print(json.dumps(measure_landmarks(int(sys.argv[1].split("=")[1]))))
     else:

@@ -1,7 +1,7 @@
-"""Images per second of our training against bare Keras on arrays in memory: the engine's overhead.
+"""Images per second of our training against bare Keras on arrays in memory: what our loop costs.
 
-The same model, the same batches. Ours is the engine's loop: batches cut from memory-mapped shards in the order that
-seed and epoch decide, figures after each epoch, a checkpoint in the bucket. The peer is `fit` on arrays. Both take
+The same model, the same batches. Ours is the loop of the package: batches cut from memory-mapped shards in the order
+that seed and epoch decide, figures after each epoch, a checkpoint in the bucket. The peer is `fit` on arrays. Both take
 turns by the epoch and the medians are compared; the epoch in which everything is compiled is not counted. Without a
 GPU time is that of the processor, over all threads, so that a busy machine does not matter; with one it is wall time,
 and both use mixed precision. Twice: a plain variant, and the same network by the recipe of a tuned one, distorted, with
@@ -35,7 +35,7 @@ from lesion_tasks.training.distortions import distort
 from lesion_tasks.training.examples import Batches, Examples
 from lesion_tasks.training.judge import Judgement, judge_probabilities
 from lesion_tasks.training.learning_batches import LearningBatches
-from lesion_tasks.training.loop import Stage, fit_stage
+from lesion_tasks.training.loop import Stage, train_stage
 from lesion_tasks.training.model import build_model
 from lesion_tasks.training.optimizers import make_optimizer
 from lesion_tasks.training.predict_examples import predict_examples
@@ -112,7 +112,7 @@ def main() -> int:
 def measure(
     variant: Variant, train: Examples, peer: Peer, folder: Path, n_rounds: int, how: Learning | None
 ) -> dict[str, list[float]]:
-    """Seconds of each epoch: the engine's loop runs, and after each of its epochs the peer runs one.
+    """Seconds of each epoch: our loop runs, and after each of its epochs the peer runs one.
 
     An epoch of ours reaches from one report to the next, so it has the checkpoint of the epoch before in it.
     """
@@ -160,7 +160,7 @@ def measure(
             found = predict_examples(model, few, classes=variant.task.classes, batch_images=N_VAL)
             return judge_probabilities(found.to_numpy(), few.labels)
 
-    fit_stage(
+    train_stage(
         model,
         stage,
         batches,

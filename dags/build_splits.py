@@ -45,7 +45,8 @@ NAMES = sorted(RECIPES)
             items={"enum": NAMES},
             examples=NAMES,
             title="Splits",
-            description="Which splits to build. Empty: those that the scheduled variants need.",
+            description="Which splits to build. Empty: those that the scheduled variants need, and those of your own "
+            "catalogue.",
         ),
     },
     description="Records and files -> curated images, split manifests and decoded pixels",

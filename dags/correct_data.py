@@ -31,7 +31,14 @@ from lesion_airflow import (
     skip_unless,
     task_param,
 )
-from lesion_tasks.catalog.approvals import MAX_REASON, MIN_CORRECTION_REASON, UNNAMED
+from lesion_tasks.catalog.approvals import (
+    LABEL_DECISIONS,
+    MAX_REASON,
+    MIN_CORRECTION_REASON,
+    PAIR_DECISIONS,
+    UNNAMED,
+    WITHDRAWN,
+)
 
 if TYPE_CHECKING:
     from lesion_tasks.curation.correction_requests import Request
@@ -62,7 +69,7 @@ def request_of(params: dict[str, Any], dag_run: Any) -> "Request":
         "decision": Param(
             "label_set_aside",
             type="string",
-            enum=["label_set_aside", "label_kept", "lesions_joined", "lesions_apart", "withdrawn"],
+            enum=[*LABEL_DECISIONS, *PAIR_DECISIONS, WITHDRAWN],
             title="Decision",
             description="About the label of one image, about whether two images show one lesion, or that an earlier "
             "correction is withdrawn.",

@@ -43,7 +43,7 @@ from lesion_airflow import (
     total,
 )
 from lesion_tasks.catalog.ingest_passes import CHECK_SHARE, DEFAULT_PASSES, INGEST_PASSES, SWEEP_SHARE
-from lesion_tasks.catalog.pools import ARCHIVE_POOL, CONNECTIONS_PER_TASK
+from lesion_tasks.catalog.pools import ARCHIVE_POOL, CONNECTIONS_PER_TASK, FILES_PER_RANGE, MAX_RANGES
 from lesion_tasks.catalog.schedules import SCHEDULES
 
 # A pass that missed its time is done in the next run.
@@ -129,7 +129,7 @@ LIMIT = timedelta(hours=24)
             title="Fetch tasks",
             section="How much at once",
             description="The number of parallel tasks into which the missing files are divided, by id prefix. "
-            "Empty: one for each 5,000, at most 16.",
+            f"Empty: one for each {FILES_PER_RANGE:,}, at most {MAX_RANGES}.",
         ),
     },
     description="The ISIC Archive -> records and verified files",
@@ -143,13 +143,15 @@ def ingest_isic() -> None:
     def poll(params: dict[str, Any], dag_run: Any) -> list[str]:
         """Check that the archive answers as expected and how much it holds; name the passes to do."""
         from lesion_tasks.ingest.append import poll_archive
+        from lesion_tasks.ingest.passes import choose_passes
         from lesion_tasks.ingest.runs import begin_ingestion, last_done
 
         refuse_unusable()
         begin_ingestion(open_workspace(), dag_run.run_id, **_scope(params))
         poll_archive(open_workspace(), **_scope(params))
         in_time = due(CRONS, last_done(open_workspace(), **_scope(params)), dag_run.run_after)
-        return in_time if dag_run.run_type == "scheduled" else list(params["passes"])
+        wanted = in_time if dag_run.run_type == "scheduled" else params["passes"]
+        return choose_passes(open_workspace(), wanted, **_scope(params))
 
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=12))
     def append(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
@@ -241,17 +243,23 @@ def ingest_isic() -> None:
         return changed
 
     passes = poll()
-    done = {
+    begun = {
         "append": append(passes),
         "reconcile": reconcile(passes),
         "sweep": sweep(passes),
         "check_files": check_files(passes),
+        "fetch": divide(passes),
         "vocabulary": vocabulary(passes),
     }
-    parts = divide(passes)
-    done["append"] >> done["reconcile"] >> done["sweep"] >> done["check_files"] >> parts
-    done["sweep"] >> done["vocabulary"]
-    announce(done, fetch.expand(id_range=parts), passes)
+    _put_in_order(begun)
+    parts = fetch.expand(id_range=begun.pop("fetch"))
+    announce(begun, parts, passes)
+
+
+def _put_in_order(begun: dict[str, Any]) -> None:
+    for name, one in INGEST_PASSES.items():
+        if one.after is not None:
+            begun[one.after] >> begun[name]
 
 
 def _scope(params: dict[str, Any]) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from lesion_airflow import (
     results,
 )
 from lesion_tasks.catalog import SPLITS, VARIANTS
-from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
+from lesion_tasks.catalog.split_recipes import HELD_OUT_BY, N_TRAININGS
 
 NAMES = sorted(name for name, variant in VARIANTS.items() if SPLITS[variant.split].is_whole)
 

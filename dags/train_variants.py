@@ -43,6 +43,7 @@ from lesion_notices import tell
 from lesion_tasks.catalog import COHORTS, VARIANTS, Variant
 from lesion_tasks.catalog.approvals import ASKS_NOBODY
 from lesion_tasks.catalog.cohorts import NONE_OF_THEM
+from lesion_tasks.catalog.recipe import MAX_TRIALS
 from lesion_tasks.catalog.schedules import SCHEDULES
 from lesion_tasks.catalog.shortened import changeable_fields
 
@@ -101,7 +102,7 @@ POLICIES = {
             0,
             type="integer",
             minimum=0,
-            maximum=1_000,
+            maximum=MAX_TRIALS,
             title="Search trials",
             section="Shorter or searched",
             description=(
@@ -199,14 +200,11 @@ def train_variants() -> None:
     )
     def train(variant: str, params: dict[str, Any]) -> str:
         """Train one variant on the newest manifest of its split."""
-        from lesion_tasks.training.prepare import prepare_training
-        from lesion_tasks.training.train import train_variant
+        from lesion_tasks.training.prepare import prepare_and_train
         from lesion_tasks.upkeep.lineage import of_training
 
         workspace = open_workspace()
-        # Already done for the scheduled variants.
-        prepare_training(workspace, variant, is_smoke_run=params["rehearsal"], changes=params["changes"])
-        training_id = train_variant(
+        training_id = prepare_and_train(
             workspace,
             variant,
             again=params["again"],

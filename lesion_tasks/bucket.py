@@ -1,8 +1,8 @@
-"""The bucket door: objects by key, in a directory or in S3, with the same promises.
+"""The bucket door: objects by key, in a directory or in S3, each read held against its SHA-256 where one is stored.
 
-An object is visible whole or not at all. Keys are slash-separated words; a key that could leave the bucket is
-refused. Objects that are memory-mapped are returned as a local file: the object itself in a directory bucket, a
-cached copy of an S3 object.
+Both keep the same promises. An object is visible whole or not at all. Keys are slash-separated words; a key that could
+leave the bucket is refused. Objects that are memory-mapped are returned as a local file: the object itself in a
+directory bucket, a cached copy of an S3 object.
 """
 
 import contextlib
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.addresses import masked
 from lesion_tasks.scratch import naming_full_disk
-from lesion_tasks.settings import Settings, read_settings
+from lesion_tasks.settings import Settings
 
 if TYPE_CHECKING:
     from botocore.client import BaseClient
@@ -118,9 +118,8 @@ def _hold(found: str, sha256: str, what: str) -> None:
         )
 
 
-def open_bucket(settings: Settings | None = None) -> Bucket:
+def open_bucket(settings: Settings) -> Bucket:
     """Open the bucket of the settings, or raise `UnusableInputError` or `UnavailableError` naming it."""
-    settings = settings or read_settings()
     if settings.bucket_url.startswith("s3://"):
         return S3Bucket(settings.bucket_url, cache=settings.cache)
     return DirectoryBucket(Path(settings.bucket_url))

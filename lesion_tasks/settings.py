@@ -1,4 +1,4 @@
-"""Environment -> one frozen `Settings`: the only reader of `os.environ`, but for the folder of the catalogue."""
+"""Environment -> one frozen `Settings`: all `LESION_*` variables are read here, but for the folder of the catalogue."""
 
 import os
 import re

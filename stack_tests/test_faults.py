@@ -42,10 +42,11 @@ PASSES = {"passes": ["append", "reconcile", "fetch"], "fetch_tasks": 2}
 WHOLE = """
 import json
 from sqlalchemy import text
-from lesion_tasks.database import database_url, engine_for
+from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.bucket import open_bucket
-store = open_bucket()
-with engine_for(database_url()).connect() as c:
+from lesion_tasks.settings import read_settings
+store = open_bucket(read_settings())
+with engine_for(database_url(read_settings())).connect() as c:
     ask = lambda s: [row[0] for row in c.execute(text(s))]
     keys = ask("SELECT object_key FROM stored_file WHERE reason IS NULL")
     keys += ask("SELECT model_key FROM training WHERE status = 'finished'")

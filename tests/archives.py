@@ -11,7 +11,7 @@ from aiohttp import web
 from PIL import Image
 from sqlalchemy import text
 
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from archive_server.hosting import running
 from archive_server.server import API, build_app
 from archive_server.state import load_state
@@ -59,7 +59,7 @@ class Archive:
 @contextmanager
 def serving(source, monkeypatch, *, tamper=None, **options):
     """Serve a source; `tamper(request, body)` may change or replace the JSON of each API answer."""
-    catalogue = Catalogue(source, load_state(None, source.name))
+    catalogue = Holdings(source, load_state(None, source.name))
     app = build_app(catalogue, **options)
     if tamper is not None:
         app.middlewares.insert(0, tampering(tamper))

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from archive_server.faults import FaultPlan, parse_faults, scripted
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from archive_server.hosting import running
 from archive_server.paging import Cursor, InvalidCursorError, InvalidPositionError, decode_cursor, paginate
 from archive_server.server import build_app
@@ -30,7 +30,7 @@ SECOND_US = 1_000_000
 
 
 def catalogue_of(source, state_path=None):
-    return Catalogue(source, load_state(state_path, source.name))
+    return Holdings(source, load_state(state_path, source.name))
 
 
 @contextmanager
@@ -677,8 +677,8 @@ def test_a_reset_connection_is_reset():
 
 def test_faults_by_chance_are_the_same_for_a_seed_and_as_frequent_as_asked():
     one, other = (parse_faults("503=0.03,reset=0.02,seed=9") for _ in range(2))
-    drawn = [one.draw() for _ in range(5000)]
-    assert drawn == [other.draw() for _ in range(5000)]
+    drawn = [one.next_fault() for _ in range(5000)]
+    assert drawn == [other.next_fault() for _ in range(5000)]
     assert sum(kind is not None for kind in drawn) / 5000 == pytest.approx(0.05, abs=0.01)
 
 

@@ -44,7 +44,7 @@ from lesion_tasks.training.folds import (
 from lesion_tasks.training.judge import auc_of
 from lesion_tasks.training.loop import load_model, model_bytes
 from lesion_tasks.training.model.averaging import average_members, mean_of_probabilities, members_in
-from lesion_tasks.training.model.serving import average_over_flips, with_calibration
+from lesion_tasks.training.model.stored_model import average_over_flips, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.training.run_spec import find_run_spec, load_data

@@ -17,7 +17,15 @@ from sqlalchemy import text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.curation import curate
-from lesion_tasks.curation.cleaning import CuratedImage, Rejected, curate_record
+from lesion_tasks.curation.cleaning import (
+    DIAGNOSIS_FIELDS,
+    FIELDS,
+    CuratedImage,
+    Field,
+    Rejected,
+    curate_record,
+    unread_values,
+)
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.curation.grouping import groups_of
 from lesion_tasks.database.connection import engine_for
@@ -62,6 +70,26 @@ def test_a_size_is_in_millimetres_or_missing(sent: Any, size_mm: float | None) -
 )
 def test_both_site_vocabularies_are_understood(known: dict[str, str], site: str | None) -> None:
     assert curated(**known).anatom_site == site
+
+
+@pytest.mark.parametrize(
+    "field",
+    [field for some in (*FIELDS.values(), *DIAGNOSIS_FIELDS) for field in some],
+    ids=lambda field: field.name,
+)
+def test_whatever_is_read_of_a_record_is_named_where_it_cannot_be(field: Field) -> None:
+    beside: dict[str, Any] = {field.name: ["no value"]}
+    document = beside if field.group is None else {"metadata": {field.group: beside}}
+    assert list(unread_values(document)) == [(field.name, "['no value']")]
+
+
+def test_a_size_that_cannot_be_meant_is_named_and_a_site_of_the_older_vocabulary_is_none_the_worse() -> None:
+    clinical = {
+        "clin_size_long_diam_mm": "-3",
+        "anatom_site_1": "unknown",
+        "anatom_site_general": "head/neck",
+    }
+    assert list(unread_values({"metadata": {"clinical": clinical}})) == [("clin_size_long_diam_mm", "-3")]
 
 
 def test_a_diagnosis_path_ends_at_the_first_missing_level() -> None:

@@ -404,6 +404,7 @@ def test_each_pass_of_ingestion_has_a_schedule_and_is_a_choice_of_the_form(dags:
     assert dag.params.get_param("passes").schema["items"]["enum"] == list(schedules)
     assert set(schedules) == set(INGEST_PASSES) <= {task.task_id for task in dag.tasks} | {"fetch"}
     assert {timetable.expression for timetable in dag.timetable.timetables} == set(schedules.values())
+    assert re.findall(r"^- \*\*(\w+)\*\*", dag.doc_md, re.MULTILINE) == list(INGEST_PASSES)
 
 
 SUNDAY = datetime(2026, 11, 22, 1, 30, tzinfo=UTC)

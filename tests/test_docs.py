@@ -28,10 +28,27 @@ def test_links_between_documents_lead_somewhere(page: Path) -> None:
             assert not anchor or linked.suffix != ".md" or anchor in anchors_of(linked), f"{target}#{anchor}"
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_code_that_a_document_names_exists(page: Path) -> None:
+    named = set(re.findall(r"\b((?:[a-z_]+/)+\w+\.py)\b", page.read_text()))
+    assert {
+        name for name in named if not ((ROOT / name).is_file() or (ROOT / "lesion_tasks" / name).is_file())
+    } == set()
+
+
 def anchors_of(page: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub makes them."""
     headings = re.findall(r"^#+ (.+)$", page.read_text(), re.MULTILINE)
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+MOST_WORDS = 30  # of the glossary: as many as a newcomer reads
+
+
+def test_the_glossary_is_short_and_has_each_word_once() -> None:
+    glossary = (ROOT / "docs" / "architecture.md").read_text().partition("\n## Words\n")[2]
+    words = re.findall(r"^\| ([a-z ]+) \|", glossary, re.MULTILINE)
+    assert 0 < len(words) == len(set(words)) <= MOST_WORDS
 
 
 def test_every_command_of_the_readme_exists_and_every_command_has_help() -> None:

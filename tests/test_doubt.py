@@ -56,7 +56,7 @@ from lesion_tasks.settings import Settings
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.model.averaging import average_members
 from lesion_tasks.training.model.build import build_model
-from lesion_tasks.training.model.serving import average_over_flips, with_calibration
+from lesion_tasks.training.model.stored_model import average_over_flips, with_calibration
 from lesion_tasks.training.train import train_variant
 from lesion_tasks.workspace import open_workspace
 

@@ -58,15 +58,6 @@ def test_the_test_of_two_models_is_delongs_from_all_pairs():
     assert found.interval.low == pytest.approx(gap.mean() - half, abs=1e-10)
 
 
-def test_margins_read_the_interval_and_not_the_value():
-    champion = drawn(400)
-    difference = auc_difference(sibling(champion, 0.8), champion)
-    assert difference.value < 0
-    assert difference.is_not_inferior(-difference.interval.low + 1e-9)
-    assert not difference.is_not_inferior(-difference.interval.low - 1e-9)
-    assert not difference.is_superior()
-
-
 def test_measures_at_each_models_own_threshold_are_those_of_the_tables():
     candidate = drawn(300)
     champion = sibling(candidate, 1.0)
@@ -80,7 +71,7 @@ def test_measures_at_each_models_own_threshold_are_those_of_the_tables():
 def test_models_of_more_than_two_classes_are_compared_by_macro_auc_and_recall():
     first, second = drawn_multiclass(400), drawn_multiclass(400, signal=0.5)
     found = compare(first, second, resampling=Resampling(n_resamples=100))
-    assert found["macro_auc"].is_superior()
+    assert found["macro_auc"].interval.low > 0
     expected = roc_auc_score(first.labels, first.probabilities, multi_class="ovr")
     assert found["macro_auc"].candidate == pytest.approx(expected)
     assert {"balanced_accuracy", "recall_a", "recall_d"} <= set(found)

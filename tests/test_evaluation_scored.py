@@ -77,14 +77,6 @@ def test_the_threshold_of_highest_balanced_accuracy_is_found_on_paper():
     assert chosen.chosen_on == "val"
 
 
-def test_a_threshold_for_a_sensitivity_reaches_it_and_the_next_higher_one_does_not():
-    scored = drawn(500)
-    chosen = choose_threshold(scored, min_sensitivity=0.9).value
-    positive = scored.scores[scored.is_positive]
-    assert (positive >= chosen).mean() >= 0.9
-    assert (positive > chosen).mean() < 0.9
-
-
 def test_a_threshold_cannot_be_chosen_from_one_class():
     with pytest.raises(UnusableInputError, match="0 positives in 3 images"):
         choose_threshold(binary([0, 0, 0], [0.1, 0.2, 0.3]))

@@ -6,7 +6,7 @@ import pytest
 
 from lesion_tasks.evaluation.heatmaps import grad_cam
 from lesion_tasks.training.model.averaging import average_members
-from lesion_tasks.training.model.serving import average_over_flips, with_calibration
+from lesion_tasks.training.model.stored_model import average_over_flips, with_calibration
 
 
 def bright_corner_detector(*, is_nested: bool) -> keras.Model:

@@ -20,7 +20,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, VARIANTS
 from lesion_tasks.catalog.recipe import depends_on_seed
-from lesion_tasks.catalog.splits import N_TRAININGS
+from lesion_tasks.catalog.split_recipes import N_TRAININGS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.board import read_board

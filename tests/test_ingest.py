@@ -18,6 +18,7 @@ from lesion_tasks.ingest.fetch import _cut, fetch_files, fetch_ranges
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.sweep import sweep_records
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 AT_ONCE = timedelta(0)
@@ -255,7 +256,7 @@ def test_files_are_verified_and_stored_under_id_and_digest(pictures):
     counts = fetch_files(open_workspace())
 
     assert (counts["stored"], counts["refused"]) == (120, 0)
-    bucket = open_bucket()
+    bucket = open_bucket(read_settings())
     stored = rows("SELECT * FROM stored_file")
     assert {row.isic_id for row in stored} == pictures.ids()
     assert {row.object_key for row in stored} == set(bucket.list_keys("images/"))
@@ -311,7 +312,7 @@ def test_a_file_whose_record_says_another_size_is_fetched_again(pictures, pictur
 
     assert fetch_files(open_workspace())["stored"] == 1
     assert scalar("SELECT sha256 FROM stored_file WHERE isic_id = :id", id=isic_id) != before
-    assert len(list(open_bucket().list_keys("images/"))) == 121
+    assert len(list(open_bucket(read_settings()).list_keys("images/"))) == 121
 
 
 def test_everything_at_once_and_again(pictures):

@@ -13,6 +13,7 @@ from lesion_tasks.ingest.append import append_records, poll_archive
 from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 AT_ONCE = timedelta(0)
@@ -43,7 +44,10 @@ def test_a_folder_is_ingested_in_either_layout(folder, layout):
     row = rows("SELECT * FROM record_version JOIN stored_file USING (isic_id) ORDER BY isic_id LIMIT 1")[0]
     assert row.document["metadata"]["clinical"]["mel_thick_mm"] == "0.50"
     assert row.document["copyright_license"] == "CC-0"
-    assert open_bucket().get(row.object_key) == (folder / row.url.removeprefix("file:")).read_bytes()
+    assert (
+        open_bucket(read_settings()).get(row.object_key)
+        == (folder / row.url.removeprefix("file:")).read_bytes()
+    )
 
 
 def test_a_folder_read_again_changes_nothing(folder):

@@ -23,6 +23,7 @@ from lesion_tasks.ingest.fetch import fetch_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.ingest.reconcile import reconcile_records
 from lesion_tasks.ingest.scope import scope_key, scope_lock
+from lesion_tasks.settings import read_settings
 from lesion_tasks.workspace import open_workspace
 
 STORY = ((), ("grow?images=10", "edit?images=5&kind=metadata", "withdraw?images=2"))
@@ -154,7 +155,11 @@ def test_a_second_run_waits_for_the_lock_and_says_so(settings, caplog):
 def test_a_lock_dies_with_its_connection(settings):
     key = scope_key(open_workspace(), "http://127.0.0.1:9/", "", "")
     with scope_lock(key, "append"):
-        with engine_for(database_url()).connect().execution_options(isolation_level="AUTOCOMMIT") as other:
+        with (
+            engine_for(database_url(read_settings()))
+            .connect()
+            .execution_options(isolation_level="AUTOCOMMIT") as other
+        ):
             other.execute(
                 text("SELECT pg_terminate_backend(pid) FROM pg_locks WHERE locktype = 'advisory' AND granted")
             )

@@ -12,6 +12,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.__main__ import lesion
 from lesion_tasks.ingest.append import append_records
 from lesion_tasks.ingest.changes import list_changes
+from lesion_tasks.ingest.passes import choose_passes
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion, last_done, moment_of
 from lesion_tasks.ingest.sweep import sweep_records
 from lesion_tasks.workspace import open_workspace
@@ -66,7 +67,7 @@ def test_what_is_neither_a_time_nor_a_run_is_refused_with_the_runs_there_are(arc
         moment_of(open_workspace(), "yesterday")
 
 
-def test_a_layer_is_done_when_the_whole_run_is_and_in_its_own_scope(archive):
+def test_a_pass_is_done_when_the_whole_run_is_and_in_its_own_scope(archive):
     begin_ingestion(open_workspace(), "one")
     begin_ingestion(open_workspace(), "two")
     end_ingestion(open_workspace(), "one", {"append": {"new": 1}, "sweep": {"read": 2}})
@@ -76,6 +77,25 @@ def test_a_layer_is_done_when_the_whole_run_is_and_in_its_own_scope(archive):
         "sweep": moment_of(open_workspace(), "one"),
     }
     assert last_done(open_workspace(), query="image_type:dermoscopic") == {}
+
+
+def test_the_first_read_of_a_scope_is_its_first_sweep(archive):
+    """Airflow and the command line ask the same: what was just read completely is not read again, nor soon after."""
+    workspace = open_workspace()
+    begin_ingestion(workspace, "first")
+    assert choose_passes(workspace, ["sweep", "fetch", "append"]) == ["append", "fetch"]
+    assert choose_passes(workspace, ["sweep"]) == [
+        "sweep"
+    ]  # nothing has been read, and nothing is about to be
+
+    append_records(workspace)
+    end_ingestion(workspace, "first", {"append": {"new": 60}})
+    begin_ingestion(workspace, "second")
+    end_ingestion(workspace, "second", {"append": {"new": 0}})
+
+    assert choose_passes(workspace, ["sweep", "append"]) == ["append", "sweep"]
+    began = {name: moment_of(workspace, name) for name in ("first", "second")}
+    assert last_done(workspace) == {"append": began["second"], "sweep": began["first"]}
 
 
 def test_the_command_line_names_its_run_and_takes_the_name_back(archive):

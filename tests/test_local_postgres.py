@@ -117,7 +117,7 @@ def test_a_pid_file_that_names_a_stranger_does_not_stop_a_start(home: Path) -> N
     (home / "postgres" / "data" / "postmaster.pid").write_text(
         f"{os.getpid()}\n/elsewhere\n0\n1\n\n127.0.0.1\n"
     )
-    assert not postgres.is_running(home)
+    assert postgres.running_server(home) is None
     assert ask(postgres.ensure_running(home), "select 1") == 1
 
 
@@ -141,7 +141,7 @@ def test_stopping_leaves_other_servers_alone(home: Path, tmp_path: Path) -> None
     try:
         postgres.ensure_running(home)
         assert postgres.stop(home)
-        assert not postgres.is_running(home)
+        assert postgres.running_server(home) is None
         assert ask(other, "select 1") == 1
     finally:
         postgres.stop(other_home)
@@ -222,7 +222,7 @@ def test_a_server_that_nobody_asks_is_stopped_and_one_in_use_is_not(home: Path) 
     )
     watch.start()
     watch.join(timeout=1.5)
-    assert postgres.is_running(home)
+    assert postgres.running_server(home) is not None
     connection.close()
     for _ in range(8):  # sessions that end before anybody looks count as well
         ask(url, "SELECT 1")
@@ -230,7 +230,7 @@ def test_a_server_that_nobody_asks_is_stopped_and_one_in_use_is_not(home: Path) 
     assert watch.is_alive()
     watch.join(timeout=30)
     assert not watch.is_alive()
-    assert not postgres.is_running(home)
+    assert postgres.running_server(home) is None
 
 
 def test_a_watch_ends_with_the_server_that_it_began_with(home: Path) -> None:
@@ -244,7 +244,7 @@ def test_a_watch_ends_with_the_server_that_it_began_with(home: Path) -> None:
     postgres.ensure_running(home)
     watch.join(timeout=30)
     assert ended == [False]
-    assert postgres.is_running(home)
+    assert postgres.running_server(home) is not None
 
 
 def test_a_server_is_watched_by_one_process_which_ends_with_it(home: Path) -> None:
@@ -280,4 +280,4 @@ def test_commands_say_what_they_did_to_the_server(home: Path, monkeypatch: pytes
     assert "1 session open, of another command or of a demo" in run("stop")["error"]
     connection.close()
     assert run("stop") == {"postgres": "stopped"}
-    assert not postgres.is_running(home)
+    assert postgres.running_server(home) is None

@@ -28,8 +28,8 @@ from lesion_tasks.training.model import (
     set_trainable,
 )
 from lesion_tasks.training.model.losses import BIAS_BETA, with_bias_loss
-from lesion_tasks.training.model.pixels import remove_hair
-from lesion_tasks.training.model.serving import (
+from lesion_tasks.training.model.preprocessing import remove_hair
+from lesion_tasks.training.model.stored_model import (
     average_over_flips,
     calibrated,
     fit_calibration,

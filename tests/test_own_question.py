@@ -28,6 +28,7 @@ from lesion_tasks.promotion.candidates import find_candidate
 from lesion_tasks.promotion.questions import gather_answers, write_questions
 from lesion_tasks.settings import Settings, read_settings
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force
+from lesion_tasks.splits.plan import plan_splits
 from lesion_tasks.training.prepare import prepare_training
 from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.training.run_spec import find_run_spec
@@ -178,6 +179,10 @@ def changed(walked: Walked, **texts: str | None) -> Iterator[None]:
 
 
 def test_splits_of_the_catalogue_folder_are_built_unasked(walked: Walked) -> None:
+    """By Airflow and by the command line, which both build what is planned."""
+    planned = {one.name: one.sizes for one in plan_splits(open_workspace())}
+    assert planned["seven_diagnoses_all"] == ()  # a training decodes what it needs
+    assert "malignancy_natural" in planned
     assert '"seven_diagnoses_all": "' in CliRunner().invoke(lesion, ["split"]).output
 
 

@@ -11,7 +11,7 @@ from sqlalchemy import text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import TASKS, InputSize
-from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
+from lesion_tasks.catalog.split_recipes import LEAKING_IMPUTATIONS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.comparison import compare_trainings

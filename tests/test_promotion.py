@@ -8,6 +8,7 @@ from datetime import timedelta
 from types import SimpleNamespace
 from typing import Any, cast
 
+import jsonschema
 import pytest
 from catalogue import add_records, filled_once, labelled_records, rows_of
 from click.testing import CliRunner
@@ -983,7 +984,11 @@ def test_a_champions_luck_is_told_and_its_figures_on_images_that_joined_since(se
     }
     assert looks[second]["n_looks"] == 2
     assert looks[second]["luck"] >= 0
-    figures = json.loads(open_bucket(settings).get("champion.json"))[TASK]["figures"]
+    champions, schema = (
+        json.loads(open_bucket(settings).get(f"champion.{kind}")) for kind in ("json", "schema.json")
+    )
+    jsonschema.Draft202012Validator(schema).validate(champions)
+    figures = champions[TASK]["figures"]
     assert figures["measure"] == "auc"
     ((n_joined,),) = rows_of(
         settings,

@@ -8,13 +8,18 @@ from catalogue import NOW, add_records, archive_record, labelled_records
 from sqlalchemy import inspect, text
 from sqlalchemy.exc import IntegrityError
 
+from lesion_tasks.catalog.cohorts import BY_VALUE
+from lesion_tasks.catalog.gates import SLICE_GUARD
+from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.migration_state import MIGRATIONS
 from lesion_tasks.database.schema import Base
 from lesion_tasks.database.trigger_changes import declared_definitions, definitions
 from lesion_tasks.database.triggers import FUNCTIONS, TRIGGERS
+from lesion_tasks.metrics import case_mix, fairness, probes, scored, shifts
 from lesion_tasks.settings import Settings
+from lesion_tasks.splits.manifest import COLUMNS
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
@@ -81,6 +86,18 @@ def refused(settings: Settings, statement: str) -> str:
     ):
         connection.execute(text(statement))
     return str(caught.value.orig)
+
+
+@pytest.mark.parametrize(
+    "chosen",
+    [
+        MAY_BE_MISSING, BY_VALUE, SLICE_GUARD.attributes, scored.ATTRIBUTES, probes.METADATA, fairness.ATTRIBUTES,
+        shifts.NUMBERS, shifts.CATEGORIES, shifts.OF_LABELS, case_mix.NUMBERS, case_mix.CATEGORIES, case_mix.LEFT_ASIDE,
+    ],
+)  # fmt: skip
+def test_chosen_columns_are_columns_of_a_manifest(chosen: tuple[str, ...]) -> None:
+    """A misspelt one would count as missing in every image."""
+    assert set(chosen) <= {*COLUMNS, "diagnosis_kind"}  # the last is joined to a cohort's rows
 
 
 def test_a_group_cannot_stand_in_two_subsets_of_a_split(settings: Settings) -> None:

@@ -21,7 +21,7 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import database_url, engine_for
 from lesion_tasks.database.schema import Base
 from lesion_tasks.pixels.materialize import materialize_manifest
-from lesion_tasks.settings import Settings
+from lesion_tasks.settings import Settings, read_settings
 from lesion_tasks.splits.split import build_split
 from lesion_tasks.workspace import open_workspace
 
@@ -50,7 +50,7 @@ def grow(settings: Settings) -> None:
 
 
 def materialize() -> None:
-    with engine_for(database_url()).connect() as connection:
+    with engine_for(database_url(read_settings())).connect() as connection:
         newest = "SELECT digest FROM manifest ORDER BY built_at DESC LIMIT 1"
         digest = connection.exec_driver_sql(newest).scalar_one()
     materialize_manifest(open_workspace(), digest, InputSize(16))
@@ -73,7 +73,7 @@ def counted(step: Callable[[], object], dies_at: int | None = None) -> int:
         if seen == dies_at:
             os.kill(os.getpid(), signal.SIGKILL)
 
-    engine = engine_for(database_url())
+    engine = engine_for(database_url(read_settings()))
     with small_batches():
         for name in ("before_cursor_execute", "commit"):
             event.listen(engine, name, count)

@@ -84,7 +84,7 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
         manifest_in_force(workspace.engine, SPLIT)
     assert manifest_in_force(workspace.engine, SPLIT, is_corrected=False)[0] == before
     with workspace.engine.connect() as connection:
-        assert collect_facts(workspace.bucket, connection, before)["corrections"] == []
+        assert collect_facts(workspace.bucket, connection, before).corrections == []
     after = build_split(workspace, SPLIT)
     assert manifest_in_force(workspace.engine, SPLIT)[0] == after
     assert after != before and funnel(curated, after)["label_set_aside"] == -1
@@ -98,7 +98,7 @@ def test_a_label_that_is_set_aside_leaves_the_splits_until_it_is_withdrawn(curat
         correct(workspace, "label_kept", "ISIC_0000005", **ask)
     withdraw_correction(workspace, number, withdrawn_by="Bea")
     with workspace.engine.connect() as connection:
-        assert len(collect_facts(workspace.bucket, connection, after)["corrections"]) == 1
+        assert len(collect_facts(workspace.bucket, connection, after).corrections) == 1
     assert build_split(workspace, SPLIT) == before
     assert rows_of(curated, "SELECT decided_by, withdrawn_by, reason FROM correction") == [
         ("Ada", "Bea", "a seborrhoeic keratosis")
@@ -200,7 +200,7 @@ def test_a_pair_that_is_taken_apart_again_leaves_every_split_as_it_was(curated: 
         ("label_kept", ("ISIC_0000001", "ISIC_0000002"), "found a second image, expected one image"),
         ("lesions_joined", ("ISIC_0000001",), "found one image, expected a pair"),
         ("lesions_joined", ("ISIC_0000001", "ISIC_0000001"), "twice"),
-        ("label_kept", ("ISIC_0999999",), "the catalogue has no image of this id"),
+        ("label_kept", ("ISIC_0999999",), "the database has no image of this id"),
     ],
 )
 def test_a_decision_that_makes_no_sense_is_refused(

@@ -228,7 +228,7 @@ def test_memory_that_runs_out_leaves_a_row_with_the_reason_and_a_retry_is_clean(
         raise tf.errors.ResourceExhaustedError(None, None, "OOM when allocating tensor")
 
     with monkeypatch.context() as patch:
-        patch.setattr(stages, "fit_stage", too_much)
+        patch.setattr(stages, "train_stage", too_much)
         with pytest.raises(tf.errors.ResourceExhaustedError):
             train_variant(open_workspace(), name)
     assert last_word(small) == ("failed", "ResourceExhaustedError: OOM when allocating tensor")

@@ -18,7 +18,7 @@ from lesion_tasks.pixels.shards import PixelSource
 from lesion_tasks.training.accelerator import find_accelerator
 from lesion_tasks.training.batch_norm import BatchStatistics
 from lesion_tasks.training.examples import Batches, Examples
-from lesion_tasks.training.loop import Stage, fit_stage
+from lesion_tasks.training.loop import Stage, train_stage
 from lesion_tasks.training.model import build_model
 
 pytestmark = pytest.mark.minutes
@@ -77,7 +77,7 @@ def train(folder: Path, *, is_random: bool = False, **changed: object) -> tuple[
     some = variant(is_random=is_random)
     model = build_model(some)
     history: dict[int, dict[str, float]] = {}
-    fit_stage(
+    train_stage(
         model,
         stage(**changed),
         lambda epoch: Batches(examples(), 32, n_classes=2, seed=some.seed, epoch=epoch),
@@ -210,7 +210,7 @@ def test_thirty_two_images_can_be_overfitted(tmp_path: Path) -> None:
             dense_units=(64,),
         )
     )
-    fit_stage(
+    train_stage(
         model,
         stage(max_epochs=40, patience=40),
         lambda epoch: Batches(noise, 8, n_classes=2, seed=1, epoch=epoch),
@@ -241,7 +241,7 @@ def fit_with_batch_norm(folder: Path, **changed: object) -> tuple[keras.Model, l
     """Train it under a folder as a bucket; returns it, and the figures of each epoch."""
     find_accelerator()
     model, history = with_batch_norm(), {}
-    fit_stage(
+    train_stage(
         model,
         stage(**({"max_epochs": 3} | changed)),
         lambda epoch: Batches(examples(), 32, n_classes=2, seed=1, epoch=epoch),

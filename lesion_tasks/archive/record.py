@@ -115,14 +115,6 @@ def _refuse(value: Any, reason: str, detail: str, isic_id: str | None = None) ->
     return Refusal(isic_id=isic_id, reason=reason, detail=printable(detail), document=text)
 
 
-def canonical_hash(record: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of a record with sorted keys, URLs without query string, and decimals normalized.
-
-    "3.50", 3.5 and 3.500 are the same value if the vocabulary has a decimal; so are an absent key and null.
-    """
-    return hashlib.sha256(_to_sorted_text(_canonical_object(record)).encode()).hexdigest()
-
-
 # Made once: `json.dumps` builds a new encoder at each call that has options.
 _to_sorted_text = json.JSONEncoder(
     ensure_ascii=False, allow_nan=False, separators=(",", ":"), sort_keys=True
@@ -130,7 +122,11 @@ _to_sorted_text = json.JSONEncoder(
 
 
 def _canonical_object(record: Mapping[str, Any]) -> dict[str, Any]:
-    """Return a copy in which equal values are spelled alike. Called for each record that is read."""
+    """Return a copy in which equal values are spelled alike: URLs without query string, decimals normalized.
+
+    "3.50", 3.5 and 3.500 are the same value if the vocabulary has a decimal; so are an absent key and null. Called for
+    each record that is read.
+    """
     canonical = {}
     for name, value in record.items():
         kind = type(value)

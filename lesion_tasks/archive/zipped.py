@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 
@@ -81,8 +81,8 @@ class ZippedPictures:
         try:
             with path.open("rb") as file:
                 packed = bytearray()
-                for _, *entry in _entries(file):
-                    packed += _PACKED_MEMBER.pack(*entry)
+                for entry in _entries(file):
+                    packed += _PACKED_MEMBER.pack(*(getattr(entry, name) for name in _MEMBER.names or ()))
         except (OSError, struct.error, ValueError, OverflowError) as error:
             raise UnusableInputError(f"{path}: {error}; expected a complete zip file") from error
         members = np.frombuffer(bytes(packed), _MEMBER)
@@ -99,9 +99,9 @@ class ZippedPictures:
         several = found[counts > 1]
         with self.path.open("rb") as file:
             names = [
-                printable(name.decode("utf-8", "replace"), 120)
-                for name, n, *_ in _entries(file)
-                if n == several[0]
+                printable(entry.name.decode("utf-8", "replace"), 120)
+                for entry in _entries(file)
+                if entry.number == several[0]
             ]
         more = f", and {len(several) - 1} more like it" if len(several) > 1 else ""
         return UnusableInputError(
@@ -178,8 +178,22 @@ def _unpacked(packed: bytes, member: Member, max_bytes: int) -> bytes:
     return data
 
 
-def _entries(file: BinaryIO) -> Iterator[tuple[Any, ...]]:
-    """Yield the name and the values of `_MEMBER` for each picture in the central directory."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Entry:
+    """What the central directory says of a picture: its name, and the fields of `_MEMBER`."""
+
+    name: bytes
+    number: int
+    offset: int
+    packed_bytes: int
+    size_bytes: int
+    crc: int
+    extension: int
+    method: int
+
+
+def _entries(file: BinaryIO) -> Iterator[_Entry]:
+    """Yield each picture in the central directory."""
     n_entries, n_bytes, start, shift = _directory(file)
     file.seek(start)
     for _ in range(n_entries):
@@ -200,7 +214,16 @@ def _entries(file: BinaryIO) -> Iterator[tuple[Any, ...]]:
             size, packed, offset = _from_zip64(extra, size, packed, offset)
         method = _UNREADABLE if flags & _ENCRYPTED or method >= _UNREADABLE else method
         extension = EXTENSIONS.index(found[3].decode().lower())
-        yield name, int(found[2]), offset + shift, packed, size, crc, extension, method
+        yield _Entry(
+            name=name,
+            number=int(found[2]),
+            offset=offset + shift,
+            packed_bytes=packed,
+            size_bytes=size,
+            crc=crc,
+            extension=extension,
+            method=method,
+        )
 
 
 def _directory(file: BinaryIO) -> tuple[int, int, int, int]:

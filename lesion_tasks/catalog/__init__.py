@@ -19,7 +19,7 @@ from lesion_tasks.catalog.recipe import (
     SearchSpace,
     Variant,
 )
-from lesion_tasks.catalog.splits import IMPUTATIONS, SPLITS, Split
+from lesion_tasks.catalog.split_recipes import IMPUTATIONS, SPLITS, Split
 from lesion_tasks.catalog.tasks import DIAGNOSIS_LEVELS, TASKS, LabelRule, Task
 from lesion_tasks.catalog.variants import (
     DEFAULT_VARIANTS,

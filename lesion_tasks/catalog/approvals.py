@@ -20,6 +20,16 @@ Answer = Literal["approved", "rejected", "expired"]
 AS_SET = "as_set"
 CHOICES = ("always", "never")
 APPROVALS = (AS_SET, *CHOICES)  # whether a run asks a person
+# Decision about a label or a pair -> what it does, in words.
+LABEL_DECISIONS = {
+    "label_set_aside": "the image is in no subset of the task's splits",
+    "label_kept": "the label stands, and is no suspect any more",
+}
+PAIR_DECISIONS = {
+    "lesions_joined": "both images are in one group",
+    "lesions_apart": "the images stay as they are, and are no suspects any more",
+}
+WITHDRAWN = "withdrawn"  # what is asked for where a decision is to be taken back
 # When nobody is asked however the form is filled in, and what to do about it: on forms and pages.
 ASKS_NOBODY = (
     "Nobody is asked where nothing can be promoted: a candidate barred by something other than its figures is refused "
@@ -72,6 +82,11 @@ class ApprovalRules:
             raise UnusableInputError(
                 f"{person} may not {doing}, expected one of {', '.join(self.approvers)} (LESION_APPROVERS)"
             )
+
+    def require_corrector(self, *, person: str) -> None:
+        """The same of a correction of the data that nobody is asked about: anybody where people are never asked."""
+        if self.is_set:
+            self.require_approver("correct the data unasked", person=person)
 
 
 # What stood in the way of a training -> whether "Despite the gates" promotes it all the same.

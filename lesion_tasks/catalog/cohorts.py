@@ -85,10 +85,9 @@ def _as_json(values: dict[str, Any]) -> dict[str, Any]:
     return found
 
 
-CONDITIONS = (
-    "query", "source", "collections", "attribution", "copyright_license", "anatom_site", "fitzpatrick_skin_type",
-    "seen_from", "seen_before",
-)  # fmt: skip
+# Columns of an image of which a cohort may name values.
+BY_VALUE = ("attribution", "copyright_license", "anatom_site", "fitzpatrick_skin_type")
+CONDITIONS = ("query", "source", "collections", *BY_VALUE, "seen_from", "seen_before")
 
 # None is declared here: a cohort takes its images out of training, and which data judge is for each team to say.
 COHORTS: dict[str, Cohort] = by_name([])

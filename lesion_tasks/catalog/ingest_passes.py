@@ -19,21 +19,30 @@ class IngestPass:
     title: str  # what it does, as people read it
     is_default: bool  # run unless passes are chosen
     what: str
+    after: str | None  # the pass on whose result it works
 
 
 _PASSES = (
-    IngestPass(name="append", title="read new records", is_default=True, what="records newer than last time"),
+    IngestPass(
+        name="append",
+        title="read new records",
+        is_default=True,
+        what="records newer than last time",
+        after=None,
+    ),
     IngestPass(
         name="reconcile",
         title="compare counts",
         is_default=True,
         what="counts by id prefix, read where they differ",
+        after="append",
     ),
     IngestPass(
         name="sweep",
         title="read records again",
         is_default=True,
         what="a share of all records, read again",
+        after="reconcile",
     ),
     # Checking files that we already have is worthwhile only if it is spread over months.
     IngestPass(
@@ -41,18 +50,21 @@ _PASSES = (
         title="check files",
         is_default=False,
         what="a share of all files, checked for changes",
+        after="sweep",
     ),
     IngestPass(
         name="fetch",
         title="fetch files",
         is_default=True,
         what="files that are missing or replaced",
+        after="check_files",
     ),
     IngestPass(
         name="vocabulary",
         title="look for unknown values",
         is_default=False,
         what="counts of values that the archive's published rules do not know",
+        after="sweep",  # it needs no files
     ),
 )
 INGEST_PASSES = {one.name: one for one in _PASSES}

@@ -33,7 +33,7 @@ from lesion_tasks.catalog.entries import NAME, NAME_RULE, MistakesError, refuse,
 from lesion_tasks.catalog.gates import GATES, Gate, check_gates, gates_of
 from lesion_tasks.catalog.recipe import GROUPS, Variant
 from lesion_tasks.catalog.schedules import SCHEDULES, Schedule
-from lesion_tasks.catalog.splits import SPLITS, Split
+from lesion_tasks.catalog.split_recipes import SPLITS, Split
 from lesion_tasks.catalog.tasks import TASKS, Task
 from lesion_tasks.catalog.variants import VARIANTS
 

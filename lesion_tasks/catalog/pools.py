@@ -8,4 +8,6 @@ POOLS = {
     GPU_POOL: (1, "One training at a time"),
     ARCHIVE_POOL: (2, "Tasks that send requests to the archive, few at a time out of politeness"),
 }
+# Into how many tasks wanted files are divided, unless a form says so.
+FILES_PER_RANGE, MAX_RANGES = 5_000, 16
 CONNECTIONS_PER_TASK = N_CONNECTIONS // POOLS[ARCHIVE_POOL][0]

@@ -9,7 +9,7 @@ from lesion_tasks.catalog.entries import OneOf, refuse, unknown, unknown_values
 from lesion_tasks.catalog.input_size import ASPECTS, InputSize
 from lesion_tasks.catalog.learning import BOUNDS as BOUNDS_OF_LEARNING
 from lesion_tasks.catalog.learning import OF_STEPS, Learning
-from lesion_tasks.catalog.splits import SPLITS
+from lesion_tasks.catalog.split_recipes import SPLITS
 from lesion_tasks.catalog.tasks import TASKS, Task
 
 ARCHITECTURES = ("metadata_logistic", "metadata_mlp", "cnn", "mobilenet_v3_eca", "transfer", "ensemble")
@@ -91,6 +91,9 @@ class SearchRange:
     def __post_init__(self) -> None:
         if not self.low < self.high or (self.is_log and self.low <= 0):
             raise ValueError(f"search of {self.field!r}: {self.low} to {self.high} is not a range")
+
+
+MAX_TRIALS = 1_000  # of one search
 
 
 @dataclass(frozen=True, kw_only=True)

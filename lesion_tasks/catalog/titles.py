@@ -3,7 +3,7 @@
 A name stays as it is where a person has to type it, such as in a command.
 """
 
-from lesion_tasks.catalog.splits import SPLITS, Split
+from lesion_tasks.catalog.split_recipes import SPLITS, Split
 from lesion_tasks.catalog.tasks import TASKS
 
 _LABELS = {

@@ -25,11 +25,11 @@ from lesion_tasks.cli.command_line import (
 @lesion.command()
 def setup() -> None:
     """Create the database's tables, or bring them to the newest version."""
-    from lesion_tasks.database.connection import migrate
+    from lesion_tasks.database.connection import database_url, migrate
     from lesion_tasks.database.migration_state import shown_url
 
-    done = migrate().upgrade
     workspace = open_workspace()
+    done = migrate(database_url(workspace.settings)).upgrade
     show({"database": f"{shown_url(workspace.engine)}: {done}", "bucket": workspace.bucket.url})
 
 
@@ -166,19 +166,18 @@ def curate() -> None:
 @click.argument("names", nargs=-1, metavar="[SPLIT]...")
 def split(names: Sequence[str]) -> None:
     """Images -> one immutable manifest for each split (default: of the default variants, and of your own catalogue)."""
-    from lesion_tasks.splits.plan import own_splits, plan_splits
+    from lesion_tasks.splits.plan import plan_splits
     from lesion_tasks.splits.split import build_split
 
     workspace = open_workspace()
-    chosen = [planned.name for planned in plan_splits(workspace, names)]
     # What one split lacks is no reason to withhold another: pictures of one's own seldom make all of them.
     refused = {}
     with shown_whatever_happens() as done:
-        for name in chosen if names else dict.fromkeys([*own_splits(), *chosen]):
+        for planned in plan_splits(workspace, names):
             try:
-                done[name] = build_split(workspace, name)
+                done[planned.name] = build_split(workspace, planned.name)
             except UnusableInputError as error:
-                refused[name] = error
+                refused[planned.name] = error
     # One message is cut where it gets long: each has one of its own.
     if len(refused) == 1:
         raise next(iter(refused.values()))
@@ -221,6 +220,8 @@ def materialize(names: Sequence[str]) -> None:
     workspace = open_workspace()
     done = {}
     for planned in plan_splits(workspace, names):
+        if not planned.sizes:
+            continue
         digest, _ = manifest_in_force(workspace.engine, planned.name)
         done[planned.name] = [materialize_manifest(workspace, digest, size) for size in planned.sizes]
     show(done)

@@ -190,6 +190,20 @@ def rooms_tree() -> str:
     return "\n".join([*lines, "```", ""])
 
 
+BESIDE = ("archive_server", "dags", "plugins", "docker", "benchmarks")
+
+
+def beside_tree() -> str:
+    """Every file of Python beside the package that people start or edit, with a phrase."""
+    lines = ["```"]
+    for name in BESIDE:
+        folder = ROOT / name
+        package = folder / "__init__.py"
+        lines.append(f"{name}/".ljust(INDENT) + _phrase(package) if package.is_file() else f"{name}/")
+        lines += _modules(folder, 2)
+    return "\n".join([*lines, "```", ""])
+
+
 def _modules(folder: Path, depth: int) -> list[str]:
     lines = []
     for path in sorted(folder.iterdir(), key=lambda path: (path.is_dir(), path.name)):
@@ -220,7 +234,11 @@ def commands() -> str:
         parts.append(
             f"### `lesion {name}`\n\n{cleandoc(command.help or '')}\n\n```\nlesion {name} {usage}\n```\n"
         )
-        rows = [_option(one, context) for one in command.params if isinstance(one, click.Option)]
+        rows = [
+            _option(one, context)
+            for one in command.params
+            if isinstance(one, click.Option) and not one.hidden
+        ]
         if rows:
             parts.append(_table(["Option", "What it does"], rows))
     return "\n".join(parts)
@@ -245,6 +263,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "dictionary": dictionary,
     "settings": settings_table,
     "rooms": rooms_tree,
+    "beside": beside_tree,
     "commands": commands,
     "published_tables": published_tables,
     "mapping_fields": mapping_fields,

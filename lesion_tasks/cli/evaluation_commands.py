@@ -10,7 +10,7 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import cohorts_chosen, find_cohort
-from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
+from lesion_tasks.catalog.split_recipes import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.cli.command_line import (
     Choice,
     TaskName,
@@ -35,7 +35,7 @@ from lesion_tasks.cli.command_line import (
 )
 def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequence[str]) -> None:
     """Training -> a report bundle and a verdict (default: every finished training without one, or without --cohort)."""
-    from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated, list_unjudged
+    from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
 
     if manifest and cohorts:
         raise UnusableInputError(
@@ -45,11 +45,8 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
     for name in wanted or ():
         find_cohort(name)  # before anything that takes time
     workspace = open_workspace()
-    chosen = list(training_ids)
-    if not chosen and wanted:
-        chosen = list(dict.fromkeys(one for name in wanted for one in list_unjudged(workspace, name)))
     with shown_whatever_happens() as done:
-        for training_id in chosen or ([] if wanted else list_unevaluated(workspace)):
+        for training_id in training_ids or choose_trainings(workspace, wanted):
             done[training_id] = evaluate_training(
                 workspace, training_id, manifest_digest=manifest, cohorts=wanted
             )

@@ -1,6 +1,7 @@
 """Evaluations -> decisions about champions."""
 
 from collections.abc import Sequence
+from dataclasses import asdict
 
 import click
 
@@ -26,28 +27,30 @@ from lesion_tasks.cli.command_line import (
 @click.option("--reason", help="Why the gates are passed over, in words: kept with the decision.")
 def promote(tasks: Sequence[str], despite_gates: bool, training: str | None, reason: str | None) -> None:
     """Evaluations -> a decision with its reason, and perhaps a new champion."""
-    from lesion_tasks.catalog.approvals import RULE
-    from lesion_tasks.promotion.overrides import read_force, tasks_to_decide
+    from lesion_tasks.promotion.overrides import read_force
     from lesion_tasks.promotion.promote import plan_promotion, promote_model
+    from lesion_tasks.promotion.questions import gather_answers
 
     workspace = open_workspace()
     if despite_gates:
         workspace.settings.approval_rules.require_approver("promote despite the gates", person=person())
     force = read_force(training, reason, is_forced=despite_gates, asked_by=person())
     with shown_whatever_happens() as done:
-        for task in tasks_to_decide(workspace, list(tasks or TASKS), force):
-            for missing in plan_promotion(workspace, task=task, force=force)["rescore"]:
+        for instruction in gather_answers(
+            workspace,
+            tasks=list(tasks or TASKS),
+            answers=(),
+            approval="never",
+            is_forced=despite_gates,
+            triggered_by=person(),
+            force=force,
+        ):
+            for missing in plan_promotion(workspace, task=instruction.task, force=force)["rescore"]:
                 from lesion_tasks.evaluation.evaluate import evaluate_training
 
                 evaluate_training(workspace, **missing)
-            decision = promote_model(
-                workspace,
-                task=task,
-                is_forced=despite_gates,
-                decided_by=person() if despite_gates else RULE,
-                force=force,
-            )
-            done[task] = decision.as_dict()
+            decision = promote_model(workspace, **asdict(instruction), is_forced=despite_gates, force=force)
+            done[instruction.task] = decision.as_dict()
 
 
 @lesion.command()
@@ -73,7 +76,7 @@ def champion(task: str) -> None:
 
     with open_workspace().engine.connect() as connection:
         found = champion_of(connection, task)
-        entry = champion_entry(connection, found) if found else {"champion": None}
+        entry = champion_entry(connection, found).model_dump() if found else {"champion": None}
     show(entry)
 
 

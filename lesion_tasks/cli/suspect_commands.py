@@ -64,9 +64,8 @@ def correct(
     from lesion_tasks.curation.corrections import list_corrections
 
     workspace = open_workspace()
-    rules = workspace.settings.approval_rules
-    if rules.is_set and (withdraw is not None or decision is not None):
-        rules.require_approver("correct the data unasked", person=person())
+    if withdraw is not None or decision is not None:
+        workspace.settings.approval_rules.require_corrector(person=person())
     if withdraw is not None:
         withdraw_correction(workspace, withdraw, withdrawn_by=person())
         show({"withdrawn": withdraw})

@@ -8,6 +8,7 @@ import click
 
 from lesion_tasks.catalog import VARIANTS, own_entries
 from lesion_tasks.catalog.lookup import find_variant
+from lesion_tasks.catalog.recipe import MAX_TRIALS
 from lesion_tasks.cli.command_line import (
     lesion,
     open_workspace,
@@ -63,7 +64,7 @@ def _describe(name: str) -> None:
 @click.option(
     "--trials",
     "n_trials",
-    type=click.IntRange(min=0),
+    type=click.IntRange(min=0, max=MAX_TRIALS),
     default=0,
     help="Run this many search trials before the training, see `lesion tune`.",
 )
@@ -85,8 +86,8 @@ def train(
     changes: Mapping[str, Any],
 ) -> None:
     """Variant and manifest -> a stored model and keyed predictions."""
-    from lesion_tasks.training.prepare import prepare_training
-    from lesion_tasks.training.train import choose_variants, train_variant
+    from lesion_tasks.training.prepare import prepare_and_train
+    from lesion_tasks.training.train import choose_variants
 
     workspace = open_workspace()
     with shown_whatever_happens() as done:
@@ -98,8 +99,7 @@ def train(
             is_smoke_run=is_smoke_run,
             changes=changes,
         ):
-            prepare_training(workspace, name, is_smoke_run=is_smoke_run, changes=changes)
-            done[name] = train_variant(
+            done[name] = prepare_and_train(
                 workspace,
                 name,
                 again=again,
@@ -126,7 +126,9 @@ def _changes(said: Sequence[str]) -> dict[str, Any]:
 
 @lesion.command()
 @click.argument("variant")
-@click.option("--trials", "n_trials", type=click.IntRange(min=1), default=20, show_default=True)
+@click.option(
+    "--trials", "n_trials", type=click.IntRange(min=1, max=MAX_TRIALS), default=20, show_default=True
+)
 @shortening
 def tune(variant: str, n_trials: int, is_smoke_run: bool, max_epochs: int | None) -> None:
     """Search for a variant's best parameters on val; trials made before count, test stays closed."""

@@ -4,11 +4,10 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket
+from lesion_tasks.catalog.approvals import LABEL_DECISIONS, PAIR_DECISIONS
 from lesion_tasks.catalog.lookup import did_you_mean, find_task
 from lesion_tasks.curation.assign_groups import NEXT_NUMBER, regroup
 from lesion_tasks.curation.corrections import (
-    LABEL_DECISIONS,
-    PAIR_DECISIONS,
     Asked,
     find_correction,
     insert_correction,
@@ -35,7 +34,15 @@ def correct(
     `UnusableInputError` for an unknown decision, image or task, for what does not go together, and for a decision that
     contradicts one in force.
     """
-    asked = read_asked(decision, isic_id, other_isic_id, task, reason, decided_by, request_id)
+    asked = read_asked(
+        decision,
+        isic_id=isic_id,
+        other=other_isic_id,
+        task=task,
+        reason=reason,
+        decided_by=decided_by,
+        request_id=request_id,
+    )
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)
         return apply_correction(connection, workspace.bucket, asked)
@@ -68,6 +75,7 @@ def apply_withdrawal(
 
 def read_asked(
     decision: str,
+    *,
     isic_id: str,
     other: str | None,
     task: str | None,
@@ -106,12 +114,12 @@ def read_asked(
 
 
 def check_images(connection: Connection, *isic_ids: str | None) -> None:
-    """Raise `UnusableInputError` unless the catalogue has the images."""
+    """Raise `UnusableInputError` unless the database has the images."""
     for isic_id in filter(None, isic_ids):
         if not connection.execute(
             text("SELECT EXISTS (SELECT FROM image WHERE isic_id = :id)"), {"id": isic_id}
         ).scalar_one():
-            raise UnusableInputError(f"image {isic_id[:200]!r}: the catalogue has no image of this id")
+            raise UnusableInputError(f"image {isic_id[:200]!r}: the database has no image of this id")
 
 
 def _follow(connection: Connection, bucket: Bucket, decision: str, isic_id: str, other: str | None) -> None:

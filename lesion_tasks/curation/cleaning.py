@@ -4,7 +4,7 @@
 """
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,47 +82,41 @@ def curate_record(
         return rejected("no_file", "no picture has been fetched, expected one")
     if file["reason"] is not None:
         return rejected("file_refused", f"{file['reason']}: {file['detail']}")
-    metadata = document.get("metadata") or {}
-    clinical = metadata.get("clinical") or {}
-    acquisition = metadata.get("acquisition") or {}
     return CuratedImage(
         isic_id=isic_id,
         record_version=version,
         rendition=file["rendition"],
         sha256=file["sha256"],
-        patient_id=identity(clinical.get("patient_id")),
-        lesion_id=identity(clinical.get("lesion_id")),
-        diagnosis=diagnosis_path(clinical),
-        diagnosis_confirm_type=_word(clinical.get("diagnosis_confirm_type")),
-        image_type=_word(acquisition.get("image_type")),
-        image_manipulation=_word(acquisition.get("image_manipulation")),
-        sex=_sex(clinical.get("sex")),
-        age_years=_age_years(clinical.get("age_approx")),
-        size_mm=_size_mm(clinical.get("clin_size_long_diam_mm")),
-        anatom_site=_word(clinical.get("anatom_site_1"))
-        or SITE_BY_GENERAL_SITE.get(str(clinical.get("anatom_site_general"))),
-        fitzpatrick_skin_type=_word(clinical.get("fitzpatrick_skin_type")),
-        copyright_license=_text(document.get("copyright_license")),
-        attribution=_text(document.get("attribution")),
+        diagnosis=diagnosis_path(_group(document, "clinical")),
+        **{column: _value(document, fields) for column, fields in FIELDS.items()},
     )
 
 
 def unread_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (field, value as found) for each value of a record that `curate_record` takes as missing."""
-    metadata = document.get("metadata") or {}
-    for group, readers in _READERS.items():
-        fields = metadata.get(group) or {}
-        for name, read in readers.items():
-            found = fields.get(name)
-            if found is not None and found != "" and read(found) is None:
-                yield name, str(found)
+    for fields in (*FIELDS.values(), *DIAGNOSIS_FIELDS):
+        if _value(document, fields) is None:
+            for field in fields:
+                found = _group(document, field.group).get(field.name)
+                if found is not None and found != "":
+                    yield field.name, str(found)
+
+
+def _value(document: Mapping[str, Any], fields: Sequence["Field"]) -> Any:
+    """The first value that can be read of several fields that say the same."""
+    values = (field.read(_group(document, field.group).get(field.name)) for field in fields)
+    return next((value for value in values if value is not None), None)
+
+
+def _group(document: Mapping[str, Any], name: str | None) -> Mapping[str, Any]:
+    return document if name is None else (document.get("metadata") or {}).get(name) or {}
 
 
 def diagnosis_path(clinical: Mapping[str, Any]) -> tuple[str, ...]:
     """Return diagnosis levels 1, 2, ... up to the first missing one."""
     path: list[str] = []
-    for level in range(1, 6):
-        value = _word(clinical.get(f"diagnosis_{level}"))
+    for (field,) in DIAGNOSIS_FIELDS:
+        value = field.read(clinical.get(field.name))
         if value is None:
             break
         path.append(value)
@@ -160,21 +154,6 @@ def _size_mm(value: Any) -> float | None:
     return read_number("size_mm", value)
 
 
-_READERS: Mapping[str, Mapping[str, Callable[[Any], Any]]] = {
-    "acquisition": {"image_type": _word, "image_manipulation": _word},
-    "clinical": {
-        "patient_id": identity,
-        "lesion_id": identity,
-        **{f"diagnosis_{level}": _word for level in range(1, 6)},
-        "diagnosis_confirm_type": _word,
-        "sex": _sex,
-        "age_approx": _age_years,
-        "anatom_site_1": _word,
-        "fitzpatrick_skin_type": _word,
-    },
-}
-
-
 def read_number(name: str, value: Any) -> float | None:
     """Read a JSON number or a decimal string such as "3.50"; None for anything else, or beyond METADATA_LIMITS."""
     lowest, highest = METADATA_LIMITS[name]
@@ -185,3 +164,38 @@ def read_number(name: str, value: Any) -> float | None:
     except (ValueError, OverflowError):
         return None
     return number if math.isfinite(number) and lowest <= number <= highest else None
+
+
+def _site_of_general(value: Any) -> str | None:
+    return SITE_BY_GENERAL_SITE.get(str(value))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Field:
+    """A field of a record, and how it is read: None for what is no value."""
+
+    group: str | None  # of the record's metadata; None: beside them
+    name: str
+    read: Callable[[Any], Any]
+
+
+def _clinical(name: str, read: Callable[[Any], Any] = _word) -> Field:
+    return Field(group="clinical", name=name, read=read)
+
+
+# Column of an image -> the fields that say it, in this order: whatever a record alone decides.
+FIELDS: Mapping[str, tuple[Field, ...]] = {
+    "patient_id": (_clinical("patient_id", identity),),
+    "lesion_id": (_clinical("lesion_id", identity),),
+    "diagnosis_confirm_type": (_clinical("diagnosis_confirm_type"),),
+    "image_type": (Field(group="acquisition", name="image_type", read=_word),),
+    "image_manipulation": (Field(group="acquisition", name="image_manipulation", read=_word),),
+    "sex": (_clinical("sex", _sex),),
+    "age_years": (_clinical("age_approx", _age_years),),
+    "size_mm": (_clinical("clin_size_long_diam_mm", _size_mm),),
+    "anatom_site": (_clinical("anatom_site_1"), _clinical("anatom_site_general", _site_of_general)),
+    "fitzpatrick_skin_type": (_clinical("fitzpatrick_skin_type"),),
+    "copyright_license": (Field(group=None, name="copyright_license", read=_text),),
+    "attribution": (Field(group=None, name="attribution", read=_text),),
+}
+DIAGNOSIS_FIELDS = tuple((_clinical(f"diagnosis_{level}"),) for level in range(1, 6))

@@ -10,7 +10,15 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.approvals import AS_SET, MAX_REASON, MIN_CORRECTION_REASON, PAGES, RULE
+from lesion_tasks.catalog.approvals import (
+    AS_SET,
+    LABEL_DECISIONS,
+    MAX_REASON,
+    MIN_CORRECTION_REASON,
+    PAGES,
+    RULE,
+    WITHDRAWN,
+)
 from lesion_tasks.catalog.canonical_json import canonical_json
 from lesion_tasks.curation.apply_correction import (
     apply_correction,
@@ -19,8 +27,6 @@ from lesion_tasks.curation.apply_correction import (
     read_asked,
 )
 from lesion_tasks.curation.corrections import (
-    LABEL_DECISIONS,
-    WITHDRAWN,
     Asked,
     find_correction,
     find_ever_made,
@@ -130,7 +136,15 @@ def read_request(
     else:
         if not isic_id:
             raise UnusableInputError(f"{decision}: expected the id of an image")
-        asked = read_asked(decision, isic_id, other_isic_id, task, words, asked_by, request_id)
+        asked = read_asked(
+            decision,
+            isic_id=isic_id,
+            other=other_isic_id,
+            task=task,
+            reason=words,
+            decided_by=asked_by,
+            request_id=request_id,
+        )
         about = asked.isic_id, asked.other_isic_id, asked.task
     return Request(
         request_id=request_id,

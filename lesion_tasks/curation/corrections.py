@@ -15,18 +15,8 @@ from sqlalchemy import Connection, func, insert, or_, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.approvals import WITHDRAWN
 from lesion_tasks.database.schema import Correction, CorrectionRequest
-
-WITHDRAWN = "withdrawn"  # what is asked for where a decision is to be taken back
-# Decision -> what it does, in words.
-LABEL_DECISIONS = {
-    "label_set_aside": "the image is in no subset of the task's splits",
-    "label_kept": "the label stands, and is no suspect any more",
-}
-PAIR_DECISIONS = {
-    "lesions_joined": "both images are in one group",
-    "lesions_apart": "the images stay as they are, and are no suspects any more",
-}
 
 
 @dataclass(frozen=True, kw_only=True)

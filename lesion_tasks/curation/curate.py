@@ -1,10 +1,10 @@
 """Records and stored files -> images, or rejects with a reason word; then the groups they belong to.
 
 Every write of a record or a file leaves its id in `uncurated`, by triggers of the database, so nothing compares the
-whole catalogue to find out what is new. Ids are taken from there in batches, each batch one transaction that also
+whole database to find out what is new. Ids are taken from there in batches, each batch one transaction that also
 judges them, so a killed run continues where it stopped. Images that arrived, changed or left are noted in the same
 transaction (`ungrouped`), and only the groups that they can touch are computed again: a daily run costs what one day's
-images cost. Groups depend on what the catalogue holds, not on the order in which it arrived.
+images cost. Groups depend on what the database holds, not on the order in which it arrived.
 """
 
 import logging

@@ -70,7 +70,7 @@ _KNOWN = text("""
 
 
 def known_identities(connection: Connection) -> KnownIdentities:
-    """For how many images of the catalogue patient and lesion are known."""
+    """For how many images of the database patient and lesion are known."""
     return KnownIdentities.model_validate(dict(connection.execute(_KNOWN).one()._mapping))
 
 

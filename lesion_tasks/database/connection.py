@@ -18,7 +18,7 @@ from lesion_tasks.database.migration_state import (
     refuse_other_migration,
     shown_url,
 )
-from lesion_tasks.settings import Settings, read_settings
+from lesion_tasks.settings import Settings
 
 log = logging.getLogger(__name__)
 
@@ -39,9 +39,8 @@ _WRONG = (
 )
 
 
-def database_url(settings: Settings | None = None) -> str:
+def database_url(settings: Settings) -> str:
     """Return the database's URL, starting the embedded Postgres if the settings name no database."""
-    settings = settings or read_settings()
     if settings.database_url is not None:
         return settings.database_url
     from lesion_tasks.database.embedded.postgres import ensure_running
@@ -100,7 +99,7 @@ def _connect_patiently(shown: str, parameters: dict[str, Any]) -> Any:
     raise AssertionError("the last attempt returns or raises")
 
 
-def migrate(url: str | None = None) -> MigrationState:
+def migrate(url: str) -> MigrationState:
     """Bring the tables to the newest migration; do nothing if they are already there. Returns the state before.
 
     Raises UnusableInputError if another version brought the database to a migration that this one does not know.
@@ -108,7 +107,7 @@ def migrate(url: str | None = None) -> MigrationState:
     from alembic import command
     from alembic.config import Config
 
-    engine = engine_for(url or database_url())
+    engine = engine_for(url)
     state = migration_state(engine)
     if state.is_unknown:
         raise UnusableInputError(f"database {shown_url(engine)} {state}")

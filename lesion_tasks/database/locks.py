@@ -76,14 +76,14 @@ def _release(connection: Connection, lock: Lock, name: str) -> None:
         _call(connection, "pg_advisory_unlock", lock, name)
 
 
-def is_held(connection: Connection, lock: Lock, name: str = "") -> bool:
+def is_held(connection: Connection, lock: Lock) -> bool:
     """Whether somebody holds a lock alone now, without a wait for it."""
     statement = """
         SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND mode = 'ExclusiveLock' AND granted
             AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
             AND objsubid = 1 AND (classid::bigint << 32) | objid::bigint = CAST(:key AS bigint))
     """
-    return bool(connection.execute(text(statement), {"key": _key(lock, name)}).scalar_one())
+    return bool(connection.execute(text(statement), {"key": _key(lock, "")}).scalar_one())
 
 
 def _call(connection: Connection, function: str, lock: Lock, name: str) -> bool:

@@ -33,6 +33,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from lesion_tasks.archive.image_ids import IMAGE_ID_FORM
 
+# Of a column whose few values repeat from row to row, so that a dictionary makes its Parquet smaller.
+REPEATS = {"repeats": True}
+
 
 class Base(DeclarativeBase):
     """Types by annotation, and names for every constraint, so that migrations can refer to them."""
@@ -174,7 +177,7 @@ class RecordVersion(Base):
 
 
 class ScopeRecord(Base):
-    """Which scopes a record was listed in. Two scopes can share one catalogue."""
+    """Which scopes a record was listed in. Two scopes can share one database."""
 
     __tablename__ = "scope_record"
     written_by = ("ingest.reconcile", "ingest.snapshot_handover", "ingest.write_records")
@@ -263,8 +266,8 @@ class StoredFile(Base):
         BigInteger,
         comment="size in the record when it was fetched; not the object's length, but it changes with it",
     )
-    width_px: Mapped[int | None] = mapped_column(comment="of the decoded picture")
-    height_px: Mapped[int | None] = mapped_column(comment="of the decoded picture")
+    width_px: Mapped[int | None] = mapped_column(info=REPEATS, comment="of the decoded picture")
+    height_px: Mapped[int | None] = mapped_column(info=REPEATS, comment="of the decoded picture")
     reason: Mapped[str | None] = mapped_column(comment="why there is no usable file; null when stored")
     detail: Mapped[str | None] = mapped_column(comment="what was found and what was expected")
     n_attempts: Mapped[int] = mapped_column(server_default="1", comment="times a fetch was tried")
@@ -328,7 +331,7 @@ class Image(Base):
     )
 
     isic_id: Mapped[str] = mapped_column(primary_key=True, comment="the archive's id")
-    record_version: Mapped[int] = mapped_column(comment="the version it was curated from")
+    record_version: Mapped[int] = mapped_column(info=REPEATS, comment="the version it was curated from")
     rendition: Mapped[str] = mapped_column(comment="the stored file it stands for")
     rules_version: Mapped[int] = mapped_column(comment="version of the curation rules")
     sha256: Mapped[str] = mapped_column(comment="of the picture's bytes")
@@ -349,20 +352,22 @@ class Image(Base):
         comment="patient_id, else lesion_id, else isic_id: what the subset hash is taken of"
     )
     diagnosis: Mapped[list[str]] = mapped_column(comment="diagnosis path, level 1 first; empty: undiagnosed")
-    diagnosis_confirm_type: Mapped[str | None] = mapped_column(comment="how the diagnosis was confirmed")
-    image_type: Mapped[str | None] = mapped_column(comment="as the archive says")
+    diagnosis_confirm_type: Mapped[str | None] = mapped_column(
+        info=REPEATS, comment="how the diagnosis was confirmed"
+    )
+    image_type: Mapped[str | None] = mapped_column(info=REPEATS, comment="as the archive says")
     image_manipulation: Mapped[str | None] = mapped_column(comment="as the archive says")
-    sex: Mapped[str | None] = mapped_column(comment="female or male; null where unknown")
+    sex: Mapped[str | None] = mapped_column(info=REPEATS, comment="female or male; null where unknown")
     age_years: Mapped[float | None] = mapped_column(
-        comment="age_approx: five-year steps, 85 means 85 or more"
+        info=REPEATS, comment="age_approx: five-year steps, 85 means 85 or more"
     )
     size_mm: Mapped[float | None] = mapped_column(comment="clin_size_long_diam_mm, the longest diameter")
     anatom_site: Mapped[str | None] = mapped_column(
-        comment="anatom_site_1, or the older vocabulary mapped to it"
+        info=REPEATS, comment="anatom_site_1, or the older vocabulary mapped to it"
     )
-    fitzpatrick_skin_type: Mapped[str | None] = mapped_column(comment="Fitzpatrick I to VI")
-    copyright_license: Mapped[str | None] = mapped_column(comment="as the archive says")
-    attribution: Mapped[str | None] = mapped_column(comment="as the archive says")
+    fitzpatrick_skin_type: Mapped[str | None] = mapped_column(info=REPEATS, comment="Fitzpatrick I to VI")
+    copyright_license: Mapped[str | None] = mapped_column(info=REPEATS, comment="as the archive says")
+    attribution: Mapped[str | None] = mapped_column(info=REPEATS, comment="as the archive says")
     perceptual_hash: Mapped[int | None] = mapped_column(
         BigInteger, comment="as in stored_file: 64-bit DCT hash of the picture"
     )
@@ -637,8 +642,8 @@ class SplitMember(Base):
         ForeignKey("record.isic_id"), primary_key=True, comment="the archive's id"
     )
     group_id: Mapped[str | None] = mapped_column(comment="as in image")
-    subset: Mapped[str | None] = mapped_column(comment="train, val or test")
-    label: Mapped[str | None] = mapped_column(comment="a class of the task")
+    subset: Mapped[str | None] = mapped_column(info=REPEATS, comment="train, val or test")
+    label: Mapped[str | None] = mapped_column(info=REPEATS, comment="a class of the task")
     reason: Mapped[str | None] = mapped_column(comment="why it is left out; null when it is in")
     is_balanced: Mapped[bool] = mapped_column(
         server_default="false", comment="val and test: part of the balanced draw; train: a member"

@@ -19,7 +19,7 @@ from sqlalchemy import text
 from lesion_tasks import UnavailableError, UnusableInputError
 from lesion_tasks.bucket import naming_s3, s3_client
 from lesion_tasks.catalog.pools import POOLS
-from lesion_tasks.database.connection import engine_for, migrate
+from lesion_tasks.database.connection import database_url, engine_for, migrate
 from lesion_tasks.settings import read_settings
 
 # Accounts of the compose file's own S3 server; each has a document of rights, mounted from deploy/s3.
@@ -31,8 +31,9 @@ def main() -> None:
     """Prepare everything, or end with the first thing that is wrong."""
     try:
         settings = read_settings()
-        migrate(settings.database_url)
-        _let_reader_read(settings.database_url)
+        url = database_url(settings)
+        migrate(url)
+        _let_reader_read(url)
         _create_bucket(settings.bucket_url)
         _share_bucket(settings.bucket_url)
     except (UnusableInputError, UnavailableError) as error:
@@ -53,9 +54,9 @@ def main() -> None:
     )
 
 
-def _let_reader_read(url: str | None) -> None:
+def _let_reader_read(url: str) -> None:
     """Grant the UI's role every table of now, if there is such a role: docker/postgres-reader.sh creates it."""
-    with engine_for(url or "").begin() as connection:
+    with engine_for(url).begin() as connection:
         connection.execute(
             text("""
                 DO $$ BEGIN

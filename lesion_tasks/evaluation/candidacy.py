@@ -3,11 +3,11 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
-from lesion_tasks.catalog.splits import LEAKING_IMPUTATIONS
+from lesion_tasks.catalog.split_recipes import LEAKING_IMPUTATIONS
 from lesion_tasks.database.pruned import HOLDS_OUT, TRAINING_IS_ARCHIVED, TRAINING_IS_PRUNED
 from lesion_tasks.database.schema import OpenQuestion
 from lesion_tasks.evaluation.decisions import (
@@ -25,7 +25,7 @@ from lesion_tasks.reports.words import outcome_title, quoted, sentences, unquote
 from lesion_tasks.training.run_record import kind_of
 
 if TYPE_CHECKING:
-    from lesion_tasks.database.schema import Training
+    pass
 
 # Whether a row `t` of training, with its row `m` of manifest, may ever become champion; `:leaking` are imputations.
 MAY_BE_PROMOTED = """(coalesce((t.recipe ->> 'is_promotable')::boolean, true)
@@ -66,7 +66,7 @@ def waiting_ids(connection: Connection, task: str) -> list[str]:
     newest: dict[Any, str] = {}
     for row in connection.execute(_EVALUATED, {"task": task}):
         # A shortened training or a rehearsal does not take the place of the variant's own.
-        kind = kind_of(cast("Training", row))
+        kind = kind_of(row.variant, row.recipe)
         newest.pop(kind, None)  # of each kind the last one stands, in its own place
         newest[kind] = row.training_id
     return [training_id for training_id in newest.values() if training_id not in decided]

@@ -40,7 +40,7 @@ class Shared:
 def find_overlaps(connection: Connection, cohort: "pd.DataFrame", own: "pd.DataFrame") -> list[Shared]:
     """Every image of a cohort that the rows of `own` share anything with, once, in the order of the cohort.
 
-    Identities count as the manifests have them and as the catalogue knows them by now.
+    Identities count as the manifests have them and as the database knows them by now.
     """
     import pandas as pd
 
@@ -74,7 +74,7 @@ def counted(found: Sequence[Shared]) -> list[Overlap]:
 
 
 def _identities_today(connection: Connection, isic_ids: list[str]) -> Mapping[str, Mapping[str, str | None]]:
-    """Column -> image id -> who the catalogue says it is by now."""
+    """Column -> image id -> who the database says it is by now."""
     rows = connection.execute(
         text("SELECT isic_id, group_id, patient_id, lesion_id FROM image WHERE isic_id = ANY(:ids)"),
         {"ids": isic_ids},

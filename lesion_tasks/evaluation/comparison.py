@@ -1,8 +1,8 @@
 """Two trainings and the test images of one of them -> what differs, pair by pair, and why a figure moved.
 
 Both must have a sound evaluation there. Images that one of the two has learned from, or whose lesion or patient it
-knows, are left out of the comparison for both: after a new draw of the subsets, the champion's train images may be in
-the candidate's test set.
+knows, are left out of the comparison for both: after a new assignment of the subsets, the champion's train images may
+be in the candidate's test set.
 """
 
 from collections.abc import Mapping, Sequence

@@ -1,4 +1,4 @@
-"""Decisions about champions as rows in Postgres: the only module that reads or writes the table `promotion`."""
+"""Decisions about champions as rows in Postgres: the only module that writes the table `promotion`."""
 
 import json
 import logging

@@ -116,6 +116,13 @@ def report_key(subject: EvaluationSubject) -> str:
     return f"{subject.folder}/report.html"
 
 
+def choose_trainings(workspace: Workspace, cohorts: Sequence[str] | None = None) -> list[str]:
+    """What to evaluate where nobody names trainings: those without an evaluation, or without one of these cohorts."""
+    if not cohorts:
+        return list_unevaluated(workspace)
+    return list(dict.fromkeys(one for name in cohorts for one in list_unjudged(workspace, name)))
+
+
 def list_unevaluated(workspace: Workspace) -> list[str]:
     """Finished trainings without an evaluation on their own manifest, oldest first.
 
@@ -230,7 +237,15 @@ def _measure(
         }
         verdicts.append(judge_seals(engine, subject, stored))
         again = rescore(engine, bucket, subject, model, scored["val"], examples)
-        verdicts += judge(engine, bucket, subject, scored, stored, again, examples)
+        verdicts += judge(
+            engine,
+            bucket=bucket,
+            subject=subject,
+            scored=scored,
+            stored=stored,
+            again=again,
+            examples=examples,
+        )
     documents = {
         name: evaluation_document(
             some, threshold=subject.threshold, subset=name, training_id=subject.training.training_id
@@ -270,7 +285,15 @@ def _measure(
         lesions=lesion_figures(subject, test) if test else None,
         epochs=epochs(engine, subject),
         comparison=comparison,
-        promotion=_standing(engine, subject, documents, comparison, other_data, identities, verdicts),
+        promotion=_standing(
+            engine,
+            subject=subject,
+            documents=documents,
+            comparison=comparison,
+            other_data=other_data,
+            identities=identities,
+            verdicts=verdicts,
+        ),
         data_changes=data_changes(engine, bucket, subject),
         data=data_facts(subject),
         examples=_examples(subject, model, examples, stored) if scored else [],
@@ -286,6 +309,7 @@ def _fairness(subject: EvaluationSubject, test: "Scored") -> Fairness:
 
 def _standing(
     engine: Engine,
+    *,
     subject: EvaluationSubject,
     documents: Mapping[str, SubsetDocument],
     comparison: Comparison | None,

@@ -1,4 +1,4 @@
-"""Evaluations and looks at test sets as rows in Postgres: the only module that reads or writes these two tables.
+"""Evaluations and looks at test sets as rows in Postgres: the only module that writes these two tables.
 
 The result of an evaluation is its document, sealed by a digest. The columns beside it repeat parts of it for display;
 decisions use the document itself: `find_sealed`, then `failed_checks` and `undecided_checks`.
@@ -291,7 +291,7 @@ class _Look:
 
     training_id: str
     finished_at: datetime
-    draw: tuple[str, str]
+    assignment: tuple[str, str]
     value: float
     marks: frozenset[str]  # by which it is the same as another: what it was made of, and its predictions
     same_as: str  # the first training with one of these; often itself
@@ -305,7 +305,7 @@ _MARKS = """array_remove(ARRAY[t.fingerprint, (
 
 
 def earlier_figures(connection: Connection, training_id: str, measure: str) -> list[float]:
-    """A measure of every training of the task that was tested on the same draw of test before this one, by time."""
+    """A measure of every training of the task that was tested on the same assignment before this one, by time."""
     one = connection.execute(
         text(f"""
             SELECT t.task, t.finished_at, m.recipe #>> '{{task,salt}}' AS salt,
@@ -317,28 +317,30 @@ def earlier_figures(connection: Connection, training_id: str, measure: str) -> l
     ).one_or_none()
     if one is None:
         return []
-    looks = [look for look in _looks(connection, one.task, measure) if look.draw == (one.salt, one.share)]
+    looks = [
+        look for look in _looks(connection, one.task, measure) if look.assignment == (one.salt, one.share)
+    ]
     own = {look.same_as for look in looks if look.marks & set(one.marks)}
     earlier = [look for look in looks if look.finished_at < one.finished_at and look.same_as not in own]
     return list({look.same_as: look.value for look in earlier}.values())
 
 
 @dataclass(frozen=True, kw_only=True)
-class Draw:
-    """The looks at the test sets of one draw: what was looked at twice is one look."""
+class LooksAtOne:
+    """The looks at the test sets of one assignment: what was looked at twice is one look."""
 
     figures: dict[str, float]  # of every training that differs from those before it, oldest first
     same_as: dict[str, str]  # every training -> the one in `figures` that it is the same as
 
 
-def figures_by_draw(connection: Connection, task: str, measure: str) -> list[Draw]:
-    """A measure of every training of a task by the draw of its test set."""
-    draws: dict[tuple[str, str], Draw] = {}
+def looks_by_assignment(connection: Connection, task: str, measure: str) -> list[LooksAtOne]:
+    """A measure of every training of a task, for each assignment of images to test."""
+    found: dict[tuple[str, str], LooksAtOne] = {}
     for look in _looks(connection, task, measure):
-        draw = draws.setdefault(look.draw, Draw(figures={}, same_as={}))
-        draw.same_as[look.training_id] = look.same_as
-        draw.figures.setdefault(look.same_as, look.value)
-    return list(draws.values())
+        looks = found.setdefault(look.assignment, LooksAtOne(figures={}, same_as={}))
+        looks.same_as[look.training_id] = look.same_as
+        looks.figures.setdefault(look.same_as, look.value)
+    return list(found.values())
 
 
 def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
@@ -364,7 +366,7 @@ def _looks(connection: Connection, task: str, measure: str) -> list[_Look]:
         look = _Look(
             training_id=row.training_id,
             finished_at=row.finished_at,
-            draw=(row.salt, row.share),
+            assignment=(row.salt, row.share),
             value=row.value,
             marks=frozenset(row.marks),
             same_as=same_as,

@@ -13,7 +13,7 @@ from PIL import Image
 from lesion_tasks.reports.bundle import Example
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.model.averaging import members_in
-from lesion_tasks.training.model.serving import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
+from lesion_tasks.training.model.stored_model import FLIPS, MEAN_OF_FLIPS, as_views, mean_of_views
 
 N_EACH = 4
 SHOWN_PX = 192

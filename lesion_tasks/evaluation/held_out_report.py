@@ -18,7 +18,7 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_split, find_variant
 from lesion_tasks.catalog.recipe import depends_on_seed
 from lesion_tasks.catalog.shortened import title_of_all
-from lesion_tasks.catalog.splits import HELD_OUT_BY, N_TRAININGS
+from lesion_tasks.catalog.split_recipes import HELD_OUT_BY, N_TRAININGS
 from lesion_tasks.database.schema import Evaluation
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.evaluation_record import (

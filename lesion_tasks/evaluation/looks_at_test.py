@@ -9,7 +9,7 @@ from sqlalchemy import Connection
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.evaluation.decisions import champion_of
-from lesion_tasks.evaluation.evaluation_record import earlier_figures, figures_by_draw, noted_best
+from lesion_tasks.evaluation.evaluation_record import earlier_figures, looks_by_assignment, noted_best
 from lesion_tasks.evaluation.subject import EvaluationSubject
 from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
@@ -75,34 +75,34 @@ def best_of_all(
     the same figure is corrected in the same way.
     """
     measure = leading_measure(task)
-    draws = figures_by_draw(connection, task, measure)
-    found, of_draws = {}, dict[int, BestOfLooks | None]()
+    assignments = looks_by_assignment(connection, task, measure)
+    found, of_assignments = {}, dict[int, BestOfLooks | None]()
     for training_id, figure in figures.items():
-        place = next((place for place, draw in enumerate(draws) if training_id in draw.same_as), None)
+        place = next((place for place, one in enumerate(assignments) if training_id in one.same_as), None)
         if place is None:
             continue
-        looks = draws[place].figures
-        if looks[draws[place].same_as[training_id]] < max(looks.values()):
+        looks = assignments[place].figures
+        if looks[assignments[place].same_as[training_id]] < max(looks.values()):
             continue
-        if place not in of_draws:  # for all that have this figure
-            of_draws[place] = _best_of_draw(connection, measure, looks, figure)
-        if (best := of_draws[place]) is not None:
+        if place not in of_assignments:  # for all that have this figure
+            of_assignments[place] = _best_of_assignment(connection, measure, looks, figure)
+        if (best := of_assignments[place]) is not None:
             found[training_id] = best
     return found
 
 
-def _best_of_draw(
-    connection: Connection, measure: str, draw: Mapping[str, float], figure: PublishedFigure
+def _best_of_assignment(
+    connection: Connection, measure: str, assignment: Mapping[str, float], figure: PublishedFigure
 ) -> BestOfLooks | None:
-    """The highest figure of one draw of test without the luck of being it; None for the only one."""
-    value = max(draw.values())
-    if len(draw) < 2 or not 0 < value < 1:
+    """The highest figure of one assignment without the luck of being it; None for the only one."""
+    value = max(assignment.values())
+    if len(assignment) < 2 or not 0 < value < 1:
         return None
-    same = [training_id for training_id, other in draw.items() if other == value]
+    same = [training_id for training_id, other in assignment.items() if other == value]
     error, degrees = _error_of(connection, same[:_N_ASKED]) or _error_by_interval(figure)
     if not math.isfinite(error):
         return None
-    in_time, place = list(draw.values()), list(draw).index(same[0])
+    in_time, place = list(assignment.values()), list(assignment).index(same[0])
     return _without_luck(measure, value, error, degrees, in_time[:place], in_time[place + 1 :])
 
 

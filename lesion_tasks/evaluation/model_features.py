@@ -12,7 +12,7 @@ import keras
 from keras import ops
 
 from lesion_tasks.training.model.averaging import FEATURES_OF_ALL, members_in
-from lesion_tasks.training.model.serving import MEAN_OF_FLIPS
+from lesion_tasks.training.model.stored_model import MEAN_OF_FLIPS
 
 LAST_LAYER = "probabilities"
 # A longer vector, such as a flattened map, has more directions than val has pictures: its map stands for it.

@@ -268,7 +268,17 @@ def _judge_on(
         )
         return untrusted, None
     scored = join_to_manifest(predictions, kept, subject.task)
-    found = _measured(workspace, subject, known, verdicts, test, scored, kept, test_examples, examples)
+    found = _measured(
+        workspace,
+        subject=subject,
+        known=known,
+        verdicts=verdicts,
+        test=test,
+        scored=scored,
+        kept=kept,
+        test_examples=test_examples,
+        examples=examples,
+    )
     return found.model_copy(update={"doubt": doubt.figures(scored, judged.strangeness)}), scored
 
 
@@ -331,6 +341,7 @@ def _checks(workspace: Workspace, judged: ScoredCohort, predictions: "pd.DataFra
 
 def _measured(
     workspace: Workspace,
+    *,
     subject: EvaluationSubject,
     known: CohortDocument,
     verdicts: "list[Verdict]",
@@ -384,7 +395,7 @@ def _measured(
 
 
 def _in_order(connection: Connection, rows: "pd.DataFrame", scored: "Scored") -> "pd.DataFrame":
-    """The manifest's rows in the order of the scored images, with the diagnosis of each as the catalogue has it."""
+    """The manifest's rows in the order of the scored images, with the diagnosis of each as the database has it."""
     found = connection.execute(
         text("SELECT isic_id, diagnosis FROM image WHERE isic_id = ANY(:ids)"),
         {"ids": rows["isic_id"].tolist()},

@@ -1,4 +1,7 @@
-"""Postgres -> the published copies: `champion.json` and `reports/index.html`. Both can be rebuilt at any time."""
+"""Postgres -> the published copies: `champion.json` and `reports/index.html`. Both can be rebuilt at any time.
+
+Here and not where champions are made: evaluations and pruning change what these say, too.
+"""
 
 import json
 import logging
@@ -15,6 +18,13 @@ from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.board import BoardFilter, gone_tasks, read_board
 from lesion_tasks.evaluation.candidacy import champion_state
+from lesion_tasks.evaluation.champion_document import (
+    CHAMPION_KEY,
+    CHAMPION_SCHEMA_KEY,
+    ChampionEntry,
+    ChampionFigures,
+    champion_schema,
+)
 from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
 from lesion_tasks.evaluation.doubt import entry_of
 from lesion_tasks.evaluation.evaluation_record import (
@@ -142,10 +152,15 @@ def publish(workspace: Workspace) -> None:
         bucket.put("reports/index.html", page, content_type="text/html; charset=utf-8")
         bucket.put(HELD_OUT_INDEX, _HELD_OUT_LINES.dump_json(lines), content_type="application/json")
         for name, entry in champions.items():
-            key = champion_key(name, entry["sequence"])
+            key = champion_key(name, entry.sequence)
             if not bucket.exists(key):
-                bucket.put(key, json.dumps(entry, indent=2).encode(), content_type="application/json")
-        bucket.put("champion.json", json.dumps(champions, indent=2).encode(), content_type="application/json")
+                _put(bucket, key, entry.model_dump())
+        _put(bucket, CHAMPION_SCHEMA_KEY, champion_schema())
+        _put(bucket, CHAMPION_KEY, {name: entry.model_dump() for name, entry in champions.items()})
+
+
+def _put(bucket: Bucket, key: str, document: Mapping[str, Any]) -> None:
+    bucket.put(key, json.dumps(document, indent=2).encode(), content_type="application/json")
 
 
 def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
@@ -193,7 +208,7 @@ def champion_key(task: str, sequence: int) -> str:
     return f"champions/{task}/{sequence:06d}.json"
 
 
-def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]:
+def champion_entry(connection: Connection, champion: Champion) -> ChampionEntry:
     """What `champion.json` says about a task: the model, how to read it, the decision behind it, and its figures."""
     decision, training = champion.decision, champion.training
     try:
@@ -204,23 +219,23 @@ def champion_entry(connection: Connection, champion: Champion) -> dict[str, Any]
     best, fresh = _best_of_looks(document), _since_promotion(connection, champion)
     measure = leading_measure_of(is_binary=len(training.classes) == 2)
     figure = subset_figures(document, "test_natural").get(measure)
-    return {
-        "sequence": decision.sequence,
-        "training_id": training.training_id,
-        "variant": training.variant,
-        "model_key": training.model_key,
-        "model_sha256": training.model_sha256,
-        "classes": list(training.classes),
-        "threshold": training.threshold,
-        "since": decision.decided_at.isoformat(timespec="seconds"),
-        "reason": decision.reason,
+    return ChampionEntry(
+        sequence=decision.sequence,
+        training_id=training.training_id,
+        variant=training.variant,
+        model_key=training.model_key or "",
+        model_sha256=training.model_sha256 or "",
+        classes=list(training.classes),
+        threshold=training.threshold,
+        since=decision.decided_at.isoformat(timespec="seconds"),
+        reason=decision.reason,
         **entry_of(document),
-        "figures": {
-            "measure": measure,
-            "value": figure.value if figure else None,
-            "low": figure.low if figure else None,
-            "high": figure.high if figure else None,
-            "best_of_looks": best.model_dump() if best and best.n_looks > 1 else None,
-            "since_promotion": fresh.model_dump() if fresh else None,
-        },
-    }
+        figures=ChampionFigures(
+            measure=measure,
+            value=figure.value if figure else None,
+            low=figure.low if figure else None,
+            high=figure.high if figure else None,
+            best_of_looks=best if best and best.n_looks > 1 else None,
+            since_promotion=fresh,
+        ),
+    )

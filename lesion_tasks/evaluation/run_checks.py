@@ -57,6 +57,7 @@ def judge_seals(
 
 def judge(
     engine: Engine,
+    *,
     bucket: Bucket,
     subject: EvaluationSubject,
     scored: "Mapping[str, Scored]",
@@ -154,7 +155,7 @@ def decode_again(
 
 
 def find_leaks(engine: Engine, subject: EvaluationSubject) -> "Verdict":
-    """The verdict `leaks`, of identities as the manifest has them and as the catalogue knows them by now.
+    """The verdict `leaks`, of identities as the manifest has them and as the database knows them by now.
 
     The folds of a training are held against each other as its manifest has them: no model scored what it learned from.
     """
@@ -202,7 +203,7 @@ def _identities(
         today = _identities_today(connection, together["isic_id"].tolist())
     side = together.index.get_level_values("side")
     then = together[["isic_id", "sha256", *_IDENTITIES]].assign(perceptual_hash=pictures)
-    # An image that is no longer in the catalogue is who the manifest says it is.
+    # An image that is no longer in the database is who the manifest says it is.
     now = then.copy()
     for name in _IDENTITIES:
         now[name] = [

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, Engine
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import Task
+from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
 from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Manifest, Training
 from lesion_tasks.metrics.known_identities import Identities, count_known
@@ -58,14 +59,14 @@ class EvaluationSubject:
     @property
     def threshold(self) -> "Threshold | None":
         """The operating point that was stored with the model."""
-        from lesion_tasks.metrics.threshold import Threshold
+        from lesion_tasks.metrics.threshold import CHOSEN_ON, Threshold
 
         if self.training.threshold is None:
             return None
         return Threshold(
             value=self.training.threshold,
             rule=self.training.threshold_rule or "a rule that was not recorded",
-            chosen_on="val",
+            chosen_on=CHOSEN_ON,
         )
 
     @property
@@ -151,7 +152,7 @@ def data_facts(subject: EvaluationSubject) -> DataFacts:
         sexes=counts("sex"),
         missing={
             field: {str(subset): float(part[field].isna().mean()) for subset, part in rows.groupby("subset")}
-            for field in ("age_years", "sex", "size_mm", "anatom_site", "patient_id", "lesion_id")
+            for field in MAY_BE_MISSING
         },
     )
 

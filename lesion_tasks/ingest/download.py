@@ -228,7 +228,7 @@ class Downloading:
             log.info("%s: its ETag is not the MD5 of its bytes", wanted.isic_id)
         picture = read_picture(data)
         if isinstance(picture, Picture) and self.rendition == "thumbnail_256":
-            data, picture = _fit_thumbnail(data, picture)
+            data, picture = _shrink_thumbnail(data, picture)
         if isinstance(picture, Unusable):
             return _Outcome(wanted=wanted, refusal=picture)
         object_key = (
@@ -349,7 +349,7 @@ def _refused(wanted: _Wanted, reason: str, detail: str) -> _Outcome:
     return _Outcome(wanted=wanted, refusal=Unusable(reason=reason, detail=detail))
 
 
-def _fit_thumbnail(data: bytes, picture: Picture) -> tuple[bytes, Picture | Unusable]:
+def _shrink_thumbnail(data: bytes, picture: Picture) -> tuple[bytes, Picture | Unusable]:
     """Make the archive's thumbnail of a larger picture: inside 256 x 256, Lanczos, JPEG quality 75."""
     if max(picture.width_px, picture.height_px) <= THUMBNAIL_PX:
         return data, picture

@@ -13,6 +13,7 @@ from sqlalchemy import text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import N_CONNECTIONS, RETRY, Retry
+from lesion_tasks.catalog.pools import FILES_PER_RANGE, MAX_RANGES
 from lesion_tasks.ingest.idle import is_fetched, note_idle
 from lesion_tasks.ingest.scope import Trust, polled_scope, scope_key, scope_lock
 from lesion_tasks.ingest.snapshot_handover import adopt_files
@@ -20,8 +21,6 @@ from lesion_tasks.ingest.wanted import RETRY_REFUSED_AFTER, WANTED, look_for_wan
 from lesion_tasks.workspace import Workspace
 
 PREFIX_DIGITS = 4  # at most a thousand ids under each prefix, so that the crowded low ones can be divided too
-FILES_PER_RANGE = 5_000
-MAX_RANGES = 16
 
 
 def fetch_ranges(

@@ -50,9 +50,9 @@ class PrefixReads:
         return counts | self.refusals.report()
 
 
-def prefixes(n_digits: int, stem: str = "ISIC_") -> list[str]:
-    """Return every prefix that has `n_digits` more digits than `stem`, in order."""
-    return [f"{stem}{number:0{n_digits}d}" for number in range(10**n_digits)] if n_digits else [stem]
+def prefixes(n_digits: int) -> list[str]:
+    """Return every prefix of the archive's ids that has `n_digits` digits, in order."""
+    return [f"ISIC_{number:0{n_digits}d}" for number in range(10**n_digits)] if n_digits else ["ISIC_"]
 
 
 def digits_for(n_records: int | None) -> int:

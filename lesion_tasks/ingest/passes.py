@@ -1,5 +1,6 @@
-"""All passes, in order, in one process."""
+"""Which passes a run does, in which order; and all of them in one process."""
 
+from collections.abc import Callable, Collection
 from datetime import timedelta
 from typing import Any
 
@@ -15,6 +16,26 @@ from lesion_tasks.ingest.scope import Trust, read_scope, scope_key
 from lesion_tasks.ingest.sweep import sweep_records
 from lesion_tasks.ingest.vocabulary_check import check_vocabulary
 from lesion_tasks.workspace import Workspace
+
+
+def choose_passes(
+    workspace: Workspace,
+    wanted: Collection[str],
+    *,
+    source: str | None = None,
+    query: str | None = None,
+    collections: str = "",
+    trust: Trust = "operator",
+) -> list[str]:
+    """The passes that a run does of those that are wanted, in their order.
+
+    Where `append` is about to read a scope completely for the first time, it is not swept: every record is new.
+    """
+    if unknown := set(wanted) - set(INGEST_PASSES):
+        raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(INGEST_PASSES)}")
+    known = read_scope(scope_key(workspace, source, query, collections, trust))
+    is_first_read = "append" in wanted and (known is None or known.watermark_at is None)
+    return [name for name in INGEST_PASSES if name in wanted and not (name == "sweep" and is_first_read)]
 
 
 def ingest(
@@ -37,31 +58,21 @@ def ingest(
     Repeating it changes nothing if nothing changed. A scope that was just read completely is not swept. A person waits
     for this, perhaps after repairing a source, so refused files are tried again at once unless told otherwise.
     """
-    if unknown := set(passes) - set(INGEST_PASSES):
-        raise UnusableInputError(f"passes {sorted(unknown)}: expected some of {', '.join(INGEST_PASSES)}")
     scope: dict[str, Any] = {"source": source, "query": query, "collections": collections, "trust": trust}
     door: dict[str, Any] = {"n_connections": n_connections, "retry": retry}
     key = scope_key(workspace, source, query, collections, trust)
-    known = read_scope(key)
-    is_first_read = known is None or known.watermark_at is None
-    newest = poll_scope(key, known, retry=retry)
+    chosen = choose_passes(workspace, passes, **scope)
+    newest = poll_scope(key, read_scope(key), retry=retry)
     done: dict[str, Any] = {"poll": told(key, newest)}
-    if "append" in passes:
-        done["append"] = append_records(workspace, **scope, **door, newest=newest)
-    if "reconcile" in passes:
-        done["reconcile"] = reconcile_records(
-            workspace, **scope, **door, max_vanished_share=max_vanished_share
-        )
-    if "sweep" in passes and not ("append" in passes and is_first_read):
-        done["sweep"] = sweep_records(
-            workspace, **scope, **door, sweep_share=sweep_share, max_vanished_share=max_vanished_share
-        )
-    if "check_files" in passes:
-        done["check_files"] = check_files(workspace, **scope, **door)
-    if "fetch" in passes:
-        done["fetch"] = fetch_files(
+    shares: dict[str, Any] = {"max_vanished_share": max_vanished_share}
+    run: dict[str, Callable[[], dict[str, Any]]] = {
+        "append": lambda: append_records(workspace, **scope, **door, newest=newest),
+        "reconcile": lambda: reconcile_records(workspace, **scope, **door, **shares),
+        "sweep": lambda: sweep_records(workspace, **scope, **door, **shares, sweep_share=sweep_share),
+        "check_files": lambda: check_files(workspace, **scope, **door),
+        "fetch": lambda: fetch_files(
             workspace, **scope, **door, rendition=rendition, retry_refused_after=retry_refused_after
-        )
-    if "vocabulary" in passes:
-        done["vocabulary"] = check_vocabulary(workspace, **scope)
-    return done
+        ),
+        "vocabulary": lambda: check_vocabulary(workspace, **scope),
+    }
+    return done | {name: run[name]() for name in chosen}

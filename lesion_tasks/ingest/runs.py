@@ -60,7 +60,10 @@ def last_done(
     collections: str = "",
     trust: Trust = "operator",
 ) -> dict[str, datetime]:
-    """Return, by pass, when the last complete run of a scope that included it began."""
+    """Return, by pass, when the last complete run of a scope that included it began.
+
+    The first read of a scope is a sweep of all of it, see `passes.choose_passes`.
+    """
     key = scope_key(workspace, source, query, collections, trust)
     pass_label = func.jsonb_object_keys(Ingestion.counts).label("pass")
     runs = (
@@ -69,12 +72,15 @@ def last_done(
         .subquery()
     )
     with key.workspace.session() as session:
-        return {
-            row[0]: row[1]
-            for row in session.execute(
-                select(runs.c["pass"], func.max(runs.c.began_at)).group_by(runs.c["pass"])
+        found = session.execute(
+            select(runs.c["pass"], func.min(runs.c.began_at), func.max(runs.c.began_at)).group_by(
+                runs.c["pass"]
             )
-        }
+        ).all()
+    done = {name: last for name, _, last in found}
+    if "append" in done and "sweep" not in done:
+        done["sweep"] = next(first for name, first, _ in found if name == "append")
+    return done
 
 
 def moment_of(workspace: Workspace, since: str) -> datetime:

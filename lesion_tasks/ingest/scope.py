@@ -240,17 +240,17 @@ def n_listed(key: ScopeKey) -> int:
         return session.scalar(statement, {"scope_id": key.scope_id}) or 0
 
 
-def n_listed_by_prefix(key: ScopeKey, n_digits: int, prefix: str = "") -> dict[str, int]:
-    """Count the ids under `prefix` that a scope lists, by their first digits."""
+def n_listed_by_prefix(key: ScopeKey, n_digits: int) -> dict[str, int]:
+    """Count the archive's own ids that a scope lists, by their first digits."""
     statement = text("""
         SELECT left(isic_id, :length) AS prefix, count(*) FROM (
             SELECT isic_id FROM scope_record
-            WHERE scope_id = :scope_id AND missing_since IS NULL AND isic_id LIKE :pattern
+            WHERE scope_id = :scope_id AND missing_since IS NULL AND isic_id LIKE 'ISIC_%'
             UNION
-            SELECT isic_id FROM refused_record WHERE scope_id = :scope_id AND isic_id LIKE :pattern
+            SELECT isic_id FROM refused_record WHERE scope_id = :scope_id AND isic_id LIKE 'ISIC_%'
         ) AS listed GROUP BY 1
     """)
-    values = {"scope_id": key.scope_id, "length": 5 + n_digits, "pattern": f"{prefix or 'ISIC_'}%"}
+    values = {"scope_id": key.scope_id, "length": 5 + n_digits}
     with key.workspace.session() as session:
         return {row[0]: row[1] for row in session.execute(statement, values)}
 

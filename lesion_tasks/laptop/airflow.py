@@ -49,6 +49,9 @@ API_SERVER = "api-server"
 OF_READERS = ("LESION_CATALOG", "LESION_NOTIFY")
 
 
+DAGS_FOLDER = CHECKOUT / "dags"
+
+
 @dataclass(frozen=True, kw_only=True)
 class Paths:
     """Airflow's files under the home folder."""
@@ -85,7 +88,6 @@ def start(
     settings: Mapping[str, str],
     *,
     port: int | None = None,
-    dags_folder: Path = CHECKOUT / "dags",
     say: Callable[[str], None] = print,
 ) -> AirflowApi:
     """Start Airflow under `home` with `settings` (the `LESION_*` variables of tasks); return its API.
@@ -97,7 +99,7 @@ def start(
     paths.run.mkdir(parents=True, exist_ok=True)
     database = postgres.database_url(home, "airflow")
     chosen_port = choose_port(home, port)
-    environment = _configuration(paths, database, chosen_port, dags_folder)
+    environment = _configuration(paths, database, chosen_port, DAGS_FOLDER)
     _migrate(paths, database, environment, say)
     services = _services(environment, settings)
     # All at once: each takes seconds to end.

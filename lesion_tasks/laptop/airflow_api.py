@@ -61,10 +61,6 @@ class AirflowApi:
             return dict.fromkeys(COMPONENTS, "absent")
         return {name: (found.get(name) or {}).get("status") or "absent" for name in COMPONENTS}
 
-    def is_healthy(self) -> bool:
-        """Tell whether all components are healthy."""
-        return set(self.health().values()) == {"healthy"}
-
     def warm_up(self) -> None:
         """Make the server build the routes that tasks use, which takes 3 s at the first request."""
         _patiently(lambda: self._send("GET", "/execution/health", None, {}))

@@ -18,6 +18,9 @@ import psutil
 STOP_TIMEOUT_S = 15.0
 
 
+TAIL_LINES = 15  # of a log, shown where a service fails
+
+
 @dataclass(frozen=True, kw_only=True)
 class Service:
     """A command to keep running, and what it depends on."""
@@ -128,10 +131,10 @@ def log_path(folder: Path, name: str) -> Path:
     return folder / f"{name}.log"
 
 
-def tail(path: Path, n_lines: int = 15) -> str:
+def tail(path: Path) -> str:
     """Return the last lines of a log; empty if there is none."""
     try:
-        return "\n".join(path.read_text(errors="replace").splitlines()[-n_lines:])
+        return "\n".join(path.read_text(errors="replace").splitlines()[-TAIL_LINES:])
     except FileNotFoundError:
         return ""
 

@@ -33,6 +33,9 @@ MIN_DEGREES_OF_INTERCEPT = 2.0
 NET_BENEFIT_THRESHOLDS = np.round(np.arange(0.01, 0.51, 0.01), 2)
 
 
+LEVEL = 0.95
+
+
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
     """A coefficient, with its interval or the reason why there is none."""
@@ -82,7 +85,6 @@ def _logistic_fit(
     is_positive: np.ndarray,
     groups: np.ndarray,
     *,
-    level: float = 0.95,
     min_groups: int = MIN_GROUPS_OF_CLASS,
     min_degrees: float = 0.0,
 ) -> Estimate | None:
@@ -124,7 +126,7 @@ def _logistic_fit(
     if by_model < min_degrees:
         return Estimate(value=value, stated="nearly all of its variance comes from one group")
     degrees = degrees_of_freedom([by_model, tail_degrees(influence)], _n_groups(groups))
-    half = float(student.isf((1 - level) / 2, degrees)) * math.sqrt(float(influence @ influence))
+    half = float(student.isf((1 - LEVEL) / 2, degrees)) * math.sqrt(float(influence @ influence))
     return Estimate(value=value, stated=Interval(low=value - half, high=value + half, method=WALD))
 
 
@@ -153,16 +155,16 @@ def _leverage_corrected(
     return np.asarray(np.einsum("gij,gj->gi", axes, scaled) @ root[0])
 
 
-def expected_calibration_error(outcome: np.ndarray, scores: np.ndarray, n_bins: int = N_BINS) -> float:
+def expected_calibration_error(outcome: np.ndarray, scores: np.ndarray) -> float:
     """Mean over images of |mean score - share of hits| in their bin of equal width; `outcome` (n,) 0 or 1."""
-    return float(_error_of_sums(_equal_width_sums(outcome, scores, n_bins))[0])
+    return float(_error_of_sums(_equal_width_sums(outcome, scores, N_BINS))[0])
 
 
 def resampled_calibration_error(
-    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling, n_bins: int = N_BINS
+    outcome: np.ndarray, scores: np.ndarray, groups: np.ndarray, resampling: Resampling
 ) -> np.ndarray:
     """(n_resamples,) expected calibration error."""
-    part = calibration_error_part(outcome, scores, groups, n_bins)
+    part = calibration_error_part(outcome, scores, groups, N_BINS)
     return resample({"error": part}, int(groups.max()) + 1, resampling)["error"]
 
 

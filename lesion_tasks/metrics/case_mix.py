@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pandas as pd
 
+from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
 from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
 from lesion_tasks.metrics.counted import too_few_groups
@@ -25,15 +26,6 @@ from lesion_tasks.metrics.scored import Scored
 NUMBERS = ("age_years",)
 CATEGORIES = ("sex", "anatom_site", "diagnosis_kind")
 COVARIATES = (*NUMBERS, *CATEGORIES)
-MISSINGNESS = (
-    "age_years",
-    "sex",
-    "size_mm",
-    "anatom_site",
-    "fitzpatrick_skin_type",
-    "patient_id",
-    "lesion_id",
-)
 MISSING = "missing"
 N_VALUES_SHOWN = 10  # of one attribute: the commonest of both together
 # Each fits the membership model anew, whose errors are part of the interval.
@@ -56,7 +48,7 @@ def case_mix(test: pd.DataFrame, cohort: pd.DataFrame, facts: Sequence[str] = ()
     rows.append(_mean(test, cohort, "age_years"))
     for attribute in ("sex", "anatom_site", "fitzpatrick_skin_type", "diagnosis_kind", "diagnosis"):
         rows += _shares(test, cohort, attribute)
-    for attribute in MISSINGNESS:
+    for attribute in MAY_BE_MISSING:
         shares = (float(side[attribute].isna().mean()) for side in (test, cohort))
         rows.append(_share_row("missing", attribute, *shares))
     rows += [_mean(test, cohort, name) for name in facts]

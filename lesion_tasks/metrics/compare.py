@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +26,9 @@ PAIRED_METHOD = "paired DeLong by group"
 EXACT_METHOD = "exact limit of no exception among pairs of groups"
 
 
+LEVEL = 0.95  # of all slices together
+
+
 @dataclass(frozen=True, kw_only=True)
 class Difference:
     """`candidate` minus `champion` on one measure; positive is better for the candidate.
@@ -42,14 +45,6 @@ class Difference:
     interval_reason: str | None = None
     p_value: float | None = None
     other_intervals: tuple[Interval, ...] = ()
-
-    def is_not_inferior(self, margin: float) -> bool:
-        """Whether a loss larger than `margin` (0 or more) is excluded by the interval."""
-        return self.interval is not None and self.interval.low >= -margin
-
-    def is_superior(self) -> bool:
-        """Whether no gain is excluded by the interval."""
-        return self.interval is not None and self.interval.low > 0
 
     def as_dict(self) -> dict[str, Any]:
         return {
@@ -146,17 +141,17 @@ class SliceDifference:
         return found | {"difference": self.difference.as_dict() if self.difference else None}
 
 
-def compare_slices(candidate: Scored, champion: Scored, level: float = 0.95) -> list[SliceDifference]:
+def compare_slices(candidate: Scored, champion: Scored) -> list[SliceDifference]:
     """Paired difference of AUC on every slice that is large enough to be scored.
 
-    The intervals hold jointly: each has the level 1 - (1 - `level`) / number of slices compared (Bonferroni), so that
+    The intervals hold jointly: each has the level 1 - (1 - `LEVEL`) / number of slices compared (Bonferroni), so that
     one model in twenty, not one slice in twenty, looks worse somewhere by chance.
     """
     check_paired(candidate, champion)
     # A value that all images share does not divide them, and would only widen the others' intervals.
     masks = [part for part in slice_masks(candidate.attributes) if not part[2].all()]
     reasons = [_not_compared(candidate.where(mask)) for _, _, mask in masks]
-    joint = 1 - (1 - level) / max(reasons.count(None), 1)
+    joint = 1 - (1 - LEVEL) / max(reasons.count(None), 1)
     found = []
     for (attribute, value, mask), reason in zip(masks, reasons, strict=True):
         part = candidate.where(mask)
@@ -312,11 +307,10 @@ def two_by_two(
     old_model_new_data: Scored,
     new_model_old_data: Scored,
     new_model_new_data: Scored,
-    measure: Callable[[Scored], float | None] | None = None,
 ) -> Mapping[str, float | None]:
-    """Why a figure changed: both models on both data sets, and how much each contributed to the change.
+    """Why the (macro) AUC changed: both models on both data sets, and how much each contributed to the change.
 
-    `measure` is the (macro) AUC unless given. The change from the old model on old data to the new model on new data is
+    The change from the old model on old data to the new model on new data is
     `model_effect` + `data_effect`, each the mean over both orders of changing one thing at a time (Shapley 1953); None
     if a figure is undefined.
     """
@@ -328,7 +322,7 @@ def two_by_two(
         "new_model_old_data": new_model_old_data,
         "new_model_new_data": new_model_new_data,
     }
-    value = {name: (measure or _headline_value)(scored) for name, scored in cells.items()}
+    value = {name: _headline_value(scored) for name, scored in cells.items()}
     effects: dict[str, float | None] = {"move": None, "model_effect": None, "data_effect": None}
     known = {name: number for name, number in value.items() if number is not None}
     if len(known) == len(cells):

@@ -114,9 +114,9 @@ def degrees_of_freedom(found: Sequence[float], n_groups: int, floor: float = MIN
 
 
 def dominant_groups(
-    labels: np.ndarray, group_ids: np.ndarray, class_names: Sequence[str], share: float = DOMINANT_SHARE
+    labels: np.ndarray, group_ids: np.ndarray, class_names: Sequence[str]
 ) -> list[dict[str, Any]]:
-    """Groups with more than `share` of the images of a class, largest share first.
+    """Groups with more than `DOMINANT_SHARE` of the images of a class, largest share first.
 
     `labels` (n,) index into `class_names`, `group_ids` (n,) str. Each has class_name, group_id, share (0 to 1) and
     n_images. A class of a handful of images is dominated by any of its groups; the number of images shows this.
@@ -125,7 +125,7 @@ def dominant_groups(
     groups, ids = pd.factorize(group_ids)
     for index, name in enumerate(class_names):
         counts = np.bincount(groups[labels == index])
-        for group in np.flatnonzero(counts > max(1.0, share * counts.sum())):
+        for group in np.flatnonzero(counts > max(1.0, DOMINANT_SHARE * counts.sum())):
             found.append(
                 {
                     "class_name": name,

@@ -21,13 +21,12 @@ def by_diagnosis(
     cohort_diagnoses: np.ndarray,
     *,
     threshold: float | None,
-    resampling: Resampling | None = None,
 ) -> list[DiagnosisRow]:
     """How the images of each diagnosis are called at the stored threshold, and ranked among images of the other class.
 
     The diagnoses, (n,) str, stand in the order of the scored images.
     """
-    resampling = resampling or Resampling()
+    resampling = Resampling()
     rows = []
     names, counts = np.unique(cohort_diagnoses.astype(str), return_counts=True)
     for name in names[np.argsort(-counts, kind="stable")][:N_SHOWN]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -28,7 +27,6 @@ def evaluation_document(
     threshold: Threshold | None,
     subset: str,
     training_id: str | int | None = None,
-    prevalences: Sequence[float] = PREVALENCES,
     resampling: Resampling | None = None,
 ) -> SubsetDocument:
     """Measure everything of one subset.
@@ -45,7 +43,7 @@ def evaluation_document(
             scored, cut, resampling, RANKING_NAMES, has_probabilities=True, has_curves=True
         )
         figures = binary_figures(
-            scored, threshold=cut, resampling=resampling, prevalences=prevalences, sampled=sampled
+            scored, threshold=cut, resampling=resampling, prevalences=PREVALENCES, sampled=sampled
         )
     else:
         figures = multiclass_figures(scored, resampling)

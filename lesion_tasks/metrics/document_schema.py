@@ -6,7 +6,6 @@ Every key is always present. This module imports no statistics, so that pages ne
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Annotated, Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -196,9 +195,3 @@ class SubsetDocument(Published):
     confusion: Confusion
     curves: Curves
     slices: list[PublishedSlice]
-
-
-@cache
-def metrics_schema() -> dict[str, Any]:
-    """The JSON Schema of one subset's document."""
-    return {"$schema": DIALECT, **SubsetDocument.model_json_schema(mode="serialization")}

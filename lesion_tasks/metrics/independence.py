@@ -23,6 +23,9 @@ MAX_MISSED = 0.01
 CHUNK_ENTRIES = 2**21
 
 
+SEED = 7
+
+
 @dataclass(frozen=True, kw_only=True)
 class Independence:
     """`p_value` is two-sided. `error` is the standard deviation of the AUC under randomly permuted labels."""
@@ -47,9 +50,7 @@ class Independence:
         return (reach / (WORTHWHILE_AUC - 0.5)) ** 2
 
 
-def independence(
-    scored: Scored, *, n_permutations: int = N_PERMUTATIONS, seed: int = 7
-) -> Independence | None:
+def independence(scored: Scored, *, n_permutations: int = N_PERMUTATIONS) -> Independence | None:
     """Test whether scores are independent of labels; None if a class has no image.
 
     Images of a group resemble each other, so whole groups are permuted: each takes the class shares of another group.
@@ -68,7 +69,7 @@ def independence(
             for index, column in enumerate(scored.probabilities.T)
         ]
     auc = float(np.average([side.auc for side in sides], weights=[side.n_pairs for side in sides]))
-    dealt = _dealt_aucs(sides, scored.labels, scored.groups, n_permutations, seed)
+    dealt = _dealt_aucs(sides, scored.labels, scored.groups, n_permutations, SEED)
     # The tolerance also counts permutations with the same AUC that differ only in the order of summation.
     n_as_far = int((np.abs(dealt - 0.5) >= abs(auc - 0.5) - 1e-12).sum())
     return Independence(

@@ -121,7 +121,6 @@ def independent_of_labels(
     *,
     threshold: float | None = None,
     trainer_auc: float | None = None,
-    trainer_tolerance: float = TRAINER_TOLERANCE,
 ) -> Verdict:
     """Fails if nothing shows that the predictions belong to these rows. Either of two grounds is enough:
 
@@ -144,7 +143,7 @@ def independent_of_labels(
     numbers |= {"trainer_auc": trainer_auc} | _rates(scored, threshold)
     measured = _auc_words(scored, auc)
     dealt = f"labels permuted at random among groups give one as far from 0.5 in {test.p_value:.1%} of trials"
-    if _disagree(trainer_auc, auc.value, trainer_tolerance):
+    if _disagree(trainer_auc, auc.value, TRAINER_TOLERANCE):
         sentence = (
             f"The predictions do not belong to these labels and may be paired with the wrong rows: the trainer "
             f"measured an AUC of {trainer_auc:.4f} on this subset; "
@@ -175,9 +174,9 @@ def independent_of_labels(
     return _verdict(name, "failed", sentence, numbers)
 
 
-def is_paired_wrongly(verdict: Verdict, tolerance: float = TRAINER_TOLERANCE) -> bool:
+def is_paired_wrongly(verdict: Verdict) -> bool:
     """Whether a verdict of `independent_of_labels` rests on the trainer's figure: a fault, however good the model."""
-    return _disagree(verdict.numbers.get("trainer_auc"), verdict.numbers.get("auc"), tolerance)
+    return _disagree(verdict.numbers.get("trainer_auc"), verdict.numbers.get("auc"), TRAINER_TOLERANCE)
 
 
 def _disagree(trainer_auc: float | None, auc: float | None, tolerance: float) -> bool:
@@ -286,8 +285,6 @@ def degenerate(scored: Scored, *, threshold: float | None = None) -> Verdict:
 def serving_differs(
     stored: Mapping[str, Any],
     rescored: Mapping[str, Mapping[str, Any]],
-    *,
-    tolerance: float = SERVING_TOLERANCE,
 ) -> Verdict:
     """Fails unless the reloaded model reproduces the stored probabilities.
 
@@ -296,7 +293,10 @@ def serving_differs(
     """
     if not any(rescored.values()):
         return _verdict(
-            "serving_differs", "not_applicable", "No image was scored again.", {"tolerance": tolerance}
+            "serving_differs",
+            "not_applicable",
+            "No image was scored again.",
+            {"tolerance": SERVING_TOLERANCE},
         )
     worst: dict[str, float] = {}
     for way, again in rescored.items():
@@ -307,9 +307,9 @@ def serving_differs(
         worst[way] = float(np.max(differences, initial=0.0))
     n_images = {way: len(again) for way, again in rescored.items()}
     # NaN fails too: it is not at or below the tolerance.
-    failed = {way: value for way, value in worst.items() if not value <= tolerance}
+    failed = {way: value for way, value in worst.items() if not value <= SERVING_TOLERANCE}
     numbers = {
-        "tolerance": tolerance,
+        "tolerance": SERVING_TOLERANCE,
         "max_difference": {way: value if math.isfinite(value) else None for way, value in worst.items()},
         "n_images": n_images,
     }
@@ -318,7 +318,7 @@ def serving_differs(
         return _verdict(
             "serving_differs",
             "failed",
-            f"The stored model does not reproduce the stored predictions: {words}, tolerance {tolerance:g}.",
+            f"The stored model does not reproduce the stored predictions: {words}, tolerance {SERVING_TOLERANCE:g}.",
             numbers,
         )
     words = ", ".join(f"{way} ({n_images[way]:,} images)" for way in rescored)
@@ -396,7 +396,7 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
     """Cautions if images have a different label today than in the manifest, or none.
 
     `manifest`: image id -> label; `today`: image id -> the label that the task gives the image now, None if no rule of
-    the task matches; a missing id is no longer in the catalogue. The measured figures stay unchanged.
+    the task matches; a missing id is no longer in the database. The measured figures stay unchanged.
     """
     gone = sorted(set(manifest) - set(today))
     changed = sorted(
@@ -420,7 +420,7 @@ def labels_changed(manifest: Mapping[str, str], today: Mapping[str, str | None])
             + (" and others" if len(changed) > N_EXAMPLES else "")
         )
     if gone:
-        parts.append(f"{len(gone):,} of {len(manifest):,} images of test are no longer in the catalogue")
+        parts.append(f"{len(gone):,} of {len(manifest):,} images of test are no longer in the database")
     return _verdict("labels_changed", "caution", f"{'; '.join(parts)}.", numbers, is_blocking=False)
 
 

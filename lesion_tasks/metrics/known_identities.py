@@ -39,7 +39,7 @@ class KnownIdentities(Published):
 
     @property
     def words(self) -> str:
-        """For how many images patient and lesion are known, fit to begin or to end a sentence."""
+        """For how many images patient and lesion are known, ready to begin or to end a sentence."""
         if self.state == "known":
             return "the patient of every image is known"
         if not self.n_with_either:

@@ -47,7 +47,6 @@ def measure_newer(
     by_month: Mapping[str, pd.DataFrame],
     task: Task,
     threshold: float | None,
-    bounds: WatchBounds = WATCH_BOUNDS,
 ) -> NewerFigures:
     """Measure every point.
 
@@ -67,7 +66,7 @@ def measure_newer(
         reason = f"no {MIN_GROUPS_OF_RATES} groups of {which} have arrived with a label"
         return NewerFigures(points=points, falls=[], reason=reason)
     # One side of each interval counts: a figure that rises is no alarm.
-    level = 1 - 2 * bounds.error_rate / N_FALLS
+    level = 1 - 2 * WATCH_BOUNDS.error_rate / N_FALLS
     resampling = replace(Resampling(), level=level)
     # A class of few groups would leave all of them without an interval, and move the mean over classes by chance.
     enough = [
@@ -88,7 +87,7 @@ def measure_newer(
         *threshold_falls(*sides, threshold, resampling),
     ]
     found = [
-        WatchedFall(fall=fall, bound=bounds.fall, level=level, is_beyond=_is_beyond(fall, bounds))
+        WatchedFall(fall=fall, bound=WATCH_BOUNDS.fall, level=level, is_beyond=_is_beyond(fall, WATCH_BOUNDS))
         for fall in falls
         if fall is not None
     ]

@@ -20,13 +20,13 @@ SEED = 20_261
 SHOWN = ("calibration_intercept", "calibration_slope", "brier_score", "brier_skill", "log_loss")
 
 
-def recalibrate(scored: Scored, resampling: Resampling | None = None) -> Recalibration:
+def recalibrate(scored: Scored) -> Recalibration:
     """Fit logit(p') = intercept + slope logit(p) on half of the groups and judge it on the others (Cox 1958).
 
     It says what local data would give, and changes nothing: the model, its threshold and its figures stay as they are.
     """
     if not scored.is_binary:
-        return Recalibration(reason="it is told of two classes only")
+        return Recalibration(reason="it is defined for two classes only")
     is_fitted = np.random.default_rng(SEED).permutation(scored.n_groups)[scored.groups] % 2 == 0
     fitted, judged = scored.where(is_fitted), scored.where(~is_fitted)
     for half in (fitted, judged):
@@ -51,8 +51,8 @@ def recalibrate(scored: Scored, resampling: Resampling | None = None) -> Recalib
         n_images_judged=judged.n_images,
         intercept=intercept,
         slope=slope,
-        before=_figures(judged, resampling),
-        after=_figures(_moved(judged, intercept, slope), resampling),
+        before=_figures(judged),
+        after=_figures(_moved(judged, intercept, slope)),
     )
 
 
@@ -64,6 +64,6 @@ def _moved(scored: Scored, intercept: float, slope: float) -> Scored:
     return replace(scored, probabilities=np.column_stack(pair))
 
 
-def _figures(scored: Scored, resampling: Resampling | None) -> Figures:
-    found = probability_figures(scored, resampling or Resampling())
+def _figures(scored: Scored) -> Figures:
+    found = probability_figures(scored, Resampling())
     return {name: PublishedFigure.model_validate(found[name].as_dict()) for name in SHOWN}

@@ -10,6 +10,8 @@ from sklearn.metrics import roc_curve
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.scored import Scored
 
+CHOSEN_ON = "val"
+
 
 @dataclass(frozen=True, kw_only=True)
 class Threshold:
@@ -23,27 +25,19 @@ class Threshold:
         return {"value": self.value, "rule": self.rule, "chosen_on": self.chosen_on}
 
 
-def choose_threshold(
-    scored: Scored, *, chosen_on: str = "val", min_sensitivity: float | None = None
-) -> Threshold:
-    """Choose the operating point of a binary task.
+def choose_threshold(scored: Scored) -> Threshold:
+    """Choose the operating point of a binary task on val: where balanced accuracy is highest (Youden 1950).
 
-    Without `min_sensitivity`, the threshold with the highest balanced accuracy (Youden 1950); with it, the highest
-    threshold that reaches this sensitivity. Raises UnusableInputError if only one class is present.
+    Raises UnusableInputError if only one class is present.
     """
     n_positives = scored.n_positives or 0
     if not 0 < n_positives < scored.n_images:
         raise UnusableInputError(
-            f"a threshold needs both classes on {chosen_on}, found {n_positives} positives in {scored.n_images} images"
+            f"a threshold needs both classes on {CHOSEN_ON}, found {n_positives} positives in {scored.n_images} images"
         )
     # The curve starts at an infinite threshold, which JSON cannot hold and no score reaches.
     false_positive_rate, sensitivity, thresholds = (
         values[1:] for values in roc_curve(scored.is_positive, scored.scores, drop_intermediate=False)
     )
-    if min_sensitivity is None:
-        best = int(np.argmax(sensitivity - false_positive_rate))
-        rule = "highest balanced accuracy"
-    else:
-        best = int(np.argmax(sensitivity >= min_sensitivity))
-        rule = f"highest threshold with sensitivity of at least {min_sensitivity:g}"
-    return Threshold(value=float(thresholds[best]), rule=rule, chosen_on=chosen_on)
+    best = int(np.argmax(sensitivity - false_positive_rate))
+    return Threshold(value=float(thresholds[best]), rule="highest balanced accuracy", chosen_on=CHOSEN_ON)

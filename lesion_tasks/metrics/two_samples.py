@@ -58,7 +58,7 @@ class ToldApart:
     auc: float
 
 
-def compare_values(reference: Sequence[str], new: Sequence[str], seed: int = SEED) -> Shares | None:
+def compare_values(reference: Sequence[str], new: Sequence[str]) -> Shares | None:
     """Compare the values of an attribute: chi-squared over values, its distribution under permutation drawn.
 
     None where all units have one value.
@@ -75,7 +75,7 @@ def compare_values(reference: Sequence[str], new: Sequence[str], seed: int = SEE
     n_new = len(new)
     found = np.bincount(codes[len(reference) :], minlength=len(values))
     expected = totals * (n_new / totals.sum())
-    drawn = np.random.default_rng(seed).multivariate_hypergeometric(totals, n_new, size=N_PERMUTATIONS)
+    drawn = np.random.default_rng(SEED).multivariate_hypergeometric(totals, n_new, size=N_PERMUTATIONS)
     # With both margins given, the whole table's chi-squared is proportional to that of its one row.
     beyond = ((drawn - expected) ** 2 / totals).sum(axis=1) >= _least((found - expected) ** 2 @ (1 / totals))
     shares = [

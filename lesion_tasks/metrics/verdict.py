@@ -6,7 +6,7 @@ way, and what is not proven is not promoted. `caution` passes, but warns the rea
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -55,8 +55,3 @@ class Verdict:
             "sentence": self.sentence,
             "numbers": dict(self.numbers),
         }
-
-
-def blocking(verdicts: Iterable[Verdict]) -> list[Verdict]:
-    """Those that prevent promotion; if empty, the numbers can be trusted and are enough to judge by."""
-    return [verdict for verdict in verdicts if verdict.blocks]

@@ -24,6 +24,9 @@ from lesion_tasks.metrics.figure import NOT_PICKED, Interval
 MIN_FIGURES_OF_LINE = 5
 
 
+LEVEL = 0.95
+
+
 @dataclass(frozen=True, kw_only=True)
 class Corrected:
     """A figure without the luck of being the best of `n_looks`; `luck` is the amount subtracted, 0 or more.
@@ -46,7 +49,6 @@ def correct_for_looks(
     *,
     later: Sequence[float] = (),
     degrees: float = math.inf,
-    level: float = 0.95,
 ) -> Corrected:
     """Correct `auc` (0 to 1), the highest of `n_looks` (1 or more) at one test set, for having been picked.
 
@@ -77,7 +79,7 @@ def correct_for_looks(
     value = min(_expit(_logit(auc) - mean * spread), auc) if mean * spread > 0 else auc
     of_images = max(error**2 - spread**2, 0.0)
     of_luck = (variance + mean**2 / (2 * spread_degrees)) * spread**2
-    half = float(student.isf((1 - level) / 2, degrees)) * math.sqrt(of_images + of_luck)
+    half = float(student.isf((1 - LEVEL) / 2, degrees)) * math.sqrt(of_images + of_luck)
     interval = Interval(
         low=_expit(_logit(value) - half),
         high=_expit(_logit(value) + half),

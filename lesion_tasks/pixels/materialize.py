@@ -8,23 +8,22 @@ so a killed run continues with the next shard.
 import hashlib
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import UTC, datetime
 from functools import partial
 from os import cpu_count
 from typing import Any
 
 import numpy as np
-from sqlalchemy import text
+from sqlalchemy import Connection, Engine, text
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import DECODER_VERSION, Picture, UnusablePictureError, read_picture
-from lesion_tasks.bucket import Bucket, MissingObjectError, digest_of_file, get_verified
+from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.database.bulk import copy_rows
-from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.database.locks import Lock
 from lesion_tasks.pixels.decode import decode_picture
+from lesion_tasks.pixels.shards import ShardTables, store_shard
 from lesion_tasks.progress import progress
-from lesion_tasks.scratch import scratch_file
 from lesion_tasks.splits.manifest import read_manifest
 from lesion_tasks.workspace import Workspace
 
@@ -123,37 +122,28 @@ def _decode(bucket: Bucket, size: InputSize, sha256: str, key: str) -> np.ndarra
         raise UnusableInputError(f"picture {key}: {error}") from error
 
 
+_TAKEN = text("SELECT sha256 FROM pixel_row WHERE input_size = :owner AND sha256 = ANY(:members)")
+_INSERT = text("""
+    INSERT INTO pixel_shard (object_key, n_images, sha256, created_at) VALUES (:key, :n, :sha256, :now)
+    ON CONFLICT (object_key) DO UPDATE SET sha256 = excluded.sha256
+""")
+
+
 def _store_shard(
-    bucket: Bucket, engine: Any, size: InputSize, members: Sequence[str], pixels: np.ndarray
+    bucket: Bucket, engine: Engine, size: InputSize, members: Sequence[str], pixels: np.ndarray
 ) -> int:
     """Returns the number of pictures in it."""
     # With the version, so that pictures decoded again never get the name of their former pixels.
     name = hashlib.sha256("\n".join([f"decoder {DECODER_VERSION}", *members]).encode()).hexdigest()[:32]
-    key = f"pixels/{size}/{name}.npy"
-    with scratch_file("shard.npy") as path:
-        np.save(path, pixels, allow_pickle=False)
-        bucket.put_file(key, path)
-        sha256 = digest_of_file(path)
-    with engine.begin() as connection:
-        # If two materializations of one size write the same picture at once, the first row is kept.
-        lock_until_commit(connection, Lock.PIXELS, str(size))
-        taken = set(
-            connection.execute(
-                text("SELECT sha256 FROM pixel_row WHERE input_size = :size AND sha256 = ANY(:members)"),
-                {"size": str(size), "members": list(members)},
-            ).scalars()
-        )
-        connection.execute(
-            text("""
-                INSERT INTO pixel_shard (object_key, n_images, sha256, created_at) VALUES (:key, :n, :sha256, :now)
-                ON CONFLICT (object_key) DO UPDATE SET sha256 = excluded.sha256
-            """),
-            {"key": key, "n": len(members), "sha256": sha256, "now": datetime.now(UTC)},
-        )
+
+    def add_rows(connection: Connection, key: str, places: Sequence[tuple[str, int]]) -> None:
         copy_rows(
             connection,
             "pixel_row",
             ("input_size", "sha256", "object_key", "row_index"),
-            ((str(size), member, key, i) for i, member in enumerate(members) if member not in taken),
+            ((str(size), member, key, i) for member, i in places),
         )
+
+    tables = ShardTables(lock=Lock.PIXELS, owner=str(size), taken=_TAKEN, insert=_INSERT, add_rows=add_rows)
+    store_shard(bucket, engine, tables, f"pixels/{size}/{name}.npy", members, pixels)
     return len(members)

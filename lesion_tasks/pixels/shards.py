@@ -1,15 +1,55 @@
-"""Pictures by SHA-256 -> their decoded pixels, memory-mapped from the shards that materializing wrote."""
+"""Pictures by SHA-256 <-> rows of arrays in the bucket, memory-mapped where they are read: pixels, and features too."""
 
 import mmap
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
 
 import numpy as np
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection, Engine, TextClause, text
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.bucket import Bucket, reading_object, verified_path
+from lesion_tasks.bucket import Bucket, digest_of_file, reading_object, verified_path
 from lesion_tasks.catalog import InputSize
+from lesion_tasks.database.locks import Lock, lock_until_commit
+from lesion_tasks.scratch import scratch_file
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardTables:
+    """How the shards of one owner, an input size or a recipe of features, stand in Postgres."""
+
+    lock: Lock
+    owner: str
+    taken: TextClause  # those of :members that have a row of :owner
+    insert: TextClause  # the shard: :key, :n, :sha256, :now and the facts
+    add_rows: Callable[
+        [Connection, str, Sequence[tuple[str, int]]], None
+    ]  # key, members with their row in the array
+    facts: Mapping[str, Any] = field(default_factory=dict)
+
+
+def store_shard(
+    bucket: Bucket, engine: Engine, tables: ShardTables, key: str, members: Sequence[str], array: np.ndarray
+) -> None:
+    """Write an array with a row for each picture under a key, and then name it in Postgres, in one transaction.
+
+    If two processes store the same picture at once, the first row is kept.
+    """
+    with scratch_file("shard.npy") as path:
+        np.save(path, array, allow_pickle=False)
+        bucket.put_file(key, path)
+        sha256 = digest_of_file(path)
+    with engine.begin() as connection:
+        lock_until_commit(connection, tables.lock, tables.owner)
+        found = {"owner": tables.owner, "members": list(members)}
+        taken = set(connection.execute(tables.taken, found).scalars())
+        now = datetime.now(UTC)
+        connection.execute(
+            tables.insert, {"key": key, "n": len(members), "sha256": sha256, "now": now, **tables.facts}
+        )
+        tables.add_rows(connection, key, [(one, i) for i, one in enumerate(members) if one not in taken])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -502,7 +502,13 @@ def rollback_champion(
         if decision is None:
             target = rollback_target(workspace, task=task, training_id=training_id)
             decision = _put_back(
-                connection, workspace.bucket, task, target, reason.strip(), decided_by, request_id
+                connection,
+                bucket=workspace.bucket,
+                task=task,
+                target=target,
+                reason=reason.strip(),
+                decided_by=decided_by,
+                request_id=request_id,
             )
     publish(workspace)
     return decision
@@ -510,6 +516,7 @@ def rollback_champion(
 
 def _put_back(
     connection: Connection,
+    *,
     bucket: Bucket,
     task: str,
     target: str,

@@ -14,7 +14,7 @@ def escape(value: object) -> str:
     return _SPECIAL.sub(r"\\\1", on_one_line).replace("\\<", "&lt;").replace("\\>", "&gt;")
 
 
-def table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
+def table(header: Sequence[str], rows: Iterable[Iterable[object]]) -> str:
     """A table; header words are ours, every cell is escaped."""
     lines = [f"| {' | '.join(header)} |", f"|{' --- |' * len(header)}"]
     lines += [f"| {' | '.join(escape(cell) for cell in row)} |" for row in rows]

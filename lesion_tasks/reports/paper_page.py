@@ -107,31 +107,33 @@ intercept of 0 are ideal; of more than two classes the expected calibration erro
 
 
 def _figures(systems: Sequence[System], rows: dict[str, PaperRow], subset: str) -> str:
-    header = (
-        "Row", "Variant", "Weights", "Manifest", "AUC", "Random", "Average precision", "Sensitivity",
-        "Balanced accuracy", "Calibration", "Brier skill",
-    )  # fmt: skip
-    found = []
+    found: list[dict[str, str]] = []
     for system in systems:
         for variant in rows[system.name].variants if system.name in rows else ():
             (shown,) = variant.shown
             figures = shown.subsets.get(subset, {})
             found.append(
-                (
-                    system.name,
-                    _variant_words(variant, shown),
-                    _weights_words(variant, shown),
-                    shown.manifest,
-                    f"{figure_words(_first(figures, LEADING))}{_seeds(variant.trainings, subset)}{_soundness(shown)}",
-                    _random(variant, subset),
-                    figure_words(_first(figures, PRECISION)),
-                    _value(figures, "sensitivity_at_95_specificity"),
-                    _value(figures, "balanced_accuracy"),
-                    _calibration(figures),
-                    _value(figures, "brier_skill"),
-                )
+                {
+                    "Row": system.name,
+                    "Variant": _variant_words(variant, shown),
+                    "Weights": _weights_words(variant, shown),
+                    "Manifest": shown.manifest,
+                    "AUC": figure_words(_first(figures, LEADING))
+                    + _seeds(variant.trainings, subset)
+                    + _soundness(shown),
+                    "Random": _random(variant, subset),
+                    "Average precision": figure_words(_first(figures, PRECISION)),
+                    "Sensitivity": _value(figures, "sensitivity_at_95_specificity"),
+                    "Balanced accuracy": _value(figures, "balanced_accuracy"),
+                    "Calibration": _calibration(figures),
+                    "Brier skill": _value(figures, "brier_skill"),
+                }
             )
-    return table(header, found) if found else "Nothing is trained and evaluated yet."
+    return (
+        table([*found[0]], [one.values() for one in found])
+        if found
+        else "Nothing is trained and evaluated yet."
+    )
 
 
 def _first(figures: Figures, names: Iterable[str]) -> PublishedFigure | None:

@@ -17,6 +17,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import Bucket, MissingObjectError, get_verified, reading_object
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.catalog.lookup import did_you_mean
+from lesion_tasks.evaluation.champion_document import CHAMPION_KEY
 from lesion_tasks.evaluation.doubt import DoubtOf, StoredDoubt, doubts_of, entry_of, read_doubt
 from lesion_tasks.training.quiet_start import import_tensorflow
 from lesion_tasks.workspace import Workspace
@@ -26,8 +27,6 @@ if TYPE_CHECKING:
     import numpy as np
 
     from lesion_tasks.evaluation.inference_graph import InferenceGraph
-
-CHAMPION_KEY = "champion.json"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,6 +9,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.query import Expression, QueryCrashError, QueryError, parse, satisfies
 from lesion_tasks.catalog import Cohort, Task, cohorts_of
+from lesion_tasks.catalog.cohorts import BY_VALUE
 from lesion_tasks.catalog.lookup import did_you_mean
 from lesion_tasks.database.bulk import copy_rows
 
@@ -31,11 +32,10 @@ _MEMBERS = text("""
             SELECT FROM scope_record l JOIN scope s USING (scope_id) WHERE l.isic_id = i.isic_id
                 AND (s.source = :source OR :source = '') AND (s.collections = :collections OR :collections = '')))
 """)
-_LISTS = ("attribution", "copyright_license", "anatom_site", "fitzpatrick_skin_type")
 
 
 def gather_cohorts(connection: Connection, task: Task) -> None:
-    """Bring `cohort_image` of a task in line with the catalogue.
+    """Bring `cohort_image` of a task in line with the images.
 
     Images that have become a cohort's leave every split of the task at once; the splits take notice when they are next
     built. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that cannot be
@@ -90,7 +90,7 @@ def _images_of(connection: Connection, cohort: Cohort) -> Iterator[str]:
     rows = connection.execute(
         _MEMBERS.execution_options(yield_per=_BATCH_RECORDS),
         {
-            **{name: list(getattr(cohort, name)) for name in _LISTS},
+            **{name: list(getattr(cohort, name)) for name in BY_VALUE},
             "seen_from": _moment(cohort.seen_from),
             "seen_before": _moment(cohort.seen_before),
             "source": cohort.source,

@@ -17,7 +17,7 @@ from lesion_tasks.splits.manifest import record_manifest
 from lesion_tasks.splits.manifest_checks import check_rows
 from lesion_tasks.splits.manifest_rows import manifest_rows
 from lesion_tasks.splits.members import MEMBERSHIP_VERSION
-from lesion_tasks.splits.split import lock_catalogue
+from lesion_tasks.splits.split import lock_images
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
@@ -42,14 +42,14 @@ _FACTS = text("""
 def build_cohort(workspace: Workspace, name: str, task: str) -> str:
     """Judge every image of a cohort by the rules of a task and return the digest of its manifest.
 
-    Running it again on the same catalogue gives the same digest. Raises `NoImageToJudgeError` for a cohort of which
+    Running it again on the same images gives the same digest. Raises `NoImageToJudgeError` for a cohort of which
     no image can be judged, and `UnusableInputError` for one that is not declared or whose query cannot be read.
     """
     cohort = find_cohort(name, task)
     asked = cohort.task_for(TASKS[task])
     split = Split(name=cohort.split_name(task), task=task)
     with workspace.engine.begin() as connection:
-        lock_catalogue(connection, asked)
+        lock_images(connection, asked)
         gather_cohorts(connection, asked)
         _judge(connection, split, asked, name)
         table = manifest_rows(connection, split, {})

@@ -1,4 +1,4 @@
-"""A manifest -> its description as Croissant JSON-LD, which catalogues of data sets and their loaders read.
+"""A manifest -> its description as Croissant JSON-LD, which lists of data sets and their loaders read.
 
 Croissant 1.0, https://docs.mlcommons.org/croissant/docs/croissant-spec.html. The rows are the manifest's own Parquet
 file, which names each picture by key and SHA-256; the pictures themselves are no part of it.

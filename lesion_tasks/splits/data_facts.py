@@ -1,11 +1,13 @@
-"""A manifest's rows and the catalogue around them -> the tables of its page, as plain values."""
+"""A manifest's rows and the images around them -> the tables of its page, as plain values."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
 
 from lesion_tasks.catalog import Split, Task
+from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.manifest_checks import subset_shares
@@ -14,10 +16,6 @@ from lesion_tasks.splits.subset_or_quarantine import SUBSETS
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MISSING_FIELDS = (
-    "age_years", "sex", "size_mm", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",
-    "patient_id", "lesion_id",
-)  # fmt: skip
 # The Arrow columns that are counted, each in a table of its own; ages and sizes in steps.
 COUNTED = (
     "image_type", "age", "sex", "anatom_site", "fitzpatrick_skin_type", "size", "diagnosis_confirm_type",
@@ -69,7 +67,7 @@ def missing_rows(table: "pa.Table") -> list[dict[str, Any]]:
             "field": field,
             "shares": [part[field].null_count / len(part) if len(part) else None for part in parts.values()],
         }
-        for field in MISSING_FIELDS
+        for field in MAY_BE_MISSING
     ]
 
 
@@ -170,8 +168,20 @@ def quarantine_counts(connection: Connection, split: str, assignment: str) -> di
     return {"n_groups": row.groups, "n_images": row.images, "n_former_members": row.former}
 
 
-def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> dict[str, Any]:
-    """Identical files of the manifest, and copies in the whole catalogue that identities do not reveal."""
+@dataclass(frozen=True, kw_only=True)
+class Duplicates:
+    """What shows the same thing: numbers, and the most doubtful pairs with their pictures' keys."""
+
+    n_identical_files: int
+    n_images_of_identical_files: int
+    n_copies: int
+    n_look_alikes: int
+    copies: list[dict[str, Any]]
+    look_alikes: list[dict[str, Any]]
+
+
+def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> Duplicates:
+    """Identical files of the manifest, and copies in the whole database that identities do not reveal."""
     import pyarrow.compute as pc
 
     sizes = table.group_by("sha256").aggregate([([], "count_all")])["count_all"]
@@ -185,14 +195,14 @@ def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_sho
         """)
     ).all()
     by_kind = {bool(is_copy): int(n) for is_copy, n in counts}
-    return {
-        "n_identical_files": len(identical),
-        "n_images_of_identical_files": int(pc.sum(identical).as_py() or 0),
-        "n_copies": by_kind.get(True, 0),
-        "n_look_alikes": by_kind.get(False, 0),
-        "copies": _pairs(connection, split, n_shown, is_copy=True),
-        "look_alikes": _pairs(connection, split, n_shown // 3, is_copy=False),
-    }
+    return Duplicates(
+        n_identical_files=len(identical),
+        n_images_of_identical_files=int(pc.sum(identical).as_py() or 0),
+        n_copies=by_kind.get(True, 0),
+        n_look_alikes=by_kind.get(False, 0),
+        copies=_pairs(connection, split, n_shown, is_copy=True),
+        look_alikes=_pairs(connection, split, n_shown // 3, is_copy=False),
+    )
 
 
 def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -11,10 +12,11 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import IMPUTATIONS
+from lesion_tasks.catalog.approvals import LABEL_DECISIONS, PAIR_DECISIONS
 from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.catalog.titles import split_title
-from lesion_tasks.curation.corrections import LABEL_DECISIONS, PAIR_DECISIONS, corrections_at
+from lesion_tasks.curation.corrections import corrections_at
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
 from lesion_tasks.metrics.known_identities import note_of
 from lesion_tasks.splits import data_facts as facts
@@ -28,6 +30,32 @@ if TYPE_CHECKING:
 
 N_COPIES_SHOWN = 24
 THUMBNAIL_SIDE_PX = 144
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataPage:
+    """What the page of a manifest shows, by the names that its template has."""
+
+    manifest: dict[str, Any]
+    task: dict[str, Any]
+    rule: str
+    imputation: str
+    is_leaking: bool
+    has_drawn: bool
+    funnel: list[dict[str, Any]]
+    n_left_out: int
+    classes: list[dict[str, Any]]
+    shares: list[dict[str, Any]]
+    missing: list[dict[str, Any]]
+    imputed: list[dict[str, Any]]
+    values: list[dict[str, Any]]
+    alike: list[tuple[str, str]]  # names of institutions that may be one
+    groups: list[dict[str, Any]]
+    identities: str | None
+    quarantine: dict[str, int]
+    corrections: list[dict[str, Any]]
+    duplicates: facts.Duplicates
+    changes: dict[str, Any] | None  # since the manifest before; None: there is none
 
 
 def page_key(digest: str) -> str:
@@ -48,7 +76,7 @@ def write_data_report(
 
 def collect_facts(
     bucket: Bucket, connection: Connection, digest: str, at_hand: "Mapping[str, pa.Table] | None" = None
-) -> dict[str, Any]:
+) -> DataPage:
     """Everything the page shows. Raises `UnusableInputError` for a digest that no manifest has."""
     manifest = connection.execute(
         text("SELECT * FROM manifest WHERE digest = :digest"), {"digest": digest}
@@ -61,11 +89,11 @@ def collect_facts(
     if table is None:
         table = tables[digest] = read_table(bucket, manifest.object_key)
     duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
-    for pair in (*duplicates["copies"], *duplicates["look_alikes"]):
+    for pair in (*duplicates.copies, *duplicates.look_alikes):
         pair["picture"] = thumbnail(bucket, pair["sha256"], pair["object_key"])
         pair["other_picture"] = thumbnail(bucket, pair["other_sha256"], pair["other_object_key"])
-    return {
-        "manifest": {
+    return DataPage(
+        manifest={
             "digest": digest,
             "split": split.name,
             "title": split_title(split.name)
@@ -74,29 +102,29 @@ def collect_facts(
             "created_at": manifest.created_at.isoformat(timespec="seconds"),
             "recipe": manifest.recipe,
         },
-        "task": {
+        task={
             "name": task.name,
             "title": task.title,
             "classes": list(task.classes),
             "positive": task.positive,
         },
-        "rule": _rule_in_words(split.max_per_class),
-        "imputation": IMPUTATIONS[split.imputation],
-        "is_leaking": split.is_leaking,
-        "has_drawn": any(is_drawn(name or "") for name in table["attribution"].unique().to_pylist()),
-        "funnel": _funnel(manifest.funnel),
-        "n_left_out": -sum(step["n"] for step in manifest.funnel if step["n"] < 0),
-        "classes": facts.class_rows(manifest.class_counts, task),
+        rule=_rule_in_words(split.max_per_class),
+        imputation=IMPUTATIONS[split.imputation],
+        is_leaking=split.is_leaking,
+        has_drawn=any(is_drawn(name or "") for name in table["attribution"].unique().to_pylist()),
+        funnel=_funnel(manifest.funnel),
+        n_left_out=-sum(step["n"] for step in manifest.funnel if step["n"] < 0),
+        classes=facts.class_rows(manifest.class_counts, task),
         # What is held out is the whole test set: no share of it was asked for.
-        "shares": [] if manifest.held_out else facts.share_rows(table, split, task),
-        "missing": facts.missing_rows(table),
-        "imputed": facts.imputation_rows(table),
-        "values": facts.value_tables(table, task),
-        "alike": find_alike(institutions_in(table)),
-        "groups": facts.group_rows(table),
-        "identities": note_of(known_by_subset(table)),
-        "quarantine": facts.quarantine_counts(connection, split.name, task.assignment),
-        "corrections": [
+        shares=[] if manifest.held_out else facts.share_rows(table, split, task),
+        missing=facts.missing_rows(table),
+        imputed=facts.imputation_rows(table),
+        values=facts.value_tables(table, task),
+        alike=find_alike(institutions_in(table)),
+        groups=facts.group_rows(table),
+        identities=note_of(known_by_subset(table)),
+        quarantine=facts.quarantine_counts(connection, split.name, task.assignment),
+        corrections=[
             {
                 "images": [name for name in (one.isic_id, one.other_isic_id) if name],
                 "decision": one.decision,
@@ -108,9 +136,9 @@ def collect_facts(
             for one in corrections_at(connection, manifest.built_at)
             if one.task in (None, task.name)
         ],
-        "duplicates": duplicates,
-        "changes": _changes(bucket, connection, manifest, tables),
-    }
+        duplicates=duplicates,
+        changes=_changes(bucket, connection, manifest, tables),
+    )
 
 
 def _rule_in_words(max_per_class: int | None) -> str:
@@ -169,9 +197,9 @@ def thumbnail(bucket: Bucket, sha256: str, key: str) -> str | None:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def render_data_page(collected: Mapping[str, Any]) -> str:
+def render_data_page(shown: DataPage) -> str:
     """Render the page as HTML."""
     from lesion_tasks.reports.environment import environment
 
-    page: str = environment().get_template("data_page.html.j2").render(**collected)
+    page: str = environment().get_template("data_page.html.j2").render(**vars(shown))
     return page

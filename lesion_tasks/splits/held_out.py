@@ -18,7 +18,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import SPLITS, TASKS, Split, Task
 from lesion_tasks.catalog.entries import unknown
 from lesion_tasks.catalog.lookup import find_split
-from lesion_tasks.catalog.splits import HELD_OUT_BY
+from lesion_tasks.catalog.split_recipes import HELD_OUT_BY
 from lesion_tasks.database.schema import Manifest
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.splits.balance import draw_members

@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
 from lesion_tasks.catalog import drawn
-from lesion_tasks.catalog.splits import NO_ORIGIN
+from lesion_tasks.catalog.split_recipes import NO_ORIGIN
 
 if TYPE_CHECKING:
     import pyarrow as pa

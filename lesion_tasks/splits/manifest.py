@@ -49,10 +49,8 @@ _KINDS = {str: "text", int: "int", float: "float", bool: "bool"}
 # Name -> text, whole number, number, or yes and no.
 COLUMNS = {column.key: _KINDS[column.type.python_type] for column in SOURCES}
 
-_REPETITIVE = [
-    "subset", "label", "image_type", "sex", "anatom_site", "fitzpatrick_skin_type", "diagnosis_confirm_type",
-    "attribution", "copyright_license", "age_years", "record_version", "width_px", "height_px",
-]  # fmt: skip
+# Columns whose values differ from row to row gain nothing from a dictionary, and filling it takes time.
+_REPETITIVE = [column.key for column in SOURCES if column.info.get("repeats")]
 
 
 def object_key(split: str, digest: str) -> str:
@@ -126,7 +124,6 @@ def write_manifest(bucket: Bucket, split: str, recipe: dict[str, Any], table: "p
             {"lesion": canonical_json({"recipe": recipe, "digest": digest})}
         )
         with scratch_file("manifest.parquet") as path:
-            # Columns whose values differ from row to row gain nothing from a dictionary, and filling it takes time.
             pq.write_table(table, path, compression="zstd", use_dictionary=_REPETITIVE)
             bucket.put_file(key, path)
     return digest

@@ -1,9 +1,9 @@
 """Curated images -> the members of a split, and one immutable manifest.
 
-Every image of the catalogue gets a row in `split_member`: in a subset with a label, or left out with a reason.
+Every image of the database gets a row in `split_member`: in a subset with a label, or left out with a reason.
 Only images that changed since the split was last built, and those of their groups, are judged again. The subset of
 an identity is a hash, so growth moves no one; a group whose parts belong to different subsets is quarantined.
-Running it again on the same catalogue gives the same digest and changes nothing.
+Running it again on the same images gives the same digest and changes nothing.
 """
 
 import logging
@@ -49,7 +49,7 @@ def build_split(workspace: Workspace, name: str) -> str:
     task = TASKS[split.task]
     bucket = workspace.bucket
     with workspace.engine.begin() as connection:
-        lock_catalogue(connection, task)
+        lock_images(connection, task)
         gather_cohorts(connection, task)
         has_news = judge_changes(connection, split, task)
         draw_balance(connection, split, task)
@@ -112,8 +112,8 @@ def _say(split: Split, counts: Mapping[str, Mapping[str, int]]) -> None:
         )
 
 
-def lock_catalogue(connection: Connection, task: Task) -> None:
-    """Wait until no curation runs and no other draw for this task; refuse a half-curated catalogue."""
+def lock_images(connection: Connection, task: Task) -> None:
+    """Wait until no curation runs and no other split is drawn for this task; refuse half-curated images."""
     lock_until_commit(connection, Lock.CURATION, is_shared=True)
     lock_until_commit(connection, Lock.ASSIGNMENT, task.assignment)
     n_images, n_ungrouped = connection.execute(
@@ -121,7 +121,7 @@ def lock_catalogue(connection: Connection, task: Task) -> None:
     ).one()
     if not n_images:
         raise UnusableInputError(
-            "the catalogue holds no curated image, expected some: ingest and curate first"
+            "the database holds no curated image, expected some: ingest and curate first"
         )
     if n_ungrouped:
         raise UnusableInputError(

@@ -15,7 +15,7 @@ from lesion_tasks.database.schema import Training
 from lesion_tasks.training.examples import Data
 from lesion_tasks.training.loop import load_model
 from lesion_tasks.training.model.averaging import average_members, mean_of_probabilities
-from lesion_tasks.training.model.serving import calibrated, fit_calibration, with_calibration
+from lesion_tasks.training.model.stored_model import calibrated, fit_calibration, with_calibration
 from lesion_tasks.training.predictions import read_sealed_predictions
 from lesion_tasks.training.run_record import read_model
 from lesion_tasks.training.stages import Trained

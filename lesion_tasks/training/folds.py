@@ -33,7 +33,7 @@ from lesion_tasks.training.model.averaging import (
     calibration_of,
     members_in,
 )
-from lesion_tasks.training.model.serving import calibrated, fit_calibration, with_calibration
+from lesion_tasks.training.model.stored_model import calibrated, fit_calibration, with_calibration
 from lesion_tasks.training.predict_examples import predict_examples
 from lesion_tasks.training.run_spec import load_data
 from lesion_tasks.training.stages import Trained, train_model
@@ -101,7 +101,17 @@ def train_folds(
         keeper = FoldKeeper(bucket, f"{folder}/fold-{number + 1}")
         fold = keeper.read()
         if fold is None:
-            fold = _train_fold(variant, weights, rows, folds, number, engine, bucket, keeper.folder, numbered)
+            fold = _train_fold(
+                variant,
+                weights=weights,
+                rows=rows,
+                folds=folds,
+                number=number,
+                engine=engine,
+                bucket=bucket,
+                folder=keeper.folder,
+                on_epoch=numbered,
+            )
             keeper.write(fold)
         else:
             log.info("fold %d of %d is trained already", number + 1, variant.n_folds)
@@ -176,6 +186,7 @@ def check_folds(variant: Variant, rows: pd.DataFrame, folds: pd.Series) -> None:
 
 def _train_fold(
     variant: Variant,
+    *,
     weights: Weights | None,
     rows: pd.DataFrame,
     folds: pd.Series,

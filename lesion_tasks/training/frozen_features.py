@@ -11,21 +11,19 @@ import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
 from typing import Any
 
 import keras
 import numpy as np
-from sqlalchemy import Engine, text
+from sqlalchemy import Connection, Engine, text
 
-from lesion_tasks.bucket import Bucket, digest_of_file
+from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.backbones import RANDOM_START, find_backbone
 from lesion_tasks.database.bulk import copy_rows
-from lesion_tasks.database.locks import Lock, lock_until_commit
-from lesion_tasks.pixels.shards import open_shard
+from lesion_tasks.database.locks import Lock
+from lesion_tasks.pixels.shards import ShardTables, open_shard, store_shard
 from lesion_tasks.progress import progress
-from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.examples import Examples
 from lesion_tasks.training.model import Weights
 
@@ -173,47 +171,37 @@ def _pixels(batch: Sequence[tuple[str, Examples, int]]) -> np.ndarray:
     return np.concatenate(taken)[np.argsort(places)]
 
 
+_TAKEN = text("SELECT sha256 FROM feature_row WHERE features_id = :owner AND sha256 = ANY(:members)")
+_INSERT = text("""
+    INSERT INTO feature_shard (object_key, features_id, recipe, n_images, n_features, sha256, created_at)
+    VALUES (:key, :features_id, :recipe, :n, :n_features, :sha256, :now)
+    ON CONFLICT (object_key) DO UPDATE SET sha256 = excluded.sha256
+""")
+
+
 def _store_shard(
     engine: Engine, bucket: Bucket, recipe: Mapping[str, Any], members: Sequence[str], features: np.ndarray
 ) -> None:
     features_id = recipe_id(recipe)
     name = hashlib.sha256("\n".join(members).encode()).hexdigest()[:32]
-    key = f"features/{features_id}/{name}.npy"
-    with scratch_file("shard.npy") as path:
-        np.save(path, features, allow_pickle=False)
-        bucket.put_file(key, path)
-        sha256 = digest_of_file(path)
-    with engine.begin() as connection:
-        # If two trainings compute the same features at once, the first row is kept.
-        lock_until_commit(connection, Lock.FEATURES, features_id)
-        taken = set(
-            connection.execute(
-                text("SELECT sha256 FROM feature_row WHERE features_id = :id AND sha256 = ANY(:members)"),
-                {"id": features_id, "members": list(members)},
-            ).scalars()
-        )
-        connection.execute(
-            text("""
-                INSERT INTO feature_shard (object_key, features_id, recipe, n_images, n_features, sha256, created_at)
-                VALUES (:key, :id, :recipe, :n_images, :n_features, :sha256, :now)
-                ON CONFLICT (object_key) DO UPDATE SET sha256 = excluded.sha256
-            """),
-            {
-                "key": key,
-                "id": features_id,
-                "recipe": json.dumps(recipe),
-                "n_images": len(members),
-                "n_features": features.shape[1],
-                "sha256": sha256,
-                "now": datetime.now(UTC),
-            },
-        )
+
+    def add_rows(connection: Connection, key: str, places: Sequence[tuple[str, int]]) -> None:
         copy_rows(
             connection,
             "feature_row",
             ("features_id", "sha256", "object_key", "row_index"),
-            ((features_id, member, key, i) for i, member in enumerate(members) if member not in taken),
+            ((features_id, member, key, i) for member, i in places),
         )
+
+    tables = ShardTables(
+        lock=Lock.FEATURES,
+        owner=features_id,
+        taken=_TAKEN,
+        insert=_INSERT,
+        add_rows=add_rows,
+        facts={"features_id": features_id, "recipe": json.dumps(recipe), "n_features": features.shape[1]},
+    )
+    store_shard(bucket, engine, tables, f"features/{features_id}/{name}.npy", members, features)
 
 
 def _open(

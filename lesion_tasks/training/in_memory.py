@@ -18,7 +18,7 @@ from lesion_tasks.training.examples import Batches, Examples
 MAX_BYTES = 3_000_000_000
 
 
-def fits_in_memory(examples: Examples) -> bool:
+def has_room_in_memory(examples: Examples) -> bool:
     """Whether these examples' inputs may be held as tensors, on the only back end that this supports."""
     row = examples.inputs(np.arange(min(1, len(examples))))
     size_bytes = len(examples) * sum(values.nbytes for values in row.values())

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from lesion_tasks.metrics.digits import AUC_DIGITS
-from lesion_tasks.training.model.serving import calibrated, fit_calibration
+from lesion_tasks.training.model.stored_model import calibrated, fit_calibration
 
 
 @dataclass(frozen=True, kw_only=True)

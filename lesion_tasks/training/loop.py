@@ -86,7 +86,7 @@ class _State:
 OnEpoch = Callable[[int, dict[str, float], float], None]
 
 
-def fit_stage(
+def train_stage(
     model: keras.Model,
     stage: Stage,
     train_batches: Callable[[int], keras.utils.PyDataset],

@@ -1,4 +1,4 @@
-"""A chosen variant -> the manifest and the pixels that its training needs.
+"""A chosen variant -> the manifest and the pixels that its training needs, and the training.
 
 The schedule builds splits and pixels for the variants that it trains; a variant chosen by hand may need another split
 or another input size. Running it again finds both and changes nothing.
@@ -41,3 +41,28 @@ def prepare_training(
     if recipe.input_size is not None:
         materialize_manifest(workspace, digest, recipe.input_size)
     return digest
+
+
+def prepare_and_train(
+    workspace: Workspace,
+    variant: str,
+    *,
+    again: bool,
+    is_smoke_run: bool,
+    max_epochs: int | None,
+    n_trials: int,
+    changes: Mapping[str, Any] | None,
+) -> str:
+    """What is done for each chosen variant, by a command or a task of Airflow; returns the training's id."""
+    from lesion_tasks.training.train import train_variant
+
+    prepare_training(workspace, variant, is_smoke_run=is_smoke_run, changes=changes)
+    return train_variant(
+        workspace,
+        variant,
+        again=again,
+        is_smoke_run=is_smoke_run,
+        max_epochs=max_epochs,
+        n_trials=n_trials,
+        changes=changes,
+    )

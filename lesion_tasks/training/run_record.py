@@ -1,6 +1,7 @@
 """A training's row in Postgres, from its start to its end: running, finished, or failed with a reason.
 
-The only module that reads or writes the table `training`; others hold its rows as `Training`, typed and detached.
+The only module that writes the table `training`. Whoever needs a whole row takes it from here, as a `Training`, typed
+and detached; questions about many rows are asked in SQL where they are.
 
 A process that runs a training holds a lock on its fingerprint as long as it lives. A row that says `running` while
 nobody holds the lock belongs to a process that ended without notice, and `mark_lost` marks it so.
@@ -8,7 +9,7 @@ nobody holds the lock belongs to a process that ended without notice, and `mark_
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import UTC, datetime
 from types import TracebackType
@@ -86,9 +87,9 @@ def list_recent(connection: Connection, statuses: Sequence[str], n: int) -> list
     return _detached(connection, statement.limit(n))
 
 
-def is_adjusted(training: Training) -> bool:
+def is_adjusted(recipe: Mapping[str, Any]) -> bool:
     """Whether fields of the variant were changed for this training only, as for a rehearsal."""
-    return bool(training.recipe.get("adjusted"))
+    return bool(recipe.get("adjusted"))
 
 
 def began_at_random(training: Training) -> bool:
@@ -104,9 +105,9 @@ def code_of(bucket: Bucket, training: Training) -> str:
     return str(said["code_digest"])
 
 
-def kind_of(training: Training) -> tuple[str, bool, bool]:
+def kind_of(variant: str, recipe: Mapping[str, Any]) -> tuple[str, bool, bool]:
     """What one training may take the place of: those of its variant, as promotable and as adjusted as it is."""
-    return training.variant, training.recipe.get("is_promotable", True), is_adjusted(training)
+    return variant, recipe.get("is_promotable", True), is_adjusted(recipe)
 
 
 def finish(connection: Connection, training_id: str, **columns: Any) -> None:

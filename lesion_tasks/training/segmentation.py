@@ -23,7 +23,7 @@ from lesion_tasks.catalog import InputSize, Variant
 from lesion_tasks.pixels.decode import decode_mask
 from lesion_tasks.training.accelerator import Accelerator
 from lesion_tasks.training.examples import Examples, filled_up
-from lesion_tasks.training.loop import OnEpoch, Stage, fit_stage, load_model, model_bytes
+from lesion_tasks.training.loop import OnEpoch, Stage, load_model, model_bytes, train_stage
 from lesion_tasks.training.masks import read_index
 from lesion_tasks.training.model.unet import FILTERS, INNER_SIDE_PX, build_unet
 
@@ -96,7 +96,7 @@ def train_segmenter(
         }
         with accelerator.training():
             model = build_unet(int(variant.side_px or 0), variant.seed)
-            fit_stage(
+            train_stage(
                 model,
                 stage,
                 lambda epoch: _Outlined(

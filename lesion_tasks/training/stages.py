@@ -25,10 +25,10 @@ from lesion_tasks.catalog import FineTuning, Learning, Variant
 from lesion_tasks.training.accelerator import Accelerator, find_accelerator
 from lesion_tasks.training.examples import Batches, Data, Examples, WeightedBatches
 from lesion_tasks.training.frozen_features import feature_recipe, with_features
-from lesion_tasks.training.in_memory import InMemory, fits_in_memory
+from lesion_tasks.training.in_memory import InMemory, has_room_in_memory
 from lesion_tasks.training.judge import Judgement, judge_probabilities
 from lesion_tasks.training.learning_batches import Diagnoses, LearningBatches
-from lesion_tasks.training.loop import OnEpoch, Stage, fit_logistic, fit_stage
+from lesion_tasks.training.loop import OnEpoch, Stage, fit_logistic, train_stage
 from lesion_tasks.training.model import (
     Weights,
     adapt_metadata,
@@ -40,7 +40,7 @@ from lesion_tasks.training.model import (
     set_trainable,
 )
 from lesion_tasks.training.model.losses import loss_for, with_auxiliary_head, with_bias_loss
-from lesion_tasks.training.model.serving import (
+from lesion_tasks.training.model.stored_model import (
     calibrated,
     finish_model,
     fit_calibration,
@@ -204,7 +204,7 @@ def _learn_pixels(context: _Context, segmenter: Segmenter | None) -> keras.Model
     with context.accelerator.training() if variant.side_px is not None else nullcontext():
         model = _build(context, segmenter)
         learner = with_bias_loss(model, variant.bias_alpha) if variant.loss == "bias" else model
-        _fit(context, learner, _stage(context), train, val, "1", served=model, how=variant.learning)
+        _train(context, learner, _stage(context), train, val, "1", served=model, how=variant.learning)
     return _as_stored(context, model, segmenter)
 
 
@@ -236,7 +236,9 @@ def _learn_head(
         context.epochs.next_stage()
         return head, subsets, solved
     is_last = variant.fine_tuning is None
-    judged = _fit(context, head, _stage(context), train, val, "1", served=head, how=how if is_last else None)
+    judged = _train(
+        context, head, _stage(context), train, val, "1", served=head, how=how if is_last else None
+    )
     if how is not None and not is_last:
         judged = _judge(context, head, val)
     return head, subsets, judged
@@ -265,7 +267,7 @@ def _fine_tune(
         stage = _stage(context, tuning.learning_rate, tuning.max_epochs, tuning.patience)
         train = resample(context.data.train, variant.sampling, variant.seed)
         val = context.data.val_drawn
-        judged = _fit(context, model, stage, train, val, "2", served=model, how=variant.learning)
+        judged = _train(context, model, stage, train, val, "2", served=model, how=variant.learning)
         is_kept = judged.is_better_than(judged_before)
         if not is_kept:
             model.set_weights(before)
@@ -299,7 +301,7 @@ def _stage(
     )
 
 
-def _fit(
+def _train(
     context: _Context,
     model: keras.Model,
     stage: Stage,
@@ -355,7 +357,7 @@ def _fit(
         return WeightedBatches.of(drawn, weights)
 
     is_plain = how is None or not (how.is_mixing or how.n_distortions or diagnoses or row_weights is not None)
-    best = fit_stage(
+    best = train_stage(
         model,
         stage,
         batches,
@@ -363,7 +365,7 @@ def _fit(
         bucket=context.bucket,
         folder=f"{context.folder}/stage-{number}",
         on_epoch=context.epochs,
-        in_memory=resident if is_small and is_plain and fits_in_memory(train) else None,
+        in_memory=resident if is_small and is_plain and has_room_in_memory(train) else None,
         judge=None if how is None else lambda: _judge(context, served, val),
     )
     context.epochs.next_stage()

@@ -63,6 +63,7 @@ from lesion_tasks.training.search import search_parameters
 from lesion_tasks.workspace import Workspace
 
 if TYPE_CHECKING:
+    from lesion_tasks.training.model_manifest import ModelManifest
     from lesion_tasks.training.stages import Trained
 
 log = logging.getLogger(__name__)
@@ -143,7 +144,7 @@ def _by_default(workspace: Workspace) -> list[str]:
 
 def _has_grown(engine: Engine, bucket: Bucket, variant: Variant) -> bool:
     with engine.connect() as connection:
-        own = [t for t in list_finished(connection, variant=variant.name) if not is_adjusted(t)]
+        own = [t for t in list_finished(connection, variant=variant.name) if not is_adjusted(t.recipe)]
         if not own:
             return True
         last = find_manifest(connection, own[-1].manifest_digest)
@@ -270,6 +271,7 @@ def _run(
     from lesion_tasks.metrics.threshold import choose_threshold
     from lesion_tasks.training.average_trainings import average_trainings
     from lesion_tasks.training.folds import train_folds
+    from lesion_tasks.training.model_manifest import ModelManifest
     from lesion_tasks.training.stages import train_model
 
     variant = spec.variant
@@ -308,33 +310,33 @@ def _run(
     if variant.task.positive is not None:
         val_rows = rows[rows["subset"] == "val"]
         threshold = choose_threshold(join_to_manifest(trained.predictions["val"], val_rows, variant.task))
-    said = {
-        "training_id": training_id,
-        "variant": variant.as_recipe,
-        "task": asdict(TASKS[variant.task.name]),
-        "classes": list(variant.task.classes),
-        "threshold": threshold and threshold.value,
-        "threshold_rule": threshold and threshold.rule,
-        "manifest_digest": spec.digest,
-        "weights": spec.weights.described if spec.weights else None,
-        "weights_sha256": spec.weights.sha256 if spec.weights else None,
-        "weights_licence": spec.weights.licence if spec.weights else None,
-        "licences": licences_of(rows),
-        "code_digest": code_digest(),
-        "trainer_figures": figures,
-        "versions": versions(variant),
-        "code_version": spec.code_version,
+    said = ModelManifest(
+        training_id=training_id,
+        variant=variant.as_recipe,
+        task=asdict(TASKS[variant.task.name]),
+        classes=list(variant.task.classes),
+        threshold=None if threshold is None else threshold.value,
+        threshold_rule=None if threshold is None else threshold.rule,
+        manifest_digest=spec.digest,
+        weights=spec.weights.described if spec.weights else None,
+        weights_sha256=spec.weights.sha256 if spec.weights else None,
+        weights_licence=spec.weights.licence if spec.weights else None,
+        licences=licences_of(rows),
+        code_digest=code_digest(),
+        trainer_figures=figures,
+        versions=versions(variant),
+        code_version=spec.code_version,
         **facts,
         **trained.facts,
-    }
+    )
     _finish(engine, bucket, trained, said)
 
 
-def _finish(engine: Engine, bucket: Bucket, trained: "Trained", said: dict[str, Any]) -> None:
+def _finish(engine: Engine, bucket: Bucket, trained: "Trained", said: "ModelManifest") -> None:
     """Store the model, then its manifest, then the predictions with the finished row; then delete the checkpoints."""
     from lesion_tasks.training.loop import model_bytes
 
-    training_id = said["training_id"]
+    training_id = said.training_id
     data = _with_manifest(model_bytes(trained.model), said)
     model_key = f"models/{training_id}/model.keras"
     sha256 = hashlib.sha256(data).hexdigest()
@@ -342,28 +344,28 @@ def _finish(engine: Engine, bucket: Bucket, trained: "Trained", said: dict[str, 
     # Last: no manifest means the training did not finish.
     bucket.put(
         f"models/{training_id}/manifest.json",
-        json.dumps({**said, "model_sha256": sha256}, indent=2).encode(),
+        json.dumps({**said.model_dump(), "model_sha256": sha256}, indent=2).encode(),
         content_type="application/json",
     )
     with engine.begin() as connection:
         for subset, frame in trained.predictions.items():
-            store_predictions(connection, training_id, said["manifest_digest"], subset, frame)
+            store_predictions(connection, training_id, said.manifest_digest, subset, frame)
         finish(
             connection,
             training_id,
             model_key=model_key,
             model_sha256=sha256,
-            threshold=said["threshold"],
-            threshold_rule=said["threshold_rule"],
-            trainer_figures=said["trainer_figures"],
+            threshold=said.threshold,
+            threshold_rule=said.threshold_rule,
+            trainer_figures=said.trainer_figures,
         )
     for key in list(bucket.list_keys(f"trainings/{training_id}/")):
         bucket.delete(key)
 
 
-def _with_manifest(model_file: bytes, said: dict[str, Any]) -> bytes:
+def _with_manifest(model_file: bytes, said: "ModelManifest") -> bytes:
     """Add `lesion.json` to a `.keras` archive: classes, threshold and lineage travel with the weights."""
     buffer = io.BytesIO(model_file)
     with zipfile.ZipFile(buffer, "a", zipfile.ZIP_DEFLATED) as archive:
-        archive.writestr("lesion.json", json.dumps(said, indent=2))
+        archive.writestr("lesion.json", json.dumps(said.model_dump(), indent=2))
     return buffer.getvalue()

@@ -1,4 +1,4 @@
-"""What a step made -> the addresses of what it read and wrote, for a catalogue of data lineage."""
+"""What a step made -> the addresses of what it read and wrote, for a service of data lineage."""
 
 import json
 from dataclasses import dataclass

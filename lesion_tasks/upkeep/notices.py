@@ -55,7 +55,7 @@ class Notice:
         return EVENTS[self.event]
 
     def as_dict(self) -> dict[str, Any]:
-        """A dictionary fit for JSON."""
+        """A dictionary ready for JSON."""
         names = ("event", "subject", "text", "page", "is_alarming")
         return {name: getattr(self, name) for name in names}
 

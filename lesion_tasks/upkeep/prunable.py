@@ -74,7 +74,11 @@ class _Known:
         What is held out is held out with several seeds: none of these takes the place of another.
         """
         held_out = self.held_out.get(training.manifest_digest)
-        return kind_of(training), held_out, None if held_out is None else training.seed
+        return (
+            kind_of(training.variant, training.recipe),
+            held_out,
+            None if held_out is None else training.seed,
+        )
 
 
 def find_prunable(

@@ -74,7 +74,7 @@ class PruneResult:
         return sum(one.size_bytes for one in self.things)
 
     def as_dict(self) -> dict[str, Any]:
-        """A dictionary fit for JSON."""
+        """A dictionary ready for JSON."""
         return {**asdict(self), "n_objects": self.n_objects, "size_bytes": self.size_bytes}
 
     def counts(self) -> dict[str, int]:
@@ -94,13 +94,12 @@ def prune(
     pruned_by: str,
     request_id: str | None = None,
     policy: Retention = RETENTION,
-    now: datetime | None = None,
 ) -> PruneResult:
     """Say what the policy lets go and, if `is_deleting`, remove it; what an earlier run left half done comes first.
 
     `request_id` names the run that asks. What may have come to be needed since it was chosen stays.
     """
-    now = now or datetime.now(UTC)
+    now = datetime.now(UTC)
     told_before = now - timedelta(days=policy.delivery_days)
     if not is_deleting:
         left = [_thing(one) for one in _begun(workspace.engine) if one.kind not in CACHES]

@@ -275,7 +275,7 @@ def _verify_manifests(workspace: Workspace) -> Iterator[Finding | None]:
                 kind="manifest",
                 name=key,
                 problem=problem,
-                remedy="delete the object and build its split: it comes back if the catalogue has not changed; "
+                remedy="delete the object and build its split: it comes back if the images have not changed; "
                 "otherwise restore it from a backup",
             )
         )

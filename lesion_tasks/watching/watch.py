@@ -3,7 +3,7 @@
     find      images that arrived since, and those to compare them with
     look      the champion's predictions and features of each, part by part (`looks`)
     judge     shifts of metadata, pictures, scores and labels (`shifts`), figures on newer images (`newer_figures`)
-    store     the report, and then the row; the same catalogue gives the same of both
+    store     the report, and then the row; the same data give the same of both
 
 Killed at any moment, it goes on with the first part that is missing. Labels that arrive later change the rows of a day
 when it is watched again.

@@ -38,7 +38,7 @@ MAX_OF_REFERENCE = 4_096
 _SALT = "watched"
 # An image that fails one of these is not of the task's kind, whether or not it has a label so far.
 _UNLIKE = ("image_type", "image_manipulation", "no_sex")
-# What is asked of every image of the catalogue is little; the rest is read of those that are drawn.
+# What is asked of every image of the database is little; the rest is read of those that are drawn.
 _FACTS = """
     i.isic_id, i.group_id, i.atom_id, i.image_type, i.image_manipulation, i.sex,
     to_json(i.diagnosis)::text AS diagnosis, to_char(r.first_seen_at AT TIME ZONE 'UTC', 'YYYY-MM') AS month,
@@ -144,7 +144,7 @@ def find_watched(connection: Connection, task: str, until: date) -> WatchedChamp
 
 
 def find_images(workspace: Workspace, watched: WatchedChampion) -> WatchedImages:
-    """List what is to be looked at; the same catalogue gives the same list."""
+    """List what is to be looked at; the same data give the same list."""
     import pandas as pd
 
     own = read_manifest(workspace.bucket, watched.manifest.object_key)

@@ -8,10 +8,10 @@ import psutil
 
 def is_free(port: int) -> bool:
     """Tell whether a server could listen on this port now."""
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket() as tried:
+        tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind(("127.0.0.1", port))
+            tried.bind(("127.0.0.1", port))
         except (OSError, OverflowError):
             return False
         return True
@@ -21,9 +21,9 @@ def free_port(remembered: Path) -> int:
     """Return the port that the file names if it is free, so that addresses stay valid, else any free one."""
     if remembered.exists() and is_free(port := int(remembered.read_text())):
         return port
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    with socket.socket() as tried:
+        tried.bind(("127.0.0.1", 0))
+        port = tried.getsockname()[1]
     remembered.write_text(str(port))
     return port
 

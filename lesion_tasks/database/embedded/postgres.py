@@ -55,6 +55,9 @@ SERVER_SETTINGS = {
 }
 
 
+TAIL_LINES = 8
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Cluster:
     """Paths of one server under the home folder."""
@@ -109,11 +112,6 @@ def _start(cluster: _Cluster) -> str:
 def database_url(home: Path, name: str) -> str:
     """Return the SQLAlchemy URL of database `name` on the server under `home`, started if need be."""
     return f"{ensure_running(home)}/{name}"
-
-
-def is_running(home: Path) -> bool:
-    """Tell whether a server runs on the cluster under `home`."""
-    return running_server(home) is not None
 
 
 def running_server(home: Path) -> psutil.Process | None:
@@ -408,5 +406,5 @@ def _read(path: Path) -> str:
         return ""
 
 
-def _tail(text: str, n_lines: int = 8) -> str:
-    return "\n".join(text.splitlines()[-n_lines:])
+def _tail(text: str) -> str:
+    return "\n".join(text.splitlines()[-TAIL_LINES:])

@@ -6,8 +6,9 @@ import lesion_tasks.database.trigger_changes  # noqa: F401 - makes Alembic compa
 from lesion_tasks.database.connection import IS_MIGRATING, database_url, engine_for
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.database.schema import Base
+from lesion_tasks.settings import read_settings
 
-engine = context.config.attributes.get("engine") or engine_for(database_url())
+engine = context.config.attributes.get("engine") or engine_for(database_url(read_settings()))
 # One migrator at a time: two starters wait for each other instead of colliding.
 with hold_lock(engine, Lock.MIGRATION), engine.connect() as connection:
     context.configure(

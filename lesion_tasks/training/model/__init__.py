@@ -10,7 +10,7 @@ from lesion_tasks.training.model.build import (
     set_trainable,
 )
 from lesion_tasks.training.model.metadata import adapt_metadata
-from lesion_tasks.training.model.pixels import preprocess
+from lesion_tasks.training.model.preprocessing import preprocess
 from lesion_tasks.training.model.weights import Weights, find_weights
 
 __all__ = [

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 from keras import layers
 
-from lesion_tasks.training.model.serving import EPSILON, inputs_of, logits_of
+from lesion_tasks.training.model.stored_model import EPSILON, inputs_of, logits_of
 
 MEAN_OF_MEMBERS = "mean_of_members"  # the layer by which an average is recognized
 FEATURES_OF_ALL = "features_of_all"  # what all members read, if they have all but their heads in common

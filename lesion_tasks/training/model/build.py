@@ -14,7 +14,7 @@ from lesion_tasks.catalog import Variant
 from lesion_tasks.catalog.backbones import PresetBackbone, find_backbone
 from lesion_tasks.training.model.metadata import join_metadata, metadata_features
 from lesion_tasks.training.model.mobilenet_v3_eca import mobilenet_v3_eca
-from lesion_tasks.training.model.pixels import augment, keep_lesion, preprocess, remove_hair
+from lesion_tasks.training.model.preprocessing import augment, keep_lesion, preprocess, remove_hair
 from lesion_tasks.training.model.presets import vector_of
 from lesion_tasks.training.model.unet import SEGMENTER_NAME
 from lesion_tasks.training.model.weights import Weights, all_layers, load_base, title_of, told_of

@@ -5,28 +5,42 @@ Lilhore et al. 2024, who publish no code: which convolutions are dilated is our 
 """
 
 import math
+from typing import NamedTuple
 
 import keras
 from keras import layers, ops
 
-# kernel, expanded filters, filters out, attention, activation, stride, and whether it is dilated. The last stage keeps
-# its size (stride 1 where MobileNetV3 has 2) and sees as far through dilation, 2 unless a variant says otherwise.
+
+class _Block(NamedTuple):
+    """One block of the network, as the paper's table has it."""
+
+    kernel: int
+    expanded: int  # filters
+    filters: int  # out
+    has_attention: bool
+    activation: str
+    stride: int
+    is_dilated: bool
+
+
+# The last stage keeps its size (stride 1 where MobileNetV3 has 2) and sees as far through dilation, 2 unless a variant
+# says otherwise.
 _BLOCKS = (
-    (3, 16, 16, False, "relu", 1, False),
-    (3, 64, 24, False, "relu", 2, False),
-    (3, 72, 24, False, "relu", 1, False),
-    (5, 72, 40, True, "relu", 2, False),
-    (5, 120, 40, True, "relu", 1, False),
-    (5, 120, 40, True, "relu", 1, False),
-    (3, 240, 80, False, "hard_swish", 2, False),
-    (3, 200, 80, False, "hard_swish", 1, False),
-    (3, 184, 80, False, "hard_swish", 1, False),
-    (3, 184, 80, False, "hard_swish", 1, False),
-    (3, 480, 112, True, "hard_swish", 1, False),
-    (3, 672, 112, True, "hard_swish", 1, False),
-    (5, 672, 160, True, "hard_swish", 1, True),
-    (5, 960, 160, True, "hard_swish", 1, True),
-    (5, 960, 160, True, "hard_swish", 1, True),
+    _Block(3, 16, 16, False, "relu", 1, False),
+    _Block(3, 64, 24, False, "relu", 2, False),
+    _Block(3, 72, 24, False, "relu", 1, False),
+    _Block(5, 72, 40, True, "relu", 2, False),
+    _Block(5, 120, 40, True, "relu", 1, False),
+    _Block(5, 120, 40, True, "relu", 1, False),
+    _Block(3, 240, 80, False, "hard_swish", 2, False),
+    _Block(3, 200, 80, False, "hard_swish", 1, False),
+    _Block(3, 184, 80, False, "hard_swish", 1, False),
+    _Block(3, 184, 80, False, "hard_swish", 1, False),
+    _Block(3, 480, 112, True, "hard_swish", 1, False),
+    _Block(3, 672, 112, True, "hard_swish", 1, False),
+    _Block(5, 672, 160, True, "hard_swish", 1, True),
+    _Block(5, 960, 160, True, "hard_swish", 1, True),
+    _Block(5, 960, 160, True, "hard_swish", 1, True),
 )
 
 
@@ -35,32 +49,22 @@ def mobilenet_v3_eca(pixels: keras.KerasTensor, dilation_rate: int = 2) -> keras
     x = layers.Rescaling(1 / 127.5, offset=-1, name="symmetric")(pixels)
     x = _normalize(layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(x), "hard_swish")
     for block in _BLOCKS:
-        x = _block(x, *block[:6], dilation=dilation_rate if block[6] else 1)
+        x = _add_block(x, block, dilation=dilation_rate if block.is_dilated else 1)
     return _normalize(layers.Conv2D(960, 1, use_bias=False)(x), "hard_swish")
 
 
-def _block(
-    x: keras.KerasTensor,
-    kernel: int,
-    expanded: int,
-    filters: int,
-    has_attention: bool,
-    activation: str,
-    stride: int,
-    *,
-    dilation: int,
-) -> keras.KerasTensor:
+def _add_block(x: keras.KerasTensor, block: _Block, *, dilation: int) -> keras.KerasTensor:
     shortcut = x
-    if expanded != x.shape[-1]:
-        x = _normalize(layers.Conv2D(expanded, 1, use_bias=False)(x), activation)
+    if block.expanded != x.shape[-1]:
+        x = _normalize(layers.Conv2D(block.expanded, 1, use_bias=False)(x), block.activation)
     x = layers.DepthwiseConv2D(
-        kernel, strides=stride, dilation_rate=dilation, padding="same", use_bias=False
+        block.kernel, strides=block.stride, dilation_rate=dilation, padding="same", use_bias=False
     )(x)
-    x = _normalize(x, activation)
-    if has_attention:
+    x = _normalize(x, block.activation)
+    if block.has_attention:
         x = efficient_channel_attention(x)
-    x = _normalize(layers.Conv2D(filters, 1, use_bias=False)(x), None)
-    return layers.Add()([shortcut, x]) if stride == 1 and shortcut.shape[-1] == filters else x
+    x = _normalize(layers.Conv2D(block.filters, 1, use_bias=False)(x), None)
+    return layers.Add()([shortcut, x]) if block.stride == 1 and shortcut.shape[-1] == block.filters else x
 
 
 def _normalize(x: keras.KerasTensor, activation: str | None) -> keras.KerasTensor:

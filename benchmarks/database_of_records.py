@@ -1,4 +1,4 @@
-"""Fills a catalogue with made-up records and files, by the million: metadata and hashes, no pictures."""
+"""Fills a database with made-up records and files, by the million: metadata and hashes, no pictures."""
 
 import re
 
@@ -44,7 +44,7 @@ _VERSIONS = """
     FROM numbered
 """
 
-# r(i, k) is the k-th number in [0, 1) that depends on i alone: the same call gives the same catalogue.
+# r(i, k) is the k-th number in [0, 1) that depends on i alone: the same call gives the same database.
 _NUMBERED = """
     WITH numbered AS (
         SELECT i, 'ISIC_' || lpad(((i * 7368787 + 11) % 10000000)::text, 7, '0') AS id,
