@@ -885,7 +885,7 @@ def test_a_training_that_failed_has_a_page_of_its_own(
     assert "for lack of memory" in page
     assert 'data-log="dags/train_variants/dagRuns/a%2Bb/taskInstances/each.train/logs/2?map_index=3"' in page
     assert "dags/train_variants/runs/a%2Bb/tasks/each.train/mapped/3?try_number=2" in page
-    assert "max epochs" in page
+    assert "Epochs, at most" in page
     assert "lesion train metadata_logistic" in page
     by_hand = pages.get(f"/training/{second}").text
     assert "data-log=" not in by_hand
