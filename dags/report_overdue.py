@@ -2,7 +2,7 @@
 
 Tells when no ingestion has been completed for LESION_INGESTION_MAX_DAYS, or a task's champion is older than
 LESION_CHAMPION_MAX_DAYS: in the log, and to the connections of LESION_NOTIFY. Safe to clear: whoever
-was told in a run is not told again by it.
+was sent in a run is not sent again by it.
 """
 
 from airflow.sdk import dag, get_current_context, task

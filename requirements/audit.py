@@ -21,7 +21,7 @@ PIN = re.compile(r"^([A-Za-z0-9_.-]+)(?:\[[\w,-]+\])?==([^\s;]+)", re.MULTILINE)
 def main() -> None:
     """Check all locks at once, each version of each package once."""
     pins = sorted({match for path in HERE.glob("*.lock") for match in PIN.findall(path.read_text())})
-    # One first: where the database is not to be had, asking for all the others is of no use.
+    # One first: where the database is not to be had, asking for all the others is pointless.
     if _checked(_audit(pins[:1])) == 0:
         print("nothing was checked: the database of vulnerabilities cannot be reached from here")
         return

@@ -649,7 +649,7 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     missing = rows.assign(age_years=30.0, anatom_site=np.where(labels, "Trunk", "Foot"))
     told = reweight(test, cohort, test_rows.assign(anatom_site="Trunk"), missing, fall)
     assert told.reason is not None
-    assert "cannot be told" in told.words
+    assert "cannot be determined" in told.words
     assert "the two differ in age by" in told.words
 
 

@@ -42,6 +42,22 @@ def anchors_of(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+LONGEST_LINE = 120
+
+
+def test_the_prose_of_the_results_fits_into_a_window() -> None:
+    """A row of a table, a command and a heading cannot be broken."""
+    lines = (ROOT / "docs" / "results.md").read_text().splitlines()
+    inside = [line.lstrip().startswith("```") for line in lines]
+    is_code = [sum(inside[: i + 1]) % 2 == 1 or inside[i] for i in range(len(lines))]
+    long = [
+        number
+        for number, line in enumerate(lines, start=1)
+        if len(line) > LONGEST_LINE and not is_code[number - 1] and not line.lstrip().startswith(("|", "#"))
+    ]
+    assert long == []
+
+
 MOST_WORDS = 30  # of the glossary: as many as a newcomer reads
 
 

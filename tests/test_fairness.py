@@ -86,9 +86,9 @@ def test_what_cannot_be_told_is_said() -> None:
     gap = gap_of(of_attribute(people(1_200, group_of=50), "sex"), "sensitivity")
     assert gap.largest.low is None
     assert gap.certain is None
-    assert "cannot be told" in gap.words
+    assert "cannot be determined" in gap.words
 
-    # One part without an interval does not hide what can be told of the others.
+    # One part without an interval does not hide what can be determined of the others.
     scored = people(4_000, worse=0.3)
     few = [
         np.unique(scored.groups[side])[:n] for side, n in ((scored.is_positive, 7), (~scored.is_positive, 25))
@@ -98,7 +98,7 @@ def test_what_cannot_be_told_is_said() -> None:
     assert gap.certain is not None
     assert gap.certain.lower == "IV"
     assert list(gap.untold) == ["V"]
-    assert "Cannot be told for V" in gap.words
+    assert "Cannot be determined for V" in gap.words
 
 
 def test_images_of_several_samples_are_pooled_once() -> None:

@@ -426,7 +426,7 @@ def test_sites_that_differ_are_told_from_sites_that_do_not() -> None:
     assert together is None
     assert reason is not None
     assert "2 sites" in reason
-    assert "cannot be told" in words
+    assert "cannot be determined" in words
     sites = once(auc_of(0.5 + 0.3 * seed, seed) for seed in range(8))
     assert "more than chance" in put_together(sites, "institution")[2]
     # A training that went badly looks like an institution that differs, where trainings can go badly.

@@ -563,7 +563,7 @@ def test_a_newer_candidate_takes_the_place_of_an_open_question(settings: Setting
         why = overtaken_by(connection, Asked(task_name=TASK, asked_about=old))
         assert (
             why
-            == f"{old} is no candidate any more: a newer training of its variant was evaluated, or it was put aside"
+            == f"{old} is no longer a candidate: a newer training of its variant was evaluated, or it was put aside"
         )
         assert overtaken_by(connection, Asked(task_name=TASK, asked_about=new)) is None
     said = promote(asked_about=old, answer="approved", decided_by="Ada")

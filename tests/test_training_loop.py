@@ -258,7 +258,7 @@ def test_batch_norm_that_learns_is_judged_by_the_pictures_and_not_by_what_it_beg
 ) -> None:
     model, history = fit_with_batch_norm(tmp_path)
     assert history[-1]["val_auc"] > 0.9, history
-    # Of the first layer the statistics over all pictures can be told without the engine.
+    # Of the first layer the statistics over all pictures can be determined without the engine.
     pixels = examples().inputs(np.arange(256))
     seen = np.asarray(keras.Model(model.inputs, model.get_layer("conv_1").output).predict_on_batch(pixels))
     norm = model.get_layer("norm_1")

@@ -188,7 +188,7 @@ def test_a_rare_class_hides_no_fall() -> None:
         None,
         (rare,),
     )
-    # Nothing of what cannot be told is said to have held.
+    # Nothing of what cannot be determined is said to have held.
     few = of_five_classes(rng, dict.fromkeys(task.classes[:2], 20), 2)
     other = of_five_classes(rng, dict.fromkeys(task.classes[3:], 20), 2)
     assert "no two classes" in (measure_newer(few, {"2026-10": other}, task, None).reason or "")

@@ -91,7 +91,7 @@ _NUMBERS = "different numbers"
 
 
 def _kind_of_numbers(field: str, n: int, unread: Counter[str], n_rows: int) -> str | None:
-    """What the cells of a field of numbers are; None where some are numbers: the others are told one by one."""
+    """What the cells of a field of numbers are; None where some are numbers: the others are named one by one."""
     n_numbers = _n_numbers(unread)
     if n_numbers > MOST * n:
         return f"{_mostly(n_numbers, n)}written with a comma for a point"

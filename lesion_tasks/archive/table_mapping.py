@@ -90,7 +90,7 @@ def read_mapping(path: Path) -> TableMapping:
 
 
 class _Reading:
-    """One document that is being read; what is wrong is gathered and told at once."""
+    """One document that is being read; what is wrong is gathered and said at once."""
 
     def __init__(self, path: Path, found: dict[str, Any]) -> None:
         self.path = path

@@ -21,7 +21,7 @@ LEAKING_IMPUTATIONS = frozenset({"paper_global_mean"})
 
 
 # What can be held out of a split, one value after the other, as the test of a model that never learned from it: where
-# the value of an image is told -> what one of them is called.
+# the value of an image is recorded -> what one of them is called.
 HELD_OUT_BY = {
     "attribution": "institution",
     "collections": "collection",

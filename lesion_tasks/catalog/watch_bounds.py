@@ -1,11 +1,11 @@
-"""From what on a change of what the champion sees or says is told to people, and how often chance alone may do so."""
+"""From what on a change of what the champion sees or says is reported, and how often chance alone may do so."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, kw_only=True)
 class WatchBounds:
-    """A change is told if it is more than chance and passes its bound: with many images, trifles are more than chance.
+    """A change is reported if it is more than chance and passes its bound: with many images, trifles are.
 
     Where nothing has changed, a watch finds a shift, and a fall, with at most this probability each: `error_rate`.
     """

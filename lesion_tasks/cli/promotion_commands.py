@@ -98,7 +98,7 @@ def history(task: str) -> None:
 @click.option("--reason", help="Why, in words.")
 @click.option("--return", "is_returned", is_flag=True, help="Take it back instead.")
 def archive_training(training_id: str, reason: str | None, is_returned: bool) -> None:
-    """Put a training aside: no candidate any more, and not on the leaderboard. Deletes nothing."""
+    """Put a training aside: no longer a candidate, and not on the leaderboard. Deletes nothing."""
     from lesion_tasks.promotion.archive_training import archive_training as archive
     from lesion_tasks.promotion.archive_training import return_training
 

@@ -1,4 +1,4 @@
-"""Trainings and manifests -> whether they were pruned or archived, or are no models for use: words and conditions."""
+"""Trainings and manifests -> whether they were pruned or archived, or are not for use: words and conditions."""
 
 from datetime import datetime
 

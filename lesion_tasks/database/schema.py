@@ -1109,7 +1109,7 @@ class Pruning(Base):
 
 
 class Delivery(Base):
-    """One notice that reached one connection: what is here already is not told there again."""
+    """One notice that reached one connection: what is here already is not sent there again."""
 
     __tablename__ = "delivery"
     written_by = ("upkeep.notices",)

@@ -17,7 +17,7 @@ def labelled_predictions(
     """A row for each image of a subset, sorted by id: isic_id, label, p_<class> for each class.
 
     On the training's own manifest, or another one that it was evaluated on. With folds, train and val are scored by
-    models that did not see the image; without, train has no scores, which is told by `UnusableInputError`. The
+    models that did not see the image; without, train has no scores, which `UnusableInputError` says. The
     predictions are checked against their digest: `AlteredPredictionsError` if they differ.
     """
     subject = find_subject(workspace.engine, workspace.bucket, training_id, manifest_digest)

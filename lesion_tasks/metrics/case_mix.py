@@ -97,7 +97,7 @@ def reweight(
     """The AUC of a cohort under weights that give each class the test set's mix of `COVARIATES`.
 
     Where the cohort lacks what much of the test set is, as one of heads lacks trunks, no weight makes up for it: site
-    or sex is then left aside, and what the others explain is told without it.
+    or sex is then left aside, and what the others explain is stated without it.
 
     The rows stand in the order of the scored images. Intervals resample the groups of both and weight anew. `reason`
     says why the result cannot be relied on: too few effective groups, diagnoses that the cohort does not have, or a
@@ -105,7 +105,7 @@ def reweight(
     """
     resampling = resampling or Resampling(n_resamples=N_RESAMPLES)
     if not test.is_binary:
-        return _without("it is told of two classes only")
+        return _without("it is defined for two classes only")
     if fall is None:
         return _without("the figure is undefined on one side")
     classes = [
@@ -167,7 +167,7 @@ def _without(reason: str) -> Reweighting:
     return Reweighting(
         covariates=list(COVARIATES),
         reason=reason,
-        words=f"What the case mix explains cannot be told: {reason}.",
+        words=f"What the case mix explains cannot be determined: {reason}.",
     )
 
 
@@ -196,7 +196,7 @@ def _words(
     fall: Fall, auc: float, explained: Interval | None, reason: str | None, aside: Sequence[str]
 ) -> str:
     if reason is not None:
-        return f"How much of it the case mix explains cannot be told: {reason}."
+        return f"How much of it the case mix explains cannot be determined: {reason}."
     names = [NAMES[name] for name in COVARIATES if name not in aside]
     mix = f"{', '.join(names[:-1])} and {names[-1]}"
     moved = f"Weighted to the test set's mix of {mix}, the cohort gives {auc:.3f}"

@@ -265,7 +265,7 @@ def _words(
         f"{found[largest.lower].value:.3f} for {largest.lower}"
     )
     if largest.low is None or largest.high is None:
-        told += f"; whether that is more than chance cannot be told ({largest.interval_reason})."
+        told += f"; whether that is more than chance cannot be determined ({largest.interval_reason})."
     else:
         told += f" (95 % interval {largest.low:+.3f} to {largest.high:+.3f})"
         told += ": more than chance." if certain == largest else ": no more than chance may do."
@@ -278,5 +278,5 @@ def _words(
         f"{name} ({why})" for name, why in untold.items() if name not in (largest.higher, largest.lower)
     ]
     if elsewhere:
-        told += f" Cannot be told for {', '.join(elsewhere)}."
+        told += f" Cannot be determined for {', '.join(elsewhere)}."
     return told

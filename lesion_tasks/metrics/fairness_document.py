@@ -51,7 +51,7 @@ class AttributeFairness(Published):
     attribute: str
     parts: list[FairnessPart]
     gaps: list[FairnessGap]
-    reason: str | None = Field(description="Why it cannot be told.")
+    reason: str | None = Field(description="Why it cannot be determined.")
 
 
 class Fairness(Published):

@@ -144,7 +144,7 @@ def _welch(first: Auc, second: Auc) -> float:
 def _words(subject: str, value: float, stated: Stated, level: float) -> str:
     moved = f"{subject} {'falls' if value < 0 else 'rises'} by {abs(value):.3f}"
     if not isinstance(stated, Interval):
-        return f"{moved}; whether that is more than chance cannot be told: {stated}."
+        return f"{moved}; whether that is more than chance cannot be determined: {stated}."
     interval = f"{100 * level:.0f} % interval {stated.low:+.3f} to {stated.high:+.3f}"
     if stated.low <= 0 <= stated.high:
         return f"{moved} ({interval}): no more than chance may do."

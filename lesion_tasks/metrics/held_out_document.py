@@ -141,7 +141,7 @@ def put_together(
         else f"{n_shared:,} of {n_groups:,} groups are in the test of more than one {one}, at most {MAX_SHARED:.0%} may"
     )
     if isinstance(found, str):
-        return None, found, f"What a new {one} may expect cannot be told: {found}."
+        return None, found, f"What a new {one} may expect cannot be determined: {found}."
     told = SitesTogether.model_validate(
         {**{name: getattr(found, name) for name in BetweenSites.__dataclass_fields__}, "differ": found.differ}
         | {"method": METHOD}

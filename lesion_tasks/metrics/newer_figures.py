@@ -31,7 +31,7 @@ N_FALLS = 3  # the leading figure, sensitivity and specificity
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class NewerFigures:
-    """The points, the test set first, and the falls of the newest one; `reason`: why none of them can be told.
+    """The points, the test set first, and the falls of the newest one; `reason`: why none of them can be determined.
 
     `left_out`: classes of which one side has too few groups for its fall.
     """

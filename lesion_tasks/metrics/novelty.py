@@ -55,7 +55,7 @@ class Novelty:
 
     @staticmethod
     def is_strange(scores: np.ndarray) -> np.ndarray:
-        """(n,) scores -> (n,) bool; what is no number is strange too."""
+        """(n,) scores -> (n,) bool; what is not a number is strange too."""
         return np.asarray(~(scores <= 1))
 
 
@@ -71,7 +71,7 @@ def require_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> None:
 def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE) -> Novelty:
     """Fit on the features of val, (n, C) for each depth, and the group (n,) of each picture.
 
-    Raises `NoNoveltyError` if there are too few groups for the rate, features that are no numbers, or no distance to
+    Raises `NoNoveltyError` if there are too few groups for the rate, features that are not numbers, or no distance to
     measure by.
     """
     require_enough(groups, rate)

@@ -35,7 +35,7 @@ class ShiftTest(Published):
     institution: str | None = Field(description="Among the images of one; null: among all.")
     n_reference: Count
     n_new: Count
-    reason: str | None = Field(default=None, description="Why it cannot be told.")
+    reason: str | None = Field(default=None, description="Why it cannot be determined.")
     effect: float | None = Field(
         default=None, description="The largest difference of a share; of told_apart the AUC."
     )
@@ -111,11 +111,11 @@ class WatchDocument(Published):
     detectable: float | None = Field(
         description="A difference of shares, in standard deviations, that would have been found four times of five."
     )
-    reason: str | None = Field(default=None, description="Why nothing can be told of shifts.")
+    reason: str | None = Field(default=None, description="Why nothing can be said of shifts.")
     shifts: list[ShiftTest]
     points: list[WatchedPoint] = Field(description="The test set, then newer images, oldest first.")
     falls: list[WatchedFall]
-    falls_reason: str | None = Field(default=None, description="Why no fall can be told.")
+    falls_reason: str | None = Field(default=None, description="Why no fall can be determined.")
     falls_without: list[str] = Field(
         default_factory=list, description="Classes of which one side has too few groups for its fall."
     )

@@ -1,4 +1,4 @@
-"""A training -> archived by hand: no candidate any more, and not on the leaderboard at first; and taken back again."""
+"""A training -> archived by hand: no longer a candidate, and not on the leaderboard at first; and taken back again."""
 
 from sqlalchemy import text
 

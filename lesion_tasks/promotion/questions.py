@@ -197,7 +197,7 @@ def _why_not_waiting(connection: Connection, task: str, training_id: str) -> str
     if own:
         what = outcome_title(own[0].outcome)
         return f"{training_id} was decided on, on {own[0].decided_at.date()} ({what}, by {decider(own[0].decided_by)})"
-    return f"{training_id} is no candidate any more: a newer training of its variant was evaluated, or it was put aside"
+    return f"{training_id} is no longer a candidate: a newer training of its variant was evaluated, or it was put aside"
 
 
 def is_superseded(workspace: Workspace, asked: Asked) -> bool:

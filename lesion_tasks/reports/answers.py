@@ -317,7 +317,7 @@ def _gaps(bundle: Bundle) -> str:
     told = []
     for one in bundle.fairness.attributes if bundle.fairness else ():
         if one.reason is not None:
-            told.append(f"{label(one.attribute)}: cannot be told, {one.reason}.")
+            told.append(f"{label(one.attribute)}: cannot be determined, {one.reason}.")
         told += [f"{label(one.attribute)}, {label(gap.measure)}: {gap.words}" for gap in one.gaps]
     if bundle.fairness and bundle.fairness.words:
         told.append(bundle.fairness.words)

@@ -10,7 +10,7 @@ from lesion_tasks.reports.bundle import Bundle
 
 @dataclass(frozen=True, kw_only=True)
 class GapRow:
-    """One measure of one attribute: its largest gap in each sample; None where it cannot be told."""
+    """One measure of one attribute: its largest gap in each sample; None where it cannot be determined."""
 
     measure: str
     gaps: list[FairnessGap | None]

@@ -47,7 +47,7 @@ MIN_GROUPS_TO_LEARN = 10
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOut:
-    """What never teaches: one value, where it is told (a key of `HELD_OUT_BY`), and the manifest of the whole split."""
+    """What never teaches: one value, where it is recorded (a key of `HELD_OUT_BY`), and the whole split's manifest."""
 
     by: str
     value: str

@@ -46,7 +46,7 @@ def auc_of(probabilities: np.ndarray, labels: np.ndarray) -> float | None:
 def judge_probabilities(probabilities: np.ndarray, labels: np.ndarray) -> Judgement:
     """The AUC of val, and its cross-entropy after calibration on it.
 
-    `probabilities` float (n, K), `labels` int (n,). Of probabilities that are no numbers the loss is none either.
+    `probabilities` float (n, K), `labels` int (n,). Of probabilities that are not numbers the loss is none either.
     """
     if not np.isfinite(probabilities).all():
         return Judgement(loss=math.nan)

@@ -64,7 +64,7 @@ def list_finished(
 ) -> list[Training]:
     """Finished trainings of a task or a variant (default: all) that were not pruned, sorted by start time.
 
-    Without those from which something was held out: they answer a question, and are no models for use.
+    Without those from which something was held out: they answer a question, and are not models to be used.
     """
     t = aliased(Training, name="t")
     is_there = literal_column(f"NOT {TRAINING_IS_PRUNED} AND NOT {HOLDS_OUT}", Boolean)

@@ -1,4 +1,4 @@
-"""What happened, and what is overdue -> notices in words, for the log and for whoever wants to be told."""
+"""What happened, and what is overdue -> notices in words, for the log and for whoever asked for them."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +62,7 @@ class Notice:
 
 @contextmanager
 def delivering(workspace: Workspace, notice: Notice, connection: str) -> Iterator[bool]:
-    """Whether a notice is still to be told to a connection; noted as told if the block ends without an error.
+    """Whether a notice is still to be sent to a connection; noted as sent if the block ends without an error.
 
     Of two at once, one waits for the other. Whoever is killed between telling and noting tells it again.
     """
@@ -77,7 +77,7 @@ def delivering(workspace: Workspace, notice: Notice, connection: str) -> Iterato
 
 
 def forget_deliveries(connection: Connection, before: datetime, *, is_deleting: bool) -> int:
-    """Count the notes of deliveries before a moment, or remove them; what is told again after that is told anew."""
+    """Count the notes of deliveries before a moment, or remove them; what happens again after that is sent anew."""
     told = Delivery.told_at < before
     if is_deleting:
         return connection.execute(delete(Delivery).where(told)).rowcount
@@ -149,7 +149,7 @@ def of_watch(watch: Watch) -> Notice | None:
 def overdue(workspace: Workspace, request_id: str, *, now: datetime | None = None) -> list[Notice]:
     """What has not happened for too long: a complete ingestion, a new champion of a task that has one.
 
-    It is told again at the next request: as long as it has not happened.
+    It is sent again at the next request: as long as it has not happened.
     """
     now = now or datetime.now(UTC)
     found = []

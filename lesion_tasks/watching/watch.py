@@ -235,7 +235,7 @@ def _words(
         shown = "; ".join(alarms[:3]) + (f"; and {len(alarms) - 3} more" if len(alarms) > 3 else "")
         said = f"{len(alarms)} {'thing has' if len(alarms) == 1 else 'things have'} passed a bound. {shown}."
     elif reason:
-        said = f"Whether anything has shifted cannot be told: {reason}."
+        said = f"Whether anything has shifted cannot be determined: {reason}."
     elif n_within:
         said = (
             f"{n_within} of {n_made} comparisons differ by more than chance, none of them beyond its bound."
@@ -243,11 +243,11 @@ def _words(
     else:
         said = f"No shift was found in {n_made} comparisons."
     if newer.reason:
-        return f"{said} Whether its figures hold on newer images cannot be told: {newer.reason}."
+        return f"{said} Whether its figures hold on newer images cannot be determined: {newer.reason}."
     if any(one.is_beyond for one in newer.falls):
         return said
     is_all = all(one.fall.high is not None for one in newer.falls)
-    which = "Its figures" if is_all else "Those of its figures that can be told"
+    which = "Its figures" if is_all else "Those of its figures that can be determined"
     return f"{said} {which} have not fallen beyond their bound."
 
 

@@ -60,7 +60,7 @@ def save_model(model: keras.Model, path: Path) -> None:
         return
     again = open_model(path, model.name)
     for ours, theirs in zip(again.weights, model.weights, strict=True):
-        # Bytes: what is no number (NaN) is not equal to itself.
+        # Bytes: what is not a number (NaN) is not equal to itself.
         if np.asarray(ours).tobytes() != np.asarray(theirs).tobytes():
             raise UnusableInputError(
                 f"model {model.name!r}: {theirs.path} is another in the file than in the model, expected the same"
