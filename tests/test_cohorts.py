@@ -26,12 +26,12 @@ from lesion_tasks.catalog.lookup import cohorts_left, refuse_misspelt_cohorts
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Training
-from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.decisions import named_in_decisions
 from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_rows
 from lesion_tasks.metrics.case_mix import reweight
@@ -459,7 +459,7 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
 
     def shown() -> list[str]:
         with engine_for(small.database_url or "").connect() as connection:
-            (row,), _ = read_board(connection, "malignancy")
+            (row,), _ = read_leaderboard_rows(connection, "malignancy")
         return list(row.on_cohorts)
 
     assert shown() == ["elsewhere"]

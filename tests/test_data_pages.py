@@ -15,7 +15,7 @@ from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.correction_requests import read_request, settle, write_questions
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.locks import Lock, is_held, lock_until_commit
-from lesion_tasks.evaluation import board as board_module
+from lesion_tasks.evaluation import leaderboard as leaderboard_module
 from lesion_tasks.evaluation import looks_at_test
 from lesion_tasks.evaluation.publish import publish
 from lesion_tasks.ingest.runs import begin_ingestion, end_ingestion
@@ -241,7 +241,7 @@ def test_only_what_shows_the_luck_of_a_figure_reads_the_figures_of_all(
     champion: str, pages: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     asked = []
-    monkeypatch.setattr(board_module, "best_of_all", lambda *_: asked.append(1) or {})
+    monkeypatch.setattr(leaderboard_module, "best_of_all", lambda *_: asked.append(1) or {})
     for page in ("/", f"/champion/{TASK}", f"/compare?training={champion}", f"/read/{champion}/report.html"):
         assert pages.get(page).status_code == 200 and not asked, page
     pages.get(f"/leaderboard/{TASK}")

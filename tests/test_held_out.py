@@ -23,7 +23,6 @@ from lesion_tasks.catalog.recipe import depends_on_seed
 from lesion_tasks.catalog.split_recipes import N_TRAININGS
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
-from lesion_tasks.evaluation.board import read_board
 from lesion_tasks.evaluation.evaluate import evaluate_training, list_unevaluated
 from lesion_tasks.evaluation.held_out_report import (
     Fold,
@@ -33,6 +32,7 @@ from lesion_tasks.evaluation.held_out_report import (
     report_held_out,
     train_fold,
 )
+from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import (
     SITE_METHOD,
@@ -284,7 +284,7 @@ def test_a_recipe_is_tested_on_each_institution_once_by_folds_that_share_nobody_
     # None of them is a model for use.
     with engine_for(clinics.database_url or "").connect() as connection:
         assert find_candidates(connection, bucket, "malignancy") == []
-        assert read_board(connection, "malignancy") == ([], 0)
+        assert read_leaderboard_rows(connection, "malignancy") == ([], 0)
     assert list_unevaluated(workspace) == []
     assert choose_variants(workspace, variants=[name]) == [name]
     with pytest.raises(UnusableInputError, match="something was held out by anatom_site"):

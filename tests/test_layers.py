@@ -65,6 +65,12 @@ def test_no_two_files_share_a_stem() -> None:
     assert {stem: where for stem, where in places.items() if len(where) > 1} == {}
 
 
+def test_no_two_templates_share_a_name() -> None:
+    """Pages look for those of reports too: the first of two would hide the other."""
+    names = [path.name for path in PACKAGE.rglob("*.j2")]
+    assert len(names) == len(set(names)) > 0
+
+
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 def test_imports_come_from_rooms_before(path: Path) -> None:
     own = ROOMS.index(room_of(path))

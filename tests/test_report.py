@@ -46,12 +46,12 @@ from lesion_tasks.reports.checklist import PERSON, checklist, fill_checklist
 from lesion_tasks.reports.checklist_items import GUIDELINES
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.index import (
-    BoardRow,
     ChampionLine,
     DecisionLine,
     Leaderboard,
+    LeaderboardRow,
     PromotionState,
-    TaskBoard,
+    TaskLeaderboard,
     render_index,
     subset_figures,
 )
@@ -678,9 +678,9 @@ CHAMPION = PromotionState(
 )
 
 
-def board_row(bundle: Bundle, training_id: str, **changes: Any) -> BoardRow:
+def leaderboard_row(bundle: Bundle, training_id: str, **changes: Any) -> LeaderboardRow:
     subsets = bundle.subsets
-    row = BoardRow(
+    row = LeaderboardRow(
         training_id=training_id,
         variant="cnn",
         title=f"Title of {training_id}",
@@ -700,8 +700,8 @@ def board_row(bundle: Bundle, training_id: str, **changes: Any) -> BoardRow:
     return changed(row, **changes)
 
 
-def board(rows: list[BoardRow], **changes: Any) -> Leaderboard:
-    task = TaskBoard(
+def board(rows: list[LeaderboardRow], **changes: Any) -> Leaderboard:
+    task = TaskLeaderboard(
         name="malignancy",
         title="Benign or malignant",
         classes=["benign", "malignant"],
@@ -722,8 +722,8 @@ def with_auc(bundle: Bundle, value: float | None) -> Figures:
 def test_the_index_leads_to_the_data_of_every_row(bundle):
     digest = "0123456789abcdef" * 4
     rows = [
-        board_row(bundle, "one", manifest_digest=digest),
-        board_row(bundle, "other", manifest_digest="../../x"),
+        leaderboard_row(bundle, "one", manifest_digest=digest),
+        leaderboard_row(bundle, "other", manifest_digest="../../x"),
     ]
     links = {link["href"] for link in Page(render_index(board(rows))).attributes("a")}
     assert f"data/{digest}.html" in links
@@ -732,12 +732,12 @@ def test_the_index_leads_to_the_data_of_every_row(bundle):
 
 def test_the_index_ranks_sound_rows_and_never_the_best_unsound_one(bundle):
     rows = [
-        board_row(
+        leaderboard_row(
             bundle, "unsound-1", figures=with_auc(bundle, 0.999), is_sound=False, verdict="Labels leak."
         ),
-        board_row(bundle, "undefined-2", figures=with_auc(bundle, None)),
-        board_row(bundle, "low-3", figures=with_auc(bundle, 0.7)),
-        board_row(bundle, "high-4", figures=with_auc(bundle, 0.8)),
+        leaderboard_row(bundle, "undefined-2", figures=with_auc(bundle, None)),
+        leaderboard_row(bundle, "low-3", figures=with_auc(bundle, 0.7)),
+        leaderboard_row(bundle, "high-4", figures=with_auc(bundle, 0.8)),
     ]
     text = Page(render_index(board(rows))).text
     places = [text.index(f"Title of {name}") for name in ("high-4", "low-3", "undefined-2", "unsound-1")]
@@ -749,9 +749,9 @@ def test_the_index_ranks_sound_rows_and_never_the_best_unsound_one(bundle):
 
 def test_the_index_links_only_to_pages_beside_it(bundle):
     rows = [
-        board_row(bundle, "good"),
+        leaderboard_row(bundle, "good"),
         *(
-            board_row(bundle, f"bad-{i}", report_path=path)
+            leaderboard_row(bundle, f"bad-{i}", report_path=path)
             for i, path in enumerate(
                 ["javascript:alert(1)", "//example.org/x", "/etc/passwd", "../x.html", "https://example.org"]
             )
@@ -781,7 +781,9 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
         for action in ("promoted", "refused", "rolled_back")
     ]
     page = Page(
-        render_index(board([board_row(bundle, "a", state=CHAMPION)], champion=champion, decisions=decisions))
+        render_index(
+            board([leaderboard_row(bundle, "a", state=CHAMPION)], champion=champion, decisions=decisions)
+        )
     )
     assert (
         page.text.count("<script>alert(1)</script>") == 5
@@ -792,7 +794,7 @@ def test_the_index_shows_champion_and_decisions_as_text(bundle):
 
 
 def test_a_row_whose_predictions_could_not_be_joined_has_a_place_but_no_figure(bundle):
-    row = board_row(bundle, "unjoined", figures={}, balanced={}, val={}, is_sound=False)
+    row = leaderboard_row(bundle, "unjoined", figures={}, balanced={}, val={}, is_sound=False)
     assert "not measured" in Page(render_index(board([row]))).text
 
 
@@ -987,7 +989,7 @@ def test_the_index_that_was_published_leads_to_the_report(evaluated):
 def test_drawn_pictures_are_said_to_be_drawn_on_report_card_and_index_and_others_are_not(bundle):
     drawn_by = DataFacts(attributions={f"Anonymous {MARK}": 3, "A hospital": 4})
     drawn = changed(bundle, data=drawn_by)
-    index = board([board_row(bundle, "one")])
+    index = board([leaderboard_row(bundle, "one")])
     for shown, plain in (
         (render_page(drawn), render_page(bundle)),
         (model_card(drawn), model_card(bundle)),

@@ -180,7 +180,7 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 @click.option("--archived", "has_archived", is_flag=True, help="Archived ones too.")
 def leaderboard(task: str | None, has_archived: bool) -> None:
     """Show every evaluated training, best first, and the champions."""
-    from lesion_tasks.evaluation.board import gone_tasks
+    from lesion_tasks.evaluation.leaderboard import gone_tasks
     from lesion_tasks.evaluation.publish import leaderboard_rows
 
     workspace = open_workspace()

@@ -16,7 +16,6 @@ from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.database.locks import Lock, hold_lock
-from lesion_tasks.evaluation.board import BoardFilter, gone_tasks, read_board
 from lesion_tasks.evaluation.candidacy import champion_state
 from lesion_tasks.evaluation.champion_document import (
     CHAMPION_KEY,
@@ -32,14 +31,15 @@ from lesion_tasks.evaluation.evaluation_record import (
     find_sealed,
     newest_since_promotion,
 )
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, gone_tasks, read_leaderboard_rows
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.index import (
-    BoardRow,
     ChampionLine,
     DecisionLine,
     HeldOutLine,
     Leaderboard,
-    TaskBoard,
+    LeaderboardRow,
+    TaskLeaderboard,
     subset_figures,
 )
 from lesion_tasks.workspace import Workspace
@@ -56,7 +56,7 @@ def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> L
 
     Archived trainings are left out unless `has_archived`.
     """
-    tasks = [_task_board(connection, name, has_archived=has_archived) for name in TASKS]
+    tasks = [_task_leaderboard(connection, name, has_archived=has_archived) for name in TASKS]
     newest = connection.execute(
         text(
             "SELECT greatest((SELECT max(evaluated_at) FROM evaluation), (SELECT max(decided_at) FROM promotion))"
@@ -70,11 +70,13 @@ def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> L
     )
 
 
-def _task_board(connection: Connection, name: str, *, has_archived: bool) -> TaskBoard:
+def _task_leaderboard(connection: Connection, name: str, *, has_archived: bool) -> TaskLeaderboard:
     champion = champion_of(connection, name)
-    board, _ = read_board(connection, name, wanted=BoardFilter(has_archived=has_archived), has_best=True)
-    report_by_training = {row.training_id: row.report_path for row in board}
-    return TaskBoard(
+    leaderboard, _ = read_leaderboard_rows(
+        connection, name, wanted=LeaderboardFilter(has_archived=has_archived), has_best=True
+    )
+    report_by_training = {row.training_id: row.report_path for row in leaderboard}
+    return TaskLeaderboard(
         name=name,
         title=TASKS[name].title,
         classes=list(TASKS[name].classes),
@@ -88,7 +90,7 @@ def _task_board(connection: Connection, name: str, *, has_archived: bool) -> Tas
             report_path=report_by_training.get(champion.training.training_id),
             since_promotion=_since_promotion(connection, champion),
         ),
-        rows=board,
+        rows=leaderboard,
         decisions=[DecisionLine.model_validate(one) for one in decisions_of(connection, name)],
     )
 
@@ -106,11 +108,11 @@ def _since_promotion(connection: Connection, champion: Champion) -> SincePromoti
 def leaderboard_rows(workspace: Workspace, *, has_archived: bool = False) -> list[dict[str, Any]]:
     """One row for each evaluated training, best first: what a person needs to see before deciding."""
     with workspace.engine.connect() as connection:
-        board = read_leaderboard(connection, has_archived=has_archived)
-    return [_flat(task, row) for task in board.tasks for row in task.rows]
+        leaderboard = read_leaderboard(connection, has_archived=has_archived)
+    return [_flat(task, row) for task in leaderboard.tasks for row in task.rows]
 
 
-def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
+def _flat(task: TaskLeaderboard, row: LeaderboardRow) -> dict[str, Any]:
     figure = row.figures.get(task.leading_measure)
     value, low, high = (figure.value, figure.low, figure.high) if figure else (None, None, None)
     return {
@@ -127,7 +129,7 @@ def _flat(task: TaskBoard, row: BoardRow) -> dict[str, Any]:
     }
 
 
-def _worst_cohort(row: BoardRow) -> str:
+def _worst_cohort(row: LeaderboardRow) -> str:
     name = row.worst_cohort
     return "" if name is None else f"{row.on_cohorts[name].value:.3f} {name}"
 

@@ -28,7 +28,7 @@ from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
-from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, list_manifests, read_leaderboard_rows
 from lesion_tasks.ingest.changes import KINDS as CHANGE_KINDS
 from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import find_changes, read_data
@@ -54,7 +54,7 @@ from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_
 from lesion_tasks.pages.suspects_page import read_asked, read_suspects
 from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.pages.what_next import NextStep, next_step
-from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.index import LeaderboardRow
 from lesion_tasks.reports.plot import share_scale, whisker
 from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.splits.exclusions import REASONS
@@ -211,11 +211,11 @@ def show_leaderboard(
 ) -> Response:
     """A page of a task's leaderboard."""
     about = find_task(task)
-    wanted = BoardFilter(
+    wanted = LeaderboardFilter(
         words=words[:100], manifest=manifest[:64], is_sound=is_sound, has_archived=has_archived
     )
     with _workspace(request).engine.connect() as connection:
-        shown = _board_page(connection, task, wanted, number)
+        shown = _leaderboard_page(connection, task, wanted, number)
         manifests = list_manifests(connection, task)
     measure = leading_measure(task)
     figures = [row.figures.get(measure) for row in shown.rows]
@@ -249,9 +249,11 @@ def show_leaderboard(
     )
 
 
-def _board_page(connection: Connection, task: str, wanted: BoardFilter, number: int) -> Shown[BoardRow]:
-    def read(n: int, first: int) -> tuple[list[BoardRow], int]:
-        return read_board(connection, task, wanted=wanted, n=n, first=first, has_best=True)
+def _leaderboard_page(
+    connection: Connection, task: str, wanted: LeaderboardFilter, number: int
+) -> Shown[LeaderboardRow]:
+    def read(n: int, first: int) -> tuple[list[LeaderboardRow], int]:
+        return read_leaderboard_rows(connection, task, wanted=wanted, n=n, first=first, has_best=True)
 
     rows, n_found = read(ROWS_PER_PAGE, (number - 1) * ROWS_PER_PAGE)
     if rows or number == 1:
@@ -270,7 +272,7 @@ def show_side_by_side(request: Request, training: Annotated[list[str] | None, Qu
 def show_training(request: Request, training_id: str) -> Response:
     """A training that failed, or was tried again: when, why, with which settings, and what to do."""
     state = read_training(_workspace(request), training_id, request.app.state.try_of)
-    return _page(request, "training.html.j2", "pipeline", state=state)
+    return _page(request, "training_page.html.j2", "pipeline", state=state)
 
 
 @router.get("/champion")

@@ -5,15 +5,15 @@ from typing import Any
 
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
-from lesion_tasks.evaluation.board import BoardFilter, list_manifests, read_board
 from lesion_tasks.evaluation.candidacy import candidate_ids, champion_state, read_task
 from lesion_tasks.evaluation.decisions import Champion, decisions_of, earlier_champions
 from lesion_tasks.evaluation.evaluation_record import newest_since_promotion
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, list_manifests, read_leaderboard_rows
 from lesion_tasks.evaluation.open_questions import run_of
 from lesion_tasks.pages.activity import Run, asking_run
 from lesion_tasks.promotion.overrides import list_overridable
 from lesion_tasks.reports.bundle import SincePromotion
-from lesion_tasks.reports.index import BoardRow, PromotionState
+from lesion_tasks.reports.index import LeaderboardRow, PromotionState
 from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
 
@@ -30,7 +30,7 @@ class ChampionState:
     title: str
     champion: Champion | None
     standing: PromotionState | None  # by which decision it is champion
-    row: BoardRow | None  # its own evaluation
+    row: LeaderboardRow | None  # its own evaluation
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
     decisions: list[dict[str, Any]]  # the last ones, newest first
@@ -57,7 +57,9 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         row, fresh, standing = None, None, None
         if champion is not None:
             training_id = champion.training.training_id
-            rows, _ = read_board(connection, task, wanted=BoardFilter(training_ids=[training_id]), now=now)
+            rows, _ = read_leaderboard_rows(
+                connection, task, wanted=LeaderboardFilter(training_ids=[training_id]), now=now
+            )
             row = rows[0] if rows else None
             standing = champion_state(connection, task, training_id)
             fresh = newest_since_promotion(connection, training_id)

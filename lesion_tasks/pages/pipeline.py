@@ -14,9 +14,9 @@ from lesion_tasks.catalog.ingest_passes import INGEST_PASSES, pass_title
 from lesion_tasks.catalog.recipe import n_epochs_at_most
 from lesion_tasks.curation.store_landmarks import count_ungrouped
 from lesion_tasks.database.schema import Ingestion, Training
-from lesion_tasks.evaluation.board import BoardFilter, find_test_figures, read_board
 from lesion_tasks.evaluation.candidacy import TaskNow, candidate_ids, read_task
 from lesion_tasks.evaluation.decisions import decisions_since, line_of
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, find_test_figures, read_leaderboard_rows
 from lesion_tasks.ingest.runs import recent_ingestions
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure
@@ -122,8 +122,11 @@ def read_state(workspace: Workspace) -> PipelineState:
             row.training_id: row.state
             for task in tasks
             if (ids := [one.training_id for one in ended if one.task == task.name])
-            for row in read_board(
-                connection, task.name, wanted=BoardFilter(training_ids=ids, has_archived=True), now=task.now
+            for row in read_leaderboard_rows(
+                connection,
+                task.name,
+                wanted=LeaderboardFilter(training_ids=ids, has_archived=True),
+                now=task.now,
             )[0]
         }
     return PipelineState(

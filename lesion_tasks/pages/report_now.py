@@ -6,7 +6,7 @@ from sqlalchemy import select
 
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.database.schema import Training
-from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, read_leaderboard_rows
 from lesion_tasks.reports.index import PromotionState
 from lesion_tasks.workspace import Workspace
 
@@ -30,8 +30,8 @@ def read_now(workspace: Workspace, path: str) -> ReportNow | None:
         ).scalar_one_or_none()
         if task is None or task not in TASKS:
             return None
-        wanted = BoardFilter(training_ids=[training_id], has_archived=True)
-        rows, _ = read_board(connection, task, wanted=wanted)
+        wanted = LeaderboardFilter(training_ids=[training_id], has_archived=True)
+        rows, _ = read_leaderboard_rows(connection, task, wanted=wanted)
     if not rows:
         return None
     return ReportNow(training_id=training_id, task=task, title=TASKS[task].title, state=rows[0].state)

@@ -9,11 +9,11 @@ from markupsafe import Markup
 from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog.lookup import question_of
 from lesion_tasks.database.schema import Training
-from lesion_tasks.evaluation.board import BoardFilter, read_board
+from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, read_leaderboard_rows
 from lesion_tasks.evaluation.subject import find_subject
 from lesion_tasks.reports.bundle import Epoch
 from lesion_tasks.reports.charts import training_charts
-from lesion_tasks.reports.index import BoardRow
+from lesion_tasks.reports.index import LeaderboardRow
 from lesion_tasks.reports.recipe_words import as_lines
 from lesion_tasks.reports.views import in_order
 from lesion_tasks.training.predictions import join_to_manifest, read_sealed_predictions
@@ -38,7 +38,7 @@ class SideBySide:
     """What the page shows, every list in the order in which the trainings were named."""
 
     trainings: list[Training]
-    rows: list[BoardRow | None]
+    rows: list[LeaderboardRow | None]
     recipe: list[tuple[str, list[str]]]  # fields whose values differ
     measures: list[str]
     charts: list[list[tuple[str, Markup]]]
@@ -58,8 +58,8 @@ def read_side_by_side(workspace: Workspace, training_ids: list[str]) -> SideBySi
         if len(tasks) > 1:
             raise UnusableInputError(f"trainings of the tasks {', '.join(sorted(tasks))}, expected one task")
         task = question_of(names[0], trainings[0].task, trainings[0].classes)
-        found, _ = read_board(
-            connection, task.name, wanted=BoardFilter(training_ids=names, has_archived=True)
+        found, _ = read_leaderboard_rows(
+            connection, task.name, wanted=LeaderboardFilter(training_ids=names, has_archived=True)
         )
         row_by_id = {row.training_id: row for row in found}
         epochs = [[Epoch.model_validate(row) for row in list_epochs(connection, name)] for name in names]

@@ -82,7 +82,7 @@ class PromotionState(Published):
         return sentences(self.latest, self.first) if self.first else self.latest
 
 
-class BoardRow(Published):
+class LeaderboardRow(Published):
     """One evaluated training. The figures are empty if its predictions could not be joined."""
 
     training_id: str
@@ -139,13 +139,13 @@ class DecisionLine(Published):
     runs: list[str] = Field(default_factory=list, description="Runs of Airflow that the reason names.")
 
 
-class TaskBoard(Published):
+class TaskLeaderboard(Published):
     name: str
     title: str
     classes: list[str]
     leading_measure: str
     champion: ChampionLine | None
-    rows: list[BoardRow]
+    rows: list[LeaderboardRow]
     decisions: list[DecisionLine]
 
 
@@ -169,7 +169,7 @@ class Leaderboard(Published):
     """Champion, evaluated trainings and decisions of every task that has a training."""
 
     generated_at: str | None
-    tasks: list[TaskBoard]
+    tasks: list[TaskLeaderboard]
     # Tasks that the catalogue no longer has, and the number of their trainings.
     gone: dict[str, int] = Field(default_factory=dict)
     has_drawn: bool = False  # whether a program drew all pictures
@@ -179,7 +179,7 @@ class Leaderboard(Published):
 class _RankedRow:
     """A row with its rank, or None, and the leading figure."""
 
-    row: BoardRow
+    row: LeaderboardRow
     rank: int | None
     leading: PublishedFigure | None
     whisker: Markup | None
@@ -208,7 +208,7 @@ def render_index(leaderboard: Leaderboard, held_out: Sequence[HeldOutLine] = ())
     ).encode()
 
 
-def _shown(task: TaskBoard) -> dict[str, Any]:
+def _shown(task: TaskLeaderboard) -> dict[str, Any]:
     measure = task.leading_measure
     scale = share_scale(row.figures.get(measure) for row in task.rows)
     rows = sorted(task.rows, key=lambda row: _order(row, measure))
@@ -223,7 +223,7 @@ def _shown(task: TaskBoard) -> dict[str, Any]:
         if some:
             groups.append({"title": title, "rows": _ranked(some, measure, scale)})
     return {
-        "board": task,
+        "leaderboard": task,
         "columns": ("sensitivity_at_90_specificity",) if len(task.classes) == 2 else ("balanced_accuracy",),
         "scale": scale,
         "groups": groups,
@@ -232,14 +232,14 @@ def _shown(task: TaskBoard) -> dict[str, Any]:
     }
 
 
-def _order(row: BoardRow, measure: str) -> tuple[bool, float, str]:
+def _order(row: LeaderboardRow, measure: str) -> tuple[bool, float, str]:
     """Undefined ones last; ties by name, so that the page does not change by itself."""
     figure = row.figures.get(measure)
     value = None if figure is None else figure.value
     return value is None, -(value or 0.0), row.training_id
 
 
-def _ranked(rows: Sequence[BoardRow], measure: str, scale: tuple[float, float]) -> list[_RankedRow]:
+def _ranked(rows: Sequence[LeaderboardRow], measure: str, scale: tuple[float, float]) -> list[_RankedRow]:
     ranked = []
     for place, row in enumerate(rows, start=1):
         figure = row.figures.get(measure)

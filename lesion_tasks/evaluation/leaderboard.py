@@ -21,11 +21,11 @@ from lesion_tasks.evaluation.candidacy import (
 from lesion_tasks.evaluation.looks_at_test import best_of_all
 from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.reports.bundle import BestOfLooks
-from lesion_tasks.reports.index import BoardRow, PromotionState, figures_of
+from lesion_tasks.reports.index import LeaderboardRow, PromotionState, figures_of
 
 
 @dataclass(frozen=True, kw_only=True)
-class BoardFilter:
+class LeaderboardFilter:
     """Which rows are wanted; empty: all."""
 
     words: str = ""  # in the training's id or the variant's title
@@ -77,29 +77,31 @@ _ROWS = text(f"""
 """)  # noqa: S608 - our own text
 
 
-def read_board(
+def read_leaderboard_rows(
     connection: Connection,
     task: str,
     *,
-    wanted: BoardFilter | None = None,
+    wanted: LeaderboardFilter | None = None,
     n: int | None = None,
     first: int = 0,
     now: TaskNow | None = None,
     has_best: bool = False,
-) -> tuple[list[BoardRow], int]:
+) -> tuple[list[LeaderboardRow], int]:
     """Rows of a task, best first, and how many the filter leaves in all.
 
     What can never be promoted comes after all that can, and what is not sound last. `now`: as for `states_of`.
     `has_best`: whether `best_of_looks` is wanted, for which the figures of all trainings of the task are read.
     """
-    values = (wanted or BoardFilter()).values
+    values = (wanted or LeaderboardFilter()).values
     found = connection.execute(
         _ROWS, values | LEAKING | {"task": task, "measure": leading_measure(task), "n": n, "first": first}
     ).all()
     judging = {cohort.name for cohort in cohorts_of(task)}
     states = states_of(connection, task, [_judged(row) for row in found], now)
     best = _best_of(connection, task, found) if has_best else {}
-    rows = [_board_row(row, judging, states[row.training_id], best.get(row.training_id)) for row in found]
+    rows = [
+        _leaderboard_row(row, judging, states[row.training_id], best.get(row.training_id)) for row in found
+    ]
     return rows, found[0].n_found if found else 0
 
 
@@ -126,11 +128,11 @@ def _judged(row: Any) -> Judged:
     )
 
 
-def _board_row(
+def _leaderboard_row(
     row: Any, judging: Collection[str], state: PromotionState, best: BestOfLooks | None
-) -> BoardRow:
+) -> LeaderboardRow:
     on_cohorts = row.cohort_figures or {}
-    return BoardRow(
+    return LeaderboardRow(
         training_id=row.training_id,
         variant=row.variant,
         title=row.title,
