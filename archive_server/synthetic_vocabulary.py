@@ -3,7 +3,7 @@
 Shares of one table sum to 1. Diagnosis and site paths are the archive's own spelling.
 """
 
-from lesion_tasks.catalog.drawn import MARK
+from lesion_tasks.catalog.synthetic_pictures import MARK
 
 # The same shares for benign and malignant: the look alone says nothing about malignancy.
 LOOKS = (("pigmented", 0.60), ("pink", 0.22), ("keratotic", 0.18))

@@ -23,8 +23,8 @@ import lesion_tasks
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.catalog.approvals import ASKS_NOBODY, NEVER_OVERRIDABLE, OVERRIDABLE
-from lesion_tasks.catalog.drawn import MARK, WARNING
 from lesion_tasks.catalog.gates import SLICE_GUARD
+from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation import candidacy
@@ -772,7 +772,7 @@ def a_report_is_read_below_the_navigation_and_in_the_theme_of_the_ui(training_id
     assert pages.get(f"/reports/{path}").status_code == 200
     assert f'data-report="{path}"' in page.text
     assert "frame-src 'self'" in page.headers["content-security-policy"]
-    assert 'class="reading bare says-drawn"' in pages.get(f"/read/{path}?is_bare=true").text
+    assert 'class="reading bare says-synthetic"' in pages.get(f"/read/{path}?is_bare=true").text
     stored = pages.get(f"/reports/{path}").text
     for theme in ("dark", "light"):
         themed = pages.get(f"/themed/{theme}/reports/{path}")

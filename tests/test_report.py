@@ -17,8 +17,8 @@ from evaluation_data import Evaluated, run_evaluation
 
 from lesion_tasks import catalog
 from lesion_tasks.catalog import VARIANTS
-from lesion_tasks.catalog.drawn import MARK, WARNING
 from lesion_tasks.catalog.gates import standing
+from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
@@ -993,7 +993,7 @@ def test_drawn_pictures_are_said_to_be_drawn_on_report_card_and_index_and_others
     for shown, plain in (
         (render_page(drawn), render_page(bundle)),
         (model_card(drawn), model_card(bundle)),
-        (render_index(changed(index, has_drawn=True)).decode(), render_index(index).decode()),
+        (render_index(changed(index, has_synthetic=True)).decode(), render_index(index).decode()),
     ):
         assert WARNING in shown
         assert WARNING not in plain

@@ -14,7 +14,7 @@ from sqlalchemy import Connection, text
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
-from lesion_tasks.curation.drawn_pictures import are_all_drawn
+from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.candidacy import champion_state
 from lesion_tasks.evaluation.champion_document import (
@@ -66,7 +66,7 @@ def read_leaderboard(connection: Connection, *, has_archived: bool = False) -> L
         generated_at=newest.isoformat(timespec="seconds") if newest else None,
         tasks=[task for task in tasks if task.rows],
         gone=gone_tasks(connection),
-        has_drawn=are_all_drawn(connection),
+        has_synthetic=are_all_synthetic(connection),
     )
 
 

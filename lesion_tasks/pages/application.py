@@ -26,8 +26,8 @@ from lesion_tasks.catalog.approvals import (
 )
 from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.catalog.lookup import find_task
-from lesion_tasks.curation.drawn_pictures import are_all_drawn
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
+from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, list_manifests, read_leaderboard_rows
 from lesion_tasks.ingest.changes import KINDS as CHANGE_KINDS
 from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
@@ -128,7 +128,7 @@ def _page(request: Request, template: str, active: str = "", status: int = 200, 
         root=_root(request),
         active=active,
         tasks=TASKS,
-        has_drawn=_has_drawn(request, status),
+        has_synthetic=_has_synthetic(request, status),
         next_step=to_do_next,  # asked only by what is empty
         **facts,
     )
@@ -136,12 +136,12 @@ def _page(request: Request, template: str, active: str = "", status: int = 200, 
     return HTMLResponse(body, status_code=status, headers=headers)
 
 
-def _has_drawn(request: Request, status: int) -> bool:
+def _has_synthetic(request: Request, status: int) -> bool:
     """Whether a program drew all pictures; a page about a failure does not ask a database that may be the cause."""
     if status != 200:
         return False
     with _workspace(request).engine.connect() as connection:
-        return are_all_drawn(connection)
+        return are_all_synthetic(connection)
 
 
 def _stored(file: StoredFile) -> Response:

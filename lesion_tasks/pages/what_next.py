@@ -1,4 +1,4 @@
-"""What the database holds -> what a person does next where a page has nothing to show yet: the first step that is missing."""
+"""The database -> what a person does next where a page has nothing to show yet: the first step that is missing."""
 
 from dataclasses import dataclass
 

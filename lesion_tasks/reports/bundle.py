@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from lesion_tasks.catalog.drawn import is_drawn
+from lesion_tasks.catalog.synthetic_pictures import is_synthetic
 from lesion_tasks.metrics.cohort_document import OtherData
 from lesion_tasks.metrics.document_schema import (
     DIALECT,
@@ -83,9 +83,9 @@ class DataFacts(Published):
     missing: dict[str, dict[str, Share]] = Field(default_factory=dict)
 
     @property
-    def has_drawn(self) -> bool:
+    def has_synthetic(self) -> bool:
         """Whether a program drew any of the pictures."""
-        return any(is_drawn(name) for name in self.attributions)
+        return any(is_synthetic(name) for name in self.attributions)
 
 
 class DataChanges(Published):

@@ -8,7 +8,7 @@ from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from lesion_tasks.catalog import drawn, titles
+from lesion_tasks.catalog import synthetic_pictures, titles
 from lesion_tasks.metrics.counted import EFFECTIVE_GROUPS
 from lesion_tasks.reports import words
 
@@ -40,7 +40,11 @@ def environment() -> Environment:
     ):  # fmt: skip
         env.filters[function.__name__] = function
     env.filters["with_runs"] = lambda words, _: words  # only pages inside Airflow can lead to a run
-    env.globals |= {"DRAWN": drawn.WARNING, "EFFECTIVE_GROUPS": EFFECTIVE_GROUPS, "OPENINGS": words.OPENINGS}
+    env.globals |= {
+        "SYNTHETIC": synthetic_pictures.WARNING,
+        "EFFECTIVE_GROUPS": EFFECTIVE_GROUPS,
+        "OPENINGS": words.OPENINGS,
+    }
     env.tests["inline_picture"] = is_inline_picture
     env.tests["path_beside"] = is_path_beside
     env.tests["manifest_digest"] = is_digest

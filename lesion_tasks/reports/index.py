@@ -172,7 +172,7 @@ class Leaderboard(Published):
     tasks: list[TaskLeaderboard]
     # Tasks that the catalogue no longer has, and the number of their trainings.
     gone: dict[str, int] = Field(default_factory=dict)
-    has_drawn: bool = False  # whether a program drew all pictures
+    has_synthetic: bool = False  # whether a program drew all pictures
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -204,7 +204,7 @@ def render_index(leaderboard: Leaderboard, held_out: Sequence[HeldOutLine] = ())
         tasks=tasks,
         gone=leaderboard.gone,
         held_out=held_out,
-        has_drawn=leaderboard.has_drawn,
+        has_synthetic=leaderboard.has_synthetic,
     ).encode()
 
 

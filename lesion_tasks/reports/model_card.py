@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from lesion_tasks.catalog import drawn
+from lesion_tasks.catalog import synthetic_pictures
 from lesion_tasks.catalog.titles import label
 from lesion_tasks.metrics.known_identities import sentence
 from lesion_tasks.reports import answers, doubt_views, views
@@ -43,7 +43,7 @@ def model_card(bundle: Bundle) -> str:
         _front_matter(bundle),
         f"# {escape(training.title)}",
         "**For research. Not for diagnosis.**",
-        *([f"**{drawn.WARNING}**"] if bundle.data.has_drawn else []),
+        *([f"**{synthetic_pictures.WARNING}**"] if bundle.data.has_synthetic else []),
         escape(bundle.verdict),
         "## Model details",
         table(("", ""), _details(bundle)),

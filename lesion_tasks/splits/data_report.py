@@ -13,8 +13,8 @@ from lesion_tasks.archive.picture import UnusablePictureError, open_picture
 from lesion_tasks.bucket import AlteredObjectError, Bucket, MissingObjectError, get_verified
 from lesion_tasks.catalog import IMPUTATIONS
 from lesion_tasks.catalog.approvals import LABEL_DECISIONS, PAIR_DECISIONS
-from lesion_tasks.catalog.drawn import is_drawn
 from lesion_tasks.catalog.lookup import find_split, find_task
+from lesion_tasks.catalog.synthetic_pictures import is_synthetic
 from lesion_tasks.catalog.titles import split_title
 from lesion_tasks.curation.corrections import corrections_at
 from lesion_tasks.database.pruned import MANIFEST_IS_PRUNED
@@ -41,7 +41,7 @@ class DataPage:
     rule: str
     imputation: str
     is_leaking: bool
-    has_drawn: bool
+    has_synthetic: bool
     funnel: list[dict[str, Any]]
     n_left_out: int
     classes: list[dict[str, Any]]
@@ -111,7 +111,7 @@ def collect_facts(
         rule=_rule_in_words(split.max_per_class),
         imputation=IMPUTATIONS[split.imputation],
         is_leaking=split.is_leaking,
-        has_drawn=any(is_drawn(name or "") for name in table["attribution"].unique().to_pylist()),
+        has_synthetic=any(is_synthetic(name or "") for name in table["attribution"].unique().to_pylist()),
         funnel=_funnel(manifest.funnel),
         n_left_out=-sum(step["n"] for step in manifest.funnel if step["n"] < 0),
         classes=facts.class_rows(manifest.class_counts, task),

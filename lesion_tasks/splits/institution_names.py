@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
-from lesion_tasks.catalog import drawn
+from lesion_tasks.catalog import synthetic_pictures
 from lesion_tasks.catalog.split_recipes import NO_ORIGIN
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ def names_none(value: Any) -> bool:
     """Whether a value is missing, or a word such as "Anonymous", which is no institution."""
     if value is None or value != value:
         return True
-    return str(value).removesuffix(drawn.MARK).strip().strip(".").casefold() in NO_ORIGIN
+    return str(value).removesuffix(synthetic_pictures.MARK).strip().strip(".").casefold() in NO_ORIGIN
 
 
 def find_alike(values: Sequence[str]) -> list[tuple[str, str]]:
