@@ -1,4 +1,4 @@
-"""Fills a database with drawn pictures and their records, as ingestion and the search for copies leave them."""
+"""Fills a database with synthetic pictures and their records, as ingestion and the search for copies leave them."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
     make pictures HOME_FOLDER=<the demo's home>
 
-They show drawn pictures alone, and say so. Light, 1000 px wide, with few colours: some tens of kilobytes each.
+They show synthetic pictures alone, and say so. Light, 1000 px wide, with few colours: some tens of kilobytes each.
 """
 
 import io

@@ -87,7 +87,7 @@ def history(task: str) -> None:
     from lesion_tasks.evaluation.decisions import decisions_of
 
     with open_workspace().engine.connect() as connection:
-        rows = decisions_of(connection, task)
+        rows = [one.model_dump() for one in decisions_of(connection, task)]
     if not rows:
         click.echo("no decision yet")
     print_table(rows)

@@ -14,6 +14,7 @@ from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.database.schema import OpenQuestion, Promotion, Training
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import close_question, find_question, run_of
+from lesion_tasks.reports.index import DecisionLine
 from lesion_tasks.reports.words import decider, outcome_title, sentences, unquoted
 from lesion_tasks.training.run_record import find_finished
 
@@ -99,7 +100,7 @@ def tasks_with_champion(connection: Connection) -> list[str]:
     return list(connection.execute(asked).scalars())
 
 
-def decisions_of(connection: Connection, task: str, n: int | None = None) -> list[dict[str, Any]]:
+def decisions_of(connection: Connection, task: str, n: int | None = None) -> list[DecisionLine]:
     """The decisions about a task's champion, newest first, the last n of them (None: every one), for display."""
     return [line_of(row) for row in _rows(connection, task, n=n)]
 
@@ -126,18 +127,18 @@ def _detached(connection: Connection, statement: Select[Any]) -> list[Promotion]
     return rows
 
 
-def line_of(row: Promotion) -> dict[str, Any]:
+def line_of(row: Promotion) -> DecisionLine:
     """A decision for display."""
-    return {
-        "decided_at": row.decided_at.isoformat(timespec="seconds"),
-        "action": row.action,
-        "outcome": outcome_of(row.action, row.figures or {}),
-        "training_id": row.training_id,
-        "previous_training_id": row.previous_training_id,
-        "reason": why_in_words(row.action, row.decided_by, row.reason),
-        "decided_by": row.decided_by,
-        "runs": (row.figures or {}).get("runs", []),
-    }
+    return DecisionLine(
+        decided_at=row.decided_at.isoformat(timespec="seconds"),
+        action=row.action,
+        outcome=outcome_of(row.action, row.figures or {}),
+        training_id=row.training_id,
+        previous_training_id=row.previous_training_id,
+        reason=why_in_words(row.action, row.decided_by, row.reason),
+        decided_by=row.decided_by,
+        runs=(row.figures or {}).get("runs", []),
+    )
 
 
 def decisions_about(connection: Connection, task: str, training_ids: Collection[str]) -> list[PastDecision]:

@@ -35,7 +35,6 @@ from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, gone_tasks, r
 from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
 from lesion_tasks.reports.index import (
     ChampionLine,
-    DecisionLine,
     HeldOutLine,
     Leaderboard,
     LeaderboardRow,
@@ -91,7 +90,7 @@ def _task_leaderboard(connection: Connection, name: str, *, has_archived: bool) 
             since_promotion=_since_promotion(connection, champion),
         ),
         rows=leaderboard,
-        decisions=[DecisionLine.model_validate(one) for one in decisions_of(connection, name)],
+        decisions=decisions_of(connection, name),
     )
 
 

@@ -1,7 +1,6 @@
 """A task's champion: why it is, its figures, every decision before it, and what could be restored."""
 
 from dataclasses import dataclass
-from typing import Any
 
 from lesion_tasks.catalog.lookup import find_task
 from lesion_tasks.database.schema import Watch
@@ -13,7 +12,7 @@ from lesion_tasks.evaluation.open_questions import run_of
 from lesion_tasks.pages.activity import Run, asking_run
 from lesion_tasks.promotion.overrides import list_overridable
 from lesion_tasks.reports.bundle import SincePromotion
-from lesion_tasks.reports.index import LeaderboardRow, PromotionState
+from lesion_tasks.reports.index import DecisionLine, LeaderboardRow, PromotionState
 from lesion_tasks.watching.watch import recent_watches
 from lesion_tasks.workspace import Workspace
 
@@ -33,7 +32,7 @@ class ChampionState:
     row: LeaderboardRow | None  # its own evaluation
     since_promotion: SincePromotion | None
     earlier: list[str]  # trainings that a rollback may restore, the default one first
-    decisions: list[dict[str, Any]]  # the last ones, newest first
+    decisions: list[DecisionLine]  # the last ones, newest first
     watches: list[Watch]  # of this champion and those before it, newest first
     candidates: list[str]  # evaluated trainings about which nothing was decided yet: the newest of them
     n_candidates: int
@@ -69,7 +68,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         overridable = list_overridable(connection, task, N_NAMED)
         has_trainings = bool(list_manifests(connection, task))
     present = champion.training.training_id if champion else None
-    ever = [one["training_id"] for one in decisions if one["action"] in ("promoted", "rolled_back")]
+    ever = [one.training_id for one in decisions if one.action in ("promoted", "rolled_back")]
     earlier = [name for name in dict.fromkeys([*default, *ever]) if name != present]
     return ChampionState(
         task=task,

@@ -138,11 +138,7 @@ def read_state(workspace: Workspace) -> PipelineState:
         ended=ended,
         standings=standings,
         tasks=tasks,
-        decisions=[
-            (row.task, TASKS[row.task].title, DecisionLine.model_validate(line_of(row)))
-            for row in decided
-            if row.task in TASKS
-        ],
+        decisions=[(row.task, TASKS[row.task].title, line_of(row)) for row in decided if row.task in TASKS],
     )
 
 

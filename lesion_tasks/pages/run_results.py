@@ -188,7 +188,7 @@ def _find_made(
             return RunResult(
                 address=f"champion/{task}",
                 words="What this run decided." if rows else "This run decided nothing, and says why.",
-                decisions=[DecisionLine.model_validate(line_of(row)) for row in rows],
+                decisions=[line_of(row) for row in rows],
                 undecided=undecided,
             )
         return _awaited("This run has not decided anything yet, or there was nothing to decide.")
@@ -305,7 +305,7 @@ def _page_of(connection: Connection, returned: Any) -> tuple[str, str] | None:
 def _decided_about(connection: Connection, made: Sequence[Any]) -> list[DecisionLine]:
     """What was decided last about the trainings that a run has made, by whichever run: whoever asked looks here."""
     ids = trainings_of(connection, [one for one in made if isinstance(one, str)])
-    return [DecisionLine.model_validate(line_of(row)) for row in last_decisions(connection, ids)]
+    return [line_of(row) for row in last_decisions(connection, ids)]
 
 
 def _awaited(words: str) -> RunResult:
