@@ -171,13 +171,16 @@ class Door:
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         dag_id = _dag_to_start(scope)
-        if dag_id is None or int(dict(scope["headers"]).get(b"content-length", b"0")) > MAX_BODY_BYTES:
+        if dag_id is None:
             await self.app(scope, receive, send)
             return
         messages: list[Any] = []
-        while not messages or messages[-1].get("more_body"):
+        n_bytes = 0
+        while not messages or (messages[-1].get("more_body") and n_bytes <= MAX_BODY_BYTES):
             messages.append(await receive())
-        words = await _words(scope, dag_id, b"".join(one.get("body", b"") for one in messages))
+            n_bytes += len(messages[-1].get("body", b""))
+        body = b"".join(one.get("body", b"") for one in messages)
+        words = await _words(scope, dag_id, body) if n_bytes <= MAX_BODY_BYTES else None
         if words is not None:
             from starlette.responses import JSONResponse
 

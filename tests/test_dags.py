@@ -653,16 +653,17 @@ def test_no_cohort_and_a_cohort_are_refused_together() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "may_start", "refused"),
+    ("path", "may_start", "n_spaces", "refused"),
     [
-        ("/api/v2/dags/promote_model/dagRuns", True, True),
-        ("/api/v2/dags/promote_model/dagRuns", False, False),
-        ("/api/v2/dags/another/dagRuns", True, False),
-        ("/api/v2/dags/promote_model/dagRuns/list", True, False),
+        ("/api/v2/dags/promote_model/dagRuns", True, 0, True),
+        ("/api/v2/dags/promote_model/dagRuns", False, 0, False),
+        ("/api/v2/dags/promote_model/dagRuns", True, 200_000, False),  # more than a form has is not kept here
+        ("/api/v2/dags/another/dagRuns", True, 0, False),
+        ("/api/v2/dags/promote_model/dagRuns/list", True, 0, False),
     ],
 )
 def test_the_door_answers_whoever_may_start_a_run_and_hands_everything_else_on_as_it_came(
-    path: str, may_start: bool, refused: bool, monkeypatch: pytest.MonkeyPatch
+    path: str, may_start: bool, n_spaces: int, refused: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import lesion_requests
 
@@ -671,7 +672,7 @@ def test_the_door_answers_whoever_may_start_a_run_and_hands_everything_else_on_a
 
     monkeypatch.setattr(lesion_requests, "_may_start", allow)
     monkeypatch.setattr(lesion_requests, "_refusal_at_the_door", lambda dag_id, conf: f"{dag_id}: {conf}")
-    parts = [b'{"logical_date": null, ', b'"conf": {"is_forced": true}}']
+    parts = [b'{"logical_date": null, ' + b" " * n_spaces, b'"conf": {"is_forced": true}}']
     coming = [{"type": "http.request", "body": part, "more_body": part is not parts[-1]} for part in parts]
     sent: list[dict[str, Any]] = []
     read: list[bytes] = []
