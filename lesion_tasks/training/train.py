@@ -320,14 +320,17 @@ def _run(
         manifest_digest=spec.digest,
         weights=spec.weights.described if spec.weights else None,
         weights_sha256=spec.weights.sha256 if spec.weights else None,
-        weights_licence=spec.weights.licence if spec.weights else None,
         licences=licences_of(rows),
         code_digest=code_digest(),
         trainer_figures=figures,
         versions=versions(variant),
         code_version=spec.code_version,
-        **facts,
-        **trained.facts,
+        # The way in which it was trained has the last word: an average has the licences of its members' weights.
+        **{
+            "weights_licence": spec.weights.licence if spec.weights else None,
+            **facts,
+            **trained.facts,
+        },
     )
     _finish(engine, bucket, trained, said)
 
