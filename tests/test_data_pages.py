@@ -229,11 +229,11 @@ def test_the_best_is_corrected_by_the_figures_in_the_order_in_which_they_came(se
     figure = PublishedFigure(
         value=0.9, low=0.86, high=0.94, method="m", n_images=200, n_groups=200, n_positives=50
     )
-    draw = {f"t{place}": value for place, value in enumerate(falling)}
+    figures = {f"t{place}": value for place, value in enumerate(falling)}
     with open_workspace().engine.connect() as connection:
-        of_draw = looks_at_test.best_of_all(connection, TASK, {"t0": figure})
-        assert of_draw == {}, "it was never tested"
-        found = looks_at_test._best_of_draw(connection, "auc", draw, figure)
+        of_all = looks_at_test.best_of_all(connection, TASK, {"t0": figure})
+        assert of_all == {}, "it was never tested"
+        found = looks_at_test._best_of_assignment(connection, "auc", figures, figure)
     assert found is not None and found.luck < 0.002 and found.n_looks == 6
 
 
