@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from archive_server.sources import SyntheticSource
 from archive_server.state import State
 from lesion_tasks.archive.query import QueryCrashError, QueryError, parse, satisfies
@@ -165,7 +165,7 @@ def test_a_query_nested_too_deeply_is_refused():
 )
 def test_searching_columns_finds_what_asking_each_record_finds(query):
     source = SyntheticSource(400, seed=3)
-    catalogue = Catalogue(source, State(source=source.name))
+    catalogue = Holdings(source, State(source=source.name))
     asked = [
         position
         for position in range(400)

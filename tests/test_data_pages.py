@@ -233,7 +233,7 @@ def test_the_best_is_corrected_by_the_figures_in_the_order_in_which_they_came(se
     with open_workspace().engine.connect() as connection:
         of_draw = looks_at_test.best_of_all(connection, TASK, {"t0": figure})
         assert of_draw == {}, "it was never tested"
-        found = looks_at_test._best_of_draw(connection, "auc", draw, figure)
+        found = looks_at_test._best_of_assignment(connection, "auc", draw, figure)
     assert found is not None and found.luck < 0.002 and found.n_looks == 6
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from archives import execute, listed_ids, rows, scalar, serving
 
-from archive_server.holdings import Catalogue
+from archive_server.holdings import Holdings
 from archive_server.published_snapshot import write_snapshot
 from archive_server.sources import SyntheticSource
 from archive_server.state import load_state
@@ -30,7 +30,7 @@ LONG_AGO = datetime(2000, 1, 1, tzinfo=UTC)
 def made(tmp_path_factory):
     source = SyntheticSource(N, seed=4)
     folder = tmp_path_factory.mktemp("snapshot") / "made"
-    write_snapshot(Catalogue(source, load_state(None, source.name)), folder)
+    write_snapshot(Holdings(source, load_state(None, source.name)), folder)
     return folder
 
 
