@@ -231,6 +231,16 @@ def test_every_mistake_of_every_file_is_in_one_message(write: Write) -> None:
         (TASK + SPLIT + VARIANT + "dropout_rate = inf\n", "dropout_rate: is inf, expected a finite number"),
         (TASK + SPLIT + VARIANT + "seed = 2026-01-31\n", "seed: is a date or time"),
         (TASK + SPLIT + VARIANT + "fine_tuning = {rate = 1}\n", "fine_tuning: unknown field 'rate', expected one"),
+        (TASK + SPLIT + VARIANT.replace("_mlp\"", "_logistic\""), "dense_units is [8]: a logistic regression has none"),
+        (TASK + SPLIT + VARIANT.replace('"none"', "32"), "side_px: metadata_mlp looks at no pictures, expected"),
+        (
+            TASK + SPLIT + VARIANT.replace("metadata_mlp", "transfer") + "backbone = 'mobilenet_v2'\n",
+            "side_px: a backbone looks at pictures, expected a number",
+        ),
+        (
+            TASK + SPLIT + VARIANT.replace("metadata_mlp", "cnn").replace('"none"', "8") + "conv_filters = [4,4,4,4]\n",
+            "conv_filters: 4 layers halve 8 pixels to nothing",
+        ),
         (TASK + SPLIT + VARIANT + "loss = 'bias'\n", "bias loss needs pooled feature maps"),
         (TASK + GATE.replace("macro_auc", "auc"), "unknown measure 'auc', expected one of macro_auc"),
         (TASK + GATE.replace("true", "false"), "is_leading is true for no gate, expected it for macro_auc alone"),

@@ -377,7 +377,7 @@ def _sentence(
 
 def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> Comparison | None:
     """The comparison with the current champion on the same test rows, if the champion has scored them."""
-    if not subject.is_own_manifest:
+    if not subject.is_own_manifest or subject.manifest.held_out is not None:
         return None
     with engine.connect() as connection:
         champion = champion_of(connection, subject.task.name)
@@ -386,7 +386,9 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> C
         try:
             found = compare_models(connection, bucket, subject.training, champion.training)
         except NoComparisonError as error:
-            log.info("no comparison with the champion: %s", error)
+            # What is being evaluated has no evaluation yet: nothing that anybody could do about it.
+            if getattr(error, "training_id", None) != subject.training.training_id:
+                log.info("no comparison with the champion: %s", error)
             return None
     return Comparison.model_validate(found)
 
