@@ -400,11 +400,19 @@ def test_commands_on_a_broken_folder_end_with_its_mistakes_and_help_does_not(wri
         ("leaderboard", "--task", "three"),
         ("new", "task", "x"),
         ("train",),
+        ("cohorts",),
     ):
         code, said = run(*words)
         assert code == 1, words
         assert "own.toml: [task.three] title: is missing" in said, words
     assert run("--help")[0] == 0
+
+
+def test_the_query_of_a_cohort_is_read_with_the_catalogue(write: Write) -> None:
+    write(own='[cohort.old]\ntitle = "Old"\ntasks = ["malignancy"]\nquery = "age:[70 TO *]"\n')
+    code, said = run("catalog")
+    assert code == 1
+    assert "cohort 'old': query 'age:[70 TO *]': unknown field 'age'; did you mean age_approx?" in said
 
 
 def test_a_task_of_ones_own_is_a_choice_of_every_command_and_a_misspelt_one_is_named(write: Write) -> None:

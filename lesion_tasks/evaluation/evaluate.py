@@ -47,6 +47,7 @@ from lesion_tasks.metrics.known_identities import Identities
 from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
+from lesion_tasks.reports.answers import on_cohorts
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
 from lesion_tasks.reports.words import untold
 from lesion_tasks.scratch import scratch_file
@@ -107,6 +108,8 @@ def evaluate_training(
         publish(workspace)
         advance(1, "index")
     log.info("%s: %s", training_id, bundle.verdict)
+    for title, words in on_cohorts(bundle):
+        log.info("%s on other data, %s: %s", training_id, title, words)
     log.info("report: %s/%s", workspace.settings.bucket_url.rstrip("/"), report_key(subject))
     return subject.evaluation_id
 
