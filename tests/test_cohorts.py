@@ -340,6 +340,7 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     kinds = ("patient", "lesion", "bytes", "picture", "picture")
     expected = {isic_id: (kind, "train") for isic_id, kind in zip(planted, kinds, strict=True)}
     assert {one.isic_id: (one.kind, one.subset) for one in found} == expected
+    assert {one.other_id for one in found} <= set(rows.loc[rows["subset"] == "train", "isic_id"])
     assert sum(one.n_images for one in counted(found)) == 5
     # On none of them is a model measured, and the report names all.
     assert taken_out == found
@@ -411,6 +412,9 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
     assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
     # Every row of train tells the sex: a missing one means nothing to the model.
+    left_out = pd.read_csv(io.BytesIO(open_bucket(small).get(f"reports/{training_id}/overlap-unsexed.csv")))
+    assert left_out["unknown"].tolist() == ["sex"] * 20
+    assert "Taken out: 20 images, sex unknown" in page()
     assert f"{training_id} cannot do without sex" in found["unsexed"]["reason"]
     assert found["unsexed"]["subset"] is None
     assert cohort["fall"]["words"] in page()
