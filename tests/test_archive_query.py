@@ -59,6 +59,15 @@ def test_a_query_means_what_the_archive_makes_of_it(query, clinical, is_match):
     assert satisfies(record(**clinical), parse(query)) is is_match
 
 
+@pytest.mark.parametrize(
+    ("query", "meant"), [("sex:male age:50", "age_approx"), ("-imagetype:x", "image_type"), ("xyzzy:1", None)]
+)
+def test_an_unknown_field_is_named_with_what_was_probably_meant(query, meant):
+    with pytest.raises(QueryError, match="unknown field") as refused:
+        parse(query)
+    assert str(refused.value).endswith(f"; did you mean {meant}?" if meant else "'xyzzy'")
+
+
 def test_short_image_types_stand_for_the_clinical_ones():
     assert satisfies(record(image_type="clinical: close-up"), parse("image_type:clinical"))
     assert satisfies(record(image_type="clinical: overview"), parse("image_type:overview"))

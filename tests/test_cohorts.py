@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from catalogue import add_records, declare, labelled_records, rows_of
+from click.testing import CliRunner
 from evaluation_data import binary, drawn_multiclass
 from PIL import Image as Pillow
 from PIL import ImageOps
@@ -23,6 +24,7 @@ from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, VARIANTS, Cohort
 from lesion_tasks.catalog.gates import cautions, objections
 from lesion_tasks.catalog.lookup import cohorts_left, refuse_misspelt_cohorts
+from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Training
@@ -42,6 +44,7 @@ from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.reports.in_brief import in_brief
+from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
 from lesion_tasks.serving.picture_source import open_source
 from lesion_tasks.settings import Settings
@@ -256,6 +259,22 @@ def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: S
         build_cohort(open_workspace(), "elsewere", "malignancy")
 
 
+def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    curate(settings, labelled_records(40), other_records(20))
+    for name in ("empty", "bare"):
+        COHORTS[name] = Cohort(
+            name=name, title=name, tasks=("malignancy", "five_classes"), source="/nowhere/"
+        )
+    declare_cohort()
+    found = CliRunner().invoke(lesion, ["cohorts"])
+    assert found.exit_code == 1
+    assert '"elsewhere of malignancy": "' in found.output
+    assert "empty of malignancy" in str(found.exception)
+    assert (found.output + caplog.text).count("/nowhere/ was never ingested") == 2  # once for each cohort
+
+
 def test_a_misspelt_cohort_in_a_form_is_refused_and_one_that_has_left_is_left_aside(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -321,6 +340,7 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     kinds = ("patient", "lesion", "bytes", "picture", "picture")
     expected = {isic_id: (kind, "train") for isic_id, kind in zip(planted, kinds, strict=True)}
     assert {one.isic_id: (one.kind, one.subset) for one in found} == expected
+    assert {one.other_id for one in found} <= set(rows.loc[rows["subset"] == "train", "isic_id"])
     assert sum(one.n_images for one in counted(found)) == 5
     # On none of them is a model measured, and the report names all.
     assert taken_out == found
@@ -346,8 +366,9 @@ def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:
 
 
 def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and_again_when_they_grow(
-    small: Settings,
+    small: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("INFO")
     training_id = train_variant(open_workspace(), declare("metadata_logistic"))
 
     def evaluated(**how: Any) -> dict[str, Any]:
@@ -391,6 +412,9 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
     assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
     # Every row of train tells the sex: a missing one means nothing to the model.
+    left_out = pd.read_csv(io.BytesIO(open_bucket(small).get(f"reports/{training_id}/overlap-unsexed.csv")))
+    assert left_out["unknown"].tolist() == ["sex"] * 20
+    assert "Taken out: 20 images, sex unknown" in page()
     assert f"{training_id} cannot do without sex" in found["unsexed"]["reason"]
     assert found["unsexed"]["subset"] is None
     assert cohort["fall"]["words"] in page()
@@ -401,10 +425,37 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         fallen["fall"] |= {"low": -0.3, "high": high}
         shown_of = render_page(read_bundle(stored))
         assert ("it is worse: AUC" in shown_of) == is_told
-    assert in_brief(read_bundle(stored))["on other data"] == {
-        "Another hospital": f"AUC {cohort['fall']['cohort']:.3f}. {cohort['fall']['words']}",
-        "Without a sex": found["unsexed"]["reason"],
+    # So does one that ranks as well and misses more; a cohort of one class has no AUC, and says why.
+    words = cohort["at_threshold"][0]["words"]
+    for high, is_told in ((-0.1, True), (0.1, False)):
+        fallen["at_threshold"][0] |= {"low": -0.3, "high": high}
+        bundle = read_bundle(stored)
+        assert (
+            f"it is worse: Sensitivity {cohort['at_threshold'][0]['cohort']:.3f}" in render_page(bundle)
+        ) == is_told
+        assert (
+            f"it is worse: sensitivity {cohort['at_threshold'][0]['cohort']:.3f}" in model_card(bundle)
+        ) == is_told
+        assert (words in "".join(in_brief(bundle).get("worse on other data", []))) == is_told
+    assert "unknown until" not in model_card(bundle)
+    brief = in_brief(bundle)["on other data"]
+    assert brief["Another hospital"].startswith(f"150 images, AUC {cohort['fall']['cohort']:.3f} (")
+    assert brief["Another hospital"].endswith(cohort["fall"]["words"])
+    assert brief["Without a sex"] == f"not judged, {found['unsexed']['reason']}."
+    assert f"{training_id} on other data, Another hospital: {brief['Another hospital']}" in caplog.text
+    fallen["fall"] = None
+    fallen["subset"]["figures"]["auc"] |= {
+        "value": None,
+        "low": None,
+        "high": None,
+        "reason": "one class only",
     }
+    bundle = read_bundle(stored)
+    assert (
+        "150 images, AUC undefined: one class only. Sens"
+        in in_brief(bundle)["on other data"]["Another hospital"]
+    )
+    assert "<strong>AUC</strong>: undefined: one class only" in render_page(bundle)
     assert 'id="fairness"' in page()
     assert {one["attribute"] for one in cohort["fairness"]["attributes"]} == {
         "fitzpatrick_skin_type",
@@ -475,7 +526,10 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
         assert missing_on_cohorts(connection, find_finished(connection, training_id), foreign) == [needed]
 
 
-def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(settings: Settings) -> None:
+def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
     others = other_records(120)
     for record in others:
         # Elsewhere the large lesions are the harmless ones.
@@ -494,6 +548,8 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(sett
         decision = promote_model(workspace, task="malignancy", is_forced=len(trained) == 1)
     assert (decision.action, decision.training_id) == ("refused", trained[1])
     assert "AUC on cohort elsewhere loses" in decision.reason
+    # Nobody is asked to evaluate what is just being evaluated.
+    assert "no comparison with the champion" not in caplog.text
     ((compared,),) = rows_of(
         settings, "SELECT figures -> 'comparison' FROM promotion WHERE action = 'refused'"
     )
@@ -615,8 +671,12 @@ def test_a_fall_that_comes_from_the_case_mix_is_told_from_one_that_does_not() ->
     (test, test_rows), (cohort, rows) = drawn_from("test", 1), drawn_from("cohort", 2)
     fall = measure_fall(test, cohort)
     assert fall is not None
-    assert fall.high is not None and fall.high < -0.1
-    assert "more than chance" in fall.words
+    assert fall.low is not None and fall.high is not None and fall.high < -0.1
+    # The size of a fall and its interval have one sign.
+    assert (
+        f"falls by {-fall.value:.3f} (95 % interval {-fall.high:.3f} to {-fall.low:.3f}): more than"
+        in fall.words
+    )
     sensitivity, specificity = threshold_falls(test, cohort, 0.7)
     assert sensitivity.high is not None and sensitivity.high < 0
     assert sensitivity.words.startswith("Sensitivity at the stored threshold falls")

@@ -161,7 +161,7 @@ def test_a_shown_loss_at_the_models_own_thresholds_is_a_caution() -> None:
     comparison["differences"]["recall_nevus"] = difference(-0.04, -0.09, 0.01, "recall_nevus")
     comparison["differences"]["accuracy"] = difference(-0.04, -0.07, -0.01, "accuracy")
     assert cautions(comparison, BOTH) == [
-        "specificity at each model's own threshold falls by 0.040 (95 % interval -0.070 to -0.010)"
+        "specificity at each model's own threshold falls by 0.040 (95 % interval 0.010 to 0.070)"
     ]
 
 

@@ -231,6 +231,16 @@ def test_every_mistake_of_every_file_is_in_one_message(write: Write) -> None:
         (TASK + SPLIT + VARIANT + "dropout_rate = inf\n", "dropout_rate: is inf, expected a finite number"),
         (TASK + SPLIT + VARIANT + "seed = 2026-01-31\n", "seed: is a date or time"),
         (TASK + SPLIT + VARIANT + "fine_tuning = {rate = 1}\n", "fine_tuning: unknown field 'rate', expected one"),
+        (TASK + SPLIT + VARIANT.replace("_mlp\"", "_logistic\""), "dense_units is [8]: a logistic regression has none"),
+        (TASK + SPLIT + VARIANT.replace('"none"', "32"), "side_px: metadata_mlp looks at no pictures, expected"),
+        (
+            TASK + SPLIT + VARIANT.replace("metadata_mlp", "transfer") + "backbone = 'mobilenet_v2'\n",
+            "side_px: a backbone looks at pictures, expected a number",
+        ),
+        (
+            TASK + SPLIT + VARIANT.replace("metadata_mlp", "cnn").replace('"none"', "8") + "conv_filters = [4,4,4,4]\n",
+            "conv_filters: 4 layers halve 8 pixels to nothing",
+        ),
         (TASK + SPLIT + VARIANT + "loss = 'bias'\n", "bias loss needs pooled feature maps"),
         (TASK + GATE.replace("macro_auc", "auc"), "unknown measure 'auc', expected one of macro_auc"),
         (TASK + GATE.replace("true", "false"), "is_leading is true for no gate, expected it for macro_auc alone"),
@@ -390,11 +400,19 @@ def test_commands_on_a_broken_folder_end_with_its_mistakes_and_help_does_not(wri
         ("leaderboard", "--task", "three"),
         ("new", "task", "x"),
         ("train",),
+        ("cohorts",),
     ):
         code, said = run(*words)
         assert code == 1, words
         assert "own.toml: [task.three] title: is missing" in said, words
     assert run("--help")[0] == 0
+
+
+def test_the_query_of_a_cohort_is_read_with_the_catalogue(write: Write) -> None:
+    write(own='[cohort.old]\ntitle = "Old"\ntasks = ["malignancy"]\nquery = "age:[70 TO *]"\n')
+    code, said = run("catalog")
+    assert code == 1
+    assert "cohort 'old': query 'age:[70 TO *]': unknown field 'age'; did you mean age_approx?" in said
 
 
 def test_a_task_of_ones_own_is_a_choice_of_every_command_and_a_misspelt_one_is_named(write: Write) -> None:

@@ -822,6 +822,15 @@ def test_files_that_may_be_meant_as_a_table_are_named(tmp_path):
     assert "cases.xlsx is a spreadsheet and is not read: save it as CSV" in inspect_folder(tmp_path).findings
 
 
+def test_a_table_with_a_short_row_is_read_all_the_same(tmp_path):
+    for name in "abc":
+        write_picture(tmp_path / f"{name}.jpg", np.random.default_rng(ord(name)), width_px=16)
+    (tmp_path / "cases.csv").write_text("file,dx,age\na.jpg,mel,40\nb.jpg,mel\nc.jpg,nv,50\n")
+    found = inspect_folder(tmp_path)
+    assert 'table = "cases.csv"' in found.proposal
+    assert any("unreadable_row), such as line 3: 2 cells, expected 3" in each for each in found.findings)
+
+
 @pytest.mark.parametrize("own_first", [True, False])
 def test_what_the_archive_says_about_its_picture_stands(folder, settings, tmp_path, own_first):
     write_table(folder, [("ISIC_0000001.jpg", "7", "1", "MM", "44", "w", "")])

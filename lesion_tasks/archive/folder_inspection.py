@@ -15,7 +15,7 @@ from pathlib import Path
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.column_doubts import MAX_VALUES, ColumnDoubt
-from lesion_tasks.archive.csv_table import TableForm, read_rows
+from lesion_tasks.archive.csv_table import TableForm, as_row, read_cells
 from lesion_tasks.archive.local import open_download
 from lesion_tasks.archive.mapped_folder import (
     N_ROWS_LOOKED_AT,
@@ -281,7 +281,8 @@ def _tables_with_pictures(
             continue
         form = TableForm(separator=separator, encoding=_encoding_of(table))
         try:
-            rows = [row for _, row in islice(read_rows(table, form), N_ROWS_LOOKED_AT)]
+            first = islice(read_cells(table, form), N_ROWS_LOOKED_AT)
+            rows = [as_row(names, row) for _, names, row in first if len(row) == len(names)]
         except UnusableInputError:
             continue
         hits = Counter(

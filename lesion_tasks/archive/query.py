@@ -21,6 +21,7 @@ from lesion_tasks.archive.vocabulary import (
     SEARCH_NUMBERS,
     SEARCH_STRINGS,
 )
+from lesion_tasks.catalog.entries import did_you_mean
 
 Value = str | int | float | bool | None
 
@@ -29,6 +30,7 @@ TOP_LEVEL_FIELDS = frozenset({"isic_id", "copyright_license", "public"})
 BROKEN_FIELDS = frozenset({"blurry", "hairy", "marker_pen", "color_tint"})
 IMAGE_TYPE_ALIASES = {"clinical": "clinical: close-up", "overview": "clinical: overview"}
 
+_SEARCHED = sorted(SEARCH_STRINGS | SEARCH_NUMBERS | SEARCH_BOOLEANS)
 _NAME = re.compile(r"[a-z_0-9]+")
 _WORD = re.compile(r"[A-Za-z0-9*_-]+")
 _QUOTED = re.compile(r'"([^"]*)"')
@@ -191,8 +193,10 @@ class _Parser:
             matches = self.boolean_condition()
         elif field in BROKEN_FIELDS and (self.take(_QUOTED) or self.take(_WORD)):
             raise QueryCrashError(f"field {field!r} parses but has no column")
-        else:
+        elif field in BROKEN_FIELDS:
             raise self.fail()
+        else:
+            raise QueryError(f"unknown field {field[:200]!r}{_meant(field)}")
         return Term(field, _negation(matches) if is_negated else matches)
 
     def string_term(self, field: str, *, is_negated: bool) -> Term:
@@ -262,6 +266,12 @@ class _Parser:
             raise self.fail()
         wanted = word.group() == "true"
         return lambda value: value is wanted
+
+
+def _meant(field: str) -> str:
+    """What a field that is not searched may stand for: `age` is the beginning of one that is."""
+    longer = [name for name in _SEARCHED if len(field) > 2 and name.startswith(f"{field}_")]
+    return f"; did you mean {longer[0]}?" if longer else did_you_mean(field, _SEARCHED)
 
 
 def _number(value: Value) -> float | None:

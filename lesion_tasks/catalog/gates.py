@@ -10,7 +10,7 @@ from typing import Any
 
 from lesion_tasks.catalog.entries import refuse, unknown
 from lesion_tasks.catalog.tasks import TASKS
-from lesion_tasks.catalog.titles import label_inside
+from lesion_tasks.catalog.titles import label_inside, size_of_change
 
 # What a gate may be about: what is measured of one model and compared with the champion's. The first leads: corrections
 # for many looks at a test set and for losses that add up are those of an AUC.
@@ -462,8 +462,8 @@ def _losses(gate: Gate, comparison: Mapping[str, Any]) -> list[str]:
 def _threshold_losses(differences: Mapping[str, Any]) -> list[str]:
     """Losses demonstrated at the models' own thresholds: what a better ranking may mean for patients."""
     return [
-        f"{label_inside(name)} at each model's own threshold falls by {-difference['value']:.3f} (95 % interval "
-        f"{difference['low']:+.3f} to {difference['high']:+.3f})"
+        f"{label_inside(name)} at each model's own threshold falls by "
+        f"{size_of_change(difference['value'], difference['low'], difference['high'])}"
         for name, difference in differences.items()
         if (name in ("sensitivity", "specificity") or name.startswith("recall_"))
         and difference["high"] is not None

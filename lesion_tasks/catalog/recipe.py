@@ -179,9 +179,30 @@ class Variant:
         if self.sampling == "rotated_copies_leaky" and self.is_promotable:
             raise ValueError(f"variant {self.name!r}: trained with a leak, it must not be promotable")
         if objection := (
-            self._objection_to_averaging() or self._objection_to_search() or self._objection_to_learning()
+            self._objection_to_network()
+            or self._objection_to_averaging()
+            or self._objection_to_search()
+            or self._objection_to_learning()
         ):
             raise ValueError(f"variant {self.name!r}: {objection}")
+
+    def _objection_to_network(self) -> str | None:
+        """Fields of which no network of this architecture can be built."""
+        if self.architecture.startswith("metadata_") and self.side_px is not None:
+            return f'side_px: {self.architecture} looks at no pictures, expected "none"'
+        if self.architecture == "metadata_logistic" and self.dense_units:
+            return f"dense_units is {list(self.dense_units)}: a logistic regression has none, expected []"
+        if self.architecture == "transfer" and self.side_px is None:
+            return "side_px: a backbone looks at pictures, expected a number"
+        if wrong := [n for n in (*self.conv_filters, *self.dense_units) if n < 1]:
+            return f"conv_filters and dense_units: {wrong[0]} units, expected at least 1"
+        n_halved = len(self.conv_filters) if self.architecture == "cnn" else 0
+        if self.side_px is not None and self.side_px < 2**n_halved:
+            return (
+                f"conv_filters: {n_halved} layers halve {self.side_px} pixels to nothing, expected fewer, "
+                f"or a side_px of at least {2**n_halved}"
+            )
+        return None
 
     def _objection_to_averaging(self) -> str | None:
         if self.n_folds and not 2 <= self.n_folds <= MAX_FOLDS:

@@ -104,3 +104,14 @@ def _percent_of(text: str) -> str:
         return f"{float(text) * 100:g} %"
     except ValueError:
         return text
+
+
+def size_of_change(value: float, low: float, high: float, *, interval: str = "95 % interval") -> str:
+    """How much a figure fell or rose, and its interval, counted in the direction of the change.
+
+    A fall by 0.136 with the interval 0.032 to 0.231; with a true minus sign where chance may have turned it round.
+    """
+    if value < 0:
+        value, low, high = -value, -high, -low
+    limits = " to ".join(f"{limit:z.3f}".replace("-", "\N{MINUS SIGN}") for limit in (low, high))
+    return f"{value:.3f} ({interval} {limits})"

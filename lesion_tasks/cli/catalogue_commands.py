@@ -2,7 +2,7 @@
 
 import click
 
-from lesion_tasks.catalog import own_entries
+from lesion_tasks.catalog import COHORTS, own_entries
 from lesion_tasks.catalog.new_entry import WRITERS, write_entry
 from lesion_tasks.cli.command_line import Choice, lesion, print_table, show
 
@@ -24,7 +24,11 @@ def new(kind: str, name: str, task: str | None, split: str | None) -> None:
 @lesion.command()
 def catalog() -> None:
     """List the entries of the catalogue folder, and the gates of its tasks; name every mistake in its files."""
+    from lesion_tasks.splits.cohort_images import query_of
+
     own_entries.refuse_broken()
+    for cohort in COHORTS.values():
+        query_of(cohort)
     rows = own_entries.listing()
     if not rows:
         click.echo(f"no entry of your own{own_entries.read_from()}")

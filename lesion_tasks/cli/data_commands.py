@@ -9,7 +9,7 @@ import click
 
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.terms import PATHS, TERMS
-from lesion_tasks.catalog import COHORTS
+from lesion_tasks.catalog import COHORTS, own_entries
 from lesion_tasks.catalog.ingest_passes import INGEST_PASSES
 from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.cli.command_line import (
@@ -191,19 +191,28 @@ def split(names: Sequence[str]) -> None:
 @click.argument("names", nargs=-1, metavar="[COHORT]...")
 def cohorts(names: Sequence[str]) -> None:
     """Images -> the manifest of each cohort and task: what judges the models, and what of it cannot (default: all)."""
-    from lesion_tasks.splits.cohort_manifest import build_cohort
+    from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 
+    own_entries.refuse_broken()
     chosen = [find_cohort(name) for name in names or COHORTS]
     if not chosen:
         click.echo("no cohort is declared", err=True)
     workspace = open_workspace()
-    show(
-        {
-            f"{one.name} of {task}": build_cohort(workspace, one.name, task)
-            for one in chosen
-            for task in one.tasks
-        }
-    )
+    # One that is empty is no reason to withhold another.
+    refused = {}
+    with shown_whatever_happens() as done:
+        for one in chosen:
+            for task in one.tasks:
+                try:
+                    done[f"{one.name} of {task}"] = build_cohort(workspace, one.name, task)
+                except NoImageToJudgeError as error:
+                    refused[f"{one.name} of {task}"] = error
+    if len(refused) == 1:
+        raise next(iter(refused.values()))
+    for words in dict.fromkeys(map(str, refused.values())):  # the same for several tasks is said once
+        click.echo(words, err=True)
+    if refused:
+        raise UnusableInputError(f"not built: {', '.join(refused)}")
 
 
 @lesion.command()

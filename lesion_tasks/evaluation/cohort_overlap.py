@@ -30,11 +30,12 @@ _LEARNED = ("lesion_id", "patient_id", "group_id")  # which an archive may tell 
 
 @dataclass(frozen=True, kw_only=True)
 class Shared:
-    """An image of a cohort, what it shares with a training's own data, and in which subset."""
+    """An image of a cohort, what it shares with a training's own data, in which subset, and with which image there."""
 
     isic_id: str
     kind: str
     subset: str
+    other_id: str
 
 
 def find_overlaps(connection: Connection, cohort: "pd.DataFrame", own: "pd.DataFrame") -> list[Shared]:
@@ -55,11 +56,18 @@ def find_overlaps(connection: Connection, cohort: "pd.DataFrame", own: "pd.DataF
             values.append(together["isic_id"].map(today[column]).to_numpy(dtype=object))
         for subset in SUBSETS:
             is_theirs = (side == "own") & (together["subset"] == subset).to_numpy()
-            known = set(pd.unique(pd.Series([v for some in values for v in some[is_theirs]]).dropna()))
+            theirs = together["isic_id"].to_numpy()[is_theirs]
+            known: dict[object, str] = {}
             for some in values:
-                ours = pd.Series(some[side == "cohort"])
-                for isic_id in cohort["isic_id"].to_numpy()[ours.isin(known).to_numpy()]:
-                    found.setdefault(isic_id, Shared(isic_id=isic_id, kind=kind, subset=subset))
+                by_value = pd.Series(theirs, index=pd.Index(some[is_theirs]))
+                first = by_value[by_value.index.notna() & ~by_value.index.duplicated()]
+                known = first.to_dict() | known
+            for some in values:
+                ours = some[side == "cohort"]
+                for i in pd.Series(ours).isin(known.keys()).to_numpy().nonzero()[0]:
+                    isic_id = cohort["isic_id"].iloc[i]
+                    shared = Shared(isic_id=isic_id, kind=kind, subset=subset, other_id=known[ours[i]])
+                    found.setdefault(isic_id, shared)
     return [found[isic_id] for isic_id in cohort["isic_id"] if isic_id in found]
 
 

@@ -56,7 +56,11 @@ class NoComparisonError(UnusableInputError):
 
 
 class NotEvaluatedError(NoComparisonError):
-    """A model has still to be evaluated on these images."""
+    """A model, `training_id`, has still to be evaluated on these images."""
+
+    def __init__(self, message: str, training_id: str) -> None:
+        super().__init__(message)
+        self.training_id = training_id
 
 
 def missing_scores(connection: Connection, candidate: Training, champion: Training) -> list[dict[str, str]]:
@@ -182,7 +186,8 @@ def compare_models(
 def _not_evaluated(model: Training, digest: str) -> NotEvaluatedError:
     return NotEvaluatedError(
         f"{model.training_id} was not evaluated on manifest {digest[:12]}: run "
-        f"`lesion evaluate {model.training_id} --manifest {digest}` first"
+        f"`lesion evaluate {model.training_id} --manifest {digest}` first",
+        model.training_id,
     )
 
 
@@ -194,7 +199,8 @@ def _require_soundness(connection: Connection, model: Training, digest: str) -> 
     if unmade := unmade_checks(found.document):
         raise NotEvaluatedError(
             f"{model.training_id} was evaluated on manifest {digest[:12]} without {', '.join(unmade)}: run "
-            f"`lesion evaluate {model.training_id} --manifest {digest}` again"
+            f"`lesion evaluate {model.training_id} --manifest {digest}` again",
+            model.training_id,
         )
     if (changed := find_difference(connection, model, found.document)) is not None:
         raise NoComparisonError(changed)

@@ -47,6 +47,7 @@ from lesion_tasks.metrics.known_identities import Identities
 from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
+from lesion_tasks.reports.answers import on_cohorts
 from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
 from lesion_tasks.reports.words import untold
 from lesion_tasks.scratch import scratch_file
@@ -107,6 +108,8 @@ def evaluate_training(
         publish(workspace)
         advance(1, "index")
     log.info("%s: %s", training_id, bundle.verdict)
+    for title, words in on_cohorts(bundle):
+        log.info("%s on other data, %s: %s", training_id, title, words)
     log.info("report: %s/%s", workspace.settings.bucket_url.rstrip("/"), report_key(subject))
     return subject.evaluation_id
 
@@ -377,7 +380,7 @@ def _sentence(
 
 def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> Comparison | None:
     """The comparison with the current champion on the same test rows, if the champion has scored them."""
-    if not subject.is_own_manifest:
+    if not subject.is_own_manifest or subject.manifest.held_out is not None:
         return None
     with engine.connect() as connection:
         champion = champion_of(connection, subject.task.name)
@@ -386,7 +389,9 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> C
         try:
             found = compare_models(connection, bucket, subject.training, champion.training)
         except NoComparisonError as error:
-            log.info("no comparison with the champion: %s", error)
+            # What is being evaluated has no evaluation yet: nothing that anybody could do about it.
+            if getattr(error, "training_id", None) != subject.training.training_id:
+                log.info("no comparison with the champion: %s", error)
             return None
     return Comparison.model_validate(found)
 

@@ -237,7 +237,7 @@ def _judge_on(
     with engine.connect() as connection:
         kept, shared, lacking = usable_rows(connection, training, subject.rows, rows)
         predictions = read_predictions(connection, training.training_id, digest, "test", subject.task.classes)
-    _store_overlaps(workspace, subject, cohort, shared)
+    _store_taken_out(workspace, subject, cohort, shared, _lacking_rows(rows, kept, shared, lacking))
     with engine.begin() as connection:
         n_openings = open_test(connection, training.training_id, digest, "cohort")
     known = CohortDocument(
@@ -311,14 +311,31 @@ def _remarks(subject: EvaluationSubject, cohort: Cohort, kept: "pd.DataFrame") -
     return found
 
 
-def _store_overlaps(
-    workspace: Workspace, subject: EvaluationSubject, cohort: Cohort, shared: Sequence[Shared]
+def _lacking_rows(
+    rows: "pd.DataFrame", kept: "pd.DataFrame", shared: Sequence[Shared], lacking: dict[str, int]
+) -> list[tuple[str, str]]:
+    """Each image that is left out for what it lacks, with the names of that."""
+    left = rows[~rows["isic_id"].isin([*kept["isic_id"], *(one.isic_id for one in shared)])]
+    missing = {field: left[_column(field)].isna().to_numpy() for field in lacking}
+    return [
+        (isic_id, ", ".join(label_inside(field) for field, is_missing in missing.items() if is_missing[i]))
+        for i, isic_id in enumerate(left["isic_id"])
+    ]
+
+
+def _store_taken_out(
+    workspace: Workspace,
+    subject: EvaluationSubject,
+    cohort: Cohort,
+    shared: Sequence[Shared],
+    lacking: Sequence[tuple[str, str]],
 ) -> None:
-    """Every image that is taken out, by name, beside the report."""
+    """Every image that is taken out, by name, beside the report: what it shares, or what is unknown of it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
-    writer.writerow(["isic_id", "shares", "with"])
-    writer.writerows([one.isic_id, one.kind, one.subset] for one in shared)
+    writer.writerow(["isic_id", "shares", "with", "other_isic_id", "unknown"])
+    writer.writerows([one.isic_id, one.kind, one.subset, one.other_id, ""] for one in shared)
+    writer.writerows([isic_id, "", "", "", fields] for isic_id, fields in lacking)
     key = f"{subject.folder}/overlap-{cohort.name}.csv"
     workspace.bucket.put(key, buffer.getvalue().encode(), content_type="text/csv; charset=utf-8")
 

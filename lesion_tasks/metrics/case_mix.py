@@ -14,6 +14,7 @@ import numpy as np
 import pandas as pd
 
 from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
+from lesion_tasks.catalog.titles import size_of_change
 from lesion_tasks.metrics.binary import MIN_GROUPS
 from lesion_tasks.metrics.cohort_document import CaseMixRow, Fall, Reweighting
 from lesion_tasks.metrics.counted import too_few_groups
@@ -201,13 +202,14 @@ def _words(
     mix = f"{', '.join(names[:-1])} and {names[-1]}"
     moved = f"Weighted to the test set's mix of {mix}, the cohort gives {auc:.3f}"
     value = auc - fall.cohort
-    share = f" of the fall of {abs(fall.value):.3f}" if fall.value < 0 else ""
+    amount = f"{value:+.3f}".replace("-", "\N{MINUS SIGN}")
+    share = f", of the fall of {abs(fall.value):.3f}" if fall.value < 0 else ""
     if explained is None or explained.low <= 0 <= explained.high:
-        said = f"{moved}: the case mix is not shown to explain any of it ({value:+.3f})."
+        said = f"{moved}: the case mix is not shown to explain any of it ({amount})."
     else:
         said = (
-            f"{moved}: the case mix {'explains' if value > 0 else 'hides'} {abs(value):.3f}{share} "
-            f"(95 % interval {explained.low:+.3f} to {explained.high:+.3f})."
+            f"{moved}: the case mix {'explains' if value > 0 else 'hides'} "
+            f"{size_of_change(value, explained.low, explained.high)}{share}."
         )
     if aside:
         left = " and ".join(NAMES[name] for name in aside)

@@ -147,6 +147,11 @@ class CohortDocument(Published):
         default=0, description="How often this manifest of the cohort has been looked at in all."
     )
 
+    @property
+    def worse(self) -> list[Fall]:
+        """What falls by more than chance: the leading figure, sensitivity, specificity."""
+        return [fall for fall in (self.fall, *self.at_threshold) if fall is not None and fall.is_worse]
+
 
 class OtherData(Published):
     """Every cohort of the task."""

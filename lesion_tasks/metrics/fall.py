@@ -6,6 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from lesion_tasks.catalog.titles import size_of_change
 from lesion_tasks.metrics.auc import Auc
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, resampled_rates
 from lesion_tasks.metrics.cohort_document import Fall
@@ -142,10 +143,10 @@ def _welch(first: Auc, second: Auc) -> float:
 
 
 def _words(subject: str, value: float, stated: Stated, level: float) -> str:
-    moved = f"{subject} {'falls' if value < 0 else 'rises'} by {abs(value):.3f}"
+    moved = f"{subject} {'falls' if value < 0 else 'rises'} by"
     if not isinstance(stated, Interval):
-        return f"{moved}; whether that is more than chance cannot be determined: {stated}."
-    interval = f"{100 * level:.0f} % interval {stated.low:+.3f} to {stated.high:+.3f}"
+        return f"{moved} {abs(value):.3f}; whether that is more than chance cannot be determined: {stated}."
+    size = size_of_change(value, stated.low, stated.high, interval=f"{100 * level:.0f} % interval")
     if stated.low <= 0 <= stated.high:
-        return f"{moved} ({interval}): no more than chance may do."
-    return f"{moved} ({interval}): more than chance."
+        return f"{moved} {size}: no more than chance may do."
+    return f"{moved} {size}: more than chance."

@@ -359,17 +359,33 @@ def openings(bundle: Bundle) -> str | None:
 
 
 def other_data(bundle: Bundle) -> str | None:
+    return " ".join(f"{title}: {words}" for title, words in on_cohorts(bundle)) or None
+
+
+def on_cohorts(bundle: Bundle) -> list[tuple[str, str]]:
+    """Each cohort's title, and its leading figure and falls in words; of one that was not judged, why."""
     told = []
     for cohort in bundle.other_data.cohorts if bundle.other_data else ():
-        if cohort.subset is not None and cohort.fall is not None:
-            figure = cohort.subset.figures.get(cohort.fall.measure)
-            n_images = plural(cohort.subset.subset.n_images, "image")
-            told.append(
-                f"{cohort.title} ({n_images}): {label(cohort.fall.measure)} {figure_words(figure)}. {cohort.fall.words}"
-            )
-        elif cohort.reason is not None:
-            told.append(f"{cohort.title}: not judged, {cohort.reason}.")
-    return " ".join(told) or None
+        if cohort.subset is None:
+            reason = f", {cohort.reason.rstrip('.')}" if cohort.reason else ""
+            told.append((cohort.title, f"not judged{reason}."))
+            continue
+        measure = _leading_name(cohort.subset)
+        figure = figure_words(cohort.subset.figures.get(measure))
+        falls = [cohort.fall, *(fall for fall in cohort.at_threshold if fall.is_worse or cohort.fall is None)]
+        n_images = plural(cohort.subset.subset.n_images, "image")
+        words = " ".join([f"{label(measure)} {figure}.", *(fall.words for fall in falls if fall is not None)])
+        told.append((cohort.title, f"{n_images}, {words}"))
+    return told
+
+
+def worse_elsewhere(bundle: Bundle) -> list[str]:
+    """What falls on a cohort by more than chance, a sentence each."""
+    return [
+        f"On other data it is worse: {label_inside(fall.measure)} {number(fall.cohort)} on {cohort.title}. {fall.words}"
+        for cohort in (bundle.other_data.cohorts if bundle.other_data else ())
+        for fall in cohort.worse
+    ]
 
 
 def availability(bundle: Bundle) -> str | None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from lesion_tasks.catalog.titles import label
+from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.cohort_document import CaseMixRow, CohortDocument, OtherData
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, SubsetDocument
@@ -83,7 +83,9 @@ def _taken_out(document: CohortDocument) -> str:
         for one in document.overlaps
     ]
     if document.n_lacking:
-        parts.append(f"{plural(document.n_lacking, 'image')} without {', '.join(document.lacking)}")
+        parts.append(
+            f"{plural(document.n_lacking, 'image')}, {' or '.join(map(label_inside, document.lacking))} unknown"
+        )
     return "; ".join(parts)
 
 

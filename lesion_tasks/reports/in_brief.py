@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from lesion_tasks.reports import views
+from lesion_tasks.reports import answers, views
 from lesion_tasks.reports.bundle import Bundle
 from lesion_tasks.reports.words import (
     check_title,
     counts_words,
     figure_words,
-    label,
     measure_words,
-    number,
     subset_title,
 )
 
@@ -22,18 +20,15 @@ def in_brief(bundle: Bundle) -> dict[str, Any]:
     document = views.leading_document(bundle)
     standing = bundle.promotion
     found: dict[str, Any] = {"title": bundle.training.title, "verdict": bundle.verdict}
+    if worse := answers.worse_elsewhere(bundle):
+        found["worse on other data"] = worse
     if document is not None:
         found[f"{subset_title(document.subset.name)}: {counts_words(document.subset)}"] = {
             measure_words(one["name"]): figure_words(one["figure"])
             for one in views.headline_figures(document)
         }
     if bundle.other_data is not None and bundle.other_data.cohorts:
-        found["on other data"] = {
-            cohort.title: cohort.reason or "not judged"
-            if cohort.fall is None
-            else f"{label(cohort.fall.measure)} {number(cohort.fall.cohort)}. {cohort.fall.words}"
-            for cohort in bundle.other_data.cohorts
-        }
+        found["on other data"] = dict(answers.on_cohorts(bundle))
     if bundle.identities is not None and (note := bundle.identities.note) is not None:
         found["patients and lesions"] = note
     found["checks that did not pass"] = {

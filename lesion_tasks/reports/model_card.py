@@ -45,6 +45,7 @@ def model_card(bundle: Bundle) -> str:
         "**For research. Not for diagnosis.**",
         *([f"**{synthetic_pictures.WARNING}**"] if bundle.data.has_synthetic else []),
         escape(bundle.verdict),
+        *(escape(words) for words in answers.worse_elsewhere(bundle)),
         "## Model details",
         table(("", ""), _details(bundle)),
         "## Intended use",
@@ -248,9 +249,10 @@ def _caveats(bundle: Bundle) -> str:
     elsewhere = answers.other_data(bundle)
     if elsewhere is not None:
         lines.append(f"- On other data: {escape(elsewhere)}")
-    lines.append(
-        "- Measured on images from where it learned; performance on another clinic's images is unknown until measured "
-        "there."
-    )
+    if not (bundle.other_data and any(one.subset for one in bundle.other_data.cohorts)):
+        lines.append(
+            "- Measured on images from where it learned; performance on another clinic's images is unknown until "
+            "measured there."
+        )
     lines.append(f"- {_BY_A_PERSON}")
     return "\n".join(lines)

@@ -34,12 +34,12 @@ _MEMBERS = text("""
 """)
 
 
-def gather_cohorts(connection: Connection, task: Task) -> None:
+def gather_cohorts(connection: Connection, task: Task, *, tells_empty: bool = True) -> None:
     """Bring `cohort_image` of a task in line with the images.
 
     Images that have become a cohort's leave every split of the task at once; the splits take notice when they are next
-    built. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that cannot be
-    read.
+    built. With `tells_empty` the log names cohorts without an image. The caller holds the lock of the task's
+    assignment. Raises `UnusableInputError` for a query that cannot be read.
     """
     cohorts = cohorts_of(task.name)
     values = {"task": task.name}
@@ -54,8 +54,8 @@ def gather_cohorts(connection: Connection, task: Task) -> None:
     for cohort in cohorts:
         chosen = ((isic_id, cohort.name) for isic_id in list(_images_of(connection, cohort)))
         n_images = copy_rows(connection, "chosen", ("isic_id", "cohort"), chosen)
-        if not n_images:
-            log.warning("cohort %s: no image%s", cohort.name, _why_none(connection, cohort))
+        if not n_images and tells_empty:
+            log.warning("cohort %s: no image%s", cohort.name, why_none(connection, cohort))
     connection.execute(text("ANALYZE chosen"))
     connection.execute(
         text("""
@@ -86,7 +86,7 @@ def gather_cohorts(connection: Connection, task: Task) -> None:
 
 
 def _images_of(connection: Connection, cohort: Cohort) -> Iterator[str]:
-    expression = _query_of(cohort)
+    expression = query_of(cohort)
     rows = connection.execute(
         _MEMBERS.execution_options(yield_per=_BATCH_RECORDS),
         {
@@ -104,7 +104,8 @@ def _images_of(connection: Connection, cohort: Cohort) -> Iterator[str]:
             yield row.isic_id
 
 
-def _query_of(cohort: Cohort) -> Expression | None:
+def query_of(cohort: Cohort) -> Expression | None:
+    """A cohort's query as it is matched. Raises `UnusableInputError` for one that cannot be read."""
     try:
         return parse(cohort.query)
     except (QueryError, QueryCrashError) as error:
@@ -119,7 +120,7 @@ def _moment(told: str) -> datetime | None:
     return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
-def _why_none(connection: Connection, cohort: Cohort) -> str:
+def why_none(connection: Connection, cohort: Cohort) -> str:
     """What was ingested, if that is where the cohort's source or collections are missing."""
     if cohort.source:
         known = list(connection.execute(text("SELECT DISTINCT source FROM scope ORDER BY source")).scalars())

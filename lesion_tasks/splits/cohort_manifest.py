@@ -10,7 +10,7 @@ from lesion_tasks import UnusableInputError
 from lesion_tasks.catalog import TASKS, Split, Task
 from lesion_tasks.catalog.lookup import find_cohort
 from lesion_tasks.database.bulk import copy_dicts, copy_rows
-from lesion_tasks.splits.cohort_images import gather_cohorts
+from lesion_tasks.splits.cohort_images import gather_cohorts, why_none
 from lesion_tasks.splits.exclusions import Facts, reason_to_leave_out
 from lesion_tasks.splits.funnel import funnel_of_members, left_out_in_words
 from lesion_tasks.splits.manifest import record_manifest
@@ -50,12 +50,12 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
     split = Split(name=cohort.split_name(task), task=task)
     with workspace.engine.begin() as connection:
         lock_images(connection, asked)
-        gather_cohorts(connection, asked)
+        gather_cohorts(connection, asked, tells_empty=False)
         _judge(connection, split, asked, name)
         table = manifest_rows(connection, split, {})
         left_out = list(left_out_in_words(connection, split.name))
         if not len(table):
-            why = left_out or ["no curated image belongs to it"]
+            why = left_out or [f"no curated image belongs to it{why_none(connection, cohort)}"]
             raise NoImageToJudgeError("; ".join([f"cohort {name!r}: no image can be judged", *why]))
         if objection := check_rows(table.to_pandas(), asked):
             raise UnusableInputError(f"cohort {name!r}: {objection}")
