@@ -67,7 +67,6 @@ def keep_answer(*, dag_id: str, run_id: str, map_index: int) -> None:
     from lesion_tasks.catalog.approvals import ASKING, UNNAMED, kept_answer
     from lesion_tasks.promotion.questions import note_answer
 
-    asking = {"dag_id": dag_id, "run_id": run_id, "task_id": ASKING[dag_id]}
     with create_session() as session:
         found = session.execute(
             select(
@@ -93,10 +92,19 @@ def keep_answer(*, dag_id: str, run_id: str, map_index: int) -> None:
             "reason": str((found.params_input or {}).get("reason") or ""),
             "max_tries": found.max_tries,
         }
-        XComModel.set(key=kept_answer(map_index), value=kept, **asking, session=session)
+        XComModel.set(
+            key=kept_answer(map_index),
+            value=kept,
+            dag_id=dag_id,
+            run_id=run_id,
+            task_id=ASKING[dag_id],
+            session=session,
+        )
         returned = session.scalar(
             select(XComModel).where(
-                *(getattr(XComModel, name) == value for name, value in asking.items()),
+                XComModel.dag_id == dag_id,
+                XComModel.run_id == run_id,
+                XComModel.task_id == ASKING[dag_id],
                 XComModel.key == "return_value",
                 XComModel.map_index == -1,
             )
