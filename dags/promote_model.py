@@ -37,6 +37,7 @@ from lesion_airflow import (
     AskAboutCandidate,
     announce_decision,
     approval_params,
+    note_kept_answers,
     open_workspace,
     refuse_unusable,
     refusing_arguments,
@@ -93,12 +94,21 @@ def is_asking(run_id: str) -> bool:
 
 def end_abandoned(workspace: "Workspace") -> None:
     """End the questions of runs that are gone without their last task, as when somebody deletes them in Airflow."""
-    from lesion_tasks.evaluation.open_questions import asking_runs, close_questions_of_run
+    from lesion_tasks.evaluation.open_questions import asking_runs
 
-    with workspace.engine.begin() as connection:
-        for run_id in asking_runs(connection):
-            if not is_there(run_id):
-                close_questions_of_run(connection, run_id)
+    with workspace.engine.connect() as connection:
+        asking = asking_runs(connection)
+    for run_id in sorted(asking):
+        if not is_there(run_id):
+            end_run(workspace, run_id)
+
+
+def end_run(workspace: "Workspace", run_id: str) -> None:
+    """Keep the answers that no task of a run has noted, and end what it still asks."""
+    from lesion_tasks.promotion.questions import end_questions_of_run
+
+    note_kept_answers(workspace, run_id)
+    end_questions_of_run(workspace, run_id)
 
 
 def is_there(run_id: str) -> bool:
@@ -263,10 +273,7 @@ def promote_model() -> None:
     @task
     def close(dag_run: Any) -> None:
         """End what the run still asks, however it ended: nobody's answer would be heeded."""
-        from lesion_tasks.evaluation.open_questions import close_questions_of_run
-
-        with open_workspace().engine.begin() as connection:
-            close_questions_of_run(connection, dag_run.run_id)
+        end_run(open_workspace(), dag_run.run_id)
 
     missing = plan()
     questions = compare()

@@ -36,6 +36,7 @@ from lesion_tasks.catalog.pools import GPU_POOL
 if TYPE_CHECKING:
     from lesion_tasks.catalog.approvals import Answer
     from lesion_tasks.database.schema import CorrectionRequest
+    from lesion_tasks.evaluation.open_questions import Asked
     from lesion_tasks.upkeep.lineage import Lineage
     from lesion_tasks.workspace import Workspace
 
@@ -334,6 +335,42 @@ def results(value: Any) -> list[Any]:
     return [result for result in found if result is not None]
 
 
+APPROVE, REJECT = "Approve", "Reject"
+
+
+def chosen_answer(chosen_options: Collection[str]) -> "Answer":
+    """What somebody answered, by the buttons that were pressed."""
+    return "approved" if APPROVE in chosen_options else "rejected"
+
+
+def asked_in(question: Mapping[str, Any]) -> "Asked":
+    """What a question is about, as a task returned it."""
+    from lesion_tasks.evaluation.open_questions import Asked
+
+    return Asked(**{one.name: question[one.name] for one in fields(Asked) if one.name in question})
+
+
+def note_kept_answers(workspace: "Workspace", run_id: str) -> None:
+    """Note what was answered to the questions of a run about candidates, and did not reach the tasks that asked."""
+    from lesion_tasks.catalog.approvals import ASKING, kept_answer
+    from lesion_tasks.promotion.questions import note_answer
+
+    def pulled(task_id: str, place: int = -1, key: str = "return_value") -> Any:
+        ti = get_current_context()["ti"]
+        return ti.xcom_pull(task_ids=task_id, key=key, map_indexes=place, run_id=run_id)
+
+    comparing = ASKING["promote_model"]
+    for place, question in enumerate(pulled(comparing) or ()):
+        kept = pulled(comparing, key=kept_answer(place))
+        returned = pulled("ask", place)
+        if kept is None or (returned is not None and returned["answer"] != "expired"):
+            continue
+        answer = chosen_answer(kept["chosen_options"])
+        note_answer(
+            workspace, asked_in(question), answer=answer, person=kept["person"], reason=kept["reason"]
+        )
+
+
 class AskPerson(HITLOperator):
     """Ask whether something may be decided; returns who answered what, also if nobody did or it became obsolete.
 
@@ -344,7 +381,7 @@ class AskPerson(HITLOperator):
 
     # Subject and body hold what people typed, and Airflow has filled them in: nothing of them is a template.
     template_fields: Collection[str] = ()
-    APPROVE, REJECT = "Approve", "Reject"
+    APPROVE, REJECT = APPROVE, REJECT
     SLICE = timedelta(minutes=LOOK_MINUTES)
     # How often the look is one at everything stored, and not at the database alone.
     THOROUGH = timedelta(hours=1)
@@ -402,6 +439,8 @@ class AskPerson(HITLOperator):
         raise NotImplementedError
 
     def execute(self, context: Any) -> Any:
+        if (kept := self._kept_answer(context)) is not None:
+            return kept
         if self.is_superseded():  # such as that of a run which ended before it was cleared
             return self._obsolete()
         self.response_timeout = self._time_left(context)
@@ -424,17 +463,35 @@ class AskPerson(HITLOperator):
             return self._look_again(context)
         answer = super().execute_complete(context, event)
         person = answer["responded_by_user"] or {"name": UNNAMED}
-        chosen: Answer = "approved" if self.APPROVE in answer["chosen_options"] else "rejected"
         reason = str((answer["params_input"] or {}).get("reason") or "")
+        return self._take(answer["chosen_options"], person=person["name"], reason=reason)
+
+    def _kept_answer(self, context: Any) -> dict[str, Any] | None:
+        """What somebody answered while the task was awake, or before it was killed: Airflow tells it of that no more.
+
+        After the task was cleared the question is asked anew.
+        """
+        from lesion_tasks.catalog.approvals import ASKING, kept_answer
+
+        ti = context["ti"]
+        kept = ti.xcom_pull(task_ids=ASKING[ti.dag_id], key=kept_answer(ti.map_index), map_indexes=-1)
+        if kept is None or kept["max_tries"] != ti.max_tries:
+            return None
+        return self._take(kept["chosen_options"], person=kept["person"], reason=kept["reason"])
+
+    def _take(self, chosen_options: Collection[str], *, person: str, reason: str) -> dict[str, Any]:
+        chosen = chosen_answer(chosen_options)
         try:
-            self.note(chosen, person=person["name"], reason=reason)
+            self.note(chosen, person=person, reason=reason)
         except Exception:  # tried again, the task would ask anew; the answer goes to its run all the same
             log.exception("the answer was not kept before its run decides")
-        return self._answer(chosen, person=person["name"], reason=reason)
+        return self._answer(chosen, person=person, reason=reason)
 
     def _look_again(self, context: Any) -> dict[str, Any]:
         from airflow.sdk.exceptions import TaskAwaitingInput
 
+        if (kept := self._kept_answer(context)) is not None:
+            return kept
         waited = self._waited(context)
         is_due = waited // self.THOROUGH != (waited - self.SLICE) // self.THOROUGH
         if self.is_superseded() if is_due else self.looks_superseded():

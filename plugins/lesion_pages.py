@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
+from lesion_answers import Answers
 
 from lesion_requests import Door
 
@@ -113,7 +114,8 @@ class LesionPages(AirflowPlugin):
         [{"app": _application(), "url_prefix": PREFIX, "name": "Lesions"}] if "api-server" in sys.argv else []
     )
     fastapi_root_middlewares: ClassVar[list[dict[str, Any]]] = [
-        {"middleware": Door, "name": "Lesions: the door"}
+        {"middleware": Door, "name": "Lesions: the door"},
+        {"middleware": Answers, "name": "Lesions: answers"},
     ]
     external_views: ClassVar[list[dict[str, Any]]] = [
         {

@@ -93,8 +93,8 @@ def _runs(
     from sqlalchemy import and_, or_, select, tuple_
 
     from lesion_airflow import REASON
+    from lesion_tasks.catalog.approvals import ASKING
     from lesion_tasks.pages.activity import Run, TaskOfRun
-    from lesion_tasks.pages.open_question import ASKING
 
     keys = [(one.dag_id, one.run_id) for one in found]
     asked = select(

@@ -560,6 +560,42 @@ def test_a_question_shows_its_own_form_and_not_that_of_its_dag(dags: dict[str, A
     assert useless.options == ["Reject", "Approve"], "an approval would promote nothing"
 
 
+@pytest.mark.parametrize("is_retried", [True, False])
+def test_an_answer_that_came_while_the_task_was_awake_is_not_asked_for_again(
+    is_retried: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import lesion_airflow
+
+    noted: list[dict[str, Any]] = []
+    kept = {"chosen_options": ["Reject"], "person": "Ada", "reason": "too few", "max_tries": 2}
+    pulled: list[Any] = []
+
+    def pull(**asked: Any) -> Any:
+        pulled.append(asked)
+        return kept
+
+    asking = lesion_airflow.AskAboutCandidate(
+        task_id="ask", task_name="malignancy", asked_about="smoke-1", asked_against=None, subject="May it?"
+    )
+    monkeypatch.setattr(asking, "note", lambda answer, **more: noted.append({"answer": answer, **more}))
+    monkeypatch.setattr(asking, "is_superseded", lambda: True)
+    monkeypatch.setattr(asking, "looks_superseded", lambda: True)
+    ti = SimpleNamespace(dag_id="promote_model", map_index=1, max_tries=2, xcom_pull=pull)
+    context = {"ti": ti, "dag_run": SimpleNamespace(start_date=None), "params": {"wait_hours": 1}}
+
+    def end() -> dict[str, Any]:
+        if is_retried:
+            return asking.execute(context)
+        return asking.execute_complete(context, {"error": "x", "error_type": "timeout"})
+
+    said = end()
+    assert (said["answer"], said["person"], said["reason"]) == ("rejected", "Ada", "too few")
+    assert noted == [{"answer": "rejected", "person": "Ada", "reason": "too few"}]
+    assert pulled == [{"task_ids": "compare", "key": "answer 1", "map_indexes": -1}]
+    ti.max_tries = 5  # cleared: it asks anew
+    assert end()["answer"] == "expired"
+
+
 @pytest.mark.parametrize(
     ("conf", "words"),
     [

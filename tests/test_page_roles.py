@@ -88,8 +88,17 @@ with create_session() as session:
     session.add(
         HITLDetail(
             ti_id=ti.id, options=["Approve", "Reject"], subject="May it?", params={}, responded_at=moment,
-            responded_by={"id": "ada", "name": "Ada"}, chosen_options=["Approve"], params_input={},
+            responded_by={"id": "ada", "name": "Ada"}, chosen_options=["Reject"],
+            params_input={"reason": "too few of children"},
         )
+    )
+    with DAG("promote_model"):
+        comparing = EmptyOperator(task_id="compare")
+    session.add(TaskInstance(comparing, dag_version_id=None, run_id="run+5", state="success"))
+    session.flush()
+    XComModel.set(
+        key="return_value", value=[{**given["question"], "request_id": "run+5 malignancy"}],
+        dag_id="promote_model", task_id="compare", run_id="run+5", session=session,
     )
     ran(session, "promote_model", "score_again", "run+4", "smoke-1", 0)[0].dag_run.state = "running"
     XComModel.set(
@@ -136,7 +145,26 @@ async def ask(role):
         offered = [False, False]
     return {"shown": list(shown.values()), "codes": codes, "may": may, "offered": offered}
 
-print(json.dumps({role: asyncio.run(ask(role)) for role in given["roles"]}))
+told = {role: asyncio.run(ask(role)) for role in given["roles"]}
+
+# An answer is kept as Airflow takes it, whatever becomes of the task that asks.
+from lesion_answers import Answers
+
+async def taken(scope, receive, send):
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+async def swallow(message): pass
+
+path = "/api/v2/dags/promote_model/dagRuns/run+5/taskInstances/ask/0/hitlDetails"
+for _ in range(2):
+    asyncio.run(Answers(taken)({"type": "http", "method": "PATCH", "path": path}, None, swallow))
+with create_session() as session:
+    kept = [
+        XComModel.deserialize_value(one)
+        for one in session.query(XComModel).filter_by(run_id="run+5", task_id="compare", key="answer 0")
+    ]
+print(json.dumps({**told, "kept": kept}))
 """
 
 
@@ -211,6 +239,12 @@ def test_roles_may_do_what_the_document_says(settings: Settings, airflow_home: P
         if line.startswith("| ") and (cells := re.findall(r"\| ([^|]+?) (?=\|)", line)) and cells[0] in ROLES
     }
     assert tuple(told) == ROLES
+    reason = "too few of children"
+    kept = {"chosen_options": ["Reject"], "person": "Ada", "reason": reason, "max_tries": 0}
+    assert found["kept"] == [kept]
+    with open_workspace().engine.connect() as connection:
+        rows = connection.execute(text("SELECT action, decided_by, reason FROM promotion")).all()
+    assert [tuple(row) for row in rows] == [("rejected", "Ada", f"Rejected by Ada: \u201c{reason}\u201d.")]
     for role, (reads, decides) in told.items():
         codes = found[role]["codes"]
         assert len(codes) >= 15

@@ -34,6 +34,7 @@ from lesion_tasks.promotion.promote import Decision, plan_promotion, promote_mod
 from lesion_tasks.promotion.proposal import Proposal, propose, reason_of
 from lesion_tasks.promotion.questions import (
     Asker,
+    end_questions_of_run,
     gather_answers,
     is_superseded,
     looks_superseded,
@@ -691,6 +692,31 @@ def test_what_a_person_answered_is_kept_whatever_comes_between(settings: Setting
         ("expired", "Eve", rows[2][2]),
         ("rejected", "Grace", "Rejected by Grace: \u201ctoo few of children\u201d."),
     ]
+
+
+def test_what_a_run_asked_that_was_ended_leaves_a_row_and_its_answer_is_kept_once(settings: Settings) -> None:
+    training_id = first_candidate(settings)
+    workspace = open_workspace()
+    (question,) = write_questions(workspace, tasks=[TASK], approval="always", asker=asker("one"))
+    end_questions_of_run(workspace, "on")
+    assert rows_of(settings, "SELECT count(*) FROM promotion") == [(0,)]
+    for _ in range(2):
+        end_questions_of_run(workspace, "one")
+    assert rows_of(settings, "SELECT count(*) FROM open_question") == [(0,)]
+    for _ in range(2):
+        note_answer(workspace, question, answer="rejected", person="Grace", reason="too few of children")
+        # What was rejected is no candidate any more: a rejection of another run's question is kept all the same.
+        other = replace(question, request_id=request_of("two", TASK))
+        note_answer(workspace, other, answer="rejected", person="Eve", reason="no")
+    rows = rows_of(
+        settings, "SELECT action, training_id, decided_by, reason FROM promotion ORDER BY sequence"
+    )
+    assert [tuple(row) for row in rows] == [
+        ("superseded", training_id, "rule", "Its run was ended before it decided."),
+        ("rejected", training_id, "Grace", "Rejected by Grace: \u201ctoo few of children\u201d."),
+        ("superseded", training_id, "Eve", rows[2][3]),
+    ]
+    assert rows[2][3].startswith("Rejected by Eve: \u201cno\u201d. It came after the question had ended: ")
 
 
 def test_a_run_that_asks_anew_keeps_one_question_of_a_task(settings: Settings) -> None:

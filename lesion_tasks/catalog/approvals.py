@@ -16,6 +16,7 @@ MIN_ROLLBACK_REASON, MIN_CORRECTION_REASON = 10, 3
 MAX_REASON = 500  # characters of a reason that stands in a question
 LOOK_MINUTES = 2  # how often an open question looks whether something has overtaken it
 PAGES = "lesions/"  # where Airflow has the product's pages, from the root of its UI: links of a question lead there
+ASKING = {"promote_model": "compare", "correct_data": "propose"}  # DAG -> the task that returns its questions
 Answer = Literal["approved", "rejected", "expired"]
 AS_SET = "as_set"
 CHOICES = ("always", "never")
@@ -36,6 +37,11 @@ ASKS_NOBODY = (
     "when its round is decided, with that reason; what the gates refused before is asked about by its name, under "
     '"Despite the gates" in the form of promote_model.'
 )
+
+
+def kept_answer(place: int) -> str:
+    """Under which name the task of ASKING is given the answer to a question, by its place among those it returned."""
+    return f"answer {place}"
 
 
 def most_careful(approvals: Iterable[object]) -> str:

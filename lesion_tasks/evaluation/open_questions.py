@@ -65,6 +65,15 @@ def find_questions(connection: Connection, task: str) -> dict[str, OpenQuestion]
     return {row.training_id: row for row in rows}
 
 
+def questions_of_run(connection: Connection, run_id: str) -> list[OpenQuestion]:
+    """What a run asks about any task, detached."""
+    with Session(connection, expire_on_commit=False) as session:
+        is_its = OpenQuestion.request_id.startswith(f"{run_id} ", autoescape=True)
+        rows = list(session.scalars(select(OpenQuestion).where(is_its).order_by(OpenQuestion.task)))
+        session.expunge_all()
+    return rows
+
+
 def asking_runs(connection: Connection) -> set[str]:
     """The runs of Airflow that ask something now, as far as these rows know."""
     with Session(connection) as session:
@@ -125,10 +134,3 @@ def close_question(connection: Connection, question: OpenQuestion) -> None:
 def close_questions_of(connection: Connection, request_id: str) -> None:
     """End what a run asked about a task: it has decided."""
     connection.execute(delete(OpenQuestion).where(OpenQuestion.request_id == request_id))
-
-
-def close_questions_of_run(connection: Connection, run_id: str) -> None:
-    """End what a run asked about any task: it has ended."""
-    connection.execute(
-        delete(OpenQuestion).where(OpenQuestion.request_id.startswith(f"{run_id} ", autoescape=True))
-    )

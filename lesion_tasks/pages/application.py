@@ -18,6 +18,7 @@ from lesion_tasks.archive.image_ids import MAX_ID_CHARACTERS
 from lesion_tasks.bucket import MissingObjectError
 from lesion_tasks.catalog import TASKS
 from lesion_tasks.catalog.approvals import (
+    ASKING,
     ASKS_NOBODY,
     MIN_CORRECTION_REASON,
     MIN_ROLLBACK_REASON,
@@ -33,7 +34,7 @@ from lesion_tasks.ingest.changes import KINDS as CHANGE_KINDS
 from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
 from lesion_tasks.pages.data_state import find_changes, read_data
 from lesion_tasks.pages.decisions_page import N_DECISIONS, read_champion
-from lesion_tasks.pages.open_question import ASKING, find_overtaken, read_question
+from lesion_tasks.pages.open_question import find_overtaken, read_question
 from lesion_tasks.pages.page_of_list import ROWS_PER_PAGE, PageNumber, Shown, address_but, show
 from lesion_tasks.pages.pipeline import being_prepared, counts_in_words, read_state
 from lesion_tasks.pages.pruned_page import REMOVED_NOTHING, read_pruned

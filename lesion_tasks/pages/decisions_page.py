@@ -39,6 +39,7 @@ class ChampionState:
     overridable: list[str]  # whose refusal by the gates could be overridden, the newest refusal first
     has_trainings: bool  # that were evaluated
     asked: dict[str, Run]  # candidates about which a person is asked, and the run that asks
+    approved_by: dict[str, str]  # of these, those that somebody approved: the decision follows
 
     @property
     def is_empty(self) -> bool:
@@ -85,4 +86,7 @@ def read_champion(workspace: Workspace, task: str) -> ChampionState:
         overridable=overridable,
         has_trainings=has_trainings,
         asked={name: asking_run(run_of(question)) for name, question in now.questions.items()},
+        approved_by={
+            name: question.approved_by for name, question in now.questions.items() if question.approved_by
+        },
     )

@@ -7,15 +7,13 @@ from pydantic import BaseModel
 from sqlalchemy import Connection
 
 from lesion_tasks import UnusableInputError
-from lesion_tasks.catalog.approvals import PAGES
+from lesion_tasks.catalog.approvals import ASKING, PAGES
 from lesion_tasks.curation import correction_requests, corrections
 from lesion_tasks.evaluation.candidacy import TaskNow
 from lesion_tasks.pages.activity import OvertakenBy, Run, TaskOfRun
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion import questions
 from lesion_tasks.workspace import Workspace
-
-ASKING = {"promote_model": "compare", "correct_data": "propose"}  # DAG -> the task that returns its questions
 
 
 class ShownQuestion(BaseModel, frozen=True):

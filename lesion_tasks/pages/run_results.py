@@ -17,8 +17,9 @@ from lesion_tasks.evaluation.decisions import decisions_of_run, last_decisions, 
 from lesion_tasks.evaluation.evaluation_record import find_report, trainings_of
 from lesion_tasks.evaluation.publish import HELD_OUT_FOLDER
 from lesion_tasks.ingest.runs import has_begun
-from lesion_tasks.pages.activity import AT_WORK, N_NAMED, Run, TaskOfRun
+from lesion_tasks.pages.activity import ASKING, AT_WORK, N_NAMED, Run, TaskOfRun
 from lesion_tasks.pages.pruned_page import REMOVED_NOTHING
+from lesion_tasks.promotion.questions import ENDED_UNANSWERED
 from lesion_tasks.reports.environment import is_digest
 from lesion_tasks.reports.index import DecisionLine
 from lesion_tasks.reports.words import decider, quoted, sentences
@@ -102,6 +103,7 @@ def find_result(
     task = None if task_id is None else run.find(task_id, map_index)
     if task_id is None:
         failed, words = run.failed if run.state == "failed" else [], _state_of_run(run, found)
+        found = replace(found, pages=[*found.pages, *_where_it_asks(run)])
     elif task is None:  # one that is mapped and was not made: its run says more
         failed, words = run.failed, found.words
     else:
@@ -120,17 +122,38 @@ def _state_of_run(run: Run, found: RunResult) -> str:
     """How a run ended, or how far it is, where that says more than what it made."""
     if run.state == "failed":
         return "This run failed."
+    if run.state == "running":
+        return f"{_at_work_in(run)}{' So far:' if found.decisions or found.undecided else ''}"
     if not found.is_empty:
         return found.words
     if run.state == "queued":
         return "This run waits to begin."
-    if run.state == "running":
-        at_work = [task.words for task in run.tasks if task.state in AT_WORK]
-        return f"This run has not ended. At work: {', '.join(at_work[:N_NAMED]) or 'between two tasks'}."
     if not found.is_awaited:
         return found.words
     skipped = dict.fromkeys(task.reason for task in run.tasks if task.state == "skipped" and task.reason)
     return f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
+
+
+def _at_work_in(run: Run) -> str:
+    """How far a run is that has not ended, and whether it waits for a person."""
+    asking = [task.words for task in run.tasks if AT_WORK.get(task.state or "") == ASKING]
+    at_work = [task.words for task in run.tasks if task.state in AT_WORK and task.words not in asking]
+    waits = f" It waits for a person: {', '.join(asking[:N_NAMED])}." if asking else ""
+    if asking and not at_work:
+        return f"This run has not ended.{waits}"
+    return f"This run has not ended. At work: {', '.join(at_work[:N_NAMED]) or 'between two tasks'}.{waits}"
+
+
+def _where_it_asks(run: Run) -> list[tuple[str, str]]:
+    """The pages with the questions that a run has open: name and address."""
+    asking = [task for task in run.tasks if AT_WORK.get(task.state or "") == ASKING]
+    if run.dag_id == "correct_data":
+        return [("Answer on the page Suspects", f"suspects/{next(iter(TASKS))}")] if asking else []
+    return [
+        (f"Answer on the page Champion: {_title_of(one.label)}", f"champion/{one.label}")
+        for one in asking
+        if one.label in TASKS
+    ]
 
 
 def _state_of_task(task: TaskOfRun, found: RunResult) -> str:
@@ -185,9 +208,13 @@ def _find_made(
         ]
         if rows or undecided:
             task = rows[0].task if rows else told[0]["task"]
+            words = "What this run decided." if rows else "This run decided nothing, and says why."
+            if rows and all(row.reason == ENDED_UNANSWERED for row in rows):
+                about = ", ".join(row.training_id for row in rows)
+                words = f"This run asked about {about}; it was ended before anybody answered."
             return RunResult(
                 address=f"champion/{task}",
-                words="What this run decided." if rows else "This run decided nothing, and says why.",
+                words=words,
                 decisions=[line_of(row) for row in rows],
                 undecided=undecided,
             )

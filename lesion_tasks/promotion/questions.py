@@ -33,6 +33,7 @@ from lesion_tasks.evaluation.open_questions import (
     find_question,
     note_approval,
     open_question,
+    questions_of_run,
     request_of,
     run_of,
 )
@@ -45,6 +46,8 @@ from lesion_tasks.training.run_record import find_finished
 from lesion_tasks.workspace import Workspace
 
 log = logging.getLogger(__name__)
+
+ENDED_UNANSWERED = "Its run was ended before it decided."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -236,8 +239,9 @@ def looks_superseded(workspace: Workspace, asked: Asked) -> bool:
 def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: str, reason: str) -> None:
     """Keep an answer at once: its run decides only when all of its questions have one, which may take days.
 
-    A rejection holds from now on, whatever is decided meanwhile. An approval is for its run to carry out; if that has
-    a decision already, the answer is written beside it, so that it is not lost.
+    A rejection holds from now on, whatever is decided meanwhile; of what is no candidate any more it is kept. An
+    approval is for its run to carry out; if that has a decision already, the answer is written beside it, so that it is
+    not lost. An answer is noted once, however often it is found.
     """
     if asked.request_id is None:
         return
@@ -251,18 +255,35 @@ def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: s
     }
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.PROMOTION, task)
+        past = find_request(connection, task, asked.request_id)
+        if any(row.decided_by == person for row in past):
+            return
         why = _why_no_candidate(connection, asked, waiting_ids(connection, task))
         question = find_question(connection, task, training_id)
         if answer == "rejected" and why is None:
             found = asked.findings_sha256 or findings_of(connection, [training_id]).get(training_id)
             figures = {"findings_sha256": found}
             record_answer(connection, task, "rejected", reason=did, figures=figures, **about)
-        elif find_request(connection, task, asked.request_id):
+        elif answer == "rejected" or past:
             came = f"It came after the question had ended{f': {why}' if why else ''}."
             record_answer(connection, task, "superseded", reason=sentences(did, came), figures=None, **about)
         elif question is not None and question.request_id == asked.request_id:
             note_approval(connection, question, person)
     publish(workspace)
+
+
+def end_questions_of_run(workspace: Workspace, run_id: str) -> None:
+    """End what a run that has ended still asks, with a row for each question: nobody's answer would be heeded."""
+    with workspace.engine.connect() as connection:
+        left = questions_of_run(connection, run_id)
+    for task in sorted({one.task for one in left}):
+        with workspace.engine.begin() as connection:
+            lock_until_commit(connection, Lock.PROMOTION, task)
+            for question in questions_of_run(connection, run_id):
+                if question.task == task:
+                    supersede_question(connection, question, reason=ENDED_UNANSWERED)
+    if left:
+        publish(workspace)
 
 
 def gather_answers(

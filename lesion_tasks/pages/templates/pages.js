@@ -251,8 +251,10 @@ function offerStarts(within = document) {
           // Nothing is being typed any longer, so the page renews itself.
           for (const field of form.querySelectorAll("input[type=text], textarea")) field.value = "";
           button.blur();
+          // Nobody is asked about a rollback.
+          const isAsked = form.dataset.start !== "rollback_champion";
           const then = document.querySelector("main[data-live]")
-            ? "This page shows in a moment what was done, or the question that somebody has to answer."
+            ? !isAsked ? "This page shows in a moment what was done." : "This page shows in a moment what was done, or the question that somebody has to answer."
             : "Reload this page in a moment: what was done, or a question that somebody has to answer, stands on it then.";
           return ["Started as ", linkToRun(form.dataset.start, run.dag_run_id), `. ${then}`];
         });
