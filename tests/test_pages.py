@@ -213,6 +213,16 @@ def test_a_tab_says_how_far_a_run_is_and_why_it_made_nothing(settings: Settings)
         assert words in client(runs=[run]).get("/result?dag=promote_model&run=r").text
 
 
+def test_a_tab_says_what_a_run_left_undone_though_it_succeeded(settings: Settings) -> None:
+    noted = [
+        TaskOfRun(task_id="choose", state="success", reason="Not trained: smoke"),
+        TaskOfRun(task_id="announce", state="skipped", reason="nothing was evaluated"),
+    ]
+    run = Run(dag_id="train_variants", run_id="r", state="success", tasks=noted)
+    for task in ("", "&task=choose"):
+        assert "Not trained: smoke." in client(runs=[run]).get(f"/result?dag=train_variants&run=r{task}").text
+
+
 def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) -> None:
     scoring = TaskOfRun(task_id="score_again", label="smoke-1", state="running", pool="gpu", began_at=NOW)
     waiting = TaskOfRun(task_id="each.evaluate", map_index=0, label="smoke-2", state="scheduled", pool="gpu")

@@ -121,7 +121,8 @@ def _state_of_run(run: Run, found: RunResult) -> str:
     if run.state == "failed":
         return "This run failed."
     if not found.is_empty:
-        return found.words
+        unmade = _unmade(run)
+        return " ".join([*unmade, "What this run made or found:" if unmade and found.pages else found.words])
     if run.state == "queued":
         return "This run waits to begin."
     if run.state == "running":
@@ -130,7 +131,14 @@ def _state_of_run(run: Run, found: RunResult) -> str:
     if not found.is_awaited:
         return found.words
     skipped = dict.fromkeys(task.reason for task in run.tasks if task.state == "skipped" and task.reason)
-    return f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
+    said = f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
+    return " ".join([said, *_unmade(run)])
+
+
+def _unmade(run: Run) -> list[str]:
+    """Why tasks that succeeded made less than was asked for, each once."""
+    noted = dict.fromkeys(task.reason for task in run.tasks if task.state == "success" and task.reason)
+    return [sentences(reason) for reason in noted]
 
 
 def _state_of_task(task: TaskOfRun, found: RunResult) -> str:
@@ -143,6 +151,8 @@ def _state_of_task(task: TaskOfRun, found: RunResult) -> str:
         "scheduled": "This task waits for its turn.",
         "queued": "This task waits for its turn.",
     }
+    if task.state == "success" and task.reason:
+        return sentences(task.reason)
     return told.get(task.state or "", found.words)
 
 
