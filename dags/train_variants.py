@@ -145,7 +145,7 @@ def unchanged(names: list[str]) -> str:
         "approval": approval_param(
             unasked="the gates decide",
             section="The promotion that follows",
-            description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
+            description="Whether promote_model, which the new evaluations start, waits for an answer before anything "
             "is decided. Always and Never are about what this form trains alone: nothing is decided about other "
             "candidates. What people are asked about one of those ends all the same if it is no longer the best or the "
             "newest of its variant, or if the champion is another by then. As the setting says: about all that wait. "

@@ -62,7 +62,19 @@ def refusal_of_value(name: str, value: Any, schema: Params) -> str | None:
     if error.validator in ("minLength", "pattern") and isinstance(given, str):
         least = error.schema.get("minLength", 1)
         return f"{where}: is {given[:200]!r}, expected at least {least} character{'s' * (least > 1)} in words"
+    if error.validator == "minItems":
+        return f"{where}: is empty, expected at least {error.validator_value}"
+    if error.validator == "type":
+        kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+        wanted = " or ".join(_KINDS.get(one, one) for one in kinds if one != "null")
+        return f"{where}: is {json.dumps(given)[:200]}, expected {wanted}{' or nothing' * ('null' in kinds)}"
     return f"{where}: {error.message[:400]}"
+
+
+_KINDS = {
+    "array": "a list", "boolean": "true or false", "integer": "a whole number", "number": "a number",
+    "object": "names with values", "string": "text",
+}  # fmt: skip
 
 
 def _force(params: Params) -> "Force | None":

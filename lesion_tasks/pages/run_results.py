@@ -99,6 +99,9 @@ def find_result(
             found.address or found.decisions or found.undecided or found.pages or returned or made
         )
         return found if left_something or dag_id not in DAGS or run_id is None else _missing(dag_id, run_id)
+    if task_id is not None and run.tasks and all(one.task_id != task_id for one in run.tasks):
+        words = f"There is no task {task_id[:250]} in this run of {dag_id}."
+        return RunResult(address=None, words=words, decisions=[], run=run, is_missing=True)
     task = None if task_id is None else run.find(task_id, map_index)
     if task_id is None:
         failed, words = run.failed if run.state == "failed" else [], _state_of_run(run, found)
