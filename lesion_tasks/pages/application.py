@@ -381,8 +381,6 @@ def _listed(request: Request, split: str | None, subset: str, reason: str, numbe
             count_listed(connection, split, **wanted),
             lambda n, first: list_listed(connection, split, **wanted, n=n, first=first),
         )
-    if split is not None and not shown.n_found and reason and reason not in REASONS:
-        raise UnusableInputError(f"reason {reason!r}: no image is left out for it")
     address = address_but([("subset", subset), ("reason", reason)], "number")
     return _page(
         request,
