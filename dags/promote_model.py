@@ -166,9 +166,9 @@ def force_of(params: dict[str, Any], dag_run: Any) -> "Force | None":
         "override_reason": Param(
             None,
             type=["null", "string"],
-            title="Reason",
+            title='Reason (required with "Despite the gates")',
             section="Despite the gates",
-            description="Wanted for every promotion despite the gates: why; kept with the decision.",
+            description="Required for every promotion despite the gates: why; kept with the decision.",
             maxLength=MAX_REASON,
         ),
     },

@@ -32,6 +32,7 @@ from lesion_airflow import (
     approval_param,
     count,
     note_lineage,
+    note_unmade,
     open_workspace,
     refuse_unusable,
     refusing_arguments,
@@ -40,7 +41,7 @@ from lesion_airflow import (
     stay_red,
 )
 from lesion_notices import tell
-from lesion_tasks.catalog import COHORTS, VARIANTS, Variant
+from lesion_tasks.catalog import COHORTS, RETRAIN_SHARE, VARIANTS, Variant
 from lesion_tasks.catalog.approvals import ASKS_NOBODY
 from lesion_tasks.catalog.cohorts import NONE_OF_THEM
 from lesion_tasks.catalog.recipe import MAX_TRIALS
@@ -67,6 +68,15 @@ POLICIES = {
 }
 
 
+def unchanged(names: list[str]) -> str:
+    """Why some variants are not trained, and what would train them."""
+    return (
+        f"Not trained: {', '.join(names)}. Less than {RETRAIN_SHARE:.0%} of the images of the split changed since the "
+        f'last training, and "Which of them" is "{POLICIES["changed"]}". "{POLICIES["always"]}" trains them if the '
+        'same training does not exist yet, "Train again" in any case'
+    )
+
+
 @dag(
     dag_display_name="3 Train and evaluate variants",
     schedule=AssetOrTimeSchedule(timetable=BY_TIME, assets=[SPLITS]),
@@ -90,7 +100,9 @@ POLICIES = {
             enum=list(POLICIES),
             values_display=POLICIES,
             title="Which of them",
-            description="Whether to skip a variant whose data has hardly changed since its last training.",
+            description="Whether to skip a variant whose data has hardly changed since its last training. Trainings "
+            "that are shorter, rehearsed, or have other values of some fields are others than that one, and are not "
+            "skipped.",
         ),
         "again": Param(
             False,
@@ -133,7 +145,7 @@ POLICIES = {
         "approval": approval_param(
             unasked="the gates decide",
             section="The promotion that follows",
-            description="Whether `promote_model`, which the new evaluations start, waits for an answer before anything "
+            description="Whether promote_model, which the new evaluations start, waits for an answer before anything "
             "is decided. Always and Never are about what this form trains alone: nothing is decided about other "
             "candidates. What people are asked about one of those ends all the same if it is no longer the best or the "
             "newest of its variant, or if the champion is another by then. As the setting says: about all that wait. "
@@ -181,26 +193,34 @@ def train_variants() -> None:
         from lesion_tasks.training.train import choose_variants
 
         refuse_unusable()
+        workspace = open_workspace()
+        how = {
+            "again": params["again"],
+            "n_trials": params["trials"],
+            "is_smoke_run": params["rehearsal"],
+            "changes": params["changes"],
+        }
         with refusing_arguments():
             refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
-            return choose_variants(
-                open_workspace(),
-                variants=params["variants"] or None,
-                policy=params["policy"],
-                again=params["again"],
-                n_trials=params["trials"],
-                is_smoke_run=params["rehearsal"],
-                changes=params["changes"],
-            )
+            named = choose_variants(workspace, variants=params["variants"] or None, policy="always", **how)
+            # A shortened training is another than the one since which data may have changed.
+            is_shortened = params["rehearsal"] or params["max_epochs"] is not None
+            if is_shortened or params["policy"] == "always":
+                return named
+            chosen = choose_variants(workspace, variants=named, policy=params["policy"], **how)
+        if left := [name for name in named if name not in chosen]:
+            note_unmade(unchanged(left))
+        return chosen
 
     @task(
         **TRAINS,
         execution_timeout=timedelta(hours=12),
         map_index_template="{{ task.op_kwargs['variant'] }}",
     )
-    def train(variant: str, params: dict[str, Any]) -> str:
+    def train(variant: str, params: dict[str, Any], dag_run: Any) -> str:
         """Train one variant on the newest manifest of its split."""
         from lesion_tasks.training.prepare import prepare_and_train
+        from lesion_tasks.training.run_record import find_finished
         from lesion_tasks.upkeep.lineage import of_training
 
         workspace = open_workspace()
@@ -214,6 +234,12 @@ def train_variants() -> None:
             changes=params["changes"],
         )
         note_lineage(of_training(workspace, training_id))
+        with workspace.engine.connect() as connection:
+            finished_at = find_finished(connection, training_id).finished_at
+        if finished_at is not None and finished_at < dag_run.start_date:
+            note_unmade(
+                f'{training_id} existed already: not trained again; "Train again" in the form repeats it'
+            )
         return training_id
 
     @task(

@@ -64,7 +64,7 @@ def day_of(params: dict[str, Any]) -> date | None:
             enum=list(RETRAININGS),
             values_display=RETRAININGS,
             title="Train again",
-            description="Whether to start `train_variants` with the champion's variant.",
+            description="Whether to start train_variants with the champion's variant.",
         ),
     },
     description="New images and the champion -> shifts, figures over time",

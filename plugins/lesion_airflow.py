@@ -153,6 +153,12 @@ def skip_unless(is_wanted: bool, reason: str) -> None:
         raise AirflowSkipException(reason)
 
 
+def note_unmade(reason: str) -> None:
+    """Leave on the page of the running task, and of its run, why it makes less than was asked for; it goes on."""
+    log.info("%s", reason)
+    get_current_context()["ti"].xcom_push(REASON, reason)
+
+
 @contextmanager
 def refusing_arguments(*, are_meant: bool = True) -> Iterator[None]:
     """End the running task for what its run was started with: it says what to do, and is not shown for long.

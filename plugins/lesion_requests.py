@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from lesion_tasks.catalog import Variant
     from lesion_tasks.promotion.overrides import Force
     from lesion_tasks.workspace import Workspace
 
@@ -61,7 +62,19 @@ def refusal_of_value(name: str, value: Any, schema: Params) -> str | None:
     if error.validator in ("minLength", "pattern") and isinstance(given, str):
         least = error.schema.get("minLength", 1)
         return f"{where}: is {given[:200]!r}, expected at least {least} character{'s' * (least > 1)} in words"
+    if error.validator == "minItems":
+        return f"{where}: is empty, expected at least {error.validator_value}"
+    if error.validator == "type":
+        kinds = [error.validator_value] if isinstance(error.validator_value, str) else error.validator_value
+        wanted = " or ".join(_KINDS.get(one, one) for one in kinds if one != "null")
+        return f"{where}: is {json.dumps(given)[:200]}, expected {wanted}{' or nothing' * ('null' in kinds)}"
     return f"{where}: {error.message[:400]}"
+
+
+_KINDS = {
+    "array": "a list", "boolean": "true or false", "integer": "a whole number", "number": "a number",
+    "object": "names with values", "string": "text",
+}  # fmt: skip
 
 
 def _force(params: Params) -> "Force | None":
@@ -73,6 +86,8 @@ def _force(params: Params) -> "Force | None":
 
 
 def _promotion(workspace: "Workspace", params: Params) -> None:
+    from lesion_tasks import UnusableInputError
+    from lesion_tasks.evaluation.candidacy import waiting_ids
     from lesion_tasks.promotion.overrides import find_overridable, override_in, tasks_to_decide
 
     force = _force(params)
@@ -81,6 +96,13 @@ def _promotion(workspace: "Workspace", params: Params) -> None:
         with workspace.engine.connect() as connection:
             for task in tasks:
                 find_overridable(connection, task, override.training_id)
+    elif force is not None:
+        with workspace.engine.connect() as connection:
+            if not any(waiting_ids(connection, task) for task in tasks):
+                raise UnusableInputError(
+                    f"a promotion despite the gates: no candidate of {', '.join(tasks)} waits for a decision; "
+                    "expected the name of a training that the gates refused"
+                )
 
 
 def _folds(params: Params) -> None:
@@ -90,17 +112,33 @@ def _folds(params: Params) -> None:
 
 
 def _rollback(workspace: "Workspace", params: Params) -> None:
+    from lesion_tasks import UnusableInputError
+    from lesion_tasks.evaluation.decisions import champion_of
     from lesion_tasks.promotion.promote import rollback_target
 
-    rollback_target(workspace, task=params["task"], training_id=params["training_id"])
+    target = rollback_target(workspace, task=params["task"], training_id=params["training_id"])
+    with workspace.engine.connect() as connection:
+        champion = champion_of(connection, params["task"])
+    if champion is not None and champion.training.training_id == target:
+        raise UnusableInputError(
+            f"rollback to {target!r}: it is champion of {params['task']!r} now, expected an earlier one"
+        )
 
 
 def _trainings(workspace: "Workspace", params: Params) -> None:
-    from lesion_tasks.catalog.lookup import cohorts_chosen, refuse_misspelt_cohorts
+    from lesion_tasks import UnusableInputError
+    from lesion_tasks.catalog.lookup import cohorts_chosen, find_cohort, find_variant
     from lesion_tasks.training.train import choose_variants
 
-    refuse_misspelt_cohorts(cohorts_chosen(params["cohorts"]) or ())
+    for name in cohorts_chosen(params["cohorts"]) or ():
+        find_cohort(name)
     if params["variants"]:
+        chosen = [find_variant(name) for name in params["variants"]]
+        if params["max_epochs"] is not None and all(_is_solved(one) for one in chosen):
+            raise UnusableInputError(
+                f"max_epochs is {params['max_epochs']}: {', '.join(one.name for one in chosen)} "
+                f"{'is' if len(chosen) == 1 else 'are'} solved in one step, expected none"
+            )
         choose_variants(
             workspace,
             variants=params["variants"],
@@ -109,6 +147,12 @@ def _trainings(workspace: "Workspace", params: Params) -> None:
             is_smoke_run=params["rehearsal"],
             changes=params["changes"],
         )
+
+
+def _is_solved(variant: "Variant") -> bool:
+    """Whether it is fitted in one step, so that it has no epochs."""
+    is_head_solved = variant.learning is not None and variant.learning.is_head_solved
+    return variant.architecture == "metadata_logistic" or (is_head_solved and variant.fine_tuning is None)
 
 
 def _correction(workspace: "Workspace", params: Params) -> None:

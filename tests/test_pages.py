@@ -28,6 +28,7 @@ from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation import candidacy
+from lesion_tasks.evaluation.candidacy import never_promotable
 from lesion_tasks.evaluation.publish import leaderboard_rows
 from lesion_tasks.ingest.runs import begin_ingestion
 from lesion_tasks.metrics.names import BINARY_FIGURES
@@ -211,6 +212,37 @@ def test_a_tab_says_how_far_a_run_is_and_why_it_made_nothing(settings: Settings)
     ):
         run = Run(dag_id="promote_model", run_id="r", state=state, tasks=tasks)
         assert words in client(runs=[run]).get("/result?dag=promote_model&run=r").text
+
+
+def test_a_tab_says_what_a_run_left_undone_though_it_succeeded(settings: Settings) -> None:
+    noted = [
+        TaskOfRun(task_id="choose", state="success", reason="Not trained: smoke"),
+        TaskOfRun(task_id="announce", state="skipped", reason="nothing was evaluated"),
+    ]
+    run = Run(dag_id="train_variants", run_id="r", state="success", tasks=noted)
+    for task in ("", "&task=choose"):
+        assert "Not trained: smoke." in client(runs=[run]).get(f"/result?dag=train_variants&run=r{task}").text
+
+
+@pytest.mark.parametrize("address", ["left-out/nosuch", "left-out/9", "members/nosuch"])
+def test_a_list_that_there_is_not_is_a_page_that_says_so(settings: Settings, address: str) -> None:
+    answer = client().get(f"/{address}")
+    assert answer.status_code == 404
+    assert address.partition("/")[2] in answer.text and "<main" in answer.text
+
+
+def test_a_task_that_a_run_does_not_have_and_pictures_that_there_are_not_are_not_shown(
+    settings: Settings,
+) -> None:
+    run = Run(dag_id="promote_model", run_id="r", state="success", tasks=[TaskOfRun(task_id="plan")])
+    answer = client(runs=[run]).get("/result?dag=promote_model&run=r&task=nosuch")
+    assert answer.status_code == 404 and "no task nosuch in this run" in answer.text
+    assert "Side by side" not in client().get("/suspects/malignancy?image=ISIC_1&image=ISIC_2").text
+
+
+def test_what_bars_a_training_for_good_is_named() -> None:
+    changed = {"is_promotable": False, "adjusted": ["is_promotable", "seed"], "seed": 2}
+    assert "Changed for this training alone: seed = 2." in (never_promotable(changed, None) or "")
 
 
 def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) -> None:
@@ -566,7 +598,7 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     better = "jsonb_set(document, '{subsets,test_natural,figures,auc,value}', '0.999')"
     execute(settings, f"UPDATE evaluation SET document = {better} WHERE training_id = '{second}'")
     board = pages.get(f"/leaderboard/{TASK}").text
-    assert "never promotable</span>" in board and "declared never promotable" in board
+    assert "barred for good</span>" in board and "barred for good" in board
     ranks = re.findall(r'<td class="rank">(.*?)</td>', board)
     assert ranks == ["1", NO_VALUE]
     assert board.index(f'value="{first}"') < board.index(f'value="{second}"')
@@ -612,7 +644,7 @@ def test_what_was_left_out_is_listed_one_by_one(settings: Settings, pages: Clien
     assert "1 to 50 of 55" in page
     assert pages.get(f"{link}&number=2").text.count("<code>ISIC_") == 5
     assert "Nothing was left out" in pages.get("/left-out/0?reason=none").text
-    assert pages.get("/left-out/9?reason=x").status_code == 422
+    assert pages.get("/left-out/9?reason=x").status_code == 404
     assert "51 to 55 of 55" in pages.get(f"{link}&number=9").text, "beyond the last page is the last one"
 
 

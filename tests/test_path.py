@@ -152,7 +152,7 @@ def test_a_recipe_that_leaks_on_purpose_is_never_promoted(settings: Settings) ->
         assert find_candidate(connection, workspace.bucket, training).imputation in LEAKING_IMPUTATIONS
     assert not promote_model(open_workspace(), task="malignancy", is_forced=True).is_promoted
     ((reason,),) = rows_of(settings, "SELECT reason FROM promotion")
-    assert "never promotable" in reason
+    assert "barred for good" in reason
 
 
 def test_a_missing_prediction_is_refused_by_name(settings: Settings) -> None:

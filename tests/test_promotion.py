@@ -785,8 +785,7 @@ def test_a_run_that_asks_nobody_says_why(settings: Settings) -> None:
     assert "no candidate may be promoted, so nobody was asked" in said.reason
     ((reason, figures),) = rows_of(settings, "SELECT reason, figures FROM promotion")
     assert reason.startswith(
-        "Nobody was asked, since it cannot become champion whatever its figures are: Its evaluation"
-        " failed 1 check. It does not."
+        "Nobody was asked, since no approval could promote it: Its evaluation failed 1 check. It does not."
     )
     assert outcome_of("refused", figures) == "barred"
     refuse(settings, training_id)

@@ -19,9 +19,7 @@ from lesion_tasks.metrics.counted import plural
 @lesion.command()
 @click.argument("training_id", required=False)
 @task_option
-@click.option(
-    "--pairs", "is_pairs", is_flag=True, help="Pairs that probably show one lesion, instead of labels."
-)
+@click.option("--pairs", "is_pairs", is_flag=True, help="Pairs that may show one lesion, instead of labels.")
 @click.option("--n", default=20, show_default=True, type=click.IntRange(min=1), help="How many.")
 def suspects(training_id: str | None, task: str, is_pairs: bool, n: int) -> None:
     """List labels that a training disagrees with, by its held-out predictions (default: the champion's)."""

@@ -48,16 +48,20 @@ def never_promotable(recipe: Mapping[str, Any], imputation: str | None) -> str |
         return _REPEATS_A_MISTAKE
     if recipe.get("is_promotable", True):
         return None
-    return _ANSWERS_A_QUESTION if "is_promotable" in (recipe.get("adjusted") or ()) else _REPEATS_A_MISTAKE
+    adjusted = recipe.get("adjusted") or ()
+    return _answers_a_question(recipe, adjusted) if "is_promotable" in adjusted else _REPEATS_A_MISTAKE
 
 
-_REPEATS_A_MISTAKE = (
-    "Its recipe or split deliberately repeats a published mistake and is declared never promotable."
-)
-_ANSWERS_A_QUESTION = (
-    "Fields of its variant were changed, or something was held out, for this training alone: it answers a question, "
-    "and is never promotable."
-)
+_REPEATS_A_MISTAKE = "Its recipe or split deliberately repeats a published mistake: it is barred for good."
+
+
+def _answers_a_question(recipe: Mapping[str, Any], adjusted: Sequence[str]) -> str:
+    names = [name for name in adjusted if name != "is_promotable"]
+    values = {name: recipe.get(name) for name in names}
+    # A part, such as `learning`, has more fields than were changed: the title has them.
+    said = [name if isinstance(value, dict | list) else f"{name} = {value}" for name, value in values.items()]
+    what = f"Changed for this training alone: {', '.join(said)}" if said else "Something was held out from it"
+    return f"{what}. It answers a question, and is barred for good."
 
 
 def waiting_ids(connection: Connection, task: str) -> list[str]:

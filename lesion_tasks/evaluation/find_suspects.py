@@ -58,7 +58,7 @@ class SuspectLabels:
 
 @dataclass(frozen=True, kw_only=True)
 class SuspectPair:
-    """Two images of different groups that probably show one lesion."""
+    """Two images of different groups that may show one lesion."""
 
     isic_id: str
     other_isic_id: str

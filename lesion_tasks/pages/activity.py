@@ -49,7 +49,7 @@ class TaskOfRun:
     pool: str = ""
     began_at: datetime | None = None
     ended_at: datetime | None = None
-    reason: str | None = None  # why it failed or was skipped, if it could say so
+    reason: str | None = None  # why it failed, was skipped or made less than asked for, if it said so
     answered_by: str | None = None  # of a question: who answered it
 
     @property

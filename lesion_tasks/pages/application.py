@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection
 from dataclasses import replace
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Depends, FastAPI, Path, Query, Request, Response
+from fastapi import APIRouter, Depends, FastAPI, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from sqlalchemy import Connection
 
@@ -26,9 +26,10 @@ from lesion_tasks.catalog.approvals import (
     OVERRIDABLE,
 )
 from lesion_tasks.catalog.gates import leading_measure
-from lesion_tasks.catalog.lookup import find_task
+from lesion_tasks.catalog.lookup import find_split, find_task
 from lesion_tasks.curation.reason_counts import KINDS, count_left_out, list_left_out
 from lesion_tasks.curation.synthetic_images import are_all_synthetic
+from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
 from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, list_manifests, read_leaderboard_rows
 from lesion_tasks.ingest.changes import KINDS as CHANGE_KINDS
 from lesion_tasks.pages.activity import KEPT_DAYS, WITHOUT_WORDS, Runs, read_activity
@@ -340,12 +341,14 @@ def show_changes(request: Request, since: str = "", kind: str = "", number: Page
 @router.get("/left-out/{place}")
 def show_left_out(
     request: Request,
-    place: Annotated[int, Path(ge=0, lt=len(KINDS))],
+    place: str,
     reason: str = "",
     number: PageNumber = 1,
 ) -> Response:
     """Everything that was left out for one reason before any split."""
-    kind, reason = KINDS[place], reason[:100]
+    if place not in (places := [str(one) for one in range(len(KINDS))]):
+        raise UnusableInputError(f"list {place[:100]!r}: expected one of {', '.join(places)}")
+    kind, reason = KINDS[int(place)], reason[:100]
     with _workspace(request).engine.connect() as connection:
         shown = show(
             number,
@@ -367,7 +370,8 @@ def show_members(
     request: Request, split: str, reason: str = "", subset: str = "", number: PageNumber = 1
 ) -> Response:
     """The images of a split: all of them, those of a subset, or those that were left out for a reason."""
-    return _listed(request, split[:200], subset[:100], reason[:100], number)
+    find_split(split)
+    return _listed(request, split, subset[:100], reason[:100], number)
 
 
 def _listed(request: Request, split: str | None, subset: str, reason: str, number: int) -> Response:
@@ -424,13 +428,17 @@ def show_suspects(
     with workspace.engine.connect() as connection:
         questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)
     state = read_suspects(workspace, task, numbers, questions)
-    images = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
+    with workspace.engine.connect() as connection:
+        named = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
+        there = find_pictures(connection, named)
+    images = [name for name in named if name in there]
     asked = [*(("image", name) for name in images), *numbers.items()]
     return _page(
         request,
         "suspects.html.j2",
         "suspects",
         state=state,
+        least_detail=MIN_DETAIL,
         startable=request.state.startable,
         images=images,
         address={name: address_but(asked, name) for name in numbers},

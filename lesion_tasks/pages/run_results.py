@@ -100,6 +100,9 @@ def find_result(
             found.address or found.decisions or found.undecided or found.pages or returned or made
         )
         return found if left_something or dag_id not in DAGS or run_id is None else _missing(dag_id, run_id)
+    if task_id is not None and run.tasks and all(one.task_id != task_id for one in run.tasks):
+        words = f"There is no task {task_id[:250]} in this run of {dag_id}."
+        return RunResult(address=None, words=words, decisions=[], run=run, is_missing=True)
     task = None if task_id is None else run.find(task_id, map_index)
     if task_id is None:
         failed, words = run.failed if run.state == "failed" else [], _state_of_run(run, found)
@@ -125,13 +128,21 @@ def _state_of_run(run: Run, found: RunResult) -> str:
     if run.state == "running":
         return f"{_at_work_in(run)}{' So far:' if found.decisions or found.undecided else ''}"
     if not found.is_empty:
-        return found.words
+        unmade = _unmade(run)
+        return " ".join([*unmade, "What this run made or found:" if unmade and found.pages else found.words])
     if run.state == "queued":
         return "This run waits to begin."
     if not found.is_awaited:
         return found.words
     skipped = dict.fromkeys(task.reason for task in run.tasks if task.state == "skipped" and task.reason)
-    return f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
+    said = f"This run succeeded, and made nothing new{': ' if skipped else ''}{'; '.join(skipped)}."
+    return " ".join([said, *_unmade(run)])
+
+
+def _unmade(run: Run) -> list[str]:
+    """Why tasks that succeeded made less than was asked for, each once."""
+    noted = dict.fromkeys(task.reason for task in run.tasks if task.state == "success" and task.reason)
+    return [sentences(reason) for reason in noted]
 
 
 def _at_work_in(run: Run) -> str:
@@ -166,6 +177,8 @@ def _state_of_task(task: TaskOfRun, found: RunResult) -> str:
         "scheduled": "This task waits for its turn.",
         "queued": "This task waits for its turn.",
     }
+    if task.state == "success" and task.reason:
+        return sentences(task.reason)
     return told.get(task.state or "", found.words)
 
 

@@ -1,4 +1,4 @@
-"""Labels that the champion disagrees with, pairs that probably show one lesion, and what people decided about such."""
+"""Labels that the champion disagrees with, pairs that may show one lesion, and what people decided about such."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -60,8 +60,7 @@ def read_force(
     if not is_forced:
         if name or words:
             raise UnusableInputError(
-                "a training (--training) or a reason (--reason) is named: expected them only with "
-                '"Despite the gates" (--despite-gates)'
+                'a refused training or a reason is named: expected only with "Despite the gates"'
             )
         return None
     if not name:

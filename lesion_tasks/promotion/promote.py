@@ -424,7 +424,7 @@ def _refuse_others(
             )
 
 
-_UNASKED = "Nobody was asked, since it cannot become champion whatever its figures are"
+_UNASKED = "Nobody was asked, since no approval could promote it"
 
 
 def _nothing_to_promote(
@@ -473,9 +473,10 @@ def rollback_target(workspace: Workspace, *, task: str, training_id: str | None 
                 "training to restore"
             )
         if not was_champion(connection, task, target):
+            find_finished(connection, target)
+            known = f"expected one of {', '.join(earlier)}" if earlier else "and no other training was"
             raise UnusableInputError(
-                f"rollback to {target!r}: it was never champion of {task!r} before the current one, "
-                f"expected one of {', '.join(earlier) or '(none)'}"
+                f"rollback to {target!r}: it was never champion of {task!r} before the current one, {known}"
             )
     return target
 

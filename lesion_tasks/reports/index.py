@@ -26,7 +26,7 @@ STATES = OUTCOMES | {
     "candidate": ("candidate", "quiet", "It waits for a decision."),
     "undecided": ("undecided", "quiet", "It ceased to be a candidate before anything was decided about it."),
     "never_promotable": (
-        "never promotable",
+        "barred for good",
         "bad",
         "Its recipe, its split or changed fields rule it out for good.",
     ),
