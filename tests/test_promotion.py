@@ -423,7 +423,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
 def test_what_is_done_despite_the_gates_has_a_reason() -> None:
     assert read_force("", " ", is_forced=False, asked_by="Ada") is None
     for given in (("x", "why"), ("", "why"), ("x", "")):
-        with pytest.raises(UnusableInputError, match=r"--training.*--reason.*--despite-gates"):
+        with pytest.raises(UnusableInputError, match="refused training or a reason.*Despite the gates"):
             read_force(*given, is_forced=False, asked_by="Ada")
     for name, what in (("x", "overriding the refusal of 'x'"), ("", "a promotion despite the gates")):
         with pytest.raises(UnusableInputError, match=f"{what}: the reason is empty"):
@@ -1131,7 +1131,7 @@ def test_neither_a_trial_run_nor_a_shortened_training_hides_the_variants_own(set
     with workspace.engine.connect() as connection:
         found = {one.training_id: one for one in find_candidates(connection, workspace.bucket, TASK)}
     assert set(found) == {own, shortened, trial}
-    assert "changed, or something was held out, for this training alone" in (found[trial].obstacle or "")
+    assert "Changed for this training alone: max_epochs = 1" in (found[trial].obstacle or "")
     said = promote(is_forced=True)
     assert said.action == "promoted"
     assert said.training_id in {own, shortened}
