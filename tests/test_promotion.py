@@ -423,7 +423,7 @@ def test_a_refusal_by_the_gates_can_be_overridden_by_name_and_with_a_reason(
 def test_what_is_done_despite_the_gates_has_a_reason() -> None:
     assert read_force("", " ", is_forced=False, asked_by="Ada") is None
     for given in (("x", "why"), ("", "why"), ("x", "")):
-        with pytest.raises(UnusableInputError, match="refused training or a reason.*Despite the gates"):
+        with pytest.raises(UnusableInputError, match=r"refused training or a reason.*Despite the gates"):
             read_force(*given, is_forced=False, asked_by="Ada")
     for name, what in (("x", "overriding the refusal of 'x'"), ("", "a promotion despite the gates")):
         with pytest.raises(UnusableInputError, match=f"{what}: the reason is empty"):
