@@ -201,7 +201,7 @@ def test_a_new_candidate_is_compared_with_the_champion_on_the_same_images(settin
     assert json.loads(open_bucket(settings).get("champion.json"))["malignancy"]["reason"] == "too eager"
     with pytest.raises(UnusableInputError, match="reason is empty"):
         rollback_champion(open_workspace(), reason=" ")
-    with pytest.raises(UnusableInputError, match="never champion"):
+    with pytest.raises(UnusableInputError, match="no such training"):
         rollback_champion(open_workspace(), training_id="smoke-none", reason="x")
 
 
