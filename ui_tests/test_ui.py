@@ -522,7 +522,7 @@ def test_candidates_of_two_tasks_are_decided_in_one_run_asked_and_not_asked(
     run_id = promote_by_form(page, api, "Never", is_forced=True, training=refused, override_reason=OVERRIDE)
     assert decided(run_id) == {"malignancy: promoted"}
     until(page, lambda: champion(page) == refused)
-    assert f"as admin asked: {OVERRIDE}" in decisions(page)
+    assert f"as admin asked: “{OVERRIDE}”" in decisions(page)
     shoot(page, "overridden")
 
 
