@@ -122,7 +122,7 @@ def test_a_variant_whose_split_was_never_built_gets_it_before_its_training(
     small: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level("INFO")
-    name = declare("metadata_mlp", split="malignancy_balanced_5000", side_px=16)
+    name = declare("smoke", split="malignancy_balanced_5000", side_px=16)
     with pytest.raises(UnusableInputError, match="has no manifest yet"):
         train_variant(open_workspace(), name)
     asked = "SELECT split, digest, built_at FROM manifest ORDER BY split"
