@@ -45,11 +45,10 @@ class Answers:
 
 
 def _answered(scope: Any) -> dict[str, Any] | None:
+    from lesion_requests import matched
     from lesion_tasks.catalog.approvals import ASKING
 
-    if scope["type"] != "http" or scope["method"] != "PATCH":
-        return None
-    found = _ANSWERS.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
+    found = matched(scope, "PATCH", _ANSWERS)
     if found is None or found["dag_id"] not in ASKING:
         return None
     return {"dag_id": found["dag_id"], "run_id": found["run_id"], "map_index": int(found["map_index"])}

@@ -22,6 +22,7 @@ _STARTS = re.compile(r"/api/v2/dags/([^/]+)/dagRuns/?")
 
 Params = Mapping[str, Any]
 MISSING = object()  # the default of a field without one
+RENAMED = {"smoke_run": "rehearsal"}  # fields of an earlier release
 
 
 def refusal_of_names(conf: Params, known: Params) -> str | None:
@@ -35,9 +36,6 @@ def refusal_of_names(conf: Params, known: Params) -> str | None:
             meant = did_you_mean(name, known) or f"; expected some of {', '.join(known) or 'none'}"
             return f"argument {name!r}: there is none of this name{meant}"
     return None
-
-
-RENAMED = {"smoke_run": "rehearsal"}  # fields of an earlier release
 
 
 def refusal_of_value(name: str, value: Any, schema: Params) -> str | None:
@@ -238,13 +236,17 @@ class Door:
         await self.app(scope, again, send)
 
 
+def matched(scope: Any, method: str, place: re.Pattern[str]) -> re.Match[str] | None:
+    """The place that a request is for, if it is one of HTTP with this method for such a place."""
+    if scope["type"] != "http" or scope["method"] != method:
+        return None
+    return place.fullmatch(scope["path"].removeprefix(scope.get("root_path", "")))
+
+
 def _dag_to_start(scope: Any) -> str | None:
     from lesion_tasks.pages.run_results import DAGS
 
-    if scope["type"] != "http" or scope["method"] != "POST":
-        return None
-    path = scope["path"].removeprefix(scope.get("root_path", ""))
-    found = _STARTS.fullmatch(path)
+    found = matched(scope, "POST", _STARTS)
     return found[1] if found is not None and found[1] in DAGS else None
 
 
