@@ -6,6 +6,7 @@
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 from lesion_tasks.archive.printable import without_controls
@@ -23,6 +24,7 @@ SITE_BY_GENERAL_SITE = {
     "lateral torso": "Trunk",
     "oral/genital": "Anogenital region",
 }
+N_REMEMBERED = 4_096  # texts and how each was read: but for ids, few differ
 AGE_LIMIT_YEARS = 120
 SIZE_LIMIT_MM = 1_000
 # The lowest and the highest value that can be meant. The archive stores sizes with two decimals: 0.00 is a missing
@@ -82,34 +84,40 @@ def curate_record(
         return rejected("no_file", "no picture has been fetched, expected one")
     if file["reason"] is not None:
         return rejected("file_refused", f"{file['reason']}: {file['detail']}")
+    groups = _groups(document)
     return CuratedImage(
         isic_id=isic_id,
         record_version=version,
         rendition=file["rendition"],
         sha256=file["sha256"],
-        diagnosis=diagnosis_path(_group(document, "clinical")),
-        **{column: _value(document, fields) for column, fields in FIELDS.items()},
+        diagnosis=diagnosis_path(groups["clinical"]),
+        **{column: _value(groups, fields) for column, fields in FIELDS.items()},
     )
 
 
 def unread_values(document: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield (field, value as found) for each value of a record that `curate_record` takes as missing."""
+    groups = _groups(document)
     for fields in (*FIELDS.values(), *DIAGNOSIS_FIELDS):
-        if _value(document, fields) is None:
-            for field in fields:
-                found = _group(document, field.group).get(field.name)
-                if found is not None and found != "":
-                    yield field.name, str(found)
+        said = [(field.name, groups[field.group].get(field.name)) for field in fields]
+        said = [(name, found) for name, found in said if found is not None and found != ""]
+        if said and _value(groups, fields) is None:
+            yield from ((name, str(found)) for name, found in said)
 
 
-def _value(document: Mapping[str, Any], fields: Sequence["Field"]) -> Any:
+def _value(groups: Mapping[str | None, Mapping[str, Any]], fields: Sequence["Field"]) -> Any:
     """The first value that can be read of several fields that say the same."""
-    values = (field.read(_group(document, field.group).get(field.name)) for field in fields)
-    return next((value for value in values if value is not None), None)
+    for field in fields:
+        found = groups[field.group].get(field.name)
+        if found is not None and (value := field.read(found)) is not None:
+            return value
+    return None
 
 
-def _group(document: Mapping[str, Any], name: str | None) -> Mapping[str, Any]:
-    return document if name is None else (document.get("metadata") or {}).get(name) or {}
+def _groups(document: Mapping[str, Any]) -> dict[str | None, Mapping[str, Any]]:
+    """What a record says, by group of its metadata; None: beside them."""
+    metadata = document.get("metadata") or {}
+    return {None: document} | {name: metadata.get(name) or {} for name in ("clinical", "acquisition")}
 
 
 def diagnosis_path(clinical: Mapping[str, Any]) -> tuple[str, ...]:
@@ -129,14 +137,22 @@ def identity(value: Any) -> str | None:
 
 
 def _word(value: Any) -> str | None:
+    return _meant(value) if isinstance(value, str) else None
+
+
+@lru_cache(N_REMEMBERED)
+def _meant(value: str) -> str | None:
     text = _text(value)
     return None if text is None or is_no_value(text) else text
 
 
 def _text(value: Any) -> str | None:
     """One line without control characters: records stored before these were removed may hold some."""
-    if not isinstance(value, str):
-        return None
+    return _one_line(value) if isinstance(value, str) else None
+
+
+@lru_cache(N_REMEMBERED)
+def _one_line(value: str) -> str | None:
     if not value.isprintable():
         value = without_controls(value)
     return " ".join(value.split()) or None
