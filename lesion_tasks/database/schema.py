@@ -233,7 +233,7 @@ class StoredFile(Base):
 
     __tablename__ = "stored_file"
     written_by = (
-        "ingest.check_files",
+        "ingest.find_replaced_files",
         "ingest.download",
         "ingest.snapshot_handover",
         "upkeep.verify_bucket",
