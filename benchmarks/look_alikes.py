@@ -22,12 +22,12 @@ import numpy as np
 from archive_server.sources import SyntheticSource, source_from_text
 from benchmarks.picture_pairs import (
     alike_by_hash,
-    are_copies,
     details_of,
     lesion_by_id,
     read_known,
     sharing_landmarks,
 )
+from lesion_tasks.curation.copies import are_copies
 from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
 
 BOUNDS = (0.3, MIN_DETAIL, 0.5, 0.6)

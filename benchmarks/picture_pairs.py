@@ -14,7 +14,6 @@ from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.curation.landmarks import landmarks_of, read_grey
 from lesion_tasks.curation.picture_similarity import (
     MAX_BITS,
-    MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
     detail_correlation,
     near_pairs,
@@ -23,7 +22,6 @@ from lesion_tasks.curation.picture_similarity import (
 )
 from lesion_tasks.curation.registration import (
     MIN_AGREEING_PLACES,
-    MIN_REGISTERED_CORRELATION,
     n_agreeing_places,
     registered_correlation,
 )
@@ -81,7 +79,3 @@ def details_of(one: Known, other: Known) -> tuple[float, float]:
         detail_correlation(one.detail, other.detail),
         registered_correlation(one.grey, other.grey, one.marks, other.marks),
     )
-
-
-def are_copies(detail: float, registered: float) -> bool:
-    return detail >= MIN_DETAIL_CORRELATION or registered >= MIN_REGISTERED_CORRELATION

@@ -325,7 +325,7 @@ def first_champions(n_repeats: int, *, n_images: int, auc: float, seed: int = SE
     n_clear: Counter[str] = Counter(point=0, lower_limit=0)
     for candidate, _ in pairs(n_repeats, gain=0.0, n_images=n_images, auc=auc, shared=0.7, seed=seed):
         figures = binary_figures(candidate, threshold=None, resampling=resampling, prevalences=())
-        document = {name: figure.as_dict() for name, figure in figures.items()}
+        document = {name: figure.published().model_dump() for name, figure in figures.items()}
         n_clear["lower_limit"] += not objections(document, None, gates)
         n_clear["point"] += all(document[gate.measure]["value"] >= gate.floor for gate in gates)
     return {name: count / n_repeats for name, count in n_clear.items()}
@@ -385,8 +385,10 @@ def promoted(
         values = ranking_values(candidate.is_positive, candidate.scores)
         differences = compare(candidate, champion, resampling=resampling)
         comparison = {
-            "differences": {name: difference.as_dict() for name, difference in differences.items()},
-            "slices": [one.as_dict() for one in compare_slices(candidate, champion)],
+            "differences": {
+                name: difference.published().model_dump() for name, difference in differences.items()
+            },
+            "slices": [one.published().model_dump() for one in compare_slices(candidate, champion)],
         }
         figures = {name: {"value": value} for name, value in values.items()}
         n_promoted["measured"] += not objections(figures, comparison, gates)

@@ -35,7 +35,7 @@ from lesion_tasks.evaluation.decisions import named_in_decisions
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import usable_rows
-from lesion_tasks.evaluation.publish import leaderboard_rows
+from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.metrics.case_mix import reweight
 from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
@@ -492,7 +492,7 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     with engine_for(small.database_url or "").connect() as connection:
         training = find_finished(connection, training_id)
         told = compare_on_cohorts(connection, open_bucket(small), training, training)
-    assert "rows were changed after they were stored" in told[0]["reason"]
+    assert "rows were changed after they were stored" in told[0].reason
     assert missing() == []
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(text('UPDATE evaluation SET document = document || \'{"verdict": "Fine."}\''))
@@ -562,7 +562,7 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
     COHORTS.clear()
     with workspace.engine.connect() as connection:
         assert cohort.digest in named_in_decisions(connection)[1]
-    assert leaderboard_rows(workspace)[0]["training_id"] == trained[1]
+    assert leaderboard_lines(workspace)[0].training_id == trained[1]
 
 
 def figure(value: float | None, low: float | None, **found: str) -> dict[str, Any]:

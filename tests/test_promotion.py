@@ -25,7 +25,8 @@ from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.open_questions import Asked, request_of
-from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
+from lesion_tasks.evaluation.publish import leaderboard_lines
+from lesion_tasks.evaluation.write_champion_json import champion_key
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.candidates import find_candidates
@@ -932,13 +933,12 @@ def test_the_leaderboard_holds_tasks_of_different_leading_measures(settings: Set
     )
     candidate("metadata_mlp")
 
-    rows = leaderboard_rows(open_workspace())
+    rows = leaderboard_lines(open_workspace())
 
-    assert {(row["task"], row["measure"]) for row in rows} == {
+    assert {(row.task, row.measure) for row in rows} == {
         ("malignancy", "auc"),
         ("five_classes", "macro_auc"),
     }
-    assert len({tuple(row) for row in rows}) == 1, "every row has the same columns"
 
 
 def decision(

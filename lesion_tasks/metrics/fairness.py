@@ -15,7 +15,7 @@ from lesion_tasks.metrics.auc import LEVEL
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, figure_of, stated_auc
 from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
-from lesion_tasks.metrics.document_schema import Figures, PublishedFigure
+from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.metrics.fairness_document import (
     AttributeFairness,
     Fairness,
@@ -138,10 +138,7 @@ def _why_not(part: Scored) -> str | None:
 
 def _part(part: Scored, value: str, reason: str | None, found: Mapping[str, _Estimate]) -> FairnessPart:
     build = figure_of(part)
-    figures: Figures = {
-        name: PublishedFigure.model_validate(build(one.value, one.interval).as_dict())
-        for name, one in found.items()
-    }
+    figures: Figures = {name: build(one.value, one.interval).published() for name, one in found.items()}
     return FairnessPart(
         value=value,
         n_images=part.n_images,

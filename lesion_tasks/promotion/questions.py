@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.candidacy import (
 )
 from lesion_tasks.evaluation.decisions import (
     DECIDING,
+    DecisionFigures,
     decisions_about,
     find_request,
     record_answer,
@@ -262,7 +263,7 @@ def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: s
         question = find_question(connection, task, training_id)
         if answer == "rejected" and why is None:
             found = asked.findings_sha256 or findings_of(connection, [training_id]).get(training_id)
-            figures = {"findings_sha256": found}
+            figures = DecisionFigures(findings_sha256=found)
             record_answer(connection, task, "rejected", reason=did, figures=figures, **about)
         elif answer == "rejected" or past:
             came = f"It came after the question had ended{f': {why}' if why else ''}."

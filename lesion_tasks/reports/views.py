@@ -9,6 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lesion_tasks.metrics.comparison_document import (
+    Comparison,
+    PublishedDifference,
+    PublishedSliceDifference,
+)
 from lesion_tasks.metrics.document_schema import (
     Published,
     PublishedFigure,
@@ -18,10 +23,7 @@ from lesion_tasks.metrics.document_schema import (
 )
 from lesion_tasks.reports.bundle import (
     Bundle,
-    Comparison,
-    PublishedDifference,
     PublishedGate,
-    PublishedSliceDifference,
     Standing,
 )
 from lesion_tasks.reports.plot import share_scale, whisker
