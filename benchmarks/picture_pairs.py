@@ -13,7 +13,6 @@ import numpy as np
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.curation.landmarks import landmarks_of, read_grey
 from lesion_tasks.curation.picture_similarity import (
-    MAX_BITS,
     MIN_PRINT_CORRELATION,
     detail_correlation,
     near_pairs,
@@ -60,7 +59,7 @@ def lesion_by_id(folder: Path) -> dict[str, str]:
 def alike_by_hash(known: Sequence[Known]) -> list[tuple[int, int]]:
     """Pairs whose hashes are near and whose thumbprints agree."""
     prints = np.array([one.thumbprint for one in known])
-    near = near_pairs(np.array([one.perceptual_hash for one in known], dtype=np.int64), MAX_BITS)
+    near = near_pairs(np.array([one.perceptual_hash for one in known], dtype=np.int64))
     alike = print_correlation(prints[near[:, 0]], prints[near[:, 1]]) >= MIN_PRINT_CORRELATION
     return [(i, j) for i, j in near[alike].tolist()]
 

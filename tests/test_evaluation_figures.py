@@ -189,8 +189,8 @@ def test_figures_that_share_their_draws_are_those_that_are_drawn_one_by_one():
 
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once():
-    together = np.concatenate(list(FEW.weights(70)), axis=1)
-    apart = np.concatenate(list(FEW.weights(70, n_rows=10**6)), axis=1)
+    together = np.concatenate(list(FEW.counts(70)), axis=1)
+    apart = np.concatenate(list(FEW.counts(70, n_rows=10**6)), axis=1)
     assert np.array_equal(together, apart)
     assert (together.sum(axis=0) == 70).all()
 
