@@ -32,7 +32,7 @@ from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.decisions import named_in_decisions
-from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
@@ -544,6 +544,7 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
     for name, fields in (("by_age", ("age_years",)), ("by_age_and_size", ("age_years", "size_mm"))):
         VARIANTS[name] = replace(VARIANTS["metadata_logistic"], name=name, metadata=fields)
         trained.append(train_variant(workspace, name))
+        assert choose_trainings(workspace) == [trained[-1]]
         evaluate_training(workspace, trained[-1])
         decision = promote_model(workspace, task="malignancy", is_forced=len(trained) == 1)
     assert (decision.action, decision.training_id) == ("refused", trained[1])
@@ -555,6 +556,10 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
     )
     assert compared["differences"]["auc"]["value"] > 0
     assert compared["cohorts"][0]["difference"]["value"] < -0.05
+    # Where nobody names trainings: those without an evaluation, or without a word about one of the cohorts, once each.
+    COHORTS["as_well"] = replace(COHORTS["elsewhere"], name="as_well")
+    assert [choose_trainings(workspace, names) for names in (None, ["elsewhere"])] == [[], []]
+    assert choose_trainings(workspace, ["elsewhere", "as_well", "as_well"]) == trained
     # Which cohorts had a say stands with each decision, also when the catalogue has them no more.
     cohort = rows_of(settings, "SELECT digest, n_images FROM manifest WHERE cohort = 'elsewhere'")[0]
     heard = rows_of(settings, "SELECT figures -> 'cohorts' FROM promotion ORDER BY sequence")

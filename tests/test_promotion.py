@@ -18,6 +18,7 @@ from test_path import prepare
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, Cohort
+from lesion_tasks.catalog.approvals import ApprovalRules
 from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
@@ -1045,6 +1046,15 @@ def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings
         workspace.settings.approval_rules.require_approver("promote despite the gates", person="bob")
     workspace.settings.approval_rules.require_approver("promote despite the gates", person="ann")
     settings.approval_rules.require_approver("promote despite the gates", person="bob")
+
+
+def test_only_approvers_correct_the_data_unasked_where_people_are_asked() -> None:
+    asking = ApprovalRules(is_set=True, approvers=("ann",))
+    with pytest.raises(UnusableInputError, match="bob may not correct the data unasked, expected one of ann"):
+        asking.require_corrector(person="bob")
+    asking.require_corrector(person="ann")
+    for rules in (replace(asking, is_set=False), replace(asking, approvers=())):
+        rules.require_corrector(person="bob")
 
 
 def test_patients_merged_after_the_evaluation_are_a_leak_when_it_is_repeated(settings: Settings) -> None:

@@ -20,9 +20,6 @@ class Interval:
     high: float
     method: str
 
-    def contains(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
     def published(self) -> PublishedInterval:
         return PublishedInterval(method=self.method, low=self.low, high=self.high)
 
