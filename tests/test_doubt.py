@@ -210,7 +210,7 @@ def test_where_all_pictures_look_alike_to_the_model_none_is_called_strange() -> 
 def test_where_the_model_sees_something_that_is_no_number_no_picture_is_called_strange(unfit: float) -> None:
     features = [np.random.default_rng(0).normal(size=(60, 4)), np.random.default_rng(1).normal(size=(60, 3))]
     features[1][7, 2] = unfit
-    with pytest.raises(NoNoveltyError, match="sees of 1 of 60 pictures of val is no finite number"):
+    with pytest.raises(NoNoveltyError, match="sees of 1 of 60 pictures of val is not a finite number"):
         fit_novelty(features, np.arange(60).astype(str))
 
 

@@ -107,7 +107,7 @@ def test_what_a_record_fills_in_is_read_stored_and_in_every_manifest() -> None:
     of_record, beside = {*FIELDS}, {"isic_id", "record_version", "rendition", "sha256", "diagnosis"}
     assert {field.name for field in fields(CuratedImage)} == of_record | beside
     assert of_record | beside <= {column.name for column in Image.__table__.columns}
-    # An edited picture is left out of every task, so that the rows of a manifest would all say the same.
+    # It only decides whether an image belongs to a task, before there is a manifest.
     assert of_record - {*COLUMNS} == {"image_manipulation"}
 
 

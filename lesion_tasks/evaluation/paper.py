@@ -55,7 +55,7 @@ _OF_ONE_TRAINING = ("title", "adjusted", "is_promotable", "seed", "is_pretrained
 _NO_CHANGE = frozenset({"name", "title", "adjusted", "is_promotable", "reproduces", "search", "search_id"})
 # Fields whose change brings other weights with it.
 _OF_WEIGHTS = ("backbone", "is_pretrained")
-# Of a stand-in: its backbone is said first, and a seed is no difference.
+# Of a stand-in: its backbone is said first, and a seed is not a difference.
 _NO_DIFFERENCE = _NO_CHANGE | {"backbone", "seed"}
 
 
@@ -341,7 +341,7 @@ def read_changes(workspace: Workspace, base: str) -> Changes:
 
     All of them on the base's manifest and without folds; another variant counts where one field is all that differs.
     What ran with other code or software, or cannot be read, is named and left out. Raises `UnusableInputError` if the
-    base is no finished training or its task is gone.
+    base is not a finished training or its task is gone.
     """
     with workspace.engine.connect() as connection:
         training = find_finished(connection, base)

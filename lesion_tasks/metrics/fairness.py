@@ -50,7 +50,7 @@ def measure_fairness(scored: Scored, threshold: float | None, *, sample: str) ->
     """Discrimination, calibration and error rates of each part, and the largest gap of each measure between two parts.
 
     `threshold`: the stored one; None: one half. A part that is too small for a slice is listed and not measured; images
-    without a value are no part. The interval of a gap combines those of its two parts (Zou & Donner 2008,
+    without a value are not part of it. The interval of a gap combines those of its two parts (Zou & Donner 2008,
     doi:10.1002/sim.3095), with the correlation that groups in both parts bring. Its level is Bonferroni's for the pairs
     of parts, since the largest of many is looked at. It is not corrected for the number of measures and attributes,
     which is told.

@@ -63,7 +63,7 @@ def measure_newer(
         which = "each class" if task.positive is not None else "two classes"
         reason = f"no {MIN_GROUPS_OF_RATES} groups of {which} have arrived with a label"
         return NewerFigures(points=points, falls=[], reason=reason)
-    # One side of each interval counts: a figure that rises is no alarm.
+    # One side of each interval counts: a figure that rises is not an alarm.
     level = 1 - 2 * WATCH_BOUNDS.error_rate / N_FALLS
     resampling = replace(Resampling(), level=level)
     # A class of few groups would leave all of them without an interval, and move the mean over classes by chance.

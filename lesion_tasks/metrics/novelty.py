@@ -77,7 +77,7 @@ def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray) -> Novelty:
     require_enough(groups)
     if n_unfit := int(np.any([~np.isfinite(some).all(axis=1) for some in features], axis=0).sum()):
         raise NoNoveltyError(
-            f"what the model sees of {n_unfit:,} of {len(groups):,} pictures of val is no finite number"
+            f"what the model sees of {n_unfit:,} of {len(groups):,} pictures of val is not a finite number"
         )
     names, number = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(_SEED).permutation(len(names)) % N_FOLDS)[number]
@@ -107,7 +107,7 @@ class _Spread:
     def __init__(self, features: np.ndarray) -> None:
         values = features.astype(np.float64)
         self.mean, spread = values.mean(axis=0), values.std(axis=0)
-        # A channel that is silent on val says something when it speaks, but is no measure of its own.
+        # A channel that is silent on val says something when it speaks, but is not a measure of its own.
         loudest = float(spread.max(initial=0.0)) or 1.0
         self.scale = np.where(spread > 1e-6 * loudest, spread, loudest)
         covariance = ledoit_wolf_of((values - self.mean) / self.scale)

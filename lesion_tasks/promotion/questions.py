@@ -240,7 +240,7 @@ def looks_superseded(workspace: Workspace, asked: Asked) -> bool:
 def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: str, reason: str) -> None:
     """Keep an answer at once: its run decides only when all of its questions have one, which may take days.
 
-    A rejection holds from now on, whatever is decided meanwhile; of what is no candidate any more it is kept. An
+    A rejection holds from now on, whatever is decided meanwhile; also about what is no longer a candidate. An
     approval is for its run to carry out; if that has a decision already, the answer is written beside it, so that it is
     not lost. An answer is noted once, however often it is found.
     """
