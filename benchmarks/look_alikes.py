@@ -3,8 +3,8 @@
     python benchmarks/look_alikes.py FOLDER|synthetic:N [--pictures 1262] [--same 200]
 
 FOLDER holds `metadata.csv` with `isic_id` and `lesion_id`, and `images/`. Pairs are proposed as curation proposes them,
-and are not copies by its rules. For each bound on the agreement of their detail: how many pairs of two lesions reach it,
-and how many of some pairs of one lesion. The last line is a JSON object.
+and are not copies by its rules. For each bound on the agreement of their detail: how many pairs of two lesions reach
+it, and how many of some pairs of one lesion. The last line is a JSON object.
 """
 
 from __future__ import annotations

@@ -360,8 +360,8 @@ def depends_on_seed(recipe: Mapping[str, Any]) -> bool:
 
 def is_begun_in_one_step(recipe: Mapping[str, Any]) -> bool:
     """Whether the first stage of a recipe, stored or present, is solved and not trained: it has no epochs."""
-    is_head_solved: bool = (recipe.get("learning") or {}).get("is_head_solved", False)
-    return recipe["architecture"] == "metadata_logistic" or is_head_solved
+    is_head_solved = (recipe.get("learning") or {}).get("is_head_solved", False)
+    return bool(recipe["architecture"] == "metadata_logistic" or is_head_solved)
 
 
 def epochs_of_stages(recipe: Mapping[str, Any]) -> list[int]:

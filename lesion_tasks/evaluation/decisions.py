@@ -39,7 +39,7 @@ class DecisionFigures(BaseModel):
     Rows of earlier releases have fewer of these: they are read as they are.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
 
     val: float | None = None  # the leading measure on val
     findings_sha256: str | None = None  # of the evaluation that it is about

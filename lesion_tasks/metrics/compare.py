@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -47,7 +48,7 @@ class Difference:
 
     def published(self) -> PublishedDifference:
         """What is stored of it; `interval_reason` is set only where there is one."""
-        why = {"interval_reason": self.interval_reason} if self.interval_reason else {}
+        why: dict[str, Any] = {"interval_reason": self.interval_reason} if self.interval_reason else {}
         return PublishedDifference(
             measure=self.measure,
             candidate=self.candidate,
