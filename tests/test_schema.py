@@ -1,5 +1,6 @@
 """The tables: what the migrations make is what the models say, and what must not be stored cannot be."""
 
+import re
 from dataclasses import fields
 
 import pytest
@@ -24,6 +25,7 @@ from lesion_tasks.metrics import case_mix, fairness, probes, scored, shifts
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import COLUMNS
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.watching import watched_images
 from lesion_tasks.workspace import open_workspace
 
 
@@ -109,6 +111,11 @@ def test_what_a_record_fills_in_is_read_stored_and_in_every_manifest() -> None:
     assert of_record | beside <= {column.name for column in Image.__table__.columns}
     # It only decides whether an image belongs to a task, before there is a manifest.
     assert of_record - {*COLUMNS} == {"image_manipulation"}
+
+
+def test_a_watch_reads_every_attribute_that_a_test_set_has() -> None:
+    read = set(re.findall(r"\bi\.(\w+)", watched_images._FACTS + watched_images._DETAILS.text))
+    assert {*scored.ATTRIBUTES, *shifts.NUMBERS, *shifts.CATEGORIES} <= read
 
 
 def test_a_group_cannot_stand_in_two_subsets_of_a_split(settings: Settings) -> None:
