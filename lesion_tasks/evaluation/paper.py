@@ -418,7 +418,7 @@ def _change(
         training_id=other.training_id,
         val_auc=_auc_of(theirs, other.training_id),
         minutes=minutes_of(other),
-        difference=difference and difference.published(),
+        difference=None if difference is None else difference.published(),
     )
 
 
