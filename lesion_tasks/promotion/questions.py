@@ -199,8 +199,8 @@ def _why_not_waiting(connection: Connection, task: str, training_id: str) -> str
     past = decisions_about(connection, task, [training_id])
     own = [one for one in past if one.training_id == training_id and one.action in DECIDING]
     if own:
-        what = outcome_title(own[0].outcome)
-        return f"{training_id} was decided on, on {own[0].decided_at.partition('T')[0]} ({what}, by {decider(own[0].decided_by)})"
+        what, day = outcome_title(own[0].outcome), own[0].decided_at.partition("T")[0]
+        return f"{training_id} was decided on, on {day} ({what}, by {decider(own[0].decided_by)})"
     return f"{training_id} is no longer a candidate: a newer training of its variant was evaluated, or it was put aside"
 
 
