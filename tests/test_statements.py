@@ -26,7 +26,6 @@ import lesion_tasks
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Base
 from lesion_tasks.database.triggers import FUNCTIONS, TRIGGERS
-from lesion_tasks.splits import cohort_images
 from lesion_tasks.upkeep.verify_bucket import KINDS, PART
 from lesion_tasks.watching.watched_images import BEFORE, NEW, filled
 
@@ -45,7 +44,6 @@ COMPOSED = {
     ("database/trigger_changes.py", "statement"): [made.create for made in (*FUNCTIONS, *TRIGGERS)],
     ("ingest/fetch.py", "len('ISIC_') + PREFIX_DIGITS"): ["7"],
     ("splits/balance.py", "split.name"): ["a_split"],
-    ("splits/cohort_images.py", "_OF_VALUES"): [cohort_images._OF_VALUES],
     ("splits/balance.py", "subsets"): ["'val', 'test'"],
     ("splits/manifest_rows.py", "split.name"): ["a_split"],
     ("splits/members.py", "assignment"): ["an_assignment"],
