@@ -1,4 +1,4 @@
-"""Pictures that are no dermoscopic pictures, drawn by code: each a name and uint8 (side, side, 3)."""
+"""Pictures that are not dermoscopic pictures, drawn by code: each a name and uint8 (side, side, 3)."""
 
 from collections.abc import Callable
 

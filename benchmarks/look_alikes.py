@@ -3,8 +3,8 @@
     python benchmarks/look_alikes.py FOLDER|synthetic:N [--pictures 1262] [--same 200]
 
 FOLDER holds `metadata.csv` with `isic_id` and `lesion_id`, and `images/`. Pairs are proposed as curation proposes them,
-and are no copies by its rules. For each bound on the agreement of their detail: how many pairs of two lesions reach it,
-and how many of some pairs of one lesion. The last line is a JSON object.
+and are not copies by its rules. For each bound on the agreement of their detail: how many pairs of two lesions reach
+it, and how many of some pairs of one lesion. The last line is a JSON object.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ import numpy as np
 from archive_server.sources import SyntheticSource, source_from_text
 from benchmarks.picture_pairs import (
     alike_by_hash,
-    are_copies,
     details_of,
     lesion_by_id,
     read_known,
     sharing_landmarks,
 )
+from lesion_tasks.curation.copies import are_copies
 from lesion_tasks.evaluation.find_suspects import MIN_DETAIL
 
 BOUNDS = (0.3, MIN_DETAIL, 0.5, 0.6)

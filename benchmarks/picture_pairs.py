@@ -13,8 +13,6 @@ import numpy as np
 from lesion_tasks.archive.picture import Picture, read_picture
 from lesion_tasks.curation.landmarks import landmarks_of, read_grey
 from lesion_tasks.curation.picture_similarity import (
-    MAX_BITS,
-    MIN_DETAIL_CORRELATION,
     MIN_PRINT_CORRELATION,
     detail_correlation,
     near_pairs,
@@ -23,7 +21,6 @@ from lesion_tasks.curation.picture_similarity import (
 )
 from lesion_tasks.curation.registration import (
     MIN_AGREEING_PLACES,
-    MIN_REGISTERED_CORRELATION,
     n_agreeing_places,
     registered_correlation,
 )
@@ -62,7 +59,7 @@ def lesion_by_id(folder: Path) -> dict[str, str]:
 def alike_by_hash(known: Sequence[Known]) -> list[tuple[int, int]]:
     """Pairs whose hashes are near and whose thumbprints agree."""
     prints = np.array([one.thumbprint for one in known])
-    near = near_pairs(np.array([one.perceptual_hash for one in known], dtype=np.int64), MAX_BITS)
+    near = near_pairs(np.array([one.perceptual_hash for one in known], dtype=np.int64))
     alike = print_correlation(prints[near[:, 0]], prints[near[:, 1]]) >= MIN_PRINT_CORRELATION
     return [(i, j) for i, j in near[alike].tolist()]
 
@@ -81,7 +78,3 @@ def details_of(one: Known, other: Known) -> tuple[float, float]:
         detail_correlation(one.detail, other.detail),
         registered_correlation(one.grey, other.grey, one.marks, other.marks),
     )
-
-
-def are_copies(detail: float, registered: float) -> bool:
-    return detail >= MIN_DETAIL_CORRELATION or registered >= MIN_REGISTERED_CORRELATION

@@ -184,11 +184,11 @@ def coverage(
         is_positive, groups, scores = next(drawn), next(drawn), next(drawn)
         by_group = measure_auc(is_positive, scores, groups)
         by_image = measure_auc(is_positive, scores, np.arange(n_images))
-        hits["delong_by_group"] += by_group.interval().contains(auc)
-        hits["delong_ignoring_groups"] += by_image.interval().contains(auc)
+        hits["delong_by_group"] += by_group.interval().low <= auc <= by_group.interval().high
+        hits["delong_ignoring_groups"] += by_image.interval().low <= auc <= by_image.interval().high
         if n_resamples:
             interval = resampling.interval(resampled_auc(is_positive, scores, groups, resampling))
-            hits["bootstrap_by_group"] += interval is not None and interval.contains(auc)
+            hits["bootstrap_by_group"] += interval is not None and interval.low <= auc <= interval.high
     return {name: count / n_repeats for name, count in hits.items()}
 
 
@@ -272,7 +272,7 @@ def hard_coverage(
         for measure, true in truth.items():
             interval = figures[measure].interval
             n_shown[measure] += interval is not None
-            n_hit[measure] += interval is not None and interval.contains(true)
+            n_hit[measure] += interval is not None and interval.low <= true <= interval.high
     return {
         measure: (
             n_hit[measure] / n_shown[measure] if n_shown[measure] else None,
@@ -313,8 +313,8 @@ def optimism(
         )
         sums["naive"] += best.value - auc
         sums["corrected"] += found.value - auc
-        sums["naive_coverage"] += best.interval().contains(auc)
-        sums["corrected_coverage"] += found.interval.contains(auc)
+        sums["naive_coverage"] += best.interval().low <= auc <= best.interval().high
+        sums["corrected_coverage"] += found.interval.low <= auc <= found.interval.high
     return {name: value / n_repeats for name, value in sums.items()}
 
 
@@ -325,7 +325,7 @@ def first_champions(n_repeats: int, *, n_images: int, auc: float, seed: int = SE
     n_clear: Counter[str] = Counter(point=0, lower_limit=0)
     for candidate, _ in pairs(n_repeats, gain=0.0, n_images=n_images, auc=auc, shared=0.7, seed=seed):
         figures = binary_figures(candidate, threshold=None, resampling=resampling, prevalences=())
-        document = {name: figure.as_dict() for name, figure in figures.items()}
+        document = {name: figure.published().model_dump() for name, figure in figures.items()}
         n_clear["lower_limit"] += not objections(document, None, gates)
         n_clear["point"] += all(document[gate.measure]["value"] >= gate.floor for gate in gates)
     return {name: count / n_repeats for name, count in n_clear.items()}
@@ -385,8 +385,10 @@ def promoted(
         values = ranking_values(candidate.is_positive, candidate.scores)
         differences = compare(candidate, champion, resampling=resampling)
         comparison = {
-            "differences": {name: difference.as_dict() for name, difference in differences.items()},
-            "slices": [one.as_dict() for one in compare_slices(candidate, champion)],
+            "differences": {
+                name: difference.published().model_dump() for name, difference in differences.items()
+            },
+            "slices": [one.published().model_dump() for one in compare_slices(candidate, champion)],
         }
         figures = {name: {"value": value} for name, value in values.items()}
         n_promoted["measured"] += not objections(figures, comparison, gates)

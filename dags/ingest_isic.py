@@ -180,7 +180,7 @@ def ingest_isic() -> None:
     @task(pool=ARCHIVE_POOL, execution_timeout=timedelta(hours=6), trigger_rule=TriggerRule.NONE_FAILED)
     def check_files(passes: list[str], params: dict[str, Any]) -> dict[str, Any]:
         """Check those files that have not been checked for the longest time."""
-        from lesion_tasks.ingest.check_files import check_files
+        from lesion_tasks.ingest.find_replaced_files import check_files
 
         skip_unless("check_files" in passes, "the pass check_files is not wanted in this run")
         return check_files(open_workspace(), **_scope(params), check_share=params["check_share"])

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lesion_tasks.catalog import Variant
     from lesion_tasks.promotion.overrides import Force
     from lesion_tasks.workspace import Workspace
 
@@ -126,13 +125,14 @@ def _rollback(workspace: "Workspace", params: Params) -> None:
 def _trainings(workspace: "Workspace", params: Params) -> None:
     from lesion_tasks import UnusableInputError
     from lesion_tasks.catalog.lookup import cohorts_chosen, find_cohort, find_variant
+    from lesion_tasks.catalog.recipe import epochs_of_stages
     from lesion_tasks.training.train import choose_variants
 
     for name in cohorts_chosen(params["cohorts"]) or ():
         find_cohort(name)
     if params["variants"]:
         chosen = [find_variant(name) for name in params["variants"]]
-        if params["max_epochs"] is not None and all(_is_solved(one) for one in chosen):
+        if params["max_epochs"] is not None and not any(epochs_of_stages(one.as_recipe) for one in chosen):
             raise UnusableInputError(
                 f"max_epochs is {params['max_epochs']}: {', '.join(one.name for one in chosen)} "
                 f"{'is' if len(chosen) == 1 else 'are'} solved in one step, expected none"
@@ -145,12 +145,6 @@ def _trainings(workspace: "Workspace", params: Params) -> None:
             is_smoke_run=params["rehearsal"],
             changes=params["changes"],
         )
-
-
-def _is_solved(variant: "Variant") -> bool:
-    """Whether it is fitted in one step, so that it has no epochs."""
-    is_head_solved = variant.learning is not None and variant.learning.is_head_solved
-    return variant.architecture == "metadata_logistic" or (is_head_solved and variant.fine_tuning is None)
 
 
 def _correction(workspace: "Workspace", params: Params) -> None:

@@ -32,10 +32,10 @@ from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
 from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.decisions import named_in_decisions
-from lesion_tasks.evaluation.evaluate import evaluate_training
+from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
 from lesion_tasks.evaluation.other_data import usable_rows
-from lesion_tasks.evaluation.publish import leaderboard_rows
+from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.metrics.case_mix import reweight
 from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
@@ -492,7 +492,7 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     with engine_for(small.database_url or "").connect() as connection:
         training = find_finished(connection, training_id)
         told = compare_on_cohorts(connection, open_bucket(small), training, training)
-    assert "rows were changed after they were stored" in told[0]["reason"]
+    assert "rows were changed after they were stored" in told[0].reason
     assert missing() == []
     with engine_for(small.database_url or "").begin() as connection:
         connection.execute(text('UPDATE evaluation SET document = document || \'{"verdict": "Fine."}\''))
@@ -544,6 +544,7 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
     for name, fields in (("by_age", ("age_years",)), ("by_age_and_size", ("age_years", "size_mm"))):
         VARIANTS[name] = replace(VARIANTS["metadata_logistic"], name=name, metadata=fields)
         trained.append(train_variant(workspace, name))
+        assert choose_trainings(workspace) == [trained[-1]]
         evaluate_training(workspace, trained[-1])
         decision = promote_model(workspace, task="malignancy", is_forced=len(trained) == 1)
     assert (decision.action, decision.training_id) == ("refused", trained[1])
@@ -555,6 +556,10 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
     )
     assert compared["differences"]["auc"]["value"] > 0
     assert compared["cohorts"][0]["difference"]["value"] < -0.05
+    # Where nobody names trainings: those without an evaluation, or without a word about one of the cohorts, once each.
+    COHORTS["as_well"] = replace(COHORTS["elsewhere"], name="as_well")
+    assert [choose_trainings(workspace, names) for names in (None, ["elsewhere"])] == [[], []]
+    assert choose_trainings(workspace, ["elsewhere", "as_well", "as_well"]) == trained
     # Which cohorts had a say stands with each decision, also when the catalogue has them no more.
     cohort = rows_of(settings, "SELECT digest, n_images FROM manifest WHERE cohort = 'elsewhere'")[0]
     heard = rows_of(settings, "SELECT figures -> 'cohorts' FROM promotion ORDER BY sequence")
@@ -562,7 +567,7 @@ def test_a_challenger_that_is_better_at_home_and_worse_elsewhere_is_refused(
     COHORTS.clear()
     with workspace.engine.connect() as connection:
         assert cohort.digest in named_in_decisions(connection)[1]
-    assert leaderboard_rows(workspace)[0]["training_id"] == trained[1]
+    assert leaderboard_lines(workspace)[0].training_id == trained[1]
 
 
 def figure(value: float | None, low: float | None, **found: str) -> dict[str, Any]:

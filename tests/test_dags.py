@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 from lesion_tasks import UnusableInputError
+from lesion_tasks.catalog.recipe import MAX_TRIALS
 from lesion_tasks.pages.run_results import DAGS
 from lesion_tasks.settings import Settings
 
@@ -167,6 +168,18 @@ def test_every_parameter_has_a_title_a_description_and_a_type(dags: dict[str, An
             assert schema.get("title"), f"{name}.{key}"
             assert schema.get("type"), f"{name}.{key}"
             assert param is None or name
+
+
+def test_a_form_and_the_commands_refuse_more_search_trials_than_one_search_may_have(
+    dags: dict[str, Any],
+) -> None:
+    from lesion_tasks.__main__ import lesion
+
+    allowed = [dags["train_variants"].params.get_param("trials").schema["maximum"]]
+    for name in ("train", "tune"):
+        (option,) = [one for one in lesion.commands[name].params if one.name == "n_trials"]
+        allowed.append(option.type.max)  # type: ignore[attr-defined]
+    assert allowed == 3 * [MAX_TRIALS]
 
 
 def test_an_empty_choice_is_refused_by_the_form(dags: dict[str, Any]) -> None:

@@ -183,10 +183,11 @@ def test_the_accounts_of_the_s3_server_are_written_as_it_reads_them(tmp_path: Pa
     assert refused.returncode != 0
 
 
-def test_the_bucket_is_opened_to_each_account_by_its_document() -> None:
+def test_the_bucket_is_opened_to_each_account_by_its_document(monkeypatch: pytest.MonkeyPatch) -> None:
     from lesion_tasks.deployment.prepare_services import ACCOUNTS, bucket_policy
 
-    policy = bucket_policy("skin", {who: f"key-of-{who}" for who in ACCOUNTS}, ROOT / "deploy" / "s3")
+    monkeypatch.setattr("lesion_tasks.deployment.prepare_services.RIGHTS", ROOT / "deploy" / "s3")
+    policy = bucket_policy("skin", {who: f"key-of-{who}" for who in ACCOUNTS})
     resources = {
         statement["Principal"]["AWS"][0]: statement["Resource"]
         for statement in policy["Statement"]

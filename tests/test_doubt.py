@@ -45,7 +45,7 @@ from lesion_tasks.metrics.conformal import (
     share_of_groups,
 )
 from lesion_tasks.metrics.doubts import doubt_figures
-from lesion_tasks.metrics.novelty import NoNoveltyError, fit_novelty, ledoit_wolf_of
+from lesion_tasks.metrics.novelty import NOVELTY_RATE, NoNoveltyError, fit_novelty, ledoit_wolf_of
 from lesion_tasks.metrics.scored import Scored
 from lesion_tasks.pixels.decode import decode_picture
 from lesion_tasks.pixels.shards import PixelSource
@@ -124,8 +124,8 @@ def model() -> keras.Model:
 def test_pictures_of_something_else_are_out_of_distribution_and_honest_ones_at_most_as_often_as_stated(
     model: keras.Model,
 ) -> None:
-    val, test, rate = lesions(150, 0), lesions(100, 1_000), 0.02
-    novelty = fit_novelty(looked_at(model, val)[1], np.arange(150).astype(str), rate)
+    val, test, rate = lesions(150, 0), lesions(100, 1_000), NOVELTY_RATE
+    novelty = fit_novelty(looked_at(model, val)[1], np.arange(150).astype(str))
     generator = np.random.default_rng(0)
     for name, paint in STRANGE.items():
         strange = examples_of([paint(generator) for _ in range(3)])
@@ -196,9 +196,9 @@ def test_a_backbone_behind_plain_arithmetic_tells_its_features() -> None:
 
 def test_with_too_few_groups_no_picture_is_called_strange() -> None:
     features = [np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)]
-    assert fit_novelty(features, np.arange(60).astype(str), 0.02).depths
+    assert fit_novelty(features, np.arange(60).astype(str)).depths
     with pytest.raises(NoNoveltyError, match=r"rest on 30 groups of val, and a rate of 0\.02 needs 49"):
-        fit_novelty(features, (np.arange(60) // 2).astype(str), 0.02)
+        fit_novelty(features, (np.arange(60) // 2).astype(str))
 
 
 def test_where_all_pictures_look_alike_to_the_model_none_is_called_strange() -> None:
@@ -210,7 +210,7 @@ def test_where_all_pictures_look_alike_to_the_model_none_is_called_strange() -> 
 def test_where_the_model_sees_something_that_is_no_number_no_picture_is_called_strange(unfit: float) -> None:
     features = [np.random.default_rng(0).normal(size=(60, 4)), np.random.default_rng(1).normal(size=(60, 3))]
     features[1][7, 2] = unfit
-    with pytest.raises(NoNoveltyError, match="sees of 1 of 60 pictures of val is no finite number"):
+    with pytest.raises(NoNoveltyError, match="sees of 1 of 60 pictures of val is not a finite number"):
         fit_novelty(features, np.arange(60).astype(str))
 
 

@@ -31,7 +31,6 @@ from lesion_tasks.metrics.degrees_of_freedom import effective_groups, satterthwa
 from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.document_schema import (
     DominantGroup,
-    PublishedFigure,
     SubsetDocument,
 )
 from lesion_tasks.metrics.multiclass import multiclass_figures
@@ -180,18 +179,18 @@ def test_figures_that_share_their_draws_are_those_that_are_drawn_one_by_one():
     together = {name: figure.model_dump() for name, figure in document.figures.items()}
     (part,) = (part for part in document.slices if part.attribute == "image_type")
     for name, figure in apart.items():
-        expected = PublishedFigure.model_validate(figure.as_dict()).model_dump()
+        expected = figure.published().model_dump()
         assert together[name] == expected
         if name in part.figures:
             assert part.figures[name].model_dump() == expected
     data = scored.is_positive, scored.scores, scored.groups, FEW
-    assert document.curves.calibration.model_dump() == calibration.calibration_curve(*data)
-    assert document.curves.net_benefit.model_dump() == calibration.net_benefit_curve(*data)
+    assert document.curves.calibration == calibration.calibration_curve(*data)
+    assert document.curves.net_benefit == calibration.net_benefit_curve(*data)
 
 
 def test_draws_do_not_depend_on_how_many_are_made_at_once():
-    together = np.concatenate(list(FEW.weights(70)), axis=1)
-    apart = np.concatenate(list(FEW.weights(70, n_rows=10**6)), axis=1)
+    together = np.concatenate(list(FEW.counts(70)), axis=1)
+    apart = np.concatenate(list(FEW.counts(70, n_rows=10**6)), axis=1)
     assert np.array_equal(together, apart)
     assert (together.sum(axis=0) == 70).all()
 
@@ -330,7 +329,7 @@ def test_scores_drawn_as_probabilities_are_calibrated_and_doubled_logits_are_not
     scores = rng.beta(1, 3, 20_000)
     labels = rng.random(20_000) < scores
     right = calibration.calibration_slope(labels, scores, np.arange(20_000))
-    assert right.interval.contains(1)
+    assert right.interval.low <= 1 <= right.interval.high
     extreme = 1 / (1 + np.exp(-2 * calibration.logits(scores)))
     assert calibration.calibration_slope(labels, extreme, np.arange(20_000)).value == pytest.approx(
         right.value / 2, abs=1e-3
@@ -348,8 +347,8 @@ def test_net_benefit_is_worked_out_on_paper():
     curve = calibration.net_benefit_curve(
         scored.is_positive, scored.scores, scored.groups, FEW, thresholds=np.array([0.2, 0.5])
     )
-    assert curve["model"] == pytest.approx([2 / 5 - 2 / 5 * 0.25, 1 / 5 - 1 / 5 * 1.0])
-    assert curve["treat_all"] == pytest.approx([0.4 - 0.6 * 0.25, 0.4 - 0.6])
+    assert curve.model == pytest.approx([2 / 5 - 2 / 5 * 0.25, 1 / 5 - 1 / 5 * 1.0])
+    assert curve.treat_all == pytest.approx([0.4 - 0.6 * 0.25, 0.4 - 0.6])
 
 
 # --- Undefined ---------------------------------------------------------------------------------------------------
@@ -499,12 +498,10 @@ def test_measures_read_from_the_last_few_positives_have_no_interval_and_say_why(
     few = binary(np.repeat([0, 1], [300, 12]), np.random.default_rng(2).random(312))
     figures = binary_figures(few, threshold=0.5, resampling=FEW)
     for name, floor in (("sensitivity_at_90_specificity", 20), ("specificity_at_90_sensitivity", 40)):
-        shown = figures[name].as_dict()
-        assert shown["value"] is not None
-        assert (shown["low"], shown["high"], shown["method"]) == (None, None, None)
-        assert shown["interval_reason"] == (
-            f"too few positives: effective number of groups 12, needed {floor}"
-        )
+        shown = figures[name].published()
+        assert shown.value is not None
+        assert (shown.low, shown.high, shown.method) == (None, None, None)
+        assert shown.interval_reason == (f"too few positives: effective number of groups 12, needed {floor}")
     assert figures["auc"].interval is not None
 
 
@@ -517,7 +514,7 @@ def test_a_limit_that_the_last_few_decide_has_no_interval():
         shown = figures[name]
         n_beyond = (1 - shown.value) * (100 if name.startswith("sens") else 400)
         assert (shown.interval is None) == (n_beyond < 5), name
-    reason = figures["sensitivity_at_90_specificity"].as_dict()["interval_reason"]
+    reason = figures["sensitivity_at_90_specificity"].interval_reason
     assert re.fullmatch(
         r"too few positives on the wrong side of the cut: effective number of groups [\d.]+, needed 5", reason
     )

@@ -98,7 +98,10 @@ def test_five_classes_with_one_lesion_of_the_rarest_pass():
 
 
 @pytest.mark.parametrize("likeness", [0.0, 0.7])
-def test_a_model_that_knows_nothing_of_grouped_images_is_found_dependent_one_time_in_twenty(likeness):
+def test_a_model_that_knows_nothing_of_grouped_images_is_found_dependent_one_time_in_twenty(
+    likeness, monkeypatch
+):
+    monkeypatch.setattr("lesion_tasks.metrics.independence.N_PERMUTATIONS", 199)
     n_rejected = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
@@ -109,7 +112,7 @@ def test_a_model_that_knows_nothing_of_grouped_images_is_found_dependent_one_tim
         )
         noise = np.sqrt(likeness) * rng.normal(size=100)[groups]
         scores = norm.cdf(noise + np.sqrt(1 - likeness) * rng.normal(size=300))
-        n_rejected += independence(binary(labels, scores, groups), n_permutations=199).is_rejected
+        n_rejected += independence(binary(labels, scores, groups)).is_rejected
     assert 1 <= n_rejected <= 22  # 10 expected, four standard errors
 
 
@@ -293,18 +296,14 @@ def test_groups_of_strangers_are_a_caution():
     assert "groups (copies of one picture; patients and lesions are unknown), expected" in few.sentence
 
 
-@pytest.mark.parametrize(("distance", "n_found"), [(0, 0), (2, 0), (3, 1), (4, 1)])
-def test_near_duplicates_are_found_up_to_the_stated_distance(distance, n_found):
-    rng = np.random.default_rng(0)
-    hashes = rng.integers(0, 2**64, 500, dtype=np.uint64)
-    others = rng.integers(0, 2**64, 500, dtype=np.uint64)
-    others[7] = hashes[3] ^ np.uint64(1 << 63 | 1 << 20 | 1)  # three bits, far apart
+def test_only_equal_hashes_are_one_picture_however_they_are_written():
+    hashes = np.random.default_rng(0).integers(0, 2**64, 3, dtype=np.uint64)
+    written = [int(hashes[0].astype(np.int64)), f"{hashes[1]:016x}", hashes[2] ^ np.uint64(1)]
     frames = {
         "train": pd.DataFrame({"perceptual_hash": hashes}),
-        "test": pd.DataFrame({"perceptual_hash": others}),
+        "test": pd.DataFrame({"perceptual_hash": pd.Series(written, dtype=object)}),
     }
-    verdict = leaks(frames, max_hash_distance=distance)
-    assert verdict.numbers["overlaps"]["train and test"]["perceptual_hash"] == n_found
+    assert leaks(frames).numbers["overlaps"]["train and test"]["perceptual_hash"] == 2
 
 
 def test_without_identities_leaks_cannot_be_asked():
@@ -346,7 +345,8 @@ def model_of(rows, latent):
 def test_a_probe_sees_the_camera_and_nothing_in_file_sizes(camera):
     _, probes = camera
     assert integrity.headline_auc(probes["image_type_and_size"].scored).value > 0.75
-    assert integrity.headline_auc(probes["file"].scored).interval().contains(0.5)
+    interval = integrity.headline_auc(probes["file"].scored).interval()
+    assert interval.low <= 0.5 <= interval.high
 
 
 def test_a_model_that_knows_the_lesion_is_no_shortcut(camera):

@@ -541,7 +541,7 @@ def changed(old, new):
         (changed("patient_id =", "patientid ="), r"'patientid' is no field; did you mean patient_id\?"),
         (changed(":Nevus", ":Nevi"), "'Benign:Benign melanocytic proliferations:Nevi'; did you mean Benign.*:Nevus"),
         (changed('"female"', '"woman"'), r"values.sex 'w' is 'woman'.*expected one of female, male"),
-        (changed("separator", "seperator"), "'seperator' is no setting of a mapping; did you mean separator"),
+        (changed("separator", "seperator"), "'seperator' is not a setting of a mapping; did you mean separator"),
         (changed("cases.csv", "case.csv"), "table 'case.csv': found nothing, expected one file"),
         (changed("[columns]", "[columns"), "expected a TOML document in UTF-8"),
         (changed('separator = ";"', 'pictures = "../b"'), "pictures '../b': expected a place below this folder"),

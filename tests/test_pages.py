@@ -29,7 +29,7 @@ from lesion_tasks.curation.apply_correction import correct
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.evaluation import candidacy
 from lesion_tasks.evaluation.candidacy import never_promotable
-from lesion_tasks.evaluation.publish import leaderboard_rows
+from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.ingest.runs import begin_ingestion
 from lesion_tasks.metrics.names import BINARY_FIGURES
 from lesion_tasks.pages.activity import Run, TaskOfRun
@@ -567,7 +567,7 @@ def test_everywhere_a_training_is_shown_stands_what_was_decided_about_it(
     tab = Client(app).get("/result?dag=train_variants&run=r&task={TASK_ID}").text
     assert ">rejected</span>" in tab and "too few of children" in tab
     assert "candidate</span>" not in pages.get(f"/leaderboard/{TASK}").text
-    assert {row["training_id"]: row["state"] for row in leaderboard_rows(open_workspace())} == {
+    assert {row.training_id: row.state for row in leaderboard_lines(open_workspace())} == {
         first: "champion",
         second: "rejected",
     }

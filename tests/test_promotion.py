@@ -18,6 +18,7 @@ from test_path import prepare
 from lesion_tasks import UnusableInputError
 from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import COHORTS, TASKS, Cohort
+from lesion_tasks.catalog.approvals import ApprovalRules
 from lesion_tasks.catalog.gates import gates_of
 from lesion_tasks.cli.command_line import lesion
 from lesion_tasks.curation.curate import curate_images
@@ -25,7 +26,8 @@ from lesion_tasks.database.connection import engine_for
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.open_questions import Asked, request_of
-from lesion_tasks.evaluation.publish import champion_key, leaderboard_rows
+from lesion_tasks.evaluation.publish import leaderboard_lines
+from lesion_tasks.evaluation.write_champion_json import champion_key
 from lesion_tasks.pages.rendering import markdown_as_html
 from lesion_tasks.promotion.archive_training import archive_training
 from lesion_tasks.promotion.candidates import find_candidates
@@ -932,13 +934,12 @@ def test_the_leaderboard_holds_tasks_of_different_leading_measures(settings: Set
     )
     candidate("metadata_mlp")
 
-    rows = leaderboard_rows(open_workspace())
+    rows = leaderboard_lines(open_workspace())
 
-    assert {(row["task"], row["measure"]) for row in rows} == {
+    assert {(row.task, row.measure) for row in rows} == {
         ("malignancy", "auc"),
         ("five_classes", "macro_auc"),
     }
-    assert len({tuple(row) for row in rows}) == 1, "every row has the same columns"
 
 
 def decision(
@@ -1045,6 +1046,15 @@ def test_only_approvers_promote_despite_the_gates_from_the_command_line(settings
         workspace.settings.approval_rules.require_approver("promote despite the gates", person="bob")
     workspace.settings.approval_rules.require_approver("promote despite the gates", person="ann")
     settings.approval_rules.require_approver("promote despite the gates", person="bob")
+
+
+def test_only_approvers_correct_the_data_unasked_where_people_are_asked() -> None:
+    asking = ApprovalRules(is_set=True, approvers=("ann",))
+    with pytest.raises(UnusableInputError, match="bob may not correct the data unasked, expected one of ann"):
+        asking.require_corrector(person="bob")
+    asking.require_corrector(person="ann")
+    for rules in (replace(asking, is_set=False), replace(asking, approvers=())):
+        rules.require_corrector(person="bob")
 
 
 def test_patients_merged_after_the_evaluation_are_a_leak_when_it_is_repeated(settings: Settings) -> None:

@@ -32,7 +32,7 @@ from lesion_tasks.database.bulk import copy_dicts
 from lesion_tasks.evaluation.decisions import record_decision
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.evaluation_record import list_evaluated_ids, record_evaluation
-from lesion_tasks.evaluation.publish import leaderboard_rows, publish
+from lesion_tasks.evaluation.publish import leaderboard_lines, publish
 from lesion_tasks.pages.run_results import find_result
 from lesion_tasks.pages.stored_files import read_report_file
 from lesion_tasks.pixels.materialize import materialize_manifest
@@ -335,7 +335,7 @@ def test_two_hundred_trainings_are_pruned_and_nothing_that_a_decision_names_is_l
             UnusableInputError, match=r"pruned on .* by ada \(ended .* no decision names it\)"
         ):
             ask()
-    board = {row["training_id"]: row["kept"] for row in leaderboard_rows(workspace)}
+    board = {row.training_id: row.kept for row in leaderboard_lines(workspace)}
     assert {name for name, kept in board.items() if kept == "pruned"} == of_kind(wanted, "training")
     assert f"reports/{lost}" not in str(workspace.bucket.get("reports/index.html"))
     the_page_shows_each_row(rows)
@@ -686,7 +686,7 @@ def test_an_archived_training_is_no_candidate_until_it_is_taken_back(settings: S
         return CliRunner().invoke(lesion, ["archive-training", *arguments], catch_exceptions=False)
 
     def seen(*, has_archived: bool = False) -> set[str]:
-        return {row["training_id"] for row in leaderboard_rows(workspace, has_archived=has_archived)}
+        return {row.training_id for row in leaderboard_lines(workspace, has_archived=has_archived)}
 
     def candidates() -> set[str]:
         with workspace.engine.connect() as connection:
@@ -698,7 +698,7 @@ def test_an_archived_training_is_no_candidate_until_it_is_taken_back(settings: S
     assert latest not in seen() | candidates()
     assert f"{latest}/report.html" not in str(workspace.bucket.get("reports/index.html"))
     (kept,) = {
-        row["kept"] for row in leaderboard_rows(workspace, has_archived=True) if row["training_id"] == latest
+        row.kept for row in leaderboard_lines(workspace, has_archived=True) if row.training_id == latest
     }
     assert kept == "archived"
     link = f"read/{latest}/report.html"

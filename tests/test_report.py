@@ -22,6 +22,7 @@ from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.metrics import integrity
 from lesion_tasks.metrics.compare import compare, compare_slices
+from lesion_tasks.metrics.comparison_document import Comparison, TwoByTwo
 from lesion_tasks.metrics.document import evaluation_document
 from lesion_tasks.metrics.document_schema import DominantGroup, Figures, PublishedVerdict, SubsetDocument
 from lesion_tasks.metrics.figure import NOT_PICKED
@@ -32,13 +33,11 @@ from lesion_tasks.metrics.threshold import Threshold, choose_threshold
 from lesion_tasks.reports.bundle import (
     BestOfLooks,
     Bundle,
-    Comparison,
     DataFacts,
     Epoch,
     Example,
     SincePromotion,
     Standing,
-    TwoByTwo,
     bundle_schema,
     read_bundle,
 )
@@ -106,13 +105,11 @@ def bundle(stored: Bundle) -> Bundle:
     candidate, champion = (simulated(task, n=600, seed=2, skill=skill) for skill in (1.6, 1.36))
     val = simulated(task, n=300, seed=1)
     differences = compare(candidate, champion, resampling=RESAMPLING).items()
-    comparison = Comparison.model_validate(
-        {
-            "champion": "cnn_scratch-99aa88bb77",
-            "subset": "test_natural",
-            "differences": {name: difference.as_dict() for name, difference in differences},
-            "slices": [one.as_dict() for one in compare_slices(candidate, champion)],
-        }
+    comparison = Comparison(
+        champion="cnn_scratch-99aa88bb77",
+        subset="test_natural",
+        differences={name: difference.published() for name, difference in differences},
+        slices=[one.published() for one in compare_slices(candidate, champion)],
     )
     documents = documents_of(candidate, val, threshold=choose_threshold(val))
     figures = documents["test_natural"].model_dump()["figures"]

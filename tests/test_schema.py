@@ -1,5 +1,8 @@
 """The tables: what the migrations make is what the models say, and what must not be stored cannot be."""
 
+import re
+from dataclasses import fields
+
 import pytest
 from alembic import command
 from alembic.config import Config
@@ -11,16 +14,18 @@ from sqlalchemy.exc import IntegrityError
 from lesion_tasks.catalog.cohorts import BY_VALUE
 from lesion_tasks.catalog.gates import SLICE_GUARD
 from lesion_tasks.catalog.image_columns import MAY_BE_MISSING
+from lesion_tasks.curation.cleaning import FIELDS, CuratedImage
 from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.migration_state import MIGRATIONS
-from lesion_tasks.database.schema import Base
+from lesion_tasks.database.schema import Base, Image
 from lesion_tasks.database.trigger_changes import declared_definitions, definitions
 from lesion_tasks.database.triggers import FUNCTIONS, TRIGGERS
 from lesion_tasks.metrics import case_mix, fairness, probes, scored, shifts
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.manifest import COLUMNS
 from lesion_tasks.splits.split import build_split
+from lesion_tasks.watching import watched_images
 from lesion_tasks.workspace import open_workspace
 
 
@@ -98,6 +103,19 @@ def refused(settings: Settings, statement: str) -> str:
 def test_chosen_columns_are_columns_of_a_manifest(chosen: tuple[str, ...]) -> None:
     """A misspelt one would count as missing in every image."""
     assert set(chosen) <= {*COLUMNS, "diagnosis_kind"}  # the last is joined to a cohort's rows
+
+
+def test_what_a_record_fills_in_is_read_stored_and_in_every_manifest() -> None:
+    of_record, beside = {*FIELDS}, {"isic_id", "record_version", "rendition", "sha256", "diagnosis"}
+    assert {field.name for field in fields(CuratedImage)} == of_record | beside
+    assert of_record | beside <= {column.name for column in Image.__table__.columns}
+    # It only decides whether an image belongs to a task, before there is a manifest.
+    assert of_record - {*COLUMNS} == {"image_manipulation"}
+
+
+def test_a_watch_reads_every_attribute_that_a_test_set_has() -> None:
+    read = set(re.findall(r"\bi\.(\w+)", watched_images._FACTS + watched_images._DETAILS.text))
+    assert {*scored.ATTRIBUTES, *shifts.NUMBERS, *shifts.CATEGORIES} <= read
 
 
 def test_a_group_cannot_stand_in_two_subsets_of_a_split(settings: Settings) -> None:

@@ -1,6 +1,6 @@
 """The values of a column -> why it is probably not the one that a field of a mapping needs, in words.
 
-A wrong column that exists is no error: its values simply mean nothing. What gives it away is their kind: numbers or
+A wrong column that exists is not an error: its values simply mean nothing. What gives it away is their kind: numbers or
 dates where words are expected, no number where numbers are, and more different values than a field could have.
 """
 
@@ -123,7 +123,7 @@ def _most_values(field: str) -> int:
 
 
 def _implausible(field: str, columns: Sequence[str], found: Counter[str]) -> ColumnDoubt | None:
-    """The doubt about numbers that are no ages, such as years of birth."""
+    """The doubt about numbers that are not ages, such as years of birth."""
     low, high = AGES
     numbers = {value: n for value, n in found.items() if _NUMBER.fullmatch(value)}
     outside = Counter(

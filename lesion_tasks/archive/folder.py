@@ -106,7 +106,7 @@ def place_below(root: Path, url: str) -> Path:
 def size_below(root: Path, url: str) -> int:
     """Return how many bytes a file has, as `read_below` would find it.
 
-    Raises RefusedUrlError, and OSError, which is FileNotFoundError for what is no regular file.
+    Raises RefusedUrlError, and OSError, which is FileNotFoundError for what is not a regular file.
     """
     said = os.lstat(root / url.removeprefix("file:"))
     if stat.S_ISLNK(said.st_mode):
@@ -123,7 +123,7 @@ def _checked_regular(said: os.stat_result) -> os.stat_result:
 def read_regular(path: Path, *, max_bytes: int) -> tuple[bytes, os.stat_result]:
     """Return the bytes of a file, and its state once they were read. Neither waits for a pipe nor reads a device.
 
-    Raises OversizedError, and OSError, which is FileNotFoundError for what is no regular file.
+    Raises OversizedError, and OSError, which is FileNotFoundError for what is not a regular file.
     """
     with open(path, "rb", opener=_at_once) as file:
         said = _checked_regular(os.fstat(file.fileno()))

@@ -1,8 +1,9 @@
 """A folder with somebody's own table and pictures, and its mapping -> API-shaped records, and the file of each.
 
-A cell that the mapping does not explain is no value: it is counted and named, and never guessed. A row that cannot be
-a record (no picture, two classes at once) is refused with a reason, as a record of the archive is. A record keeps the
-cells of the mapped columns as they are, and no others: tables of clinics hold more about a patient than a model needs.
+A cell that the mapping does not explain is not a value: it is counted and named, and never guessed. A row that cannot
+be a record (no picture, two classes at once) is refused with a reason, as a record of the archive is. A record keeps
+the cells of the mapped columns as they are, and no others: tables of clinics hold more about a patient than a model
+needs.
 """
 
 import re
@@ -446,7 +447,7 @@ class _Found:
 
 @dataclass(frozen=True)
 class _Refused:
-    """Why a row is no record."""
+    """Why a row is not a record."""
 
     reason: str
     detail: str

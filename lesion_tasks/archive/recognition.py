@@ -50,7 +50,7 @@ def tables_in(root: Path) -> Iterator[Path]:
 
 
 def first_cells(path: Path) -> tuple[str, list[str]]:
-    """Return the separator that cuts a table's first line into most cells, and these cells; none if it is no text."""
+    """Return the separator that cuts a table's first line into most cells, and these cells; none if it is not text."""
     with path.open("rb") as stream:
         line = stream.readline(_LONGEST_HEADER)
     try:

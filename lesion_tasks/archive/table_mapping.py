@@ -104,7 +104,7 @@ class _Reading:
             *("title", "cited", "recognised_by", "recognised_by_line", "unconfirmed"),
         }
         for name in self.found.keys() - known:
-            self._wrong(f"{_quoted(name)} is no setting of a mapping{did_you_mean(name, known)}")
+            self._wrong(f"{_quoted(name)} is not a setting of a mapping{did_you_mean(name, known)}")
         columns = self._section("columns")
         image = self._image(columns.pop("image", None))
         mapping = TableMapping(
@@ -214,7 +214,7 @@ class _Reading:
         if name in allowed:
             return True
         reason = (
-            "cannot stand there" if name in FIELDS else f"is no field{did_you_mean(name, sorted(allowed))}"
+            "cannot stand there" if name in FIELDS else f"is not a field{did_you_mean(name, sorted(allowed))}"
         )
         self._wrong(f"[{section}] {_quoted(name)} {reason}; expected some of {', '.join(_in_order(allowed))}")
         return False

@@ -24,11 +24,11 @@ APPROVALS = (AS_SET, *CHOICES)  # whether a run asks a person
 # Decision about a label or a pair -> what it does, in words.
 LABEL_DECISIONS = {
     "label_set_aside": "the image is in no subset of the task's splits",
-    "label_kept": "the label stands, and is no suspect any more",
+    "label_kept": "the label stands, and is no longer a suspect",
 }
 PAIR_DECISIONS = {
     "lesions_joined": "both images are in one group",
-    "lesions_apart": "the images stay as they are, and are no suspects any more",
+    "lesions_apart": "the images stay as they are, and are no longer suspects",
 }
 WITHDRAWN = "withdrawn"  # what is asked for where a decision is to be taken back
 # When nobody is asked however the form is filled in, and what to do about it: on forms and pages.

@@ -272,7 +272,7 @@ def _add(where: Path) -> None:
 
 
 def _read(where: Path, problems: list[str]) -> dict[str, dict[str, _Written]]:
-    """Kind -> name -> what the files say of it. Notes what is no entry at all."""
+    """Kind -> name -> what the files say of it. Notes what is not an entry at all."""
     written: dict[str, dict[str, _Written]] = {kind: {} for kind in KINDS}
     for path in _files(where):
         try:
@@ -331,10 +331,10 @@ def build(kind: str, name: str, content: Any) -> tuple[Any, list[str]]:
 
     how = KINDS[kind]
     if not how.is_named and not isinstance(content, list):
-        return None, [f"is no array of tables, expected each under the heading [[{kind}.{name}]]"]
+        return None, [f"is not an array of tables, expected each under the heading [[{kind}.{name}]]"]
     if how.is_named:
         if not isinstance(content, dict):
-            return None, [f"is no table, expected its fields under the heading [{kind}.{name}]"]
+            return None, [f"is not a table, expected its fields under the heading [{kind}.{name}]"]
         if "name" in content:
             return None, ["has a field 'name', expected it in the heading alone"]
         content = (asdict(how.entries[name]) if how.is_replacing else {}) | content | {"name": name}

@@ -353,18 +353,33 @@ def depends_on_seed(recipe: Mapping[str, Any]) -> bool:
     if recipe["architecture"] == "metadata_logistic":
         return False
     learning = recipe.get("learning") or {}
-    is_solved = learning.get("is_head_solved") and not learns_features(recipe) and recipe["is_pretrained"]
+    is_solved = is_begun_in_one_step(recipe) and not learns_features(recipe) and recipe["is_pretrained"]
     is_drawn = recipe["sampling"] != "as_drawn" or recipe["is_augmented"] or learning.get("n_distortions")
     return not is_solved or bool(is_drawn or recipe.get("n_folds"))
 
 
+def is_begun_in_one_step(recipe: Mapping[str, Any]) -> bool:
+    """Whether the first stage of a recipe, stored or present, is solved and not trained: it has no epochs."""
+    is_head_solved = (recipe.get("learning") or {}).get("is_head_solved", False)
+    return bool(recipe["architecture"] == "metadata_logistic" or is_head_solved)
+
+
+def epochs_of_stages(recipe: Mapping[str, Any]) -> list[int]:
+    """The most epochs of each stage of a recipe, stored or present, that takes steps; empty: it is all solved."""
+    first = [] if is_begun_in_one_step(recipe) else [recipe["max_epochs"]]
+    tuning = recipe.get("fine_tuning")
+    return [*first, tuning["max_epochs"]] if tuning else first
+
+
 def n_epochs_at_most(recipe: Mapping[str, Any]) -> int:
-    """The epochs of all stages and folds of a recipe, stored or present, if none stops early; 0 for an ensemble."""
+    """The epochs of all stages and folds of a recipe, stored or present, if none stops early; 0 for an ensemble.
+
+    What is solved counts as one.
+    """
     if recipe.get("members"):
         return 0
-    tuning, how = (recipe.get(name) or {} for name in ("fine_tuning", "learning"))
-    first: int = 1 if how.get("is_head_solved") else recipe["max_epochs"]
-    return (first + tuning.get("max_epochs", 0)) * max(1, recipe.get("n_folds") or 0)
+    n_epochs = is_begun_in_one_step(recipe) + sum(epochs_of_stages(recipe))
+    return n_epochs * max(1, recipe.get("n_folds") or 0)
 
 
 _OF_BACKBONES = ("is_pretrained", "is_backbone_frozen", "unfrozen_from", "fine_tuning")

@@ -1,6 +1,6 @@
 """What is kept although nothing needs it, and how long: the policy of `lesion prune`. Data only.
 
-What is never pruned is no matter of policy (`upkeep/prunable.py`): champions and earlier champions, the newest of a
+What is never pruned is not a matter of policy (`upkeep/prunable.py`): champions and earlier champions, the newest of a
 variant, whatever runs, and whatever a kept thing needs.
 """
 

@@ -170,7 +170,7 @@ def split(names: Sequence[str]) -> None:
     from lesion_tasks.splits.split import build_split
 
     workspace = open_workspace()
-    # What one split lacks is no reason to withhold another: pictures of one's own seldom make all of them.
+    # What one split lacks is not a reason to withhold another: pictures of one's own seldom make all of them.
     refused = {}
     with shown_whatever_happens() as done:
         for planned in plan_splits(workspace, names):
@@ -198,7 +198,7 @@ def cohorts(names: Sequence[str]) -> None:
     if not chosen:
         click.echo("no cohort is declared", err=True)
     workspace = open_workspace()
-    # One that is empty is no reason to withhold another.
+    # One that is empty is not a reason to withhold another.
     refused = {}
     with shown_whatever_happens() as done:
         for one in chosen:

@@ -2,9 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -147,32 +146,31 @@ def compare(candidate: str, champion: str) -> None:
     rows = [
         {
             "measure": name,
-            candidate: number(d["candidate"]),
-            champion: number(d["champion"]),
-            "difference": number(d["value"], "+.4f"),
-            "95 % interval": f"{number(d['low'], '+.4f')} to {number(d['high'], '+.4f')}",
-            "p": number(d["p_value"]),
+            candidate: number(d.candidate),
+            champion: number(d.champion),
+            "difference": number(d.value, "+.4f"),
+            "95 % interval": f"{number(d.low, '+.4f')} to {number(d.high, '+.4f')}",
+            "p": number(d.p_value),
         }
-        for name, d in found["differences"].items()
+        for name, d in found.differences.items()
     ]
     print_table(rows)
-    parts = [part for part in found["slices"] if part["difference"]]
+    parts = [
+        {
+            "slice": f"{part.attribute}: {part.value}",
+            "images": part.n_images,
+            "difference": number(part.difference.value, "+.4f"),
+            "interval": f"{number(part.difference.low, '+.4f')} to {number(part.difference.high, '+.4f')}",
+        }
+        for part in found.slices
+        if part.difference is not None
+    ]
     if parts:
         click.echo("By slice, intervals widened to hold together:")
-        print_table([_slice_row(part) for part in parts])
-    if found["two_by_two"]:
+        print_table(parts)
+    if found.two_by_two is not None:
         click.echo("Old and new model on old and new data:")
-        print_table([{"": name, "value": number(value)} for name, value in found["two_by_two"].items()])
-
-
-def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
-    d = part["difference"]
-    return {
-        "slice": f"{part['attribute']}: {part['value']}",
-        "images": part["n_images"],
-        "difference": number(d["value"], "+.4f"),
-        "interval": f"{number(d['low'], '+.4f')} to {number(d['high'], '+.4f')}",
-    }
+        print_table([{"": name, "value": number(value)} for name, value in found.two_by_two])
 
 
 @lesion.command()
@@ -181,11 +179,11 @@ def _slice_row(part: Mapping[str, Any]) -> dict[str, Any]:
 def leaderboard(task: str | None, has_archived: bool) -> None:
     """Show every evaluated training, best first, and the champions."""
     from lesion_tasks.evaluation.leaderboard import gone_tasks
-    from lesion_tasks.evaluation.publish import leaderboard_rows
+    from lesion_tasks.evaluation.publish import leaderboard_lines
 
     workspace = open_workspace()
-    found = leaderboard_rows(workspace, has_archived=has_archived)
-    rows = [row for row in found if task in {None, row["task"]}]
+    found = leaderboard_lines(workspace, has_archived=has_archived)
+    rows = [line.cells for line in found if task in {None, line.task}]
     with workspace.engine.connect() as connection:
         for name, n in gone_tasks(connection).items():
             click.echo(

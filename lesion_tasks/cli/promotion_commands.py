@@ -72,7 +72,7 @@ def rollback(training_id: str | None, task: str, reason: str) -> None:
 def champion(task: str) -> None:
     """Show the present champion of a task and why it is."""
     from lesion_tasks.evaluation.decisions import champion_of
-    from lesion_tasks.evaluation.publish import champion_entry
+    from lesion_tasks.evaluation.write_champion_json import champion_entry
 
     with open_workspace().engine.connect() as connection:
         found = champion_of(connection, task)

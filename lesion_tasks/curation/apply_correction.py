@@ -26,7 +26,6 @@ def correct(
     task: str | None = None,
     reason: str,
     decided_by: str,
-    request_id: str | None = None,
 ) -> int:
     """Decide about the label of an image for a task, or about a pair of images; returns the decision's number.
 
@@ -41,7 +40,7 @@ def correct(
         task=task,
         reason=reason,
         decided_by=decided_by,
-        request_id=request_id,
+        request_id=None,
     )
     with workspace.engine.begin() as connection:
         lock_until_commit(connection, Lock.CURATION)

@@ -71,6 +71,11 @@ def copies_among(connection: Connection, number: dict[str, int]) -> np.ndarray:
     return np.array(pairs, dtype=np.int64).reshape(-1, 2)
 
 
+def are_copies(detail: float, registered: float = -1.0) -> bool:
+    """Whether two pictures are copies by how far their detail agrees: as they lie, and laid upon each other."""
+    return detail >= MIN_DETAIL_CORRELATION or registered >= MIN_REGISTERED_CORRELATION
+
+
 def compare_pictures(connection: Connection, bucket: Bucket, fresh: set[str]) -> int:
     """Compare the pictures of some images with those of all images, and store what was found.
 
@@ -251,10 +256,10 @@ def _open_and_store(
             detail, is_copy = None, correlation >= MIN_PRINT_CORRELATION
         else:
             detail = detail_correlation(left[0], right[0])
-            is_copy = detail >= MIN_DETAIL_CORRELATION
+            is_copy = are_copies(detail)
             if not is_copy:
                 registered = registered_correlation(left[1], right[1], left[2], right[2])
-                is_copy = registered >= MIN_REGISTERED_CORRELATION
+                is_copy = are_copies(detail, registered)
                 detail = max(detail, registered)
         return {
             "sha256": one,

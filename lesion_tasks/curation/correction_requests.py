@@ -47,9 +47,9 @@ _CONTENT = ("decision", "isic_id", "other_isic_id", "task", "reason")
 # Decision -> what is asked, of a task's title and the images.
 _SUBJECTS = {
     "label_set_aside": "{title}: may the label of {images} be set aside?",
-    "label_kept": "{title}: may the label of {images} stand, and be no suspect any more?",
+    "label_kept": "{title}: may the label of {images} stand, and no longer be a suspect?",
     "lesions_joined": "May the groups of {images} be joined as one lesion?",
-    "lesions_apart": "May {images} stay two lesions, and be no suspects any more?",
+    "lesions_apart": "May {images} stay two lesions, and no longer be suspects?",
 }
 
 
@@ -379,10 +379,10 @@ def _effects(connection: Connection, request: Request) -> list[str]:
         decision = find_correction(connection, request.correction_id).decision
     if decision == "label_kept":
         return [
-            f"No split. The label {'may be a suspect again' if is_withdrawn else 'is no suspect any more'}."
+            f"No split. The label {'may be a suspect again' if is_withdrawn else 'is no longer a suspect'}."
         ]
     if decision == "lesions_apart":
-        return [f"No split. The pair {'may be suspect again' if is_withdrawn else 'is no suspect any more'}."]
+        return [f"No split. The pair {'may be suspect again' if is_withdrawn else 'is no longer a suspect'}."]
     if decision in LABEL_DECISIONS:
         return _effects_of_label(connection, request, is_withdrawn=is_withdrawn)
     return _effects_of_pair(connection, request, is_withdrawn=is_withdrawn)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from sqlalchemy import Connection, text
 
-NO_IMAGE = "records that are no image"
+NO_IMAGE = "records that are not images"
 # What was left out, and the table that has it; ordered by the second key where one image has several files.
 _TABLES = {
     "records that were refused": ("refused_record", "refusal_id"),

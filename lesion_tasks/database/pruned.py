@@ -18,7 +18,7 @@ REPORT_IS_PRUNED = "EXISTS (SELECT FROM pruning p WHERE p.kind = 'training' AND 
 TRAINING_IS_ARCHIVED = (
     "EXISTS (SELECT FROM archival a WHERE a.training_id = t.training_id AND a.returned_at IS NULL)"
 )
-# About a row `t` of training: it answers how a recipe does where it never learned, and is no model for use.
+# About a row `t` of training: it answers how a recipe does where it never learned, and is not for use.
 HOLDS_OUT = "EXISTS (SELECT FROM manifest h WHERE h.digest = t.manifest_digest AND h.held_out IS NOT NULL)"
 MANIFEST_IS_PRUNED = """
     EXISTS (SELECT FROM pruning p WHERE p.kind = 'manifest' AND p.name = m.digest AND p.made_again_at IS NULL)

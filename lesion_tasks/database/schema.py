@@ -233,8 +233,8 @@ class StoredFile(Base):
 
     __tablename__ = "stored_file"
     written_by = (
-        "ingest.check_files",
         "ingest.download",
+        "ingest.find_replaced_files",
         "ingest.snapshot_handover",
         "upkeep.verify_bucket",
     )

@@ -101,12 +101,12 @@ def _share_bucket(url: str) -> None:
         s3_client().put_bucket_policy(Bucket=bucket, Policy=json.dumps(bucket_policy(bucket, principals)))
 
 
-def bucket_policy(bucket: str, principals: dict[str, str], rights: Path = RIGHTS) -> dict[str, Any]:
-    """The policy that gives each account of `principals` the rights of its document in the folder `rights`."""
+def bucket_policy(bucket: str, principals: dict[str, str]) -> dict[str, Any]:
+    """The policy that gives each account of `principals` the rights of its document in the folder `RIGHTS`."""
     statements = []
     for who, principal in principals.items():
         document = (
-            (rights / f"{who}.json").read_text().replace("arn:aws:s3:::lesion", f"arn:aws:s3:::{bucket}")
+            (RIGHTS / f"{who}.json").read_text().replace("arn:aws:s3:::lesion", f"arn:aws:s3:::{bucket}")
         )
         statements += [
             {**statement, "Principal": {"AWS": [principal]}}

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sqlalchemy import Connection, text
 
@@ -13,19 +13,15 @@ from lesion_tasks.database.schema import OpenQuestion
 from lesion_tasks.evaluation.decisions import (
     ENTHRONING,
     Champion,
-    PastDecision,
     champion_of,
     decided_trainings,
     decisions_about,
 )
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import find_questions, run_of
-from lesion_tasks.reports.index import PromotionState
+from lesion_tasks.reports.index import DecisionLine, PromotionState
 from lesion_tasks.reports.words import outcome_title, quoted, sentences, unquoted
 from lesion_tasks.training.run_record import kind_of
-
-if TYPE_CHECKING:
-    pass
 
 # Whether a row `t` of training, with its row `m` of manifest, may ever become champion; `:leaking` are imputations.
 MAY_BE_PROMOTED = """(coalesce((t.recipe ->> 'is_promotable')::boolean, true)
@@ -202,7 +198,7 @@ def champion_state(connection: Connection, task: str, training_id: str) -> Promo
     )
 
 
-def _champion_state(crowned: Sequence[PastDecision]) -> PromotionState:
+def _champion_state(crowned: Sequence[DecisionLine]) -> PromotionState:
     """The state by the decisions that made a training champion, newest first."""
     now = crowned[0]
     instead = f" instead of {now.previous_training_id}" if now.action == "rolled_back" else ""
@@ -216,7 +212,7 @@ def _champion_state(crowned: Sequence[PastDecision]) -> PromotionState:
 
 def _state(
     judged: Judged,
-    decisions: Sequence[PastDecision],
+    decisions: Sequence[DecisionLine],
     now: TaskNow,
     waiting: Collection[str],
     gone: str | None,
@@ -246,7 +242,7 @@ def _state(
     )
 
 
-def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -> PromotionState:
+def _candidate_state(last: DecisionLine | None, question: OpenQuestion | None) -> PromotionState:
     """The state of what waits: what was decided before, and whether a person is asked about it."""
     asked = None if question is None else f"A person is asked about it, by run {run_of(question)}."
     runs = [] if question is None else [run_of(question)]
@@ -261,17 +257,17 @@ def _candidate_state(last: PastDecision | None, question: OpenQuestion | None) -
 _TYPED = ("rejected", "rolled_back")  # the actions whose reason is what a person typed
 
 
-def _installed(decision: PastDecision) -> str:
+def _installed(decision: DecisionLine) -> str:
     return outcome_title(decision.outcome)
 
 
-def _by(name: str, decision: PastDecision, did: str = "") -> PromotionState:
+def _by(name: str, decision: DecisionLine, did: str = "") -> PromotionState:
     return PromotionState(
         name=name,
         did=did,
-        decided_at=decision.decided_at.isoformat(timespec="seconds"),
+        decided_at=decision.decided_at,
         decided_by=decision.decided_by,
-        runs=list(decision.runs),
+        runs=decision.runs,
         reason=quoted(unquoted(decision.reason))
         if decision.action in _TYPED and decision.reason
         else decision.reason,

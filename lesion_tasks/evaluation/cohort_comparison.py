@@ -1,7 +1,7 @@
 """A candidate, the champion and the cohorts of their task -> how they differ on other people's data, pair by pair."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection
 
@@ -10,6 +10,7 @@ from lesion_tasks.catalog import TASKS, cohorts_of
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.other_data import usable_rows
 from lesion_tasks.evaluation.unjudged import cohort_manifest_in_force, is_of_today
+from lesion_tasks.metrics.comparison_document import CohortDifference
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import (
     AlteredPredictionsError,
@@ -26,57 +27,57 @@ if TYPE_CHECKING:
 
 def compare_on_cohorts(
     connection: Connection, bucket: Bucket, candidate: Training, champion: Training
-) -> list[dict[str, Any]]:
-    """Candidate minus champion on each cohort of the task, on images that neither already has.
-
-    Each entry has cohort, n_images, n_left_out, reason (None where there is a difference) and difference: that of the
-    leading measure, as `PublishedDifference`.
-    """
+) -> list[CohortDifference]:
+    """Candidate minus champion, in the leading measure, on each cohort of the task: on images that neither has."""
     found = []
     for cohort in cohorts_of(candidate.task):
         manifest = cohort_manifest_in_force(connection, cohort, candidate.task)
         if manifest is None:
             continue
         if is_of_today(cohort, manifest):
-            told = _compare_on(connection, bucket, (candidate, champion), manifest.digest)
+            found.append(_compare_on(connection, bucket, (candidate, champion), cohort.name, manifest.digest))
         else:
             reason = "no image can be judged by its definition of today"
-            told = {"n_images": 0, "n_left_out": 0, "reason": reason, "difference": None}
-        found.append({"cohort": cohort.name, **told})
+            nothing = CohortDifference(
+                cohort=cohort.name, n_images=0, n_left_out=0, reason=reason, difference=None
+            )
+            found.append(nothing)
     return found
 
 
 def _compare_on(
-    connection: Connection, bucket: Bucket, models: Sequence[Training], digest: str
-) -> dict[str, Any]:
+    connection: Connection, bucket: Bucket, models: Sequence[Training], cohort: str, digest: str
+) -> CohortDifference:
     from lesion_tasks.metrics.compare import auc_difference
     from lesion_tasks.metrics.integrity import few_groups
 
     rows = read_manifest(bucket, find_manifest(connection, digest).object_key)
     kept = _usable_by_all(connection, bucket, models, rows)
-    told: dict[str, Any] = {
-        "n_images": len(kept),
-        "n_left_out": len(rows) - len(kept),
-        "reason": None,
-        "difference": None,
-    }
+
+    def compared(difference: "Difference | None", reason: str | None = None) -> CohortDifference:
+        return CohortDifference(
+            cohort=cohort,
+            n_images=len(kept),
+            n_left_out=len(rows) - len(kept),
+            reason=reason,
+            difference=None if difference is None else difference.published(),
+        )
+
     if not len(kept):
-        return told | {"reason": "no image can be judged by both"}
+        return compared(None, "no image can be judged by both")
     scored = []
     for model in models:
         try:
             one = _scored(connection, model, digest, kept)
         except AlteredPredictionsError as error:
-            return told | {"reason": str(error)}
+            return compared(None, str(error))
         if one is None:
-            return told | {"reason": f"{model.training_id} has not been judged on it as it is by now"}
+            return compared(None, f"{model.training_id} has not been judged on it as it is by now")
         scored.append(one)
     if (verdict := few_groups(scored[0])).blocks:
-        return told | {"reason": verdict.sentence.rstrip(".")}
-    difference: Difference | None = auc_difference(scored[0], scored[1])
-    if difference is None:
-        return told | {"reason": "a class has no image"}
-    return told | {"difference": difference.as_dict()}
+        return compared(None, verdict.sentence.rstrip("."))
+    difference = auc_difference(scored[0], scored[1])
+    return compared(difference, "a class has no image" if difference is None else None)
 
 
 def _usable_by_all(

@@ -26,6 +26,7 @@ from lesion_tasks.evaluation.evaluation_record import (
     unmade_checks,
 )
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
+from lesion_tasks.metrics.comparison_document import Comparison, TwoByTwo
 from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.metrics.verdict import ON_VAL
 from lesion_tasks.splits.manifest import find_manifest, read_manifest
@@ -131,14 +132,12 @@ def _is_evaluated(connection: Connection, model: Training, digest: str) -> bool:
 @one_thread_each()
 def compare_models(
     connection: Connection, bucket: Bucket, candidate: Training, champion: Training
-) -> dict[str, Any]:
+) -> Comparison:
     """Candidate minus champion on the candidate's natural test set, without images that either has learned from.
 
-    Returns champion, subset, has_same_predictions, differences (by measure, with interval), slices (the leading
-    difference on each part of the test set), n_images, n_left_out, two_by_two: both models on both test sets, None if
-    one of the four is missing, and cohorts: the same on other people's data, as `compare_on_cohorts` returns it. Raises
-    `NoComparisonError` if the models tell other classes apart, or if one was not evaluated on these images, is not
-    sound there, or has learned from nearly all of them.
+    With the leading difference on each part of the test set and on each cohort, and both models on both test sets
+    unless one of the four is missing. Raises `NoComparisonError` if the models tell other classes apart, or if one was
+    not evaluated on these images, is not sound there, or has learned from nearly all of them.
     """
     import numpy as np
 
@@ -170,17 +169,17 @@ def compare_models(
     differences = compare(
         new[0], new[1], threshold=candidate.threshold, champion_threshold=champion.threshold
     )
-    return {
-        "champion": champion.training_id,
-        "subset": "test_natural",
-        "n_images": len(rows),
-        "n_left_out": n_left_out,
-        "has_same_predictions": bool(np.array_equal(new[0].probabilities, new[1].probabilities)),
-        "differences": {name: difference.as_dict() for name, difference in differences.items()},
-        "slices": [one.as_dict() for one in compare_slices(new[0], new[1])],
-        "two_by_two": _two_by_two(connection, tables, task, models, new),
-        "cohorts": compare_on_cohorts(connection, bucket, candidate, champion),
-    }
+    return Comparison(
+        champion=champion.training_id,
+        subset="test_natural",
+        n_images=len(rows),
+        n_left_out=n_left_out,
+        has_same_predictions=bool(np.array_equal(new[0].probabilities, new[1].probabilities)),
+        differences={name: difference.published() for name, difference in differences.items()},
+        slices=[one.published() for one in compare_slices(new[0], new[1])],
+        two_by_two=_two_by_two(connection, tables, task, models, new),
+        cohorts=compare_on_cohorts(connection, bucket, candidate, champion),
+    )
 
 
 def _not_evaluated(model: Training, digest: str) -> NotEvaluatedError:
@@ -273,7 +272,7 @@ def _two_by_two(
     task: Task,
     models: Sequence[Training],
     new: "Sequence[Scored | None]",
-) -> Mapping[str, Any] | None:
+) -> TwoByTwo | None:
     from lesion_tasks.metrics.compare import two_by_two
 
     candidate, champion = models
@@ -285,17 +284,15 @@ def _two_by_two(
     (candidate_old, champion_old), (candidate_new, champion_new) = old, new
     if candidate_old is None or champion_old is None or candidate_new is None or champion_new is None:
         return None
-    return dict(
-        two_by_two(
-            old_model_old_data=champion_old,
-            old_model_new_data=champion_new,
-            new_model_old_data=candidate_old,
-            new_model_new_data=candidate_new,
-        )
+    return two_by_two(
+        old_model_old_data=champion_old,
+        old_model_new_data=champion_new,
+        new_model_old_data=candidate_old,
+        new_model_new_data=candidate_new,
     )
 
 
-def compare_trainings(workspace: Workspace, candidate_id: str, champion_id: str) -> dict[str, Any]:
+def compare_trainings(workspace: Workspace, candidate_id: str, champion_id: str) -> Comparison:
     """Compare two trainings of one task, pair by pair, on the first one's test set."""
     with workspace.engine.connect() as connection:
         candidate, champion = (find_finished(connection, name) for name in (candidate_id, champion_id))

@@ -7,13 +7,15 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import Connection, Select, select, text
+from pydantic import BaseModel, ConfigDict
+from sqlalchemy import Connection, Row, Select, select, text
 from sqlalchemy.orm import Session
 
 from lesion_tasks.catalog.approvals import RULE
 from lesion_tasks.database.schema import OpenQuestion, Promotion, Training
 from lesion_tasks.evaluation.evaluation_record import FINDINGS_DIGEST
 from lesion_tasks.evaluation.open_questions import close_question, find_question, run_of
+from lesion_tasks.metrics.comparison_document import Comparison
 from lesion_tasks.reports.index import DecisionLine
 from lesion_tasks.reports.words import decider, outcome_title, sentences, unquoted
 from lesion_tasks.training.run_record import find_finished
@@ -29,8 +31,32 @@ DECIDING = ("promoted", "rolled_back", "refused", "rejected", "superseded")
 MISSED_GATES, NO_BETTER, PASSED_OVER = "missed_gates", "no_better", "passed_over"
 BARRED, NOT_COMPARED = "barred", "not_compared"
 _BY_GATES = (MISSED_GATES, NO_BETTER)
-# Of a row that ends a question and not a candidacy: something else is decided, or asked, about the same training.
-_QUESTION_ALONE = {"is_question_alone": True}
+
+
+class DecisionFigures(BaseModel):
+    """What is stored with a decision beside its reason. What a kind of decision has no say about is left out.
+
+    Rows of earlier releases have fewer of these: they are read as they are.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", defer_build=True)
+
+    val: float | None = None  # the leading measure on val
+    findings_sha256: str | None = None  # of the evaluation that it is about
+    comparison: Comparison | None = None
+    cohorts: list[dict[str, Any]] = []  # as `Candidate.judged_by`
+    objections: list[str] = []
+    cautions: list[str] = []
+    is_forced: bool = False
+    overrides: int | None = None  # the sequence of a refusal
+    is_obstacle: bool = False  # refused for what may be mended, and not for its figures
+    refused_for: str | None = None  # one of the words above
+    runs: list[str] = []  # of Airflow, that the reason names
+    # It ends a question and not a candidacy: something else is decided, or asked, about the same training.
+    is_question_alone: bool = False
+
+    def as_json(self) -> str:
+        return json.dumps(self.model_dump(exclude_unset=True))
 
 
 def outcome_of(action: str, figures: Mapping[str, Any]) -> str:
@@ -50,20 +76,6 @@ def why_in_words(action: str, decided_by: str, reason: str) -> str:
     if action != "rejected" or not reason.startswith(told):
         return reason
     return unquoted(reason.removeprefix(told).lstrip(":. "))
-
-
-@dataclass(frozen=True, kw_only=True)
-class PastDecision:
-    """A decision about a training, without the figures behind it."""
-
-    action: str
-    outcome: str
-    training_id: str
-    previous_training_id: str | None
-    reason: str
-    decided_by: str
-    decided_at: datetime
-    runs: tuple[str, ...] = ()  # of Airflow, that the reason names
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +139,8 @@ def _detached(connection: Connection, statement: Select[Any]) -> list[Promotion]
     return rows
 
 
-def line_of(row: Promotion) -> DecisionLine:
-    """A decision for display."""
+def line_of(row: Promotion | Row[Any]) -> DecisionLine:
+    """A decision without the figures behind it."""
     return DecisionLine(
         decided_at=row.decided_at.isoformat(timespec="seconds"),
         action=row.action,
@@ -141,7 +153,7 @@ def line_of(row: Promotion) -> DecisionLine:
     )
 
 
-def decisions_about(connection: Connection, task: str, training_ids: Collection[str]) -> list[PastDecision]:
+def decisions_about(connection: Connection, task: str, training_ids: Collection[str]) -> list[DecisionLine]:
     """Decisions about the champion of a task that name any of some trainings or replaced one, newest first."""
     rows = connection.execute(
         text("""
@@ -154,19 +166,7 @@ def decisions_about(connection: Connection, task: str, training_ids: Collection[
         """),
         {"task": task, "ids": list(training_ids), "enthroning": list(ENTHRONING)},
     )
-    return [
-        PastDecision(
-            action=row.action,
-            outcome=outcome_of(row.action, row.figures or {}),
-            training_id=row.training_id,
-            previous_training_id=row.previous_training_id,
-            reason=why_in_words(row.action, row.decided_by, row.reason),
-            decided_by=row.decided_by,
-            decided_at=row.decided_at,
-            runs=tuple((row.figures or {}).get("runs", ())),
-        )
-        for row in rows
-    ]
+    return [line_of(row) for row in rows]
 
 
 def decided_trainings(connection: Connection, task: str) -> set[str]:
@@ -319,7 +319,7 @@ def record_decision(
     previous: str | None,
     manifest_digest: str | None = None,
     reason: str,
-    figures: Mapping[str, Any] | None = None,
+    figures: DecisionFigures | None = None,
     decided_by: str,
     request_id: str | None = None,
 ) -> str:
@@ -329,15 +329,15 @@ def record_decision(
     says that nothing was decided; that is the rule's doing, whoever decided. The caller holds the lock on the task's
     promotion.
     """
-    figures = dict(figures or {})
+    figures = figures or DecisionFigures()
     question = find_question(connection, task, training_id)
     if question is not None and question.request_id == request_id:
         close_question(connection, question)
     elif question is not None and action != "expired":
-        title = outcome_title(outcome_of(action, figures))
+        title = outcome_title(outcome_of(action, figures.model_dump()))
         by = f"{training_id}: {title}, decided by {decider(decided_by)} before this run decided about it."
         reason = sentences(reason, supersede_question(connection, question, reason=by))
-        figures["runs"] = [run_of(question)]
+        figures = figures.model_copy(update={"runs": [run_of(question)]})
     _insert(
         connection,
         task=task,
@@ -346,7 +346,7 @@ def record_decision(
         previous=previous,
         digest=manifest_digest,
         reason=reason,
-        figures=json.dumps(figures),
+        figures=figures.as_json(),
         decided_by=decided_by,
         request_id=request_id,
     )
@@ -361,7 +361,7 @@ def record_answer(
     training_id: str,
     previous: str | None,
     reason: str,
-    figures: Mapping[str, Any] | None,
+    figures: DecisionFigures | None,
     decided_by: str,
     request_id: str,
 ) -> None:
@@ -384,7 +384,8 @@ def record_answer(
         record_decision(connection, task, action, figures=figures, **about)
         return
     # It overtakes nothing, such as the question of the run that overtook its own.
-    _insert(connection, task=task, action=action, digest=None, figures=json.dumps(_QUESTION_ALONE), **about)
+    alone = DecisionFigures(is_question_alone=True)
+    _insert(connection, task=task, action=action, digest=None, figures=alone.as_json(), **about)
 
 
 def supersede_question(
@@ -411,7 +412,7 @@ def supersede_question(
         previous=question.previous_training_id,
         digest=None,
         reason=sentences(reason, question.approved_by and f"{question.approved_by} had approved it."),
-        figures=json.dumps({**_QUESTION_ALONE, "runs": list(runs)}),
+        figures=DecisionFigures(is_question_alone=True, runs=list(runs)).as_json(),
         decided_by=RULE,
         request_id=question.request_id,
     )

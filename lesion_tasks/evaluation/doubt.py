@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 # Pictures of val on which the measure of strange pictures is fitted; of more, as many at random.
 MAX_FITTED = 4_096
-# Why a prediction is no answer.
+# Why a prediction is not an answer.
 STRANGE = "out of distribution"
 SEVERAL = "several classes are possible"
 NONE_FITS = "no class fits"

@@ -41,6 +41,7 @@ from lesion_tasks.evaluation.subject import (
     training_facts,
 )
 from lesion_tasks.metrics.cohort_document import OtherData
+from lesion_tasks.metrics.comparison_document import Comparison
 from lesion_tasks.metrics.document_schema import PublishedVerdict, SubsetDocument
 from lesion_tasks.metrics.fairness_document import Fairness
 from lesion_tasks.metrics.known_identities import Identities
@@ -48,7 +49,7 @@ from lesion_tasks.metrics.one_thread import one_thread_each
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.progress import progress
 from lesion_tasks.reports.answers import on_cohorts
-from lesion_tasks.reports.bundle import Bundle, Comparison, Example, Standing
+from lesion_tasks.reports.bundle import Bundle, Example, Standing
 from lesion_tasks.reports.words import untold
 from lesion_tasks.scratch import scratch_file
 from lesion_tasks.training.predictions import (
@@ -387,13 +388,12 @@ def _comparison(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> C
         if champion is None or champion.training.training_id == subject.training.training_id:
             return None
         try:
-            found = compare_models(connection, bucket, subject.training, champion.training)
+            return compare_models(connection, bucket, subject.training, champion.training)
         except NoComparisonError as error:
             # What is being evaluated has no evaluation yet: nothing that anybody could do about it.
             if getattr(error, "training_id", None) != subject.training.training_id:
                 log.info("no comparison with the champion: %s", error)
             return None
-    return Comparison.model_validate(found)
 
 
 def _open_test(engine: Engine, subject: EvaluationSubject) -> int:

@@ -376,7 +376,7 @@ def _with_figures(measured: Sequence[_Measured], measure: str) -> list[_Measured
         told = [figure for figure in told if figure.value is not None]
         figure = told[0] if told else one.site.figure
         if found is not None and training is not None:
-            mean = {"value": found.mean, **site_interval(found, training).as_dict(), "other_intervals": []}
+            mean = {"value": found.mean, **vars(site_interval(found, training)), "other_intervals": []}
             figure = told[0].model_copy(update=mean)
         elif len(told) > 1:
             mean = {"value": sum(t.value or 0.0 for t in told) / len(told), "low": None, "high": None}

@@ -3,7 +3,6 @@
 from typing import TYPE_CHECKING
 
 from lesion_tasks.evaluation.subject import EvaluationSubject
-from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.reports.bundle import LesionFigures
 
 if TYPE_CHECKING:
@@ -35,5 +34,5 @@ def lesion_figures(subject: EvaluationSubject, test: "Scored") -> LesionFigures 
         n_lesions=n_lesions,
         n_with_several_images=int((counts > 1).sum()),
         n_left_out=n_lesions - lesions.n_images,
-        figures={name: PublishedFigure.model_validate(figure.as_dict()) for name, figure in found.items()},
+        figures={name: figure.published() for name, figure in found.items()},
     )

@@ -18,12 +18,12 @@ from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import VARIANTS, Variant
 from lesion_tasks.catalog.backbones import RANDOM_START
 from lesion_tasks.catalog.lookup import question_of
-from lesion_tasks.catalog.recipe import flat_recipe
+from lesion_tasks.catalog.recipe import epochs_of_stages, flat_recipe
 from lesion_tasks.catalog.systems import SYSTEMS, System
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.evaluate import evaluate_training
 from lesion_tasks.evaluation.evaluation_record import find_sealed, list_evaluated_ids
-from lesion_tasks.reports.bundle import Bundle, PublishedDifference, read_bundle
+from lesion_tasks.reports.bundle import Bundle, read_bundle
 from lesion_tasks.reports.paper_page import (
     READ_ON,
     Change,
@@ -55,7 +55,7 @@ _OF_ONE_TRAINING = ("title", "adjusted", "is_promotable", "seed", "is_pretrained
 _NO_CHANGE = frozenset({"name", "title", "adjusted", "is_promotable", "reproduces", "search", "search_id"})
 # Fields whose change brings other weights with it.
 _OF_WEIGHTS = ("backbone", "is_pretrained")
-# Of a stand-in: its backbone is said first, and a seed is no difference.
+# Of a stand-in: its backbone is said first, and a seed is not a difference.
 _NO_DIFFERENCE = _NO_CHANGE | {"backbone", "seed"}
 
 
@@ -218,15 +218,8 @@ def _kept(recipe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _epochs_in_words(recipe: Mapping[str, Any], variant: Variant) -> str:
-    theirs, own = (" and ".join(map(str, _epochs(one))) for one in (recipe, variant.as_recipe))
+    theirs, own = (" and ".join(map(str, epochs_of_stages(one))) for one in (recipe, variant.as_recipe))
     return "" if theirs == own else f"max_epochs {theirs} in place of {own}"
-
-
-def _epochs(recipe: Mapping[str, Any]) -> list[int]:
-    """The most epochs of each stage that takes steps."""
-    is_solved = (recipe.get("learning") or {}).get("is_head_solved", False)
-    tuning = recipe.get("fine_tuning")
-    return [*([] if is_solved else [recipe["max_epochs"]]), *([tuning["max_epochs"]] if tuning else [])]
 
 
 def _without_place(reason: str) -> str:
@@ -348,7 +341,7 @@ def read_changes(workspace: Workspace, base: str) -> Changes:
 
     All of them on the base's manifest and without folds; another variant counts where one field is all that differs.
     What ran with other code or software, or cannot be read, is named and left out. Raises `UnusableInputError` if the
-    base is no finished training or its task is gone.
+    base is not a finished training or its task is gone.
     """
     with workspace.engine.connect() as connection:
         training = find_finished(connection, base)
@@ -425,7 +418,7 @@ def _change(
         training_id=other.training_id,
         val_auc=_auc_of(theirs, other.training_id),
         minutes=minutes_of(other),
-        difference=None if difference is None else PublishedDifference.model_validate(difference.as_dict()),
+        difference=None if difference is None else difference.published(),
     )
 
 

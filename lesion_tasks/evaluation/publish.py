@@ -1,11 +1,8 @@
-"""Postgres -> the published copies: `champion.json` and `reports/index.html`. Both can be rebuilt at any time.
-
-Here and not where champions are made: evaluations and pruning change what these say, too.
-"""
+"""Postgres -> `reports/index.html`, and then `champion.json`. Both can be rebuilt at any time."""
 
 import json
 import logging
-from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -13,33 +10,23 @@ from sqlalchemy import Connection, text
 
 from lesion_tasks.bucket import Bucket, MissingObjectError
 from lesion_tasks.catalog import TASKS
-from lesion_tasks.catalog.gates import leading_measure, leading_measure_of
+from lesion_tasks.catalog.gates import leading_measure
 from lesion_tasks.curation.synthetic_images import are_all_synthetic
 from lesion_tasks.database.locks import Lock, hold_lock
 from lesion_tasks.evaluation.candidacy import champion_state
-from lesion_tasks.evaluation.champion_document import (
-    CHAMPION_KEY,
-    CHAMPION_SCHEMA_KEY,
-    ChampionEntry,
-    ChampionFigures,
-    champion_schema,
-)
-from lesion_tasks.evaluation.decisions import Champion, champion_of, decisions_of, tasks_with_champion
-from lesion_tasks.evaluation.doubt import entry_of
-from lesion_tasks.evaluation.evaluation_record import (
-    AlteredEvaluationError,
-    find_sealed,
-    newest_since_promotion,
-)
+from lesion_tasks.evaluation.decisions import champion_of, decisions_of
 from lesion_tasks.evaluation.leaderboard import LeaderboardFilter, gone_tasks, read_leaderboard_rows
-from lesion_tasks.reports.bundle import BestOfLooks, SincePromotion
+from lesion_tasks.evaluation.write_champion_json import (
+    champion_entries,
+    since_promotion_of,
+    write_champion_json,
+)
 from lesion_tasks.reports.index import (
     ChampionLine,
     HeldOutLine,
     Leaderboard,
     LeaderboardRow,
     TaskLeaderboard,
-    subset_figures,
 )
 from lesion_tasks.workspace import Workspace
 
@@ -87,45 +74,59 @@ def _task_leaderboard(connection: Connection, name: str, *, has_archived: bool) 
             variant=champion.training.variant,
             state=champion_state(connection, name, champion.training.training_id),
             report_path=report_by_training.get(champion.training.training_id),
-            since_promotion=_since_promotion(connection, champion),
+            since_promotion=since_promotion_of(connection, champion),
         ),
         rows=leaderboard,
         decisions=decisions_of(connection, name),
     )
 
 
-def _best_of_looks(document: Mapping[str, Any]) -> BestOfLooks | None:
-    found = document.get("best_of_looks")
-    return None if found is None else BestOfLooks.model_validate(found)
+@dataclass(frozen=True, kw_only=True)
+class LeaderboardLine:
+    """What a person needs to see of an evaluated training before deciding, in words."""
+
+    task: str
+    variant: str
+    measure: str
+    value: str
+    interval: str
+    worst_cohort: str
+    checks: str
+    state: str
+    kept: str
+    training_id: str
+
+    @property
+    def cells(self) -> dict[str, str]:
+        """Heading -> words, for a table."""
+        return {_HEADINGS.get(name, name): words for name, words in vars(self).items()}
 
 
-def _since_promotion(connection: Connection, champion: Champion) -> SincePromotion | None:
-    found = newest_since_promotion(connection, champion.training.training_id)
-    return None if found is None else SincePromotion.model_validate(found)
+_HEADINGS = {"interval": "95 % interval", "worst_cohort": "worst cohort"}
 
 
-def leaderboard_rows(workspace: Workspace, *, has_archived: bool = False) -> list[dict[str, Any]]:
-    """One row for each evaluated training, best first: what a person needs to see before deciding."""
+def leaderboard_lines(workspace: Workspace, *, has_archived: bool = False) -> list[LeaderboardLine]:
+    """One line for each evaluated training, best first."""
     with workspace.engine.connect() as connection:
         leaderboard = read_leaderboard(connection, has_archived=has_archived)
-    return [_flat(task, row) for task in leaderboard.tasks for row in task.rows]
+    return [_line(task, row) for task in leaderboard.tasks for row in task.rows]
 
 
-def _flat(task: TaskLeaderboard, row: LeaderboardRow) -> dict[str, Any]:
+def _line(task: TaskLeaderboard, row: LeaderboardRow) -> LeaderboardLine:
     figure = row.figures.get(task.leading_measure)
     value, low, high = (figure.value, figure.low, figure.high) if figure else (None, None, None)
-    return {
-        "task": task.name,
-        "variant": row.variant,
-        "measure": task.leading_measure,
-        "value": "undefined" if value is None else f"{value:.3f}",
-        "95 % interval": "" if low is None or high is None else f"{low:.3f} to {high:.3f}",
-        "worst cohort": _worst_cohort(row),
-        "checks": "sound" if row.is_sound else ", ".join(row.failed_checks),
-        "state": row.state.title.lstrip("★✗ "),
-        "kept": "pruned" if row.pruned else "archived" if row.archived else "",
-        "training_id": row.training_id,
-    }
+    return LeaderboardLine(
+        task=task.name,
+        variant=row.variant,
+        measure=task.leading_measure,
+        value="undefined" if value is None else f"{value:.3f}",
+        interval="" if low is None or high is None else f"{low:.3f} to {high:.3f}",
+        worst_cohort=_worst_cohort(row),
+        checks="sound" if row.is_sound else ", ".join(row.failed_checks),
+        state=row.state.title.lstrip("★✗ "),
+        kept="pruned" if row.pruned else "archived" if row.archived else "",
+        training_id=row.training_id,
+    )
 
 
 def _worst_cohort(row: LeaderboardRow) -> str:
@@ -146,22 +147,10 @@ def publish(workspace: Workspace) -> None:
     with hold_lock(workspace.engine, Lock.PUBLICATION), workspace.engine.connect() as connection:
         lines = held_out_lines(bucket)
         page = render_index(read_leaderboard(connection), lines)
-        # Those of tasks that are gone from the catalogue too: somebody may be served by one.
-        names = dict.fromkeys([*TASKS, *tasks_with_champion(connection)])
-        found = {name: champion_of(connection, name) for name in names}
-        champions = {name: champion_entry(connection, one) for name, one in found.items() if one is not None}
+        champions = champion_entries(connection)
         bucket.put("reports/index.html", page, content_type="text/html; charset=utf-8")
         bucket.put(HELD_OUT_INDEX, _HELD_OUT_LINES.dump_json(lines), content_type="application/json")
-        for name, entry in champions.items():
-            key = champion_key(name, entry.sequence)
-            if not bucket.exists(key):
-                _put(bucket, key, entry.model_dump())
-        _put(bucket, CHAMPION_SCHEMA_KEY, champion_schema())
-        _put(bucket, CHAMPION_KEY, {name: entry.model_dump() for name, entry in champions.items()})
-
-
-def _put(bucket: Bucket, key: str, document: Mapping[str, Any]) -> None:
-    bucket.put(key, json.dumps(document, indent=2).encode(), content_type="application/json")
+        write_champion_json(bucket, champions)
 
 
 def held_out_documents(bucket: Bucket) -> list[dict[str, Any]]:
@@ -202,41 +191,3 @@ def held_out_lines(bucket: Bucket) -> list[HeldOutLine]:
                 "the index leaves out a report on what was held out: it is of another release: %s", error
             )
     return sorted(known, key=lambda line: (line.evaluated_at, line.held_out_id), reverse=True)
-
-
-def champion_key(task: str, sequence: int) -> str:
-    """The key of a decision's own copy of the champion, which never changes once written."""
-    return f"champions/{task}/{sequence:06d}.json"
-
-
-def champion_entry(connection: Connection, champion: Champion) -> ChampionEntry:
-    """What `champion.json` says about a task: the model, how to read it, the decision behind it, and its figures."""
-    decision, training = champion.decision, champion.training
-    try:
-        evaluation = find_sealed(connection, training.training_id, training.manifest_digest)
-    except AlteredEvaluationError:
-        evaluation = None  # what it says now is nobody's finding
-    document = evaluation.document if evaluation is not None else {}
-    best, fresh = _best_of_looks(document), _since_promotion(connection, champion)
-    measure = leading_measure_of(is_binary=len(training.classes) == 2)
-    figure = subset_figures(document, "test_natural").get(measure)
-    return ChampionEntry(
-        sequence=decision.sequence,
-        training_id=training.training_id,
-        variant=training.variant,
-        model_key=training.model_key or "",
-        model_sha256=training.model_sha256 or "",
-        classes=list(training.classes),
-        threshold=training.threshold,
-        since=decision.decided_at.isoformat(timespec="seconds"),
-        reason=decision.reason,
-        **entry_of(document),
-        figures=ChampionFigures(
-            measure=measure,
-            value=figure.value if figure else None,
-            low=figure.low if figure else None,
-            high=figure.high if figure else None,
-            best_of_looks=best if best and best.n_looks > 1 else None,
-            since_promotion=fresh,
-        ),
-    )

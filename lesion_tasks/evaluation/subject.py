@@ -170,7 +170,7 @@ def identities_of(subject: EvaluationSubject) -> Identities:
 def data_changes(engine: Engine, bucket: Bucket, subject: EvaluationSubject) -> DataChanges | None:
     """What the manifest gained and lost since the one of this variant's previous training.
 
-    None for the first, and where something was held out, which is no change of the data.
+    None for the first, and where something was held out, which is not a change of the data.
     """
     if subject.manifest.held_out is not None:
         return None

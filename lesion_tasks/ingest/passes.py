@@ -9,8 +9,8 @@ from lesion_tasks.archive.client import RETRY, Retry
 from lesion_tasks.catalog.ingest_passes import DEFAULT_PASSES, INGEST_PASSES, SWEEP_SHARE
 from lesion_tasks.catalog.pools import N_CONNECTIONS
 from lesion_tasks.ingest.append import append_records, poll_scope, told
-from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.find_replaced_files import check_files
 from lesion_tasks.ingest.reconcile import MAX_VANISHED_SHARE, reconcile_records
 from lesion_tasks.ingest.scope import Trust, read_scope, scope_key
 from lesion_tasks.ingest.sweep import sweep_records

@@ -12,7 +12,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.error import HTTPError
 
 import click
@@ -24,6 +24,9 @@ from lesion_tasks.laptop.airflow_api import AirflowApi, AirflowUnreachableError
 from lesion_tasks.laptop.display import leaderboard_table, show_progress, timing_table
 from lesion_tasks.settings import Settings, read_settings
 from lesion_tasks.workspace import open_workspace
+
+if TYPE_CHECKING:
+    from lesion_tasks.evaluation.publish import LeaderboardLine
 
 PARSE_TIMEOUT_S = 60.0
 LOG_LINES = 15
@@ -145,10 +148,10 @@ def _report_champion(console: Console, settings: Settings, api: AirflowApi) -> N
     """Show the leaderboard, the champion, and where to look next."""
     rows = _leaderboard()
     if rows:
-        console.print(leaderboard_table(rows))
-    champions = [row for row in rows if row["state"] == "champion"]
+        console.print(leaderboard_table([row.cells for row in rows]))
+    champions = [row for row in rows if row.state == "champion"]
     for row in champions:
-        console.print(f"champion for {row['task']}: {row['training_id']}", markup=False)
+        console.print(f"champion for {row.task}: {row.training_id}", markup=False)
     if not champions:
         console.print("no champion: no candidate passed every gate; the report says why")
     console.print(f"report:   {_report_path(settings)}", markup=False, soft_wrap=True)
@@ -165,11 +168,11 @@ def _pages(api: AirflowApi) -> str:
     return f"{api.url}/plugin/lesions"
 
 
-def _leaderboard() -> list[dict[str, Any]]:
-    """Return the rows; the settings lead to the embedded Postgres, as in any step."""
-    from lesion_tasks.evaluation.publish import leaderboard_rows
+def _leaderboard() -> "list[LeaderboardLine]":
+    """Return the lines; the settings lead to the embedded Postgres, as in any step."""
+    from lesion_tasks.evaluation.publish import leaderboard_lines
 
-    return leaderboard_rows(open_workspace())
+    return leaderboard_lines(open_workspace())
 
 
 def _report_path(settings: Settings) -> str:

@@ -25,7 +25,7 @@ def show_progress(console: Console, updates: Iterable[list[Stage]]) -> list[Stag
     return _show_live(console, updates) if console.is_terminal else _show_lines(console, updates)
 
 
-def leaderboard_table(rows: list[dict[str, Any]]) -> Table:
+def leaderboard_table(rows: list[dict[str, str]]) -> Table:
     """Every evaluated training, best first."""
     table = Table(title="leaderboard", title_justify="left")
     names = list(dict.fromkeys(name for row in rows for name in row))

@@ -139,7 +139,7 @@ def training_variance(sites: Sequence[SiteFigure]) -> Training | None:
     )
 
 
-def site_interval(site: SiteFigure, training: Training | None, level: float = LEVEL) -> Interval:
+def site_interval(site: SiteFigure, training: Training | None) -> Interval:
     """A site's figure on the AUC's scale, with the chance of who was tested and of training in its interval.
 
     Student's t with the degrees of freedom of both variances together (Satterthwaite 1946, doi:10.2307/3002019).
@@ -149,11 +149,11 @@ def site_interval(site: SiteFigure, training: Training | None, level: float = LE
     if training is not None:
         error += (training.squares / site.n_trainings) ** 2 / training.degrees
     variance = site.variance + of_training
-    half = float(student.isf((1 - level) / 2, max(1.0, variance**2 / error))) * math.sqrt(variance)
+    half = float(student.isf((1 - LEVEL) / 2, max(1.0, variance**2 / error))) * math.sqrt(variance)
     return Interval(low=float(expit(site.y - half)), high=float(expit(site.y + half)), method=SITE_METHOD)
 
 
-def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -> BetweenSites | str:
+def combine_sites(trainings_of: Sequence[Sequence[Auc]]) -> BetweenSites | str:
     """Combine the AUCs of sites that share no group, or say in words why they cannot be combined.
 
     `trainings_of`: the AUCs of each site's trainings, one or more, on the same groups.
@@ -173,10 +173,10 @@ def combine_sites(trainings_of: Sequence[Sequence[Auc]], level: float = LEVEL) -
     told = [site for aucs in trainings_of if (site := site_figure(aucs)) is not None]
     if len(told) < MIN_SITES:
         return f"{len(told)} sites with an AUC between 0 and 1 and an interval, floor {MIN_SITES}"
-    return combine_figures(told, level)
+    return combine_figures(told)
 
 
-def combine_figures(told: Sequence[SiteFigure], level: float = LEVEL) -> BetweenSites:
+def combine_figures(told: Sequence[SiteFigure]) -> BetweenSites:
     """The same of three or more sites, by their figures."""
     training = training_variance(told)
     y = np.array([site.y for site in told])
@@ -184,7 +184,7 @@ def combine_figures(told: Sequence[SiteFigure], level: float = LEVEL) -> Between
     variance = sampling + (training.variance if training else 0.0) / n
     degrees = len(y) - 1
     tau2 = between_variance(y, variance)
-    tail = (1 - level) / 2
+    tail = (1 - LEVEL) / 2
     weight = 1 / (variance + tau2)
     mean = float(weight @ y / weight.sum())
     half = max(

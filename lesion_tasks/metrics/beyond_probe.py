@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from scipy.special import logit
@@ -42,9 +41,6 @@ class Beyond:
     high: float
     open_share: float
     explained_share: float
-
-    def as_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def beyond(model: Scored, probe: Probe) -> Beyond | None:

@@ -15,6 +15,7 @@ from scipy.stats import t as student
 
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, satterthwaite, tail_degrees
+from lesion_tasks.metrics.document_schema import CalibrationCurve, NetBenefitCurve
 from lesion_tasks.metrics.figure import Interval, Stated
 from lesion_tasks.metrics.resample import Part, Resampling, called_part, resample, weigh
 
@@ -213,7 +214,7 @@ def calibration_curve(
     groups: np.ndarray,
     resampling: Resampling,
     called: np.ndarray | None = None,
-) -> dict[str, list[float]]:
+) -> CalibrationCurve:
     """Ten bins with equal numbers of images: mean score, observed share with its interval, number of images.
 
     `called`: `called_part` at `equal_count_edges`, if it has been drawn already.
@@ -234,13 +235,13 @@ def calibration_curve(
         np.bincount(bins, value, len(edges) + 1)[is_used] / n_images[is_used]
         for value in (scores, is_positive)
     )
-    return {
-        "mean_score": score.tolist(),
-        "observed_share": outcome.tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
-        "n_images": n_images[is_used].tolist(),
-    }
+    return CalibrationCurve(
+        mean_score=score.tolist(),
+        observed_share=outcome.tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        n_images=n_images[is_used].tolist(),
+    )
 
 
 def net_benefit_curve(
@@ -250,7 +251,7 @@ def net_benefit_curve(
     resampling: Resampling,
     thresholds: np.ndarray = NET_BENEFIT_THRESHOLDS,
     called: np.ndarray | None = None,
-) -> dict[str, list[float]]:
+) -> NetBenefitCurve:
     """Net benefit = TP / n - FP / n x t / (1 - t), at each threshold t (0 < t < 1), with treat-all and treat-none.
 
     The range is one where the harm of a missed cancer is 1 to 99 times that of a needless excision. `called`:
@@ -269,11 +270,11 @@ def net_benefit_curve(
     tail = (1 - resampling.level) / 2
     low, high = np.quantile(benefit(called), [tail, 1 - tail], axis=1)
     prevalence = float(is_positive.mean())
-    return {
-        "threshold": thresholds.tolist(),
-        "model": model.tolist(),
-        "low": low.tolist(),
-        "high": high.tolist(),
-        "treat_all": (prevalence - (1 - prevalence) * odds[:, 0]).tolist(),
-        "treat_none": np.zeros(len(thresholds)).tolist(),
-    }
+    return NetBenefitCurve(
+        threshold=thresholds.tolist(),
+        model=model.tolist(),
+        low=low.tolist(),
+        high=high.tolist(),
+        treat_all=(prevalence - (1 - prevalence) * odds[:, 0]).tolist(),
+        treat_none=np.zeros(len(thresholds)).tolist(),
+    )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,6 +11,7 @@ import numpy as np
 from lesion_tasks import UnusableInputError
 from lesion_tasks.metrics.auc import Auc, weighted_sum
 from lesion_tasks.metrics.binary import MIN_GROUPS
+from lesion_tasks.metrics.comparison_document import PublishedDifference, PublishedSliceDifference, TwoByTwo
 from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import MIN_DEGREES, effective_groups_of
 from lesion_tasks.metrics.figure import Interval, Stated
@@ -46,19 +46,21 @@ class Difference:
     p_value: float | None = None
     other_intervals: tuple[Interval, ...] = ()
 
-    def as_dict(self) -> dict[str, Any]:
-        return {
-            "measure": self.measure,
-            "candidate": self.candidate,
-            "champion": self.champion,
-            "value": self.value,
-            "low": self.interval.low if self.interval else None,
-            "high": self.interval.high if self.interval else None,
-            "method": self.interval.method if self.interval else None,
-            **({"interval_reason": self.interval_reason} if self.interval_reason else {}),
-            "p_value": self.p_value,
-            "other_intervals": [interval.as_dict() for interval in self.other_intervals],
-        }
+    def published(self) -> PublishedDifference:
+        """What is stored of it; `interval_reason` is set only where there is one."""
+        why: dict[str, Any] = {"interval_reason": self.interval_reason} if self.interval_reason else {}
+        return PublishedDifference(
+            measure=self.measure,
+            candidate=self.candidate,
+            champion=self.champion,
+            value=self.value,
+            low=self.interval.low if self.interval else None,
+            high=self.interval.high if self.interval else None,
+            method=self.interval.method if self.interval else None,
+            p_value=self.p_value,
+            other_intervals=[interval.published() for interval in self.other_intervals],
+            **why,
+        )
 
 
 def check_paired(first: Scored, second: Scored) -> None:
@@ -136,9 +138,9 @@ class SliceDifference:
     reason: str | None
     difference: Difference | None
 
-    def as_dict(self) -> dict[str, Any]:
-        found = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        return found | {"difference": self.difference.as_dict() if self.difference else None}
+    def published(self) -> PublishedSliceDifference:
+        difference = self.difference.published() if self.difference else None
+        return PublishedSliceDifference(**vars(self) | {"difference": difference})
 
 
 def compare_slices(candidate: Scored, champion: Scored) -> list[SliceDifference]:
@@ -307,7 +309,7 @@ def two_by_two(
     old_model_new_data: Scored,
     new_model_old_data: Scored,
     new_model_new_data: Scored,
-) -> Mapping[str, float | None]:
+) -> TwoByTwo:
     """Why the (macro) AUC changed: both models on both data sets, and how much each contributed to the change.
 
     The change from the old model on old data to the new model on new data is
@@ -332,7 +334,7 @@ def two_by_two(
             "model_effect": ((new_old - old_old) + (new_new - old_new)) / 2,
             "data_effect": ((old_new - old_old) + (new_new - new_old)) / 2,
         }
-    return value | effects
+    return TwoByTwo(**value, **effects)
 
 
 def _headline_value(scored: Scored) -> float | None:

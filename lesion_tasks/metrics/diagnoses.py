@@ -55,7 +55,7 @@ def _called_right(scored: Scored, mask: np.ndarray, threshold: float | None) -> 
     called = part.predicted(threshold) if part.is_binary else part.predicted()
     hits, everyone = called == part.labels, np.ones(part.n_images, dtype=bool)
     interval = proportion_interval(hits, everyone, part.groups)
-    return PublishedFigure.model_validate(figure_of(part)(hits.mean(), interval).as_dict())
+    return figure_of(part)(hits.mean(), interval).published()
 
 
 def _auc(scored: Scored, mask: np.ndarray, resampling: Resampling) -> PublishedFigure | None:
@@ -63,4 +63,4 @@ def _auc(scored: Scored, mask: np.ndarray, resampling: Resampling) -> PublishedF
         return None
     label = scored.labels[mask][0]
     part = scored.where(mask | (scored.labels != label))
-    return PublishedFigure.model_validate(ranking_figures(part, ("auc",), resampling)["auc"].as_dict())
+    return ranking_figures(part, ("auc",), resampling)["auc"].published()

@@ -71,9 +71,9 @@ def evaluation_document(
             "seed": resampling.seed,
             "level": resampling.level,
         },
-        "figures": {name: figure.as_dict() for name, figure in figures.items()},
+        "figures": {name: figure.published() for name, figure in figures.items()},
         "by_class": {
-            name: {key: figure.as_dict() for key, figure in by_name.items()}
+            name: {key: figure.published() for key, figure in by_name.items()}
             for name, by_name in class_figures(scored, resampling, cut).items()
         },
         "confusion": {
@@ -82,7 +82,7 @@ def evaluation_document(
         },
         "curves": _curves(scored, resampling, sampled),
         "slices": [
-            one.as_dict()
+            one.published()
             for one in slice_figures(scored, threshold=cut, resampling=resampling, sampled=sampled or None)
         ],
     }

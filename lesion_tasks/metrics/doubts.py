@@ -61,7 +61,7 @@ def _is_wrong(answers: np.ndarray, labels: np.ndarray) -> np.ndarray:
 
 
 def _share(hits: np.ndarray, groups: np.ndarray, why_none: str = "no image") -> PublishedFigure:
-    return PublishedFigure.model_validate(share_of_groups(hits, groups, why_none=why_none).as_dict())
+    return share_of_groups(hits, groups, why_none=why_none).published()
 
 
 def _wrong_of_answered(answers: np.ndarray, scored: Scored) -> PublishedFigure:

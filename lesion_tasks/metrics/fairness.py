@@ -15,7 +15,7 @@ from lesion_tasks.metrics.auc import LEVEL
 from lesion_tasks.metrics.binary import MIN_GROUPS, called_positive, figure_of, stated_auc
 from lesion_tasks.metrics.counted import too_few_groups
 from lesion_tasks.metrics.degrees_of_freedom import degrees_of_freedom, effective_groups_of, satterthwaite
-from lesion_tasks.metrics.document_schema import Figures, PublishedFigure
+from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.metrics.fairness_document import (
     AttributeFairness,
     Fairness,
@@ -50,7 +50,7 @@ def measure_fairness(scored: Scored, threshold: float | None, *, sample: str) ->
     """Discrimination, calibration and error rates of each part, and the largest gap of each measure between two parts.
 
     `threshold`: the stored one; None: one half. A part that is too small for a slice is listed and not measured; images
-    without a value are no part. The interval of a gap combines those of its two parts (Zou & Donner 2008,
+    without a value are not part of it. The interval of a gap combines those of its two parts (Zou & Donner 2008,
     doi:10.1002/sim.3095), with the correlation that groups in both parts bring. Its level is Bonferroni's for the pairs
     of parts, since the largest of many is looked at. It is not corrected for the number of measures and attributes,
     which is told.
@@ -138,10 +138,7 @@ def _why_not(part: Scored) -> str | None:
 
 def _part(part: Scored, value: str, reason: str | None, found: Mapping[str, _Estimate]) -> FairnessPart:
     build = figure_of(part)
-    figures: Figures = {
-        name: PublishedFigure.model_validate(build(one.value, one.interval).as_dict())
-        for name, one in found.items()
-    }
+    figures: Figures = {name: build(one.value, one.interval).published() for name, one in found.items()}
     return FairnessPart(
         value=value,
         n_images=part.n_images,

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass
+
+from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedInterval
 
 NOT_PICKED = (
     "not picked for its height"  # the method of an interval: of several figures it is not the highest
@@ -20,11 +20,8 @@ class Interval:
     high: float
     method: str
 
-    def contains(self, value: float) -> bool:
-        return self.low <= value <= self.high
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"method": self.method, "low": self.low, "high": self.high}
+    def published(self) -> PublishedInterval:
+        return PublishedInterval(method=self.method, low=self.low, high=self.high)
 
 
 # An interval, or the reason in words why there is none.
@@ -48,7 +45,6 @@ class Figure:
     n_positives: int | None = None
     reason: str | None = None
     interval_reason: str | None = None
-    extra: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if (self.value is None) != (self.reason is not None):
@@ -62,17 +58,16 @@ class Figure:
                 f"a figure's value is {self.value!r}, expected a finite number or None with a reason"
             )
 
-    def as_dict(self) -> dict[str, Any]:
-        """The shape `figure` of metrics.schema.json."""
-        shown: dict[str, Any] = {"value": self.value}
-        if self.reason is not None:
-            shown["reason"] = self.reason
-        shown["low"] = self.interval.low if self.interval else None
-        shown["high"] = self.interval.high if self.interval else None
-        shown["method"] = self.interval.method if self.interval else None
-        if self.value is not None and self.interval_reason is not None:
-            shown["interval_reason"] = self.interval_reason
-        if self.other_intervals:
-            shown["other_intervals"] = [interval.as_dict() for interval in self.other_intervals]
-        shown |= {"n_images": self.n_images, "n_groups": self.n_groups, "n_positives": self.n_positives}
-        return shown | dict(self.extra)
+    def published(self) -> PublishedFigure:
+        return PublishedFigure(
+            value=self.value,
+            reason=self.reason,
+            low=self.interval.low if self.interval else None,
+            high=self.interval.high if self.interval else None,
+            method=self.interval.method if self.interval else None,
+            interval_reason=self.interval_reason if self.value is not None else None,
+            other_intervals=[interval.published() for interval in self.other_intervals],
+            n_images=self.n_images,
+            n_groups=self.n_groups,
+            n_positives=self.n_positives,
+        )

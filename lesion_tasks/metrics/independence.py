@@ -50,7 +50,7 @@ class Independence:
         return (reach / (WORTHWHILE_AUC - 0.5)) ** 2
 
 
-def independence(scored: Scored, *, n_permutations: int = N_PERMUTATIONS) -> Independence | None:
+def independence(scored: Scored) -> Independence | None:
     """Test whether scores are independent of labels; None if a class has no image.
 
     Images of a group resemble each other, so whole groups are permuted: each takes the class shares of another group.
@@ -69,13 +69,13 @@ def independence(scored: Scored, *, n_permutations: int = N_PERMUTATIONS) -> Ind
             for index, column in enumerate(scored.probabilities.T)
         ]
     auc = float(np.average([side.auc for side in sides], weights=[side.n_pairs for side in sides]))
-    dealt = _dealt_aucs(sides, scored.labels, scored.groups, n_permutations, SEED)
+    dealt = _dealt_aucs(sides, scored.labels, scored.groups, N_PERMUTATIONS, SEED)
     # The tolerance also counts permutations with the same AUC that differ only in the order of summation.
     n_as_far = int((np.abs(dealt - 0.5) >= abs(auc - 0.5) - 1e-12).sum())
     return Independence(
-        p_value=(1 + n_as_far) / (1 + n_permutations),
+        p_value=(1 + n_as_far) / (1 + N_PERMUTATIONS),
         error=float(np.sqrt(np.mean((dealt - 0.5) ** 2))),
-        n_permutations=n_permutations,
+        n_permutations=N_PERMUTATIONS,
     )
 
 

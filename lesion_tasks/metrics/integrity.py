@@ -434,7 +434,7 @@ def no_better_than_random_weights(model: Scored, baseline: Scored | None) -> Ver
     difference = None if baseline is None else auc_difference(model, baseline)
     if difference is None or difference.interval is None:
         return _verdict(name, "not_applicable", "No random-weight baseline of this recipe was trained.", {})
-    numbers = difference.as_dict()
+    numbers = difference.published().model_dump(exclude_unset=True)
     low, high = difference.interval.low, difference.interval.high
     words = (
         f"AUC {difference.candidate:.4f} against {difference.champion:.4f} from random weights, "

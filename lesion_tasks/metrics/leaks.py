@@ -8,7 +8,7 @@ found on two sides: the verdict is then a caution.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from itertools import combinations, pairwise
+from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -21,15 +21,12 @@ from lesion_tasks.metrics.verdict import Status, Verdict
 IDENTITIES = ("isic_id", "group_id", "patient_id", "lesion_id", "sha256")
 HASH = "perceptual_hash"
 HASH_BITS = 64
-# Pairs of hashes compared at once, 16 bytes each.
-CHUNK_PAIRS = 2**21
 
 
 def leaks(
     subsets: Mapping[str, pd.DataFrame],
     *,
     pairs: Sequence[tuple[str, str]] | None = None,
-    max_hash_distance: int = 0,
 ) -> Verdict:
     """Fails if two subsets share an image, a group, a patient, a lesion, the same bytes, or a perceptual hash.
 
@@ -37,14 +34,13 @@ def leaks(
 
     `subsets`: name -> frame with the columns `isic_id`, `group_id`, `patient_id`, `lesion_id`, `sha256` and
     `perceptual_hash` (64 bits, as an integer or 16 hexadecimal digits); a missing value or column identifies nobody.
-    `pairs`: which two must be disjoint; all pairs unless given. Hashes that differ in at most `max_hash_distance` bits
-    are the same picture: pass the distance that the split was grouped by.
+    `pairs`: which two must be disjoint; all pairs unless given.
     """
     overlaps: dict[str, dict[str, int]] = {}
     for first, second in combinations(subsets, 2) if pairs is None else pairs:
         left, right = subsets[first], subsets[second]
         counts = {column: _n_shared(left, right, column) for column in IDENTITIES}
-        counts[HASH] = _n_near(_hashes(left), _hashes(right), max_hash_distance)
+        counts[HASH] = len(np.intersect1d(_hashes(left), _hashes(right)))
         overlaps[f"{first} and {second}"] = counts
     sides = {
         name: frame for name, frame in subsets.items() if pairs is None or any(name in two for two in pairs)
@@ -60,7 +56,7 @@ def leaks(
         "n_known": known,
         "n_with_patient_or_lesion": {name: count_known(frame).n_with_either for name, frame in sides.items()},
         "n_images": {name: len(frame) for name, frame in sides.items()},
-        "max_hash_distance": max_hash_distance,
+        "max_hash_distance": 0,  # bits: only equal hashes count
     }
     if len(sides) < 2 or not any(known.values()):
         words = "Fewer than two subsets have identities to compare."
@@ -124,39 +120,3 @@ def _hashes(frame: pd.DataFrame) -> np.ndarray:
         for value in frame[HASH].dropna()
     ]
     return np.unique(np.array(numbers, dtype=np.uint64))
-
-
-def _n_near(left: np.ndarray, right: np.ndarray, max_distance: int) -> int:
-    """Hashes of `left` with one in `right` at most `max_distance` bits away.
-
-    Cut into max_distance + 1 bands, two such hashes agree in at least one band (pigeonhole), so only those that do
-    are compared.
-    """
-    if max_distance == 0 or not len(left) or not len(right):
-        return len(np.intersect1d(left, right))
-    is_near = np.zeros(len(left), dtype=bool)
-    edges = np.linspace(0, HASH_BITS, max_distance + 2).astype(int)
-    for low, high in pairwise(edges):
-        mask = np.uint64((1 << int(high - low)) - 1)
-        left_band, right_band = ((side >> np.uint64(low)) & mask for side in (left, right))
-        order = np.argsort(right_band)
-        start = np.searchsorted(right_band[order], left_band, side="left")
-        stop = np.searchsorted(right_band[order], left_band, side="right")
-        is_near |= _near_in_runs(left, right[order], start, stop, max_distance)
-    return int(is_near.sum())
-
-
-def _near_in_runs(
-    left: np.ndarray, right: np.ndarray, start: np.ndarray, stop: np.ndarray, max_distance: int
-) -> np.ndarray:
-    """(n,) whether left[i] is near any of right[start[i]:stop[i]], a bounded number of pairs at a time."""
-    is_near = np.zeros(len(left), dtype=bool)
-    # One row of every run at a time would be slow, all at once too large: go through the pairs in chunks.
-    ends = np.cumsum(stop - start)
-    for first in range(0, int(ends[-1]), CHUNK_PAIRS):
-        pair = np.arange(first, min(first + CHUNK_PAIRS, int(ends[-1])))
-        owner = np.searchsorted(ends, pair, side="right")
-        offset = pair - (ends[owner] - (stop - start)[owner])
-        distance = np.bitwise_count(left[owner] ^ right[start[owner] + offset])
-        is_near[owner[distance <= max_distance]] = True
-    return is_near

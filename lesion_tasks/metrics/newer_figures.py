@@ -17,9 +17,7 @@ from lesion_tasks.catalog.watch_bounds import WATCH_BOUNDS, WatchBounds
 from lesion_tasks.metrics.binary import MIN_GROUPS_OF_RATES, ranking_figures, threshold_figures
 from lesion_tasks.metrics.cohort_document import Fall
 from lesion_tasks.metrics.conformal import share_of_groups
-from lesion_tasks.metrics.document_schema import PublishedFigure
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
-from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.multiclass import hit_figures, macro_figures
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored, join
@@ -65,7 +63,7 @@ def measure_newer(
         which = "each class" if task.positive is not None else "two classes"
         reason = f"no {MIN_GROUPS_OF_RATES} groups of {which} have arrived with a label"
         return NewerFigures(points=points, falls=[], reason=reason)
-    # One side of each interval counts: a figure that rises is no alarm.
+    # One side of each interval counts: a figure that rises is not an alarm.
     level = 1 - 2 * WATCH_BOUNDS.error_rate / N_FALLS
     resampling = replace(Resampling(), level=level)
     # A class of few groups would leave all of them without an interval, and move the mean over classes by chance.
@@ -166,19 +164,15 @@ def _point(rows: pd.DataFrame, months: Sequence[str], task: Task, threshold: flo
         is_answered = rows["answered"].isin(task.classes).to_numpy()
         is_wrong = (rows["answered"] != rows["label"]).to_numpy()[is_answered]
         groups = rows["group_id"].to_numpy(dtype=str)
-        answered = _published(share_of_groups(is_answered, groups))
-        wrong = _published(share_of_groups(is_wrong, groups[is_answered], why_none="no image is answered"))
+        answered = share_of_groups(is_answered, groups).published()
+        wrong = share_of_groups(is_wrong, groups[is_answered], why_none="no image is answered").published()
     return point.model_copy(
         update={
-            "figures": {name: _published(found[name]) for name in _SHOWN if name in found},
+            "figures": {name: found[name].published() for name in _SHOWN if name in found},
             "answered": answered,
             "wrong_of_answered": wrong,
         }
     )
-
-
-def _published(figure: Figure) -> PublishedFigure:
-    return PublishedFigure.model_validate(figure.as_dict())
 
 
 def _scored(rows: pd.DataFrame, task: Task) -> Scored:

@@ -59,25 +59,25 @@ class Novelty:
         return np.asarray(~(scores <= 1))
 
 
-def require_enough(groups: np.ndarray, rate: float = NOVELTY_RATE) -> None:
-    """Raise `NoNoveltyError` if there are too few groups for a rate."""
+def require_enough(groups: np.ndarray) -> None:
+    """Raise `NoNoveltyError` if there are too few groups for `NOVELTY_RATE`."""
     n_groups = len(np.unique(groups))
-    if n_groups < (needed := max(least_groups(1 - rate), N_FOLDS)):
+    if n_groups < (needed := max(least_groups(1 - NOVELTY_RATE), N_FOLDS)):
         raise NoNoveltyError(
-            f"it would rest on {plural(n_groups, 'group')} of val, and a rate of {rate:g} needs {needed}"
+            f"it would rest on {plural(n_groups, 'group')} of val, and a rate of {NOVELTY_RATE:g} needs {needed}"
         )
 
 
-def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float = NOVELTY_RATE) -> Novelty:
+def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray) -> Novelty:
     """Fit on the features of val, (n, C) for each depth, and the group (n,) of each picture.
 
     Raises `NoNoveltyError` if there are too few groups for the rate, features that are not numbers, or no distance to
     measure by.
     """
-    require_enough(groups, rate)
+    require_enough(groups)
     if n_unfit := int(np.any([~np.isfinite(some).all(axis=1) for some in features], axis=0).sum()):
         raise NoNoveltyError(
-            f"what the model sees of {n_unfit:,} of {len(groups):,} pictures of val is no finite number"
+            f"what the model sees of {n_unfit:,} of {len(groups):,} pictures of val is not a finite number"
         )
     names, number = np.unique(groups, return_inverse=True)
     fold = (np.random.default_rng(_SEED).permutation(len(names)) % N_FOLDS)[number]
@@ -87,14 +87,14 @@ def fit_novelty(features: Sequence[np.ndarray], groups: np.ndarray, rate: float 
         for one in range(N_FOLDS):
             distances[fold == one] = _Spread(some[fold != one]).distances(some[fold == one])
         # The greatest of n distances is within reach of the next picture; a unit must not be infinite.
-        unit = group_quantile(distances, groups, 1 - rate)
+        unit = group_quantile(distances, groups, 1 - NOVELTY_RATE)
         units.append(unit if math.isfinite(unit) and unit > 0 else max(float(distances.max()), 1e-9))
         left_out.append(distances / units[-1])
-    threshold = group_quantile(np.max(left_out, axis=0), groups, 1 - rate)
+    threshold = group_quantile(np.max(left_out, axis=0), groups, 1 - NOVELTY_RATE)
     if not math.isfinite(threshold) or threshold <= 0:
         raise NoNoveltyError("all pictures of val look alike to the model")
     return Novelty(
-        rate=rate,
+        rate=NOVELTY_RATE,
         depths=tuple(
             _Spread(some).depth(unit * threshold) for some, unit in zip(features, units, strict=True)
         ),
@@ -107,7 +107,7 @@ class _Spread:
     def __init__(self, features: np.ndarray) -> None:
         values = features.astype(np.float64)
         self.mean, spread = values.mean(axis=0), values.std(axis=0)
-        # A channel that is silent on val says something when it speaks, but is no measure of its own.
+        # A channel that is silent on val says something when it speaks, but is not a measure of its own.
         loudest = float(spread.max(initial=0.0)) or 1.0
         self.scale = np.where(spread > 1e-6 * loudest, spread, loudest)
         covariance = ledoit_wolf_of((values - self.mean) / self.scale)

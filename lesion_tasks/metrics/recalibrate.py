@@ -12,7 +12,7 @@ from lesion_tasks.metrics.binary import probability_figures
 from lesion_tasks.metrics.calibration import MIN_GROUPS_OF_CLASS_OF_INTERCEPT, logits
 from lesion_tasks.metrics.cohort_document import Recalibration
 from lesion_tasks.metrics.counted import plural
-from lesion_tasks.metrics.document_schema import Figures, PublishedFigure
+from lesion_tasks.metrics.document_schema import Figures
 from lesion_tasks.metrics.resample import Resampling
 from lesion_tasks.metrics.scored import Scored
 
@@ -66,4 +66,4 @@ def _moved(scored: Scored, intercept: float, slope: float) -> Scored:
 
 def _figures(scored: Scored) -> Figures:
     found = probability_figures(scored, Resampling())
-    return {name: PublishedFigure.model_validate(found[name].as_dict()) for name in SHOWN}
+    return {name: found[name].published() for name in SHOWN}

@@ -73,9 +73,9 @@ class Resampling:
                 counts[row : row + n] = found.reshape(n, n_groups)
             yield np.ascontiguousarray(counts.T)
 
-    def weights(self, n_groups: int, n_rows: int = 0) -> Iterator[np.ndarray]:
+    def weights(self, n_groups: int) -> Iterator[np.ndarray]:
         """The same draws as float64."""
-        return (counts.astype(np.float64) for counts in self.counts(n_groups, n_rows))
+        return (counts.astype(np.float64) for counts in self.counts(n_groups))
 
     def stated(self, values: np.ndarray, degrees: float = np.inf) -> Stated:
         """Percentile interval of the resampled `values` (n_resamples,), or why there is none.

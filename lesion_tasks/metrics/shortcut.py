@@ -7,7 +7,7 @@ whether the model knows anything at equal facts. A model that knows the lesion d
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -59,19 +59,18 @@ def shortcut(
     within_type = _within_image_type(model)
     numbers = {
         "auc": auc.value,
-        "probes": {name: one.as_dict() for name, one in compared.items()},
+        "probes": {name: asdict(one.numbers) for name, one in compared.items()},
         "unjudged": dict(unjudged),
-        "within_image_type": within_type,
+        "within_image_type": within_type and asdict(within_type),
     }
     if not probes and within_type is None:
         return _verdict(
             "not_applicable", "No probe could be fitted and there is only one image type.", numbers
         )
     reasons = [reason for name, one in compared.items() if (reason := one.objection(name))]
-    if within_type is not None and within_type["is_judged"] and _is_about_half(within_type):
+    if within_type is not None and within_type.is_judged and within_type.is_about_half:
         reasons.append(
-            f"within one image type its AUC is {within_type['auc']:.4f} [{within_type['low']:.4f}, "
-            f"{within_type['high']:.4f}]"
+            f"within one image type its AUC is {within_type.auc:.4f} [{within_type.low:.4f}, {within_type.high:.4f}]"
         )
     account = _account(auc, compared, unjudged)
     if reasons:
@@ -101,6 +100,37 @@ def shortcut(
 
 def _verdict(status: Any, sentence: str, numbers: Mapping[str, Any]) -> Verdict:
     return Verdict(name="shortcut", status=status, sentence=sentence, numbers=numbers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProbeNumbers:
+    """What a verdict stores of one probe; `difference`: the model's AUC minus the probe's."""
+
+    auc: float
+    low: float
+    high: float
+    difference: float
+    difference_low: float | None
+    difference_high: float | None
+    is_judged: bool
+    at_equal_facts: Beyond | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class WithinImageType:
+    """What a verdict stores of the AUC among images of the same image type."""
+
+    auc: float
+    low: float
+    high: float
+    n_groups_by_class: list[int]
+    is_judged: bool
+    is_constant: bool  # the same score for all images of a type: no variance, but no knowledge either
+
+    @property
+    def is_about_half(self) -> bool:
+        """Whether the interval includes 0.5, or is below it, and excludes every worthwhile AUC."""
+        return bool(self.is_constant or (self.low <= 0.5 and self.high < WORTHWHILE_AUC))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,18 +220,19 @@ class _Compared:
             f"{self.difference.value:+.4f})"
         )
 
-    def as_dict(self) -> dict[str, Any]:
+    @property
+    def numbers(self) -> ProbeNumbers:
         interval = self.difference.interval
-        return {
-            "auc": self.auc,
-            "low": self.low,
-            "high": self.high,
-            "difference": self.difference.value,
-            "difference_low": interval.low if interval else None,
-            "difference_high": interval.high if interval else None,
-            "is_judged": self.is_judged and self.is_informative,
-            "at_equal_facts": self.beyond.as_dict() if self.beyond else None,
-        }
+        return ProbeNumbers(
+            auc=self.auc,
+            low=self.low,
+            high=self.high,
+            difference=self.difference.value,
+            difference_low=interval.low if interval else None,
+            difference_high=interval.high if interval else None,
+            is_judged=self.is_judged and self.is_informative,
+            at_equal_facts=self.beyond,
+        )
 
 
 def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str, str]) -> str:
@@ -229,7 +260,7 @@ def _account(auc: Auc, compared: Mapping[str, _Compared], unjudged: Mapping[str,
     return "; ".join(parts) + "."
 
 
-def _within_image_type(model: Scored) -> dict[str, Any] | None:
+def _within_image_type(model: Scored) -> WithinImageType | None:
     """The AUC among images of the same image type; None if there is a single type, or none is known."""
     image_type = model.attributes["image_type"].astype(object).fillna("missing").astype(str)
     codes, values = image_type.factorize()
@@ -240,17 +271,11 @@ def _within_image_type(model: Scored) -> dict[str, Any] | None:
     if auc is None:
         return None
     interval = auc.interval()
-    return {
-        "auc": auc.value,
-        "low": interval.low,
-        "high": interval.high,
-        "n_groups_by_class": list(auc.n_groups_by_class),
-        "is_judged": min(auc.n_groups_by_class) >= MIN_GROUPS,
-        # The same score for all images of a type: no variance, but no knowledge either.
-        "is_constant": auc.standard_error == 0 and auc.value == 0.5,
-    }
-
-
-def _is_about_half(found: Mapping[str, Any]) -> bool:
-    """Whether an interval includes 0.5, or is below it, and excludes every worthwhile AUC."""
-    return bool(found["is_constant"] or (found["low"] <= 0.5 and found["high"] < WORTHWHILE_AUC))
+    return WithinImageType(
+        auc=auc.value,
+        low=interval.low,
+        high=interval.high,
+        n_groups_by_class=list(auc.n_groups_by_class),
+        is_judged=min(auc.n_groups_by_class) >= MIN_GROUPS,
+        is_constant=auc.standard_error == 0 and auc.value == 0.5,
+    )

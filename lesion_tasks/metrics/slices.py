@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -18,6 +17,7 @@ from lesion_tasks.metrics.binary import (
     threshold_figures,
 )
 from lesion_tasks.metrics.counted import plural
+from lesion_tasks.metrics.document_schema import PublishedSlice
 from lesion_tasks.metrics.figure import Figure
 from lesion_tasks.metrics.multiclass import hit_figures, macro_figures
 from lesion_tasks.metrics.resample import Resampling
@@ -43,18 +43,17 @@ class Slice:
     reason: str | None
     figures: Mapping[str, Figure]
 
-    def as_dict(self) -> dict[str, Any]:
-        """The shape `slice` of metrics.schema.json."""
-        return {
-            "attribute": self.attribute,
-            "value": self.value,
-            "n_images": self.n_images,
-            "n_groups": self.n_groups,
-            "n_positives": self.n_positives,
-            "is_scored": self.reason is None,
-            "reason": self.reason,
-            "figures": {name: figure.as_dict() for name, figure in self.figures.items()},
-        }
+    def published(self) -> PublishedSlice:
+        return PublishedSlice(
+            attribute=self.attribute,
+            value=self.value,
+            n_images=self.n_images,
+            n_groups=self.n_groups,
+            n_positives=self.n_positives,
+            is_scored=self.reason is None,
+            reason=self.reason,
+            figures={name: figure.published() for name, figure in self.figures.items()},
+        )
 
 
 def slice_figures(

@@ -2,7 +2,7 @@
 
 Confident learning (Northcutt, Jiang & Chuang 2021, doi:10.1613/jair.1.12125): a class is confident of an image if its
 probability is at least the mean of those that are labelled so; an image whose most likely confident class is not its
-label is suspect. That is no proof of a wrong label: the model may be wrong. cleanlab does the same and more, under a
+label is suspect. That is not proof of a wrong label: the model may be wrong. cleanlab does the same and more, under a
 licence (AGPL) that would bind whoever uses this package.
 """
 

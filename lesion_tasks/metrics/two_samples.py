@@ -139,7 +139,7 @@ def tell_apart(reference: np.ndarray, new: np.ndarray, plain: int = 0, seed: int
 def _directions(values: np.ndarray, plain: int) -> np.ndarray | None:
     """(n, C) -> (n, d) numbers of mean 0 and spread 1; none that is the same for all units.
 
-    What is no finite number is taken for the usual one, and that a unit has such is a column of its own.
+    What is not a finite number is taken for the usual one, and that a unit has such is a column of its own.
     """
     is_known = np.isfinite(values)
     usual = np.where(is_known, values, 0.0).sum(axis=0) / np.maximum(is_known.sum(axis=0), 1)

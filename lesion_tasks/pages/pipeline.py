@@ -72,8 +72,8 @@ class PipelineState:
     n_uncurated: int
     n_ungrouped: int  # images that wait for their group
     n_unmarked: int  # images whose pictures wait for their landmarks, which come before
-    n_rejects: int  # records of these that are no image
-    n_refused: int  # things that an archive sent and that are no record
+    n_rejects: int  # records of these that are not images
+    n_refused: int  # things that an archive sent and that are not records
     ingestions: list[Ingestion]
     running: list[RunningTraining]
     ended: list[Training]

@@ -25,6 +25,7 @@ from lesion_tasks.evaluation.decisions import (
     ENTHRONING,
     NOT_COMPARED,
     PASSED_OVER,
+    DecisionFigures,
     champion_of,
     decided_trainings,
     earlier_champions,
@@ -330,13 +331,14 @@ def _judge(
         training_id=training.training_id,
         manifest_digest=training.manifest_digest,
         reason=reason,
-        figures={
-            **proposal.figures,
-            "is_forced": request.is_forced and bool(refusal or proposal.objections),
-            "overrides": refusal and refusal.sequence,
-            "is_obstacle": not is_promoted and proposal.refused_for == NOT_COMPARED,
-            "refused_for": None if is_promoted else proposal.refused_for,
-        },
+        figures=proposal.figures.model_copy(
+            update={
+                "is_forced": request.is_forced and bool(refusal or proposal.objections),
+                "overrides": refusal and refusal.sequence,
+                "is_obstacle": not is_promoted and proposal.refused_for == NOT_COMPARED,
+                "refused_for": None if is_promoted else proposal.refused_for,
+            }
+        ),
         **common,
     )
     return Decision(task=task, action=action, training_id=training.training_id, reason=reason)
@@ -414,11 +416,11 @@ def _refuse_others(
                 manifest_digest=candidate.training.manifest_digest,
                 reason=unasked + why_not_best(candidate, best),
                 # Whatever stood in its way may be mended: with a newer evaluation it is a candidate again.
-                figures={
-                    "val": candidate.val,
-                    "is_obstacle": is_barred,
-                    "refused_for": BARRED if is_barred else PASSED_OVER,
-                },
+                figures=DecisionFigures(
+                    val=candidate.val,
+                    is_obstacle=is_barred,
+                    refused_for=BARRED if is_barred else PASSED_OVER,
+                ),
                 # Who answered was not asked about these.
                 **common | {"decided_by": RULE},
             )

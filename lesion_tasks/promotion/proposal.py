@@ -1,6 +1,6 @@
 """The best candidate of a round and the champion -> what there is to decide, for a person and for the rule."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -34,6 +34,7 @@ from lesion_tasks.evaluation.decisions import (
     NO_BETTER,
     NOT_COMPARED,
     Champion,
+    DecisionFigures,
     champion_of,
     rejection_of,
 )
@@ -46,6 +47,7 @@ from lesion_tasks.evaluation.evaluation_record import (
 from lesion_tasks.evaluation.find_suspects import cautions_about_test
 from lesion_tasks.evaluation.run_checks import find_changed_labels, find_leaks
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject, identities_of
+from lesion_tasks.metrics.comparison_document import Comparison, PublishedDifference
 from lesion_tasks.promotion.candidates import (
     Candidate,
     altered_model,
@@ -72,7 +74,7 @@ class Proposal:
     candidate: Candidate
     others: Sequence[Candidate]  # of the same round
     champion: Champion | None
-    comparison: Mapping[str, Any] | None  # as `compare_models` returns it; None for a first champion
+    comparison: Comparison | None  # None for a first champion, or if something stands in its way
     objections: Sequence[str]
     declined: Sequence[str]  # measures in which it would be too far below the best champion so far
     gate_cautions: Sequence[str]  # what the gates could not judge, and what they do not refuse
@@ -92,7 +94,7 @@ class Proposal:
         """What a refusal by these objections is for, as `decisions.outcome_of` has it."""
         if self.comparison is None and self.champion is not None:
             return NOT_COMPARED  # whatever stood in the way of the comparison may be mended
-        gain = set(lacking_gain(self.comparison, gates_of(self.task)))
+        gain = set(lacking_gain(self.compared, gates_of(self.task)))
         return NO_BETTER if gain and gain.issuperset(self.objections) else MISSED_GATES
 
     @property
@@ -101,16 +103,21 @@ class Proposal:
         return [*self.gate_cautions, *self.further_cautions]
 
     @property
-    def figures(self) -> dict[str, Any]:
+    def compared(self) -> dict[str, Any] | None:
+        """The comparison as a document, which is what gates read."""
+        return None if self.comparison is None else self.comparison.model_dump()
+
+    @property
+    def figures(self) -> DecisionFigures:
         """What is stored with the decision."""
-        return {
-            "val": self.candidate.val,
-            "findings_sha256": self.candidate.findings_sha256,
-            "comparison": self.comparison,
-            "cohorts": self.candidate.judged_by,
-            "objections": list(self.objections),
-            "cautions": self.cautions,
-        }
+        return DecisionFigures(
+            val=self.candidate.val,
+            findings_sha256=self.candidate.findings_sha256,
+            comparison=self.comparison,
+            cohorts=self.candidate.judged_by,
+            objections=list(self.objections),
+            cautions=self.cautions,
+        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -169,9 +176,10 @@ def propose(
             obstacle = f"it cannot be compared with the champion: {error}"
     # A champion with which there is no comparison need not be judged again for one.
     unjudged = _missing_on_cohorts(connection, best, None if obstacle else champion)
-    lost = declines(connection, task, comparison, gates)
+    compared = None if comparison is None else comparison.model_dump()
+    lost = declines(connection, task, compared, gates)
     missed = [words for words in (obstacle, missing) if words] or [
-        *objections(best.test, comparison, gates, best.on_cohorts),
+        *objections(best.test, compared, gates, best.on_cohorts),
         *objections_to(lost, gates),
     ]
     if unjudged is not None:
@@ -189,7 +197,7 @@ def propose(
             comparison=comparison,
             objections=missed,
             declined=[one.measure for one in beyond_margin(lost, gates)],
-            gate_cautions=cautions(comparison, gates, best.test, best.on_cohorts),
+            gate_cautions=cautions(compared, gates, best.test, best.on_cohorts),
             further_cautions=[
                 *cautions_of_checks(best.document["integrity"]),
                 *_changed_labels(connection, subject),
@@ -260,8 +268,8 @@ def reason_of(proposal: Proposal, *, is_forced: bool) -> str:
             f"First champion of the task: best of its round on val, {clears}; {label_inside(measure)} "
             f"{proposal.candidate.test[measure]['value']:.4f} on test.{caution}"
         )
-    gained = interval_words(proposal.comparison["differences"][measure])
-    left_out = proposal.comparison["n_left_out"]
+    gained = interval_words(proposal.comparison.differences[measure].model_dump())
+    left_out = proposal.comparison.n_left_out
     on = "the same test images" + (
         f" (without {left_out:,} that one of the two has learned from)" if left_out else ""
     )
@@ -373,51 +381,44 @@ def _outcome(proposal: Proposal) -> list[str]:
 def _gate_outcome(gate: Gate, proposal: Proposal) -> str:
     if proposal.champion is not None and proposal.comparison is None:
         return "not judged: there is no comparison"
-    if gate.measure in proposal.declined or objections_by(gate, proposal.candidate.test, proposal.comparison):
+    if gate.measure in proposal.declined or objections_by(gate, proposal.candidate.test, proposal.compared):
         return "not met"
-    doubted = cautions_by(gate, proposal.candidate.test, proposal.comparison)
+    doubted = cautions_by(gate, proposal.candidate.test, proposal.compared)
     return "met, with a caution" if doubted else "met"
 
 
-def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
+def _differences(comparison: Comparison | None) -> list[str]:
     if comparison is None:
         return []
     rows = [
-        f"| {label(name)} | {d['candidate']:.4f} | {d['champion']:.4f} | {_short(d)} |"
-        for name, d in comparison["differences"].items()
-        if d["candidate"] is not None and d["champion"] is not None
+        f"| {label(name)} | {one.candidate:.4f} | {one.champion:.4f} | {_short(one)} |"
+        for name, one in comparison.differences.items()
     ]
     head = ["| Measure | Candidate | Champion | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
-    if comparison.get("has_same_predictions"):
-        return [
-            f"**The same predictions as the champion** on all {comparison['n_images']:,} test images.",
-            "",
-        ]
-    return [f"On the same {comparison['n_images']:,} test images:", "", *head, *rows, ""]
+    if comparison.has_same_predictions:
+        return [f"**The same predictions as the champion** on all {comparison.n_images:,} test images.", ""]
+    return [f"On the same {comparison.n_images:,} test images:", "", *head, *rows, ""]
 
 
-def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
-    parts = [
-        part
-        for part in (comparison["slices"] if comparison else ())
-        if part["attribute"] in SLICE_GUARD.attributes
-        and part["difference"]
-        and part["difference"]["value"] < 0
+def _slices(comparison: Comparison | None) -> list[str]:
+    losses = [
+        (part.difference, part)
+        for part in (comparison.slices if comparison else ())
+        if part.attribute in SLICE_GUARD.attributes and part.difference and part.difference.value < 0
     ]
-    if not parts:
+    if not losses:
         return []
-    worst = sorted(parts, key=lambda part: part["difference"]["value"])[:N_SLICES_SHOWN]
+    worst = sorted(losses, key=lambda loss: loss[0].value)[:N_SLICES_SHOWN]
     rows = [
-        f"| {label(part['attribute'])} | {escape(part['value'])} | {part['n_images']:,} | "
-        f"{_short(part['difference'])} |"
-        for part in worst
+        f"| {label(part.attribute)} | {escape(part.value)} | {part.n_images:,} | {_short(difference)} |"
+        for difference, part in worst
     ]
     head = ["| Slice | Value | Images | Difference (95 % interval) |", "| --- | --- | --- | --- |"]
     return ["The guarded slices with the largest losses:", "", *head, *rows, ""]
 
 
-def _short(difference: Mapping[str, Any]) -> str:
+def _short(difference: PublishedDifference) -> str:
     """A difference and its interval in a table whose heading names both."""
-    if difference["low"] is None:
-        return f"{difference['value']:+.4f}"
-    return f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
+    if difference.low is None:
+        return f"{difference.value:+.4f}"
+    return f"{difference.value:+.4f} ({difference.low:+.4f} to {difference.high:+.4f})"

@@ -22,6 +22,7 @@ from lesion_tasks.evaluation.candidacy import (
 )
 from lesion_tasks.evaluation.decisions import (
     DECIDING,
+    DecisionFigures,
     decisions_about,
     find_request,
     record_answer,
@@ -198,8 +199,8 @@ def _why_not_waiting(connection: Connection, task: str, training_id: str) -> str
     past = decisions_about(connection, task, [training_id])
     own = [one for one in past if one.training_id == training_id and one.action in DECIDING]
     if own:
-        what = outcome_title(own[0].outcome)
-        return f"{training_id} was decided on, on {own[0].decided_at.date()} ({what}, by {decider(own[0].decided_by)})"
+        what, day = outcome_title(own[0].outcome), own[0].decided_at.partition("T")[0]
+        return f"{training_id} was decided on, on {day} ({what}, by {decider(own[0].decided_by)})"
     return f"{training_id} is no longer a candidate: a newer training of its variant was evaluated, or it was put aside"
 
 
@@ -239,7 +240,7 @@ def looks_superseded(workspace: Workspace, asked: Asked) -> bool:
 def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: str, reason: str) -> None:
     """Keep an answer at once: its run decides only when all of its questions have one, which may take days.
 
-    A rejection holds from now on, whatever is decided meanwhile; of what is no candidate any more it is kept. An
+    A rejection holds from now on, whatever is decided meanwhile; also about what is no longer a candidate. An
     approval is for its run to carry out; if that has a decision already, the answer is written beside it, so that it is
     not lost. An answer is noted once, however often it is found.
     """
@@ -262,7 +263,7 @@ def note_answer(workspace: Workspace, asked: Asked, *, answer: Answer, person: s
         question = find_question(connection, task, training_id)
         if answer == "rejected" and why is None:
             found = asked.findings_sha256 or findings_of(connection, [training_id]).get(training_id)
-            figures = {"findings_sha256": found}
+            figures = DecisionFigures(findings_sha256=found)
             record_answer(connection, task, "rejected", reason=did, figures=figures, **about)
         elif answer == "rejected" or past:
             came = f"It came after the question had ended{f': {why}' if why else ''}."

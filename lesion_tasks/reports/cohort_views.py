@@ -135,6 +135,9 @@ def forest(
     return plot
 
 
-def _short(title: str, n: int = 44) -> str:
+MOST_CHARACTERS = 44
+
+
+def _short(title: str) -> str:
     words = class_label(title)
-    return words if len(words) <= n else f"{words[: n - 1].rstrip()}…"
+    return words if len(words) <= MOST_CHARACTERS else f"{words[: MOST_CHARACTERS - 1].rstrip()}…"

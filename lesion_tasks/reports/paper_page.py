@@ -6,8 +6,8 @@ from collections.abc import Iterable, Sequence
 from statistics import mean, stdev
 
 from lesion_tasks.catalog.systems import System
+from lesion_tasks.metrics.comparison_document import PublishedDifference
 from lesion_tasks.metrics.document_schema import Figures, Published, PublishedFigure, Share
-from lesion_tasks.reports.bundle import PublishedDifference
 from lesion_tasks.reports.markdown import escape, table
 from lesion_tasks.reports.words import NO_VALUE, figure_words, number, signed, span
 

@@ -187,11 +187,14 @@ def series(index: int) -> str:
     return f"series-{index % N_COLOURS}"
 
 
-def nice_marks(low: float, high: float, n: int = 5) -> tuple[float, ...]:
-    """About `n` round numbers that enclose `low` and `high`, in steps of 1, 2 or 5 times a power of ten."""
+N_MARKS = 5
+
+
+def nice_marks(low: float, high: float) -> tuple[float, ...]:
+    """About `N_MARKS` round numbers that enclose `low` and `high`, in steps of 1, 2 or 5 times a power of ten."""
     if not high > low:
         low, high = low - 0.5, high + 0.5
-    raw = (high - low) / n
+    raw = (high - low) / N_MARKS
     power = 10.0 ** _floor_log10(raw)
     step = next(s * power for s in (1, 2, 5, 10) if s * power >= raw * 0.999)
     first, last = _floor(low / step), -_floor(-high / step)

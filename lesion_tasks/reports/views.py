@@ -9,6 +9,11 @@ from typing import Any
 
 from markupsafe import Markup
 
+from lesion_tasks.metrics.comparison_document import (
+    Comparison,
+    PublishedDifference,
+    PublishedSliceDifference,
+)
 from lesion_tasks.metrics.document_schema import (
     Published,
     PublishedFigure,
@@ -18,10 +23,7 @@ from lesion_tasks.metrics.document_schema import (
 )
 from lesion_tasks.reports.bundle import (
     Bundle,
-    Comparison,
-    PublishedDifference,
     PublishedGate,
-    PublishedSliceDifference,
     Standing,
 )
 from lesion_tasks.reports.plot import share_scale, whisker
@@ -95,7 +97,7 @@ class CheckRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Frequencies:
-    """What a threshold means among `n` lesions of which `n_positive` are positive."""
+    """What a threshold means among `N_FREQUENCIES` lesions of which `n_positive` are positive."""
 
     n: int
     n_positive: int
@@ -209,8 +211,11 @@ def interval_words(bundle: Bundle) -> str:
     return bundle.identities.test.intervals
 
 
-def natural_frequencies(document: SubsetDocument, n: int = 1000) -> list[Frequencies]:
-    """What the threshold means among `n` lesions, at each stated prevalence and at the subset's own.
+N_FREQUENCIES = 1_000
+
+
+def natural_frequencies(document: SubsetDocument) -> list[Frequencies]:
+    """What the threshold means among `N_FREQUENCIES` lesions, at each stated prevalence and at the subset's own.
 
     Computed only from sensitivity and specificity, so that it holds for another clinic only as far as these do.
     """
@@ -226,17 +231,17 @@ def natural_frequencies(document: SubsetDocument, n: int = 1000) -> list[Frequen
         shares.append(own)
     rows = []
     for share in sorted(set(shares)):
-        n_positive = round(n * share)
+        n_positive = round(N_FREQUENCIES * share)
         n_found = round(n_positive * sensitivity)
-        n_false_alarms = round((n - n_positive) * (1 - specificity))
+        n_false_alarms = round((N_FREQUENCIES - n_positive) * (1 - specificity))
         rows.append(
             Frequencies(
-                n=n,
+                n=N_FREQUENCIES,
                 n_positive=n_positive,
                 n_found=n_found,
                 n_missed=n_positive - n_found,
                 n_false_alarms=n_false_alarms,
-                n_rightly_cleared=n - n_positive - n_false_alarms,
+                n_rightly_cleared=N_FREQUENCIES - n_positive - n_false_alarms,
                 is_own_prevalence=share == own,
             )
         )

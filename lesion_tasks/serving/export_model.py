@@ -106,7 +106,7 @@ def export_model(
     data = form.convert(served.model)
     difference = float(np.abs(form.run(data, inputs) - stored).max())
     n_compared = len(next(iter(inputs.values())))
-    if not difference <= MOST_DIFFERENCE:  # nor if it is no number
+    if not difference <= MOST_DIFFERENCE:  # nor if it is not a number
         raise UnusableInputError(
             f"export of {file.training_id} to {format_name}: its probabilities differ by up to {difference:.2g} from "
             f"those of the stored model on {n_compared} test pictures, expected at most {MOST_DIFFERENCE:g}"

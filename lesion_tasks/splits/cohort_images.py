@@ -16,22 +16,21 @@ from lesion_tasks.database.bulk import copy_rows
 log = logging.getLogger(__name__)
 
 _BATCH_RECORDS = 2_000
+_OF_VALUES = " AND ".join(
+    f"(cardinality(CAST(:{name} AS text[])) = 0 OR i.{name} = ANY(:{name}))" for name in BY_VALUE
+)
 # Every condition but the query. Without a value, a condition holds.
-_MEMBERS = text("""
+_MEMBERS = text(f"""
     SELECT i.isic_id, CASE WHEN :is_queried THEN v.document END AS document
     FROM image i JOIN record r USING (isic_id)
         JOIN record_version v ON v.isic_id = i.isic_id AND v.version = i.record_version
-    WHERE (cardinality(CAST(:attribution AS text[])) = 0 OR i.attribution = ANY(:attribution))
-        AND (cardinality(CAST(:copyright_license AS text[])) = 0 OR i.copyright_license = ANY(:copyright_license))
-        AND (cardinality(CAST(:anatom_site AS text[])) = 0 OR i.anatom_site = ANY(:anatom_site))
-        AND (cardinality(CAST(:fitzpatrick_skin_type AS text[])) = 0
-             OR i.fitzpatrick_skin_type = ANY(:fitzpatrick_skin_type))
+    WHERE {_OF_VALUES}
         AND (CAST(:seen_from AS timestamptz) IS NULL OR r.first_seen_at >= :seen_from)
         AND (CAST(:seen_before AS timestamptz) IS NULL OR r.first_seen_at < :seen_before)
         AND (:is_anywhere OR EXISTS (
             SELECT FROM scope_record l JOIN scope s USING (scope_id) WHERE l.isic_id = i.isic_id
                 AND (s.source = :source OR :source = '') AND (s.collections = :collections OR :collections = '')))
-""")
+""")  # noqa: S608 - our own words
 
 
 def gather_cohorts(connection: Connection, task: Task, *, tells_empty: bool = True) -> None:

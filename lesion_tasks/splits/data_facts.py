@@ -169,6 +169,27 @@ def quarantine_counts(connection: Connection, split: str, assignment: str) -> di
 
 
 @dataclass(frozen=True, kw_only=True)
+class ShownPair:
+    """Two pictures that look alike, how much, and where their images stand: in a subset, or why in none."""
+
+    sha256: str
+    other_sha256: str
+    n_bits: int
+    print_correlation: float
+    detail_correlation: float
+    isic_id: str
+    other_isic_id: str
+    object_key: str
+    other_object_key: str
+    lesion_id: str | None
+    other_lesion_id: str | None
+    place: str | None
+    other_place: str | None
+    picture: str | None = None  # as an address that holds it; None: not read, or not as it was stored
+    other_picture: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Duplicates:
     """What shows the same thing: numbers, and the most doubtful pairs with their pictures' keys."""
 
@@ -176,8 +197,8 @@ class Duplicates:
     n_images_of_identical_files: int
     n_copies: int
     n_look_alikes: int
-    copies: list[dict[str, Any]]
-    look_alikes: list[dict[str, Any]]
+    copies: list[ShownPair]
+    look_alikes: list[ShownPair]
 
 
 def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_shown: int) -> Duplicates:
@@ -205,7 +226,7 @@ def duplicate_facts(connection: Connection, table: "pa.Table", split: str, n_sho
     )
 
 
-def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -> list[dict[str, Any]]:
+def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -> list[ShownPair]:
     """Pairs with their pictures' keys, doubtful ones first: the least similar copies, the most similar look-alikes."""
     order = "ASC" if is_copy else "DESC"
     rows = connection.execute(
@@ -225,7 +246,7 @@ def _pairs(connection: Connection, split: str, n_shown: int, *, is_copy: bool) -
         """),  # noqa: S608 - one of two words
         {"split": split, "is_copy": is_copy, "n": n_shown},
     )
-    return [dict(row._mapping) for row in rows]
+    return [ShownPair(**row._mapping) for row in rows]
 
 
 def changes_since(before: "pa.Table", now: "pa.Table") -> dict[str, Any]:

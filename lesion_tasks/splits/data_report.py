@@ -3,7 +3,7 @@
 import base64
 import io
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, text
@@ -89,9 +89,11 @@ def collect_facts(
     if table is None:
         table = tables[digest] = read_table(bucket, manifest.object_key)
     duplicates = facts.duplicate_facts(connection, table, split.name, N_COPIES_SHOWN)
-    for pair in (*duplicates.copies, *duplicates.look_alikes):
-        pair["picture"] = thumbnail(bucket, pair["sha256"], pair["object_key"])
-        pair["other_picture"] = thumbnail(bucket, pair["other_sha256"], pair["other_object_key"])
+    duplicates = replace(
+        duplicates,
+        copies=[_with_pictures(bucket, pair) for pair in duplicates.copies],
+        look_alikes=[_with_pictures(bucket, pair) for pair in duplicates.look_alikes],
+    )
     return DataPage(
         manifest={
             "digest": digest,
@@ -138,6 +140,14 @@ def collect_facts(
         ],
         duplicates=duplicates,
         changes=_changes(bucket, connection, manifest, tables),
+    )
+
+
+def _with_pictures(bucket: Bucket, pair: facts.ShownPair) -> facts.ShownPair:
+    return replace(
+        pair,
+        picture=thumbnail(bucket, pair.sha256, pair.object_key),
+        other_picture=thumbnail(bucket, pair.other_sha256, pair.other_object_key),
     )
 
 

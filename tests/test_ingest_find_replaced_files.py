@@ -9,8 +9,8 @@ from archives import execute, rows, scalar, serving, write_folder, write_picture
 from archive_server.sources import FolderSource
 from lesion_tasks import UnusableInputError
 from lesion_tasks.archive.client import ArchiveUnavailableError, Retry
-from lesion_tasks.ingest.check_files import check_files
 from lesion_tasks.ingest.fetch import fetch_files
+from lesion_tasks.ingest.find_replaced_files import check_files
 from lesion_tasks.ingest.passes import ingest
 from lesion_tasks.workspace import open_workspace
 
