@@ -50,7 +50,7 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
     split = Split(name=cohort.split_name(task), task=task)
     with workspace.engine.begin() as connection:
         lock_images(connection, asked)
-        gather_cohorts(connection, asked, tells_empty=False)
+        gather_cohorts(connection, asked)
         _judge(connection, split, asked, name)
         table = manifest_rows(connection, split, {})
         left_out = list(left_out_in_words(connection, split.name))
