@@ -163,10 +163,10 @@ class CohortSource:
 
 def notes_about(source: PictureSource, training_id: str) -> list[str]:
     """What a reader of a model's answers should know of the source: of a cohort, which images are no test of the model."""
-    from lesion_tasks.evaluation.other_data import not_judged_on
-
     if not isinstance(source, CohortSource):
         return []
+    from lesion_tasks.evaluation.other_data import not_judged_on
+
     command = f"lesion evaluate {training_id} --cohort {source.name}"
     try:
         n, words = not_judged_on(source.workspace, training_id, source.manifest_digest)
