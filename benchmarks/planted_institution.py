@@ -7,10 +7,11 @@ trained three times without each institution, evaluated on it, one report: 24 tr
 The last line is JSON.
 
     .venv/bin/python benchmarks/planted_institution.py
-    .venv/bin/python benchmarks/planted_institution.py --home FOLDER --minutes 8    # in pieces: again until it exits with 0 or 1
+    .venv/bin/python benchmarks/planted_institution.py --home FOLDER --minutes 8
 
-With a folder, each call goes on where the last one stopped, also after a kill. With `--minutes`, no training begins later
-than that; a call that leaves some to the next exits with 75.
+The second form works in pieces, for whoever cannot have the machine for long: call it again until it exits with 0 or 1.
+With a folder, each call goes on where the last one stopped, also after a kill. With `--minutes`, no training begins
+later than that; a call that leaves some to the next exits with 75.
 """
 
 from __future__ import annotations
@@ -46,9 +47,8 @@ def measure(*, has_effect: bool, until: float) -> dict[str, object] | None:
 
     None if it is later than `until`, in seconds since the epoch, before the last training has begun.
     """
-    from sqlalchemy import text
-
     from database_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
+    from sqlalchemy import text
 
     from lesion_tasks.catalog import VARIANTS
     from lesion_tasks.curation.curate import curate_images

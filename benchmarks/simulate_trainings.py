@@ -178,10 +178,14 @@ def main() -> None:
     """See the module."""
     options = argparse.ArgumentParser()
     options.add_argument("n_repeats", nargs="?", type=int, default=200)
-    options.add_argument("--first", type=int, default=0, help="The first repeat, by which its seed is chosen.")
+    options.add_argument(
+        "--first", type=int, default=0, help="The first repeat, by which its seed is chosen."
+    )
     options.add_argument("--institutions", nargs="+", type=int, default=[4, 8])
     options.add_argument("--worlds", nargs="+", choices=WORLDS, default=WORLDS)
-    options.add_argument("--trainings", nargs="+", type=int, help="Of each institution; 2 or more among them.")
+    options.add_argument(
+        "--trainings", nargs="+", type=int, help="Of each institution; 2 or more among them."
+    )
     given = options.parse_args()
     found = {}
     for n_sites in given.institutions:

@@ -319,7 +319,7 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     # One image of each of five lesions that teach, and five images of the cohort that share something with them.
     taught = [isic_id for isic_id, one in known.items() if is_taught(one["lesion_id"])][::2][:5]
     planted = list(others)[:5]
-    patient = next(name for i in range(100) if is_taught(name := f"IP_{i:07d}"))
+    patient, another = [name for i in range(100) if is_taught(name := f"IP_{i:07d}")][:2]
     for one in known.values():
         if one["lesion_id"] == known[taught[0]]["lesion_id"]:
             one["patient_id"] = patient
@@ -338,7 +338,7 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     # The lesion is closer than its patient.
     for one in known.values():
         if one["lesion_id"] == known[taught[1]]["lesion_id"]:
-            one["patient_id"] = theirs[planted[1]]["patient_id"] = "IP_0000999"
+            one["patient_id"] = theirs[planted[1]]["patient_id"] = another
     declare_cohort()
     everything = own | others
     plain = [record for isic_id, record in everything.items() if isic_id not in pictures]
@@ -796,7 +796,9 @@ def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classe
     train, test, rows = (told_rows(first, n, classes) for first, n in ((1, 900), (2_001, 600), (4_001, 600)))
     positive = "malignant" if len(classes) == 2 else None
     right = pd.DataFrame(
-        np.eye(len(classes))[[classes.index(one) for one in rows["label"]]], index=rows["isic_id"], columns=classes
+        np.eye(len(classes))[[classes.index(one) for one in rows["label"]]],
+        index=rows["isic_id"],
+        columns=classes,
     )
 
     def measured(rows: pd.DataFrame) -> MetadataBaseline:

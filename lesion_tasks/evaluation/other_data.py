@@ -307,8 +307,8 @@ def _why_nothing(
     if lacking:
         fields = ", ".join(map(label_inside, lacking))
         return (
-            f"{subject.training.training_id} cannot do without {fields}, which all of its train images have and none of "
-            "the remaining images of the cohort"
+            f"{subject.training.training_id} cannot do without {fields}, which all of its train images have and none "
+            "of the remaining images of the cohort"
         )
     return (
         f"all {len(rows):,} images are taken out, since {subject.training.training_id} already has {len(shared):,} of "

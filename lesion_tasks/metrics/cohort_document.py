@@ -34,7 +34,10 @@ class Overlap(Published):
 
 
 def left_out_in_words(overlaps: Sequence[Overlap], n_lacking: int, lacking: Sequence[str]) -> str:
-    """What of a cohort a training is not judged on and why; empty if nothing. `lacking`: fields, one of which is unknown."""
+    """What of a cohort a training is not judged on and why; empty if nothing.
+
+    `lacking`: fields, at least one of which is unknown of each of `n_lacking` images.
+    """
     parts = [f"{plural(one.n_images, 'image')} with the same {one.kind} in {one.subset}" for one in overlaps]
     if n_lacking:
         parts.append(f"{plural(n_lacking, 'image')}, {' or '.join(map(label_inside, lacking))} unknown")
@@ -127,7 +130,7 @@ class DiagnosisRow(Published):
 
 
 class MetadataBaseline(Published):
-    """What a model that sees metadata alone reaches on the same images: boosted trees, fitted on the same train images."""
+    """What metadata alone reach on the same images: boosted trees, fitted on the training's own train images."""
 
     fields: list[str] = Field(description="Which metadata: those that the train images and the cohort have.")
     lacking: list[str] = Field(description="Metadata of the train images that no image of the cohort has.")

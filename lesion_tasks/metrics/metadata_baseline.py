@@ -97,20 +97,18 @@ def _words(found: MetadataBaseline, measure: str) -> str:
     of = f"{found.n_images_fitted:,}"
     if found.n_images_fitted < found.n_images_of_train:
         of += f" of {found.n_images_of_train:,}"
-    words = (
-        f"Metadata alone ({_listed(found.fields)}) reach {label(measure)} {found.cohort.value:.3f} here, fitted on {of} "
-        "train images."
-    )
+    words = f"Metadata alone ({_listed(found.fields)}) reach {label(measure)} {found.cohort.value:.3f} here"
+    words += f", fitted on {of} train images."
     higher = "higher" if found.difference > 0 else "lower"
     if found.low is None or found.high is None:
         words += (
-            f" The model's is {abs(found.difference):.3f} {higher}; whether that is more than chance cannot be "
+            f" The model is {higher} by {abs(found.difference):.3f}; whether that is more than chance cannot be "
             f"determined: {found.cohort.interval_reason or 'no interval'}."
         )
     else:
         size = size_of_change(found.difference, found.low, found.high)
         chance = "no more than chance may do" if found.low <= 0 <= found.high else "more than chance"
-        words += f" The model's is {higher} by {size}: {chance}."
+        words += f" The model is {higher} by {size}: {chance}."
     if found.lacking:
         words += f" The cohort lacks {_listed(found.lacking)}, which this baseline therefore does without."
     return words

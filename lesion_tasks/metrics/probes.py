@@ -118,7 +118,7 @@ def fit_probe(
     class_names: Sequence[str],
     positive_class: str | None = None,
 ) -> Probe:
-    """One probe, which sees the columns of `known` in `train`, some of which vary, and those of `asked` in `evaluated`."""
+    """One probe: it sees `known` of the rows of `train`, where a column varies, and `asked` of those of `evaluated`."""
     return _fit(*_numbers(known, asked), train, evaluated, class_names, positive_class)
 
 

@@ -162,7 +162,7 @@ class CohortSource:
 
 
 def notes_about(source: PictureSource, training_id: str) -> list[str]:
-    """What a reader of a model's answers should know of the source: of a cohort, which images are no test of the model."""
+    """What a reader of a model's answers should know of a source: of a cohort, which images are no test of it."""
     if not isinstance(source, CohortSource):
         return []
     from lesion_tasks.evaluation.other_data import not_judged_on
@@ -174,7 +174,9 @@ def notes_about(source: PictureSource, training_id: str) -> list[str]:
         return [f"Which of these images an evaluation ({command}) would leave out is unknown: {error}."]
     if not n:
         return [f"An evaluation ({command}) judges the model on all of these images."]
-    return [f"An evaluation ({command}) leaves out {n:,} of these images, which are predicted all the same: {words}."]
+    return [
+        f"An evaluation ({command}) leaves out {n:,} of these images, which are predicted all the same: {words}."
+    ]
 
 
 def stored_picture(bucket: Bucket, key: str, sha256: str) -> bytes:

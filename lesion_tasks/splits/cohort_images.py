@@ -38,8 +38,9 @@ def gather_cohorts(connection: Connection, task: Task, *, told: set[str] | None 
     """Bring `cohort_image` of a task in line with the images.
 
     Images that have become a cohort's leave every split of the task at once; the splits take notice when they are next
-    built. The log names cohorts without an image, except those that are in `told` already, which gets their names; with
-    None it names none. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that cannot be read.
+    built. The log names cohorts without an image, except those in `told` already, which gets their names; with
+    None it names none. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that
+    cannot be read.
     """
     cohorts = cohorts_of(task.name)
     values = {"task": task.name}
