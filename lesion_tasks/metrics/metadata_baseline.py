@@ -64,12 +64,13 @@ def metadata_baseline(
         positive_class=cohort.positive_class,
     )
     is_here = pd.Index(probe.scored.isic_ids).isin(rows["isic_id"])
-    there, here = common_sides(probe.scored.where(~is_here), probe.scored.where(is_here))
-    _, model = common_sides(probe.scored.where(~is_here), cohort)
+    on_test = probe.scored.where(~is_here)
+    there, here = common_sides(on_test, probe.scored.where(is_here))
+    _, model = common_sides(on_test, cohort)
     figure, compared = _figure(here), auc_difference(model, here)
     if figure is None or compared is None:
-        absent = ", ".join(label_inside(name) for name, n in here.class_counts.items() if n == 0)
-        return without(f"no image of class {absent}")
+        absent = [name for name, n in cohort.class_counts.items() if n == 0]
+        return without(f"the cohort has no image of class {_listed(absent)}")
     interval = compared.interval if figure.interval_reason is None else None
     found = known.model_copy(
         update={
