@@ -264,7 +264,14 @@ def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: S
 def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    curate(settings, labelled_records(40), other_records(20))
+    photographs = labelled_records(4, first=60_001)
+    for record in photographs:
+        record["attribution"] = "Photographs"
+        record["metadata"]["acquisition"]["image_type"] = "clinical: close-up"
+    curate(settings, labelled_records(40), other_records(20), photographs)
+    COHORTS["photographs"] = Cohort(
+        name="photographs", title="Photographs", tasks=("malignancy",), attribution=("Photographs",)
+    )
     for name in ("empty", "bare"):
         COHORTS[name] = Cohort(
             name=name, title=name, tasks=("malignancy", "five_classes"), source="/nowhere/"
@@ -274,6 +281,8 @@ def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
     assert found.exit_code == 1
     assert '"elsewhere of malignancy": "' in found.output
     assert "empty of malignancy" in str(found.exception)
+    assert "'clinical: close-up' 4 times; image_types in its entry of the catalogue says" in found.output
+    assert "no training is finished" in CliRunner().invoke(lesion, ["evaluate", "--cohort", "elsewhere"]).output
     assert (found.output + caplog.text).count("/nowhere/ was never ingested") == 2  # once for each cohort
     caplog.clear()
     CliRunner().invoke(lesion, ["split", SPLIT, "five_classes_natural", "malignancy_balanced_all"])
