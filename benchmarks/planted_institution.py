@@ -3,13 +3,20 @@
 In three of them a malignant lesion is darker than a benign one. In the planted one both are equally dark, and malignant
 pictures have a colour cast, as those of another camera may: what is learned elsewhere tells nothing there. In the other
 world the fourth institution is like the rest. Both are run as anybody would: ingested, curated, split, a small network
-trained three times without each institution, evaluated on it, one report. Minutes on two cores; the last line is JSON.
+trained three times without each institution, evaluated on it, one report: 24 trainings, minutes each on a busy machine.
+The last line is JSON.
 
     .venv/bin/python benchmarks/planted_institution.py
+    .venv/bin/python benchmarks/planted_institution.py --home FOLDER --minutes 8
+
+The second form works in pieces, for whoever cannot have the machine for long: call it again until it exits with 0 or 1.
+With a folder, each call goes on where the last one stopped, also after a kill. With `--minutes`, no training begins
+later than that; a call that leaves some to the next exits with 75.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import subprocess
@@ -17,6 +24,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -27,12 +35,20 @@ import numpy as np
 
 INSTITUTIONS = ("Clinic one", "Clinic two", "Clinic three", "Clinic four")
 PLANTED = INSTITUTIONS[-1]
+WORLDS = ("planted", "plain")
 N_LESIONS = 120  # of each, with two pictures; one third is malignant
 
 
-def measure(*, has_effect: bool) -> dict[str, object]:
-    """Everything from the pictures to the report, in the home of this process; returns what the report says."""
+UNFINISHED = 75  # the exit status of a call that leaves trainings to the next
+
+
+def measure(*, has_effect: bool, until: float) -> dict[str, object] | None:
+    """Everything from the pictures to the report, in the home of this process; returns what the report says.
+
+    None if it is later than `until`, in seconds since the epoch, before the last training has begun.
+    """
     from database_of_pictures import DrawnImage, add_pictures, as_jpeg, skin_with_spot
+    from sqlalchemy import text
 
     from lesion_tasks.catalog import VARIANTS
     from lesion_tasks.curation.curate import curate_images
@@ -55,7 +71,10 @@ def measure(*, has_effect: bool) -> dict[str, object]:
             picture = as_jpeg(np.clip(pixels, 0, 255).astype(np.uint8))
             yield DrawnImage(number=i, picture=picture, is_malignant=is_malignant, attribution=institution)
 
-    add_pictures(workspace, images(), rng)
+    with workspace.engine.connect() as connection:
+        is_filled = connection.execute(text("SELECT EXISTS (SELECT FROM record)")).scalar_one()
+    if not is_filled:  # all at once, or nothing
+        add_pictures(workspace, images(), rng)
     curate_images(workspace)
     VARIANTS["small"] = replace(
         VARIANTS["smoke"],
@@ -66,7 +85,12 @@ def measure(*, has_effect: bool) -> dict[str, object]:
         batch_size=16,
     )
     chosen = choose_folds(workspace, "small", "attribution")
-    ids = [train_fold(workspace, "small", fold) for fold in chosen]
+    ids = []
+    for fold in chosen:
+        if time.time() > until:
+            print(f"{len(ids)} of {len(chosen)} trainings", file=sys.stderr, flush=True)
+            return None
+        ids.append(train_fold(workspace, "small", fold))
     key = report_held_out(workspace, chosen[0].held_out.manifest_digest, "attribution", ids)
     document = json.loads(workspace.bucket.get(key.replace("report.html", "metrics.json")))
     together = document["together"] or {}
@@ -91,37 +115,51 @@ def measure(*, has_effect: bool) -> dict[str, object]:
     }
 
 
-def in_own_home(world: str) -> dict[str, object]:
-    """The measurement in a process and a home folder of its own."""
-    with tempfile.TemporaryDirectory(prefix="planted-") as home:
-        Path(home).chmod(0o755)  # as root, the database server runs as another user
-        environment = {name: value for name, value in os.environ.items() if not name.startswith("LESION_")}
-        environment["LESION_HOME"] = home
-        from lesion_tasks.database.embedded import postgres
+def in_own_home(world: str, home: Path, until: float) -> dict[str, object] | None:
+    """The measurement in a process and a home folder of its own; None if it did not come to its end."""
+    home.mkdir(parents=True, exist_ok=True)
+    home.chmod(0o755)  # as root, the database server runs as another user
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("LESION_")}
+    environment["LESION_HOME"] = str(home)
+    from lesion_tasks.database.embedded import postgres
 
-        try:
-            done = subprocess.run(
-                [sys.executable, __file__, world],
-                env=environment,
-                stdout=subprocess.PIPE,
-                text=True,
-                check=True,
-            )
-        finally:
-            postgres.stop(Path(home))
-    found: dict[str, object] = json.loads(done.stdout.splitlines()[-1])
+    try:
+        done = subprocess.run(
+            [sys.executable, __file__, "--world", world, "--until", str(until)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+    finally:
+        postgres.stop(home)
+    found: dict[str, object] | None = json.loads(done.stdout.splitlines()[-1])
     return found
 
 
 def main() -> int:
     """See the module; returns 0 if the effect is found where it is, and nothing where it is not."""
-    if len(sys.argv) > 1:
-        print(json.dumps(measure(has_effect=sys.argv[1] == "planted")))
+    options = argparse.ArgumentParser()
+    options.add_argument("--home", type=Path, help="Kept, and gone on with. Default: a new one.")
+    options.add_argument("--minutes", type=float, default=float("inf"), help="No training begins later.")
+    options.add_argument("--world", choices=WORLDS, help=argparse.SUPPRESS)  # in a process of its own
+    options.add_argument("--until", type=float, help=argparse.SUPPRESS)
+    given = options.parse_args()
+    if given.world:
+        print(json.dumps(measure(has_effect=given.world == "planted", until=given.until)))
         return 0
-    began = time.monotonic()
-    found = {world: in_own_home(world) for world in ("planted", "plain")}
-    for world, said in found.items():
-        print(world, said["words"], flush=True)
+    began, until = time.monotonic(), time.time() + 60 * given.minutes
+    found = {}
+    with ExitStack() as stack:
+        folder = given.home or Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="planted-")))
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o755)
+        for world in WORLDS:
+            said = in_own_home(world, folder.resolve() / world, until)
+            if said is None:
+                return UNFINISHED
+            found[world] = said
+            print(world, said["words"], flush=True)
     passed = found["planted"]["differ"] is True and found["plain"]["differ"] is False
     print(json.dumps({**found, "seconds": round(time.monotonic() - began), "passed": passed}))
     return 0 if passed else 1

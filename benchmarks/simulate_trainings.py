@@ -6,11 +6,13 @@ network is small and its training short, so that another seed gives another mode
 institutions alike; one of them in which the features say nothing; and all of them different, so that there is something
 to predict of a new one. Its truth is the AUC there of one more training, on many images: one on as many institutions as
 the folds learned from, and one on all of them. Run it with `.venv/bin/python benchmarks/simulate_trainings.py
-[n_repeats]`; with 200, minutes on one core. The last line is JSON.
+[n_repeats]`; with 200, minutes on one core. Options choose one world, number of institutions and of trainings, and
+which repeats: each has a seed of its own. The last line is JSON.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import sys
 import time
@@ -29,6 +31,7 @@ from lesion_tasks.metrics.auc import Auc, measure_auc
 from lesion_tasks.metrics.between_sites import BetweenSites, combine_sites, site_figure
 
 SEED = 11
+WORLDS = ("alike", "planted", "different")
 N_FEATURES = 12
 PREVALENCE = 0.35
 LIKENESS = 0.5
@@ -147,7 +150,8 @@ def simulate(
         squares = [max(0.0, one.squares - one.expected) for one in figures if one is not None]
         hits.setdefault("variance of training", []).append(float(np.mean(squares)) / (max(n_seeds) - 1))
         together = {f"{n} trainings": combine_sites([some[:n] for some in aucs]) for n in n_seeds}
-        together[IGNORED] = combine_sites([some[:N_TRAININGS] for some in ungrouped])
+        if max(n_seeds) >= N_TRAININGS:
+            together[IGNORED] = combine_sites([some[:N_TRAININGS] for some in ungrouped])
         for how, one in together.items():
             if isinstance(one, BetweenSites):
                 hits.setdefault(f"said to differ, {how}", []).append(one.differ)
@@ -172,14 +176,25 @@ def summed_up(hits: dict[str, list[float]]) -> dict[str, float]:
 
 def main() -> None:
     """See the module."""
-    n_repeats = int(sys.argv[1]) if len(sys.argv) > 1 else 200
+    options = argparse.ArgumentParser()
+    options.add_argument("n_repeats", nargs="?", type=int, default=200)
+    options.add_argument(
+        "--first", type=int, default=0, help="The first repeat, by which its seed is chosen."
+    )
+    options.add_argument("--institutions", nargs="+", type=int, default=[4, 8])
+    options.add_argument("--worlds", nargs="+", choices=WORLDS, default=WORLDS)
+    options.add_argument(
+        "--trainings", nargs="+", type=int, help="Of each institution; 2 or more among them."
+    )
+    given = options.parse_args()
     found = {}
-    for n_sites in (4, 8):
-        for world in ("alike", "planted", "different"):
+    for n_sites in given.institutions:
+        for world in given.worlds:
             began = time.monotonic()
             name = f"{n_sites} institutions, {world}"
-            n_seeds = (1, 2, 3, 5) if n_sites == 4 else (1, 3)
-            found[name] = summed_up(simulate(world, n_sites, range(n_repeats), n_seeds))
+            n_seeds = tuple(given.trainings or ((1, 2, 3, 5) if n_sites == 4 else (1, 3)))
+            repeats = range(given.first, given.first + given.n_repeats)
+            found[name] = summed_up(simulate(world, n_sites, repeats, n_seeds))
             print(name, {key: round(share, 3) for key, share in found[name].items()}, flush=True)
             print(f"{time.monotonic() - began:.0f} s", file=sys.stderr, flush=True)
     print(json.dumps(found))

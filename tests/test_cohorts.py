@@ -2,7 +2,7 @@
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -29,24 +29,26 @@ from lesion_tasks.curation.curate import curate_images
 from lesion_tasks.database.connection import engine_for
 from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_comparison import compare_on_cohorts
-from lesion_tasks.evaluation.cohort_overlap import counted, find_overlaps
+from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
 from lesion_tasks.evaluation.comparison import missing_on_cohorts
 from lesion_tasks.evaluation.decisions import named_in_decisions
 from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
 from lesion_tasks.evaluation.leaderboard import read_leaderboard_rows
-from lesion_tasks.evaluation.other_data import usable_rows
+from lesion_tasks.evaluation.other_data import taken_out_table, usable_rows
 from lesion_tasks.evaluation.publish import leaderboard_lines
 from lesion_tasks.metrics.case_mix import reweight
+from lesion_tasks.metrics.cohort_document import MetadataBaseline
 from lesion_tasks.metrics.diagnoses import by_diagnosis
 from lesion_tasks.metrics.fall import measure_fall, threshold_falls
+from lesion_tasks.metrics.metadata_baseline import metadata_baseline
 from lesion_tasks.metrics.recalibrate import recalibrate
-from lesion_tasks.metrics.scored import Scored
+from lesion_tasks.metrics.scored import Scored, join
 from lesion_tasks.promotion.promote import promote_model
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.reports.in_brief import in_brief
 from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_page
-from lesion_tasks.serving.picture_source import open_source
+from lesion_tasks.serving.picture_source import notes_about, open_source
 from lesion_tasks.settings import Settings
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
 from lesion_tasks.splits.manifest import NoManifestError, manifest_in_force, read_manifest
@@ -262,7 +264,14 @@ def test_a_query_that_cannot_be_read_and_an_unknown_cohort_are_named(settings: S
 def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
-    curate(settings, labelled_records(40), other_records(20))
+    photographs = labelled_records(4, first=60_001)
+    for record in photographs:
+        record["attribution"] = "Photographs"
+        record["metadata"]["acquisition"]["image_type"] = "clinical: close-up"
+    curate(settings, labelled_records(40), other_records(20), photographs)
+    COHORTS["photographs"] = Cohort(
+        name="photographs", title="Photographs", tasks=("malignancy",), attribution=("Photographs",)
+    )
     for name in ("empty", "bare"):
         COHORTS[name] = Cohort(
             name=name, title=name, tasks=("malignancy", "five_classes"), source="/nowhere/"
@@ -272,7 +281,12 @@ def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
     assert found.exit_code == 1
     assert '"elsewhere of malignancy": "' in found.output
     assert "empty of malignancy" in str(found.exception)
+    assert "'clinical: close-up' 4 times; image_types in its entry of the catalogue says" in found.output
+    assert "no training is finished" in CliRunner().invoke(lesion, ["evaluate", "--cohort", "elsewhere"]).output
     assert (found.output + caplog.text).count("/nowhere/ was never ingested") == 2  # once for each cohort
+    caplog.clear()
+    CliRunner().invoke(lesion, ["split", SPLIT, "five_classes_natural", "malignancy_balanced_all"])
+    assert caplog.text.count("cohort empty: no image: /nowhere/") == 1  # of three splits
 
 
 def test_a_misspelt_cohort_in_a_form_is_refused_and_one_that_has_left_is_left_aside(
@@ -314,7 +328,7 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     # One image of each of five lesions that teach, and five images of the cohort that share something with them.
     taught = [isic_id for isic_id, one in known.items() if is_taught(one["lesion_id"])][::2][:5]
     planted = list(others)[:5]
-    patient = next(name for i in range(100) if is_taught(name := f"IP_{i:07d}"))
+    patient, another = [name for i in range(100) if is_taught(name := f"IP_{i:07d}")][:2]
     for one in known.values():
         if one["lesion_id"] == known[taught[0]]["lesion_id"]:
             one["patient_id"] = patient
@@ -326,6 +340,14 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
         planted[3]: as_jpeg(drawn(3), 70),
         planted[4]: as_jpeg(ImageOps.mirror(drawn(4)), 90),
     }
+    # One that shares and lacks something counts as sharing it; another lacks two things that the model needs.
+    theirs[planted[0]]["sex"] = None
+    lacking = list(others)[6]
+    theirs[lacking] |= {"sex": None, "age_approx": None}
+    # The lesion is closer than its patient.
+    for one in known.values():
+        if one["lesion_id"] == known[taught[1]]["lesion_id"]:
+            one["patient_id"] = theirs[planted[1]]["patient_id"] = another
     declare_cohort()
     everything = own | others
     plain = [record for isic_id, record in everything.items() if isic_id not in pictures]
@@ -349,15 +371,26 @@ def test_whatever_a_training_already_has_is_named_and_taken_out_of_a_cohort(sett
     evaluate_training(open_workspace(), training_id)
     stored = open_bucket(settings)
     (judged,) = json.loads(stored.get(f"reports/{training_id}/metrics.json"))["other_data"]["cohorts"]
-    assert judged["n_images"] == len(cohort) == judged["subset"]["subset"]["n_images"] + 5
+    assert judged["n_images"] == len(cohort) == judged["subset"]["subset"]["n_images"] + 6
     assert sorted(judged["overlapping_ids"]) == sorted(planted)
     named = pd.read_csv(io.BytesIO(stored.get(f"reports/{training_id}/overlap-elsewhere.csv")))
+    assert named[["isic_id", "unknown"]].dropna().to_numpy().tolist() == [[lacking, "age in years, sex"]]
+    named = named[named["unknown"].isna()]
     assert (
         dict(zip(named["isic_id"], zip(named["shares"], named["with"], strict=True), strict=True)) == expected
     )
     assert (
         "2 images with the same picture in train" in stored.get(f"reports/{training_id}/report.html").decode()
     )
+    # Whoever predicts the cohort learns which of the answers are no test of the model.
+    workspace = open_workspace()
+    source = open_source(workspace, "cohort:elsewhere", "malignancy")
+    (note,) = notes_about(source, training_id)
+    assert "leaves out 6 of these images" in note
+    assert "1 image with the same patient in train; " in note
+    assert "1 image, age in years or sex unknown" in note
+    (note,) = notes_about(source, "none")
+    assert "would leave out is unknown: training 'none': no such training" in note
 
 
 def rows_of_manifest(settings: Settings, digest: str) -> pd.DataFrame:
@@ -411,6 +444,18 @@ def test_a_training_is_judged_on_the_cohorts_of_its_task_once_they_are_there_and
     assert cohort["overlaps"] == []
     assert {one["status"] for one in cohort["integrity"]} <= {"passed", "not_applicable"}
     assert cohort["fall"]["cohort"] == cohort["subset"]["figures"]["auc"]["value"]
+    # What metadata alone reach is the probe's on the test set, and beside the model's here.
+    alone = cohort["metadata_baseline"]
+    assert alone["lacking"] == []
+    checks = {
+        one["name"]: one["numbers"]
+        for one in json.loads(open_bucket(small).get(f"reports/{training_id}/metrics.json"))["integrity"]
+    }
+    assert alone["test"]["value"] == checks["shortcut"]["probes"]["metadata"]["auc"]
+    assert alone["n_images_fitted"] == checks["shortcut"]["n_images_fitted"]
+    assert alone["difference"] == pytest.approx(cohort["fall"]["cohort"] - alone["cohort"]["value"])
+    assert alone["words"] in page()
+    assert "AUC of metadata alone" in page()
     # Every row of train tells the sex: a missing one means nothing to the model.
     left_out = pd.read_csv(io.BytesIO(open_bucket(small).get(f"reports/{training_id}/overlap-unsexed.csv")))
     assert left_out["unknown"].tolist() == ["sex"] * 20
@@ -744,3 +789,63 @@ def test_with_more_than_two_classes_the_fall_is_over_the_classes_that_both_have(
     assert {row.auc for row in rows} == {None}
     assert "two classes" in reweight(test, cohort, pd.DataFrame(), pd.DataFrame(), fall).words
     assert "two classes" in (recalibrate(cohort).reason or "")
+
+
+def told_rows(first: int, n: int, classes: Sequence[str], **known: Any) -> pd.DataFrame:
+    """Rows in which the age tells the class, more or less."""
+    random = np.random.default_rng(first)
+    label = random.integers(len(classes), size=n)
+    told = {
+        "isic_id": [f"ISIC_{first + i:07d}" for i in range(n)],
+        "label": [classes[i] for i in label],
+        "group_id": [f"{first}-{i}" for i in range(n)],
+        "age_years": 40 + 12 * label + 10 * random.normal(size=n),
+        "sex": random.choice(["male", "female"], n),
+    }
+    return pd.DataFrame(told | known)
+
+
+@pytest.mark.parametrize("classes", [("benign", "malignant"), ("a", "b", "c")])
+def test_metadata_alone_are_a_baseline_on_what_train_and_cohort_both_have(classes: tuple[str, ...]) -> None:
+    train, test, rows = (told_rows(first, n, classes) for first, n in ((1, 900), (2_001, 600), (4_001, 600)))
+    positive = "malignant" if len(classes) == 2 else None
+    right = pd.DataFrame(
+        np.eye(len(classes))[[classes.index(one) for one in rows["label"]]],
+        index=rows["isic_id"],
+        columns=classes,
+    )
+
+    def measured(rows: pd.DataFrame) -> MetadataBaseline:
+        cohort = join(right.loc[rows["isic_id"]], rows, class_names=classes, positive_class=positive)
+        return metadata_baseline(cohort, train=train, test_rows=test, rows=rows, n_images_of_train=5_000)
+
+    found = measured(rows)
+    assert found.fields == ["sex", "age_years"]
+    assert found.test is not None and found.cohort is not None
+    assert found.cohort.value == pytest.approx(found.test.value, abs=0.06)
+    assert 0.65 < found.cohort.value < 0.95
+    assert found.difference == pytest.approx(1 - found.cohort.value)
+    assert found.low is not None and found.low > 0
+    assert "fitted on 900 of 5,000 train images" in found.words
+    assert "more than chance" in found.words
+    # Without the age it knows nothing here, and says so.
+    ageless = measured(rows.assign(age_years=np.nan))
+    assert (ageless.fields, ageless.lacking) == (["sex"], ["age_years"])
+    assert ageless.cohort is not None and ageless.cohort.value == pytest.approx(0.5, abs=0.06)
+    assert "The cohort lacks age in years" in ageless.words
+    bare = measured(rows.assign(age_years=np.nan, sex=None))
+    assert bare.cohort is None
+    assert bare.words.endswith("cannot be determined: the cohort lacks sex, age in years.")
+    one = measured(rows[rows["label"] == classes[0]])
+    assert f"no image of class {', '.join(classes[1:])}" in one.words
+    few = measured(pd.concat([rows[rows["label"] == classes[0]], rows[rows["label"] != classes[0]][:3]]))
+    assert few.low is None and "whether that is more than chance cannot be determined: too few" in few.words
+
+
+def test_what_is_taken_out_is_a_table_that_any_reader_of_csv_reads() -> None:
+    shared = [Shared(isic_id="clinic-b.1", kind="lesion", subset="train", other_id="ISIC_0000001")]
+    table = taken_out_table(shared, [("clinic-b.2", "age in years, sex")])
+    assert table.decode().splitlines()[2] == 'clinic-b.2,,,,"age in years, sex"'
+    empty = pd.read_csv(io.BytesIO(taken_out_table([], [])))
+    assert list(empty.columns) == ["isic_id", "shares", "with", "other_isic_id", "unknown"]
+    assert len(empty) == 0

@@ -356,6 +356,11 @@ def test_a_model_that_knows_the_lesion_is_no_shortcut(camera):
     verdict = shortcut(model, probes)
     assert verdict.status == "passed"
     assert "image_type_and_size 0." in verdict.sentence
+    assert "fitted on" not in verdict.sentence
+    # Of many train images, probes learn from some.
+    of_many = shortcut(model, probes, n_images_of_train=20_000)
+    assert of_many.sentence.endswith("The probes were fitted on 3,000 of 20,000 train images.")
+    assert of_many.numbers["n_images_fitted"] == 3_000
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1, 1.0])

@@ -201,15 +201,20 @@ TABLES = {
     "mra-midas": (
         {
             "release_midas.csv": "midas_record_id,midas_file_name,midas_iscontrol,midas_distance,midas_path,"
-            "midas_gender,midas_age,midas_fitzpatrick\n"
-            'S-PRD-1,s-prd-1.jpg,no,dscope,malignant- bcc,male,60,"ii fair skin, blue eyes"\n'
-            "S-PRD-1,s-prd-2.jpg,yes,6in,,male,60,unknown\n"
+            "midas_gender,midas_age,midas_fitzpatrick,length_(mm),width_(mm)\n"
+            'S-PRD-1,s-prd-1.jpg,no,dscope,malignant- bcc,male,60,"ii fair skin, blue eyes",5,8.5\n'
+            "S-PRD-1,s-prd-2.jpg,yes,6in,,male,60,unknown,,\n"
         },
         [
             (
                 "mra-midas.s-prd-1",
                 BASAL,
-                {"image_type": "dermoscopic", "fitzpatrick_skin_type": "II", "sex": "male"},
+                {
+                    "image_type": "dermoscopic",
+                    "fitzpatrick_skin_type": "II",
+                    "sex": "male",
+                    "clin_size_long_diam_mm": "8.50",
+                },
             ),
             ("mra-midas.s-prd-2", None, {"image_type": "clinical: close-up"}),
         ],

@@ -172,10 +172,11 @@ def split(names: Sequence[str]) -> None:
     workspace = open_workspace()
     # What one split lacks is not a reason to withhold another: pictures of one's own seldom make all of them.
     refused = {}
+    told = set[str]()
     with shown_whatever_happens() as done:
         for planned in plan_splits(workspace, names):
             try:
-                done[planned.name] = build_split(workspace, planned.name)
+                done[planned.name] = build_split(workspace, planned.name, told=told)
             except UnusableInputError as error:
                 refused[planned.name] = error
     # One message is cut where it gets long: each has one of its own.

@@ -35,6 +35,7 @@ from lesion_tasks.cli.command_line import (
 def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequence[str]) -> None:
     """Training -> a report bundle and a verdict (default: every finished training without one, or without --cohort)."""
     from lesion_tasks.evaluation.evaluate import choose_trainings, evaluate_training
+    from lesion_tasks.training.run_record import list_finished
 
     if manifest and cohorts:
         raise UnusableInputError(
@@ -50,7 +51,10 @@ def evaluate(training_ids: Sequence[str], manifest: str | None, cohorts: Sequenc
                 workspace, training_id, manifest_digest=manifest, cohorts=wanted
             )
         if not done:
-            click.echo("every finished training has its evaluation: nothing to do", err=True)
+            with workspace.engine.connect() as connection:
+                is_any = bool(list_finished(connection))
+            why = "every finished training has its evaluation" if is_any else "no training is finished"
+            click.echo(f"{why}: nothing to do", err=True)
 
 
 @lesion.command("leave-out")

@@ -109,7 +109,7 @@ def choose_folds(
     for first, second in find_alike([one.value for one in origins.found]):
         log.warning("%s and %s may be one %s in two spellings", first, second, HELD_OUT_BY[by])
     if origins.n_unknown:
-        log.warning("%d images tell no %s: they teach nothing", origins.n_unknown, HELD_OUT_BY[by])
+        log.warning("the %s of %d images is unknown: they teach nothing", HELD_OUT_BY[by], origins.n_unknown)
     return [
         Fold(held_out=HeldOut(by=by, value=one.value, manifest_digest=digest), seed=seed)
         for one in origins.held_out

@@ -21,16 +21,17 @@ from lesion_tasks.database.schema import Training
 from lesion_tasks.evaluation.cohort_overlap import Shared, counted, find_overlaps
 from lesion_tasks.evaluation.doubt import FittedDoubt
 from lesion_tasks.evaluation.evaluation_record import AlteredEvaluationError, find_sealed, open_test
-from lesion_tasks.evaluation.probing import facts_of
+from lesion_tasks.evaluation.probing import facts_of, metadata_on_cohort
 from lesion_tasks.evaluation.rescore import Again, another_order, by_id
 from lesion_tasks.evaluation.run_checks import decode_again, judge_seals
 from lesion_tasks.evaluation.subject import EvaluationSubject, find_subject
 from lesion_tasks.evaluation.unjudged import unjudged_cohorts
-from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData
+from lesion_tasks.metrics.cohort_document import CohortDocument, OtherData, left_out_in_words
 from lesion_tasks.pixels.materialize import materialize_manifest
 from lesion_tasks.pixels.picture_facts import FACTS
 from lesion_tasks.reports.bundle import read_bundle
 from lesion_tasks.splits.cohort_manifest import NoImageToJudgeError, build_cohort
+from lesion_tasks.splits.manifest import find_manifest, read_manifest
 from lesion_tasks.training.predictions import (
     AlteredPredictionsError,
     find_alteration,
@@ -203,6 +204,19 @@ def usable_rows(
     return kept[is_complete], found, lacking
 
 
+def not_judged_on(workspace: Workspace, training_id: str, digest: str) -> tuple[int, str]:
+    """How many images of a cohort's manifest an evaluation of a training would leave out, and in words which.
+
+    Raises `UnusableInputError` for a training that is not in the database or whose task has other classes by now.
+    """
+    subject = find_subject(workspace.engine, workspace.bucket, training_id)
+    with workspace.engine.connect() as connection:
+        rows = read_manifest(workspace.bucket, find_manifest(connection, digest).object_key)
+        kept, shared, lacking = usable_rows(connection, subject.training, subject.rows, rows)
+    n_lacking = len(rows) - len(shared) - len(kept)
+    return len(rows) - len(kept), left_out_in_words(counted(shared), n_lacking, list(lacking))
+
+
 def required_metadata(training: Training, own: "pd.DataFrame") -> list[str]:
     """The metadata that a model cannot do without: no train row lacked them, so it never learned what that means."""
     train = own[own["subset"] == "train"]
@@ -237,7 +251,12 @@ def _judge_on(
     with engine.connect() as connection:
         kept, shared, lacking = usable_rows(connection, training, subject.rows, rows)
         predictions = read_predictions(connection, training.training_id, digest, "test", subject.task.classes)
-    _store_taken_out(workspace, subject, cohort, shared, _lacking_rows(rows, kept, shared, lacking))
+    # Beside the report, whose page names it where it has a row.
+    workspace.bucket.put(
+        f"{subject.folder}/overlap-{cohort.name}.csv",
+        taken_out_table(shared, _lacking_rows(rows, kept, shared, lacking)),
+        content_type="text/csv; charset=utf-8",
+    )
     with engine.begin() as connection:
         n_openings = open_test(connection, training.training_id, digest, "cohort")
     known = CohortDocument(
@@ -288,8 +307,8 @@ def _why_nothing(
     if lacking:
         fields = ", ".join(map(label_inside, lacking))
         return (
-            f"{subject.training.training_id} cannot do without {fields}, which no row of its train lacks and every "
-            "image of the cohort that is left does"
+            f"{subject.training.training_id} cannot do without {fields}, which all of its train images have and none "
+            "of the remaining images of the cohort"
         )
     return (
         f"all {len(rows):,} images are taken out, since {subject.training.training_id} already has {len(shared):,} of "
@@ -301,13 +320,13 @@ def _remarks(subject: EvaluationSubject, cohort: Cohort, kept: "pd.DataFrame") -
     """What a reader should know about metadata that a cohort lacks."""
     recipe = subject.training.recipe
     found = [
-        f"No image of the cohort tells {label_inside(field)}: to the model it is missing, as in some of its "
-        "train images."
+        f"The {label_inside(field)} of every image of the cohort is unknown: a missing value to the model, as in some "
+        "of its train images."
         for field in recipe["metadata"]
         if len(kept) and kept[_column(field)].isna().all()
     ]
     if recipe["side_px"] is None and len(found) == len(recipe["metadata"]):
-        found.append("The model sees nothing else, so it says the same of every image.")
+        found.append("The model sees nothing else, so it gives every image the same answer.")
     return found
 
 
@@ -323,21 +342,14 @@ def _lacking_rows(
     ]
 
 
-def _store_taken_out(
-    workspace: Workspace,
-    subject: EvaluationSubject,
-    cohort: Cohort,
-    shared: Sequence[Shared],
-    lacking: Sequence[tuple[str, str]],
-) -> None:
-    """Every image that is taken out, by name, beside the report: what it shares, or what is unknown of it."""
+def taken_out_table(shared: Sequence[Shared], lacking: Sequence[tuple[str, str]]) -> bytes:
+    """Every image that is taken out, by name, as CSV: what it shares, or what is unknown of it."""
     buffer = io.StringIO()
     writer = csv.writer(buffer)
     writer.writerow(["isic_id", "shares", "with", "other_isic_id", "unknown"])
     writer.writerows([one.isic_id, one.kind, one.subset, one.other_id, ""] for one in shared)
     writer.writerows([isic_id, "", "", "", fields] for isic_id, fields in lacking)
-    key = f"{subject.folder}/overlap-{cohort.name}.csv"
-    workspace.bucket.put(key, buffer.getvalue().encode(), content_type="text/csv; charset=utf-8")
+    return buffer.getvalue().encode()
 
 
 def _checks(workspace: Workspace, judged: ScoredCohort, predictions: "pd.DataFrame") -> "list[Verdict]":
@@ -396,6 +408,7 @@ def _measured(
             ),
             "fall": fall,
             "at_threshold": threshold_falls(test, scored, cut),
+            "metadata_baseline": metadata_on_cohort(subject, scored, kept),
             "case_mix": case_mix(_with_facts(test_rows, test_examples), _with_facts(rows, examples), facts),
             "reweighting": reweight(test, scored, test_rows, rows, fall),
             "recalibration": recalibrate(scored),

@@ -1,12 +1,14 @@
 """A training's manifest and pictures -> probes of everything but the lesion that its model could use."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Engine
 
 from lesion_tasks.bucket import Bucket
 from lesion_tasks.catalog import InputSize
 from lesion_tasks.evaluation.subject import EvaluationSubject
+from lesion_tasks.metrics.cohort_document import MetadataBaseline
 from lesion_tasks.pixels.picture_facts import FACTS, picture_facts
 from lesion_tasks.pixels.shards import PixelSource, open_pixels
 
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from lesion_tasks.metrics.probes import Probe
+    from lesion_tasks.metrics.scored import Scored
     from lesion_tasks.training.examples import Examples
 
 # Probes are small: more rows than this teach them nothing, and each row's picture has to be read.
@@ -41,7 +44,7 @@ def probe_predictions(
     evaluated = subject.subset("test")
     size = InputSize.of_recipe(recipe)
     if size is None:
-        seen = _KEYS + ["sex" if field == "is_male" else field for field in recipe["metadata"]]
+        seen = _KEYS + _own_fields(recipe)
         train, evaluated = train[seen], evaluated[seen]
     else:
         with engine.connect() as connection:
@@ -59,6 +62,32 @@ def probe_predictions(
         unjudged=unjudged,
     )
     return probes, unjudged
+
+
+def _own_fields(recipe: Mapping[str, Any]) -> list[str]:
+    """The columns of a manifest that a model of metadata sees."""
+    return ["sex" if field == "is_male" else field for field in recipe["metadata"]]
+
+
+def metadata_on_cohort(
+    subject: EvaluationSubject, cohort: "Scored", rows: "pd.DataFrame"
+) -> MetadataBaseline:
+    """What metadata alone reach on the images of a cohort that a training is judged on, `rows` of its manifest.
+
+    The probe `metadata` once more: the same train rows, and of a model of metadata its own fields alone.
+    """
+    from lesion_tasks.metrics.metadata_baseline import metadata_baseline
+    from lesion_tasks.metrics.probes import METADATA
+
+    recipe, train = subject.training.recipe, subject.subset("train")
+    seen = _KEYS + (_own_fields(recipe) if InputSize.of_recipe(recipe) is None else list(METADATA))
+    return metadata_baseline(
+        cohort,
+        train=_some_rows(train)[seen],
+        test_rows=subject.subset("test")[seen],
+        rows=rows[seen],
+        n_images_of_train=len(train),
+    )
 
 
 def _some_rows(train: "pd.DataFrame") -> "pd.DataFrame":

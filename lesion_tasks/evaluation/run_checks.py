@@ -86,7 +86,7 @@ def judge(
         # Nothing was chosen on the val rows of another manifest.
         *([integrity.threshold_differs(subject.training.threshold, val)] if subject.is_own_manifest else []),
         find_leaks(engine, subject),
-        shortcut(test, probes, unjudged=unjudged),
+        shortcut(test, probes, unjudged=unjudged, n_images_of_train=len(subject.subset("train"))),
         integrity.no_better_than_random_weights(test, _baseline(engine, subject)),
         integrity.gap(val, test),
         find_changed_labels(engine, subject),

@@ -5,10 +5,13 @@ Shares and probabilities are 0 to 1. A part that could not be measured has its r
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated
 
 from pydantic import Field
 
+from lesion_tasks.catalog.titles import label_inside
+from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import (
     Count,
     Figures,
@@ -28,6 +31,17 @@ class Overlap(Published):
     kind: str = Field(description="image, bytes, picture, lesion, patient, or group: linked by others.")
     subset: str = Field(description="Of the training's own manifest: train, val or test.")
     n_images: Annotated[int, Field(ge=1)]
+
+
+def left_out_in_words(overlaps: Sequence[Overlap], n_lacking: int, lacking: Sequence[str]) -> str:
+    """What of a cohort a training is not judged on and why; empty if nothing.
+
+    `lacking`: fields, at least one of which is unknown of each of `n_lacking` images.
+    """
+    parts = [f"{plural(one.n_images, 'image')} with the same {one.kind} in {one.subset}" for one in overlaps]
+    if n_lacking:
+        parts.append(f"{plural(n_lacking, 'image')}, {' or '.join(map(label_inside, lacking))} unknown")
+    return "; ".join(parts)
 
 
 class CaseMixRow(Published):
@@ -115,6 +129,26 @@ class DiagnosisRow(Published):
     auc_of_test: PublishedFigure | None
 
 
+class MetadataBaseline(Published):
+    """What metadata alone reach on the same images: boosted trees, fitted on the training's own train images."""
+
+    fields: list[str] = Field(description="Which metadata: those that the train images and the cohort have.")
+    lacking: list[str] = Field(description="Metadata of the train images that no image of the cohort has.")
+    n_images_fitted: Count = Field(description="Train images that it was fitted on: of many, only some.")
+    n_images_of_train: Count
+    reason: str | None = Field(default=None, description="Why there are no figures.")
+    test: PublishedFigure | None = Field(
+        default=None, description="The leading figure on the training's own test set."
+    )
+    cohort: PublishedFigure | None = Field(default=None, description="The same on the cohort.")
+    difference: float | None = Field(
+        default=None, description="The model's figure on the cohort minus this one, on the same images."
+    )
+    low: float | None = None
+    high: float | None = None
+    words: str
+
+
 class CohortDocument(Published):
     """A training on one cohort, beside its own test set."""
 
@@ -136,6 +170,9 @@ class CohortDocument(Published):
     at_threshold: list[Fall] = Field(
         default_factory=list,
         description="The same of sensitivity and specificity; empty with more than two classes.",
+    )
+    metadata_baseline: MetadataBaseline | None = Field(
+        default=None, description="Null where nothing was measured, and in documents of earlier releases."
     )
     case_mix: list[CaseMixRow] = Field(default_factory=list)
     reweighting: Reweighting | None = None

@@ -29,7 +29,7 @@ def measure_fall(
     `name`: what words call the other data.
     """
     resampling = resampling or Resampling()
-    sides = _common_sides(test, cohort)
+    sides = common_sides(test, cohort)
     aucs = [headline_auc(one) for one in sides]
     if aucs[0] is None or aucs[1] is None:
         return None
@@ -92,7 +92,7 @@ def _fall(
     )
 
 
-def _common_sides(test: Scored, cohort: Scored) -> tuple[Scored, Scored]:
+def common_sides(test: Scored, cohort: Scored) -> tuple[Scored, Scored]:
     """Both, with the classes that both have; for two classes as they are."""
     if test.is_binary:
         return test, cohort

@@ -34,10 +34,14 @@ TOGETHER = "all_together"
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Probe:
-    """`scored`: the probe's predictions. `seen` (n, columns): its input, in the same order, NaN where missing."""
+    """`scored`: the probe's predictions. `seen` (n, columns): its input, in the same order, NaN where missing.
+
+    `n_fitted`: the train images that it was fitted on.
+    """
 
     scored: Scored
     seen: np.ndarray
+    n_fitted: int
 
 
 def _columns(names: Sequence[str]) -> Callable[[pd.DataFrame], pd.DataFrame]:
@@ -105,6 +109,19 @@ def fit_probes(
     }
 
 
+def fit_probe(
+    known: pd.DataFrame,
+    asked: pd.DataFrame,
+    *,
+    train: pd.DataFrame,
+    evaluated: pd.DataFrame,
+    class_names: Sequence[str],
+    positive_class: str | None = None,
+) -> Probe:
+    """One probe: it sees `known` of the rows of `train`, where a column varies, and `asked` of those of `evaluated`."""
+    return _fit(*_numbers(known, asked), train, evaluated, class_names, positive_class)
+
+
 # These tables are small, and OpenMP's threads spin while they wait for each other: as soon as another process needs a
 # core, two threads take ten times as long as one.
 one_thread = threadpool_limits.wrap(limits=1, user_api="openmp")
@@ -139,7 +156,7 @@ def _fit(
     scores[list(trees.classes_)] = trees.predict_proba(asked)
     scored = join(scores, evaluated, class_names=class_names, positive_class=positive_class)
     place = pd.Index(ids).get_indexer(scored.isic_ids)
-    return Probe(scored=scored, seen=asked[place])
+    return Probe(scored=scored, seen=asked[place], n_fitted=len(train))
 
 
 def _numbers(train: pd.DataFrame, evaluated: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:

@@ -32,12 +32,17 @@ SETTLING_AUC = 0.99
 
 
 def shortcut(
-    model: Scored, probes: Mapping[str, Probe], *, unjudged: Mapping[str, str] | None = None
+    model: Scored,
+    probes: Mapping[str, Probe],
+    *,
+    unjudged: Mapping[str, str] | None = None,
+    n_images_of_train: int | None = None,
 ) -> Verdict:
     """Fails if the model knows no more than a probe, or nothing within one image type.
 
     `probes`: name -> probe on the same images (`probes.fit_probes`). `unjudged`: probes that are shown but not
-    judged, with the reason (`metadata` for a model that is meant to use them).
+    judged, with the reason (`metadata` for a model that is meant to use them). `n_images_of_train`: all that there are,
+    of which probes may have been fitted on some alone.
 
     A probe counts against the model only if its own AUC is above 0.5 beyond its interval: a probe that knows nothing
     explains nothing. Then:
@@ -56,11 +61,14 @@ def shortcut(
     compared = {
         name: _Compared.of(model, probe, is_judged=name not in unjudged) for name, probe in probes.items()
     }
+    n_fitted = max((probe.n_fitted for probe in probes.values()), default=0)
     within_type = _within_image_type(model)
     numbers = {
         "auc": auc.value,
         "probes": {name: asdict(one.numbers) for name, one in compared.items()},
         "unjudged": dict(unjudged),
+        "n_images_fitted": n_fitted,
+        "n_images_of_train": n_images_of_train,
         "within_image_type": within_type and asdict(within_type),
     }
     if not probes and within_type is None:
@@ -73,6 +81,8 @@ def shortcut(
             f"within one image type its AUC is {within_type.auc:.4f} [{within_type.low:.4f}, {within_type.high:.4f}]"
         )
     account = _account(auc, compared, unjudged)
+    if n_images_of_train is not None and 0 < n_fitted < n_images_of_train:
+        account += f" The probes were fitted on {n_fitted:,} of {n_images_of_train:,} train images."
     if reasons:
         return _verdict(
             "failed",

@@ -109,7 +109,7 @@ class WatchDocument(Published):
     n_unlabelled: Count = Field(description="Of the window, without a label of the task so far.")
     error_rate: Share
     detectable: float | None = Field(
-        description="A difference of shares, in standard deviations, that would have been found four times of five."
+        description="A difference of shares, in standard deviations, that would have been found four times out of five."
     )
     reason: str | None = Field(default=None, description="Why nothing can be said of shifts.")
     shifts: list[ShiftTest]

@@ -7,9 +7,8 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import Any
 
-from lesion_tasks.catalog.titles import label, label_inside
-from lesion_tasks.metrics.cohort_document import CaseMixRow, CohortDocument, OtherData
-from lesion_tasks.metrics.counted import plural
+from lesion_tasks.catalog.titles import label
+from lesion_tasks.metrics.cohort_document import CaseMixRow, CohortDocument, OtherData, left_out_in_words
 from lesion_tasks.metrics.document_schema import PublishedFigure, SubsetDocument
 from lesion_tasks.reports.plot import Axis, Plot, series, share_scale
 from lesion_tasks.reports.views import confusion_rows, leading_measure
@@ -58,7 +57,7 @@ def _view(index: int, document: CohortDocument, own: SubsetDocument | None) -> C
     return CohortView(
         document=document,
         ident=f"cohort-{index + 1}",
-        taken_out=_taken_out(document),
+        taken_out=left_out_in_words(document.overlaps, document.n_lacking, document.lacking),
         figures=[(name, ours.get(name), theirs.get(name)) for name in SHOWN if name in theirs],
         confusion=confusion_rows(document.subset) if document.subset else [],
         case_mix=[
@@ -74,19 +73,6 @@ def _view(index: int, document: CohortDocument, own: SubsetDocument | None) -> C
 def _heading(row: CaseMixRow) -> str:
     """The rows of one attribute stand together, and so do all facts about the pictures."""
     return "picture facts" if row.attribute.startswith("picture_") else row.attribute
-
-
-def _taken_out(document: CohortDocument) -> str:
-    """What was left out of a cohort and why, in one sentence."""
-    parts = [
-        f"{plural(one.n_images, 'image')} with the same {one.kind} in {one.subset}"
-        for one in document.overlaps
-    ]
-    if document.n_lacking:
-        parts.append(
-            f"{plural(document.n_lacking, 'image')}, {' or '.join(map(label_inside, document.lacking))} unknown"
-        )
-    return "; ".join(parts)
 
 
 def forest_plot(other: OtherData | None, own: SubsetDocument | None) -> Plot | None:

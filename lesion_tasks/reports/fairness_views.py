@@ -21,7 +21,7 @@ class FairnessView:
     """Every sample by its title, and the gaps of each attribute in all of them."""
 
     titles: list[str]
-    attributes: list[tuple[str, list[GapRow], list[str | None]]]  # with why each sample cannot tell
+    attributes: list[tuple[str, list[GapRow], list[str | None]]]  # with why each sample has none
     samples: list[tuple[str, Fairness]]
 
 

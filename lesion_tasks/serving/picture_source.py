@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import quote, unquote_to_bytes
@@ -135,13 +136,17 @@ class CohortSource:
         self.task = task
         self.address = f"{COHORT}{name}"
 
-    def pictures(self) -> Iterator[ListedPicture]:
+    @cached_property
+    def manifest_digest(self) -> str:
         from lesion_tasks.splits.cohort_manifest import build_cohort
+
+        return build_cohort(self.workspace, self.name, self.task)
+
+    def pictures(self) -> Iterator[ListedPicture]:
         from lesion_tasks.splits.manifest import find_manifest, read_table
 
-        digest = build_cohort(self.workspace, self.name, self.task)
         with self.workspace.engine.connect() as connection:
-            key = find_manifest(connection, digest).object_key
+            key = find_manifest(connection, self.manifest_digest).object_key
         columns = ["isic_id", "object_key", "sha256", "age_years", "sex", "size_mm"]
         for batch in read_table(self.workspace.bucket, key).select(columns).to_batches():
             for row in batch.to_pylist():
@@ -154,6 +159,24 @@ class CohortSource:
 
     def read(self, place: str, stamp: str) -> bytes:
         return stored_picture(self.workspace.bucket, place, stamp)
+
+
+def notes_about(source: PictureSource, training_id: str) -> list[str]:
+    """What a reader of a model's answers should know of a source: of a cohort, which images are no test of it."""
+    if not isinstance(source, CohortSource):
+        return []
+    from lesion_tasks.evaluation.other_data import not_judged_on
+
+    command = f"lesion evaluate {training_id} --cohort {source.name}"
+    try:
+        n, words = not_judged_on(source.workspace, training_id, source.manifest_digest)
+    except UnusableInputError as error:
+        return [f"Which of these images an evaluation ({command}) would leave out is unknown: {error}."]
+    if not n:
+        return [f"An evaluation ({command}) judges the model on all of these images."]
+    return [
+        f"An evaluation ({command}) leaves out {n:,} of these images, which are predicted all the same: {words}."
+    ]
 
 
 def stored_picture(bucket: Bucket, key: str, sha256: str) -> bytes:

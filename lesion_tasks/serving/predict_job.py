@@ -46,6 +46,7 @@ from lesion_tasks.serving.picture_source import (
     ListedPicture,
     PictureSource,
     check_named,
+    notes_about,
     open_source,
 )
 from lesion_tasks.serving.picture_table import PictureTable
@@ -212,6 +213,8 @@ def plan_predictions(
         n_images, digest, notes = _write_list(
             path, source, table, checked_metadata(metadata or {}), manifest["variant"]["metadata"]
         )
+        for note in (about := notes_about(source, file.training_id)):
+            log.info("%s", note)
         versions = _versions()
         job_id = _id_of(source.address, file, digest, versions)
         job = PredictionJob(
@@ -223,7 +226,7 @@ def plan_predictions(
             n_images=n_images,
             pictures_sha256=digest_of_file(path),
             source=source.address,
-            notes=tuple(notes),
+            notes=(*notes, *about),
             **vars(file),
         )
         workspace.bucket.put_file(f"{job.folder}/pictures.parquet", path)

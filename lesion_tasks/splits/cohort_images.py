@@ -33,12 +33,13 @@ _MEMBERS = text(f"""
 """)  # noqa: S608 - our own words
 
 
-def gather_cohorts(connection: Connection, task: Task, *, tells_empty: bool = True) -> None:
+def gather_cohorts(connection: Connection, task: Task, *, told: set[str] | None = None) -> None:
     """Bring `cohort_image` of a task in line with the images.
 
     Images that have become a cohort's leave every split of the task at once; the splits take notice when they are next
-    built. With `tells_empty` the log names cohorts without an image. The caller holds the lock of the task's
-    assignment. Raises `UnusableInputError` for a query that cannot be read.
+    built. The log names cohorts without an image, except those in `told` already, which gets their names; with
+    None it names none. The caller holds the lock of the task's assignment. Raises `UnusableInputError` for a query that
+    cannot be read.
     """
     cohorts = cohorts_of(task.name)
     values = {"task": task.name}
@@ -53,7 +54,8 @@ def gather_cohorts(connection: Connection, task: Task, *, tells_empty: bool = Tr
     for cohort in cohorts:
         chosen = ((isic_id, cohort.name) for isic_id in list(_images_of(connection, cohort)))
         n_images = copy_rows(connection, "chosen", ("isic_id", "cohort"), chosen)
-        if not n_images and tells_empty:
+        if not n_images and told is not None and cohort.name not in told:
+            told.add(cohort.name)
             log.warning("cohort %s: no image%s", cohort.name, why_none(connection, cohort))
     connection.execute(text("ANALYZE chosen"))
     connection.execute(

@@ -50,12 +50,14 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
     split = Split(name=cohort.split_name(task), task=task)
     with workspace.engine.begin() as connection:
         lock_images(connection, asked)
-        gather_cohorts(connection, asked, tells_empty=False)
+        gather_cohorts(connection, asked)
         _judge(connection, split, asked, name)
         table = manifest_rows(connection, split, {})
         left_out = list(left_out_in_words(connection, split.name))
         if not len(table):
             why = left_out or [f"no curated image belongs to it{why_none(connection, cohort)}"]
+            if cohort.image_types is None and _is_of_another_kind(connection, split):
+                why.append("image_types in its entry of the catalogue says which kinds of pictures it judges on")
             raise NoImageToJudgeError("; ".join([f"cohort {name!r}: no image can be judged", *why]))
         if objection := check_rows(table.to_pandas(), asked):
             raise UnusableInputError(f"cohort {name!r}: {objection}")
@@ -75,6 +77,14 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
     for words in left_out:
         log.info("cohort %s: %s", name, words)
     return digest
+
+
+def _is_of_another_kind(connection: Connection, split: Split) -> bool:
+    """Whether images are left out for their image type."""
+    statement = text(
+        "SELECT EXISTS (SELECT FROM split_member WHERE split = :split AND reason = 'image_type')"
+    )
+    return bool(connection.execute(statement, {"split": split.name}).scalar_one())
 
 
 def _judge(connection: Connection, split: Split, task: Task, cohort: str) -> None:

@@ -39,9 +39,10 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def build_split(workspace: Workspace, name: str) -> str:
+def build_split(workspace: Workspace, name: str, *, told: set[str] | None = None) -> str:
     """Assign every image under one split recipe and return the manifest's digest.
 
+    `told`: names of cohorts without an image that the log has named already, for whoever builds several splits.
     Raises `UnusableInputError` before anything is written if the images cannot make this split, or if a check of the
     manifest fails.
     """
@@ -50,7 +51,7 @@ def build_split(workspace: Workspace, name: str) -> str:
     bucket = workspace.bucket
     with workspace.engine.begin() as connection:
         lock_images(connection, task)
-        gather_cohorts(connection, task)
+        gather_cohorts(connection, task, told=set() if told is None else told)
         has_news = judge_changes(connection, split, task)
         draw_balance(connection, split, task)
         before = rows_before(connection, bucket, split) if has_news else {}
