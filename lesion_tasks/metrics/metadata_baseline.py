@@ -89,7 +89,7 @@ def _figure(scored: Scored) -> PublishedFigure | None:
     auc = headline_auc(scored)
     if auc is None:
         return None
-    return PublishedFigure.model_validate(figure_of(scored)(auc.value, stated_auc(auc, LEVEL)).as_dict())
+    return figure_of(scored)(auc.value, stated_auc(auc, LEVEL)).published()
 
 
 def _words(found: MetadataBaseline, measure: str) -> str:
