@@ -282,7 +282,9 @@ def test_an_empty_cohort_does_not_keep_the_others_from_being_built(
     assert '"elsewhere of malignancy": "' in found.output
     assert "empty of malignancy" in str(found.exception)
     assert "'clinical: close-up' 4 times; image_types in its entry of the catalogue says" in found.output
-    assert "no training is finished" in CliRunner().invoke(lesion, ["evaluate", "--cohort", "elsewhere"]).output
+    assert (
+        "no training is finished" in CliRunner().invoke(lesion, ["evaluate", "--cohort", "elsewhere"]).output
+    )
     assert (found.output + caplog.text).count("/nowhere/ was never ingested") == 2  # once for each cohort
     caplog.clear()
     CliRunner().invoke(lesion, ["split", SPLIT, "five_classes_natural", "malignancy_balanced_all"])

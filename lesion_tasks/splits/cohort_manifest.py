@@ -57,7 +57,9 @@ def build_cohort(workspace: Workspace, name: str, task: str) -> str:
         if not len(table):
             why = left_out or [f"no curated image belongs to it{why_none(connection, cohort)}"]
             if cohort.image_types is None and _is_of_another_kind(connection, split):
-                why.append("image_types in its entry of the catalogue says which kinds of pictures it judges on")
+                why.append(
+                    "image_types in its entry of the catalogue says which kinds of pictures it judges on"
+                )
             raise NoImageToJudgeError("; ".join([f"cohort {name!r}: no image can be judged", *why]))
         if objection := check_rows(table.to_pandas(), asked):
             raise UnusableInputError(f"cohort {name!r}: {objection}")
