@@ -558,10 +558,11 @@ def test_a_correction_is_asked_about_rejected_with_a_reason_and_then_approved(
     question.get_by_text("Approve: sent").wait_for()
     for run_id in (rejected, approved):
         await_run(page, api, "correct_data", run_id)
-    frame = inside(page, SUSPECTS_PAGE)
+    frame = inside(page, f"{SUSPECTS_PAGE}?kind=answered")
     answered = frame.locator("section[aria-labelledby=answered] tr")
     assert f"admin: {REASON}" in answered.filter(has_text=one).inner_text()
     assert "applied" in answered.filter(has_text=other).inner_text().lower()
+    frame = inside(page, f"{SUSPECTS_PAGE}?kind=decided")
     decided = frame.locator("section[aria-labelledby=decided]").inner_text()
     assert other in decided and one not in decided
     shoot(page, "corrected")

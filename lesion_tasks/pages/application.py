@@ -53,6 +53,7 @@ from lesion_tasks.pages.report_now import read_now
 from lesion_tasks.pages.run_results import RESULT_TASKS, find_result
 from lesion_tasks.pages.side_by_side import MAX_TRAININGS, read_side_by_side
 from lesion_tasks.pages.stored_files import StoredFile, read_image, read_report_file
+from lesion_tasks.pages.suspects_page import KINDS as SUSPECT_KINDS
 from lesion_tasks.pages.suspects_page import read_asked, read_suspects
 from lesion_tasks.pages.training_page import TryOf, read_training
 from lesion_tasks.pages.what_next import NextStep, next_step
@@ -416,32 +417,32 @@ def choose_suspects(request: Request) -> Response:
 def show_suspects(
     request: Request,
     task: str,
-    labels: PageNumber = 1,
-    pairs: PageNumber = 1,
-    decided: PageNumber = 1,
-    answered: PageNumber = 1,
+    kind: str = "labels",
+    number: PageNumber = 1,
     image: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Labels and pairs that a person should look at, a page of each; first the pictures that somebody asks about."""
-    numbers = {"labels": labels, "pairs": pairs, "decided": decided, "answered": answered}
+    """Labels or pairs that a person should look at, or what was decided; first the pictures that somebody asks about."""
     workspace = _workspace(request)
     with workspace.engine.connect() as connection:
         questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)
-    state = read_suspects(workspace, task, numbers, questions)
+    state = read_suspects(workspace, task, kind, number, questions)
     with workspace.engine.connect() as connection:
         named = [name[:MAX_ID_CHARACTERS] for name in (image or [])[:2]]
         there = find_pictures(connection, named)
     images = [name for name in named if name in there]
-    asked = [*(("image", name) for name in images), *numbers.items()]
+    asked = [("image", name) for name in images]
     return _page(
         request,
         "suspects.html.j2",
         "suspects",
         state=state,
+        kind=kind,
+        kinds=SUSPECT_KINDS,
         least_detail=MIN_DETAIL,
         startable=request.state.startable,
         images=images,
-        address={name: address_but(asked, name) for name in numbers},
+        address_of_kind=address_but(asked, "kind"),
+        address=address_but([*asked, ("kind", kind)], "number"),
         least_reason=MIN_CORRECTION_REASON,
     )
 

@@ -21,6 +21,7 @@ from lesion_tasks.catalog.gates import (
     objections,
     objections_by,
 )
+from lesion_tasks.catalog.printed_numbers import number, signed
 from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.database.schema import Promotion
 from lesion_tasks.evaluation.comparison import (
@@ -329,7 +330,7 @@ def body_of(
     lines = [
         *_effect(proposal, is_forced=is_forced, force=force),
         f"**Candidate** `{proposal.candidate.training_id}`, {label(measure)} {figure['value']:.3f}{interval} on "
-        f"{figure['n_images']:,} test images; {'on' if override_in(force) else 'the best of its round on'} validation "
+        f"{figure['n_images']:,} test images; {'on' if override_in(force) else 'the best of its round on'} val "
         f"{proposal.candidate.val:.4f}.",
         "",
         f"**Champion** `{proposal.previous}`, since {proposal.champion.decision.decided_at:%d %B %Y}."
@@ -383,7 +384,7 @@ def _differences(comparison: Mapping[str, Any] | None) -> list[str]:
     if comparison is None:
         return []
     rows = [
-        f"| {label(name)} | {d['candidate']:.4f} | {d['champion']:.4f} | {_short(d)} |"
+        f"| {label(name)} | {number(d['candidate'], 4)} | {number(d['champion'], 4)} | {_short(d)} |"
         for name, d in comparison["differences"].items()
         if d["candidate"] is not None and d["champion"] is not None
     ]
@@ -419,5 +420,5 @@ def _slices(comparison: Mapping[str, Any] | None) -> list[str]:
 def _short(difference: Mapping[str, Any]) -> str:
     """A difference and its interval in a table whose heading names both."""
     if difference["low"] is None:
-        return f"{difference['value']:+.4f}"
-    return f"{difference['value']:+.4f} ({difference['low']:+.4f} to {difference['high']:+.4f})"
+        return signed(difference["value"], 4)
+    return f"{signed(difference['value'], 4)} ({signed(difference['low'], 4)} to {signed(difference['high'], 4)})"

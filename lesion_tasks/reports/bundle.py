@@ -314,12 +314,22 @@ def metrics_json(bundle: Bundle) -> bytes:
 def read_bundle(document: Mapping[str, Any]) -> Bundle:
     """A stored document of this or an earlier schema version. ValueError if it is not a bundle.
 
-    Version 1 repeated empty lists of checks and lineage in each subset.
+    Version 1 repeated empty lists of checks and lineage in each subset. Numbers of checks whose names have changed since
+    have those of today.
     """
     if document.get("schema_version", 1) == 1:
         subsets = {name: _without_repeats(subset) for name, subset in document["subsets"].items()}
         document = {**document, "schema_version": SCHEMA_VERSION, "subsets": subsets}
+    document = {**document, "integrity": [_renamed(one) for one in document.get("integrity", ())]}
     return Bundle.model_validate(document)
+
+
+_NAMES_OF_NUMBERS = {"validation_auc": "val_auc"}  # in earlier documents -> today
+
+
+def _renamed(check: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {_NAMES_OF_NUMBERS.get(name, name): value for name, value in check.get("numbers", {}).items()}
+    return {**check, "numbers": numbers}
 
 
 def _without_repeats(subset: Mapping[str, Any]) -> dict[str, Any]:
