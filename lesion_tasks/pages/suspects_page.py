@@ -70,7 +70,7 @@ class SuspectsState:
 
 
 def read_suspects(
-    workspace: Workspace, task: str, kind: str, number: int, asked: Mapping[About, Request]
+    workspace: Workspace, task: str, *, kind: str, number: int, asked: Mapping[About, Request]
 ) -> SuspectsState:
     """A page of one of KINDS: suspects of a task by its champion, or what was decided.
 
