@@ -107,7 +107,9 @@ def fail_a_check(settings: Settings, training_id: str, name: str, digest: str = 
 
 
 # What an evaluation is that a later release made again: words alone are others, or a figure is.
-WORDED_ANEW = "jsonb_set(jsonb_set(document, '{verdict}', '\"In other words.\"'), '{integrity,0,sentence}', '\"It is so.\"')"
+WORDED_ANEW = (
+    "jsonb_set(jsonb_set(document, '{verdict}', '\"In other words.\"'), '{integrity,0,sentence}', '\"It is so.\"')"
+)
 OTHER_FIGURE = "jsonb_set(document, '{subsets,val,figures,brier_score,value}', '0.123')"
 
 

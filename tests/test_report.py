@@ -906,6 +906,10 @@ def test_a_document_of_the_first_version_still_loads(evaluated, stored):
                 if figure[name] is None:
                     del figure[name]
             del figure["other_intervals"]
+    (gap,) = (one["numbers"] for one in old["integrity"] if one["name"] == "gap")
+    value = gap["validation_auc"] = gap.pop("val_auc")
+    (gap,) = (one.numbers for one in read_bundle(old).integrity if one.name == "gap")
+    assert gap["val_auc"] == value and "validation_auc" not in gap
     assert read_bundle(old).verdict == stored.verdict
     assert subset_figures(old, "val")["auc"].value == stored.subsets["val"].figures["auc"].value
     assert render_page(read_bundle(old))

@@ -411,7 +411,7 @@ def _under_floor(gate: Gate, figure: Mapping[str, Any], *, is_first: bool) -> li
     if is_first and low is not None and low < gate.floor:
         return [
             f"{label_inside(gate.measure)} {value:.4f} may be below the floor {gate.floor:.4f}: the 95 % interval "
-            f"begins at {number(low, 4)} ({gate.reason})"
+            f"begins at {low:.4f} ({gate.reason})"
         ]
     return []
 
@@ -505,7 +505,8 @@ def _slice_losses(comparison: Mapping[str, Any] | None) -> list[str]:
                 f"{label_inside(difference['measure'])} falls where {label_inside(part['attribute'])} is "
                 f"{part['value']} "
                 f"({part['n_images']:,} images): {difference['candidate']:.4f} against the champion's "
-                f"{number(difference['champion'], 4)}, difference {signed(difference['value'], 4)} ({signed(difference['low'], 4)} to "
-                f"{signed(difference['high'], 4)}, widened for the number of slices)"
+                f"{difference['champion']:.4f}, difference {signed(difference['value'], 4)} "
+                f"({signed(difference['low'], 4)} to {signed(difference['high'], 4)}, widened for the number of "
+                "slices)"
             )
     return found

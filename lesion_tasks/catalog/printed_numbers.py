@@ -1,4 +1,4 @@
-"""Numbers -> how people read them: a fixed number of digits and a true minus sign. JSON, CSV and code keep the hyphen."""
+"""Numbers -> how people read them: with so many digits and a true minus sign. JSON and CSV keep the hyphen."""
 
 NO_VALUE = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"

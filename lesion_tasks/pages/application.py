@@ -461,7 +461,7 @@ def show_suspects(
     number: PageNumber = 1,
     image: Annotated[list[str] | None, Query()] = None,
 ) -> Response:
-    """Labels or pairs that a person should look at, or what was decided; first the pictures that somebody asks about."""
+    """Labels or pairs that a person should look at, or what was decided; first the pictures that are asked about."""
     workspace = _workspace(request)
     with workspace.engine.connect() as connection:
         questions = read_asked(connection, request.app.state.runs, request.app.state.returned_by)

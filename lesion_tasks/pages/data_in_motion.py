@@ -1,4 +1,4 @@
-"""Corrections, withdrawals and builds of splits under way -> the mark on pages whose figures and models rest on before."""
+"""Corrections, withdrawals and builds of splits under way -> the mark on pages with figures and models of before."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,8 +9,6 @@ from sqlalchemy import Connection, text
 from lesion_tasks.curation.corrections import find_requests
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.pages.activity import ASKING, AT_WORK, N_AT_WORK, Run, Runs
-
-N_SHOWN = 5
 
 
 @dataclass(frozen=True, kw_only=True)

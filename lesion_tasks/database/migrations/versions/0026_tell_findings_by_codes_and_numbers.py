@@ -8,10 +8,12 @@ branch_labels = None
 depends_on = None
 
 _DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), 'hex')"
-WORDED = _DIGEST.format("""jsonb_build_array(e.document -> 'verdict', e.document -> 'integrity', e.document -> 'subsets',
-    e.document -> 'other_data', e.document -> 'predictions')""")
+WORDED = _DIGEST.format("""jsonb_build_array(
+    e.document -> 'verdict', e.document -> 'integrity', e.document -> 'subsets', e.document -> 'other_data',
+    e.document -> 'predictions')""")
 BY_CODES = _DIGEST.format("""jsonb_build_array(
-    jsonb_path_query_array(e.document, '$.integrity[*].name'), jsonb_path_query_array(e.document, '$.integrity[*].status'),
+    jsonb_path_query_array(e.document, '$.integrity[*].name'),
+    jsonb_path_query_array(e.document, '$.integrity[*].status'),
     (SELECT jsonb_agg(found ORDER BY found) FROM jsonb_path_query(
         jsonb_build_array(e.document -> 'integrity', e.document -> 'subsets', e.document -> 'other_data',
                           e.document -> 'predictions'),
