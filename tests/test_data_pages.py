@@ -355,7 +355,9 @@ def test_suspects_are_shown_ten_at_a_time_and_every_list_keeps_its_own_page(
     assert 'data-live="' in page, "it renews itself, as the page of the champion does"
     n = SIZES["pairs"]
     assert page.count("<article") == n and f"{n + 1} to {2 * n} of 23" in page
-    assert 'id="labels"' not in page and 'id="decided"' not in page, "one list at a time, however long the others are"
+    assert 'id="labels"' not in page and 'id="decided"' not in page, (
+        "one list at a time, however long the others are"
+    )
     links = unescape("".join(re.findall(r'<p class="pager">.*?</p>', page, re.S)))
     for number in (1, 3):
         assert f'href="?image={ids[0]}&kind=pairs&number={number}"' in links

@@ -108,7 +108,9 @@ def test_no_sentence_has_a_hyphen_for_a_minus() -> None:
             signs = [
                 node.lineno
                 for node in ast.walk(ast.parse(path.read_text()))
-                if isinstance(node, ast.FormattedValue) and node.format_spec and "+" in ast.unparse(node.format_spec)
+                if isinstance(node, ast.FormattedValue)
+                and node.format_spec
+                and "+" in ast.unparse(node.format_spec)
             ]
             assert not signs, f"{path}: lines {signs}"
 

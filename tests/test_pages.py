@@ -24,6 +24,7 @@ from lesion_tasks.bucket import open_bucket
 from lesion_tasks.catalog import SPLITS, TASKS
 from lesion_tasks.catalog.approvals import ASKS_NOBODY, NEVER_OVERRIDABLE, OVERRIDABLE
 from lesion_tasks.catalog.gates import SLICE_GUARD
+from lesion_tasks.catalog.printed_numbers import NO_VALUE
 from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.curation import correction_requests
 from lesion_tasks.curation.apply_correction import correct
@@ -40,7 +41,7 @@ from lesion_tasks.pages.run_results import DAGS, find_result
 from lesion_tasks.pages.training_page import TaskTry, advice_on
 from lesion_tasks.promotion.promote import rollback_champion
 from lesion_tasks.promotion.questions import Asker, Question, write_questions
-from lesion_tasks.reports.words import NO_VALUE, OUTCOMES
+from lesion_tasks.reports.words import OUTCOMES
 from lesion_tasks.settings import Settings
 from lesion_tasks.workspace import open_workspace
 
@@ -139,7 +140,9 @@ def test_every_page_says_kindly_that_there_is_nothing_yet(settings: Settings, pa
         answer = pages.get(path)
         assert answer.status_code == 200, path
         assert "script-src 'self'" in answer.headers["content-security-policy"]
-        assert re.search(r'<p class="only-paper" data-made>As of \d{4}-\d\d-\d\d \d\d:\d\d UTC</p>', answer.text)
+        assert re.search(
+            r'<p class="only-paper" data-made>As of \d{4}-\d\d-\d\d \d\d:\d\d UTC</p>', answer.text
+        )
     assert "Nothing has been evaluated yet" in pages.get("/leaderboard/malignancy").text
     assert "Nothing has been ingested yet" in pages.get("/").text
     assert "does not belong to the skin-lesion pipeline" in pages.get("/result?dag=other&run=x").text
@@ -476,15 +479,20 @@ def test_a_correction_is_marked_wherever_figures_rest_on_the_data_of_before(
     for path in places[:2]:
         assert "were built, people made 1 correction." in told(path), path
     back = read_request(
-        workspace, decision="withdrawn", isic_id=None, correction=ended.correction_id, request_id="run 2", **about
+        workspace,
+        decision="withdrawn",
+        isic_id=None,
+        correction=ended.correction_id,
+        request_id="run 2",
+        **about,
     )
-    asked = [
-        asdict(one) for one in correction_requests.write_questions(workspace, back, approval="always")
-    ]
+    asked = [asdict(one) for one in correction_requests.write_questions(workspace, back, approval="always")]
     waits = TaskOfRun(task_id="ask", map_index=0, state="awaiting_input")
     asks = Run(dag_id="correct_data", run_id="run 2", state="running", tasks=[waits], questions=asked)
     for path in places:
-        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in told(path, asks)
+        assert f"A person is asked: May correction {ended.correction_id} (label set aside)" in told(
+            path, asks
+        )
     # Its tab says which run follows: the DAG until there is one.
     done = replace(made, state="success")
     tab = "/result?dag=correct_data&run=run%201"

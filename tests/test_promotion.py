@@ -108,7 +108,8 @@ def fail_a_check(settings: Settings, training_id: str, name: str, digest: str = 
 
 # What an evaluation is that a later release made again: words alone are others, or a figure is.
 WORDED_ANEW = (
-    "jsonb_set(jsonb_set(document, '{verdict}', '\"In other words.\"'), '{integrity,0,sentence}', '\"It is so.\"')"
+    "jsonb_set(jsonb_set(document, '{verdict}', '\"In other words.\"'), '{integrity,0,sentence}', "
+    "'\"In other words.\"')"
 )
 OTHER_FIGURE = "jsonb_set(document, '{subsets,val,figures,brier_score,value}', '0.123')"
 
@@ -116,7 +117,8 @@ OTHER_FIGURE = "jsonb_set(document, '{subsets,val,figures,brier_score,value}', '
 def write_anew(settings: Settings, document: str) -> None:
     """Write every evaluation as if it had been made again now, under a digest of its own."""
     execute(
-        settings, f"UPDATE evaluation SET document = {document}, evaluated_at = now(), {SEAL.format(document)}"
+        settings,
+        f"UPDATE evaluation SET document = {document}, evaluated_at = now(), {SEAL.format(document)}",
     )
 
 

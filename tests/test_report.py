@@ -18,6 +18,7 @@ from evaluation_data import Evaluated, run_evaluation
 from lesion_tasks import catalog
 from lesion_tasks.catalog import VARIANTS
 from lesion_tasks.catalog.gates import standing
+from lesion_tasks.catalog.printed_numbers import MINUS, NO_VALUE, number, signed, span
 from lesion_tasks.catalog.synthetic_pictures import MARK, WARNING
 from lesion_tasks.evaluation.decisions import outcome_of
 from lesion_tasks.metrics import integrity
@@ -60,7 +61,7 @@ from lesion_tasks.reports.model_card import model_card
 from lesion_tasks.reports.page import render_bundle, render_page
 from lesion_tasks.reports.plot import nice_marks
 from lesion_tasks.reports.views import natural_frequencies
-from lesion_tasks.reports.words import MINUS, NO_VALUE, class_label, flattened, moment, number, signed, span
+from lesion_tasks.reports.words import class_label, flattened, moment
 from lesion_tasks.settings import read_settings
 
 # Few resamples: these tests look at pages, not at the coverage of intervals.

@@ -364,7 +364,9 @@ def cautions_by(
     if reason := _too_few(figure) or _too_few(difference):
         return [f"too few images to judge {label_inside(gate.measure)} ({reason})"]
     if difference is not None and _is_possible_loss(gate, difference):
-        return [f"a loss of up to {number(-difference['low'])} in {label_inside(gate.measure)} is not excluded"]
+        return [
+            f"a loss of up to {number(-difference['low'])} in {label_inside(gate.measure)} is not excluded"
+        ]
     return []
 
 

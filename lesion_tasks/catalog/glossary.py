@@ -6,10 +6,9 @@ GLOSSARY = {
     "group": "images that stay on one side: same patient, lesion, bytes, or copies of a picture",
     "copies": "two files that show one picture",
     "catalogue": "what an experimenter edits: tasks, splits, cohorts, variants, gates, schedules",
-    "subset": "train, val or test",
+    "subset": "train, val or test; natural: classes as often as they occur; balanced: each as often as the others",
     "split": "a recipe for all three; its result is a manifest",
     "manifest": "an immutable table of images with subset and label, named by its digest",
-    "natural": "of a subset: classes as often as they occur; of balanced, each class as often as the others",
     "assignment": "task, salt and shares: what decides which subset an identity falls in",
     "cohort": "named images that judge the models of a task and never teach them",
     "held out": "of a split: never teaching, and all of the test set of one fold",
@@ -32,6 +31,5 @@ GLOSSARY = {
     "gate": "what a candidate must show to be promoted",
     "candidate": "an evaluated training that no decision was made about",
     "champion": "the promoted training of a task; a history, never an overwrite",
-    "leaderboard": "evaluated trainings of a task, best first",
     "watch": "a look at what has arrived since a champion's training data",
 }

@@ -47,13 +47,13 @@ DOCUMENT_DIGEST = "encode(sha256(convert_to(CAST({} AS jsonb)::text, 'UTF8')), '
 # outcome of each check, and all codes and numbers of these parts, in whatever order: a release that words a check anew,
 # or names a figure anew, finds nothing else. Words are what has a space in it.
 _FINDINGS = ("integrity", "subsets", "other_data", "predictions")
+_CODES = """'strict $.** ? (@.type() != "object" && @.type() != "array"
+    && !(@.type() == "string" && @ like_regex " "))'"""
 FINDINGS_DIGEST = DOCUMENT_DIGEST.format(
-    "jsonb_build_array("
-    "jsonb_path_query_array({0}, '$.integrity[*].name'), jsonb_path_query_array({0}, '$.integrity[*].status'), "
-    "(SELECT jsonb_agg(found ORDER BY found) FROM jsonb_path_query("
-    f"jsonb_build_array({', '.join(f'{{0}} -> {name!r}' for name in _FINDINGS)}), "
-    """'strict $.** ? (@.type() != "object" && @.type() != "array" """
-    """&& !(@.type() == "string" && @ like_regex " "))') AS found))"""
+    f"""jsonb_build_array(
+        jsonb_path_query_array({{0}}, '$.integrity[*].name'), jsonb_path_query_array({{0}}, '$.integrity[*].status'),
+        (SELECT jsonb_agg(found ORDER BY found) FROM jsonb_path_query(
+            jsonb_build_array({", ".join(f"{{0}} -> {name!r}" for name in _FINDINGS)}), {_CODES}) AS found))"""  # noqa: S608 - our own words
 )
 
 

@@ -56,7 +56,9 @@ class SuspectsState:
     problem: str  # why no label is suspect; empty: they were looked for
     has_champion: bool
     looked_at: str  # among which images labels were looked for; empty: among none
-    shown: "Shown[SuspectLabel | SuspectPair | Correction | CorrectionRequest]"  # of the list that is asked for
+    shown: (
+        "Shown[SuspectLabel | SuspectPair | Correction | CorrectionRequest]"  # of the list that is asked for
+    )
     subset_by_id: Mapping[str, str]
     asked: Mapping[About, Request]  # what a person is asked about now
 

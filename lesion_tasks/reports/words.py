@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any, TypeVar
 
 from lesion_tasks.catalog.approvals import RULE
-from lesion_tasks.catalog.printed_numbers import MINUS, NO_VALUE, number, signed, span
+from lesion_tasks.catalog.printed_numbers import MINUS, NO_VALUE, number, span
 from lesion_tasks.catalog.titles import label, label_inside
 from lesion_tasks.metrics.counted import plural
 from lesion_tasks.metrics.document_schema import PublishedFigure, PublishedSlice, SubsetSize
