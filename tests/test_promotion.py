@@ -895,7 +895,7 @@ def test_a_question_shows_losses_of_guarded_slices_alone() -> None:
 
     guarded, gained, unguarded = part("sex", -0.02), part("age_years", 0.04), part("size_mm", -0.44)
     shown = "\n".join(_slices({"slices": [guarded, gained, unguarded]}))
-    assert "-0.0200" in shown and "0.0400" not in shown and "-0.4400" not in shown
+    assert "\N{MINUS SIGN}0.0200" in shown and "0.0400" not in shown and "0.4400" not in shown
     assert _slices({"slices": [gained, unguarded]}) == []
 
 
