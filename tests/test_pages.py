@@ -848,6 +848,11 @@ def a_run_leads_to_everything_that_it_made(settings: Settings) -> None:
     assert f'href="/read/data/{made[0][2]}.html">Data: Benign or malignant, classes as they occur' in split
 
 
+def test_cards_have_no_shadow_of_something_to_scroll_to() -> None:
+    narrow = (PACKAGE / "reports/templates/style.css").read_text().partition("@media (max-width: 40rem) {")[2]
+    assert re.search(r"^  \.scroll:has\(> \.stack\) \{ background: none; \}", narrow, re.MULTILINE)
+
+
 def test_whatever_is_wide_scrolls_inside_its_own_box() -> None:
     """A track of a grid is as wide as its widest word unless it may be narrower, and a table is always."""
     open_tag, inside = re.compile(r"<(/?)(div|table)([^>]*)>"), "scroll"
