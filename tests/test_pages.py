@@ -279,7 +279,9 @@ def test_the_first_page_says_what_is_at_work_stage_by_stage(settings: Settings) 
     assert told["Promote"] == "runs score again smoke-1 since 2026-03-01 14:05 UTC"
     assert told["Watch champion"] == "runs between two tasks"
     assert re.search(r'<dt>At work</dt><dd class="value">2</dd><dd class="range"><a href="#stages">', page)
-    assert page.count(scoring.words) == 3, "once with the link to it, and as what holds the slot of two others"
+    assert page.count(scoring.words) == 3, (
+        "once with the link to it, and as what holds the slot of two others"
+    )
     assert "nothing runs" in client().get("/").text
 
 
